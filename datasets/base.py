@@ -1,0 +1,122 @@
+"""The contract of a benchmark: where its files are, how its splits are made, how a mask becomes class indices."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORE = 255
+
+
+class DatasetError(ValueError):
+    """Files are missing or not as a benchmark needs them; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """An image with its mask; ``stem`` is unique within a benchmark."""
+
+    stem: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """The pairs of every split.
+
+    Args:
+        train: training pairs, in a fixed order.
+        val: validation pairs; never taken from a test split.
+        test: test pairs by the name of the test split (``test``; ``easy`` and ``hard`` for Trans10K-v1).
+        layout: the on-disk layout that was recognised, such as ``original`` or ``autogluon``.
+        rule: how the splits were made, such as ``official`` or ``carved (seed 0, 10 % of train)``; goes into the record.
+        note: what a table must say about the data ("352 px copy"), empty where there is nothing to say.
+    """
+
+    train: tuple[Pair, ...]
+    val: tuple[Pair, ...]
+    test: Mapping[str, tuple[Pair, ...]]
+    layout: str
+    rule: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """image (H, W, 3) uint8 RGB; mask (H, W) uint8 class index, 255 = ignore; always of one size."""
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Switches of a protocol that change what a benchmark serves.
+
+    Args:
+        split_seed: seed of splits that are carved.
+        split_rule: ``default``, or a benchmark's own word (cvc612: ``sequences`` | ``pranet``; camo: ``camo`` | ``camo+cod10k``).
+        road_missing_ignore: white missing-imagery areas of the road images become ignore.
+        mask_255_only: quirk 11 of InfoSAM: only the value 255 counts as foreground.
+    """
+
+    split_seed: int = 0
+    split_rule: str = "default"
+    road_missing_ignore: bool = False
+    mask_255_only: bool = False
+
+
+class Benchmark(ABC):
+    """One benchmark. Class attributes are data for tables and messages; methods read files.
+
+    Args:
+        options: the protocol's switches.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    task: ClassVar[Literal["binary", "multiclass"]] = "binary"
+    num_classes: ClassVar[int] = 2
+    class_names: ClassVar[tuple[str, ...]] = ("background", "foreground")
+    metrics: ClassVar[tuple[str, ...]]
+    """Names from `harness.evaluation`: s_measure, e_mean, e_max, e_adaptive, weighted_f, mae, iou, dice, jaccard, ber, miou, accuracy."""
+    selection_metric: ClassVar[str]
+    """The metric that chooses the checkpoint on validation (``ber`` and ``mae``: lower is better)."""
+    terms: ClassVar[str]
+    source: ClassVar[str]
+    """Where to get it, in one sentence."""
+    published_sizes: ClassVar[Mapping[str, int]] = {}
+
+    def __init__(self, options: DataOptions | None = None) -> None:
+        self.options = options or DataOptions()
+
+    @abstractmethod
+    def locate(self, data_root: Path) -> Path:
+        """The folder of this benchmark: ``data_root`` itself or a folder below it that has one of the known layouts.
+
+        Raises:
+            DatasetError: none is there (says which folders were tried and where to get the data), or two candidates are.
+        """
+
+    @abstractmethod
+    def splits(self, root: Path) -> Splits:
+        """Pair images and masks below ``root`` (as `locate` returned it) and split them.
+
+        Raises:
+            DatasetError: an image without a mask, an empty split, two files with one stem.
+        """
+
+    @abstractmethod
+    def read(self, pair: Pair) -> Sample:
+        """Decode one pair.
+
+        Raises:
+            DatasetError: unreadable file, or a mask with a value that this benchmark does not have.
+        """

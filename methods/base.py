@@ -1,0 +1,173 @@
+"""The contract that every method fulfils, built in or plugged in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from methods.configs import MethodConfig
+from methods.placement import MethodError
+from methods.sites import Adaptable
+
+Role = Literal["weights", "architecture"]
+MergeMode = Literal["exact", "conv", "calibrated"]
+
+WEIGHTS: Role = "weights"
+ARCHITECTURE: Role = "architecture"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that one optimiser updates.
+
+    Args:
+        role: ``weights`` or ``architecture``.
+        named: parameters by their full name in the segmenter.
+        lr: learning rate of the group, None for the protocol's.
+        weight_decay: None for the protocol's.
+    """
+
+    role: Role
+    named: dict[str, nn.Parameter]
+    lr: float | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeReport:
+    """What `Method.merge` did.
+
+    Args:
+        mode: the mode asked for.
+        folded: sites whose adapter went into the backbone's own weights.
+        left: sites that keep an adapter, with the reason.
+        extra_parameters: parameters that inference still needs beyond the plain backbone.
+        max_deviation: largest absolute difference of the mask logits on held-out images, None if none were given.
+        relative_deviation: the same as ‖merged − unmerged‖ / ‖unmerged‖.
+    """
+
+    mode: MergeMode
+    folded: tuple[str, ...]
+    left: dict[str, str]
+    extra_parameters: int
+    max_deviation: float | None = None
+    relative_deviation: float | None = None
+
+
+class Method(ABC):
+    """One way to adapt a segmenter.
+
+    Life of a method: construct with a configuration, `attach` once, train what `parameter_groups` names, optionally `merge`.
+
+    Args:
+        config: an instance of ``config_class``.
+        seed: seeds the method's own generator and nothing else, so that adding a method never shifts another's stream.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[MethodConfig]]
+    merge_modes: ClassVar[tuple[MergeMode, ...]] = ()
+    identity_at_init: ClassVar[bool] = True
+    """Whether the attached segmenter's output equals the plain one's before training; False is a declared deviation."""
+    trains_backbone: ClassVar[bool] = True
+    """Whether gradient passes the encoder. False (decoder-only) lets the harness cache image embeddings."""
+
+    def __init__(self, config: MethodConfig, *, seed: int = 0) -> None:
+        if not isinstance(config, self.config_class):
+            raise MethodError(f"{self.name} takes a {self.config_class.__name__}, not a {type(config).__name__}")
+        self.config = config
+        self.generator = torch.Generator().manual_seed(seed)
+        self._segmenter: nn.Module | None = None
+
+    @property
+    def segmenter(self) -> nn.Module:
+        """The segmenter this method is attached to."""
+        if self._segmenter is None:
+            raise MethodError(f"{self.name} is not attached to a segmenter yet; call attach(segmenter) first")
+        return self._segmenter
+
+    def attach(self, segmenter: nn.Module) -> None:
+        """Freeze the segmenter, insert the method's modules, and mark what trains: those, and mask decoder and head.
+
+        Raises:
+            MethodError: the placement does not fit the backbone, or the method is attached already.
+        """
+        if self._segmenter is not None:
+            raise MethodError(f"{self.name} is attached already; construct a new one for another segmenter")
+        if not isinstance(segmenter, Adaptable):
+            raise MethodError(f"{self.name} attaches to a segmenter with an encoder and decoder_parameters(), not to {type(segmenter).__name__}")
+        segmenter.requires_grad_(False)  # type: ignore[attr-defined]
+        self._insert(segmenter)
+        for _, parameter in segmenter.decoder_parameters():
+            parameter.requires_grad_(True)
+        self._segmenter = segmenter  # type: ignore[assignment]
+
+    @abstractmethod
+    def _insert(self, segmenter: Adaptable) -> None:
+        """Insert the method's modules into the frozen segmenter and set ``requires_grad`` on what trains in the encoder."""
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Everything that trains, by role. A stage-wise method adds a group with role ``architecture``."""
+        named = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
+        return [ParameterGroup(role=WEIGHTS, named=named)]
+
+    def role_at(self, *, epoch: int, step: int) -> Role:
+        """Which role the optimiser step ``step`` (0-based, within ``epoch``, 0-based) updates."""
+        return WEIGHTS
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """A term to add to the task loss after a forward pass (such as a balance loss), or None."""
+        return None
+
+    def architecture(self) -> dict[str, list[float]]:
+        """Architecture weights by site for the record's history, empty where there are none."""
+        return {}
+
+    def own_buffers(self) -> Iterable[str]:
+        """Full names of buffers that belong to the method (running statistics of its own norms)."""
+        return ()
+
+    def state(self) -> dict[str, Tensor]:
+        """What training changed, by full name in the segmenter: trained parameters and the method's own buffers, detached copies."""
+        own = set(self.own_buffers())
+        tensors = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
+        tensors.update({name: b for name, b in self.segmenter.named_buffers() if name in own})
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put a `state` back; strict in names and shapes.
+
+        Raises:
+            MethodError: names or shapes differ; the message holds the first of each.
+        """
+        own = set(self.own_buffers())
+        tensors: dict[str, Tensor] = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
+        tensors.update({name: b for name, b in self.segmenter.named_buffers() if name in own})
+        missing, unexpected = sorted(tensors.keys() - state.keys()), sorted(state.keys() - tensors.keys())
+        if missing or unexpected:
+            raise MethodError(f"state does not belong to this {self.name}: missing {missing[:3]}, unexpected {unexpected[:3]}")
+        for name, tensor in tensors.items():
+            if tensor.shape != state[name].shape:
+                raise MethodError(f"state of {name}: shape {tuple(state[name].shape)}, this {self.name} needs {tuple(tensor.shape)}")
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(state[name])
+
+    def merge(self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()) -> MergeReport:
+        """Fold the method into the backbone, in place.
+
+        Args:
+            mode: ``exact`` folds what is linear per token into the backbone's weights; ``conv`` turns a linear cell into one
+                convolution; ``calibrated`` fits a least-squares map on ``calibration`` and folds it.
+            calibration: batches (B, 3, H, W) of training images; needed by ``calibrated``.
+            held_out: batches on which the deviation is measured.
+
+        Raises:
+            MethodError: this method has no such mode.
+        """
+        raise MethodError(f"{self.name} cannot be merged ({mode}): " + (f"its modes are {', '.join(self.merge_modes)}" if self.merge_modes else "it has no merge mode"))

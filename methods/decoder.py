@@ -1,0 +1,18 @@
+"""Decoder only: the encoder stays frozen; mask decoder and head train. The floor of every comparison (FACTS: "decoder only")."""
+
+from __future__ import annotations
+
+from methods.base import Method
+from methods.configs import DecoderOnlyConfig
+from methods.sites import Adaptable
+
+
+class DecoderOnly(Method):
+    """Adds nothing to the encoder. No gradient passes it, so its image embeddings can be cached."""
+
+    name = "decoder"
+    config_class = DecoderOnlyConfig
+    trains_backbone = False
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        return None
