@@ -1,0 +1,1 @@
+"""How methods are compared: plan, train, evaluate, record, report."""

@@ -1,0 +1,30 @@
+"""The conventions under which a prediction is scored: the ones that change numbers (FACTS section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conventions:
+    """How predictions meet ground truth.
+
+    Args:
+        resolution: ``native`` resizes the prediction to the mask's own size; ``input`` scores at the network's input size, the
+            mask nearest-resized to it (as AutoGluon released).
+        min_max: min-max normalise each probability map before the saliency metrics (released by AutoGluon and PySODMetrics).
+        weighted_f_beta2: β² of the weighted F-measure: 1.0 standard, 0.3 as AutoGluon, SAM-Adapter and InfoSAM released.
+        overlap: IoU, Dice and Jaccard as mean over images (``per-image``) or from areas summed over the split (``accumulated``).
+        threshold: binarisation of the probability for IoU, Dice, Jaccard.
+        ber_threshold: binarisation for BER; 125/255 as released.
+        empty: score of IoU and Dice where both mask and prediction are empty: 1.0 or 0.0.
+    """
+
+    resolution: Literal["native", "input"] = "native"
+    min_max: bool = True
+    weighted_f_beta2: float = 1.0
+    overlap: Literal["per-image", "accumulated"] = "per-image"
+    threshold: float = 0.5
+    ber_threshold: float = 125 / 255
+    empty: float = 1.0

@@ -1,0 +1,112 @@
+"""The rules of training and evaluation as one frozen dataclass; a YAML card fills it, unknown keys are refused with the nearest name.
+
+Fields marked *paper* are stated by a paper, *code* read in released code, *ours* chosen here because nobody says (FACTS, [I] and [?]).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness.evaluation.conventions import Conventions
+
+Quirk = Literal["released", "intended"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quirks:
+    """Switches for what public code does against what it meant to do (FACTS section 6).
+
+    Args:
+        structure_loss: 1: ``released`` is plain mean BCE + weighted IoU; ``intended`` weights the BCE towards boundaries.
+        moe_gate: 5: ``released`` gives Conv-LoRA's gate no task gradient.
+        ssf_init: 6: ``released`` starts SSF from noise, ``intended`` from the identity.
+        class_count: 7: ``released`` infers the number of classes from mask values seen in training.
+        selection: 8: ``released`` (by some) selects on the test split; cells are labelled.
+        camo_train: 9: ``intended`` trains CAMO alone, ``released`` with COD10K.
+        mask_decoding: 11: ``released`` keeps only the value 255 of a mask.
+        strict_loading: 12: ``released`` loads without SAM's positional encoding.
+    """
+
+    structure_loss: Quirk = "intended"
+    moe_gate: Quirk = "released"
+    ssf_init: Quirk = "intended"
+    class_count: Quirk = "intended"
+    selection: Quirk = "intended"
+    camo_train: Quirk = "intended"
+    mask_decoding: Quirk = "intended"
+    strict_loading: Quirk = "intended"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Frozen rules of one comparison.
+
+    Args:
+        backbone: name in the backbone catalogue, unless ``--backbone`` says otherwise.
+        image_size: side of the square input in pixels; aspect ratio is lost, as released by Conv-LoRA (code).
+        pixel_mean, pixel_std: normalisation of RGB in [0, 1] (ImageNet's, code).
+        flip: probability of a horizontal flip in training (0.5, code).
+        train_limit, val_limit, test_limit: use only so many images, chosen by the split seed; 0 for all. Part of the record.
+        epochs, batch_size, accumulate: batch_size images a step and device, gradients of ``accumulate`` of them averaged per update.
+        optimizer: ``adam`` or ``adamw``; lr, weight_decay, eps, betas: its settings (no decay on norms and biases).
+        schedule: ``linear`` | ``cosine`` | ``constant``, to zero over all updates, after ``warmup`` updates.
+        clip: largest gradient norm, 0 for none.
+        precision: ``fp32`` | ``bf16`` | ``fp16`` autocast.
+        loss: ``structure`` | ``balanced-bce`` | ``mask2former`` | ``auto`` (structure for binary, mask2former for multi-class).
+        mask_tokens: K mask tokens of the multi-class head (quirk 10).
+        class_weight, mask_weight, dice_weight: terms of the multi-class loss (2, 5, 5 in Mask2Former; 10, 5, 5 in released code).
+        select: evaluate validation every ``select_every`` epochs and keep the best checkpoint.
+        checkpoint_minutes: write a resumable checkpoint at least this often, besides at each epoch's end.
+        activation_checkpointing: recompute block activations in backward.
+        fused_attention, cache_embeddings, fused_cell: optimisations, each equal to the plain way and each off with one field.
+        merge: merge modes whose merged model is tested as well, as far as the method has them.
+        split_rule: see `datasets.base.DataOptions`; road_missing_ignore likewise.
+        evaluation: see `Conventions`.
+        quirks: see `Quirks`.
+        methods: method name -> configuration overrides of this card.
+        benchmarks: benchmark name -> field overrides of this card.
+    """
+
+    name: str
+    backbone: str = "vit_b"
+    image_size: int = 1024
+    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    flip: float = 0.5
+    train_limit: int = 0
+    val_limit: int = 0
+    test_limit: int = 0
+    split_rule: str = "default"
+    split_seed: int = 0
+    road_missing_ignore: bool = False
+    epochs: int = 30
+    batch_size: int = 4
+    accumulate: int = 1
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    lr: float = 1e-4
+    weight_decay: float = 1e-4
+    eps: float = 1e-8
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: int = 0
+    clip: float = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    loss: Literal["auto", "structure", "balanced-bce", "mask2former"] = "auto"
+    mask_tokens: int = 1
+    class_weight: float = 10.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    select_every: int = 1
+    checkpoint_minutes: float = 10.0
+    activation_checkpointing: bool = False
+    fused_attention: bool = True
+    cache_embeddings: bool = True
+    cache_images: bool = True
+    fused_cell: bool = True
+    merge: tuple[Literal["exact", "conv", "calibrated"], ...] = ()
+    calibration_images: int = 16
+    evaluation: Conventions = field(default_factory=Conventions)
+    quirks: Quirks = field(default_factory=Quirks)
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -1,0 +1,107 @@
+"""Run and record: the two things that cross the border between planning, working and reporting. Plain data, no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+
+Code = Literal["OK", "OOM", "DIVERGED", "NO_DATA", "TIMEOUT", "PREEMPTED", "ERROR"]
+"""Outcome of a run: OK, or the reason code of its failure."""
+
+Scores = dict[str, dict[str, dict[str, float]]]
+"""variant -> split -> metric -> value in [0, 1]. Variants: ``best`` (checkpoint chosen on validation), ``last``, and the merged
+model ``merged-exact``, ``merged-conv``, ``merged-calibrated`` (of the best checkpoint). Splits: ``val`` and the test splits (``test``, or ``easy``,
+``hard`` and ``all``)."""
+
+
+def content_hash(data: Any) -> str:
+    """First 16 hex digits of the SHA-256 of canonical JSON."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One (method, benchmark, backbone, protocol, seed), fully resolved; the same content has the same key everywhere.
+
+    Args:
+        method: canonical name of the method.
+        method_config: every field of its configuration.
+        variant: what a table calls this method configuration, such as ``naslora`` or ``naslora[rank=6]``.
+        benchmark: canonical name of the benchmark.
+        backbone: name in the backbone catalogue.
+        checkpoint: fingerprint of the checkpoint's bytes, empty for random weights.
+        protocol: name of the card.
+        protocol_hash: hash of the whole card with overrides on the command line.
+        rules: the card resolved for this benchmark (per-benchmark overrides applied).
+        seed: seed of data order, head and method.
+        manifest: hash of the split manifest (stems by split).
+        split_rule: how the splits were made, in words.
+        data_note: what a table must say about the data.
+    """
+
+    method: str
+    method_config: dict[str, Any]
+    variant: str
+    benchmark: str
+    backbone: str
+    checkpoint: str
+    protocol: str
+    protocol_hash: str
+    rules: dict[str, Any]
+    seed: int
+    manifest: str
+    split_rule: str
+    data_note: str = ""
+
+    @property
+    def key(self) -> str:
+        """Content hash of what determines the result; labels (variant, notes) are left out."""
+        content = asdict(self)
+        for label in ("variant", "protocol", "protocol_hash", "split_rule", "data_note"):
+            del content[label]
+        return content_hash([SCHEMA_VERSION, content])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The result of a run.
+
+    Args:
+        run: what was asked for.
+        key: `Run.key`.
+        code: ``OK`` or the reason code.
+        message: one line about a failure, empty otherwise.
+        scores: see `Scores`.
+        selected_epoch: epoch (1-based) of the best checkpoint.
+        parameters: ``encoder``, ``decoder`` and ``trainable`` counts of trained parameters, ``total`` of the segmenter.
+        cost: ``step_time_s`` (median), ``peak_memory_bytes``, ``train_time_s``, ``wall_time_s``, ``gpu_hours`` (0 without a GPU) and ``steps``.
+        history: one entry an epoch: ``epoch``, ``loss``, ``lr``, ``val`` (metrics), ``seconds``.
+        architecture: α history: one entry an epoch, site -> softmax(α).
+        merge: merge reports by mode, as plain dicts.
+        counts: images used: ``train``, ``val`` and each test split.
+        environment: ``torch``, ``python``, ``device``, ``driver``, ``host``, ``commit``, ``dirty`` (hash of the diff), ``snapshot``.
+        attempts: how many times the run was started.
+        finished: UTC time in ISO format.
+    """
+
+    run: Run
+    key: str
+    code: Code
+    message: str = ""
+    scores: Scores = field(default_factory=dict)
+    selected_epoch: int | None = None
+    parameters: dict[str, int] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    architecture: list[dict[str, list[float]]] = field(default_factory=list)
+    merge: dict[str, dict[str, Any]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    attempts: int = 1
+    finished: str = ""
+    schema_version: int = SCHEMA_VERSION
