@@ -1,0 +1,171 @@
+"""Studies: a named grid of runs that fills one table. Each is a YAML file that a user can copy; loading one imports no torch.
+
+``load_study("rank")`` finds a study of this folder, ``load_study("my/rank.yaml")`` a file. See ``docs/tables.md`` for the fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import UsageError, did_you_mean
+from harness.registry import BENCHMARKS, METHODS
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One row of the table: a method with configuration overrides.
+
+    Args:
+        label: what the table calls the row; unique within the study.
+        method: canonical name of the method.
+        options: configuration fields of the method that differ from the protocol's.
+    """
+
+    label: str
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the table of a study looks.
+
+    Args:
+        kind: ``grid`` (scores by method and benchmark) or ``cost`` (cost records, no runs).
+        metrics: ``paper`` (what the paper reports a benchmark by) or the names of metrics to show for every benchmark.
+        scores: which model is scored: ``best``, ``last``, ``merged-exact``, ``merged-conv``, ``merged-calibrated``; one row each.
+        splits: benchmark -> test splits to show, where it has more than one.
+        paper: print the published value, ours, their difference, its interval and a verdict below the table.
+    """
+
+    kind: str = "grid"
+    metrics: str | tuple[str, ...] = "paper"
+    scores: tuple[str, ...] = ("best",)
+    splits: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    paper: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A grid: entries x benchmarks x backbones x seeds under one protocol.
+
+    Args:
+        name: the study's name, and its table's.
+        title: one line over the table.
+        note: what a reader must know about the grid, empty where there is nothing to say.
+        protocol: name of the protocol card.
+        set: overrides of the card, by dotted name (``merge: [exact]``), as ``--set`` takes them.
+        backbones: names in the backbone catalogue, empty for the card's own.
+        benchmarks: canonical names.
+        entries: the rows, in order.
+        seeds: every run is made once a seed.
+        table: how the table looks.
+    """
+
+    name: str
+    title: str
+    note: str = ""
+    protocol: str = "nas-lora"
+    set: dict[str, Any] = field(default_factory=dict)
+    backbones: tuple[str, ...] = ()
+    benchmarks: tuple[str, ...] = ()
+    entries: tuple[Entry, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    table: Layout = field(default_factory=Layout)
+
+
+def study_names() -> list[str]:
+    """The studies that come with the harness, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_study(name: str) -> Study:
+    """Read a study by name, or from a YAML file.
+
+    Raises:
+        UsageError: no such study, broken YAML, an unknown key, method or benchmark, or two rows of one label.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise UsageError(f"unknown study {name!r}{did_you_mean(name, study_names())}; a path to a YAML file works too")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"study {path}: not YAML: {' '.join(str(error).split())}") from error
+    return study_from_dict(data, name=path.stem)
+
+
+def study_from_dict(data: Any, *, name: str) -> Study:
+    """Validate the content of a study file; ``name`` is the file's stem.
+
+    Raises:
+        UsageError: see `load_study`.
+    """
+    where = f"study {name!r}"
+    content = dict(_checked(data, Study, where=where, without=("name",)))
+    entries = tuple(_entry(item, where=where) for item in _sequence(content.pop("entries", ()), f"{where}: entries"))
+    labels = [entry.label for entry in entries]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise UsageError(f"{where}: two entries are labelled {twice[0]!r}; give one of them another label")
+    table = dict(_checked(content.pop("table", None) or {}, Layout, where=f"{where}: table"))
+    if "metrics" in table and table["metrics"] != "paper":
+        table["metrics"] = _sequence(table["metrics"], f"{where}: table.metrics")
+    if "scores" in table:
+        table["scores"] = _sequence(table["scores"], f"{where}: table.scores")
+    if "splits" in table:
+        table["splits"] = {BENCHMARKS.resolve(key): _sequence(value, f"{where}: table.splits") for key, value in table["splits"].items()}
+    seeds = content.pop("seeds", 3)
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else _sequence(seeds, f"{where}: seeds")
+    if not chosen or not all(isinstance(seed, int) and seed >= 0 for seed in chosen) or len(set(chosen)) < len(chosen):
+        raise UsageError(f"{where}: seeds must be a number of seeds, or a list of different whole numbers, not {seeds!r}")
+    return Study(
+        name=name,
+        table=Layout(**table),
+        entries=entries,
+        seeds=chosen,
+        benchmarks=tuple(BENCHMARKS.resolve(item) for item in _sequence(content.pop("benchmarks", ()), f"{where}: benchmarks")),
+        backbones=_sequence(content.pop("backbones", ()), f"{where}: backbones"),
+        **content,
+    )
+
+
+def _checked(data: Any, kind: type, *, where: str, without: tuple[str, ...] = ()) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{where}: expected a mapping of fields, found {type(data).__name__}")
+    described = [f for f in fields(kind) if f.name not in without]
+    known = [f.name for f in described]
+    for key in data:
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
+    for needed in described:
+        if needed.name not in data and needed.default is MISSING and needed.default_factory is MISSING:
+            raise UsageError(f"{where}: {needed.name!r} is missing")
+    return data
+
+
+def _entry(item: Any, *, where: str) -> Entry:
+    if isinstance(item, str):
+        name = METHODS.resolve(item)
+        return Entry(label=name, method=name)
+    content = dict(_checked({"label": "", **item} if isinstance(item, Mapping) else item, Entry, where=f"{where}: entry"))
+    method = METHODS.resolve(str(content["method"]))
+    options = content.get("options") or {}
+    if not isinstance(options, Mapping):
+        raise UsageError(f"{where}: options of {method!r} must be a mapping, found {type(options).__name__}")
+    return Entry(label=content["label"] or method, method=method, options=dict(options))
+
+
+def _sequence(value: Any, where: str) -> tuple[Any, ...]:
+    if isinstance(value, str | int | float):
+        return (value,)
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"{where}: expected a list, found {type(value).__name__}")
+    return tuple(value)
