@@ -116,9 +116,17 @@ class Method(ABC):
         named = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
         return [ParameterGroup(role=WEIGHTS, named=named)]
 
-    def role_at(self, *, epoch: int, step: int) -> Role:
-        """Which role the optimiser step ``step`` (0-based, within ``epoch``, 0-based) updates."""
-        return WEIGHTS
+    def roles_at(self, *, epoch: int, step: int) -> tuple[Role, ...]:
+        """Which roles the optimiser step ``step`` (0-based, within ``epoch``, 0-based) updates; the others' gradients are dropped.
+
+        One role a step where a method is stage-wise, both where weights and architecture are learnt jointly.
+        """
+        return (WEIGHTS,)
+
+    def architecture_holdout(self) -> float:
+        """Fraction of the training split that steps of role ``architecture`` draw their batches from and steps of role ``weights``
+        never see; 0 where every step draws from the whole training split (joint methods, and methods without architecture)."""
+        return 0.0
 
     def auxiliary_loss(self) -> Tensor | None:
         """A term to add to the task loss after a forward pass (such as a balance loss), or None."""
