@@ -43,6 +43,7 @@ class Protocol:
     """Frozen rules of one comparison.
 
     Args:
+        data: ``files`` reads the benchmarks below ``--data``; ``sample`` generates small stand-ins in the same layouts.
         backbone: name in the backbone catalogue, unless ``--backbone`` says otherwise.
         image_size: side of the square input in pixels; aspect ratio is lost, as released by Conv-LoRA (code).
         pixel_mean, pixel_std: normalisation of RGB in [0, 1] (ImageNet's, code).
@@ -60,7 +61,7 @@ class Protocol:
         checkpoint_minutes: write a resumable checkpoint at least this often, besides at each epoch's end.
         activation_checkpointing: recompute block activations in backward.
         fused_attention, cache_embeddings, fused_cell: optimisations, each equal to the plain way and each off with one field.
-        merge: merge modes whose merged model is tested as well, as far as the method has them.
+        merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
         split_rule: see `datasets.base.DataOptions`; road_missing_ignore likewise.
         evaluation: see `Conventions`.
         quirks: see `Quirks`.
@@ -69,6 +70,7 @@ class Protocol:
     """
 
     name: str
+    data: Literal["files", "sample"] = "files"
     backbone: str = "vit_b"
     image_size: int = 1024
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -110,3 +112,16 @@ class Protocol:
     quirks: Quirks = field(default_factory=Quirks)
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "image_size", "mask_tokens", "select_every", "calibration_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("lr", "eps", "checkpoint_minutes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("train_limit", "val_limit", "test_limit", "warmup", "clip", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip={self.flip} is a probability; give a value from 0 to 1")

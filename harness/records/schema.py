@@ -18,6 +18,10 @@ model ``merged-exact``, ``merged-conv``, ``merged-calibrated`` (of the best chec
 ``hard`` and ``all``)."""
 
 
+EXECUTION_ONLY = ("checkpoint_minutes", "cache_images")
+"""Rules that change how a run is executed and never its numbers; they are left out of keys and hashes."""
+
+
 def content_hash(data: Any) -> str:
     """First 16 hex digits of the SHA-256 of canonical JSON."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -64,6 +68,7 @@ class Run:
         content = asdict(self)
         for label in ("variant", "protocol", "protocol_hash", "split_rule", "data_note"):
             del content[label]
+        content["rules"] = {key: value for key, value in self.rules.items() if key not in ("name", "backbone", *EXECUTION_ONLY)}
         return content_hash([SCHEMA_VERSION, content])
 
 

@@ -1,0 +1,65 @@
+"""Mappings from YAML and the command line into frozen dataclasses: unknown keys and wrong types are one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness.errors import UsageError, did_you_mean
+
+T = TypeVar("T")
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
+    """An instance of the dataclass ``cls``; strings such as ``"1e-3"`` become the field's type.
+
+    Args:
+        cls: a frozen keyword-only dataclass, possibly with dataclasses inside.
+        values: field values.
+        where: what is being read, for messages ("protocol demo", "method lora").
+
+    Raises:
+        UsageError: unknown key (with the nearest name), wrong type, value out of range.
+    """
+    _check_keys(cls, values, where=where, path="")
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        message = message.split(", unable to parse")[0].replace("Input should be", "must be")
+        if not key:
+            raise UsageError(f"{where}: {message}") from error
+        raise UsageError(f"{where}: {key}={first['input']!r} {message}") from error
+
+
+def _check_keys(cls: Any, values: Mapping[str, Any], *, where: str, path: str) -> None:
+    hints = get_type_hints(cls)
+    known = {field.name for field in fields(cls)}
+    for key, value in values.items():
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {path + str(key)!r}{did_you_mean(str(key), known)}")
+        if is_dataclass(hints[key]) and isinstance(value, Mapping):
+            _check_keys(hints[key], value, where=where, path=f"{path}{key}.")
+
+
+def parse_assignments(items: list[str]) -> dict[str, str]:
+    """``["lr=1e-3", "lora.rank=6"]`` as a mapping.
+
+    Raises:
+        UsageError: an item without ``=``, or one key twice.
+    """
+    found: dict[str, str] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise UsageError(f"--set {item!r} is not KEY=VALUE, such as --set lr=3e-4 or --set lora.rank=6")
+        if key in found:
+            raise UsageError(f"--set {key} is given twice")
+        found[key] = value.strip()
+    return found
