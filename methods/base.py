@@ -72,8 +72,9 @@ class Method(ABC):
     name: ClassVar[str]
     config_class: ClassVar[type[MethodConfig]]
     merge_modes: ClassVar[tuple[MergeMode, ...]] = ()
-    identity_at_init: ClassVar[bool] = True
-    """Whether the attached segmenter's output equals the plain one's before training; False is a declared deviation."""
+    identity_at_init: bool = True
+    """Whether the attached segmenter's output equals the plain one's before training; False is a declared deviation. An instance may
+    override its class where that depends on the configuration."""
     trains_backbone: ClassVar[bool] = True
     """Whether gradient passes the encoder. False (decoder-only) lets the harness cache image embeddings."""
 

@@ -28,6 +28,7 @@ class BackboneShape:
         neck_dim: channels of the image embedding that the mask decoder reads.
         prefix_tokens: class and register tokens in front of the patch tokens (timm), 0 for SAM.
         image_size: default side of the square input in pixels.
+        final_norm: whether a norm follows the last block (timm), before the neck.
     """
 
     dim: int
@@ -40,6 +41,7 @@ class BackboneShape:
     neck_dim: int
     prefix_tokens: int
     image_size: int
+    final_norm: bool = False
 
 
 SITES = ("qkv", "q", "k", "v", "proj", "mlp")
