@@ -115,7 +115,7 @@ class Method(ABC):
     def parameter_groups(self) -> list[ParameterGroup]:
         """Everything that trains, by role. A stage-wise method adds a group with role ``architecture``."""
         named = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
-        return [ParameterGroup(role=WEIGHTS, named=named)]
+        return [ParameterGroup(role=WEIGHTS, named=named, lr=self.config.lr)]
 
     def roles_at(self, *, epoch: int, step: int) -> tuple[Role, ...]:
         """Which roles the optimiser step ``step`` (0-based, within ``epoch``, 0-based) updates; the others' gradients are dropped.

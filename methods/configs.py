@@ -47,6 +47,24 @@ class DecoderOnlyConfig(MethodConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FullConfig(MethodConfig):
+    """Everything trains but prompt encoder and IoU head."""
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        dim, hidden, neck = shape.dim, shape.mlp_dim, shape.neck_dim
+        side = shape.image_size // shape.patch
+        norm, attention, mlp = 2 * dim, 4 * dim * dim + 4 * dim, 2 * dim * hidden + dim + hidden
+        block = 2 * norm + attention + mlp + (2 * dim if shape.layer_scale else 0)
+        # Both axes learn one vector a distance, for attention over the window or over the whole grid.
+        spans = [side if index in shape.global_blocks or not shape.window else shape.window for index in range(shape.depth)]
+        relative = sum(2 * (2 * span - 1) * (dim // shape.heads) for span in spans) if shape.relative_positions else 0
+        patches = 3 * shape.patch**2 * dim + dim
+        positions = (side**2 + shape.positioned_prefix) * dim + shape.prefix_tokens * dim
+        neck_layers = dim * neck + 9 * neck * neck + 2 * 2 * neck + (norm if shape.final_norm else 0)
+        return patches + positions + shape.depth * block + relative + neck_layers
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoRAConfig(PlacedConfig):
     """LoRA (2106.09685) as the SAM papers use it.
 
