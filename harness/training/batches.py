@@ -1,0 +1,134 @@
+"""Which images meet in which batch, and which are flipped: pure functions of (seed, epoch, position).
+
+Common random numbers: no method, worker count or interruption shifts what another run sees, and a run resumes at any
+    step by asking for
+that step's batch. Draws are hashes instead of a library's generator, so that they are the same in every version of
+every library.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from typing import Protocol as Shape
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class TrainingImages(Shape):
+    """Images at the network's input size, by position in the training split."""
+
+    def __len__(self) -> int: ...
+    def image(self, index: int, /) -> Any:
+        """(3, S, S) uint8 RGB."""
+        ...
+
+    def mask_input(self, index: int, /) -> Any:
+        """(S, S) uint8 class index, 255 = ignore."""
+        ...
+
+
+def draw(*key: int | str) -> int:
+    """A uniform 64-bit integer that depends on ``key`` alone."""
+    digest = hashlib.blake2b(":".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+@functools.lru_cache(maxsize=8)  # every step of an epoch asks for the same order
+def shuffled(count: int, *key: int | str) -> tuple[int, ...]:
+    """The indices 0 … count − 1 in an order that depends on ``key`` alone."""
+    return tuple(sorted(range(count), key=lambda index: (draw(*key, index), index)))
+
+
+def choose(count: int, limit: int, *, seed: int, split: str) -> list[int]:
+    """Ascending indices of ``limit`` of ``count`` images (all of them if ``limit`` is 0); the rule behind
+    ``train_limit``.
+
+    A smaller limit chooses a subset of a larger one's images.
+    """
+    if not limit or limit >= count:
+        return list(range(count))
+    return sorted(shuffled(count, "limit", seed, split)[:limit])
+
+
+def hold_out(count: int, fraction: float, *, seed: int) -> tuple[list[int], list[int]]:
+    """(kept, held out): positions of the training split for weights, and ``fraction`` of it for architecture steps.
+
+    Both parts hold at least one image if ``fraction`` is not 0.
+    """
+    if not fraction:
+        return list(range(count)), []
+    held = min(max(1, round(count * fraction)), count - 1)
+    order = shuffled(count, "hold-out", seed)
+    return sorted(order[held:]), sorted(order[:held])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The updates of every epoch.
+
+    Args:
+        indices: positions in the training split that weights learn from.
+        held_out: positions for architecture steps, empty if they use ``indices``.
+        batch_size: images of one forward pass over all workers.
+        accumulate: forward passes of one update.
+        flip: probability of a horizontal flip.
+        seed: the run's seed.
+    """
+
+    indices: Sequence[int]
+    held_out: Sequence[int] = ()
+    batch_size: int
+    accumulate: int = 1
+    flip: float = 0.0
+    seed: int = 0
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """The last update of an epoch takes what is left, be it fewer images."""
+        return -(-len(self.indices) // (self.batch_size * self.accumulate))
+
+    def update(self, epoch: int, step: int, *, from_held_out: bool = False) -> list[list[int]]:
+        """Image positions of update ``step`` in ``epoch`` (both 0-based): ``accumulate`` batches, fewer at the end of
+        an epoch.
+
+        From the held-out part, batches go round and round through one order an epoch.
+        """
+        images = self.batch_size * self.accumulate
+        if from_held_out and self.held_out:
+            order = shuffled(len(self.held_out), "architecture", self.seed, epoch)
+            chosen = [self.held_out[order[(step * images + k) % len(order)]] for k in range(images)]
+        else:
+            order = shuffled(len(self.indices), "order", self.seed, epoch)
+            chosen = [self.indices[k] for k in order[step * images : (step + 1) * images]]
+        return [chosen[k : k + self.batch_size] for k in range(0, len(chosen), self.batch_size)]
+
+    def flipped(self, epoch: int, index: int) -> bool:
+        """Whether image ``index`` is mirrored in ``epoch``."""
+        return draw("flip", self.seed, epoch, index) < self.flip * 2**64
+
+
+def slice_of(batch: Sequence[int], *, rank: int, size: int) -> list[int]:
+    """The part of a global batch that worker ``rank`` of ``size`` takes; parts are disjoint and cover the batch, some
+    may be empty."""
+    return list(batch[rank * len(batch) // size : (rank + 1) * len(batch) // size])
+
+
+def load_images(source: TrainingImages, indices: Sequence[int], flips: Sequence[bool]) -> Tensor:
+    """(B, 3, S, S) uint8."""
+    return _stack([source.image(index) for index in indices], flips)
+
+
+def load_targets(source: TrainingImages, indices: Sequence[int], flips: Sequence[bool]) -> Tensor:
+    """(B, S, S) uint8 class indices."""
+    return _stack([source.mask_input(index) for index in indices], flips)
+
+
+def _stack(arrays: list[Any], flips: Sequence[bool]) -> Tensor:
+    arrays = [np.asarray(array) for array in arrays]
+    return torch.from_numpy(np.stack([a[..., ::-1] if flip else a for a, flip in zip(arrays, flips, strict=True)]))

@@ -1,0 +1,162 @@
+"""Files of a run's state: resumable checkpoints, and the trained tensors of the best and the last epoch.
+
+``FOLDER/checkpoint.pt`` and ``checkpoint.previous.pt`` (the one before, in case the newest is damaged) hold what a run
+needs to go on; ``best.safetensors`` and ``last.safetensors`` are what training hands over. Each is written beside its
+place, synced and renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.errors import UsageError
+
+FORMAT = "sam-peft-harness checkpoint 1"
+BEST = "best.safetensors"
+LAST = "last.safetensors"
+
+
+class CheckpointFiles:
+    """The two newest checkpoints of one run.
+
+    Args:
+        folder: the run's state folder.
+        identity: the run's key; a checkpoint of another run is refused.
+    """
+
+    def __init__(self, folder: Path, *, identity: str) -> None:
+        self.current = folder / "checkpoint.pt"
+        self.previous = folder / "checkpoint.previous.pt"
+        self._identity = identity
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Write ``content`` (tensors, numbers, strings, lists, dicts). The checkpoint before stays as the previous one.
+
+        A crash at any point leaves at least one whole checkpoint.
+        """
+        whole = {"format": FORMAT, "identity": self._identity, **content}
+
+        def write(path: Path) -> None:
+            torch.save(whole, path)
+
+        def keep_previous() -> None:
+            if self.current.exists():
+                os.replace(self.current, self.previous)
+
+        replace_atomically(self.current, write, before=keep_previous)
+
+    def load(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest usable checkpoint, None if there is none, and a line for each file that was passed over."""
+        problems = []
+        for path in (self.current, self.previous):
+            if not path.exists():
+                continue
+            try:
+                return self._read(path), problems
+            except UsageError as error:
+                problems.append(str(error))
+        return None, problems
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise UsageError(f"{path} is damaged at {damaged}")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+            raise UsageError(f"{path} is truncated or no checkpoint ({type(error).__name__})") from error
+        except pickle.UnpicklingError as error:
+            raise UsageError(f"{path} holds code, which is never loaded") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise UsageError(f"{path} is no checkpoint of this harness")
+        if content["identity"] != self._identity:
+            raise UsageError(f"{path} belongs to run {content['identity']}, not to {self._identity}")
+        return content
+
+    def discard(self) -> None:
+        """Delete both checkpoints, once the run's record is written."""
+        self.current.unlink(missing_ok=True)
+        self.previous.unlink(missing_ok=True)
+
+
+class StateFiles:
+    """Trained tensors (`methods.base.Method.state`) of the best and the last epoch, as safetensors files that name
+    their epoch.
+
+    While a run trains, the best state lies in ``best-EPOCH.safetensors``, so that a checkpoint and the best state it
+    counts on always fit, also when the process dies between writing the two.
+
+    Args:
+        folder: the run's state folder.
+        identity: the run's key, kept in every file.
+    """
+
+    def __init__(self, folder: Path, *, identity: str) -> None:
+        self.folder = folder
+        self.best, self.last = folder / BEST, folder / LAST
+        self._identity = identity
+
+    def save_candidate(self, state: dict[str, Tensor], *, epoch: int) -> None:
+        self._save(self._candidate(epoch), state, epoch)
+
+    def has_candidate(self, epoch: int) -> bool:
+        return self._candidate(epoch).exists() or (self.best.exists() and read_epoch(self.best) == epoch)
+
+    def drop_candidates(self, *, keep: set[int]) -> None:
+        """Delete the best states of other epochs than ``keep``."""
+        wanted = {self._candidate(epoch) for epoch in keep}
+        for path in self.folder.glob("best-*.safetensors"):
+            if path not in wanted:
+                path.unlink()
+
+    def finish(self, state: dict[str, Tensor], *, epoch: int, best_epoch: int) -> None:
+        """Write ``last.safetensors`` and give the best state its final name; harmless when repeated."""
+        self._save(self.last, state, epoch)
+        if self._candidate(best_epoch).exists():
+            os.replace(self._candidate(best_epoch), self.best)
+        self.drop_candidates(keep=set())
+
+    def _candidate(self, epoch: int) -> Path:
+        return self.folder / f"best-{epoch:04d}.safetensors"
+
+    def _save(self, path: Path, state: dict[str, Tensor], epoch: int) -> None:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        metadata = {"identity": self._identity, "epoch": str(epoch)}
+        replace_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def read_epoch(path: Path) -> int | None:
+    """Epoch (1-based) of a state file, None if it is not one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int((file.metadata() or {}).get("epoch", "x"))
+    except (SafetensorError, ValueError, OSError):
+        return None
+
+
+def replace_atomically(path: Path, write: Callable[[Path], None], *, before: Callable[[], None] = lambda: None) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, sync it, call ``before``, and rename it to ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        before()
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,103 @@
+"""Several workers on one run: each takes a slice of every batch, gradients are summed, and worker 0 alone writes.
+
+Explicit sums instead of DistributedDataParallel: the few trained parameters are one small tensor, roles switch from
+    step to step, and
+what is summed stays visible. Losses are shares that add up (see `losses`), so sums need no division.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from harness.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """This worker among those of its run.
+
+    Args:
+        rank: 0 … size − 1; rank 0 validates and writes.
+        size: number of workers; 1 needs no process group.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of ``value`` over all workers, without gradient."""
+        summed = value.detach().clone()
+        if self.size > 1:
+            dist.all_reduce(summed)
+        return summed
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace gradients by their sums, in one message for each data type; a worker without an image adds zeros."""
+        if self.size == 1:
+            return
+        by_type: dict[torch.dtype, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            by_type.setdefault(parameter.dtype, []).append(parameter)
+        for same in by_type.values():
+            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in same])
+            dist.all_reduce(flat)
+            for parameter, part in zip(same, flat.split([p.numel() for p in same]), strict=True):
+                parameter.grad = part.view_as(parameter).clone()
+
+    def from_leader(self, value: Any) -> Any:
+        """Rank 0's ``value`` on every worker; the others' argument is ignored."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def any(self, flag: bool) -> bool:  # noqa: FBT001 - the value itself, not an option
+        """Whether ``flag`` holds on at least one worker."""
+        if self.size == 1:
+            return flag
+        counts = torch.tensor([float(flag)], device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        return bool(self.total(counts).item())
+
+
+ALONE = Workers()
+
+
+def join(*, device: torch.device) -> Workers:
+    """Join the process group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, or SLURM's
+    SLURM_PROCID and SLURM_NTASKS with MASTER_*); `ALONE` where it describes none or one worker.
+
+    gloo on CPU, nccl on CUDA. The timeout is long because the others wait while rank 0 validates.
+
+    Raises:
+        UsageError: the environment is incomplete.
+    """
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    size = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+    if size == 1:
+        return ALONE
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(f"{size} workers, but {' and '.join(missing)} is not set; start them with torchrun or through --cluster")
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", rank=int(rank), world_size=size, timeout=timedelta(hours=12)
+    )
+    return Workers(rank=int(rank), size=size)
+
+
+def leave(workers: Workers) -> None:
+    """Leave the process group that `join` joined."""
+    if workers.size > 1:
+        dist.destroy_process_group()

@@ -1,0 +1,147 @@
+"""Losses on full-resolution masks: structure loss, class-balanced BCE, and the choice of one by the protocol.
+
+Every loss returns this worker's *share* of the loss of the global batch: shares add up over workers, so that N workers
+and one worker with the same images train alike. Whatever divides a loss (number of images, of pixels, of masks) is
+therefore summed over workers by ``total``. Targets are (B, S, S) uint8 class indices; 255 is ignored: such pixels carry
+no weight in any term.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal
+from typing import Protocol as Shape
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.errors import UsageError
+from harness.protocols.card import Protocol, Quirk
+
+IGNORE = 255
+Total = Callable[[Tensor], Tensor]
+"""Sums a tensor without gradient over all workers."""
+
+
+class Prediction(Shape):
+    """What a loss reads: masks (B, K, h, w) logits, classes (B, K, C + 1) logits or None."""
+
+    @property
+    def masks(self) -> Tensor: ...
+    @property
+    def classes(self) -> Tensor | None: ...
+
+
+def alone(value: Tensor) -> Tensor:
+    """The `Total` of a single worker."""
+    return value
+
+
+class Loss(ABC):
+    """A task loss; call it with a prediction, a target (B, S, S) uint8 and, with several workers, their `Total`."""
+
+    @abstractmethod
+    def __call__(self, prediction: Prediction, target: Tensor, *, total: Total = alone) -> Tensor:
+        """This worker's share, a scalar with gradient, in fp32 whatever the precision of the prediction."""
+
+
+def upsampled(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits (B, K, h, w) as fp32 at ``size``, bilinear without aligned corners, as Conv-LoRA released (256 to
+    1024)."""
+    return F.interpolate(masks.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def boundary_weight(mask: Tensor, *, side: int = 31, strength: float = 5.0) -> Tensor:
+    """1 + 5·|mean of the mask around a pixel − mask|: large at boundaries (the pixel position aware loss of
+    F3Net, 1911.11445, with a square of 31 pixels as there and in PraNet).
+
+    Args:
+        mask: (B, S, S) in [0, 1]. The square is zero-padded, as in both papers' average pooling.
+
+    The square is averaged along rows, then columns: equal to one two-dimensional pooling and 15 times less work.
+    """
+    pad = side // 2
+    rows = F.avg_pool2d(mask[:, None], (1, side), stride=1, padding=(0, pad))
+    mean = F.avg_pool2d(rows, (side, 1), stride=1, padding=(pad, 0))[:, 0]
+    return 1 + strength * (mean - mask).abs()
+
+
+def _binary(prediction: Prediction, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, foreground in {0, 1} and validity in {0, 1}, each (B, S, S) fp32."""
+    size = (int(target.shape[-2]), int(target.shape[-1]))
+    logits = upsampled(prediction.masks[:, :1], size)[:, 0]
+    valid = (target != IGNORE).float()
+    return logits, (target > 0).float() * valid, valid
+
+
+class StructureLoss(Loss):
+    """BCE + weighted IoU, averaged over images (PraNet 2006.11392 after F3Net 1911.11445).
+
+    With w the boundary weight, p the probability and g the mask:
+    ``L_iou = 1 − (Σ w·p·g + 1) / (Σ w·(p + g − p·g) + 1)``; ``L_bce = Σ w·bce / Σ w``.
+
+    Args:
+        quirk: ``intended`` as above. ``released``: public code passes ``reduce='none'``, which the library reads as
+            "average", so the boundary weight cancels out of L_bce and plain mean BCE remains.
+    """
+
+    def __init__(self, *, quirk: Quirk) -> None:
+        self.quirk = quirk
+
+    def __call__(self, prediction: Prediction, target: Tensor, *, total: Total = alone) -> Tensor:
+        logits, mask, valid = _binary(prediction, target)
+        weight = boundary_weight(mask) * valid
+        bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+        bce_weight = weight if self.quirk == "intended" else valid
+        bce_loss = (bce_weight * bce).sum((1, 2)) / bce_weight.sum((1, 2)).clamp(min=1)
+        probability = logits.sigmoid()
+        intersection = (weight * probability * mask).sum((1, 2))
+        union = (weight * (probability + mask)).sum((1, 2)) - intersection
+        iou_loss = 1 - (intersection + 1) / (union + 1)
+        images = total(torch.tensor(float(len(target)), device=target.device))
+        return (bce_loss + iou_loss).sum() / images
+
+
+class BalancedBCE(Loss):
+    """BCE whose two classes weigh the same over the batch, for shadows (SBU) in SAM-Adapter and Conv-LoRA:
+    ``(N₋ · Σ₊ bce + N₊ · Σ₋ bce) / (N₊ + N₋)²``, with N± the pixels of each class in the batch."""
+
+    def __call__(self, prediction: Prediction, target: Tensor, *, total: Total = alone) -> Tensor:
+        logits, mask, valid = _binary(prediction, target)
+        counts = total(torch.stack([mask.sum(), valid.sum()]))
+        positive, pixels = counts[0], counts[1].clamp(min=1)
+        weight = (mask * (pixels - positive) + (1 - mask) * positive) * valid / pixels
+        bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+        return (weight * bce).sum() / pixels
+
+
+def build_loss(protocol: Protocol, *, task: Literal["binary", "multiclass"], num_classes: int) -> Loss:
+    """The loss that ``protocol`` names for a task; ``auto`` is structure loss for binary, Mask2Former's for
+    multi-class.
+
+    Args:
+        num_classes: classes with the background, as masks encode them.
+
+    Raises:
+        UsageError: the loss does not fit the task.
+    """
+    name = protocol.loss
+    if name == "auto":
+        name = "structure" if task == "binary" else "mask2former"
+    if (name == "mask2former") != (task == "multiclass"):
+        fitting = "structure or balanced-bce" if task == "binary" else "mask2former"
+        raise UsageError(f"loss={name} does not fit a {task} benchmark; set loss to auto or to {fitting}")
+    if name == "structure":
+        return StructureLoss(quirk=protocol.quirks.structure_loss)
+    if name == "balanced-bce":
+        return BalancedBCE()
+    from harness.training.mask2former import Mask2FormerLoss  # it builds on this module
+
+    return Mask2FormerLoss(
+        num_classes=num_classes,
+        class_weight=protocol.class_weight,
+        mask_weight=protocol.mask_weight,
+        dice_weight=protocol.dice_weight,
+    )

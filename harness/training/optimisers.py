@@ -1,0 +1,84 @@
+"""One optimiser a role, with the protocol's settings, and the update that one or several of them make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UsageError
+from harness.protocols.card import Protocol
+from methods.base import ParameterGroup, Role
+
+
+def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> dict[Role, torch.optim.Optimizer]:
+    """One Adam or AdamW for each role that has parameters.
+
+    The protocol's weight decay spares norms and biases (parameters with fewer than two dimensions); a group's own
+    weight decay holds for all its parameters. Each optimiser group keeps its undecayed rate as ``base_lr`` for
+    `set_learning_rate`.
+
+    Raises:
+        UsageError: no parameter to train, or a parameter in two groups.
+    """
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    prepared: dict[Role, list[dict]] = {}
+    seen: set[str] = set()
+    for group in groups:
+        if twice := seen & group.named.keys():
+            raise UsageError(f"{min(twice)} is in two parameter groups; each parameter has one optimiser")
+        seen |= group.named.keys()
+        lr = protocol.lr if group.lr is None else group.lr
+        parts: dict[float, list[nn.Parameter]] = {}
+        for parameter in group.named.values():
+            decay = group.weight_decay
+            if decay is None:
+                decay = protocol.weight_decay if parameter.ndim > 1 else 0.0
+            parts.setdefault(decay, []).append(parameter)
+        prepared.setdefault(group.role, []).extend(
+            {"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay} for decay, parameters in parts.items()
+        )
+    optimisers: dict[Role, torch.optim.Optimizer] = {
+        role: kinds[protocol.optimizer](parts, lr=protocol.lr, betas=protocol.betas, eps=protocol.eps)
+        for role, parts in prepared.items()
+        if parts
+    }
+    if not optimisers:
+        raise UsageError("the method trains no parameter: neither its own nor the mask decoder's")
+    return optimisers
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, factor: float) -> float:
+    """Scale every group's own rate; returns the rate of the first group."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return float(optimiser.param_groups[0]["lr"])
+
+
+def parameters_of(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+
+
+def update(optimisers: Iterable[torch.optim.Optimizer], *, clip: float, scaler: torch.amp.GradScaler) -> Tensor:
+    """One step of the given optimisers from the gradients that are there; gradients are freed.
+
+    Args:
+        clip: largest norm over all their gradients together, 0 for none.
+        scaler: of fp16 autocast, disabled for other precisions. It skips the step where a scaled gradient overflowed.
+
+    Returns:
+        The gradients' norm before clipping, a scalar.
+    """
+    active = list(optimisers)
+    for optimiser in active:
+        scaler.unscale_(optimiser)
+    parameters = [parameter for optimiser in active for parameter in parameters_of(optimiser)]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if clip:
+        nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    for optimiser in active:
+        scaler.step(optimiser)
+        optimiser.zero_grad(set_to_none=True)
+    scaler.update()
+    return norm
