@@ -27,8 +27,11 @@ class BackboneShape:
         global_blocks: indices of blocks with global attention.
         neck_dim: channels of the image embedding that the mask decoder reads.
         prefix_tokens: class and register tokens in front of the patch tokens (timm), 0 for SAM.
-        image_size: default side of the square input in pixels.
+        image_size: default side of the square input in pixels, which sets how many positions are learnt.
         final_norm: whether a norm follows the last block (timm), before the neck.
+        relative_positions: blocks learn decomposed relative positions (SAM; a timm ViT does not).
+        layer_scale: blocks scale both residual branches by a learnt vector (timm's DINOv2).
+        positioned_prefix: prefix tokens that have a row in the position embedding.
     """
 
     dim: int
@@ -42,6 +45,9 @@ class BackboneShape:
     prefix_tokens: int
     image_size: int
     final_norm: bool = False
+    relative_positions: bool = True
+    layer_scale: bool = False
+    positioned_prefix: int = 0
 
 
 SITES = ("qkv", "q", "k", "v", "proj", "mlp")
