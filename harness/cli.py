@@ -6,15 +6,20 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from typing import Protocol
 
 from datasets.base import DatasetError
 from harness.errors import UsageError
 from methods.placement import MethodError
 
-Main = Callable[[list[str] | None], int]
+
+class Main(Protocol):
+    """What a verb's ``main`` is: arguments, or those of the command line, to an exit code."""
+
+    def __call__(self, argv: list[str] | None = None) -> int: ...
 
 
-def verb(main: Main) -> Main:
+def verb(main: Callable[[list[str] | None], int]) -> Main:
     """Decorate a verb's ``main``: user errors print ``error: …`` and return 2, Ctrl-C returns 130, a closed pipe is quiet."""
 
     @functools.wraps(main)
