@@ -1,6 +1,7 @@
-"""Studies: a named grid of runs that fills one table. Each is a YAML file that a user can copy; loading one imports no torch.
+"""Studies: a named grid of runs that fills one table. Each is a YAML file to copy and change; no torch here.
 
-``load_study("rank")`` finds a study of this folder, ``load_study("my/rank.yaml")`` a file. See ``docs/tables.md`` for the fields.
+``load_study("rank")`` finds a study of this folder, ``load_study("my/rank.yaml")`` a file. ``docs/tables.md`` has the
+fields.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Layout:
     Args:
         kind: ``grid`` (scores by method and benchmark) or ``cost`` (cost records, no runs).
         metrics: ``paper`` (what the paper reports a benchmark by) or the names of metrics to show for every benchmark.
-        scores: which model is scored: ``best``, ``last``, ``merged-exact``, ``merged-conv``, ``merged-calibrated``; one row each.
+        scores: which model is scored, one row each: ``best``, ``last``, ``merged-exact``, ``merged-conv``,
+            ``merged-calibrated``.
         splits: benchmark -> test splits to show, where it has more than one.
         paper: print the published value, ours, their difference, its interval and a verdict below the table.
     """
@@ -121,17 +123,24 @@ def study_from_dict(data: Any, *, name: str) -> Study:
     if "scores" in table:
         table["scores"] = _sequence(table["scores"], f"{where}: table.scores")
     if "splits" in table:
-        table["splits"] = {BENCHMARKS.resolve(key): _sequence(value, f"{where}: table.splits") for key, value in table["splits"].items()}
+        table["splits"] = {
+            BENCHMARKS.resolve(key): _sequence(value, f"{where}: table.splits")
+            for key, value in table["splits"].items()
+        }
     seeds = content.pop("seeds", 3)
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else _sequence(seeds, f"{where}: seeds")
     if not chosen or not all(isinstance(seed, int) and seed >= 0 for seed in chosen) or len(set(chosen)) < len(chosen):
-        raise UsageError(f"{where}: seeds must be a number of seeds, or a list of different whole numbers, not {seeds!r}")
+        raise UsageError(
+            f"{where}: seeds must be a number of seeds, or a list of different whole numbers, not {seeds!r}"
+        )
     return Study(
         name=name,
         table=Layout(**table),
         entries=entries,
         seeds=chosen,
-        benchmarks=tuple(BENCHMARKS.resolve(item) for item in _sequence(content.pop("benchmarks", ()), f"{where}: benchmarks")),
+        benchmarks=tuple(
+            BENCHMARKS.resolve(item) for item in _sequence(content.pop("benchmarks", ()), f"{where}: benchmarks")
+        ),
         backbones=_sequence(content.pop("backbones", ()), f"{where}: backbones"),
         **content,
     )
@@ -155,7 +164,9 @@ def _entry(item: Any, *, where: str) -> Entry:
     if isinstance(item, str):
         name = METHODS.resolve(item)
         return Entry(label=name, method=name)
-    content = dict(_checked({"label": "", **item} if isinstance(item, Mapping) else item, Entry, where=f"{where}: entry"))
+    content = dict(
+        _checked({"label": "", **item} if isinstance(item, Mapping) else item, Entry, where=f"{where}: entry")
+    )
     method = METHODS.resolve(str(content["method"]))
     options = content.get("options") or {}
     if not isinstance(options, Mapping):

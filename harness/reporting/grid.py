@@ -1,0 +1,248 @@
+"""Records to a grid of cells: which runs stand behind each number, without deciding yet how it looks.
+
+One grid holds records of one protocol hash, one backbone and one checkpoint, so no column can mix two protocols. Inside
+it a column is also bound to one split manifest, and a row to one method configuration.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.records.schema import Record, content_hash
+from harness.reporting.names import PAPER_METRICS, SCORE_TITLES, benchmark_rank, method_rank
+from harness.studies import Study
+
+Resolve = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+"""(method, overrides) -> the whole configuration; handed in by the verb, since reporting knows no methods."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """benchmark, test split and metric; ``manifest`` is the hash of the split, or "" where no record tells."""
+
+    benchmark: str
+    split: str
+    metric: str
+    manifest: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method configuration, and which of its models is scored (``best``, ``merged-exact``, …)."""
+
+    label: str
+    method: str
+    score: str = "best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is known of one number.
+
+    Args:
+        values: seed -> score of runs that ended well.
+        codes: seed -> reason why there is no score.
+        records: the records behind it, by seed.
+    """
+
+    values: Mapping[int, float]
+    codes: Mapping[int, str]
+    records: tuple[Record, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.values) and not self.codes
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values[seed] for seed in sorted(self.values))
+
+    @property
+    def sd(self) -> float | None:
+        """SD with ddof = 1, None for a single run."""
+        return statistics.stdev([self.values[seed] for seed in sorted(self.values)]) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """One table's content; ``cells`` is keyed by (row, column) indices."""
+
+    protocol: str
+    protocol_hash: str
+    backbone: str
+    checkpoint: str
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    cells: Mapping[tuple[int, int], Cell]
+    members: Mapping[int, tuple[Record, ...]] = field(default_factory=dict)
+    """row index -> its records, of all columns."""
+
+    @property
+    def records(self) -> list[Record]:
+        unique = {record.key: record for members in self.members.values() for record in members}
+        return [unique[key] for key in sorted(unique)]
+
+
+Sheet = tuple[str, str, str, str]
+
+
+def sheets(records: Iterable[Record]) -> dict[Sheet, list[Record]]:
+    """Records that may share a table, by (protocol, hash, backbone, checkpoint), in that order."""
+    found: dict[Sheet, list[Record]] = {}
+    for record in records:
+        run = record.run
+        found.setdefault((run.protocol, run.protocol_hash, run.backbone, run.checkpoint), []).append(record)
+    return {key: sorted(found[key], key=lambda record: record.key) for key in sorted(found)}
+
+
+def build(
+    sheet: Sheet, records: Sequence[Record], *, study: Study | None = None, resolve: Resolve | None = None
+) -> Grid:
+    """The grid of one sheet; with a study, all its rows, benchmarks and seeds, records or not."""
+    if study is None:
+        groups = _groups_of_records(records)
+        benchmarks = sorted({record.run.benchmark for record in records}, key=benchmark_rank)
+        seeds = tuple(sorted({record.run.seed for record in records}))
+        scores: tuple[str, ...] = ("best",)
+    else:
+        groups = _groups_of_study(study, records, resolve=resolve)
+        benchmarks = list(study.benchmarks)
+        seeds = study.seeds
+        scores = study.table.scores
+    chosen = [
+        record
+        for _, _, members in groups
+        for record in members
+        if record.run.benchmark in benchmarks and record.run.seed in seeds
+    ]
+    chosen_keys = {record.key for record in chosen}
+    columns = [column for name in benchmarks for column in _columns(name, chosen, study=study)]
+    rows: list[Row] = []
+    cells: dict[tuple[int, int], Cell] = {}
+    kept: dict[int, tuple[Record, ...]] = {}
+    for label, method, members in groups:
+        for score in scores:
+            index = len(rows)
+            suffix = (
+                f" ({SCORE_TITLES.get(score, score)})" if SCORE_TITLES.get(score, score) and len(scores) > 1 else ""
+            )
+            rows.append(Row(label=label + suffix, method=method, score=score))
+            kept[index] = tuple(record for record in members if record.key in chosen_keys)
+            for position, column in enumerate(columns):
+                cells[index, position] = _cell(column, score, members, seeds)
+    protocol, protocol_hash, backbone, checkpoint = sheet
+    return Grid(
+        protocol=protocol, protocol_hash=protocol_hash, backbone=backbone, checkpoint=checkpoint, seeds=seeds,
+        rows=tuple(rows), columns=tuple(columns), cells=cells, members=kept,
+    )  # fmt: skip
+
+
+Group = tuple[str, str, list[Record]]
+"""label, method, records"""
+
+
+def _groups_of_records(records: Sequence[Record]) -> list[Group]:
+    """Rows by variant; two configurations of one variant get their hash behind the label rather than share a cell."""
+    found: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    for record in records:
+        configs = found.setdefault((record.run.method, record.run.variant), {})
+        configs.setdefault(content_hash(record.run.method_config), []).append(record)
+    groups = []
+    for method, variant in sorted(found, key=lambda pair: (method_rank(pair[0]), pair[1])):
+        configs = found[method, variant]
+        for config, members in sorted(configs.items()):
+            label = variant if len(configs) == 1 else f"{variant} #{config[:6]}"
+            groups.append((label, method, members))
+    return groups
+
+
+def _groups_of_study(study: Study, records: Sequence[Record], *, resolve: Resolve | None) -> list[Group]:
+    by_method: dict[str, list[Record]] = {}
+    for record in records:
+        by_method.setdefault(record.run.method, []).append(record)
+    groups = []
+    for entry in study.entries:
+        members = [record for record in by_method.get(entry.method, []) if _is(record, entry.options, resolve=resolve)]
+        groups.append((entry.label, entry.method, members))
+    return groups
+
+
+def _is(record: Record, options: Mapping[str, Any], *, resolve: Resolve | None) -> bool:
+    """Whether the run's configuration is the protocol's plus ``options`` and nothing else; its label may differ."""
+    card = record.run.rules.get("methods", {}).get(record.run.method, {})
+    wanted = {**card, **options}
+    if resolve is not None:
+        wanted = dict(resolve(record.run.method, wanted))
+    config = record.run.method_config
+    if any(name not in config for name in options):
+        return False
+    return all(_plain(value) == _plain(config[name]) for name, value in wanted.items() if name in config)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _columns(benchmark: str, records: Sequence[Record], *, study: Study | None) -> list[Column]:
+    mine = [record for record in records if record.run.benchmark == benchmark]
+    manifests = sorted({record.run.manifest for record in mine if record.run.manifest}) or [""]
+    columns = []
+    for manifest in manifests:
+        here = [record for record in mine if record.run.manifest in (manifest, "")]
+        seen: dict[str, set[str]] = {}
+        for record in here:
+            for split, metrics in record.scores.get("best", {}).items():
+                if split != "val":
+                    seen.setdefault(split, set()).update(metrics)
+        names = _metrics(benchmark, set().union(*seen.values()), study=study)
+        notes = sorted({record.run.data_note for record in here if record.run.data_note})
+        for split in _splits(benchmark, seen, study=study):
+            columns += [
+                Column(benchmark=benchmark, split=split, metric=m, manifest=manifest, note=", ".join(notes))
+                for m in names
+            ]
+    return columns
+
+
+def _metrics(benchmark: str, seen: set[str], *, study: Study | None) -> tuple[str, ...]:
+    if study is not None and study.table.metrics != "paper":
+        return tuple(study.table.metrics)
+    return PAPER_METRICS.get(benchmark) or tuple(sorted(seen)) or ("iou",)
+
+
+def _splits(benchmark: str, seen: Mapping[str, object], *, study: Study | None) -> tuple[str, ...]:
+    if study is not None and benchmark in study.table.splits:
+        return study.table.splits[benchmark]
+    if "all" in seen or (not seen and benchmark == "trans10k_v1"):
+        return ("all",)
+    return tuple(sorted(seen)) or ("test",)
+
+
+def _cell(column: Column, score: str, members: Sequence[Record], seeds: Sequence[int]) -> Cell:
+    values: dict[int, float] = {}
+    codes: dict[int, str] = {}
+    behind = []
+    for record in members:
+        run = record.run
+        if run.benchmark != column.benchmark or run.seed not in seeds or run.manifest not in (column.manifest, ""):
+            continue
+        behind.append(record)
+        value = record.scores.get(score, {}).get(column.split, {}).get(column.metric) if record.code == "OK" else None
+        if value is None or not math.isfinite(value):
+            if run.seed not in values:
+                codes[run.seed] = record.code if record.code != "OK" else "NO_SCORE"
+            continue
+        if values.setdefault(run.seed, value) != value:
+            codes[run.seed] = "CONFLICT"
+        elif codes.get(run.seed) != "CONFLICT":
+            codes.pop(run.seed, None)
+    for seed in seeds:
+        if seed not in values and seed not in codes:
+            codes[seed] = "MISSING"
+    return Cell(values=values, codes=codes, records=tuple(behind))

@@ -1,0 +1,95 @@
+"""How tables name metrics and benchmarks, which way is better, and what the papers report a benchmark by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A column of a table.
+
+    Args:
+        title: the symbol of the literature.
+        lower_is_better: True for error rates.
+    """
+
+    title: str
+    lower_is_better: bool = False
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title} {'↓' if self.lower_is_better else '↑'}"
+
+
+METRICS = {
+    "s_measure": Metric(title="Sα"),
+    "e_mean": Metric(title="Eφ"),
+    "e_max": Metric(title="Eφ max"),
+    "e_adaptive": Metric(title="Eφ adp"),
+    "weighted_f": Metric(title="Fβω"),
+    "mae": Metric(title="MAE", lower_is_better=True),
+    "iou": Metric(title="IoU"),
+    "dice": Metric(title="Dice"),
+    "jaccard": Metric(title="Jaccard"),
+    "ber": Metric(title="BER", lower_is_better=True),
+    "miou": Metric(title="mIoU"),
+    "accuracy": Metric(title="Acc"),
+}
+
+BENCHMARK_TITLES = {
+    "kvasir": "Kvasir-SEG",
+    "cvc612": "CVC-612",
+    "isic2017": "ISIC 2017",
+    "camo": "CAMO",
+    "sbu": "SBU",
+    "leaf": "Leaf",
+    "road": "Road",
+    "trans10k_v1": "Trans10K-v1",
+    "trans10k_v2": "Trans10K-v2",
+}
+
+PAPER_METRICS = {
+    "kvasir": ("s_measure", "e_mean"),
+    "cvc612": ("s_measure", "e_mean"),
+    "isic2017": ("jaccard", "dice"),
+    "camo": ("s_measure", "e_mean", "weighted_f"),
+    "sbu": ("ber",),
+    "leaf": ("iou", "dice"),
+    "road": ("iou", "dice"),
+    "trans10k_v1": ("miou", "accuracy"),
+    "trans10k_v2": ("miou", "accuracy"),
+}
+
+METHOD_ORDER = (
+    *("full", "decoder", "bitfit", "ssf", "adapter", "adaptformer", "vpt", "lst", "samadapter", "samed"),
+    *("lora", "convlora", "naslora", "naspclora"),
+)
+"""Rows without a study: coarse baselines first, the methods under test last."""
+
+SCORE_TITLES = {
+    "best": "",
+    "last": "last epoch",
+    "merged-exact": "merged exact",
+    "merged-conv": "merged conv",
+    "merged-calibrated": "merged calibrated",
+}
+
+
+def metric(name: str) -> Metric:
+    """Title and direction; a plug-in's own metric is named as it is and higher is taken as better."""
+    return METRICS.get(name, Metric(title=name))
+
+
+def benchmark_title(name: str) -> str:
+    return BENCHMARK_TITLES.get(name, name)
+
+
+def benchmark_rank(name: str) -> tuple[int, str]:
+    """Sort key: the papers' order, plug-ins after them by name."""
+    order = list(BENCHMARK_TITLES)
+    return (order.index(name) if name in order else len(order), name)
+
+
+def method_rank(name: str) -> tuple[int, str]:
+    return (METHOD_ORDER.index(name) if name in METHOD_ORDER else len(METHOD_ORDER), name)

@@ -1,0 +1,60 @@
+"""Records made up for the tests of reporting; the numbers mean nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.records.schema import Record, Run
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "lora": {"lr": None, "blocks": "all", "sites": "qkv", "rank": 3, "alpha": 32.0},
+    "decoder": {"lr": None},
+}
+
+
+def record(
+    value: float = 0.9,
+    *,
+    method: str = "lora",
+    benchmark: str = "kvasir",
+    seed: int = 0,
+    code: Any = "OK",
+    metric: str = "s_measure",
+    scores: Any = None,
+    config: dict[str, Any] | None = None,
+    protocol_hash: str = "aaaa0000aaaa0000",
+    **changes: Any,
+) -> Record:
+    """A record with ``metric`` = value on the test split; ``changes`` go to Run or Record by field name."""
+    run_fields = {name: changes.pop(name) for name in list(changes) if name in Run.__dataclass_fields__}
+    run = Run(
+        method=method,
+        method_config={**CONFIGS.get(method, {}), **(config or {})},
+        benchmark=benchmark,
+        protocol_hash=protocol_hash,
+        seed=seed,
+        **{
+            "variant": method,
+            "backbone": "vit_t",
+            "checkpoint": "",
+            "protocol": "demo",
+            "rules": {"image_size": 64, "methods": {}, "protocol": protocol_hash},
+            "manifest": f"manifest-{benchmark}",
+            "split_rule": "official",
+            **run_fields,
+        },
+    )
+    given = {"best": {"test": {metric: value}, "val": {metric: value}}} if scores is None else scores
+    return Record(
+        run=run,
+        key=run.key,
+        code=code,
+        scores=given if code == "OK" else {},
+        **{
+            "parameters": {"encoder": 110_592, "decoder": 3_505_536, "trainable": 3_616_128, "total": 93_000_000},
+            "counts": {"train": 20, "val": 4, "test": 8},
+            "environment": {"commit": "0" * 40},
+            "finished": "2026-01-01T00:00:00+00:00",
+            **changes,
+        },
+    )
