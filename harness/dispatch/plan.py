@@ -1,0 +1,286 @@
+"""From a request to frozen jobs: every name resolved, every rule validated, every missing thing known, before anything starts.
+
+No torch here: planning a thousand runs takes a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from datasets.base import DataOptions, DatasetError, Splits
+from harness.errors import UsageError, did_you_mean
+from harness.models.catalog import backbone_shape, resolve_backbone
+from harness.models.checkpoint import fingerprint
+from harness.protocols.card import Protocol
+from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve
+from harness.records.schema import Run, content_hash
+from harness.records.store import RecordStore
+from harness.registry import BENCHMARKS, METHODS, method_config_class
+from harness.validation import from_mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A row of the comparison: a method with configuration overrides, under the name that tables show."""
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks for.
+
+    Args:
+        entries: methods with their options.
+        benchmarks: names, canonical or aliases.
+        protocol: card name or path of a YAML file.
+        overrides: dotted protocol fields from ``--set``.
+        backbones: override the card's, if given.
+        seeds: one run a seed.
+        data_root: folder that holds the benchmarks' folders, None if none was given.
+        dataset_roots: benchmark -> its own folder.
+        checkpoints: backbone -> its pretrained weights; the key "" serves every backbone, the path ``none`` means random weights.
+        results: results folder.
+        plugins: plug-in files that the worker must load too.
+        skip_missing: leave out benchmarks that are not on disk instead of refusing.
+    """
+
+    entries: tuple[Entry, ...]
+    benchmarks: tuple[str, ...]
+    protocol: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    backbones: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    data_root: Path | None = None
+    dataset_roots: Mapping[str, Path] = field(default_factory=dict)
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    results: Path = Path("runs")
+    plugins: tuple[str, ...] = ()
+    skip_missing: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run with where its inputs lie on this machine and where its results go; all that a worker needs.
+
+    Args:
+        run: what to do.
+        dataset_root: the benchmark's folder.
+        checkpoint: path of the pretrained weights, empty for random weights.
+        results: results folder.
+        plugins: plug-in files to load first.
+    """
+
+    run: Run
+    dataset_root: str
+    checkpoint: str
+    results: str
+    plugins: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Job:
+        return cls(**{**data, "run": Run(**data["run"]), "plugins": tuple(data.get("plugins", ()))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What would happen.
+
+    Args:
+        jobs: every run of the grid, finished ones included, in grid order.
+        finished: keys with an ``OK`` record already.
+        failed: key -> reason code of an earlier attempt; these run again.
+        missing: what keeps runs from starting, one line each.
+        protocol: the card.
+    """
+
+    jobs: tuple[Job, ...]
+    finished: frozenset[str]
+    failed: Mapping[str, str]
+    missing: tuple[str, ...]
+    protocol: Protocol
+
+    @property
+    def pending(self) -> tuple[Job, ...]:
+        return tuple(job for job in self.jobs if job.run.key not in self.finished)
+
+
+def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = None) -> Plan:
+    """Resolve a request.
+
+    Args:
+        request: what the user asks for.
+        prepare_samples: writes the generated stand-in of a benchmark and returns its folder; used by cards with ``data: sample``.
+
+    Raises:
+        UsageError, MethodError: an unknown name, a wrong value. Missing data and checkpoints are in `Plan.missing`.
+    """
+    protocol_overrides, method_overrides = split_overrides(request.overrides)
+    protocol = load_protocol(request.protocol, protocol_overrides)
+    _check_tables(protocol)
+    backbones = [resolve_backbone(name) for name in request.backbones or (protocol.backbone,)]
+    missing: list[str] = []
+    weights = {backbone: _checkpoint(request, backbone, protocol, missing) for backbone in backbones}
+    rows = [(backbone, *_row(entry, protocol, method_overrides, backbone)) for backbone in backbones for entry in request.entries]
+    jobs = []
+    absent: dict[str, str] = {}
+    digest = protocol_hash(protocol)
+    for name in dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks):
+        rules = resolve(protocol, name)
+        try:
+            root, manifest, rule, note = _data(name, rules, request, prepare_samples)
+        except DatasetError as error:
+            absent[name] = str(error)
+            if request.skip_missing:
+                continue
+            root, manifest, rule, note = Path(), "", "", ""
+        plain = as_rules(rules)
+        for backbone, method, config, label in rows:
+            path, print_ = weights[backbone]
+            for seed in request.seeds:
+                run = Run(
+                    method=method,
+                    method_config=asdict(config),
+                    variant=label,
+                    benchmark=name,
+                    backbone=backbone,
+                    checkpoint=print_,
+                    protocol=protocol.name,
+                    protocol_hash=digest,
+                    rules=plain,
+                    seed=seed,
+                    manifest=manifest,
+                    split_rule=rule,
+                    data_note=note,
+                )
+                jobs.append(
+                    Job(run=run, dataset_root=str(root), checkpoint=path, results=str(request.results.absolute()), plugins=request.plugins)
+                )
+    if absent and not (request.skip_missing and jobs):
+        missing.append(_absent_line(absent, request))
+    finished, failed = _earlier(request.results, {job.run.key for job in jobs})
+    return Plan(jobs=tuple(jobs), finished=finished, failed=failed, missing=tuple(missing), protocol=protocol)
+
+
+def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """``lora.rank`` goes to the method ``lora``; every other key to the protocol."""
+    protocol: dict[str, Any] = {}
+    methods: dict[str, dict[str, Any]] = {}
+    names = set(METHODS.names())
+    own_tables = {f.name for f in fields(Protocol)}
+    for key, value in overrides.items():
+        head, dot, rest = key.partition(".")
+        if dot and head not in own_tables:
+            if head.replace("-", "_") not in names and METHODS.resolve(head) not in names:
+                raise UsageError(f"--set {key}: unknown method {head!r}{did_you_mean(head, names)}")
+            methods.setdefault(METHODS.resolve(head), {})[rest] = value
+        else:
+            protocol[key] = value
+    return protocol, methods
+
+
+def data_options(rules: Protocol, benchmark: str) -> DataOptions:
+    """The switches of a benchmark that a protocol sets."""
+    with_cod10k = benchmark == "camo" and rules.quirks.camo_train == "released"
+    return DataOptions(
+        split_seed=rules.split_seed,
+        split_rule="camo+cod10k" if with_cod10k else rules.split_rule,
+        road_missing_ignore=rules.road_missing_ignore,
+        mask_255_only=rules.quirks.mask_decoding == "released",
+    )
+
+
+def manifest_hash(splits: Splits) -> str:
+    """Hash of the stems of every split: two runs with one hash saw the same pairs."""
+    stems = {"train": [p.stem for p in splits.train], "val": [p.stem for p in splits.val]}
+    tests = {name: [p.stem for p in pairs] for name, pairs in splits.test.items()}
+    return content_hash([stems, tests])
+
+
+def _row(entry: Entry, protocol: Protocol, overrides: Mapping[str, Mapping[str, Any]], backbone: str) -> tuple[str, Any, str]:
+    method = METHODS.resolve(entry.method)
+    config_class = method_config_class(method)
+    known = {f.name for f in fields(config_class)}
+    switches = {"fused": protocol.fused_cell, "gate": protocol.quirks.moe_gate, "init": protocol.quirks.ssf_init}
+    values: dict[str, Any] = {key: value for key, value in switches.items() if key in known}
+    values |= protocol.methods.get(method, {})
+    asked = {**overrides.get(method, {}), **entry.options}
+    values |= asked
+    config = from_mapping(config_class, values, where=f"method {method}")
+    config.encoder_parameters(backbone_shape(backbone))  # a placement that does not fit the backbone is found now, not on a worker
+    label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in asked.items())}]" if asked else method)
+    return method, config, label
+
+
+def _check_tables(protocol: Protocol) -> None:
+    for name in protocol.methods:
+        METHODS.resolve(name)
+    for name in protocol.benchmarks:
+        BENCHMARKS.resolve(name)
+
+
+def _checkpoint(request: Request, backbone: str, protocol: Protocol, missing: list[str]) -> tuple[str, str]:
+    path = request.checkpoints.get(backbone, request.checkpoints.get(""))
+    if path is None:
+        if protocol.data == "files":
+            missing.append(
+                f"no --checkpoint: {backbone} would start from random weights; give the pretrained file, or --checkpoint none to mean it"
+            )
+        return "", ""
+    if str(path) == "none":
+        return "", ""
+    if not path.is_file():
+        missing.append(f"checkpoint {path} does not exist; give the path of the pretrained {backbone} file")
+        return str(path), "missing"
+    return str(path.absolute()), fingerprint(path)
+
+
+def _data(
+    name: str, rules: Protocol, request: Request, prepare_samples: Callable[[str], Path] | None
+) -> tuple[Path, str, str, str]:
+    benchmark = BENCHMARKS.get(name)(data_options(rules, name))
+    if name in request.dataset_roots:
+        root = benchmark.locate(Path(request.dataset_roots[name]))
+    elif rules.data == "sample":
+        assert prepare_samples is not None
+        root = benchmark.locate(prepare_samples(name))
+    elif request.data_root is None:
+        raise DatasetError(f"{name}: no --data folder was given; {benchmark.source}")
+    else:
+        root = benchmark.locate(request.data_root)
+    splits = benchmark.splits(root)
+    note = "generated samples" if rules.data == "sample" else splits.note
+    return root.absolute(), manifest_hash(splits), splits.rule, note
+
+
+def _absent_line(absent: Mapping[str, str], request: Request) -> str:
+    first = next(iter(absent.values()))
+    if len(absent) == 1:
+        return f"{first}; or try the harness without data: --protocol demo"
+    where = f"below {request.data_root}" if request.data_root else "(no --data folder was given)"
+    return (
+        f"{len(absent)} benchmarks are not usable {where}: {', '.join(absent)} (first: {first}); "
+        "name those that are with --datasets, add --skip-missing, or try --protocol demo"
+    )
+
+
+def _earlier(results: Path, keys: set[str]) -> tuple[frozenset[str], dict[str, str]]:
+    store = RecordStore(results)
+    finished, failed = set(), {}
+    for key in keys:
+        record = store.read(key)
+        if record is None:
+            continue
+        if record.code == "OK":
+            finished.add(key)
+        else:
+            failed[key] = record.code
+    return frozenset(finished), failed

@@ -1,0 +1,219 @@
+"""``python -m harness.run``: plan a grid of runs, run what is not finished, print the table.
+
+Read downwards: the command line becomes a `Request`, `plan` turns it into jobs, an executor runs those that are pending, and the table is
+rendered from the records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.cli import verb
+from harness.errors import UsageError
+from harness.registry import BENCHMARKS, METHODS, load_plugin
+from harness.validation import parse_assignments
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; building it imports neither torch nor mmengine."""
+    p = argparse.ArgumentParser(
+        prog="python -m harness.run",
+        description="Compare ways to fine-tune SAM: plan a grid of runs, run what is not finished, print the table.",
+        epilog="Start with --protocol demo (generated images, minutes on a laptop); --plan shows what would run and starts nothing.",
+    )
+    grid = p.add_argument_group("what to compare")
+    grid.add_argument("--methods", metavar="A,B[opt=1],…", help="methods, with options in brackets; 'all' for every one")
+    grid.add_argument("--datasets", metavar="A,B,…", help="benchmarks; 'all' for every one")
+    grid.add_argument("--protocol", metavar="CARD", help="rules of training and evaluation: a card's name or a .yaml file")
+    grid.add_argument("--backbone", metavar="NAME", help="vit_t, vit_b, vit_l, vit_h or timm/NAME (default: the card's)")
+    grid.add_argument("--seeds", default=None, metavar="N|A,B,…", help="number of seeds, or a list (default: 1)")
+    grid.add_argument("--study", metavar="NAME", help="a named grid that fills one table of the paper; 'list' shows them")
+    grid.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: lr=3e-4, lora.rank=6, cluster.time=2h")
+    grid.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="a file that defines more methods or benchmarks")
+    data = p.add_argument_group("inputs and outputs")
+    data.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the benchmarks' folders")
+    data.add_argument("--dataset-root", action="append", default=[], metavar="NAME=DIR", help="one benchmark's own folder")
+    data.add_argument("--checkpoint", action="append", default=[], metavar="FILE|BACKBONE=FILE", help="pretrained weights; 'none' for random")
+    data.add_argument("--results", type=Path, default=Path("runs"), metavar="DIR", help="records, tables, checkpoints (default: runs)")
+    data.add_argument("--skip-missing", action="store_true", help="leave out benchmarks that are not on disk")
+    data.add_argument("--no-cache", action="store_true", help="decode images anew instead of keeping them memory-mapped")
+    how = p.add_argument_group("how to run")
+    how.add_argument("--plan", action="store_true", help="print runs, parameters, memory, what is missing; start nothing")
+    how.add_argument("--budget", type=float, metavar="HOURS", help="with --plan: which runs fit into so many GPU-hours")
+    how.add_argument("--cluster", metavar="NAME", help="submit to SLURM with this profile (slurm/profiles/NAME.yaml or a path)")
+    how.add_argument("--executor", choices=("inline", "local"), default=None, help="without --cluster: this process, or worker processes")
+    how.add_argument("--workers", type=int, default=None, metavar="N", help="worker processes of the local executor (default: one a device)")
+    how.add_argument("--wait", action="store_true", help="with --cluster: stay and show progress until all runs end")
+    how.add_argument("--retry", metavar="CODES", help="with --cluster: submit failed runs of these classes again, e.g. oom,node_fail,timeout")
+    how.add_argument("--cancel", action="store_true", help="with --cluster: cancel this sweep's jobs and no others")
+    return p
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    if arguments.study == "list":
+        return list_studies()
+    for path in arguments.plugin:
+        load_plugin(Path(path))
+    request, cluster_overrides = build_request(arguments)
+
+    from harness.dispatch.plan import plan
+    from harness.dispatch.samples import sample_writer
+
+    planned = plan(request, prepare_samples=sample_writer(request.results))
+    if arguments.plan:
+        from harness.dispatch.show import print_plan
+
+        print_plan(planned, budget=arguments.budget)
+        return 0
+    if planned.missing:
+        raise UsageError(planned.missing[0])
+
+    from harness.dispatch.executors import run_jobs
+
+    outcome = run_jobs(
+        planned,
+        results=request.results,
+        executor=arguments.executor,
+        workers=arguments.workers,
+        cluster=arguments.cluster,
+        cluster_overrides=cluster_overrides,
+        wait=arguments.wait,
+        retry=arguments.retry,
+        cancel=arguments.cancel,
+    )
+    if outcome.submitted:
+        return 0
+    print_table(planned, request.results, study=arguments.study)
+    return 1 if outcome.failed else 0
+
+
+def build_request(arguments: argparse.Namespace) -> tuple[Any, dict[str, str]]:
+    """A `Request` and the ``cluster.*`` overrides.
+
+    Raises:
+        UsageError: an argument is missing or malformed.
+    """
+    from harness.dispatch.plan import Entry, Request
+
+    overrides = parse_assignments(arguments.set)
+    cluster = {key.removeprefix("cluster."): overrides.pop(key) for key in list(overrides) if key.startswith("cluster.")}
+    if arguments.no_cache:
+        overrides["cache_images"] = "false"
+    values: dict[str, Any] = {}
+    if arguments.study:
+        from harness.studies import load_study
+
+        study = load_study(arguments.study)
+        if not study.entries:
+            raise UsageError(f"study {study.name} has no runs of its own; measure it with python -m harness.cost")
+        values |= {
+            "entries": tuple(Entry(method=e.method, options=e.options, label=e.label) for e in study.entries),
+            "benchmarks": study.benchmarks,
+            "protocol": study.protocol,
+            "seeds": study.seeds,
+            "backbones": study.backbones,
+        }
+        overrides = {**study.set, **overrides}
+    if arguments.methods:
+        values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, METHODS.names()))
+    if arguments.datasets:
+        values["benchmarks"] = tuple(expand(arguments.datasets, BENCHMARKS.names()))
+    if arguments.protocol:
+        values["protocol"] = arguments.protocol
+    if arguments.seeds is not None:
+        values["seeds"] = parse_seeds(arguments.seeds)
+    if arguments.backbone:
+        values["backbones"] = (arguments.backbone,)
+    for needed, example in (("entries", "--methods lora,naslora"), ("benchmarks", "--datasets all"), ("protocol", "--protocol demo")):
+        if not values.get(needed):
+            raise UsageError(f"say {example} (or --study NAME for a whole table; --help lists everything)")
+    roots = {}
+    for item in arguments.dataset_root:
+        name, equals, folder = item.partition("=")
+        if not equals:
+            raise UsageError(f"--dataset-root {item!r} is not NAME=DIR, such as --dataset-root kvasir=/data/Kvasir-SEG")
+        roots[BENCHMARKS.resolve(name)] = Path(folder)
+    checkpoints = {}
+    for item in arguments.checkpoint:
+        name, equals, file = item.partition("=")
+        checkpoints[name if equals else ""] = Path(file if equals else item)
+    request = Request(
+        **values,
+        overrides=overrides,
+        data_root=arguments.data,
+        dataset_roots=roots,
+        checkpoints=checkpoints,
+        results=arguments.results,
+        plugins=tuple(str(Path(path).absolute()) for path in arguments.plugin),
+        skip_missing=arguments.skip_missing,
+    )
+    return request, cluster
+
+
+def expand(text: str, everything: list[str]) -> list[str]:
+    """Comma-separated words, commas inside brackets kept; ``all`` stands for ``everything``."""
+    words, depth, current = [], 0, ""
+    for letter in text + ",":
+        depth += (letter == "[") - (letter == "]")
+        if letter == "," and depth == 0:
+            if current.strip():
+                words.append(current.strip())
+            current = ""
+        else:
+            current += letter
+    if depth:
+        raise UsageError(f"{text!r}: a bracket is not closed")
+    return [name for word in words for name in (everything if word == "all" else [word])]
+
+
+def parse_entry(word: str) -> Any:
+    """``lora[rank=6,alpha=12]`` as an entry; a value with a comma is put in quotes: ``lora[sites='q,v']``."""
+    import re
+
+    from harness.dispatch.plan import Entry
+
+    match = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", word)
+    if not match:
+        raise UsageError(f"--methods: {word!r} is not NAME or NAME[option=value,…]")
+    items = re.findall(r"""((?:[^,'"]|'[^']*'|"[^"]*")+)""", match[2] or "")
+    options = {key: value.strip("'\"") for key, value in parse_assignments([item.strip() for item in items]).items()}
+    return Entry(method=METHODS.resolve(match[1]), options=options)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``5`` is seeds 0 to 4; ``0,3,7`` is those.
+
+    Raises:
+        UsageError: not whole numbers, none, or one twice.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise UsageError(f"--seeds {text!r} is neither a number of seeds (5) nor a list of seeds (0,3,7)")
+    seeds = tuple(range(int(parts[0]))) if len(parts) == 1 else tuple(int(part) for part in parts)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds {text!r} names no seed, or one twice")
+    return seeds
+
+
+def list_studies() -> int:
+    from harness.studies import load_study, study_names
+
+    for name in study_names():
+        print(f"{name:16} {load_study(name).title}")
+    return 0
+
+
+def print_table(planned: Any, results: Path, *, study: str | None) -> None:
+    """Regenerate and print the table of what was planned, from the records alone."""
+    from harness.dispatch.show import write_tables
+
+    sys.stdout.write(write_tables(planned, results, study=study))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
