@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.base import DataOptions, DatasetError, Splits
+from harness.dispatch.job import Job
 from harness.errors import UsageError, did_you_mean
 from harness.models.catalog import backbone_shape, resolve_backbone
 from harness.models.checkpoint import fingerprint
@@ -62,32 +63,6 @@ class Request:
     results: Path = Path("runs")
     plugins: tuple[str, ...] = ()
     skip_missing: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A run with where its inputs lie on this machine and where its results go; all that a worker needs.
-
-    Args:
-        run: what to do.
-        dataset_root: the benchmark's folder.
-        checkpoint: path of the pretrained weights, empty for random weights.
-        results: results folder.
-        plugins: plug-in files to load first.
-    """
-
-    run: Run
-    dataset_root: str
-    checkpoint: str
-    results: str
-    plugins: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Job:
-        return cls(**{**data, "run": Run(**data["run"]), "plugins": tuple(data.get("plugins", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
