@@ -58,7 +58,7 @@ class CheckpointFiles:
 
     def load(self) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest usable checkpoint, None if there is none, and a line for each file that was passed over."""
-        problems = []
+        problems: list[str] = []
         for path in (self.current, self.previous):
             if not path.exists():
                 continue

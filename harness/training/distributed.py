@@ -90,7 +90,8 @@ def join(*, device: torch.device) -> Workers:
         return ALONE
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise UsageError(f"{size} workers, but {' and '.join(missing)} is not set; start them with torchrun or through --cluster")
+        names = " and ".join(missing)
+        raise UsageError(f"{size} workers, but {names} is not set; start them with torchrun or through --cluster")
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo", rank=int(rank), world_size=size, timeout=timedelta(hours=12)
     )

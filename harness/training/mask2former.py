@@ -12,8 +12,8 @@ from harness.training.losses import IGNORE, Loss, Prediction, Total, alone, upsa
 
 
 class Mask2FormerLoss(Loss):
-    """``w_c · CE + w_m · BCE + w_d · dice`` after Hungarian matching (Mask2Former 2112.01527, section 3.2 and
-    MaskFormer 2107.06278, eq. 1).
+    """``w_c · CE + w_m · BCE + w_d · dice`` after Hungarian matching (Mask2Former 2112.01527, after
+    MaskFormer 2107.06278).
 
     A class that occurs in an image is one region (semantic segmentation). The regions of an image are matched one to
     one to its K mask tokens at the least cost of the same three terms, the class term being −p(class). Unmatched tokens
@@ -32,7 +32,13 @@ class Mask2FormerLoss(Loss):
     """
 
     def __init__(
-        self, *, num_classes: int, class_weight: float, mask_weight: float, dice_weight: float, no_object_weight: float = 0.1
+        self,
+        *,
+        num_classes: int,
+        class_weight: float,
+        mask_weight: float,
+        dice_weight: float,
+        no_object_weight: float = 0.1,
     ) -> None:
         self.num_classes = num_classes
         self.class_weight = class_weight
@@ -68,7 +74,8 @@ class Mask2FormerLoss(Loss):
         weight = torch.ones(self.num_classes + 1, device=classes.device)
         weight[-1] = self.no_object_weight
         entropy = F.cross_entropy(classes.flatten(0, 1), wanted.flatten(), weight=weight, reduction="sum")
-        divisors = total(torch.stack([weight[wanted].sum(), torch.tensor(float(sum(map(len, regions))), device=classes.device)]))
+        count = torch.tensor(float(sum(map(len, regions))), device=classes.device)
+        divisors = total(torch.stack([weight[wanted].sum(), count]))
         loss = self.class_weight * entropy / divisors[0].clamp(min=torch.finfo(torch.float32).tiny)
         if not regions:
             return loss + 0 * prediction.masks.sum()
@@ -82,7 +89,9 @@ class Mask2FormerLoss(Loss):
         return loss + (self.mask_weight * bce.sum() + self.dice_weight * dice.sum()) / divisors[1]
 
     @torch.no_grad()
-    def _match(self, masks: Tensor, classes: Tensor, region: Tensor, valid: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def _match(
+        self, masks: Tensor, classes: Tensor, region: Tensor, valid: Tensor, present: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Token and region indices of the cheapest one-to-one assignment.
 
         Args:

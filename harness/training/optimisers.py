@@ -37,7 +37,8 @@ def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> di
                 decay = protocol.weight_decay if parameter.ndim > 1 else 0.0
             parts.setdefault(decay, []).append(parameter)
         prepared.setdefault(group.role, []).extend(
-            {"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay} for decay, parameters in parts.items()
+            {"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay}
+            for decay, parameters in parts.items()
         )
     optimisers: dict[Role, torch.optim.Optimizer] = {
         role: kinds[protocol.optimizer](parts, lr=protocol.lr, betas=protocol.betas, eps=protocol.eps)
