@@ -8,7 +8,7 @@ how the tokens that reach a site become a feature map: SAM hands over (B', h, w,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -77,15 +77,22 @@ class TokenLayout:
     prefix_tokens: int
     kind: str
 
-    def on_map(self, tokens: Tensor, function: Callable[[Tensor], Tensor], *, scope: str = "window") -> Tensor:
+    def on_map(
+        self,
+        tokens: Tensor,
+        function: Callable[[Tensor], Tensor],
+        *,
+        scope: str = "window",
+        prefix_function: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Apply ``function`` ((B', C, h, w) to the same shape) to the tokens seen as maps; tokens keep their layout.
 
         Args:
             tokens: (B', h, w, C) or (B, N, C).
             scope: ``window`` works inside the attention window as the tokens come; ``image`` puts the windows of one image together
                 first and leaves the padding out (its tokens come back as zeros).
-
-        Prefix tokens have no neighbours; each is treated as a map of one token.
+            prefix_function: what happens to prefix tokens (B, P, C), which have no place on the map and no neighbours; by default each is
+                a map of one token.
         """
         if self.kind == "sequence":
             prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
@@ -94,7 +101,10 @@ class TokenLayout:
             mapped = function(image).flatten(2).transpose(1, 2)
             if not self.prefix_tokens:
                 return mapped
-            alone = function(prefix.reshape(-1, prefix.shape[-1], 1, 1)).reshape(prefix.shape)
+            if prefix_function is None:
+                alone = function(prefix.reshape(-1, prefix.shape[-1], 1, 1)).reshape(prefix.shape)
+            else:
+                alone = prefix_function(prefix)
             return torch.cat([alone, mapped], dim=1)
         if scope == "image" and self.window:
             return self._to_windows(function(self._to_image(tokens)))
@@ -138,6 +148,10 @@ class BlockSite:
 
     def get(self, site: str) -> nn.Module:
         return self.block.get_submodule(self.path(site))
+
+    def layout_at(self, site: str) -> TokenLayout:
+        """The layout at ``site``: windows exist between the query projection and the output projection only."""
+        return self.layout if site in ("qkv", "proj") else replace(self.layout, window=0)
 
     def replace(self, site: str, module: nn.Module) -> None:
         parent, _, leaf = self.path(site).rpartition(".")

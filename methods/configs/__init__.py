@@ -1,0 +1,55 @@
+"""What a user may set in each method, its default with where it comes from, and what it costs in trainable parameters.
+
+Free of torch: planning a thousand runs reads this package and builds no model. ``encoder_parameters`` is the closed form
+that the contract tests hold against the attached model.
+"""
+
+from methods.configs.baselines import (
+    AdapterConfig,
+    AdaptFormerConfig,
+    BitFitConfig,
+    LSTConfig,
+    SAMAdapterConfig,
+    SSFConfig,
+    VPTConfig,
+)
+from methods.configs.common import (
+    DecoderOnlyConfig,
+    FullConfig,
+    MethodConfig,
+    PlacedConfig,
+    require_choice,
+    require_positive,
+)
+from methods.configs.lowrank import (
+    ConvLoRAConfig,
+    LoRAConfig,
+    NASLoRAConfig,
+    NASPCLoRAConfig,
+    SAMedConfig,
+    low_rank_parameters,
+    site_widths,
+)
+
+__all__ = [
+    "AdaptFormerConfig",
+    "AdapterConfig",
+    "BitFitConfig",
+    "ConvLoRAConfig",
+    "DecoderOnlyConfig",
+    "FullConfig",
+    "LSTConfig",
+    "LoRAConfig",
+    "MethodConfig",
+    "NASLoRAConfig",
+    "NASPCLoRAConfig",
+    "PlacedConfig",
+    "SAMAdapterConfig",
+    "SAMedConfig",
+    "SSFConfig",
+    "VPTConfig",
+    "low_rank_parameters",
+    "require_choice",
+    "require_positive",
+    "site_widths",
+]

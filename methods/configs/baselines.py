@@ -1,0 +1,158 @@
+"""The baselines beside LoRA: BitFit, SSF, adapters, prompts, side networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from methods.configs.common import PlacedConfig, require_choice, require_positive
+from methods.placement import BackboneShape, MethodError, parse_sites
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitFitConfig(PlacedConfig):
+    """BitFit (2106.10199): the biases that the encoder has.
+
+    Args:
+        outside: also the biases outside the blocks: patch embedding, final norm (timm), the neck's norms.
+    """
+
+    outside: bool = True
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        block = 7 * shape.dim + shape.mlp_dim  # norms, qkv (3), proj, both MLP linears
+        final_norm = shape.dim if shape.final_norm else 0
+        outside = shape.dim + final_norm + 2 * shape.neck_dim if self.outside else 0
+        return self.block_count(shape) * block + outside
+
+
+@dataclass(frozen=True, kw_only=True)
+class SSFConfig(PlacedConfig):
+    """SSF (2210.08823): a scale and a shift for each channel after every linear and norm of a block.
+
+    Args:
+        init: ``intended`` starts from the identity; ``released`` from N(1, 0.02²) and N(0, 0.02²), as the code of the paper.
+        outside: also after the patch projection.
+    """
+
+    init: Literal["released", "intended"] = "intended"
+    outside: bool = True
+
+    def __post_init__(self) -> None:
+        require_choice("init", self.init, ("released", "intended"))
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        channels = 7 * shape.dim + shape.mlp_dim
+        return 2 * (self.block_count(shape) * channels + (shape.dim if self.outside else 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig(PlacedConfig):
+    """Houlsby adapter (1902.00751): a bottleneck with a residual after attention and after the MLP.
+
+    Args:
+        sites: after which: ``proj`` (attention), ``mlp``, or both.
+        hidden: width of the bottleneck; 2 meets the parameter budget of LoRA r = 3 (Conv-LoRA's comparison).
+        std: of the truncated normal both projections start from, near zero, 1e-2 (paper).
+    """
+
+    sites: str = "proj,mlp"
+    hidden: int = 2
+    std: float = 1e-2
+
+    def __post_init__(self) -> None:
+        require_positive("hidden", self.hidden)
+        require_positive("std", self.std)
+        if unfit := set(parse_sites(self.sites)) - {"proj", "mlp"}:
+            raise MethodError(f"sites={self.sites!r}: an adapter follows proj (attention) or mlp, not {sorted(unfit)[0]}")
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        adapter = 2 * shape.dim * self.hidden + self.hidden + shape.dim
+        return self.block_count(shape) * len(parse_sites(self.sites)) * adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptFormerConfig(PlacedConfig):
+    """AdaptFormer (2205.13535): a bottleneck beside the MLP.
+
+    Args:
+        hidden: width of the bottleneck, 64 (paper).
+        scale: factor of the bottleneck's output, 0.1 (paper).
+    """
+
+    hidden: int = 64
+    scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_positive("hidden", self.hidden)
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        return self.block_count(shape) * (2 * shape.dim * self.hidden + self.hidden + shape.dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VPTConfig(PlacedConfig):
+    """VPT-deep (2203.12119): learnt tokens that join the attention of a block.
+
+    Args:
+        tokens: prompts a block; 12 meets the parameter budget of LoRA r = 3 (Conv-LoRA's comparison).
+    """
+
+    tokens: int = 12
+
+    def __post_init__(self) -> None:
+        require_positive("tokens", self.tokens)
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        return self.block_count(shape) * self.tokens * shape.dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTConfig(PlacedConfig):
+    """Ladder side tuning (2206.06522): a narrow network beside the frozen backbone, fed by its blocks' outputs.
+
+    Args:
+        blocks: which blocks have a rung, that is a side block fed by them.
+        reduction: the side network is this many times narrower, 8 (paper).
+    """
+
+    reduction: int = 8
+
+    def __post_init__(self) -> None:
+        require_positive("reduction", self.reduction)
+
+    def width(self, shape: BackboneShape) -> int:
+        return max(1, shape.dim // self.reduction)
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        width, hidden = self.width(shape), max(1, shape.mlp_dim // self.reduction)
+        side_block = 4 * width + 4 * (width * width + width) + 2 * width * hidden + hidden + width
+        rungs = self.block_count(shape)
+        down = (rungs + 1) * shape.dim * width  # one for the embedding that the ladder starts from
+        return down + rungs * (side_block + 1) + 2 * width + width * shape.dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAMAdapterConfig(PlacedConfig):
+    """SAM-Adapter (2304.09148): before each block a prompt made of the patch embedding and of the image's high frequencies.
+
+    Args:
+        scale: the prompt's hidden width is dim / scale, 32 (code).
+        ratio: the central square of the spectrum with this fraction of its area is removed, 0.25 (paper).
+    """
+
+    scale: int = 32
+    ratio: float = 0.25
+
+    def __post_init__(self) -> None:
+        require_positive("scale", self.scale)
+        if not 0 <= self.ratio < 1:
+            raise MethodError(f"ratio={self.ratio}: the removed fraction of the spectrum lies in [0, 1)")
+
+    def width(self, shape: BackboneShape) -> int:
+        return max(1, shape.dim // self.scale)
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        width = self.width(shape)
+        shared = (shape.dim * width + width) + (3 * shape.patch**2 * width + width) + (width * shape.dim + shape.dim)
+        return shared + self.block_count(shape) * (width * width + width)

@@ -1,0 +1,70 @@
+"""What every method's configuration has, and the two methods that add nothing to the backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from methods.placement import BackboneShape, MethodError, parse_blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Base of all configurations.
+
+    Args:
+        lr: learning rate of the weights, None for the protocol's.
+    """
+
+    lr: float | None = None
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        """Trainable parameters in the encoder, mask decoder not counted."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedConfig(MethodConfig):
+    """A method that acts on chosen blocks. See `methods.placement` for the grammar."""
+
+    blocks: str = "all"
+
+    def block_count(self, shape: BackboneShape) -> int:
+        return len(parse_blocks(self.blocks, depth=shape.depth, global_blocks=shape.global_blocks))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderOnlyConfig(MethodConfig):
+    """Encoder frozen; only mask decoder and head train."""
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullConfig(MethodConfig):
+    """Everything trains but prompt encoder and IoU head."""
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        dim, hidden, neck = shape.dim, shape.mlp_dim, shape.neck_dim
+        side = shape.image_size // shape.patch
+        norm, attention, mlp = 2 * dim, 4 * dim * dim + 4 * dim, 2 * dim * hidden + dim + hidden
+        block = 2 * norm + attention + mlp + (2 * dim if shape.layer_scale else 0)
+        # Both axes learn one vector a distance, for attention over the window or over the whole grid.
+        spans = [side if index in shape.global_blocks or not shape.window else shape.window for index in range(shape.depth)]
+        relative = sum(2 * (2 * span - 1) * (dim // shape.heads) for span in spans) if shape.relative_positions else 0
+        patches = 3 * shape.patch**2 * dim + dim
+        positions = (side**2 + shape.positioned_prefix) * dim + shape.prefix_tokens * dim
+        neck_layers = dim * neck + 9 * neck * neck + 2 * 2 * neck + (norm if shape.final_norm else 0)
+        return patches + positions + shape.depth * block + relative + neck_layers
+
+
+def require_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise `MethodError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise MethodError(f"{key}={value!r}: choose {' or '.join(choices)}")
+
+
+def require_positive(key: str, value: float) -> None:
+    """Raise `MethodError` unless ``value`` is above zero."""
+    if not value > 0:
+        raise MethodError(f"{key}={value}: must be above zero")

@@ -1,0 +1,158 @@
+"""LoRA and its descendants: SAMed, NAS-LoRA, NAS-PC-LoRA, Conv-LoRA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from methods.configs.common import PlacedConfig, require_choice, require_positive
+from methods.operations import cell_parameters, parse_operations
+from methods.placement import BackboneShape, MethodError, parse_sites
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig(PlacedConfig):
+    """LoRA (2106.09685) as the SAM papers use it.
+
+    Args:
+        sites: which linears (default: the fused qkv, one adapter a block, as Conv-LoRA released).
+        rank: r = 3 (Conv-LoRA, NAS-LoRA).
+        alpha: scale is alpha / rank; 32 as released by Conv-LoRA.
+    """
+
+    sites: str = "qkv"
+    rank: int = 3
+    alpha: float = 32.0
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        return self.block_count(shape) * low_rank_parameters(shape, self.sites, self.rank)
+
+
+def site_widths(shape: BackboneShape, sites: str) -> list[tuple[int, int]]:
+    """(inputs, outputs) of every linear map that ``sites`` names in one block; ``mlp`` names two."""
+    widths = {
+        "qkv": [(shape.dim, 3 * shape.dim)],
+        "mlp": [(shape.dim, shape.mlp_dim), (shape.mlp_dim, shape.dim)],
+    }
+    return [pair for site in parse_sites(sites) for pair in widths.get(site, [(shape.dim, shape.dim)])]
+
+
+def low_rank_parameters(shape: BackboneShape, sites: str, rank: int) -> int:
+    """Parameters of the down- and up-projections of one block."""
+    return sum(rank * (inputs + outputs) for inputs, outputs in site_widths(shape, sites))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAMedConfig(LoRAConfig):
+    """SAMed (2304.13785): LoRA of rank 4 on the q and v slices; alpha equals the rank, so the update is not scaled (as released)."""
+
+    sites: str = "q,v"
+    rank: int = 4
+    alpha: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NASLoRAConfig(PlacedConfig):
+    """NAS-LoRA (2512.03499). What the paper leaves open is our choice and says so.
+
+    Args:
+        sites: the paper says "Q, K, V of every block", which fits one cell on the fused qkv (default, so that LoRA and NAS-LoRA differ
+            in the cell alone; ours) and one cell each on ``q,k,v``.
+        rank: r = 3 (paper).
+        scale: factor of the update; 1, the paper's formula has none.
+        style: see `methods.operations` (the paper does not say whether ReLU and batch norm stay; ours: as DARTS).
+        operations: ``all``, ``no-conv``, ``no-pool``, or names separated by commas.
+        scope: ``window`` runs the cell inside the attention window, ``image`` on the whole map (ours: window, as Conv-LoRA released).
+        alpha_std: α ~ N(0, alpha_std²) at init, one α a cell (1e-3, paper).
+        alpha_lr: learning rate of α (1e-3, paper). ``lr`` of the weights is the protocol's when None (1e-4, paper).
+        alpha_weight_decay: weight decay of α (0, ours).
+        stagewise: weights alone for ``search_start_epoch`` epochs, then weights and α in turns (paper); False learns both on every step.
+        search_start_epoch: T_B = 10 (paper).
+        alternate: take turns every ``iteration`` or every ``epoch`` (ours: iteration); α has the first turn.
+        alpha_data: α learns from the ``train`` split as the weights do, or from a ``holdout`` part of it that the weights never see (ours: train).
+        alpha_holdout: that part as a fraction (0.5, DARTS).
+        fused: run the operations of a cell as few batched convolutions; equal to running them one by one.
+    """
+
+    sites: str = "qkv"
+    rank: int = 3
+    scale: float = 1.0
+    style: str = "darts"
+    operations: str = "all"
+    scope: str = "window"
+    alpha_std: float = 1e-3
+    alpha_lr: float = 1e-3
+    alpha_weight_decay: float = 0.0
+    stagewise: bool = True
+    search_start_epoch: int = 10
+    alternate: str = "iteration"
+    alpha_data: str = "train"
+    alpha_holdout: float = 0.5
+    fused: bool = True
+
+    def __post_init__(self) -> None:
+        parse_operations(self.operations, style=self.style)
+        for field, choices in (("scope", ("window", "image")), ("alternate", ("iteration", "epoch")), ("alpha_data", ("train", "holdout"))):
+            if getattr(self, field) not in choices:
+                raise MethodError(f"{field}={getattr(self, field)!r} is unknown; choose from {', '.join(choices)}")
+        if not 0 < self.alpha_holdout < 1:
+            raise MethodError(f"alpha_holdout={self.alpha_holdout} must lie between 0 and 1: it is the fraction of the training split kept for α")
+
+    @property
+    def cell_channels(self) -> int:
+        """Channels of the bottleneck that pass the cell; the others bypass it."""
+        return self.rank
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        cell = cell_parameters(parse_operations(self.operations, style=self.style), channels=self.cell_channels)
+        cells = len(site_widths(shape, self.sites))
+        return self.block_count(shape) * (low_rank_parameters(shape, self.sites, self.rank) + cells * cell)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NASPCLoRAConfig(NASLoRAConfig):
+    """NAS-PC-LoRA (2512.03499): only a part of the bottleneck's channels passes the cell, as in PC-DARTS (1907.05737).
+
+    Args:
+        channel_ratio: P = 2/3 (paper): 2 of 3 channels; rounded to at least one channel.
+    """
+
+    channel_ratio: float = 2 / 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.channel_ratio <= 1:
+            raise MethodError(f"channel_ratio={self.channel_ratio} must lie above 0 and not above 1")
+
+    @property
+    def cell_channels(self) -> int:
+        return max(1, round(self.channel_ratio * self.rank))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvLoRAConfig(LoRAConfig):
+    """Conv-LoRA (2401.17868): LoRA with a mixture of convolutional experts, one for each scale, on the bottleneck map.
+
+    Args:
+        experts: expert i works at scale ×i; 8 (paper).
+        gate: ``released`` routes to one expert without weighting it, so that the gate learns from the balance loss alone;
+            ``intended`` multiplies the expert's output by its gate, which gives the gate a task gradient.
+        scope: where a map ends: at the attention ``window`` (as released) or at the ``image``.
+        balance: weight of the balance loss, 0.01 (code).
+    """
+
+    experts: int = 8
+    gate: Literal["released", "intended"] = "released"
+    scope: Literal["window", "image"] = "window"
+    balance: float = 0.01
+
+    def __post_init__(self) -> None:
+        require_choice("gate", self.gate, ("released", "intended"))
+        require_choice("scope", self.scope, ("window", "image"))
+        require_positive("experts", self.experts)
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        expert = 9 * self.rank * self.rank + self.rank
+        routing = 2 * self.rank  # gate and noise, an expert, no bias
+        adapters = self.block_count(shape) * len(site_widths(shape, self.sites))
+        return super().encoder_parameters(shape) + adapters * self.experts * (expert + routing)

@@ -1,0 +1,79 @@
+"""NAS-LoRA (2512.03499): h = W0 x + Wd · Σ_i softmax(α)_i · O_i(We x), learnt stage-wise.
+
+We (a→r) and Wd (r→b) are LoRA's projections, the O_i DARTS's operations on the r-channel bottleneck map (`methods.cell`). No α/r scaling
+and no extra residual, as in the formula. Epochs before T_B learn the weights w alone; from T_B on w and α take turns. Nobody published
+code: what the paper leaves open is a field of `methods.configs.NASLoRAConfig` with our default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup, Role
+from methods.cell import Cell, CellOnTokens
+from methods.configs import NASLoRAConfig
+from methods.lora import LowRankMethod
+from methods.operations import parse_operations
+from methods.sites import TokenLayout
+
+
+class NASLoRA(LowRankMethod):
+    """NAS-LoRA; see the module."""
+
+    name = "naslora"
+    config_class = NASLoRAConfig
+    config: NASLoRAConfig
+
+    def _scale(self) -> float:
+        return self.config.scale
+
+    def _core(self, layout: TokenLayout) -> nn.Module:
+        cell = Cell(
+            parse_operations(self.config.operations, style=self.config.style),
+            channels=self.config.cell_channels,
+            style=self.config.style,
+            alpha_std=self.config.alpha_std,
+            generator=self.generator,
+            fused=self.config.fused,
+        )
+        return CellOnTokens(cell, layout=layout, scope=self.config.scope)
+
+    def cells(self) -> dict[str, Cell]:
+        """Every cell by site."""
+        return {site: adapter.core.cell for site, adapter in self.adapters().items() if isinstance(adapter.core, CellOnTokens)}
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        alphas = {id(cell.alpha) for cell in self.cells().values()}
+        trained = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
+        weights = {name: p for name, p in trained.items() if id(p) not in alphas}
+        architecture = {name: p for name, p in trained.items() if id(p) in alphas}
+        groups = [ParameterGroup(role=WEIGHTS, named=weights, lr=self.config.lr)]
+        if architecture:
+            decay = self.config.alpha_weight_decay
+            groups.append(ParameterGroup(role=ARCHITECTURE, named=architecture, lr=self.config.alpha_lr, weight_decay=decay))
+        return groups
+
+    def roles_at(self, *, epoch: int, step: int) -> tuple[Role, ...]:
+        if len(parse_operations(self.config.operations, style=self.config.style)) == 1:
+            return (WEIGHTS,)
+        if not self.config.stagewise:
+            return (WEIGHTS, ARCHITECTURE)
+        searched = epoch - self.config.search_start_epoch
+        if searched < 0:
+            return (WEIGHTS,)
+        # Adding the step to the epoch swaps the turns from epoch to epoch, so that both roles get steps in an epoch of one step.
+        turn = searched + step if self.config.alternate == "iteration" else searched
+        return (ARCHITECTURE,) if turn % 2 == 0 else (WEIGHTS,)
+
+    def architecture_holdout(self) -> float:
+        separate = self.config.stagewise and self.config.alpha_data == "holdout"
+        return self.config.alpha_holdout if separate else 0.0
+
+    def architecture(self) -> dict[str, list[float]]:
+        return {site: cell.mixture().tolist() for site, cell in self.cells().items() if cell.alpha is not None}
+
+    def own_buffers(self) -> Iterable[str]:
+        own = {id(buffer) for cell in self.cells().values() for buffer in cell.buffers() if buffer.numel()}
+        return [name for name, buffer in self.segmenter.named_buffers() if id(buffer) in own]
