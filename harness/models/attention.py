@@ -1,0 +1,95 @@
+"""SAM's attention with decomposed relative positions, as one call of a fused kernel that never builds the (N, N) matrix.
+
+SAM adds to each score a row term and a column term that depend on the query (MViTv2, 2112.01526, eq. 4):
+``s_ij = scale·q_i·k_j + q_i·R_h[y_i - y_j] + q_i·R_w[x_i - x_j]``. With ``H_i = (q_i·R_h[y_i - y])_y`` and ``W_i`` alike, this is the plain dot
+product of ``[scale·q_i, H_i, W_i]`` with ``[k_j, onehot(y_j), onehot(x_j)]``, which any scaled-dot-product kernel computes exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from segment_anything.modeling.image_encoder import get_rel_pos
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+
+class RelativeAttention(nn.Module):
+    """Multi-head attention over a map, with the parameters and names of segment_anything's ``Attention``.
+
+    Args:
+        dim: width of a token.
+        heads: attention heads.
+        side: side of the map that the relative-position tables are made for; other sizes interpolate them as segment_anything does.
+        fused: use the fused kernel; False builds the score matrix as segment_anything does.
+    """
+
+    def __init__(self, *, dim: int, heads: int, side: int, fused: bool) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.scale = (dim // heads) ** -0.5
+        self.fused = fused
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, dim // heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, dim // heads))
+
+    def forward(self, x: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """Attend within each map.
+
+        Args:
+            x: (B', h, w, C), a window or a whole image an entry, already normed.
+            prefix: (B' or 1, n, C) further tokens, already normed, that the map attends to with zero relative-position bias; they
+                give no output (deep prompts, 2203.12119).
+
+        Returns:
+            (B', h, w, C).
+        """
+        batch, height, width, _ = x.shape
+        q, k, v = self._heads(self.qkv(x))
+        rows, columns = self._relative_scores(q, height, width)
+        if prefix is not None:
+            _, prefix_k, prefix_v = self._heads(self.qkv(prefix.unsqueeze(2)))
+            k = torch.cat([k, prefix_k.expand(batch, -1, -1, -1)], dim=2)
+            v = torch.cat([v, prefix_v.expand(batch, -1, -1, -1)], dim=2)
+        attend = self._fused if self.fused else self._reference
+        out = attend(q, k, v, rows, columns)
+        return self.proj(out.transpose(1, 2).reshape(batch, height, width, -1))
+
+    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B', h, w, 3C) to three of (B', heads, h·w, C/heads)."""
+        batch = len(qkv)
+        q, k, v = qkv.reshape(batch, -1, 3, self.num_heads, qkv.shape[-1] // (3 * self.num_heads)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
+
+    def _relative_scores(self, q: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Each query's row terms (B', heads, N, h) and column terms (B', heads, N, w)."""
+        batch, heads, length, dim = q.shape
+        table_h = get_rel_pos(height, height, self.rel_pos_h).to(q.dtype)
+        table_w = get_rel_pos(width, width, self.rel_pos_w).to(q.dtype)
+        at = q.reshape(batch, heads, height, width, dim)
+        rows = torch.einsum("bnhwc,hkc->bnhwk", at, table_h).reshape(batch, heads, length, height)
+        columns = torch.einsum("bnhwc,wkc->bnhwk", at, table_w).reshape(batch, heads, length, width)
+        return rows, columns
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        dim, (height, width) = v.shape[-1], (rows.shape[-1], columns.shape[-1])
+        place = _one_hot_places(height, width, like=k)
+        place = pad(place, (0, 0, 0, k.shape[2] - len(place)))  # prefix tokens are in no row and no column
+        queries = torch.cat([q * self.scale, rows, columns], dim=-1)
+        keys = torch.cat([k, place.expand(*k.shape[:2], -1, -1)], dim=-1)
+        # Fused kernels want one head width for all three; the added zeros of v come out as zeros.
+        values = pad(v, (0, height + width))
+        return scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :dim]
+
+    def _reference(self, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        scores = (q * self.scale) @ k.transpose(-2, -1)
+        bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
+        scores = scores + pad(bias, (0, scores.shape[-1] - bias.shape[-1]))
+        return scores.softmax(dim=-1) @ v
+
+
+def _one_hot_places(height: int, width: int, *, like: Tensor) -> Tensor:
+    """(h·w, h + w): for each place of a map, its row and its column as one-hot vectors."""
+    rows = torch.eye(height, dtype=like.dtype, device=like.device).repeat_interleave(width, dim=0)
+    columns = torch.eye(width, dtype=like.dtype, device=like.device).repeat(height, 1)
+    return torch.cat([rows, columns], dim=1)

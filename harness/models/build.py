@@ -1,0 +1,195 @@
+"""From a backbone's name to a segmenter: modules, weights, head.
+
+Random parts come from ``head_seed`` alone and draw nothing from torch's global generator: for one seed every method meets the same segmenter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, PromptEncoder, Sam
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+
+from harness.models.catalog import Backbone, Task, backbone, backbone_shape
+from harness.models.checkpoint import read_tensors, require_match
+from harness.models.mask_decoder import BatchedMaskDecoder, plain_mask_decoder
+from harness.models.sam_encoder import SAMEncoder, resize_state
+from harness.models.segmenter import Segmenter
+from harness.models.timm_encoder import TimmEncoder, create_vit, sam_neck
+from methods.placement import BackboneShape
+
+_ENCODER, _PROMPTS, _DECODER = "image_encoder.", "prompt_encoder.", "mask_decoder."
+_GAUSSIAN = "pe_layer.positional_encoding_gaussian_matrix"
+_TOKEN_NOISE = 0.02
+_POSITION_STD = 0.02
+
+
+def build_segmenter(
+    name: str,
+    *,
+    task: Task,
+    num_classes: int = 2,
+    mask_tokens: int = 1,
+    image_size: int | None = None,
+    checkpoint: Path | None = None,
+    head_seed: int = 0,
+    fused_attention: bool = True,
+    activation_checkpointing: bool = False,
+    strict_loading: Literal["released", "intended"] = "intended",
+) -> Segmenter:
+    """A segmenter in training mode with every parameter trainable; a method freezes what it does not train.
+
+    A SAM checkpoint fills encoder, prompt encoder and decoder; a timm checkpoint fills the encoder, while neck, prompt encoder and decoder
+    start from ``head_seed``. Without a checkpoint everything starts from ``head_seed``. Position tables are fitted to ``image_size`` when
+    loaded (`resize_state`; timm's ``checkpoint_filter_fn``).
+
+    Args:
+        name: see `harness.models.catalog`.
+        task: ``binary`` (one mask token) or ``multiclass`` (``mask_tokens`` of them and a class head).
+        num_classes: classes of a multi-class benchmark, background included.
+        mask_tokens: K of a multi-class head; where K > 1 each starts as SAM's token 0 plus noise of standard deviation 0.02 (ours).
+        image_size: side of the square input in pixels, None for the backbone's own.
+        checkpoint: a SAM ``.pth`` or ``.safetensors`` file, or the weights of a timm encoder; None for random weights.
+        head_seed: seeds whatever no checkpoint brings.
+        fused_attention: False builds attention scores as segment_anything does.
+        activation_checkpointing: recompute block activations in backward.
+        strict_loading: ``released`` leaves SAM's positional encoding random after loading (quirk 12).
+
+    Raises:
+        UsageError: unknown backbone, unfit image size, or a checkpoint that does not belong to the backbone.
+    """
+    entry, shape = backbone(name), backbone_shape(name, image_size)
+    parts = _timm_parts if entry.timm_model else _sam_parts
+    encoder, prompt_encoder, plain_decoder = parts(
+        entry, shape, checkpoint=checkpoint, seed=head_seed, fused=fused_attention, recompute=activation_checkpointing
+    )
+    tokens = mask_tokens if task == "multiclass" else 1
+    with seeded(head_seed + 1):
+        decoder = BatchedMaskDecoder(plain_decoder, mask_tokens=tokens)
+        if tokens > 1:
+            with torch.no_grad():
+                decoder.mask_tokens.add_(_TOKEN_NOISE * torch.randn_like(decoder.mask_tokens))
+        head = nn.Linear(entry.decoder.dim, num_classes + 1) if task == "multiclass" else None
+        if strict_loading == "released" and checkpoint is not None:
+            prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.normal_()
+    return Segmenter(encoder=encoder, prompt_encoder=prompt_encoder, mask_decoder=decoder, head=head)
+
+
+def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
+    """segment_anything's own ``Sam`` with the numbers of a catalogue entry, for verification and for loading an export.
+
+    At 1024 pixels ``vit_b``, ``vit_l`` and ``vit_h`` are what ``sam_model_registry`` builds.
+    """
+    entry, shape = backbone(name), backbone_shape(name, image_size)
+    encoder = ImageEncoderViT(
+        img_size=shape.image_size, patch_size=shape.patch, embed_dim=shape.dim, depth=shape.depth, num_heads=shape.heads,
+        mlp_ratio=shape.mlp_dim / shape.dim, out_chans=shape.neck_dim, qkv_bias=True, use_rel_pos=True,
+        norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6), window_size=shape.window, global_attn_indexes=shape.global_blocks,
+    )  # fmt: skip
+    return Sam(
+        image_encoder=encoder,
+        prompt_encoder=_prompt_encoder(entry, shape),
+        mask_decoder=plain_mask_decoder(entry.decoder),
+    ).eval()
+
+
+def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
+    """The segmenter under segment_anything's names, complete: loads strictly into `plain_sam` at the segmenter's image size.
+
+    Raises:
+        ValueError: a timm encoder, a class head, or K > 1 mask tokens, which a plain SAM cannot hold.
+    """
+    if not isinstance(segmenter.encoder, SAMEncoder):
+        raise ValueError("only SAM's own backbones save as a SAM checkpoint")
+    if segmenter.head is not None or len(segmenter.mask_decoder.mask_tokens) > 1:
+        raise ValueError("a multi-class segmenter has a class head and mask tokens that a SAM checkpoint cannot hold")
+    parts = (
+        (_ENCODER, segmenter.encoder.state_dict()),
+        (_PROMPTS, segmenter.prompt_encoder.state_dict()),
+        (_DECODER, segmenter.mask_decoder.plain_state()),
+    )
+    return {prefix + key: tensor.detach().clone() for prefix, state in parts for key, tensor in state.items()}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a fresh CPU stream inside, and leave torch's global generator as it was."""
+    before = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)
+
+
+_Parts = tuple[nn.Module, PromptEncoder, nn.Module]
+
+
+def _sam_parts(
+    entry: Backbone, shape: BackboneShape, *, checkpoint: Path | None, seed: int, fused: bool, recompute: bool
+) -> tuple[nn.Module, PromptEncoder, nn.Module]:
+    def build() -> tuple[SAMEncoder, PromptEncoder, nn.Module]:
+        encoder = SAMEncoder(shape, fused=fused, activation_checkpointing=recompute)
+        return encoder, _prompt_encoder(entry, shape), plain_mask_decoder(entry.decoder)
+
+    if checkpoint is None:
+        with seeded(seed):
+            encoder, prompts, decoder = build()
+            _random_positions(encoder)
+        return encoder, prompts, decoder
+    with torch.device("meta"):  # a ViT-H need not be filled with random numbers first
+        encoder, prompts, decoder = build()
+    found = read_tensors(checkpoint)
+    inside = {key.removeprefix(_ENCODER): tensor for key, tensor in found.items() if key.startswith(_ENCODER)}
+    found = {**found, **{_ENCODER + key: tensor for key, tensor in resize_state(inside, shape).items()}}
+    parts = ((_ENCODER, encoder), (_PROMPTS, prompts), (_DECODER, decoder))
+    expected = {prefix + key: tensor for prefix, module in parts for key, tensor in module.state_dict().items()}
+    require_match(found, expected, path=checkpoint, backbone=entry.name)
+    for prefix, module in parts:
+        own = {key.removeprefix(prefix): tensor.float() for key, tensor in found.items() if key.startswith(prefix)}
+        module.load_state_dict(own, strict=True, assign=True)
+    return encoder, prompts, decoder
+
+
+def _timm_parts(
+    entry: Backbone, shape: BackboneShape, *, checkpoint: Path | None, seed: int, fused: bool, recompute: bool
+) -> tuple[nn.Module, PromptEncoder, nn.Module]:
+    with seeded(seed):
+        neck = sam_neck(shape.dim, shape.neck_dim)
+        prompts, decoder = _prompt_encoder(entry, shape), plain_mask_decoder(entry.decoder)
+        vit = create_vit(entry.timm_model, shape.image_size)
+    if checkpoint is not None:
+        found = read_tensors(checkpoint)
+        own_size = create_vit_state(entry)
+        classifier = [key for key in found if key.startswith("head.") and key not in own_size]
+        found = {key: tensor.float() for key, tensor in found.items() if key not in classifier}
+        require_match(found, own_size, path=checkpoint, backbone=entry.name)
+        vit.load_state_dict(checkpoint_filter_fn(found, vit, interpolation="bicubic", antialias=True), strict=True)
+    encoder = TimmEncoder(vit, neck=neck, shape=shape, fused=fused, activation_checkpointing=recompute)
+    return encoder, prompts, decoder
+
+
+def create_vit_state(entry: Backbone) -> dict[str, Tensor]:
+    """Names and shapes of a timm model's tensors at its own image size, without memory."""
+    with torch.device("meta"):
+        return create_vit(entry.timm_model, entry.shape.image_size).state_dict()
+
+
+def _prompt_encoder(entry: Backbone, shape: BackboneShape) -> PromptEncoder:
+    side = shape.image_size // shape.patch
+    return PromptEncoder(
+        embed_dim=entry.decoder.dim, image_embedding_size=(side, side), input_image_size=(shape.image_size, shape.image_size),
+        mask_in_chans=entry.decoder.mask_channels,
+    )  # fmt: skip
+
+
+def _random_positions(encoder: SAMEncoder) -> None:
+    """segment_anything starts position tables at zero; a random encoder needs places to tell apart."""
+    for name, parameter in encoder.named_parameters():
+        if name == "pos_embed" or ".rel_pos_" in name:
+            nn.init.normal_(parameter, std=_POSITION_STD)

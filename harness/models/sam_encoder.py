@@ -1,0 +1,125 @@
+"""SAM's image encoder (a ViTDet ViT, 2304.02643) with segment_anything's parameter names, fused attention and a grid that methods can read."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.common import MLPBlock
+from segment_anything.modeling.image_encoder import window_partition, window_unpartition
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.utils.checkpoint import checkpoint
+
+from harness.models.attention import RelativeAttention
+from methods.placement import BackboneShape
+from methods.sites import Grid
+
+
+class Block(nn.Module):
+    """A transformer block with the names of segment_anything's ``Block``: norm1, attn, norm2, mlp.lin1, mlp.lin2, window_size.
+
+    Args:
+        shape: the encoder's numbers.
+        window: side of the attention window in tokens, 0 for global attention.
+        fused: see `RelativeAttention`.
+    """
+
+    def __init__(self, shape: BackboneShape, *, window: int, fused: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(shape.dim, eps=1e-6)
+        side = window or shape.image_size // shape.patch
+        self.attn = RelativeAttention(dim=shape.dim, heads=shape.heads, side=side, fused=fused)
+        self.norm2 = nn.LayerNorm(shape.dim, eps=1e-6)
+        self.mlp = MLPBlock(embedding_dim=shape.dim, mlp_dim=shape.mlp_dim)
+        self.window_size = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) to the same."""
+        x = x + self._attend(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        if not self.window_size:
+            return self.attn(x)
+        size = x.shape[1:3]
+        windows, padded = window_partition(x, self.window_size)
+        return window_unpartition(self.attn(windows), self.window_size, padded, size)
+
+
+class SAMEncoder(ImageEncoderViT):
+    """Images (B, 3, H, W) to an embedding (B, neck_dim, H/16, W/16); H and W are multiples of the patch.
+
+    Args:
+        shape: the encoder's numbers; ``image_size`` fixes the size of the position tables.
+        fused: see `RelativeAttention`.
+        activation_checkpointing: recompute each block in backward instead of keeping its activations.
+    """
+
+    def __init__(self, shape: BackboneShape, *, fused: bool, activation_checkpointing: bool) -> None:
+        super().__init__(
+            img_size=shape.image_size, patch_size=shape.patch, embed_dim=shape.dim, depth=0, num_heads=shape.heads,
+            out_chans=shape.neck_dim, norm_layer=partial(nn.LayerNorm, eps=1e-6), use_rel_pos=True,
+        )  # fmt: skip
+        windows = (0 if index in shape.global_blocks else shape.window for index in range(shape.depth))
+        self.blocks = nn.ModuleList(Block(shape, window=window, fused=fused) for window in windows)
+        self.shape = shape
+        self.grid = Grid()
+        self.activation_checkpointing = activation_checkpointing
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Patches with absolute positions, (B, h, w, C); writes the grid. Another size than the built one interpolates the positions."""
+        tokens = self.patch_embed(images)
+        self.grid.height, self.grid.width = tokens.shape[1:3]
+        assert self.pos_embed is not None
+        return tokens + resize_positions(self.pos_embed, self.grid.height, self.grid.width)
+
+    def run_blocks(self, tokens: Tensor) -> Tensor:
+        return run_blocks(self.blocks, tokens, recompute=self.activation_checkpointing)
+
+    def finish(self, tokens: Tensor) -> Tensor:
+        """The neck: (B, h, w, C) to (B, neck_dim, h, w)."""
+        return self.neck(tokens.permute(0, 3, 1, 2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.finish(self.run_blocks(self.embed(images)))
+
+
+def run_blocks(blocks: nn.ModuleList, tokens: Tensor, *, recompute: bool) -> Tensor:
+    """Run blocks one after the other; ``recompute`` keeps only each block's input for backward."""
+    recompute = recompute and torch.is_grad_enabled()
+    for block in blocks:
+        tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
+    return tokens
+
+
+def resize_positions(table: Tensor, height: int, width: int) -> Tensor:
+    """Absolute positions (1, H, W, C) on another grid, bicubic with antialiasing; the same tensor where the grid fits."""
+    if table.shape[1:3] == (height, width):
+        return table
+    resized = interpolate(table.permute(0, 3, 1, 2), size=(height, width), mode="bicubic", antialias=True, align_corners=False)
+    return resized.permute(0, 2, 3, 1)
+
+
+def resize_state(state: dict[str, Tensor], shape: BackboneShape) -> dict[str, Tensor]:
+    """A SAM encoder's tensors with position tables fitted to ``shape.image_size``; everything else as it came.
+
+    Absolute positions are resized bicubically; relative positions of global blocks linearly, as segment_anything's ``get_rel_pos`` would do
+    on each call. Windows keep their size, so their tables stay.
+
+    Args:
+        state: tensors by segment_anything's names without ``image_encoder.``.
+    """
+    side = shape.image_size // shape.patch
+    fitted = dict(state)
+    positions = state.get("pos_embed")
+    if positions is not None and positions.ndim == 4:
+        fitted["pos_embed"] = resize_positions(positions, side, side)
+    for index in shape.global_blocks:
+        for axis in "hw":
+            name = f"blocks.{index}.attn.rel_pos_{axis}"
+            table = state.get(name)
+            if table is not None and table.ndim == 2 and len(table) != 2 * side - 1:
+                fitted[name] = interpolate(table.T[None], size=2 * side - 1, mode="linear")[0].T.contiguous()
+    return fitted

@@ -1,0 +1,83 @@
+"""The segmenter: backbone, mask decoder and head; image in, logits out, no prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from segment_anything.modeling import PromptEncoder
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from harness.models.mask_decoder import BatchedMaskDecoder
+
+
+class SegmenterOutput(NamedTuple):
+    """What the decoder says, before any resizing.
+
+    Args:
+        masks: (B, K, h, w) mask logits at four times the encoder's grid (a quarter of the input for 16-pixel patches), float32.
+        classes: (B, K, C + 1) class logits of each mask, the last one "nothing"; None for a binary task.
+    """
+
+    masks: Tensor
+    classes: Tensor | None
+
+
+class Segmenter(nn.Module):
+    """Images (B, 3, H, W), normalised, to `SegmenterOutput`. Satisfies `methods.sites.Adaptable`.
+
+    Args:
+        encoder: see `methods.sites.Encoder`.
+        prompt_encoder: segment_anything's; gives the positional encoding and the "no mask" embedding, always frozen.
+        mask_decoder: see `BatchedMaskDecoder`.
+        head: class head (.., D) to (.., C + 1) for a multi-class task, None for a binary one.
+    """
+
+    def __init__(
+        self, *, encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: BatchedMaskDecoder, head: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.head = head
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) to the image embedding (B, D, h, w)."""
+        return self.encoder(images)
+
+    def decode(self, embedding: Tensor) -> SegmenterOutput:
+        """(B, D, h, w) to logits; with `encode` apart, embeddings of a frozen encoder can be cached."""
+        positions = self.prompt_encoder.pe_layer(embedding.shape[-2:]).unsqueeze(0)
+        no_mask = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        masks, tokens = self.mask_decoder(embedding, positions=positions, dense_prompt=no_mask)
+        return SegmenterOutput(masks.float(), None if self.head is None else self.head(tokens).float())
+
+    def forward(self, images: Tensor) -> SegmenterOutput:
+        return self.decode(self.encode(images))
+
+    def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Mask decoder and head without IoU head, spare mask tokens and spare hypernetwork MLPs."""
+        for name, parameter in self.mask_decoder.trained_parameters():
+            yield f"mask_decoder.{name}", parameter
+        if self.head is not None:
+            for name, parameter in self.head.named_parameters():
+                yield f"head.{name}", parameter
+
+
+def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, K, h, w) to (B, K, *size), bilinear as SAM does."""
+    return interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def probabilities(output: SegmenterOutput, size: tuple[int, int]) -> Tensor:
+    """Probabilities at ``size``: (B, H, W) of the foreground, or (B, C, H, W) by class.
+
+    Multi-class: sum over masks of softmax(class) without "nothing", times sigmoid(mask) (Mask2Former, 2112.01527).
+    """
+    masks = upsample(output.masks, size).sigmoid()
+    if output.classes is None:
+        return masks[:, 0]
+    return torch.einsum("bkc,bkhw->bchw", output.classes.softmax(dim=-1)[..., :-1], masks)

@@ -1,0 +1,86 @@
+"""A plain ViT of timm as an image encoder: timm's own modules and parameter names, SAM's neck behind them."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from segment_anything.modeling.common import LayerNorm2d
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from harness.models.sam_encoder import run_blocks
+from methods.placement import BackboneShape
+from methods.sites import Grid
+
+
+def create_vit(model: str, image_size: int) -> VisionTransformer:
+    """timm's model without a head, its position table made for ``image_size`` pixels a side."""
+    return timm.create_model(model, pretrained=False, num_classes=0, global_pool="", img_size=image_size, dynamic_img_size=False)
+
+
+def sam_neck(dim: int, neck_dim: int) -> nn.Sequential:
+    """The neck of SAM's image encoder: 1x1 convolution, norm, 3x3 convolution, norm."""
+    return nn.Sequential(
+        nn.Conv2d(dim, neck_dim, kernel_size=1, bias=False),
+        LayerNorm2d(neck_dim),
+        nn.Conv2d(neck_dim, neck_dim, kernel_size=3, padding=1, bias=False),
+        LayerNorm2d(neck_dim),
+    )
+
+
+class TimmEncoder(nn.Module):
+    """Images (B, 3, H, W) to an embedding (B, neck_dim, H/p, W/p); H and W are multiples of the patch.
+
+    Args:
+        vit: the model to take apart; its parameters keep their names here.
+        neck: see `sam_neck`.
+        shape: the encoder's numbers.
+        fused: scaled_dot_product_attention; False builds the score matrix.
+        activation_checkpointing: recompute each block in backward instead of keeping its activations.
+    """
+
+    def __init__(
+        self, vit: VisionTransformer, *, neck: nn.Module, shape: BackboneShape, fused: bool, activation_checkpointing: bool
+    ) -> None:
+        super().__init__()
+        self.patch_embed = vit.patch_embed
+        self.patch_embed.strict_img_size = False
+        self.cls_token, self.reg_token, self.pos_embed = vit.cls_token, vit.reg_token, vit.pos_embed
+        self.norm_pre, self.norm = vit.norm_pre, vit.norm
+        self.blocks = nn.ModuleList(vit.blocks)
+        for block in self.blocks:
+            block.attn.fused_attn = fused
+        self.neck = neck
+        self.shape = shape
+        self.grid = Grid()
+        self.activation_checkpointing = activation_checkpointing
+        self._prefix_has_positions = not vit.no_embed_class
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Patches with absolute positions behind the class and register tokens, (B, N, C); writes the grid."""
+        patches = self.patch_embed(images)
+        patch = self.shape.patch
+        self.grid.height, self.grid.width = images.shape[-2] // patch, images.shape[-1] // patch
+        prefix = [token.expand(len(images), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        if not self._prefix_has_positions:
+            return self.norm_pre(torch.cat([*prefix, patches + self._positions(0)], dim=1))
+        return self.norm_pre(torch.cat([*prefix, patches], dim=1) + self._positions(self.shape.prefix_tokens))
+
+    def _positions(self, prefix_tokens: int) -> Tensor:
+        side = self.shape.image_size // self.shape.patch
+        wanted = [self.grid.height, self.grid.width]
+        if wanted == [side, side]:
+            return self.pos_embed
+        return resample_abs_pos_embed(self.pos_embed, new_size=wanted, old_size=[side, side], num_prefix_tokens=prefix_tokens)
+
+    def run_blocks(self, tokens: Tensor) -> Tensor:
+        return run_blocks(self.blocks, tokens, recompute=self.activation_checkpointing)
+
+    def finish(self, tokens: Tensor) -> Tensor:
+        """Final norm and neck: (B, N, C) to (B, neck_dim, h, w)."""
+        patches = self.norm(tokens)[:, self.shape.prefix_tokens :]
+        return self.neck(patches.transpose(1, 2).reshape(len(tokens), -1, self.grid.height, self.grid.width))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.finish(self.run_blocks(self.embed(images)))
