@@ -1,0 +1,64 @@
+"""Adapter (Houlsby et al., 1902.00751): y + up(GELU(down(y))) for the output y of attention and for that of the MLP, before they join
+the residual stream.
+
+Both projections start from a truncated normal of standard deviation 1e-2, cut at two of them, and zero biases, as in the paper (section
+3.6): near the identity, not the identity, which is a declared deviation. Deviations: the paper also trains the layer norms; here, as in
+Conv-LoRA's comparison, the adapters alone train. In a timm ViT with layer scale the adapter comes before the scale.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.base import Method
+from methods.bottleneck import Bottleneck
+from methods.configs import AdapterConfig
+from methods.placement import parse_sites
+from methods.sites import Adaptable, block_sites
+
+_FOLLOWED = {"proj": "proj", "mlp": "mlp_out"}
+
+
+class Adapted(nn.Module):
+    """y + adapter(y) with y = base(x).
+
+    Args:
+        base: the layer whose output is adapted, frozen.
+        adapter: the bottleneck.
+    """
+
+    def __init__(self, base: nn.Module, adapter: Bottleneck) -> None:
+        super().__init__()
+        self.base = base
+        self.adapter = adapter
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        output = self.base(tokens)
+        return output + self.adapter(output)
+
+
+class Adapter(Method):
+    """Adapter; see the module."""
+
+    name = "adapter"
+    config_class = AdapterConfig
+    config: AdapterConfig
+    identity_at_init = False
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        encoder = segmenter.encoder
+        for place in block_sites(encoder, self.config.blocks):  # type: ignore[arg-type]
+            for site in parse_sites(self.config.sites):
+                base = place.get(_FOLLOWED[site])
+                device = next(base.parameters()).device
+                place.replace(_FOLLOWED[site], Adapted(base, self._bottleneck(encoder.shape.dim).to(device)))  # type: ignore[union-attr]
+
+    def _bottleneck(self, dim: int) -> Bottleneck:
+        hidden = self.config.hidden
+        return Bottleneck(down=self._near_zero(hidden, dim), up=self._near_zero(dim, hidden), activation=F.gelu)
+
+    def _near_zero(self, outputs: int, inputs: int) -> Tensor:
+        std = self.config.std
+        return nn.init.trunc_normal_(torch.empty(outputs, inputs), std=std, a=-2 * std, b=2 * std, generator=self.generator)

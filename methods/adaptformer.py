@@ -1,0 +1,57 @@
+"""AdaptFormer (2205.13535): x + MLP(norm(x)) + s · up(ReLU(down(x))), a bottleneck beside the MLP that reads the tokens before the norm.
+
+Down starts Kaiming-uniform (a = √5), up at zero, biases at zero, s = 0.1 (section 3.2 and released defaults), so the start is the
+identity. Deviations: no dropout in the bottleneck; in a timm ViT with layer scale the bottleneck comes before the scale.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.base import Method
+from methods.bottleneck import Bottleneck
+from methods.cell import kaiming_uniform
+from methods.configs import AdaptFormerConfig
+from methods.sites import Adaptable, block_sites
+
+
+class ParallelMLP(nn.Module):
+    """mlp(norm(x)) + scale · adapter(x): takes the place of the block's MLP, while an identity takes that of its norm.
+
+    Args:
+        norm: the block's second norm, frozen.
+        mlp: the block's MLP, frozen.
+        adapter: the bottleneck.
+        scale: factor of the bottleneck's output.
+    """
+
+    def __init__(self, norm: nn.Module, mlp: nn.Module, adapter: Bottleneck, *, scale: float) -> None:
+        super().__init__()
+        self.norm = norm
+        self.mlp = mlp
+        self.adapter = adapter
+        self.scale = scale
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.mlp(self.norm(tokens)) + self.scale * self.adapter(tokens)
+
+
+class AdaptFormer(Method):
+    """AdaptFormer; see the module."""
+
+    name = "adaptformer"
+    config_class = AdaptFormerConfig
+    config: AdaptFormerConfig
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        dim, hidden = segmenter.encoder.shape.dim, self.config.hidden  # type: ignore[union-attr]
+        for place in block_sites(segmenter.encoder, self.config.blocks):  # type: ignore[arg-type]
+            down = kaiming_uniform((hidden, dim), fan_in=dim, generator=self.generator)
+            adapter = Bottleneck(down=down, up=torch.zeros(dim, hidden), activation=F.relu)
+            norm = place.get("norm2")
+            mlp = place.block.get_submodule("mlp")
+            parallel = ParallelMLP(norm, mlp, adapter.to(next(norm.parameters()).device), scale=self.config.scale)
+            place.replace("norm2", nn.Identity())
+            place.block.register_module("mlp", parallel)

@@ -1,0 +1,177 @@
+"""Conv-LoRA (2401.17868): y = W x + b + (α/r) · B [A x + E_g(A x)], E_g a routed convolutional expert on the bottleneck map.
+
+Expert i of n: bicubic ×i, 3×3 convolution with bias, GELU, bicubic back. Router: the globally pooled map f gives one logit an expert,
+f W_g + ε · (softplus(f W_n) + 0.01) with ε ~ N(0, 1) in training only; the expert with the largest logit acts (noisy top-1 gating,
+1701.06538, equations 3-5). A balance loss w · (cv²(importance) + cv²(load)), summed over the adapters, spreads the work (equations 6-11
+there). Not linear in x, so not mergeable exactly.
+
+As released, the chosen expert's gate is the softmax over one logit, that is 1, and the task loss never reaches the router
+(``gate: released``). ``gate: intended`` weights the expert by its share of the softmax over all logits, as Switch (2101.03961) does.
+Deviations: router and experts compute in float32 under autocast; prefix tokens of a timm ViT, which have no place on the map, take the
+linear path A x alone.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.cell import kaiming_uniform
+from methods.configs import ConvLoRAConfig
+from methods.lora import LoRA
+from methods.recompute import recomputing
+from methods.sites import TokenLayout
+
+NOISE_FLOOR = 1e-2
+
+
+class Expert(nn.Module):
+    """Convolution at ``scale`` times the resolution of the map.
+
+    Args:
+        channels: channels in and out.
+        scale: i; 1 works at the map's own resolution.
+        generator: source of the initial weights.
+
+    Shape: (B, channels, h, w) to the same.
+    """
+
+    def __init__(self, channels: int, *, scale: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.scale = scale
+        fan_in = channels * 9
+        self.weight = nn.Parameter(kaiming_uniform((channels, channels, 3, 3), fan_in=fan_in, generator=generator))
+        self.bias = nn.Parameter(kaiming_uniform((channels,), fan_in=fan_in, generator=generator))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if self.scale == 1:
+            return F.gelu(F.conv2d(maps, self.weight, self.bias, padding=1))
+        enlarged = F.interpolate(maps, scale_factor=self.scale, mode="bicubic", align_corners=False)
+        convolved = F.gelu(F.conv2d(enlarged, self.weight, self.bias, padding=1))
+        return F.interpolate(convolved, size=maps.shape[-2:], mode="bicubic", align_corners=False)
+
+
+class Mixture(nn.Module):
+    """One expert a map, chosen by a noisy gate that starts undecided (zeros).
+
+    Args:
+        channels: channels of the map.
+        experts: how many; expert i works at scale ×i.
+        weighted: multiply the expert's output by its share of the gate's softmax (``intended``).
+        generator: source of the initial weights and of the noise.
+
+    Shape: (B, channels, h, w) to the same.
+    """
+
+    def __init__(self, channels: int, *, experts: int, weighted: bool, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weighted = weighted
+        self.generator = generator
+        self.gate = nn.Parameter(torch.zeros(channels, experts))
+        self.noise = nn.Parameter(torch.zeros(channels, experts))
+        self.experts = nn.ModuleList(Expert(channels, scale=i + 1, generator=generator) for i in range(experts))
+        self.balance: Tensor | None = None
+        """cv²(importance) + cv²(load) of the latest forward pass in training."""
+        self._epsilon = torch.empty(0)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        with torch.autocast(maps.device.type, enabled=False):
+            maps = maps.float()
+            chosen, share = self._route(maps)
+            mixed = torch.zeros_like(maps)
+            for index, expert in enumerate(self.experts):
+                rows = (chosen == index).nonzero().squeeze(1)
+                if len(rows):
+                    mixed = mixed.index_add(0, rows, expert(maps[rows]))
+            return mixed * share[:, None, None, None] if self.weighted else mixed
+
+    def _route(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """The chosen expert of each map and its share of the softmax, both (B,); notes the balance of the batch."""
+        pooled = maps.mean(dim=(2, 3))
+        clean = pooled @ self.gate
+        if not self.training:
+            self.balance = None
+            chosen = clean.argmax(dim=1)
+            return chosen, clean.softmax(dim=1).gather(1, chosen[:, None]).squeeze(1)
+        spread = F.softplus(pooled @ self.noise) + NOISE_FLOOR
+        logits = clean + self._draw(clean) * spread
+        chosen = logits.argmax(dim=1)
+        share = logits.softmax(dim=1).gather(1, chosen[:, None]).squeeze(1)
+        gates = F.one_hot(chosen, len(self.experts)) * (share[:, None] if self.weighted else 1.0)
+        balance = squared_variation(gates.sum(dim=0)) + squared_variation(load(clean, logits, spread))
+        if not recomputing():  # the loss holds the first pass's; the recomputation only has to save the same tensors
+            self.balance = balance
+        return chosen, share
+
+    def _draw(self, like: Tensor) -> Tensor:
+        """ε, drawn once a forward pass: a recomputation sees the noise of the pass that it repeats."""
+        if not recomputing():
+            self._epsilon = torch.randn(like.shape, generator=self.generator).to(like.device)
+        return self._epsilon
+
+
+def load(clean: Tensor, logits: Tensor, spread: Tensor) -> Tensor:
+    """Smooth number of maps each expert is chosen for, (experts,): 1701.06538, equations 8-10, with k = 1.
+
+    Args:
+        clean: logits without noise, (B, experts).
+        logits: with noise.
+        spread: standard deviation of the noise.
+    """
+    if clean.shape[1] == 1:
+        return clean.new_full((1,), float(len(clean)))
+    best, second = logits.topk(2, dim=1).values.unbind(1)
+    # An expert wins if it beats the best of the others.
+    rival = torch.where(logits == best[:, None], second[:, None], best[:, None])
+    return torch.special.ndtr((clean - rival) / spread).sum(dim=0)
+
+
+def squared_variation(counts: Tensor) -> Tensor:
+    """Squared coefficient of variation, variance (n − 1) over squared mean; 0 for one count."""
+    if len(counts) == 1:
+        return counts.new_zeros((), dtype=torch.float32)
+    counts = counts.float()
+    return counts.var() / (counts.mean() ** 2 + 1e-10)
+
+
+class MixtureOnTokens(nn.Module):
+    """z + E_g(z) for the bottleneck tokens z.
+
+    Args:
+        mixture: the routed experts.
+        layout: how tokens form maps at this site.
+        scope: ``window`` or ``image``.
+
+    Shape: (…, r) tokens as they come at the site, to the same.
+    """
+
+    def __init__(self, mixture: Mixture, *, layout: TokenLayout, scope: str) -> None:
+        super().__init__()
+        self.mixture = mixture
+        self.layout = layout
+        self.scope = scope
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens + self.layout.on_map(tokens, self.mixture, scope=self.scope, prefix_function=torch.zeros_like)
+
+
+class ConvLoRA(LoRA):
+    """Conv-LoRA; see the module."""
+
+    name = "convlora"
+    config_class = ConvLoRAConfig
+    config: ConvLoRAConfig
+
+    def _core(self, layout: TokenLayout) -> nn.Module:
+        weighted = self.config.gate == "intended"
+        mixture = Mixture(self.config.rank, experts=self.config.experts, weighted=weighted, generator=self.generator)
+        return MixtureOnTokens(mixture, layout=layout, scope=self.config.scope)
+
+    def mixtures(self) -> dict[str, Mixture]:
+        """Every mixture by site."""
+        return {site: a.core.mixture for site, a in self.adapters().items() if isinstance(a.core, MixtureOnTokens)}
+
+    def auxiliary_loss(self) -> Tensor | None:
+        terms = [mixture.balance for mixture in self.mixtures().values() if mixture.balance is not None]
+        return self.config.balance * torch.stack(terms).sum() if terms else None

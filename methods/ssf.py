@@ -1,0 +1,110 @@
+"""SSF (2210.08823): γ ⊙ y + β after every linear and norm of a block and after the patch projection, y being their output.
+
+Everything folds: into a linear or a convolution as W ← diag(γ) W, b ← γ ⊙ b + β, into a norm likewise (equation 4 there). The released
+code starts from noise, γ ~ N(1, 0.02²), β ~ N(0, 0.02²), so that the adapted model is not the pretrained one; ``init: intended`` starts
+from the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from methods.base import MergeMode, MergeReport, Method
+from methods.configs import SSFConfig
+from methods.deviation import deviation, predictions
+from methods.placement import MethodError
+from methods.sites import Adaptable, block_sites
+
+_SITES = ("norm1", "qkv", "proj", "norm2", "mlp_in", "mlp_out")
+_NOISE = 0.02
+
+
+class ScaleShift(nn.Module):
+    """γ ⊙ base(x) + β, a channel each.
+
+    Args:
+        base: a linear, a norm over the last axis, or a convolution (channels on axis 1), frozen.
+        scale: γ at init, (channels,).
+        shift: β at init, (channels,).
+    """
+
+    def __init__(self, base: nn.Module, *, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.base = base
+        self.scale = nn.Parameter(scale)
+        self.shift = nn.Parameter(shift)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output = self.base(inputs)
+        if isinstance(self.base, nn.Conv2d):
+            return torch.addcmul(self.shift[:, None, None], output, self.scale[:, None, None])
+        return torch.addcmul(self.shift, output, self.scale)
+
+    @torch.no_grad()
+    def folded(self) -> nn.Module:
+        """The base with γ and β in its own weight and bias."""
+        weight: Tensor = self.base.weight  # type: ignore[assignment]
+        weight.mul_(self.scale.view(-1, *[1] * (weight.dim() - 1)))
+        bias: Tensor = self.base.bias  # type: ignore[assignment]
+        bias.mul_(self.scale).add_(self.shift)
+        return self.base
+
+
+class SSF(Method):
+    """SSF; see the module."""
+
+    name = "ssf"
+    config_class = SSFConfig
+    config: SSFConfig
+    merge_modes = ("exact",)
+
+    def __init__(self, config: SSFConfig, *, seed: int = 0) -> None:
+        super().__init__(config, seed=seed)
+        self.identity_at_init = config.init == "intended"
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        encoder = segmenter.encoder
+        for place in block_sites(encoder, self.config.blocks):  # type: ignore[arg-type]
+            for site in _SITES:
+                place.replace(site, self._scaled(place.get(site), name=f"{place.name}.{site}"))
+        if self.config.outside:
+            embedding = patch_embedding(encoder)
+            embedding.register_module("proj", self._scaled(embedding.get_submodule("proj"), name="patch projection"))
+
+    def _scaled(self, base: nn.Module, *, name: str) -> ScaleShift:
+        bias = getattr(base, "bias", None)
+        if bias is None:
+            raise MethodError(f"ssf folds into weight and bias, and {name} of this backbone has no bias")
+        scale, shift = torch.ones(len(bias)), torch.zeros(len(bias))
+        if self.config.init == "released":
+            scale += _NOISE * torch.randn(len(bias), generator=self.generator)
+            shift += _NOISE * torch.randn(len(bias), generator=self.generator)
+        return ScaleShift(base, scale=scale.to(bias.device), shift=shift.to(bias.device))
+
+    def merge(self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()) -> MergeReport:
+        if mode not in self.merge_modes:
+            return super().merge(mode, calibration=calibration, held_out=held_out)
+        before = predictions(self.segmenter, held_out)
+        places = [(name, module) for name, module in self.segmenter.named_modules() if isinstance(module, ScaleShift)]
+        for name, module in places:
+            parent, _, leaf = name.rpartition(".")
+            self.segmenter.get_submodule(parent).register_module(leaf, module.folded())
+        largest, relative = deviation(before, predictions(self.segmenter, held_out))
+        return MergeReport(
+            mode=mode, folded=tuple(name for name, _ in places), left={}, extra_parameters=0, max_deviation=largest, relative_deviation=relative
+        )
+
+
+def patch_embedding(encoder: nn.Module) -> nn.Module:
+    """The module whose ``proj`` is the convolution from pixels to tokens, in SAM and in timm.
+
+    Raises:
+        MethodError: the encoder has none.
+    """
+    for name, module in encoder.named_modules():
+        if name.rpartition(".")[2] == "patch_embed" and isinstance(getattr(module, "proj", None), nn.Conv2d):
+            return module
+    raise MethodError("this encoder has no patch_embed.proj convolution to scale")
