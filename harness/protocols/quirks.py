@@ -1,0 +1,170 @@
+"""The quirks of public code as data, and the page that lists them (``docs/quirks.md``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuirkEntry:
+    """One way in which released code departs from what it means to do, or papers from each other.
+
+    Args:
+        number: its number in this project's list.
+        title: what it is.
+        field: the protocol field that switches it.
+        released, intended: the field's values.
+        found_in: where it was read.
+        effect: what changes.
+        test: the test that shows the change.
+    """
+
+    number: int
+    title: str
+    field: str
+    released: str
+    intended: str
+    found_in: str
+    effect: str
+    test: str
+
+
+QUIRKS = (
+    QuirkEntry(
+        number=1,
+        title="structure loss without its boundary weight",
+        field="quirks.structure_loss",
+        released="released",
+        intended="intended",
+        found_in="AutoGluon, PraNet, InfoSAM",
+        effect="a legacy argument of the BCE drops the weight: plain mean BCE + weighted IoU",
+        test="tests/harness/test_quirks.py::test_structure_loss_changes",
+    ),
+    QuirkEntry(
+        number=2,
+        title="weighted F-measure with β² = 0.3",
+        field="evaluation.weighted_f_beta2",
+        released="0.3",
+        intended="1.0",
+        found_in="AutoGluon, SAM-Adapter, InfoSAM",
+        effect="another number under the same name",
+        test="tests/harness/test_quirks.py::test_weighted_f_changes",
+    ),
+    QuirkEntry(
+        number=3,
+        title="metrics at the network's input size",
+        field="evaluation.resolution",
+        released="input",
+        intended="native",
+        found_in="AutoGluon",
+        effect="prediction and mask are compared at 1024 × 1024 instead of the mask's own size",
+        test="tests/harness/test_quirks.py::test_resolution_changes",
+    ),
+    QuirkEntry(
+        number=4,
+        title="overlap per image or from summed areas",
+        field="evaluation.overlap",
+        released="per-image",
+        intended="accumulated",
+        found_in="AutoGluon (per image) against mmsegmentation (accumulated)",
+        effect="points of difference where objects are small; neither is wrong",
+        test="tests/harness/test_quirks.py::test_overlap_changes",
+    ),
+    QuirkEntry(
+        number=5,
+        title="Conv-LoRA's gate gets no task gradient",
+        field="quirks.moe_gate",
+        released="released",
+        intended="intended",
+        found_in="AutoGluon",
+        effect="gates are not multiplied in; only the balance loss trains the gate",
+        test="tests/harness/test_quirks.py::test_moe_gate_changes",
+    ),
+    QuirkEntry(
+        number=6,
+        title="SSF starts from noise",
+        field="quirks.ssf_init",
+        released="released",
+        intended="intended",
+        found_in="SSF's code, micro-sam",
+        effect="scale ~ N(1, 0.02²) and shift ~ N(0, 0.02²) instead of the identity",
+        test="tests/harness/test_quirks.py::test_ssf_init_changes",
+    ),
+    QuirkEntry(
+        number=7,
+        title="number of classes inferred from mask values",
+        field="quirks.class_count",
+        released="released",
+        intended="intended",
+        found_in="AutoGluon",
+        effect="a class that no training mask shows is missing from the head",
+        test="tests/harness/test_quirks.py::test_class_count_changes",
+    ),
+    QuirkEntry(
+        number=8,
+        title="checkpoint selected on the test split",
+        field="quirks.selection",
+        released="released",
+        intended="intended",
+        found_in="SAM-Adapter, CAT-SAM; InfoSAM reports epochs 6–10 of test",
+        effect="optimistic numbers; such cells are labelled",
+        test="tests/harness/test_quirks.py::test_selection_changes",
+    ),
+    QuirkEntry(
+        number=9,
+        title="CAMO trained with COD10K",
+        field="quirks.camo_train",
+        released="released",
+        intended="intended",
+        found_in="SINet and its followers",
+        effect="4040 training images instead of 1000",
+        test="tests/harness/test_quirks.py::test_camo_train_changes",
+    ),
+    QuirkEntry(
+        number=10,
+        title="Mask2Former loss weights and K mask tokens",
+        field="class_weight, mask_weight, dice_weight, mask_tokens",
+        released="10, 5, 5; K = 1",
+        intended="2, 5, 5; K = 100",
+        found_in="AutoGluon against Mask2Former",
+        effect="with K = 1 one mask competes for all classes of an image",
+        test="tests/harness/test_quirks.py::test_multiclass_loss_changes",
+    ),
+    QuirkEntry(
+        number=11,
+        title="masks keep only the value 255",
+        field="quirks.mask_decoding",
+        released="released",
+        intended="intended",
+        found_in="InfoSAM (mask/255 as uint8)",
+        effect="JPEG and anti-aliased masks erode",
+        test="tests/harness/test_quirks.py::test_mask_decoding_changes",
+    ),
+    QuirkEntry(
+        number=12,
+        title="SAM's positional encoding left random",
+        field="quirks.strict_loading",
+        released="released",
+        intended="intended",
+        found_in="SAM-Adapter (strict=False)",
+        effect="the decoder reads another positional encoding than it was pre-trained with",
+        test="tests/harness/test_quirks.py::test_strict_loading_changes",
+    ),
+)
+
+
+def quirks_page() -> str:
+    """Markdown of ``docs/quirks.md``."""
+    lines = [
+        "# Quirks: what released code does against what it means to do",
+        "",
+        "Generated by `python -m harness.protocols quirks`. Every row is a field of a protocol card; set it in a card or with `--set FIELD=VALUE`.",
+        "A changed quirk changes the protocol's hash, and tables keep different hashes apart.",
+        "",
+        "| # | quirk | field | released | intended | found in | effect | shown by |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for q in QUIRKS:
+        test = q.test.rpartition("::")[2]
+        lines.append(f"| {q.number} | {q.title} | `{q.field}` | `{q.released}` | `{q.intended}` | {q.found_in} | {q.effect} | `{test}` |")
+    return "\n".join(lines) + "\n"
