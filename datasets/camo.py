@@ -1,0 +1,62 @@
+"""CAMO: 1250 images with camouflaged objects, 1000 for training (Le et al., CVIU 184, 2019, doi 10.1016/j.cviu.2019.04.006).
+
+Split rule ``camo+cod10k`` (quirk 9) adds COD10K's 3040 training images, which only the SINet bundle brings; the test stays CAMO's 250.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from datasets import decoding
+from datasets.base import DatasetError
+from datasets.folder_benchmark import FolderBenchmark
+from datasets.layouts import CsvLayout, FolderLayout, Layout, Part
+from datasets.lists import Arranged, Pairs
+
+
+def is_camo(stem: str) -> bool:
+    """CAMO's files are called ``camourflage_…``, COD10K's ``COD10K-CAM-…``."""
+    return not stem.upper().startswith("COD10K")
+
+
+class CAMO(FolderBenchmark):
+    """Binary: camouflaged object. Official test, validation carved from train."""
+
+    name = "camo"
+    title = "CAMO"
+    class_names = ("background", "camouflaged object")
+    metrics = ("s_measure", "e_mean", "e_max", "e_adaptive", "weighted_f", "mae", "iou", "dice")
+    selection_metric = "s_measure"
+    terms = "non-commercial"
+    source = "https://sites.google.com/view/ltnghia/research/camo (CAMO-V.1.0-CVIU2019.zip), SINet's bundle, or AutoGluon's camo_sem_seg.zip"
+    published_sizes: ClassVar = {"train": 1000, "test": 250}
+    folders = ("CAMO-V.1.0-CVIU2019", "CAMO", "camo_sem_seg", "SINet", "COD10K")
+    split_rules = ("default", "camo", "camo+cod10k")
+
+    def layouts(self) -> tuple[Layout, ...]:
+        keep = None if self.options.split_rule == "camo+cod10k" else is_camo
+        return (
+            FolderLayout(
+                name="original", parts={"train": Part(images="Images/Train", masks="GT"), "test": Part(images="Images/Test", masks="GT")}
+            ),
+            FolderLayout(
+                name="sinet",
+                parts={
+                    "train": Part(images="TrainDataset/Imgs|Image", masks="TrainDataset/GT", keep=keep),
+                    "test": Part(images="TestDataset/CAMO/Imgs|Image", masks="TestDataset/CAMO/GT"),
+                },
+            ),
+            CsvLayout(test={"test": "test_CAMO.csv"}, keep=keep, distinctive=True),
+        )
+
+    def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
+        if self.options.split_rule == "camo+cod10k" and all(is_camo(pair.stem) for pair in parts["train"]):
+            raise DatasetError(f"split rule 'camo+cod10k' needs SINet's TrainDataset with COD10K's images; {root} has CAMO alone")
+        train, val, test, words = super().arrange(parts, root=root, layout=layout)
+        foreign = sum(not is_camo(pair.stem) for pair in train)
+        return train, val, test, f"{words}; {foreign} COD10K images in train" if foreign else words
+
+    def decode_mask(self, path: Path) -> decoding.Array:
+        return decoding.read_binary(path, only_255=self.options.mask_255_only)

@@ -1,0 +1,80 @@
+"""CVC-ClinicDB (CVC-612): 612 frames of 29 colonoscopy sequences (Bernal et al., CMIG 43, 2015, doi 10.1016/j.compmedimag.2015.02.007).
+
+Frames of one sequence are near-duplicates, so a split by frame leaks. ``default`` takes a bundle's own test frames where the layout has
+them and whole sequences otherwise; ``sequences`` insists on whole sequences, ``polyp`` trains on Kvasir and CVC together.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from datasets import decoding
+from datasets.base import DatasetError, Pair
+from datasets.folder_benchmark import FolderBenchmark
+from datasets.layouts import CsvLayout, FolderLayout, Layout, Part
+from datasets.lists import Arranged, Pairs
+
+FIRST_FRAMES = (
+    1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429, 448, 467, 479, 504, 529, 547, 572, 592,
+)  # fmt: skip
+"""First frame of each of the 29 sequences; frames are numbered 1 to 612."""
+
+
+def sequence_of(stem: str) -> int:
+    """Sequence (1 to 29) of a frame.
+
+    Raises:
+        DatasetError: ``stem`` is no frame number.
+    """
+    if not stem.isdigit() or not 1 <= int(stem) <= 612:
+        raise DatasetError(f"CVC-ClinicDB's frames are numbered 1 to 612; {stem!r} is not, so its sequence is unknown")
+    return bisect_right(FIRST_FRAMES, int(stem))
+
+
+class CVC612(FolderBenchmark):
+    """Binary: polyp. Split rules: see the module."""
+
+    name = "cvc612"
+    title = "CVC-ClinicDB"
+    class_names = ("background", "polyp")
+    metrics = ("s_measure", "e_mean", "e_max", "e_adaptive", "weighted_f", "mae", "iou", "dice")
+    selection_metric = "s_measure"
+    terms = "research and education"
+    source = "https://polyp.grand-challenge.org/CVCClinicDB/, PraNet's TrainDataset and TestDataset, or AutoGluon's polyp.zip"
+    published_sizes: ClassVar = {"all": 612}
+    folders = ("CVC-ClinicDB", "CVC-612", "cvc612", "polyp", "PraNet")
+    split_rules = ("default", "sequences", "pranet", "polyp")
+
+    def layouts(self) -> tuple[Layout, ...]:
+        keep = None if self.options.split_rule == "polyp" else str.isdigit
+        return (
+            FolderLayout(name="original", parts={"all": Part(images="Original", masks="Ground Truth")}),
+            FolderLayout(name="kaggle", parts={"all": Part(images="PNG/Original", masks="PNG/Ground Truth")}),
+            FolderLayout(
+                name="pranet",
+                parts={
+                    "train": Part(images="TrainDataset/image|images", masks="TrainDataset/masks", keep=keep),
+                    "test": Part(images="TestDataset/CVC-ClinicDB/images", masks="TestDataset/CVC-ClinicDB/masks"),
+                },
+            ),
+            CsvLayout(test={"test": "test_CVC-ClinicDB.csv"}, keep=keep, distinctive=True),
+        )
+
+    def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
+        rule = self.options.split_rule
+        if rule in ("pranet", "polyp") and "all" in parts:
+            raise DatasetError(f"split rule {rule!r} needs PraNet's bundle or AutoGluon's polyp.zip; {root} is {self.title} alone")
+        if rule == "sequences":
+            frames = [pair for name in ("all", "train", "val", "test") for pair in parts.get(name, ())]
+            parts = {"all": tuple(sorted(frames, key=lambda pair: int(pair.stem) if pair.stem.isdigit() else 0))}
+        train, val, test, words = super().arrange(parts, root=root, layout=layout)
+        return train, val, test, words.replace("by hashed stem", "by whole sequences") if "all" in parts else words
+
+    def group(self, pair: Pair) -> str:
+        return pair.stem if self.options.split_rule == "polyp" and not pair.stem.isdigit() else f"sequence {sequence_of(pair.stem):02d}"
+
+    def decode_mask(self, path: Path) -> decoding.Array:
+        return decoding.read_binary(path, only_255=self.options.mask_255_only)

@@ -1,0 +1,238 @@
+"""Files to arrays: images to RGB, masks to class indices, exactly, whatever the encoding.
+
+A mask is data, not a picture: a palette mask read as a picture turns dark and vanishes at a threshold, and a JPEG mask compared with
+255 erodes. So decoding goes by what is stored, and a value that a benchmark does not have is an error, never a silent class.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from datasets.base import DatasetError
+
+Array = NDArray[np.uint8]
+Rule = Literal["half", "nonzero"]
+
+LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_ORIENTATION = 274
+_TRANSPOSING = frozenset({5, 6, 7, 8})
+_MID_GREY = (64, 192)
+_MOST_MID_GREY = 0.2
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open and decode one file.
+
+    Raises:
+        DatasetError: missing, empty, truncated or no image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+            image.load()
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} is missing; restore it from the archive") from error
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise DatasetError(f"{path} is unreadable ({error}); restore it from the archive") from error
+    return image
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 where there is none."""
+    return int(image.getexif().get(_ORIENTATION, 1) or 1)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation."""
+    return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def _eight_bits(values: NDArray[np.generic]) -> Array:
+    """16-bit samples to 8: full range is scaled, samples that never leave 0..255 are 8-bit values in a wider file."""
+    wide = np.asarray(values).astype(np.int64)
+    if wide.size and wide.max() > 255:
+        wide = wide // 257
+    return np.clip(wide, 0, 255).astype(np.uint8)
+
+
+def to_rgb(image: Image.Image) -> Array:
+    """(H, W, 3) uint8 from any mode: grey is repeated, alpha dropped, palettes looked up, 16 bits scaled down."""
+    if image.mode in _SIXTEEN_BIT:
+        return np.repeat(_eight_bits(np.asarray(image))[..., None], 3, axis=2)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def read_image(path: Path, *, stored_size: tuple[int, int] | None = None) -> Array:
+    """One image as (H, W, 3) uint8 RGB, EXIF rotation applied.
+
+    Args:
+        path: the file.
+        stored_size: (width, height) of the mask. Where it fits the stored pixels and not the rotated ones, the mask was drawn on the
+            stored pixels, and these are returned.
+    """
+    image = open_image(path)
+    if orientation(image) in _TRANSPOSING and stored_size == image.size and image.width != image.height:
+        return to_rgb(image)
+    return to_rgb(upright(image))
+
+
+def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
+    """Stored values of a one-channel mask, (H, W): palette indices, grey levels, 0/1 of a 1-bit file.
+
+    Raises:
+        DatasetError: a colour image, whose channels differ.
+    """
+    if image.mode == "1":
+        return np.asarray(image).astype(np.uint8)
+    if image.mode in ("P", "L"):
+        return np.asarray(image)
+    if image.mode in _SIXTEEN_BIT:
+        return np.asarray(image).astype(np.int64)
+    if image.mode in ("LA", "PA"):
+        return np.asarray(image)[..., 0]
+    if image.mode not in ("RGB", "RGBA"):
+        raise DatasetError(f"{path} has mode {image.mode}, which is no mask encoding")
+    channels = np.asarray(image)
+    colour = channels[..., :3]
+    if image.format in LOSSY_FORMATS:
+        return np.asarray(image.convert("L"))
+    if (colour != colour[..., :1]).any():
+        raise DatasetError(f"{path} is a colour image, not a one-channel mask")
+    if image.mode == "RGBA" and colour.min() == colour.max() and channels[..., 3].min() != channels[..., 3].max():
+        return channels[..., 3]  # the mask is drawn in the alpha channel
+    return colour[..., 0]
+
+
+def _listed(values: NDArray[np.generic]) -> str:
+    found = [str(value) for value in np.unique(values)]
+    return ", ".join(found[:8]) + (f", … ({len(found)} values)" if len(found) > 8 else "")
+
+
+def read_binary(path: Path, *, rule: Rule = "half", only_255: bool = False) -> Array:
+    """A binary mask as {0, 1}, (H, W) uint8.
+
+    Palette masks: every colour but black is foreground. Lossless masks that hold only 0 and 1 are indices. All others are grey levels.
+
+    Args:
+        path: the file.
+        rule: ``half`` takes grey levels above 127 (JPEG noise, anti-aliased edges), ``nonzero`` all above 0.
+        only_255: quirk 11: only 255 is foreground.
+
+    Raises:
+        DatasetError: unreadable; a colour picture or too much mid-grey to be a mask; foreground so dark that the rule would lose it.
+    """
+    image = upright_keeping_format(path)
+    if image.mode == "P" and not only_255:
+        grey, palette = _palette_levels(image)
+        if not grey:
+            return (palette[np.asarray(image)] > 0).astype(np.uint8)
+        values: NDArray[np.integer] = palette[np.asarray(image)]
+    else:
+        values = mask_values(image, path)
+    if image.mode in _SIXTEEN_BIT and values.max(initial=0) > 255:
+        values = _eight_bits(values)
+    if only_255:
+        # `mask / 255 -> uint8` on the grey view, as released.
+        return (np.asarray(image.convert("L")) == 255).astype(np.uint8) if image.mode in ("P", "1") else (values == 255).astype(np.uint8)
+    lossless = image.format not in LOSSY_FORMATS
+    peak = int(values.max(initial=0))
+    if lossless and peak <= 1:
+        return (values > 0).astype(np.uint8)
+    if rule == "nonzero" and lossless:
+        _refuse_pictures(values, path)
+        return (values > 0).astype(np.uint8)
+    if lossless and peak <= 127:
+        raise DatasetError(f"{path} has the unexpected mask values {_listed(values)}: foreground must be above 127 (or a palette, or 0/1)")
+    _refuse_pictures(values, path)
+    return (values > 127).astype(np.uint8)
+
+
+def _refuse_pictures(values: NDArray[np.integer], path: Path) -> None:
+    mid = float(np.mean((values > _MID_GREY[0]) & (values < _MID_GREY[1])))
+    if mid > _MOST_MID_GREY:
+        raise DatasetError(f"{path} is no binary mask: {mid:.0%} of it is mid-grey, values {_listed(values)}")
+
+
+def _palette_levels(image: Image.Image) -> tuple[bool, Array]:
+    """Whether the palette holds grey levels only (with white in use), and the brightest channel of each index."""
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    stored = np.asarray(image.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
+    colours[: len(stored)] = stored
+    used = colours[np.unique(np.asarray(image))]
+    grey = bool((used == used[:, :1]).all()) and len(used) > 2
+    return grey, colours.max(axis=1)
+
+
+def upright_keeping_format(path: Path) -> Image.Image:
+    """Open a mask upright; transposing forgets the file format, which decides between lossy and lossless."""
+    image = open_image(path)
+    if orientation(image) == 1:
+        return image
+    turned = ImageOps.exif_transpose(image)
+    turned.format = image.format
+    return turned
+
+
+def read_indices(path: Path, *, num_classes: int) -> Array:
+    """A mask that stores class indices (palette or grey), (H, W) uint8.
+
+    Raises:
+        DatasetError: unreadable, lossy, or an index outside ``0 .. num_classes - 1``.
+    """
+    image = upright_keeping_format(path)
+    if image.format in LOSSY_FORMATS:
+        raise DatasetError(f"{path} is a {image.format} file: class indices do not survive lossy compression; get the original masks")
+    values = mask_values(image, path)
+    if values.min(initial=0) < 0 or values.max(initial=0) >= num_classes:
+        wrong = values[(values < 0) | (values >= num_classes)]
+        raise DatasetError(f"{path} has the unexpected mask values {_listed(wrong)}: class indices are 0 to {num_classes - 1}")
+    return values.astype(np.uint8)
+
+
+def read_channel_means(path: Path, *, means: dict[int, int]) -> Array:
+    """A mask whose classes are told by the mean of its colour channels, as in Trans10K; (H, W) uint8.
+
+    Args:
+        path: the file.
+        means: channel mean -> class index.
+
+    Raises:
+        DatasetError: unreadable, or a mean that stands for no class.
+    """
+    sums = to_rgb(upright_keeping_format(path)).astype(np.uint16).sum(axis=2)
+    table = np.full(766, 255, dtype=np.uint8)
+    for mean, index in means.items():
+        table[3 * mean] = index
+    classes = table[sums]
+    if (classes == 255).any():
+        wrong = sums[classes == 255] / 3
+        known = ", ".join(str(mean) for mean in sorted(means))
+        raise DatasetError(f"{path} has the unexpected channel means {_listed(wrong.round(1))}: classes are {known}")
+    return classes
+
+
+def fit(image: Array, mask: Array, *, path: Path) -> Array:
+    """The image at the size of its mask: scores are taken at the mask's own size, so the mask stays as it was drawn.
+
+    Raises:
+        DatasetError: the shapes differ by more than a rescaling could explain; the pair is probably wrong.
+    """
+    if image.shape[:2] == mask.shape:
+        return image
+    (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
+    if abs(np.log(width * mask_height / (height * mask_width))) > 0.1:
+        raise DatasetError(
+            f"{path}: the image is {width}x{height}, its mask {mask_width}x{mask_height}; shapes so different are no pair"
+        )
+    resized = Image.fromarray(image).resize((mask_width, mask_height), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.uint8)

@@ -1,0 +1,66 @@
+"""Kvasir-SEG: 1000 colonoscopy images with polyps (Jha et al., arXiv 1911.07069). JPEG masks, so 255 is only nearly 255.
+
+No official split. In this order: the lists of ``splits/`` where a copy brings them; the test images of PraNet's bundle; a carve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from datasets import decoding
+from datasets.base import DatasetError
+from datasets.folder_benchmark import FolderBenchmark
+from datasets.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
+from datasets.lists import Arranged, Pairs, split_by_lists
+from datasets.pairing import image_files
+
+
+def is_kvasir(stem: str) -> bool:
+    """Kvasir's files are called ``cju…``; the polyp bundles mix them with CVC's numbers."""
+    return not stem.isdigit()
+
+
+def _looks_like_kvasir(root: Path) -> bool:
+    masks = resolve(root, "masks")
+    return masks is not None and any(path.suffix.lower() in (".jpg", ".jpeg") or path.stem.startswith("cju") for path in image_files(masks))
+
+
+class Kvasir(FolderBenchmark):
+    """Binary: polyp. Split rule ``polyp`` trains on Kvasir and CVC-ClinicDB together, as PraNet and Conv-LoRA do."""
+
+    name = "kvasir"
+    title = "Kvasir-SEG"
+    class_names = ("background", "polyp")
+    metrics = ("s_measure", "e_mean", "e_max", "e_adaptive", "weighted_f", "mae", "iou", "dice")
+    selection_metric = "s_measure"
+    terms = "research and education"
+    source = "https://datasets.simula.no/kvasir-seg/ (kvasir-seg.zip), PraNet's TrainDataset and TestDataset, or AutoGluon's polyp.zip"
+    published_sizes: ClassVar = {"all": 1000}
+    folders = ("Kvasir-SEG", "kvasir", "polyp", "PraNet")
+    split_rules = ("default", "polyp")
+
+    def layouts(self) -> tuple[Layout, ...]:
+        keep = None if self.options.split_rule == "polyp" else is_kvasir
+        return (
+            FolderLayout(name="original", parts={"all": Part(images="images", masks="masks")}, distinctive=False, probe=_looks_like_kvasir),
+            FolderLayout(
+                name="pranet",
+                parts={
+                    "train": Part(images="TrainDataset/image|images", masks="TrainDataset/masks", keep=keep),
+                    "test": Part(images="TestDataset/Kvasir/images", masks="TestDataset/Kvasir/masks"),
+                },
+            ),
+            CsvLayout(test={"test": "test_Kvasir.csv"}, keep=keep, distinctive=True),
+        )
+
+    def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
+        if self.options.split_rule == "polyp" and "all" in parts:
+            raise DatasetError(f"split rule 'polyp' needs PraNet's bundle or AutoGluon's polyp.zip; {root} is {self.title} alone")
+        if "all" in parts and (root / "splits").is_dir():
+            return split_by_lists(parts["all"], root / "splits")
+        return super().arrange(parts, root=root, layout=layout)
+
+    def decode_mask(self, path: Path) -> decoding.Array:
+        return decoding.read_binary(path, only_255=self.options.mask_255_only)

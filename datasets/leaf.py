@@ -1,0 +1,50 @@
+"""Leaf disease segmentation: 588 leaf photographs with diseased areas (Kaggle). Palette masks {0, 1}: their grey view peaks at 38.
+
+No official split: test and validation are carved. ``aug_data`` beside ``data`` holds copies of the same leaves and is never read, so
+no copy of a test image can be trained on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from datasets import decoding
+from datasets.folder_benchmark import FolderBenchmark
+from datasets.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
+from datasets.pairing import image_files
+
+
+def _layout(name: str, prefix: str, *, distinctive: bool) -> FolderLayout:
+    def masks_are_png(root: Path) -> bool:
+        masks = resolve(root, f"{prefix}masks")
+        return masks is not None and any(path.suffix.lower() == ".png" for path in image_files(masks)[:1])
+
+    parts = {"all": Part(images=f"{prefix}images", masks=f"{prefix}masks")}
+    return FolderLayout(name=name, parts=parts, distinctive=distinctive, probe=masks_are_png)
+
+
+class Leaf(FolderBenchmark):
+    """Binary: diseased area."""
+
+    name = "leaf"
+    title = "Leaf"
+    class_names = ("background", "disease")
+    metrics = ("iou", "dice", "mae")
+    selection_metric = "iou"
+    terms = "none stated"
+    source = "Kaggle's leaf disease segmentation data set (fakhrealam9537), or AutoGluon's leaf_disease_segmentation.zip"
+    published_sizes: ClassVar = {"all": 588}
+    folders = ("leaf_disease", "leaf_disease_segmentation", "leaf")
+    test_fraction = 0.2
+
+    def layouts(self) -> tuple[Layout, ...]:
+        # `data/data` unpacks to `data`: `resolve` steps over a folder within a folder of its own name.
+        return (
+            _layout("original", "data/", distinctive=False),
+            _layout("flat", "", distinctive=False),
+            CsvLayout(),
+        )
+
+    def decode_mask(self, path: Path) -> decoding.Array:
+        return decoding.read_binary(path, rule="nonzero", only_255=self.options.mask_255_only)

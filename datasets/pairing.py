@@ -1,0 +1,90 @@
+"""Images and masks are paired by stem, never by directory order: one file too many would shift every pair after it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.base import DatasetError, Pair
+
+IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
+MASK_SUFFIXES = ("_segmentation", "_mask", "_masks", "_label", "_labels", "_gt", "_seg")
+_SUPERPIXELS = re.compile(r"_superpixels?$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """The outcome of `pair_folders`.
+
+    Args:
+        pairs: in the order of their stems.
+        unpaired_images: images for which no mask was found.
+        unused_masks: masks that belong to none of the images.
+    """
+
+    pairs: tuple[Pair, ...]
+    unpaired_images: tuple[Path, ...]
+    unused_masks: tuple[Path, ...]
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name is an image: not hidden (``.DS_Store``, ``._x.jpg``), no superpixel file, no README or list."""
+    stem, extension = os.path.splitext(name)
+    return extension.lower() in IMAGE_EXTENSIONS and not name.startswith(".") and not _SUPERPIXELS.search(stem.lower())
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images right below ``folder``, ordered by name so that the file system's order never matters."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if is_image(entry.name) and entry.is_file())
+    return [folder / name for name in names]
+
+
+def mask_key(path: Path) -> str:
+    """Stem of a mask without case and without ``_mask``, ``_segmentation`` and their like."""
+    stem = path.stem.casefold()
+    for suffix in MASK_SUFFIXES:
+        if stem.endswith(suffix):
+            return stem[: -len(suffix)]
+    return stem
+
+
+def _index(files: Iterable[Path], key: Callable[[Path], str]) -> Mapping[str, Path]:
+    found: dict[str, Path] = {}
+    for path in files:
+        stem = key(path)
+        if stem in found:
+            raise DatasetError(f"two files with one stem in {path.parent}: {found[stem].name} and {path.name}; remove one of them")
+        found[stem] = path
+    return found
+
+
+def pair_folders(images: Path, masks: Path, *, keep: Callable[[str], bool] | None = None) -> Paired:
+    """Pair the images of one folder with the masks of another.
+
+    Args:
+        images: folder of images.
+        masks: folder of masks; may hold the masks of other splits too.
+        keep: chooses images by stem, where a folder mixes several benchmarks.
+
+    Raises:
+        DatasetError: two images, or two masks, with one stem.
+    """
+    by_stem = _index((path for path in image_files(images) if keep is None or keep(path.stem)), lambda path: path.stem.casefold())
+    mask_files = image_files(masks)
+    # A mask named exactly as its image wins; the shortened name is only the second try, so "a_gt.png" may be an image's own name.
+    exact = _index(mask_files, lambda path: path.stem.casefold())
+    shortened = _index((path for path in mask_files if path.stem.casefold() not in by_stem), mask_key)
+    pairs, unpaired, used = [], [], set()
+    for stem, image in by_stem.items():
+        mask = exact.get(stem) or shortened.get(stem)
+        if mask is None:
+            unpaired.append(image)
+            continue
+        used.add(mask)
+        pairs.append(Pair(stem=image.stem, image=image, mask=mask))
+    unused = tuple(path for path in mask_files if path not in used)
+    return Paired(pairs=tuple(pairs), unpaired_images=tuple(unpaired), unused_masks=unused)

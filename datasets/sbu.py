@@ -1,0 +1,40 @@
+"""SBU shadow: 4089 + 638 photographs with shadows (Vicente et al., ECCV 2016); four training images were published without a mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from datasets import decoding
+from datasets.folder_benchmark import FolderBenchmark
+from datasets.layouts import CsvLayout, FolderLayout, Layout, Part
+
+
+class SBU(FolderBenchmark):
+    """Binary: shadow. Official test, validation carved from train. Any mask value above 0 is shadow."""
+
+    name = "sbu"
+    title = "SBU shadow"
+    class_names = ("background", "shadow")
+    metrics = ("ber", "iou", "mae")
+    selection_metric = "ber"
+    terms = "none stated"
+    source = "https://www3.cs.stonybrook.edu/~cvl/projects/shadow_noisy_label/ (SBU-shadow.zip), or AutoGluon's SBU-shadow.zip"
+    published_sizes: ClassVar = {"train": 4085, "test": 638}
+    folders = ("SBU-shadow", "SBU", "SBU_shadow_dataset")
+    unpaired_allowed = True
+
+    def layouts(self) -> tuple[Layout, ...]:
+        return (
+            FolderLayout(
+                name="original",
+                parts={
+                    "train": Part(images="SBUTrain4KRecoveredSmall/ShadowImages", masks="SBUTrain4KRecoveredSmall/ShadowMasks"),
+                    "test": Part(images="SBU-Test/ShadowImages", masks="SBU-Test/ShadowMasks"),
+                },
+            ),
+            CsvLayout(),
+        )
+
+    def decode_mask(self, path: Path) -> decoding.Array:
+        return decoding.read_binary(path, rule="nonzero", only_255=self.options.mask_255_only)
