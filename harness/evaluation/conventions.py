@@ -11,14 +11,17 @@ class Conventions:
     """How predictions meet ground truth.
 
     Args:
-        resolution: ``native`` resizes the prediction to the mask's own size; ``input`` scores at the network's input size, the
-            mask nearest-resized to it (as AutoGluon released).
-        min_max: min-max normalise each probability map before the saliency metrics (released by AutoGluon and PySODMetrics).
-        weighted_f_beta2: β² of the weighted F-measure: 1.0 standard, 0.3 as AutoGluon, SAM-Adapter and InfoSAM released.
-        overlap: IoU, Dice and Jaccard as mean over images (``per-image``) or from areas summed over the split (``accumulated``).
-        threshold: binarisation of the probability for IoU, Dice, Jaccard.
+        resolution: ``native`` resizes the prediction to the mask's own size; ``input`` scores at the network's input size,
+            the mask nearest-resized to it (as AutoGluon released).
+        min_max: min-max normalise each probability map before the saliency metrics (released by AutoGluon and
+            PySODMetrics).
+        weighted_f_beta2: β² of the weighted F-measure: 1.0 standard, 0.3 as AutoGluon, SAM-Adapter and InfoSAM
+            released.
+        overlap: IoU, Dice, Jaccard and BER as mean over images (``per-image``) or from areas summed over the split
+            (``accumulated``). Multi-class mIoU and accuracy are always accumulated.
+        threshold: a pixel is foreground where its probability is above this, for IoU, Dice, Jaccard.
         ber_threshold: binarisation for BER; 125/255 as released.
-        empty: score of IoU and Dice where both mask and prediction are empty: 1.0 or 0.0.
+        empty: score of IoU, Dice and Jaccard where both mask and prediction are empty: 1.0 or 0.0.
     """
 
     resolution: Literal["native", "input"] = "native"

@@ -1,0 +1,87 @@
+"""Evaluation of a split: forward passes in the calling thread, metrics of earlier images beside them."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.evaluation.scorer import ImageScore, SplitScorer
+
+Item = tuple[str, Tensor, NDArray[np.uint8]]
+"""stem, input (3, S, S) and mask (H, W) at its own size."""
+
+
+def evaluate_split(
+    predict: Callable[[Tensor], Tensor],
+    items: Iterable[Item],
+    scorer: SplitScorer,
+    *,
+    batch_size: int = 1,
+    workers: int | None = None,
+) -> SplitScorer:
+    """Predict and score every item.
+
+    NumPy and SciPy let go of the interpreter lock in their loops, so a few threads score images while the next batch is
+    computed. Scores do not depend on the number of threads or on the order of items.
+
+    Args:
+        predict: inputs (B, 3, S, S) to probabilities (B, S, S) or (B, 1, S, S) of a binary benchmark, or class scores
+            (B, C, S, S); on any device. Called without gradient.
+        items: what to score; may be a generator that decodes as it goes.
+        scorer: takes the scores; may hold images already.
+        batch_size: items a forward pass.
+        workers: scoring threads; the machine's cores (at most 8) if None, in the calling thread if 0.
+
+    Returns:
+        ``scorer``.
+
+    Raises:
+        ValueError: the scorer cannot score a prediction (non-finite, wrong shape), with the image's stem.
+    """
+    threads = min(os.cpu_count() or 1, 8) if workers is None else workers
+    if threads == 0:
+        for stem, scores, mask in _predictions(predict, items, batch_size):
+            scorer.insert(stem, _measure(scorer, stem, scores, mask))
+        return scorer
+    pending: deque[tuple[str, Future[ImageScore]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="metrics") as pool:
+        try:
+            for stem, scores, mask in _predictions(predict, items, batch_size):
+                pending.append((stem, pool.submit(_measure, scorer, stem, scores, mask)))
+                while len(pending) > 2 * threads + batch_size:  # bounds what waits in memory
+                    done, future = pending.popleft()
+                    scorer.insert(done, future.result())
+            for done, future in pending:
+                scorer.insert(done, future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return scorer
+
+
+def _measure(scorer: SplitScorer, stem: str, scores: NDArray, mask: NDArray[np.uint8]) -> ImageScore:
+    try:
+        return scorer.measure(scores, mask)
+    except ValueError as error:
+        raise ValueError(f"image {stem!r}: {error}") from error
+
+
+def _predictions(
+    predict: Callable[[Tensor], Tensor], items: Iterable[Item], batch_size: int
+) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.uint8]]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, batch_size)):
+        with torch.no_grad():
+            scores = predict(torch.stack([image for _, image, _ in batch]))
+        if scores.ndim == 4 and scores.shape[1] == 1:
+            scores = scores[:, 0]
+        for (stem, _, mask), values in zip(batch, scores.float().cpu().numpy(), strict=True):
+            yield stem, values, mask

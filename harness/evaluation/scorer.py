@@ -1,0 +1,249 @@
+"""Scores of a split: per image and over all, independent of the order in which images arrive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import UsageError, did_you_mean
+from harness.evaluation import overlap
+from harness.evaluation.conventions import Conventions
+from harness.evaluation.overlap import Areas, Confusion
+from harness.evaluation.resize import resize_bilinear, resize_nearest
+from harness.evaluation.saliency import e_measure, mae, min_max, s_measure
+from harness.evaluation.weighted_f import weighted_f
+
+Task = Literal["binary", "multiclass"]
+
+IGNORE = 255
+_E = ("e_mean", "e_max", "e_adaptive")
+SALIENCY = ("s_measure", *_E, "weighted_f", "mae")
+OVERLAP = ("iou", "dice", "jaccard")
+CLASSES = ("miou", "accuracy")
+METRICS = (*SALIENCY, *OVERLAP, "ber", *CLASSES)
+_OF_CONFUSION: dict[str, Callable[[Confusion], float]] = {"miou": overlap.miou, "accuracy": overlap.accuracy}
+
+
+def higher_is_better(metric: str) -> bool:
+    """False for errors: MAE and BER."""
+    return metric not in ("mae", "ber")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageScore:
+    """What one image contributes.
+
+    Args:
+        values: metric -> value of this image.
+        areas: pixel counts at ``threshold``.
+        ber_areas: pixel counts at ``ber_threshold``.
+        e_curve: (256,) E-measure by threshold, None where no E-measure is asked for.
+        confusion: (C, C) counts, None where no multi-class metric is asked for.
+    """
+
+    values: dict[str, float]
+    areas: Areas = field(default_factory=Areas)
+    ber_areas: Areas = field(default_factory=Areas)
+    e_curve: NDArray[np.float64] | None = None
+    confusion: Confusion | None = None
+
+
+class SplitScorer:
+    """Scores predictions of a split against its masks.
+
+    `measure` is pure and may run in any thread; `insert` keeps what it returned. `add` is both.
+
+    Args:
+        metrics: names out of `METRICS`.
+        task: ``binary`` or ``multiclass``; only accuracy and mIoU apply to multi-class masks.
+        num_classes: classes of the mask, background included.
+        conventions: how predictions meet ground truth.
+
+    Raises:
+        UsageError: an unknown metric, or one that does not apply to the task.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str],
+        *,
+        task: Task = "binary",
+        num_classes: int = 2,
+        conventions: Conventions | None = None,
+    ) -> None:
+        for metric in metrics:
+            if metric not in METRICS:
+                raise UsageError(f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}")
+            if task == "multiclass" and metric not in CLASSES:
+                raise UsageError(f"metric {metric!r} is for binary masks; multi-class masks have {', '.join(CLASSES)}")
+        self.metrics = tuple(dict.fromkeys(metrics))
+        self.task = task
+        self.num_classes = num_classes
+        self.conventions = conventions or Conventions()
+        self._scores: dict[str, ImageScore] = {}
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+    def add(self, stem: str, scores: NDArray, mask: NDArray[np.uint8]) -> None:
+        """Score one image.
+
+        Args:
+            stem: name of the image, unique in the split.
+            scores: binary: (H, W) probabilities; multi-class: (C, H, W) scores or (H, W) integer labels.
+            mask: (H', W') class indices at the mask's own size, 255 = ignore.
+
+        Raises:
+            ValueError: shapes, values or a stem that cannot be scored.
+        """
+        self.insert(stem, self.measure(scores, mask))
+
+    def insert(self, stem: str, score: ImageScore) -> None:
+        if stem in self._scores:
+            raise ValueError(f"image {stem!r} was scored already")
+        self._scores[stem] = score
+
+    def merge(self, other: SplitScorer) -> None:
+        """Take over the images of another scorer: of another process, or of another part of a split.
+
+        Raises:
+            ValueError: metrics, task or conventions differ, or an image is in both.
+        """
+        if (self.metrics, self.task, self.num_classes, self.conventions) != (
+            other.metrics,
+            other.task,
+            other.num_classes,
+            other.conventions,
+        ):
+            raise ValueError("only scores of the same metrics under the same conventions can be merged")
+        for stem, score in other._scores.items():
+            self.insert(stem, score)
+
+    def measure(self, scores: NDArray, mask: NDArray[np.uint8]) -> ImageScore:
+        """Score one image without keeping it; see `add`."""
+        self._check_scores(scores := np.asarray(scores))
+        scores, mask = self._aligned(scores, np.asarray(mask))
+        valid = mask != IGNORE
+        if int(mask.max(initial=0, where=valid)) >= self.num_classes:
+            raise ValueError(f"the mask has class {int(mask[valid].max())}, but there are {self.num_classes} classes")
+        every = bool(valid.all())
+        if self.task == "multiclass":
+            return self._measure_classes(scores, mask, None if every else valid)
+        return self._measure_binary(scores, mask == 1, None if every else valid)
+
+    def _aligned(self, scores: NDArray, mask: NDArray[np.uint8]) -> tuple[NDArray, NDArray[np.uint8]]:
+        """Scores and mask at one size, as the conventions say."""
+        dimensions = (2, 3) if self.task == "multiclass" else (2,)
+        if scores.ndim not in dimensions or mask.ndim != 2 or mask.dtype != np.uint8:
+            raise ValueError(f"cannot score {scores.dtype} {scores.shape} against a mask {mask.dtype} {mask.shape}")
+        if scores.shape[-2:] == mask.shape:
+            return scores, mask
+        if self.conventions.resolution == "input":
+            return scores, resize_nearest(mask, scores.shape[-2:])
+        if np.issubdtype(scores.dtype, np.integer):
+            return resize_nearest(scores.astype(np.uint8), mask.shape), mask
+        resized = resize_bilinear(scores, mask.shape)
+        if self.task == "binary":
+            np.minimum(resized, 1.0, out=resized)  # a mean of ones may round to just above
+        return resized, mask
+
+    def _check_scores(self, scores: NDArray) -> None:
+        """Raises ValueError where values cannot be scores; before resizing, which would spread a nan or hide a logit."""
+        classes = self.num_classes
+        if self.task == "binary":
+            if scores.size and not (scores.min() >= 0.0 and scores.max() <= 1.0):  # also catches nan
+                raise ValueError("probabilities must be finite and within [0, 1]")
+        elif scores.ndim == 3:
+            if len(scores) != classes or not np.isfinite(scores).all():
+                raise ValueError(f"scores must be finite and of {classes} classes, not {scores.shape}")
+        elif (
+            not np.issubdtype(scores.dtype, np.integer)
+            or not 0 <= scores.min(initial=0) <= scores.max(initial=0) < classes
+        ):
+            raise ValueError(f"labels must be integers from 0 to {classes - 1}")
+
+    def _measure_classes(self, scores: NDArray, mask: NDArray[np.uint8], valid: NDArray[np.bool_] | None) -> ImageScore:
+        if scores.ndim == 3:
+            scores = scores.argmax(axis=0)
+        matrix = overlap.confusion(scores, mask, num_classes=self.num_classes, valid=valid)
+        return ImageScore(values={name: _OF_CONFUSION[name](matrix) for name in self.metrics}, confusion=matrix)
+
+    def _measure_binary(
+        self, scores: NDArray, foreground: NDArray[np.bool_], valid: NDArray[np.bool_] | None
+    ) -> ImageScore:
+        probability = scores.astype(np.float64, copy=False)
+        wanted, rules = set(self.metrics), self.conventions
+        values: dict[str, float] = {}
+        counts = overlap.areas(probability > rules.threshold, foreground, valid)
+        ber_counts = overlap.areas(probability > rules.ber_threshold, foreground, valid) if "ber" in wanted else Areas()
+        matrix = _as_confusion(counts) if wanted & set(CLASSES) else None
+        values.update(self._of_areas(counts, ber_counts))
+        if matrix is not None:
+            values.update({name: _OF_CONFUSION[name](matrix) for name in CLASSES if name in wanted})
+        curve = None
+        if wanted & set(SALIENCY):
+            stretched = min_max(probability, valid) if rules.min_max else probability
+            if "s_measure" in wanted:
+                values["s_measure"] = s_measure(stretched, foreground, valid)
+            if wanted & set(_E):
+                measured = e_measure(stretched, foreground, valid)
+                curve = measured.curve
+                values.update(e_mean=float(curve.mean()), e_max=float(curve.max()), e_adaptive=measured.adaptive)
+            if "weighted_f" in wanted:
+                values["weighted_f"] = weighted_f(stretched, foreground, valid, beta2=rules.weighted_f_beta2)
+            if "mae" in wanted:
+                values["mae"] = mae(stretched, foreground, valid)
+        return ImageScore(
+            values={name: values[name] for name in self.metrics},
+            areas=counts,
+            ber_areas=ber_counts,
+            e_curve=curve,
+            confusion=matrix,
+        )
+
+    def _of_areas(self, counts: Areas, ber_counts: Areas) -> dict[str, float]:
+        empty = self.conventions.empty
+        over = overlap.iou(counts, empty=empty)
+        return {"iou": over, "jaccard": over, "dice": overlap.dice(counts, empty=empty), "ber": overlap.ber(ber_counts)}
+
+    def images(self) -> dict[str, dict[str, float]]:
+        """stem -> metric -> value, in the order of the stems."""
+        return {stem: dict(self._scores[stem].values) for stem in sorted(self._scores)}
+
+    def summary(self) -> dict[str, float]:
+        """metric -> value of the split.
+
+        The mean over images, except: the maximum of the E-measure is taken of the mean curve (one threshold for the
+        split); mIoU and accuracy, and with ``overlap: accumulated`` IoU, Dice, Jaccard and BER, come from counts summed
+        over the split.
+
+        Raises:
+            ValueError: no image was scored.
+        """
+        if not self._scores:
+            raise ValueError("no image was scored")
+        scores = [self._scores[stem] for stem in sorted(self._scores)]
+        # fsum is exact, so the order of images cannot show.
+        result = {name: math.fsum(score.values[name] for score in scores) / len(scores) for name in self.metrics}
+        if "e_max" in result:
+            curves = np.stack([score.e_curve for score in scores if score.e_curve is not None])
+            result["e_max"] = max(math.fsum(column) / len(scores) for column in curves.T)
+        if self.conventions.overlap == "accumulated":
+            totals = self._of_areas(
+                sum((score.areas for score in scores), Areas()), sum((score.ber_areas for score in scores), Areas())
+            )
+            result.update({name: value for name, value in totals.items() if name in result})
+        matrices = [score.confusion for score in scores if score.confusion is not None]
+        if matrices:
+            matrix = np.sum(matrices, axis=0)
+            result.update({name: _OF_CONFUSION[name](matrix) for name in CLASSES if name in result})
+        return result
+
+
+def _as_confusion(counts: Areas) -> Confusion:
+    return np.array([[counts.rejections, counts.false_alarms], [counts.misses, counts.hits]], dtype=np.int64)
