@@ -1,4 +1,4 @@
-"""Run and record: the two things that cross the border between planning, working and reporting. Plain data, no torch."""
+"""Run and record: what crosses the border between planning, working and reporting. Plain data, no torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of a record's file. 1: α history inside the JSON. 2: α history in ``<key>.architecture.csv`` beside it."""
+
+KEY_VERSION = 1
+"""Of what `Run.key` hashes. It moves only when the same content would no longer give the same result."""
 
 Code = Literal["OK", "OOM", "DIVERGED", "NO_DATA", "TIMEOUT", "PREEMPTED", "ERROR"]
 """Outcome of a run: OK, or the reason code of its failure."""
 
 Scores = dict[str, dict[str, dict[str, float]]]
-"""variant -> split -> metric -> value in [0, 1]. Variants: ``best`` (checkpoint chosen on validation), ``last``, and the merged
-model ``merged-exact``, ``merged-conv``, ``merged-calibrated`` (of the best checkpoint). Splits: ``val`` and the test splits (``test``, or ``easy``,
-``hard`` and ``all``)."""
+"""variant -> split -> metric -> value in [0, 1].
+
+Variants: ``best`` (checkpoint chosen on validation), ``last``, and the merged model ``merged-exact``, ``merged-conv``,
+``merged-calibrated`` (of the best checkpoint). Splits: ``val`` and tests (``test``; or ``easy``, ``hard``, ``all``).
+"""
 
 
 EXECUTION_ONLY = ("checkpoint_minutes", "cache_images")
@@ -30,7 +36,7 @@ def content_hash(data: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One (method, benchmark, backbone, protocol, seed), fully resolved; the same content has the same key everywhere.
+    """One (method, benchmark, backbone, protocol, seed), fully resolved; equal content has an equal key everywhere.
 
     Args:
         method: canonical name of the method.
@@ -46,6 +52,8 @@ class Run:
         manifest: hash of the split manifest (stems by split).
         split_rule: how the splits were made, in words.
         data_note: what a table must say about the data.
+        changed: the fields of ``method_config`` whose value is not the one that the protocol gives this method; a study
+            finds its rows by them.
     """
 
     method: str
@@ -61,15 +69,18 @@ class Run:
     manifest: str
     split_rule: str
     data_note: str = ""
+    changed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """Content hash of what determines the result; labels (variant, notes) are left out."""
         content = asdict(self)
-        for label in ("variant", "protocol", "protocol_hash", "split_rule", "data_note"):
+        for label in ("variant", "protocol", "protocol_hash", "split_rule", "data_note", "changed"):
             del content[label]
-        content["rules"] = {key: value for key, value in self.rules.items() if key not in ("name", "backbone", *EXECUTION_ONLY)}
-        return content_hash([SCHEMA_VERSION, content])
+        content["rules"] = {
+            key: value for key, value in self.rules.items() if key not in ("name", "backbone", *EXECUTION_ONLY)
+        }
+        return content_hash([KEY_VERSION, content])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +95,14 @@ class Record:
         scores: see `Scores`.
         selected_epoch: epoch (1-based) of the best checkpoint.
         parameters: ``encoder``, ``decoder`` and ``trainable`` counts of trained parameters, ``total`` of the segmenter.
-        cost: ``step_time_s`` (median), ``peak_memory_bytes``, ``train_time_s``, ``wall_time_s``, ``gpu_hours`` (0 without a GPU) and ``steps``.
+        cost: ``step_time_s`` (median), ``peak_memory_bytes``, ``train_time_s``, ``wall_time_s``, ``gpu_hours`` (0
+            without a GPU) and ``steps``.
         history: one entry an epoch: ``epoch``, ``loss``, ``lr``, ``val`` (metrics), ``seconds``.
         architecture: α history: one entry an epoch, site -> softmax(α).
         merge: merge reports by mode, as plain dicts.
         counts: images used: ``train``, ``val`` and each test split.
-        environment: ``torch``, ``python``, ``device``, ``driver``, ``host``, ``commit``, ``dirty`` (hash of the diff), ``snapshot``.
+        environment: ``torch``, ``python``, ``device``, ``driver``, ``host``, ``commit``, ``dirty`` (hash of the diff),
+            ``snapshot``.
         attempts: how many times the run was started.
         finished: UTC time in ISO format.
     """

@@ -1,13 +1,17 @@
-"""Records on disk: one JSON file a run, written to a temporary file and renamed; per-image scores as CSV beside it.
+"""Records on disk: one JSON file a run, written to a temporary file and renamed, with CSV files beside it.
 
-``ROOT/records/<key>.json`` and ``ROOT/records/<key>.images.csv`` (columns variant, split, stem, then one a metric).
+``ROOT/records/<key>.json``, ``<key>.images.csv`` (per-image scores: columns variant, split, stem, then one a metric)
+and ``<key>.architecture.csv`` (α history: columns epoch, site, then one an operation). A record that is there is whole.
 """
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,29 +22,80 @@ from harness.records.schema import SCHEMA_VERSION, Record, Run
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside ``path`` and rename, so that a reader or a crash never sees half a file; fsynced before the rename."""
+    """Write beside ``path`` and rename, so that a reader or a crash never sees half a file; fsynced before the rename.
+
+    The file gets the mode that the umask asks for (`tempfile` would hide it from everyone else on a cluster).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
 
 
-def record_from_json(data: dict[str, Any]) -> Record:
-    """Raises ValueError where ``data`` is not a record of a schema this code reads."""
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+_SHAPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("scores", "parameters", "cost", "merge", "counts", "environment"), dict),
+    **dict.fromkeys(("history", "architecture"), list),
+    **dict.fromkeys(("key", "code", "message", "finished"), str),
+    "selected_epoch": (int, type(None)),
+    "attempts": int,
+}
+
+
+def record_from_json(data: Any) -> Record:
+    """Raises ValueError where ``data`` is not a record of a schema this code reads (1 to `SCHEMA_VERSION`)."""
+    if not isinstance(data, dict) or "run" not in data:
+        raise ValueError("JSON, but no record of a run")
     version = data.get("schema_version")
     if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
         raise ValueError(f"schema_version {version!r}; this code reads 1 to {SCHEMA_VERSION}")
     known = {f.name for f in fields(Record)}
     content = {name: value for name, value in data.items() if name in known}
-    run = Run(**content.pop("run"))
-    return Record(run=run, **content)
+    for name, shape in _SHAPES.items():
+        if name in content and not isinstance(content[name], shape):
+            raise ValueError(f"{name} is a {type(content[name]).__name__}")
+    try:
+        run = Run(**content.pop("run"))
+        return Record(run=run, **content)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def load(path: Path) -> Record:
+    """The record in one file, α history of schema 2 left beside.
+
+    Raises:
+        ValueError: no readable record, or a copy under a name that is not its key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    try:
+        record = record_from_json(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"truncated or not JSON ({error})") from error
+    if path.name.partition(".")[0] != record.key:
+        raise ValueError(f"a copy: the record in it belongs to {record.key}.json")
+    return record
 
 
 class RecordStore:
@@ -60,37 +115,106 @@ class RecordStore:
     def images_path(self, key: str) -> Path:
         return self.folder / f"{key}.images.csv"
 
+    def architecture_path(self, key: str) -> Path:
+        return self.folder / f"{key}.architecture.csv"
+
     def write(self, record: Record, images_csv: str = "") -> Path:
-        """Per-image scores first, the record last: a record that is there is whole."""
-        if images_csv:
-            write_atomically(self.images_path(record.key), images_csv)
+        """What lies beside it first, the record last.
+
+        Raises:
+            UsageError: the disk is full or the folder cannot be written; older records stay as they were.
+        """
+        content = asdict(record)
+        architecture = content.pop("architecture")
+        content["schema_version"] = SCHEMA_VERSION
         path = self.path(record.key)
-        write_atomically(path, json.dumps(asdict(record), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        try:
+            if images_csv:
+                write_atomically(self.images_path(record.key), images_csv)
+            if architecture:
+                write_atomically(self.architecture_path(record.key), _architecture_csv(architecture))
+            write_atomically(path, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise UsageError(
+                f"cannot write the record {path}: {error.strerror or error}; free space or mend the folder, then start"
+                " the same command again (older records are whole, the run continues from its checkpoint)"
+            ) from error
         return path
 
     def read(self, key: str) -> Record | None:
+        """The whole record, α history included; None where there is none.
+
+        Raises:
+            UsageError: the file is there but no readable record.
+        """
+        record = self.summary(key)
+        return None if record is None else self._whole(record)
+
+    def summary(self, key: str) -> Record | None:
+        """As `read`, without the α history that lies beside."""
         path = self.path(key)
         if not path.is_file():
             return None
         try:
-            return record_from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError, KeyError) as error:
+            return load(path)
+        except ValueError as error:
             raise UsageError(f"{path} is not a readable record ({error}); move it away to run {key} again") from error
 
     def __iter__(self) -> Iterator[Record]:
         """Whole records in the order of their keys; unreadable files are left to `problems`."""
         for path in sorted(self.folder.glob("*.json")):
             try:
-                yield record_from_json(json.loads(path.read_text(encoding="utf-8")))
-            except (ValueError, TypeError, KeyError):
+                yield self._whole(load(path))
+            except ValueError:
                 continue
+
+    def summaries(self) -> tuple[list[Record], dict[Path, str]]:
+        """Records without their histories, in the order of their keys, and the unreadable files with the reason.
+
+        What tables need: 10,000 of them fit in memory and read in seconds.
+        """
+        records, problems = [], {}
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                record = load(path)
+            except ValueError as error:
+                problems[path] = str(error)
+                continue
+            record.history.clear()
+            record.architecture.clear()
+            records.append(record)
+        return records, problems
 
     def problems(self) -> dict[Path, str]:
         """Files in the folder that are no readable record, with the reason."""
-        found = {}
-        for path in sorted(self.folder.glob("*.json")):
-            try:
-                record_from_json(json.loads(path.read_text(encoding="utf-8")))
-            except (ValueError, TypeError, KeyError) as error:
-                found[path] = f"{type(error).__name__}: {error}"
-        return found
+        return self.summaries()[1]
+
+    def _whole(self, record: Record) -> Record:
+        path = self.architecture_path(record.key)
+        if not record.architecture and path.is_file():
+            record.architecture.extend(_architecture_from_csv(path.read_text(encoding="utf-8")))
+        return record
+
+
+def _architecture_csv(history: list[dict[str, list[float]]]) -> str:
+    """Floats are written so that they read back bit for bit."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    width = max((len(weights) for sites in history for weights in sites.values()), default=0)
+    writer.writerow(["epoch", "site", *(f"w{index}" for index in range(width))])
+    for epoch, sites in enumerate(history, start=1):
+        if not sites:
+            writer.writerow([epoch, ""])
+        for site in sorted(sites):
+            writer.writerow([epoch, site, *map(repr, sites[site])])
+    return out.getvalue()
+
+
+def _architecture_from_csv(text: str) -> list[dict[str, list[float]]]:
+    history: list[dict[str, list[float]]] = []
+    for row in list(csv.reader(io.StringIO(text)))[1:]:
+        while len(history) < int(row[0]):
+            history.append({})
+        if row[1]:
+            history[-1][row[1]] = [float(value) for value in row[2:]]
+    return history
