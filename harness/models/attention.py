@@ -1,8 +1,10 @@
-"""SAM's attention with decomposed relative positions, as one call of a fused kernel that never builds the (N, N) matrix.
+"""SAM's attention with decomposed relative positions, as one call of a fused kernel that never builds the (N, N)
+matrix.
 
 SAM adds to each score a row term and a column term that depend on the query (MViTv2, 2112.01526, eq. 4):
-``s_ij = scale·q_i·k_j + q_i·R_h[y_i - y_j] + q_i·R_w[x_i - x_j]``. With ``H_i = (q_i·R_h[y_i - y])_y`` and ``W_i`` alike, this is the plain dot
-product of ``[scale·q_i, H_i, W_i]`` with ``[k_j, onehot(y_j), onehot(x_j)]``, which any scaled-dot-product kernel computes exactly.
+``s_ij = scale·q_i·k_j + q_i·R_h[y_i - y_j] + q_i·R_w[x_i - x_j]``. With ``H_i = (q_i·R_h[y_i - y])_y`` and ``W_i``
+alike, this is the plain dot product of ``[scale·q_i, H_i, W_i]`` with ``[k_j, onehot(y_j), onehot(x_j)]``, which any
+scaled-dot-product kernel computes exactly.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ class RelativeAttention(nn.Module):
     Args:
         dim: width of a token.
         heads: attention heads.
-        side: side of the map that the relative-position tables are made for; other sizes interpolate them as segment_anything does.
+        side: side of the map that the relative-position tables are made for; other sizes interpolate them as
+            segment_anything does.
         fused: use the fused kernel; False builds the score matrix as segment_anything does.
     """
 
@@ -38,8 +41,8 @@ class RelativeAttention(nn.Module):
 
         Args:
             x: (B', h, w, C), a window or a whole image an entry, already normed.
-            prefix: (B' or 1, n, C) further tokens, already normed, that the map attends to with zero relative-position bias; they
-                give no output (deep prompts, 2203.12119).
+            prefix: (B' or 1, n, C) further tokens, already normed, that the map attends to with zero
+                relative-position bias; they give no output (deep prompts, 2203.12119).
 
         Returns:
             (B', h, w, C).
@@ -58,7 +61,11 @@ class RelativeAttention(nn.Module):
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B', h, w, 3C) to three of (B', heads, h·w, C/heads)."""
         batch = len(qkv)
-        q, k, v = qkv.reshape(batch, -1, 3, self.num_heads, qkv.shape[-1] // (3 * self.num_heads)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            qkv.reshape(batch, -1, 3, self.num_heads, qkv.shape[-1] // (3 * self.num_heads))
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
         return q, k, v
 
     def _relative_scores(self, q: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

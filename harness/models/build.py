@@ -1,6 +1,7 @@
 """From a backbone's name to a segmenter: modules, weights, head.
 
-Random parts come from ``head_seed`` alone and draw nothing from torch's global generator: for one seed every method meets the same segmenter.
+Random parts come from ``head_seed`` alone and draw nothing from torch's global generator: for one seed every method
+meets the same segmenter.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, PromptEncoder, Sam
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -44,15 +45,16 @@ def build_segmenter(
 ) -> Segmenter:
     """A segmenter in training mode with every parameter trainable; a method freezes what it does not train.
 
-    A SAM checkpoint fills encoder, prompt encoder and decoder; a timm checkpoint fills the encoder, while neck, prompt encoder and decoder
-    start from ``head_seed``. Without a checkpoint everything starts from ``head_seed``. Position tables are fitted to ``image_size`` when
-    loaded (`resize_state`; timm's ``checkpoint_filter_fn``).
+    A SAM checkpoint fills encoder, prompt encoder and decoder; a timm checkpoint fills the encoder, while neck,
+    prompt encoder and decoder start from ``head_seed``. Without a checkpoint everything starts from ``head_seed``.
+    Position tables are fitted to ``image_size`` when loaded (`resize_state`; timm's ``checkpoint_filter_fn``).
 
     Args:
         name: see `harness.models.catalog`.
         task: ``binary`` (one mask token) or ``multiclass`` (``mask_tokens`` of them and a class head).
         num_classes: classes of a multi-class benchmark, background included.
-        mask_tokens: K of a multi-class head; where K > 1 each starts as SAM's token 0 plus noise of standard deviation 0.02 (ours).
+        mask_tokens: K of a multi-class head; where K > 1 each starts as SAM's token 0 plus noise of standard
+            deviation 0.02 (ours).
         image_size: side of the square input in pixels, None for the backbone's own.
         checkpoint: a SAM ``.pth`` or ``.safetensors`` file, or the weights of a timm encoder; None for random weights.
         head_seed: seeds whatever no checkpoint brings.
@@ -87,10 +89,19 @@ def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
     """
     entry, shape = backbone(name), backbone_shape(name, image_size)
     encoder = ImageEncoderViT(
-        img_size=shape.image_size, patch_size=shape.patch, embed_dim=shape.dim, depth=shape.depth, num_heads=shape.heads,
-        mlp_ratio=shape.mlp_dim / shape.dim, out_chans=shape.neck_dim, qkv_bias=True, use_rel_pos=True,
-        norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6), window_size=shape.window, global_attn_indexes=shape.global_blocks,
-    )  # fmt: skip
+        img_size=shape.image_size,
+        patch_size=shape.patch,
+        embed_dim=shape.dim,
+        depth=shape.depth,
+        num_heads=shape.heads,
+        mlp_ratio=shape.mlp_dim / shape.dim,
+        out_chans=shape.neck_dim,
+        qkv_bias=True,
+        use_rel_pos=True,
+        norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6),
+        window_size=shape.window,
+        global_attn_indexes=shape.global_blocks,
+    )
     return Sam(
         image_encoder=encoder,
         prompt_encoder=_prompt_encoder(entry, shape),
@@ -99,7 +110,8 @@ def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
 
 
 def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
-    """The segmenter under segment_anything's names, complete: loads strictly into `plain_sam` at the segmenter's image size.
+    """The segmenter under segment_anything's names, complete: loads strictly into `plain_sam` at the segmenter's
+    image size.
 
     Raises:
         ValueError: a timm encoder, a class head, or K > 1 mask tokens, which a plain SAM cannot hold.
@@ -127,13 +139,10 @@ def seeded(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(before)
 
 
-_Parts = tuple[nn.Module, PromptEncoder, nn.Module]
-
-
 def _sam_parts(
     entry: Backbone, shape: BackboneShape, *, checkpoint: Path | None, seed: int, fused: bool, recompute: bool
-) -> tuple[nn.Module, PromptEncoder, nn.Module]:
-    def build() -> tuple[SAMEncoder, PromptEncoder, nn.Module]:
+) -> tuple[nn.Module, PromptEncoder, MaskDecoder]:
+    def build() -> tuple[SAMEncoder, PromptEncoder, MaskDecoder]:
         encoder = SAMEncoder(shape, fused=fused, activation_checkpointing=recompute)
         return encoder, _prompt_encoder(entry, shape), plain_mask_decoder(entry.decoder)
 
@@ -158,14 +167,14 @@ def _sam_parts(
 
 def _timm_parts(
     entry: Backbone, shape: BackboneShape, *, checkpoint: Path | None, seed: int, fused: bool, recompute: bool
-) -> tuple[nn.Module, PromptEncoder, nn.Module]:
+) -> tuple[nn.Module, PromptEncoder, MaskDecoder]:
     with seeded(seed):
         neck = sam_neck(shape.dim, shape.neck_dim)
         prompts, decoder = _prompt_encoder(entry, shape), plain_mask_decoder(entry.decoder)
         vit = create_vit(entry.timm_model, shape.image_size)
     if checkpoint is not None:
         found = read_tensors(checkpoint)
-        own_size = create_vit_state(entry)
+        own_size = _vit_state(entry)
         classifier = [key for key in found if key.startswith("head.") and key not in own_size]
         found = {key: tensor.float() for key, tensor in found.items() if key not in classifier}
         require_match(found, own_size, path=checkpoint, backbone=entry.name)
@@ -174,7 +183,7 @@ def _timm_parts(
     return encoder, prompts, decoder
 
 
-def create_vit_state(entry: Backbone) -> dict[str, Tensor]:
+def _vit_state(entry: Backbone) -> dict[str, Tensor]:
     """Names and shapes of a timm model's tensors at its own image size, without memory."""
     with torch.device("meta"):
         return create_vit(entry.timm_model, entry.shape.image_size).state_dict()
@@ -183,9 +192,11 @@ def create_vit_state(entry: Backbone) -> dict[str, Tensor]:
 def _prompt_encoder(entry: Backbone, shape: BackboneShape) -> PromptEncoder:
     side = shape.image_size // shape.patch
     return PromptEncoder(
-        embed_dim=entry.decoder.dim, image_embedding_size=(side, side), input_image_size=(shape.image_size, shape.image_size),
+        embed_dim=entry.decoder.dim,
+        image_embedding_size=(side, side),
+        input_image_size=(shape.image_size, shape.image_size),
         mask_in_chans=entry.decoder.mask_channels,
-    )  # fmt: skip
+    )
 
 
 def _random_positions(encoder: SAMEncoder) -> None:

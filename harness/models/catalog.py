@@ -1,15 +1,17 @@
 """Backbones by name: their shapes and their closed-form parameter counts. Free of torch, so that planning is cheap.
 
-``vit_b``, ``vit_l`` and ``vit_h`` carry the numbers of segment_anything's own builders (2304.02643). ``vit_t`` is a SAM small enough for
-tests and demos, with everything the large ones have: windows that need padding, global blocks, relative positions. ``timm/<model>`` is any
-plain ViT of timm under SAM's neck and mask decoder; ``vit_t_timm`` is timm's ``test_vit`` under the tiny decoder.
+``vit_b``, ``vit_l`` and ``vit_h`` carry the numbers of segment_anything's own builders (2304.02643). ``vit_t`` is a
+SAM small enough for
+tests and demos, with everything the large ones have: windows that need padding, global blocks, relative positions.
+``timm/<model>`` is any plain ViT of timm under SAM's neck and mask decoder; ``vit_t_timm`` is timm's ``test_vit``
+under the tiny decoder.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from harness.errors import UsageError, did_you_mean
 from methods.placement import BackboneShape
@@ -17,7 +19,8 @@ from methods.placement import BackboneShape
 Task = Literal["binary", "multiclass"]
 TIMM = "timm/"
 SPARE_TOKENS = 3
-"""SAM's mask tokens 1-3, for ambiguous prompts: they stay in the decoder as they are, so that token 0 sees what it saw in pre-training."""
+"""SAM's mask tokens 1-3, for ambiguous prompts: they stay in the decoder as they are, so that token 0 sees what it
+saw in pre-training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,8 @@ class DecoderShape:
         return 2 * _linear(self.dim, self.dim) + _linear(self.dim, self.dim // 8)
 
     def trained(self, *, task: Task, num_classes: int, mask_tokens: int) -> int:
-        """Parameters of decoder and head that every method trains: no IoU head, no spare tokens, one hypernetwork MLP."""
+        """Parameters of decoder and head that every method trains: no IoU head, no spare tokens, one hypernetwork
+        MLP."""
         narrow = 3 * _linear(self.dim, self.dim // 2) + _linear(self.dim // 2, self.dim)
         layer = 4 * _linear(self.dim, self.dim) + 2 * narrow + _mlp(self.dim, self.mlp_dim) + 4 * 2 * self.dim
         transformer = self.depth * layer + narrow + 2 * self.dim
@@ -60,7 +64,14 @@ class DecoderShape:
         tokens = 1 + SPARE_TOKENS
         iou_head = 2 * _linear(self.dim, self.dim) + _linear(self.dim, tokens)
         quarter = self.mask_channels // 4
-        masks = 4 * quarter + quarter + 2 * quarter + 4 * quarter * self.mask_channels + self.mask_channels + 2 * self.mask_channels
+        masks = (
+            4 * quarter
+            + quarter
+            + 2 * quarter
+            + 4 * quarter * self.mask_channels
+            + self.mask_channels
+            + 2 * self.mask_channels
+        )
         prompts = 6 * self.dim + masks + _linear(self.mask_channels, self.dim)
         return SPARE_TOKENS * (self.hypernetwork + self.dim) + iou_head + prompts
 
@@ -76,7 +87,8 @@ class Backbone:
         timm_model: timm's name, empty for SAM's own encoders.
         layer_scale: timm: each block has two LayerScale vectors.
         prefix_positions: timm: the position table has rows for the prefix tokens.
-        encoder_parameters: count of a timm encoder without neck at its own image size where it is not one of the known ones.
+        encoder_parameters: count of a timm encoder without neck at its own image size where it is not one of the
+            known ones.
     """
 
     name: str
@@ -98,24 +110,59 @@ def _mlp(dim: int, hidden: int) -> int:
 
 def _sam(name: str, *, dim: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> Backbone:
     shape = BackboneShape(
-        dim=dim, depth=depth, heads=heads, mlp_dim=4 * dim, patch=16, window=14,
-        global_blocks=global_blocks, neck_dim=256, prefix_tokens=0, image_size=1024,
-    )  # fmt: skip
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        mlp_dim=4 * dim,
+        patch=16,
+        window=14,
+        global_blocks=global_blocks,
+        neck_dim=256,
+        prefix_tokens=0,
+        image_size=1024,
+    )
     return Backbone(name=name, shape=shape)
 
 
 def _timm(
-    model: str, *, dim: int, depth: int, heads: int, patch: int, image_size: int, mlp_dim: int = 0, prefix_tokens: int = 1,
-    decoder: DecoderShape = DecoderShape(), layer_scale: bool = False, prefix_positions: bool = True, name: str = "",
-) -> Backbone:  # fmt: skip
+    model: str,
+    *,
+    dim: int,
+    depth: int,
+    heads: int,
+    patch: int,
+    image_size: int,
+    mlp_dim: int = 0,
+    prefix_tokens: int = 1,
+    decoder: DecoderShape = DecoderShape(),
+    layer_scale: bool = False,
+    prefix_positions: bool = True,
+    name: str = "",
+) -> Backbone:
     shape = BackboneShape(
-        dim=dim, depth=depth, heads=heads, mlp_dim=mlp_dim or 4 * dim, patch=patch, window=0,
-        global_blocks=tuple(range(depth)), neck_dim=decoder.dim, prefix_tokens=prefix_tokens, image_size=image_size,
-    )  # fmt: skip
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        mlp_dim=mlp_dim or 4 * dim,
+        patch=patch,
+        window=0,
+        global_blocks=tuple(range(depth)),
+        neck_dim=decoder.dim,
+        prefix_tokens=prefix_tokens,
+        image_size=image_size,
+        final_norm=True,
+        relative_positions=False,
+        layer_scale=layer_scale,
+        positioned_prefix=prefix_tokens if prefix_positions else 0,
+    )
     return Backbone(
-        name=name or TIMM + model, shape=shape, decoder=decoder, timm_model=model,
-        layer_scale=layer_scale, prefix_positions=prefix_positions,
-    )  # fmt: skip
+        name=name or TIMM + model,
+        shape=shape,
+        decoder=decoder,
+        timm_model=model,
+        layer_scale=layer_scale,
+        prefix_positions=prefix_positions,
+    )
 
 
 _TINY_DECODER = DecoderShape(dim=64, mlp_dim=128, heads=4)
@@ -124,7 +171,16 @@ _WIDTHS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "
 
 def _catalogue() -> dict[str, Backbone]:
     tiny = BackboneShape(
-        dim=64, depth=4, heads=2, mlp_dim=256, patch=16, window=3, global_blocks=(1, 3), neck_dim=64, prefix_tokens=0, image_size=128
+        dim=64,
+        depth=4,
+        heads=2,
+        mlp_dim=256,
+        patch=16,
+        window=3,
+        global_blocks=(1, 3),
+        neck_dim=64,
+        prefix_tokens=0,
+        image_size=128,
     )
     entries = [
         Backbone(name="vit_t", shape=tiny, decoder=_TINY_DECODER),
@@ -132,16 +188,36 @@ def _catalogue() -> dict[str, Backbone]:
         _sam("vit_l", dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
         _sam("vit_h", dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
         _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160),
-        _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160, decoder=_TINY_DECODER, name="vit_t_timm"),
+        _timm(
+            "test_vit",
+            dim=64,
+            depth=6,
+            heads=2,
+            mlp_dim=192,
+            patch=16,
+            image_size=160,
+            decoder=_TINY_DECODER,
+            name="vit_t_timm",
+        ),
     ]
     for width, (dim, depth, heads) in _WIDTHS.items():
         for size in (224, 384):
-            entries.append(_timm(f"vit_{width}_patch16_{size}", dim=dim, depth=depth, heads=heads, patch=16, image_size=size))
+            entries.append(
+                _timm(f"vit_{width}_patch16_{size}", dim=dim, depth=depth, heads=heads, patch=16, image_size=size)
+            )
         if width == "tiny":
             continue
-        dino = {"dim": dim, "depth": depth, "heads": heads, "patch": 14, "image_size": 518}
-        entries.append(_timm(f"vit_{width}_patch14_dinov2", **dino, layer_scale=True))
-        entries.append(_timm(f"vit_{width}_patch14_reg4_dinov2", **dino, layer_scale=True, prefix_tokens=5, prefix_positions=False))
+        dino = _timm(
+            f"vit_{width}_patch14_dinov2", dim=dim, depth=depth, heads=heads, patch=14, image_size=518, layer_scale=True
+        )
+        registers = replace(
+            dino,
+            name=f"timm/vit_{width}_patch14_reg4_dinov2",
+            timm_model=f"vit_{width}_patch14_reg4_dinov2",
+            shape=replace(dino.shape, prefix_tokens=5, positioned_prefix=0),
+            prefix_positions=False,
+        )
+        entries += [dino, registers]
     return {entry.name: entry for entry in entries}
 
 
@@ -179,7 +255,8 @@ def backbone_shape(name: str, image_size: int | None = None) -> BackboneShape:
     if image_size <= 0 or image_size % shape.patch:
         below = max(image_size // shape.patch, 1) * shape.patch
         raise UsageError(
-            f"image size {image_size} is no multiple of the {shape.patch} px patch of {name}; take {below} or {below + shape.patch}"
+            f"image size {image_size} is no multiple of the {shape.patch} px patch of {name}; "
+            f"take {below} or {below + shape.patch}"
         )
     return replace(shape, image_size=image_size)
 
@@ -231,15 +308,25 @@ def _ask_timm(model: str) -> Backbone:
 
     if not timm.is_model(model):
         near = did_you_mean(model, timm.list_models("vit_*"))
-        raise UsageError(f"unknown backbone 'timm/{model}'{near if 'did you mean' in near else '; see timm.list_models()'}")
+        raise UsageError(
+            f"unknown backbone 'timm/{model}'{near if 'did you mean' in near else '; see timm.list_models()'}"
+        )
     with torch.device("meta"):
-        vit = timm.create_model(model, num_classes=0)
+        vit: Any = timm.create_model(model, num_classes=0)
     plain = isinstance(vit, VisionTransformer) and getattr(vit, "pos_embed", None) is not None and vit.attn_pool is None
     if not plain or not hasattr(vit.blocks[0].attn, "qkv"):
-        raise UsageError(f"'timm/{model}' is no plain ViT with absolute positions; try one such as {TIMM}vit_base_patch16_224")
+        raise UsageError(
+            f"'timm/{model}' is no plain ViT with absolute positions; try one such as {TIMM}vit_base_patch16_224"
+        )
     block, size = vit.blocks[0], vit.patch_embed.img_size
     entry = _timm(
-        model, dim=vit.embed_dim, depth=len(vit.blocks), heads=block.attn.num_heads, mlp_dim=block.mlp.fc1.out_features,
-        patch=vit.patch_embed.patch_size[0], image_size=size[0], prefix_tokens=vit.num_prefix_tokens,
-    )  # fmt: skip
+        model,
+        dim=vit.embed_dim,
+        depth=len(vit.blocks),
+        heads=block.attn.num_heads,
+        mlp_dim=block.mlp.fc1.out_features,
+        patch=vit.patch_embed.patch_size[0],
+        image_size=size[0],
+        prefix_tokens=vit.num_prefix_tokens,
+    )
     return replace(entry, encoder_parameters=sum(p.numel() for p in vit.parameters()))

@@ -1,4 +1,5 @@
-"""Checkpoints of backbones on disk: fingerprint, safe reading, strict checking. Imports torch only where tensors are read."""
+"""Checkpoints of backbones on disk: fingerprint, safe reading, strict checking. Imports torch only where tensors are
+read."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _MEBIBYTE = 1 << 20
 
 
 def fingerprint(path: Path) -> str:
-    """16 hex digits from a file's size and its first and last MiB; cheap for gigabytes, and the same wherever the file lies.
+    """16 hex digits from a file's size and its first and last MiB; cheap for gigabytes, and the same wherever the
+    file lies.
 
     Raises:
         UsageError: the file cannot be read.
@@ -31,7 +33,9 @@ def fingerprint(path: Path) -> str:
                 file.seek(max(size - _MEBIBYTE, _MEBIBYTE))
                 digest.update(file.read(_MEBIBYTE))
     except OSError as error:
-        raise UsageError(f"checkpoint {path} cannot be read ({error.strerror}); give the path of a file you have") from error
+        raise UsageError(
+            f"checkpoint {path} cannot be read ({error.strerror}); give the path of a file you have"
+        ) from error
     return digest.hexdigest()[:16]
 
 
@@ -54,15 +58,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
-            raise UsageError(f"checkpoint {path} holds code besides tensors and was not opened; save its state_dict alone") from error
+        if "global" in str(error).lower():  # torch names the first function that the pickle wants to call
+            raise UsageError(
+                f"checkpoint {path} holds code besides tensors and was not opened; save its state_dict alone"
+            ) from error
         raise UsageError(f"checkpoint {path} is no checkpoint or is damaged; download it again") from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UsageError(f"checkpoint {path} is truncated or damaged; download it again ({_first_line(error)})") from error
+        raise UsageError(
+            f"checkpoint {path} is truncated or damaged; download it again ({_first_line(error)})"
+        ) from error
     for wrapper in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()) or not content:
+    if (
+        not isinstance(content, dict)
+        or not all(isinstance(value, torch.Tensor) for value in content.values())
+        or not content
+    ):
         raise UsageError(f"checkpoint {path} holds no dictionary of tensors; save a model's state_dict")
     return content
 
@@ -84,7 +96,12 @@ def require_match(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *
         for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
     ]
-    parts = [f"{word} {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
-             for word, names in (("missing", missing), ("unexpected", unexpected), ("shape", shapes)) if names]  # fmt: skip
+    parts = [
+        f"{word} {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+        for word, names in (("missing", missing), ("unexpected", unexpected), ("shape", shapes))
+        if names
+    ]
     if parts:
-        raise UsageError(f"checkpoint {path} is not a {backbone}: {'; '.join(parts)}; choose the matching --backbone or file")
+        raise UsageError(
+            f"checkpoint {path} is not a {backbone}: {'; '.join(parts)}; choose the matching --backbone or file"
+        )

@@ -1,8 +1,8 @@
 """SAM's mask decoder without prompts, for a batch of images at once.
 
-All four of SAM's mask tokens go through the two-way transformer as in segment_anything, because they attend to each other; only token 0, the one
-behind ``multimask_output=False``, gives masks here. Tokens 1-3, their hypernetwork MLPs and the IoU head are kept frozen, so that a trained
-segmenter still saves as a plain SAM checkpoint.
+All four of SAM's mask tokens go through the two-way transformer as in segment_anything, because they attend to each
+other; only token 0, the one behind ``multimask_output=False``, gives masks here. Tokens 1-3, their hypernetwork MLPs
+and the IoU head are kept frozen, so that a trained segmenter still saves as a plain SAM checkpoint.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ _FROZEN = ("spare_tokens", "spare_hypernetworks", "iou_prediction_head")
 
 def plain_mask_decoder(shape: DecoderShape) -> MaskDecoder:
     """segment_anything's mask decoder with the numbers of ``shape``."""
-    transformer = TwoWayTransformer(depth=shape.depth, embedding_dim=shape.dim, mlp_dim=shape.mlp_dim, num_heads=shape.heads)
+    transformer = TwoWayTransformer(
+        depth=shape.depth, embedding_dim=shape.dim, mlp_dim=shape.mlp_dim, num_heads=shape.heads
+    )
     return MaskDecoder(
-        num_multimask_outputs=SPARE_TOKENS, transformer=transformer, transformer_dim=shape.dim,
-        iou_head_depth=3, iou_head_hidden_dim=shape.dim,
-    )  # fmt: skip
+        num_multimask_outputs=SPARE_TOKENS,
+        transformer=transformer,
+        transformer_dim=shape.dim,
+        iou_head_depth=3,
+        iou_head_hidden_dim=shape.dim,
+    )
 
 
 class BatchedMaskDecoder(nn.Module):
@@ -72,10 +77,11 @@ class BatchedMaskDecoder(nn.Module):
     def plain_state(self) -> dict[str, Tensor]:
         """The tensors under segment_anything's names; needs K = 1."""
         renamed = {
-            "mask_tokens": "", "spare_tokens": "",
+            "mask_tokens": "",
+            "spare_tokens": "",
             "hypernetwork": "output_hypernetworks_mlps.0",
             **{f"spare_hypernetworks.{i}": f"output_hypernetworks_mlps.{i + 1}" for i in range(SPARE_TOKENS)},
-        }  # fmt: skip
+        }
         state = {"mask_tokens.weight": torch.cat([self.mask_tokens, self.spare_tokens]).detach()}
         for name, tensor in self.state_dict().items():
             old = next((prefix for prefix in renamed if name == prefix or name.startswith(prefix + ".")), "")

@@ -1,4 +1,5 @@
-"""SAM's image encoder (a ViTDet ViT, 2304.02643) with segment_anything's parameter names, fused attention and a grid that methods can read."""
+"""SAM's image encoder (a ViTDet ViT, 2304.02643) with segment_anything's parameter names, fused attention and a grid
+that methods can read."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from methods.sites import Grid
 
 
 class Block(nn.Module):
-    """A transformer block with the names of segment_anything's ``Block``: norm1, attn, norm2, mlp.lin1, mlp.lin2, window_size.
+    """A transformer block with the names of segment_anything's ``Block``: norm1, attn, norm2, mlp.lin1, mlp.lin2,
+    window_size.
 
     Args:
         shape: the encoder's numbers.
@@ -59,9 +61,15 @@ class SAMEncoder(ImageEncoderViT):
 
     def __init__(self, shape: BackboneShape, *, fused: bool, activation_checkpointing: bool) -> None:
         super().__init__(
-            img_size=shape.image_size, patch_size=shape.patch, embed_dim=shape.dim, depth=0, num_heads=shape.heads,
-            out_chans=shape.neck_dim, norm_layer=partial(nn.LayerNorm, eps=1e-6), use_rel_pos=True,
-        )  # fmt: skip
+            img_size=shape.image_size,
+            patch_size=shape.patch,
+            embed_dim=shape.dim,
+            depth=0,
+            num_heads=shape.heads,
+            out_chans=shape.neck_dim,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+        )
         windows = (0 if index in shape.global_blocks else shape.window for index in range(shape.depth))
         self.blocks = nn.ModuleList(Block(shape, window=window, fused=fused) for window in windows)
         self.shape = shape
@@ -69,7 +77,8 @@ class SAMEncoder(ImageEncoderViT):
         self.activation_checkpointing = activation_checkpointing
 
     def embed(self, images: Tensor) -> Tensor:
-        """Patches with absolute positions, (B, h, w, C); writes the grid. Another size than the built one interpolates the positions."""
+        """Patches with absolute positions, (B, h, w, C); writes the grid. Another size than the built one
+        interpolates the positions."""
         tokens = self.patch_embed(images)
         self.grid.height, self.grid.width = tokens.shape[1:3]
         assert self.pos_embed is not None
@@ -95,18 +104,21 @@ def run_blocks(blocks: nn.ModuleList, tokens: Tensor, *, recompute: bool) -> Ten
 
 
 def resize_positions(table: Tensor, height: int, width: int) -> Tensor:
-    """Absolute positions (1, H, W, C) on another grid, bicubic with antialiasing; the same tensor where the grid fits."""
+    """Absolute positions (1, H, W, C) on another grid, bicubic with antialiasing; the same tensor where the grid
+    fits."""
     if table.shape[1:3] == (height, width):
         return table
-    resized = interpolate(table.permute(0, 3, 1, 2), size=(height, width), mode="bicubic", antialias=True, align_corners=False)
+    resized = interpolate(
+        table.permute(0, 3, 1, 2), size=(height, width), mode="bicubic", antialias=True, align_corners=False
+    )
     return resized.permute(0, 2, 3, 1)
 
 
 def resize_state(state: dict[str, Tensor], shape: BackboneShape) -> dict[str, Tensor]:
     """A SAM encoder's tensors with position tables fitted to ``shape.image_size``; everything else as it came.
 
-    Absolute positions are resized bicubically; relative positions of global blocks linearly, as segment_anything's ``get_rel_pos`` would do
-    on each call. Windows keep their size, so their tables stay.
+    Absolute positions are resized bicubically; relative positions of global blocks linearly, as segment_anything's
+    ``get_rel_pos`` would do on each call. Windows keep their size, so their tables stay.
 
     Args:
         state: tensors by segment_anything's names without ``image_encoder.``.

@@ -17,7 +17,8 @@ class SegmenterOutput(NamedTuple):
     """What the decoder says, before any resizing.
 
     Args:
-        masks: (B, K, h, w) mask logits at four times the encoder's grid (a quarter of the input for 16-pixel patches), float32.
+        masks: (B, K, h, w) mask logits at four times the encoder's grid (a quarter of the input for 16-pixel
+            patches), float32.
         classes: (B, K, C + 1) class logits of each mask, the last one "nothing"; None for a binary task.
     """
 
@@ -36,7 +37,12 @@ class Segmenter(nn.Module):
     """
 
     def __init__(
-        self, *, encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: BatchedMaskDecoder, head: nn.Module | None
+        self,
+        *,
+        encoder: nn.Module,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: BatchedMaskDecoder,
+        head: nn.Module | None,
     ) -> None:
         super().__init__()
         self.encoder = encoder

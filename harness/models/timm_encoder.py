@@ -16,7 +16,11 @@ from methods.sites import Grid
 
 def create_vit(model: str, image_size: int) -> VisionTransformer:
     """timm's model without a head, its position table made for ``image_size`` pixels a side."""
-    return timm.create_model(model, pretrained=False, num_classes=0, global_pool="", img_size=image_size, dynamic_img_size=False)
+    vit = timm.create_model(
+        model, pretrained=False, num_classes=0, global_pool="", img_size=image_size, dynamic_img_size=False
+    )
+    assert isinstance(vit, VisionTransformer)
+    return vit
 
 
 def sam_neck(dim: int, neck_dim: int) -> nn.Sequential:
@@ -41,7 +45,13 @@ class TimmEncoder(nn.Module):
     """
 
     def __init__(
-        self, vit: VisionTransformer, *, neck: nn.Module, shape: BackboneShape, fused: bool, activation_checkpointing: bool
+        self,
+        vit: VisionTransformer,
+        *,
+        neck: nn.Module,
+        shape: BackboneShape,
+        fused: bool,
+        activation_checkpointing: bool,
     ) -> None:
         super().__init__()
         self.patch_embed = vit.patch_embed
@@ -50,7 +60,7 @@ class TimmEncoder(nn.Module):
         self.norm_pre, self.norm = vit.norm_pre, vit.norm
         self.blocks = nn.ModuleList(vit.blocks)
         for block in self.blocks:
-            block.attn.fused_attn = fused
+            block.attn.fused_attn = fused  # type: ignore[union-attr]
         self.neck = neck
         self.shape = shape
         self.grid = Grid()
@@ -70,9 +80,12 @@ class TimmEncoder(nn.Module):
     def _positions(self, prefix_tokens: int) -> Tensor:
         side = self.shape.image_size // self.shape.patch
         wanted = [self.grid.height, self.grid.width]
+        assert self.pos_embed is not None
         if wanted == [side, side]:
             return self.pos_embed
-        return resample_abs_pos_embed(self.pos_embed, new_size=wanted, old_size=[side, side], num_prefix_tokens=prefix_tokens)
+        return resample_abs_pos_embed(
+            self.pos_embed, new_size=wanted, old_size=[side, side], num_prefix_tokens=prefix_tokens
+        )
 
     def run_blocks(self, tokens: Tensor) -> Tensor:
         return run_blocks(self.blocks, tokens, recompute=self.activation_checkpointing)

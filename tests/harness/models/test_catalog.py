@@ -1,0 +1,95 @@
+"""Closed forms against modules, on the meta device, and messages for unknown names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from harness.errors import UsageError
+from harness.models.build import build_segmenter
+from harness.models.catalog import (
+    backbone_names,
+    backbone_shape,
+    decoder_parameters,
+    encoder_parameters,
+    total_parameters,
+)
+
+KNOWN_TIMM = ["timm/vit_tiny_patch16_224", "timm/vit_small_patch14_dinov2", "timm/vit_base_patch14_reg4_dinov2"]
+
+
+def test_decoder_counts_what_is_published() -> None:
+    assert decoder_parameters("vit_h", task="binary") == 3_505_536
+    assert decoder_parameters("vit_b", task="binary") == 3_505_536
+
+
+@pytest.mark.parametrize(("name", "published"), [("vit_b", 93_735_472), ("vit_l", 312_342_832), ("vit_h", 641_090_608)])
+def test_totals_equal_segment_anything(name: str, published: int) -> None:
+    from segment_anything import sam_model_registry
+
+    with torch.device("meta"):
+        sam = sam_model_registry[name]()
+    assert sum(p.numel() for p in sam.parameters()) == published
+    assert total_parameters(name, task="binary") == published
+
+
+@pytest.mark.parametrize("name", ["vit_t", "vit_b", "vit_h", "vit_t_timm", *KNOWN_TIMM, "timm/deit3_small_patch16_224"])
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_closed_forms_equal_the_modules(name: str, task: str) -> None:
+    patch = backbone_shape(name).patch
+    with torch.device("meta"):
+        segmenter = build_segmenter(name, task=task, num_classes=12, mask_tokens=10, image_size=16 * patch)
+    given = {"task": task, "num_classes": 12, "mask_tokens": 10}
+    trained = sum(p.numel() for _, p in segmenter.decoder_parameters())
+    assert trained == decoder_parameters(name, **given)
+    assert sum(p.numel() for p in segmenter.encoder.parameters()) == encoder_parameters(name, image_size=16 * patch)
+    assert sum(p.numel() for p in segmenter.parameters()) == total_parameters(name, image_size=16 * patch, **given)
+
+
+@pytest.mark.parametrize("name", [name for name in backbone_names() if "timm" in name])
+def test_known_shapes_equal_timm(name: str) -> None:
+    import timm
+
+    from harness.models.catalog import backbone
+
+    entry = backbone(name)
+    with torch.device("meta"):
+        vit = timm.create_model(entry.timm_model, num_classes=0)
+    shape = entry.shape
+    assert (shape.dim, shape.depth, shape.prefix_tokens) == (vit.embed_dim, len(vit.blocks), vit.num_prefix_tokens)
+    assert (shape.heads, shape.mlp_dim) == (vit.blocks[0].attn.num_heads, vit.blocks[0].mlp.fc1.out_features)
+    assert (shape.patch, shape.image_size) == (vit.patch_embed.patch_size[0], vit.patch_embed.img_size[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("vit_bb", "did you mean 'vit_b'"),
+        ("resnet50", "choose from"),
+        ("timm/vit_smal_patch16_224", "did you mean 'vit_small_patch16_224'"),
+        ("timm/resnet50", "no plain ViT"),
+        ("timm/vit_base_patch16_siglip_224", "no plain ViT"),
+    ],
+)
+def test_unknown_backbones_name_the_nearest(name: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=hint) as caught:
+        backbone_shape(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unfit_image_size_names_those_that_fit() -> None:
+    with pytest.raises(UsageError, match="take 252 or 266"):
+        backbone_shape("timm/vit_small_patch14_dinov2", 256)
+    assert backbone_shape("VIT-B", 512).image_size == 512
+
+
+def test_the_catalogue_imports_no_torch() -> None:
+    code = (
+        "import sys; from harness.models.catalog import total_parameters;"
+        "from harness.models.checkpoint import fingerprint;"
+        "total_parameters('vit_h', task='binary'); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

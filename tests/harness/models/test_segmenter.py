@@ -1,0 +1,233 @@
+"""The segmenter against segment_anything as a whole, its outputs, its randomness and its switches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.models.build import build_segmenter, plain_sam, sam_state_dict
+from harness.models.segmenter import Segmenter, SegmenterOutput, probabilities, upsample
+from methods.sites import Adaptable, block_sites
+
+NAMES = ["vit_t", "vit_t_timm"]
+
+
+def _images(batch: int, height: int, width: int | None = None) -> Tensor:
+    return torch.randn(batch, 3, height, width or height, generator=torch.Generator().manual_seed(7))
+
+
+def _per_image_masks(sam: Any, embedding: Tensor) -> Tensor:
+    """As `Sam.forward` does it: one image after the other, no prompts, ``multimask_output=False``."""
+    sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
+    dense = dense[..., :1, :1].expand(-1, -1, *embedding.shape[-2:])
+    masks = [
+        sam.mask_decoder(
+            image_embeddings=one.unsqueeze(0),
+            image_pe=sam.prompt_encoder.pe_layer(embedding.shape[-2:]).unsqueeze(0),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )[0]
+        for one in embedding
+    ]
+    return torch.cat(masks)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_encoder_and_decoder_equal_segment_anything(fused: bool) -> None:
+    segmenter = build_segmenter("vit_t", task="binary", head_seed=1, fused_attention=fused)
+    sam = plain_sam("vit_t")
+    sam.load_state_dict(sam_state_dict(segmenter), strict=True)
+    images = _images(3, 128)
+    with torch.no_grad():
+        embedding = sam.image_encoder(images)
+        torch.testing.assert_close(segmenter.encode(images), embedding, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(segmenter(images).masks, _per_image_masks(sam, embedding), atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_equal_segment_anything() -> None:
+    segmenter = build_segmenter("vit_t", task="binary", head_seed=1)
+    sam = plain_sam("vit_t")
+    sam.load_state_dict(sam_state_dict(segmenter), strict=True)
+    images = _images(2, 128)
+    segmenter(images).masks.square().mean().backward()
+    _per_image_masks(sam, sam.image_encoder(images)).square().mean().backward()
+    ours, theirs = dict(segmenter.encoder.named_parameters()), dict(sam.image_encoder.named_parameters())
+    assert ours.keys() == theirs.keys()
+    for name, parameter in theirs.items():
+        torch.testing.assert_close(ours[name].grad, parameter.grad, atol=1e-7, rtol=1e-3, msg=name)
+    token = sam.mask_decoder.mask_tokens.weight.grad
+    torch.testing.assert_close(segmenter.mask_decoder.mask_tokens.grad[0], token[0], atol=1e-7, rtol=1e-3)
+    torch.testing.assert_close(segmenter.mask_decoder.spare_tokens.grad, token[1:], atol=1e-7, rtol=1e-3)
+
+
+def test_images_that_are_not_square_equal_segment_anything_with_resized_positions() -> None:
+    from harness.models.sam_encoder import resize_positions
+
+    segmenter = build_segmenter("vit_t", task="binary", head_seed=1)
+    sam = plain_sam("vit_t")
+    sam.load_state_dict(sam_state_dict(segmenter), strict=True)
+    sam.image_encoder.pos_embed = torch.nn.Parameter(resize_positions(sam.image_encoder.pos_embed.detach(), 5, 10))
+    images = _images(2, 80, 160)
+    with torch.no_grad():
+        embedding = sam.image_encoder(images)
+        torch.testing.assert_close(segmenter.encode(images), embedding, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(segmenter(images).masks, _per_image_masks(sam, embedding), atol=1e-5, rtol=1e-4)
+    assert (segmenter.encoder.grid.height, segmenter.encoder.grid.width) == (5, 10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_forward_is_embed_blocks_finish(name: str, activation_checkpointing: bool) -> None:
+    segmenter = build_segmenter(name, task="binary", activation_checkpointing=activation_checkpointing)
+    assert isinstance(segmenter, Adaptable)
+    encoder: Any = segmenter.encoder
+    size = encoder.shape.image_size
+    images = _images(2, size)
+    tokens = encoder.embed(images)
+    side = size // encoder.shape.patch
+    assert (encoder.grid.height, encoder.grid.width) == (side, side)
+    embedding = encoder.finish(encoder.run_blocks(tokens))
+    torch.testing.assert_close(embedding, segmenter.encode(images))
+    assert embedding.shape == (2, encoder.shape.neck_dim, side, side)
+    torch.testing.assert_close(segmenter.decode(embedding).masks, segmenter(images).masks)
+
+
+def test_timm_encoder_equals_timm() -> None:
+    from harness.models.timm_encoder import create_vit
+
+    segmenter = build_segmenter("vit_t_timm", task="binary")
+    encoder: Any = segmenter.encoder
+    vit = create_vit("test_vit", 160)
+    own = {key: value for key, value in encoder.state_dict().items() if not key.startswith("neck.")}
+    vit.load_state_dict(own, strict=True)
+    images = _images(2, 160)
+    features = vit.forward_features(images)
+    mapped = features[:, 1:].transpose(1, 2).reshape(2, -1, 10, 10)
+    torch.testing.assert_close(segmenter.encode(images), encoder.neck(mapped))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_activation_checkpointing_changes_no_gradient(name: str) -> None:
+    gradients = []
+    for recompute in (False, True):
+        segmenter = build_segmenter(name, task="binary", head_seed=2, activation_checkpointing=recompute)
+        segmenter(_images(2, segmenter.encoder.shape.image_size)).masks.square().mean().backward()
+        gradients.append([p.grad for p in segmenter.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_graph_below_the_first_trainable_site(name: str) -> None:
+    segmenter = build_segmenter(name, task="binary")
+    segmenter.requires_grad_(False)
+    sites = block_sites(segmenter.encoder, "all")
+    sites[2].get("qkv").requires_grad_(True)
+    traced: dict[int, bool] = {}
+    for site in sites:
+        site.block.register_forward_hook(
+            lambda _module, _args, out, index=site.index: traced.update({index: out.requires_grad})
+        )
+    segmenter(_images(1, segmenter.encoder.shape.image_size))
+    assert traced == {index: index >= 2 for index in range(len(sites))}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sites_are_called_as_modules_with_their_layout(name: str) -> None:
+    """A method replaces a site; its stand-in must see every token the site would see."""
+    segmenter = build_segmenter(name, task="binary")
+    seen: dict[str, tuple[int, ...]] = {}
+    for site in block_sites(segmenter.encoder, "0"):
+        for part in ("norm1", "qkv", "proj", "norm2", "mlp_in", "mlp_out"):
+            hook = lambda _module, args, part=part: seen.update({part: tuple(args[0].shape)})  # noqa: E731
+            site.get(part).register_forward_pre_hook(hook)
+    segmenter(_images(2, segmenter.encoder.shape.image_size))
+    if name == "vit_t":  # 8x8 tokens padded to 9x9, nine windows of 3x3 an image
+        whole, window = (2, 8, 8, 64), (18, 3, 3, 64)
+        assert seen == {
+            "norm1": whole,
+            "qkv": window,
+            "proj": window,
+            "norm2": whole,
+            "mlp_in": whole,
+            "mlp_out": (2, 8, 8, 256),
+        }
+    else:
+        tokens = (2, 101, 64)
+        assert seen == {
+            **dict.fromkeys(("norm1", "qkv", "proj", "norm2", "mlp_in"), tokens),
+            "mlp_out": (2, 101, 192),
+        }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_random_weights_come_from_the_head_seed_alone(name: str) -> None:
+    torch.manual_seed(0)
+    before = torch.default_generator.get_state()
+    first = build_segmenter(name, task="multiclass", num_classes=3, mask_tokens=4, head_seed=5).state_dict()
+    assert torch.equal(torch.default_generator.get_state(), before)
+    torch.manual_seed(1)
+    second = build_segmenter(name, task="multiclass", num_classes=3, mask_tokens=4, head_seed=5).state_dict()
+    other = build_segmenter(name, task="multiclass", num_classes=3, mask_tokens=4, head_seed=6).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    for key in ("head.weight", "mask_decoder.mask_tokens", "encoder.blocks.0.attn.qkv.weight"):
+        assert not torch.equal(first[key], other[key])
+
+
+def test_extra_mask_tokens_start_near_token_0() -> None:
+    one = build_segmenter("vit_t", task="binary", head_seed=5).mask_decoder.mask_tokens
+    many = build_segmenter(
+        "vit_t", task="multiclass", num_classes=3, mask_tokens=6, head_seed=5
+    ).mask_decoder.mask_tokens
+    noise = (many - one).std()
+    assert 0.01 < noise < 0.03
+    assert len({tuple(row.tolist()) for row in many.detach()}) == 6
+
+
+def test_only_the_trained_part_is_named() -> None:
+    segmenter = build_segmenter("vit_t", task="multiclass", num_classes=3, mask_tokens=2)
+    names = {name for name, _ in segmenter.decoder_parameters()}
+    assert names <= {name for name, _ in segmenter.named_parameters()}
+    assert not [name for name in names if "iou_prediction_head" in name or "spare" in name]
+    assert {"head.weight", "head.bias", "mask_decoder.mask_tokens", "mask_decoder.iou_token.weight"} <= names
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_output_shapes_and_probabilities(task: str) -> None:
+    segmenter = build_segmenter("vit_t", task=task, num_classes=3, mask_tokens=5)
+    output = segmenter(_images(2, 128))
+    assert output.masks.shape == (2, 1 if task == "binary" else 5, 32, 32)
+    probability = probabilities(output, (128, 128))
+    assert probability.shape == ((2, 128, 128) if task == "binary" else (2, 3, 128, 128))
+    assert probability.min() >= 0
+    assert upsample(output.masks, (50, 70)).shape[-2:] == (50, 70)
+
+
+def test_multiclass_probabilities_sum_over_masks() -> None:
+    masks, classes = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4)
+    got = probabilities(SegmenterOutput(masks, classes), (4, 4))
+    weights = classes.softmax(-1)
+    expected = sum(weights[0, k, 1] * masks[0, k].sigmoid() for k in range(2))
+    torch.testing.assert_close(got[0, 1], expected)
+    assert got.shape == (1, 3, 4, 4)
+
+
+def test_bf16_autocast_gives_float32_logits() -> None:
+    segmenter: Segmenter = build_segmenter("vit_t", task="multiclass", num_classes=3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = segmenter(_images(1, 128))
+    assert output.masks.dtype == torch.float32
+    assert output.classes is not None
+    assert output.classes.dtype == torch.float32
+    assert output.masks.isfinite().all()
+
+
+def test_a_multiclass_segmenter_does_not_save_as_a_plain_sam() -> None:
+    with pytest.raises(ValueError, match="class head"):
+        sam_state_dict(build_segmenter("vit_t", task="multiclass", num_classes=3))
+    with pytest.raises(ValueError, match="SAM's own backbones"):
+        sam_state_dict(build_segmenter("vit_t_timm", task="binary"))
