@@ -1,0 +1,152 @@
+"""Images and masks at the network's input size, decoded once and kept in a cache that jobs share.
+
+Input (as released with Conv-LoRA): the RGB image is resized to S×S with Pillow's bicubic filter, which antialiases when
+it shrinks, and its aspect ratio is lost; the mask is resized to nearest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import FunctionType
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+
+from datasets.base import Benchmark, Pair, Sample
+from harness.evaluation.resize import resize_nearest
+from harness.training.image_cache import ImageCache
+
+Array = NDArray[np.uint8]
+
+_FORMAT = 1  # raise it when what `ImageSource` stores changes
+
+
+class ImageSource:
+    """The images of a split by position.
+
+    A cached entry is found by content: the bytes of image and mask file, the input size, and the code and options that
+    decode them. So copies of the data share entries wherever they lie (a job's scratch folder included), and a mended
+    file, a switch of the protocol or a changed reader never meets a stale entry. Files are hashed once a process, when
+    first asked for; reading is far cheaper than decoding.
+
+    Arrays from the cache are memory-mapped copy-on-write: pages come in when touched, and writing to an array changes
+    nothing but itself. Safe to use from several threads.
+
+    Args:
+        benchmark: decodes the pairs.
+        pairs: what to serve, in order.
+        image_size: S.
+        cache: folder of the cache, None to decode each time.
+        cache_bytes: bound on the size of the folder; see `ImageCache`.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        pairs: Sequence[Pair],
+        *,
+        image_size: int,
+        cache: Path | None = None,
+        cache_bytes: int = 64 * 2**30,
+    ) -> None:
+        self.benchmark = benchmark
+        self.pairs = tuple(pairs)
+        self.image_size = image_size
+        self._cache = ImageCache(cache, max_bytes=cache_bytes) if cache is not None else None
+        self._rules = _decoding_rules(benchmark) if cache is not None else b""
+        self._keys: dict[int, str] = {}
+        self._last: tuple[int, Sample] | None = None
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def stem(self, index: int) -> str:
+        return self.pairs[index].stem
+
+    def image(self, index: int) -> Array:
+        """(3, S, S) RGB.
+
+        Raises:
+            DatasetError: the files cannot be decoded.
+        """
+        return self._input(index)[:3]
+
+    def mask_input(self, index: int) -> Array:
+        """(S, S) class index, 255 = ignore."""
+        return self._input(index)[3]
+
+    def mask_native(self, index: int) -> Array:
+        """(H, W) class index at the mask's own size."""
+        if self._cache is None:
+            return self._decode(index).mask
+        key = f"{self._key(index)}-native"
+        found = self._cache.get(key)
+        if found is None:
+            found = self._decode(index).mask
+            self._cache.put(key, found)
+        return found
+
+    def _input(self, index: int) -> Array:
+        """(4, S, S): RGB and mask."""
+        if self._cache is None:
+            return to_input(self._decode(index), self.image_size)
+        key = f"{self._key(index)}-{self.image_size}"
+        found = self._cache.get(key)
+        if found is None:
+            found = to_input(self._decode(index), self.image_size)
+            self._cache.put(key, found)
+        return found
+
+    def _decode(self, index: int) -> Sample:
+        # Image and mask of one item are asked for one after the other: decode once for both. Replacing the pair is
+        # atomic, so threads at worst decode twice.
+        last = self._last
+        if last is not None and last[0] == index:
+            return last[1]
+        sample = self.benchmark.read(self.pairs[index])
+        self._last = (index, sample)
+        return sample
+
+    def _key(self, index: int) -> str:
+        if index not in self._keys:
+            digest = hashlib.blake2b(self._rules, digest_size=16)
+            for path in (self.pairs[index].image, self.pairs[index].mask):
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "blake2b").digest())
+            self._keys[index] = digest.hexdigest()
+        return self._keys[index]
+
+
+def to_input(sample: Sample, image_size: int) -> Array:
+    """(4, S, S) uint8: the sample's RGB, bicubic, and its mask, nearest."""
+    size = (image_size, image_size)
+    image = Image.fromarray(sample.image)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    out = np.empty((4, *size), dtype=np.uint8)
+    out[:3] = np.asarray(image).transpose(2, 0, 1)
+    out[3] = resize_nearest(sample.mask, size)
+    return out
+
+
+def _decoding_rules(benchmark: Benchmark) -> bytes:
+    """What turns given files into given arrays: options, the source of the readers, Pillow's version."""
+    parts = [
+        str(_FORMAT),
+        PIL.__version__,
+        type(benchmark).__qualname__,
+        repr(sorted(asdict(benchmark.options).items())),
+    ]
+    sources = set(Path(inspect.getfile(Benchmark)).parent.glob("*.py"))
+    members = [member for cls in type(benchmark).__mro__ for member in vars(cls).values()]
+    sources.update(Path(member.__code__.co_filename) for member in members if isinstance(member, FunctionType))
+    digest = hashlib.blake2b("\n".join(parts).encode())
+    for source in sorted((path for path in sources if path.is_file()), key=lambda path: path.name):
+        digest.update(source.read_bytes())
+    return digest.digest()
