@@ -46,6 +46,7 @@ class CVC612(FolderBenchmark):
     source = "https://polyp.grand-challenge.org/CVCClinicDB/, PraNet's TrainDataset and TestDataset, or AutoGluon's polyp.zip"
     published_sizes: ClassVar = {"all": 612}
     folders = ("CVC-ClinicDB", "CVC-612", "cvc612", "polyp", "PraNet")
+    carved_by = "whole sequences"
     split_rules = ("default", "sequences", "pranet", "polyp")
 
     def layouts(self) -> tuple[Layout, ...]:
@@ -70,8 +71,7 @@ class CVC612(FolderBenchmark):
         if rule == "sequences":
             frames = [pair for name in ("all", "train", "val", "test") for pair in parts.get(name, ())]
             parts = {"all": tuple(sorted(frames, key=lambda pair: int(pair.stem) if pair.stem.isdigit() else 0))}
-        train, val, test, words = super().arrange(parts, root=root, layout=layout)
-        return train, val, test, words.replace("by hashed stem", "by whole sequences") if "all" in parts else words
+        return super().arrange(parts, root=root, layout=layout)
 
     def group(self, pair: Pair) -> str:
         return pair.stem if self.options.split_rule == "polyp" and not pair.stem.isdigit() else f"sequence {sequence_of(pair.stem):02d}"

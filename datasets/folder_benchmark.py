@@ -37,6 +37,8 @@ class FolderBenchmark(Benchmark):
     """Names under which the folder is found below a data root (case, spaces, hyphens do not matter)."""
     split_rules: ClassVar[tuple[str, ...]] = ("default",)
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
+    carved_by: ClassVar[str] = "hashed stem"
+    """What `group` keeps together, in the words of the rule."""
     test_fraction: ClassVar[float] = 0.1
     val_fraction: ClassVar[float] = 0.1
     unpaired_allowed: ClassVar[bool] = False
@@ -126,7 +128,7 @@ class FolderBenchmark(Benchmark):
             everything = parts["all"]
             rest, tested = splitting.carve(everything, count=splitting.share(len(everything), self.test_fraction), seed=seed, group=self.group)
             train, val = splitting.carve(rest, count=splitting.share(len(everything), self.val_fraction), seed=seed, group=self.group)
-            return train, val, {"test": tested}, f"carved (seed {seed}, {len(tested)} test and {len(val)} val by hashed stem)"
+            return train, val, {"test": tested}, f"carved (seed {seed}, {len(tested)} test and {len(val)} val by {self.carved_by})"
         test = {name: parts.get(name, ()) for name in self.test_splits}
         if parts.get("val"):
             return parts["train"], parts["val"], test, "official" if layout.name != "autogluon" else "AutoGluon's lists"
@@ -139,7 +141,7 @@ class FolderBenchmark(Benchmark):
         if not pairs:
             raise DatasetError(f"the train split of {self.title} is empty; unpack the archive again")
         train, val = splitting.carve(pairs, count=splitting.share(len(pairs), self.val_fraction), seed=seed, group=self.group)
-        return train, val, f"val carved (seed {seed}, {len(val)} of {len(pairs)} train images by hashed stem)"
+        return train, val, f"val carved (seed {seed}, {len(val)} of {len(pairs)} train images by {self.carved_by})"
 
     def group(self, pair: Pair) -> str:
         """Pairs of one group are never split."""

@@ -1,0 +1,117 @@
+"""Generated sample data sets in the layouts and encodings of the real archives, traps included. Deterministic and quick.
+
+    path = datasets.samples.write("kvasir", Path("data"), seed=0)
+
+Every sample carries a marker, so that no table can pass it off as the benchmark.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets.base import DatasetError
+from datasets.folder_benchmark import SAMPLE_MARKER
+from datasets.samples.extras import add_extras
+from datasets.samples.scenes import Scene, draw, shape_of
+from datasets.samples.trees import RECIPES, Recipe, Tree
+
+DEFAULT_IMAGES = 36
+DEFAULT_SIZE = 112
+
+
+def layouts(name: str) -> tuple[str, ...]:
+    """Layouts in which samples of a benchmark can be written.
+
+    Raises:
+        DatasetError: unknown benchmark.
+    """
+    return tuple(_recipe(name).trees)
+
+
+def write(
+    name: str,
+    root: Path,
+    *,
+    layout: str = "original",
+    images: int | None = None,
+    seed: int = 0,
+    size: int = DEFAULT_SIZE,
+) -> Path:
+    """Write a sample of benchmark ``name`` below ``root``; returns the benchmark's folder.
+
+    Args:
+        name: canonical name, such as ``kvasir``.
+        root: data root; made if absent. Files that are there are overwritten.
+        layout: one of `layouts`.
+        images: how many images in all, at least 12; 36 by default.
+        seed: seed of the scenes.
+        size: side of the images in pixels; most benchmarks vary around it in size and aspect ratio.
+
+    Raises:
+        DatasetError: unknown benchmark or layout, too few images.
+    """
+    recipe = _recipe(name)
+    if layout not in recipe.trees:
+        raise DatasetError(f"{name} has no layout {layout!r} (choose from {', '.join(recipe.trees)})")
+    count = DEFAULT_IMAGES if images is None else images
+    if count < 12:
+        raise DatasetError(f"a sample needs at least 12 images for its splits, not {count}")
+    if size < 32:
+        raise DatasetError(f"a sample needs images of at least 32 pixels, not {size}")
+    tree = recipe.trees[layout]
+    folder = root / tree.folder
+    for directory in itertools.chain.from_iterable(tree.parts.values()):
+        (folder / directory).mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[tuple[str, str]]] = {part: [] for part in tree.parts}
+    for index, part in enumerate(_deal(tuple(tree.parts), count)):
+        generator = np.random.default_rng([seed, sorted(RECIPES).index(name), index])
+        scene = draw(generator, shape_of(index, size, square=recipe.square), recipe.palette)
+        rows[part].append(_write_pair(folder, tree, part, index, scene=scene, stem=recipe.stem(index, count)))
+    for part, file_name in tree.lists.items():
+        _write_list(folder / file_name, rows[part], indexed=part == "train")
+    add_extras(name, folder, layout=layout, tree=tree, seed=seed, size=size, rows=rows)
+    (folder / SAMPLE_MARKER).write_text(f"generated: {name}, layout {layout}, seed {seed}; not the published benchmark\n", encoding="utf-8")
+    return folder
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in RECIPES:
+        raise DatasetError(f"no sample of {name!r} can be generated (choose from {', '.join(RECIPES)})")
+    return RECIPES[name]
+
+
+def _deal(parts: tuple[str, ...], count: int) -> list[str]:
+    """The part of every image: a fifth for validation and a fifth for test, at least two a folder, the rest for training."""
+    if parts == ("all",):
+        return ["all"] * count
+    others = [part for part in parts if part != "train"]
+    folders = {"val": sum(part.startswith("val") for part in others)}
+    dealt: list[str] = []
+    for part in others:
+        siblings = folders["val"] if part.startswith("val") else len(others) - folders["val"]
+        dealt += [part] * max(2, count // 5 // siblings)
+    return ["train"] * (count - len(dealt)) + dealt
+
+
+def _write_pair(folder: Path, tree: Tree, part: str, index: int, *, scene: Scene, stem: str) -> tuple[str, str]:
+    images, masks = tree.parts[part]
+    image_name = f"{images}/{stem}{tree.image_suffix}"
+    mask_name = f"{masks}/{stem}{tree.mask_names[index % len(tree.mask_names)]}"
+    options = {"quality": 92} if tree.image_suffix == ".jpg" else {}
+    Image.fromarray(scene.image).save(folder / image_name, **options)
+    tree.encode[index % len(tree.encode)](folder / mask_name, scene.classes)
+    return image_name, mask_name
+
+
+def _write_list(path: Path, rows: list[tuple[str, str]], *, indexed: bool) -> None:
+    """AutoGluon's CSV; some of the published ones begin with an unnamed index column."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["", "image", "label"] if indexed else ["image", "label"])
+        for number, (image, mask) in enumerate(rows):
+            writer.writerow([number, image, mask] if indexed else [image, mask])
