@@ -7,6 +7,7 @@ what is summed stays visible. Losses are shares that add up (see `losses`), so s
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.errors import UsageError
+from harness.training.statistics import SharedStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,10 @@ class Workers:
             dist.all_reduce(flat)
             for parameter, part in zip(same, flat.split([p.numel() for p in same]), strict=True):
                 parameter.grad = part.view_as(parameter).clone()
+
+    def shared_statistics(self, *, counts: bool) -> contextlib.AbstractContextManager[Any]:
+        """Batch norm over all workers' images while it lasts; see `SharedStatistics`."""
+        return contextlib.nullcontext() if self.size == 1 else SharedStatistics(counts=counts)
 
     def from_leader(self, value: Any) -> Any:
         """Rank 0's ``value`` on every worker; the others' argument is ignored."""

@@ -1,0 +1,153 @@
+"""Image embeddings of a frozen encoder, computed once for each image and flip.
+
+For a method that trains nothing in the encoder (`methods.base.Method.trains_backbone` is False) the embedding is a
+constant. Every image is encoded alone, so that its embedding does not depend on which others it met; it is stored in
+the very type in which the encoder gives it (fp32, or what autocast leaves), so nothing is rounded.
+
+Kept in memory without a folder, else in a memory-mapped file that later attempts and other seeds read as well. A file
+is found by the encoder's weights, precision, image size and shape; each entry carries checksums of the image it was
+computed from and of its own bytes, both verified when a process first uses it. Writers may race: they write the same
+bytes, and a torn entry fails its checksum and is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+MEMORY_LIMIT = 4 << 30
+
+
+def encoder_fingerprint(encoder: nn.Module) -> str:
+    """Hash of all parameters and buffers, 16 hex digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+class EmbeddingCache:
+    """Embeddings by (position in the split, flip).
+
+    Args:
+        count: images of the split.
+        key: whatever else determines an embedding: `encoder_fingerprint`, precision, image size, name of the split.
+        folder: where files lie, None for memory.
+        memory_limit: bytes that embeddings in memory may take; what comes after is computed every time.
+    """
+
+    def __init__(self, *, count: int, key: str, folder: Path | None = None, memory_limit: int = MEMORY_LIMIT) -> None:
+        self._count = count
+        self._key = key
+        self._folder = folder
+        self._room = memory_limit
+        self._memory: dict[tuple[int, bool], Tensor] = {}
+        self._file: Tensor | None = None
+        self._sums: np.ndarray | None = None
+        self._verified: set[tuple[int, bool]] = set()
+        self._opened = False
+
+    def ready(self, index: int, *, flip: bool) -> bool:
+        """Whether this process has used or made the entry, so that its image need not be loaded."""
+        return (index, flip) in self._memory or (index, flip) in self._verified
+
+    def get(self, index: int, *, flip: bool, image: Tensor | None, encode: Callable[[], Tensor]) -> Tensor:
+        """The embedding (C, h, w) on CPU.
+
+        Args:
+            image: (3, S, S) uint8 as it is encoded, flip included; may be None for an entry that is `ready`.
+            encode: computes the embedding (C, h, w) of that image.
+        """
+        entry = (index, flip)
+        if entry in self._memory:
+            return self._memory[entry]
+        if entry in self._verified:
+            assert self._file is not None
+            return self._file[self._row(entry)]
+        assert image is not None, "an entry that is not ready needs its image"
+        picture = zlib.crc32(_bytes_of(image)) or 1
+        if self._file is None and not self._opened and self._folder is not None:
+            self._open_existing()
+        if self._file is not None and self._matches(entry, picture):
+            self._verified.add(entry)
+            return self._file[self._row(entry)]
+        embedding = encode().detach().cpu().contiguous()
+        self._store(entry, embedding, picture)
+        return embedding
+
+    def _store(self, entry: tuple[int, bool], embedding: Tensor, picture: int) -> None:
+        if self._folder is not None and self._file is None:
+            self._create(embedding)
+        if self._file is not None and self._sums is not None:
+            row = self._row(entry)
+            self._file[row] = embedding
+            self._sums[row] = (zlib.crc32(_bytes_of(embedding)), picture)
+            self._verified.add(entry)
+            return
+        size = embedding.numel() * embedding.element_size()
+        if size <= self._room:
+            self._room -= size
+            self._memory[entry] = embedding
+
+    def _row(self, entry: tuple[int, bool]) -> int:
+        return 2 * entry[0] + entry[1]
+
+    def _matches(self, entry: tuple[int, bool], picture: int) -> bool:
+        assert self._sums is not None
+        assert self._file is not None
+        row = self._row(entry)
+        own, seen = (int(value) for value in self._sums[row])
+        return seen == picture and zlib.crc32(_bytes_of(self._file[row])) == own
+
+    def _description(self) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{hashlib.blake2b(self._key.encode(), digest_size=8).hexdigest()}.{self._count}.txt"
+
+    def _open_existing(self) -> None:
+        """Map the file that an earlier process made; its description says shape and type."""
+        self._opened = True
+        try:
+            kind, *shape = self._description().read_text().split()
+            self._map([int(side) for side in shape], getattr(torch, kind))
+        except (OSError, ValueError, AttributeError):
+            return  # none yet, or one that another process is just making
+
+    def _create(self, embedding: Tensor) -> None:
+        """Make the file for embeddings like this one; where it cannot be, fall back to memory."""
+        assert self._folder is not None
+        needed = 2 * self._count * embedding.numel() * embedding.element_size()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(self._folder).free < 1.1 * needed:
+                raise OSError("not enough room")
+            self._map(list(embedding.shape), embedding.dtype)
+            kind = str(embedding.dtype).removeprefix("torch.")
+            self._description().write_text(" ".join([kind, *map(str, embedding.shape)]))
+        except OSError:
+            self._folder = None
+
+    def _map(self, shape: list[int], dtype: torch.dtype) -> None:
+        numbers = 2 * self._count * int(np.prod(shape))
+        path = self._description().with_suffix(".embeddings")
+        with open(path, "ab") as file:  # reserved at once: a disk that fills up later must not kill the process
+            os.posix_fallocate(file.fileno(), 0, numbers * dtype.itemsize)
+        self._file = torch.from_file(str(path), shared=True, size=numbers, dtype=dtype).view(2 * self._count, *shape)
+        sums = path.with_suffix(".sums")
+        size = 2 * self._count * 2 * 4
+        if not sums.exists() or sums.stat().st_size != size:
+            with open(sums, "ab") as file:
+                file.truncate(size)
+        self._sums = np.memmap(sums, dtype=np.uint32, mode="r+", shape=(2 * self._count, 2))
+
+
+def _bytes_of(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -1,0 +1,177 @@
+"""From positions in the training split to predictions: loading ahead in the background, normalising, cached
+embeddings."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.protocols.card import Protocol
+from harness.training.batches import Plan, TrainingImages, load_images, load_targets, slice_of
+from harness.training.distributed import Workers
+from harness.training.embeddings import EmbeddingCache
+from harness.training.losses import Loss, Prediction
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B, 3, S, S) uint8 RGB to fp32 with the given mean and standard deviation of RGB in [0, 1]."""
+    shape = (1, 3, 1, 1)
+    centre = torch.tensor(mean, device=images.device).view(shape)
+    spread = torch.tensor(std, device=images.device).view(shape)
+    return (images.float() / 255 - centre) / spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """This worker's part of one forward pass.
+
+    Args:
+        indices: positions in the training split.
+        flips: which of them are mirrored.
+        images: (B, 3, S, S) uint8, mirrored; None if all embeddings are cached.
+        targets: (B, S, S) uint8 class indices, mirrored.
+        share: this worker's fraction of the global batch; 0 for a worker that got no image and runs one along, so that
+            it takes part in what workers do together, without counting.
+    """
+
+    indices: list[int]
+    flips: list[bool]
+    images: Tensor | None
+    targets: Tensor
+    share: float
+
+
+class Feeder:
+    """Loads the next update's images while this one computes, and turns a batch into a prediction.
+
+    Use as a context manager; `prepare` an update, `take` it, `predict` each of its batches.
+
+    Args:
+        segmenter: see `harness.models.segmenter`.
+        images: the training split.
+        plan: which images when.
+        protocol: normalisation, precision.
+        device: where to compute.
+        workers: for this worker's slice.
+        embeddings: cache of the frozen encoder, None to run the encoder every time.
+    """
+
+    def __init__(
+        self,
+        segmenter: nn.Module,
+        images: TrainingImages,
+        *,
+        plan: Plan,
+        protocol: Protocol,
+        device: torch.device,
+        workers: Workers,
+        embeddings: EmbeddingCache | None,
+    ) -> None:
+        self._segmenter: Any = segmenter
+        self._images = images
+        self._plan = plan
+        self._protocol = protocol
+        self._device = device
+        self._workers = workers
+        self._embeddings = embeddings
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feeder")
+        self._pending: Future[list[Batch]] | None = None
+
+    def __enter__(self) -> Feeder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loader.shutdown(cancel_futures=True)
+
+    def prepare(self, epoch: int, step: int, *, from_held_out: bool) -> None:
+        """Start loading an update."""
+        self._pending = self._loader.submit(self._load, epoch, step, from_held_out)
+
+    def take(self) -> tuple[list[Batch], float]:
+        """The update that was prepared, on the device, and the seconds spent waiting for it."""
+        assert self._pending is not None, "prepare() first"
+        begun = time.monotonic()
+        batches = self._pending.result()
+        waited = time.monotonic() - begun
+        return [self._to_device(batch) for batch in batches], waited
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The protocol's precision for a forward pass."""
+        return autocast(self._protocol, self._device)
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Logits of the batch."""
+        if self._embeddings is None:
+            assert batch.images is not None
+            return self._segmenter(self._normalised(batch.images))
+        return self._segmenter.decode(self._embed(batch, self._embeddings))
+
+    def _load(self, epoch: int, step: int, from_held_out: bool) -> list[Batch]:  # noqa: FBT001 - submitted, not called
+        batches = []
+        for whole in self._plan.update(epoch, step, from_held_out=from_held_out):
+            own = slice_of(whole, rank=self._workers.rank, size=self._workers.size)
+            indices = own or whole[:1]
+            flips = [self._plan.flipped(epoch, index) for index in indices]
+            cache = self._embeddings
+            cached = cache is not None and all(
+                cache.ready(index, flip=flip) for index, flip in zip(indices, flips, strict=True)
+            )
+            images = None if cached else load_images(self._images, indices, flips)
+            targets = load_targets(self._images, indices, flips)
+            if self._device.type == "cuda":
+                targets = targets.pin_memory()
+                images = None if images is None else images.pin_memory()
+            batches.append(
+                Batch(indices=indices, flips=flips, images=images, targets=targets, share=len(own) / len(whole))
+            )
+        return batches
+
+    def _to_device(self, batch: Batch) -> Batch:
+        images = batch.images
+        if images is not None and self._embeddings is None:
+            images = images.to(self._device, non_blocking=True)
+        targets = batch.targets.to(self._device, non_blocking=True)
+        return Batch(indices=batch.indices, flips=batch.flips, images=images, targets=targets, share=batch.share)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return normalise(images, mean=self._protocol.pixel_mean, std=self._protocol.pixel_std)
+
+    def _embed(self, batch: Batch, cache: EmbeddingCache) -> Tensor:
+        """(B, D, h, w) from the cache; each image that is missing is encoded alone."""
+        found = []
+        for place, (index, flip) in enumerate(zip(batch.indices, batch.flips, strict=True)):
+            image = None if batch.images is None else batch.images[place]
+
+            def encode(image: Tensor | None = image) -> Tensor:
+                assert image is not None
+                with torch.no_grad():
+                    return self._segmenter.encode(self._normalised(image[None].to(self._device)))[0]
+
+            found.append(cache.get(index, flip=flip, image=image, encode=encode))
+        return torch.stack(found).to(self._device)
+
+
+def autocast(protocol: Protocol, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to the protocol's precision, nothing for fp32."""
+    if protocol.precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[protocol.precision])
+
+
+def task_loss(loss: Loss, prediction: Prediction, batch: Batch, *, workers: Workers) -> Tensor:
+    """This worker's share of the loss; nothing from a worker that only runs along."""
+    if not batch.share:
+        return 0 * loss(prediction, batch.targets, total=lambda value: workers.total(0 * value))
+    return loss(prediction, batch.targets, total=workers.total)

@@ -1,0 +1,400 @@
+"""The training loop: epochs of updates, validation, selection, checkpoints; interrupted anywhere, it ends as if it had
+not been.
+
+Everything random is a function of (seed, epoch, step), the learning rate of the update's index, and checkpoints are
+written between updates. So a process that is killed and started again repeats the updates since its last checkpoint
+with the same numbers, and on CPU ends with bit-identical weights and metrics (for the same number of threads).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from harness.protocols.card import Protocol
+from harness.training.batches import Plan, TrainingImages, draw, hold_out
+from harness.training.checkpoint import CheckpointFiles, StateFiles
+from harness.training.determinism import deterministic
+from harness.training.distributed import ALONE, Workers
+from harness.training.embeddings import EmbeddingCache
+from harness.training.feeding import Feeder, task_loss
+from harness.training.losses import Loss, build_loss
+from harness.training.memory import peak_bytes, reset_peak
+from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
+from harness.training.outcome import Diverged, Interrupted, Progress, Selection, StopRequest, TrainingResult
+from harness.training.schedule import learning_rate_factor
+from methods.base import ARCHITECTURE, Method, Role
+from methods.placement import MethodError
+
+WARMUP_STEPS = 3
+"""Updates after each start that the median step time leaves out: allocators, kernels and files are still cold."""
+
+
+@dataclass(kw_only=True)
+class Position:
+    """Where a run is, and what it has gathered: all of a checkpoint that is not a tensor."""
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    lr: float = 0.0
+    updates: dict[str, int] = field(default_factory=dict)
+    epoch_seconds: float = 0.0
+    best_epoch: int = 0
+    best_value: float | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    architecture: list[dict[str, list[float]]] = field(default_factory=list)
+    step_times: dict[str, list[float]] = field(default_factory=dict)
+    waits: list[float] = field(default_factory=list)
+    train_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    peak: int = 0
+    threads: int = 0
+
+
+def train(
+    segmenter: nn.Module,
+    method: Method,
+    images: TrainingImages,
+    *,
+    protocol: Protocol,
+    task: Literal["binary", "multiclass"],
+    num_classes: int,
+    seed: int,
+    folder: Path,
+    identity: str,
+    validate: Callable[[], dict[str, float]],
+    selection: Selection,
+    device: torch.device,
+    workers: Workers = ALONE,
+    embeddings: EmbeddingCache | None = None,
+    stop: StopRequest | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> TrainingResult:
+    """Train the attached ``method`` as ``protocol`` says, continuing from a checkpoint in ``folder`` where there is
+    one.
+
+    Args:
+        segmenter: on ``device``, with ``method`` attached: images (B, 3, S, S) to low-resolution logits.
+        images: the training split at the network's input size.
+        task, num_classes: of the benchmark; they choose the loss.
+        seed: of batch order, flips and the method's noise.
+        folder: the run's state folder; only worker 0 writes there.
+        identity: the run's key.
+        validate: scores the segmenter on validation; called on worker 0 in evaluation mode without gradient.
+        selection: which of these scores chooses the best epoch.
+        workers: of this run, each with its own process; a batch of the protocol is shared out among them.
+        embeddings: where a frozen encoder's embeddings go, None to compute them every time.
+        stop: asks for an early, resumable end.
+        report: is told of every step.
+
+    Raises:
+        Diverged: loss or gradients are not finite.
+        Interrupted: ``stop`` was requested; call again with the same folder to go on.
+        UsageError: the protocol does not fit the task.
+    """
+    kept, held_out = hold_out(len(images), method.architecture_holdout(), seed=seed)
+    plan = Plan(
+        indices=kept,
+        held_out=held_out,
+        batch_size=protocol.batch_size,
+        accumulate=protocol.accumulate,
+        flip=protocol.flip,
+        seed=seed,
+    )
+    frozen = not method.trains_backbone and protocol.cache_embeddings
+    loop = _Loop(
+        segmenter=segmenter,
+        method=method,
+        protocol=protocol,
+        device=device,
+        workers=workers,
+        plan=plan,
+        feeder=Feeder(
+            segmenter,
+            images,
+            plan=plan,
+            protocol=protocol,
+            device=device,
+            workers=workers,
+            embeddings=embeddings if frozen else None,
+        ),
+        loss=build_loss(protocol, task=task, num_classes=num_classes),
+        optimisers=build_optimisers(method.parameter_groups(), protocol),
+        scaler=torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16"),
+        checkpoints=CheckpointFiles(folder, identity=identity),
+        states=StateFiles(folder, identity=identity),
+        validate=validate,
+        selection=selection,
+        stop=stop or StopRequest(),
+        report=report,
+    )
+    with deterministic(device):
+        return loop.run()
+
+
+@dataclass(kw_only=True)
+class _Loop:
+    """The built parts of a run, and where it is; see `train`."""
+
+    segmenter: nn.Module
+    method: Method
+    protocol: Protocol
+    device: torch.device
+    workers: Workers
+    plan: Plan
+    feeder: Feeder
+    loss: Loss
+    optimisers: dict[Role, torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
+    checkpoints: CheckpointFiles
+    states: StateFiles
+    validate: Callable[[], dict[str, float]]
+    selection: Selection
+    stop: StopRequest
+    report: Callable[[Progress], None]
+    position: Position = field(default_factory=Position)
+    saved_best: int = 0
+    cold: int = WARMUP_STEPS
+    started: float = 0.0
+    saved_at: float = 0.0
+
+    def run(self) -> TrainingResult:
+        self._resume()
+        reset_peak(self.device)
+        self.saved_at = self.started = time.monotonic()
+        with self.feeder:
+            while self.position.epoch < self.protocol.epochs:
+                self._train_epoch()
+                self._finish_epoch()
+        return self._result()
+
+    def _train_epoch(self) -> None:
+        position = self.position
+        self.segmenter.train()
+        if not self.method.trains_backbone:
+            self.segmenter.encoder.eval()  # type: ignore[union-attr]
+        self._prepare(position.step)
+        while position.step < self.plan.updates_per_epoch:
+            begun = time.monotonic()
+            roles = self._roles(position.step)
+            batches, waited = self.feeder.take()
+            self._prepare(position.step + 1)
+            loss = self._update(roles, batches)
+            seconds = time.monotonic() - begun
+            position.step += 1
+            position.losses.append(loss)
+            name = "+".join(roles)
+            position.updates[name] = position.updates.get(name, 0) + 1
+            position.epoch_seconds += seconds
+            position.train_seconds += seconds
+            if self.cold:
+                self.cold -= 1
+            else:
+                position.step_times.setdefault(name, []).append(seconds)
+                position.waits.append(waited)
+            self._tell("step", loss=loss)
+            if self.workers.any(self.stop.requested):
+                self._save()
+                where = f"epoch {position.epoch + 1} after step {position.step}"
+                raise Interrupted(f"stopped in {where}; run again to go on")
+            if time.monotonic() - self.saved_at >= 60 * self.protocol.checkpoint_minutes:
+                self._save()
+
+    def _roles(self, step: int) -> tuple[Role, ...]:
+        roles = self.method.roles_at(epoch=self.position.epoch, step=step)
+        if missing := [role for role in roles if role not in self.optimisers]:
+            raise MethodError(f"{self.method.name} updates {missing[0]}, but no parameter group has that role")
+        return roles
+
+    def _prepare(self, step: int) -> None:
+        """Have the images of ``step`` loaded in the background."""
+        if step < self.plan.updates_per_epoch:
+            from_held_out = self._roles(step) == (ARCHITECTURE,)
+            self.feeder.prepare(self.position.epoch, step, from_held_out=from_held_out)
+
+    def _update(self, roles: tuple[Role, ...], batches: list[Any]) -> float:
+        """One optimiser step of the given roles; returns the loss of the global batch."""
+        position = self.position
+        number = position.epoch * self.plan.updates_per_epoch + position.step
+        self._seed_noise()
+        factor = self._learning_rate_factor(number)
+        active = [self.optimisers[role] for role in roles]
+        rates = [set_learning_rate(optimiser, factor) for optimiser in active]
+        if roles != (ARCHITECTURE,):
+            position.lr = rates[0]
+        parameters = [parameter for optimiser in active for parameter in parameters_of(optimiser)]
+        shares = torch.zeros((), device=self.device)
+        for batch in batches:
+            with self.workers.shared_statistics(counts=batch.share > 0):
+                with self.feeder.autocast():
+                    prediction = self.feeder.predict(batch)
+                loss = task_loss(self.loss, prediction, batch, workers=self.workers)
+                extra = self.method.auxiliary_loss()
+                if extra is not None:
+                    loss = loss + batch.share * extra
+                loss = loss / len(batches)
+                # Only the active roles' gradients are computed; autograd leaves out what leads to no other input.
+                self.scaler.scale(loss).backward(inputs=parameters)
+            shares += loss.detach()
+        self.workers.sum_gradients(parameters)
+        total = float(self.workers.total(shares))
+        norm = update(active, clip=self.protocol.clip, scaler=self.scaler) if math.isfinite(total) else shares
+        # fp16 gradients may overflow: the scaler skips that step and lowers its scale.
+        if not math.isfinite(total) or not (self.scaler.is_enabled() or math.isfinite(float(norm))):
+            what = "gradient" if math.isfinite(total) else "loss"
+            rate = ", ".join(f"{value:g}" for value in rates)
+            raise Diverged(
+                f"the {what} is not finite in epoch {position.epoch + 1}, step {position.step + 1} (learning rate {rate}); "
+                "try a lower lr, or precision=fp32"
+            )
+        return total
+
+    def _learning_rate_factor(self, number: int) -> float:
+        total = self.plan.updates_per_epoch * self.protocol.epochs
+        kind, warmup = self.protocol.schedule, self.protocol.warmup
+        return learning_rate_factor(number, total=total, kind=kind, warmup=warmup)
+
+    def _seed_noise(self) -> None:
+        """Noise is a function of the position too: the method's own, and torch's, which plug-ins may use."""
+        key = (self.plan.seed, self.position.epoch, self.position.step, self.workers.rank)
+        self.method.generator.manual_seed(draw("method", *key))
+        torch.manual_seed(draw("torch", *key))
+
+    def _finish_epoch(self) -> None:
+        position = self.position
+        epoch = position.epoch + 1
+        metrics: dict[str, float] = {}
+        if epoch % self.protocol.select_every == 0 or epoch == self.protocol.epochs:
+            metrics = self._validate()
+            value = metrics[self.selection.metric]
+            if self.selection.improves(value, position.best_value):
+                position.best_epoch, position.best_value = epoch, value
+                if self.workers.leads:
+                    self.states.save_candidate(self.method.state(), epoch=epoch)
+        loss = statistics.fmean(position.losses)
+        position.history.append(
+            {
+                "epoch": epoch,
+                "loss": loss,
+                "lr": position.lr,
+                "val": metrics,
+                "seconds": position.epoch_seconds,
+                "updates": dict(position.updates),
+            }
+        )
+        if architecture := self.method.architecture():
+            position.architecture.append(architecture)
+        self._tell("epoch", loss=loss, metrics=metrics)
+        self.position = replace(position, epoch=epoch, step=0, losses=[], updates={}, epoch_seconds=0.0)
+        self._save()
+
+    def _validate(self) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        if self.workers.leads:
+            self.segmenter.eval()
+            with torch.no_grad():
+                metrics = self.validate()
+        return self.workers.from_leader(metrics)
+
+    def _save(self) -> None:
+        now = time.monotonic()
+        self.position.wall_seconds += now - self.started
+        self.position.peak = max(self.position.peak, peak_bytes(self.device))
+        self.started = self.saved_at = now
+        if not self.workers.leads:
+            return
+        self.position.threads = torch.get_num_threads()
+        self.checkpoints.save(
+            {
+                "position": asdict(self.position),
+                "state": self.method.state(),
+                "optimisers": {role: optimiser.state_dict() for role, optimiser in self.optimisers.items()},
+                "scaler": self.scaler.state_dict(),
+            }
+        )
+        # The checkpoint before this one may be needed too, with the best state that it counts on.
+        self.states.drop_candidates(keep={self.saved_best, self.position.best_epoch})
+        self.saved_best = self.position.best_epoch
+        self._tell("checkpoint")
+
+    def _resume(self) -> None:
+        content, problems = self.checkpoints.load() if self.workers.leads else (None, [])
+        if content is not None:
+            best = content["position"]["best_epoch"]
+            if best and not self.states.has_candidate(best):
+                problems.append(f"the best state of epoch {best} is missing, so the run starts over")
+                content = None
+        for line in problems:
+            self._tell("note", text=line)
+        content = self.workers.from_leader(content)
+        if content is None:
+            return
+        self.position = Position(**content["position"])
+        self.method.load_state({name: tensor.to(self.device) for name, tensor in content["state"].items()})
+        for role, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(content["optimisers"][role])
+        self.scaler.load_state_dict(content["scaler"])
+        self.saved_best = self.position.best_epoch
+        self._tell("note", text=f"continues in epoch {self.position.epoch + 1} after step {self.position.step}")
+        if self.device.type == "cpu" and self.position.threads != torch.get_num_threads():
+            threads = f"{self.position.threads} threads before, {torch.get_num_threads()} now"
+            self._tell("note", text=f"{threads}: results may differ in the last digits from an uninterrupted run")
+
+    def _result(self) -> TrainingResult:
+        position = self.position
+        if self.workers.leads:
+            self.states.finish(self.method.state(), epoch=position.epoch, best_epoch=position.best_epoch)
+        every = [seconds for times in position.step_times.values() for seconds in times]
+        cost = {
+            "step_time_s": _median(every),
+            "data_wait_s": _median(position.waits),
+            "peak_memory_bytes": float(position.peak),
+            "train_time_s": position.train_seconds,
+            "wall_time_s": position.wall_seconds,
+            "steps": float(sum(sum(entry["updates"].values()) for entry in position.history)),
+        }
+        if len(position.step_times) > 1:
+            cost |= {f"step_time_{role}_s": _median(times) for role, times in position.step_times.items()}
+        return TrainingResult(
+            history=position.history,
+            architecture=position.architecture,
+            selected_epoch=position.best_epoch,
+            best_state=self.states.best,
+            last_state=self.states.last,
+            cost=cost,
+        )
+
+    def _tell(
+        self,
+        kind: Literal["step", "epoch", "checkpoint", "note"],
+        *,
+        loss: float = math.nan,
+        metrics: dict[str, float] | None = None,
+        text: str = "",
+    ) -> None:
+        if self.workers.leads:
+            self.report(
+                Progress(
+                    kind=kind,
+                    epoch=min(self.position.epoch + 1, self.protocol.epochs),
+                    epochs=self.protocol.epochs,
+                    step=self.position.step,
+                    steps=self.plan.updates_per_epoch,
+                    loss=loss,
+                    metrics=metrics or {},
+                    text=text,
+                )
+            )
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values) if values else 0.0

@@ -1,0 +1,98 @@
+"""What goes into training besides its parts, and what comes out: selection, progress, stopping, errors, the result."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from harness.records.schema import Code
+
+
+class Diverged(RuntimeError):
+    """The loss or a gradient is no longer finite."""
+
+    code: ClassVar[Code] = "DIVERGED"
+
+
+class Interrupted(RuntimeError):
+    """A stop was asked for; the checkpoint is written and the same call continues from it."""
+
+    code: ClassVar[Code] = "PREEMPTED"
+
+
+class StopRequest:
+    """A flag that a signal handler sets; the loop finishes its update, writes a checkpoint and raises `Interrupted`."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def request(self) -> None:
+        self.requested = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What chooses the best epoch on validation.
+
+    Args:
+        metric: a name among those that ``validate`` returns.
+        lower_is_better: for errors, such as BER and MAE.
+    """
+
+    metric: str
+    lower_is_better: bool = False
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether ``value`` beats ``best``; ties keep the earlier epoch, and a value that is no number never wins."""
+        if best is None or math.isnan(best):
+            return True
+        return value < best if self.lower_is_better else value > best
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What the loop tells while it runs.
+
+    Args:
+        kind: ``step`` after an update, ``epoch`` after an epoch, ``checkpoint`` after writing one, ``note`` for a line
+            of text.
+        epoch, epochs: 1-based, and how many there are.
+        step, steps: updates done in the epoch, and how many it has.
+        loss: of the update, or the epoch's mean.
+        metrics: validation metrics of an epoch.
+        text: a line for the user, empty where there is none.
+    """
+
+    kind: Literal["step", "epoch", "checkpoint", "note"]
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float = math.nan
+    metrics: dict[str, float] = field(default_factory=dict)
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What training hands over.
+
+    Args:
+        history: one entry an epoch: ``epoch`` (1-based), ``loss`` (mean over updates), ``lr`` (of the weights, last
+            update), ``val`` (metrics, empty where not validated), ``seconds``, ``updates`` (by role).
+        architecture: one entry an epoch: site -> softmax(α); empty for methods without.
+        selected_epoch: 1-based.
+        best_state, last_state: safetensors files for `methods.base.Method.load_state`.
+        cost: ``step_time_s`` (median over all updates; ``step_time_weights_s`` and ``step_time_architecture_s`` by
+            role), ``data_wait_s`` (median), ``peak_memory_bytes``, ``train_time_s`` (updates), ``wall_time_s`` (with
+            validation), ``steps`` (updates).
+    """
+
+    history: list[dict[str, Any]]
+    architecture: list[dict[str, list[float]]]
+    selected_epoch: int
+    best_state: Path
+    last_state: Path
+    cost: dict[str, float]
