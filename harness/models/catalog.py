@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from harness.errors import UsageError, did_you_mean
+from methods.configs import FullConfig
 from methods.placement import BackboneShape
 
 Task = Literal["binary", "multiclass"]
@@ -85,19 +86,14 @@ class Backbone:
         shape: numbers of the encoder at its own image size.
         decoder: numbers of the mask decoder on top.
         timm_model: timm's name, empty for SAM's own encoders.
-        layer_scale: timm: each block has two LayerScale vectors.
-        prefix_positions: timm: the position table has rows for the prefix tokens.
-        encoder_parameters: count of a timm encoder without neck at its own image size where it is not one of the
-            known ones.
+        unlisted_parameters: what a timm model has beyond the closed form (such as CLIP's norm before the blocks).
     """
 
     name: str
     shape: BackboneShape
     decoder: DecoderShape = DecoderShape()
     timm_model: str = ""
-    layer_scale: bool = False
-    prefix_positions: bool = True
-    encoder_parameters: int = 0
+    unlisted_parameters: int = 0
 
 
 def _linear(inputs: int, outputs: int) -> int:
@@ -134,9 +130,9 @@ def _timm(
     image_size: int,
     mlp_dim: int = 0,
     prefix_tokens: int = 1,
-    decoder: DecoderShape = DecoderShape(),
+    positioned_prefix: int = 1,
     layer_scale: bool = False,
-    prefix_positions: bool = True,
+    decoder: DecoderShape = DecoderShape(),
     name: str = "",
 ) -> Backbone:
     shape = BackboneShape(
@@ -153,16 +149,9 @@ def _timm(
         final_norm=True,
         relative_positions=False,
         layer_scale=layer_scale,
-        positioned_prefix=prefix_tokens if prefix_positions else 0,
+        positioned_prefix=positioned_prefix,
     )
-    return Backbone(
-        name=name or TIMM + model,
-        shape=shape,
-        decoder=decoder,
-        timm_model=model,
-        layer_scale=layer_scale,
-        prefix_positions=prefix_positions,
-    )
+    return Backbone(name=name or TIMM + model, shape=shape, decoder=decoder, timm_model=model)
 
 
 _TINY_DECODER = DecoderShape(dim=64, mlp_dim=128, heads=4)
@@ -215,7 +204,6 @@ def _catalogue() -> dict[str, Backbone]:
             name=f"timm/vit_{width}_patch14_reg4_dinov2",
             timm_model=f"vit_{width}_patch14_reg4_dinov2",
             shape=replace(dino.shape, prefix_tokens=5, positioned_prefix=0),
-            prefix_positions=False,
         )
         entries += [dino, registers]
     return {entry.name: entry for entry in entries}
@@ -274,21 +262,7 @@ def decoder_parameters(name: str, *, task: Task, num_classes: int = 2, mask_toke
 
 def encoder_parameters(name: str, *, image_size: int | None = None) -> int:
     """All parameters of the image encoder, neck included."""
-    entry, shape = backbone(name), backbone_shape(name, image_size)
-    dim, side = shape.dim, shape.image_size // shape.patch
-    neck = dim * shape.neck_dim + 9 * shape.neck_dim**2 + 4 * shape.neck_dim
-    if entry.encoder_parameters:
-        own = entry.shape.image_size // shape.patch
-        return entry.encoder_parameters + (side**2 - own**2) * dim + neck
-    patches = _linear(3 * shape.patch**2, dim)
-    block = 4 * dim + _linear(dim, 3 * dim) + _linear(dim, dim) + _mlp(dim, shape.mlp_dim)
-    if entry.timm_model:
-        positions = side**2 + (shape.prefix_tokens if entry.prefix_positions else 0)
-        scales = 2 * dim if entry.layer_scale else 0
-        return patches + (positions + shape.prefix_tokens) * dim + shape.depth * (block + scales) + 2 * dim + neck
-    sides = [side if index in shape.global_blocks else shape.window for index in range(shape.depth)]
-    relative = sum(2 * (2 * length - 1) * (dim // shape.heads) for length in sides)
-    return patches + side**2 * dim + shape.depth * block + relative + neck
+    return FullConfig().encoder_parameters(backbone_shape(name, image_size)) + backbone(name).unlisted_parameters
 
 
 def total_parameters(
@@ -318,7 +292,7 @@ def _ask_timm(model: str) -> Backbone:
         raise UsageError(
             f"'timm/{model}' is no plain ViT with absolute positions; try one such as {TIMM}vit_base_patch16_224"
         )
-    block, size = vit.blocks[0], vit.patch_embed.img_size
+    block = vit.blocks[0]
     entry = _timm(
         model,
         dim=vit.embed_dim,
@@ -326,7 +300,11 @@ def _ask_timm(model: str) -> Backbone:
         heads=block.attn.num_heads,
         mlp_dim=block.mlp.fc1.out_features,
         patch=vit.patch_embed.patch_size[0],
-        image_size=size[0],
+        image_size=vit.patch_embed.img_size[0],
         prefix_tokens=vit.num_prefix_tokens,
+        positioned_prefix=0 if vit.no_embed_class else vit.num_prefix_tokens,
+        layer_scale=hasattr(block.ls1, "gamma"),
     )
-    return replace(entry, encoder_parameters=sum(p.numel() for p in vit.parameters()))
+    neck = entry.shape.dim * entry.shape.neck_dim + 9 * entry.shape.neck_dim**2 + 4 * entry.shape.neck_dim
+    listed = FullConfig().encoder_parameters(entry.shape) - neck
+    return replace(entry, unlisted_parameters=sum(p.numel() for p in vit.parameters()) - listed)

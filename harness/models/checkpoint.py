@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,11 +57,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # it warns of what it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "global" in str(error).lower():  # torch names the first function that the pickle wants to call
+        if "global" in str(error).lower() or _is_bare_pickle(path):  # torch names the first function it would call
             raise UsageError(
-                f"checkpoint {path} holds code besides tensors and was not opened; save its state_dict alone"
+                f"checkpoint {path} may hold code besides tensors and was not opened; save its state_dict alone"
             ) from error
         raise UsageError(f"checkpoint {path} is no checkpoint or is damaged; download it again") from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
@@ -77,6 +79,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     ):
         raise UsageError(f"checkpoint {path} holds no dictionary of tensors; save a model's state_dict")
     return content
+
+
+def _is_bare_pickle(path: Path) -> bool:
+    """A pickle of protocol 2 or later that torch.save did not put into an archive."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def _first_line(error: Exception) -> str:

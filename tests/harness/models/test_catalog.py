@@ -36,7 +36,18 @@ def test_totals_equal_segment_anything(name: str, published: int) -> None:
     assert total_parameters(name, task="binary") == published
 
 
-@pytest.mark.parametrize("name", ["vit_t", "vit_b", "vit_h", "vit_t_timm", *KNOWN_TIMM, "timm/deit3_small_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_t",
+        "vit_b",
+        "vit_h",
+        "vit_t_timm",
+        *KNOWN_TIMM,
+        "timm/deit3_small_patch16_224",
+        "timm/vit_base_patch16_clip_224",
+    ],
+)
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 def test_closed_forms_equal_the_modules(name: str, task: str) -> None:
     patch = backbone_shape(name).patch
