@@ -114,14 +114,20 @@ def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
     image size.
 
     Raises:
-        ValueError: a timm encoder, a class head, or K > 1 mask tokens, which a plain SAM cannot hold.
+        ValueError: a timm encoder, a class head, K > 1 mask tokens, or parts of a method that is not merged, none of
+            which a plain SAM can hold.
     """
     if not isinstance(segmenter.encoder, SAMEncoder):
         raise ValueError("only SAM's own backbones save as a SAM checkpoint")
     if segmenter.head is not None or len(segmenter.mask_decoder.mask_tokens) > 1:
         raise ValueError("a multi-class segmenter has a class head and mask tokens that a SAM checkpoint cannot hold")
+    with torch.device("meta"):
+        plain = SAMEncoder(segmenter.encoder.shape, fused=True, activation_checkpointing=False).state_dict()
+    encoder = segmenter.encoder.state_dict()
+    if foreign := sorted(encoder.keys() ^ plain.keys()):
+        raise ValueError(f"the encoder still holds parts of a method, such as {foreign[0]}; merge it first")
     parts = (
-        (_ENCODER, segmenter.encoder.state_dict()),
+        (_ENCODER, encoder),
         (_PROMPTS, segmenter.prompt_encoder.state_dict()),
         (_DECODER, segmenter.mask_decoder.plain_state()),
     )

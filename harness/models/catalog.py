@@ -231,6 +231,11 @@ def backbone(name: str) -> Backbone:
     raise UsageError(f"unknown backbone {name!r}{did_you_mean(name, [*_KNOWN, 'timm/MODEL'])}")
 
 
+def resolve_backbone(name: str) -> str:
+    """The catalogue's spelling of ``name``; raises as `backbone` does."""
+    return backbone(name).name
+
+
 def backbone_shape(name: str, image_size: int | None = None) -> BackboneShape:
     """The encoder's numbers at ``image_size`` pixels a side (its own size where None).
 

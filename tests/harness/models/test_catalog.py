@@ -15,6 +15,7 @@ from harness.models.catalog import (
     backbone_shape,
     decoder_parameters,
     encoder_parameters,
+    resolve_backbone,
     total_parameters,
 )
 
@@ -95,6 +96,7 @@ def test_an_unfit_image_size_names_those_that_fit() -> None:
     with pytest.raises(UsageError, match="take 252 or 266"):
         backbone_shape("timm/vit_small_patch14_dinov2", 256)
     assert backbone_shape("VIT-B", 512).image_size == 512
+    assert resolve_backbone("VIT-B") == "vit_b"
 
 
 def test_the_catalogue_imports_no_torch() -> None:

@@ -231,3 +231,7 @@ def test_a_multiclass_segmenter_does_not_save_as_a_plain_sam() -> None:
         sam_state_dict(build_segmenter("vit_t", task="multiclass", num_classes=3))
     with pytest.raises(ValueError, match="SAM's own backbones"):
         sam_state_dict(build_segmenter("vit_t_timm", task="binary"))
+    adapted = build_segmenter("vit_t", task="binary")
+    adapted.encoder.blocks[1].attn.qkv = torch.nn.Sequential(adapted.encoder.blocks[1].attn.qkv)
+    with pytest.raises(ValueError, match=r"blocks\.1\.attn\.qkv.*merge it first"):
+        sam_state_dict(adapted)
