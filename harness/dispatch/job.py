@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.records.schema import Record, Run
+
+if TYPE_CHECKING:
+    from harness.training.outcome import StopRequest
 
 Progress = Callable[[dict[str, Any]], None]
 """Called now and then with ``stage`` (``training``, ``testing`` …), ``epoch``, ``epochs``, ``step``, ``steps``, ``loss``."""
@@ -38,12 +41,25 @@ class Job:
         return cls(**{**data, "run": Run(**data["run"]), "plugins": tuple(data.get("plugins", ()))})
 
 
-def execute(job: Job, *, progress: Progress | None = None) -> Record:
+def execute(
+    job: Job,
+    *,
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+    complete: Callable[[Record], Record] = lambda record: record,
+) -> Record:
     """Build, attach, train, select, test (unmerged and merged), write one record; see `harness.dispatch.experiment`.
 
     A failure becomes a record with its reason code. An interruption (time limit, preemption, Ctrl-C) leaves a checkpoint and no record, and
-    raises `harness.training.loop.Interrupted`.
+    raises `harness.training.outcome.Interrupted`.
+
+    Args:
+        job: what to do.
+        progress: is told where the run is.
+        stop: asks for an early, resumable end; a worker's signal handlers set it.
+        complete: applied to the record, of success or failure, just before it is written: the worker adds what only it knows (attempts,
+            GPU-hours of all of them, the code snapshot).
     """
     from harness.dispatch.experiment import run_experiment
 
-    return run_experiment(job, progress=progress)
+    return run_experiment(job, progress=progress, stop=stop, complete=complete)
