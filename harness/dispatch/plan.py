@@ -118,7 +118,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                 continue
             root, manifest, rule, note = Path(), "", "", ""
         plain = as_rules(rules)
-        for backbone, method, config, label in rows:
+        for backbone, method, config, label, changed in rows:
             path, print_ = weights[backbone]
             for seed in request.seeds:
                 run = Run(
@@ -135,6 +135,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                     manifest=manifest,
                     split_rule=rule,
                     data_note=note,
+                    changed=changed,
                 )
                 jobs.append(
                     Job(run=run, dataset_root=str(root), checkpoint=path, results=str(request.results.absolute()), plugins=request.plugins)
@@ -180,19 +181,20 @@ def manifest_hash(splits: Splits) -> str:
     return content_hash([stems, tests])
 
 
-def _row(entry: Entry, protocol: Protocol, overrides: Mapping[str, Mapping[str, Any]], backbone: str) -> tuple[str, Any, str]:
+def _row(entry: Entry, protocol: Protocol, overrides: Mapping[str, Mapping[str, Any]], backbone: str) -> tuple[str, Any, str, dict[str, Any]]:
     method = METHODS.resolve(entry.method)
     config_class = method_config_class(method)
     known = {f.name for f in fields(config_class)}
     switches = {"fused": protocol.fused_cell, "gate": protocol.quirks.moe_gate, "init": protocol.quirks.ssf_init}
     values: dict[str, Any] = {key: value for key, value in switches.items() if key in known}
     values |= protocol.methods.get(method, {})
+    base = from_mapping(config_class, values, where=f"method {method}")
     asked = {**overrides.get(method, {}), **entry.options}
-    values |= asked
-    config = from_mapping(config_class, values, where=f"method {method}")
+    config = from_mapping(config_class, {**values, **asked}, where=f"method {method}")
+    changed = {name: value for name, value in asdict(config).items() if value != getattr(base, name)}
     config.encoder_parameters(backbone_shape(backbone))  # a placement that does not fit the backbone is found now, not on a worker
     label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in asked.items())}]" if asked else method)
-    return method, config, label
+    return method, config, label, changed
 
 
 def _check_tables(protocol: Protocol) -> None:
@@ -251,7 +253,7 @@ def _earlier(results: Path, keys: set[str]) -> tuple[frozenset[str], dict[str, s
     store = RecordStore(results)
     finished, failed = set(), {}
     for key in keys:
-        record = store.read(key)
+        record = store.summary(key)
         if record is None:
             continue
         if record.code == "OK":
