@@ -149,5 +149,5 @@ class EmbeddingCache:
         self._sums = np.memmap(sums, dtype=np.uint32, mode="r+", shape=(2 * self._count, 2))
 
 
-def _bytes_of(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+def _bytes_of(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

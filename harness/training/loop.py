@@ -251,11 +251,9 @@ class _Loop:
         # fp16 gradients may overflow: the scaler skips that step and lowers its scale.
         if not math.isfinite(total) or not (self.scaler.is_enabled() or math.isfinite(float(norm))):
             what = "gradient" if math.isfinite(total) else "loss"
+            where = f"epoch {position.epoch + 1}, step {position.step + 1}"
             rate = ", ".join(f"{value:g}" for value in rates)
-            raise Diverged(
-                f"the {what} is not finite in epoch {position.epoch + 1}, step {position.step + 1} (learning rate {rate}); "
-                "try a lower lr, or precision=fp32"
-            )
+            raise Diverged(f"the {what} is not finite in {where} at lr {rate}; try a lower lr, or precision=fp32")
         return total
 
     def _learning_rate_factor(self, number: int) -> float:
