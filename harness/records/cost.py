@@ -1,0 +1,195 @@
+"""Cost records: what one session of ``python -m harness.cost`` measured. Plain data, no torch.
+
+One file a session, ``ROOT/cost/<key>-<session>.json``. Methods of one session ran interleaved in one process on one
+device, so their rounds pair; sessions may be set side by side only where their keys are equal, and paired never.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from harness.records.schema import content_hash
+from harness.records.store import write_atomically
+
+COST_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparability:
+    """What must agree before two sessions are compared.
+
+    Args:
+        device: its full name, such as ``NVIDIA H100 80GB HBM3`` or the CPU's model.
+        driver: GPU driver and CUDA version, empty on a CPU.
+        threads: CPU threads of torch.
+        torch: its version.
+        precision: ``fp32`` | ``bf16`` | ``fp16``.
+        backbone: name in the catalogue.
+        image_size: side of the square input in pixels.
+        batch: images a step.
+        task: ``binary`` or ``multiclass``.
+        options: optimisations and schedule of the protocol (fused_attention, activation_checkpointing, epochs, …).
+    """
+
+    device: str
+    driver: str
+    threads: int
+    torch: str
+    precision: str
+    backbone: str
+    image_size: int
+    batch: int
+    task: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return content_hash([COST_SCHEMA_VERSION, asdict(self)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A method over a baseline: geometric mean of the per-round ratios with a 95 % t interval of their logarithms.
+
+    ``low`` and ``high`` are None where the quantity does not vary (memory, FLOPs, parameters).
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    rounds: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodCost:
+    """One method's cost.
+
+    Args:
+        method, variant, config: as in `harness.records.schema.Run`.
+        seconds: role (``weights``, ``architecture``, ``weights+architecture``) -> part -> seconds by round. Parts:
+            ``total``, ``data``, ``forward``, ``backward``, ``optimiser``, ``untracked``.
+        shares: role -> its share of the updates over the protocol's epochs; the search cost of a stage-wise method
+            is the architecture's share.
+        step_seconds: part -> seconds by round, roles weighted by their shares: what a training step costs on average.
+        memory_bytes: ``allocated`` and ``reserved`` peaks over a training step, and its parts ``weights``,
+            ``gradients``, ``optimiser``, ``activations`` (kept from forward to backward).
+        flops: ``forward`` and ``backward`` of a step, shares applied; ``closed_form`` of the plain encoder's forward
+            pass beside ``encoder_forward`` as counted.
+        not_counted: operations that the FLOP counter does not know, with how often they ran.
+        parameters: ``encoder``, ``decoder`` and ``trainable``, ``total``.
+        inference_seconds: ``unmerged`` and ``merged-<mode>`` -> seconds by round, of one batch.
+        inference_memory_bytes: the same -> peak bytes.
+        inference_parameters: the same -> all parameters of that model.
+        merge_failures: mode -> why it could not be measured.
+        checkpoint_bytes: the method's state on disk.
+        joules: energy of a training step by NVML, None without an exclusive GPU.
+        ratios: baseline variant -> quantity (``time``, ``memory``, ``flops``, ``device_hours``) -> `Ratio`.
+    """
+
+    method: str
+    variant: str
+    config: dict[str, Any]
+    seconds: dict[str, dict[str, list[float]]]
+    shares: dict[str, float]
+    step_seconds: dict[str, list[float]]
+    memory_bytes: dict[str, int]
+    flops: dict[str, float]
+    not_counted: dict[str, int]
+    parameters: dict[str, int]
+    inference_seconds: dict[str, list[float]] = field(default_factory=dict)
+    inference_memory_bytes: dict[str, int] = field(default_factory=dict)
+    inference_parameters: dict[str, int] = field(default_factory=dict)
+    merge_failures: dict[str, str] = field(default_factory=dict)
+    checkpoint_bytes: int = 0
+    joules: float | None = None
+    ratios: dict[str, dict[str, Ratio]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostRecord:
+    """One session.
+
+    Args:
+        key: `Comparability.key`.
+        session: content hash of the measurement, tells sessions of one key apart.
+        comparability: what must agree.
+        rounds: measured rounds, after ``warmup`` dropped ones.
+        methods: in the order of the command line, which is the order within a round.
+        shared: who else used the device, in words; empty if it was exclusive. Tables mark such a session.
+        environment: as in `harness.records.schema.Record`.
+        finished: UTC time in ISO format.
+    """
+
+    key: str
+    session: str
+    comparability: Comparability
+    rounds: int
+    warmup: int
+    methods: list[MethodCost]
+    shared: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    finished: str = ""
+    schema_version: int = COST_SCHEMA_VERSION
+
+
+class CostStore:
+    """The cost records below a results folder.
+
+    Args:
+        root: the results folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "cost"
+
+    def write(self, record: CostRecord) -> Path:
+        path = self.folder / f"{record.key}-{record.session}.json"
+        write_atomically(path, json.dumps(asdict(record), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        return path
+
+    def __iter__(self) -> Iterator[CostRecord]:
+        """Whole records in the order of their keys; unreadable files are left to `problems`."""
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                yield _read(path)
+            except (ValueError, TypeError, KeyError):
+                continue
+
+    def problems(self) -> dict[Path, str]:
+        """Files in the folder that are no readable cost record, with the reason."""
+        found = {}
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                _read(path)
+            except (ValueError, TypeError, KeyError) as error:
+                found[path] = f"{type(error).__name__}: {error}"
+        return found
+
+
+def _read(path: Path) -> CostRecord:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    version = data.get("schema_version")
+    if not isinstance(version, int) or not 1 <= version <= COST_SCHEMA_VERSION:
+        raise ValueError(f"schema_version {version!r}; this code reads 1 to {COST_SCHEMA_VERSION}")
+    content = _known(CostRecord, data)
+    content["comparability"] = Comparability(**_known(Comparability, content["comparability"]))
+    content["methods"] = [_read_method(entry) for entry in content["methods"]]
+    return CostRecord(**content)
+
+
+def _read_method(data: dict[str, Any]) -> MethodCost:
+    content = _known(MethodCost, data)
+    content["ratios"] = {
+        baseline: {quantity: Ratio(**_known(Ratio, ratio)) for quantity, ratio in quantities.items()}
+        for baseline, quantities in content.get("ratios", {}).items()
+    }
+    return MethodCost(**content)
+
+
+def _known(kind: type, data: dict[str, Any]) -> dict[str, Any]:
+    names = {entry.name for entry in fields(kind)}
+    return {name: value for name, value in data.items() if name in names}
