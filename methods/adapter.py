@@ -1,9 +1,10 @@
-"""Adapter (Houlsby et al., 1902.00751): y + up(GELU(down(y))) for the output y of attention and for that of the MLP, before they join
-the residual stream.
+"""Adapter (Houlsby et al., 1902.00751): y + up(GELU(down(y))) for the output y of attention and for that of the MLP,
+before they join the residual stream.
 
-Both projections start from a truncated normal of standard deviation 1e-2, cut at two of them, and zero biases, as in the paper (section
-3.6): near the identity, not the identity, which is a declared deviation. Deviations: the paper also trains the layer norms; here, as in
-Conv-LoRA's comparison, the adapters alone train. In a timm ViT with layer scale the adapter comes before the scale.
+Both projections start from a truncated normal of standard deviation 1e-2, cut at two of them, and zero biases, as in
+the paper (section 3.6): near the identity, not the identity, which is a declared deviation. Deviations: the paper
+also trains the layer norms; here, as in Conv-LoRA's comparison, the adapters alone train. In a timm ViT with layer
+scale the adapter comes before the scale.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ class Adapter(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder = segmenter.encoder
-        for place in block_sites(encoder, self.config.blocks):  # type: ignore[arg-type]
+        for place in block_sites(encoder, self.config.blocks):
             for site in parse_sites(self.config.sites):
                 base = place.get(_FOLLOWED[site])
                 device = next(base.parameters()).device
-                place.replace(_FOLLOWED[site], Adapted(base, self._bottleneck(encoder.shape.dim).to(device)))  # type: ignore[union-attr]
+                place.replace(_FOLLOWED[site], Adapted(base, self._bottleneck(encoder.shape.dim).to(device)))
 
     def _bottleneck(self, dim: int) -> Bottleneck:
         hidden = self.config.hidden
@@ -61,4 +62,6 @@ class Adapter(Method):
 
     def _near_zero(self, outputs: int, inputs: int) -> Tensor:
         std = self.config.std
-        return nn.init.trunc_normal_(torch.empty(outputs, inputs), std=std, a=-2 * std, b=2 * std, generator=self.generator)
+        return nn.init.trunc_normal_(
+            torch.empty(outputs, inputs), std=std, a=-2 * std, b=2 * std, generator=self.generator
+        )

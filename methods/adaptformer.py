@@ -1,7 +1,9 @@
-"""AdaptFormer (2205.13535): x + MLP(norm(x)) + s · up(ReLU(down(x))), a bottleneck beside the MLP that reads the tokens before the norm.
+"""AdaptFormer (2205.13535): x + MLP(norm(x)) + s · up(ReLU(down(x))), a bottleneck beside the MLP that reads the
+tokens before the norm.
 
-Down starts Kaiming-uniform (a = √5), up at zero, biases at zero, s = 0.1 (section 3.2 and released defaults), so the start is the
-identity. Deviations: no dropout in the bottleneck; in a timm ViT with layer scale the bottleneck comes before the scale.
+Down starts Kaiming-uniform (a = √5), up at zero, biases at zero, s = 0.1 (section 3.2 and released defaults), so the
+start is the identity. Deviations: no dropout in the bottleneck; in a timm ViT with layer scale the bottleneck comes
+before the scale.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ class AdaptFormer(Method):
     config: AdaptFormerConfig
 
     def _insert(self, segmenter: Adaptable) -> None:
-        dim, hidden = segmenter.encoder.shape.dim, self.config.hidden  # type: ignore[union-attr]
-        for place in block_sites(segmenter.encoder, self.config.blocks):  # type: ignore[arg-type]
+        dim, hidden = segmenter.encoder.shape.dim, self.config.hidden
+        for place in block_sites(segmenter.encoder, self.config.blocks):
             down = kaiming_uniform((hidden, dim), fan_in=dim, generator=self.generator)
             adapter = Bottleneck(down=down, up=torch.zeros(dim, hidden), activation=F.relu)
             norm = place.get("norm2")

@@ -25,16 +25,18 @@ class BitFit(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder = segmenter.encoder
-        chosen: list[nn.Module] = [place.block for place in block_sites(encoder, self.config.blocks)]  # type: ignore[arg-type]
+        chosen: list[nn.Module] = [place.block for place in block_sites(encoder, self.config.blocks)]
         trained = {id(p) for block in chosen for p in block.parameters()}
         if self.config.outside:
-            inside = {id(p) for p in encoder.blocks.parameters()}  # type: ignore[union-attr]
+            inside = {id(p) for p in encoder.blocks.parameters()}
             trained |= {id(p) for p in encoder.parameters()} - inside
         for name, parameter in encoder.named_parameters():
             if name.endswith(".bias") and id(parameter) in trained:
                 parameter.requires_grad_(True)
 
-    def merge(self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()) -> MergeReport:
+    def merge(
+        self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()
+    ) -> MergeReport:
         if mode not in self.merge_modes:
             return super().merge(mode, calibration=calibration, held_out=held_out)
         before = predictions(self.segmenter, held_out)
@@ -42,4 +44,6 @@ class BitFit(Method):
         folded = tuple(f"encoder.{name}" for name, parameter in encoder.named_parameters() if parameter.requires_grad)
         encoder.requires_grad_(False)
         largest, relative = deviation(before, predictions(self.segmenter, held_out))
-        return MergeReport(mode=mode, folded=folded, left={}, extra_parameters=0, max_deviation=largest, relative_deviation=relative)
+        return MergeReport(
+            mode=mode, folded=folded, left={}, extra_parameters=0, max_deviation=largest, relative_deviation=relative
+        )

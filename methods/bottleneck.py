@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def linear(weight: Tensor, *, bias: bool = True) -> nn.Linear:
-    """A linear layer that starts from ``weight`` (outputs, inputs) and no bias, and leaves PyTorch's global generator alone."""
+    """A linear layer with ``weight`` (outputs, inputs) and zero bias; draws nothing from PyTorch's global generator."""
     outputs, inputs = weight.shape
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
     layer.weight = nn.Parameter(weight)

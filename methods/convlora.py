@@ -1,14 +1,15 @@
-"""Conv-LoRA (2401.17868): y = W x + b + (α/r) · B [A x + E_g(A x)], E_g a routed convolutional expert on the bottleneck map.
+"""Conv-LoRA (2401.17868): y = W x + b + (α/r) · B [A x + E_g(A x)], E_g a routed convolutional expert on the
+bottleneck map.
 
-Expert i of n: bicubic ×i, 3×3 convolution with bias, GELU, bicubic back. Router: the globally pooled map f gives one logit an expert,
-f W_g + ε · (softplus(f W_n) + 0.01) with ε ~ N(0, 1) in training only; the expert with the largest logit acts (noisy top-1 gating,
-1701.06538, equations 3-5). A balance loss w · (cv²(importance) + cv²(load)), summed over the adapters, spreads the work (equations 6-11
-there). Not linear in x, so not mergeable exactly.
+Expert i of n: bicubic ×i, 3×3 convolution with bias, GELU, bicubic back. Router: the globally pooled map f gives one
+logit an expert, f W_g + ε · (softplus(f W_n) + 0.01) with ε ~ N(0, 1) in training only; the expert with the largest
+logit acts (noisy top-1 gating, 1701.06538, equations 3-5). A balance loss w · (cv²(importance) + cv²(load)), summed
+over the adapters, spreads the work (equations 6-11 there). Not linear in x, so not mergeable exactly.
 
-As released, the chosen expert's gate is the softmax over one logit, that is 1, and the task loss never reaches the router
-(``gate: released``). ``gate: intended`` weights the expert by its share of the softmax over all logits, as Switch (2101.03961) does.
-Deviations: router and experts compute in float32 under autocast; prefix tokens of a timm ViT, which have no place on the map, take the
-linear path A x alone.
+As released, the chosen expert's gate is the softmax over one logit, that is 1, and the task loss never reaches the
+router (``gate: released``). ``gate: intended`` weights the expert by its share of the softmax over all logits, as
+Switch (2101.03961) does. Deviations: router and experts compute in float32 under autocast; prefix tokens of a timm
+ViT, which have no place on the map, take the linear path A x alone.
 """
 
 from __future__ import annotations

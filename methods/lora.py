@@ -35,7 +35,7 @@ class LowRankMethod(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         self.layers: dict[str, AdaptedLinear] = {}
-        for place in block_sites(segmenter.encoder, self.config.blocks):  # type: ignore[arg-type, attr-defined]
+        for place in block_sites(segmenter.encoder, self.config.blocks):  # type: ignore[attr-defined]
             for module, names in modules_of(self.config.sites).items():  # type: ignore[attr-defined]
                 layer = self._adapt(place, module, names)
                 place.replace(module, layer)

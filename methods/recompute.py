@@ -1,4 +1,6 @@
-"""Activation checkpointing runs a forward pass again inside the backward pass; what a layer remembers of a step must not count it twice."""
+"""Activation checkpointing runs a forward pass again inside the backward pass; what a layer remembers of a step must
+not count it twice.
+"""
 
 from __future__ import annotations
 

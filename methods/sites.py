@@ -1,15 +1,15 @@
 """Where a method touches a ViT: one view on the blocks of SAM's encoder and of a timm ViT.
 
-A *site* is a sub-module of a block by its role (``qkv``, ``proj``, ``mlp_in``, ``mlp_out``, ``norm1``, ``norm2``). A *token layout* knows
-how the tokens that reach a site become a feature map: SAM hands over (B', h, w, C), one window or the whole image an entry; timm hands over
-(B, N, C) with prefix tokens in front.
+A *site* is a sub-module of a block by its role (``qkv``, ``proj``, ``mlp_in``, ``mlp_out``, ``norm1``, ``norm2``). A
+*token layout* knows how the tokens that reach a site become a feature map: SAM hands over (B', h, w, C), one window or the
+whole image an entry; timm hands over (B, N, C) with prefix tokens in front.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +28,14 @@ _PATHS = {
 
 @dataclass
 class Grid:
-    """Side lengths, in tokens, of the map that the encoder is working on; the encoder writes it, token layouts read it."""
+    """Side lengths, in tokens, of the map that the encoder works on; the encoder writes it, token layouts read it."""
 
     height: int = 0
     width: int = 0
 
 
 class Encoder(Protocol):
-    """What a method may rely on in an image encoder (an ``nn.Module``): images (B, 3, H, W) to an embedding (B, C, H/p, W/p).
+    """What a method may rely on in an image encoder (an ``nn.Module``): images (B, 3, H, W) to (B, C, H/p, W/p).
 
     ``forward`` is ``finish(run_blocks(embed(images)))``; tokens are (B, h, w, D) for SAM and (B, N, D) for timm.
     """
@@ -54,7 +54,7 @@ class Encoder(Protocol):
 class Adaptable(Protocol):
     """What a method may rely on in a segmenter (an ``nn.Module``): images (B, 3, H, W) in, logits out, no prompts."""
 
-    encoder: nn.Module
+    encoder: Any  # an nn.Module that is also an Encoder, which Python's types cannot say
 
     def decoder_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Named parameters of mask decoder and head that every method trains (no IoU head, no spare mask tokens)."""
@@ -89,10 +89,10 @@ class TokenLayout:
 
         Args:
             tokens: (B', h, w, C) or (B, N, C).
-            scope: ``window`` works inside the attention window as the tokens come; ``image`` puts the windows of one image together
-                first and leaves the padding out (its tokens come back as zeros).
-            prefix_function: what happens to prefix tokens (B, P, C), which have no place on the map and no neighbours; by default each is
-                a map of one token.
+            scope: ``window`` works inside the attention window as the tokens come; ``image`` puts the windows of one image
+                together first and leaves the padding out (its tokens come back as zeros).
+            prefix_function: what happens to prefix tokens (B, P, C), which have no place on the map and no neighbours; by
+                default each is a map of one token.
         """
         if self.kind == "sequence":
             prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
@@ -107,20 +107,22 @@ class TokenLayout:
                 alone = prefix_function(prefix)
             return torch.cat([alone, mapped], dim=1)
         if scope == "image" and self.window:
-            return self._to_windows(function(self._to_image(tokens)))
+            return self.to_windows(function(self.to_image(tokens)))
         return function(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     def _padded(self) -> tuple[int, int]:
         return -(-self.grid.height // self.window), -(-self.grid.width // self.window)
 
-    def _to_image(self, windows: Tensor) -> Tensor:
+    def to_image(self, windows: Tensor) -> Tensor:
+        """Windows (B·rows·columns, side, side, C) of a map layout to images (B, C, h, w), padding left out."""
         rows, columns = self._padded()
         side, channels = self.window, windows.shape[-1]
         image = windows.reshape(-1, rows, columns, side, side, channels).permute(0, 5, 1, 3, 2, 4)
         image = image.reshape(-1, channels, rows * side, columns * side)
         return image[:, :, : self.grid.height, : self.grid.width]
 
-    def _to_windows(self, image: Tensor) -> Tensor:
+    def to_windows(self, image: Tensor) -> Tensor:
+        """Images (B, C, h, w) to windows (B·rows·columns, side, side, C), padded with zeros as SAM does."""
         rows, columns = self._padded()
         side, channels = self.window, image.shape[1]
         padded = nn.functional.pad(image, (0, columns * side - self.grid.width, 0, rows * side - self.grid.height))
@@ -144,7 +146,8 @@ class BlockSite:
             owner = self.block.get_submodule(parent) if parent else self.block
             if hasattr(owner, leaf):
                 return path
-        raise MethodError(f"block {self.index} of this backbone has no {site}; its modules are {[n for n, _ in self.block.named_children()]}")
+        children = ", ".join(name for name, _ in self.block.named_children())
+        raise MethodError(f"block {self.index} of this backbone has no {site}; its modules are {children}")
 
     def get(self, site: str) -> nn.Module:
         return self.block.get_submodule(self.path(site))

@@ -1,8 +1,9 @@
-"""SSF (2210.08823): γ ⊙ y + β after every linear and norm of a block and after the patch projection, y being their output.
+"""SSF (2210.08823): γ ⊙ y + β after every linear and norm of a block and after the patch projection, y being their
+output.
 
-Everything folds: into a linear or a convolution as W ← diag(γ) W, b ← γ ⊙ b + β, into a norm likewise (equation 4 there). The released
-code starts from noise, γ ~ N(1, 0.02²), β ~ N(0, 0.02²), so that the adapted model is not the pretrained one; ``init: intended`` starts
-from the identity.
+Everything folds: into a linear or a convolution as W ← diag(γ) W, b ← γ ⊙ b + β, into a norm likewise (equation 4
+there). The released code starts from noise, γ ~ N(1, 0.02²), β ~ N(0, 0.02²), so that the adapted model is not the
+pretrained one; ``init: intended`` starts from the identity.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class SSF(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder = segmenter.encoder
-        for place in block_sites(encoder, self.config.blocks):  # type: ignore[arg-type]
+        for place in block_sites(encoder, self.config.blocks):
             for site in _SITES:
                 place.replace(site, self._scaled(place.get(site), name=f"{place.name}.{site}"))
         if self.config.outside:
@@ -84,7 +85,9 @@ class SSF(Method):
             shift += _NOISE * torch.randn(len(bias), generator=self.generator)
         return ScaleShift(base, scale=scale.to(bias.device), shift=shift.to(bias.device))
 
-    def merge(self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()) -> MergeReport:
+    def merge(
+        self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()
+    ) -> MergeReport:
         if mode not in self.merge_modes:
             return super().merge(mode, calibration=calibration, held_out=held_out)
         before = predictions(self.segmenter, held_out)
@@ -94,7 +97,12 @@ class SSF(Method):
             self.segmenter.get_submodule(parent).register_module(leaf, module.folded())
         largest, relative = deviation(before, predictions(self.segmenter, held_out))
         return MergeReport(
-            mode=mode, folded=tuple(name for name, _ in places), left={}, extra_parameters=0, max_deviation=largest, relative_deviation=relative
+            mode=mode,
+            folded=tuple(name for name, _ in places),
+            left={},
+            extra_parameters=0,
+            max_deviation=largest,
+            relative_deviation=relative,
         )
 
 

@@ -124,8 +124,11 @@ class LSTConfig(PlacedConfig):
     def width(self, shape: BackboneShape) -> int:
         return max(1, shape.dim // self.reduction)
 
+    def hidden(self, shape: BackboneShape) -> int:
+        return max(1, shape.mlp_dim // self.reduction)
+
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        width, hidden = self.width(shape), max(1, shape.mlp_dim // self.reduction)
+        width, hidden = self.width(shape), self.hidden(shape)
         side_block = 4 * width + 4 * (width * width + width) + 2 * width * hidden + hidden + width
         rungs = self.block_count(shape)
         down = (rungs + 1) * shape.dim * width  # one for the embedding that the ladder starts from

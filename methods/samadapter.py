@@ -1,0 +1,132 @@
+"""SAM-Adapter (2304.09148): before block i, x ← x + up(GELU(down_i(F_pe + F_hfc))), one up-projection for all blocks.
+
+F_pe is a linear map of the patch embedding (before positions), F_hfc a patch-wise convolution of the image's high
+frequencies: its Fourier spectrum without the central square that holds the fraction ``ratio`` of the area,
+transformed back, absolute value (after EVP, 2303.10883). Deviations: up starts at zero, so that the adapted model
+starts as the pretrained one (ours); the other layers start Kaiming-uniform with zero biases. Prefix tokens of a timm
+ViT belong to no patch and get no prompt.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.base import Method
+from methods.bottleneck import linear
+from methods.cell import kaiming_uniform
+from methods.configs import SAMAdapterConfig
+from methods.sites import Adaptable, block_sites
+
+
+def high_frequencies(images: Tensor, *, ratio: float) -> Tensor:
+    """The high-frequency component of images (B, C, H, W), not negative, the same shape, float32.
+
+    Args:
+        images: any range.
+        ratio: area of the removed central square as a fraction of the spectrum's; each side is removed to √ratio.
+    """
+    spectrum = torch.fft.fftshift(torch.fft.fft2(images.float()), dim=(-2, -1))
+    height, width = images.shape[-2:]
+    half_height, half_width = int(height * ratio**0.5) // 2, int(width * ratio**0.5) // 2
+    keep = torch.ones(height, width, device=images.device)
+    keep[height // 2 - half_height : height // 2 + half_height, width // 2 - half_width : width // 2 + half_width] = 0
+    return torch.fft.ifft2(torch.fft.ifftshift(spectrum * keep, dim=(-2, -1))).real.abs()
+
+
+class TunedPatchEmbed(nn.Module):
+    """The backbone's patch embedding, which also notes F_pe + F_hfc of the images that pass.
+
+    Args:
+        base: the patch embedding, frozen: images to (B, h, w, D) or (B, N, D).
+        tune: linear layer D -> hidden.
+        frequencies: convolution 3 -> hidden, patch by patch.
+        ratio: see `high_frequencies`.
+    """
+
+    def __init__(self, base: nn.Module, *, tune: nn.Linear, frequencies: nn.Conv2d, ratio: float) -> None:
+        super().__init__()
+        self.base = base
+        self.tune = tune
+        self.frequencies = frequencies
+        self.ratio = ratio
+        self.condition = torch.empty(0)
+        """F_pe + F_hfc of the latest forward pass, tokens in the layout of the base."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.base(images)
+        with torch.autocast(images.device.type, enabled=False):
+            fine = high_frequencies(images, ratio=self.ratio)
+        details = self.frequencies(fine).permute(0, 2, 3, 1).reshape(*tokens.shape[:-1], -1)
+        self.condition = self.tune(tokens) + details
+        return tokens
+
+
+class PromptedBlock(nn.Module):
+    """block(x + up(GELU(down(condition)))).
+
+    Args:
+        block: the backbone's own, frozen.
+        down: this block's linear layer hidden -> hidden.
+        up: linear layer hidden -> D, shared by all blocks.
+        embedding: where the condition comes from; stays the encoder's own module.
+        prefix_tokens: leading tokens without a prompt.
+    """
+
+    def __init__(
+        self, block: nn.Module, *, down: nn.Linear, up: nn.Linear, embedding: TunedPatchEmbed, prefix_tokens: int
+    ) -> None:
+        super().__init__()
+        self.block = block
+        self.down = down
+        self.prefix_tokens = prefix_tokens
+        self._shared = (up, embedding)  # in a tuple, so that they are not registered once a block
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        up, embedding = self._shared
+        prompt = up(F.gelu(self.down(embedding.condition)))
+        if self.prefix_tokens:
+            prompt = F.pad(prompt, (0, 0, self.prefix_tokens, 0))
+        return self.block(tokens + prompt)
+
+
+class SAMAdapter(Method):
+    """SAM-Adapter; see the module."""
+
+    name = "samadapter"
+    config_class = SAMAdapterConfig
+    config: SAMAdapterConfig
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        encoder = segmenter.encoder
+        shape = encoder.shape
+        places = block_sites(encoder, self.config.blocks)
+        base = encoder.get_submodule("patch_embed")
+        device = next(base.parameters()).device
+        width = self.config.width(shape)
+        embedding = TunedPatchEmbed(
+            base,
+            tune=self._linear(shape.dim, width),
+            frequencies=self._patchwise(width, shape.patch),
+            ratio=self.config.ratio,
+        )
+        encoder.register_module("patch_embed", embedding.to(device))
+        up = linear(torch.zeros(shape.dim, width)).to(device)
+        encoder.register_module("prompt_up", up)
+        for place in places:
+            down = self._linear(width, width).to(device)
+            prompted = PromptedBlock(
+                place.block, down=down, up=up, embedding=embedding, prefix_tokens=shape.prefix_tokens
+            )
+            encoder.blocks[place.index] = prompted
+
+    def _linear(self, inputs: int, outputs: int) -> nn.Linear:
+        return linear(kaiming_uniform((outputs, inputs), fan_in=inputs, generator=self.generator))
+
+    def _patchwise(self, width: int, patch: int) -> nn.Conv2d:
+        layer = nn.utils.skip_init(nn.Conv2d, 3, width, kernel_size=patch, stride=patch)
+        fan_in = 3 * patch**2
+        layer.weight = nn.Parameter(kaiming_uniform((width, 3, patch, patch), fan_in=fan_in, generator=self.generator))
+        nn.init.zeros_(layer.bias)
+        return layer

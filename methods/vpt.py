@@ -1,0 +1,65 @@
+"""VPT-deep (2203.12119): before each block's attention, learnt tokens join the sequence; what the block makes of them
+is dropped, and the next block has its own (equations 6 and 7 there).
+
+A prompt therefore acts only as a key and a value that the image's tokens attend to, and that is how it is computed:
+the block's first norm and its qkv see the prompts, and no query is made of them. SAM's windows each get a copy;
+prompts lie nowhere on the map, so their relative position bias is zero. Prompts start from U(−v, v), v² = 6 / (3 p² +
+d) for patch side p and width d (released code). Every image attends to the same prompts and to no other image. Not
+the identity at init, a declared deviation: no prompt is neutral in a softmax.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from methods.base import Method
+from methods.configs import VPTConfig
+from methods.sites import Adaptable, block_sites
+
+
+class PromptedAttention(nn.Module):
+    """Attention whose keys and values include prompts.
+
+    Args:
+        attn: the block's attention, frozen. Over maps it takes ``prefix``; over sequences it gets the prompts in front.
+        norm: the block's first norm, which stays the block's own module.
+        prompts: initial value, (n, D).
+        over_maps: whether tokens come as (B', h, w, D) rather than (B, N, D).
+    """
+
+    def __init__(self, attn: nn.Module, *, norm: nn.Module, prompts: Tensor, over_maps: bool) -> None:
+        super().__init__()
+        self.attn = attn
+        self.prompts = nn.Parameter(prompts)
+        self.over_maps = over_maps
+        self._norm = [norm]  # in a list, so that it is not registered a second time under another name
+
+    def forward(self, tokens: Tensor, **options: object) -> Tensor:
+        prefix = self._norm[0](self.prompts)[None]
+        if self.over_maps:
+            return self.attn(tokens, prefix=prefix)
+        joined = torch.cat([prefix.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        return self.attn(joined, **options)[:, prefix.shape[1] :]
+
+
+class VPT(Method):
+    """VPT-deep; see the module."""
+
+    name = "vpt"
+    config_class = VPTConfig
+    config: VPTConfig
+    identity_at_init = False
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        shape = segmenter.encoder.shape
+        bound = math.sqrt(6 / (3 * shape.patch**2 + shape.dim))
+        for place in block_sites(segmenter.encoder, self.config.blocks):
+            norm = place.get("norm1")
+            prompts = (2 * torch.rand(self.config.tokens, shape.dim, generator=self.generator) - 1) * bound
+            prompts = prompts.to(next(norm.parameters()).device)
+            attn = place.block.get_submodule("attn")
+            prompted = PromptedAttention(attn, norm=norm, prompts=prompts, over_maps=place.layout.kind == "map")
+            place.block.register_module("attn", prompted)
