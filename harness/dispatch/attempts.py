@@ -1,0 +1,308 @@
+"""Who works on a run and how each start of it ended, in files that only ever appear: safe on NFS without a lock.
+
+``ROOT/state/<key>/attempt.<n>.json`` is the lease of the n-th start. It is created whole and exclusively (a hard link), and from then on
+only its owner replaces it, as heartbeat. ``attempt.<n>.end.json`` says how it ended; it is created once, by the owner or by whoever found
+the owner dead. Taking over means creating ``attempt.<n+1>.json``: of any number of contenders one succeeds. The owner sees at its next
+heartbeat that it was overtaken, and stops.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+End = Literal["finished", "failed", "interrupted", "OOM", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED", "killed"]
+"""How an attempt ended: ``finished`` and ``failed`` left a record; ``interrupted`` stopped by request, with a checkpoint; the others were
+ended from outside."""
+
+LEASE_SECONDS = 90.0
+"""A holder on another machine that has not changed its lease for this long is dead."""
+BEATS_PER_LEASE = 6
+
+
+class Held(Exception):
+    """Somebody alive has the lease."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__(f"attempt {attempt.number} runs on {attempt.holder.host} (process {attempt.holder.pid})")
+        self.attempt = attempt
+
+
+class Exhausted(Exception):
+    """The run was started as often as allowed."""
+
+    def __init__(self, attempts: list[Attempt]) -> None:
+        super().__init__(f"started {len(attempts)} times")
+        self.attempts = attempts
+
+
+class Lost(Exception):
+    """Somebody else took the lease over; stop without writing anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A process, told apart from every other on any machine.
+
+    Args:
+        host, boot, namespace: machine, its boot and its process-number namespace; only where all are ours can a process be looked up.
+        pid, ticks: process number and its start time (a number may be reused, both may not).
+        job: the cluster's job, such as ``123_4``, empty outside a cluster.
+    """
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+    ticks: int
+    job: str = ""
+
+    @classmethod
+    def here(cls, *, job: str = "") -> Holder:
+        pid = os.getpid()
+        return cls(host=socket.gethostname(), boot=_boot(), namespace=_namespace(), pid=pid, ticks=_ticks(pid), job=job)
+
+    def alive(self) -> bool | None:
+        """Whether the process lives; None where it cannot be looked up from here."""
+        if (self.host, self.boot, self.namespace) != (socket.gethostname(), _boot(), _namespace()):
+            return None
+        return _ticks(self.pid) == self.ticks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One start of a run.
+
+    Args:
+        number: 1 for the first.
+        holder: who.
+        token: tells two attempts of one process apart.
+        started, seen: seconds since the epoch by the holder's clock: start, and last heartbeat.
+        gpus: how many GPUs it occupies.
+        end, detail, ended: how, why and when it ended; empty while it runs.
+    """
+
+    number: int
+    holder: Holder
+    token: str
+    started: float
+    seen: float
+    gpus: int = 0
+    end: End | Literal[""] = ""
+    detail: str = ""
+    ended: float = 0.0
+
+    @property
+    def hours(self) -> float:
+        return max(0.0, (self.ended or self.seen) - self.started) / 3600
+
+    def live(self) -> bool | None:
+        """False when it ended or its process is gone, True when its process is seen, None when only the heartbeat can tell."""
+        return False if self.end else self.holder.alive()
+
+
+def state_folder(results: Path, key: str) -> Path:
+    """Everything about a run that is not a result: attempts, log, progress, checkpoint."""
+    return results / "state" / key
+
+
+def log_path(folder: Path, number: int) -> Path:
+    return folder / f"attempt.{number}.log"
+
+
+def attempts(folder: Path) -> list[Attempt]:
+    """All starts of a run, oldest first."""
+    found = []
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    ended = {name for name in names if name.endswith(".end.json")}
+    for name in names:
+        if match := re.fullmatch(r"attempt\.(\d+)\.json", name):
+            attempt = _read_attempt(folder, int(match[1]), with_end=f"attempt.{match[1]}.end.json" in ended)
+            if attempt is not None:
+                found.append(attempt)
+    return sorted(found, key=lambda attempt: attempt.number)
+
+
+def close(folder: Path, attempt: Attempt, end: End, detail: str = "") -> None:
+    """Say how a dead attempt ended; the first to say so is believed."""
+    content = {"end": end, "detail": detail, "ended": attempt.seen}
+    create_exclusively(folder / f"attempt.{attempt.number}.end.json", json.dumps(content))
+
+
+def create_exclusively(path: Path, text: str) -> bool:
+    """Create ``path`` with ``text`` whole, or return False where it exists. Atomic on NFS."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}"
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        # An NFS server may have made the link and lost the answer; the count of links tells.
+        return temporary.stat().st_nlink == 2
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+        return _create_without_links(path, text)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+class Lease:
+    """The right to work on a run, from `acquire` until `release` or until somebody takes it over."""
+
+    def __init__(self, folder: Path, attempt: Attempt) -> None:
+        self.folder = folder
+        self.attempt = attempt
+
+    @classmethod
+    def acquire(
+        cls,
+        folder: Path,
+        *,
+        holder: Holder,
+        gpus: int = 0,
+        limit: int | None = None,
+        lease_s: float = LEASE_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Lease:
+        """Take the lease, from a dead holder if need be.
+
+        A holder on another machine is watched for up to ``lease_s`` seconds by our own clock, so clocks need not agree.
+
+        Args:
+            folder: `state_folder` of the run.
+            holder: who asks.
+            gpus: GPUs that the attempt will occupy.
+            limit: highest number that the attempt may have.
+
+        Raises:
+            Held: somebody alive has it.
+            Exhausted: the attempt would exceed ``limit``.
+        """
+        while True:
+            earlier = attempts(folder)
+            if earlier:
+                _wait_for_end(folder, earlier[-1], lease_s=lease_s, sleep=sleep)
+            number = earlier[-1].number + 1 if earlier else 1
+            if limit is not None and number > limit:
+                raise Exhausted(attempts(folder))
+            now = time.time()
+            attempt = Attempt(number=number, holder=holder, token=secrets.token_hex(6), started=now, seen=now, gpus=gpus)
+            if create_exclusively(_path(folder, number), _text(attempt)):
+                return cls(folder, attempt)
+            # Somebody was faster; look again.
+
+    def beat(self) -> None:
+        """Show that we live.
+
+        Raises:
+            Lost: overtaken.
+        """
+        if _path(self.folder, self.attempt.number + 1).exists():
+            raise Lost(f"attempt {self.attempt.number} was overtaken")
+        self.attempt = replace(self.attempt, seen=time.time())
+        path = _path(self.folder, self.attempt.number)
+        temporary = path.with_name(f".{path.name}.{self.attempt.token}")
+        temporary.write_text(_text(self.attempt), encoding="utf-8")
+        os.replace(temporary, path)
+
+    def release(self, end: End, detail: str = "") -> None:
+        self.attempt = replace(self.attempt, seen=time.time())
+        close(self.folder, self.attempt, end, detail)
+
+
+def _wait_for_end(folder: Path, attempt: Attempt, *, lease_s: float, sleep: Callable[[float], None]) -> None:
+    alive = attempt.live()
+    if alive:
+        raise Held(attempt)
+    if alive is None:
+        deadline = time.monotonic() + lease_s
+        while time.monotonic() < deadline:
+            sleep(min(2.0, lease_s / 20))
+            now = _read_attempt(folder, attempt.number, with_end=True)
+            if now is None or now.end:
+                return
+            if now.seen != attempt.seen:
+                raise Held(now)
+    if not attempt.end:
+        close(folder, attempt, "killed", f"no sign of life from process {attempt.holder.pid} on {attempt.holder.host}")
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"attempt.{number}.json"
+
+
+def _text(attempt: Attempt) -> str:
+    content = asdict(attempt)
+    for name in ("end", "detail", "ended"):
+        del content[name]
+    return json.dumps(content)
+
+
+def _read_attempt(folder: Path, number: int, *, with_end: bool) -> Attempt | None:
+    content = _read(_path(folder, number))
+    if content is None:
+        return None
+    content["holder"] = Holder(**content["holder"])
+    if with_end:
+        content |= _read(folder / f"attempt.{number}.end.json") or {}
+    return Attempt(**content)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _create_without_links(path: Path, text: str) -> bool:
+    """For file systems without hard links: exclusive, though a reader may see it half for a moment."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return True
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _ticks(pid: int) -> int:
+    """Start time of a process in clock ticks since boot; 0 where it does not run (or is a zombie)."""
+    try:
+        rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if rest[0] in "ZX" else int(rest[19])
