@@ -1,6 +1,7 @@
-"""Where methods are compared: one benchmark, one file. Importing this package reads nothing; classes load when asked for.
+"""Where methods are compared: one benchmark, one file. Importing this package reads nothing.
 
-This folder is named as a well-known package of the Hugging Face hub is; nothing here needs that one (see ARCHITECTURE.md).
+This folder is named as a well-known package of the Hugging Face hub is; nothing here needs that one (see
+ARCHITECTURE.md).
 """
 
 BUILTIN = {

@@ -36,7 +36,8 @@ class Splits:
         val: validation pairs; never taken from a test split.
         test: test pairs by the name of the test split (``test``; ``easy`` and ``hard`` for Trans10K-v1).
         layout: the on-disk layout that was recognised, such as ``original`` or ``autogluon``.
-        rule: how the splits were made, such as ``official`` or ``carved (seed 0, 10 % of train)``; goes into the record.
+        rule: how the splits were made, such as ``official`` or ``carved (seed 0, 10 % of train)``; goes into the
+            record.
         note: what a table must say about the data ("352 px copy"), empty where there is nothing to say.
     """
 
@@ -62,7 +63,8 @@ class DataOptions:
 
     Args:
         split_seed: seed of splits that are carved.
-        split_rule: ``default``, or a benchmark's own word (cvc612: ``sequences`` | ``pranet``; camo: ``camo`` | ``camo+cod10k``).
+        split_rule: ``default``, or a benchmark's own word (cvc612: ``sequences`` | ``pranet``; camo: ``camo`` |
+            ``camo+cod10k``).
         road_missing_ignore: white missing-imagery areas of the road images become ignore.
         mask_255_only: quirk 11 of InfoSAM: only the value 255 counts as foreground.
     """
@@ -86,7 +88,8 @@ class Benchmark(ABC):
     num_classes: ClassVar[int] = 2
     class_names: ClassVar[tuple[str, ...]] = ("background", "foreground")
     metrics: ClassVar[tuple[str, ...]]
-    """Names from `harness.evaluation`: s_measure, e_mean, e_max, e_adaptive, weighted_f, mae, iou, dice, jaccard, ber, miou, accuracy."""
+    """Names from `harness.evaluation`: s_measure, e_mean, e_max, e_adaptive, weighted_f, mae, iou, dice, jaccard,
+    ber, miou, accuracy."""
     selection_metric: ClassVar[str]
     """The metric that chooses the checkpoint on validation (``ber`` and ``mae``: lower is better)."""
     terms: ClassVar[str]
@@ -102,7 +105,8 @@ class Benchmark(ABC):
         """The folder of this benchmark: ``data_root`` itself or a folder below it that has one of the known layouts.
 
         Raises:
-            DatasetError: none is there (says which folders were tried and where to get the data), or two candidates are.
+            DatasetError: none is there (says which folders were tried and where to get the data), or two candidates
+                are.
         """
 
     @abstractmethod

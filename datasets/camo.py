@@ -1,6 +1,7 @@
-"""CAMO: 1250 images with camouflaged objects, 1000 for training (Le et al., CVIU 184, 2019, doi 10.1016/j.cviu.2019.04.006).
+"""CAMO: 1250 images with camouflaged objects, 1000 for training (Le et al., CVIU 2019, doi 10.1016/j.cviu.2019.04.006).
 
-Split rule ``camo+cod10k`` (quirk 9) adds COD10K's 3040 training images, which only the SINet bundle brings; the test stays CAMO's 250.
+Split rule ``camo+cod10k`` (quirk 9) adds COD10K's 3040 training images, which only the SINet bundle brings; the test
+stays CAMO's 250.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ class CAMO(FolderBenchmark):
     metrics = ("s_measure", "e_mean", "e_max", "e_adaptive", "weighted_f", "mae", "iou", "dice")
     selection_metric = "s_measure"
     terms = "non-commercial"
-    source = "https://sites.google.com/view/ltnghia/research/camo (CAMO-V.1.0-CVIU2019.zip), SINet's bundle, or AutoGluon's camo_sem_seg.zip"
+    source = (
+        "https://sites.google.com/view/ltnghia/research/camo (CAMO-V.1.0-CVIU2019.zip), SINet's bundle, "
+        "or AutoGluon's camo_sem_seg.zip"
+    )
     published_sizes: ClassVar = {"train": 1000, "test": 250}
     folders = ("CAMO-V.1.0-CVIU2019", "CAMO", "camo_sem_seg", "SINet", "COD10K")
     split_rules = ("default", "camo", "camo+cod10k")
@@ -39,7 +43,11 @@ class CAMO(FolderBenchmark):
         keep = None if self.options.split_rule == "camo+cod10k" else is_camo
         return (
             FolderLayout(
-                name="original", parts={"train": Part(images="Images/Train", masks="GT"), "test": Part(images="Images/Test", masks="GT")}
+                name="original",
+                parts={
+                    "train": Part(images="Images/Train", masks="GT"),
+                    "test": Part(images="Images/Test", masks="GT"),
+                },
             ),
             FolderLayout(
                 name="sinet",
@@ -53,7 +61,9 @@ class CAMO(FolderBenchmark):
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         if self.options.split_rule == "camo+cod10k" and all(is_camo(pair.stem) for pair in parts["train"]):
-            raise DatasetError(f"split rule 'camo+cod10k' needs SINet's TrainDataset with COD10K's images; {root} has CAMO alone")
+            raise DatasetError(
+                f"split rule 'camo+cod10k' needs SINet's TrainDataset with COD10K's images; {root} has CAMO alone"
+            )
         train, val, test, words = super().arrange(parts, root=root, layout=layout)
         foreign = sum(not is_camo(pair.stem) for pair in train)
         return train, val, test, f"{words}; {foreign} COD10K images in train" if foreign else words

@@ -1,7 +1,8 @@
-"""CVC-ClinicDB (CVC-612): 612 frames of 29 colonoscopy sequences (Bernal et al., CMIG 43, 2015, doi 10.1016/j.compmedimag.2015.02.007).
+"""CVC-ClinicDB (CVC-612): 612 frames of 29 sequences (Bernal et al., 2015, doi 10.1016/j.compmedimag.2015.02.007).
 
-Frames of one sequence are near-duplicates, so a split by frame leaks. ``default`` takes a bundle's own test frames where the layout has
-them and whole sequences otherwise; ``sequences`` insists on whole sequences, ``polyp`` trains on Kvasir and CVC together.
+Frames of one sequence are near-duplicates, so a split by frame leaks. ``default`` takes a bundle's own test frames
+where the layout has them and whole sequences otherwise; ``sequences`` insists on whole sequences, ``polyp`` trains on
+Kvasir and CVC together.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from datasets.layouts import CsvLayout, FolderLayout, Layout, Part
 from datasets.lists import Arranged, Pairs
 
 FIRST_FRAMES = (
-    1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429, 448, 467, 479, 504, 529, 547, 572, 592,
+    1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429, 448, 467, 479,
+    504, 529, 547, 572, 592,
 )  # fmt: skip
 """First frame of each of the 29 sequences; frames are numbered 1 to 612."""
 
@@ -43,7 +45,7 @@ class CVC612(FolderBenchmark):
     metrics = ("s_measure", "e_mean", "e_max", "e_adaptive", "weighted_f", "mae", "iou", "dice")
     selection_metric = "s_measure"
     terms = "research and education"
-    source = "https://polyp.grand-challenge.org/CVCClinicDB/, PraNet's TrainDataset and TestDataset, or AutoGluon's polyp.zip"
+    source = "https://polyp.grand-challenge.org/CVCClinicDB/, PraNet's Train- and TestDataset, or AutoGluon's polyp.zip"
     published_sizes: ClassVar = {"all": 612}
     folders = ("CVC-ClinicDB", "CVC-612", "cvc612", "polyp", "PraNet")
     carved_by = "whole sequences"
@@ -67,14 +69,20 @@ class CVC612(FolderBenchmark):
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         rule = self.options.split_rule
         if rule in ("pranet", "polyp") and "all" in parts:
-            raise DatasetError(f"split rule {rule!r} needs PraNet's bundle or AutoGluon's polyp.zip; {root} is {self.title} alone")
+            raise DatasetError(
+                f"split rule {rule!r} needs PraNet's bundle or AutoGluon's polyp.zip; {root} is {self.title} alone"
+            )
         if rule == "sequences":
             frames = [pair for name in ("all", "train", "val", "test") for pair in parts.get(name, ())]
             parts = {"all": tuple(sorted(frames, key=lambda pair: int(pair.stem) if pair.stem.isdigit() else 0))}
         return super().arrange(parts, root=root, layout=layout)
 
     def group(self, pair: Pair) -> str:
-        return pair.stem if self.options.split_rule == "polyp" and not pair.stem.isdigit() else f"sequence {sequence_of(pair.stem):02d}"
+        return (
+            pair.stem
+            if self.options.split_rule == "polyp" and not pair.stem.isdigit()
+            else f"sequence {sequence_of(pair.stem):02d}"
+        )
 
     def decode_mask(self, path: Path) -> decoding.Array:
         return decoding.read_binary(path, only_255=self.options.mask_255_only)

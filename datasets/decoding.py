@@ -1,7 +1,8 @@
 """Files to arrays: images to RGB, masks to class indices, exactly, whatever the encoding.
 
-A mask is data, not a picture: a palette mask read as a picture turns dark and vanishes at a threshold, and a JPEG mask compared with
-255 erodes. So decoding goes by what is stored, and a value that a benchmark does not have is an error, never a silent class.
+A mask is data, not a picture: a palette mask read as a picture turns dark and vanishes at a threshold, and a JPEG mask
+compared with 255 erodes. So decoding goes by what is stored, and a value that a benchmark does not have is an error,
+never a silent class.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ def read_image(path: Path, *, stored_size: tuple[int, int] | None = None) -> Arr
 
     Args:
         path: the file.
-        stored_size: (width, height) of the mask. Where it fits the stored pixels and not the rotated ones, the mask was drawn on the
-            stored pixels, and these are returned.
+        stored_size: (width, height) of the mask. Where it fits the stored pixels and not the rotated ones, the mask was
+            drawn on the stored pixels, and these are returned.
     """
     image = open_image(path)
     if orientation(image) in _TRANSPOSING and stored_size == image.size and image.width != image.height:
@@ -121,7 +122,8 @@ def _listed(values: NDArray[np.generic]) -> str:
 def read_binary(path: Path, *, rule: Rule = "half", only_255: bool = False) -> Array:
     """A binary mask as {0, 1}, (H, W) uint8.
 
-    Palette masks: every colour but black is foreground. Lossless masks that hold only 0 and 1 are indices. All others are grey levels.
+    Palette masks: every colour but black is foreground. Lossless masks that hold only 0 and 1 are indices. All others
+        are grey levels.
 
     Args:
         path: the file.
@@ -129,7 +131,8 @@ def read_binary(path: Path, *, rule: Rule = "half", only_255: bool = False) -> A
         only_255: quirk 11: only 255 is foreground.
 
     Raises:
-        DatasetError: unreadable; a colour picture or too much mid-grey to be a mask; foreground so dark that the rule would lose it.
+        DatasetError: unreadable; a colour picture or too much mid-grey to be a mask; foreground so dark that the rule
+            would lose it.
     """
     image = upright_keeping_format(path)
     if image.mode == "P" and not only_255:
@@ -143,7 +146,11 @@ def read_binary(path: Path, *, rule: Rule = "half", only_255: bool = False) -> A
         values = _eight_bits(values)
     if only_255:
         # `mask / 255 -> uint8` on the grey view, as released.
-        return (np.asarray(image.convert("L")) == 255).astype(np.uint8) if image.mode in ("P", "1") else (values == 255).astype(np.uint8)
+        return (
+            (np.asarray(image.convert("L")) == 255).astype(np.uint8)
+            if image.mode in ("P", "1")
+            else (values == 255).astype(np.uint8)
+        )
     lossless = image.format not in LOSSY_FORMATS
     peak = int(values.max(initial=0))
     if lossless and peak <= 1:
@@ -152,7 +159,9 @@ def read_binary(path: Path, *, rule: Rule = "half", only_255: bool = False) -> A
         _refuse_pictures(values, path)
         return (values > 0).astype(np.uint8)
     if lossless and peak <= 127:
-        raise DatasetError(f"{path} has the unexpected mask values {_listed(values)}: foreground must be above 127 (or a palette, or 0/1)")
+        raise DatasetError(
+            f"{path} has the unexpected mask values {_listed(values)}: foreground must be above 127"
+        )
     _refuse_pictures(values, path)
     return (values > 127).astype(np.uint8)
 
@@ -191,11 +200,15 @@ def read_indices(path: Path, *, num_classes: int) -> Array:
     """
     image = upright_keeping_format(path)
     if image.format in LOSSY_FORMATS:
-        raise DatasetError(f"{path} is a {image.format} file: class indices do not survive lossy compression; get the original masks")
+        raise DatasetError(
+            f"{path} is a {image.format} file: class indices do not survive lossy compression; get the original masks"
+        )
     values = mask_values(image, path)
     if values.min(initial=0) < 0 or values.max(initial=0) >= num_classes:
         wrong = values[(values < 0) | (values >= num_classes)]
-        raise DatasetError(f"{path} has the unexpected mask values {_listed(wrong)}: class indices are 0 to {num_classes - 1}")
+        raise DatasetError(
+            f"{path} has the unexpected mask values {_listed(wrong)}: class indices are 0 to {num_classes - 1}"
+        )
     return values.astype(np.uint8)
 
 
@@ -232,7 +245,7 @@ def fit(image: Array, mask: Array, *, path: Path) -> Array:
     (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
     if abs(np.log(width * mask_height / (height * mask_width))) > 0.1:
         raise DatasetError(
-            f"{path}: the image is {width}x{height}, its mask {mask_width}x{mask_height}; shapes so different are no pair"
+            f"{path}: the image is {width}x{height}, its mask {mask_width}x{mask_height}; these are no pair"
         )
     resized = Image.fromarray(image).resize((mask_width, mask_height), Image.Resampling.BILINEAR)
     return np.asarray(resized, dtype=np.uint8)

@@ -22,7 +22,6 @@ SAMPLE_MARKER = ".generated-sample"
 _SIZES_LOOKED_AT = 64
 
 
-
 class FolderBenchmark(Benchmark):
     """A benchmark described by its layouts.
 
@@ -76,7 +75,9 @@ class FolderBenchmark(Benchmark):
             raise DatasetError(f"no {self.title} in {data_root} (tried {tried}); {self._how_to_get()}")
         if len(candidates) > 1:
             found = " and ".join(str(path) for path in candidates)
-            raise DatasetError(f"{self.title} is there more than once: {found}; choose with --dataset-root {self.name}=PATH")
+            raise DatasetError(
+                f"{self.title} is there more than once: {found}; choose with --dataset-root {self.name}=PATH"
+            )
         return candidates[0]
 
     def _inside(self, folder: Path) -> list[Path]:
@@ -122,13 +123,22 @@ class FolderBenchmark(Benchmark):
         return Splits(train=train, val=val, test=test, layout=layout.name, rule=rule, note=note)
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        """Parts as found -> (train, val, test splits, rule). Official parts stay; what is missing is carved, validation from train only."""
+        """Parts as found -> (train, val, test splits, rule): official parts stay, the missing are carved, val from train."""
         seed = self.options.split_seed
         if "all" in parts:
             everything = parts["all"]
-            rest, tested = splitting.carve(everything, count=splitting.share(len(everything), self.test_fraction), seed=seed, group=self.group)
-            train, val = splitting.carve(rest, count=splitting.share(len(everything), self.val_fraction), seed=seed, group=self.group)
-            return train, val, {"test": tested}, f"carved (seed {seed}, {len(tested)} test and {len(val)} val by {self.carved_by})"
+            rest, tested = splitting.carve(
+                everything, count=splitting.share(len(everything), self.test_fraction), seed=seed, group=self.group
+            )
+            train, val = splitting.carve(
+                rest, count=splitting.share(len(everything), self.val_fraction), seed=seed, group=self.group
+            )
+            return (
+                train,
+                val,
+                {"test": tested},
+                f"carved (seed {seed}, {len(tested)} test and {len(val)} val by {self.carved_by})",
+            )
         test = {name: parts.get(name, ()) for name in self.test_splits}
         if parts.get("val"):
             return parts["train"], parts["val"], test, "official" if layout.name != "autogluon" else "AutoGluon's lists"
@@ -140,7 +150,9 @@ class FolderBenchmark(Benchmark):
         seed = self.options.split_seed
         if not pairs:
             raise DatasetError(f"the train split of {self.title} is empty; unpack the archive again")
-        train, val = splitting.carve(pairs, count=splitting.share(len(pairs), self.val_fraction), seed=seed, group=self.group)
+        train, val = splitting.carve(
+            pairs, count=splitting.share(len(pairs), self.val_fraction), seed=seed, group=self.group
+        )
         return train, val, f"val carved (seed {seed}, {len(val)} of {len(pairs)} train images by {self.carved_by})"
 
     def group(self, pair: Pair) -> str:
@@ -150,11 +162,13 @@ class FolderBenchmark(Benchmark):
     def _refuse_unpaired(self, parts: Mapping[str, Paired]) -> int:
         unpaired = [path for part in parts.values() for path in part.unpaired_images]
         if unpaired and not self.unpaired_allowed:
-            raise DatasetError(f"{len(unpaired)} images of {self.title} have no mask, the first is {unpaired[0]}; unpack the archive again")
+            raise DatasetError(
+                f"{len(unpaired)} images of {self.title} have no mask, first {unpaired[0]}; unpack the archive again"
+            )
         return len(unpaired)
 
     def _note(self, root: Path, pairs: Sequence[Pair]) -> str:
-        """What makes these files another thing than the published benchmark: generated, fewer images, one square size."""
+        """How these files differ from the published benchmark: generated, fewer images, one square size."""
         if (root / SAMPLE_MARKER).exists():
             return "generated sample"
         notes = []
@@ -174,7 +188,7 @@ class FolderBenchmark(Benchmark):
 
 
 def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
-    """Stems are unique within a part's folders; where two parts number their files alike, the part's name goes before every stem."""
+    """Where two parts number their files alike, the part's name goes before every stem."""
     for name, pairs in parts.items():
         stems = [pair.stem.casefold() for pair in pairs]
         if len(set(stems)) < len(stems):
@@ -184,12 +198,13 @@ def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
     if len(set(every)) == len(every):
         return dict(parts)
     return {
-        name: tuple(Pair(stem=f"{name}_{pair.stem}", image=pair.image, mask=pair.mask) for pair in pairs) for name, pairs in parts.items()
+        name: tuple(Pair(stem=f"{name}_{pair.stem}", image=pair.image, mask=pair.mask) for pair in pairs)
+        for name, pairs in parts.items()
     }
 
 
 def _common_side(pairs: Sequence[Pair]) -> int | None:
-    """The side that all images have in common, if they are square: the mark of a resized copy. Looks at 64 files, evenly chosen."""
+    """The side that all images have in common, if they are square: the mark of a resized copy. Looks at 64 files."""
     sizes = set()
     for pair in pairs[:: max(1, len(pairs) // _SIZES_LOOKED_AT)]:
         try:

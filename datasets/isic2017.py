@@ -23,13 +23,19 @@ class ISIC2017(FolderBenchmark):
     metrics = ("jaccard", "dice", "iou", "mae")
     selection_metric = "jaccard"
     terms = "ISIC archive terms of use (CC0 confirmed for the 2016 edition)"
-    source = "https://challenge.isic-archive.com/data/#2017 (three data and three Part1 ground-truth archives), or AutoGluon's isic2017.zip"
+    source = (
+        "https://challenge.isic-archive.com/data/#2017 (three data and three Part1 ground-truth archives), "
+        "or AutoGluon's isic2017.zip"
+    )
     published_sizes: ClassVar = {"train": 2000, "val": 150, "test": 600}
     folders = ("ISIC2017", "ISIC-2017", "ISIC_2017_Task1")
 
     def layouts(self) -> tuple[Layout, ...]:
         return (
-            FolderLayout(name="original", parts={"train": _part("Training"), "val": _part("Validation"), "test": _part("Test_v2")}),
+            FolderLayout(
+                name="original",
+                parts={"train": _part("Training"), "val": _part("Validation"), "test": _part("Test_v2")},
+            ),
             CsvLayout(),
         )
 

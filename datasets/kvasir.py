@@ -1,6 +1,7 @@
-"""Kvasir-SEG: 1000 colonoscopy images with polyps (Jha et al., arXiv 1911.07069). JPEG masks, so 255 is only nearly 255.
+"""Kvasir-SEG: 1000 colonoscopy images with polyps (Jha et al., arXiv 1911.07069). Masks are JPEG: 255 is nearly 255.
 
-No official split. In this order: the lists of ``splits/`` where a copy brings them; the test images of PraNet's bundle; a carve.
+No official split. In this order: the lists of ``splits/`` where a copy brings them; the test images of PraNet's bundle;
+a carve.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def is_kvasir(stem: str) -> bool:
 
 def _looks_like_kvasir(root: Path) -> bool:
     masks = resolve(root, "masks")
-    return masks is not None and any(path.suffix.lower() in (".jpg", ".jpeg") or path.stem.startswith("cju") for path in image_files(masks))
+    return masks is not None and any(
+        path.suffix.lower() in (".jpg", ".jpeg") or path.stem.startswith("cju") for path in image_files(masks)
+    )
 
 
 class Kvasir(FolderBenchmark):
@@ -36,7 +39,7 @@ class Kvasir(FolderBenchmark):
     metrics = ("s_measure", "e_mean", "e_max", "e_adaptive", "weighted_f", "mae", "iou", "dice")
     selection_metric = "s_measure"
     terms = "research and education"
-    source = "https://datasets.simula.no/kvasir-seg/ (kvasir-seg.zip), PraNet's TrainDataset and TestDataset, or AutoGluon's polyp.zip"
+    source = "https://datasets.simula.no/kvasir-seg/ (kvasir-seg.zip), PraNet's bundle, or AutoGluon's polyp.zip"
     published_sizes: ClassVar = {"all": 1000}
     folders = ("Kvasir-SEG", "kvasir", "polyp", "PraNet")
     split_rules = ("default", "polyp")
@@ -44,7 +47,12 @@ class Kvasir(FolderBenchmark):
     def layouts(self) -> tuple[Layout, ...]:
         keep = None if self.options.split_rule == "polyp" else is_kvasir
         return (
-            FolderLayout(name="original", parts={"all": Part(images="images", masks="masks")}, distinctive=False, probe=_looks_like_kvasir),
+            FolderLayout(
+                name="original",
+                parts={"all": Part(images="images", masks="masks")},
+                distinctive=False,
+                probe=_looks_like_kvasir,
+            ),
             FolderLayout(
                 name="pranet",
                 parts={
@@ -57,7 +65,9 @@ class Kvasir(FolderBenchmark):
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         if self.options.split_rule == "polyp" and "all" in parts:
-            raise DatasetError(f"split rule 'polyp' needs PraNet's bundle or AutoGluon's polyp.zip; {root} is {self.title} alone")
+            raise DatasetError(
+                f"split rule 'polyp' needs PraNet's bundle or AutoGluon's polyp.zip; {root} is {self.title} alone"
+            )
         if "all" in parts and (root / "splits").is_dir():
             return split_by_lists(parts["all"], root / "splits")
         return super().arrange(parts, root=root, layout=layout)

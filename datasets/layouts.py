@@ -1,4 +1,4 @@
-"""On-disk layouts as data: which folders hold which part of a benchmark, and how a folder is recognised as one of them."""
+"""On-disk layouts as data: which folders hold which part of a benchmark, and how a folder is recognised."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def subfolders(folder: Path) -> list[Path]:
 def resolve(root: Path, relative: str) -> Path | None:
     """The folder ``relative`` below ``root``, or None.
 
-    Names are compared by `plain`; ``a|b`` accepts either; ``NAME/NAME``, which unpacking an archive into a folder of its own name
-    leaves behind, counts as ``NAME``.
+    Names are compared by `plain`; ``a|b`` accepts either; ``NAME/NAME``, which unpacking an archive into a folder of
+    its own name leaves behind, counts as ``NAME``.
     """
     here = root
     for component in [part for part in relative.split("/") if part]:
@@ -67,7 +67,8 @@ class Layout(ABC):
 
     Attributes:
         name: the layout's name, as in `Splits.layout` and in ``python -m datasets sample --layout``.
-        distinctive: its folders tell the benchmark; otherwise the root's own name must (``images`` beside ``masks`` is anybody's).
+        distinctive: its folders tell the benchmark; otherwise the root's own name must (``images`` beside ``masks`` is
+            anybody's).
     """
 
     name: str
@@ -96,7 +97,8 @@ class FolderLayout(Layout):
 
     Args:
         name: see `Layout`.
-        parts: part name -> folders. Several folders may form one part: name the further ones ``val+easy``, ``val+hard``.
+        parts: part name -> folders. Several folders may form one part: name the further ones ``val+easy``,
+            ``val+hard``.
         optional: parts that may be absent.
         distinctive: see `Layout`.
         probe: a further test of the root, where folder names alone say too little.
@@ -140,7 +142,7 @@ def join(first: Paired, second: Paired) -> Paired:
 
 @dataclass(frozen=True, kw_only=True)
 class CsvLayout(Layout):
-    """AutoGluon's archives: ``train.csv``, ``val.csv``, ``test*.csv`` with columns ``image`` and ``label``, paths relative to the folder.
+    """AutoGluon's archives: ``train.csv``, ``val.csv``, ``test*.csv`` with relative paths in ``image`` and ``label``.
 
     Args:
         test: test split -> name of its CSV.
@@ -186,7 +188,9 @@ class CsvLayout(Layout):
                 if not file_path.is_file():
                     raise DatasetError(f"{path.name} names {file_path}, which is missing; unpack the archive again")
             if image.stem.casefold() in pairs:
-                raise DatasetError(f"two files with one stem in {path}: {pairs[image.stem.casefold()].image} and {image}")
+                raise DatasetError(
+                    f"two files with one stem in {path}: {pairs[image.stem.casefold()].image} and {image}"
+                )
             pairs[image.stem.casefold()] = Pair(stem=image.stem, image=image, mask=mask)
         return Paired(pairs=tuple(pairs.values()), unpaired_images=(), unused_masks=())
 
@@ -194,7 +198,8 @@ class CsvLayout(Layout):
 def recognise(root: Path, layouts: Iterable[Layout]) -> list[Layout]:
     """The layouts in which ``root`` lies: one, none, or several rivals.
 
-    A CSV layout whose lists point into the folders of another layout is that archive's own index, so the other is no rival.
+    A CSV layout whose lists point into the folders of another layout is that archive's own index, so the other is no
+    rival.
     """
     found = [layout for layout in layouts if layout.matches(root)]
     lists = [layout for layout in found if isinstance(layout, CsvLayout)]

@@ -1,7 +1,7 @@
-"""Leaf disease segmentation: 588 leaf photographs with diseased areas (Kaggle). Palette masks {0, 1}: their grey view peaks at 38.
+"""Leaf disease segmentation: 588 leaf photographs (Kaggle). Palette masks {0, 1}: their grey view peaks at 38.
 
-No official split: test and validation are carved. ``aug_data`` beside ``data`` holds copies of the same leaves and is never read, so
-no copy of a test image can be trained on.
+No official split: test and validation are carved. ``aug_data`` beside ``data`` holds copies of the same leaves and is
+never read, so no copy of a test image can be trained on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Leaf(FolderBenchmark):
     metrics = ("iou", "dice", "mae")
     selection_metric = "iou"
     terms = "none stated"
-    source = "Kaggle's leaf disease segmentation data set (fakhrealam9537), or AutoGluon's leaf_disease_segmentation.zip"
+    source = (
+        "Kaggle's leaf disease segmentation data set (fakhrealam9537), or AutoGluon's leaf_disease_segmentation.zip"
+    )
     published_sizes: ClassVar = {"all": 588}
     folders = ("leaf_disease", "leaf_disease_segmentation", "leaf")
     test_fraction = 0.2

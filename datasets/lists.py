@@ -43,7 +43,9 @@ def split_by_lists(pairs: Sequence[Pair], folder: Path) -> Arranged:
     for split in ("train", "val", "test"):
         path = folder / f"{split}.txt"
         if not path.is_file():
-            raise DatasetError(f"{folder} has no {split}.txt; complete the lists or move the folder away to carve splits")
+            raise DatasetError(
+                f"{folder} has no {split}.txt; complete the lists or move the folder away to carve splits"
+            )
         chosen[split] = select(pairs, read_list(path), source=path)
     every = [pair.stem for part in chosen.values() for pair in part]
     if len(set(every)) < len(every):

@@ -31,7 +31,7 @@ class Paired:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name is an image: not hidden (``.DS_Store``, ``._x.jpg``), no superpixel file, no README or list."""
+    """Whether a file name is an image: not hidden (``.DS_Store``, ``._x.jpg``), no superpixels, no README."""
     stem, extension = os.path.splitext(name)
     return extension.lower() in IMAGE_EXTENSIONS and not name.startswith(".") and not _SUPERPIXELS.search(stem.lower())
 
@@ -57,7 +57,9 @@ def _index(files: Iterable[Path], key: Callable[[Path], str]) -> Mapping[str, Pa
     for path in files:
         stem = key(path)
         if stem in found:
-            raise DatasetError(f"two files with one stem in {path.parent}: {found[stem].name} and {path.name}; remove one of them")
+            raise DatasetError(
+                f"two files with one stem in {path.parent}: {found[stem].name} and {path.name}; remove one of them"
+            )
         found[stem] = path
     return found
 
@@ -73,9 +75,12 @@ def pair_folders(images: Path, masks: Path, *, keep: Callable[[str], bool] | Non
     Raises:
         DatasetError: two images, or two masks, with one stem.
     """
-    by_stem = _index((path for path in image_files(images) if keep is None or keep(path.stem)), lambda path: path.stem.casefold())
+    by_stem = _index(
+        (path for path in image_files(images) if keep is None or keep(path.stem)), lambda path: path.stem.casefold()
+    )
     mask_files = image_files(masks)
-    # A mask named exactly as its image wins; the shortened name is only the second try, so "a_gt.png" may be an image's own name.
+    # A mask named exactly as its image wins; the shortened name is only the second try, so "a_gt.png" may be an image's
+    # own name.
     exact = _index(mask_files, lambda path: path.stem.casefold())
     shortened = _index((path for path in mask_files if path.stem.casefold() not in by_stem), mask_key)
     pairs, unpaired, used = [], [], set()

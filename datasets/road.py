@@ -1,4 +1,4 @@
-"""Massachusetts Roads: 1171 aerial images of 1500x1500 (Mnih, PhD thesis, Toronto 2013); missing imagery is left white."""
+"""Massachusetts Roads: 1171 aerial images of 1500x1500 (Mnih, PhD thesis, Toronto 2013). Missing imagery is white."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Road(FolderBenchmark):
     metrics = ("iou", "dice", "mae")
     selection_metric = "iou"
     terms = "none stated"
-    source = "https://www.cs.toronto.edu/~vmnih/data/, Kaggle's massachusetts-roads-dataset, or AutoGluon's road_segmentation.zip"
+    source = "https://www.cs.toronto.edu/~vmnih/data/, Kaggle's massachusetts-roads-dataset, or AutoGluon's zip"
     published_sizes: ClassVar = {"train": 1108, "val": 14, "test": 49}
     folders = ("massachusetts_roads", "massachusetts-roads-dataset", "mass_roads", "road", "road_segmentation")
     native_side = 1500
@@ -49,10 +49,13 @@ class Road(FolderBenchmark):
         return (
             FolderLayout(
                 name="original",
-                parts={split: Part(images=f"{folder}/sat", masks=f"{folder}/map") for split, folder in original.items()},
+                parts={
+                    split: Part(images=f"{folder}/sat", masks=f"{folder}/map") for split, folder in original.items()
+                },
             ),
             FolderLayout(
-                name="kaggle", parts={split: Part(images=folder, masks=f"{folder}_labels") for split, folder in kaggle.items()}
+                name="kaggle",
+                parts={split: Part(images=folder, masks=f"{folder}_labels") for split, folder in kaggle.items()},
             ),
             CsvLayout(),
         )

@@ -1,4 +1,4 @@
-"""SBU shadow: 4089 + 638 photographs with shadows (Vicente et al., ECCV 2016); four training images were published without a mask."""
+"""SBU shadow: 4089 + 638 photographs with shadows (Vicente et al., ECCV 2016); four training images lack a mask."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SBU(FolderBenchmark):
     metrics = ("ber", "iou", "mae")
     selection_metric = "ber"
     terms = "none stated"
-    source = "https://www3.cs.stonybrook.edu/~cvl/projects/shadow_noisy_label/ (SBU-shadow.zip), or AutoGluon's SBU-shadow.zip"
+    source = "https://www3.cs.stonybrook.edu/~cvl/projects/shadow_noisy_label/ (SBU-shadow.zip), or AutoGluon's zip"
     published_sizes: ClassVar = {"train": 4085, "test": 638}
     folders = ("SBU-shadow", "SBU", "SBU_shadow_dataset")
     unpaired_allowed = True
@@ -29,7 +29,9 @@ class SBU(FolderBenchmark):
             FolderLayout(
                 name="original",
                 parts={
-                    "train": Part(images="SBUTrain4KRecoveredSmall/ShadowImages", masks="SBUTrain4KRecoveredSmall/ShadowMasks"),
+                    "train": Part(
+                        images="SBUTrain4KRecoveredSmall/ShadowImages", masks="SBUTrain4KRecoveredSmall/ShadowMasks"
+                    ),
                     "test": Part(images="SBU-Test/ShadowImages", masks="SBU-Test/ShadowMasks"),
                 },
             ),

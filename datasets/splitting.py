@@ -1,6 +1,7 @@
-"""Splits that nobody published are carved here, by one committed rule: order by a hash of the seed and the stem, take the first.
+"""Splits that nobody published are carved here, by one rule: order by a hash of seed and stem, take the first.
 
-The order depends on nothing but seed and stem: not on the file system, not on the layout, not on which other files are there.
+The order depends on nothing but seed and stem: not on the file system, not on the layout, not on which other files are
+there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def draw_key(seed: int, group: str) -> str:
     return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
 
 
-def carve(pairs: Sequence[Pair], *, count: int, seed: int, group: Group = own_stem) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+def carve(
+    pairs: Sequence[Pair], *, count: int, seed: int, group: Group = own_stem
+) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     """Carve ``count`` pairs out of ``pairs``; returns (rest, carved), each in the order given.
 
     Args:

@@ -1,4 +1,4 @@
-"""Trans10K: 10,428 photographs with transparent things and stuff (Xie et al., arXiv 2003.13948). Classes are told by channel means."""
+"""Trans10K: 10,428 photographs with transparent things and stuff (Xie et al., arXiv 2003.13948)."""
 
 from __future__ import annotations
 

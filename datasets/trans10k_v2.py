@@ -18,8 +18,8 @@ class Trans10KV2(FolderBenchmark):
     task = "multiclass"
     num_classes = 12
     class_names = (
-        "background", "shelf", "jar or tank", "freezer", "window", "glass door", "eyeglass", "cup", "floor glass", "glass bowl",
-        "water bottle", "storage box",
+        "background", "shelf", "jar or tank", "freezer", "window", "glass door", "eyeglass", "cup", "floor glass",
+        "glass bowl", "water bottle", "storage box",
     )  # fmt: skip
     metrics = ("miou", "accuracy")
     selection_metric = "miou"
@@ -30,7 +30,9 @@ class Trans10KV2(FolderBenchmark):
 
     def layouts(self) -> tuple[Layout, ...]:
         folders = {"train": "train", "val": "validation", "test": "test"}
-        parts = {split: Part(images=f"{folder}/images", masks=f"{folder}/masks_12") for split, folder in folders.items()}
+        parts = {
+            split: Part(images=f"{folder}/images", masks=f"{folder}/masks_12") for split, folder in folders.items()
+        }
         return (FolderLayout(name="original", parts=parts),)
 
     def decode_mask(self, path: Path) -> decoding.Array:

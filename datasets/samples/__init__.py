@@ -1,4 +1,4 @@
-"""Generated sample data sets in the layouts and encodings of the real archives, traps included. Deterministic and quick.
+"""Generated sample data sets in the layouts and encodings of the real archives, traps included. Deterministic, quick.
 
     path = datasets.samples.write("kvasir", Path("data"), seed=0)
 
@@ -75,7 +75,9 @@ def write(
     for part, file_name in tree.lists.items():
         _write_list(folder / file_name, rows[part], indexed=part == "train")
     add_extras(name, folder, layout=layout, tree=tree, seed=seed, size=size, rows=rows)
-    (folder / SAMPLE_MARKER).write_text(f"generated: {name}, layout {layout}, seed {seed}; not the published benchmark\n", encoding="utf-8")
+    (folder / SAMPLE_MARKER).write_text(
+        f"generated: {name}, layout {layout}, seed {seed}; not the published benchmark\n", encoding="utf-8"
+    )
     return folder
 
 
@@ -86,7 +88,7 @@ def _recipe(name: str) -> Recipe:
 
 
 def _deal(parts: tuple[str, ...], count: int) -> list[str]:
-    """The part of every image: a fifth for validation and a fifth for test, at least two a folder, the rest for training."""
+    """The part of every image: a fifth for validation, a fifth for test, at least two a folder, the rest for training."""
     if parts == ("all",):
         return ["all"] * count
     others = [part for part in parts if part != "train"]
@@ -102,8 +104,7 @@ def _write_pair(folder: Path, tree: Tree, part: str, index: int, *, scene: Scene
     images, masks = tree.parts[part]
     image_name = f"{images}/{stem}{tree.image_suffix}"
     mask_name = f"{masks}/{stem}{tree.mask_names[index % len(tree.mask_names)]}"
-    options = {"quality": 92} if tree.image_suffix == ".jpg" else {}
-    Image.fromarray(scene.image).save(folder / image_name, **options)
+    Image.fromarray(scene.image).save(folder / image_name, quality=92)  # only JPEG knows a quality
     tree.encode[index % len(tree.encode)](folder / mask_name, scene.classes)
     return image_name, mask_name
 

@@ -1,4 +1,4 @@
-"""What lies beside the pairs in the real archives and must not disturb: junk, superpixels, copies, other benchmarks' images, gaps."""
+"""What lies beside the pairs in the real archives and must not disturb: junk, superpixels, copies, gaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures whose masks a tiny network can find within a few epochs: what is to be found differs in colour, not only in shape."""
+"""Pictures whose masks a tiny network can find within a few epochs: objects differ from their background in colour."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def draw(generator: np.random.Generator, shape: Shape, palette: Palette) -> Scen
     for _ in range(int(generator.integers(1, 4))):
         outline = _line(generator, shape) if palette.outlines == "lines" else _blob(generator, shape)
         classes[outline] = generator.integers(1, len(palette.foreground) + 1)
-    colours = np.array([palette.background, *palette.foreground], dtype=np.float32)
-    colours = colours + generator.normal(0, 8, size=(1, 3))
+    colours = np.array([palette.background, *palette.foreground], dtype=np.float64)
+    colours += generator.normal(0, 8, size=(1, 3))
     coarse = generator.normal(0, 1, size=(-(-height // 8), -(-width // 8), 3))
     texture = ndimage.zoom(coarse, (8, 8, 1), order=1)[:height, :width] * 14
     image = colours[classes] + texture + generator.normal(0, 6, size=(height, width, 3))

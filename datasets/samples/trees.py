@@ -21,8 +21,8 @@ class Tree:
 
     Args:
         folder: folder of the benchmark below the data root.
-        parts: part (``all``, ``train``, ``val``, ``test``, ``easy``, ``hard``; ``val+easy`` for a folder of several) -> (image folder,
-            mask folder).
+        parts: part (``all``, ``train``, ``val``, ``test``, ``easy``, ``hard``; ``val+easy`` for a folder of several) ->
+            (image folder, mask folder).
         image_suffix: extension of images.
         mask_names: endings of mask names, one after the other: real archives are not consistent.
         encode: mask encodings, one after the other.
@@ -105,7 +105,9 @@ RECIPES: Mapping[str, Recipe] = {
                 mask_names=(".png",),
                 encode=_MIXED_GREY,
             ),
-            "autogluon": _autogluon("polyp", suffix=".png", mask_name=".png", encode=_MIXED_GREY, test="test_Kvasir.csv"),
+            "autogluon": _autogluon(
+                "polyp", suffix=".png", mask_name=".png", encode=_MIXED_GREY, test="test_Kvasir.csv"
+            ),
         },
     ),
     "cvc612": Recipe(
@@ -133,7 +135,9 @@ RECIPES: Mapping[str, Recipe] = {
                 mask_names=(".png",),
                 encode=_MIXED_GREY,
             ),
-            "autogluon": _autogluon("polyp", suffix=".png", mask_name=".png", encode=_MIXED_GREY, test="test_CVC-ClinicDB.csv"),
+            "autogluon": _autogluon(
+                "polyp", suffix=".png", mask_name=".png", encode=_MIXED_GREY, test="test_CVC-ClinicDB.csv"
+            ),
         },
     ),
     "isic2017": Recipe(
@@ -163,12 +167,17 @@ RECIPES: Mapping[str, Recipe] = {
             ),
             "sinet": Tree(
                 folder="SINet",
-                parts={"train": ("TrainDataset/Imgs", "TrainDataset/GT"), "test": ("TestDataset/CAMO/Imgs", "TestDataset/CAMO/GT")},
+                parts={
+                    "train": ("TrainDataset/Imgs", "TrainDataset/GT"),
+                    "test": ("TestDataset/CAMO/Imgs", "TestDataset/CAMO/GT"),
+                },
                 image_suffix=".jpg",
                 mask_names=(".png",),
                 encode=(encodings.grey,),
             ),
-            "autogluon": _autogluon("camo_sem_seg", suffix=".jpg", mask_name=".png", encode=(encodings.grey,), test="test_CAMO.csv"),
+            "autogluon": _autogluon(
+                "camo_sem_seg", suffix=".jpg", mask_name=".png", encode=(encodings.grey,), test="test_CAMO.csv"
+            ),
         },
     ),
     "sbu": Recipe(
@@ -206,7 +215,9 @@ RECIPES: Mapping[str, Recipe] = {
                 mask_names=(".png",),
                 encode=(encodings.palette,),
             ),
-            "autogluon": _autogluon("leaf_disease_segmentation", suffix=".jpg", mask_name=".png", encode=(encodings.palette,)),
+            "autogluon": _autogluon(
+                "leaf_disease_segmentation", suffix=".jpg", mask_name=".png", encode=(encodings.palette,)
+            ),
         },
     ),
     "road": Recipe(
@@ -216,7 +227,10 @@ RECIPES: Mapping[str, Recipe] = {
         trees={
             "original": Tree(
                 folder="massachusetts_roads",
-                parts={part: (f"{folder}/sat", f"{folder}/map") for part, folder in (("train", "train"), ("val", "valid"), ("test", "test"))},
+                parts={
+                    part: (f"{folder}/sat", f"{folder}/map")
+                    for part, folder in (("train", "train"), ("val", "valid"), ("test", "test"))
+                },
                 image_suffix=".tiff",
                 mask_names=(".tif",),
                 encode=(encodings.grey, encodings.three_channels),
@@ -239,7 +253,10 @@ RECIPES: Mapping[str, Recipe] = {
                 folder="Trans10K",
                 parts={
                     "train": ("train/images", "train/masks"),
-                    **{f"val+{level}": (f"validation/{level}/images", f"validation/{level}/masks") for level in ("easy", "hard")},
+                    **{
+                        f"val+{level}": (f"validation/{level}/images", f"validation/{level}/masks")
+                        for level in ("easy", "hard")
+                    },
                     **{level: (f"test/{level}/images", f"test/{level}/masks") for level in ("easy", "hard")},
                 },
                 image_suffix=".jpg",
@@ -254,7 +271,10 @@ RECIPES: Mapping[str, Recipe] = {
         trees={
             "original": Tree(
                 folder="Trans10K-v2",
-                parts={part: (f"{folder}/images", f"{folder}/masks_12") for part, folder in (("train", "train"), ("val", "validation"), ("test", "test"))},
+                parts={
+                    part: (f"{folder}/images", f"{folder}/masks_12")
+                    for part, folder in (("train", "train"), ("val", "validation"), ("test", "test"))
+                },
                 image_suffix=".jpg",
                 mask_names=("_mask.png",),
                 encode=(encodings.index,),
