@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from harness.cli import verb
 from harness.errors import UsageError
@@ -59,7 +57,7 @@ def tables(
     """Path -> content: the page of ``study``, or one a protocol and one a study whose page is there already."""
     folder, suffix = root / "tables", SUFFIX[style]
     if study is not None:
-        return {folder / f"{study.name}{suffix}": render(records, study=study, style=style, resolve=resolve)}
+        return {folder / f"{study.name}{suffix}": render(records, study=study, style=style)}
     pages = {}
     for protocol in sorted({record.run.protocol for record in records}):
         mine = [record for record in records if record.run.protocol == protocol]
@@ -67,18 +65,8 @@ def tables(
     for name in study_names():
         path = folder / f"{name}{suffix}"
         if path.is_file() and path not in pages:
-            pages[path] = render(records, study=load_study(name), style=style, resolve=resolve)
+            pages[path] = render(records, study=load_study(name), style=style)
     return pages
-
-
-def resolve(method: str, overrides: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The whole configuration of ``method`` with ``overrides``; imports no torch for a built-in method."""
-    from harness.registry import method_config_class
-
-    try:
-        return asdict(method_config_class(method)(**overrides))
-    except TypeError as error:
-        raise UsageError(f"{method} has no such configuration: {error}") from error
 
 
 def _records(root: Path) -> list[Record]:
@@ -87,8 +75,8 @@ def _records(root: Path) -> list[Record]:
         raise UsageError(
             f"{store.folder} does not exist; run something first (python -m harness.run …), or give --results ROOT"
         )
-    records = list(store)
-    for path, reason in store.problems().items():
+    records, problems = store.summaries()
+    for path, reason in problems.items():
         print(f"skipped: {path}: {reason}", file=sys.stderr)
     return records
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from harness.records.schema import Record, content_hash
+from harness.records.schema import Code, Record, Run, content_hash
 from harness.reporting.names import PAPER_METRICS, SCORE_TITLES, benchmark_rank, method_rank
 from harness.studies import Study
 
-Resolve = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
-"""(method, overrides) -> the whole configuration; handed in by the verb, since reporting knows no methods."""
+MISSING = "MISSING"
+"""The code of a run that has no record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +85,22 @@ class Grid:
 
     @property
     def records(self) -> list[Record]:
-        unique = {record.key: record for members in self.members.values() for record in members}
+        """Everything that was run; a placeholder of a planned run is not."""
+        unique = {record.key: record for members in self.members.values() for record in members if is_run(record)}
         return [unique[key] for key in sorted(unique)]
 
 
 Sheet = tuple[str, str, str, str]
+"""protocol, its hash, backbone, checkpoint"""
+
+
+def placeholder(run: Run) -> Record:
+    """Stands for a planned run that has no record, so that its cell says so."""
+    return Record(run=run, key=run.key, code=cast(Code, MISSING))
+
+
+def is_run(record: Record) -> bool:
+    return record.code != MISSING
 
 
 def sheets(records: Iterable[Record]) -> dict[Sheet, list[Record]]:
@@ -101,9 +112,7 @@ def sheets(records: Iterable[Record]) -> dict[Sheet, list[Record]]:
     return {key: sorted(found[key], key=lambda record: record.key) for key in sorted(found)}
 
 
-def build(
-    sheet: Sheet, records: Sequence[Record], *, study: Study | None = None, resolve: Resolve | None = None
-) -> Grid:
+def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None) -> Grid:
     """The grid of one sheet; with a study, all its rows, benchmarks and seeds, records or not."""
     if study is None:
         groups = _groups_of_records(records)
@@ -111,7 +120,7 @@ def build(
         seeds = tuple(sorted({record.run.seed for record in records}))
         scores: tuple[str, ...] = ("best",)
     else:
-        groups = _groups_of_study(study, records, resolve=resolve)
+        groups = _groups_of_study(study, records)
         benchmarks = list(study.benchmarks)
         seeds = study.seeds
         scores = study.table.scores
@@ -162,27 +171,22 @@ def _groups_of_records(records: Sequence[Record]) -> list[Group]:
     return groups
 
 
-def _groups_of_study(study: Study, records: Sequence[Record], *, resolve: Resolve | None) -> list[Group]:
+def _groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:
     by_method: dict[str, list[Record]] = {}
     for record in records:
         by_method.setdefault(record.run.method, []).append(record)
     groups = []
     for entry in study.entries:
-        members = [record for record in by_method.get(entry.method, []) if _is(record, entry.options, resolve=resolve)]
+        members = [record for record in by_method.get(entry.method, []) if is_entry(record, entry.options)]
         groups.append((entry.label, entry.method, members))
     return groups
 
 
-def _is(record: Record, options: Mapping[str, Any], *, resolve: Resolve | None) -> bool:
-    """Whether the run's configuration is the protocol's plus ``options`` and nothing else; its label may differ."""
-    card = record.run.rules.get("methods", {}).get(record.run.method, {})
-    wanted = {**card, **options}
-    if resolve is not None:
-        wanted = dict(resolve(record.run.method, wanted))
+def is_entry(record: Record, options: Mapping[str, Any]) -> bool:
+    """Whether a run's configuration is the protocol's with ``options`` and nothing else changed; labels may differ."""
     config = record.run.method_config
-    if any(name not in config for name in options):
-        return False
-    return all(_plain(value) == _plain(config[name]) for name, value in wanted.items() if name in config)
+    asked = all(name in config and _plain(value) == _plain(config[name]) for name, value in options.items())
+    return asked and record.run.changed.keys() <= options.keys()
 
 
 def _plain(value: Any) -> Any:
@@ -236,7 +240,7 @@ def _cell(column: Column, score: str, members: Sequence[Record], seeds: Sequence
         value = record.scores.get(score, {}).get(column.split, {}).get(column.metric) if record.code == "OK" else None
         if value is None or not math.isfinite(value):
             if run.seed not in values:
-                codes[run.seed] = record.code if record.code != "OK" else "NO_SCORE"
+                codes[run.seed] = str(record.code) if record.code != "OK" else "NO_SCORE"
             continue
         if values.setdefault(run.seed, value) != value:
             codes[run.seed] = "CONFLICT"
@@ -244,5 +248,5 @@ def _cell(column: Column, score: str, members: Sequence[Record], seeds: Sequence
             codes.pop(run.seed, None)
     for seed in seeds:
         if seed not in values and seed not in codes:
-            codes[seed] = "MISSING"
+            codes[seed] = MISSING
     return Cell(values=values, codes=codes, records=tuple(behind))

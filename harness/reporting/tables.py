@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from harness.records.schema import Record
+from harness.records.schema import Record, Run
 from harness.reporting import names
-from harness.reporting.grid import Cell, Column, Grid, Resolve, build, sheets
+from harness.reporting.grid import Cell, Column, Grid, build, is_run, placeholder, sheets
 from harness.reporting.page import Block, Format, Mark, Text, write
 from harness.studies import Study
 
@@ -17,28 +19,46 @@ COST = "Step time (median over runs) and peak memory are of the sweep; compare c
 
 
 def render(
-    records: Iterable[Record], *, study: Study | None = None, style: Format = "markdown", resolve: Resolve | None = None
+    records: Iterable[Record],
+    *,
+    study: Study | None = None,
+    runs: Iterable[Run] | None = None,
+    style: Format = "markdown",
 ) -> str:
     """One page: a table for each protocol hash, backbone and checkpoint among ``records``.
 
     Args:
-        records: any order; records of other protocols than the study's get their own table on the page.
+        records: any order.
         study: rows, benchmarks and seeds to show; without one, everything there is.
+        runs: show these planned runs and nothing else, under their own labels; those without a record show as missing.
         style: ``markdown``, ``latex`` or ``csv``.
-        resolve: (method, overrides) -> the whole configuration, to tell which records belong to a row of the study.
     """
-    chosen = list(records)
+    chosen = list(records) if runs is None else of_runs(records, runs)
     title = study.title if study else ", ".join(sorted({record.run.protocol for record in chosen})) or "no records"
-    blocks = [block(grid) for grid in grids(chosen, study=study, resolve=resolve)]
-    if study and not blocks:
-        blocks = [Block(heading=study.name, above=["No record of this study yet."])]
+    blocks = [block(grid) for grid in grids(chosen, study=study)]
+    if not blocks:
+        blocks = [Block(heading=study.name if study else title, above=["No record of this table yet."])]
     return write(title, blocks, style=style)
 
 
-def grids(records: Iterable[Record], *, study: Study | None = None, resolve: Resolve | None = None) -> list[Grid]:
-    """A grid a sheet; sheets that hold nothing of the study are left out."""
-    built = [build(sheet, members, study=study, resolve=resolve) for sheet, members in sheets(records).items()]
-    return [grid for grid in built if grid.records]
+def of_runs(records: Iterable[Record], runs: Iterable[Run]) -> list[Record]:
+    """The records of ``runs`` under the labels of ``runs`` (one may serve several sweeps); placeholders else."""
+    known = {record.key: record for record in records}
+    return [replace(known[run.key], run=run) if run.key in known else placeholder(run) for run in runs]
+
+
+def grids(records: Iterable[Record], *, study: Study | None = None) -> list[Grid]:
+    """A grid a sheet. With a study: sheets of its protocol, and others where at least half of its rows were run."""
+    found = []
+    for sheet, members in sheets(records).items():
+        protocol, _, backbone, _ = sheet
+        if study is not None and study.backbones and backbone not in study.backbones:
+            continue
+        grid = build(sheet, members, study=study)
+        filled = sum(any(is_run(record) for record in mine) for mine in grid.members.values())
+        if study is None or (filled and (protocol == study.protocol or 2 * filled >= len(grid.rows))):
+            found.append(grid)
+    return found
 
 
 def block(grid: Grid) -> Block:
@@ -51,7 +71,7 @@ def block(grid: Grid) -> Block:
     stale = stale_versions(grid)
     rows = []
     for index, row in enumerate(grid.rows):
-        mine = grid.members[index]
+        mine = [record for record in grid.members[index] if is_run(record)]
         sign = "†" if any(version(record) in stale for record in mine) else ""
         sign += "‡" if any(record.run.rules.get("quirks", {}).get("selection") == "released" for record in mine) else ""
         texts = [Text(text=row.label + (f" {sign}" if sign else ""))]
@@ -182,7 +202,5 @@ def _span(values: Sequence[float | None], *, unit: float, digits: int) -> str:
 
 
 def _median(values: Sequence[float | None], *, unit: float) -> str:
-    import statistics
-
     known = [value for value in values if value]
     return f"{statistics.median(known) / unit:.0f}" if known else "–"

@@ -1,0 +1,291 @@
+"""Tables say what the records say, and nothing else."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.records.store import RecordStore
+from harness.reporting.tables import render
+from harness.studies import study_from_dict
+from harness.tables import main
+from tests.harness.reporting.sample import record
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def rows(page: str) -> dict[str, list[str]]:
+    """Row label -> cells of the only table of a markdown page; the heading row under ``method``."""
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return {row[0]: row[1:] for row in cells}
+
+
+def three(value: float, **changes: Any) -> list[Any]:
+    return [record(value + 0.01 * seed, seed=seed, benchmark="sbu", metric="ber", **changes) for seed in range(3)]
+
+
+def test_a_cell_is_mean_and_sd_with_ddof_1_over_seeds_in_percent() -> None:
+    page = rows(
+        render(
+            [record(value, seed=seed, benchmark="leaf", metric="iou") for seed, value in enumerate([0.9, 0.91, 0.95])]
+        )
+    )
+    assert page["lora"][0] == "92.0 ± 2.6 (3)"  # SD with ddof 1: 2.646; with ddof 0 it were 2.160
+
+
+def test_a_single_run_has_no_sd() -> None:
+    assert rows(render([record(0.5, benchmark="leaf", metric="iou")]))["lora"][0] == "50.0 (1)"
+
+
+def test_best_is_bold_and_second_underlined_and_lower_is_better_for_error_rates() -> None:
+    page = rows(render(three(0.10) + three(0.05, method="decoder") + three(0.20, method="full")))
+    assert page["lora"][0] == "<u>11.0 ± 1.0 (3)</u>"
+    assert page["decoder"][0] == "**6.0 ± 1.0 (3)**"
+    assert page["full"][0] == "21.0 ± 1.0 (3)"
+
+
+def test_a_row_with_a_seed_missing_is_never_best() -> None:
+    page = rows(render(three(0.10) + three(0.05, method="decoder")[:2] + three(0.20, method="full")))
+    assert page["decoder"][0] == "MISSING (2/3)"
+    assert page["lora"][0].startswith("**")
+
+
+def test_no_mean_is_taken_over_a_gap_and_the_reason_is_shown() -> None:
+    failed = [
+        record(seed=2, benchmark="sbu", code="OOM", method="decoder"),
+        record(seed=1, benchmark="sbu", code="TIMEOUT", method="full"),
+    ]
+    page = rows(render(three(0.10) + three(0.05, method="decoder")[:2] + failed))
+    assert page["decoder"][0] == "OOM (2/3)"
+    assert page["full"][0] == "MISSING/TIMEOUT (0/3)"
+
+
+def test_two_protocol_hashes_never_share_a_column() -> None:
+    page = render(
+        [record(0.9, benchmark="leaf", metric="iou"), record(0.1, benchmark="leaf", metric="iou", protocol_hash="bbbb")]
+    )
+    assert page.count("| method |") == 2
+    assert "hash aaaa0000aaaa0000" in page
+    assert "hash bbbb" in page
+    assert "90.0 (1)" in page
+    assert "10.0 (1)" in page
+    assert "50.0" not in page
+
+
+def test_two_splits_of_one_benchmark_never_share_a_column() -> None:
+    page = rows(
+        render(
+            [
+                record(0.9, benchmark="sbu", metric="ber"),
+                record(0.1, benchmark="sbu", metric="ber", seed=1, manifest="other"),
+            ]
+        )
+    )
+    assert page["method"][:2] == ["SBU #manife BER ↓", "SBU #other BER ↓"]
+    assert page["lora"][:2] == ["MISSING (1/2)", "MISSING (1/2)"]
+
+
+def test_two_configurations_under_one_label_get_rows_of_their_own() -> None:
+    page = rows(
+        render(
+            [record(0.9, benchmark="sbu", metric="ber"), record(0.1, benchmark="sbu", metric="ber", config={"rank": 6})]
+        )
+    )
+    assert len([label for label in page if label.startswith("lora #")]) == 2
+
+
+def test_two_results_of_one_cell_and_seed_are_a_conflict_and_no_number() -> None:
+    one, other = (
+        record(value, benchmark="sbu", metric="ber", rules={"image_size": size})
+        for value, size in ((0.1, 64), (0.2, 65))
+    )
+    assert rows(render([one, other]))["lora"][0] == "CONFLICT (0/1)"
+
+
+def test_parameters_are_shown_with_and_without_the_mask_decoder() -> None:
+    page = rows(render([record()]))
+    at = page["method"].index("params (M)")
+    assert page["lora"][at : at + 2] == ["3.616", "0.111"]
+
+
+def test_cost_columns_appear_only_where_something_was_recorded() -> None:
+    assert "step (ms)" not in rows(render([record()]))["method"]
+    page = rows(render([record(cost={"step_time_s": 0.25, "peak_memory_bytes": 3 * 2**29})]))
+    assert page["lora"][-2:] == ["250", "1.50"]
+
+
+def test_data_notes_and_image_counts_are_in_the_header() -> None:
+    page = render([record(data_note="352 px copy"), record(benchmark="leaf", metric="iou")])
+    assert "Kvasir-SEG (352 px copy): 20/4/8 images, official" in page
+    assert "| Kvasir-SEG (352 px copy) Sα ↑ |" in page
+
+
+def test_records_of_older_code_are_marked_and_stay() -> None:
+    old = record(benchmark="sbu", metric="ber", environment={"commit": "a" * 40}, finished="2026-01-01")
+    new = record(
+        benchmark="sbu", metric="ber", method="decoder", environment={"commit": "b" * 40}, finished="2026-01-02"
+    )
+    page = render([old, new])
+    assert "| lora † |" in page
+    assert "| decoder |" in page
+    assert "aaaaaaaaaa" in page
+
+
+def test_selection_on_the_test_split_is_labelled() -> None:
+    page = render([record(rules={"quirks": {"selection": "released"}})])
+    assert "| lora ‡ |" in page
+    assert "selected on the test split" in page
+
+
+def test_every_format_is_the_same_bytes_whatever_the_order_of_the_records() -> None:
+    records = three(0.1) + three(0.05, method="decoder") + [record(), record(protocol_hash="bbbb")]
+    for style in ("markdown", "latex", "csv"):
+        pages = set()
+        for seed in range(5):
+            shuffled = list(records)
+            random.Random(seed).shuffle(shuffled)
+            pages.add(render(shuffled, style=style))
+        assert len(pages) == 1
+
+
+def test_latex_escapes_and_marks() -> None:
+    page = render(three(0.10, variant="lora[rank=6]_a&b") + three(0.05, method="decoder"), style="latex")
+    assert r"lora[rank=6]\_a\&b" in page
+    assert r"\textbf{6.0 $\pm$ 1.0 (3)}" in page
+    assert page.count(r"\begin{tabular}") == page.count(r"\end{tabular}") == 1
+
+
+def study(**changes: Any) -> Any:
+    entries = [
+        {"label": "r=3", "method": "lora", "options": {"rank": 3}},
+        {"label": "r=6", "method": "lora", "options": {"rank": 6}},
+    ]
+    data = {"title": "Rank", "protocol": "demo", "benchmarks": ["sbu"], "seeds": 1, "entries": entries, **changes}
+    return study_from_dict(data, name="rank")
+
+
+def test_a_study_finds_its_rows_by_configuration_and_not_by_label() -> None:
+    base = record(0.1, benchmark="sbu", metric="ber", variant="anything")
+    six = record(0.2, benchmark="sbu", metric="ber", config={"rank": 6}, changed={"rank": 6})
+    other = record(
+        0.3, benchmark="sbu", metric="ber", config={"rank": 6, "alpha": 1.0}, changed={"rank": 6, "alpha": 1.0}
+    )
+    page = rows(render([base, six, other], study=study()))
+    assert page["r=3"][0] == "**10.0 (1)**"
+    assert page["r=6"][0] == "<u>20.0 (1)</u>"
+
+
+def test_a_study_shows_the_rows_and_seeds_that_are_not_there() -> None:
+    page = rows(render([record(0.1, benchmark="sbu", metric="ber")], study=study(seeds=2)))
+    assert page["r=3"][0] == "MISSING (1/2)"
+    assert page["r=6"][0] == "MISSING (0/2)"
+
+
+def test_merged_models_are_rows_of_their_own() -> None:
+    scores = {"best": {"test": {"ber": 0.1}}, "merged-exact": {"test": {"ber": 0.12}}}
+    table = {"scores": ["best", "merged-exact", "merged-conv"]}
+    page = rows(render([record(benchmark="sbu", scores=scores)], study=study(table=table)))
+    assert page["r=3"][0] == "**10.0 (1)**"
+    assert page["r=3 (merged exact)"][0] == "<u>12.0 (1)</u>"
+    assert page["r=3 (merged conv)"][0] == "NO_SCORE (0/1)"
+
+
+def test_planned_runs_without_a_record_show_as_missing_and_labels_are_the_plans() -> None:
+    done = record(0.1, benchmark="sbu", metric="ber", protocol_hash="old")
+    planned = [
+        replace(done.run, protocol_hash="new"),
+        record(benchmark="sbu", method="decoder", protocol_hash="new").run,
+    ]
+    page = render([done, record(method="full")], runs=planned)
+    assert "hash new" in page
+    assert rows(page)["lora"][0] == "10.0 (1)"
+    assert rows(page)["decoder"][0] == "MISSING (0/1)"
+    assert "full" not in rows(page)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    store = RecordStore(tmp_path)
+    for one in three(0.1) + three(0.2, method="decoder"):
+        store.write(one)
+    return tmp_path
+
+
+def test_check_tells_a_stale_a_missing_and_an_orphaned_table(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--results", str(results)]
+    assert main([*arguments, "--check"]) == 1
+    assert "demo.md: is missing" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert main([*arguments, "--check"]) == 0
+    page = results / "tables" / "demo.md"
+    page.write_text(page.read_text(encoding="utf-8").replace("11.0", "11.1"), encoding="utf-8")
+    assert main([*arguments, "--check"]) == 1
+    assert "differs" in capsys.readouterr().out
+    assert main(arguments) == 0
+    (results / "tables" / "nobody.md").write_text("# ?\n", encoding="utf-8")
+    assert main([*arguments, "--check"]) == 1
+    assert "no record gives this table" in capsys.readouterr().out
+
+
+def test_a_damaged_record_is_reported_and_the_table_is_made(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (results / "records" / "zz.json").write_text('{"run": ', encoding="utf-8")
+    assert main(["--results", str(results)]) == 0
+    shown = capsys.readouterr()
+    assert "zz.json" in shown.err
+    assert "11.0 ± 1.0 (3)" in shown.out
+
+
+def test_no_results_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--results", str(tmp_path / "nothing")]) == 2
+    assert "run something first" in capsys.readouterr().err
+
+
+def test_tables_import_neither_torch_nor_pandas_and_help_is_quick() -> None:
+    script = (
+        "import sys, time; start = time.perf_counter(); import harness.tables\n"
+        "heavy = sorted({'torch', 'pandas', 'scipy', 'mmengine'} & set(sys.modules))\n"
+        "print(heavy, time.perf_counter() - start < 0.5)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "True"]
+
+
+def test_ten_thousand_records_make_their_tables_in_five_seconds_and_500_mb(tmp_path: Path) -> None:
+    """100 configurations x 20 benchmarks x 5 seeds, each record with an epoch history as long as a real one's."""
+    folder = tmp_path / "records"
+    folder.mkdir()
+    store = RecordStore(tmp_path)
+    history = [
+        {"epoch": e, "loss": 0.123456789, "lr": 1e-4, "val": {"iou": 0.5, "dice": 0.6}, "seconds": 12.3}
+        for e in range(40)
+    ]
+    rules = {f"rule_{n}": "a value" for n in range(60)}
+    sample = replace(record(benchmark="leaf", metric="iou", rules=rules), history=history)
+    template = store.write(sample).read_text(encoding="utf-8")
+    store.path(sample.key).unlink()
+    for number in range(10_000):
+        config, benchmark, seed = number // 100, number // 5 % 20, number % 5
+        text = template.replace(sample.key, f"{number:016d}").replace('"seed": 0', f'"seed": {seed}')
+        text = text.replace('"variant": "lora"', f'"variant": "lora{config}"').replace(
+            '"benchmark": "leaf"', f'"benchmark": "b{benchmark}"'
+        )
+        (folder / f"{number:016d}.json").write_text(text, encoding="utf-8")
+    script = (
+        "import resource, sys, time\n"
+        "from harness.tables import main\n"
+        "main(['--results', sys.argv[1]])\n"
+        "print(time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    seconds, megabytes = map(float, done.stderr.splitlines()[-1].split())  # time of the processor: other jobs do not count
+    assert done.stdout.count("90.0 ± 0.0 (5)") == 2000
+    assert megabytes < 500, megabytes
+    assert seconds < 5, seconds
