@@ -18,14 +18,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from datasets.base import DatasetError
 
 Array = NDArray[np.uint8]
-Rule = Literal["half", "nonzero"]
+Rule = Literal["half", "nonzero", "index"]
 
 LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _ORIENTATION = 274
 _TRANSPOSING = frozenset({5, 6, 7, 8})
+# A picture taken for a mask is mid-grey in large parts; a third class is one grey level with an area of its own.
 _MID_GREY = (64, 192)
 _MOST_MID_GREY = 0.2
+_THIRD_VALUE = (32, 224)
+_MOST_THIRD_VALUE = 0.01
 
 
 def open_image(path: Path) -> Image.Image:
@@ -122,64 +125,62 @@ def _listed(values: NDArray[np.generic]) -> str:
 def read_binary(path: Path, *, rule: Rule = "half", only_255: bool = False) -> Array:
     """A binary mask as {0, 1}, (H, W) uint8.
 
-    Palette masks: every colour but black is foreground. Lossless masks that hold only 0 and 1 are indices. All others
-        are grey levels.
+    A coloured palette: every colour but black is foreground. A lossless file that holds only 0 and 1 holds indices.
+    All others are grey levels.
 
     Args:
         path: the file.
-        rule: ``half`` takes grey levels above 127 (JPEG noise, anti-aliased edges), ``nonzero`` all above 0.
-        only_255: quirk 11: only 255 is foreground.
+        rule: ``half`` takes grey levels above 127 (JPEG noise, anti-aliased edges); ``nonzero`` all above 0;
+            ``index`` all above 0, and there may be only one such value.
+        only_255: quirk 11: the grey view is divided by 255 and truncated, so only 255 is foreground.
 
     Raises:
-        DatasetError: unreadable; a colour picture or too much mid-grey to be a mask; foreground so dark that the rule
-            would lose it.
+        DatasetError: unreadable, a picture, or values that a binary mask does not have.
     """
     image = upright_keeping_format(path)
-    if image.mode == "P" and not only_255:
-        grey, palette = _palette_levels(image)
-        if not grey:
-            return (palette[np.asarray(image)] > 0).astype(np.uint8)
-        values: NDArray[np.integer] = palette[np.asarray(image)]
-    else:
-        values = mask_values(image, path)
-    if image.mode in _SIXTEEN_BIT and values.max(initial=0) > 255:
-        values = _eight_bits(values)
     if only_255:
-        # `mask / 255 -> uint8` on the grey view, as released.
-        return (
-            (np.asarray(image.convert("L")) == 255).astype(np.uint8)
-            if image.mode in ("P", "1")
-            else (values == 255).astype(np.uint8)
-        )
+        return (_grey_view(image, path) == 255).astype(np.uint8)
     lossless = image.format not in LOSSY_FORMATS
-    peak = int(values.max(initial=0))
-    if lossless and peak <= 1:
+    if image.mode == "P" and not _grey_palette(image):
+        indices = np.asarray(image)
+        if len(np.unique(indices)) > 2:
+            raise DatasetError(f"{path} has the unexpected mask values {_listed(indices)}: a binary palette has two")
+        return (np.asarray(image.convert("RGB")).max(axis=2) > 0).astype(np.uint8)
+    values = _grey_view(image, path)
+    if image.mode == "1" or (lossless and values.max(initial=0) <= 1):
         return (values > 0).astype(np.uint8)
-    if rule == "nonzero" and lossless:
-        _refuse_pictures(values, path)
-        return (values > 0).astype(np.uint8)
-    if lossless and peak <= 127:
-        raise DatasetError(
-            f"{path} has the unexpected mask values {_listed(values)}: foreground must be above 127"
-        )
-    _refuse_pictures(values, path)
-    return (values > 127).astype(np.uint8)
+    _refuse_pictures(values, path, third_class=lossless and rule != "nonzero")
+    if not lossless or rule == "half":
+        if lossless and values.max(initial=0) <= 127:
+            raise DatasetError(f"{path} has the unexpected mask values {_listed(values)}: foreground is above 127")
+        return (values > 127).astype(np.uint8)
+    if rule == "index" and len(np.unique(values)) > 2:
+        raise DatasetError(f"{path} has the unexpected mask values {_listed(values)}: a binary index mask has two")
+    return (values > 0).astype(np.uint8)
 
 
-def _refuse_pictures(values: NDArray[np.integer], path: Path) -> None:
-    mid = float(np.mean((values > _MID_GREY[0]) & (values < _MID_GREY[1])))
-    if mid > _MOST_MID_GREY:
-        raise DatasetError(f"{path} is no binary mask: {mid:.0%} of it is mid-grey, values {_listed(values)}")
+def _grey_view(image: Image.Image, path: Path) -> NDArray[np.integer]:
+    """Grey levels 0 to 255, (H, W): palettes looked up, 1 bit as 0/255, 16 bits scaled."""
+    if image.mode in ("P", "1"):
+        return np.asarray(image.convert("L"))
+    values = mask_values(image, path)
+    return _eight_bits(values) if image.mode in _SIXTEEN_BIT else values
 
 
-def _palette_levels(image: Image.Image) -> tuple[bool, Array]:
-    """Whether the palette holds grey levels only (with white in use), and the brightest channel of each index."""
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    stored = np.asarray(image.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
-    colours[: len(stored)] = stored
-    used = colours[np.unique(np.asarray(image))]
-    grey = bool((used == used[:, :1]).all()) and len(used) > 2
-    return grey, colours.max(axis=1)
+def _grey_palette(image: Image.Image) -> bool:
+    """Whether the colours in use are a scale of greys that reaches white's half: levels, rather than labels."""
+    colours = np.asarray(image.convert("RGB"))
+    return bool((colours == colours[..., :1]).all() and colours.max(initial=0) > 127)
+
+
+def _refuse_pictures(values: NDArray[np.integer], path: Path, *, third_class: bool) -> None:
+    """A binary mask is nearly all black and white; edges may be grey, but each grey of an edge covers little."""
+    counts = np.bincount(values.ravel(), minlength=256)
+    mid = counts[_MID_GREY[0] + 1 : _MID_GREY[1]].sum() / values.size
+    third = counts[_THIRD_VALUE[0] : _THIRD_VALUE[1]].max() / values.size
+    has_third = np.count_nonzero(counts) > 2 and third > _MOST_THIRD_VALUE
+    if mid > _MOST_MID_GREY or (third_class and has_third):
+        raise DatasetError(f"{path} has the unexpected mask values {_listed(values)}: a binary mask is black and white")
 
 
 def upright_keeping_format(path: Path) -> Image.Image:

@@ -123,7 +123,7 @@ class FolderBenchmark(Benchmark):
         return Splits(train=train, val=val, test=test, layout=layout.name, rule=rule, note=note)
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        """Parts as found -> (train, val, test splits, rule): official parts stay, the missing are carved, val from train."""
+        """Parts -> (train, val, test splits, rule): official parts stay, the missing are carved, val from train."""
         seed = self.options.split_seed
         if "all" in parts:
             everything = parts["all"]

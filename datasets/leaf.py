@@ -49,4 +49,4 @@ class Leaf(FolderBenchmark):
         )
 
     def decode_mask(self, path: Path) -> decoding.Array:
-        return decoding.read_binary(path, rule="nonzero", only_255=self.options.mask_255_only)
+        return decoding.read_binary(path, rule="index", only_255=self.options.mask_255_only)

@@ -88,7 +88,7 @@ def _recipe(name: str) -> Recipe:
 
 
 def _deal(parts: tuple[str, ...], count: int) -> list[str]:
-    """The part of every image: a fifth for validation, a fifth for test, at least two a folder, the rest for training."""
+    """Part of every image: a fifth for validation, a fifth for test, at least two a folder, the rest for training."""
     if parts == ("all",):
         return ["all"] * count
     others = [part for part in parts if part != "train"]
