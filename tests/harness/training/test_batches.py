@@ -1,0 +1,91 @@
+"""Batches, flips and subsets are functions of (seed, epoch, position) and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from harness.training.batches import Plan, choose, draw, hold_out, load_images, load_targets, shuffled, slice_of
+from tests.harness.training.tiny import Discs
+
+
+def plan(count: int = 10, **fields: object) -> Plan:
+    return Plan(**{"indices": range(count), "batch_size": 3, "flip": 0.5, "seed": 1, **fields})  # type: ignore[arg-type]
+
+
+def epoch_of(plan: Plan, epoch: int) -> list[int]:
+    steps = range(plan.updates_per_epoch)
+    return [index for step in steps for batch in plan.update(epoch, step) for index in batch]
+
+
+def test_draws_are_the_same_in_every_version_of_every_library() -> None:
+    assert draw("flip", 0, 1, 2) == 134270804541780628  # b2sum -l 64 of "flip:0:1:2"
+    assert shuffled(6, "order", 0, 0) == (2, 4, 5, 0, 3, 1)
+
+
+def test_an_epoch_has_every_image_once() -> None:
+    assert sorted(epoch_of(plan(), 0)) == list(range(10))
+    assert [len(batch) for step in range(4) for batch in plan().update(0, step)] == [3, 3, 3, 1]
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    backwards = [plan().update(4, step) for step in (3, 2, 1, 0)]
+    assert backwards[::-1] == [plan().update(4, step) for step in range(4)]
+    assert epoch_of(plan(), 0) != epoch_of(plan(), 1)
+    assert epoch_of(plan(), 0) != epoch_of(plan(seed=2), 0)
+
+
+def test_accumulation_shares_one_update_among_batches() -> None:
+    accumulating, single = plan(accumulate=2), plan(batch_size=6)
+    assert accumulating.updates_per_epoch == single.updates_per_epoch == 2
+    assert epoch_of(accumulating, 0) == epoch_of(single, 0)
+    assert [len(batch) for batch in accumulating.update(0, 1)] == [3, 1]
+
+
+def test_workers_take_disjoint_slices_that_cover_the_batch() -> None:
+    for size in (1, 2, 3, 5):
+        parts = [slice_of([7, 8, 9], rank=rank, size=size) for rank in range(size)]
+        assert [index for part in parts for index in part] == [7, 8, 9]
+
+
+def test_flips_have_the_protocols_probability_and_change_from_epoch_to_epoch() -> None:
+    flips = np.array([[plan().flipped(epoch, index) for index in range(500)] for epoch in range(4)])
+    assert abs(flips.mean() - 0.5) < 0.04
+    assert (flips[0] != flips[1]).any()
+    assert not any(plan(flip=0.0).flipped(0, index) for index in range(100))
+    assert all(plan(flip=1.0).flipped(0, index) for index in range(100))
+
+
+def test_a_flip_mirrors_image_and_mask_alike() -> None:
+    source = Discs(3)
+    images = load_images(source, [1, 2], [True, False])
+    targets = load_targets(source, [1, 2], [True, False])
+    assert torch.equal(images[0].flip(-1), torch.from_numpy(source.image(1)))
+    assert torch.equal(targets[0].flip(-1), torch.from_numpy(source.mask_input(1)))
+    assert torch.equal(images[1], torch.from_numpy(source.image(2)))
+
+
+def test_a_smaller_limit_is_a_subset_of_a_larger_one() -> None:
+    few, many = choose(100, 10, seed=0, split="train"), choose(100, 40, seed=0, split="train")
+    assert len(few) == 10
+    assert set(few) < set(many)
+    assert few == sorted(few)
+    assert choose(100, 10, seed=1, split="train") != few
+    assert choose(100, 0, seed=0, split="train") == choose(100, 200, seed=0, split="train") == list(range(100))
+
+
+@pytest.mark.parametrize(("count", "fraction", "held"), [(10, 0.5, 5), (10, 0.01, 1), (3, 0.99, 2), (10, 0.0, 0)])
+def test_the_held_out_part_is_disjoint_and_leaves_something(count: int, fraction: float, held: int) -> None:
+    kept, held_out = hold_out(count, fraction, seed=0)
+    assert len(held_out) == held
+    assert sorted(kept + held_out) == list(range(count))
+
+
+def test_architecture_steps_go_round_the_held_out_part() -> None:
+    kept, held_out = hold_out(10, 0.4, seed=0)
+    halves = plan(indices=kept, held_out=held_out)
+    seen = [index for step in range(4) for index in halves.update(0, step, from_held_out=True)[0]]
+    assert set(seen) == set(held_out)
+    assert sorted(seen[:4]) == sorted(held_out)
+    assert set(epoch_of(halves, 0)) == set(kept)

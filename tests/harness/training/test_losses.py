@@ -1,0 +1,236 @@
+"""Losses against the papers' formulas written down plainly, and what sharing a batch and ignoring pixels must not change."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.errors import UsageError
+from harness.protocols.card import Protocol, Quirks
+from harness.training.losses import IGNORE, BalancedBCE, Loss, StructureLoss, boundary_weight, build_loss
+from harness.training.mask2former import Mask2FormerLoss
+
+
+class Output(NamedTuple):
+    masks: Tensor
+    classes: Tensor | None = None
+
+
+def binary_case(*, batch: int = 3, side: int = 48, ignore: bool = False, seed: int = 0) -> tuple[Output, Tensor]:
+    """Logits at a quarter of the target's size, and blobs with or without an ignored stripe."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, 1, side // 4, side // 4, generator=generator)
+    target = (F.avg_pool2d(torch.randn(batch, 1, side, side, generator=generator), 9, 1, 4)[:, 0] > 0.02).byte()
+    if ignore:
+        target[:, :7] = IGNORE
+    return Output(logits.requires_grad_()), target
+
+
+def multiclass_case(*, batch: int = 3, tokens: int = 5, side: int = 32, seed: int = 0) -> tuple[Output, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.randn(batch, tokens, side // 4, side // 4, generator=generator).requires_grad_()
+    classes = torch.randn(batch, tokens, 5, generator=generator).requires_grad_()
+    target = torch.randint(0, 4, (batch, 4, 4), generator=generator).byte()
+    target = target.repeat_interleave(side // 4, 1).repeat_interleave(side // 4, 2)
+    return Output(masks, classes), target
+
+
+def multiclass_loss() -> Mask2FormerLoss:
+    return Mask2FormerLoss(num_classes=4, class_weight=10, mask_weight=5, dice_weight=5)
+
+
+def structure_reference(logits: Tensor, mask: Tensor, *, boundary: bool) -> Tensor:
+    """Structure loss as published code writes it, in two dimensions, without ignored pixels."""
+    weight = 1 + 5 * (F.avg_pool2d(mask, 31, stride=1, padding=15) - mask).abs()
+    if boundary:
+        bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+        bce = (weight * bce).sum((2, 3)) / weight.sum((2, 3))
+    else:
+        bce = F.binary_cross_entropy_with_logits(logits, mask)
+    probability = logits.sigmoid()
+    intersection = (probability * mask * weight).sum((2, 3))
+    union = ((probability + mask) * weight).sum((2, 3))
+    return (bce + 1 - (intersection + 1) / (union - intersection + 1)).mean()
+
+
+@pytest.mark.parametrize("quirk", ["released", "intended"])
+def test_structure_loss_equals_the_published_formula(quirk: Any) -> None:
+    output, target = binary_case()
+    logits = F.interpolate(output.masks, size=target.shape[-2:], mode="bilinear", align_corners=False)
+    expected = structure_reference(logits, target[:, None].float(), boundary=quirk == "intended")
+    torch.testing.assert_close(StructureLoss(quirk=quirk)(output, target), expected)
+
+
+def test_structure_quirk_changes_the_loss() -> None:
+    output, target = binary_case()
+    released, intended = (StructureLoss(quirk=quirk)(output, target) for quirk in ("released", "intended"))
+    assert abs(float(released.detach() - intended.detach())) > 1e-3
+
+
+def test_boundary_weight_is_one_inside_and_large_at_boundaries() -> None:
+    mask = torch.zeros(1, 128, 128)
+    mask[:, :, 64:] = 1
+    weight = boundary_weight(mask)[0, 64]
+    assert float(weight[20]) == pytest.approx(1)
+    assert float(weight[100]) == pytest.approx(1, abs=1e-5)
+    assert float(weight[64]) == pytest.approx(1 + 5 * 15 / 31, abs=1e-5)
+
+
+def test_balanced_bce_equals_bce_with_class_weights() -> None:
+    output, target = binary_case()
+    mask = target.float()
+    logits = F.interpolate(output.masks, size=target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    positive, negative = mask.sum(), (1 - mask).sum()
+    expected = F.binary_cross_entropy_with_logits(logits, mask, pos_weight=negative / positive)
+    expected = expected * positive / (positive + negative)
+    torch.testing.assert_close(BalancedBCE()(output, target), expected)
+
+
+def test_mask2former_loss_equals_the_best_of_all_assignments() -> None:
+    output, target = multiclass_case(batch=1)
+    assert output.classes is not None
+    logits = F.interpolate(output.masks, size=target.shape[-2:], mode="bilinear", align_corners=False)[0].flatten(1)
+    coarse = output.masks[0].flatten(1)
+    present = target.unique().long()
+    region = (target[0] == present[:, None, None]).float()
+    small = F.avg_pool2d(region, 4).flatten(1)
+
+    def dice(logit: Tensor, mask: Tensor) -> Tensor:
+        return 1 - (2 * (logit.sigmoid() * mask).sum() + 1) / (logit.sigmoid().sum() + mask.sum() + 1)
+
+    def cost(tokens: tuple[int, ...]) -> float:
+        total = 0.0
+        for place, token in enumerate(tokens):
+            bce = F.binary_cross_entropy_with_logits(coarse[token], small[place])
+            chance = output.classes[0, token].softmax(-1)[present[place]]
+            total += float(5 * bce + 5 * dice(coarse[token], small[place]) - 10 * chance)
+        return total
+
+    best = min(itertools.permutations(range(5), len(present)), key=cost)
+    wanted = torch.full((5,), 4)
+    wanted[list(best)] = present
+    weight = torch.tensor([1.0, 1, 1, 1, 0.1])
+    expected = 10 * F.cross_entropy(output.classes[0], wanted, weight=weight)
+    for place, token in enumerate(best):
+        mask = region[place].flatten()
+        bce = F.binary_cross_entropy_with_logits(logits[token], mask)
+        expected = expected + (5 * bce + 5 * dice(logits[token], mask)) / len(present)
+    torch.testing.assert_close(multiclass_loss()(output, target), expected)
+
+
+def test_mask2former_loss_ignores_the_order_of_tokens() -> None:
+    output, target = multiclass_case()
+    assert output.classes is not None
+    order = torch.tensor([3, 1, 4, 0, 2])
+    shuffled = Output(output.masks[:, order], output.classes[:, order])
+    torch.testing.assert_close(multiclass_loss()(output, target), multiclass_loss()(shuffled, target))
+
+
+def test_mask2former_loss_is_small_for_a_perfect_prediction() -> None:
+    _, target = multiclass_case(tokens=5)
+    masks = torch.stack([torch.where(target == value, 40.0, -40.0) for value in range(5)], dim=1)
+    classes = 40 * torch.eye(5).expand(3, -1, -1)
+    for image in range(3):  # classes that do not occur must say "no object"
+        absent = [value for value in range(4) if value not in target[image].unique().tolist()]
+        classes = classes.clone()
+        classes[image, absent] = 40 * torch.eye(5)[4]
+    assert float(multiclass_loss()(Output(masks, classes), target)) < 1e-3
+
+
+def test_mask2former_loss_with_one_token_learns_one_region() -> None:
+    output, target = multiclass_case(tokens=1)
+    loss = multiclass_loss()(output, target)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert output.masks.grad is not None
+    assert output.masks.grad.abs().sum() > 0
+
+
+def test_a_class_beyond_the_head_is_named() -> None:
+    output, target = multiclass_case()
+    target[0, 0, 0] = 9
+    with pytest.raises(ValueError, match="class 9, but there are 4 classes"):
+        multiclass_loss()(output, target)
+
+
+LOSSES = [
+    pytest.param(StructureLoss(quirk="released"), binary_case, id="structure released"),
+    pytest.param(StructureLoss(quirk="intended"), binary_case, id="structure intended"),
+    pytest.param(BalancedBCE(), binary_case, id="balanced bce"),
+    pytest.param(multiclass_loss(), multiclass_case, id="mask2former"),
+]
+
+
+@pytest.mark.parametrize(("loss", "case"), LOSSES)
+def test_shares_of_two_workers_add_up_to_the_loss_of_one(loss: Loss, case: Any) -> None:
+    output, target = case()
+    if isinstance(loss, BalancedBCE):
+        target[0, :9] = IGNORE  # so that the parts count unlike many pixels
+    parts = [slice(0, 1), slice(1, 3)]
+    outputs = [Output(output.masks[p], None if output.classes is None else output.classes[p]) for p in parts]
+    totals: list[Tensor] = []
+
+    def count(value: Tensor) -> Tensor:
+        totals.append(value)
+        return value
+
+    for part, chosen in zip(parts, outputs, strict=True):
+        loss(chosen, target[part], total=count)
+    both = totals[0] + totals[1]
+    shares = [loss(chosen, target[part], total=lambda value: both) for part, chosen in zip(parts, outputs, strict=True)]
+    torch.testing.assert_close(shares[0] + shares[1], loss(output, target))
+
+
+@pytest.mark.parametrize(("loss", "case"), LOSSES)
+def test_ignored_pixels_carry_no_gradient(loss: Loss, case: Any) -> None:
+    output, target = case()
+    side = target.shape[-1]
+    masks = F.interpolate(output.masks.detach(), size=(side, side)).requires_grad_()
+    target[:, : side // 2] = IGNORE
+    loss(Output(masks, output.classes), target).backward()
+    assert masks.grad is not None
+    assert masks.grad[:, :, : side // 2].abs().max() == 0
+    assert masks.grad[:, :, side // 2 :].abs().max() > 0
+
+
+@pytest.mark.parametrize(("loss", "case"), LOSSES)
+@pytest.mark.parametrize("value", [0, 1, IGNORE])
+def test_degenerate_targets_give_finite_loss_and_gradient(loss: Loss, case: Any, value: int) -> None:
+    output, target = case()
+    total = loss(output, torch.full_like(target, value))
+    total.backward()
+    assert torch.isfinite(total)
+    assert output.masks.grad is not None
+    assert output.masks.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("loss", "case"), LOSSES)
+def test_half_precision_predictions_are_scored_in_fp32(loss: Loss, case: Any) -> None:
+    output, target = case()
+    half = Output(output.masks.bfloat16(), None if output.classes is None else output.classes.bfloat16())
+    value = loss(half, target)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(output, target), rtol=0.02, atol=0.02)
+
+
+def test_the_protocol_chooses_the_loss() -> None:
+    def built(task: Any, **fields: Any) -> Loss:
+        return build_loss(Protocol(name="x", **fields), task=task, num_classes=4)
+
+    assert isinstance(built("binary"), StructureLoss)
+    assert built("binary", quirks=Quirks(structure_loss="released")).quirk == "released"  # type: ignore[attr-defined]
+    assert isinstance(built("binary", loss="balanced-bce"), BalancedBCE)
+    chosen = built("multiclass", class_weight=2.0)
+    assert isinstance(chosen, Mask2FormerLoss)
+    assert chosen.class_weight == 2.0
+
+
+@pytest.mark.parametrize(("task", "name"), [("binary", "mask2former"), ("multiclass", "structure")])
+def test_a_loss_that_does_not_fit_the_task_is_refused(task: Any, name: Any) -> None:
+    with pytest.raises(UsageError, match=f"loss={name} does not fit a {task} benchmark; set loss to auto"):
+        build_loss(Protocol(name="x", loss=name), task=task, num_classes=3)

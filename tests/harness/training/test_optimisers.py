@@ -1,0 +1,98 @@
+"""Optimisers: one a role, decay where it belongs, clipping over all that a step updates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from harness.errors import UsageError
+from harness.protocols.card import Protocol
+from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
+from methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup
+
+RULES = Protocol(name="x", lr=1e-2, weight_decay=0.1, eps=1e-6, betas=(0.8, 0.9))
+OFF = torch.amp.GradScaler("cpu", enabled=False)
+
+
+def named(**shapes: tuple[int, ...]) -> dict[str, nn.Parameter]:
+    return {name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}
+
+
+def test_norms_and_biases_are_spared_from_decay() -> None:
+    parameters = named(weight=(2, 3), bias=(3,), norm=(4,))
+    optimiser = build_optimisers([ParameterGroup(role=WEIGHTS, named=parameters)], RULES)[WEIGHTS]
+    decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    assert {name: decay[id(p)] for name, p in parameters.items()} == {"weight": 0.1, "bias": 0.0, "norm": 0.0}
+
+
+def test_each_role_has_its_own_optimiser_with_its_own_rate_and_decay() -> None:
+    groups = [
+        ParameterGroup(role=WEIGHTS, named=named(w=(2, 2))),
+        ParameterGroup(role=ARCHITECTURE, named=named(alpha=(8,)), lr=1e-3, weight_decay=0.0),
+    ]
+    optimisers = build_optimisers(groups, RULES)
+    assert set(optimisers) == {WEIGHTS, ARCHITECTURE}
+    assert [optimiser.param_groups[0]["lr"] for optimiser in optimisers.values()] == [1e-2, 1e-3]
+    assert optimisers[ARCHITECTURE].param_groups[0]["weight_decay"] == 0.0
+    assert optimisers[WEIGHTS].param_groups[0]["betas"] == (0.8, 0.9)
+    assert optimisers[WEIGHTS].param_groups[0]["eps"] == 1e-6
+
+
+def test_a_groups_own_decay_holds_for_all_its_parameters() -> None:
+    group = ParameterGroup(role=ARCHITECTURE, named=named(alpha=(8,)), weight_decay=0.001)
+    assert build_optimisers([group], RULES)[ARCHITECTURE].param_groups[0]["weight_decay"] == 0.001
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_the_protocol_names_the_optimiser(name: str, kind: type) -> None:
+    rules = Protocol(name="x", optimizer=name)  # type: ignore[arg-type]
+    assert type(build_optimisers([ParameterGroup(role=WEIGHTS, named=named(w=(2,)))], rules)[WEIGHTS]) is kind
+
+
+def test_a_parameter_in_two_groups_is_refused() -> None:
+    group = ParameterGroup(role=WEIGHTS, named=named(w=(2,)))
+    with pytest.raises(UsageError, match="w is in two parameter groups"):
+        build_optimisers([group, group], RULES)
+
+
+def test_nothing_to_train_is_refused() -> None:
+    with pytest.raises(UsageError, match="trains no parameter"):
+        build_optimisers([ParameterGroup(role=WEIGHTS, named={})], RULES)
+
+
+def test_the_rate_is_scaled_from_the_groups_own() -> None:
+    groups = [ParameterGroup(role=WEIGHTS, named=named(a=(2,))), ParameterGroup(role=WEIGHTS, named=named(b=(2,)), lr=1.0)]
+    optimiser = build_optimisers(groups, RULES)[WEIGHTS]
+    set_learning_rate(optimiser, 0.1)
+    assert set_learning_rate(optimiser, 0.5) == pytest.approx(5e-3)
+    assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([5e-3, 0.5])
+
+
+def test_clipping_spans_all_optimisers_of_the_step() -> None:
+    weights, alphas = named(w=(2,)), named(alpha=(2,))
+    optimisers = build_optimisers(
+        [ParameterGroup(role=WEIGHTS, named=weights), ParameterGroup(role=ARCHITECTURE, named=alphas)],
+        Protocol(name="x", optimizer="adamw", weight_decay=0.0),
+    )
+    seen = {}
+    for role, optimiser in optimisers.items():
+        for parameter in parameters_of(optimiser):
+            parameter.grad = torch.tensor([3.0, 4.0])
+        optimiser.register_step_pre_hook(
+            lambda opt, *_, role=role: seen.update({role: parameters_of(opt)[0].grad.norm().item()})
+        )
+    norm = update(optimisers.values(), clip=1.0, scaler=OFF)
+    assert float(norm) == pytest.approx(50**0.5)
+    assert sum(value**2 for value in seen.values()) == pytest.approx(1.0, rel=1e-4)
+    assert all(p.grad is None for p in [*weights.values(), *alphas.values()])
+
+
+def test_an_overflowing_fp16_gradient_skips_the_step_and_lowers_the_scale() -> None:
+    parameters = named(w=(2,))
+    optimiser = build_optimisers([ParameterGroup(role=WEIGHTS, named=parameters)], RULES)[WEIGHTS]
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    (scaler.scale(parameters["w"].sum()) * torch.inf).backward()
+    update([optimiser], clip=1.0, scaler=scaler)
+    assert torch.equal(parameters["w"].detach(), torch.ones(2))
+    assert scaler.get_scale() == 32.0

@@ -1,0 +1,156 @@
+"""A training run small enough for tests: drawn discs, the tiny SAM, a fraction of a second an epoch.
+
+Run as a module, it reads a line of JSON a run from standard input and forks a process for each, which prints its id, a
+line a step and, at the end, a line of JSON; the tests kill these processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.models.build import build_segmenter
+from harness.models.segmenter import probabilities
+from harness.protocols.card import Protocol
+from harness.registry import METHODS, method_config_class
+from harness.training.distributed import ALONE, Workers, join, leave
+from harness.training.embeddings import EmbeddingCache
+from harness.training.feeding import normalise
+from harness.training.loop import train
+from harness.training.outcome import Progress, Selection, StopRequest, TrainingResult
+from methods.base import Method
+
+SIZE = 64
+CPU = torch.device("cpu")
+
+
+class Discs:
+    """A bright disc on noise, its place a function of the index; remembers which images were asked for."""
+
+    def __init__(self, count: int, *, size: int = SIZE, classes: int = 2) -> None:
+        self.count, self.size, self.classes = count, size, classes
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def image(self, index: int) -> np.ndarray:
+        self.asked.append(index)
+        noise = np.random.default_rng(index).integers(0, 90, (3, self.size, self.size), dtype=np.uint8)
+        return noise + 60 * self.mask_input(index)
+
+    def mask_input(self, index: int) -> np.ndarray:
+        rows, columns = np.mgrid[: self.size, : self.size] / self.size
+        centre = 0.3 + 0.4 * np.random.default_rng([index, 1]).random(2)
+        inside = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < 0.05
+        return (inside * (1 + index % (self.classes - 1))).astype(np.uint8)
+
+
+def protocol(**fields: Any) -> Protocol:
+    return Protocol(**{"name": "tiny", "image_size": SIZE, "epochs": 3, "batch_size": 2, "lr": 2e-3, **fields})
+
+
+def attached(name: str, *, seed: int = 0, task: Any = "binary", classes: int = 2, **config: Any) -> tuple[nn.Module, Method]:
+    """A segmenter with a method attached."""
+    segmenter = build_segmenter(
+        "vit_t", task=task, num_classes=classes, mask_tokens=4, image_size=SIZE, head_seed=seed
+    )
+    method = METHODS.get(name)(method_config_class(name)(**config), seed=seed)
+    method.attach(segmenter)
+    return segmenter, method
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One run of the loop with everything that a test may want to look at."""
+
+    folder: Path
+    method: str = "lora"
+    config: dict[str, Any] = field(default_factory=dict)
+    rules: Protocol = field(default_factory=protocol)
+    images: int = 7
+    seed: int = 0
+    task: Any = "binary"
+    classes: int = 2
+    workers: Workers = ALONE
+    embeddings: EmbeddingCache | None = None
+    stop: StopRequest | None = None
+    validate: Callable[[], dict[str, float]] | None = None
+    report: Callable[[Progress], None] = lambda progress: None
+
+    def __post_init__(self) -> None:
+        self.source = Discs(self.images, classes=self.classes)
+        self.segmenter, self.attached = attached(
+            self.method, seed=self.seed, task=self.task, classes=self.classes, **self.config
+        )
+
+    def train(self) -> TrainingResult:
+        return train(
+            self.segmenter, self.attached, self.source, protocol=self.rules, task=self.task, num_classes=self.classes,
+            seed=self.seed, folder=self.folder, identity="tiny", validate=self.validate or self.scores,
+            selection=Selection(metric="iou"), device=CPU, workers=self.workers, embeddings=self.embeddings,
+            stop=self.stop, report=self.report,
+        )  # fmt: skip
+
+    def scores(self) -> dict[str, float]:
+        """IoU on three images that are not trained on."""
+        held_out = Discs(200, classes=self.classes)
+        images = torch.from_numpy(np.stack([held_out.image(index) for index in (100, 101, 102)]))
+        masks = torch.from_numpy(np.stack([held_out.mask_input(index) for index in (100, 101, 102)])) > 0
+        batch = normalise(images, mean=self.rules.pixel_mean, std=self.rules.pixel_std)
+        predicted = probabilities(self.segmenter(batch), (SIZE, SIZE))
+        found = predicted > 0.5 if self.task == "binary" else predicted.argmax(dim=1) > 0
+        return {"iou": float((found & masks).sum() / (found | masks).sum())}
+
+
+def summary(result: TrainingResult) -> dict[str, Any]:
+    """What must not depend on interruptions: every number except times and memory."""
+    untimed = [{key: value for key, value in entry.items() if key != "seconds"} for entry in result.history]
+    return {
+        "history": untimed,
+        "architecture": result.architecture,
+        "selected": result.selected_epoch,
+        "steps": result.cost["steps"],
+        "best": hashlib.sha256(result.best_state.read_bytes()).hexdigest(),
+        "last": hashlib.sha256(result.last_state.read_bytes()).hexdigest(),
+    }
+
+
+def main(options: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    workers = join(device=CPU)
+
+    def report(progress: Progress) -> None:
+        print(progress.kind, progress.epoch, progress.step, progress.text, flush=True)
+
+    rules = protocol(**options.pop("rules", {}))
+    run = Run(**{**options, "folder": Path(options["folder"])}, rules=rules, workers=workers, report=report)
+    result = run.train()
+    if workers.leads:
+        print(json.dumps(summary(result)), flush=True)
+    leave(workers)
+
+
+def serve() -> None:
+    """Runs in processes of their own, without importing everything again for each."""
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            print("pid", os.getpid(), flush=True)
+            main(json.loads(line))
+            os._exit(0)
+        print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
