@@ -118,15 +118,13 @@ def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None
         groups = _groups_of_records(records)
         benchmarks = sorted({record.run.benchmark for record in records}, key=benchmark_rank)
         seeds = tuple(sorted({record.run.seed for record in records}))
-        scores: tuple[str, ...] = ("best",)
     else:
         groups = _groups_of_study(study, records)
         benchmarks = list(study.benchmarks)
         seeds = study.seeds
-        scores = study.table.scores
     chosen = [
         record
-        for _, _, members in groups
+        for _, _, members, _ in groups
         for record in members
         if record.run.benchmark in benchmarks and record.run.seed in seeds
     ]
@@ -135,7 +133,7 @@ def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None
     rows: list[Row] = []
     cells: dict[tuple[int, int], Cell] = {}
     kept: dict[int, tuple[Record, ...]] = {}
-    for label, method, members in groups:
+    for label, method, members, scores in groups:
         for score in scores:
             index = len(rows)
             suffix = (
@@ -152,8 +150,8 @@ def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None
     )  # fmt: skip
 
 
-Group = tuple[str, str, list[Record]]
-"""label, method, records"""
+Group = tuple[str, str, list[Record], tuple[str, ...]]
+"""label, method, records, models that are scored"""
 
 
 def _groups_of_records(records: Sequence[Record]) -> list[Group]:
@@ -162,12 +160,12 @@ def _groups_of_records(records: Sequence[Record]) -> list[Group]:
     for record in records:
         configs = found.setdefault((record.run.method, record.run.variant), {})
         configs.setdefault(content_hash(record.run.method_config), []).append(record)
-    groups = []
+    groups: list[Group] = []
     for method, variant in sorted(found, key=lambda pair: (method_rank(pair[0]), pair[1])):
         configs = found[method, variant]
         for config, members in sorted(configs.items()):
             label = variant if len(configs) == 1 else f"{variant} #{config[:6]}"
-            groups.append((label, method, members))
+            groups.append((label, method, members, ("best",)))
     return groups
 
 
@@ -178,7 +176,7 @@ def _groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:
     groups = []
     for entry in study.entries:
         members = [record for record in by_method.get(entry.method, []) if is_entry(record, entry.options)]
-        groups.append((entry.label, entry.method, members))
+        groups.append((entry.label, entry.method, members, entry.scores or study.table.scores))
     return groups
 
 

@@ -27,11 +27,13 @@ class Entry:
         label: what the table calls the row; unique within the study.
         method: canonical name of the method.
         options: configuration fields of the method that differ from the protocol's.
+        scores: which of its models are scored, instead of the table's own list.
     """
 
     label: str
     method: str
     options: dict[str, Any] = field(default_factory=dict)
+    scores: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +173,8 @@ def _entry(item: Any, *, where: str) -> Entry:
     options = content.get("options") or {}
     if not isinstance(options, Mapping):
         raise UsageError(f"{where}: options of {method!r} must be a mapping, found {type(options).__name__}")
-    return Entry(label=content["label"] or method, method=method, options=dict(options))
+    scores = _sequence(content.get("scores", ()), f"{where}: scores of {method!r}")
+    return Entry(label=content["label"] or method, method=method, options=dict(options), scores=scores)
 
 
 def _sequence(value: Any, where: str) -> tuple[Any, ...]:

@@ -285,7 +285,9 @@ def test_ten_thousand_records_make_their_tables_in_five_seconds_and_500_mb(tmp_p
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    seconds, megabytes = map(float, done.stderr.splitlines()[-1].split())  # time of the processor: other jobs do not count
+    seconds, megabytes = map(
+        float, done.stderr.splitlines()[-1].split()
+    )  # time of the processor: other jobs do not count
     assert done.stdout.count("90.0 ± 0.0 (5)") == 2000
     assert megabytes < 500, megabytes
     assert seconds < 5, seconds

@@ -1,0 +1,287 @@
+"""Statistics of comparisons: small n, paired by seed and image, every random draw from a seeded generator.
+
+A p-value that the sample could not reach, whatever the data, is not given: `Test.p` is None and `Test.text` says so.
+References: Holm 1979; Demsar 2006 (Friedman, Nemenyi); Agarwal et al. 2021 (probability of improvement); Saravanan et
+al. 2020 (hierarchical bootstrap).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ALPHA = 0.05
+EXACT_UP_TO = 16
+"""Sign flips are enumerated up to this many pairs (65,536 sign patterns) and drawn beyond."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An estimate with its interval."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Test:
+    """A p-value, or None where n is too small for any data to reach ``alpha``.
+
+    Args:
+        p: two-sided.
+        statistic: the test's statistic.
+        n: pairs or blocks.
+        smallest: the smallest p that n can give.
+    """
+
+    p: float | None
+    statistic: float
+    n: int
+    smallest: float
+
+    @property
+    def text(self) -> str:
+        if self.p is None:
+            return f"n too small (n = {self.n} cannot give p < {self.smallest:.2g})"
+        return f"p = {self.p:.2g} (n = {self.n})"
+
+
+def sd(values: Sequence[float]) -> float | None:
+    """SD with ddof = 1; None for fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def t_quantile(n: int, *, confidence: float = 0.95) -> float:
+    """Half-width of a t interval of n values in units of SD / √n."""
+    from scipy import stats
+
+    return float(stats.t.ppf(0.5 + confidence / 2, n - 1))
+
+
+def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval | None:
+    """Student's interval of the mean; None for fewer than two values."""
+    spread = sd(values)
+    if spread is None:
+        return None
+    mean = statistics.fmean(values)
+    half = t_quantile(len(values), confidence=confidence) * spread / math.sqrt(len(values))
+    return Interval(estimate=mean, low=mean - half, high=mean + half, n=len(values))
+
+
+Scores = Mapping[int, Mapping[str, float]]
+"""seed -> image stem -> score"""
+
+
+def paired(first: Scores, second: Scores) -> dict[int, dict[str, float]]:
+    """first − second, image by image, for seeds that both have.
+
+    Raises:
+        ValueError: the two scored different images under one seed; such a difference is not paired.
+    """
+    differences = {}
+    for seed in sorted(first.keys() & second.keys()):
+        if first[seed].keys() != second[seed].keys():
+            stray = sorted(first[seed].keys() ^ second[seed].keys())[0]
+            raise ValueError(f"seed {seed}: not the same images ({stray} is only on one side)")
+        differences[seed] = {stem: first[seed][stem] - second[seed][stem] for stem in sorted(first[seed])}
+    return differences
+
+
+def hierarchical_bootstrap(
+    scores: Scores, *, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
+) -> Interval | None:
+    """Percentile interval of the mean over seeds of the mean over images: draw seeds, then images of each drawn seed.
+
+    Args:
+        scores: single scores, or differences from `paired`.
+        seed: of the generator.
+
+    None for fewer than two seeds: one seed shows nothing of the spread between seeds.
+    """
+    import numpy as np
+
+    groups = [np.array([scores[key][stem] for stem in sorted(scores[key])]) for key in sorted(scores)]
+    if len(groups) < 2 or any(not len(group) for group in groups):
+        return None
+    generator = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for start in range(0, resamples, 500):  # 500 at a time bounds the memory
+        count = min(500, resamples - start)
+        drawn = generator.integers(len(groups), size=(count, len(groups)))
+        part = np.empty(drawn.shape)
+        for index, group in enumerate(groups):
+            here = drawn == index
+            images = generator.integers(len(group), size=(int(here.sum()), len(group)))
+            part[here] = group[images].mean(axis=1)
+        means[start : start + count] = part.mean(axis=1)
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    estimate = float(np.mean([group.mean() for group in groups]))
+    return Interval(estimate=estimate, low=float(low), high=float(high), n=len(groups))
+
+
+def sign_flip(differences: Sequence[float], *, seed: int = 0, resamples: int = 100_000, alpha: float = ALPHA) -> Test:
+    """Permutation test that paired differences are symmetric about 0: two-sided, exact up to `EXACT_UP_TO` pairs."""
+    import numpy as np
+
+    values = np.asarray(differences, dtype=float)
+    n = len(values)
+    smallest = min(1.0, 2.0 / 2**n)
+    observed = float(values.mean()) if n else 0.0
+    if smallest > alpha:
+        return Test(p=None, statistic=observed, n=n, smallest=smallest)
+    slack = 1e-12 * float(np.abs(values).mean())  # sums in another order differ in the last bit and are still ties
+    if n <= EXACT_UP_TO:
+        signs = np.array(list(itertools.product((1.0, -1.0), repeat=n)))
+        extreme = float((np.abs(signs @ values / n) >= abs(observed) - slack).mean())
+        return Test(p=extreme, statistic=observed, n=n, smallest=smallest)
+    generator = np.random.default_rng(seed)
+    hits = 0
+    for start in range(0, resamples, 1000):
+        count = min(1000, resamples - start)
+        signs = generator.choice((1.0, -1.0), size=(count, n))
+        hits += int((np.abs(signs @ values / n) >= abs(observed) - slack).sum())
+    return Test(p=(hits + 1) / (resamples + 1), statistic=observed, n=n, smallest=max(smallest, 1 / (resamples + 1)))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's step-down adjusted p-values, in the order given."""
+    ordered = sorted(p_values, key=lambda name: (p_values[name], name))
+    adjusted: dict[str, float] = {}
+    highest = 0.0
+    for index, name in enumerate(ordered):
+        highest = max(highest, min(1.0, (len(ordered) - index) * p_values[name]))
+        adjusted[name] = highest
+    return {name: adjusted[name] for name in p_values}
+
+
+def average_ranks(scores: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Mean rank of each method over blocks, 1 is best (highest score), ties share the mean of their ranks.
+
+    Args:
+        scores: one row a benchmark, one column a method, higher is better.
+    """
+    import numpy as np
+    from scipy import stats
+
+    return np.asarray(stats.rankdata(-np.asarray(scores, dtype=float), axis=1).mean(axis=0))
+
+
+def friedman(scores: Sequence[Sequence[float]], *, alpha: float = ALPHA) -> Test:
+    """Whether methods rank differently over benchmarks (χ² approximation, corrected for ties).
+
+    Args:
+        scores: one row a benchmark, one column a method (at least three), higher is better.
+    """
+    import numpy as np
+    from scipy import stats
+
+    table = np.asarray(scores, dtype=float)
+    blocks, methods = table.shape
+    smallest = float(stats.chi2.sf(blocks * (methods - 1), methods - 1))  # of complete agreement
+    if methods < 3:
+        raise ValueError("Friedman's test compares at least three methods; use sign_flip for two")
+    if smallest > alpha:
+        return Test(p=None, statistic=math.nan, n=blocks, smallest=smallest)
+    if (table == table[:, :1]).all():
+        return Test(p=1.0, statistic=0.0, n=blocks, smallest=smallest)
+    statistic, p = stats.friedmanchisquare(*table.T)
+    return Test(p=float(p), statistic=float(statistic), n=blocks, smallest=smallest)
+
+
+def nemenyi(scores: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """p of every pair of methods after Friedman's test (studentized range, infinite degrees of freedom), (k, k)."""
+    import numpy as np
+    from scipy import stats
+
+    ranks = average_ranks(scores)
+    blocks, methods = np.asarray(scores).shape
+    gaps = np.abs(ranks[:, None] - ranks[None, :]) / math.sqrt(methods * (methods + 1) / (6 * blocks))
+    p = stats.studentized_range.sf(gaps * math.sqrt(2), methods, np.inf)
+    np.fill_diagonal(p, 1.0)
+    return np.asarray(p)
+
+
+def nemenyi_critical_difference(*, methods: int, blocks: int, alpha: float = ALPHA) -> float:
+    """Average ranks further apart than this differ."""
+    from scipy import stats
+
+    quantile = float(stats.studentized_range.ppf(1 - alpha, methods, math.inf)) / math.sqrt(2)
+    return quantile * math.sqrt(methods * (methods + 1) / (6 * blocks))
+
+
+def probability_of_improvement(
+    first: Sequence[Sequence[float]],
+    second: Sequence[Sequence[float]],
+    *,
+    seed: int = 0,
+    resamples: int = 2_000,
+    confidence: float = 0.95,
+) -> Interval:
+    """P(a run of ``first`` beats a run of ``second``), ties half, averaged over benchmarks; runs resampled within each.
+
+    Args:
+        first, second: one sequence of scores (one a seed, higher is better) a benchmark.
+    """
+    import numpy as np
+
+    def probability(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+        return float(((a[:, None] > b[None, :]) + 0.5 * (a[:, None] == b[None, :])).mean())
+
+    pairs = [(np.asarray(a, dtype=float), np.asarray(b, dtype=float)) for a, b in zip(first, second, strict=True)]
+    generator = np.random.default_rng(seed)
+    drawn = [
+        np.mean([probability(generator.choice(a, len(a)), generator.choice(b, len(b))) for a, b in pairs])
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    estimate = float(np.mean([probability(a, b) for a, b in pairs]))
+    return Interval(estimate=estimate, low=float(low), high=float(high), n=min(len(a) for a, _ in pairs))
+
+
+def rank_stability(
+    scores: Mapping[str, Sequence[Sequence[float]]], *, seed: int = 0, resamples: int = 2_000
+) -> dict[str, dict[int, float]]:
+    """How often each method has each place (1 is best) by its mean rank when the seeds are drawn again.
+
+    Args:
+        scores: method -> one sequence of scores (one a seed, higher is better) a benchmark.
+
+    Methods that tie share the better place.
+    """
+    import numpy as np
+    from scipy import stats
+
+    names = sorted(scores)
+    generator = np.random.default_rng(seed)
+    places: dict[str, dict[int, int]] = {name: {} for name in names}
+    for _ in range(resamples):
+        table = np.array(
+            [
+                [generator.choice(np.asarray(runs, dtype=float), len(runs)).mean() for runs in scores[name]]
+                for name in names
+            ]
+        )
+        order = stats.rankdata(stats.rankdata(-table, axis=0).mean(axis=1), method="min")
+        for name, place in zip(names, order, strict=True):
+            places[name][int(place)] = places[name].get(int(place), 0) + 1
+    return {name: {place: places[name][place] / resamples for place in sorted(places[name])} for name in names}
+
+
+def seeds_needed(spread: float, distance: float, *, confidence: float = 0.95, at_most: int = 1000) -> int | None:
+    """The least n at which a t interval of SD ``spread`` is no wider than ``distance`` on either side; None beyond."""
+    if distance <= 0:
+        return None
+    for n in range(2, at_most + 1):
+        if t_quantile(n, confidence=confidence) * spread / math.sqrt(n) <= distance:
+            return n
+    return None

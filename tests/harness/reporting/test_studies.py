@@ -1,0 +1,104 @@
+"""Study files are valid, and a wrong one is one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UsageError
+from harness.models.catalog import backbone_shape
+from harness.protocols.load import load_protocol
+from harness.registry import method_config_class
+from harness.studies import load_study, study_from_dict, study_names
+
+REPOSITORY = Path(__file__).parents[3]
+ASKED_FOR = {
+    *("main", "multiclass", "cost", "rank", "channel-ratio", "placement", "stagewise", "operations", "alpha-data"),
+    *("merge", "backbone", "cross-model", "first-checks"),
+}
+
+
+def test_every_table_of_the_paper_has_a_study() -> None:
+    assert set(study_names()) == ASKED_FOR
+
+
+@pytest.mark.parametrize("name", sorted(ASKED_FOR))
+def test_a_study_names_real_protocols_backbones_methods_and_options(name: str) -> None:
+    study = load_study(name)
+    protocol = load_protocol(study.protocol, study.set)
+    for backbone in study.backbones or (protocol.backbone,):
+        shape = backbone_shape(backbone)
+        for entry in study.entries:
+            config = method_config_class(entry.method)(**{**protocol.methods.get(entry.method, {}), **entry.options})
+            assert config.encoder_parameters(shape) >= 0
+    assert study.entries or study.table.kind == "cost"
+
+
+@pytest.mark.parametrize("name", sorted(ASKED_FOR))
+def test_no_two_rows_of_a_study_are_the_same_run(name: str) -> None:
+    study = load_study(name)
+    methods = load_protocol(study.protocol, study.set).methods
+    configs = [
+        (entry.method, method_config_class(entry.method)(**{**methods.get(entry.method, {}), **entry.options}))
+        for entry in study.entries
+    ]
+    assert len(set(configs)) == len(configs)
+
+
+def test_a_copied_file_is_a_study(tmp_path: Path) -> None:
+    copy = tmp_path / "mine.yaml"
+    copy.write_text((REPOSITORY / "harness/studies/rank.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    assert load_study(str(copy)).entries == load_study("rank").entries
+    assert load_study(str(copy)).name == "mine"
+
+
+GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lora"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"entires": []}, "did you mean 'entries'"),
+        ({"entries": ["lorra"]}, "did you mean 'lora'"),
+        ({"benchmarks": ["kvasirr"]}, "did you mean 'kvasir'"),
+        ({"entries": ["lora", "lora"]}, "two entries are labelled 'lora'"),
+        ({"entries": [{"label": "x"}]}, "'method' is missing"),
+        ({"entries": [{"method": "lora", "option": {}}]}, "did you mean 'options'"),
+        ({"entries": [3]}, "expected a mapping"),
+        ({"table": {"score": ["best"]}}, "did you mean 'scores'"),
+        ({"seeds": 0}, "seeds must be"),
+        ({"seeds": [1, 1]}, "seeds must be"),
+        ({"seeds": "a"}, "seeds must be"),
+    ],
+)
+def test_a_wrong_study_is_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        study_from_dict({**GOOD, **changes}, name="mine")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_study_gets_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="did you mean 'stagewise'"):
+        load_study("stage-wise")
+
+
+@pytest.mark.parametrize("content", ["title: [", "- a\n- b\n", "", "\x00"])
+def test_a_file_that_is_no_study_is_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        load_study(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_listing_studies_imports_no_torch() -> None:
+    script = (
+        "import sys\nfrom harness.tables import main\nmain(['--study', 'list'])\n"
+        "assert not {'torch', 'pandas'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == len(ASKED_FOR)
