@@ -62,7 +62,8 @@ class MergeReport:
 class Method(ABC):
     """One way to adapt a segmenter.
 
-    Life of a method: construct with a configuration, `attach` once, train what `parameter_groups` names, optionally `merge`.
+    Life of a method: construct with a configuration, `attach` once, train what `parameter_groups` names, optionally
+    `merge`.
 
     Args:
         config: an instance of ``config_class``.
@@ -71,10 +72,11 @@ class Method(ABC):
 
     name: ClassVar[str]
     config_class: ClassVar[type[MethodConfig]]
-    merge_modes: ClassVar[tuple[MergeMode, ...]] = ()
+    merge_modes: tuple[MergeMode, ...] = ()
+    """Modes that `merge` takes. An instance may override its class where that depends on the configuration."""
     identity_at_init: bool = True
-    """Whether the attached segmenter's output equals the plain one's before training; False is a declared deviation. An instance may
-    override its class where that depends on the configuration."""
+    """Whether the attached segmenter's output equals the plain one's before training; False is a declared deviation.
+    An instance may override its class where that depends on the configuration."""
     trains_backbone: ClassVar[bool] = True
     """Whether gradient passes the encoder. False (decoder-only) lets the harness cache image embeddings."""
 
@@ -101,16 +103,20 @@ class Method(ABC):
         if self._segmenter is not None:
             raise MethodError(f"{self.name} is attached already; construct a new one for another segmenter")
         if not isinstance(segmenter, Adaptable):
-            raise MethodError(f"{self.name} attaches to a segmenter with an encoder and decoder_parameters(), not to {type(segmenter).__name__}")
-        segmenter.requires_grad_(False)  # type: ignore[attr-defined]
+            kind = type(segmenter).__name__
+            raise MethodError(
+                f"{self.name} attaches to a segmenter with encoder and decoder_parameters(), not to {kind}"
+            )
+        segmenter.requires_grad_(False)
         self._insert(segmenter)
         for _, parameter in segmenter.decoder_parameters():
             parameter.requires_grad_(True)
-        self._segmenter = segmenter  # type: ignore[assignment]
+        self._segmenter = segmenter
 
     @abstractmethod
     def _insert(self, segmenter: Adaptable) -> None:
-        """Insert the method's modules into the frozen segmenter and set ``requires_grad`` on what trains in the encoder."""
+        """Insert the method's modules into the frozen segmenter and set ``requires_grad`` on what trains in the
+        encoder."""
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Everything that trains, by role. A stage-wise method adds a group with role ``architecture``."""
@@ -118,20 +124,27 @@ class Method(ABC):
         return [ParameterGroup(role=WEIGHTS, named=named, lr=self.config.lr)]
 
     def roles_at(self, *, epoch: int, step: int) -> tuple[Role, ...]:
-        """Which roles the optimiser step ``step`` (0-based, within ``epoch``, 0-based) updates; the others' gradients are dropped.
+        """Which roles the optimiser step ``step`` (0-based, within ``epoch``, 0-based) updates; the others' gradients
+        are dropped.
 
         One role a step where a method is stage-wise, both where weights and architecture are learnt jointly.
         """
         return (WEIGHTS,)
 
     def architecture_holdout(self) -> float:
-        """Fraction of the training split that steps of role ``architecture`` draw their batches from and steps of role ``weights``
-        never see; 0 where every step draws from the whole training split (joint methods, and methods without architecture)."""
+        """Fraction of the training split that steps of role ``architecture`` draw their batches from and steps of role
+        ``weights`` never see; 0 where every step draws from the whole training split (joint methods, and methods
+        without architecture)."""
         return 0.0
 
     def auxiliary_loss(self) -> Tensor | None:
         """A term to add to the task loss after a forward pass (such as a balance loss), or None."""
         return None
+
+    def may_idle(self, name: str) -> bool:
+        """Whether the trained parameter ``name`` may go without gradient for many steps, as an expert of a routed
+        mixture may."""
+        return False
 
     def architecture(self) -> dict[str, list[float]]:
         """Architecture weights by site for the record's history, empty where there are none."""
@@ -142,9 +155,10 @@ class Method(ABC):
         return ()
 
     def state(self) -> dict[str, Tensor]:
-        """What training changed, by full name in the segmenter: trained parameters and the method's own buffers, detached copies."""
+        """What training changed, by full name in the segmenter: trained parameters and the method's own buffers,
+        detached copies."""
         own = set(self.own_buffers())
-        tensors = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
+        tensors: dict[str, Tensor] = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
         tensors.update({name: b for name, b in self.segmenter.named_buffers() if name in own})
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
@@ -159,24 +173,30 @@ class Method(ABC):
         tensors.update({name: b for name, b in self.segmenter.named_buffers() if name in own})
         missing, unexpected = sorted(tensors.keys() - state.keys()), sorted(state.keys() - tensors.keys())
         if missing or unexpected:
-            raise MethodError(f"state does not belong to this {self.name}: missing {missing[:3]}, unexpected {unexpected[:3]}")
+            raise MethodError(
+                f"state does not belong to this {self.name}: missing {missing[:3]}, unexpected {unexpected[:3]}"
+            )
         for name, tensor in tensors.items():
             if tensor.shape != state[name].shape:
-                raise MethodError(f"state of {name}: shape {tuple(state[name].shape)}, this {self.name} needs {tuple(tensor.shape)}")
+                found, needed = tuple(state[name].shape), tuple(tensor.shape)
+                raise MethodError(f"state of {name}: shape {found}, this {self.name} needs {needed}")
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(state[name])
 
-    def merge(self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()) -> MergeReport:
+    def merge(
+        self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()
+    ) -> MergeReport:
         """Fold the method into the backbone, in place.
 
         Args:
-            mode: ``exact`` folds what is linear per token into the backbone's weights; ``conv`` turns a linear cell into one
-                convolution; ``calibrated`` fits a least-squares map on ``calibration`` and folds it.
+            mode: ``exact`` folds what is linear per token into the backbone's weights; ``conv`` turns a linear cell
+                into one convolution; ``calibrated`` fits a least-squares map on ``calibration`` and folds it.
             calibration: batches (B, 3, H, W) of training images; needed by ``calibrated``.
             held_out: batches on which the deviation is measured.
 
         Raises:
             MethodError: this method has no such mode.
         """
-        raise MethodError(f"{self.name} cannot be merged ({mode}): " + (f"its modes are {', '.join(self.merge_modes)}" if self.merge_modes else "it has no merge mode"))
+        modes = f"its modes are {', '.join(self.merge_modes)}" if self.merge_modes else "it has no merge mode"
+        raise MethodError(f"{self.name} cannot be merged ({mode}): {modes}")

@@ -1,7 +1,8 @@
 """LoRA (2106.09685): y = W x + b + (α/r) · B A x, with W and b frozen.
 
-A starts Kaiming-uniform (a = √5), B at zero, as the SAM papers release it (Conv-LoRA, 2401.17868). On the fused qkv of a ViT the default
-is one adapter for all three outputs, as they released; ``sites=q,v`` gives each slice its own. No dropout.
+A starts Kaiming-uniform (a = √5), B at zero, as the SAM papers release it (Conv-LoRA, 2401.17868). On the fused qkv of
+a ViT the default is one adapter for all three outputs, as they released; ``sites=q,v`` gives each slice its own. No
+dropout.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from methods.base import Method
+from methods.base import MergeMode, MergeReport, Method
 from methods.cell import kaiming_uniform
 from methods.configs import LoRAConfig
+from methods.deviation import deviation, predictions
 from methods.lowrank import AdaptedLinear, LowRank
+from methods.merging import Layer, Merge, fold_calibrated, fold_exactly
 from methods.placement import MethodError, parse_sites
 from methods.sites import Adaptable, BlockSite, TokenLayout, block_sites
 
@@ -25,31 +28,42 @@ def modules_of(sites: str) -> dict[str, list[str]]:
     """The linear layers of a block that ``sites`` names, with the adapters that each gets."""
     modules: dict[str, list[str]] = {}
     for site in parse_sites(sites):
-        for module in ("mlp_in", "mlp_out") if site == "mlp" else ("qkv" if site in _SLICES else site,):
-            modules.setdefault(module, []).append(module if site == "mlp" else site)
+        if site == "mlp":
+            modules |= {"mlp_in": ["mlp_in"], "mlp_out": ["mlp_out"]}
+        else:
+            modules.setdefault("qkv" if site in _SLICES else site, []).append(site)
     return modules
 
 
 class LowRankMethod(Method):
-    """What LoRA and its descendants share: low-rank updates on the linear layers of chosen blocks. Subclasses choose scale and core."""
+    """What LoRA and its descendants share: low-rank updates on the linear layers of chosen blocks.
+
+    Subclasses choose the scale and the core, that is, what stands between down- and up-projection.
+    """
+
+    merge_modes: tuple[MergeMode, ...] = ("exact", "calibrated")
+    _layers: list[Layer]
 
     def _insert(self, segmenter: Adaptable) -> None:
-        self.layers: dict[str, AdaptedLinear] = {}
-        for place in block_sites(segmenter.encoder, self.config.blocks):  # type: ignore[attr-defined]
-            for module, names in modules_of(self.config.sites).items():  # type: ignore[attr-defined]
-                layer = self._adapt(place, module, names)
-                place.replace(module, layer)
-                self.layers[f"encoder.{place.name}.{module}"] = layer
+        config: LoRAConfig = self.config  # type: ignore[assignment]
+        self._layers = []
+        self._merged = False
+        for place in block_sites(segmenter.encoder, config.blocks):
+            for module, names in modules_of(config.sites).items():
+                adapted = self._adapt(place, module, names)
+                place.replace(module, adapted)
+                self._layers.append(Layer(place=place, module=module, adapted=adapted))
 
     def _adapt(self, place: BlockSite, module: str, names: Sequence[str]) -> AdaptedLinear:
         base = place.get(module)
         if not isinstance(base, nn.Linear):
-            raise MethodError(f"{self.name} adapts linear layers, and {module} of block {place.index} is a {type(base).__name__}")
-        third = base.out_features // 3
+            kind = type(base).__name__
+            raise MethodError(f"{self.name} adapts linear layers, and {module} of block {place.index} is a {kind}")
+        third, layout = base.out_features // 3, place.layout_at(module)
         adapters = {}
         for name in names:
-            outputs = third if name in _SLICES else base.out_features
-            adapters[name] = self._low_rank(base, outputs=outputs, start=_SLICES.get(name, 0) * third, layout=place.layout_at(module))
+            start, outputs = (_SLICES[name] * third, third) if name in _SLICES else (0, base.out_features)
+            adapters[name] = self._low_rank(base, outputs=outputs, start=start, layout=layout)
         return AdaptedLinear(base, adapters)
 
     def _low_rank(self, base: nn.Linear, *, outputs: int, start: int, layout: TokenLayout) -> LowRank:
@@ -68,12 +82,40 @@ class LowRankMethod(Method):
         return None
 
     def adapters(self) -> dict[str, LowRank]:
-        """Every adapter by site, such as ``encoder.blocks.0.qkv`` or ``encoder.blocks.0.qkv.q`` where a layer has several."""
-        found = {}
-        for name, layer in self.layers.items():
-            for site, adapter in layer.adapters.items():
-                found[name if len(layer.adapters) == 1 and name.endswith(site) else f"{name}.{site}"] = adapter
-        return found  # type: ignore[return-value]
+        """Every adapter by site, such as ``blocks.0.qkv`` or, on a slice, ``blocks.0.qkv.q``; a merge removes them."""
+        return {site: adapter for layer in self._layers for site, adapter in layer.adapters().items()}
+
+    def merge(
+        self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()
+    ) -> MergeReport:
+        if mode not in self.merge_modes:
+            return super().merge(mode)
+        segmenter = self.segmenter
+        if self._merged:
+            raise MethodError(f"{self.name} is merged already; attach it to a fresh segmenter and load its state first")
+        before = predictions(segmenter, held_out)
+        if mode == "calibrated" and any(adapter.core is not None for adapter in self.adapters().values()):
+            if not calibration:
+                raise MethodError(f"merging {self.name} by calibration needs images: pass calibration=[batch, …]")
+            done = fold_calibrated(segmenter, self._layers, calibration)
+        else:  # without a core there is nothing to fit
+            done = self._fold_convolutions() if mode == "conv" else fold_exactly(self._layers)
+        self._merged = True
+        self._layers = [layer for layer in self._layers if layer.adapters()]
+        left = [p for adapter in self.adapters().values() for p in adapter.requires_grad_(False).parameters()]
+        largest, relative = deviation(before, predictions(segmenter, held_out))
+        return MergeReport(
+            mode=mode,
+            folded=tuple(done.folded),
+            left=done.left,
+            extra_parameters=sum(p.numel() for p in left),
+            max_deviation=largest,
+            relative_deviation=relative,
+        )
+
+    def _fold_convolutions(self) -> Merge:
+        """The merge mode ``conv``; methods that have it say how."""
+        raise NotImplementedError
 
 
 class LoRA(LowRankMethod):

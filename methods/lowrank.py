@@ -23,7 +23,9 @@ class LowRank(nn.Module):
         core: acts on the bottleneck tokens (…, r), None for the identity.
     """
 
-    def __init__(self, *, down: Tensor, up: Tensor, scale: float, start: int = 0, core: nn.Module | None = None) -> None:
+    def __init__(
+        self, *, down: Tensor, up: Tensor, scale: float, start: int = 0, core: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.down = nn.Parameter(down)
         self.up = nn.Parameter(up)
@@ -64,7 +66,12 @@ class AdaptedLinear(nn.Module):
             # One fused multiply-add instead of a product, a scaling and a sum, each of the size of the output.
             (adapter,) = adapters
             narrow = adapter.bottleneck(tokens)
-            product = torch.addmm(plain.flatten(0, -2), narrow.flatten(0, -2).to(plain.dtype), adapter.up.t().to(plain.dtype), alpha=adapter.scale)
+            product = torch.addmm(
+                plain.flatten(0, -2),
+                narrow.flatten(0, -2).to(plain.dtype),
+                adapter.up.t().to(plain.dtype),
+                alpha=adapter.scale,
+            )
             return product.view(plain.shape)
         pieces, reached = [], 0
         for adapter in adapters:

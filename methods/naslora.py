@@ -1,8 +1,9 @@
 """NAS-LoRA (2512.03499): h = W0 x + Wd · Σ_i softmax(α)_i · O_i(We x), learnt stage-wise.
 
-We (a→r) and Wd (r→b) are LoRA's projections, the O_i DARTS's operations on the r-channel bottleneck map (`methods.cell`). No α/r scaling
-and no extra residual, as in the formula. Epochs before T_B learn the weights w alone; from T_B on w and α take turns. Nobody published
-code: what the paper leaves open is a field of `methods.configs.NASLoRAConfig` with our default.
+We (a→r) and Wd (r→b) are LoRA's projections, the O_i DARTS's operations on the r-channel bottleneck map
+(`methods.cell`). No α/r scaling and no extra residual, as in the formula. Epochs before T_B learn the weights w alone;
+from T_B on w and α take turns. Nobody published code: what the paper leaves open is a field of
+`methods.configs.NASLoRAConfig` with our default.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Iterable
 from torch import nn
 
 from methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup, Role
-from methods.cell import Cell, CellOnTokens
+from methods.cell import Cell, CellOnTokens, OneConvolution
 from methods.configs import NASLoRAConfig
 from methods.lora import LowRankMethod
+from methods.merging import Merge
 from methods.operations import parse_operations
 from methods.sites import TokenLayout
 
@@ -26,23 +28,30 @@ class NASLoRA(LowRankMethod):
     config_class = NASLoRAConfig
     config: NASLoRAConfig
 
+    def __init__(self, config: NASLoRAConfig, *, seed: int = 0) -> None:
+        super().__init__(config, seed=seed)
+        self._operations = parse_operations(config.operations, style=config.style)
+        self.merge_modes = ("exact", "conv", "calibrated") if config.style == "linear" else ("exact", "calibrated")
+
     def _scale(self) -> float:
         return self.config.scale
 
     def _core(self, layout: TokenLayout) -> nn.Module:
         cell = Cell(
-            parse_operations(self.config.operations, style=self.config.style),
+            self._operations,
             channels=self.config.cell_channels,
             style=self.config.style,
             alpha_std=self.config.alpha_std,
             generator=self.generator,
             fused=self.config.fused,
         )
-        return CellOnTokens(cell, layout=layout, scope=self.config.scope)
+        return CellOnTokens(cell, width=self.config.rank, layout=layout, scope=self.config.scope)
 
     def cells(self) -> dict[str, Cell]:
         """Every cell by site."""
-        return {site: adapter.core.cell for site, adapter in self.adapters().items() if isinstance(adapter.core, CellOnTokens)}
+        cores = {site: adapter.core for site, adapter in self.adapters().items()}
+        on_tokens = {site: core.cell for site, core in cores.items() if isinstance(core, CellOnTokens)}
+        return {site: cell for site, cell in on_tokens.items() if isinstance(cell, Cell)}
 
     def parameter_groups(self) -> list[ParameterGroup]:
         alphas = {id(cell.alpha) for cell in self.cells().values()}
@@ -52,18 +61,21 @@ class NASLoRA(LowRankMethod):
         groups = [ParameterGroup(role=WEIGHTS, named=weights, lr=self.config.lr)]
         if architecture:
             decay = self.config.alpha_weight_decay
-            groups.append(ParameterGroup(role=ARCHITECTURE, named=architecture, lr=self.config.alpha_lr, weight_decay=decay))
+            groups.append(
+                ParameterGroup(role=ARCHITECTURE, named=architecture, lr=self.config.alpha_lr, weight_decay=decay)
+            )
         return groups
 
     def roles_at(self, *, epoch: int, step: int) -> tuple[Role, ...]:
-        if len(parse_operations(self.config.operations, style=self.config.style)) == 1:
+        if len(self._operations) == 1:
             return (WEIGHTS,)
         if not self.config.stagewise:
             return (WEIGHTS, ARCHITECTURE)
         searched = epoch - self.config.search_start_epoch
         if searched < 0:
             return (WEIGHTS,)
-        # Adding the step to the epoch swaps the turns from epoch to epoch, so that both roles get steps in an epoch of one step.
+        # Adding the step to the epoch swaps the turns from epoch to epoch, so that both roles get steps in an epoch of
+        # one step.
         turn = searched + step if self.config.alternate == "iteration" else searched
         return (ARCHITECTURE,) if turn % 2 == 0 else (WEIGHTS,)
 
@@ -77,3 +89,14 @@ class NASLoRA(LowRankMethod):
     def own_buffers(self) -> Iterable[str]:
         own = {id(buffer) for cell in self.cells().values() for buffer in cell.buffers() if buffer.numel()}
         return [name for name, buffer in self.segmenter.named_buffers() if id(buffer) in own]
+
+    def _fold_convolutions(self) -> Merge:
+        done = Merge()
+        for site, adapter in self.adapters().items():
+            assert isinstance(adapter.core, CellOnTokens)
+            assert isinstance(adapter.core.cell, Cell)
+            convolution = OneConvolution(adapter.core.cell)
+            adapter.core.cell = convolution
+            side = convolution.weight.shape[-1]
+            done.left[site] = f"one {side}x{side} convolution on the bottleneck, and both projections"
+        return done

@@ -1,4 +1,5 @@
-"""NAS-PC-LoRA (2512.03499): NAS-LoRA whose cell sees a part P of the bottleneck's channels, the others bypass it (PC-DARTS, 1907.05737).
+"""NAS-PC-LoRA (2512.03499): NAS-LoRA whose cell sees a part P of the bottleneck's channels, the others bypass it
+(PC-DARTS, 1907.05737).
 
 P = 2/3, that is 2 of 3 channels. Which channels, and why none are shuffled: see `methods.cell.CellOnTokens`.
 """

@@ -1,11 +1,13 @@
-"""The candidate operations of a cell, by name: DARTS's eight (1806.09055). Free of torch, as planning counts their parameters.
+"""The candidate operations of a cell, by name: DARTS's eight (1806.09055). Free of torch, as planning counts their
+parameters.
 
 ``style`` says what an operation is made of:
 
-- ``darts``: as DARTS searches. A convolution is (ReLU, depthwise k×k, pointwise, batch norm), applied twice in ``sep_conv``; pooling is
-  followed by batch norm; batch norm has no affine parameters.
-- ``linear``: the same weights without ReLU and batch norm, zero padding once at the cell's input, average pooling divides by 9 everywhere.
-  Maximum pooling is not linear, so this style leaves it out (seven operations). The whole cell then equals one convolution, borders included.
+- ``darts``: as DARTS searches. A convolution is (ReLU, depthwise k×k, pointwise, batch norm), applied twice in
+  ``sep_conv``; pooling is followed by batch norm; batch norm has no affine parameters.
+- ``linear``: the same weights without ReLU and batch norm, zero padding once at the cell's input, average pooling
+  divides by 9 everywhere. Maximum pooling is not linear, so this style leaves it out (seven operations). The whole
+  cell then equals one convolution, borders included.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ def parse_operations(spec: str, *, style: str) -> tuple[str, ...]:
     """Operation names in DARTS's order for ``all``, ``no-conv``, ``no-pool``, or names separated by commas.
 
     Raises:
-        MethodError: unknown style or operation, a non-linear operation in a linear cell, or nothing that lets a signal pass.
+        MethodError: unknown style or operation, a non-linear operation in a linear cell, or nothing that lets a signal
+            pass.
     """
     if style not in STYLES:
         raise MethodError(f"style={style!r} is unknown; choose from {', '.join(STYLES)}")
@@ -72,15 +75,19 @@ def parse_operations(spec: str, *, style: str) -> tuple[str, ...]:
     parts = word.split(",")
     for part in parts:
         if part not in OPERATIONS:
-            raise MethodError(f"operations={spec!r}: {part!r} is unknown; choose from {', '.join(named)} or names of {', '.join(OPERATIONS)}")
+            known = f"{', '.join(named)}, or names of {', '.join(OPERATIONS)}"
+            raise MethodError(f"operations={spec!r}: {part!r} is unknown; choose from {known}")
         if part not in allowed:
-            raise MethodError(f"operations={spec!r}: {part} is not linear, so style=linear has no such operation; use style=darts")
+            raise MethodError(
+                f"operations={spec!r}: {part} is not linear, so style=linear has no such operation; use style=darts"
+            )
     if set(parts) == {"none"}:
         raise MethodError(f"operations={spec!r}: none alone lets nothing pass; name at least one other operation")
     return tuple(name for name in OPERATIONS if name in parts)
 
 
 def cell_parameters(operations: tuple[str, ...], *, channels: int) -> int:
-    """Trainable parameters of one cell: its convolutions, and one architecture weight an operation where there is a choice."""
+    """Trainable parameters of one cell: its convolutions, and one architecture weight an operation where there is a
+    choice."""
     architecture = len(operations) if len(operations) > 1 else 0
     return architecture + sum(CONVOLUTIONS[name].weights(channels) for name in operations if name in CONVOLUTIONS)

@@ -1,6 +1,7 @@
-"""Where in a ViT a method acts: the placement grammar and the shape of a backbone. Free of torch, so that planning is cheap.
+"""Where in a ViT a method acts: the placement grammar and the shape of a backbone. Free of torch: planning is cheap.
 
-Grammar: ``blocks=all|first-half|last-half|global|windowed|0,3,7-11`` and ``sites=qkv|q,v|q,k,v|proj|mlp`` (comma-separated).
+Grammar: ``blocks=all|first-half|last-half|global|windowed|0,3,7-11`` and ``sites=qkv|q,v|q,k,v|proj|mlp``
+(comma-separated).
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ class BackboneShape:
         patch: side of a patch in pixels.
         window: side of an attention window in tokens, 0 if every block is global.
         global_blocks: indices of blocks with global attention.
-        neck_dim: channels of the image embedding that the mask decoder reads.
+        neck_dim: channels of the neck at the encoder's end (SAM), 0 for an encoder without one (timm).
         prefix_tokens: class and register tokens in front of the patch tokens (timm), 0 for SAM.
         image_size: default side of the square input in pixels, which sets how many positions are learnt.
-        final_norm: whether a norm follows the last block (timm), before the neck.
+        final_norm: whether a norm follows the last block (timm).
         relative_positions: blocks learn decomposed relative positions (SAM; a timm ViT does not).
         layer_scale: blocks scale both residual branches by a learnt vector (timm's DINOv2).
         positioned_prefix: prefix tokens that have a row in the position embedding.
@@ -74,7 +75,9 @@ def parse_blocks(spec: str, *, depth: int, global_blocks: Sequence[int]) -> tupl
             continue
         first, dash, last = part.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise MethodError(f"blocks={spec!r}: {part!r} is neither one of {', '.join(_NAMED_BLOCKS)} nor a range such as 0,3,7-11")
+            raise MethodError(
+                f"blocks={spec!r}: {part!r} is neither one of {', '.join(_NAMED_BLOCKS)} nor a range such as 0,3,7-11"
+            )
         start, stop = int(first), int(last or first)
         if start > stop or stop >= depth:
             raise MethodError(f"blocks={spec!r}: {part!r} is outside this backbone, whose blocks are 0-{depth - 1}")
@@ -93,7 +96,9 @@ def parse_sites(spec: str) -> tuple[str, ...]:
     parts = str(spec).replace(" ", "").split(",")
     unknown = [part for part in parts if part not in SITES]
     if unknown:
-        raise MethodError(f"sites={spec!r}: {unknown[0]!r} is unknown; choose from {', '.join(SITES)}, separated by commas")
+        raise MethodError(
+            f"sites={spec!r}: {unknown[0]!r} is unknown; choose from {', '.join(SITES)}, separated by commas"
+        )
     if "qkv" in parts and {"q", "k", "v"} & set(parts):
         raise MethodError(f"sites={spec!r}: qkv already holds q, k and v; name one or the other")
     return tuple(site for site in SITES if site in parts)

@@ -1,6 +1,7 @@
 """SAMed (2304.13785): LoRA of rank 4 on the query and value slices of every block, without α/r scaling (α equals r).
 
-Everything else is LoRA's; deviation: the mask decoder trains as for every method of this comparison (SAMed tunes it whole, with prompts).
+Everything else is LoRA's; deviation: the mask decoder trains as for every method of this comparison (SAMed tunes it
+whole, with prompts).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where a method touches a ViT: one view on the blocks of SAM's encoder and of a timm ViT.
 
 A *site* is a sub-module of a block by its role (``qkv``, ``proj``, ``mlp_in``, ``mlp_out``, ``norm1``, ``norm2``). A
-*token layout* knows how the tokens that reach a site become a feature map: SAM hands over (B', h, w, C), one window or the
-whole image an entry; timm hands over (B, N, C) with prefix tokens in front.
+*token layout* knows how the tokens that reach a site become a feature map: SAM hands over (B', h, w, C), one window or
+the whole image an entry; timm hands over (B, N, C) with prefix tokens in front.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ class TokenLayout:
 
         Args:
             tokens: (B', h, w, C) or (B, N, C).
-            scope: ``window`` works inside the attention window as the tokens come; ``image`` puts the windows of one image
-                together first and leaves the padding out (its tokens come back as zeros).
-            prefix_function: what happens to prefix tokens (B, P, C), which have no place on the map and no neighbours; by
-                default each is a map of one token.
+            scope: ``window`` works inside the attention window as the tokens come; ``image`` puts the windows of one
+                image together first and leaves the padding out (its tokens come back as zeros).
+            prefix_function: what happens to prefix tokens (B, P, C), which have no place on the map and no neighbours;
+                by default each is a map of one token.
         """
         if self.kind == "sequence":
             prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]

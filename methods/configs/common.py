@@ -50,7 +50,9 @@ class FullConfig(MethodConfig):
         norm, attention, mlp = 2 * dim, 4 * dim * dim + 4 * dim, 2 * dim * hidden + dim + hidden
         block = 2 * norm + attention + mlp + (2 * dim if shape.layer_scale else 0)
         # Both axes learn one vector a distance, for attention over the window or over the whole grid.
-        spans = [side if index in shape.global_blocks or not shape.window else shape.window for index in range(shape.depth)]
+        spans = [
+            side if index in shape.global_blocks or not shape.window else shape.window for index in range(shape.depth)
+        ]
         relative = sum(2 * (2 * span - 1) * (dim // shape.heads) for span in spans) if shape.relative_positions else 0
         patches = 3 * shape.patch**2 * dim + dim
         positions = (side**2 + shape.positioned_prefix) * dim + shape.prefix_tokens * dim

@@ -24,6 +24,9 @@ class LoRAConfig(PlacedConfig):
     rank: int = 3
     alpha: float = 32.0
 
+    def __post_init__(self) -> None:
+        require_positive("rank", self.rank)
+
     def encoder_parameters(self, shape: BackboneShape) -> int:
         return self.block_count(shape) * low_rank_parameters(shape, self.sites, self.rank)
 
@@ -44,7 +47,8 @@ def low_rank_parameters(shape: BackboneShape, sites: str, rank: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class SAMedConfig(LoRAConfig):
-    """SAMed (2304.13785): LoRA of rank 4 on the q and v slices; alpha equals the rank, so the update is not scaled (as released)."""
+    """SAMed (2304.13785): LoRA of rank 4 on the q and v slices; alpha equals the rank, so the update is not scaled (as
+    released)."""
 
     sites: str = "q,v"
     rank: int = 4
@@ -56,20 +60,23 @@ class NASLoRAConfig(PlacedConfig):
     """NAS-LoRA (2512.03499). What the paper leaves open is our choice and says so.
 
     Args:
-        sites: the paper says "Q, K, V of every block", which fits one cell on the fused qkv (default, so that LoRA and NAS-LoRA differ
-            in the cell alone; ours) and one cell each on ``q,k,v``.
+        sites: the paper says "Q, K, V of every block", which fits one cell on the fused qkv (default, so that LoRA and
+            NAS-LoRA differ in the cell alone; ours) and one cell each on ``q,k,v``.
         rank: r = 3 (paper).
         scale: factor of the update; 1, the paper's formula has none.
         style: see `methods.operations` (the paper does not say whether ReLU and batch norm stay; ours: as DARTS).
         operations: ``all``, ``no-conv``, ``no-pool``, or names separated by commas.
-        scope: ``window`` runs the cell inside the attention window, ``image`` on the whole map (ours: window, as Conv-LoRA released).
+        scope: ``window`` runs the cell inside the attention window, ``image`` on the whole map (ours: window, as
+            Conv-LoRA released).
         alpha_std: α ~ N(0, alpha_std²) at init, one α a cell (1e-3, paper).
         alpha_lr: learning rate of α (1e-3, paper). ``lr`` of the weights is the protocol's when None (1e-4, paper).
         alpha_weight_decay: weight decay of α (0, ours).
-        stagewise: weights alone for ``search_start_epoch`` epochs, then weights and α in turns (paper); False learns both on every step.
+        stagewise: weights alone for ``search_start_epoch`` epochs, then weights and α in turns (paper); False learns
+            both on every step.
         search_start_epoch: T_B = 10 (paper).
         alternate: take turns every ``iteration`` or every ``epoch`` (ours: iteration); α has the first turn.
-        alpha_data: α learns from the ``train`` split as the weights do, or from a ``holdout`` part of it that the weights never see (ours: train).
+        alpha_data: α learns from the ``train`` split as the weights do, or from a ``holdout`` part of it that the
+            weights never see (ours: train).
         alpha_holdout: that part as a fraction (0.5, DARTS).
         fused: run the operations of a cell as few batched convolutions; equal to running them one by one.
     """
@@ -92,11 +99,12 @@ class NASLoRAConfig(PlacedConfig):
 
     def __post_init__(self) -> None:
         parse_operations(self.operations, style=self.style)
-        for field, choices in (("scope", ("window", "image")), ("alternate", ("iteration", "epoch")), ("alpha_data", ("train", "holdout"))):
-            if getattr(self, field) not in choices:
-                raise MethodError(f"{field}={getattr(self, field)!r} is unknown; choose from {', '.join(choices)}")
+        require_choice("scope", self.scope, ("window", "image"))
+        require_choice("alternate", self.alternate, ("iteration", "epoch"))
+        require_choice("alpha_data", self.alpha_data, ("train", "holdout"))
+        require_positive("rank", self.rank)
         if not 0 < self.alpha_holdout < 1:
-            raise MethodError(f"alpha_holdout={self.alpha_holdout} must lie between 0 and 1: it is the fraction of the training split kept for α")
+            raise MethodError(f"alpha_holdout={self.alpha_holdout}: a fraction of the training split, in (0, 1)")
 
     @property
     def cell_channels(self) -> int:
@@ -135,8 +143,8 @@ class ConvLoRAConfig(LoRAConfig):
 
     Args:
         experts: expert i works at scale ×i; 8 (paper).
-        gate: ``released`` routes to one expert without weighting it, so that the gate learns from the balance loss alone;
-            ``intended`` multiplies the expert's output by its gate, which gives the gate a task gradient.
+        gate: ``released`` routes to one expert without weighting it, so that the gate learns from the balance loss
+            alone; ``intended`` multiplies the expert's output by its gate, which gives the gate a task gradient.
         scope: where a map ends: at the attention ``window`` (as released) or at the ``image``.
         balance: weight of the balance loss, 0.01 (code).
     """
@@ -147,6 +155,7 @@ class ConvLoRAConfig(LoRAConfig):
     balance: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_choice("gate", self.gate, ("released", "intended"))
         require_choice("scope", self.scope, ("window", "image"))
         require_positive("experts", self.experts)
