@@ -57,7 +57,10 @@ class CheckpointFiles:
         replace_atomically(self.current, write, before=keep_previous)
 
     def load(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The newest usable checkpoint, None if there is none, and a line for each file that was passed over."""
+        """The newest usable checkpoint, None if there is none, and a line for each file that was passed over.
+
+        Such a file is set aside as ``NAME.unusable``, so that the next `save` does not take it for the one in reserve.
+        """
         problems: list[str] = []
         for path in (self.current, self.previous):
             if not path.exists():
@@ -65,7 +68,9 @@ class CheckpointFiles:
             try:
                 return self._read(path), problems
             except UsageError as error:
-                problems.append(str(error))
+                aside = path.with_name(f"{path.name}.unusable")
+                os.replace(path, aside)
+                problems.append(f"{error}; set aside as {aside.name}")
         return None, problems
 
     def _read(self, path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def epoch_of(plan: Plan, epoch: int) -> list[int]:
 
 def test_draws_are_the_same_in_every_version_of_every_library() -> None:
     assert draw("flip", 0, 1, 2) == 134270804541780628  # b2sum -l 64 of "flip:0:1:2"
-    assert shuffled(6, "order", 0, 0) == (2, 4, 5, 0, 3, 1)
+    assert shuffled(6, "order", 0, 0) == (5, 0, 1, 4, 2, 3)
 
 
 def test_an_epoch_has_every_image_once() -> None:

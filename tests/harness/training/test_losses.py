@@ -1,4 +1,5 @@
-"""Losses against the papers' formulas written down plainly, and what sharing a batch and ignoring pixels must not change."""
+"""Losses against the papers' formulas written down plainly, and what sharing a batch and ignoring pixels must not
+change."""
 
 from __future__ import annotations
 

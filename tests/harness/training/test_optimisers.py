@@ -62,8 +62,8 @@ def test_nothing_to_train_is_refused() -> None:
 
 
 def test_the_rate_is_scaled_from_the_groups_own() -> None:
-    groups = [ParameterGroup(role=WEIGHTS, named=named(a=(2,))), ParameterGroup(role=WEIGHTS, named=named(b=(2,)), lr=1.0)]
-    optimiser = build_optimisers(groups, RULES)[WEIGHTS]
+    own = ParameterGroup(role=WEIGHTS, named=named(b=(2,)), lr=1.0)
+    optimiser = build_optimisers([ParameterGroup(role=WEIGHTS, named=named(a=(2,))), own], RULES)[WEIGHTS]
     set_learning_rate(optimiser, 0.1)
     assert set_learning_rate(optimiser, 0.5) == pytest.approx(5e-3)
     assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([5e-3, 0.5])

@@ -60,7 +60,9 @@ def protocol(**fields: Any) -> Protocol:
     return Protocol(**{"name": "tiny", "image_size": SIZE, "epochs": 3, "batch_size": 2, "lr": 2e-3, **fields})
 
 
-def attached(name: str, *, seed: int = 0, task: Any = "binary", classes: int = 2, **config: Any) -> tuple[nn.Module, Method]:
+def attached(
+    name: str, *, seed: int = 0, task: Any = "binary", classes: int = 2, **config: Any
+) -> tuple[nn.Module, Method]:
     """A segmenter with a method attached."""
     segmenter = build_segmenter(
         "vit_t", task=task, num_classes=classes, mask_tokens=4, image_size=SIZE, head_seed=seed

@@ -1,0 +1,174 @@
+"""Checkpoints: atomic, one step back in reserve, and nothing but a whole file of this run is ever loaded."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.training import checkpoint
+from harness.training.checkpoint import CheckpointFiles, StateFiles, read_epoch
+
+
+def files(folder: Path, *, identity: str = "run") -> CheckpointFiles:
+    return CheckpointFiles(folder, identity=identity)
+
+
+def content(step: int) -> dict[str, object]:
+    return {"step": step, "state": {"w": torch.full((50, 50), float(step))}}
+
+
+def step_of(loaded: dict[str, object] | None) -> object:
+    return None if loaded is None else loaded["step"]
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
+    assert files(tmp_path / "absent").load() == (None, [])
+
+
+def test_the_newest_is_loaded_and_the_one_before_is_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        files(tmp_path).save(content(step))
+    loaded, problems = files(tmp_path).load()
+    assert loaded is not None
+    assert (loaded["step"], problems) == (3, [])
+    assert torch.equal(loaded["state"]["w"], torch.full((50, 50), 3.0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt"]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 3000, -1])
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, keep: int) -> None:
+    for step in (1, 2):
+        files(tmp_path).save(content(step))
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:keep])
+    loaded, problems = files(tmp_path).load()
+    assert step_of(loaded) == 1
+    assert len(problems) == 1
+    assert "checkpoint.pt is truncated or no checkpoint" in problems[0]
+    assert "\n" not in problems[0]
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    for step in (1, 2):
+        files(tmp_path).save(content(step))
+    path = tmp_path / "checkpoint.pt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    loaded, problems = files(tmp_path).load()
+    assert step_of(loaded) == 1
+    assert "damaged" in problems[0]
+
+
+def test_the_reserve_survives_a_damaged_newest_and_the_next_save(tmp_path: Path) -> None:
+    for step in (1, 2):
+        files(tmp_path).save(content(step))
+    (tmp_path / "checkpoint.pt").write_bytes(b"junk")
+    resumed = files(tmp_path)
+    assert step_of(resumed.load()[0]) == 1
+    resumed.save(content(3))
+    (tmp_path / "checkpoint.pt").write_bytes(b"junk")
+    assert step_of(files(tmp_path).load()[0]) == 1
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("bomb",)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    if plain:
+        path.write_bytes(pickle.dumps(Bomb()))
+    else:
+        torch.save({"format": checkpoint.FORMAT, "identity": "run", "bomb": Bomb()}, path)
+    loaded, problems = files(tmp_path).load()
+    assert loaded is None
+    assert len(problems) == 1
+    assert not (tmp_path / "bomb").exists()
+
+
+@pytest.mark.parametrize(
+    ("foreign", "message"),
+    [
+        ({"state": {}}, "is no checkpoint of this harness"),
+        ([1, 2], "is no checkpoint of this harness"),
+        ({"format": checkpoint.FORMAT, "identity": "other"}, "belongs to run other, not to run"),
+    ],
+)
+def test_a_foreign_file_is_named_and_passed_over(tmp_path: Path, foreign: object, message: str) -> None:
+    torch.save(foreign, tmp_path / "checkpoint.pt")
+    loaded, problems = files(tmp_path).load()
+    assert loaded is None
+    assert message in problems[0]
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files(tmp_path).save(content(1))
+
+    def full(whole: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        files(tmp_path).save(content(2))
+    monkeypatch.undo()
+    assert step_of(files(tmp_path).load()[0]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize("dies_at", [1, 2])
+def test_dying_between_the_two_renames_loses_at_most_one_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
+) -> None:
+    for step in (1, 2):
+        files(tmp_path).save(content(step))
+    calls = []
+    rename = os.replace
+
+    def dying(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == dies_at:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", dying)
+    with pytest.raises(KeyboardInterrupt):
+        files(tmp_path).save(content(3))
+    monkeypatch.undo()
+    assert step_of(files(tmp_path).load()[0]) == 2
+
+
+def test_discard_leaves_the_states(tmp_path: Path) -> None:
+    files(tmp_path).save(content(1))
+    StateFiles(tmp_path, identity="run").finish({"w": torch.ones(2)}, epoch=1, best_epoch=1)
+    files(tmp_path).discard()
+    assert [path.name for path in tmp_path.iterdir()] == ["last.safetensors"]
+
+
+def test_the_best_state_gets_its_name_at_the_end(tmp_path: Path) -> None:
+    states = StateFiles(tmp_path, identity="run")
+    for epoch in (1, 2, 4):
+        states.save_candidate({"w": torch.full((2,), float(epoch))}, epoch=epoch)
+    states.drop_candidates(keep={2, 4})
+    assert [states.has_candidate(epoch) for epoch in (1, 2, 4)] == [False, True, True]
+    for _ in range(2):  # a run that dies here does it again
+        states.finish({"w": torch.zeros(2)}, epoch=5, best_epoch=4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "last.safetensors"]
+    assert (read_epoch(states.best), read_epoch(states.last)) == (4, 5)
+    assert states.has_candidate(4)
+    assert not states.has_candidate(2)
+
+
+def test_the_epoch_of_a_file_that_is_no_state_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"junk")
+    assert read_epoch(tmp_path / "x.safetensors") is None
+    assert read_epoch(tmp_path / "absent.safetensors") is None
