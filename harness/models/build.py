@@ -67,7 +67,7 @@ def build_segmenter(
     """
     entry, shape = backbone(name), backbone_shape(name, image_size)
     parts = _timm_parts if entry.timm_model else _sam_parts
-    encoder, prompt_encoder, plain_decoder = parts(
+    encoder, prompt_encoder, plain_decoder, neck = parts(
         entry, shape, checkpoint=checkpoint, seed=head_seed, fused=fused_attention, recompute=activation_checkpointing
     )
     tokens = mask_tokens if task == "multiclass" else 1
@@ -79,7 +79,7 @@ def build_segmenter(
         head = nn.Linear(entry.decoder.dim, num_classes + 1) if task == "multiclass" else None
         if strict_loading == "released" and checkpoint is not None:
             prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.normal_()
-    return Segmenter(encoder=encoder, prompt_encoder=prompt_encoder, mask_decoder=decoder, head=head)
+    return Segmenter(encoder=encoder, prompt_encoder=prompt_encoder, mask_decoder=decoder, neck=neck, head=head)
 
 
 def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
@@ -147,7 +147,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def _sam_parts(
     entry: Backbone, shape: BackboneShape, *, checkpoint: Path | None, seed: int, fused: bool, recompute: bool
-) -> tuple[nn.Module, PromptEncoder, MaskDecoder]:
+) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
     def build() -> tuple[SAMEncoder, PromptEncoder, MaskDecoder]:
         encoder = SAMEncoder(shape, fused=fused, activation_checkpointing=recompute)
         return encoder, _prompt_encoder(entry, shape), plain_mask_decoder(entry.decoder)
@@ -156,7 +156,7 @@ def _sam_parts(
         with seeded(seed):
             encoder, prompts, decoder = build()
             _random_positions(encoder)
-        return encoder, prompts, decoder
+        return encoder, prompts, decoder, None
     with torch.device("meta"):  # a ViT-H need not be filled with random numbers first
         encoder, prompts, decoder = build()
     found = read_tensors(checkpoint)
@@ -168,14 +168,14 @@ def _sam_parts(
     for prefix, module in parts:
         own = {key.removeprefix(prefix): tensor.float() for key, tensor in found.items() if key.startswith(prefix)}
         module.load_state_dict(own, strict=True, assign=True)
-    return encoder, prompts, decoder
+    return encoder, prompts, decoder, None
 
 
 def _timm_parts(
     entry: Backbone, shape: BackboneShape, *, checkpoint: Path | None, seed: int, fused: bool, recompute: bool
-) -> tuple[nn.Module, PromptEncoder, MaskDecoder]:
+) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
     with seeded(seed):
-        neck = sam_neck(shape.dim, shape.neck_dim)
+        neck = sam_neck(shape.dim, entry.decoder.dim)
         prompts, decoder = _prompt_encoder(entry, shape), plain_mask_decoder(entry.decoder)
         vit = create_vit(entry.timm_model, shape.image_size)
     if checkpoint is not None:
@@ -185,8 +185,8 @@ def _timm_parts(
         found = {key: tensor.float() for key, tensor in found.items() if key not in classifier}
         require_match(found, own_size, path=checkpoint, backbone=entry.name)
         vit.load_state_dict(checkpoint_filter_fn(found, vit, interpolation="bicubic", antialias=True), strict=True)
-    encoder = TimmEncoder(vit, neck=neck, shape=shape, fused=fused, activation_checkpointing=recompute)
-    return encoder, prompts, decoder
+    encoder = TimmEncoder(vit, shape=shape, fused=fused, activation_checkpointing=recompute)
+    return encoder, prompts, decoder, neck
 
 
 def _vit_state(entry: Backbone) -> dict[str, Tensor]:

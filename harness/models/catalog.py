@@ -143,7 +143,7 @@ def _timm(
         patch=patch,
         window=0,
         global_blocks=tuple(range(depth)),
-        neck_dim=decoder.dim,
+        neck_dim=0,
         prefix_tokens=prefix_tokens,
         image_size=image_size,
         final_norm=True,
@@ -255,18 +255,21 @@ def backbone_shape(name: str, image_size: int | None = None) -> BackboneShape:
 
 
 def decoder_parameters(name: str, *, task: Task, num_classes: int = 2, mask_tokens: int = 1) -> int:
-    """Trained parameters of mask decoder and head (3,505,536 at 256-d, binary).
+    """Trained parameters of mask decoder and head (3,505,536 at 256-d, binary), and of the neck behind a timm ViT.
 
     Args:
         task: ``binary`` has one mask token and no class head.
         num_classes: classes of a multi-class benchmark, background included; the head adds one for "nothing".
         mask_tokens: K mask tokens of a multi-class head.
     """
-    return backbone(name).decoder.trained(task=task, num_classes=num_classes, mask_tokens=mask_tokens)
+    entry = backbone(name)
+    dim = entry.decoder.dim
+    neck = entry.shape.dim * dim + 9 * dim**2 + 4 * dim if entry.timm_model else 0
+    return neck + entry.decoder.trained(task=task, num_classes=num_classes, mask_tokens=mask_tokens)
 
 
 def encoder_parameters(name: str, *, image_size: int | None = None) -> int:
-    """All parameters of the image encoder, neck included."""
+    """All parameters of the image encoder, SAM's neck included."""
     return FullConfig().encoder_parameters(backbone_shape(name, image_size)) + backbone(name).unlisted_parameters
 
 
@@ -310,6 +313,5 @@ def _ask_timm(model: str) -> Backbone:
         positioned_prefix=0 if vit.no_embed_class else vit.num_prefix_tokens,
         layer_scale=hasattr(block.ls1, "gamma"),
     )
-    neck = entry.shape.dim * entry.shape.neck_dim + 9 * entry.shape.neck_dim**2 + 4 * entry.shape.neck_dim
-    listed = FullConfig().encoder_parameters(entry.shape) - neck
+    listed = FullConfig().encoder_parameters(entry.shape)
     return replace(entry, unlisted_parameters=sum(p.numel() for p in vit.parameters()) - listed)

@@ -33,6 +33,8 @@ class Segmenter(nn.Module):
         encoder: see `methods.sites.Encoder`.
         prompt_encoder: segment_anything's; gives the positional encoding and the "no mask" embedding, always frozen.
         mask_decoder: see `BatchedMaskDecoder`.
+        neck: from the encoder's features to the embedding that the decoder reads; None for SAM, whose encoder holds its pretrained neck. A
+            timm ViT was never trained with one, so here it belongs to what every method trains.
         head: class head (.., D) to (.., C + 1) for a multi-class task, None for a binary one.
     """
 
@@ -42,20 +44,24 @@ class Segmenter(nn.Module):
         encoder: nn.Module,
         prompt_encoder: PromptEncoder,
         mask_decoder: BatchedMaskDecoder,
+        neck: nn.Module | None = None,
         head: nn.Module | None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
+        self.neck = neck
         self.head = head
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) to the image embedding (B, D, h, w)."""
+        """(B, 3, H, W) to the image embedding (B, D, h, w), or to a timm ViT's features (B, C, h, w)."""
         return self.encoder(images)
 
     def decode(self, embedding: Tensor) -> SegmenterOutput:
-        """(B, D, h, w) to logits; with `encode` apart, embeddings of a frozen encoder can be cached."""
+        """What `encode` returns to logits; with `encode` apart, embeddings of a frozen encoder can be cached."""
+        if self.neck is not None:
+            embedding = self.neck(embedding)
         positions = self.prompt_encoder.pe_layer(embedding.shape[-2:]).unsqueeze(0)
         no_mask = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         masks, tokens = self.mask_decoder(embedding, positions=positions, dense_prompt=no_mask)
@@ -65,12 +71,13 @@ class Segmenter(nn.Module):
         return self.decode(self.encode(images))
 
     def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Mask decoder and head without IoU head, spare mask tokens and spare hypernetwork MLPs."""
+        """Mask decoder, neck (timm) and head, without IoU head, spare mask tokens and spare hypernetwork MLPs."""
         for name, parameter in self.mask_decoder.trained_parameters():
             yield f"mask_decoder.{name}", parameter
-        if self.head is not None:
-            for name, parameter in self.head.named_parameters():
-                yield f"head.{name}", parameter
+        for prefix, module in (("neck", self.neck), ("head", self.head)):
+            if module is not None:
+                for name, parameter in module.named_parameters():
+                    yield f"{prefix}.{name}", parameter
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""A plain ViT of timm as an image encoder: timm's own modules and parameter names, SAM's neck behind them."""
+"""A plain ViT of timm as an image encoder: timm's own modules and parameter names; SAM's neck stands behind it."""
 
 from __future__ import annotations
 
@@ -34,11 +34,10 @@ def sam_neck(dim: int, neck_dim: int) -> nn.Sequential:
 
 
 class TimmEncoder(nn.Module):
-    """Images (B, 3, H, W) to an embedding (B, neck_dim, H/p, W/p); H and W are multiples of the patch.
+    """Images (B, 3, H, W) to features (B, C, H/p, W/p); H and W are multiples of the patch.
 
     Args:
         vit: the model to take apart; its parameters keep their names here.
-        neck: see `sam_neck`.
         shape: the encoder's numbers.
         fused: scaled_dot_product_attention; False builds the score matrix.
         activation_checkpointing: recompute each block in backward instead of keeping its activations.
@@ -48,7 +47,6 @@ class TimmEncoder(nn.Module):
         self,
         vit: VisionTransformer,
         *,
-        neck: nn.Module,
         shape: BackboneShape,
         fused: bool,
         activation_checkpointing: bool,
@@ -61,7 +59,6 @@ class TimmEncoder(nn.Module):
         self.blocks = nn.ModuleList(vit.blocks)
         for block in self.blocks:
             block.attn.fused_attn = fused  # type: ignore[union-attr]
-        self.neck = neck
         self.shape = shape
         self.grid = Grid()
         self.activation_checkpointing = activation_checkpointing
@@ -91,9 +88,9 @@ class TimmEncoder(nn.Module):
         return run_blocks(self.blocks, tokens, recompute=self.activation_checkpointing)
 
     def finish(self, tokens: Tensor) -> Tensor:
-        """Final norm and neck: (B, N, C) to (B, neck_dim, h, w)."""
+        """Final norm: (B, N, C) to (B, C, h, w)."""
         patches = self.norm(tokens)[:, self.shape.prefix_tokens :]
-        return self.neck(patches.transpose(1, 2).reshape(len(tokens), -1, self.grid.height, self.grid.width))
+        return patches.transpose(1, 2).reshape(len(tokens), -1, self.grid.height, self.grid.width)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.finish(self.run_blocks(self.embed(images)))
