@@ -1,18 +1,18 @@
-"""SAM's attention with decomposed relative positions, as one call of a fused kernel that never builds the (N, N)
-matrix.
+"""SAM's attention with decomposed relative positions, without ever building the (N, N) matrix of scores.
 
-SAM adds to each score a row term and a column term that depend on the query (MViTv2, 2112.01526, eq. 4):
+SAM adds to each score a row term and a column term that depend on the query (MViTv2, 2112.01526):
 ``s_ij = scale·q_i·k_j + q_i·R_h[y_i - y_j] + q_i·R_w[x_i - x_j]``. With ``H_i = (q_i·R_h[y_i - y])_y`` and ``W_i``
 alike, this is the plain dot product of ``[scale·q_i, H_i, W_i]`` with ``[k_j, onehot(y_j), onehot(x_j)]``, which any
-scaled-dot-product kernel computes exactly.
+fused kernel computes exactly: `widened_attention`, for GPUs. CPUs have `harness.models.chunked_attention`.
 """
 
 from __future__ import annotations
 
 import torch
-from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import interpolate, pad, scaled_dot_product_attention
+
+from harness.models.chunked_attention import chunked_attention
 
 
 class RelativeAttention(nn.Module):
@@ -23,7 +23,7 @@ class RelativeAttention(nn.Module):
         heads: attention heads.
         side: side of the map that the relative-position tables are made for; other sizes interpolate them as
             segment_anything does.
-        fused: use the fused kernel; False builds the score matrix as segment_anything does.
+        fused: never build the score matrix; False builds it as segment_anything does.
     """
 
     def __init__(self, *, dim: int, heads: int, side: int, fused: bool) -> None:
@@ -54,8 +54,13 @@ class RelativeAttention(nn.Module):
             _, prefix_k, prefix_v = self._heads(self.qkv(prefix.unsqueeze(2)))
             k = torch.cat([k, prefix_k.expand(batch, -1, -1, -1)], dim=2)
             v = torch.cat([v, prefix_v.expand(batch, -1, -1, -1)], dim=2)
-        attend = self._fused if self.fused else self._reference
-        out = attend(q, k, v, rows, columns)
+        if not self.fused:
+            attend = plain_attention
+        elif x.device.type == "cpu":
+            attend = chunked_attention
+        else:
+            attend = widened_attention
+        out = attend(q, k, v, rows, columns, scale=self.scale)
         return self.proj(out.transpose(1, 2).reshape(batch, height, width, -1))
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,28 +76,41 @@ class RelativeAttention(nn.Module):
     def _relative_scores(self, q: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Each query's row terms (B', heads, N, h) and column terms (B', heads, N, w)."""
         batch, heads, length, dim = q.shape
-        table_h = get_rel_pos(height, height, self.rel_pos_h).to(q.dtype)
-        table_w = get_rel_pos(width, width, self.rel_pos_w).to(q.dtype)
+        table_h = _by_distance(self.rel_pos_h, height).to(q.dtype)
+        table_w = _by_distance(self.rel_pos_w, width).to(q.dtype)
         at = q.reshape(batch, heads, height, width, dim)
         rows = torch.einsum("bnhwc,hkc->bnhwk", at, table_h).reshape(batch, heads, length, height)
         columns = torch.einsum("bnhwc,wkc->bnhwk", at, table_w).reshape(batch, heads, length, width)
         return rows, columns
 
-    def _fused(self, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        dim, (height, width) = v.shape[-1], (rows.shape[-1], columns.shape[-1])
-        place = _one_hot_places(height, width, like=k)
-        place = pad(place, (0, 0, 0, k.shape[2] - len(place)))  # prefix tokens are in no row and no column
-        queries = torch.cat([q * self.scale, rows, columns], dim=-1)
-        keys = torch.cat([k, place.expand(*k.shape[:2], -1, -1)], dim=-1)
-        # Fused kernels want one head width for all three; the added zeros of v come out as zeros.
-        values = pad(v, (0, height + width))
-        return scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :dim]
 
-    def _reference(self, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        scores = (q * self.scale) @ k.transpose(-2, -1)
-        bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
-        scores = scores + pad(bias, (0, scores.shape[-1] - bias.shape[-1]))
-        return scores.softmax(dim=-1) @ v
+def widened_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
+    """As `chunked_attention`, through torch's fused kernel with rows and columns as further dimensions of a head."""
+    dim, (height, width) = v.shape[-1], (rows.shape[-1], columns.shape[-1])
+    place = _one_hot_places(height, width, like=k)
+    place = pad(place, (0, 0, 0, k.shape[2] - len(place)))  # prefix tokens are in no row and no column
+    queries = torch.cat([q * scale, rows, columns], dim=-1)
+    keys = torch.cat([k, place.expand(*k.shape[:2], -1, -1)], dim=-1)
+    # Fused kernels want one head width for all three; the added zeros of v come out as zeros.
+    values = pad(v, (0, height + width))
+    return scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :dim]
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
+    """As `chunked_attention`, with the whole matrix of scores."""
+    scores = (q * scale) @ k.transpose(-2, -1)
+    bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
+    scores = scores + pad(bias, (0, scores.shape[-1] - bias.shape[-1]))
+    return scores.softmax(dim=-1) @ v
+
+
+def _by_distance(table: Tensor, size: int) -> Tensor:
+    """(size, size, C): the vector for every pair of places along an axis; a table of another size is interpolated
+    linearly."""
+    if len(table) != 2 * size - 1:
+        table = interpolate(table.T[None], size=2 * size - 1, mode="linear")[0].T
+    places = torch.arange(size, device=table.device)
+    return table[places[:, None] - places[None, :] + size - 1]
 
 
 def _one_hot_places(height: int, width: int, *, like: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from segment_anything.modeling.image_encoder import Attention as ReferenceAttent
 from segment_anything.modeling.image_encoder import Block as ReferenceBlock
 from torch import Tensor, nn
 
-from harness.models.attention import RelativeAttention
+from harness.models import chunked_attention as chunked
+from harness.models.attention import RelativeAttention, plain_attention, widened_attention
 from harness.models.sam_encoder import Block
 from methods.placement import BackboneShape
 
@@ -46,6 +47,34 @@ def test_attention_equals_segment_anything(height: int, width: int, fused: bool)
     assert gradients.keys() == expected_gradients.keys()
     for name, gradient in expected_gradients.items():
         torch.testing.assert_close(gradients[name], gradient, atol=1e-4, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 700, 1 << 20])
+@pytest.mark.parametrize("prefixes", [0, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_kernel_equals_the_plain_one(
+    chunk: int, prefixes: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks cut through images, heads and queries; gradients reach queries, keys, values and both position terms."""
+    monkeypatch.setattr(chunked, "CHUNK", chunk)
+    generator = torch.Generator().manual_seed(4)
+    shapes = [(3, 4, 30, 8), (3, 4, 30 + prefixes, 8), (3, 4, 30 + prefixes, 8), (3, 4, 30, 5), (3, 4, 30, 6)]
+    exact = [torch.randn(shape, generator=generator) for shape in shapes]
+    weight = torch.randn(3, 4, 30, 8, generator=generator)
+
+    def outputs(kernel, inputs: list[Tensor]) -> list[Tensor]:
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        out = kernel(*leaves, scale=0.3)
+        return [out, *torch.autograd.grad((out.float() * weight).sum(), leaves)]
+
+    expected = outputs(plain_attention, exact)
+    for kernel in (chunked.chunked_attention, widened_attention):
+        for got, want in zip(outputs(kernel, [tensor.to(dtype) for tensor in exact]), expected, strict=True):
+            assert got.dtype == dtype
+            if dtype == torch.float32:
+                torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+            else:
+                assert (got.float() - want).norm() / want.norm() < 0.03
 
 
 @pytest.mark.parametrize("window", [0, 3, 4, 14])
