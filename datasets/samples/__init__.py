@@ -69,9 +69,8 @@ def write(
         (folder / directory).mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[tuple[str, str]]] = {part: [] for part in tree.parts}
     for index, part in enumerate(_deal(tuple(tree.parts), count)):
-        generator = np.random.default_rng([seed, sorted(RECIPES).index(name), index])
-        scene = draw(generator, shape_of(index, size, square=recipe.square), recipe.palette)
-        rows[part].append(_write_pair(folder, tree, part, index, scene=scene, stem=recipe.stem(index, count)))
+        content = scene(name, index, seed=seed, size=size)
+        rows[part].append(_write_pair(folder, tree, part, index, content=content, stem=recipe.stem(index, count)))
     for part, file_name in tree.lists.items():
         _write_list(folder / file_name, rows[part], indexed=part == "train")
     add_extras(name, folder, layout=layout, tree=tree, seed=seed, size=size, rows=rows)
@@ -79,6 +78,18 @@ def write(
         f"generated: {name}, layout {layout}, seed {seed}; not the published benchmark\n", encoding="utf-8"
     )
     return folder
+
+
+def scene(name: str, index: int, *, seed: int = 0, size: int = DEFAULT_SIZE) -> Scene:
+    """The ``index``-th scene of a sample before it is encoded: what a reader must get back."""
+    recipe = _recipe(name)
+    generator = np.random.default_rng([seed, *name.encode(), index])
+    return draw(generator, shape_of(index, size, square=recipe.square), recipe.palette)
+
+
+def stem(name: str, index: int, *, images: int = DEFAULT_IMAGES) -> str:
+    """The ``index``-th stem of a sample of so many images."""
+    return _recipe(name).stem(index, images)
 
 
 def _recipe(name: str) -> Recipe:
@@ -100,12 +111,12 @@ def _deal(parts: tuple[str, ...], count: int) -> list[str]:
     return ["train"] * (count - len(dealt)) + dealt
 
 
-def _write_pair(folder: Path, tree: Tree, part: str, index: int, *, scene: Scene, stem: str) -> tuple[str, str]:
+def _write_pair(folder: Path, tree: Tree, part: str, index: int, *, content: Scene, stem: str) -> tuple[str, str]:
     images, masks = tree.parts[part]
     image_name = f"{images}/{stem}{tree.image_suffix}"
     mask_name = f"{masks}/{stem}{tree.mask_names[index % len(tree.mask_names)]}"
-    Image.fromarray(scene.image).save(folder / image_name, quality=92)  # only JPEG knows a quality
-    tree.encode[index % len(tree.encode)](folder / mask_name, scene.classes)
+    Image.fromarray(content.image).save(folder / image_name, quality=92)  # only JPEG knows a quality
+    tree.encode[index % len(tree.encode)](folder / mask_name, content.classes)
     return image_name, mask_name
 
 

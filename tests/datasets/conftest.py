@@ -1,0 +1,49 @@
+"""Benchmarks by name, and one sample a layout written once."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import datasets
+from datasets import samples
+from datasets.base import Benchmark, DataOptions
+
+MakeBenchmark = Callable[..., Benchmark]
+CASES = [(name, layout) for name in datasets.BUILTIN for layout in samples.layouts(name)]
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def benchmark_of(name: str, **options) -> Benchmark:
+    module, _, attribute = datasets.BUILTIN[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)(DataOptions(**options))
+
+
+@pytest.fixture
+def make() -> MakeBenchmark:
+    return benchmark_of
+
+
+@pytest.fixture(scope="session")
+def sample_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """(name, layout) -> data root with that sample; do not write to it."""
+    written: dict[tuple[str, str], Path] = {}
+
+    def get(name: str, layout: str = "original") -> Path:
+        if (name, layout) not in written:
+            root = tmp_path_factory.mktemp(f"{name}-{layout}")
+            samples.write(name, root, layout=layout)
+            written[name, layout] = root
+        return written[name, layout]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip(f"no real images at {SHARED}")
+    return SHARED

@@ -1,0 +1,316 @@
+"""Every benchmark in every layout: recognised, paired, split and decoded to exactly the classes that were drawn."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import datasets
+from datasets import samples
+from datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
+from datasets.cvc612 import sequence_of
+from tests.datasets.conftest import CASES
+
+
+def every(splits: Splits) -> list[Pair]:
+    return [*splits.train, *splits.val, *(pair for part in splits.test.values() for pair in part)]
+
+
+def load(benchmark: Benchmark, root: Path) -> Splits:
+    return benchmark.splits(benchmark.locate(root))
+
+
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_layout_is_recognised_and_masks_decode_to_the_classes_drawn(make, sample_of, name: str, layout: str) -> None:
+    benchmark = make(name)
+    splits = load(benchmark, sample_of(name, layout))
+    assert splits.layout == layout
+    assert splits.note == "generated sample"
+    assert splits.rule
+    drawn = {samples.stem(name, index): index for index in range(samples.DEFAULT_IMAGES)}
+    assert {pair.stem for pair in every(splits)} == set(drawn)
+    seen: set[int] = set()
+    for pair in every(splits):
+        sample = benchmark.read(pair)
+        expected = samples.scene(name, drawn[pair.stem]).classes
+        np.testing.assert_array_equal(sample.mask, expected, err_msg=str(pair))
+        assert sample.image.shape == (*expected.shape, 3)
+        assert sample.image.dtype == sample.mask.dtype == np.uint8
+        seen |= set(np.unique(sample.mask).tolist())
+    assert seen == set(range(benchmark.num_classes)), "every class must occur, or its decoding is not shown"
+
+
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_splits_are_disjoint_not_empty_and_repeatable(make, sample_of, name: str, layout: str) -> None:
+    root = sample_of(name, layout)
+    splits = load(make(name), root)
+    stems = [pair.stem for pair in every(splits)]
+    files = [pair.image for pair in every(splits)]
+    assert len(set(stems)) == len(stems)
+    assert len(set(files)) == len(files)
+    assert splits.train
+    assert splits.val
+    assert all(splits.test.values())
+    assert load(make(name), root) == splits
+
+
+@pytest.mark.parametrize("name", list(datasets.BUILTIN))
+def test_the_dataset_folder_itself_may_be_given(make, sample_of, name: str) -> None:
+    root = make(name).locate(sample_of(name))
+    assert make(name).locate(root) == root
+
+
+def test_one_data_root_may_hold_all_nine(make, tmp_path: Path) -> None:
+    for name in datasets.BUILTIN:
+        samples.write(name, tmp_path, images=12, size=48)
+    for name in datasets.BUILTIN:
+        assert load(make(name), tmp_path).layout == "original"
+
+
+@pytest.mark.parametrize("name", ["camo", "sbu"])
+def test_validation_is_carved_from_train_and_never_from_test(make, sample_of, name: str) -> None:
+    splits = load(make(name), sample_of(name))
+    train_folder = splits.train[0].image.parent
+    assert {pair.image.parent for pair in splits.val} == {train_folder}
+    assert "val carved (seed 0" in splits.rule
+    other = load(make(name, split_seed=1), sample_of(name))
+    assert {pair.stem for pair in other.val} != {pair.stem for pair in splits.val}
+    assert other.test == splits.test
+
+
+def test_two_candidates_are_an_error_that_names_both(make, tmp_path: Path) -> None:
+    first = samples.write("kvasir", tmp_path, images=12, size=48)
+    second = samples.write("kvasir", tmp_path, layout="autogluon", images=12, size=48)
+    with pytest.raises(DatasetError) as caught:
+        make("kvasir").locate(tmp_path)
+    assert str(first) in str(caught.value)
+    assert str(second) in str(caught.value)
+    assert "--dataset-root kvasir=PATH" in str(caught.value)
+
+
+def test_two_layouts_in_one_folder_are_an_error_that_names_both(make, tmp_path: Path) -> None:
+    folder = samples.write("road", tmp_path, images=12, size=48)
+    shutil.copytree(
+        samples.write("road", tmp_path / "other", layout="kaggle", images=12, size=48), folder, dirs_exist_ok=True
+    )
+    with pytest.raises(DatasetError, match="two layouts .*original and kaggle"):
+        load(make("road"), tmp_path)
+
+
+def test_lists_beside_the_folders_they_point_into_are_no_rivals(make, tmp_path: Path) -> None:
+    folder = samples.write("camo", tmp_path, layout="sinet", images=12, size=48)
+    rows = [pair for pair in load(make("camo"), tmp_path).train]
+    for name, split in (("train.csv", rows[:-2]), ("test_CAMO.csv", rows[-2:])):
+        lines = [f"{pair.image.relative_to(folder)},{pair.mask.relative_to(folder)}" for pair in split]
+        (folder / name).write_text("image,label\n" + "\n".join(lines) + "\n")
+    assert load(make("camo"), tmp_path).layout == "autogluon"
+
+
+def test_folder_within_a_folder_of_its_own_name(make, tmp_path: Path) -> None:
+    folder = samples.write("isic2017", tmp_path / "plain", images=12, size=48)
+    for part in list(folder.iterdir()):
+        if part.is_dir():
+            (tmp_path / "nested" / "isic-2017" / part.name).mkdir(parents=True)
+            shutil.move(part, tmp_path / "nested" / "isic-2017" / part.name / part.name)
+    assert len(every(load(make("isic2017"), tmp_path / "nested"))) == 12
+
+
+def test_a_distinctive_layout_is_found_under_any_name(make, tmp_path: Path) -> None:
+    samples.write("cvc612", tmp_path, layout="pranet", images=12, size=48).rename(tmp_path / "my polyps")
+    assert make("cvc612").locate(tmp_path) == tmp_path / "my polyps"
+
+
+def test_missing_data_says_which_folders_were_tried_where_to_get_it_and_how_to_try_without(
+    make, tmp_path: Path
+) -> None:
+    for root in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(DatasetError) as caught:
+            make("kvasir").locate(root)
+        message = str(caught.value)
+        assert str(root) in message
+        assert "datasets.simula.no" in message
+        assert "--protocol demo" in message
+        assert "\n" not in message
+
+
+def test_image_without_mask_is_an_error_that_names_it(make, tmp_path: Path) -> None:
+    folder = samples.write("cvc612", tmp_path, images=12, size=48)
+    (folder / "Ground Truth" / "1.tif").unlink()
+    with pytest.raises(DatasetError, match=r"1 images .* have no mask.*Original/1\.tif"):
+        load(make("cvc612"), tmp_path)
+
+
+def test_sbu_images_published_without_mask_are_left_out_and_the_rule_says_so(make, sample_of) -> None:
+    splits = load(make("sbu"), sample_of("sbu"))
+    assert "2 images without a mask left out" in splits.rule
+    assert not any(pair.stem.startswith("without_mask") for pair in every(splits))
+
+
+def test_list_that_names_a_missing_file_is_an_error(make, tmp_path: Path) -> None:
+    folder = samples.write("sbu", tmp_path, layout="autogluon", images=12, size=48)
+    sorted((folder / "val_images").glob("*.jpg"))[0].unlink()
+    with pytest.raises(DatasetError, match=r"val\.csv names .* missing"):
+        load(make("sbu"), tmp_path)
+
+
+def test_parts_that_number_their_files_alike_get_prefixed_stems(make, tmp_path: Path) -> None:
+    folder = samples.write("trans10k_v2", tmp_path, images=12, size=48)
+    for part in ("train", "validation", "test"):
+        for number, image in enumerate(
+            sorted((folder / part / "images").glob("*.jpg"), key=lambda path: int(path.stem)), 1
+        ):
+            mask = folder / part / "masks_12" / f"{image.stem}_mask.png"
+            mask.rename(mask.with_name(f"n{number}_mask.png"))
+            image.rename(image.with_name(f"n{number}.jpg"))
+    splits = load(make("trans10k_v2"), tmp_path)
+    stems = [pair.stem for pair in every(splits)]
+    assert len(set(stems)) == 12
+    assert {"train_n1", "val_n1", "test_n1"} <= set(stems)
+
+
+# --- rules of single benchmarks
+
+
+def test_kvasir_from_a_polyp_bundle_holds_no_cvc_frame_unless_asked(make, sample_of) -> None:
+    for layout in ("pranet", "autogluon"):
+        alone = load(make("kvasir"), sample_of("kvasir", layout))
+        both = load(make("kvasir", split_rule="polyp"), sample_of("kvasir", layout))
+        assert not any(pair.stem.isdigit() for pair in every(alone))
+        assert sum(pair.stem.isdigit() for pair in every(both)) == 4
+        assert both.test == alone.test
+
+
+def test_rules_that_need_a_bundle_say_so(make, sample_of) -> None:
+    for name, rule in (("kvasir", "polyp"), ("cvc612", "pranet"), ("camo", "camo+cod10k")):
+        with pytest.raises(DatasetError, match=f"split rule .{rule.replace('+', '.')}. needs"):
+            load(make(name, split_rule=rule), sample_of(name))
+
+
+def test_unknown_split_rule_lists_the_known_ones(make) -> None:
+    with pytest.raises(DatasetError, match="cvc612 has no split rule 'sequence' .*sequences"):
+        make("cvc612", split_rule="sequence")
+
+
+def test_camo_alone_or_with_cod10k(make, sample_of) -> None:
+    root = sample_of("camo", "sinet")
+    alone, joint = load(make("camo"), root), load(make("camo", split_rule="camo+cod10k"), root)
+    assert not any(pair.stem.startswith("COD10K") for pair in every(alone))
+    assert "COD10K images in train" in joint.rule
+    assert len(every(joint)) == len(every(alone)) + 4
+    assert joint.test == alone.test
+
+
+@pytest.mark.parametrize("layout", ["original", "kaggle", "pranet"])
+def test_cvc_split_by_sequences_leaks_no_sequence(make, sample_of, layout: str) -> None:
+    splits = load(make("cvc612", split_rule="sequences"), sample_of("cvc612", layout))
+    parts = [{sequence_of(pair.stem) for pair in part} for part in (splits.train, splits.val, splits.test["test"])]
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+    assert "whole sequences" in splits.rule
+
+
+def test_leaf_never_reads_augmented_copies(make, sample_of) -> None:
+    assert (sample_of("leaf") / "leaf_disease" / "aug_data").is_dir()
+    assert not any("aug_data" in str(pair.image) for pair in every(load(make("leaf"), sample_of("leaf"))))
+
+
+def test_kvasir_lists_beside_the_images_make_the_splits(make, tmp_path: Path) -> None:
+    folder = samples.write("kvasir", tmp_path, images=12, size=48)
+    stems = sorted(path.stem for path in (folder / "images").glob("*.jpg"))
+    (folder / "splits").mkdir()
+    for split, chosen in (("train", stems[:8]), ("val", stems[8:10]), ("test", stems[10:])):
+        (folder / "splits" / f"{split}.txt").write_text("\n".join(chosen) + "\n")
+    splits = load(make("kvasir"), tmp_path)
+    assert [pair.stem for pair in splits.val] == stems[8:10]
+    assert splits.rule == "lists in splits/ (8/2/2)"
+    (folder / "splits" / "val.txt").write_text(stems[0] + "\n")
+    with pytest.raises(DatasetError, match="two splits"):
+        load(make("kvasir"), tmp_path)
+    (folder / "splits" / "val.txt").write_text("absent\n")
+    with pytest.raises(DatasetError, match="not there, the first is absent"):
+        load(make("kvasir"), tmp_path)
+
+
+def test_road_missing_imagery_becomes_ignore_only_when_asked(make, sample_of) -> None:
+    root = sample_of("road")
+    plain, ignoring = make("road"), make("road", road_missing_ignore=True)
+    changed = 0
+    for pair in every(load(plain, root)):
+        before, after = plain.read(pair), ignoring.read(pair)
+        assert not (before.mask == IGNORE).any()
+        missing = after.mask == IGNORE
+        np.testing.assert_array_equal(after.mask[~missing], before.mask[~missing])
+        assert (before.image[missing] == 255).all()
+        changed += bool(missing.any())
+    assert changed == 8  # every fifth of 36
+
+
+def test_road_small_white_roofs_are_not_missing_imagery() -> None:
+    from datasets.road import missing_imagery
+
+    image = np.full((200, 200, 3), 90, np.uint8)
+    image[10:15, 10:15] = 255
+    assert not missing_imagery(image).any()
+    image[:, 150:] = 255
+    assert missing_imagery(image).sum() == 200 * 50
+
+
+def test_quirk_mask_255_only_is_a_switch_of_every_binary_benchmark(make, tmp_path: Path, sample_of) -> None:
+    for name in ("kvasir", "leaf"):  # JPEG noise erodes, palettes vanish
+        released, intended = make(name, mask_255_only=True), make(name)
+        pairs = every(load(intended, sample_of(name)))
+        assert sum(int(released.read(pair).mask.sum()) for pair in pairs) < sum(
+            int(intended.read(pair).mask.sum()) for pair in pairs
+        )
+
+
+def test_copy_of_one_square_size_and_part_of_the_images_are_noted(make, tmp_path: Path) -> None:
+    folder = samples.write("kvasir", tmp_path, images=12, size=48)
+    (folder / ".generated-sample").unlink()
+    assert load(make("kvasir"), tmp_path).note == "12 of 1000"
+    for kind in ("images", "masks"):
+        for path in (folder / kind).glob("*.jpg"):
+            Image.open(path).resize((40, 40)).save(path)
+    assert load(make("kvasir"), tmp_path).note == "12 of 1000, 40 px copy"
+
+
+def test_wrong_value_in_a_trans10k_mask_names_the_file(make, tmp_path: Path) -> None:
+    samples.write("trans10k_v2", tmp_path, images=12, size=48)
+    benchmark = make("trans10k_v2")
+    pair = load(benchmark, tmp_path).train[0]
+    broken = np.asarray(Image.open(pair.mask)).copy()
+    broken[0, 0] = 12
+    Image.fromarray(broken).save(pair.mask)
+    with pytest.raises(DatasetError, match=f"{pair.mask.name} has the unexpected mask values 12"):
+        benchmark.read(pair)
+
+
+# --- real images
+
+
+def test_real_kvasir_copy(make, real_data: Path) -> None:
+    benchmark = make("kvasir")
+    splits = load(benchmark, real_data)
+    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (800, 100, 100)
+    assert splits.note == "352 px copy"
+    assert splits.rule == "lists in splits/ (800/100/100)"
+    for pair in every(splits)[::50]:
+        share = benchmark.read(pair).mask.mean()
+        stored = np.asarray(Image.open(pair.mask))
+        assert share == pytest.approx((stored > 127).mean())
+        assert 0 < share < 0.9
+
+
+def test_real_leaf_part(make, real_data: Path) -> None:
+    benchmark = make("leaf")
+    splits = load(benchmark, real_data)
+    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (70, 10, 20)
+    assert splits.note == "100 of 588"
+    for pair in every(splits)[::10]:
+        assert benchmark.read(pair).mask.mean() == pytest.approx((np.asarray(Image.open(pair.mask)) > 0).mean())
+        assert benchmark.read(pair).mask.any()

@@ -1,0 +1,74 @@
+"""The generator is deterministic and quick, and refuses what it cannot do."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import datasets
+from datasets import samples
+from datasets.base import DatasetError
+
+
+def _digest(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", list(datasets.BUILTIN))
+def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path, name: str) -> None:
+    first, again, other = (
+        _digest(samples.write(name, tmp_path / folder, images=12, size=48, seed=seed))
+        for folder, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first == again
+    assert first != other
+
+
+def test_all_nine_are_written_in_seconds(tmp_path: Path) -> None:
+    start = time.process_time()
+    for name in datasets.BUILTIN:
+        samples.write(name, tmp_path)
+    assert time.process_time() - start < 20
+
+
+def test_images_vary_in_size_and_some_are_odd(tmp_path: Path) -> None:
+    folder = samples.write("kvasir", tmp_path)
+    sizes = {Image.open(path).size for path in (folder / "images").glob("*.jpg")}
+    assert len(sizes) >= 4
+    assert any(width % 2 or height % 2 for width, height in sizes)
+    assert any(width > height for width, height in sizes)
+    assert any(width < height for width, height in sizes)
+
+
+@pytest.mark.parametrize("name", list(datasets.BUILTIN))
+def test_colour_tells_the_classes(name: str) -> None:
+    """Nearest class colour, learnt on one half of the scenes, finds the classes of the other half."""
+    scenes = [samples.scene(name, index) for index in range(36)]
+    pixels = [
+        (np.concatenate([s.image.reshape(-1, 3) for s in part]), np.concatenate([s.classes.ravel() for s in part]))
+        for part in (scenes[::2], scenes[1::2])
+    ]
+    (train, train_classes), (test, test_classes) = pixels
+    known = np.unique(train_classes)
+    centres = np.stack([train[train_classes == index].mean(axis=0) for index in known])
+    nearest = known[((test[:, None, :] - centres[None]) ** 2).sum(axis=2).argmin(axis=1)]
+    assert (nearest == test_classes).mean() > 0.85
+
+
+def test_unknown_name_layout_and_too_few_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="choose from kvasir"):
+        samples.write("pets", tmp_path)
+    with pytest.raises(DatasetError, match="no layout 'kagle' .*kaggle"):
+        samples.write("cvc612", tmp_path, layout="kagle")
+    with pytest.raises(DatasetError, match="at least 12"):
+        samples.write("cvc612", tmp_path, images=3)
+    assert not list(tmp_path.iterdir())
