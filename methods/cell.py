@@ -122,10 +122,10 @@ class Cell(nn.Module):
         self.register_buffer("running_var", torch.ones(rows, channels))
 
     def mixture(self) -> Tensor:
-        """softmax(α), one entry an operation, float32."""
+        """softmax(α), one entry an operation."""
         if self.alpha is None:
-            return next(self.parameters(), self.running_mean).new_ones(1)
-        return self.alpha.float().softmax(dim=0)
+            return self.running_mean.new_ones(1)
+        return self.alpha.softmax(dim=0)
 
     def skip_weight(self) -> Tensor:
         """What the skip connection lets pass: its share of the mixture, 0 where there is none or a merge has folded
@@ -137,7 +137,7 @@ class Cell(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         with torch.autocast(maps.device.type, enabled=False):
-            maps = maps.float()
+            maps = maps.to(self.running_mean.dtype)  # that of the cell itself, whatever autocast made of its input
             if not self.fused:
                 return self._one_by_one(maps)
             if self.style == "linear":
@@ -149,7 +149,7 @@ class Cell(nn.Module):
         """The one kernel (C, C, k, k) that a linear cell equals, with zero padding of k // 2."""
         if self.style != "linear":
             raise MethodError("only a cell of style=linear equals one convolution; this one has ReLU and batch norm")
-        identity = torch.eye(self.channels, device=self.running_mean.device)[:, :, None, None]
+        identity = torch.eye(self.channels, dtype=self.running_mean.dtype, device=self.running_mean.device)[:, :, None, None]
         parts = []
         for weight, name in zip(self.mixture(), self.operations, strict=True):
             if name == "skip_connect" and not self.skip_folded:
@@ -242,8 +242,8 @@ class Cell(nn.Module):
         mean, variance = self.running_mean[start:stop].view(-1), self.running_var[start:stop].view(-1)
         if not self.training:
             return F.batch_norm(maps, mean, variance, training=False, eps=EPSILON)
-        if recomputing():
-            return F.batch_norm(maps, None, None, training=True, eps=EPSILON)
+        if recomputing():  # copies take the update; without any statistics, fewer tensors than before would be saved
+            mean, variance = mean.clone(), variance.clone()
         return F.batch_norm(maps, mean, variance, training=True, momentum=MOMENTUM, eps=EPSILON)
 
 
@@ -267,7 +267,7 @@ class OneConvolution(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         with torch.autocast(maps.device.type, enabled=False):
-            return F.conv2d(maps.float(), self.weight, padding=self.weight.shape[-1] // 2)
+            return F.conv2d(maps.to(self.weight.dtype), self.weight, padding=self.weight.shape[-1] // 2)
 
 
 class CellOnTokens(nn.Module):
@@ -304,7 +304,8 @@ class CellOnTokens(nn.Module):
         return torch.cat([mixed, bypass.to(mixed.dtype)], dim=-1)
 
     def _alone(self, prefix: Tensor) -> Tensor:
-        return prefix.float() * self.cell.skip_weight()
+        skip = self.cell.skip_weight()
+        return prefix.to(skip.dtype) * skip
 
     def linear_part(self) -> Tensor:
         """What the skip connection and the bypass pass, (r, r); see `methods.merging.Splittable`."""
