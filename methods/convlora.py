@@ -176,3 +176,6 @@ class ConvLoRA(LoRA):
     def auxiliary_loss(self) -> Tensor | None:
         terms = [mixture.balance for mixture in self.mixtures().values() if mixture.balance is not None]
         return self.config.balance * torch.stack(terms).sum() if terms else None
+
+    def may_idle(self, name: str) -> bool:
+        return ".mixture.experts." in name

@@ -1,0 +1,338 @@
+"""The clauses of the contract: each takes a `Subject`, raises `Violation` where it is broken, and says what it saw."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from harness.contract.subject import STEPS, Subject, logits, train, trained_parameters
+from harness.models.build import plain_sam, sam_state_dict
+from harness.models.sam_encoder import SAMEncoder
+from harness.models.segmenter import Segmenter
+from methods.base import MergeMode, MergeReport
+from methods.placement import MethodError, parse_blocks
+
+IDENTITY_TOLERANCE = 1e-6
+BATCH_TOLERANCE = 1e-5
+RECOMPUTE_TOLERANCE = 1e-6
+MERGE_TOLERANCE = 1e-4
+"""Relative, of ``exact`` and ``conv`` merges; ``calibrated`` approximates and only has to report its error truly."""
+FILE_OVERHEAD = 300
+"""Bytes that a safetensors file may need for each tensor beyond its values: name, type, shape, offsets."""
+
+
+class Violation(AssertionError):
+    """A method breaks a clause; the message says which value was seen."""
+
+
+Check = Callable[[Subject], str]
+
+
+def require(truth: bool, message: str) -> None:  # noqa: FBT001 - reads like an assertion
+    if not truth:
+        raise Violation(message)
+
+
+def identity(subject: Subject) -> str:
+    """Attaching changes no output, or the method declares that it does."""
+    before = logits(subject.plain(), subject.images)
+    segmenter, method = subject.attached()
+    largest = float((logits(segmenter, subject.images) - before).abs().max())
+    if method.identity_at_init:
+        require(largest <= IDENTITY_TOLERANCE, f"declares identity at init, but logits move by {largest:.1e}")
+        return f"moves logits by {largest:.1e}"
+    require(largest > 0, "declares a deviation at init, but there is none")
+    require(largest < float("inf"), "logits are not finite after attaching")
+    return f"declared deviation, moves logits by {largest:.1e}"
+
+
+def gradient(subject: Subject) -> str:
+    """Gradient reaches exactly the declared parameters, each within three steps unless a router passes it by."""
+    segmenter, method = subject.attached()
+    declared = trained_parameters(method)
+    marked = {name for name, parameter in segmenter.named_parameters() if parameter.requires_grad}
+    require(set(declared) == marked, f"groups and requires_grad differ: {_first(set(declared) ^ marked)}")
+    decoder = {f"{name}" for name, _ in segmenter.decoder_parameters()}
+    require(decoder <= marked, f"mask decoder and head must train: {_first(decoder - marked)} does not")
+    outside = {name for name in marked - decoder if not name.startswith("encoder.")}
+    require(not outside, f"trains {_first(outside)}, which is neither encoder nor mask decoder")
+    optimiser = torch.optim.AdamW(declared.values(), lr=1e-2)
+    segmenter.train()
+    reached: set[str] = set()
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        subject.loss(segmenter, method).backward()
+        for name, parameter in segmenter.named_parameters():
+            if parameter.grad is None:
+                continue
+            require(name in marked, f"{name} is frozen and gets a gradient")
+            if parameter.grad.abs().max() > 0:
+                reached.add(name)
+        optimiser.step()
+    idle = marked - reached
+    routed = {name for name in marked if method.may_idle(name)}
+    require(idle <= routed, f"no gradient within {STEPS} steps: {_first(idle - routed)}")
+    require(not routed or bool(routed & reached), "the router sent nothing to any routed parameter")
+    return f"{len(reached)} of {len(marked)} tensors within {STEPS} steps" + (" (routed)" if routed else "")
+
+
+def count(subject: Subject) -> str:
+    """The encoder's trainable parameters equal the closed form of the configuration."""
+    segmenter, method = subject.attached()
+    attached = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
+    closed_form = method.config.encoder_parameters(subject.shape)
+    require(attached == closed_form, f"{attached} parameters train in the encoder, the closed form says {closed_form}")
+    return f"{attached}"
+
+
+def frozen(subject: Subject) -> str:
+    """Training leaves every frozen weight and every buffer of the backbone bit-identical."""
+    segmenter = subject.plain()
+    parameters = dict(segmenter.named_parameters())
+    buffers = dict(segmenter.named_buffers())
+    before = {name: tensor.detach().clone() for name, tensor in {**parameters, **buffers}.items()}
+    method = subject.method(subject.config, seed=0)
+    method.attach(segmenter)
+    train(segmenter, method, subject, steps=STEPS)
+    trained = {id(parameter) for parameter in trained_parameters(method).values()}
+    kept = {name: tensor for name, tensor in {**parameters, **buffers}.items() if id(tensor) not in trained}
+    changed = {name for name, tensor in kept.items() if not torch.equal(tensor, before[name])}
+    require(not changed, f"training changes {_first(changed)}, which is frozen")
+    return f"{len(kept)} tensors"
+
+
+def state(subject: Subject) -> str:
+    """The state restores bit-identical outputs from a small file, and refuses foreign names and shapes."""
+    segmenter, method = subject.trained(seed=1)
+    saved = method.state()
+    trained = trained_parameters(method)
+    own = set(method.own_buffers())
+    require(
+        set(saved) == set(trained) | own,
+        f"state holds more or less than what trains: {_first(set(saved) ^ set(trained) ^ own)}",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in saved.items()}, path)
+        size, loaded = path.stat().st_size, load_file(path)
+    numbers = sum(tensor.numel() * tensor.element_size() for tensor in saved.values())
+    require(
+        size <= numbers + FILE_OVERHEAD * (len(saved) + 1), f"the file has {size} bytes for {numbers} bytes of numbers"
+    )
+    other, restored = subject.attached(seed=2)
+    restored.load_state(loaded)
+    require(
+        torch.equal(logits(segmenter, subject.images), logits(other, subject.images)),
+        "a restored state gives other outputs",
+    )
+    name = next(iter(saved))
+    for broken in (
+        {k: v for k, v in saved.items() if k != name},
+        {**saved, "foreign": saved[name]},
+        {**saved, name: torch.zeros(1, 2, 3)},
+    ):
+        with _refusal("a state with a missing, foreign or misshapen tensor is accepted"):
+            restored.load_state(broken)
+    return f"{size} bytes"
+
+
+def determinism(subject: Subject) -> str:
+    """The same seed trains to the same bits, and nothing is drawn from the global generator."""
+    states, losses = [], []
+    for burn in (0, 5):
+        torch.rand(burn)  # another position of the global generator must not matter
+        before = torch.get_rng_state()
+        segmenter, method = subject.attached(seed=3)
+        losses.append(train(segmenter, method, subject, steps=2))
+        require(torch.equal(torch.get_rng_state(), before), "draws from torch's global generator")
+        states.append(method.state())
+    require(losses[0] == losses[1], f"losses differ between two equal runs: {losses[0]} and {losses[1]}")
+    changed = {name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])}
+    require(not changed, f"{_first(changed)} differs between two equal runs")
+    return "two runs, the same bits"
+
+
+def autocast(subject: Subject) -> str:
+    """Loss and gradients stay finite under bf16 autocast, parameters stay float32."""
+    segmenter, method = subject.trained()
+    segmenter.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = subject.loss(segmenter, method)
+    loss.backward()
+    require(bool(loss.isfinite()), f"the loss is {float(loss.detach())} under bf16 autocast")
+    for name, parameter in trained_parameters(method).items():
+        require(parameter.dtype == torch.float32, f"{name} became {parameter.dtype}")
+        require(parameter.grad is None or bool(parameter.grad.isfinite().all()), f"gradient of {name} is not finite")
+    return f"loss {float(loss.detach()):.3f}"
+
+
+def batch(subject: Subject) -> str:
+    """In evaluation an image's output does not depend on the others of its batch."""
+    segmenter, _ = subject.trained()
+    together = logits(segmenter, subject.images[:2])
+    apart = torch.cat([logits(segmenter, subject.images[i : i + 1]) for i in range(2)])
+    largest = float((together - apart).abs().max())
+    require(largest <= BATCH_TOLERANCE, f"two images together differ from one by one by {largest:.1e}")
+    return f"differs by {largest:.1e}"
+
+
+def checkpointing(subject: Subject) -> str:
+    """With activation checkpointing loss, gradients, buffers and random draws are the same."""
+    seen = []
+    for recompute in (False, True):
+        segmenter, method = subject.attached(recompute=recompute, seed=4)
+        train(segmenter, method, subject, steps=1)
+        segmenter.zero_grad()
+        loss = subject.loss(segmenter, method)
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in segmenter.named_parameters() if p.grad is not None}
+        buffers = {n: b.clone() for n, b in segmenter.named_buffers()}
+        seen.append((float(loss.detach()), gradients, buffers, method.generator.get_state()))
+    (kept, gradients, buffers, generator), (again, gradients_, buffers_, generator_) = seen
+    require(abs(kept - again) <= RECOMPUTE_TOLERANCE, f"the loss is {again}, without checkpointing {kept}")
+    require(
+        set(gradients) == set(gradients_), f"gradient appears or is lost: {_first(set(gradients) ^ set(gradients_))}"
+    )
+    _require_close(gradients, gradients_, "gradient of")
+    _require_close(buffers, buffers_, "buffer")
+    require(torch.equal(generator, generator_), "recomputation draws from the method's generator again")
+    return "same loss, gradients and buffers"
+
+
+def placement(subject: Subject) -> str:
+    """``blocks`` restricts the method to the blocks it names and refuses nonsense, where the method has that field."""
+    names = {field.name for field in fields(subject.config)}
+    if "blocks" not in names:
+        return "no placement"
+    whole, _ = replace(subject, config=replace(subject.config, blocks="all")).attached()  # type: ignore[call-arg]
+    config = replace(subject.config, blocks="last-half")  # type: ignore[call-arg]
+    segmenter, _ = replace(subject, config=config).attached()
+    shape = subject.shape
+    placed = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
+    require(
+        placed == config.encoder_parameters(shape),
+        f"with blocks=last-half {placed} parameters train, not its closed form",
+    )
+    everywhere = sum(p.numel() for p in whole.encoder.parameters() if p.requires_grad)
+    require(placed < everywhere, "blocks=last-half trains as much as all blocks do")
+    allowed = set(parse_blocks("last-half", depth=shape.depth, global_blocks=shape.global_blocks))
+    for index, block in enumerate(segmenter.encoder.blocks):  # type: ignore[arg-type]
+        if index not in allowed:
+            require(not any(p.requires_grad for p in block.parameters()), f"blocks=last-half trains in block {index}")
+    for nonsense in ("no-such-blocks", str(shape.depth)):
+        with _refusal(f"blocks={nonsense!r} is accepted"):
+            replace(subject, config=replace(subject.config, blocks=nonsense)).attached()  # type: ignore[call-arg]
+    return "blocks, sites" if "sites" in names else "blocks"
+
+
+def merge(subject: Subject) -> str:
+    """Every declared mode merges within its tolerance and reports truly; every other mode is refused."""
+    modes: tuple[MergeMode, ...] = ("exact", "conv", "calibrated")
+    seen = []
+    for mode in modes:
+        _, method = subject.attached()
+        if mode not in method.merge_modes:
+            with _refusal(f"{mode} is not among its merge modes and is accepted"):
+                method.merge(mode, calibration=[subject.images], held_out=[subject.images])
+            continue
+        seen.append(_merged(subject, mode))
+    return "; ".join(seen) or "not mergeable"
+
+
+def _merged(subject: Subject, mode: MergeMode) -> str:
+    segmenter, method = subject.trained(seed=5)
+    before = logits(segmenter, subject.images)
+    report = method.merge(mode, calibration=[subject.images[:2]], held_out=[subject.images])
+    after = logits(segmenter, subject.images)
+    largest, relative = float((after - before).abs().max()), float((after - before).norm() / before.norm())
+    require(report.mode == mode, f"the report of {mode} says {report.mode}")
+    if report.max_deviation is None or report.relative_deviation is None:
+        raise Violation(f"{mode} reports no deviation although it was given held-out images")
+    require(
+        _near(report.max_deviation, largest) and _near(report.relative_deviation, relative),
+        f"{mode} reports a deviation of {report.max_deviation:.2e} ({report.relative_deviation:.2e} relative); "
+        f"measured {largest:.2e} ({relative:.2e})",
+    )
+    require(relative < float("inf"), f"{mode} gives outputs that are not finite")
+    whole = not report.left
+    if mode != "calibrated":
+        require(relative <= MERGE_TOLERANCE, f"{mode} changes the output by {relative:.1e} (relative)")
+    extra = sum(p.numel() for p in segmenter.encoder.parameters()) - sum(
+        p.numel() for p in subject.plain().encoder.parameters()
+    )
+    require(
+        extra == report.extra_parameters,
+        f"{mode} reports {report.extra_parameters} extra parameters, there are {extra}",
+    )
+    if whole and mode != "conv":
+        _require_plain(subject, segmenter, report)
+    return f"{mode} {relative:.1e}"
+
+
+def _require_plain(subject: Subject, segmenter: Segmenter, report: MergeReport) -> None:
+    """A whole merge is a plain SAM: segment_anything's own modules load it strictly and embed images the same."""
+    require(
+        report.extra_parameters == 0,
+        f"{report.mode} folds everything and still needs {report.extra_parameters} parameters",
+    )
+    plain = subject.plain()
+    differ = segmenter.encoder.state_dict().keys() ^ plain.encoder.state_dict().keys()
+    require(not differ, f"{report.mode} leaves names that a plain backbone does not have: {_first(differ)}")
+    if not isinstance(segmenter.encoder, SAMEncoder):
+        return
+    sam = plain_sam(subject.backbone, image_size=subject.images.shape[-1])
+    sam.load_state_dict(sam_state_dict(segmenter), strict=True)
+    with torch.no_grad():
+        largest = float((sam.image_encoder(subject.images) - segmenter.encoder(subject.images)).abs().max())
+    require(
+        largest <= MERGE_TOLERANCE,
+        f"segment_anything's own encoder embeds the {report.mode} merge differently by {largest:.1e}",
+    )
+
+
+CHECKS: dict[str, Check] = {
+    "identity": identity,
+    "gradient": gradient,
+    "count": count,
+    "frozen": frozen,
+    "state": state,
+    "determinism": determinism,
+    "autocast": autocast,
+    "batch": batch,
+    "checkpointing": checkpointing,
+    "placement": placement,
+    "merge": merge,
+}
+
+
+@contextmanager
+def _refusal(message: str) -> Iterator[None]:
+    try:
+        yield
+    except MethodError:
+        return
+    raise Violation(message)
+
+
+def _near(reported: float, measured: float) -> bool:
+    return abs(reported - measured) <= 1e-6 + 1e-2 * measured
+
+
+def _require_close(one: dict[str, Tensor], other: dict[str, Tensor], what: str) -> None:
+    for name, tensor in one.items():
+        if not tensor.is_floating_point():
+            require(torch.equal(tensor, other[name]), f"{what} {name} differs with checkpointing")
+            continue
+        largest = float((tensor - other[name]).abs().max()) if tensor.numel() else 0.0
+        require(largest <= RECOMPUTE_TOLERANCE, f"{what} {name} differs by {largest:.1e} with checkpointing")
+
+
+def _first(names: set[str]) -> str:
+    return min(names, default="nothing")

@@ -1,0 +1,213 @@
+"""Every method under the contract (`harness.contract.checks`), and the contract under methods that break it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import methods
+from harness.contract.checks import CHECKS, Violation
+from harness.contract.subject import Subject
+from harness.registry import METHODS, method_config_class
+from methods.base import MergeReport
+from methods.bitfit import BitFit
+from methods.configs import BitFitConfig, LoRAConfig
+from methods.lora import LoRA
+
+DEFAULTS = [(name, {}) for name in methods.BUILTIN]
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("convlora", {"gate": "intended"}),
+    ("convlora", {"scope": "image", "sites": "q,v"}),
+    ("ssf", {"init": "released", "outside": False}),
+    ("bitfit", {"outside": False}),
+    ("adapter", {"sites": "mlp", "hidden": 8}),
+    ("vpt", {"blocks": "global", "tokens": 3}),
+    ("lst", {"blocks": "0,2-3", "reduction": 4}),
+    ("samadapter", {"scale": 16, "blocks": "windowed"}),
+    ("lora", {"sites": "q,k,v,proj,mlp", "blocks": "1,3"}),
+    ("naslora", {"style": "linear", "scope": "image"}),
+    ("naslora", {"operations": "no-conv", "sites": "q,v"}),
+    ("naspclora", {"style": "linear"}),
+]
+CASES = [(name, options, "vit_t") for name, options in DEFAULTS + VARIANTS]
+CASES += [(name, options, "vit_t_timm") for name, options in DEFAULTS]
+
+
+def _label(case: tuple[str, dict[str, Any], str]) -> str:
+    name, options, backbone = case
+    return "-".join([name, *(f"{key}={value}" for key, value in options.items()), backbone])
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("case", CASES, ids=_label)
+def test_method_fulfils_contract(case: tuple[str, dict[str, Any], str], check: str) -> None:
+    name, options, backbone = case
+    config = method_config_class(name)(**options)
+    CHECKS[check](Subject(method=METHODS.get(name), config=config, backbone=backbone))
+
+
+class _Added(LoRA):
+    """A method that is right, for the broken ones below to break."""
+
+
+class _NotIdentity(_Added):
+    def _insert(self, segmenter: Any) -> None:
+        super()._insert(segmenter)
+        next(iter(self.adapters().values())).up.data.fill_(1.0)
+
+
+class _DeclaresDeviationFalsely(_Added):
+    identity_at_init = False
+
+
+class _TrainsMoreThanItDeclares(_Added):
+    def parameter_groups(self) -> Any:
+        (group,) = super().parameter_groups()
+        group.named.pop(next(name for name in group.named if name.endswith(".up")))
+        return [group]
+
+
+class _NeverLearns(_Added):
+    def _insert(self, segmenter: Any) -> None:
+        super()._insert(segmenter)
+        segmenter.encoder.idle = nn.Parameter(torch.zeros(3))
+
+
+class _CountsWrong(_Added):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(LoRAConfig):
+        def encoder_parameters(self, shape: Any) -> int:
+            return super().encoder_parameters(shape) + 1
+
+    config_class = Config
+
+
+class _ChangesFrozenWeight(_Added):
+    def auxiliary_loss(self) -> None:
+        self.segmenter.get_submodule("encoder.neck.1").weight.data.add_(1e-3)
+
+
+class _DropsState(_Added):
+    def load_state(self, state: Any) -> None:
+        super().load_state(self.state())
+
+
+class _LaxState(_Added):
+    def load_state(self, state: Any) -> None:
+        known = self.state()
+        super().load_state(
+            {
+                name: state[name] if state.get(name, known[name]).shape == known[name].shape else known[name]
+                for name in known
+                if name in state
+            }
+            | {name: known[name] for name in known if name not in state}
+        )
+
+
+class _DrawsGlobally(_Added):
+    def _insert(self, segmenter: Any) -> None:
+        super()._insert(segmenter)
+        torch.rand(1)
+
+
+class _Overflow(nn.Module):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens / 0.0 if torch.is_autocast_enabled("cpu") else tokens
+
+
+class _NotFiniteUnderAutocast(_Added):
+    def _core(self, layout: Any) -> nn.Module:
+        return _Overflow()
+
+
+class _MeanOfBatch(nn.Module):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens + tokens.mean(dim=0, keepdim=True)
+
+
+class _MixesImages(_Added):
+    def _core(self, layout: Any) -> nn.Module:
+        return _MeanOfBatch()
+
+
+class _Counter(nn.Module):
+    calls: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return tokens
+
+
+class _CountsRecomputation(_Added):
+    def _core(self, layout: Any) -> nn.Module:
+        return _Counter()
+
+    def own_buffers(self) -> list[str]:
+        return [name for name, _ in self.segmenter.named_buffers() if name.endswith(".calls")]
+
+
+class _IgnoresPlacement(_Added):
+    def _insert(self, segmenter: Any) -> None:
+        object.__setattr__(self.config, "blocks", "all")
+        super()._insert(segmenter)
+
+
+class _MergeLies(BitFit):
+    def merge(self, mode: Any = "exact", *, calibration: Any = (), held_out: Any = ()) -> MergeReport:
+        report = super().merge(mode, calibration=calibration, held_out=held_out)
+        self.segmenter.get_submodule("encoder.neck.1").weight.data.add_(0.5)
+        return report
+
+
+class _LeavesAdapterBehind(BitFit):
+    def _insert(self, segmenter: Any) -> None:
+        super()._insert(segmenter)
+        segmenter.encoder.register_buffer("left_over", torch.zeros(1))
+
+
+class _MergesAnything(_Added):
+    merge_modes = ()
+
+    def merge(self, mode: Any = "exact", *, calibration: Any = (), held_out: Any = ()) -> MergeReport:
+        return MergeReport(mode=mode, folded=(), left={}, extra_parameters=0)
+
+
+BROKEN = [
+    (_NotIdentity, "identity", "declares identity at init"),
+    (_DeclaresDeviationFalsely, "identity", "there is none"),
+    (_TrainsMoreThanItDeclares, "gradient", "groups and requires_grad differ"),
+    (_NeverLearns, "gradient", "no gradient within 3 steps"),
+    (_CountsWrong, "count", "the closed form says"),
+    (_ChangesFrozenWeight, "frozen", "which is frozen"),
+    (_DropsState, "state", "restored state gives other outputs"),
+    (_LaxState, "state", "is accepted"),
+    (_DrawsGlobally, "determinism", "global generator"),
+    (_NotFiniteUnderAutocast, "autocast", "autocast"),
+    (_MixesImages, "batch", "together differ from one by one"),
+    (_CountsRecomputation, "checkpointing", "differs by"),
+    (_IgnoresPlacement, "placement", "blocks=last-half"),
+    (_MergeLies, "merge", "reports a deviation"),
+    (_LeavesAdapterBehind, "merge", "left_over"),
+    (_MergesAnything, "merge", "is accepted"),
+]
+
+
+@pytest.mark.parametrize(("method", "check", "message"), BROKEN, ids=[f"{m.__name__}-{c}" for m, c, _ in BROKEN])
+def test_contract_catches_a_method_that_breaks_it(method: Any, check: str, message: str) -> None:
+    config = BitFitConfig() if issubclass(method, BitFit) else method.config_class(blocks="all")
+    with pytest.raises(Violation, match=message):
+        CHECKS[check](Subject(method=method, config=config))
+
+
+def test_the_method_that_the_broken_ones_start_from_is_right() -> None:
+    for check in CHECKS.values():
+        check(Subject(method=_Added, config=LoRAConfig()))
