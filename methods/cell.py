@@ -149,7 +149,7 @@ class Cell(nn.Module):
         """The one kernel (C, C, k, k) that a linear cell equals, with zero padding of k // 2."""
         if self.style != "linear":
             raise MethodError("only a cell of style=linear equals one convolution; this one has ReLU and batch norm")
-        identity = torch.eye(self.channels, dtype=self.running_mean.dtype, device=self.running_mean.device)[:, :, None, None]
+        identity = torch.eye(self.channels).to(self.running_mean)[:, :, None, None]
         parts = []
         for weight, name in zip(self.mixture(), self.operations, strict=True):
             if name == "skip_connect" and not self.skip_folded:

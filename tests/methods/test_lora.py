@@ -1,0 +1,151 @@
+"""LoRA against Hugging Face's peft, and where it acts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import inject_adapter_in_model
+from torch import Tensor, nn
+
+from harness.models.build import build_segmenter
+from methods.configs import LoRAConfig, SAMedConfig
+from methods.lora import LoRA
+from methods.lowrank import AdaptedLinear, LowRank
+from methods.placement import MethodError
+from methods.samed import SAMed
+
+PEFT_NAMES = {"qkv": "qkv", "proj": "proj", "mlp_in": "lin1", "mlp_out": "lin2"}
+
+
+def _attached(config: LoRAConfig, *, seed: int = 1) -> tuple[nn.Module, LoRA]:
+    segmenter = build_segmenter("vit_t", task="binary")
+    method = LoRA(config, seed=seed)
+    method.attach(segmenter)
+    for adapter in method.adapters().values():  # zero up-projections would hide the down-projections
+        nn.init.normal_(adapter.up, std=0.1, generator=torch.Generator().manual_seed(len(adapter.up)))
+    return segmenter, method
+
+
+def _close(found: Tensor | None, expected: Tensor | None) -> None:
+    assert found is not None
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("sites", ["qkv", "proj", "mlp", "qkv,proj,mlp"])
+def test_output_and_gradients_equal_peft(sites: str) -> None:
+    segmenter, method = _attached(LoRAConfig(sites=sites, rank=3, alpha=32.0))
+    reference = build_segmenter("vit_t", task="binary").encoder.requires_grad_(False)
+    modules = {name.rpartition(".")[2] for name in method.adapters()}
+    targets = [PEFT_NAMES[module] for module in modules]
+    inject_adapter_in_model(PeftConfig(r=3, lora_alpha=32, target_modules=targets, bias="none"), reference)
+    pairs = []
+    for site, adapter in method.adapters().items():
+        block, module = site.rsplit(".", 1)
+        path = {"qkv": "attn.qkv", "proj": "attn.proj", "mlp_in": "mlp.lin1", "mlp_out": "mlp.lin2"}[module]
+        twin = reference.get_submodule(f"{block}.{path}")
+        pairs.append((adapter, twin.lora_A["default"].weight, twin.lora_B["default"].weight))
+    with torch.no_grad():
+        for adapter, down, up in pairs:
+            down.copy_(adapter.down)
+            up.copy_(adapter.up)
+    images = torch.randn(2, 3, 96, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    found, expected = segmenter.double().encoder(images), reference.double()(images)
+    found.square().mean().backward()
+    expected.square().mean().backward()
+
+    _close(found, expected)
+    for adapter, down, up in pairs:
+        _close(adapter.down.grad, down.grad)
+        _close(adapter.up.grad, up.grad)
+
+
+@pytest.mark.parametrize("slices", ["q", "v", "q,v", "k,v", "q,k,v"])
+def test_slices_of_fused_qkv_equal_separate_projections_under_peft(slices: str) -> None:
+    dim, generator = 16, torch.Generator().manual_seed(0)
+    fused = nn.Linear(dim, 3 * dim)
+    chosen = {name: "qkv".index(name) * dim for name in slices.split(",")}
+    adapters = {
+        name: LowRank(
+            down=torch.randn(3, dim, generator=generator),
+            up=torch.randn(dim, 3, generator=generator),
+            scale=2.0,
+            start=start,
+        )
+        for name, start in chosen.items()
+    }
+    separate = nn.ModuleDict({name: nn.Linear(dim, dim) for name in "qkv"})
+    with torch.no_grad():
+        for name, start in (("q", 0), ("k", dim), ("v", 2 * dim)):
+            separate[name].weight.copy_(fused.weight[start : start + dim])
+            separate[name].bias.copy_(fused.bias[start : start + dim])
+    inject_adapter_in_model(PeftConfig(r=3, lora_alpha=6, target_modules=list(chosen), bias="none"), separate)
+    for name, adapter in adapters.items():
+        separate[name].lora_A["default"].weight.data.copy_(adapter.down.data)
+        separate[name].lora_B["default"].weight.data.copy_(adapter.up.data)
+    tokens, weights = torch.randn(5, 7, dim, generator=generator), torch.randn(5, 7, 3 * dim, generator=generator)
+
+    tokens, weights, separate = tokens.double(), weights.double(), separate.double()
+
+    found = AdaptedLinear(fused, adapters).double()(tokens)
+    expected = torch.cat([separate[name](tokens) for name in "qkv"], dim=-1)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+
+    _close(found, expected)
+    for name, adapter in adapters.items():
+        _close(adapter.down.grad, separate[name].lora_A["default"].weight.grad)
+        _close(adapter.up.grad, separate[name].lora_B["default"].weight.grad)
+
+
+def test_samed_reaches_queries_and_values_only() -> None:
+    segmenter = build_segmenter("vit_t", task="binary")
+    method = SAMed(SAMedConfig())
+    method.attach(segmenter)
+    layer = segmenter.encoder.blocks[0].attn.qkv
+    for adapter in method.adapters().values():
+        nn.init.ones_(adapter.up)
+    tokens = torch.randn(1, 3, 3, 64, generator=torch.Generator().manual_seed(0))
+
+    change = (layer(tokens) - layer.base(tokens)).detach()
+
+    assert change[..., :64].any()
+    assert not change[..., 64:128].any()
+    assert change[..., 128:].any()
+    assert next(iter(method.adapters().values())).scale == 1.0
+
+
+def test_blocks_outside_the_placement_keep_their_own_layers() -> None:
+    segmenter, method = _attached(LoRAConfig(blocks="last-half"))
+
+    assert list(method.adapters()) == ["blocks.2.qkv", "blocks.3.qkv"]
+    assert [type(block.attn.qkv) for block in segmenter.encoder.blocks] == [nn.Linear, nn.Linear] + 2 * [AdaptedLinear]
+
+
+def test_seed_draws_the_down_projections_and_nothing_else_does() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = {name: a.down.detach() for name, a in _attached(LoRAConfig(), seed=3)[1].adapters().items()}
+    torch.manual_seed(6)
+    second = {name: a.down.detach() for name, a in _attached(LoRAConfig(), seed=3)[1].adapters().items()}
+    other = {name: a.down.detach() for name, a in _attached(LoRAConfig(), seed=4)[1].adapters().items()}
+
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+    torch.manual_seed(5)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_down_projection_starts_within_the_bound_of_kaiming_uniform() -> None:
+    _, method = _attached(LoRAConfig())
+    down = torch.cat([adapter.down.detach() for adapter in method.adapters().values()])
+    bound = 64**-0.5
+
+    assert down.abs().max() <= bound
+    assert down.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_rank_must_be_positive() -> None:
+    with pytest.raises(MethodError, match="rank=0"):
+        LoRAConfig(rank=0)

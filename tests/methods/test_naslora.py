@@ -1,0 +1,151 @@
+"""NAS-LoRA: who is learnt when, on which data, by which optimiser, and what a cell that only skips amounts to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from harness.models.build import build_segmenter
+from methods.base import ARCHITECTURE, WEIGHTS
+from methods.configs import LoRAConfig, NASLoRAConfig, NASPCLoRAConfig
+from methods.lora import LoRA
+from methods.naslora import NASLoRA
+from methods.naspclora import NASPCLoRA
+from methods.placement import MethodError
+
+
+def _attached(**options: Any) -> tuple[nn.Module, NASLoRA]:
+    segmenter = build_segmenter("vit_t", task="binary")
+    method = NASLoRA(NASLoRAConfig(**options), seed=1)
+    method.attach(segmenter)
+    return segmenter, method
+
+
+def test_weights_learn_alone_before_the_search_starts() -> None:
+    method = NASLoRA(NASLoRAConfig())
+
+    assert {method.roles_at(epoch=epoch, step=step) for epoch in range(10) for step in range(5)} == {(WEIGHTS,)}
+
+
+def test_iterations_alternate_and_each_role_gets_half_of_them() -> None:
+    method = NASLoRA(NASLoRAConfig(search_start_epoch=2))
+    turns = [[method.roles_at(epoch=epoch, step=step) for step in range(4)] for epoch in (2, 3)]
+
+    assert turns[0] == [(ARCHITECTURE,), (WEIGHTS,)] * 2
+    assert turns[1] == [(WEIGHTS,), (ARCHITECTURE,)] * 2
+
+
+def test_one_step_an_epoch_still_reaches_both_roles() -> None:
+    method = NASLoRA(NASLoRAConfig(search_start_epoch=0))
+
+    assert {method.roles_at(epoch=epoch, step=0) for epoch in range(4)} == {(WEIGHTS,), (ARCHITECTURE,)}
+
+
+def test_epochs_alternate_with_the_architecture_first_and_the_weights_last() -> None:
+    method = NASLoRA(NASLoRAConfig(alternate="epoch"))
+    turns = [{method.roles_at(epoch=epoch, step=step) for step in range(3)} for epoch in range(10, 40)]
+
+    assert turns[0] == {(ARCHITECTURE,)}
+    assert turns[-1] == {(WEIGHTS,)}
+    assert all(len(turn) == 1 for turn in turns)
+    assert turns.count({(WEIGHTS,)}) == turns.count({(ARCHITECTURE,)}) == 15
+
+
+def test_joint_learning_updates_both_from_the_first_step() -> None:
+    method = NASLoRA(NASLoRAConfig(stagewise=False, alpha_data="holdout"))
+
+    assert method.roles_at(epoch=0, step=0) == (WEIGHTS, ARCHITECTURE)
+    assert method.architecture_holdout() == 0.0
+
+
+def test_architecture_learns_from_held_out_images_where_asked() -> None:
+    assert NASLoRA(NASLoRAConfig()).architecture_holdout() == 0.0
+    assert NASLoRA(NASLoRAConfig(alpha_data="holdout", alpha_holdout=0.3)).architecture_holdout() == 0.3
+
+
+def test_groups_split_weights_from_architecture_with_their_own_rates() -> None:
+    segmenter, method = _attached(lr=2e-4, alpha_lr=3e-3, alpha_weight_decay=0.01)
+    weights, architecture = method.parameter_groups()
+    trained = {name for name, p in segmenter.named_parameters() if p.requires_grad}
+
+    assert (weights.role, weights.lr, weights.weight_decay) == (WEIGHTS, 2e-4, None)
+    assert (architecture.role, architecture.lr, architecture.weight_decay) == (ARCHITECTURE, 3e-3, 0.01)
+    assert weights.named.keys() | architecture.named.keys() == trained
+    assert not weights.named.keys() & architecture.named.keys()
+    assert len(architecture.named) == 4
+    assert all(name.endswith(".alpha") for name in architecture.named)
+
+
+def test_a_single_operation_leaves_nothing_to_search() -> None:
+    _, method = _attached(operations="sep_conv_3x3", search_start_epoch=0)
+
+    assert [group.role for group in method.parameter_groups()] == [WEIGHTS]
+    assert method.roles_at(epoch=3, step=0) == (WEIGHTS,)
+    assert method.architecture() == {}
+
+
+def test_architecture_names_every_cell_and_sums_to_one() -> None:
+    _, method = _attached(sites="q,v", blocks="0,3")
+    shares = method.architecture()
+
+    assert list(shares) == ["blocks.0.qkv.q", "blocks.0.qkv.v", "blocks.3.qkv.q", "blocks.3.qkv.v"]
+    assert all(len(share) == 8 and sum(share) == pytest.approx(1) for share in shares.values())
+    assert len({tuple(share) for share in shares.values()}) == 4  # every cell draws its own α
+
+
+@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_cell_that_only_skips_is_plain_lora(backbone: str, partial: bool) -> None:
+    """h = W0 x + Wd We x: the formula without α/r, equal to LoRA with α = r, prefix tokens included."""
+    outputs = []
+    skips = {"operations": "skip_connect"}
+    searched = NASPCLoRA(NASPCLoRAConfig(**skips)) if partial else NASLoRA(NASLoRAConfig(**skips))
+    for method in (LoRA(LoRAConfig(rank=3, alpha=3.0)), searched):
+        segmenter = build_segmenter(backbone, task="binary")
+        method.attach(segmenter)
+        for index, adapter in enumerate(method.adapters().values()):
+            generator = torch.Generator().manual_seed(index)
+            nn.init.normal_(adapter.down, generator=generator)
+            nn.init.normal_(adapter.up, std=0.1, generator=generator)
+        side = segmenter.encoder.shape.image_size
+        outputs.append(segmenter(torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(9))).masks)
+
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+
+
+def test_channel_ratio_chooses_whole_channels() -> None:
+    channels = [NASPCLoRAConfig(channel_ratio=ratio).cell_channels for ratio in (1 / 3, 2 / 3, 1.0, 0.01)]
+
+    assert channels == [1, 2, 3, 1]
+    with pytest.raises(MethodError, match="channel_ratio"):
+        NASPCLoRAConfig(channel_ratio=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scope": "images"}, "scope='images'"),
+        ({"alternate": "step"}, "alternate='step'"),
+        ({"alpha_data": "val"}, "alpha_data='val'"),
+        ({"alpha_holdout": 1.0}, "alpha_holdout=1.0"),
+        ({"operations": "conv"}, "'conv' is unknown"),
+        ({"rank": 0}, "rank=0"),
+    ],
+)
+def test_impossible_settings_are_refused_with_a_reason(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        NASLoRAConfig(**options)
+
+
+def test_state_holds_running_statistics_and_nothing_of_the_backbone() -> None:
+    segmenter, method = _attached()
+    segmenter(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
+    state = method.state()
+    buffers = [name for name in state if name.endswith(("running_mean", "running_var"))]
+
+    assert len(buffers) == 8
+    assert any(state[name].any() for name in buffers if name.endswith("running_mean"))
+    assert not any(".base." in name for name in state)
