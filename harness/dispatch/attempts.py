@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-End = Literal["finished", "failed", "interrupted", "OOM", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED", "killed"]
-"""How an attempt ended: ``finished`` and ``failed`` left a record; ``interrupted`` stopped by request, with a checkpoint; the others were
-ended from outside."""
+End = Literal["finished", "failed", "interrupted", "OOM", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED", "killed", "lost"]
+"""How an attempt ended: ``finished`` and ``failed`` left a record; ``interrupted`` stopped by request, with a checkpoint; ``killed`` died
+under the eyes of its supervisor; ``lost`` is no longer there and nobody knows why; the others were ended by the cluster."""
 
 LEASE_SECONDS = 90.0
 """A holder on another machine that has not changed its lease for this long is dead."""
@@ -241,7 +241,7 @@ def _wait_for_end(folder: Path, attempt: Attempt, *, lease_s: float, sleep: Call
             if now.seen != attempt.seen:
                 raise Held(now)
     if not attempt.end:
-        close(folder, attempt, "killed", f"no sign of life from process {attempt.holder.pid} on {attempt.holder.host}")
+        close(folder, attempt, "lost", f"no sign of life from process {attempt.holder.pid} on {attempt.holder.host}")
 
 
 def _path(folder: Path, number: int) -> Path:

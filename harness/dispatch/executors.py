@@ -1,25 +1,37 @@
 """One interface over three ways to run jobs: `inline` (this process), `local` (worker processes here), `slurm` (job arrays).
 
+    outcome = run_jobs(planned, results=root, executor=None, workers=None, cluster="gpu", …)
+
+or, below that,
+
     executor = make_executor("local", results=root, workers=2)
     submission = executor.submit(jobs, command="python -m harness.run …")
-    survey = executor.wait(submission, on_change=show)
+    runs = executor.wait(submission, on_change=show)
 
-All three run `harness.dispatch.worker` on every job, so leases, attempts, logs and records are the same. A worker calls
-``harness.dispatch.job.execute(job)`` under the lease of the run's key. What a job must offer (`harness.dispatch.job.Job`, free of torch
-until `execute` runs): ``job.run`` (`harness.records.schema.Run`), ``job.results`` (the results root), ``job.as_json()`` and
-``Job.from_json(data)``.
+All three run jobs under the lease of the run's key, with the same attempts, logs, states and records.
 """
 
 from __future__ import annotations
 
+import shlex
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from harness.dispatch.attempts import attempts, state_folder
+from harness.dispatch.survey import RunState
+from harness.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from harness.dispatch.job import Job
+
+ShowStates = Callable[[Mapping[str, RunState]], None]
+
+RETRY_CLASSES = ("oom", "timeout", "preempted", "node_fail", "diverged", "no_data", "error")
+LOCAL_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +43,12 @@ class Submission:
         keys: runs handed to workers by this call.
         elsewhere: key -> who has it already (another sweep's queued job, a live worker); these are not submitted again.
         job_ids: SLURM or process ids.
-        next_steps: lines to print: what runs where, and the command that shows or stops it.
     """
 
     sweep: str
     keys: tuple[str, ...]
     elsewhere: dict[str, str]
     job_ids: tuple[str, ...] = ()
-    next_steps: tuple[str, ...] = ()
 
 
 class Executor(ABC):
@@ -53,11 +63,15 @@ class Executor(ABC):
     """True where work goes on after this process ends (SLURM); then `wait` is optional."""
 
     def __init__(self, *, results: Path) -> None:
-        self.results = results
+        self.results = results.absolute()
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line that says where and how runs go."""
 
     @abstractmethod
     def submit(self, jobs: Sequence[Job], *, command: str = "") -> Submission:
-        """Write the intent to disk and hand the jobs over. Jobs that have an OK record or run elsewhere are left out.
+        """Write the intent to disk and hand the jobs over. Jobs that have a record or run elsewhere are left out.
 
         Args:
             jobs: what to run.
@@ -68,14 +82,171 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def wait(self, submission: Submission, *, on_change: Callable[[dict[str, str]], None] | None = None) -> dict[str, str]:
+    def wait(self, submission: Submission, *, on_change: ShowStates | None = None) -> Mapping[str, RunState]:
         """Block until every run of the submission has a record or cannot get one; returns key -> state.
 
         Args:
-            on_change: called with key -> state (``queued``, ``running``, ``OK``, ``OOM``, ``interrupted`` …) whenever one changes.
+            on_change: told the states now and then.
         """
 
 
-def describe(executor: Executor) -> str:
-    """One line that says where runs will go."""
-    return f"executor: {executor.name}"
+class Planned(Protocol):
+    """What `run_jobs` needs of `harness.dispatch.plan.Plan`."""
+
+    @property
+    def jobs(self) -> tuple[Job, ...]: ...
+    @property
+    def finished(self) -> Collection[str]: ...
+    @property
+    def failed(self) -> Mapping[str, str]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a plan.
+
+    Args:
+        submitted: True where runs go on without this process; then there is no table to print yet.
+        failed: key -> reason code or state of runs that have no success.
+    """
+
+    submitted: bool
+    failed: dict[str, str]
+
+
+def make_executor(
+    name: str,
+    *,
+    results: Path,
+    workers: int | None = None,
+    cluster: str | None = None,
+    cluster_overrides: Mapping[str, Any] | None = None,
+) -> Executor:
+    """An executor by name; ``slurm`` needs the ``cluster`` profile's name.
+
+    Raises:
+        UsageError: unknown name or profile, a wrong override, no sbatch.
+    """
+    if name == "inline":
+        from harness.dispatch.local import InlineExecutor
+
+        return InlineExecutor(results=results)
+    if name == "local":
+        from harness.dispatch.local import LocalExecutor
+
+        return LocalExecutor(results=results, workers=workers)
+    if name == "slurm":
+        from harness.dispatch.arrays import SlurmExecutor
+        from harness.dispatch.profile import load_profile
+
+        if not cluster:
+            raise UsageError("--executor slurm needs --cluster NAME (a profile in slurm/profiles, or the path of one)")
+        return SlurmExecutor(results=results, profile=load_profile(cluster, cluster_overrides))
+    raise UsageError(f"unknown executor {name!r}{did_you_mean(name, ('inline', 'local', 'slurm'))}")
+
+
+def run_jobs(
+    planned: Planned,
+    *,
+    results: Path,
+    executor: str | None,
+    workers: int | None,
+    cluster: str | None,
+    cluster_overrides: Mapping[str, str],
+    wait: bool,
+    retry: str | None,
+    cancel: bool,
+) -> Outcome:
+    """Run what is not finished, or cancel it; prints where runs go and how they fare.
+
+    Without ``cluster``, runs that failed before are started again; on a cluster only those that ``retry`` names, because a
+    queue is dear. Runs that were interrupted always continue.
+
+    Raises:
+        UsageError: contradicting options, or what `make_executor` and `Executor.submit` raise.
+    """
+    from harness.dispatch.display import Display
+
+    if cluster and executor not in (None, "slurm"):
+        raise UsageError(f"--cluster {cluster} and --executor {executor} contradict each other; give one of them")
+    if cluster_overrides and not cluster:
+        raise UsageError(f"--set cluster.{next(iter(cluster_overrides))} needs --cluster NAME")
+    name = "slurm" if cluster else executor or "local"
+    if workers is not None and name != "local":
+        raise UsageError(f"--workers is for worker processes here, not for the executor {name}")
+    chosen = make_executor(
+        name, results=results, workers=workers, cluster=cluster, cluster_overrides=cluster_overrides
+    )
+    if cancel:
+        return _cancel(planned, chosen)
+    again = _to_retry(planned, results, retry, everything=not chosen.detached)
+    pending = [
+        job
+        for job in planned.jobs
+        if job.run.key not in planned.finished and (job.run.key not in planned.failed or job.run.key in again)
+    ]
+    left_out = {key: code for key, code in planned.failed.items() if key not in again}
+    if not pending:
+        return Outcome(submitted=False, failed=left_out)
+    print(chosen.describe(), file=sys.stderr)
+    submission = chosen.submit(pending, command=shlex.join(["python", "-m", "harness.run", *sys.argv[1:]]))
+    for key, who in list(submission.elsewhere.items())[:3]:
+        print(f"not submitted again: {key} {who}", file=sys.stderr)
+    if len(submission.elsewhere) > 3:
+        print(f"not submitted again: {len(submission.elsewhere) - 3} more", file=sys.stderr)
+    if chosen.detached:
+        _say_next(submission, results)
+        if not wait:
+            return Outcome(submitted=True, failed=left_out)
+    with Display(total=len(pending)) as display:
+        states = chosen.wait(submission, on_change=display.show)
+    failed = {key: state.state for key, state in states.items() if state.state != "OK"}
+    return Outcome(submitted=False, failed={**left_out, **failed})
+
+
+def attempt_limits(results: Path, keys: Collection[str], *, allowed: int) -> dict[str, int]:
+    """Highest attempt number that a new submission may reach: ``allowed`` more than there were."""
+    limits = {}
+    for key in keys:
+        starts = attempts(state_folder(results, key))
+        limits[key] = allowed + (starts[-1].number if starts else 0)
+    return limits
+
+
+def _say_next(submission: Submission, results: Path) -> None:
+    if submission.keys:
+        jobs = ", ".join(submission.job_ids)
+        print(f"sweep {submission.sweep}: {len(submission.keys)} runs submitted (jobs {jobs})")
+    else:
+        print("nothing to submit: every run is finished, queued or running")
+    print(f"watch:  python -m harness.status --results {results} --watch")
+    print("cancel: the same command with --cancel")
+
+
+def _cancel(planned: Planned, executor: Executor) -> Outcome:
+    from harness.dispatch.arrays import SlurmExecutor
+
+    if not isinstance(executor, SlurmExecutor):
+        raise UsageError("--cancel needs --cluster NAME; a local run is stopped with Ctrl-C")
+    cancelled = executor.cancel([job.run.key for job in planned.jobs])
+    print(f"cancelled {len(cancelled)} jobs" if cancelled else "nothing to cancel: no job of these runs is queued or running")
+    return Outcome(submitted=True, failed={})
+
+
+def _to_retry(planned: Planned, results: Path, retry: str | None, *, everything: bool) -> set[str]:
+    """Keys of failed runs that are to be started again."""
+    if retry is None:
+        return set(planned.failed) if everything else set()
+    from harness.records.store import RecordStore
+
+    wanted = {word.strip().lower().replace("-", "_") for word in retry.split(",") if word.strip()}
+    for word in wanted - set(RETRY_CLASSES) - {"all"}:
+        raise UsageError(f"--retry: unknown class {word!r}{did_you_mean(word, (*RETRY_CLASSES, 'all'))}")
+    store = RecordStore(results)
+    chosen = set()
+    for key, code in planned.failed.items():
+        record = store.summary(key)
+        node_failed = record is not None and record.message.startswith("NODE_FAIL")
+        if "all" in wanted or ("node_fail" if node_failed else code.lower()) in wanted:
+            chosen.add(key)
+    return chosen

@@ -1,0 +1,202 @@
+"""Questions to a SLURM cluster: what runs, what ran, cancel, queue again. A controller that is away for a while is waited for."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from harness.errors import UsageError
+
+TRANSIENT = re.compile(
+    r"unable to contact slurm controller|socket timed out|connection (refused|timed out|reset)|zero bytes were transmitted"
+    r"|resource temporarily unavailable|slurm temporarily unable to accept job|backup controller|communication connection failure"
+    r"|controller.*(standby|not responding)|unexpected message received|message receive failure",
+    re.IGNORECASE,
+)
+ACTIVE = frozenset(
+    "PENDING RUNNING COMPLETING CONFIGURING REQUEUED REQUEUE_HOLD REQUEUE_FED RESIZING SIGNALING STAGE_OUT STOPPED SUSPENDED SPECIAL_EXIT".split()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One array task (or plain job) that the controller knows.
+
+    Args:
+        job: array job id and task, such as ``123_4``; ``123`` for a plain job.
+        state: SLURM's word, such as ``PENDING``.
+        reason: why it waits.
+    """
+
+    job: str
+    state: str
+    reason: str = ""
+
+    @property
+    def active(self) -> bool:
+        return self.state in ACTIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """One start of a task as accounting remembers it.
+
+    Args:
+        state: first word of SLURM's state, such as ``TIMEOUT``.
+        seconds: elapsed.
+        gpus: allocated.
+    """
+
+    job: str
+    state: str
+    seconds: float
+    gpus: int
+
+
+class Unreachable(UsageError):
+    """The controller did not answer for as long as we were willing to wait."""
+
+
+class Slurm:
+    """A cluster's command-line clients.
+
+    Args:
+        patience_s: how long to wait for a controller that does not answer.
+        say: told once when waiting begins.
+    """
+
+    def __init__(self, *, patience_s: float = 300.0, say: Callable[[str], None] | None = None) -> None:
+        self.patience_s = patience_s
+        self._say = say or (lambda line: print(line, file=sys.stderr))
+
+    def require(self) -> None:
+        """Raises UsageError where sbatch is not installed."""
+        if shutil.which("sbatch") is None or shutil.which("srun") is None:
+            raise UsageError("sbatch is not on this machine's PATH; run this on a login node of the cluster, or leave out --cluster to run here")
+
+    def tasks(self) -> dict[str, Task]:
+        """This user's tasks that wait or run, by job (array tasks one by one)."""
+        output = self._ask(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%F|%K|%A|%T|%r"])
+        found = {}
+        for line in output.splitlines():
+            array, index, _, state, reason = line.split("|", 4)
+            job = f"{array}_{index}" if index.isdigit() else array
+            found[job] = Task(job=job, state=state, reason=reason)
+        return found
+
+    def ids_by_name(self, names: Iterable[str]) -> dict[str, str]:
+        """Job name -> id of the jobs with these names that the controller or accounting knows."""
+        wanted = set(names)
+        if not wanted:
+            return {}
+        found = {}
+        output = self._ask(["squeue", "--me", "--noheader", "--states=all", "--format=%F|%j"])
+        for line in output.splitlines():
+            job, _, name = line.partition("|")
+            if name in wanted:
+                found[name] = job
+        if missing := wanted - found.keys():
+            command = ["sacct", "-X", "-n", "-P", "-S", "now-30days", "-o", "JobID,JobName%200", "--name", ",".join(sorted(missing))]
+            for line in (self._account(command) or "").splitlines():
+                job, _, name = line.partition("|")
+                if name in missing:
+                    found[name] = job.split("_")[0]
+        return found
+
+    def history(self, jobs: Iterable[str]) -> list[Account] | None:
+        """Every start of these jobs, requeued ones included, oldest first; None where accounting is off."""
+        wanted = sorted({job.split("_")[0] for job in jobs})
+        if not wanted:
+            return []
+        command = ["sacct", "-X", "--duplicates", "-n", "-P", "-o", "JobID,State,ElapsedRaw,AllocTRES", "-j", ",".join(wanted)]
+        output = self._account(command)
+        if output is None:
+            return None
+        found = []
+        for line in output.splitlines():
+            job, state, seconds, resources = line.split("|")
+            gpus = re.search(r"gres/gpu=(\d+)", resources)
+            found.append(
+                Account(job=job, state=state.split()[0] if state else "", seconds=float(seconds or 0), gpus=int(gpus[1]) if gpus else 0)
+            )
+        return found
+
+    def max_array_size(self) -> int | None:
+        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", self._ask(["scontrol", "show", "config"]), re.MULTILINE)
+        return int(match[1]) if match else None
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        if jobs:
+            self._ask(["scancel", *jobs])
+
+    def requeue(self, job: str) -> None:
+        self._ask(["scontrol", "requeue", job])
+
+    def _account(self, command: list[str]) -> str | None:
+        """Accounting may be off or away; nothing may depend on it."""
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=_environment())
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout if done.returncode == 0 else None
+
+    def _ask(self, command: list[str]) -> str:
+        return patiently(lambda: _run(command), patience_s=self.patience_s, say=self._say)
+
+
+def patiently(ask: Callable[[], str], *, patience_s: float, say: Callable[[str], None]) -> str:
+    """``ask`` until it answers; a `Refused` that is not transient goes straight through as a UsageError.
+
+    Raises:
+        Unreachable: no answer for ``patience_s``.
+        UsageError: refused.
+    """
+    deadline = time.monotonic() + patience_s
+    pause = 0.5
+    told = False
+    while True:
+        try:
+            return ask()
+        except Refused as error:
+            if not TRANSIENT.search(str(error)):
+                raise UsageError(str(error)) from error
+            if time.monotonic() > deadline:
+                raise Unreachable(f"the SLURM controller has not answered for {patience_s:.0f} s ({error}); try again later") from error
+            if not told:
+                say(f"the SLURM controller does not answer; waiting up to {patience_s:.0f} s for it")
+                told = True
+            time.sleep(pause)
+            pause = min(pause * 1.5, 10.0)
+
+
+class Refused(RuntimeError):
+    """A client's error message."""
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=_environment())
+    except FileNotFoundError as error:
+        raise UsageError(f"{command[0]} is not on this machine's PATH; run this on a login node of the cluster") from error
+    except subprocess.TimeoutExpired as error:
+        raise Refused(f"{command[0]}: socket timed out") from error
+    if done.returncode:
+        raise Refused(one_line(command[0], done.stderr or done.stdout))
+    return done.stdout
+
+
+def one_line(program: str, message: str) -> str:
+    """What a client said, without its own prefixes, in one line."""
+    lines = [re.sub(rf"^{program}:\s*(error:\s*)?", "", line.strip()) for line in message.splitlines() if line.strip()]
+    return f"{program}: {'; '.join(dict.fromkeys(lines)) or 'failed without a message'}"
+
+
+def _environment() -> dict[str, str]:
+    """Without the user's own formats, which would change what we parse."""
+    return {name: value for name, value in os.environ.items() if not re.fullmatch(r"(SQUEUE|SACCT)_(FORMAT2?|SORT|STATES|USERS|PARTITION)", name)}

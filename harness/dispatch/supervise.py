@@ -1,0 +1,350 @@
+"""One start of a run: a child process does the work, this process holds the lease, passes signals on and sees how the child ends.
+
+The child is forked, so it starts at once where torch is already imported, and leaves nothing behind in memory for the next run. It
+dies with its supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.dispatch.attempts import (
+    BEATS_PER_LEASE,
+    Attempt,
+    End,
+    Exhausted,
+    Held,
+    Holder,
+    Lease,
+    Lost,
+    attempts,
+    log_path,
+    state_folder,
+)
+from harness.dispatch.ending import give_up, gpu_hours, judge, last_line, oom_kills
+from harness.dispatch.job import Job
+from harness.dispatch.slurm import Slurm
+from harness.records.schema import Record
+from harness.records.store import RecordStore, write_atomically
+
+Outcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
+"""``finished`` and ``failed``: there is a record. ``interrupted``: asked to stop, continues from its checkpoint. ``elsewhere``: somebody
+else works on it. ``crashed``: the child died; it may be started again."""
+
+INTERRUPTED_STATUS = 75
+PROGRESS_SECONDS = 2.0
+_TICK_S = 0.5
+
+
+@dataclass(kw_only=True)
+class StopSignals:
+    """Signals that ask a worker to stop, remembered from the handler, which does nothing else.
+
+    Args:
+        received: numbers, in order.
+    """
+
+    received: list[int] = field(default_factory=list)
+
+    def install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: object) -> None:
+        self.received.append(number)
+
+    def __bool__(self) -> bool:
+        return bool(self.received)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """What a worker knows besides the job.
+
+    Args:
+        holder: this process.
+        limit: highest attempt number allowed.
+        gpus: GPUs that the job occupies.
+        lease_s: see `Lease.acquire`.
+        patience_s: after a stop signal, how long the child may take to write its checkpoint.
+        since: a failure record older than this (seconds since the epoch) is to be replaced.
+        environment: goes into the record: ``snapshot``, ``commit``, ``dirty``.
+        variables: environment variables of the child.
+        submitter: whose death ends the worker too; None on a cluster.
+    """
+
+    holder: Holder
+    limit: int
+    gpus: int = 0
+    lease_s: float = 90.0
+    patience_s: float = 60.0
+    since: float = 0.0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    submitter: Holder | None = None
+
+
+class Meeting:
+    """Where the processes of one run find each other: rank 0 writes it once it has the lease, the others wait for it.
+
+    Args:
+        path: a file of this job and restart.
+        size: number of processes.
+    """
+
+    def __init__(self, path: Path, *, size: int) -> None:
+        self.path = path
+        self.size = size
+
+    def open(self) -> dict[str, str]:
+        """Choose a port and tell the others; returns rank 0's environment variables."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+        address = "127.0.0.1" if os.environ.get("SLURM_JOB_NUM_NODES", "1") == "1" else socket.gethostname()
+        write_atomically(self.path, json.dumps({"MASTER_ADDR": address, "MASTER_PORT": str(port)}))
+        return self.variables(rank=0, local_rank=0)
+
+    def call_off(self) -> None:
+        """The run does not start; nobody need wait."""
+        write_atomically(self.path, "{}")
+
+    def variables(self, *, rank: int, local_rank: int) -> dict[str, str]:
+        """The environment variables of one process, empty where the run was called off.
+
+        Raises:
+            FileNotFoundError: rank 0 has not decided yet.
+        """
+        place = json.loads(self.path.read_text(encoding="utf-8"))
+        if not place:
+            return {}
+        return {**place, "RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(self.size)}
+
+
+def supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None = None) -> Outcome:
+    """Start the run once, under its lease. Returns when the child has ended."""
+    try:
+        return _supervise(job, circumstances=circumstances, stop=stop, meeting=meeting)
+    finally:
+        if meeting is not None and not meeting.path.is_file():
+            meeting.call_off()
+
+
+def _supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None) -> Outcome:
+    results = Path(job.results)
+    key = job.run.key
+    folder = state_folder(results, key)
+    if settled(results, key, since=circumstances.since) is not None:
+        return "finished"
+    try:
+        lease = Lease.acquire(
+            folder,
+            holder=circumstances.holder,
+            gpus=circumstances.gpus,
+            limit=circumstances.limit,
+            lease_s=circumstances.lease_s,
+        )
+    except Held:
+        return "elsewhere"
+    except Exhausted as exhausted:
+        return _exhausted(results, job, exhausted.attempts, circumstances)
+    if settled(results, key, since=circumstances.since) is not None:  # written while we waited for a dead holder
+        lease.release("finished")
+        return "finished"
+    if meeting is not None:
+        circumstances = replace(circumstances, variables={**circumstances.variables, **meeting.open()})
+    oom_before = oom_kills()
+    child = fork_child(job, circumstances=circumstances, log=log_path(folder, lease.attempt.number))
+    try:
+        status = watch(child, lease=lease, circumstances=circumstances, stop=stop)
+    except Lost:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return "elsewhere"
+    return _conclude(job, lease, status, oom_killed=oom_kills() > oom_before, circumstances=circumstances)
+
+
+def settled(results: Path, key: str, *, since: float) -> Record | None:
+    """The record that makes another start needless: a success, or a failure written after ``since``."""
+    store = RecordStore(results)
+    record = store.summary(key)
+    if record is None or record.code == "OK":
+        return record
+    return record if store.path(key).stat().st_mtime >= since else None
+
+
+def fork_child(job: Job, *, circumstances: Circumstances, log: Path) -> int:
+    """Fork the process that executes ``job``; returns its number."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    supervisor = os.getpid()
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        die_with(supervisor)
+        os.setpgid(0, 0)  # signals reach the child through its supervisor only
+        _redirect(log)
+        os.environ.update(circumstances.variables)
+        status = _execute(job, circumstances=circumstances)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _execute(job: Job, *, circumstances: Circumstances) -> int:
+    from harness.dispatch.job import execute
+    from harness.training.outcome import Interrupted, StopRequest
+
+    request = StopRequest()
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        signal.signal(number, lambda *_: request.request())
+    folder = state_folder(Path(job.results), job.run.key)
+    try:
+        execute(job, progress=ProgressFile(folder), stop=request, complete=completion(folder, circumstances))
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        return INTERRUPTED_STATUS
+    return 0
+
+
+def completion(folder: Path, circumstances: Circumstances) -> Callable[[Record], Record]:
+    """What only the worker knows about a run, added to its record just before it is written."""
+
+    def complete(record: Record) -> Record:
+        starts = attempts(folder)
+        starts = [*starts[:-1], replace(starts[-1], seen=time.time())] if starts else []
+        hours, source = gpu_hours(starts, slurm=Slurm() if circumstances.holder.job else None)
+        return replace(
+            record,
+            attempts=max(1, len(starts)),
+            cost={**record.cost, "gpu_hours": hours},
+            environment={**record.environment, **circumstances.environment, "gpu_hours_source": source},
+        )
+
+    return complete
+
+
+class ProgressFile:
+    """Where a run is, for whoever asks: ``state/<key>/progress.json``, at most every two seconds.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "progress.json"
+        self._written = 0.0
+
+    def __call__(self, content: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now - self._written < PROGRESS_SECONDS:
+            return
+        self._written = now
+        temporary = self._path.with_suffix(".tmp")
+        with contextlib.suppress(OSError):  # a full disk must not end a run for its progress display
+            temporary.write_text(json.dumps({**content, "at": time.time()}, default=str), encoding="utf-8")
+            os.replace(temporary, self._path)
+
+
+def watch(child: int, *, lease: Lease | None, circumstances: Circumstances, stop: StopSignals) -> int:
+    """Wait for the child with heartbeats, passing stop signals on; returns its wait status.
+
+    Raises:
+        Lost: the lease was taken over.
+    """
+    forwarded = 0
+    deadline = float("inf")
+    next_beat = time.monotonic() + circumstances.lease_s / BEATS_PER_LEASE
+    handle = os.pidfd_open(child)
+    try:
+        while True:
+            if select.select([handle], [], [], _TICK_S)[0]:
+                return os.waitpid(child, 0)[1]
+            now = time.monotonic()
+            if circumstances.submitter is not None and circumstances.submitter.alive() is False and not stop:
+                stop.received.append(signal.SIGTERM)
+            if len(stop.received) > forwarded:
+                forwarded = len(stop.received)
+                deadline = min(deadline, now + circumstances.patience_s)
+                os.kill(child, signal.SIGUSR2)
+            if now > deadline:
+                os.kill(child, signal.SIGKILL)
+                deadline = float("inf")
+            if lease is not None and now > next_beat:
+                next_beat = now + circumstances.lease_s / BEATS_PER_LEASE
+                lease.beat()
+    finally:
+        os.close(handle)
+
+
+def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumstances: Circumstances) -> Outcome:
+    """Say how the attempt ended, from the record or from the child's wait status."""
+    results = Path(job.results)
+    record = settled(results, job.run.key, since=max(circumstances.since, lease.attempt.started - 1))
+    if record is not None:
+        lease.release("finished" if record.code == "OK" else "failed", record.code)
+        return "finished" if record.code == "OK" else "failed"
+    code = os.waitstatus_to_exitcode(status)
+    if code == INTERRUPTED_STATUS:
+        lease.release("interrupted", "asked to stop")
+        return "interrupted"
+    if code == -signal.SIGKILL and oom_killed:
+        lease.release("OOM", "killed by the out-of-memory killer")
+    elif code < 0:
+        lease.release("killed", f"signal {signal.Signals(-code).name}")
+    else:
+        said = last_line(results, job.run.key, lease.attempt.number)
+        lease.release("killed", f"exit status {code}" + (f": {said}" if said else ""))
+    starts = attempts(lease.folder)
+    verdict = judge(starts, limit=circumstances.limit)
+    if verdict is None:
+        return "crashed"
+    give_up(results, job.run, end=verdict[0], detail=verdict[1], starts=starts, environment=dict(circumstances.environment))
+    return "failed"
+
+
+def _exhausted(results: Path, job: Job, starts: list[Attempt], circumstances: Circumstances) -> Outcome:
+    verdict = judge(starts, limit=circumstances.limit)
+    end: End = verdict[0] if verdict else "killed"
+    detail = verdict[1] if verdict else f"started {len(starts)} times without finishing"
+    give_up(results, job.run, end=end, detail=detail, starts=starts, environment=dict(circumstances.environment))
+    return "failed"
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies (Linux)."""
+    pr_set_pdeathsig = 1
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _redirect(log: Path) -> None:
+    """Output of this process, and of what it starts, goes to ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)

@@ -1,0 +1,218 @@
+"""What was submitted, on disk before it is submitted.
+
+``ROOT/sweeps/<id>/sweep.json`` says who submitted what and with which code. A sweep has chunks; for chunk n
+
+- ``chunk.<n>.jobs.jsonl`` and ``chunk.<n>.json`` are the intent, written before sbatch: the jobs, and the unique name that
+  they will have on the cluster;
+- ``chunk.<n>.job.json`` is the answer: the cluster's job id;
+- ``chunk.<n>.closed.json`` says that nothing more is to come of it: ``done``, ``abandoned`` (it was never submitted) or
+  ``cancelled``.
+
+An intent without an answer is a crash in between, and is settled by asking the cluster for the name.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness.dispatch.attempts import Holder, create_exclusively
+from harness.dispatch.job import Job
+from harness.records.schema import Run
+from harness.records.store import write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What is known of a run without reading its job.
+
+    Args:
+        limit: highest attempt number that this submission may start.
+    """
+
+    key: str
+    method: str
+    variant: str
+    benchmark: str
+    backbone: str
+    protocol: str
+    seed: int
+    limit: int
+
+    @classmethod
+    def of(cls, run: Run, *, limit: int) -> Planned:
+        return cls(
+            key=run.key,
+            method=run.method,
+            variant=run.variant,
+            benchmark=run.benchmark,
+            backbone=run.backbone,
+            protocol=run.protocol,
+            seed=run.seed,
+            limit=limit,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Runs submitted together.
+
+    Args:
+        id: also the name of its folder.
+        executor: ``inline``, ``local`` or ``slurm``.
+        command: the command line.
+        created: seconds since the epoch.
+        submitter: the process that submits.
+        snapshot: folder of the frozen code; its name is the code's hash.
+        code: ``commit`` and ``dirty`` of the tree at submission.
+        settings: the cluster profile, or the local options.
+    """
+
+    id: str
+    executor: str
+    command: str
+    created: float
+    submitter: Holder
+    snapshot: str = ""
+    code: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Jobs of one shape, submitted at once.
+
+    Args:
+        path: its intent file.
+        sweep: id of its sweep.
+        name: on the cluster; unique.
+        created: seconds since the epoch.
+        shape: what each job asks for.
+        runs: in the order of the array.
+        job: the cluster's id, empty until it is known.
+        closed: why nothing more is to come, empty while something may.
+        ends: key -> how its job ended on the cluster, for runs whose worker never began.
+    """
+
+    path: Path
+    sweep: str
+    name: str
+    created: float
+    shape: dict[str, Any]
+    runs: tuple[Planned, ...]
+    job: str = ""
+    closed: str = ""
+    ends: dict[str, str] = field(default_factory=dict)
+
+    def task(self, index: int) -> str:
+        """The cluster's name of one job, empty where the chunk has none."""
+        return f"{self.job}_{index}" if self.job else ""
+
+    def answered(self, job: str) -> Chunk:
+        """Write down the job id."""
+        write_atomically(_beside(self.path, "job"), json.dumps({"job": job, "at": time.time()}))
+        return replace(self, job=job)
+
+    def close(self, reason: str, *, ends: Mapping[str, str] | None = None) -> Chunk:
+        content = {"reason": reason, "at": time.time(), "ends": dict(ends or {})}
+        create_exclusively(_beside(self.path, "closed"), json.dumps(content))
+        return replace(self, closed=reason, ends=dict(ends or {}))
+
+    def jobs(self) -> list[Job]:
+        with _jobs_path(self.path).open(encoding="utf-8") as lines:
+            return [Job.from_json(json.loads(line)) for line in lines]
+
+    def read_job(self, index: int) -> Job:
+        with _jobs_path(self.path).open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines):
+                if number == index:
+                    return Job.from_json(json.loads(line))
+        raise IndexError(f"{self.path} has no job {index}")
+
+
+def sweeps_folder(results: Path) -> Path:
+    return results / "sweeps"
+
+
+def create_sweep(results: Path, sweep: Sweep) -> Path:
+    folder = sweeps_folder(results) / sweep.id
+    write_atomically(folder / "sweep.json", json.dumps(asdict(sweep), indent=1))
+    return folder
+
+
+def new_id() -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+def create_chunk(
+    folder: Path, *, number: int, jobs: Sequence[Job], shape: Mapping[str, Any], limits: Mapping[str, int]
+) -> Chunk:
+    """Write the intent: jobs first, then the file that makes them count."""
+    path = folder / f"chunk.{number:03d}.json"
+    write_atomically(_jobs_path(path), "".join(json.dumps(job.as_json()) + "\n" for job in jobs))
+    runs = tuple(Planned.of(job.run, limit=limits[job.run.key]) for job in jobs)
+    chunk = Chunk(
+        path=path,
+        sweep=folder.name,
+        name=f"harness-{folder.name}-{number:03d}",
+        created=time.time(),
+        shape=dict(shape),
+        runs=runs,
+    )
+    content = {"name": chunk.name, "created": chunk.created, "shape": chunk.shape, "runs": [asdict(run) for run in runs]}
+    write_atomically(path, json.dumps(content))
+    return chunk
+
+
+def read_sweep(folder: Path) -> Sweep:
+    content = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    return Sweep(**{**content, "submitter": Holder(**content["submitter"])})
+
+
+def read_sweeps(results: Path) -> list[Sweep]:
+    """All sweeps, oldest first."""
+    return [read_sweep(path.parent) for path in sorted(sweeps_folder(results).glob("*/sweep.json"))]
+
+
+def read_chunk(path: Path) -> Chunk:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    closed = _read_beside(path, "closed")
+    return Chunk(
+        path=path,
+        sweep=path.parent.name,
+        name=content["name"],
+        created=content["created"],
+        shape=content["shape"],
+        runs=tuple(Planned(**run) for run in content["runs"]),
+        job=str(_read_beside(path, "job").get("job", "")),
+        closed=str(closed.get("reason", "")),
+        ends=dict(closed.get("ends", {})),
+    )
+
+
+def read_chunks(results: Path, *, sweep: str = "*", open_only: bool = False) -> Iterator[Chunk]:
+    """Chunks of all sweeps, oldest first."""
+    for path in sorted(sweeps_folder(results).glob(f"{sweep}/chunk.[0-9][0-9][0-9].json")):
+        if open_only and _beside(path, "closed").exists():
+            continue
+        yield read_chunk(path)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f"{path.stem}.{kind}.json")
+
+
+def _jobs_path(path: Path) -> Path:
+    return path.with_name(path.stem + ".jobs.jsonl")
+
+
+def _read_beside(path: Path, kind: str) -> dict[str, Any]:
+    try:
+        return json.loads(_beside(path, kind).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}

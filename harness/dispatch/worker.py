@@ -1,0 +1,181 @@
+"""``python -m harness.dispatch.worker CHUNK``: what runs on a compute node, or in a worker process here.
+
+On a cluster a task runs one job of the chunk, chosen by its array index. Without one, the process works through the
+whole chunk; several such processes share it, because each takes only runs that nobody else holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+from harness.dispatch.attempts import Holder, attempts, close, state_folder
+from harness.dispatch.ending import end_from_state, exceeded_memory, settle
+from harness.dispatch.job import Job
+from harness.dispatch.slurm import Slurm
+from harness.dispatch.supervise import (
+    Circumstances,
+    Meeting,
+    Outcome,
+    StopSignals,
+    fork_child,
+    settled,
+    supervise,
+    watch,
+)
+from harness.dispatch.sweeps import Chunk, Sweep, read_chunk, read_sweep
+
+REQUEUE_WAIT_S = 120
+MEETING_WAIT_S = 600
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m harness.dispatch.worker")
+    parser.add_argument("chunk", type=Path)
+    parser.add_argument("--after", type=int, metavar="STATUS", help="the task ended so: settle what it could not say")
+    arguments = parser.parse_args(argv)
+    chunk, sweep = read_chunk(arguments.chunk), read_sweep(arguments.chunk.parent)
+    if arguments.after is not None:
+        return after(chunk, sweep, status=arguments.after)
+    stop = StopSignals()
+    stop.install()
+    if sweep.executor == "slurm":
+        return one_of_array(chunk, sweep, stop=stop)
+    return drain(chunk, sweep, stop=stop)
+
+
+def one_of_array(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
+    """Run one job; where it is interrupted before its time limit, ask for it to be queued again."""
+    task, index = _task()
+    job = chunk.read_job(index)
+    rank, size = int(os.environ.get("SLURM_PROCID", "0")), int(os.environ.get("SLURM_NTASKS", "1"))
+    circumstances = _circumstances(chunk, sweep, index=index, task=task)
+    folder = state_folder(Path(job.results), job.run.key)
+    meeting = None
+    if size > 1:
+        restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+        meeting = Meeting(folder / f"meeting.{task}.{restart}.json", size=size)
+        if rank:
+            return follow(job, meeting, rank=rank, circumstances=circumstances, stop=stop)
+    run = job.run
+    print(f"{task} on {socket.gethostname()}: {run.key} ({run.variant}, {run.benchmark}, seed {run.seed})", flush=True)
+    _explain_earlier_start(folder, task)
+    outcome = _persist(job, circumstances=circumstances, stop=stop, meeting=meeting)
+    print(f"{task}: {outcome}", flush=True)
+    if outcome == "interrupted" and signal.SIGUSR2 in stop.received:
+        Slurm(patience_s=60).requeue(task)
+        time.sleep(REQUEUE_WAIT_S)  # the controller ends this job; ending by ourselves first would make it COMPLETED
+    return 0 if outcome in ("finished", "elsewhere") else 1
+
+
+def drain(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
+    """Work through the chunk until every run has a record or this process is asked to stop."""
+    jobs = chunk.jobs()
+    if len(jobs) > 1:
+        import harness.dispatch.experiment  # noqa: F401 - imported once, inherited by every fork
+    waiting = list(range(len(jobs)))
+    while waiting and not stop:
+        held = []
+        for index in waiting:
+            circumstances = _circumstances(chunk, sweep, index=index, task="")
+            if stop or _persist(jobs[index], circumstances=circumstances, stop=stop) == "elsewhere":
+                held.append(index)
+        if held == waiting:
+            time.sleep(1.0)  # all of them run in other processes; take over where one dies
+        waiting = held
+    return 0
+
+
+def follow(job: Job, meeting: Meeting, *, rank: int, circumstances: Circumstances, stop: StopSignals) -> int:
+    """Take part in a run that rank 0 leads. Rank 0 alone has the lease and writes."""
+    deadline = time.monotonic() + MEETING_WAIT_S
+    while not meeting.path.is_file():
+        if stop or time.monotonic() > deadline:
+            return 1
+        time.sleep(0.2)
+    variables = meeting.variables(rank=rank, local_rank=int(os.environ.get("SLURM_LOCALID", rank)))
+    if not variables:
+        return 0
+    os.environ.update(variables)
+    child = fork_child(job, circumstances=circumstances, log=meeting.path.with_suffix(f".rank{rank}.log"))
+    status = os.waitstatus_to_exitcode(watch(child, lease=None, circumstances=circumstances, stop=stop))
+    if stop:
+        time.sleep(REQUEUE_WAIT_S)  # rank 0 asks for the requeue, which ends this process
+    return abs(status)
+
+
+def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
+    """The job script's last word, after the step ended with ``status``: where all of it was killed at once, say why."""
+    if status == 0:
+        return 0
+    task, index = _task()
+    job = chunk.read_job(index)
+    results = Path(job.results)
+    starts = attempts(state_folder(results, job.run.key))
+    if settled(results, job.run.key, since=chunk.created) or not starts or starts[-1].holder.job != task or starts[-1].end:
+        return status
+    log = chunk.path.parent / "logs" / f"{task}_0_log.out"
+    too_large = exceeded_memory(log)
+    settle(
+        results,
+        job.run,
+        end="OOM" if too_large else "killed",
+        detail="killed for exceeding its memory limit" if too_large else f"its step ended with status {status}",
+        limit=chunk.runs[index].limit,
+        environment=_environment(sweep),
+    )
+    if not settled(results, job.run.key, since=chunk.created):
+        Slurm(patience_s=60).requeue(task)
+        time.sleep(REQUEUE_WAIT_S)
+    return status
+
+
+def _persist(job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None = None) -> Outcome:
+    """Start the run again where its process died without a reason from outside (bounded, see `ending.judge`)."""
+    while True:
+        outcome = supervise(job, circumstances=circumstances, stop=stop, meeting=meeting)
+        if outcome != "crashed" or stop or meeting is not None:
+            return outcome
+
+
+def _explain_earlier_start(folder: Path, task: str) -> None:
+    """This task was started before and could not say how that ended: the cluster knows."""
+    starts = attempts(folder)
+    if not starts or starts[-1].end or starts[-1].holder.job != task or starts[-1].live():
+        return
+    states = [account.state for account in Slurm(patience_s=10).history([task]) or [] if account.job == task]
+    earlier = [state for state in states if state not in ("RUNNING", "PENDING")]
+    end = end_from_state(earlier[-1] if earlier else "REQUEUED")
+    close(folder, starts[-1], end, f"{task} was {earlier[-1] if earlier else 'queued again'}")
+
+
+def _task() -> tuple[str, int]:
+    index = os.environ["SLURM_ARRAY_TASK_ID"]
+    return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{index}", int(index)
+
+
+def _circumstances(chunk: Chunk, sweep: Sweep, *, index: int, task: str) -> Circumstances:
+    settings = sweep.settings
+    warned = float(settings.get("signal_seconds", 120))
+    return Circumstances(
+        holder=Holder.here(job=task),
+        limit=chunk.runs[index].limit,
+        gpus=int(chunk.shape.get("gpus", 0)),
+        lease_s=float(settings.get("lease_seconds", 90.0)),
+        patience_s=max(5.0, 0.5 * warned),
+        since=chunk.created,
+        environment=_environment(sweep),
+        submitter=sweep.submitter if sweep.executor == "local" else None,
+    )
+
+
+def _environment(sweep: Sweep) -> dict[str, str]:
+    return {**sweep.code, "snapshot": Path(sweep.snapshot).name}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
