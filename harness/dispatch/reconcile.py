@@ -9,8 +9,7 @@ from pathlib import Path
 from harness.dispatch.attempts import End, attempts, state_folder
 from harness.dispatch.ending import end_from_state, exceeded_memory, give_up, settle
 from harness.dispatch.slurm import Slurm, Task
-from harness.dispatch.supervise import settled
-from harness.dispatch.sweeps import Chunk, read_chunks, read_sweep
+from harness.dispatch.sweeps import Chunk, read_chunks, read_sweep, settled
 
 ANSWER_S = 5.0
 """A submission whose submitter was killed may still be on its way to the controller for so long."""
@@ -63,28 +62,34 @@ def _states(chunks: list[Chunk], slurm: Slurm) -> dict[str, str]:
 
 def _settle(results: Path, chunk: Chunk, states: Mapping[str, str]) -> None:
     """None of the chunk's tasks is queued or running any more: say of each run how that ended, then close the chunk."""
+    open_runs = [
+        (index, planned)
+        for index, planned in enumerate(chunk.runs)
+        if settled(results, planned.key, replaces=planned.replaces) is None
+    ]
+    if not open_runs:
+        chunk.close("done")
+        return
     sweep = read_sweep(chunk.path.parent)
     environment = {**sweep.code, "snapshot": Path(sweep.snapshot).name}
+    jobs = chunk.jobs()
     ends: dict[str, str] = {}
-    for index, planned in enumerate(chunk.runs):
-        if settled(results, planned.key, since=chunk.created) is not None:
-            continue
-        task = chunk.task(index)
+    for index, planned in open_runs:
+        task, run = chunk.task(index), jobs[index].run
         state = states.get(task, "")
         starts = attempts(state_folder(results, planned.key))
-        mine = [start for start in starts if start.holder.job == task]
+        if starts and starts[-1].holder.job == task and starts[-1].live():
+            return  # its node daemon is gone, it is not; look again later
         end: End = end_from_state(state)
         log = chunk.path.parent / "logs" / f"{task}_0_log.out"
         if end == "lost" and exceeded_memory(log):
             end = "OOM"
-        if mine and mine[-1] is starts[-1]:
-            if mine[-1].live():
-                continue
-            run = chunk.read_job(index).run
-            settle(results, run, end=end, detail=f"job {task} ended as {state or 'unknown'}", limit=planned.limit, environment=environment)
-        elif not mine:
+        if starts and starts[-1].holder.job == task:
+            detail = f"job {task} ended as {state or 'unknown'}"
+            settle(results, run, end=end, detail=detail, limit=planned.limit, environment=environment)
+        elif not any(start.holder.job == task for start in starts):
             ends[planned.key] = end
             if state in ("FAILED", "OUT_OF_MEMORY"):
                 detail = f"job {task} ended as {state} before its worker began; see {log}"
-                give_up(results, chunk.read_job(index).run, end=end, detail=detail, starts=starts, environment=environment)
+                give_up(results, run, end=end, detail=detail, starts=starts, environment=environment)
     chunk.close("done", ends=ends)

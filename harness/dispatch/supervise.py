@@ -37,8 +37,9 @@ from harness.dispatch.attempts import (
 from harness.dispatch.ending import give_up, gpu_hours, judge, last_line, oom_kills
 from harness.dispatch.job import Job
 from harness.dispatch.slurm import Slurm
+from harness.dispatch.sweeps import settled
 from harness.records.schema import Record
-from harness.records.store import RecordStore, write_atomically
+from harness.records.store import write_atomically
 
 Outcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
 """``finished`` and ``failed``: there is a record. ``interrupted``: asked to stop, continues from its checkpoint. ``elsewhere``: somebody
@@ -80,7 +81,7 @@ class Circumstances:
         gpus: GPUs that the job occupies.
         lease_s: see `Lease.acquire`.
         patience_s: after a stop signal, how long the child may take to write its checkpoint.
-        since: a failure record older than this (seconds since the epoch) is to be replaced.
+        replaces: see `harness.dispatch.sweeps.settled`.
         environment: goes into the record: ``snapshot``, ``commit``, ``dirty``.
         variables: environment variables of the child.
         submitter: whose death ends the worker too; None on a cluster.
@@ -91,7 +92,7 @@ class Circumstances:
     gpus: int = 0
     lease_s: float = 90.0
     patience_s: float = 60.0
-    since: float = 0.0
+    replaces: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     submitter: Holder | None = None
@@ -147,7 +148,7 @@ def _supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, mee
     results = Path(job.results)
     key = job.run.key
     folder = state_folder(results, key)
-    if settled(results, key, since=circumstances.since) is not None:
+    if settled(results, key, replaces=circumstances.replaces) is not None:
         return "finished"
     try:
         lease = Lease.acquire(
@@ -161,7 +162,7 @@ def _supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, mee
         return "elsewhere"
     except Exhausted as exhausted:
         return _exhausted(results, job, exhausted.attempts, circumstances)
-    if settled(results, key, since=circumstances.since) is not None:  # written while we waited for a dead holder
+    if settled(results, key, replaces=circumstances.replaces) is not None:  # written while we waited for a dead holder
         lease.release("finished")
         return "finished"
     if meeting is not None:
@@ -175,15 +176,6 @@ def _supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, mee
         os.waitpid(child, 0)
         return "elsewhere"
     return _conclude(job, lease, status, oom_killed=oom_kills() > oom_before, circumstances=circumstances)
-
-
-def settled(results: Path, key: str, *, since: float) -> Record | None:
-    """The record that makes another start needless: a success, or a failure written after ``since``."""
-    store = RecordStore(results)
-    record = store.summary(key)
-    if record is None or record.code == "OK":
-        return record
-    return record if store.path(key).stat().st_mtime >= since else None
 
 
 def fork_child(job: Job, *, circumstances: Circumstances, log: Path) -> int:
@@ -299,7 +291,7 @@ def watch(child: int, *, lease: Lease | None, circumstances: Circumstances, stop
 def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumstances: Circumstances) -> Outcome:
     """Say how the attempt ended, from the record or from the child's wait status."""
     results = Path(job.results)
-    record = settled(results, job.run.key, since=max(circumstances.since, lease.attempt.started - 1))
+    record = settled(results, job.run.key, replaces=circumstances.replaces)
     if record is not None:
         lease.release("finished" if record.code == "OK" else "failed", record.code)
         return "finished" if record.code == "OK" else "failed"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.dispatch.attempts import LEASE_SECONDS, Attempt, attempts, log_path, state_folder
 from harness.dispatch.slurm import Task
-from harness.dispatch.sweeps import Chunk, Sweep, read_chunks, read_sweeps
+from harness.dispatch.sweeps import Chunk, Sweep, read_chunks, read_sweeps, settles
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 
@@ -111,7 +111,7 @@ def survey(
         records = {key: record for key in wanted if (record := store.summary(key)) is not None}
     runs = {}
     for key, (chunk, index) in latest.items():
-        runs[key] = _state(results, store, chunk, index, records.get(key), sweeps.get(chunk.sweep), tasks)
+        runs[key] = _state(results, chunk, index, records.get(key), sweeps.get(chunk.sweep), tasks)
     for key, record in records.items():
         if key not in runs:
             runs[key] = _of_record(record)
@@ -138,7 +138,6 @@ def _of_record(record: Record) -> RunState:
 
 def _state(
     results: Path,
-    store: RecordStore,
     chunk: Chunk,
     index: int,
     record: Record | None,
@@ -148,7 +147,7 @@ def _state(
     run = chunk.runs[index]
     task = chunk.task(index) if sweep is not None and sweep.executor == "slurm" else ""
     folder = state_folder(results, run.key)
-    settled = record is not None and (record.code == "OK" or store.path(run.key).stat().st_mtime >= chunk.created)
+    settled = record is not None and settles(record, replaces=run.replaces)
     starts = [] if settled else attempts(folder)
     last = starts[-1] if starts else None
     if settled:

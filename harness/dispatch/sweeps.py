@@ -23,8 +23,8 @@ from typing import Any
 
 from harness.dispatch.attempts import Holder, create_exclusively
 from harness.dispatch.job import Job
-from harness.records.schema import Run
-from harness.records.store import write_atomically
+from harness.records.schema import Record, Run, content_hash
+from harness.records.store import RecordStore, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class Planned:
 
     Args:
         limit: highest attempt number that this submission may start.
+        replaces: fingerprint of the failure record that this submission is to replace, empty where there was none.
     """
 
     key: str
@@ -43,9 +44,10 @@ class Planned:
     protocol: str
     seed: int
     limit: int
+    replaces: str = ""
 
     @classmethod
-    def of(cls, run: Run, *, limit: int) -> Planned:
+    def of(cls, run: Run, *, limit: int, replaces: str = "") -> Planned:
         return cls(
             key=run.key,
             method=run.method,
@@ -55,6 +57,7 @@ class Planned:
             protocol=run.protocol,
             seed=run.seed,
             limit=limit,
+            replaces=replaces,
         )
 
 
@@ -155,7 +158,9 @@ def create_chunk(
     """Write the intent: jobs first, then the file that makes them count."""
     path = folder / f"chunk.{number:03d}.json"
     write_atomically(_jobs_path(path), "".join(json.dumps(job.as_json()) + "\n" for job in jobs))
-    runs = tuple(Planned.of(job.run, limit=limits[job.run.key]) for job in jobs)
+    runs = tuple(
+        Planned.of(job.run, limit=limits[job.run.key], replaces=_fingerprint_at(job.results, job.run.key)) for job in jobs
+    )
     chunk = Chunk(
         path=path,
         sweep=folder.name,
@@ -201,6 +206,26 @@ def read_chunks(results: Path, *, sweep: str = "*", open_only: bool = False) -> 
         if open_only and _beside(path, "closed").exists():
             continue
         yield read_chunk(path)
+
+
+def settled(results: Path, key: str, *, replaces: str) -> Record | None:
+    """The record that makes another start needless: a success, or a failure other than the one to be replaced."""
+    record = RecordStore(results).summary(key)
+    return record if record is not None and settles(record, replaces=replaces) else None
+
+
+def settles(record: Record, *, replaces: str) -> bool:
+    return record.code == "OK" or fingerprint(record) != replaces
+
+
+def fingerprint(record: Record) -> str:
+    """Tells the records of two endings of one run apart, without comparing clocks of two machines."""
+    return content_hash([record.code, record.attempts, record.finished])
+
+
+def _fingerprint_at(results: str, key: str) -> str:
+    record = RecordStore(Path(results)).summary(key)
+    return fingerprint(record) if record is not None else ""
 
 
 def _beside(path: Path, kind: str) -> Path:

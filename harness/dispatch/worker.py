@@ -23,11 +23,10 @@ from harness.dispatch.supervise import (
     Outcome,
     StopSignals,
     fork_child,
-    settled,
     supervise,
     watch,
 )
-from harness.dispatch.sweeps import Chunk, Sweep, read_chunk, read_sweep
+from harness.dispatch.sweeps import Chunk, Sweep, read_chunk, read_sweep, settled
 
 REQUEUE_WAIT_S = 120
 MEETING_WAIT_S = 600
@@ -114,9 +113,10 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
         return 0
     task, index = _task()
     job = chunk.read_job(index)
+    replaces = chunk.runs[index].replaces
     results = Path(job.results)
     starts = attempts(state_folder(results, job.run.key))
-    if settled(results, job.run.key, since=chunk.created) or not starts or starts[-1].holder.job != task or starts[-1].end:
+    if settled(results, job.run.key, replaces=replaces) or not starts or starts[-1].holder.job != task or starts[-1].end:
         return status
     log = chunk.path.parent / "logs" / f"{task}_0_log.out"
     too_large = exceeded_memory(log)
@@ -128,7 +128,7 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
         limit=chunk.runs[index].limit,
         environment=_environment(sweep),
     )
-    if not settled(results, job.run.key, since=chunk.created):
+    if not settled(results, job.run.key, replaces=replaces):
         Slurm(patience_s=60).requeue(task)
         time.sleep(REQUEUE_WAIT_S)
     return status
@@ -167,7 +167,7 @@ def _circumstances(chunk: Chunk, sweep: Sweep, *, index: int, task: str) -> Circ
         gpus=int(chunk.shape.get("gpus", 0)),
         lease_s=float(settings.get("lease_seconds", 90.0)),
         patience_s=max(5.0, 0.5 * warned),
-        since=chunk.created,
+        replaces=chunk.runs[index].replaces,
         environment=_environment(sweep),
         submitter=sweep.submitter if sweep.executor == "local" else None,
     )

@@ -1,0 +1,65 @@
+"""A stand-in for `harness.dispatch.experiment`: a run of seconds that counts, checkpoints, stops when asked, or fails as it is told.
+
+Its rules: ``steps`` of ``step_s`` seconds, a checkpoint each ``save_every`` steps, and ``failure``: what happens at step ``fail_at`` (once a
+checkpoint says it was passed, it does not happen again, unless ``always``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from harness.dispatch.attempts import state_folder
+from harness.records.schema import Record
+from harness.records.store import RecordStore, write_atomically
+from harness.training.outcome import Interrupted
+
+
+def run_experiment(job, *, progress=None, stop=None, complete=lambda record: record):
+    rules = {"steps": 5, "step_s": 0.0, "save_every": 1, "failure": "", "fail_at": 2, "always": False, **job.run.rules}
+    results = Path(job.results)
+    folder = state_folder(results, job.run.key)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "count.json"
+    state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"step": 0, "value": float(job.run.seed)}
+    print(f"start at step {state['step']} in process {os.getpid()}", flush=True)
+    with (folder / "starts.log").open("a") as log:
+        log.write(f"{state['step']} {os.getpid()}\n")
+    while state["step"] < rules["steps"]:
+        if stop is not None and stop.requested:
+            write_atomically(checkpoint, json.dumps(state))
+            raise Interrupted(f"stopped at step {state['step']}")
+        time.sleep(rules["step_s"])
+        state = {"step": state["step"] + 1, "value": (state["value"] * 1.000001 + 0.1) % 1.0}
+        first = not (folder / "failed").exists()
+        if rules["failure"] and state["step"] == rules["fail_at"] and (first or rules["always"]):
+            (folder / "failed").touch()
+            _fail(rules["failure"])
+        if state["step"] % rules["save_every"] == 0:
+            write_atomically(checkpoint, json.dumps(state))
+        if progress is not None:
+            progress({"stage": "training", "epoch": 1, "epochs": 1, "step": state["step"], "steps": rules["steps"], "loss": 0.0})
+    with (folder / "finishes.log").open("a") as log:
+        log.write("finished\n")
+    code = "OOM" if rules["failure"] == "torch-oom" else "OK"
+    record = Record(run=job.run, key=job.run.key, code=code, scores={"best": {"test": {"iou": state["value"]}}}, cost={"wall_time_s": 1.0})
+    record = complete(record)
+    RecordStore(results).write(record)
+    return record
+
+
+def _fail(kind: str) -> None:
+    if kind == "sigkill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if kind == "raise":
+        raise RuntimeError("a bug in the experiment")
+    if kind == "memory":
+        hog = []
+        while True:
+            hog.append(bytearray(os.urandom(1 << 20) * 50))
+            time.sleep(0.2)
