@@ -1,0 +1,139 @@
+"""Merging loses nothing, overwrites nothing and does not depend on the order."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.records.__main__ import main
+from harness.records.merge import conflicts, merge
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from tests.harness.reporting.sample import record
+
+IMAGES = "variant,split,stem,iou\nbest,test,a,{}\n"
+
+
+def folder(root: Path, *records: Record) -> Path:
+    store = RecordStore(root)
+    for one in records:
+        store.write(one, IMAGES.format(one.scores.get("best", {}).get("test", {}).get("s_measure", 0)))
+    return root
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_records_of_two_clusters_come_together_with_what_lies_beside(tmp_path: Path) -> None:
+    alpha = [{"blocks.0.q": [0.25, 0.75]}]
+    a = folder(tmp_path / "a", record(seed=0), replace(record(seed=1), architecture=alpha))
+    b = folder(tmp_path / "b", record(seed=1, method="decoder"), record(seed=0))
+    report = merge([a, b], tmp_path / "c")
+    assert (report.added, report.same, report.conflicts, report.skipped) == (3, 1, [], {})
+    merged = RecordStore(tmp_path / "c")
+    assert len(list(merged)) == 3
+    assert {path.name: path.read_bytes() for path in merged.folder.iterdir()} == {
+        path.name: path.read_bytes() for root in (a, b) for path in (root / "records").iterdir()
+    }
+    again = merged.read(record(seed=1).key)
+    assert again is not None
+    assert again.architecture == alpha
+
+
+def test_a_conflict_is_reported_and_both_contents_stay(tmp_path: Path) -> None:
+    one, other = record(0.9, finished="2026-01-01"), record(0.8, finished="2026-01-02")
+    a, b = folder(tmp_path / "a", one), folder(tmp_path / "b", other)
+    report = merge([a, b], tmp_path / "c")
+    (conflict,) = report.conflicts
+    assert conflict.differs == ("finished", "scores")
+    assert list(RecordStore(tmp_path / "c")) == [one]
+    (apart,) = conflicts(tmp_path / "c")
+    assert apart.read_bytes() == (b / "records" / f"{other.key}.json").read_bytes()
+    assert apart.with_name(apart.name.replace(".json", ".images.csv")).read_text() == IMAGES.format(0.8)
+
+
+def test_the_result_does_not_depend_on_the_order_of_the_folders(tmp_path: Path) -> None:
+    contents = [
+        record(0.9, finished="2026-01-02"),
+        record(0.8, finished="2026-01-01"),
+        record(code="OOM", finished="2025-01-01"),
+    ]
+    roots = [folder(tmp_path / name, one) for name, one in zip("abc", contents, strict=True)]
+    trees = []
+    for number, order in enumerate(itertools.permutations(roots)):
+        merge(list(order), tmp_path / f"out{number}")
+        trees.append(tree(tmp_path / f"out{number}"))
+    assert all(found == trees[0] for found in trees)
+    assert len(trees[0]) == 6  # three records, each with its images
+
+
+def test_merging_again_changes_nothing(tmp_path: Path) -> None:
+    a, b = folder(tmp_path / "a", record(0.9)), folder(tmp_path / "b", record(0.8))
+    merge([a, b], tmp_path / "c")
+    before = tree(tmp_path / "c")
+    report = merge([a, b], tmp_path / "c")
+    assert tree(tmp_path / "c") == before
+    assert report.added == 0
+
+
+def test_what_the_destination_has_stays_and_sources_are_not_touched(tmp_path: Path) -> None:
+    here = record(0.7, finished="2026-12-31")
+    a, c = folder(tmp_path / "a", record(0.9, finished="2026-01-01")), folder(tmp_path / "c", here)
+    before = tree(a)
+    merge([a], c)
+    assert list(RecordStore(c)) == [here]
+    assert len(conflicts(c)) == 1
+    assert tree(a) == before
+
+
+def test_a_success_takes_the_place_of_a_failure_which_is_kept_apart(tmp_path: Path) -> None:
+    failed, done = record(code="OOM"), record(0.9)
+    a, c = folder(tmp_path / "a", done), folder(tmp_path / "c", failed)
+    merge([a], c)
+    assert list(RecordStore(c)) == [done]
+    assert '"code": "OOM"' in conflicts(c)[0].read_text()
+
+
+def test_truncated_and_foreign_files_are_reported_and_the_rest_is_merged(tmp_path: Path) -> None:
+    a = folder(tmp_path / "a", record())
+    (a / "records" / "half.json").write_text('{"run": {')
+    (a / "records" / "other.json").write_text('["not a record"]')
+    report = merge([a], tmp_path / "c")
+    assert sorted(path.name for path in report.skipped) == ["half.json", "other.json"]
+    assert len(list(RecordStore(tmp_path / "c"))) == 1
+
+
+def test_cost_records_of_one_name_and_other_content_both_stay(tmp_path: Path) -> None:
+    for name, text in (("a", '{"x": 1}'), ("b", '{"x": 2}')):
+        folder(tmp_path / name, record())
+        (tmp_path / name / "cost").mkdir()
+        (tmp_path / name / "cost" / "cost.json").write_text(text)
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+    assert sorted(path.read_text() for path in (tmp_path / "c" / "cost").iterdir()) == ['{"x": 1}', '{"x": 2}']
+
+
+def test_publishing_one_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = folder(tmp_path / "runs", record(), record(protocol="mini", seed=1))
+    assert main(["merge", str(runs), str(tmp_path / "results"), "--protocol", "mini"]) == 0
+    assert [one.run.protocol for one in RecordStore(tmp_path / "results")] == ["mini"]
+    assert "1 added" in capsys.readouterr().out
+
+
+def test_wrong_folders_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merge", str(tmp_path / "nothing"), str(tmp_path / "c")]) == 2
+    assert "holds no records" in capsys.readouterr().err
+    assert main(["merge", str(tmp_path)]) == 2
+    assert "two folders" in capsys.readouterr().err
+
+
+def test_check_exits_1_on_an_unreadable_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "runs", record())
+    assert main(["check", str(root)]) == 0
+    (root / "records" / "x.json").write_text("{")
+    assert main(["check", str(root)]) == 1
+    assert "x.json" in capsys.readouterr().out
