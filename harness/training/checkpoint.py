@@ -7,6 +7,7 @@ place, synced and renamed.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import tempfile
@@ -25,6 +26,7 @@ from harness.errors import UsageError
 FORMAT = "sam-peft-harness checkpoint 1"
 BEST = "best.safetensors"
 LAST = "last.safetensors"
+_METADATA = "sam-peft-harness"
 
 
 class CheckpointFiles:
@@ -137,7 +139,8 @@ class StateFiles:
 
     def _save(self, path: Path, state: dict[str, Tensor], epoch: int) -> None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        metadata = {"identity": self._identity, "epoch": str(epoch)}
+        # One entry: safetensors writes several in a random order, and equal states should be equal files.
+        metadata = {_METADATA: json.dumps({"identity": self._identity, "epoch": epoch})}
         replace_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
@@ -145,8 +148,8 @@ def read_epoch(path: Path) -> int | None:
     """Epoch (1-based) of a state file, None if it is not one."""
     try:
         with safe_open(path, framework="pt") as file:
-            return int((file.metadata() or {}).get("epoch", "x"))
-    except (SafetensorError, ValueError, OSError):
+            return int(json.loads((file.metadata() or {})[_METADATA])["epoch"])
+    except (SafetensorError, ValueError, KeyError, OSError):
         return None
 
 

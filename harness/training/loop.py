@@ -110,7 +110,8 @@ def train(
         flip=protocol.flip,
         seed=seed,
     )
-    frozen = not method.trains_backbone and protocol.cache_embeddings
+    encoder = segmenter.get_submodule("encoder")
+    frozen = not method.trains_backbone and not any(parameter.requires_grad for parameter in encoder.parameters())
     loop = _Loop(
         segmenter=segmenter,
         method=method,
@@ -125,7 +126,7 @@ def train(
             protocol=protocol,
             device=device,
             workers=workers,
-            embeddings=embeddings if frozen else None,
+            embeddings=embeddings if frozen and protocol.cache_embeddings else None,
         ),
         loss=build_loss(protocol, task=task, num_classes=num_classes),
         optimisers=build_optimisers(method.parameter_groups(), protocol),
@@ -180,8 +181,6 @@ class _Loop:
     def _train_epoch(self) -> None:
         position = self.position
         self.segmenter.train()
-        if not self.method.trains_backbone:
-            self.segmenter.encoder.eval()  # type: ignore[union-attr]
         self._prepare(position.step)
         while position.step < self.plan.updates_per_epoch:
             begun = time.monotonic()

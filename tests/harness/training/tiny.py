@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,7 @@ def summary(result: TrainingResult) -> dict[str, Any]:
 
 def main(options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
+    os.environ.update(options.pop("environment", {}))
     workers = join(device=CPU)
 
     def report(progress: Progress) -> None:
@@ -149,7 +151,11 @@ def serve() -> None:
         child = os.fork()
         if not child:
             print("pid", os.getpid(), flush=True)
-            main(json.loads(line))
+            try:
+                main(json.loads(line))
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
             os._exit(0)
         print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 

@@ -1,0 +1,45 @@
+"""Runs in processes of their own, started by one server, so that each need not import everything again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[3]
+
+
+class Forks:
+    """Starts runs in processes of their own; see `tests.harness.training.tiny`."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.harness.training.tiny"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        self.server = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True)
+
+    def close(self) -> None:
+        self.server.communicate()
+
+    def run(self, options: dict[str, Any], *, kill_at: str = "", may_fail: bool = False) -> list[str]:
+        """What the run printed; it is killed as soon as it prints a line that starts with ``kill_at``."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(options) + "\n")
+        self.server.stdin.flush()
+        pid, killed, printed = 0, False, []
+        for line in self.server.stdout:
+            if line.startswith("pid "):
+                pid = int(line.split()[1])
+            if line.startswith("ended "):
+                assert may_fail or int(line.split()[1]) == (-signal.SIGKILL if kill_at else 0), printed
+                return printed
+            printed.append(line.strip())
+            if kill_at and not killed and line.startswith(kill_at):
+                os.kill(pid, signal.SIGKILL)
+                killed = True
+        raise AssertionError("the server died")

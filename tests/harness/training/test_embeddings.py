@@ -1,0 +1,175 @@
+"""Cached embeddings of a frozen encoder: the very same numbers, computed once, never taken for another image's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from harness.training.embeddings import EmbeddingCache, encoder_fingerprint
+from tests.harness.training.tiny import Run, attached, protocol
+
+IMAGE = torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
+VALUE = torch.randn(4, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+def cache(folder: Path | None = None, **fields: Any) -> EmbeddingCache:
+    return EmbeddingCache(**{"count": 3, "key": "encoder fp32 64", "folder": folder, **fields})
+
+
+class Encode:
+    def __init__(self, value: Tensor = VALUE) -> None:
+        self.value, self.calls = value, 0
+
+    def __call__(self) -> Tensor:
+        self.calls += 1
+        return self.value
+
+
+@pytest.fixture(params=["memory", "file"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    return None if request.param == "memory" else tmp_path / "embeddings"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_embedding_is_computed_once_and_kept_exactly(folder: Path | None, dtype: torch.dtype) -> None:
+    embeddings, encode = cache(folder), Encode(VALUE.to(dtype))
+    assert not embeddings.ready(1, flip=True)
+    first = embeddings.get(1, flip=True, image=IMAGE, encode=encode)
+    assert embeddings.ready(1, flip=True)
+    again = embeddings.get(1, flip=True, image=None, encode=encode)
+    assert encode.calls == 1
+    assert again.dtype == dtype
+    assert torch.equal(first, encode.value)
+    assert torch.equal(again, encode.value)
+
+
+def test_a_flipped_image_has_its_own_embedding(folder: Path | None) -> None:
+    embeddings = cache(folder)
+    for flip in (False, True):
+        embeddings.get(0, flip=flip, image=IMAGE, encode=Encode(VALUE + flip))
+    assert torch.equal(embeddings.get(0, flip=False, image=None, encode=Encode()), VALUE)
+    assert torch.equal(embeddings.get(0, flip=True, image=None, encode=Encode()), VALUE + 1)
+
+
+def test_a_later_process_reads_the_file(tmp_path: Path) -> None:
+    cache(tmp_path).get(2, flip=False, image=IMAGE, encode=Encode())
+    encode = Encode(VALUE + 1)
+    assert torch.equal(cache(tmp_path).get(2, flip=False, image=IMAGE, encode=encode), VALUE)
+    assert encode.calls == 0
+
+
+@pytest.mark.parametrize("change", [{"key": "another encoder"}, {"count": 4}])
+def test_another_encoder_or_split_has_another_file(tmp_path: Path, change: dict[str, Any]) -> None:
+    cache(tmp_path).get(0, flip=False, image=IMAGE, encode=Encode())
+    encode = Encode(VALUE + 1)
+    assert torch.equal(cache(tmp_path, **change).get(0, flip=False, image=IMAGE, encode=encode), VALUE + 1)
+
+
+def test_a_changed_image_is_encoded_again(tmp_path: Path) -> None:
+    cache(tmp_path).get(0, flip=False, image=IMAGE, encode=Encode())
+    found = cache(tmp_path).get(0, flip=False, image=IMAGE + 1, encode=Encode(VALUE + 1))
+    assert torch.equal(found, VALUE + 1)
+
+
+def test_a_damaged_entry_is_encoded_again(tmp_path: Path) -> None:
+    cache(tmp_path).get(0, flip=False, image=IMAGE, encode=Encode())
+    path = next(tmp_path.glob("*.embeddings"))
+    data = bytearray(path.read_bytes())
+    data[5] ^= 1
+    path.write_bytes(data)
+    encode = Encode()
+    assert torch.equal(cache(tmp_path).get(0, flip=False, image=IMAGE, encode=encode), VALUE)
+    assert encode.calls == 1
+
+
+def test_memory_has_a_bound() -> None:
+    size = VALUE.numel() * 4
+    embeddings, encode = cache(memory_limit=2 * size), Encode()
+    for _ in range(2):
+        for index in range(3):
+            assert torch.equal(embeddings.get(index, flip=False, image=IMAGE, encode=encode), VALUE)
+    assert encode.calls == 4  # the third image has no room
+
+
+def test_a_folder_without_room_falls_back_to_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    embeddings, encode = cache(tmp_path), Encode()
+    for _ in range(2):
+        assert torch.equal(embeddings.get(0, flip=False, image=IMAGE, encode=encode), VALUE)
+    assert encode.calls == 1
+    assert not list(tmp_path.glob("*.embeddings"))
+
+
+def test_the_fingerprint_changes_with_any_weight() -> None:
+    segmenter, _ = attached("decoder")
+    encoder = segmenter.get_submodule("encoder")
+    before = encoder_fingerprint(encoder)
+    assert encoder_fingerprint(attached("decoder")[0].get_submodule("encoder")) == before
+    with torch.no_grad():
+        next(encoder.parameters()).view(-1)[0] += 1
+    assert encoder_fingerprint(encoder) != before
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_with_cached_embeddings_equals_training_without(
+    folder: Path | None, tmp_path: Path, precision: str
+) -> None:
+    plain = Run(folder=tmp_path / "plain", method="decoder", rules=protocol(precision=precision, batch_size=1))
+    cached = Run(
+        folder=tmp_path / "cached",
+        method="decoder",
+        rules=protocol(precision=precision, batch_size=1),
+        embeddings=cache(folder, count=7),
+    )
+    expected, found = plain.train(), cached.train()
+    assert [entry["loss"] for entry in found.history] == [entry["loss"] for entry in expected.history]
+    last, other = load_file(expected.last_state), load_file(found.last_state)
+    assert all(torch.equal(last[name], other[name]) for name in last)
+
+
+def test_batches_of_cached_embeddings_are_close_to_batches_of_images(tmp_path: Path) -> None:
+    # Kernels may sum a batch of two in another order than one image, so equality holds up to rounding only.
+    plain = Run(folder=tmp_path / "plain", method="decoder").train()
+    found = Run(folder=tmp_path / "cached", method="decoder", embeddings=cache(None, count=7)).train()
+    for a, b in zip(plain.history, found.history, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+
+
+def encoded(run: Run) -> list[int]:
+    """Counts how many images pass the encoder in training (validation aside)."""
+    counts: list[int] = []
+    run.validate = lambda: {"iou": 0.0}
+    encoder = run.segmenter.get_submodule("encoder")
+    encoder.register_forward_hook(lambda module, inputs, output: counts.append(len(inputs[0])))
+    return counts
+
+
+def test_each_image_passes_the_encoder_once_a_flip(tmp_path: Path) -> None:
+    embeddings = cache(None, count=7)
+    first, second = (
+        Run(folder=tmp_path / name, method="decoder", rules=protocol(epochs=8), embeddings=embeddings)
+        for name in ("first", "second")
+    )
+    counts, later = encoded(first), encoded(second)
+    first.train()
+    assert counts == [1] * 14
+    second.train()
+    assert later == []
+    assert second.source.asked == []
+
+
+@pytest.mark.parametrize(
+    ("method", "rules"), [("lora", {}), ("lst", {}), ("bitfit", {}), ("decoder", {"cache_embeddings": False})]
+)
+def test_no_embedding_is_cached_where_the_encoder_trains_or_the_switch_is_off(
+    tmp_path: Path, method: str, rules: dict[str, Any]
+) -> None:
+    run = Run(folder=tmp_path, method=method, rules=protocol(epochs=2, **rules), embeddings=cache(None, count=7))
+    counts = encoded(run)
+    run.train()
+    assert sum(counts) == 14
