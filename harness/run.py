@@ -7,7 +7,6 @@ rendered from the records.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +65,9 @@ def main(argv: list[str] | None = None) -> int:
 
     planned = plan(request, prepare_samples=sample_writer(request.results))
     if arguments.plan:
-        from harness.dispatch.show import print_plan
+        from harness.dispatch.show import plan_text
 
-        print_plan(planned, budget=arguments.budget)
+        print(plan_text(planned, request.results, budget=arguments.budget), end="")
         return 0
     if planned.missing:
         raise UsageError(planned.missing[0])
@@ -88,7 +87,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     if outcome.submitted:
         return 0
-    print_table(planned, request.results, study=arguments.study)
+
+    from harness.dispatch.show import finished_table
+
+    print(finished_table(planned, request.results, study=arguments.study), end="")
     return 1 if outcome.failed else 0
 
 
@@ -206,13 +208,6 @@ def list_studies() -> int:
     for name in study_names():
         print(f"{name:16} {load_study(name).title}")
     return 0
-
-
-def print_table(planned: Any, results: Path, *, study: str | None) -> None:
-    """Regenerate and print the table of what was planned, from the records alone."""
-    from harness.dispatch.show import write_tables
-
-    sys.stdout.write(write_tables(planned, results, study=study))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,347 @@
+"""One run from its job to its record: build, attach, train, select, test unmerged and merged, write.
+
+Read `run_experiment` downwards. Everything random comes from the run's seed by separate streams: data order, head, method.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from datasets.base import Benchmark, DatasetError, Pair, Splits
+from harness.dispatch.environment import environment
+from harness.dispatch.job import Job, Progress
+from harness.dispatch.plan import data_options, manifest_hash
+from harness.errors import UsageError
+from harness.evaluation.evaluate import Item, evaluate_split
+from harness.evaluation.scorer import CLASSES, OVERLAP, SALIENCY, SplitScorer, higher_is_better
+from harness.models.build import build_segmenter
+from harness.models.segmenter import probabilities
+from harness.protocols.card import Protocol
+from harness.protocols.load import from_rules
+from harness.records.schema import Code, Record
+from harness.records.store import RecordStore
+from harness.registry import BENCHMARKS, METHODS, load_plugin, method_config_class
+from harness.training.batches import choose, draw
+from harness.training.distributed import join, leave
+from harness.training.embeddings import EmbeddingCache, encoder_fingerprint
+from harness.training.feeding import DTYPES, normalise
+from harness.training.images import ImageSource
+from harness.training.loop import train
+from harness.training.outcome import Diverged, Interrupted, Selection, StopRequest, TrainingResult
+from harness.training.outcome import Progress as Step
+from harness.validation import from_mapping
+from methods.base import Method
+
+EVALUATION_BATCH = 4
+BINARY_METRICS = (*SALIENCY, *OVERLAP, "ber")
+
+
+def run_experiment(
+    job: Job, *, progress: Progress | None = None, stop: StopRequest | None = None, complete: Callable[[Record], Record] = lambda record: record
+) -> Record:
+    """See `harness.dispatch.job.execute`."""
+    for plugin in job.plugins:
+        load_plugin(Path(plugin))
+    device = own_device()
+    workers = join(device=device)
+    experiment = Experiment(job, device=device, tell=progress or (lambda _: None))
+    store = RecordStore(Path(job.results))
+    images = ""
+    try:
+        trained = experiment.train(workers=workers, stop=stop)
+        record = experiment.record("OK")
+        if workers.leads:
+            record, images = experiment.test(record, trained)
+    except Interrupted:
+        raise
+    except Exception as error:
+        code = reason_code(error)
+        record = replace(experiment.record(code), message=one_line(error))
+        if workers.leads:
+            _keep_traceback(experiment.folder)
+    finally:
+        leave(workers)
+    record = complete(replace(record, finished=datetime.now(UTC).isoformat(timespec="seconds")))
+    if workers.leads:
+        _write(store, record, images)
+        if record.code == "OK":
+            experiment.discard_checkpoints()
+    return record
+
+
+def own_device() -> torch.device:
+    """This process's GPU, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+class Experiment:
+    """The parts of one run on one device.
+
+    Args:
+        job: what to do.
+        device: where to compute.
+        tell: is told the stage and the position in it.
+    """
+
+    def __init__(self, job: Job, *, device: torch.device, tell: Progress) -> None:
+        self.job, self.run, self.device, self.tell = job, job.run, device, tell
+        self.folder = Path(job.results) / "state" / job.run.key
+        self.rules: Protocol = from_rules(job.run.rules)
+        self.parameters: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+
+    def train(self, *, workers: Any, stop: StopRequest | None) -> TrainingResult:
+        """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""
+        self._load_data()
+        self._count_classes()
+        segmenter, method = self._attached()
+        self.parameters = count_parameters(segmenter)
+        scored = self.test_sets if self.rules.quirks.selection == "released" else {"val": self.val}
+        metric = self.benchmark.selection_metric
+        return train(
+            segmenter,
+            method,
+            self.train_images,
+            protocol=self.rules,
+            task=self.benchmark.task,
+            num_classes=self.num_classes,
+            seed=self.run.seed,
+            folder=self.folder,
+            identity=self.run.key,
+            validate=lambda: self._score(segmenter, scored, metrics=(metric,), stage="validation")[0]["all"],
+            selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
+            device=self.device,
+            workers=workers,
+            embeddings=self._embeddings(segmenter, method),
+            stop=stop,
+            report=self._report,
+        )
+
+    def test(self, record: Record, trained: TrainingResult) -> tuple[Record, str]:
+        """Score best and last checkpoint and every merged form of the best; returns the record and the per-image CSV."""
+        scores: dict[str, dict[str, dict[str, float]]] = {}
+        images: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+        merges: dict[str, dict[str, Any]] = {}
+        metrics = CLASSES if self.benchmark.task == "multiclass" else BINARY_METRICS
+        segmenter, method = self._attached()
+        variants = {"best": trained.best_state, "last": trained.last_state}
+        if trained.selected_epoch == self.rules.epochs:
+            variants.pop("last")
+        for variant, path in variants.items():
+            method.load_state(self._on_device(load_file(path)))
+            scores[variant], images[variant] = self._score(segmenter, self.test_sets, metrics=metrics, stage=f"test {variant}")
+        if "last" not in scores:
+            scores["last"] = scores["best"]
+        validated = [entry["val"] for entry in trained.history if entry["epoch"] == trained.selected_epoch]
+        scores["best"] = {"val": validated[0], **scores["best"]} if validated else scores["best"]
+        for mode in (mode for mode in self.rules.merge if mode in method.merge_modes):
+            merged, merging = self._attached()
+            merging.load_state(self._on_device(load_file(trained.best_state)))
+            merged.eval()
+            self.tell({"stage": f"merging ({mode})"})
+            report = merging.merge(
+                mode,
+                calibration=list(self._batches(self.train_images, self.rules.calibration_images)),
+                held_out=list(self._batches(self.val, EVALUATION_BATCH)),
+            )
+            merges[mode] = asdict(report)
+            variant = f"merged-{mode}"
+            scores[variant], images[variant] = self._score(merged, self.test_sets, metrics=metrics, stage=f"test {variant}")
+        record = replace(
+            record,
+            scores=scores,
+            selected_epoch=trained.selected_epoch,
+            history=trained.history,
+            architecture=trained.architecture,
+            cost=trained.cost,
+            merge=merges,
+        )
+        return record, images_csv(images)
+
+    def record(self, code: Code) -> Record:
+        """What is known of the run without its result."""
+        return Record(
+            run=self.run, key=self.run.key, code=code, parameters=self.parameters, counts=self.counts, environment=environment(self.device)
+        )
+
+    def discard_checkpoints(self) -> None:
+        """What only an unfinished run needs."""
+        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _load_data(self) -> None:
+        rules = self.rules
+        self.benchmark: Benchmark = BENCHMARKS.get(self.run.benchmark)(data_options(rules, self.run.benchmark))
+        splits: Splits = self.benchmark.splits(Path(self.job.dataset_root))
+        if manifest_hash(splits) != self.run.manifest:
+            raise DatasetError(f"the files below {self.job.dataset_root} changed since this run was planned; plan it again")
+        self.train_images = self._source(splits.train, rules.train_limit, split="train")
+        self.val = self._source(splits.val, rules.val_limit, split="val")
+        self.test_sets = {name: self._source(pairs, rules.test_limit, split=name) for name, pairs in splits.test.items()}
+        self.counts = {"train": len(self.train_images), "val": len(self.val)}
+        self.counts |= {name: len(source) for name, source in self.test_sets.items()}
+
+    def _source(self, pairs: Sequence[Pair], limit: int, *, split: str) -> ImageSource:
+        chosen = [pairs[index] for index in choose(len(pairs), limit, seed=self.rules.split_seed, split=split)]
+        cache = Path(self.job.results) / "cache" / "images" if self.rules.cache_images else None
+        return ImageSource(self.benchmark, chosen, image_size=self.rules.image_size, cache=cache)
+
+    def _count_classes(self) -> None:
+        """Quirk 7: released code counts the classes that the training masks show."""
+        self.num_classes = self.benchmark.num_classes
+        if self.benchmark.task == "multiclass" and self.rules.quirks.class_count == "released":
+            masks = (self.train_images.mask_input(index) for index in range(len(self.train_images)))
+            self.num_classes = 1 + max(int(mask[mask != 255].max(initial=0)) for mask in masks)
+
+    def _attached(self) -> tuple[nn.Module, Method]:
+        rules, run = self.rules, self.run
+        segmenter = build_segmenter(
+            run.backbone,
+            task=self.benchmark.task,
+            num_classes=self.num_classes,
+            mask_tokens=rules.mask_tokens,
+            image_size=rules.image_size,
+            checkpoint=Path(self.job.checkpoint) if self.job.checkpoint else None,
+            head_seed=draw("head", run.seed) % 2**31,
+            fused_attention=rules.fused_attention,
+            activation_checkpointing=rules.activation_checkpointing,
+            strict_loading=rules.quirks.strict_loading,
+        )
+        config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
+        method = METHODS.get(run.method)(config, seed=draw("method", run.seed) % 2**31)
+        method.attach(segmenter)
+        return segmenter.to(self.device), method
+
+    def _embeddings(self, segmenter: nn.Module, method: Method) -> EmbeddingCache | None:
+        if method.trains_backbone or not self.rules.cache_embeddings:
+            return None
+        encoder = segmenter.encoder
+        assert isinstance(encoder, nn.Module)
+        key = f"{encoder_fingerprint(encoder)} {self.rules.precision} {self.rules.image_size} {self.run.manifest} {self.counts['train']}"
+        return EmbeddingCache(count=len(self.train_images), key=key, folder=Path(self.job.results) / "cache" / "embeddings")
+
+    def _score(
+        self, segmenter: nn.Module, sets: dict[str, ImageSource], *, metrics: Sequence[str], stage: str
+    ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, dict[str, float]]]]:
+        """Summary and per-image scores by split; ``all`` is every split together where there are several."""
+        segmenter.eval()
+        scorers: dict[str, SplitScorer] = {}
+        together = self._scorer(metrics)
+        for name, source in sets.items():
+            self.tell({"stage": stage, "split": name, "images": len(source)})
+            scorers[name] = evaluate_split(self._predictor(segmenter), self._items(source), self._scorer(metrics), batch_size=EVALUATION_BATCH)
+            together.merge(scorers[name])
+        if len(scorers) > 1 or stage == "validation":
+            scorers["all"] = together
+        summaries = {name: scorer.summary() for name, scorer in scorers.items()}
+        return summaries, {name: scorer.images() for name, scorer in scorers.items() if name != "all"}
+
+    def _scorer(self, metrics: Sequence[str]) -> SplitScorer:
+        return SplitScorer(metrics, task=self.benchmark.task, num_classes=self.benchmark.num_classes, conventions=self.rules.evaluation)
+
+    def _predictor(self, segmenter: nn.Module) -> Callable[[Tensor], Tensor]:
+        size = (self.rules.image_size, self.rules.image_size)
+
+        def predict(images: Tensor) -> Tensor:
+            with self._autocast():
+                output = segmenter(images.to(self.device))
+            scores = probabilities(output, size)
+            missing = self.benchmark.num_classes - self.num_classes
+            return nn.functional.pad(scores, (0, 0, 0, 0, 0, missing)) if missing > 0 else scores
+
+        return predict
+
+    def _autocast(self) -> torch.autocast:
+        dtype = DTYPES.get(self.rules.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def _items(self, source: ImageSource) -> Iterator[Item]:
+        for index in range(len(source)):
+            yield source.stem(index), self._input(source, index), source.mask_native(index)
+
+    def _batches(self, source: ImageSource, count: int) -> Iterator[Tensor]:
+        inputs = [self._input(source, index) for index in range(min(count, len(source)))]
+        for start in range(0, len(inputs), EVALUATION_BATCH):
+            yield torch.stack(inputs[start : start + EVALUATION_BATCH]).to(self.device)
+
+    def _input(self, source: ImageSource, index: int) -> Tensor:
+        image = torch.from_numpy(source.image(index)).unsqueeze(0)
+        return normalise(image, mean=self.rules.pixel_mean, std=self.rules.pixel_std)[0]
+
+    def _on_device(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in state.items()}
+
+    def _report(self, step: Step) -> None:
+        content = {key: value for key, value in asdict(step).items() if value not in ("", {})}
+        self.tell({"stage": "training", **content})
+
+
+def count_parameters(segmenter: nn.Module) -> dict[str, int]:
+    """Trained parameters by part, and all of the segmenter's (the method's own included)."""
+    trained = {name: p.numel() for name, p in segmenter.named_parameters() if p.requires_grad}
+    encoder = sum(count for name, count in trained.items() if name.startswith("encoder."))
+    everything = sum(p.numel() for p in segmenter.parameters())
+    return {"encoder": encoder, "decoder": sum(trained.values()) - encoder, "trainable": sum(trained.values()), "total": everything}
+
+
+def reason_code(error: Exception) -> Code:
+    """Why a run failed, as tables print it."""
+    if isinstance(error, Diverged):
+        return Diverged.code
+    if isinstance(error, DatasetError):
+        return "NO_DATA"
+    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if out_of_memory or "can't allocate memory" in str(error) or "out of memory" in str(error).lower():
+        return "OOM"
+    return "ERROR"
+
+
+def one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+def images_csv(images: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
+    """variant -> split -> stem -> metric -> value, as CSV."""
+    rows = [
+        {"variant": variant, "split": split, "stem": stem, **values}
+        for variant, splits in images.items()
+        for split, stems in splits.items()
+        for stem, values in sorted(stems.items())
+    ]
+    text = io.StringIO()
+    pd.DataFrame(rows).to_csv(text, index=False, float_format="%.6g")
+    return text.getvalue()
+
+
+def _keep_traceback(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+
+
+def _write(store: RecordStore, record: Record, images: str) -> None:
+    try:
+        store.write(record, images)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "the disk is full" if full else str(error)
+        raise UsageError(f"record {record.key} could not be written below {store.folder}: {what}; older records are whole, run it again") from error
+
+
