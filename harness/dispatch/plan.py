@@ -104,7 +104,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
     backbones = [resolve_backbone(name) for name in request.backbones or (protocol.backbone,)]
     missing: list[str] = []
     weights = {backbone: _checkpoint(request, backbone, protocol, missing) for backbone in backbones}
-    rows = [(backbone, *_row(entry, protocol, method_overrides, backbone)) for backbone in backbones for entry in request.entries]
+    rows = [(backbone, *method_row(entry, protocol, method_overrides, backbone)) for backbone in backbones for entry in request.entries]
     jobs = []
     absent: dict[str, str] = {}
     digest = protocol_hash(protocol)
@@ -181,7 +181,15 @@ def manifest_hash(splits: Splits) -> str:
     return content_hash([stems, tests])
 
 
-def _row(entry: Entry, protocol: Protocol, overrides: Mapping[str, Mapping[str, Any]], backbone: str) -> tuple[str, Any, str, dict[str, Any]]:
+def method_row(
+    entry: Entry, protocol: Protocol, overrides: Mapping[str, Mapping[str, Any]], backbone: str
+) -> tuple[str, Any, str, dict[str, Any]]:
+    """Canonical name, configuration, what tables call it, and the fields in which it differs from the card's own configuration.
+
+    Raises:
+        UsageError: unknown method or field.
+        MethodError: the placement does not fit the backbone.
+    """
     method = METHODS.resolve(entry.method)
     config_class = method_config_class(method)
     known = {f.name for f in fields(config_class)}
