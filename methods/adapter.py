@@ -2,9 +2,9 @@
 before they join the residual stream.
 
 Both projections start from a truncated normal of standard deviation 1e-2, cut at two of them, and zero biases, as in
-the paper (section 3.6): near the identity, not the identity, which is a declared deviation. Deviations: the paper
-also trains the layer norms; here, as in Conv-LoRA's comparison, the adapters alone train. In a timm ViT with layer
-scale the adapter comes before the scale.
+the paper: near the identity, not the identity, which is a declared deviation. Deviations: the paper also trains the
+layer norms; here, as in Conv-LoRA's comparison, the adapters alone train. In a timm ViT with layer scale the adapter
+comes before the scale.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """AdaptFormer (2205.13535): x + MLP(norm(x)) + s · up(ReLU(down(x))), a bottleneck beside the MLP that reads the
 tokens before the norm.
 
-Down starts Kaiming-uniform (a = √5), up at zero, biases at zero, s = 0.1 (section 3.2 and released defaults), so the
-start is the identity. Deviations: no dropout in the bottleneck; in a timm ViT with layer scale the bottleneck comes
-before the scale.
+Down starts Kaiming-uniform (a = √5), up at zero, biases at zero, s = 0.1 (the paper's), so the start is the identity.
+Deviations: no dropout in the bottleneck; in a timm ViT with layer scale the bottleneck comes before the scale.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ bottleneck map.
 Expert i of n: bicubic ×i, 3×3 convolution with bias, GELU, bicubic back. Router: the globally pooled map f gives one
 logit an expert, f W_g + ε · (softplus(f W_n) + 0.01) with ε ~ N(0, 1) in training only; the expert with the largest
 logit acts (noisy top-1 gating, 1701.06538, equations 3-5). A balance loss w · (cv²(importance) + cv²(load)), summed
-over the adapters, spreads the work (equations 6-11 there). Not linear in x, so not mergeable exactly.
+over the adapters, spreads the work (equations 6-11 there). Exactly mergeable is the linear path B A alone.
 
 As released, the chosen expert's gate is the softmax over one logit, that is 1, and the task loss never reaches the
 router (``gate: released``). ``gate: intended`` weights the expert by its share of the softmax over all logits, as
@@ -137,7 +137,7 @@ def squared_variation(counts: Tensor) -> Tensor:
 
 
 class MixtureOnTokens(nn.Module):
-    """z + E_g(z) for the bottleneck tokens z.
+    """z + E_g(z) for the bottleneck tokens z, or E_g(z) alone once a merge has folded z into the backbone.
 
     Args:
         mixture: the routed experts.
@@ -152,9 +152,20 @@ class MixtureOnTokens(nn.Module):
         self.mixture = mixture
         self.layout = layout
         self.scope = scope
+        self.linear_folded = False
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return tokens + self.layout.on_map(tokens, self.mixture, scope=self.scope, prefix_function=torch.zeros_like)
+        mixed = self.layout.on_map(tokens, self.mixture, scope=self.scope, prefix_function=torch.zeros_like)
+        return mixed if self.linear_folded else tokens + mixed
+
+    def linear_part(self) -> Tensor:
+        """The identity, (r, r)."""
+        return torch.eye(len(self.mixture.gate), device=self.mixture.gate.device)
+
+    def drop_linear_part(self) -> bool:
+        """Keep E_g alone; it is always left."""
+        self.linear_folded = True
+        return True
 
 
 class ConvLoRA(LoRA):

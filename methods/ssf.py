@@ -1,9 +1,9 @@
 """SSF (2210.08823): γ ⊙ y + β after every linear and norm of a block and after the patch projection, y being their
 output.
 
-Everything folds: into a linear or a convolution as W ← diag(γ) W, b ← γ ⊙ b + β, into a norm likewise (equation 4
-there). The released code starts from noise, γ ~ N(1, 0.02²), β ~ N(0, 0.02²), so that the adapted model is not the
-pretrained one; ``init: intended`` starts from the identity.
+Everything folds: into a linear or a convolution as W ← diag(γ) W, b ← γ ⊙ b + β, into a norm likewise. The released
+code starts from noise, γ ~ N(1, 0.02²), β ~ N(0, 0.02²), so that the adapted model is not the pretrained one; ``init:
+intended`` starts from the identity.
 """
 
 from __future__ import annotations

@@ -1,0 +1,117 @@
+"""BitFit, SSF, adapter and AdaptFormer against their formulas, written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import gelu, linear
+
+from harness.contract.subject import Subject, trained_parameters
+from methods.adapter import Adapter
+from methods.adaptformer import AdaptFormer
+from methods.bitfit import BitFit
+from methods.configs import AdapterConfig, AdaptFormerConfig, BitFitConfig, SSFConfig
+from methods.placement import MethodError
+from methods.ssf import SSF, ScaleShift
+
+
+def _tokens() -> torch.Tensor:
+    return torch.randn(2, 4, 4, 64, generator=torch.Generator().manual_seed(0))
+
+
+def _perturb(module: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def test_bitfit_trains_every_bias_of_the_encoder_and_nothing_else_in_it() -> None:
+    segmenter, method = Subject(method=BitFit, config=BitFitConfig()).attached()
+    trained = {name for name in trained_parameters(method) if name.startswith("encoder.")}
+    assert trained == {
+        name for name, _ in segmenter.named_parameters() if name.startswith("encoder.") and name.endswith("bias")
+    }
+    assert {"encoder.patch_embed.proj.bias", "encoder.neck.1.bias", "encoder.neck.3.bias"} <= trained
+
+
+def test_bitfit_leaves_outer_biases_and_other_blocks_alone_when_asked() -> None:
+    _, method = Subject(method=BitFit, config=BitFitConfig(blocks="1", outside=False)).attached()
+    trained = {name for name in trained_parameters(method) if name.startswith("encoder.")}
+    assert trained
+    assert all(name.startswith("encoder.blocks.1.") for name in trained)
+
+
+def test_ssf_scales_and_shifts_the_output_of_each_listed_module() -> None:
+    segmenter, _ = Subject(method=SSF, config=SSFConfig()).attached()
+    names = [name for name, module in segmenter.named_modules() if isinstance(module, ScaleShift)]
+    sites = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.lin1", "mlp.lin2")
+    assert names == ["encoder.patch_embed.proj", *(f"encoder.blocks.{i}.{site}" for i in range(4) for site in sites)]
+    _perturb(segmenter.encoder)
+    layer = segmenter.encoder.get_submodule("blocks.0.attn.qkv")
+    assert isinstance(layer, ScaleShift)
+    torch.testing.assert_close(layer(_tokens()), layer.base(_tokens()) * layer.scale + layer.shift)
+    patches = segmenter.encoder.get_submodule("patch_embed.proj")
+    assert isinstance(patches, ScaleShift)
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    expected = patches.base(images) * patches.scale[None, :, None, None] + patches.shift[None, :, None, None]
+    torch.testing.assert_close(patches(images), expected)
+
+
+def test_ssf_starts_from_noise_as_released_and_from_the_identity_as_intended() -> None:
+    for init, std in (("released", 0.02), ("intended", 0.0)):
+        segmenter, method = Subject(method=SSF, config=SSFConfig(init=init)).attached()  # type: ignore[arg-type]
+        layers = [module for module in segmenter.modules() if isinstance(module, ScaleShift)]
+        scales, shifts = (torch.cat([getattr(layer, key) for layer in layers]) for key in ("scale", "shift"))
+        assert method.identity_at_init == (init == "intended")
+        assert scales.mean().item() == pytest.approx(1, abs=2e-3)
+        assert shifts.mean().item() == pytest.approx(0, abs=2e-3)
+        assert scales.std().item() == pytest.approx(std, abs=1e-3)
+        assert shifts.std().item() == pytest.approx(std, abs=1e-3)
+
+
+def test_adapter_follows_attention_and_mlp_before_the_residual() -> None:
+    segmenter, _ = Subject(method=Adapter, config=AdapterConfig(hidden=5)).attached()
+    _perturb(segmenter.encoder)
+    block = segmenter.encoder.get_submodule("blocks.1")  # global attention
+    proj, lin2 = block.get_submodule("attn.proj"), block.get_submodule("mlp.lin2")
+
+    def adapt(y: torch.Tensor, part: nn.Module) -> torch.Tensor:
+        down, up = part.get_submodule("adapter.down"), part.get_submodule("adapter.up")
+        return y + linear(gelu(linear(y, down.weight, down.bias)), up.weight, up.bias)
+
+    x = _tokens()
+    plain = Subject(method=Adapter, config=AdapterConfig()).plain().encoder.get_submodule("blocks.1")
+    attended = x + adapt(plain.attn(plain.norm1(x)), proj)
+    expected = attended + adapt(plain.mlp(plain.norm2(attended)), lin2)
+    torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_adapter_starts_near_the_identity_and_can_learn() -> None:
+    segmenter, _ = Subject(method=Adapter, config=AdapterConfig(hidden=16)).attached()
+    weights = torch.cat(
+        [p.flatten() for n, p in segmenter.named_parameters() if ".adapter." in n and n.endswith("weight")]
+    )
+    assert weights.abs().max() <= 2e-2
+    assert 0.5e-2 < weights.std() < 1e-2  # a normal of 1e-2 cut at two standard deviations
+
+
+def test_adaptformer_reads_the_tokens_before_the_norm_beside_the_mlp() -> None:
+    segmenter, _ = Subject(method=AdaptFormer, config=AdaptFormerConfig(hidden=8, scale=0.3)).attached()
+    _perturb(segmenter.encoder)
+    block = segmenter.encoder.get_submodule("blocks.1")
+    plain = Subject(method=AdaptFormer, config=AdaptFormerConfig()).plain().encoder.get_submodule("blocks.1")
+    down, up = block.get_submodule("mlp.adapter.down"), block.get_submodule("mlp.adapter.up")
+    x = _tokens()
+    attended = x + plain.attn(plain.norm1(x))
+    beside = linear(linear(attended, down.weight, down.bias).relu(), up.weight, up.bias)
+    expected = attended + plain.mlp(plain.norm2(attended)) + 0.3 * beside
+    torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sites", ["qkv", "q,v", "proj,qkv"])
+def test_adapter_refuses_sites_that_it_cannot_follow(sites: str) -> None:
+    with pytest.raises(MethodError, match="an adapter follows proj"):
+        AdapterConfig(sites=sites)

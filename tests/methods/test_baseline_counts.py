@@ -1,0 +1,45 @@
+"""Published parameter counts of the baselines, met by the attached model at ViT-H and ViT-B (meta device: no memory)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from harness.models.build import build_segmenter
+from harness.registry import METHODS, method_config_class
+
+DECODER = 3_505_536
+COUNTS: list[tuple[str, dict[str, Any], int, int | None]] = [
+    ("decoder", {}, 0, 0),
+    ("bitfit", {}, 452_352, 102_656),
+    ("ssf", {}, 903_680, 204_288),
+    ("adapter", {}, 409_728, None),
+    ("vpt", {}, 491_520, 110_592),
+    ("samadapter", {"scale": 16}, 475_040, None),
+    ("samadapter", {}, 186_960, None),
+    ("convlora", {}, 491_520 + 23_040, 110_592 + 8_640),
+    ("adaptformer", {}, 5_285_888, None),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "vit_h", "vit_b"), COUNTS, ids=[f"{n}-{o}" for n, o, _, _ in COUNTS])
+def test_attached_method_has_the_published_count(
+    name: str, options: dict[str, Any], vit_h: int, vit_b: int | None
+) -> None:
+    for backbone, expected in (("vit_h", vit_h), ("vit_b", vit_b)):
+        if expected is None:
+            continue
+        with torch.device("meta"):
+            segmenter = build_segmenter(backbone, task="binary")
+        method = METHODS.get(name)(method_config_class(name)(**options))
+        method.attach(segmenter)
+        assert all(parameter.is_meta for parameter in segmenter.parameters())
+        encoder = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in segmenter.parameters() if p.requires_grad)
+        assert (encoder, total) == (expected, expected + DECODER)
+
+
+def test_adaptformer_rounds_to_the_published_millions() -> None:
+    assert round(5_285_888 / 1e6, 2) == 5.29

@@ -1,0 +1,158 @@
+"""Conv-LoRA: routing, noise, balance loss and the released gate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import conv2d, gelu, interpolate
+
+from harness.contract.subject import Subject, logits
+from methods.configs import ConvLoRAConfig
+from methods.convlora import ConvLoRA, Mixture, load, squared_variation
+from methods.placement import MethodError
+
+
+def _mixture(*, weighted: bool = False, experts: int = 4) -> Mixture:
+    mixture = Mixture(3, experts=experts, weighted=weighted, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # a gate that has an opinion
+        mixture.gate.normal_(generator=torch.Generator().manual_seed(1))
+        mixture.noise.normal_(generator=torch.Generator().manual_seed(2))
+    return mixture
+
+
+def _maps(count: int = 6) -> torch.Tensor:
+    return torch.randn(count, 3, 5, 4, generator=torch.Generator().manual_seed(3))
+
+
+def _subject(**options: object) -> Subject:
+    return Subject(method=ConvLoRA, config=ConvLoRAConfig(**options))  # type: ignore[arg-type]
+
+
+def test_each_map_passes_the_expert_of_its_largest_logit_and_no_other() -> None:
+    mixture, maps = _mixture().eval(), _maps()
+    chosen = (maps.mean((2, 3)) @ mixture.gate).argmax(1)
+    assert len(set(chosen.tolist())) > 1
+    for index, (one, expert) in enumerate(zip(maps, chosen.tolist(), strict=True)):
+        large = interpolate(one[None], scale_factor=expert + 1, mode="bicubic") if expert else one[None]
+        part = mixture.experts[expert]
+        convolved = gelu(conv2d(large, part.weight, part.bias, padding=1))
+        expected = interpolate(convolved, size=(5, 4), mode="bicubic") if expert else convolved
+        torch.testing.assert_close(mixture(maps)[index], expected[0])
+
+
+def test_task_gradient_reaches_the_gate_only_as_intended() -> None:
+    for weighted in (False, True):
+        mixture = _mixture(weighted=weighted)
+        mixture(_maps()).sum().backward()
+        reached = mixture.gate.grad is not None and bool(mixture.gate.grad.abs().max() > 0)
+        assert reached == weighted
+
+
+def test_balance_loss_reaches_the_gate_and_its_noise_as_released() -> None:
+    mixture = _mixture()
+    mixture(_maps())
+    assert mixture.balance is not None
+    mixture.balance.backward()
+    assert mixture.gate.grad is not None
+    assert mixture.gate.grad.abs().max() > 0
+    assert mixture.noise.grad is not None
+    assert mixture.noise.grad.abs().max() > 0
+
+
+def test_load_is_the_probability_of_winning_when_the_noise_is_drawn_again() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(5, 4, generator=generator)
+    spread = torch.rand(5, 4, generator=generator) + 0.3
+    logits_ = clean + torch.randn(5, 4, generator=generator) * spread
+    draws = 20000
+    again = torch.randn(draws, 5, 4, generator=generator) * spread + clean
+    expected = torch.zeros(4)
+    for expert in range(4):
+        others = logits_.clone()
+        others[:, expert] = -torch.inf
+        expected[expert] = (again[:, :, expert] > others.max(1).values).float().mean(0).sum()
+    torch.testing.assert_close(load(clean, logits_, spread), expected, atol=0.03, rtol=0)
+
+
+def test_squared_variation_is_variance_over_squared_mean() -> None:
+    assert squared_variation(torch.tensor([1.0, 2.0, 3.0])).item() == pytest.approx(1.0 / 4.0)
+    assert squared_variation(torch.tensor([2.0, 2.0])).item() == 0
+    assert squared_variation(torch.tensor([7.0])).item() == 0
+
+
+def test_auxiliary_loss_sums_over_blocks_and_counts_none_twice() -> None:
+    values = []
+    for recompute in (False, True):
+        segmenter, method = _subject(balance=0.5).attached(recompute=recompute, seed=1)
+        segmenter.train()
+        loss = _subject().loss(segmenter, method)
+        before = method.auxiliary_loss()
+        loss.backward()
+        after = method.auxiliary_loss()
+        balances = [mixture.balance for mixture in method.mixtures().values()]
+        assert len(balances) == 4
+        assert before is not None
+        assert after is not None
+        assert before.item() == after.item() == pytest.approx(0.5 * sum(b.item() for b in balances))
+        values.append(before.item())
+    assert values[0] == values[1]
+    segmenter.eval()
+    segmenter(_subject().images)
+    assert method.auxiliary_loss() is None, "evaluation has no balance to learn"
+
+
+def test_every_expert_is_trained_where_maps_are_many() -> None:
+    segmenter, method = _subject().trained(seed=0)
+    used: set[str] = set()
+    for _ in range(10):
+        segmenter.zero_grad()
+        _subject().loss(segmenter, method).backward()
+        used |= {name for name, p in segmenter.named_parameters() if ".experts." in name and p.grad is not None}
+    assert used == {name for name, _ in segmenter.named_parameters() if ".experts." in name}
+
+
+def test_noise_comes_from_the_methods_generator_and_resumes_with_its_state() -> None:
+    segmenter, method = _subject().trained(seed=0)
+    state = method.generator.get_state()
+    first = _subject().loss(segmenter, method).item()
+    second = _subject().loss(segmenter, method).item()
+    method.generator.set_state(state)
+    again = _subject().loss(segmenter, method).item()
+    assert first == again
+    assert first != second, "training routes with noise"
+    images = _subject().images
+    assert torch.equal(logits(segmenter, images), logits(segmenter, images)), "evaluation does not"
+
+
+def test_scope_decides_whether_a_map_is_a_window_or_the_image() -> None:
+    rows = {}
+    for scope in ("window", "image"):
+        segmenter, method = _subject(scope=scope).attached()
+        seen = []
+        for mixture in method.mixtures().values():
+            mixture.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(tuple(inputs[0].shape)))
+        segmenter(_subject().images)
+        rows[scope] = seen
+    # Four images of 4 × 4 tokens; blocks 0 and 2 have windows of 3, so 2 × 2 padded windows an image.
+    assert rows["window"] == [(16, 3, 3, 3), (4, 3, 4, 4)] * 2
+    assert rows["image"] == [(4, 3, 4, 4)] * 4
+
+
+def test_exact_merge_folds_the_linear_path_and_leaves_the_experts() -> None:
+    segmenter, method = _subject().trained()
+    report = method.merge("exact", held_out=[_subject().images])
+    assert len(report.left) == 4
+    assert report.relative_deviation is not None
+    assert report.relative_deviation < 1e-5
+    plain = _subject().plain().state_dict()
+    merged = segmenter.state_dict()
+    assert not torch.equal(merged["encoder.blocks.0.attn.qkv.base.weight"], plain["encoder.blocks.0.attn.qkv.weight"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"gate": "relased"}, "gate"), ({"scope": "windows"}, "scope"), ({"experts": 0}, "experts")],
+)
+def test_nonsense_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        ConvLoRAConfig(**options)  # type: ignore[arg-type]

@@ -1,0 +1,123 @@
+"""LST: no gradient through the backbone, and the memory that this saves."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from harness.contract.subject import IMAGE_SIZE, Subject
+from harness.models.segmenter import Segmenter
+from methods.configs import LoRAConfig, LSTConfig
+from methods.lora import LoRA
+from methods.lst import LST, Rung
+
+
+def _lst(backbone: str = "vit_t") -> Subject:
+    return Subject(method=LST, config=LSTConfig(), backbone=backbone)
+
+
+def _kept_inside_blocks(subject: Subject) -> int:
+    """How many tensors made inside frozen blocks backward keeps."""
+    segmenter, method = subject.attached()
+    inside: dict[int, torch.Tensor] = {}
+    for block in _blocks(segmenter):
+        for module in block.modules():
+            if module is not block and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+                module.register_forward_hook(lambda _m, _i, out: inside.__setitem__(out.data_ptr(), out))  # kept alive
+    saved: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor.data_ptr())
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = subject.loss(segmenter, method)
+    loss.backward()
+    return len(set(saved) & set(inside))
+
+
+def _blocks(segmenter: Segmenter) -> list[nn.Module]:
+    return list(segmenter.encoder.blocks)  # type: ignore[arg-type]
+
+
+def test_backward_keeps_no_activation_made_inside_a_frozen_block() -> None:
+    for backbone in ("vit_t", "vit_t_timm"):
+        assert _kept_inside_blocks(_lst(backbone)) == 0
+        assert _kept_inside_blocks(Subject(method=LoRA, config=LoRAConfig(), backbone=backbone)) > 0, "the probe sees"
+
+
+class _LiveMemory(TorchDispatchMode):
+    """Peak of the bytes in storages that operations made and that are still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._watch(tensor.untyped_storage())
+        return result
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def _peak(subject: Subject) -> int:
+    segmenter, method = subject.attached()
+    with _LiveMemory() as memory:
+        subject.loss(segmenter, method).backward()
+    return memory.peak
+
+
+def test_a_step_peaks_below_loras() -> None:
+    for backbone in ("vit_t", "vit_t_timm"):
+        lst, lora = _peak(_lst(backbone)), _peak(Subject(method=LoRA, config=LoRAConfig(), backbone=backbone))
+        assert lst < lora, (backbone, lst, lora)
+
+
+def test_rung_mixes_the_blocks_output_and_the_side_by_its_gate() -> None:
+    segmenter, _ = _lst().attached()
+    rung = segmenter.encoder.get_submodule("ladder.rungs.1")
+    assert isinstance(rung, Rung)
+    segmenter.encoder.grid.height = segmenter.encoder.grid.width = IMAGE_SIZE // 16  # type: ignore[union-attr, assignment]
+    generator = torch.Generator().manual_seed(0)
+    side, frozen = torch.randn(1, 4, 4, 8, generator=generator), torch.randn(1, 4, 4, 64, generator=generator)
+    torch.testing.assert_close(rung(side, frozen), rung.block((rung.down(frozen) + side) / 2))
+    with torch.no_grad():
+        rung.gate.fill_(0.2)  # σ(2) of the block
+    share = torch.tensor(2.0).sigmoid()
+    torch.testing.assert_close(rung(side, frozen), rung.block(share * rung.down(frozen) + (1 - share) * side))
+
+
+def test_side_attention_stays_inside_its_blocks_windows() -> None:
+    segmenter, _ = _lst().attached()
+    grid = segmenter.encoder.grid
+    grid.height = grid.width = 6  # type: ignore[union-attr, assignment]
+    windowed, whole = (segmenter.encoder.get_submodule(f"ladder.rungs.{index}.block") for index in (0, 1))
+    tokens = torch.randn(1, 6, 6, 8, generator=torch.Generator().manual_seed(0))
+    other = tokens.clone()
+    other[:, 0, 0] += torch.randn(8, generator=torch.Generator().manual_seed(1))
+    moved = [(block(other) - block(tokens)).abs().amax(-1)[0] > 1e-7 for block in (windowed, whole)]
+    assert moved[0][:3, :3].all()
+    assert not moved[0][3:].any()
+    assert not moved[0][:, 3:].any()
+    assert moved[1].all()
