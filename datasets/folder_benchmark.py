@@ -66,7 +66,7 @@ class FolderBenchmark(Benchmark):
         named = [path for path in subfolders(data_root) if plain(path.name) in known]
         candidates = [data_root] if recognise(data_root, self.layouts()) else []
         for folder in named:
-            candidates += self._inside(folder)
+            candidates += self.inside(folder)
         if not candidates:
             distinctive = [layout for layout in self.layouts() if layout.distinctive]
             candidates = [path for path in subfolders(data_root) if recognise(path, distinctive)]
@@ -80,10 +80,10 @@ class FolderBenchmark(Benchmark):
             )
         return candidates[0]
 
-    def _inside(self, folder: Path) -> list[Path]:
-        """``folder`` itself, or what unpacking left one or two levels below it."""
+    def inside(self, folder: Path) -> list[Path]:
+        """``folder`` itself, or what lies in a known layout up to three levels below it, whatever it is called."""
         level = [folder]
-        for _ in range(3):
+        for _ in range(4):
             found = [path for path in level if recognise(path, self.layouts())]
             if found:
                 return found

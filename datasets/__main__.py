@@ -1,0 +1,227 @@
+"""``python -m datasets list | prepare | check | sample``: the nine benchmarks as people download them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from datasets.base import Benchmark, DataOptions, DatasetError
+from harness.cli import verb
+from harness.errors import UsageError
+from harness.registry import BENCHMARKS
+
+DEFAULT_ROOT = Path("data")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m datasets", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    listing = commands.add_parser("list", help="what each benchmark needs, its terms and size, and which are found")
+    _root(listing)
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(run=run_list)
+
+    preparing = commands.add_parser("prepare", help="download or take archives, verify, unpack safely")
+    preparing.add_argument("name", help="benchmark")
+    preparing.add_argument(
+        "--from", dest="sources", nargs="+", required=True, metavar="ARCHIVE_OR_URL", help="what it comes in"
+    )
+    _root(preparing)
+    preparing.add_argument("--sha256", nargs="+", default=[], metavar="HEX", help="known hash of each archive")
+    preparing.add_argument("--size", nargs="+", type=int, default=[], metavar="BYTES", help="known sizes")
+    preparing.add_argument("--json", action="store_true", help="print JSON")
+    preparing.set_defaults(run=run_prepare)
+
+    checking = commands.add_parser("check", help="judge the files by rules; exit code 1 where one fails")
+    checking.add_argument("name", help="benchmark, or all that are found")
+    _root(checking)
+    checking.add_argument("--split-rule", default="default", help="split rule of the benchmark")
+    checking.add_argument("--split-seed", type=int, default=0, help="seed of carved splits")
+    checking.add_argument("--workers", type=int, default=0, help="processes; 0 for one a core")
+    checking.add_argument("--json", action="store_true", help="print JSON")
+    checking.set_defaults(run=run_check)
+
+    sampling = commands.add_parser("sample", help="write a generated sample in one of the real layouts")
+    sampling.add_argument("name", help="benchmark, or all")
+    _root(sampling)
+    sampling.add_argument("--layout", default="original", help="layout, or all (each in a folder of its own)")
+    sampling.add_argument("--images", type=int, default=None, help="images in all")
+    sampling.add_argument("--seed", type=int, default=0, help="seed of the scenes")
+    sampling.add_argument("--size", type=int, default=None, help="side of the images in pixels")
+    sampling.set_defaults(run=run_sample)
+    return parser
+
+
+def _root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, default=DEFAULT_ROOT, help="data root (default: data)")
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)
+
+
+def _benchmark(name: str, options: DataOptions | None = None) -> Benchmark:
+    return BENCHMARKS.get(name)(options)
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    entries = [_entry(name, arguments.root) for name in BENCHMARKS.names()]
+    if arguments.json:
+        print(json.dumps(entries, indent=1))
+        return 0
+    for entry in entries:
+        sizes = "/".join(f"{count} {split}" for split, count in entry["sizes"].items())
+        print(f"{entry['name']:<12} {entry['title']}: {sizes} images; terms: {entry['terms']}")
+        print(f"{'':<12} get it: {entry['source']}")
+        print(f"{'':<12} layouts: {', '.join(entry['layouts'])}")
+        print(f"{'':<12} {'found: ' + entry['found'] if entry['found'] else 'not found: ' + entry['problem']}")
+    return 0
+
+
+def _entry(name: str, root: Path) -> dict[str, Any]:
+    benchmark = _benchmark(name)
+    layouts = getattr(benchmark, "layouts", None)
+    entry: dict[str, Any] = {
+        "name": name,
+        "title": benchmark.title,
+        "task": benchmark.task,
+        "classes": list(benchmark.class_names),
+        "metrics": list(benchmark.metrics),
+        "sizes": dict(benchmark.published_sizes),
+        "terms": benchmark.terms,
+        "source": benchmark.source,
+        "layouts": [layout.name for layout in layouts()] if layouts else [],
+        "found": "",
+        "problem": "",
+    }
+    try:
+        entry["found"] = str(benchmark.locate(root))
+    except DatasetError as error:
+        missing = not root.is_dir() or str(error).startswith(f"no {benchmark.title}")
+        entry["problem"] = f"nothing of it in {root}" if missing else str(error)
+    return entry
+
+
+def run_prepare(arguments: argparse.Namespace) -> int:
+    from datasets.folder_benchmark import FolderBenchmark
+    from datasets.preparing import prepare
+
+    benchmark = _benchmark(arguments.name)
+    if not isinstance(benchmark, FolderBenchmark):
+        raise UsageError(f"{benchmark.name} does not say how its archives lie; unpack them yourself")
+    with _progress() as progress:
+        done = prepare(
+            benchmark,
+            arguments.sources,
+            arguments.root,
+            progress=progress,
+            sha256=arguments.sha256,
+            sizes=arguments.size,
+        )
+    if arguments.json:
+        print(json.dumps({**asdict(done), "folder": str(done.folder)}, indent=1, default=str))
+        return 0
+    for archive, verified in zip(done.archives, done.verified, strict=True):
+        print(f"{archive.source}: {archive.size} bytes, SHA-256 {archive.sha256} ({verified})")
+    counts = ", ".join(f"{split} {count}" for split, count in done.counts.items())
+    print(f"{'prepared' if done.new else 'already prepared'}: {done.folder} (layout {done.layout}; {counts})")
+    print(f"next: python -m datasets check {benchmark.name} --root {arguments.root}")
+    return 0
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    from datasets.checking import check
+
+    options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed)
+    if arguments.name == "all":
+        names = [name for name in BENCHMARKS.names() if _entry(name, arguments.root)["found"]]
+        if not names:
+            raise UsageError(f"nothing is found in {arguments.root}; python -m datasets list says where to get it")
+    else:
+        names = [BENCHMARKS.resolve(arguments.name)]
+    checks = []
+    for name in names:
+        benchmark = _benchmark(name, options)
+        root = benchmark.locate(arguments.root)
+        with _progress() as progress:
+            checks.append(check(benchmark, root, workers=arguments.workers, progress=progress))
+    if arguments.json:
+        plain = [_plain(found) for found in checks]
+        print(json.dumps(plain if arguments.name == "all" else plain[0], indent=1))
+    else:
+        for found in checks:
+            _print_check(found)
+    return 0 if all(found.passed for found in checks) else 1
+
+
+def _plain(found: Any) -> dict[str, Any]:
+    splits = found.splits
+    return {
+        "benchmark": found.benchmark,
+        "root": str(found.root),
+        "passed": found.passed,
+        "layout": splits.layout if splits else None,
+        "rule": splits.rule if splits else None,
+        "note": splits.note if splits else None,
+        "counts": {"train": len(splits.train), "val": len(splits.val), **{k: len(v) for k, v in splits.test.items()}}
+        if splits
+        else {},
+        "verdicts": [asdict(verdict) for verdict in found.verdicts],
+    }
+
+
+def _print_check(found: Any) -> None:
+    print(f"{found.benchmark} in {found.root}")
+    for verdict in found.verdicts:
+        print(f"  {verdict.status:<7} {verdict.rule}: {verdict.message}")
+        if verdict.status != "passed":
+            for name in verdict.files[:5]:
+                print(f"            {name}")
+    print(f"  {'passed' if found.passed else 'FAILED'}")
+
+
+def run_sample(arguments: argparse.Namespace) -> int:
+    from datasets import BUILTIN, samples
+
+    names = list(BUILTIN) if arguments.name == "all" else [BENCHMARKS.resolve(arguments.name)]
+    size = samples.DEFAULT_SIZE if arguments.size is None else arguments.size
+    for name in names:
+        every = arguments.layout == "all"
+        for layout in samples.layouts(name) if every else (arguments.layout,):
+            root = arguments.root / name / layout if every else arguments.root
+            folder = samples.write(name, root, layout=layout, images=arguments.images, seed=arguments.seed, size=size)
+            print(f"{name}: {folder} (layout {layout})")
+    return 0
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar on stderr where that is a terminal, silence elsewhere: (what, done, total) moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as display:
+        tasks: dict[str, Any] = {}
+
+        def move(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = display.add_task(what, total=total)
+            display.update(tasks[what], completed=done, total=total)
+
+        yield move
+
+
+if __name__ == "__main__":
+    sys.exit(main())
