@@ -97,7 +97,9 @@ class LowRankMethod(Method):
         if mode == "calibrated" and any(adapter.core is not None for adapter in self.adapters().values()):
             if not calibration:
                 raise MethodError(f"merging {self.name} by calibration needs images: pass calibration=[batch, …]")
-            done = fold_calibrated(segmenter, self._layers, calibration)
+            training = segmenter.training
+            done = fold_calibrated(segmenter.eval(), self._layers, calibration)
+            segmenter.train(training)
         else:  # without a core there is nothing to fit
             done = self._fold_convolutions() if mode == "conv" else fold_exactly(self._layers)
         self._merged = True

@@ -6,15 +6,17 @@ whether anything is left. Then W0 + s·B·M·A replaces W0, and the rest of the 
 
 ``fold_calibrated`` replaces any core by the affine map of the bottleneck that is nearest to it on given images: with
 z = A x and y = core(z) over all tokens, (M, c) minimises Σ ‖M z + c − y‖², solved by normal equations accumulated in
-float64. W0 + s·B·M·A and b0 + s·B·c then replace W0 and b0, and nothing is left. Blocks are fitted front to back: each
-on the tokens that the merged blocks before it produce, towards what its core gave in the unmerged model, so that a fit
-also makes up for the errors before it.
+float64. W0 + s·B·M·A and b0 + s·B·c then replace W0 and b0, and nothing is left. All sites are fitted in one pass over
+the unmerged model. Fitting front to back, each block on the tokens that the merged blocks before it give, was tried in
+two forms (towards the core's output on those tokens, and towards its output in the unmerged model): on Kvasir-SEG with
+a ViT-S the relative deviation of the logits was 4.94 % and 5.02 % against 4.99 % in one pass (4 calibration images;
+4.70, 4.76 and 4.70 % with 16), at three times the forward passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.lowrank import AdaptedLinear, LowRank
-from methods.sites import BlockSite, Encoder
+from methods.sites import BlockSite
 
 
 @runtime_checkable
@@ -134,6 +136,10 @@ class LeastSquares:
         self.gram += flat.T @ flat
         self.moment += flat.T @ targets.flatten(0, -2).double()
 
+    def watch(self, core: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """As a forward hook of a core: add what goes in and what comes out."""
+        self.add(inputs[0], output)
+
     def solve(self) -> tuple[Tensor, Tensor]:
         """M (r, r) and c (r,), on the CPU. Where the tokens leave directions open, the solution of least norm."""
         solution = torch.linalg.pinv(self.gram.cpu(), hermitian=True, rtol=1e-10) @ self.moment.cpu()
@@ -145,73 +151,23 @@ def fold_calibrated(segmenter: nn.Module, layers: Sequence[Layer], calibration: 
     """Replace every core by its least-squares affine map and fold that, in place.
 
     Args:
-        segmenter: in any mode; the fit runs in evaluation mode.
+        segmenter: in evaluation mode.
         layers: the adapted layers.
         calibration: batches (B, 3, H, W) of training images.
     """
-    training = segmenter.training
-    segmenter.eval()
-    try:
-        return _front_to_back(segmenter.encoder, layers, calibration)  # type: ignore[arg-type]
-    finally:
-        segmenter.train(training)
-
-
-STRATEGY = "towards"
-
-
-def _front_to_back(encoder: Encoder, layers: Sequence[Layer], calibration: Sequence[Tensor]) -> Merge:
-    done = Merge()
-    unmerged, grids = [], []
-    for batch in calibration:
-        unmerged.append(encoder.embed(batch))
-        grids.append((encoder.grid.height, encoder.grid.width))
-    merged = list(unmerged)
-
-    def run(block: nn.Module, tokens: list[Tensor], number: int) -> Tensor:
-        encoder.grid.height, encoder.grid.width = grids[number]
-        return block(tokens[number])
-
-    last = max(layer.place.index for layer in layers)
-    for index, block in enumerate(encoder.blocks[: last + 1]):
-        here = {
-            site: (layer, adapter)
-            for layer in layers
-            if layer.place.index == index
-            for site, adapter in layer.adapters().items()
-        }
-        fits = {
-            site: LeastSquares(len(adapter.down), device=adapter.down.device) for site, (_, adapter) in here.items()
-        }
-        for number in range(len(calibration)):
-            with _watched(here) as seen_u:
-                unmerged[number] = run(block, unmerged, number)
-            with _watched(here) as seen_m:
-                run(block, merged, number)
-            for site, fit in fits.items():
-                if STRATEGY == "towards":
-                    fit.add(seen_m[site][0], seen_u[site][1])
-                elif STRATEGY == "local":
-                    fit.add(*seen_m[site])
-                else:
-                    fit.add(*seen_u[site])
-        for site, (layer, adapter) in here.items():
-            add_update(layer.adapted.base, adapter, *fits[site].solve())
-            layer.remove(adapter)
-            done.folded.append(site)
-        merged = [run(block, merged, number) for number in range(len(calibration))]
-    return done
-
-
-@contextmanager
-def _watched(here: dict[str, tuple[Layer, LowRank]]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """What goes into each core and what comes out of it, by site, while the context is open."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-    with ExitStack() as stack:
-        for site, (_, adapter) in here.items():
+    adapters = {site: (layer, adapter) for layer in layers for site, adapter in layer.adapters().items()}
+    fits = {
+        site: LeastSquares(len(adapter.down), device=adapter.down.device) for site, (_, adapter) in adapters.items()
+    }
+    with ExitStack() as watched:
+        for site, (_, adapter) in adapters.items():
             assert adapter.core is not None
-            hook = adapter.core.register_forward_hook(
-                lambda _, inputs, output, site=site: seen.__setitem__(site, (inputs[0], output))
-            )
-            stack.callback(hook.remove)
-        yield seen
+            watched.callback(adapter.core.register_forward_hook(fits[site].watch).remove)
+        for batch in calibration:
+            segmenter.encoder(batch)  # type: ignore[operator]
+    done = Merge()
+    for site, (layer, adapter) in adapters.items():
+        add_update(layer.adapted.base, adapter, *fits[site].solve())
+        layer.remove(adapter)
+        done.folded.append(site)
+    return done
