@@ -21,20 +21,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from datasets.base import Benchmark, DatasetError, Pair, Splits
+from harness.dispatch.building import attached_segmenter
 from harness.dispatch.environment import environment
 from harness.dispatch.job import Job, Progress
 from harness.dispatch.plan import data_options, manifest_hash
 from harness.errors import UsageError
 from harness.evaluation.evaluate import Item, evaluate_split
 from harness.evaluation.scorer import CLASSES, OVERLAP, SALIENCY, SplitScorer, higher_is_better
-from harness.models.build import build_segmenter
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
 from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
-from harness.registry import BENCHMARKS, METHODS, load_plugin, method_config_class
-from harness.training.batches import choose, draw
+from harness.registry import BENCHMARKS, load_plugin
+from harness.training.batches import choose
 from harness.training.distributed import join, leave
 from harness.training.embeddings import EmbeddingCache, encoder_fingerprint
 from harness.training.feeding import DTYPES, normalise
@@ -42,7 +42,6 @@ from harness.training.images import ImageSource
 from harness.training.loop import train
 from harness.training.outcome import Diverged, Interrupted, Selection, StopRequest, TrainingResult
 from harness.training.outcome import Progress as Step
-from harness.validation import from_mapping
 from methods.base import Method
 
 EVALUATION_BATCH = 4
@@ -211,22 +210,9 @@ class Experiment:
             self.num_classes = 1 + max(int(mask[mask != 255].max(initial=0)) for mask in masks)
 
     def _attached(self) -> tuple[nn.Module, Method]:
-        rules, run = self.rules, self.run
-        segmenter = build_segmenter(
-            run.backbone,
-            task=self.benchmark.task,
-            num_classes=self.num_classes,
-            mask_tokens=rules.mask_tokens,
-            image_size=rules.image_size,
-            checkpoint=Path(self.job.checkpoint) if self.job.checkpoint else None,
-            head_seed=draw("head", run.seed) % 2**31,
-            fused_attention=rules.fused_attention,
-            activation_checkpointing=rules.activation_checkpointing,
-            strict_loading=rules.quirks.strict_loading,
-        )
-        config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
-        method = METHODS.get(run.method)(config, seed=draw("method", run.seed) % 2**31)
-        method.attach(segmenter)
+        checkpoint = Path(self.job.checkpoint) if self.job.checkpoint else None
+        task, num_classes = self.benchmark.task, self.num_classes
+        segmenter, method = attached_segmenter(self.run, task=task, num_classes=num_classes, checkpoint=checkpoint)
         return segmenter.to(self.device), method
 
     def _embeddings(self, segmenter: nn.Module, method: Method) -> EmbeddingCache | None:

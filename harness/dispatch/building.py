@@ -1,0 +1,47 @@
+"""From a run's JSON to the segmenter with the method attached: the same for training, for testing, for an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from harness.models.build import build_segmenter
+from harness.models.segmenter import Segmenter
+from harness.protocols.load import from_rules
+from harness.records.schema import Run
+from harness.registry import METHODS, method_config_class
+from harness.training.batches import draw
+from harness.validation import from_mapping
+from methods.base import Method
+
+
+def attached_segmenter(
+    run: Run, *, task: Literal["binary", "multiclass"], num_classes: int, checkpoint: Path | None
+) -> tuple[Segmenter, Method]:
+    """A fresh segmenter on the CPU, in training mode, and the method attached to it.
+
+    Head and method draw from streams of their own, so that for one seed every method meets the same head.
+
+    Args:
+        run: what to build.
+        task: the benchmark's.
+        num_classes: classes of a multi-class benchmark, background included.
+        checkpoint: the pretrained weights, None for random ones.
+    """
+    rules = from_rules(run.rules)
+    segmenter = build_segmenter(
+        run.backbone,
+        task=task,
+        num_classes=num_classes,
+        mask_tokens=rules.mask_tokens,
+        image_size=rules.image_size,
+        checkpoint=checkpoint,
+        head_seed=draw("head", run.seed) % 2**31,
+        fused_attention=rules.fused_attention,
+        activation_checkpointing=rules.activation_checkpointing,
+        strict_loading=rules.quirks.strict_loading,
+    )
+    config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
+    method: Method = METHODS.get(run.method)(config, seed=draw("method", run.seed) % 2**31)
+    method.attach(segmenter)
+    return segmenter, method

@@ -1,0 +1,326 @@
+"""The trained model of a finished run as a file: a plain SAM checkpoint, or the trained tensors alone.
+
+Read `export` downwards. ``--verify`` is `verify`: a fresh process loads the written file with segment_anything's own
+modules (or, for trained tensors alone, into a freshly built segmenter) and compares predictions.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from harness.dispatch.building import attached_segmenter
+from harness.dispatch.plan import data_options, manifest_hash
+from harness.errors import UsageError
+from harness.models.build import plain_sam, sam_state_dict
+from harness.models.checkpoint import fingerprint, read_tensors
+from harness.models.sam_encoder import SAMEncoder
+from harness.models.segmenter import Segmenter
+from harness.protocols.load import from_rules
+from harness.records.schema import Run
+from harness.records.store import RecordStore
+from harness.registry import BENCHMARKS, load_plugin
+from harness.training.batches import choose
+from harness.training.checkpoint import BEST, replace_atomically
+from harness.training.feeding import normalise
+from harness.training.images import ImageSource
+from methods.base import MergeMode, MergeReport, Method
+
+HELD_OUT = 4
+"""Images on which a deviation is measured."""
+BATCH = 4
+TOLERANCE = 1e-4
+"""Largest difference of mask logits, relative to their largest magnitude, that passes as equal after reloading."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What to write.
+
+    Args:
+        results: results folder of the run.
+        run: the run's key, or a beginning of it that fits one run only.
+        out: the file to write.
+        merge: merge mode; of no account with ``adapter_only``.
+        adapter_only: write the trained tensors instead of a whole checkpoint.
+        checkpoint: the pretrained weights that the run started from, None for a run from random weights.
+        data: folder that holds the benchmark; needed by ``calibrated``, and used for the deviation where given. A run
+            on generated samples finds its own.
+        plugins: plug-in files that define the method or the benchmark.
+    """
+
+    results: Path
+    run: str
+    out: Path
+    merge: MergeMode = "exact"
+    adapter_only: bool = False
+    checkpoint: Path | None = None
+    data: Path | None = None
+    plugins: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written.
+
+    Args:
+        run: the run.
+        out: the file.
+        report: the merge, None where there was nothing to merge.
+        held_out: the images of the deviation, (B, 3, S, S), normalised.
+        masks: mask logits of the exported model on them, (B, K, h, w).
+        real: whether they are the benchmark's validation images, or random ones.
+    """
+
+    run: Run
+    out: Path
+    report: MergeReport | None
+    held_out: Tensor
+    masks: Tensor
+    real: bool
+
+    def summary(self) -> str:
+        """One line: what the file is and what the merge cost."""
+        if self.report is None:
+            return f"{self.run.variant} on {self.run.benchmark}, seed {self.run.seed}"
+        images = f"{len(self.held_out)} {'validation' if self.real else 'random'} images"
+        return (
+            f"{self.run.variant} on {self.run.benchmark}, seed {self.run.seed}, merged by {self.report.mode}: "
+            f"{len(self.report.folded)} sites folded, mask logits differ from the unmerged model's by "
+            f"{self.report.relative_deviation:.1e} (relative, on {images})"
+        )
+
+
+def export(request: Export) -> Exported:
+    """Build the run's segmenter, load its best state, merge, and write the file (whole or not at all).
+
+    Raises:
+        UsageError: unknown run, a run without a trained state, the wrong checkpoint, or a model that the file cannot
+            hold; the message says what would work.
+        MethodError: the method has no such merge mode.
+    """
+    run = find_run(request.results, request.run)
+    state_file = request.results / "state" / run.key / BEST
+    if not state_file.is_file():
+        raise UsageError(f"run {run.key} has no trained state at {state_file}; run it again to get one")
+    _require_checkpoint(run, request.checkpoint)
+    state = read_tensors(state_file)
+    segmenter, method = _trained(run, state, checkpoint=request.checkpoint)
+    train, held_out = _images(run, _data_folder(request, run))
+    real = held_out is not None
+    held_out = _random_images(run) if held_out is None else held_out
+    report = None
+    if not request.adapter_only:
+        _require_sam(segmenter, run)
+        report = _merge(method, request, train=train, held_out=held_out)
+    content = state if request.adapter_only else _plain_state(segmenter, method, request.merge)
+    _write(request, run, content)
+    return Exported(
+        run=run, out=request.out, report=report, held_out=held_out, masks=_masks(segmenter, held_out), real=real
+    )
+
+
+def find_run(results: Path, key: str) -> Run:
+    """The run with ``key``, or the only one whose key begins so.
+
+    Raises:
+        UsageError: none, several, or a run that failed.
+    """
+    store = RecordStore(results)
+    records = {path.stem: path for path in sorted(store.folder.glob("*.json")) if path.stem.startswith(key)}
+    if key not in records and len(records) != 1:
+        known = f"{len(records)} runs begin so" if records else f"no record in {store.folder} begins so"
+        raise UsageError(f"--run {key}: {known}; give a key as python -m harness.status lists it")
+    record = store.read(key if key in records else next(iter(records)))
+    assert record is not None
+    if record.code != "OK":
+        raise UsageError(
+            f"run {record.key} ended with {record.code} ({record.message}); only finished runs can be exported"
+        )
+    return record.run
+
+
+def verify(exported: Exported, request: Export) -> float:
+    """Load the written file in a fresh process; the largest relative difference of its predictions.
+
+    Raises:
+        UsageError: the file does not load there, or predicts something else.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        expected = Path(folder) / "expected.safetensors"
+        save_file({"images": exported.held_out, "masks": exported.masks.contiguous()}, expected)
+        order = {
+            "run": asdict(exported.run),
+            "file": str(request.out.absolute()),
+            "expected": str(expected),
+            "adapter_only": request.adapter_only,
+            "checkpoint": str(request.checkpoint.absolute()) if request.checkpoint else "",
+            "plugins": [str(path.absolute()) for path in request.plugins],
+        }
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from harness.dispatch.exporting import answer; answer(sys.argv[1])",
+        ]
+        done = subprocess.run([*command, json.dumps(order)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UsageError(f"{request.out} does not load in a fresh process: {last}")
+    difference = float(done.stdout)
+    if not difference <= TOLERANCE:
+        raise UsageError(f"{request.out} predicts otherwise in a fresh process: relative difference {difference:.2e}")
+    return difference
+
+
+def answer(order: str) -> None:
+    """The fresh process's side of `verify`: print the relative difference."""
+    asked: dict[str, Any] = json.loads(order)
+    for path in asked["plugins"]:
+        load_plugin(Path(path))
+    run = Run(**asked["run"])
+    expected = load_file(asked["expected"])
+    if asked["adapter_only"]:
+        checkpoint = Path(asked["checkpoint"]) if asked["checkpoint"] else None
+        segmenter, _ = _trained(run, read_tensors(Path(asked["file"])), checkpoint=checkpoint)
+        masks = _masks(segmenter, expected["images"])
+    else:
+        masks = sam_masks(run, Path(asked["file"]), expected["images"])
+    print(float((masks - expected["masks"]).abs().max() / expected["masks"].abs().max()))
+
+
+@torch.no_grad()
+def sam_masks(run: Run, file: Path, images: Tensor) -> Tensor:
+    """Low-resolution mask logits (B, 1, h, w) of segment_anything's own modules, loaded strictly from ``file``."""
+    sam = plain_sam(run.backbone, image_size=from_rules(run.rules).image_size)
+    sam.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), strict=True)
+    masks = []
+    for image in images:
+        sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
+        embedding = sam.image_encoder(image.unsqueeze(0))
+        low, _ = sam.mask_decoder(
+            image_embeddings=embedding,
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        masks.append(low)
+    return torch.cat(masks)
+
+
+def _require_checkpoint(run: Run, checkpoint: Path | None) -> None:
+    if checkpoint is None:
+        if run.checkpoint:
+            raise UsageError(
+                f"run {run.key} started from pretrained {run.backbone} weights; give them with --checkpoint"
+            )
+        return
+    if fingerprint(checkpoint) != run.checkpoint:
+        wanted = run.checkpoint or "none (random weights; leave --checkpoint away)"
+        raise UsageError(
+            f"--checkpoint {checkpoint} is not the file that run {run.key} started from: its fingerprint is {wanted}"
+        )
+
+
+def _trained(run: Run, state: dict[str, Tensor], *, checkpoint: Path | None) -> tuple[Segmenter, Method]:
+    benchmark = BENCHMARKS.get(run.benchmark)
+    # A quirk may have counted classes in the masks; the trained class head (C + 1 rows) knows.
+    num_classes = len(state["head.weight"]) - 1 if "head.weight" in state else benchmark.num_classes
+    segmenter, method = attached_segmenter(run, task=benchmark.task, num_classes=num_classes, checkpoint=checkpoint)
+    method.load_state(state)
+    return segmenter.eval(), method
+
+
+def _data_folder(request: Export, run: Run) -> Path | None:
+    if request.data is not None:
+        return request.data
+    samples = request.results / "sample-data" / run.benchmark
+    return samples if from_rules(run.rules).data == "sample" and samples.is_dir() else None
+
+
+def _images(run: Run, data: Path | None) -> tuple[list[Tensor], Tensor | None]:
+    """Calibration batches of the training split and held-out images of the validation split, as the run saw them."""
+    if data is None:
+        return [], None
+    rules = from_rules(run.rules)
+    benchmark = BENCHMARKS.get(run.benchmark)(data_options(rules, run.benchmark))
+    splits = benchmark.splits(benchmark.locate(data))
+    if manifest_hash(splits) != run.manifest:
+        raise UsageError(
+            f"the files of {run.benchmark} below {data} are not those of run {run.key}; give the same data"
+        )
+
+    def load(split: str, limit: int, count: int) -> Tensor:
+        pairs = getattr(splits, split)
+        chosen = [pairs[index] for index in choose(len(pairs), limit, seed=rules.split_seed, split=split)][:count]
+        source = ImageSource(benchmark, chosen, image_size=rules.image_size, cache=None)
+        images = torch.stack([torch.from_numpy(source.image(index)) for index in range(len(source))])
+        return normalise(images, mean=rules.pixel_mean, std=rules.pixel_std)
+
+    train = load("train", rules.train_limit, rules.calibration_images)
+    return list(train.split(BATCH)), load("val", rules.val_limit, HELD_OUT)
+
+
+def _random_images(run: Run) -> Tensor:
+    side = from_rules(run.rules).image_size
+    return torch.randn(HELD_OUT, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def _require_sam(segmenter: Segmenter, run: Run) -> None:
+    """Refuse before the work of a merge what cannot become a SAM checkpoint after it."""
+    if not isinstance(segmenter.encoder, SAMEncoder):
+        raise UsageError(f"{run.backbone} is no SAM backbone and cannot become a SAM checkpoint; use --adapter-only")
+    if segmenter.head is not None:
+        raise UsageError(f"{run.benchmark} has a class head, which a SAM checkpoint cannot hold; use --adapter-only")
+
+
+def _merge(method: Method, request: Export, *, train: Sequence[Tensor], held_out: Tensor) -> MergeReport | None:
+    if request.merge == "calibrated" and not train:
+        raise UsageError("--merge calibrated fits on training images; give their folder with --data")
+    if not method.merge_modes:  # full fine-tuning and decoder-only add nothing; others are refused when written
+        return None
+    return method.merge(request.merge, calibration=train, held_out=list(held_out.split(BATCH)))
+
+
+def _plain_state(segmenter: Segmenter, method: Method, mode: MergeMode) -> dict[str, Tensor]:
+    try:
+        return sam_state_dict(segmenter)
+    except ValueError as error:
+        others = [
+            f"--merge {other}" for other in ("exact", "calibrated") if other in method.merge_modes and other != mode
+        ]
+        ways = " or ".join([*others, "--adapter-only"])
+        raise UsageError(
+            f"{method.name} merged by {mode} keeps parts that a SAM checkpoint cannot hold; use {ways}"
+        ) from error
+
+
+def _write(request: Export, run: Run, content: dict[str, Tensor]) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}
+    metadata = {"sam-peft-harness": json.dumps({"run": asdict(run)}, sort_keys=True)}
+
+    def write(path: Path) -> None:
+        if request.adapter_only:
+            save_file(tensors, path, metadata=metadata)
+        else:
+            torch.save(tensors, path)
+
+    try:
+        replace_atomically(request.out, write)
+    except OSError as error:
+        raise UsageError(f"--out {request.out} cannot be written: {error.strerror or error}") from error
+
+
+@torch.no_grad()
+def _masks(segmenter: Segmenter, images: Tensor) -> Tensor:
+    return torch.cat([segmenter(batch).masks for batch in images.split(BATCH)])
