@@ -12,6 +12,7 @@ from harness.errors import UsageError
 from harness.records.schema import Record
 from harness.records.store import RecordStore, write_atomically
 from harness.reporting.page import SUFFIX, Format
+from harness.reporting.published import read
 from harness.reporting.tables import render
 from harness.studies import Study, load_study, study_names
 
@@ -57,7 +58,7 @@ def tables(
     """Path -> content: the page of ``study``, or one a protocol and one a study whose page is there already."""
     folder, suffix = root / "tables", SUFFIX[style]
     if study is not None:
-        return {folder / f"{study.name}{suffix}": render(records, study=study, style=style)}
+        return {folder / f"{study.name}{suffix}": render(records, study=study, published=read(), style=style)}
     pages = {}
     for protocol in sorted({record.run.protocol for record in records}):
         mine = [record for record in records if record.run.protocol == protocol]
@@ -65,7 +66,7 @@ def tables(
     for name in study_names():
         path = folder / f"{name}{suffix}"
         if path.is_file() and path not in pages:
-            pages[path] = render(records, study=load_study(name), style=style)
+            pages[path] = render(records, study=load_study(name), published=read(), style=style)
     return pages
 
 

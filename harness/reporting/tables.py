@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from harness.records.schema import Record, Run
 from harness.reporting import names
+from harness.reporting.beside import published_block
 from harness.reporting.grid import Cell, Column, Grid, build, is_run, placeholder, sheets
 from harness.reporting.page import Block, Format, Mark, Text, write
+from harness.reporting.published import Published
 from harness.studies import Study
 
 PLUS_MINUS = "Cells: mean over seeds in %, ± SD over seeds (ddof = 1), (n)."
@@ -23,6 +25,7 @@ def render(
     *,
     study: Study | None = None,
     runs: Iterable[Run] | None = None,
+    published: Sequence[Published] = (),
     style: Format = "markdown",
 ) -> str:
     """One page: a table for each protocol hash, backbone and checkpoint among ``records``.
@@ -31,11 +34,17 @@ def render(
         records: any order.
         study: rows, benchmarks and seeds to show; without one, everything there is.
         runs: show these planned runs and nothing else, under their own labels; those without a record show as missing.
+        published: numbers of papers; a study with ``table.paper`` shows them beside ours, under its own protocol only.
         style: ``markdown``, ``latex`` or ``csv``.
     """
     chosen = list(records) if runs is None else of_runs(records, runs)
     title = study.title if study else ", ".join(sorted({record.run.protocol for record in chosen})) or "no records"
-    blocks = [block(grid) for grid in grids(chosen, study=study)]
+    blocks = []
+    for grid in grids(chosen, study=study):
+        blocks.append(block(grid))
+        if study and study.table.paper and grid.protocol == study.protocol:
+            beside = published_block(grid, published)
+            blocks += [beside] if beside else []
     if not blocks:
         blocks = [Block(heading=study.name if study else title, above=["No record of this table yet."])]
     return write(title, blocks, style=style)
