@@ -1,0 +1,140 @@
+"""``python -m harness.cost``: what methods cost to train and to run, measured interleaved in one process on one device.
+
+Rounds go A B C A B C …, so that whatever slows the machine slows all; ratios are paired by round. The result is a
+cost record below ``ROOT/cost``; ``python -m harness.tables --study cost`` prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli import verb
+from harness.errors import UsageError
+from harness.registry import METHODS, load_plugin
+from harness.validation import parse_assignments
+
+if TYPE_CHECKING:
+    import torch
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m harness.cost", description=__doc__.split("\n\n")[0])
+    p.add_argument(
+        "--methods", required=True, metavar="A,B[opt=1],…", help="methods in the order of a round; 'all' for every one"
+    )
+    p.add_argument("--protocol", default="nas-lora", metavar="CARD", help="rules of training (default: nas-lora)")
+    p.add_argument("--backbone", metavar="NAME", help="default: the card's")
+    p.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="pretrained weights; without it they are random, which costs the same",
+    )
+    p.add_argument("--image-size", type=int, metavar="PX", help="side of the square input (default: the card's)")
+    p.add_argument("--batch", type=int, metavar="N", help="images a step (default: the card's)")
+    p.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the card's")
+    p.add_argument(
+        "--classes",
+        type=int,
+        metavar="N",
+        help="measure the multi-class task with so many classes instead of the binary one",
+    )
+    p.add_argument("--rounds", type=int, default=9, metavar="N", help="measured rounds (default: 9)")
+    p.add_argument(
+        "--baselines", default="full,lora", metavar="A,B", help="methods to which ratios are taken (default: full,lora)"
+    )
+    p.add_argument("--device", metavar="NAME", help="cpu or cuda:N (default: the GPU if there is one)")
+    p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    p.add_argument("--shared", action="store_true", help="measure although others use the device; the record is marked")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override: fused_attention=false, lora.rank=6"
+    )
+    p.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="a file that defines more methods")
+    p.add_argument("--results", type=Path, default=Path("runs"), metavar="ROOT", help="results folder (default: runs)")
+    return p
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    if arguments.rounds < 1:
+        raise UsageError(f"--rounds {arguments.rounds}: at least one round is needed, nine are better")
+    for path in arguments.plugin:
+        load_plugin(Path(path))
+
+    import torch
+
+    from harness.costing.device import used_by_others
+    from harness.costing.measure import Row, Session, measure
+    from harness.costing.summary import summary
+    from harness.dispatch.plan import method_row, split_overrides
+    from harness.models.catalog import backbone_shape, resolve_backbone
+    from harness.protocols.load import load_protocol
+    from harness.records.cost import CostStore
+    from harness.run import expand, parse_entry
+
+    general, by_method = split_overrides(parse_assignments(arguments.set))
+    for key, value in (
+        ("image_size", arguments.image_size),
+        ("batch_size", arguments.batch),
+        ("precision", arguments.precision),
+    ):
+        if value is not None:
+            general[key] = value
+    protocol = load_protocol(arguments.protocol, general)
+    backbone = resolve_backbone(arguments.backbone or protocol.backbone)
+    backbone_shape(backbone, protocol.image_size)
+    rows = []
+    for word in expand(arguments.methods, METHODS.names()):
+        method, config, variant, _ = method_row(parse_entry(word), protocol, by_method, backbone)
+        rows.append(Row(method=method, config=config, variant=variant))
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = _device(arguments.device)
+    others = used_by_others(device)
+    if others and not arguments.shared:
+        raise UsageError(
+            f"{others}; wait until the device is free, or measure anyway with --shared, which marks the record"
+        )
+    session = Session(
+        rows=rows,
+        backbone=backbone,
+        checkpoint=arguments.checkpoint,
+        protocol=protocol,
+        task="multiclass" if arguments.classes else "binary",
+        num_classes=arguments.classes or 2,
+        rounds=arguments.rounds,
+        device=device,
+        baselines=[METHODS.resolve(name) for name in arguments.baselines.split(",") if name],
+        shared=others,
+    )
+    record = measure(session, report=lambda line: print(line, file=sys.stderr, flush=True))
+    path = CostStore(arguments.results).write(record)
+    print(summary(record))
+    print(f"written: {path}", file=sys.stderr)
+    return 0
+
+
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    if name is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name!r}: give cpu or cuda:N") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UsageError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; give --device cpu"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name!r}: give cpu or cuda:N")
+    return torch.device("cuda:0") if name == "cuda" else device
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,142 @@
+"""The device under measurement: its name, who else uses it, its clock and its energy meter."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+BUSY = 0.1
+"""Cores (CPU) or fraction of the device (GPU) that others may use before it counts as shared."""
+OTHERS_BYTES = 1 << 30
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def now(device: torch.device) -> float:
+    """Seconds of a clock, after all work of the device is done."""
+    synchronise(device)
+    return time.perf_counter()
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU's model."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
+    except OSError:
+        pass
+    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+
+
+def driver(device: torch.device) -> str:
+    """GPU driver and CUDA version; empty on a CPU."""
+    if device.type != "cuda":
+        return ""
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        version = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        version = "unknown"
+    return f"driver {version}, CUDA {torch.version.cuda}"
+
+
+def used_by_others(device: torch.device, *, seconds: float = 1.0) -> str:
+    """In words, who else uses the device; empty if nobody does. Watches for ``seconds``."""
+    return _gpu_used(device) if device.type == "cuda" else _cpu_used(seconds)
+
+
+def _cpu_used(seconds: float) -> str:
+    try:
+        busy, own = _busy_seconds(), time.process_time()
+        time.sleep(seconds)
+        others = (_busy_seconds() - busy - (time.process_time() - own)) / seconds
+    except OSError:
+        return ""
+    return f"other processes use {others:.1f} of {os.cpu_count()} cores" if others > BUSY else ""
+
+
+def _busy_seconds() -> float:
+    """Seconds that all cores together have worked since boot (user, nice, system)."""
+    user, nice, system = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:4]
+    return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def _gpu_used(device: torch.device) -> str:
+    meter = EnergyMeter.open(device)
+    if meter is not None:
+        pids = meter.other_processes()
+        return f"{len(pids)} other processes are on the GPU ({', '.join(map(str, pids[:3]))})" if pids else ""
+    free, total = torch.cuda.mem_get_info(device)
+    others = total - free - torch.cuda.memory_reserved(device)
+    # A context of our own takes some hundred megabytes that torch does not count.
+    return f"{others / 2**30:.1f} GiB of the GPU's memory belong to others" if others > OTHERS_BYTES else ""
+
+
+class EnergyMeter:
+    """NVML's view of one GPU.
+
+    Args:
+        nvml: the module ``pynvml``, initialised.
+        handle: NVML's handle of the GPU.
+    """
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml = nvml
+        self._handle = handle
+
+    @classmethod
+    def open(cls, device: torch.device) -> EnergyMeter | None:
+        """None without a GPU or without NVML's Python binding (package nvidia-ml-py)."""
+        if device.type != "cuda":
+            return None
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+            uuid = str(torch.cuda.get_device_properties(device).uuid)
+            return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+        except Exception:  # any failure of NVML (no library, no permission, MIG) means that there is no meter
+            return None
+
+    def joules(self) -> float:
+        """Energy drawn since the driver was loaded."""
+        return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1000
+
+    def other_processes(self) -> list[int]:
+        running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        return [process.pid for process in running if process.pid != os.getpid()]
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What a record keeps about where it was made."""
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device_name(device),
+        "driver": driver(device),
+        "host": platform.node(),
+        **_code_version(),
+    }
+
+
+def _code_version() -> dict[str, str]:
+    folder = Path(__file__).parents[2]
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": commit}

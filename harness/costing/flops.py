@@ -1,0 +1,92 @@
+"""Floating-point operations as executed, what the counter does not know, and the closed form they are held against.
+
+A multiply-add counts as two. Matrix products, convolutions and fused attention are counted, recomputation included,
+because it is executed; norms, activations, softmax and sums are not, and are listed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from harness.dispatch.work import encoder_flops
+from methods.placement import BackboneShape
+
+
+def _cpu_attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _cpu_attention_backward(
+    grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+_aten = torch.ops.aten
+_FURTHER = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
+}
+
+
+class _Names(TorchDispatchMode):
+    """Names of operations that compute something and have no formula."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        packet = func._overloadpacket
+        if packet not in flop_registry and packet not in _FURTHER and not _only_views(func):
+            self.found[str(packet)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _only_views(func: Any) -> bool:
+    returns = func._schema.returns
+    return bool(returns) and all(entry.alias_info is not None and not entry.alias_info.is_write for entry in returns)
+
+
+class FlopCount:
+    """Use as a context manager around what is to be counted; one may be entered again and adds up.
+
+    ``total`` are operations so far, ``not_counted`` the names of uncounted ones with how often they ran.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.not_counted: Counter[str] = Counter()
+
+    def __enter__(self) -> FlopCount:
+        self._names = _Names()
+        self._names.__enter__()
+        self._counter = FlopCounterMode(display=False, custom_mapping=_FURTHER)
+        self._counter.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._counter.__exit__(*error)
+        self._names.__exit__(*error)
+        self.total += self._counter.get_total_flops()
+        self.not_counted += self._names.found
+
+
+def encoder_forward_flops(shape: BackboneShape, *, image_size: int) -> float:
+    """Closed form of the plain encoder's forward pass for one image, relative positions included."""
+    *parts, neck = encoder_flops(shape, image_size=image_size)
+    total = sum(parts) + (neck if shape.neck_dim else 0.0)  # a timm ViT has its neck behind it
+    if not shape.relative_positions:
+        return total
+    side = image_size // shape.patch
+    for index in range(shape.depth):
+        windowed = shape.window and index not in shape.global_blocks
+        span = shape.window if windowed else side
+        padded = -(-side // span) * span
+        total += 2 * 2.0 * padded**2 * span * shape.dim  # each query with every row and every column of its map
+    return total

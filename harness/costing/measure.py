@@ -1,0 +1,263 @@
+"""One session: build every method, warm up, then A B C A B C … for training steps, then the same for inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save
+
+from harness.costing.device import EnergyMeter, device_name, driver, environment
+from harness.costing.flops import encoder_forward_flops
+from harness.costing.inference import measure_inference
+from harness.costing.memory import peak_memory
+from harness.costing.ratios import ratios_to
+from harness.costing.subject import PARTS, Subject
+from harness.errors import UsageError
+from harness.models.build import build_segmenter
+from harness.protocols.card import Protocol
+from harness.records.cost import Comparability, CostRecord, MethodCost
+from harness.records.schema import content_hash
+from harness.registry import METHODS
+from methods.base import Method
+
+WARMUP = 2
+"""Steps of every kind before the first round: allocators, kernels and caches are cold."""
+_OPTIONS = (
+    "fused_attention",
+    "fused_cell",
+    "activation_checkpointing",
+    "cache_embeddings",
+    "epochs",
+    "flip",
+    "optimizer",
+    "clip",
+    "loss",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method to measure: canonical name, configuration, and what tables call it."""
+
+    method: str
+    config: Any
+    variant: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What to measure.
+
+    Args:
+        rows: the methods, in the order in which they take turns.
+        backbone: name in the catalogue.
+        checkpoint: its weights, None for random ones; cost hardly depends on them.
+        protocol: the rules, with image size and batch size.
+        task, num_classes: of the benchmark that is stood for.
+        rounds: measured rounds.
+        device: where.
+        baselines: variants whose ratios to all others are wanted, as far as they are among ``rows``.
+        seed: of weights and methods.
+        shared: who else uses the device, in words.
+    """
+
+    rows: Sequence[Row]
+    backbone: str
+    checkpoint: Path | None
+    protocol: Protocol
+    task: Literal["binary", "multiclass"] = "binary"
+    num_classes: int = 2
+    rounds: int = 9
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    baselines: Sequence[str] = ("full", "lora")
+    seed: int = 0
+    shared: str = ""
+
+
+def measure(session: Session, *, report: Callable[[str], None] = lambda line: None) -> CostRecord:
+    """Measure all methods of a session.
+
+    Args:
+        report: is told what is being done.
+
+    Raises:
+        UsageError: two rows have one name, or a method does not fit.
+    """
+    names = [row.variant for row in session.rows]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two of {', '.join(names)} have one name; give their options in brackets")
+    subjects = [build_subject(row, session) for row in session.rows]
+    try:
+        sizes = [_measure_sizes(subject, session, report=report) for subject in subjects]
+        seconds, joules = _measure_steps(subjects, session, report=report)
+    finally:
+        for subject in subjects:
+            subject.close()
+    inference = measure_inference(subjects, session, report=report)
+    costs = []
+    for row, subject, size, times, energy, speed in zip(
+        session.rows, subjects, sizes, seconds, joules, inference, strict=True
+    ):
+        shares = {phase.name: share for phase, share in subject.shares().items()}
+        costs.append(
+            MethodCost(
+                method=row.method,
+                variant=row.variant,
+                config=asdict(row.config),
+                seconds=times,
+                shares=shares,
+                step_seconds=_weighted(times, shares),
+                joules=energy,
+                **size,
+                **speed,
+            )
+        )
+    fractions = {subject.variant: subject.epoch_fraction() for subject in subjects}
+    costs = [_with_ratios(cost, costs, baselines=session.baselines, images=fractions) for cost in costs]
+    return _record(session, costs)
+
+
+def build_subject(row: Row, session: Session) -> Subject:
+    """A fresh segmenter with the row's method attached."""
+    protocol = session.protocol
+    segmenter = build_segmenter(
+        session.backbone,
+        task=session.task,
+        num_classes=session.num_classes,
+        mask_tokens=protocol.mask_tokens,
+        image_size=protocol.image_size,
+        checkpoint=session.checkpoint,
+        head_seed=session.seed,
+        fused_attention=protocol.fused_attention,
+        activation_checkpointing=protocol.activation_checkpointing,
+    ).to(session.device)
+    method: Method = METHODS.get(row.method)(row.config, seed=session.seed)
+    method.attach(segmenter)
+    segmenter.to(session.device)
+    return Subject(
+        row.variant,
+        segmenter=segmenter,
+        method=method,
+        protocol=protocol,
+        task=session.task,
+        num_classes=session.num_classes,
+        device=session.device,
+    )
+
+
+def _measure_sizes(subject: Subject, session: Session, *, report: Callable[[str], None]) -> dict[str, Any]:
+    """Memory, FLOPs, parameters and checkpoint size: what does not vary from round to round."""
+    report(f"{subject.variant}: memory and FLOPs")
+    for phase in subject.shares():
+        for _ in range(WARMUP):
+            subject.step(phase)
+    shares = subject.shares()
+    parts = peak_memory(subject, next(iter(shares)))
+    for phase in list(shares)[1:]:
+        other = peak_memory(subject, phase)
+        parts = {name: max(value, other.get(name, 0)) for name, value in parts.items()}
+    flops = {"forward": 0.0, "backward": 0.0}
+    not_counted: dict[str, int] = {}
+    for phase, share in shares.items():
+        forward, backward = subject.count_flops(phase)
+        flops["forward"] += share * forward.total
+        flops["backward"] += share * backward.total
+        for name, count in (forward.not_counted + backward.not_counted).items():
+            not_counted[name] = max(not_counted.get(name, 0), count)
+    encoder = subject.count_encoder_flops()
+    shape = subject.segmenter.encoder.shape
+    closed = encoder_forward_flops(shape, image_size=session.protocol.image_size) * session.protocol.batch_size
+    named = dict(subject.segmenter.named_parameters())
+    trained = {name: p.numel() for name, p in named.items() if p.requires_grad}
+    decoder = sum(p.numel() for _, p in subject.segmenter.decoder_parameters())
+    return {
+        "memory_bytes": parts,
+        "flops": {**flops, "encoder_forward": float(encoder), "closed_form": closed},
+        "not_counted": not_counted,
+        "parameters": {
+            "encoder": sum(trained.values()) - decoder,
+            "decoder": decoder,
+            "trainable": sum(trained.values()),
+            "total": sum(p.numel() for p in named.values()),
+        },
+        "checkpoint_bytes": len(save({name: t.contiguous().cpu() for name, t in subject.method.state().items()})),
+    }
+
+
+def _measure_steps(
+    subjects: Sequence[Subject], session: Session, *, report: Callable[[str], None]
+) -> tuple[list[dict[str, dict[str, list[float]]]], list[float | None]]:
+    """role -> part -> seconds by round, and joules a step, for every subject."""
+    phases = [list(subject.shares()) for subject in subjects]
+    seconds: list[dict[str, dict[str, list[float]]]] = [
+        {phase.name: {part: [] for part in PARTS} for phase in own} for own in phases
+    ]
+    meter = EnergyMeter.open(session.device) if not session.shared else None
+    energy = [[0.0] * len(own) for own in phases]
+    for number in range(1, session.rounds + 1):
+        report(f"training: round {number} of {session.rounds}")
+        for subject, own, times, drawn in zip(subjects, phases, seconds, energy, strict=True):
+            for place, phase in enumerate(own):
+                before = meter.joules() if meter else 0.0
+                for part, value in subject.step(phase).items():
+                    times[phase.name][part].append(value)
+                drawn[place] += (meter.joules() if meter else 0.0) - before
+    if meter is None:
+        return seconds, [None] * len(subjects)
+    return seconds, [
+        sum(share * drawn / session.rounds for share, drawn in zip(subject.shares().values(), own, strict=True))
+        for subject, own in zip(subjects, energy, strict=True)
+    ]
+
+
+def _weighted(seconds: Mapping[str, Mapping[str, list[float]]], shares: Mapping[str, float]) -> dict[str, list[float]]:
+    """part -> seconds by round of the average step: every role's, weighted by its share."""
+    rounds = range(len(next(iter(seconds.values()))["total"]))
+    return {
+        part: [sum(share * seconds[name][part][number] for name, share in shares.items()) for number in rounds]
+        for part in PARTS
+    }
+
+
+def _with_ratios(
+    cost: MethodCost, costs: Sequence[MethodCost], *, baselines: Sequence[str], images: dict[str, float]
+) -> MethodCost:
+    ratios = {
+        other.variant: ratios_to(cost, other, images=images)
+        for other in costs
+        if other.variant in baselines and other.variant != cost.variant
+    }
+    return replace(cost, ratios=ratios)
+
+
+def _record(session: Session, costs: list[MethodCost]) -> CostRecord:
+    protocol = session.protocol
+    comparability = Comparability(
+        device=device_name(session.device),
+        driver=driver(session.device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        precision=protocol.precision,
+        backbone=session.backbone,
+        image_size=protocol.image_size,
+        batch=protocol.batch_size,
+        task=session.task,
+        options={name: getattr(protocol, name) for name in _OPTIONS},
+    )
+    record = CostRecord(
+        key=comparability.key,
+        session="",
+        comparability=comparability,
+        rounds=session.rounds,
+        warmup=WARMUP,
+        methods=costs,
+        shared=session.shared,
+        environment=environment(session.device),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return replace(record, session=content_hash(asdict(record))[:8])

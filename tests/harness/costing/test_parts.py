@@ -1,0 +1,108 @@
+"""The instruments: live bytes, FLOPs against the closed form, paired ratios, the device's other users."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from scipy.stats import ttest_rel
+
+from harness.costing.device import EnergyMeter, device_name, used_by_others
+from harness.costing.flops import FlopCount, encoder_forward_flops
+from harness.costing.live import LiveBytes
+from harness.costing.ratios import paired_ratio
+from harness.models.build import build_segmenter
+
+CPU = torch.device("cpu")
+
+
+def test_live_bytes_follow_creation_views_and_freeing() -> None:
+    known = torch.zeros(1000)
+    with LiveBytes([known]) as counter:
+        first = known + 1
+        view = first.view(10, 100).t()
+        assert counter.now == 4000
+        second = first * 2
+        assert counter.now == 8000
+        del first
+        assert counter.now == 8000, "the view keeps it alive"
+        del view
+        assert counter.now == 4000
+        known.add_(1)
+        assert counter.now == 4000, "in place, and known before"
+        del second
+    assert (counter.now, counter.peak) == (0, 8000)
+
+
+def test_live_bytes_see_what_backward_needs() -> None:
+    weight = torch.randn(64, 64, requires_grad=True)
+    x = torch.randn(32, 64)
+    with LiveBytes([weight, x]) as counter:
+        out = (x @ weight).exp()
+        kept = counter.now
+        loss = out.sum()
+        del out
+        assert counter.now >= 32 * 64 * 4, "exp keeps its output for backward"
+        loss.backward()
+        del loss
+    assert kept == 32 * 64 * 4
+    assert counter.now == weight.grad.numel() * 4
+    assert counter.peak > kept
+
+
+@pytest.mark.parametrize("name", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_counted_flops_equal_the_closed_form(name: str, fused: bool) -> None:
+    segmenter = build_segmenter(name, task="binary", fused_attention=fused)
+    shape = segmenter.encoder.shape
+    images = torch.zeros(2, 3, shape.image_size, shape.image_size)
+    with torch.no_grad(), FlopCount() as count:
+        segmenter.encode(images)
+    assert count.total == 2 * encoder_forward_flops(shape, image_size=shape.image_size)
+    assert count.not_counted["aten.native_layer_norm"] > 0
+    assert "aten.view" not in count.not_counted
+    assert not {"aten.mm", "aten.bmm", "aten.addmm", "aten.convolution"} & count.not_counted.keys()
+
+
+def test_paired_ratios_cancel_what_slows_a_round() -> None:
+    slow = [1.0, 5.0, 2.0, 9.0, 3.0]
+    ratio = paired_ratio([0.8 * value for value in slow], slow)
+    assert ratio.value == pytest.approx(0.8)
+    assert ratio.low == pytest.approx(0.8)
+    assert ratio.high == pytest.approx(0.8)
+    assert paired_ratio([2.0], [1.0]).low is None
+
+
+def test_the_interval_is_that_of_a_paired_t_test_on_logarithms() -> None:
+    values, base = [1.1, 1.3, 0.9, 1.2], [1.0, 1.1, 1.0, 1.05]
+    logs = [[math.log(value) for value in series] for series in (values, base)]
+    interval = ttest_rel(*logs).confidence_interval(0.95)
+    ratio = paired_ratio(values, base)
+    assert ratio.low == pytest.approx(math.exp(interval.low))
+    assert ratio.high == pytest.approx(math.exp(interval.high))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_busy_cpu_is_noticed() -> None:
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert "other processes use" in used_by_others(CPU, seconds=0.5)
+    finally:
+        busy.kill()
+        busy.wait()
+    assert device_name(CPU)
+
+
+def test_energy_and_other_processes_come_from_nvml() -> None:
+    nvml = SimpleNamespace(
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: 12_500,
+        nvmlDeviceGetComputeRunningProcesses=lambda handle: [SimpleNamespace(pid=1), SimpleNamespace(pid=2)],
+    )
+    meter = EnergyMeter(nvml, handle=object())
+    assert meter.joules() == 12.5
+    assert meter.other_processes() == [1, 2]
+    assert EnergyMeter.open(CPU) is None
