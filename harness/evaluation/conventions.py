@@ -11,8 +11,8 @@ class Conventions:
     """How predictions meet ground truth.
 
     Args:
-        resolution: ``native`` resizes the prediction to the mask's own size; ``input`` scores at the network's input size,
-            the mask nearest-resized to it (as AutoGluon released).
+        resolution: ``native`` resizes the prediction to the mask's own size; ``input`` scores at the network's input
+            size, the mask nearest-resized to it (as AutoGluon released).
         min_max: min-max normalise each probability map before the saliency metrics (released by AutoGluon and
             PySODMetrics).
         weighted_f_beta2: β² of the weighted F-measure: 1.0 standard, 0.3 as AutoGluon, SAM-Adapter and InfoSAM

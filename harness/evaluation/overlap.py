@@ -84,7 +84,7 @@ def confusion(
 
 
 def miou(matrix: Confusion) -> float:
-    """Mean of hits / union over the classes that occur in mask or prediction, background included; 0 where none does."""
+    """Mean of hits / union over the classes in mask or prediction, background included; 0 where there is none."""
     hits = np.diagonal(matrix)
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
     seen = union > 0

@@ -1,12 +1,11 @@
 """Saliency metrics of one image: MAE, S-measure, E-measure. The weighted F-measure has its own module.
 
-All take a probability map (H, W) float64 in [0, 1], a foreground mask (H, W) bool, and ``valid`` (H, W) bool or None
-where every pixel counts. A pixel that is not valid (label 255) is left out of every sum, count, mean and centroid, and its
-prediction changes nothing.
+A pixel with label 255 is left out of every sum, count, mean and centroid, and its prediction changes nothing.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,24 +16,67 @@ Mask = NDArray[np.bool_]
 
 EPS = float(np.spacing(1))  # MATLAB's eps, which the authors' code adds to denominators
 _THRESHOLDS = 256
+_CHUNK = 1 << 15
 
 
-def min_max(probability: Floats, valid: Mask | None = None) -> Floats:
-    """Stretch a map to [0, 1] (MATLAB's mapminmax, as the authors' code does first); a constant map stays as it is."""
-    inside = probability if valid is None else probability[valid]
-    if inside.size == 0:
-        return probability
-    low, high = inside.min(), inside.max()
-    if low == high:
-        return probability
-    stretched = (probability - low) / (high - low)
-    return stretched if valid is None else np.clip(stretched, 0.0, 1.0)
+@dataclass(frozen=True, kw_only=True)
+class SaliencyMap:
+    """A prediction and its ground truth, taken apart once for all metrics. Make one with `saliency_map`.
+
+    Args:
+        probability: (H, W) in [0, 1].
+        foreground: (H, W), False where ignored.
+        valid: (H, W) pixels that count, None where all do.
+        inside: (P,) probabilities on the foreground.
+        outside: (N,) probabilities on the background, ignored pixels left out.
+    """
+
+    probability: Floats
+    foreground: Mask
+    valid: Mask | None
+    inside: Floats
+    outside: Floats
+
+    @property
+    def size(self) -> int:
+        """Pixels that count."""
+        return self.inside.size + self.outside.size
 
 
-def mae(probability: Floats, foreground: Mask, valid: Mask | None = None) -> float:
+def saliency_map(probability: Floats, foreground: Mask, valid: Mask | None = None, *, min_max: bool) -> SaliencyMap:
+    """Prepare one image.
+
+    Args:
+        probability: (H, W) in [0, 1].
+        foreground: (H, W).
+        valid: (H, W) pixels that count, None where all do.
+        min_max: stretch the map to [0, 1] over the valid pixels (MATLAB's mapminmax, with which the authors' code
+            begins); a constant map stays as it is.
+    """
+    if valid is not None:
+        # An ignored prediction becomes a harmless one: the lowest that counts.
+        low = probability.min(initial=1.0, where=valid)
+        probability, foreground = np.where(valid, probability, low), foreground & valid
+    if min_max and probability.size:
+        low, high = probability.min(), probability.max()
+        if low != high and (low, high) != (0.0, 1.0):
+            probability = probability - low
+            probability /= high - low
+    background = ~foreground if valid is None else valid & ~foreground
+    return SaliencyMap(
+        probability=probability,
+        foreground=foreground,
+        valid=valid,
+        inside=probability[foreground],
+        outside=probability[background],
+    )
+
+
+def mae(image: SaliencyMap) -> float:
     """Mean absolute error (Perazzi et al., CVPR 2012)."""
-    error = np.abs(probability - foreground)
-    return float(_mean(error if valid is None else error[valid]))
+    if image.size == 0:
+        return 0.0
+    return float(image.inside.size - image.inside.sum() + image.outside.sum()) / image.size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,52 +92,57 @@ class EMeasure:
     adaptive: float
 
 
-def e_measure(probability: Floats, foreground: Mask, valid: Mask | None = None) -> EMeasure:
+def e_measure(image: SaliencyMap) -> EMeasure:
     """Enhanced-alignment measure (Fan et al., IJCAI 2018).
 
     For binary maps the alignment matrix takes only four values, one for each pair (predicted, true), so the measure at
     a threshold follows from two counts; the counts at all 256 thresholds are cumulative sums of two histograms.
     """
-    levels = (probability * 255).astype(np.uint8)  # truncation, as the authors' code does
-    if valid is not None:
-        levels, probability, foreground = levels[valid], probability[valid], foreground[valid]
-    total, positives = foreground.size, int(np.count_nonzero(foreground))
-    everywhere = np.bincount(levels.ravel(), minlength=_THRESHOLDS)
-    inside = np.bincount(levels[foreground], minlength=_THRESHOLDS)
-    hits = np.cumsum(inside[::-1])
-    predicted = np.cumsum(everywhere[::-1])
-    threshold = min(2.0 * float(_mean(probability)), 1.0)
-    above = probability >= threshold
+    inside, outside = image.inside, image.outside
+    hits, false_hits = _count_from(inside), _count_from(outside)
+    curve = _enhanced_alignment(hits=hits, false_hits=false_hits, positives=inside.size, total=image.size)
+    mean = float(inside.sum() + outside.sum()) / max(image.size, 1)
+    threshold = min(2.0 * mean, 1.0)
     adaptive = _enhanced_alignment(
-        hits=np.array([np.count_nonzero(above & foreground)]),
-        predicted=np.array([np.count_nonzero(above)]),
-        positives=positives,
-        total=total,
+        hits=np.array([np.count_nonzero(inside >= threshold)]),
+        false_hits=np.array([np.count_nonzero(outside >= threshold)]),
+        positives=inside.size,
+        total=image.size,
     )
-    return EMeasure(
-        curve=_enhanced_alignment(hits=hits, predicted=predicted, positives=positives, total=total),
-        adaptive=float(adaptive[0]),
-    )
+    return EMeasure(curve=curve, adaptive=float(adaptive[0]))
 
 
-def _enhanced_alignment(*, hits: NDArray[np.int64], predicted: NDArray[np.int64], positives: int, total: int) -> Floats:
+def _count_from(probabilities: Floats) -> NDArray[np.int64]:
+    """(256,) how many lie at or above each level, from the highest level down."""
+    counts = np.zeros(_THRESHOLDS, dtype=np.int64)
+    for start in range(0, probabilities.size, _CHUNK):  # in the core's cache
+        levels = probabilities[start : start + _CHUNK] * 255
+        # Truncation, as the authors' code does.
+        counts += np.bincount(levels.astype(np.intp), minlength=_THRESHOLDS)
+    return np.cumsum(counts[::-1])
+
+
+def _enhanced_alignment(
+    *, hits: NDArray[np.int64], false_hits: NDArray[np.int64], positives: int, total: int
+) -> Floats:
     """Σ (1 + ξ)² / 4 over the pixels, by N − 1, ξ = 2ab / (a² + b²) with a, b the two maps minus their means.
 
     Args:
         hits: predicted pixels that are foreground, by threshold.
-        predicted: predicted pixels, by threshold.
+        false_hits: predicted pixels that are background, by threshold.
         positives: foreground pixels.
         total: pixels.
     """
     if total == 0:
         return np.zeros(len(hits))
+    predicted = hits + false_hits
     if positives == 0:
         aligned = (total - predicted).astype(np.float64)
     elif positives == total:
         aligned = predicted.astype(np.float64)
     else:
         mean_predicted, mean_true = predicted / total, positives / total
-        false_hits, misses = predicted - hits, positives - hits
+        misses = positives - hits
         cells = (
             (hits, 1 - mean_predicted, 1 - mean_true),
             (false_hits, 1 - mean_predicted, -mean_true),
@@ -108,69 +155,74 @@ def _enhanced_alignment(*, hits: NDArray[np.int64], predicted: NDArray[np.int64]
     return aligned / (total - 1 + EPS)
 
 
-def s_measure(probability: Floats, foreground: Mask, valid: Mask | None = None, *, alpha: float = 0.5) -> float:
+def s_measure(image: SaliencyMap, *, alpha: float = 0.5) -> float:
     """Structure measure α·S_object + (1 − α)·S_region (Fan et al., ICCV 2017).
 
-    On an empty mask it is 1 − the map's mean, on a full one the mean. The image is cut at the foreground's centroid into four quadrants, weighted by their share of the (valid) pixels. A
-    quadrant without pixels (centroid in the last row or column) has weight 0; dividing 0 by 0 there, as PySODMetrics does,
-    gives nan.
+    On an empty mask it is 1 − the map's mean, on a full one the mean. The image is cut at the foreground's centroid
+    into four quadrants, weighted by their share of the pixels. A quadrant without pixels (centroid in the last row or
+    column) weighs nothing; PySODMetrics divides 0 by 0 there and returns nan.
     """
-    inside = foreground if valid is None else foreground[valid]
-    total, positives = inside.size, int(np.count_nonzero(inside))
+    total, positives = image.size, image.inside.size
     if total == 0:
         return 0.0
     if positives in (0, total):
-        mean = float(_mean(probability if valid is None else probability[valid]))
-        return mean if positives else 1.0 - mean
-    background = ~foreground
-    if valid is not None:
-        foreground, background = foreground & valid, background & valid
+        return float(image.inside.mean()) if positives else 1.0 - float(image.outside.mean())
     share = positives / total
-    objects = share * _object_score(probability[foreground]) + (1 - share) * _object_score(
-        1.0 - probability[background]
-    )
-    regions = _region_score(probability, foreground, valid, total=total, positives=positives)
-    return max(0.0, alpha * objects + (1 - alpha) * regions)
+    objects = share * _object_score(image.inside) + (1 - share) * _object_score(image.outside, inverted=True)
+    return max(0.0, alpha * objects + (1 - alpha) * _region_score(image))
 
 
-def _object_score(values: Floats) -> float:
-    """2 x̄ / (x̄² + 1 + σ): how high and how even the map is over one object (equation 4, λ = 1/2)."""
+def _object_score(values: Floats, *, inverted: bool = False) -> float:
+    """2 x̄ / (x̄² + 1 + σ) of x = values or 1 − values: how high and how even one object is (equation 4, λ = 1/2)."""
     mean = float(values.mean())
-    deviation = float(values.std(ddof=1)) if values.size > 1 else 0.0
+    deviation = 0.0
+    if values.size > 1:
+        # Sums of squares of numbers in [0, 1]: cancellation costs σ at most 1e-7, where it is nought.
+        deviation = math.sqrt(max(0.0, float(values @ values) - values.size * mean * mean) / (values.size - 1))
+    if inverted:
+        mean = 1.0 - mean
     return 2 * mean / (mean * mean + 1 + deviation + EPS)
 
 
-def _region_score(probability: Floats, foreground: Mask, valid: Mask | None, *, total: int, positives: int) -> float:
-    height, width = foreground.shape
-    in_row, in_column = np.count_nonzero(foreground, axis=1), np.count_nonzero(foreground, axis=0)
-    # MATLAB's 1-based range 1:centre includes the centre: one more pixel in 0-based slices.
-    middle = round(float(in_row @ np.arange(height)) / positives) + 1
-    centre = round(float(in_column @ np.arange(width)) / positives) + 1
+def _region_score(image: SaliencyMap) -> float:
+    row, column = _centroid(image.foreground)
     score = 0.0
-    for rows in (slice(0, middle), slice(middle, None)):
-        for columns in (slice(0, centre), slice(centre, None)):
-            predicted, true = probability[rows, columns], foreground[rows, columns]
-            if valid is not None:
-                predicted, true = predicted[valid[rows, columns]], true[valid[rows, columns]]
+    # MATLAB's 1-based range 1:centre includes the centre: one more pixel in 0-based slices.
+    for rows in (slice(0, row + 1), slice(row + 1, None)):
+        for columns in (slice(0, column + 1), slice(column + 1, None)):
+            predicted, true = image.probability[rows, columns], image.foreground[rows, columns]
+            if image.valid is not None:
+                predicted, true = predicted[image.valid[rows, columns]], true[image.valid[rows, columns]]
             if true.size:
-                score += _similarity(predicted, true) * true.size / total
+                score += _similarity(predicted, true) * true.size / image.size
     return score
 
 
+def _centroid(foreground: Mask) -> tuple[int, int]:
+    """Row and column of the centroid, halves rounded to even."""
+    in_row = np.count_nonzero(foreground, axis=1)
+    in_column = np.count_nonzero(foreground, axis=0)
+    positives = int(in_row.sum())
+    row, column = in_row @ np.arange(in_row.size), in_column @ np.arange(in_column.size)
+    return round(float(row / positives)), round(float(column / positives))
+
+
 def _similarity(predicted: Floats, true: Mask) -> float:
-    """SSIM of one quadrant in the form of equation 6: 4 x̄ ȳ σxy / ((x̄² + ȳ²)(σx² + σy²)); 1 where both are constant."""
+    """SSIM of one quadrant in the form of equation 6: 4 x̄ ȳ σxy / ((x̄² + ȳ²)(σx² + σy²)).
+
+    Where the truth is constant σxy is 0, and so is the score; but two constants are alike, and score 1.
+    """
     size, positives = true.size, int(np.count_nonzero(true))
-    x, y = float(predicted.mean()), positives / size
-    centred = np.ravel(predicted - x)
+    if positives in (0, size):
+        return 1.0 if predicted.min() == predicted.max() else 0.0
+    total, hit = float(predicted.sum()), float(np.sum(predicted, where=true))
+    x, y = total / size, positives / size
+    # The truth varies, so its variance is in the denominator and rounding in the prediction's variance cannot show.
     scale = size - 1 + EPS
-    variance = float(centred @ centred) / scale
-    covariance = float(np.sum(centred, where=np.ravel(true)) - y * np.sum(centred)) / scale
-    numerator = 4 * x * y * covariance
-    denominator = (x * x + y * y) * (variance + positives * (1 - y) / scale)
-    if numerator != 0:
-        return numerator / (denominator + EPS)
-    return 1.0 if denominator == 0 else 0.0
+    variance = (float(_squares(predicted)) - size * x * x) / scale
+    numerator = 4 * x * y * (hit - y * total) / scale
+    return numerator / ((x * x + y * y) * (variance + positives * (1 - y) / scale) + EPS)
 
 
-def _mean(values: Floats) -> float:
-    return float(values.mean()) if values.size else 0.0
+def _squares(values: Floats) -> float:
+    return float(np.einsum("ij,ij->", values, values)) if values.ndim == 2 else float(values @ values)

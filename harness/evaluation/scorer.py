@@ -15,7 +15,7 @@ from harness.evaluation import overlap
 from harness.evaluation.conventions import Conventions
 from harness.evaluation.overlap import Areas, Confusion
 from harness.evaluation.resize import resize_bilinear, resize_nearest
-from harness.evaluation.saliency import e_measure, mae, min_max, s_measure
+from harness.evaluation.saliency import e_measure, mae, s_measure, saliency_map
 from harness.evaluation.weighted_f import weighted_f
 
 Task = Literal["binary", "multiclass"]
@@ -153,7 +153,7 @@ class SplitScorer:
         return resized, mask
 
     def _check_scores(self, scores: NDArray) -> None:
-        """Raises ValueError where values cannot be scores; before resizing, which would spread a nan or hide a logit."""
+        """Raises ValueError where values are no scores; before resizing, which would spread a nan or hide a logit."""
         classes = self.num_classes
         if self.task == "binary":
             if scores.size and not (scores.min() >= 0.0 and scores.max() <= 1.0):  # also catches nan
@@ -187,17 +187,17 @@ class SplitScorer:
             values.update({name: _OF_CONFUSION[name](matrix) for name in CLASSES if name in wanted})
         curve = None
         if wanted & set(SALIENCY):
-            stretched = min_max(probability, valid) if rules.min_max else probability
+            image = saliency_map(probability, foreground, valid, min_max=rules.min_max)
             if "s_measure" in wanted:
-                values["s_measure"] = s_measure(stretched, foreground, valid)
+                values["s_measure"] = s_measure(image)
             if wanted & set(_E):
-                measured = e_measure(stretched, foreground, valid)
+                measured = e_measure(image)
                 curve = measured.curve
                 values.update(e_mean=float(curve.mean()), e_max=float(curve.max()), e_adaptive=measured.adaptive)
             if "weighted_f" in wanted:
-                values["weighted_f"] = weighted_f(stretched, foreground, valid, beta2=rules.weighted_f_beta2)
+                values["weighted_f"] = weighted_f(image, beta2=rules.weighted_f_beta2)
             if "mae" in wanted:
-                values["mae"] = mae(stretched, foreground, valid)
+                values["mae"] = mae(image)
         return ImageScore(
             values={name: values[name] for name in self.metrics},
             areas=counts,
