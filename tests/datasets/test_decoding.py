@@ -104,7 +104,7 @@ def test_empty_mask_stays_empty_and_full_mask_full(tmp_path: Path) -> None:
 def test_unexpected_binary_values_are_an_error_that_names_file_and_values(tmp_path: Path, values, words: str) -> None:
     path = tmp_path / "mask_7.png"
     Image.fromarray(values).save(path)
-    with pytest.raises(DatasetError, match="mask_7.png") as caught:
+    with pytest.raises(DatasetError, match=r"mask_7\.png") as caught:
         read_binary(path)
     assert words in str(caught.value)
 

@@ -97,13 +97,13 @@ def test_two_layouts_in_one_folder_are_an_error_that_names_both(make, tmp_path: 
     shutil.copytree(
         samples.write("road", tmp_path / "other", layout="kaggle", images=12, size=48), folder, dirs_exist_ok=True
     )
-    with pytest.raises(DatasetError, match="two layouts .*original and kaggle"):
+    with pytest.raises(DatasetError, match=r"two layouts .*original and kaggle"):
         load(make("road"), tmp_path)
 
 
 def test_lists_beside_the_folders_they_point_into_are_no_rivals(make, tmp_path: Path) -> None:
     folder = samples.write("camo", tmp_path, layout="sinet", images=12, size=48)
-    rows = [pair for pair in load(make("camo"), tmp_path).train]
+    rows = list(load(make("camo"), tmp_path).train)
     for name, split in (("train.csv", rows[:-2]), ("test_CAMO.csv", rows[-2:])):
         lines = [f"{pair.image.relative_to(folder)},{pair.mask.relative_to(folder)}" for pair in split]
         (folder / name).write_text("image,label\n" + "\n".join(lines) + "\n")
@@ -191,7 +191,7 @@ def test_rules_that_need_a_bundle_say_so(make, sample_of) -> None:
 
 
 def test_unknown_split_rule_lists_the_known_ones(make) -> None:
-    with pytest.raises(DatasetError, match="cvc612 has no split rule 'sequence' .*sequences"):
+    with pytest.raises(DatasetError, match=r"cvc612 has no split rule 'sequence' .*sequences"):
         make("cvc612", split_rule="sequence")
 
 

@@ -67,7 +67,7 @@ def test_colour_tells_the_classes(name: str) -> None:
 def test_unknown_name_layout_and_too_few_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="choose from kvasir"):
         samples.write("pets", tmp_path)
-    with pytest.raises(DatasetError, match="no layout 'kagle' .*kaggle"):
+    with pytest.raises(DatasetError, match=r"no layout 'kagle' .*kaggle"):
         samples.write("cvc612", tmp_path, layout="kagle")
     with pytest.raises(DatasetError, match="at least 12"):
         samples.write("cvc612", tmp_path, images=3)

@@ -1,0 +1,216 @@
+"""``check`` passes on what is whole and finds each fault that is put in."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+import datasets
+from datasets import samples
+from datasets.base import DataOptions
+from datasets.checking import Check, check
+from datasets.fingerprints import fingerprint, near_pairs
+from tests.datasets.conftest import benchmark_of
+
+
+def quiet(what: str, done: int, total: int | None) -> None:
+    """No progress display."""
+
+
+def judged(name: str, root: Path, **options) -> Check:
+    benchmark = benchmark_of(name, **options)
+    return check(benchmark, benchmark.locate(root), workers=1, progress=quiet)
+
+
+def status(found: Check) -> dict[str, str]:
+    return {verdict.rule: verdict.status for verdict in found.verdicts}
+
+
+def failed(found: Check) -> set[str]:
+    return {rule for rule, verdict in status(found).items() if verdict == "failed"}
+
+
+@pytest.fixture
+def road(tmp_path: Path) -> Path:
+    """Official splits, so that a fault can be put into a split that is known."""
+    return samples.write("road", tmp_path, images=24, size=64)
+
+
+def images(folder: Path, split: str) -> list[Path]:
+    return sorted((folder / split / "sat").glob("*.tiff"))
+
+
+def mask_of(image: Path) -> Path:
+    return image.parent.parent / "map" / f"{image.stem}.tif"
+
+
+def add(folder: Path, split: str, stem: str, image: Image.Image, mask: Path) -> None:
+    image.save(folder / split / "sat" / f"{stem}.tiff")
+    shutil.copy(mask, folder / split / "map" / f"{stem}.tif")
+
+
+@pytest.mark.parametrize("name", list(datasets.BUILTIN))
+def test_samples_pass_and_are_said_to_be_samples(sample_of, name: str) -> None:
+    found = judged(name, sample_of(name))
+    assert not failed(found)
+    assert found.passed
+    assert status(found)["counts"] == "warned"
+
+
+def test_published_sizes_are_compared_split_by_split(road: Path, tmp_path: Path) -> None:
+    (road / ".generated-sample").unlink()
+    found = judged("road", tmp_path)
+    assert failed(found) == {"counts"}
+    message = next(verdict.message for verdict in found.verdicts if verdict.rule == "counts")
+    assert "of 1108" in message
+    assert "of 14" in message
+    assert "of 49" in message
+
+
+def test_unpaired_image_fails_and_stops_there(road: Path, tmp_path: Path) -> None:
+    mask_of(images(road, "train")[0]).unlink()
+    found = judged("road", tmp_path)
+    assert failed(found) == {"pairing"}
+    assert not found.passed
+
+
+def test_unreadable_file_and_unexpected_value_fail_and_are_named(road: Path, tmp_path: Path) -> None:
+    first, second = images(road, "train")[:2]
+    first.write_bytes(first.read_bytes()[:200])
+    Image.fromarray(np.repeat(np.array([[0, 100, 255, 255]], np.uint8), 64, 0).repeat(16, 1)).save(mask_of(second))
+    found = judged("road", tmp_path)
+    assert failed(found) == {"readable"}
+    verdict = next(verdict for verdict in found.verdicts if verdict.rule == "readable")
+    assert set(verdict.files) == {f"train/sat/{first.name}", f"train/sat/{second.name}"}
+    assert verdict.message.startswith("2 pairs")
+
+
+def test_inverted_masks_fail(road: Path, tmp_path: Path) -> None:
+    for path in road.glob("*/map/*.tif"):
+        ImageOps.invert(Image.open(path).convert("L")).save(path)
+    assert failed(judged("road", tmp_path)) == {"mask polarity"}
+
+
+def test_masks_of_another_size_fail(road: Path, tmp_path: Path) -> None:
+    mask = mask_of(images(road, "val" if (road / "val").is_dir() else "valid")[0])
+    Image.open(mask).resize((32, 32), Image.Resampling.NEAREST).save(mask)
+    found = judged("road", tmp_path)
+    assert failed(found) == {"image and mask size"}
+    assert "image 64x64, mask 32x32" in next(v.message for v in found.verdicts if v.status == "failed")
+
+
+def test_exif_rotation_is_pointed_out(tmp_path: Path) -> None:
+    folder = samples.write("leaf", tmp_path, images=24, size=64)
+    path = sorted((folder / "data" / "data" / "images").glob("*.jpg"))[0]
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.open(path).save(path, exif=exif)
+    found = judged("leaf", tmp_path)
+    assert status(found)["EXIF rotation"] == "warned"
+    assert found.passed
+
+
+def test_exact_copy_in_another_split_and_format_fails(road: Path, tmp_path: Path) -> None:
+    source = images(road, "test")[0]
+    add(road, "train", "copy", Image.open(source), mask_of(source))
+    Image.open(source).save(road / "train" / "sat" / "copy.png")
+    (road / "train" / "sat" / "copy.tiff").unlink()
+    found = judged("road", tmp_path)
+    assert failed(found) == {"exact copies across splits"}
+    verdict = next(verdict for verdict in found.verdicts if verdict.status == "failed")
+    assert verdict.files == (f"train: train/sat/copy.png = test: test/sat/{source.name}",)
+
+
+def test_exact_copy_within_a_split_is_a_warning(road: Path, tmp_path: Path) -> None:
+    source = images(road, "train")[0]
+    add(road, "train", "copy", Image.open(source), mask_of(source))
+    found = judged("road", tmp_path)
+    assert found.passed
+    assert status(found)["exact copies within a split"] == "warned"
+
+
+@pytest.mark.parametrize("change", ["mirrored", "scaled", "compressed"])
+def test_near_copy_across_splits_fails(road: Path, tmp_path: Path, change: str) -> None:
+    source = images(road, "test")[1]
+    image = Image.open(source)
+    mask = Image.open(mask_of(source))
+    if change == "mirrored":
+        image, mask = ImageOps.mirror(image), ImageOps.mirror(mask)
+    if change == "scaled":
+        image, mask = image.resize((100, 100)), mask.resize((100, 100), Image.Resampling.NEAREST)
+    image.save(road / "train" / "sat" / "copy.jpg", quality=60)
+    mask.save(road / "train" / "map" / "copy.tif")
+    assert failed(judged("road", tmp_path)) == {"near copies across splits"}
+
+
+def test_different_scenes_of_one_kind_are_no_copies(tmp_path: Path) -> None:
+    folder = samples.write("isic2017", tmp_path, images=200, size=48)
+    found = judged("isic2017", tmp_path)
+    assert folder.is_dir()
+    assert status(found)["near copies across splits"] == status(found)["near copies within a split"] == "passed"
+
+
+def test_never_seen_class_fails(tmp_path: Path) -> None:
+    folder = samples.write("trans10k_v2", tmp_path, images=24, size=48)
+    for path in folder.glob("*/masks_12/*.png"):
+        classes = np.array(Image.open(path))
+        classes[classes == 7] = 0
+        Image.fromarray(classes).save(path)
+    found = judged("trans10k_v2", tmp_path)
+    assert "classes" in failed(found)
+    assert "never in a mask: " in next(verdict.message for verdict in found.verdicts if verdict.rule == "classes")
+    assert "cup" in next(verdict.message for verdict in found.verdicts if verdict.rule == "classes")
+
+
+def test_mostly_empty_masks_fail(tmp_path: Path) -> None:
+    folder = samples.write("sbu", tmp_path, images=24, size=48)
+    for path in folder.glob("*/ShadowMasks/*.png"):
+        Image.fromarray(np.zeros_like(np.array(Image.open(path)))).save(path)
+    assert "one-class masks" in failed(judged("sbu", tmp_path))
+
+
+def test_processes_find_what_one_finds(road: Path, tmp_path: Path) -> None:
+    benchmark = benchmark_of("road")
+    alone = check(benchmark, road, workers=1, progress=quiet)
+    assert check(benchmark, road, workers=2, progress=quiet) == alone
+
+
+def test_flat_pictures_are_not_taken_for_copies(tmp_path: Path) -> None:
+    benchmark = benchmark_of("road")
+    prints = []
+    for index, level in enumerate((120, 121)):
+        image, mask = tmp_path / f"{index}.png", tmp_path / f"{index}_mask.png"
+        Image.fromarray(np.full((40, 40, 3), level, np.uint8)).save(image)
+        Image.fromarray(np.zeros((40, 40), np.uint8)).save(mask)
+        prints.append(fingerprint(benchmark, "train", datasets_pair(image, mask)))
+    assert not near_pairs(prints)
+
+
+def datasets_pair(image: Path, mask: Path):
+    from datasets.base import Pair
+
+    return Pair(stem=image.stem, image=image, mask=mask)
+
+
+def test_real_kvasir_copy_within_half_a_minute(real_data: Path) -> None:
+    """Also a finding: two neighbouring frames of one examination lie in train and test of that copy."""
+    benchmark = benchmark_of("kvasir")
+    start = time.monotonic()
+    found = check(benchmark, benchmark.locate(real_data), progress=quiet)
+    assert time.monotonic() - start < 30
+    assert failed(found) == {"near copies across splits"}
+    verdict = next(verdict for verdict in found.verdicts if verdict.status == "failed")
+    assert verdict.files == ("train: images/train_0222.jpg = test: images/test_0016.jpg",)
+    assert status(found)["exact copies across splits"] == "passed"
+
+
+def test_options_reach_the_check(sample_of) -> None:
+    found = judged("cvc612", sample_of("cvc612", "pranet"), split_rule="sequences")
+    assert found.splits is not None
+    assert "whole sequences" in found.splits.rule
+    assert DataOptions().split_rule == "default"

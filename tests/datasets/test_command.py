@@ -1,0 +1,128 @@
+"""``python -m datasets``: what a user types and reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import datasets
+from datasets import samples
+from datasets.__main__ import main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]):
+    """(arguments) -> (exit code, stdout, stderr)"""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_list_names_all_nine_with_terms_source_and_what_is_found(said, tmp_path: Path) -> None:
+    samples.write("camo", tmp_path, images=12, size=48)
+    code, out, _ = said("list", "--root", tmp_path)
+    assert code == 0
+    for name in datasets.BUILTIN:
+        assert f"\n{name} " in f"\n{out}"
+    assert f"found: {tmp_path / 'CAMO-V.1.0-CVIU2019'}" in out
+    assert out.count("not found") == 8
+    assert "non-commercial" in out
+    _, out, _ = said("list", "--root", tmp_path, "--json")
+    entries = {entry["name"]: entry for entry in json.loads(out)}
+    assert set(entries) == set(datasets.BUILTIN)
+    assert entries["camo"]["found"]
+    assert not entries["sbu"]["found"]
+    assert all(entry["terms"] and entry["source"] and entry["sizes"] and entry["layouts"] for entry in entries.values())
+
+
+def test_list_without_data_root_is_no_error(said, tmp_path: Path) -> None:
+    code, out, _ = said("list", "--root", tmp_path / "absent")
+    assert code == 0
+    assert out.count("not found") == 9
+
+
+def test_list_tells_of_two_candidates(said, tmp_path: Path) -> None:
+    for layout in ("original", "autogluon"):
+        samples.write("kvasir", tmp_path, layout=layout, images=12, size=48)
+    _, out, _ = said("list", "--root", tmp_path)
+    assert "Kvasir-SEG is there more than once" in out
+
+
+def test_sample_prepare_check_in_a_row(said, tmp_path: Path) -> None:
+    code, out, _ = said(
+        "sample", "CVC-612".lower().replace("-", ""), "--root", tmp_path / "s", "--images", 24, "--size", 48
+    )
+    assert code == 0
+    assert "CVC-ClinicDB (layout original)" in out
+    archive = shutil.make_archive(str(tmp_path / "cvc"), "zip", tmp_path / "s")
+    code, out, _ = said("prepare", "cvc612", "--from", archive, "--root", tmp_path / "data")
+    assert code == 0
+    assert "SHA-256" in out
+    assert "prepared: " in out
+    code, out, _ = said("check", "cvc612", "--root", tmp_path / "data", "--workers", 1)
+    assert code == 0, out
+    code, out, _ = said("prepare", "cvc612", "--from", archive, "--root", tmp_path / "data", "--json")
+    assert code == 0
+    assert json.loads(out)["new"] is False
+
+
+def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
+    folder = samples.write("cvc612", tmp_path, images=24, size=48)
+    (folder / "Original" / "1.tif").write_bytes(b"no image")
+    code, out, _ = said("check", "cvc612", "--root", tmp_path, "--workers", 1)
+    assert code == 1
+    assert "failed  readable" in out
+    code, out, _ = said("check", "cvc612", "--root", tmp_path, "--workers", 1, "--json")
+    assert code == 1
+    report = json.loads(out)
+    assert report["passed"] is False
+    assert report["benchmark"] == "cvc612"
+    readable = next(verdict for verdict in report["verdicts"] if verdict["rule"] == "readable")
+    assert readable["status"] == "failed"
+    assert readable["files"] == ["Original/1.tif"]
+
+
+def test_every_layout_of_every_benchmark_can_be_sampled(said, tmp_path: Path) -> None:
+    code, out, _ = said("sample", "all", "--layout", "all", "--root", tmp_path, "--images", 12, "--size", 40)
+    assert code == 0
+    assert len(out.splitlines()) == sum(len(samples.layouts(name)) for name in datasets.BUILTIN)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["check", "kvsir"], "did you mean 'kvasir'"),
+        (["sample", "kvasir", "--layout", "sinet"], "choose from original, pranet, autogluon"),
+        (["sample", "kvasir", "--images", "2"], "at least 12"),
+        (["prepare", "kvasir", "--from", "absent.zip"], "no archive absent.zip"),
+        (["check", "camo", "--split-rule", "cod"], "choose from default, camo, camo+cod10k"),
+        (["check", "kvasir"], "get it: "),
+        (["check", "all"], "nothing is found"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(said, tmp_path: Path, arguments: list[str], words: str) -> None:
+    code, out, err = said(*arguments, "--root", tmp_path / "root")
+    assert code == 2
+    assert not out
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_listing_does_not_import_torch() -> None:
+    code = (
+        "import sys; from datasets.__main__ import main; main(['list', '--root', 'nowhere']); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)

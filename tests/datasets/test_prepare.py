@@ -1,0 +1,298 @@
+"""``prepare``: from archives on disk or on a loopback server to a whole folder, or to nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import datasets
+from datasets import downloading, samples
+from datasets.base import DatasetError
+from datasets.preparing import prepare
+from tests.datasets.archive_server import serve
+from tests.datasets.conftest import CASES, benchmark_of
+
+
+def quiet(what: str, done: int, total: int | None) -> None:
+    """No progress display."""
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def packed(name: str, folder: Path, *, layout: str = "original", kind: str = "zip") -> Path:
+    """An archive of a sample, with the benchmark's own top folder."""
+    source = folder / f"src-{name}-{layout}"
+    samples.write(name, source, layout=layout, images=12, size=40)
+    return Path(shutil.make_archive(str(folder / f"{name}-{layout}"), kind, source))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    return packed("kvasir", tmp_path)
+
+
+@pytest.fixture
+def large_archive(tmp_path: Path) -> Path:
+    """Several times the half megabyte in which the download is written."""
+    samples.write("kvasir", tmp_path / "large", images=12, size=40)
+    (tmp_path / "large" / "video.bin").write_bytes(np.random.default_rng(0).bytes(3 << 20))
+    return Path(shutil.make_archive(str(tmp_path / "large"), "zip", tmp_path / "large"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def hidden_only(root: Path) -> bool:
+    """Nothing in the data root that could be taken for a benchmark, nothing half-made."""
+    return not root.exists() or {path.name for path in root.iterdir()} <= {downloading.FOLDER}
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_every_benchmark_in_every_layout_is_prepared_from_an_archive(
+    tmp_path: Path, root: Path, name: str, layout: str
+) -> None:
+    archive = packed(name, tmp_path, layout=layout)
+    done = prepare(benchmark_of(name), [str(archive)], root, progress=quiet)
+    assert done.new
+    assert done.layout == layout
+    assert benchmark_of(name).locate(root) == done.folder
+    splits = benchmark_of(name).splits(done.folder)
+    assert sum(done.counts.values()) == 12
+    assert done.counts["train"] == len(splits.train)
+    assert not [path for path in root.iterdir() if path.name.startswith(".unpacking")]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar", "bztar", "xztar"])
+def test_archive_kinds(tmp_path: Path, root: Path, kind: str) -> None:
+    prepare(benchmark_of("sbu"), [str(packed("sbu", tmp_path, kind=kind))], root, progress=quiet)
+    assert benchmark_of("sbu").locate(root).is_dir()
+
+
+def test_several_archives_make_one_benchmark(tmp_path: Path, root: Path) -> None:
+    source = samples.write("isic2017", tmp_path / "src", images=12, size=40)
+    parts = [
+        shutil.make_archive(str(tmp_path / part.name), "zip", source, part.name)
+        for part in sorted(source.iterdir())
+        if part.is_dir()
+    ]
+    assert len(parts) == 6
+    done = prepare(benchmark_of("isic2017"), parts, root, progress=quiet)
+    assert sum(done.counts.values()) == 12
+
+
+def test_archive_whose_folders_have_other_names(tmp_path: Path, root: Path) -> None:
+    source = samples.write("leaf", tmp_path / "src", images=12, size=40)
+    source.rename(tmp_path / "src" / "archive (3)")
+    made = shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "src")
+    prepare(benchmark_of("leaf"), [made], root, progress=quiet)
+    assert benchmark_of("leaf").locate(root) == root / "leaf_disease"
+
+
+# --- downloading
+
+
+def test_download_verified_recorded_and_not_repeated(archive: Path, root: Path) -> None:
+    with serve(archive) as served:
+        first = prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet, sha256=[sha256(archive)])
+        again = prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
+    assert first.verified == ("SHA-256 as stated",)
+    assert first.new
+    assert not again.new
+    assert again.verified == ("SHA-256 as seen before",)
+    assert len(served.requests) == 1
+
+
+def offsets(requests: list[str]) -> list[int]:
+    return [int(asked.removeprefix("bytes=").removesuffix("-")) for asked in requests if asked]
+
+
+def test_cut_connections_are_resumed_within_one_call(large_archive: Path, root: Path) -> None:
+    with serve(large_archive, cuts=[1_200_000, 1_100_000]) as served:
+        prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet, sha256=[sha256(large_archive)])
+    first, second = offsets(served.requests)
+    assert 500_000 < first <= 1_200_000
+    assert first + 500_000 < second <= first + 1_100_000
+
+
+def test_download_goes_on_in_the_next_call_where_it_stopped(large_archive: Path, root: Path, monkeypatch) -> None:
+    monkeypatch.setattr(downloading, "_RETRIES", 0)
+    seen: list[int] = []
+
+    def progress(what: str, done: int, total: int | None) -> None:
+        if what == large_archive.name:
+            seen.append(done)
+
+    with serve(large_archive, cuts=[1_200_000]) as served:
+        with pytest.raises(DatasetError, match="run the command again to resume"):
+            prepare(benchmark_of("kvasir"), [served.url], root, progress=progress)
+        assert hidden_only(root)
+        kept = max(seen)
+        prepare(benchmark_of("kvasir"), [served.url], root, progress=progress, sha256=[sha256(large_archive)])
+    assert offsets(served.requests) == [kept]
+    assert seen == sorted(seen), "progress counts on from what was there"
+    assert seen[-1] == large_archive.stat().st_size
+
+
+def test_server_without_ranges_makes_it_start_over(large_archive: Path, root: Path, monkeypatch) -> None:
+    monkeypatch.setattr(downloading, "_RETRIES", 0)
+    with serve(large_archive, cuts=[1_200_000], ranges=False) as served:
+        with pytest.raises(DatasetError):
+            prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
+        prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet, sha256=[sha256(large_archive)])
+
+
+def test_wrong_hash_and_wrong_size_are_refused_and_the_download_starts_over(archive: Path, root: Path) -> None:
+    with serve(archive) as served:
+        with pytest.raises(DatasetError, match=f"has the SHA-256 {sha256(archive)} instead of 00"):
+            prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet, sha256=["00" * 32])
+        with pytest.raises(DatasetError, match="bytes instead of 5"):
+            prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet, sizes=[5])
+        assert hidden_only(root)
+        assert len(served.requests) == 2
+        prepare(
+            benchmark_of("kvasir"),
+            [served.url],
+            root,
+            progress=quiet,
+            sha256=[sha256(archive).upper()],
+            sizes=[archive.stat().st_size],
+        )
+
+
+def test_archive_that_changed_since_the_last_time_is_refused(archive: Path, root: Path, tmp_path: Path) -> None:
+    prepare(benchmark_of("kvasir"), [str(archive)], root, progress=quiet)
+    shutil.rmtree(root / "Kvasir-SEG")
+    source = samples.write("kvasir", tmp_path / "other", images=12, size=40, seed=5)
+    shutil.make_archive(str(archive.with_suffix("")), "zip", source.parent)
+    with pytest.raises(DatasetError, match="the last time"):
+        prepare(benchmark_of("kvasir"), [str(archive)], root, progress=quiet)
+    assert hidden_only(root)
+
+
+def test_unreachable_address_is_one_line(root: Path, archive: Path, monkeypatch) -> None:
+    monkeypatch.setattr(downloading, "_RETRIES", 0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{free.getsockname()[1]}/a.zip"
+    with serve(archive) as served:
+        absent = served.url.replace(archive.name, "a.zip")
+        for url in (closed, absent):
+            with pytest.raises(DatasetError, match=r"a\.zip did not download") as caught:
+                prepare(benchmark_of("kvasir"), [url], root, progress=quiet)
+            assert "\n" not in str(caught.value)
+    assert hidden_only(root)
+
+
+def test_missing_archive_and_folder_are_told_apart(root: Path, archive: Path) -> None:
+    with pytest.raises(DatasetError, match="no archive"):
+        prepare(benchmark_of("kvasir"), [f"{archive}.absent"], root, progress=quiet)
+    with pytest.raises(DatasetError, match="is a folder, not an archive"):
+        prepare(benchmark_of("kvasir"), [str(archive.parent)], root, progress=quiet)
+    assert hidden_only(root)
+
+
+# --- whole or not at all
+
+
+def test_damaged_download_leaves_nothing_and_starts_over(archive: Path, root: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "served" / archive.name
+    damaged.parent.mkdir()
+    content = bytearray(archive.read_bytes())
+    content[200:260] = bytes(60)
+    damaged.write_bytes(content)
+    with serve(damaged) as served:
+        with pytest.raises(DatasetError, match="cannot be unpacked"):
+            prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
+        assert hidden_only(root)
+        served.content = archive.read_bytes()
+        prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
+    assert len(served.requests) == 2
+
+
+def test_truncated_archive_and_another_benchmarks_archive_leave_nothing(
+    archive: Path, root: Path, tmp_path: Path
+) -> None:
+    short = tmp_path / "short.zip"
+    short.write_bytes(archive.read_bytes()[:-500])
+    for source, words in ((short, "neither zip nor tar"), (packed("camo", tmp_path), "holds no Kvasir-SEG")):
+        with pytest.raises(DatasetError, match=words):
+            prepare(benchmark_of("kvasir"), [str(source)], root, progress=quiet)
+        assert hidden_only(root)
+
+
+def test_archive_without_some_masks_leaves_nothing(root: Path, tmp_path: Path) -> None:
+    source = samples.write("cvc612", tmp_path / "src", images=12, size=40)
+    (source / "Ground Truth" / "1.tif").unlink()
+    made = shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "src")
+    with pytest.raises(DatasetError, match="have no mask"):
+        prepare(benchmark_of("cvc612"), [made], root, progress=quiet)
+    assert hidden_only(root)
+
+
+def test_existing_folder_of_other_origin_is_never_touched(archive: Path, root: Path) -> None:
+    (root / "Kvasir-SEG").mkdir(parents=True)
+    (root / "Kvasir-SEG" / "mine.txt").write_text("mine")
+    with pytest.raises(DatasetError, match="already there"):
+        prepare(benchmark_of("kvasir"), [str(archive)], root, progress=quiet)
+    assert (root / "Kvasir-SEG" / "mine.txt").read_text() == "mine"
+
+
+def test_killed_while_unpacking_leaves_no_folder_and_the_next_call_cleans_up(root: Path, tmp_path: Path) -> None:
+    samples.write("kvasir", tmp_path / "src", images=150, size=40)
+    archive = shutil.make_archive(str(tmp_path / "kvasir"), "zip", tmp_path / "src")
+    slow = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from datasets.kvasir import Kvasir\n"
+        "from datasets.preparing import prepare\n"
+        "def crawl(what, done, total):\n"
+        "    if what.startswith('unpacking'):\n"
+        "        time.sleep(0.05)\n"
+        "prepare(Kvasir(), [sys.argv[1]], Path(sys.argv[2]), progress=crawl)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", slow, archive, str(root)], cwd=REPOSITORY)
+    deadline = time.monotonic() + 60
+    while not list(root.glob(".unpacking-*/Kvasir-SEG/images/*")):
+        assert time.monotonic() < deadline, "unpacking never began"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(root.glob(".unpacking-*")), "killed before it was done"
+    with pytest.raises(DatasetError, match="no Kvasir-SEG"):
+        benchmark_of("kvasir").locate(root)
+    prepare(benchmark_of("kvasir"), [archive], root, progress=quiet)
+    assert not list(root.glob(".unpacking-*"))
+    assert len(list((root / "Kvasir-SEG" / "images").glob("*.jpg"))) == 150
+
+
+def test_leftovers_of_a_living_call_are_left_alone(archive: Path, root: Path) -> None:
+    mine = root / f".unpacking-kvasir-{socket.gethostname()}-{os.getppid()}"
+    mine.mkdir(parents=True)
+    prepare(benchmark_of("kvasir"), [str(archive)], root, progress=quiet)
+    assert mine.is_dir()
+
+
+def test_number_of_hashes_must_fit(archive: Path, root: Path) -> None:
+    with pytest.raises(DatasetError, match="--sha256 is given 2 times for 1 archives"):
+        prepare(benchmark_of("kvasir"), [str(archive)], root, progress=quiet, sha256=["0", "1"])
+
+
+def test_every_benchmark_is_a_case() -> None:
+    assert {name for name, _ in CASES} == set(datasets.BUILTIN)
