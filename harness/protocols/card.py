@@ -49,7 +49,8 @@ class Protocol:
         pixel_mean, pixel_std: normalisation of RGB in [0, 1] (ImageNet's, code).
         flip: probability of a horizontal flip in training (0.5, code).
         train_limit, val_limit, test_limit: use only so many images, chosen by the split seed; 0 for all. Part of the record.
-        epochs, batch_size, accumulate: batch_size images a step and device, gradients of ``accumulate`` of them averaged per update.
+        epochs, batch_size, accumulate: batch_size images a forward pass, shared out among the run's devices; the
+            gradients of ``accumulate`` passes are averaged for one update.
         optimizer: ``adam`` or ``adamw``; lr, weight_decay, eps, betas: its settings (no decay on norms and biases).
         schedule: ``linear`` | ``cosine`` | ``constant``, to zero over all updates, after ``warmup`` updates.
         clip: largest gradient norm, 0 for none.
