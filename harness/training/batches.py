@@ -119,16 +119,18 @@ def slice_of(batch: Sequence[int], *, rank: int, size: int) -> list[int]:
     return list(batch[rank * len(batch) // size : (rank + 1) * len(batch) // size])
 
 
-def load_images(source: TrainingImages, indices: Sequence[int], flips: Sequence[bool]) -> Tensor:
-    """(B, 3, S, S) uint8."""
-    return _stack([source.image(index) for index in indices], flips)
+def load(
+    source: TrainingImages, indices: Sequence[int], flips: Sequence[bool], *, with_images: bool = True
+) -> tuple[Tensor | None, Tensor]:
+    """Images (B, 3, S, S) uint8, None if they are not wanted, and targets (B, S, S) uint8 class indices, both mirrored
+    where ``flips`` says so."""
+    images, targets = [], []
+    for index, flip in zip(indices, flips, strict=True):  # a source may decode both of one item at once
+        if with_images:
+            images.append(_mirrored(source.image(index), flip=flip))
+        targets.append(_mirrored(source.mask_input(index), flip=flip))
+    return torch.from_numpy(np.stack(images)) if images else None, torch.from_numpy(np.stack(targets))
 
 
-def load_targets(source: TrainingImages, indices: Sequence[int], flips: Sequence[bool]) -> Tensor:
-    """(B, S, S) uint8 class indices."""
-    return _stack([source.mask_input(index) for index in indices], flips)
-
-
-def _stack(arrays: list[Any], flips: Sequence[bool]) -> Tensor:
-    arrays = [np.asarray(array) for array in arrays]
-    return torch.from_numpy(np.stack([a[..., ::-1] if flip else a for a, flip in zip(arrays, flips, strict=True)]))
+def _mirrored(array: Any, *, flip: bool) -> np.ndarray:
+    return np.asarray(array)[..., ::-1] if flip else np.asarray(array)

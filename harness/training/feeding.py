@@ -4,7 +4,9 @@ embeddings."""
 from __future__ import annotations
 
 import contextlib
+import os
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.protocols.card import Protocol
-from harness.training.batches import Plan, TrainingImages, load_images, load_targets, slice_of
+from harness.training.batches import Plan, TrainingImages, load, slice_of
 from harness.training.distributed import Workers
 from harness.training.embeddings import EmbeddingCache
 from harness.training.losses import Loss, Prediction
@@ -51,10 +53,14 @@ class Batch:
     share: float
 
 
-class Feeder:
-    """Loads the next update's images while this one computes, and turns a batch into a prediction.
+LOADERS = 4
+"""Threads that decode images; the CPU's cores if it has fewer."""
 
-    Use as a context manager; `prepare` an update, `take` it, `predict` each of its batches.
+
+class Feeder:
+    """Loads the next updates' images while this one computes, and turns a batch into a prediction.
+
+    Use as a context manager; `prepare` updates, `take` them in the same order, `predict` each of their batches.
 
     Args:
         segmenter: see `harness.models.segmenter`.
@@ -84,8 +90,8 @@ class Feeder:
         self._device = device
         self._workers = workers
         self._embeddings = embeddings
-        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feeder")
-        self._pending: Future[list[Batch]] | None = None
+        self._loader = ThreadPoolExecutor(min(LOADERS, os.cpu_count() or 1), thread_name_prefix="feeder")
+        self._pending: deque[Future[list[Batch]]] = deque()
 
     def __enter__(self) -> Feeder:
         return self
@@ -97,13 +103,12 @@ class Feeder:
 
     def prepare(self, epoch: int, step: int, *, from_held_out: bool) -> None:
         """Start loading an update."""
-        self._pending = self._loader.submit(self._load, epoch, step, from_held_out)
+        self._pending.append(self._loader.submit(self._load, epoch, step, from_held_out))
 
     def take(self) -> tuple[list[Batch], float]:
-        """The update that was prepared, on the device, and the seconds spent waiting for it."""
-        assert self._pending is not None, "prepare() first"
+        """The update that was prepared first, on the device, and the seconds spent waiting for it."""
         begun = time.monotonic()
-        batches = self._pending.result()
+        batches = self._pending.popleft().result()
         waited = time.monotonic() - begun
         return [self._to_device(batch) for batch in batches], waited
 
@@ -128,8 +133,7 @@ class Feeder:
             cached = cache is not None and all(
                 cache.ready(index, flip=flip) for index, flip in zip(indices, flips, strict=True)
             )
-            images = None if cached else load_images(self._images, indices, flips)
-            targets = load_targets(self._images, indices, flips)
+            images, targets = load(self._images, indices, flips, with_images=not cached)
             if self._device.type == "cuda":
                 targets = targets.pin_memory()
                 images = None if images is None else images.pin_memory()

@@ -9,16 +9,16 @@ with the same numbers, and on CPU ends with bit-identical weights and metrics (f
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from harness.errors import UsageError
 from harness.protocols.card import Protocol
 from harness.training.batches import Plan, TrainingImages, draw, hold_out
 from harness.training.checkpoint import CheckpointFiles, StateFiles
@@ -30,34 +30,15 @@ from harness.training.losses import Loss, build_loss
 from harness.training.memory import peak_bytes, reset_peak
 from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
 from harness.training.outcome import Diverged, Interrupted, Progress, Selection, StopRequest, TrainingResult
+from harness.training.position import Position
 from harness.training.schedule import learning_rate_factor
 from methods.base import ARCHITECTURE, Method, Role
 from methods.placement import MethodError
 
+LOOKAHEAD = 2
+"""Updates whose images load while one computes."""
 WARMUP_STEPS = 3
 """Updates after each start that the median step time leaves out: allocators, kernels and files are still cold."""
-
-
-@dataclass(kw_only=True)
-class Position:
-    """Where a run is, and what it has gathered: all of a checkpoint that is not a tensor."""
-
-    epoch: int = 0
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-    lr: float = 0.0
-    updates: dict[str, int] = field(default_factory=dict)
-    epoch_seconds: float = 0.0
-    best_epoch: int = 0
-    best_value: float | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    architecture: list[dict[str, list[float]]] = field(default_factory=list)
-    step_times: dict[str, list[float]] = field(default_factory=dict)
-    waits: list[float] = field(default_factory=list)
-    train_seconds: float = 0.0
-    wall_seconds: float = 0.0
-    peak: int = 0
-    threads: int = 0
 
 
 def train(
@@ -99,8 +80,10 @@ def train(
     Raises:
         Diverged: loss or gradients are not finite.
         Interrupted: ``stop`` was requested; call again with the same folder to go on.
-        UsageError: the protocol does not fit the task.
+        UsageError: the protocol does not fit the task, or a batch has fewer images than there are workers.
     """
+    if workers.size > protocol.batch_size:
+        raise UsageError(f"{workers.size} workers share batches of {protocol.batch_size} images; use fewer workers")
     kept, held_out = hold_out(len(images), method.architecture_holdout(), seed=seed)
     plan = Plan(
         indices=kept,
@@ -163,6 +146,7 @@ class _Loop:
     stop: StopRequest
     report: Callable[[Progress], None]
     position: Position = field(default_factory=Position)
+    prepared: int = 0
     saved_best: int = 0
     cold: int = WARMUP_STEPS
     started: float = 0.0
@@ -170,62 +154,64 @@ class _Loop:
 
     def run(self) -> TrainingResult:
         self._resume()
-        reset_peak(self.device)
         self.saved_at = self.started = time.monotonic()
         with self.feeder:
             while self.position.epoch < self.protocol.epochs:
                 self._train_epoch()
                 self._finish_epoch()
+                if self.position.epoch < self.protocol.epochs:
+                    self._stop_if_asked()
         return self._result()
 
     def _train_epoch(self) -> None:
         position = self.position
         self.segmenter.train()
-        self._prepare(position.step)
+        reset_peak(self.device)
         while position.step < self.plan.updates_per_epoch:
             begun = time.monotonic()
-            roles = self._roles(position.step)
+            self._prepare_ahead()
+            roles = self._roles(position.epoch, position.step)
             batches, waited = self.feeder.take()
-            self._prepare(position.step + 1)
             loss = self._update(roles, batches)
             seconds = time.monotonic() - begun
-            position.step += 1
-            position.losses.append(loss)
-            name = "+".join(roles)
-            position.updates[name] = position.updates.get(name, 0) + 1
-            position.epoch_seconds += seconds
-            position.train_seconds += seconds
-            if self.cold:
-                self.cold -= 1
-            else:
-                position.step_times.setdefault(name, []).append(seconds)
-                position.waits.append(waited)
+            position.peak = max(position.peak, peak_bytes(self.device))
+            position.count_update("+".join(roles), loss=loss, seconds=seconds, waited=waited, timed=not self.cold)
+            self.cold = max(0, self.cold - 1)
             self._tell("step", loss=loss)
-            if self.workers.any(self.stop.requested):
-                self._save()
-                where = f"epoch {position.epoch + 1} after step {position.step}"
-                raise Interrupted(f"stopped in {where}; run again to go on")
+            self._stop_if_asked()
             if time.monotonic() - self.saved_at >= 60 * self.protocol.checkpoint_minutes:
                 self._save()
 
-    def _roles(self, step: int) -> tuple[Role, ...]:
-        roles = self.method.roles_at(epoch=self.position.epoch, step=step)
+    def _stop_if_asked(self) -> None:
+        if self.workers.any(self.stop.requested):
+            self._save()
+            where = f"epoch {self.position.epoch + 1} after step {self.position.step}"
+            raise Interrupted(f"stopped in {where}; run again to go on")
+
+    def _roles(self, epoch: int, step: int) -> tuple[Role, ...]:
+        roles = self.method.roles_at(epoch=epoch, step=step)
         if missing := [role for role in roles if role not in self.optimisers]:
             raise MethodError(f"{self.method.name} updates {missing[0]}, but no parameter group has that role")
         return roles
 
-    def _prepare(self, step: int) -> None:
-        """Have the images of ``step`` loaded in the background."""
-        if step < self.plan.updates_per_epoch:
-            from_held_out = self._roles(step) == (ARCHITECTURE,)
-            self.feeder.prepare(self.position.epoch, step, from_held_out=from_held_out)
+    def _prepare_ahead(self) -> None:
+        """Have the images of this update and the next ones loaded in the background, those of the next epoch too."""
+        number = self._number()
+        last = min(number + LOOKAHEAD, self.plan.updates_per_epoch * self.protocol.epochs - 1)
+        for ahead in range(max(number, self.prepared), last + 1):
+            epoch, step = divmod(ahead, self.plan.updates_per_epoch)
+            self.feeder.prepare(epoch, step, from_held_out=self._roles(epoch, step) == (ARCHITECTURE,))
+        self.prepared = last + 1
+
+    def _number(self) -> int:
+        """Index of the next update in the whole run."""
+        return self.position.epoch * self.plan.updates_per_epoch + self.position.step
 
     def _update(self, roles: tuple[Role, ...], batches: list[Any]) -> float:
         """One optimiser step of the given roles; returns the loss of the global batch."""
         position = self.position
-        number = position.epoch * self.plan.updates_per_epoch + position.step
         self._seed_noise()
-        factor = self._learning_rate_factor(number)
+        factor = self._learning_rate_factor()
         active = [self.optimisers[role] for role in roles]
         rates = [set_learning_rate(optimiser, factor) for optimiser in active]
         if roles != (ARCHITECTURE,):
@@ -255,10 +241,10 @@ class _Loop:
             raise Diverged(f"the {what} is not finite in {where} at lr {rate}; try a lower lr, or precision=fp32")
         return total
 
-    def _learning_rate_factor(self, number: int) -> float:
+    def _learning_rate_factor(self) -> float:
         total = self.plan.updates_per_epoch * self.protocol.epochs
         kind, warmup = self.protocol.schedule, self.protocol.warmup
-        return learning_rate_factor(number, total=total, kind=kind, warmup=warmup)
+        return learning_rate_factor(self._number(), total=total, kind=kind, warmup=warmup)
 
     def _seed_noise(self) -> None:
         """Noise is a function of the position too: the method's own, and torch's, which plug-ins may use."""
@@ -277,21 +263,8 @@ class _Loop:
                 position.best_epoch, position.best_value = epoch, value
                 if self.workers.leads:
                     self.states.save_candidate(self.method.state(), epoch=epoch)
-        loss = statistics.fmean(position.losses)
-        position.history.append(
-            {
-                "epoch": epoch,
-                "loss": loss,
-                "lr": position.lr,
-                "val": metrics,
-                "seconds": position.epoch_seconds,
-                "updates": dict(position.updates),
-            }
-        )
-        if architecture := self.method.architecture():
-            position.architecture.append(architecture)
-        self._tell("epoch", loss=loss, metrics=metrics)
-        self.position = replace(position, epoch=epoch, step=0, losses=[], updates={}, epoch_seconds=0.0)
+        self._tell("epoch", loss=position.mean_loss(), metrics=metrics)
+        self.position = position.after_epoch(metrics, architecture=self.method.architecture())
         self._save()
 
     def _validate(self) -> dict[str, float]:
@@ -305,7 +278,6 @@ class _Loop:
     def _save(self) -> None:
         now = time.monotonic()
         self.position.wall_seconds += now - self.started
-        self.position.peak = max(self.position.peak, peak_bytes(self.device))
         self.started = self.saved_at = now
         if not self.workers.leads:
             return
@@ -350,24 +322,13 @@ class _Loop:
         position = self.position
         if self.workers.leads:
             self.states.finish(self.method.state(), epoch=position.epoch, best_epoch=position.best_epoch)
-        every = [seconds for times in position.step_times.values() for seconds in times]
-        cost = {
-            "step_time_s": _median(every),
-            "data_wait_s": _median(position.waits),
-            "peak_memory_bytes": float(position.peak),
-            "train_time_s": position.train_seconds,
-            "wall_time_s": position.wall_seconds,
-            "steps": float(sum(sum(entry["updates"].values()) for entry in position.history)),
-        }
-        if len(position.step_times) > 1:
-            cost |= {f"step_time_{role}_s": _median(times) for role, times in position.step_times.items()}
         return TrainingResult(
             history=position.history,
             architecture=position.architecture,
             selected_epoch=position.best_epoch,
             best_state=self.states.best,
             last_state=self.states.last,
-            cost=cost,
+            cost=position.cost(),
         )
 
     def _tell(
@@ -391,7 +352,3 @@ class _Loop:
                     text=text,
                 )
             )
-
-
-def _median(values: list[float]) -> float:
-    return statistics.median(values) if values else 0.0

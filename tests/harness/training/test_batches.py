@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.training.batches import Plan, choose, draw, hold_out, load_images, load_targets, shuffled, slice_of
+from harness.training.batches import Plan, choose, draw, hold_out, load, shuffled, slice_of
 from tests.harness.training.tiny import Discs
 
 
@@ -59,8 +59,8 @@ def test_flips_have_the_protocols_probability_and_change_from_epoch_to_epoch() -
 
 def test_a_flip_mirrors_image_and_mask_alike() -> None:
     source = Discs(3)
-    images = load_images(source, [1, 2], [True, False])
-    targets = load_targets(source, [1, 2], [True, False])
+    images, targets = load(source, [1, 2], [True, False])
+    assert images is not None
     assert torch.equal(images[0].flip(-1), torch.from_numpy(source.image(1)))
     assert torch.equal(targets[0].flip(-1), torch.from_numpy(source.mask_input(1)))
     assert torch.equal(images[1], torch.from_numpy(source.image(2)))

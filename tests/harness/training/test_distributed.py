@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 def run_pair(pair: tuple[Forks, Forks], options: dict[str, Any], *, kill_at: str = "") -> list[str]:
-    """Both workers of a run; returns what the first printed. The second is given another folder, which it must not use."""
+    """Both workers of a run; returns what the first printed. The second has another folder, which it must not use."""
     address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     folder = Path(options["folder"])
     with ThreadPoolExecutor() as threads:
