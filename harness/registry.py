@@ -1,4 +1,4 @@
-"""Names to classes, lazily: what is built in, what an installed package declares as an entry point, what ``--plugin FILE.py`` brings.
+"""Names to classes, lazily: built in, declared by installed packages as entry points, or brought by ``--plugin``.
 
 Listing names imports nothing. A plug-in file calls nothing here: it defines subclasses of `methods.base.Method` or
 `datasets.base.Benchmark` with a ``name``, and they are found by that.
@@ -6,8 +6,9 @@ Listing names imports nothing. A plug-in file calls nothing here: it defines sub
 
 from __future__ import annotations
 
-import importlib
+import hashlib
 import importlib.util
+import sys
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -22,7 +23,7 @@ BENCHMARK_GROUP = "sam_peft_harness.benchmarks"
 
 
 def normalise(name: str) -> str:
-    """Aliases with hyphens or underscores and any case are accepted: ``NAS-LoRA`` is ``naslora``, ``trans10k-v1`` is ``trans10k_v1``."""
+    """One spelling for hyphens, underscores and any case: ``Trans10K-v1`` is ``trans10k_v1``."""
     return name.strip().lower().replace("-", "_")
 
 
@@ -40,12 +41,29 @@ class Registry:
         self.kind = kind
         self._base = base
         self._entries = {name: EntryPoint(name, value, group) for name, value in builtin.items()}
+        self._builtin = frozenset(builtin)
         self._loaded: dict[str, type] = {}
+        self.broken: dict[str, str] = {}
+        """Entries of installed packages that `usable_names` found broken, with the reason."""
         for point in entry_points(group=group):
             self._entries.setdefault(normalise(point.name), point)
 
     def names(self) -> list[str]:
         return [*self._entries, *(name for name in self._loaded if name not in self._entries)]
+
+    def usable_names(self) -> list[str]:
+        """`names` without the entries of installed packages that cannot be loaded; those go to ``broken``.
+
+        Built-in entries are not imported for this.
+        """
+        for name in self.names():
+            if name in self._builtin or name in self._loaded:
+                continue
+            try:
+                self.get(name)
+            except UsageError as error:
+                self.broken[name] = str(error)
+        return [name for name in self.names() if name not in self.broken]
 
     def resolve(self, name: str) -> str:
         """The canonical name.
@@ -71,15 +89,29 @@ class Registry:
             try:
                 loaded = entry.load()
             except Exception as error:
-                raise UsageError(f"{self.kind} {name!r} ({entry.value}) cannot be imported: {type(error).__name__}: {error}") from error
-            self.add(name, loaded)
+                reason = f"{type(error).__name__}: {error}"
+                raise UsageError(f"{self.kind} {name!r} ({entry.value}) cannot be imported: {reason}") from error
+            if not self.accepts(loaded):
+                raise UsageError(f"{self.kind} {name!r} must be a subclass of {self._base}, not {loaded!r}")
+            self._loaded[name] = loaded
         return self._loaded[name]
 
-    def add(self, name: str, loaded: type) -> None:
+    def accepts(self, candidate: object) -> bool:
+        """Whether ``candidate`` is a class of this registry's kind."""
         base = EntryPoint("base", self._base, "").load()
-        if not (isinstance(loaded, type) and issubclass(loaded, base)):
-            raise UsageError(f"{self.kind} {name!r} must be a subclass of {self._base}, not {loaded!r}")
-        self._loaded[normalise(name)] = loaded
+        return isinstance(candidate, type) and issubclass(candidate, base)
+
+    def add(self, name: str, loaded: type) -> None:
+        """Register a plug-in's class.
+
+        Raises:
+            UsageError: the name belongs to something else already.
+        """
+        name = normalise(name)
+        earlier = self._loaded.get(name)
+        if name in self._entries or (earlier is not None and earlier.__module__ != loaded.__module__):
+            raise UsageError(f"{self.kind} {name!r} exists already; give the plug-in's class another name")
+        self._loaded[name] = loaded
 
 
 METHODS = Registry("method", builtin=methods.BUILTIN, group=METHOD_GROUP, base="methods.base:Method")
@@ -98,26 +130,32 @@ def load_plugin(path: Path) -> list[str]:
     """Import a plug-in file and register every method and benchmark it defines; returns their names.
 
     Raises:
-        UsageError: the file is missing, fails on import, or defines neither.
+        UsageError: the file is missing, fails on import, defines neither, or takes a name that exists.
     """
     if not path.is_file():
         raise UsageError(f"--plugin {path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"harness_plugin_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
+    # Dataclasses and type hints look their module up by name. The hash keeps two files of one name apart and lets a
+    # worker load the copy that a sweep has frozen.
+    name = f"harness_plugin_{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--plugin {path}: is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise UsageError(f"--plugin {path} fails on import: {type(error).__name__}: {error}") from error
     found = []
     for value in vars(module).values():
-        if not isinstance(value, type) or value.__module__ != module.__name__ or not getattr(value, "name", None):
+        called = getattr(value, "name", None)
+        if not isinstance(value, type) or value.__module__ != name or not isinstance(called, str):
             continue
         for registry in (METHODS, BENCHMARKS):
-            if issubclass(value, EntryPoint("base", registry._base, "").load()):
-                registry.add(value.name, value)
-                found.append(normalise(value.name))
+            if registry.accepts(value):
+                registry.add(called, value)
+                found.append(normalise(called))
     if not found:
-        raise UsageError(f"--plugin {path} defines no subclass of methods.base:Method or datasets.base:Benchmark with a name")
+        raise UsageError(f"--plugin {path} defines no named subclass of methods.base:Method or datasets.base:Benchmark")
     return found

@@ -1,4 +1,4 @@
-"""Published parameter counts of the baselines, met by the attached model at ViT-H and ViT-B (meta device: no memory)."""
+"""Published parameter counts of the baselines, met by the attached model at ViT-H and ViT-B, on the meta device."""
 
 from __future__ import annotations
 

@@ -1,0 +1,190 @@
+"""What each method can do: the contract's verdict on the tiny backbones, and counts on a named backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from harness.contract.checks import CHECKS
+from harness.contract.subject import Subject
+from harness.errors import UsageError
+from harness.models.build import build_segmenter
+from harness.registry import METHODS, method_config_class
+from harness.validation import from_mapping
+from methods.base import Method
+from methods.configs import MethodConfig
+from methods.placement import MethodError
+
+CONTRACT_BACKBONES = ("vit_t", "vit_t_timm")
+BEGIN, END = "<!-- doctor:begin -->", "<!-- doctor:end -->"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capability:
+    """One row of the matrix.
+
+    Args:
+        method: its name.
+        backbone: what the counts are for.
+        encoder_parameters: trainable in the encoder, that is, without the mask decoder.
+        trainable_parameters: trainable with mask decoder and head.
+        total_parameters: of the whole attached segmenter.
+        total_encoder_parameters: of the attached encoder.
+        identity_at_init: whether the attached model starts as the plain one; otherwise it declares a deviation.
+        merge_modes: how the trained method can be merged.
+        placement: fields that place it (``blocks``, ``sites``).
+        amp: finite under bf16 autocast, as checked.
+        activation_checkpointing: same gradients when activations are recomputed, as checked.
+        passed: whether every clause of the contract holds.
+        failures: ``clause@backbone`` -> what was seen.
+    """
+
+    method: str
+    backbone: str
+    encoder_parameters: int | None = None
+    trainable_parameters: int | None = None
+    total_parameters: int | None = None
+    total_encoder_parameters: int | None = None
+    identity_at_init: bool | None = None
+    merge_modes: tuple[str, ...] = ()
+    placement: tuple[str, ...] = ()
+    amp: bool = False
+    activation_checkpointing: bool = False
+    passed: bool = False
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(name: str, *, backbone: str, options: Mapping[str, Any] | None = None) -> Capability:
+    """Run the contract on one method and count it on ``backbone``. Whatever the method's code raises becomes a failure.
+
+    Raises:
+        UsageError: unknown method, backbone or option.
+    """
+    name = METHODS.resolve(name)
+    try:
+        method, config_class = METHODS.get(name), method_config_class(name)
+    except UsageError as error:
+        return Capability(method=name, backbone=backbone, failures={"import": str(error)})
+    config = from_mapping(config_class, dict(options or {}), where=f"method {name}")
+    failures = run_contract(method, config)
+    try:
+        return capability(method, config, name=name, backbone=backbone, failures=failures)
+    except UsageError:
+        raise
+    except Exception as error:
+        failures[f"count@{backbone}"] = describe(error)
+        return Capability(method=name, backbone=backbone, failures=failures)
+
+
+def run_contract(method: type[Method], config: MethodConfig) -> dict[str, str]:
+    """Violations and crashes by ``clause@backbone``; empty if the contract holds."""
+    failures = {}
+    for backbone in CONTRACT_BACKBONES:
+        subject = Subject(method=method, config=config, backbone=backbone)
+        for clause, check in CHECKS.items():
+            try:
+                check(subject)
+            except Exception as error:  # a plug-in may raise anything, and the other methods still want their turn
+                failures[f"{clause}@{backbone}"] = describe(error)
+    return failures
+
+
+def capability(
+    method: type[Method], config: MethodConfig, *, name: str, backbone: str, failures: dict[str, str]
+) -> Capability:
+    """The row of a method whose contract has been run; counts on the meta device, which needs no memory.
+
+    Raises:
+        UsageError: unknown backbone.
+        MethodError: the method does not fit the backbone.
+    """
+    with torch.device("meta"):
+        segmenter = build_segmenter(backbone, task="binary")
+    attached = method(config)
+    attached.attach(segmenter)
+    broken = {key.partition("@")[0] for key in failures}
+    names = {f.name for f in fields(config)}
+    return Capability(
+        method=name,
+        backbone=backbone,
+        encoder_parameters=sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad),
+        trainable_parameters=sum(p.numel() for p in segmenter.parameters() if p.requires_grad),
+        total_parameters=sum(p.numel() for p in segmenter.parameters()),
+        total_encoder_parameters=sum(p.numel() for p in segmenter.encoder.parameters()),
+        identity_at_init=attached.identity_at_init,
+        merge_modes=tuple(attached.merge_modes),
+        placement=tuple(key for key in ("blocks", "sites") if key in names),
+        amp="autocast" not in broken,
+        activation_checkpointing="checkpointing" not in broken,
+        passed=not failures,
+        failures=failures,
+    )
+
+
+def describe(error: Exception) -> str:
+    """The first line of an error, with its type where it is not one of ours."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    return line if isinstance(error, AssertionError | UsageError | MethodError) else f"{type(error).__name__}: {line}"
+
+
+def markdown(rows: Iterable[Capability]) -> str:
+    """The matrix as a markdown table, the same bytes for the same rows."""
+    rows = list(rows)
+    backbone = rows[0].backbone if rows else ""
+    headers = [
+        "method",
+        "identity at init",
+        "merges",
+        "bf16",
+        "checkpointing",
+        "placement",
+        f"encoder parameters ({backbone})",
+        "with mask decoder",
+        "total",
+        "contract",
+    ]
+    cells = [
+        [
+            f"`{row.method}`",
+            "" if row.identity_at_init is None else "yes" if row.identity_at_init else "declared deviation",
+            ", ".join(row.merge_modes) or "–",
+            _yes(row.amp),
+            _yes(row.activation_checkpointing),
+            ", ".join(row.placement) or "–",
+            _number(row.encoder_parameters),
+            _number(row.trainable_parameters),
+            _number(row.total_parameters),
+            "holds" if row.passed else f"broken ({len(row.failures)})",
+        ]
+        for row in rows
+    ]
+    alignment = ["left"] * 6 + ["right"] * 3 + ["left"]
+    return tabulate(cells, headers=headers, tablefmt="github", colalign=alignment, disable_numparse=True)
+
+
+def replace_section(text: str, table: str) -> str:
+    """``text`` with ``table`` between the doctor's two markers.
+
+    Raises:
+        UsageError: a marker is missing.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise UsageError(f"no place for the table: the file needs a line {BEGIN} and, below it, a line {END}")
+    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+
+
+def _yes(truth: bool) -> str:  # noqa: FBT001 - a cell of a table
+    return "yes" if truth else "no"
+
+
+def _number(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"

@@ -1,0 +1,114 @@
+"""``python -m harness.doctor``: run the contract on methods and print what each can do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from harness.cli import verb
+from harness.errors import UsageError
+from harness.registry import METHODS, load_plugin, normalise
+from harness.validation import parse_assignments
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; building it imports no torch."""
+    p = argparse.ArgumentParser(
+        prog="python -m harness.doctor",
+        description="Run the contract of methods on a tiny SAM and a tiny timm ViT, and print what each can do.",
+        epilog="Exit code 1 if a method breaks the contract or a plug-in is broken.",
+    )
+    p.add_argument("--methods", default="all", metavar="A,B,…", help="which (default: all, plug-ins included)")
+    p.add_argument("--backbone", default="vit_h", metavar="NAME", help="count parameters on this one (default: vit_h)")
+    p.add_argument("--set", action="append", default=[], metavar="METHOD.KEY=VALUE", help="such as lora.rank=8")
+    p.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="a file that defines more methods")
+    form = p.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print a list of objects, one a method")
+    form.add_argument(
+        "--markdown",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="print the table alone, or put it between the doctor's markers in FILE",
+    )
+    return p
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    broken = load_plugins(arguments.plugin)
+    names = chosen_methods(arguments.methods)
+    options = method_options(arguments.set)
+
+    from harness.contract.matrix import examine, markdown, replace_section
+    from harness.models.catalog import backbone
+
+    known = backbone(arguments.backbone).name
+    rows = []
+    for name in names:
+        row = examine(name, backbone=known, options=options.get(name))
+        print(f"{name}: {'contract holds' if row.passed else 'contract broken'}", file=sys.stderr, flush=True)
+        rows.append(row)
+
+    if arguments.json:
+        print(json.dumps([row.as_json() for row in rows], indent=2))
+    elif arguments.markdown not in (None, "-"):
+        path = Path(arguments.markdown)
+        if not path.is_file():
+            raise UsageError(f"--markdown {path}: no such file")
+        path.write_text(replace_section(path.read_text(encoding="utf-8"), markdown(rows)), encoding="utf-8")
+    else:
+        print(markdown(rows))
+    for row in rows:
+        for clause, seen in row.failures.items():
+            print(f"{row.method}: {clause}: {seen}", file=sys.stderr)
+    return 1 if broken or not all(row.passed for row in rows) else 0
+
+
+def load_plugins(paths: list[str]) -> list[str]:
+    """Load plug-in files; those that are broken are named on stderr, returned, and stop nothing else."""
+    broken = []
+    for path in paths:
+        try:
+            load_plugin(Path(path))
+        except UsageError as error:
+            print(f"plug-in left out: {error}", file=sys.stderr)
+            broken.append(path)
+    return broken
+
+
+def chosen_methods(text: str) -> list[str]:
+    """Canonical names; ``all`` stands for every one that is known.
+
+    Raises:
+        UsageError: unknown, or none.
+    """
+    words = [word for word in text.split(",") if word.strip()]
+    names = [
+        name for word in words for name in (METHODS.names() if normalise(word) == "all" else [METHODS.resolve(word)])
+    ]
+    if not names:
+        raise UsageError("--methods names no method")
+    return list(dict.fromkeys(names))
+
+
+def method_options(assignments: list[str]) -> dict[str, dict[str, str]]:
+    """``["lora.rank=8"]`` as ``{"lora": {"rank": "8"}}``.
+
+    Raises:
+        UsageError: not of this form, or an unknown method.
+    """
+    options: dict[str, dict[str, str]] = {}
+    for key, value in parse_assignments(assignments).items():
+        method, dot, option = key.partition(".")
+        if not dot:
+            raise UsageError(f"--set {key}: the doctor takes METHOD.KEY=VALUE, such as lora.rank=8")
+        options.setdefault(METHODS.resolve(method), {})[option] = value
+    return options
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
