@@ -296,10 +296,8 @@ def _plain_state(segmenter: Segmenter, method: Method, mode: MergeMode) -> dict[
     try:
         return sam_state_dict(segmenter)
     except ValueError as error:
-        others = [
-            f"--merge {other}" for other in ("exact", "calibrated") if other in method.merge_modes and other != mode
-        ]
-        ways = " or ".join([*others, "--adapter-only"])
+        fit = mode != "calibrated" and "calibrated" in method.merge_modes
+        ways = "--merge calibrated or --adapter-only" if fit else "--adapter-only"
         raise UsageError(
             f"{method.name} merged by {mode} keeps parts that a SAM checkpoint cannot hold; use {ways}"
         ) from error
