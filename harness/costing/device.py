@@ -1,9 +1,8 @@
-"""The device under measurement: its name, who else uses it, its clock and its energy meter."""
+"""The device under measurement: its driver, who else uses it, its clock and its energy meter."""
 
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import time
 from pathlib import Path
@@ -25,19 +24,6 @@ def now(device: torch.device) -> float:
     """Seconds of a clock, after all work of the device is done."""
     synchronise(device)
     return time.perf_counter()
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU's model."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
-    except OSError:
-        pass
-    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
 
 
 def driver(device: torch.device) -> str:
@@ -117,26 +103,3 @@ class EnergyMeter:
     def other_processes(self) -> list[int]:
         running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
         return [process.pid for process in running if process.pid != os.getpid()]
-
-
-def environment(device: torch.device) -> dict[str, str]:
-    """What a record keeps about where it was made."""
-    return {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": device_name(device),
-        "driver": driver(device),
-        "host": platform.node(),
-        **_code_version(),
-    }
-
-
-def _code_version() -> dict[str, str]:
-    folder = Path(__file__).parents[2]
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"commit": commit}

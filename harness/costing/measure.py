@@ -11,19 +11,19 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save
 
-from harness.costing.device import EnergyMeter, device_name, driver, environment
+from harness.costing.device import EnergyMeter, driver
 from harness.costing.flops import encoder_forward_flops
 from harness.costing.inference import measure_inference
 from harness.costing.memory import peak_memory
 from harness.costing.ratios import ratios_to
 from harness.costing.subject import PARTS, Subject
+from harness.dispatch.building import attached_segmenter
+from harness.dispatch.environment import environment
 from harness.errors import UsageError
-from harness.models.build import build_segmenter
 from harness.protocols.card import Protocol
+from harness.protocols.load import as_rules
 from harness.records.cost import Comparability, CostRecord, MethodCost
-from harness.records.schema import content_hash
-from harness.registry import METHODS
-from methods.base import Method
+from harness.records.schema import Run, content_hash
 
 WARMUP = 2
 """Steps of every kind before the first round: allocators, kernels and caches are cold."""
@@ -123,25 +123,28 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
 
 
 def build_subject(row: Row, session: Session) -> Subject:
-    """A fresh segmenter with the row's method attached."""
+    """A fresh segmenter with the row's method attached, built as a run of it would be."""
     protocol = session.protocol
-    segmenter = build_segmenter(
-        session.backbone,
-        task=session.task,
-        num_classes=session.num_classes,
-        mask_tokens=protocol.mask_tokens,
-        image_size=protocol.image_size,
-        checkpoint=session.checkpoint,
-        head_seed=session.seed,
-        fused_attention=protocol.fused_attention,
-        activation_checkpointing=protocol.activation_checkpointing,
-    ).to(session.device)
-    method: Method = METHODS.get(row.method)(row.config, seed=session.seed)
-    method.attach(segmenter)
-    segmenter.to(session.device)
+    run = Run(
+        method=row.method,
+        method_config=asdict(row.config),
+        variant=row.variant,
+        benchmark="",
+        backbone=session.backbone,
+        checkpoint="",
+        protocol=protocol.name,
+        protocol_hash="",
+        rules=as_rules(protocol),
+        seed=session.seed,
+        manifest="",
+        split_rule="",
+    )
+    segmenter, method = attached_segmenter(
+        run, task=session.task, num_classes=session.num_classes, checkpoint=session.checkpoint
+    )
     return Subject(
         row.variant,
-        segmenter=segmenter,
+        segmenter=segmenter.to(session.device),
         method=method,
         protocol=protocol,
         task=session.task,
@@ -237,8 +240,9 @@ def _with_ratios(
 
 def _record(session: Session, costs: list[MethodCost]) -> CostRecord:
     protocol = session.protocol
+    where = environment(session.device)
     comparability = Comparability(
-        device=device_name(session.device),
+        device=where["device"],
         driver=driver(session.device),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
@@ -257,7 +261,7 @@ def _record(session: Session, costs: list[MethodCost]) -> CostRecord:
         warmup=WARMUP,
         methods=costs,
         shared=session.shared,
-        environment=environment(session.device),
+        environment=where,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return replace(record, session=content_hash(asdict(record))[:8])

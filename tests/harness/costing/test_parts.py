@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from harness.costing.device import EnergyMeter, device_name, used_by_others
+from harness.costing.device import EnergyMeter, used_by_others
 from harness.costing.flops import FlopCount, encoder_forward_flops
 from harness.costing.live import LiveBytes
 from harness.costing.ratios import paired_ratio
@@ -94,7 +94,6 @@ def test_a_busy_cpu_is_noticed() -> None:
     finally:
         busy.kill()
         busy.wait()
-    assert device_name(CPU)
 
 
 def test_energy_and_other_processes_come_from_nvml() -> None:
