@@ -1,0 +1,60 @@
+"""``python -m harness.claims``: the papers' claims judged from records, with the seeds that would settle each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness.cli import verb
+from harness.errors import UsageError, did_you_mean
+from harness.records.cost import CostStore
+from harness.records.store import RecordStore
+from harness.reporting.claims import FILE, Subject, read
+from harness.reporting.judging import describe, judge_claims
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    claims = read(options.file)
+    known = [claim.name for claim in claims]
+    for name in options.names:
+        if name not in known:
+            raise UsageError(f"unknown claim {name!r}{did_you_mean(name, known)}")
+    records, problems = RecordStore(options.results).summaries()
+    for path, reason in {**problems, **CostStore(options.results).problems()}.items():
+        print(f"skipped: {path}: {reason}", file=sys.stderr)
+    chosen = [claim for claim in claims if not options.names or claim.name in options.names]
+    findings = judge_claims(
+        chosen, records, CostStore(options.results), protocol=options.protocol, count_of=trained_parameters
+    )
+    print(describe(findings), end="")
+    others = sorted({record.run.protocol for record in records} - {options.protocol})
+    if others:
+        print(f"records of other protocols do not count here: {', '.join(others)} (--protocol)", file=sys.stderr)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m harness.claims", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="CLAIM", help="only these claims")
+    parser.add_argument(
+        "--results", type=Path, default=Path("runs"), metavar="ROOT", help="results folder (default: runs)"
+    )
+    parser.add_argument("--protocol", default="nas-lora", metavar="CARD", help="whose scores count (default: nas-lora)")
+    parser.add_argument("--file", type=Path, default=FILE, help="claims as YAML (default: results/claims.yaml)")
+    return parser
+
+
+def trained_parameters(subject: Subject, backbone: str) -> int | None:
+    """Closed form on ``backbone``, mask decoder of the binary task included; imports no torch."""
+    from harness.models.catalog import backbone_shape, decoder_parameters
+    from harness.registry import METHODS, method_config_class
+
+    config = method_config_class(METHODS.resolve(subject.method))(**subject.options)
+    return int(config.encoder_parameters(backbone_shape(backbone))) + decoder_parameters(backbone, task="binary")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,186 @@
+"""Claims of papers as data: read from YAML, validated, each with the interval in which it counts as true."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import UsageError, did_you_mean
+from harness.reporting.names import BENCHMARK_TITLES, METRICS
+
+FILE = Path(__file__).parents[2] / "results" / "claims.yaml"
+QUANTITIES = ("score difference", "cost change", "inference change", "trained parameters")
+COSTS = {
+    "cost change": ("time", "device_hours", "flops", "memory"),
+    "inference change": ("time", "memory", "parameters"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One side of a claim.
+
+    Args:
+        method: canonical name.
+        options: configuration fields that differ from the protocol's.
+        score: which of its models: ``best``, ``merged-exact``, …; ``unmerged`` or ``merged-…`` of inference costs.
+    """
+
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    score: str = "best"
+
+    @property
+    def text(self) -> str:
+        options = ",".join(f"{name}={_short(value)}" for name, value in self.options.items())
+        score = "" if self.score in ("best", "unmerged") else f" ({self.score})"
+        return f"{self.method}[{options}]{score}" if options else f"{self.method}{score}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One sentence of a paper.
+
+    Args:
+        name: short name.
+        text: what is claimed.
+        source: where.
+        mark: how sure the source is, see `harness.reporting.published.MARKS`.
+        quantity: one of `QUANTITIES`.
+        numerator: what is praised; for parameters, what is counted.
+        denominator: what it is compared with; each is a reading of its own.
+        benchmarks: where scores are compared; each is a reading of its own.
+        metric: of the scores, empty for the first by which a benchmark is reported.
+        costs: which costs, each a reading of its own.
+        backbone: for parameters.
+        unit: ``points``, ``percent`` or ``millions``.
+        low, high: the claim holds for values in between.
+        ambiguous: why the sentence cannot be judged as it stands, empty if it can.
+    """
+
+    name: str
+    text: str
+    source: str
+    mark: str
+    quantity: str
+    numerator: Subject
+    denominator: tuple[Subject, ...]
+    unit: str
+    low: float
+    high: float
+    benchmarks: tuple[str, ...] = ()
+    metric: str = ""
+    costs: tuple[str, ...] = ()
+    backbone: str = ""
+    ambiguous: str = ""
+
+    @property
+    def expected(self) -> str:
+        if math.isinf(self.high):
+            return f"> {self.low:g} {self.unit}"
+        if math.isinf(self.low):
+            return f"< {self.high:g} {self.unit}"
+        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        return f"{middle:g} ± {half:.3g} {self.unit}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def read(path: Path = FILE) -> list[Claim]:
+    """Raises UsageError with the claim's name and what is wrong with it."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, list):
+        raise UsageError(f"{path}: expected a list of claims")
+    claims = [_claim(item, f"{path}, claim {number}") for number, item in enumerate(data, start=1)]
+    names = [claim.name for claim in claims]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"{path}: two claims are named {twice[0]!r}")
+    return claims
+
+
+_FIELDS = {f.name for f in fields(Claim)} - {"low", "high"} | {"expected", "tolerance"}
+_NEEDED = ("name", "text", "source", "mark", "quantity", "numerator", "unit", "expected")
+
+
+def _claim(item: Any, where: str) -> Claim:
+    if not isinstance(item, Mapping):
+        raise UsageError(f"{where}: expected a mapping")
+    where = f"{where} ({item.get('name', 'without a name')})"
+    for key in item:
+        if key not in _FIELDS:
+            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(str(key), _FIELDS)}")
+    for key in _NEEDED:
+        if key not in item:
+            raise UsageError(f"{where}: {key!r} is missing")
+    content = {key: value for key, value in item.items() if key not in ("expected", "tolerance")}
+    low, high = _region(item, where)
+    denominators = item.get("denominator", ())
+    denominators = denominators if isinstance(denominators, list | tuple) else [denominators]
+    claim = Claim(
+        **{
+            **content,
+            "numerator": _subject(item["numerator"], where),
+            "denominator": tuple(_subject(one, where) for one in denominators),
+            "benchmarks": tuple(item.get("benchmarks", ())),
+            "costs": tuple(item.get("costs", ())),
+            "low": low,
+            "high": high,
+        }
+    )
+    _check(claim, where)
+    return claim
+
+
+def _check(claim: Claim, where: str) -> None:
+    if claim.quantity not in QUANTITIES:
+        raise UsageError(f"{where}: unknown quantity {claim.quantity!r}{did_you_mean(claim.quantity, QUANTITIES)}")
+    for name in claim.benchmarks:
+        if name not in BENCHMARK_TITLES:
+            raise UsageError(f"{where}: unknown benchmark {name!r}{did_you_mean(name, BENCHMARK_TITLES)}")
+    if claim.metric and claim.metric not in METRICS:
+        raise UsageError(f"{where}: unknown metric {claim.metric!r}{did_you_mean(claim.metric, METRICS)}")
+    for cost in claim.costs:
+        if cost not in COSTS.get(claim.quantity, ()):
+            raise UsageError(f"{where}: {claim.quantity} has no {cost!r}")
+    needed = {"score difference": "benchmarks", "trained parameters": "backbone"}.get(claim.quantity, "costs")
+    if not getattr(claim, needed):
+        raise UsageError(f"{where}: a {claim.quantity} needs {needed!r}")
+    if not claim.denominator and claim.quantity != "trained parameters":
+        raise UsageError(f"{where}: a {claim.quantity} needs a 'denominator'")
+
+
+def _region(item: Mapping[str, Any], where: str) -> tuple[float, float]:
+    expected, tolerance = item["expected"], item.get("tolerance")
+    if not isinstance(expected, Mapping) or len(expected) != 1 or not expected.keys() <= {"equal", "greater", "less"}:
+        raise UsageError(f"{where}: expected must be one of equal: X, greater: X, less: X")
+    ((kind, value),) = expected.items()
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise UsageError(f"{where}: expected {kind} {value!r} is not a number")
+    if kind != "equal":
+        if tolerance is not None:
+            raise UsageError(f"{where}: a tolerance belongs to 'equal'; put the margin into {kind!r}")
+        return (float(value), math.inf) if kind == "greater" else (-math.inf, float(value))
+    if not isinstance(tolerance, int | float) or not tolerance > 0:
+        raise UsageError(f"{where}: 'equal' needs a tolerance above zero")
+    return value - tolerance, value + tolerance
+
+
+def _subject(item: Any, where: str) -> Subject:
+    if not isinstance(item, Mapping) or "method" not in item:
+        raise UsageError(f"{where}: a numerator or denominator is a mapping with 'method'")
+    known = {f.name for f in fields(Subject)}
+    for key in item:
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
+    return Subject(**item)

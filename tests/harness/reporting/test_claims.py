@@ -1,0 +1,247 @@
+"""Claims are judged by their whole interval, reading by reading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.claims import main, trained_parameters
+from harness.errors import UsageError
+from harness.protocols.load import load_protocol
+from harness.records.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
+from harness.records.store import RecordStore
+from harness.registry import method_config_class
+from harness.reporting.claims import FILE, Claim, Subject, read
+from harness.reporting.judging import Finding, describe, judge_claims
+from tests.harness.reporting.sample import record
+
+BASE: dict[str, Any] = {
+    "name": "better",
+    "text": "A is better than B",
+    "source": "a paper",
+    "mark": "P",
+    "quantity": "score difference",
+    "numerator": {"method": "lora"},
+    "denominator": {"method": "decoder"},
+    "benchmarks": ["kvasir"],
+    "unit": "points",
+    "expected": {"greater": 0},
+}
+
+
+def claim(tmp_path: Path, **changes: Any) -> Claim:
+    path = tmp_path / "claims.yaml"
+    content = {**BASE, **changes}
+    path.write_text(
+        yaml.safe_dump([{key: value for key, value in content.items() if value is not None}]), encoding="utf-8"
+    )
+    return read(path)[0]
+
+
+def runs(values: list[float], **changes: Any) -> list[Any]:
+    return [record(value, seed=seed, **changes) for seed, value in enumerate(values)]
+
+
+def judged(tmp_path: Path, records: list[Any], **changes: Any) -> Finding:
+    return judge_claims([claim(tmp_path, **changes)], records, [], protocol="demo")[0]
+
+
+def test_every_claim_asked_for_is_there_and_names_real_things() -> None:
+    claims = {one.name: one for one in read()}
+    asked = {
+        *("naslora-over-lora", "training-cost", "stagewise-over-joint", "channel-ratio-two-thirds-best"),
+        *("last-half-over-first-half", "convolutions-contribute-most", "no-inference-overhead", "lora-parameters"),
+    }
+    assert asked <= claims.keys()
+    assert claims["training-cost"].ambiguous
+    assert set(claims["training-cost"].costs) == {"time", "device_hours", "flops", "memory"}
+    methods = load_protocol("nas-lora").methods
+    for one in claims.values():
+        for subject in (one.numerator, *one.denominator):
+            method_config_class(subject.method)(**{**methods.get(subject.method, {}), **subject.options})
+
+
+def test_a_difference_is_paired_by_seed_and_the_whole_interval_must_lie_inside(tmp_path: Path) -> None:
+    worse = runs([0.80, 0.90, 0.70], method="decoder")
+    finding = judged(tmp_path, runs([0.81, 0.91, 0.71]) + worse)
+    assert finding.verdict == "reproduced"
+    (reading,) = finding.readings
+    assert reading.estimate == pytest.approx(1.0)
+    assert reading.n == 3
+    assert judged(tmp_path, runs([0.79, 0.89, 0.69]) + worse).verdict == "not reproduced"
+    open_one = judged(tmp_path, runs([0.85, 0.89, 0.72]) + worse)
+    assert open_one.verdict == "inconclusive"
+    assert open_one.readings[0].settle == 12  # t(11) · 3 / √12 = 1.91 ≤ 2 < 2.02 = t(10) · 3 / √11
+
+
+def test_lower_is_better_metrics_count_the_other_way_round(tmp_path: Path) -> None:
+    kinds = {"benchmark": "sbu", "metric": "ber"}
+    records = runs([0.10, 0.11, 0.12], **kinds) + runs([0.20, 0.21, 0.22], method="decoder", **kinds)
+    finding = judged(tmp_path, records, benchmarks=["sbu"])
+    assert finding.readings[0].estimate == pytest.approx(10.0)
+    assert finding.verdict == "reproduced"
+
+
+def test_a_claim_with_one_open_reading_is_not_reproduced_as_a_whole(tmp_path: Path) -> None:
+    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder")
+    finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf"])
+    assert [reading.verdict for reading in finding.readings] == ["reproduced", "inconclusive"]
+    assert finding.verdict == "inconclusive"
+
+
+def test_one_seed_or_an_unpaired_seed_proves_nothing(tmp_path: Path) -> None:
+    finding = judged(tmp_path, [record(0.9, seed=0), record(0.9, seed=1), record(0.8, seed=0, method="decoder")])
+    assert (finding.readings[0].n, finding.readings[0].interval, finding.verdict) == (1, None, "inconclusive")
+    assert "at least 2 seeds are needed" in describe([finding])
+
+
+def test_other_protocols_hashes_splits_and_configurations_are_not_mixed(tmp_path: Path) -> None:
+    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder", protocol_hash="bbbb")
+    assert judged(tmp_path, records).readings[0].estimate is None
+    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder", manifest="other")
+    assert judged(tmp_path, records).readings[0].estimate is None
+    records = runs([0.81, 0.91], changed={"rank": 6}, config={"rank": 6}) + runs([0.80, 0.90], method="decoder")
+    assert judged(tmp_path, records).readings[0].estimate is None
+    assert judged(tmp_path, records, numerator={"method": "lora", "options": {"rank": 6}}).readings[0].n == 2
+    finding = judge_claims([claim(tmp_path)], runs([0.9]) + runs([0.8], method="decoder"), [], protocol="mini")[0]
+    assert finding.readings[0].estimate is None
+
+
+def test_an_equal_claim_needs_the_interval_inside_the_tolerance(tmp_path: Path) -> None:
+    records = runs([0.807, 0.9071, 0.7069]) + runs([0.80, 0.90, 0.70], method="decoder")
+    equal = {"expected": {"equal": 0.7}, "tolerance": 0.5}
+    assert judged(tmp_path, records, **equal).verdict == "reproduced"
+    assert judged(tmp_path, records, expected={"equal": 2.0}, tolerance=0.5).verdict == "not reproduced"
+    assert judged(tmp_path, records, expected={"equal": 0.71}, tolerance=0.02).verdict == "inconclusive"
+
+
+def session(*, ratio: Ratio, shared: str = "", **inference: Any) -> CostRecord:
+    costs: Any = {
+        "seconds": {},
+        "shares": {},
+        "step_seconds": {},
+        "memory_bytes": {},
+        "flops": {},
+        "not_counted": {},
+        "parameters": {},
+    }
+    ratios = {"full": {"time": ratio, "memory": Ratio(value=0.5)}}
+    full = MethodCost(method="full", variant="full", config={}, **costs)
+    nas = MethodCost(method="naspclora", variant="naspclora", config={}, ratios=ratios, **inference, **costs)
+    place = Comparability(
+        device="cpu",
+        driver="",
+        threads=2,
+        torch="2",
+        precision="fp32",
+        backbone="vit_b",
+        image_size=64,
+        batch=1,
+        task="binary",
+    )
+    return CostRecord(
+        key=place.key, session="s", comparability=place, rounds=9, warmup=1, methods=[full, nas], shared=shared
+    )
+
+
+COST = {
+    "quantity": "cost change",
+    "costs": ["time", "memory"],
+    "numerator": {"method": "naspclora"},
+    "denominator": {"method": "full"},
+    "unit": "percent",
+    "expected": {"equal": -24.14},
+    "tolerance": 2,
+    "benchmarks": None,
+}
+
+
+def test_a_cost_claim_is_judged_by_each_cost_and_stays_ambiguous_if_it_says_so(tmp_path: Path) -> None:
+    one = claim(tmp_path, **COST, ambiguous="no unit")
+    finding = judge_claims(
+        [one], [], [session(ratio=Ratio(value=0.76, low=0.75, high=0.77, rounds=9))], protocol="demo"
+    )[0]
+    assert finding.verdict == "ambiguous"
+    assert [reading.verdict for reading in finding.readings] == ["reproduced", "not reproduced"]
+    text = describe([finding])
+    assert "-24.00 [-25.00, -23.00] percent, n = 9: reproduced (cpu · vit_b" in text
+    assert "-50.00 percent, exact: not reproduced" in text
+
+
+def test_every_session_is_a_reading_of_its_own(tmp_path: Path) -> None:
+    sessions = [
+        session(ratio=Ratio(value=v, low=v, high=v, rounds=9), shared=s) for v, s in ((0.76, ""), (0.9, "someone"))
+    ]
+    finding = judge_claims([claim(tmp_path, **COST)], [], sessions, protocol="demo")[0]
+    assert len(finding.readings) == 4
+    assert "device shared" in describe([finding])
+
+
+def test_inference_overhead_is_paired_by_round(tmp_path: Path) -> None:
+    changes = {
+        **COST,
+        "quantity": "inference change",
+        "costs": ["time", "parameters"],
+        "expected": {"equal": 0},
+        "numerator": {"method": "naspclora", "score": "merged-calibrated"},
+        "denominator": {"method": "naspclora"},
+    }
+    one = claim(tmp_path, **changes)
+    inference: Any = {
+        "inference_seconds": {"unmerged": [1.0, 2.0, 4.0], "merged-calibrated": [1.01, 2.02, 4.04]},
+        "inference_parameters": {"unmerged": 100, "merged-calibrated": 90},
+    }
+    finding = judge_claims([one], [], [session(ratio=Ratio(value=1.0), **inference)], protocol="demo")[0]
+    time, parameters = finding.readings
+    assert time.estimate == pytest.approx(1.0)
+    assert time.verdict == "reproduced"
+    assert parameters.estimate == pytest.approx(-10)
+
+
+def test_parameters_are_counted_in_closed_form() -> None:
+    assert trained_parameters(Subject(method="lora", options={"rank": 3}), "vit_h") == 3_997_056
+    assert trained_parameters(Subject(method="convlora"), "vit_h") == 4_020_096
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantitiy": "x"}, "unknown key 'quantitiy'"),
+        ({"text": None}, "'text' is missing"),
+        ({"quantity": "score differnce"}, "did you mean 'score difference'"),
+        ({"benchmarks": ["kvasirr"]}, "did you mean 'kvasir'"),
+        ({"benchmarks": None}, "needs 'benchmarks'"),
+        ({"metric": "iouu"}, "did you mean 'iou'"),
+        ({"denominator": None}, "needs a 'denominator'"),
+        ({"expected": {"equal": 1}}, "needs a tolerance"),
+        ({"expected": {"equal": 1}, "tolerance": 0}, "needs a tolerance"),
+        ({"expected": {"greater": 1}, "tolerance": 1}, "belongs to 'equal'"),
+        ({"expected": {"about": 1}}, "must be one of"),
+        ({"expected": {"greater": "x"}}, "not a number"),
+        ({"numerator": {"methode": "lora"}}, "a mapping with 'method'"),
+        ({"numerator": {"method": "lora", "option": {}}}, "did you mean 'options'"),
+        ({"quantity": "cost change", "costs": ["money"]}, "has no 'money'"),
+    ],
+)
+def test_a_wrong_claim_is_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        claim(tmp_path, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_verb_judges_a_results_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for one in runs([0.81, 0.91, 0.71], method="naslora") + runs([0.80, 0.90, 0.70]):
+        RecordStore(tmp_path).write(one)
+    CostStore(tmp_path).write(session(ratio=Ratio(value=0.76, low=0.75, high=0.77, rounds=9)))
+    assert main(["--results", str(tmp_path), "--protocol", "demo"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "Kvasir-SEG, naslora − lora: +1.00 [+1.00, +1.00] points, n = 3: reproduced (demo aaaa0000aaaa0000 · vit_t)"
+        in shown
+    )
+    assert f"{len(read(FILE))} claims: " in shown
+    assert main(["--results", str(tmp_path), "training-cots"]) == 2
+    assert "did you mean 'training-cost'" in capsys.readouterr().err
