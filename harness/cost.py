@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.cli import verb
 from harness.errors import UsageError
-from harness.registry import METHODS, load_plugin
+from harness.registry import METHODS, load_plugins
 from harness.validation import parse_assignments
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.rounds < 1:
         raise UsageError(f"--rounds {arguments.rounds}: at least one round is needed, nine are better")
-    for path in arguments.plugin:
-        load_plugin(Path(path))
+    for line in load_plugins(arguments.plugin)[1]:
+        print(line, file=sys.stderr)
 
     import torch
 
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     from harness.models.catalog import backbone_shape, resolve_backbone
     from harness.protocols.load import load_protocol
     from harness.records.cost import CostStore
-    from harness.run import expand, parse_entry
+    from harness.run import expand, parse_entry, usable
 
     general, by_method = split_overrides(parse_assignments(arguments.set))
     for key, value in (
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     backbone = resolve_backbone(arguments.backbone or protocol.backbone)
     backbone_shape(backbone, protocol.image_size)
     rows = []
-    for word in expand(arguments.methods, METHODS.names()):
+    for word in expand(arguments.methods, usable(METHODS)):
         method, config, variant, _ = method_row(parse_entry(word), protocol, by_method, backbone)
         rows.append(Row(method=method, config=config, variant=variant))
     if arguments.threads:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.errors import UsageError
-from harness.registry import METHODS, load_plugin, normalise
-from harness.validation import parse_assignments
+from harness.registry import METHODS, load_plugins, method_config_class, normalise
+from harness.validation import from_mapping, parse_assignments
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,9 +39,15 @@ def parser() -> argparse.ArgumentParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    broken = load_plugins(arguments.plugin)
+    _, broken = load_plugins(arguments.plugin)
+    for line in broken:
+        print(line, file=sys.stderr)
     names = chosen_methods(arguments.methods)
-    options = method_options(arguments.set)
+    options = method_options(arguments.set, names)
+
+    page = None if arguments.markdown in (None, "-") else Path(arguments.markdown)
+    if page is not None and not page.is_file():
+        raise UsageError(f"--markdown {page}: no such file")
 
     from harness.contract.matrix import examine, markdown, replace_section
     from harness.models.catalog import backbone
@@ -55,29 +61,14 @@ def main(argv: list[str] | None = None) -> int:
 
     if arguments.json:
         print(json.dumps([row.as_json() for row in rows], indent=2))
-    elif arguments.markdown not in (None, "-"):
-        path = Path(arguments.markdown)
-        if not path.is_file():
-            raise UsageError(f"--markdown {path}: no such file")
-        path.write_text(replace_section(path.read_text(encoding="utf-8"), markdown(rows)), encoding="utf-8")
+    elif page is not None:
+        page.write_text(replace_section(page.read_text(encoding="utf-8"), markdown(rows)), encoding="utf-8")
     else:
         print(markdown(rows))
     for row in rows:
         for clause, seen in row.failures.items():
             print(f"{row.method}: {clause}: {seen}", file=sys.stderr)
     return 1 if broken or not all(row.passed for row in rows) else 0
-
-
-def load_plugins(paths: list[str]) -> list[str]:
-    """Load plug-in files; those that are broken are named on stderr, returned, and stop nothing else."""
-    broken = []
-    for path in paths:
-        try:
-            load_plugin(Path(path))
-        except UsageError as error:
-            print(f"plug-in left out: {error}", file=sys.stderr)
-            broken.append(path)
-    return broken
 
 
 def chosen_methods(text: str) -> list[str]:
@@ -95,11 +86,11 @@ def chosen_methods(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def method_options(assignments: list[str]) -> dict[str, dict[str, str]]:
+def method_options(assignments: list[str], names: list[str]) -> dict[str, dict[str, str]]:
     """``["lora.rank=8"]`` as ``{"lora": {"rank": "8"}}``.
 
     Raises:
-        UsageError: not of this form, or an unknown method.
+        UsageError: not of this form, unknown method or key, or a method that is not examined.
     """
     options: dict[str, dict[str, str]] = {}
     for key, value in parse_assignments(assignments).items():
@@ -107,6 +98,10 @@ def method_options(assignments: list[str]) -> dict[str, dict[str, str]]:
         if not dot:
             raise UsageError(f"--set {key}: the doctor takes METHOD.KEY=VALUE, such as lora.rank=8")
         options.setdefault(METHODS.resolve(method), {})[option] = value
+    for method, values in options.items():
+        if method not in names:
+            raise UsageError(f"--set {method}.{next(iter(values))}: {method} is not among --methods")
+        from_mapping(method_config_class(method), values, where=f"method {method}")
     return options
 
 

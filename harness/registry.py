@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Registry:
             try:
                 self.get(name)
             except UsageError as error:
-                self.broken[name] = str(error)
+                self.broken[name] = f"plug-in left out: {error}"
         return [name for name in self.names() if name not in self.broken]
 
     def resolve(self, name: str) -> str:
@@ -124,6 +124,19 @@ def method_config_class(name: str) -> Any:
     if name in methods.CONFIGS:
         return EntryPoint(name, methods.CONFIGS[name], "").load()
     return METHODS.get(name).config_class
+
+
+def load_plugins(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
+    """Load plug-in files; a broken one stops no other. Returns those loaded, and a line for each that is not."""
+    loaded, reasons = [], []
+    for path in map(Path, paths):
+        try:
+            load_plugin(path)
+        except UsageError as error:
+            reasons.append(f"plug-in left out: {error}")
+        else:
+            loaded.append(path)
+    return loaded, reasons
 
 
 def load_plugin(path: Path) -> list[str]:

@@ -7,12 +7,13 @@ rendered from the records.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from harness.cli import verb
 from harness.errors import UsageError
-from harness.registry import BENCHMARKS, METHODS, load_plugin
+from harness.registry import BENCHMARKS, METHODS, Registry, load_plugins
 from harness.validation import parse_assignments
 
 
@@ -56,8 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.study == "list":
         return list_studies()
-    for path in arguments.plugin:
-        load_plugin(Path(path))
+    arguments.plugin, left_out = load_plugins(arguments.plugin)
+    for line in left_out:
+        print(line, file=sys.stderr)
     request, cluster_overrides = build_request(arguments)
 
     from harness.dispatch.plan import plan
@@ -122,9 +124,9 @@ def build_request(arguments: argparse.Namespace) -> tuple[Any, dict[str, str]]:
         }
         overrides = {**study.set, **overrides}
     if arguments.methods:
-        values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, METHODS.names()))
+        values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, usable(METHODS)))
     if arguments.datasets:
-        values["benchmarks"] = tuple(expand(arguments.datasets, BENCHMARKS.names()))
+        values["benchmarks"] = tuple(expand(arguments.datasets, usable(BENCHMARKS)))
     if arguments.protocol:
         values["protocol"] = arguments.protocol
     if arguments.seeds is not None:
@@ -155,6 +157,14 @@ def build_request(arguments: argparse.Namespace) -> tuple[Any, dict[str, str]]:
         skip_missing=arguments.skip_missing,
     )
     return request, cluster
+
+
+def usable(registry: Registry) -> list[str]:
+    """What ``all`` stands for; installed plug-ins that are broken are named on stderr and left out."""
+    names = registry.usable_names()
+    for line in registry.broken.values():
+        print(line, file=sys.stderr)
+    return names
 
 
 def expand(text: str, everything: list[str]) -> list[str]:
