@@ -27,7 +27,8 @@ from harness.dispatch.job import Job, Progress
 from harness.dispatch.plan import data_options, manifest_hash
 from harness.errors import UsageError
 from harness.evaluation.evaluate import Item, evaluate_split
-from harness.evaluation.scorer import CLASSES, OVERLAP, SALIENCY, SplitScorer, higher_is_better
+from harness.evaluation.names import CLASSES, OVERLAP, SALIENCY, higher_is_better
+from harness.evaluation.scorer import SplitScorer
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules

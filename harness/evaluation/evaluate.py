@@ -1,4 +1,4 @@
-"""Evaluation of a split: forward passes in the calling thread, metrics of earlier images beside them."""
+"""Evaluation of a split: forward passes in the calling thread; beside them, reading ahead and scoring what is behind."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def evaluate_split(
 ) -> SplitScorer:
     """Predict and score every item.
 
-    NumPy and SciPy let go of the interpreter lock in their loops, so a few threads score images while the next batch is
-    computed. Scores do not depend on the number of threads or on the order of items.
+    NumPy and SciPy let go of the interpreter lock in their loops, and Pillow when it decodes, so threads read the next
+    batch and score the last while one is computed. Scores do not depend on the number of threads or the order of items.
 
     Args:
         predict: inputs (B, 3, S, S) to probabilities (B, S, S) or (B, 1, S, S) of a binary benchmark, or class scores
             (B, C, S, S); on any device. Called without gradient.
-        items: what to score; may be a generator that decodes as it goes.
+        items: what to score; may be a generator that decodes as it goes, in another thread.
         scorer: takes the scores; may hold images already.
         batch_size: items a forward pass.
-        workers: scoring threads; the machine's cores (at most 8) if None, in the calling thread if 0.
+        workers: scoring threads; the machine's cores (at most 8) if None. With 0 all happens in the calling thread.
 
     Returns:
         ``scorer``.
@@ -47,14 +47,18 @@ def evaluate_split(
         ValueError: the scorer cannot score a prediction (non-finite, wrong shape), with the image's stem.
     """
     threads = min(os.cpu_count() or 1, 8) if workers is None else workers
+    batches = _batches(items, batch_size)
     if threads == 0:
-        for stem, scores, mask in _predictions(predict, items, batch_size):
+        for stem, scores, mask in _predictions(predict, batches):
             scorer.insert(stem, _measure(scorer, stem, scores, mask))
         return scorer
     pending: deque[tuple[str, Future[ImageScore]]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="metrics") as pool:
+    with (
+        ThreadPoolExecutor(threads, thread_name_prefix="metrics") as pool,
+        ThreadPoolExecutor(1, thread_name_prefix="reader") as reader,
+    ):
         try:
-            for stem, scores, mask in _predictions(predict, items, batch_size):
+            for stem, scores, mask in _predictions(predict, _ahead(batches, reader)):
                 pending.append((stem, pool.submit(_measure, scorer, stem, scores, mask)))
                 while len(pending) > 2 * threads + batch_size:  # bounds what waits in memory
                     done, future = pending.popleft()
@@ -74,11 +78,24 @@ def _measure(scorer: SplitScorer, stem: str, scores: NDArray, mask: NDArray[np.u
         raise ValueError(f"image {stem!r}: {error}") from error
 
 
-def _predictions(
-    predict: Callable[[Tensor], Tensor], items: Iterable[Item], batch_size: int
-) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.uint8]]]:
+def _batches(items: Iterable[Item], batch_size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while batch := list(islice(iterator, batch_size)):
+        yield batch
+
+
+def _ahead(batches: Iterator[list[Item]], reader: ThreadPoolExecutor) -> Iterator[list[Item]]:
+    """The same batches, each read while the one before is in use."""
+    coming = reader.submit(next, batches, None)
+    while (batch := coming.result()) is not None:
+        coming = reader.submit(next, batches, None)
+        yield batch
+
+
+def _predictions(
+    predict: Callable[[Tensor], Tensor], batches: Iterator[list[Item]]
+) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.uint8]]]:
+    for batch in batches:
         with torch.no_grad():
             scores = predict(torch.stack([image for _, image, _ in batch]))
         if scores.ndim == 4 and scores.shape[1] == 1:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from harness.errors import UsageError, did_you_mean
 from harness.evaluation import overlap
 from harness.evaluation.conventions import Conventions
+from harness.evaluation.names import CLASSES, E_MEASURES, METRICS, SALIENCY
 from harness.evaluation.overlap import Areas, Confusion
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.saliency import e_measure, mae, s_measure, saliency_map
@@ -21,17 +22,7 @@ from harness.evaluation.weighted_f import weighted_f
 Task = Literal["binary", "multiclass"]
 
 IGNORE = 255
-_E = ("e_mean", "e_max", "e_adaptive")
-SALIENCY = ("s_measure", *_E, "weighted_f", "mae")
-OVERLAP = ("iou", "dice", "jaccard")
-CLASSES = ("miou", "accuracy")
-METRICS = (*SALIENCY, *OVERLAP, "ber", *CLASSES)
 _OF_CONFUSION: dict[str, Callable[[Confusion], float]] = {"miou": overlap.miou, "accuracy": overlap.accuracy}
-
-
-def higher_is_better(metric: str) -> bool:
-    """False for errors: MAE and BER."""
-    return metric not in ("mae", "ber")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +181,7 @@ class SplitScorer:
             image = saliency_map(probability, foreground, valid, min_max=rules.min_max)
             if "s_measure" in wanted:
                 values["s_measure"] = s_measure(image)
-            if wanted & set(_E):
+            if wanted & set(E_MEASURES):
                 measured = e_measure(image)
                 curve = measured.curve
                 values.update(e_mean=float(curve.mean()), e_max=float(curve.max()), e_adaptive=measured.adaptive)

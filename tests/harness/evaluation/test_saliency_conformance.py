@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from harness.evaluation.conventions import Conventions
-from harness.evaluation.scorer import SALIENCY, SplitScorer
+from harness.evaluation.names import SALIENCY
+from harness.evaluation.scorer import SplitScorer
 from tests.harness.evaluation.pairs import blob, random_pairs, soft
 
 sod = pytest.importorskip("py_sod_metrics", reason="PySODMetrics is in the test extra: pip install -e .[test]")

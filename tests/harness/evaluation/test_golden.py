@@ -1,0 +1,99 @@
+"""Values that hold without the packages they came from.
+
+The image is a formula. Saliency values: PySODMetrics 1.6.2 (uint8 input, its default normalisation); overlap and
+multi-class values: torchmetrics 1.9.0. The small ones are worked by hand from the papers' equations.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness.evaluation.conventions import Conventions
+from harness.evaluation.names import CLASSES, METRICS
+from harness.evaluation.scorer import SplitScorer
+
+Y, X = np.mgrid[:24, :32]
+MASK = ((Y - 10) ** 2 * 2 + (X - 18) ** 2 < 90).astype(np.uint8)
+PREDICTION = np.clip(255 - ((Y - 12) ** 2 * 2 + (X - 16) ** 2) * 3 // 2 + (X * 7 + Y * 13) % 11, 0, 255) / 255
+
+GOLDEN = {
+    "s_measure": 0.7935138854919954,
+    "e_mean": 0.7368366827366799,
+    "e_max": 0.889130461932877,
+    "e_adaptive": 0.8864100952509761,
+    "weighted_f": 0.6785779027039774,
+    "mae": 0.16003880718954247,
+    "iou": 0.636734664440155,
+    "jaccard": 0.636734664440155,
+    "dice": 0.7780548334121704,
+    "ber": 0.1513535976409912,
+    "miou": 0.7456549406051636,
+    "accuracy": 0.8841145634651184,
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_golden_value(metric):
+    assert SplitScorer([metric]).measure(PREDICTION, MASK).values[metric] == pytest.approx(GOLDEN[metric], abs=1e-6)
+
+
+def test_golden_weighted_f_with_released_beta():
+    scorer = SplitScorer(["weighted_f"], conventions=Conventions(weighted_f_beta2=0.3))
+    assert scorer.measure(PREDICTION, MASK).values["weighted_f"] == pytest.approx(0.6679727951152274, abs=1e-6)
+
+
+def test_golden_multiclass():
+    true, predicted = (X // 8 + Y // 12) % 4, ((X + 2) // 8 + (Y + 1) // 12) % 4
+    values = SplitScorer(CLASSES, task="multiclass", num_classes=5).measure(predicted, true.astype(np.uint8)).values
+    assert values == {"miou": pytest.approx(0.523809552192688, abs=1e-6), "accuracy": 0.6875}
+
+
+def test_e_measure_worked_by_hand():
+    """2×2, one true pixel, two predicted, one of them right: means 1/2 and 1/4.
+
+    Right hit: a = 1/2, b = 3/4: ξ = 2·(3/8) / (1/4 + 9/16) = 12/13, (1 + ξ)²/4 = (25/26)². False hit: a = 1/2,
+    b = −1/4: ξ = −(1/4) / (5/16) = −4/5, (1/10)². Two rejections: a = −1/2, b = −1/4: ξ = 4/5, (9/10)². Their sum, by
+    N − 1 = 3.
+    """
+    mask = np.array([[1, 0], [0, 0]], dtype=np.uint8)
+    values = SplitScorer(["e_mean", "e_max"]).measure(np.array([[1.0, 1.0], [0.0, 0.0]]), mask).values
+    expected = ((25 / 26) ** 2 + 0.1**2 + 2 * 0.9**2) / 3
+    # 255 thresholds see this map; the lowest predicts everything, where a = 0 everywhere: ξ = 0, 4 · 1/4 / 3.
+    assert values["e_max"] == pytest.approx(expected, abs=1e-12)
+    assert values["e_mean"] == pytest.approx((255 * expected + 1 / 3) / 256, abs=1e-12)
+
+
+def test_s_measure_worked_by_hand():
+    """1×4, true [1, 1, 0, 0], predicted [1, 0.5, 0.5, 0].
+
+    Object: inside x̄ = 3/4, σ = √(1/8); outside the same: 2·0.75 / (0.75² + 1 + √(1/8)). Region: the centroid 0.5
+    rounds to column 0, so the quadrants are columns {0} and {1, 2, 3}. The first is constant in both: 1. The second:
+    x = [.5, .5, 0], y = [1, 0, 0], both means 1/3: σxy = 1/12, σx² = 1/12, σy² = 1/3:
+    4·(1/9)·(1/12) / ((2/9)·(5/12)) = 0.4. Weighted by pixels (1·1 + 3·0.4)/4.
+    """
+    found = SplitScorer(["s_measure"]).measure(
+        np.array([[1.0, 0.5, 0.5, 0.0]]), np.array([[1, 1, 0, 0]], dtype=np.uint8)
+    )
+    objects = 1.5 / (0.75**2 + 1 + (1 / 8) ** 0.5)
+    regions = (1 + 3 * 0.4) / 4
+    assert found.values["s_measure"] == pytest.approx((objects + regions) / 2, abs=1e-12)
+
+
+def test_weighted_f_worked_by_hand():
+    """One true pixel in the middle of 21 × 21, one predicted at distance 10 in its row: recall 0, so 0; and half a hit.
+
+    With the true pixel at 1 and the far one at 1: TP = 1, FP = 2 − 2^(−10/5) = 1.75, P = 1/2.75, R = 1.
+    """
+    mask = np.zeros((21, 21), dtype=np.uint8)
+    mask[10, 10] = 1
+    prediction = np.zeros((21, 21))
+    prediction[10, 20] = 1.0
+    scorer = SplitScorer(["weighted_f"])
+    # A miss whose error, spread over everything, blurs to 1: recall 0.
+    assert scorer.measure(prediction, mask).values["weighted_f"] == pytest.approx(0.0, abs=1e-6)
+    prediction[10, 10] = 1.0
+    precision = 1 / 2.75
+    assert scorer.measure(prediction, mask).values["weighted_f"] == pytest.approx(
+        2 * precision / (1 + precision), abs=1e-6
+    )

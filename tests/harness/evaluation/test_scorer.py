@@ -1,0 +1,209 @@
+"""Scores of a split: conventions, ignored pixels, order, merging, refusals."""
+
+from __future__ import annotations
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+
+from harness.errors import UsageError
+from harness.evaluation.conventions import Conventions
+from harness.evaluation.names import CLASSES, METRICS, SALIENCY, higher_is_better
+from harness.evaluation.scorer import SplitScorer
+from tests.harness.evaluation.pairs import blob, random_pairs, soft
+
+EMPTY = np.zeros((8, 8), dtype=np.uint8)
+
+
+def example(seed=0, height=50, width=40):
+    rng = np.random.default_rng(seed)
+    mask = blob(rng, height, width)
+    return soft(rng, mask) / 255, mask
+
+
+def test_only_mae_and_ber_are_better_lower():
+    assert [metric for metric in METRICS if not higher_is_better(metric)] == ["mae", "ber"]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_perfect_prediction_scores_best(metric):
+    _, mask = example()
+    value = SplitScorer([metric]).measure(mask.astype(float), mask).values[metric]
+    if metric in ("e_mean", "e_max", "e_adaptive"):
+        # The E-measure divides by N − 1; its mean includes the threshold 0, at which everything is predicted.
+        assert value > 0.995
+    else:
+        assert value == pytest.approx(1.0 if higher_is_better(metric) else 0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_ignored_pixels_change_nothing(metric):
+    prediction, mask = example(1)
+    mask[10:25, 5:30] = 255
+    other = prediction.copy()
+    other[10:25, 5:30] = np.random.default_rng(0).random((15, 25))
+    other[12, 12], other[13, 13] = 0.0, 1.0
+    scorer = SplitScorer([metric])
+    assert scorer.measure(prediction, mask).values == scorer.measure(other, mask).values
+
+
+def test_ignoring_a_margin_equals_cutting_it_off():
+    """True of metrics that do not look at neighbours, and of the S-measure, whose centroid moves along."""
+    prediction, mask = example(2)
+    holes = np.full((70, 40), 255, dtype=np.uint8)
+    holes[:50] = mask
+    padded = np.concatenate([prediction, np.random.default_rng(1).random((20, 40))])
+    metrics = [metric for metric in METRICS if metric != "weighted_f"]
+    cut, ignored = SplitScorer(metrics).measure(prediction, mask), SplitScorer(metrics).measure(padded, holes)
+    assert ignored.values == pytest.approx(cut.values, abs=1e-12)
+
+
+def test_a_mask_that_is_all_ignored_scores_a_number():
+    values = SplitScorer(METRICS).measure(np.full((8, 8), 0.3), np.full((8, 8), 255, dtype=np.uint8)).values
+    assert all(0.0 <= value <= 1.0 for value in values.values())
+
+
+@pytest.mark.parametrize(("rule", "value"), [(1.0, 1.0), (0.0, 0.0)])
+def test_empty_rule_decides_where_mask_and_prediction_are_empty(rule, value):
+    scorer = SplitScorer(["iou", "dice", "jaccard"], conventions=Conventions(empty=rule))
+    assert set(scorer.measure(np.zeros((8, 8)), EMPTY).values.values()) == {value}
+
+
+def test_a_false_alarm_on_an_empty_mask_scores_zero_under_any_empty_rule():
+    prediction = np.zeros((8, 8))
+    prediction[0, 0] = 1.0
+    assert SplitScorer(["iou", "dice"]).measure(prediction, EMPTY).values == {"iou": 0.0, "dice": 0.0}
+
+
+def test_empty_mask_follows_the_papers():
+    """FACTS: S is 1 − mean of the map, the weighted F 0."""
+    prediction = np.linspace(0, 1, 64).reshape(8, 8)
+    values = SplitScorer(["s_measure", "weighted_f"]).measure(prediction, EMPTY).values
+    assert values == {"s_measure": pytest.approx(0.5), "weighted_f": 0.0}
+
+
+def test_ber_of_a_mask_without_shadow_is_the_error_rate_outside():
+    prediction = np.zeros((8, 8))
+    prediction[0] = 1.0
+    assert SplitScorer(["ber"]).measure(prediction, EMPTY).values["ber"] == 1 / 8
+
+
+def test_ber_has_its_own_threshold():
+    prediction, mask = np.full((8, 8), 0.495), np.ones((8, 8), dtype=np.uint8)
+    values = SplitScorer(["ber", "iou"]).measure(prediction, mask).values
+    assert values == {"ber": 0.0, "iou": 0.0}
+
+
+def test_thresholds_apply_before_min_max_stretching():
+    prediction, mask = np.full((8, 8), 0.2), np.ones((8, 8), dtype=np.uint8)
+    prediction[0] = 0.1
+    values = SplitScorer(["iou", "mae"]).measure(prediction, mask).values
+    assert values == {"iou": 0.0, "mae": pytest.approx(1 / 8)}
+
+
+def test_native_resolution_resizes_the_prediction_and_input_the_mask():
+    prediction, mask = example(3, height=60, width=60)
+    small = prediction[::3, ::3]
+    native = SplitScorer(METRICS).measure(small, mask)
+    at_input = SplitScorer(METRICS, conventions=Conventions(resolution="input")).measure(small, mask)
+    assert native.areas.hits + native.areas.misses == int(mask.sum())
+    assert at_input.areas.hits + at_input.areas.misses == int(mask[1::3, 1::3].sum())
+    assert native.values != at_input.values
+
+
+def test_scores_do_not_depend_on_the_order_of_images():
+    pairs = list(random_pairs(30, seed=4))
+    summaries = []
+    for seed in range(3):
+        random.Random(seed).shuffle(pairs)
+        scorer = SplitScorer(METRICS)
+        for name, prediction, mask in pairs:
+            scorer.add(name, prediction / 255, mask)
+        summaries.append((scorer.summary(), list(scorer.images())))
+    assert summaries[0] == summaries[1] == summaries[2]
+
+
+@pytest.mark.parametrize("overlap", ["per-image", "accumulated"])
+def test_merged_parts_equal_the_whole(overlap):
+    """Easy + hard = all, and several processes = one; parts travel pickled."""
+    rules = Conventions(overlap=overlap)
+    pairs = list(random_pairs(20, seed=5))
+    whole, easy, hard = (SplitScorer(METRICS, conventions=rules) for _ in range(3))
+    for index, (name, prediction, mask) in enumerate(pairs):
+        whole.add(name, prediction / 255, mask)
+        (easy if index % 3 else hard).add(name, prediction / 255, mask)
+    easy.merge(pickle.loads(pickle.dumps(hard)))
+    assert easy.summary() == whole.summary()
+    assert easy.images() == whole.images()
+
+
+def test_multiclass_parts_merge_by_counts():
+    rng = np.random.default_rng(6)
+    whole, one, two = (SplitScorer(CLASSES, task="multiclass", num_classes=4) for _ in range(3))
+    for index in range(6):
+        labels, mask = (rng.integers(0, 4, (20, 20)).astype(np.uint8) for _ in range(2))
+        whole.add(str(index), labels, mask)
+        (one, two)[index % 2].add(str(index), labels, mask)
+    one.merge(two)
+    assert one.summary() == whole.summary()
+
+
+def test_merging_refuses_an_image_twice_and_other_conventions():
+    prediction, mask = example()
+    one, two = SplitScorer(["iou"]), SplitScorer(["iou"])
+    one.add("a", prediction, mask)
+    two.add("a", prediction, mask)
+    with pytest.raises(ValueError, match="'a' was scored already"):
+        one.merge(two)
+    with pytest.raises(ValueError, match="same conventions"):
+        one.merge(SplitScorer(["iou"], conventions=Conventions(empty=0.0)))
+
+
+def test_only_what_is_asked_for_is_in_the_result_in_that_order():
+    prediction, mask = example()
+    scorer = SplitScorer(["mae", "iou", "mae"])
+    scorer.add("a", prediction, mask)
+    assert list(scorer.summary()) == ["mae", "iou"]
+    assert list(scorer.images()["a"]) == ["mae", "iou"]
+
+
+def test_input_arrays_stay_as_they_are():
+    prediction, mask = example(7)
+    mask[:3] = 255
+    kept = prediction.copy(), mask.copy()
+    SplitScorer(METRICS).measure(prediction, mask)
+    assert (prediction == kept[0]).all()
+    assert (mask == kept[1]).all()
+
+
+def test_an_unknown_metric_is_refused_with_the_nearest_name():
+    with pytest.raises(UsageError, match="did you mean 's_measure'"):
+        SplitScorer(["smeasure"])
+
+
+@pytest.mark.parametrize("metric", SALIENCY)
+def test_saliency_metrics_are_refused_for_multiclass(metric):
+    with pytest.raises(UsageError, match="binary masks"):
+        SplitScorer([metric], task="multiclass", num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "mask", "message"),
+    [
+        (np.full((8, 8), np.nan), EMPTY, "finite"),
+        (np.full((8, 8), 3.0), EMPTY, r"within \[0, 1\]"),
+        (np.zeros((2, 8, 8)), EMPTY, "cannot score"),
+        (np.zeros((8, 8)), EMPTY.astype(np.int64), "cannot score"),
+        (np.zeros((8, 8)), EMPTY + np.uint8(2), "the mask has class 2, but there are 2 classes"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(prediction, mask, message):
+    with pytest.raises(ValueError, match=message):
+        SplitScorer(["iou"]).measure(prediction, mask)
+
+
+def test_no_image_has_no_summary():
+    with pytest.raises(ValueError, match="no image"):
+        SplitScorer(["iou"]).summary()
