@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.cli import verb
 from harness.errors import UsageError
+from harness.records.cost import CostStore
 from harness.records.schema import Record
 from harness.records.store import RecordStore, write_atomically
+from harness.reporting import claims
+from harness.reporting.costs import render_costs
 from harness.reporting.page import SUFFIX, Format
 from harness.reporting.published import read
 from harness.reporting.tables import render
@@ -23,10 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.study == "list":
         print("\n".join(f"{name:14s} {load_study(name).title}" for name in study_names()))
         return 0
-    records = _records(options.results)
-    pages = tables(
-        options.results, records, study=load_study(options.study) if options.study else None, style=options.format
-    )
+    study = load_study(options.study) if options.study else None
+    pages = tables(options.results, study=study, style=options.format)
     if options.check:
         return _check(options.results, pages, style=options.format, whole=not options.study)
     for path, text in pages.items():
@@ -52,11 +53,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def tables(
-    root: Path, records: Sequence[Record], *, study: Study | None = None, style: Format = "markdown"
-) -> dict[Path, str]:
-    """Path -> content: the page of ``study``, or one a protocol and one a study whose page is there already."""
+def tables(root: Path, *, study: Study | None = None, style: Format = "markdown") -> dict[Path, str]:
+    """Path -> content of the tables that the records below ``root`` give.
+
+    The page of ``study``; without one a page a protocol, the cost page if there are cost records, and the page of every
+    study that has one already.
+    """
     folder, suffix = root / "tables", SUFFIX[style]
+    if study is not None and study.table.kind == "cost":
+        return {folder / f"{study.name}{suffix}": _cost_page(root, study, style=style)}
+    records = _records(root)
     if study is not None:
         return {folder / f"{study.name}{suffix}": render(records, study=study, published=read(), style=style)}
     pages = {}
@@ -64,10 +70,19 @@ def tables(
         mine = [record for record in records if record.run.protocol == protocol]
         pages[folder / f"{protocol}{suffix}"] = render(mine, style=style)
     for name in study_names():
-        path = folder / f"{name}{suffix}"
-        if path.is_file() and path not in pages:
-            pages[path] = render(records, study=load_study(name), published=read(), style=style)
+        path, one = folder / f"{name}{suffix}", load_study(name)
+        if one.table.kind == "cost" and (path.is_file() or any(CostStore(root))):
+            pages[path] = _cost_page(root, one, style=style)
+        elif path.is_file() and path not in pages:
+            pages[path] = render(records, study=one, published=read(), style=style)
     return pages
+
+
+def _cost_page(root: Path, study: Study, *, style: Format) -> str:
+    store = CostStore(root)
+    for path, reason in store.problems().items():
+        print(f"skipped: {path}: {reason}", file=sys.stderr)
+    return render_costs(store, title=study.title, claims=claims.read(), style=style)
 
 
 def _records(root: Path) -> list[Record]:

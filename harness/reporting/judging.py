@@ -201,7 +201,11 @@ def _cost(
             return None
         change = 100 * (ratio.value - 1)
         if ratio.low is None or ratio.high is None:
-            return _exact(claim, what, where, change)
+            if cost in ("flops", "memory"):
+                return _exact(claim, what, where, change)
+            return Reading(
+                what=what, where=where, estimate=change, interval=None, n=ratio.rounds, verdict="inconclusive"
+            )
         interval = Interval(estimate=change, low=100 * (ratio.low - 1), high=100 * (ratio.high - 1), n=ratio.rounds)
         verdict = judge(interval, low=claim.low, high=claim.high)
         return Reading(what=what, where=where, estimate=change, interval=interval, n=ratio.rounds, verdict=verdict)

@@ -1,0 +1,215 @@
+"""Cost records as tables: measurements, ratios and claims of one comparability key; never two keys in one block."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from harness.records.cost import CostRecord, MethodCost, Ratio
+from harness.reporting.claims import Claim
+from harness.reporting.judging import Reading, judge_claims
+from harness.reporting.page import Block, Format, Text, write
+
+PARTS = ("data", "forward", "backward", "optimiser", "untracked")
+MEMORY = ("weights", "gradients", "optimiser", "activations")
+QUANTITIES = {"time": "step time", "device_hours": "device-hours", "flops": "FLOPs", "memory": "peak memory"}
+
+NOTES = (
+    "Step: median over rounds of one training step [quartiles]; parts are medians and need not add up to it.",
+    "The step of a stage-wise method is the mean of its weight and α steps by their shares: its search is included.",
+    "Peak: memory allocated during training steps, with its parts; reserved: what the allocator held.",
+    "FLOPs: of one step as counted; operations that the counter does not know are listed above.",
+    "Inference: median of one batch, unmerged and after each merge. Energy: by NVML, exclusive GPUs only.",
+)
+RATIO_NOTES = (
+    "Ratios are paired by round within one session: geometric mean, 95 % t interval of the logarithms, as change in %.",
+)
+
+
+def render_costs(
+    records: Iterable[CostRecord], *, title: str, claims: Sequence[Claim] = (), style: Format = "markdown"
+) -> str:
+    """The cost page: for every key its measurements, its ratios, and what they say on claims about cost."""
+    by_key: dict[str, list[CostRecord]] = {}
+    for record in records:
+        by_key.setdefault(record.key, []).append(record)
+    blocks = []
+    for key in sorted(by_key, key=lambda one: (_place(by_key[one][0]), one)):
+        sessions = sorted(by_key[key], key=lambda session: session.session)
+        blocks.append(_measurements(sessions))
+        blocks += [block for block in (_ratios(sessions), _claims(sessions, claims)) if block]
+    return write(
+        title,
+        blocks or [Block(heading="cost", above=["No cost record yet; measure with python -m harness.cost."])],
+        style=style,
+    )
+
+
+def _place(record: CostRecord) -> str:
+    c = record.comparability
+    return f"{c.device} · {c.backbone} · {c.image_size} px · batch {c.batch} · {c.precision}"
+
+
+def _label(session: CostRecord, sessions: Sequence[CostRecord], variant: str) -> str:
+    label = f"{variant} #{session.session[:6]}" if len(sessions) > 1 else variant
+    return label + (" §" if session.shared else "")
+
+
+def _measurements(sessions: Sequence[CostRecord]) -> Block:
+    merges = sorted(
+        {
+            name
+            for session in sessions
+            for method in session.methods
+            for name in method.inference_seconds
+            if name != "unmerged"
+        }
+    )
+    energy = any(method.joules is not None for session in sessions for method in session.methods)
+    columns = ["method", "step (ms)", *(f"{part} (ms)" for part in PARTS), "α steps"]
+    columns += [
+        "peak (GiB)",
+        *(f"{part} (GiB)" for part in MEMORY),
+        "reserved (GiB)",
+        "forward (GFLOP)",
+        "backward (GFLOP)",
+    ]
+    columns += [
+        "encoder (M)",
+        "trained (M)",
+        "total (M)",
+        "inference (ms)",
+        *(f"{name} (ms)" for name in merges),
+        "state (MiB)",
+    ]
+    columns += ["energy (J)"] * energy
+    rows = []
+    for session in sessions:
+        for method in session.methods:
+            texts = [_label(session, sessions, method.variant), *_times(method), *_memory(method)]
+            texts += [_scaled(method.flops.get(name), 1e9, 1) for name in ("forward", "backward")]
+            texts += [_scaled(method.parameters.get(name), 1e6, 3) for name in ("encoder", "trainable", "total")]
+            texts += [_middle(method.inference_seconds.get(name)) for name in ("unmerged", *merges)]
+            texts.append(_scaled(method.checkpoint_bytes, 2**20, 2))
+            texts += [_scaled(method.joules, 1, 1)] * energy
+            rows.append([Text(text=text) for text in texts])
+    return Block(
+        heading=f"cost · {_place(sessions[0])}",
+        above=_header(sessions),
+        columns=columns,
+        rows=rows,
+        below=_notes(sessions),
+    )
+
+
+def _times(method: MethodCost) -> list[str]:
+    total = method.step_seconds.get("total", [])
+    step = _middle(total)
+    if len(total) > 1:
+        low, _, high = statistics.quantiles(total, n=4, method="inclusive")
+        step += f" [{1e3 * low:.1f}, {1e3 * high:.1f}]"
+    share = method.shares.get("architecture", 0.0) + method.shares.get("weights+architecture", 0.0)
+    return [step, *(_middle(method.step_seconds.get(part)) for part in PARTS), f"{100 * share:.0f} %" if share else "–"]
+
+
+def _memory(method: MethodCost) -> list[str]:
+    peaks = [method.memory_bytes.get(name) for name in ("allocated", *MEMORY, "reserved")]
+    return [_scaled(peak, 2**30, 3) for peak in peaks]
+
+
+def _header(sessions: Sequence[CostRecord]) -> list[str]:
+    c = sessions[0].comparability
+    rounds = ", ".join(f"{session.rounds} after {session.warmup} dropped" for session in sessions)
+    lines = [
+        f"Comparability key: {sessions[0].key}",
+        f"Device: {c.device}" + (f", {c.driver}" if c.driver else "") + f", {c.threads} CPU threads, torch {c.torch}",
+        f"Backbone: {c.backbone}, {c.image_size} px, batch {c.batch}, {c.precision}, {c.task}",
+        f"Rounds: {rounds}, methods interleaved in one process",
+    ]
+    if c.options:
+        lines.append("Options: " + ", ".join(f"{name}={c.options[name]}" for name in sorted(c.options)))
+    unknown = sorted({name for session in sessions for method in session.methods for name in method.not_counted})
+    if unknown:
+        lines.append("Operations not counted in FLOPs: " + ", ".join(unknown))
+    failed = [
+        f"{m.variant}, {mode}: {why}"
+        for s in sessions
+        for m in s.methods
+        for mode, why in sorted(m.merge_failures.items())
+    ]
+    return [*lines, *(f"Merge not measured: {line}" for line in failed)]
+
+
+def _notes(sessions: Sequence[CostRecord]) -> list[str]:
+    shared = sorted({session.shared for session in sessions if session.shared})
+    return [*NOTES, *(f"§ the device was not exclusive: {words}" for words in shared)]
+
+
+def _ratios(sessions: Sequence[CostRecord]) -> Block | None:
+    rows = []
+    for session in sessions:
+        for method in session.methods:
+            for baseline in sorted(method.ratios):
+                if baseline == method.variant:
+                    continue
+                ratios = method.ratios[baseline]
+                cells = [_change(ratios.get(name)) for name in QUANTITIES]
+                rows.append([Text(text=text) for text in (_label(session, sessions, method.variant), baseline, *cells)])
+    if not rows:
+        return None
+    return Block(
+        heading=f"cost against baselines · {_place(sessions[0])}",
+        above=[f"Comparability key: {sessions[0].key}"],
+        columns=["method", "against", *(f"{title} (%)" for title in QUANTITIES.values())],
+        rows=rows,
+        below=RATIO_NOTES,
+    )
+
+
+def _claims(sessions: Sequence[CostRecord], claims: Sequence[Claim]) -> Block | None:
+    """Readings of claims on cost that these sessions can judge."""
+    about_cost = [claim for claim in claims if claim.quantity in ("cost change", "inference change")]
+    rows = []
+    for finding in judge_claims(about_cost, [], sessions, protocol=""):
+        for reading in finding.readings:
+            if reading.estimate is None:
+                continue
+            claim = finding.claim
+            verdict = f"{reading.verdict} ({finding.verdict} as it stands)" if claim.ambiguous else reading.verdict
+            texts = (claim.text, claim.expected, reading.what, f"{reading.estimate:+.2f}", _bounds(reading), verdict)
+            rows.append([Text(text=text) for text in texts])
+    if not rows:
+        return None
+    ambiguous = [f"{claim.text}: {claim.ambiguous}." for claim in about_cost if claim.ambiguous]
+    return Block(
+        heading=f"claims on cost · {_place(sessions[0])}",
+        above=[f"Comparability key: {sessions[0].key}"],
+        columns=["claim", "holds for", "reading", "ours (%)", "95 % CI", "verdict"],
+        rows=rows,
+        below=ambiguous,
+    )
+
+
+def _bounds(reading: Reading) -> str:
+    if reading.interval is None:
+        return "–"
+    if reading.interval.n == 1:
+        return "exact"
+    return f"[{reading.interval.low:+.2f}, {reading.interval.high:+.2f}]"
+
+
+def _change(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return "–"
+    text = f"{100 * (ratio.value - 1):+.1f}"
+    if ratio.low is None or ratio.high is None:
+        return text
+    return f"{text} [{100 * (ratio.low - 1):+.1f}, {100 * (ratio.high - 1):+.1f}]"
+
+
+def _middle(seconds: Sequence[float] | None) -> str:
+    return f"{1e3 * statistics.median(seconds):.1f}" if seconds else "–"
+
+
+def _scaled(value: float | None, unit: float, digits: int) -> str:
+    return "–" if value is None else f"{value / unit:.{digits}f}"
