@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -30,19 +31,28 @@ def make_job(results: Path, *, method: str = "lora", benchmark: str = "kvasir", 
     return Job(run=run, dataset_root="", checkpoint="", results=str(results))
 
 
-def use_standin(monkeypatch) -> None:
-    """Workers run the stand-in: snapshots hold it in place of the experiment."""
-    take = snapshot.take
+def with_standin(take):
+    """`snapshot.take`, and in the copy the stand-in in place of the experiment."""
 
     def take_with_standin(folder: Path, *, extra=()) -> Path:
         frozen = take(folder, extra=extra)
         target = frozen.with_name(frozen.name + "-standin")
         if not target.is_dir():
-            shutil.copytree(frozen, target)
-            shutil.copy(STANDIN, target / "harness" / "dispatch" / "experiment.py")
+            temporary = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.copytree(frozen, temporary)
+            shutil.copy(STANDIN, temporary / "harness" / "dispatch" / "experiment.py")
+            try:
+                temporary.rename(target)
+            except OSError:
+                shutil.rmtree(temporary)  # another process was faster
         return target
 
-    monkeypatch.setattr(snapshot, "take", take_with_standin)
+    return take_with_standin
+
+
+def use_standin(monkeypatch) -> None:
+    """Workers run the stand-in instead of training."""
+    monkeypatch.setattr(snapshot, "take", with_standin(snapshot.take))
 
 
 def starts(results: Path, key: str) -> list[int]:

@@ -1,0 +1,110 @@
+"""The one-node cluster of slurm/testcluster, where it is up (``make test-slurm``); each test leaves its queue empty."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+spec = importlib.util.spec_from_file_location("testcluster", REPOSITORY / "slurm" / "testcluster" / "cluster.py")
+testcluster = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(testcluster)
+
+REFERENCE = ("--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", "--set", "epochs=40")
+"""One real run of about half a minute: long enough to be interrupted, always with the same numbers."""
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
+
+
+@pytest.fixture(scope="session")
+def running_cluster():
+    folder = os.environ.get("HARNESS_TEST_CLUSTER")
+    if not folder:
+        pytest.skip("no test cluster: run make test-slurm, or start one with slurm/testcluster/up and export what it prints")
+    cluster = testcluster.TestCluster(Path(folder))
+    if not cluster.conf.is_file():
+        pytest.skip(f"HARNESS_TEST_CLUSTER={folder} holds no test cluster; start it with slurm/testcluster/up {folder}")
+    cluster.up()
+    os.environ["SLURM_CONF"] = str(cluster.conf)
+    os.environ["OMP_NUM_THREADS"] = "1"  # the same on both sides of every comparison
+    return cluster
+
+
+@pytest.fixture
+def cluster(running_cluster):
+    yield running_cluster
+    running_cluster.up()
+    running_cluster.call("scancel", "--me")
+    running_cluster.wait_for(lambda: not running_cluster.call("squeue", "-h").strip(), "an empty queue")
+
+
+@pytest.fixture(scope="session")
+def reference(running_cluster, tmp_path_factory):
+    """The record of the reference run, made here without SLURM."""
+    results = tmp_path_factory.mktemp("reference")
+    harness_run(results, *REFERENCE, check=True)
+    return only_record(results)
+
+
+def harness_run(results, *arguments, check=False, timeout=280):
+    """``python -m harness.run`` in a process of its own."""
+    command = [sys.executable, "-m", "harness.run", "--results", str(results), *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout, check=False)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def submit(results, *arguments):
+    """Submit to the test cluster and return at once."""
+    return harness_run(results, *arguments, "--cluster", "testcluster", check=True)
+
+
+def records(results):
+    return {path.stem: json.loads(path.read_text()) for path in sorted((results / "records").glob("*.json"))}
+
+
+def only_record(results):
+    (record,) = records(results).values()
+    return record
+
+
+def numbers(record):
+    """What two runs of one key must share bit for bit."""
+    history = [{key: entry[key] for key in ("epoch", "loss", "lr", "val")} for entry in record["history"]]
+    return {"code": record["code"], "scores": record["scores"], "epoch": record["selected_epoch"], "history": history}
+
+
+def wait_until(condition, what, *, patience=120.0):
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {patience:.0f} s for {what}"
+        time.sleep(0.2)
+
+
+def attempts_of(results, key):
+    from harness.dispatch.attempts import attempts, state_folder
+
+    return attempts(state_folder(results, key))
+
+
+def started(results, *, step=2):
+    """Whether some run below ``results`` trains and has passed ``step`` updates."""
+    for path in (results / "state").glob("*/progress.json"):
+        content = json.loads(path.read_text())
+        if content.get("stage") == "training" and (content.get("epoch", 1) > 1 or content.get("step", 0) >= step):
+            return True
+    return False

@@ -1,0 +1,137 @@
+"""Real runs of the tiny SAM, ended by the cluster in every way it knows; the numbers are those of an undisturbed run, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from tests.slurm.conftest import (
+    REFERENCE,
+    attempts_of,
+    harness_run,
+    numbers,
+    only_record,
+    records,
+    started,
+    submit,
+    wait_until,
+)
+
+
+def finished(results):
+    return bool(records(results))
+
+
+def test_a_preempted_run_is_requeued_and_ends_with_the_same_numbers(cluster, reference, tmp_path):
+    submit(tmp_path, *REFERENCE)
+    wait_until(lambda: started(tmp_path, step=5), "the run to train")
+    cluster.call("sbatch", "--partition=urgent", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 2")
+    wait_until(lambda: finished(tmp_path), "the preempted run to finish", patience=200)
+    record = only_record(tmp_path)
+    assert numbers(record) == numbers(reference)
+    assert record["attempts"] == 2
+    states = [line.split("|")[1] for line in cluster.call("sacct", "-X", "-n", "-P", "--duplicates", "-o", "JobID,State", "-j", job_id(tmp_path)).splitlines()]
+    assert any(state.startswith(("PREEMPTED", "REQUEUED")) for state in states), states
+
+
+def test_a_run_preempted_without_requeue_is_submitted_again_by_wait(cluster, reference, tmp_path):
+    waiting = Background(tmp_path, *REFERENCE, "--cluster", "testcluster", "--set", "cluster.partition=cancel", "--wait")
+    with waiting:
+        wait_until(lambda: started(tmp_path, step=5), "the run to train")
+        cluster.call("sbatch", "--partition=urgent", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 2")
+        assert waiting.result(timeout=200) == 0, waiting.output()
+    record = only_record(tmp_path)
+    assert numbers(record) == numbers(reference)
+    assert len(list(tmp_path.glob("sweeps/*/sweep.json"))) == 2
+
+
+def test_a_run_that_meets_its_time_limit_twice_continues(cluster, reference, tmp_path):
+    # The limit is a minute and the warning comes 50 s before it, so each start has about ten seconds.
+    submit(tmp_path, *REFERENCE, "--set", "cluster.time=1", "--set", "cluster.signal_seconds=50")
+    wait_until(lambda: finished(tmp_path), "the run to finish", patience=280)
+    record = only_record(tmp_path)
+    assert numbers(record) == numbers(reference)
+    assert record["attempts"] >= 3
+    assert {start.end for start in attempts_of(tmp_path, record["key"])[:-1]} == {"interrupted"}
+
+
+def test_a_killed_slurmd_does_not_disturb_a_run(cluster, reference, tmp_path):
+    submit(tmp_path, *REFERENCE)
+    wait_until(lambda: started(tmp_path, step=5), "the run to train")
+    cluster.stop("slurmd", number=signal.SIGKILL)
+    cluster.start("slurmd")
+    wait_until(lambda: finished(tmp_path), "the run to finish", patience=200)
+    assert numbers(only_record(tmp_path)) == numbers(reference)
+
+
+def test_a_node_that_loses_slurmd_and_all_its_processes_is_survived(cluster, reference, tmp_path):
+    submit(tmp_path, *REFERENCE)
+    wait_until(lambda: started(tmp_path, step=5), "the run to train")
+    cluster.stop("slurmd", number=signal.SIGKILL)
+    for pid in cluster._strays():
+        os.kill(pid, signal.SIGKILL)
+    cluster.start("slurmd")
+    wait_until(lambda: finished(tmp_path) or not cluster.call("squeue", "-h").strip(), "the run to finish or end", patience=200)
+    if not finished(tmp_path):  # SLURM saw its job gone and did not queue it again: the same command does
+        harness_run(tmp_path, *REFERENCE, "--cluster", "testcluster", "--wait", check=True)
+    record = only_record(tmp_path)
+    assert numbers(record) == numbers(reference)
+    assert record["attempts"] == 2
+
+
+def test_a_cancelled_run_continues_when_submitted_again(cluster, reference, tmp_path):
+    submit(tmp_path, *REFERENCE)
+    wait_until(lambda: started(tmp_path, step=20), "the run to train")
+    said = harness_run(tmp_path, *REFERENCE, "--cluster", "testcluster", "--cancel", check=True)
+    assert "cancelled 1 jobs" in said.stdout
+    wait_until(lambda: not cluster.call("squeue", "-h").strip(), "the job to end")
+    assert not finished(tmp_path)
+    submit(tmp_path, *REFERENCE)
+    wait_until(lambda: finished(tmp_path), "the run to finish", patience=200)
+    record = only_record(tmp_path)
+    assert numbers(record) == numbers(reference)
+    assert record["attempts"] == 2
+
+
+def test_editing_the_tree_does_not_change_a_queued_run(cluster, reference, tmp_path):
+    submit(tmp_path, *REFERENCE, "--set", "epochs=1")
+    wait_until(lambda: finished(tmp_path), "the run to finish")
+    record = only_record(tmp_path)
+    (snapshot,) = (tmp_path / "snapshots").iterdir()
+    assert record["environment"]["snapshot"] == snapshot.name
+    log = next((tmp_path / "sweeps").glob("*/logs/*.sh")).read_text()
+    assert f"env -C {snapshot}" in log
+
+
+def job_id(results: Path) -> str:
+    import json
+
+    (path,) = results.glob("sweeps/*/chunk.000.job.json")
+    return json.loads(path.read_text())["job"]
+
+
+class Background:
+    """``python -m harness.run`` in the background; killed at the end of the block."""
+
+    def __init__(self, results, *arguments):
+        import subprocess
+        import sys
+
+        from tests.slurm.conftest import REPOSITORY
+
+        command = [sys.executable, "-m", "harness.run", "--results", str(results), *arguments]
+        self._process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._process.kill()
+        self._process.wait()
+
+    def result(self, *, timeout):
+        return self._process.wait(timeout=timeout)
+
+    def output(self):
+        return self._process.stdout.read()
