@@ -75,7 +75,7 @@ def block(grid: Grid) -> Block:
     marks = best_marks(grid)
     costs = any(record.cost.get("step_time_s") for record in grid.records)
     memory = any(record.cost.get("peak_memory_bytes") for record in grid.records)
-    heading = ["method", *(_title(column, grid) for column in grid.columns), "params (M)", "encoder (M)"]
+    heading = ["method", *(column_title(column, grid) for column in grid.columns), "params (M)", "encoder (M)"]
     heading += ["step (ms)"] * costs + ["peak (GiB)"] * memory
     stale = stale_versions(grid)
     rows = []
@@ -153,7 +153,8 @@ def stale_versions(grid: Grid) -> set[str]:
     return {version(record) for record in grid.records} - {version(latest)}
 
 
-def _title(column: Column, grid: Grid) -> str:
+def column_title(column: Column, grid: Grid) -> str:
+    """The heading over a column: benchmark, split where there are several, metric."""
     title = names.benchmark_title(column.benchmark)
     notes = {other.note for other in grid.columns}
     if column.note and len(column.note) <= 24 and len(notes) > 1:

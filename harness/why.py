@@ -1,0 +1,45 @@
+"""``python -m harness.why TABLE ROW COLUMN``: the runs, seeds, hashes, exclusions and files behind a cell."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.cli import verb
+from harness.errors import UsageError, did_you_mean
+from harness.records.store import RecordStore
+from harness.reporting.tables import grids
+from harness.reporting.why import explain
+from harness.studies import load_study, study_names
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m harness.why", description=__doc__)
+    parser.add_argument("table", help="a protocol's or a study's name, or the table's file")
+    parser.add_argument("row", help="the row's label, or a part of it")
+    parser.add_argument(
+        "column", help="the column's heading or a part of it, or BENCHMARK.METRIC such as kvasir.s_measure"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("runs"), metavar="ROOT", help="results folder (default: runs)"
+    )
+    options = parser.parse_args(argv)
+    store = RecordStore(options.results)
+    records, _ = store.summaries()
+    table = options.table if options.table.endswith(".yaml") else Path(options.table).stem
+    protocols = {record.run.protocol for record in records}
+    if table in protocols:
+        tables = grids(record for record in records if record.run.protocol == table)
+    elif table in study_names() or table.endswith(".yaml"):
+        tables = grids(records, study=load_study(table))
+    else:
+        raise UsageError(f"no table {options.table!r}{did_you_mean(table, [*protocols, *study_names()])}")
+    if not tables:
+        raise UsageError(f"no record below {options.results} belongs to table {options.table!r}")
+    print(explain(tables, records, store, row=options.row, column=options.column), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,110 @@
+"""Every cell can be traced to runs, seeds, hashes and files, and to what was left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.records.merge import merge
+from harness.records.store import RecordStore
+from harness.why import main
+from tests.harness.reporting.sample import record
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    store = RecordStore(tmp_path)
+    for one in (
+        record(0.91, seed=0, selected_epoch=3),
+        record(
+            0.92, seed=1, environment={"commit": "b" * 40, "device": "NVIDIA H100", "host": "n1"}, finished="2026-02-01"
+        ),
+        record(seed=2, code="OOM", message="asked for 90 GiB"),
+        record(0.5, seed=0, config={"rank": 6}, changed={"rank": 6}, variant="lora[rank=6]"),
+        record(0.5, seed=0, protocol_hash="bbbb"),
+        record(0.8, seed=0, method="decoder"),
+        record(0.7, seed=0, benchmark="leaf", metric="iou"),
+    ):
+        store.write(one, "variant,split,stem,s_measure\nbest,test,a,0.9\n")
+    return tmp_path
+
+
+def why(results: Path, *words: str) -> int:
+    return main([*words, "--results", str(results)])
+
+
+def test_a_cell_names_seeds_keys_hashes_files_and_reasons(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert why(results, "demo", "lora", "kvasir.s_measure") == 0
+    shown = capsys.readouterr().out
+    first = shown.split("\n\n")[0]
+    assert first.startswith("lora · Kvasir-SEG Sα ↑: OOM (2/3)")
+    assert "hash aaaa0000aaaa0000" in first
+    assert "split manifest manifest-kvasir" in first
+    assert "seed 0: 91.0000, epoch 3 selected" in first
+    assert "on NVIDIA H100, n1" in first
+    assert "seed 2: OOM: asked for 90 GiB" in first
+    for seed in range(3):
+        key = record(0.9, seed=seed).key
+        assert f"key {key}" in first
+        assert str(results / "records" / f"{key}.json") in first
+        assert str(results / "records" / f"{key}.images.csv") in first
+    assert "code 0000000000 (not the latest of this table)" in first
+
+
+def test_what_is_left_out_is_named_with_the_reason(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    why(results, "demo", "lora", "kvasir.s_measure")
+    shown = capsys.readouterr().out
+    assert "(lora[rank=6], seed 0): configuration" in shown
+    assert "(rank=6)" in shown
+    assert "left out" in shown
+    assert "protocol demo bbbb" in shown
+    assert "decoder" not in shown
+
+
+def test_conflicting_copies_are_named(
+    results: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    RecordStore(other).write(replace(record(0.99, seed=0), finished="2027"))
+    merge([other], results)
+    why(results, "demo", "lora", "kvasir.s_measure")
+    assert "conflicting copy, kept apart" in capsys.readouterr().out
+
+
+def test_missing_seeds_are_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    why(results, "demo", "decoder", "Kvasir-SEG Sα")
+    shown = capsys.readouterr().out
+    assert "MISSING (1/3)" in shown
+    assert "seed 1: no record" in shown
+
+
+def test_a_study_and_a_file_are_tables_too(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert why(results, "results/tables/demo.md", "decoder", "leaf.iou") == 0
+    study = results / "mine.yaml"
+    study.write_text("title: t\nprotocol: demo\nbenchmarks: [kvasir]\nentries: [lora]\n")
+    assert why(results, str(study), "lora", "Sα") == 0
+    assert "OOM (2/3)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("dmeo", "lora", "kvasir.s_measure"), "did you mean 'demo'"),
+        (("demo", "lorra", "kvasir.s_measure"), "no row 'lorra'"),
+        (("demo", "lora", "kvasir.iouu"), "no column"),
+        (("demo", "lora", "kvasir"), "fits"),
+        (("rank", "lora", "leaf.iou"), "no record"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    results: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if message == "no record":
+        for path in (results / "records").glob("*.json"):
+            path.unlink()
+    assert why(results, *words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
