@@ -7,6 +7,7 @@ modules (or, for trained tensors alone, into a freshly built segmenter) and comp
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -315,6 +316,8 @@ def _write(request: Export, run: Run, content: dict[str, Tensor]) -> None:
 
     try:
         replace_atomically(request.out, write)
+        os.umask(umask := os.umask(0))
+        request.out.chmod(0o666 & ~umask)  # a temporary file is its owner's alone; what others are to load is not
     except OSError as error:
         raise UsageError(f"--out {request.out} cannot be written: {error.strerror or error}") from error
 

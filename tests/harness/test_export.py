@@ -75,6 +75,14 @@ def test_export_is_a_sam_checkpoint_that_predicts_alike_in_a_fresh_process(
     sam.load_state_dict(torch.load(out, weights_only=True), strict=True)
 
 
+def test_export_may_be_read_by_whom_the_umask_lets(results: Path, tmp_path: Path) -> None:
+    ordinary, out = tmp_path / "ordinary", tmp_path / "sam.pth"
+    ordinary.touch()
+    _export(results, _finished(results, "lora"), out)
+
+    assert out.stat().st_mode == ordinary.stat().st_mode
+
+
 def test_exported_checkpoint_differs_from_the_weights_that_the_run_started_from(results: Path, tmp_path: Path) -> None:
     run, out = _finished(results, "lora"), tmp_path / "sam.pth"
     _export(results, run, out)
