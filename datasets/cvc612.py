@@ -1,8 +1,8 @@
 """CVC-ClinicDB (CVC-612): 612 frames of 29 sequences (Bernal et al., 2015, doi 10.1016/j.compmedimag.2015.02.007).
 
 Frames of one sequence are near-duplicates, so a split by frame leaks. ``default`` takes a bundle's own test frames
-where the layout has them and whole sequences otherwise; ``sequences`` insists on whole sequences, ``polyp`` trains on
-Kvasir and CVC together.
+where the layout has them and whole sequences otherwise; ``sequences`` insists on whole sequences, ``pranet`` takes
+PraNet's test frames, whose sequences are in its training frames too; ``polyp`` trains on Kvasir and CVC together.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from datasets.base import DatasetError, Pair
 from datasets.folder_benchmark import FolderBenchmark
 from datasets.layouts import CsvLayout, FolderLayout, Layout, Part
 from datasets.lists import Arranged, Pairs
+
+TEST_LIST = "pranet-cvc612-test"
 
 FIRST_FRAMES = (
     1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429, 448, 467, 479,
@@ -68,21 +70,26 @@ class CVC612(FolderBenchmark):
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         rule = self.options.split_rule
-        if rule in ("pranet", "polyp") and "all" in parts:
+        if rule == "polyp" and "all" in parts:
             raise DatasetError(
-                f"split rule {rule!r} needs PraNet's bundle or AutoGluon's polyp.zip; {root} is {self.title} alone"
+                f"split rule 'polyp' needs PraNet's bundle or AutoGluon's polyp.zip; {root} is {self.title} alone"
             )
+        if rule == "pranet" and "all" in parts:
+            by_list = self.split_by_list(parts["all"], TEST_LIST)
+            if by_list is None:
+                raise DatasetError(
+                    f"split rule 'pranet' needs the published frame numbers; {root} has none of its images"
+                )
+            return by_list
         if rule == "sequences":
             frames = [pair for name in ("all", "train", "val", "test") for pair in parts.get(name, ())]
             parts = {"all": tuple(sorted(frames, key=lambda pair: int(pair.stem) if pair.stem.isdigit() else 0))}
         return super().arrange(parts, root=root, layout=layout)
 
     def group(self, pair: Pair) -> str:
-        return (
-            pair.stem
-            if self.options.split_rule == "polyp" and not pair.stem.isdigit()
-            else f"sequence {sequence_of(pair.stem):02d}"
-        )
+        if self.options.split_rule == "polyp" and not pair.stem.isdigit():
+            return pair.stem  # one of Kvasir's
+        return f"sequence {sequence_of(pair.stem):02d}"
 
     def decode_mask(self, path: Path) -> decoding.Array:
         return decoding.read_binary(path, only_255=self.options.mask_255_only)

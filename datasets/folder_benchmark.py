@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from datasets import decoding, splitting
+from datasets import decoding, lists, splitting
 from datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits
 from datasets.layouts import Layout, plain, recognise, subfolders
 from datasets.lists import Arranged, Pairs
@@ -20,6 +20,7 @@ SAMPLE_MARKER = ".generated-sample"
 """A file of this name in a benchmark's folder says that the data was generated; every table then says so too."""
 
 _SIZES_LOOKED_AT = 64
+_WHOSE_SPLITS = {"autogluon": "AutoGluon's", "pranet": "PraNet's"}
 
 
 class FolderBenchmark(Benchmark):
@@ -141,9 +142,19 @@ class FolderBenchmark(Benchmark):
             )
         test = {name: parts.get(name, ()) for name in self.test_splits}
         if parts.get("val"):
-            return parts["train"], parts["val"], test, "official" if layout.name != "autogluon" else "AutoGluon's lists"
+            return parts["train"], parts["val"], test, _WHOSE_SPLITS.get(layout.name, "official")
         train, val, rule = self.carve_val(parts["train"])
-        return train, val, test, f"official test; {rule}"
+        return train, val, test, f"{_WHOSE_SPLITS.get(layout.name, 'official')} test; {rule}"
+
+    def split_by_list(self, pairs: Sequence[Pair], name: str) -> Arranged | None:
+        """Test images by a committed list of stems, validation carved from the rest; None where none is there."""
+        listed = lists.committed(name)
+        tested = tuple(pair for pair in pairs if pair.stem.casefold() in listed)
+        if not tested:
+            return None
+        train, val, rule = self.carve_val([pair for pair in pairs if pair.stem.casefold() not in listed])
+        there = str(len(tested)) if len(tested) == len(listed) else f"{len(tested)} of its {len(listed)}"
+        return train, val, {"test": tested}, f"PraNet's test images by stem ({there}); {rule}"
 
     def carve_val(self, pairs: Sequence[Pair]) -> tuple[Pairs, Pairs, str]:
         """Validation from training images, as (train, val, rule in words)."""

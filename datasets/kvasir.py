@@ -1,7 +1,7 @@
 """Kvasir-SEG: 1000 colonoscopy images with polyps (Jha et al., arXiv 1911.07069). Masks are JPEG: 255 is nearly 255.
 
-No official split. In this order: the lists of ``splits/`` where a copy brings them; the test images of PraNet's bundle;
-a carve.
+No official split. In this order: the lists of ``splits/`` where a copy brings them; PraNet's test images, by stem; a
+carve where neither is there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from datasets.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
 from datasets.lists import Arranged, Pairs, split_by_lists
 from datasets.pairing import image_files
 
+TEST_LIST = "pranet-kvasir-test"
+
 
 def is_kvasir(stem: str) -> bool:
     """Kvasir's files are called ``cju…``; the polyp bundles mix them with CVC's numbers."""
@@ -31,7 +33,11 @@ def _looks_like_kvasir(root: Path) -> bool:
 
 
 class Kvasir(FolderBenchmark):
-    """Binary: polyp. Split rule ``polyp`` trains on Kvasir and CVC-ClinicDB together, as PraNet and Conv-LoRA do."""
+    """Binary: polyp.
+
+    Split rules: ``pranet`` insists on PraNet's test images, ``carved`` carves, ``polyp`` trains on Kvasir and
+    CVC-ClinicDB together, as PraNet and Conv-LoRA do.
+    """
 
     name = "kvasir"
     title = "Kvasir-SEG"
@@ -42,7 +48,7 @@ class Kvasir(FolderBenchmark):
     source = "https://datasets.simula.no/kvasir-seg/ (kvasir-seg.zip), PraNet's bundle, or AutoGluon's polyp.zip"
     published_sizes: ClassVar = {"all": 1000}
     folders = ("Kvasir-SEG", "kvasir", "polyp", "PraNet")
-    split_rules = ("default", "polyp")
+    split_rules = ("default", "pranet", "carved", "polyp")
 
     def layouts(self) -> tuple[Layout, ...]:
         keep = None if self.options.split_rule == "polyp" else is_kvasir
@@ -64,13 +70,21 @@ class Kvasir(FolderBenchmark):
         )
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        if self.options.split_rule == "polyp" and "all" in parts:
+        rule = self.options.split_rule
+        if "all" not in parts or rule == "carved":
+            return super().arrange(parts, root=root, layout=layout)
+        if rule == "polyp":
             raise DatasetError(
                 f"split rule 'polyp' needs PraNet's bundle or AutoGluon's polyp.zip; {root} is {self.title} alone"
             )
-        if "all" in parts and (root / "splits").is_dir():
+        if rule == "default" and (root / "splits").is_dir():
             return split_by_lists(parts["all"], root / "splits")
-        return super().arrange(parts, root=root, layout=layout)
+        by_list = self.split_by_list(parts["all"], TEST_LIST)
+        if by_list is None and rule == "pranet":
+            raise DatasetError(
+                f"split rule 'pranet' needs the published file names (cju…); {root} has none of its images"
+            )
+        return by_list or super().arrange(parts, root=root, layout=layout)
 
     def decode_mask(self, path: Path) -> decoding.Array:
         return decoding.read_binary(path, only_255=self.options.mask_255_only)

@@ -13,9 +13,14 @@ Arranged = tuple[Pairs, Pairs, dict[str, Pairs], str]
 
 
 def read_list(path: Path) -> list[str]:
-    """Stems of a list; blank lines, folders and extensions are dropped."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [Path(line.strip().replace("\\", "/")).stem for line in lines if line.strip()]
+    """Stems of a list; blank lines, comments (``#``), folders and extensions are dropped."""
+    lines = [line.strip().replace("\\", "/") for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Path(line).stem for line in lines if line and not line.startswith("#")]
+
+
+def committed(name: str) -> frozenset[str]:
+    """Stems of a list that is kept in this package, casefolded."""
+    return frozenset(stem.casefold() for stem in read_list(Path(__file__).parent / "manifests" / f"{name}.txt"))
 
 
 def select(pairs: Sequence[Pair], stems: Sequence[str], *, source: Path) -> Pairs:

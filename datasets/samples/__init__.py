@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import csv
 import itertools
+import os
+import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,8 @@ from datasets.samples.trees import RECIPES, Recipe, Tree
 
 DEFAULT_IMAGES = 36
 DEFAULT_SIZE = 112
+GENERATOR = 1
+"""Counts up with every change that changes the files."""
 
 
 def layouts(name: str) -> tuple[str, ...]:
@@ -46,14 +51,15 @@ def write(
 
     Args:
         name: canonical name, such as ``kvasir``.
-        root: data root; made if absent. Files that are there are overwritten.
+        root: data root; made if absent. A sample of the benchmark that is there is kept where it is the very same, and
+            replaced where it is another.
         layout: one of `layouts`.
         images: how many images in all, at least 12; 36 by default.
         seed: seed of the scenes.
         size: side of the images in pixels; most benchmarks vary around it in size and aspect ratio.
 
     Raises:
-        DatasetError: unknown benchmark or layout, too few images.
+        DatasetError: unknown benchmark or layout, too few images, or other data in the way.
     """
     recipe = _recipe(name)
     if layout not in recipe.trees:
@@ -65,19 +71,58 @@ def write(
         raise DatasetError(f"a sample needs images of at least 32 pixels, not {size}")
     tree = recipe.trees[layout]
     folder = root / tree.folder
+    marker = f"generated: {name}, layout {layout}, {count} images of {size} px, seed {seed}, generator {GENERATOR}\n"
+    if _is_there(folder, root / _top(tree), marker):
+        return folder
+    staging = root / f".sampling-{name}-{socket.gethostname()}-{os.getpid()}"
+    try:
+        _write_tree(name, staging / tree.folder, layout=layout, tree=tree, count=count, seed=seed, size=size)
+        (staging / tree.folder / SAMPLE_MARKER).write_text(marker, encoding="utf-8")
+        if (root / _top(tree)).exists():
+            shutil.rmtree(root / _top(tree))
+        (staging / _top(tree)).rename(root / _top(tree))
+    except OSError:
+        # Another process may have put the very same sample there meanwhile; then it serves as well.
+        if not _is_there(folder, root / _top(tree), marker):
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def _top(tree: Tree) -> str:
+    return tree.folder.split("/", maxsplit=1)[0]
+
+
+def _is_there(folder: Path, top: Path, marker: str) -> bool:
+    """Whether the very sample is there.
+
+    Raises:
+        DatasetError: something else is: real data, or the sample of another benchmark.
+    """
+    if not top.exists():
+        return False
+    path = folder / SAMPLE_MARKER
+    if not path.is_file():
+        raise DatasetError(
+            f"{top} is there and no generated sample in this layout; choose another folder"
+        )
+    found = path.read_text(encoding="utf-8")
+    if found.split(",")[0] != marker.split(",")[0]:
+        raise DatasetError(f"{top} holds another sample ({found.strip()}); choose another folder")
+    return found == marker
+
+
+def _write_tree(name: str, folder: Path, *, layout: str, tree: Tree, count: int, seed: int, size: int) -> None:
     for directory in itertools.chain.from_iterable(tree.parts.values()):
         (folder / directory).mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[tuple[str, str]]] = {part: [] for part in tree.parts}
     for index, part in enumerate(_deal(tuple(tree.parts), count)):
         content = scene(name, index, seed=seed, size=size)
-        rows[part].append(_write_pair(folder, tree, part, index, content=content, stem=recipe.stem(index, count)))
+        rows[part].append(_write_pair(folder, tree, part, index, content=content, stem=stem(name, index, images=count)))
     for part, file_name in tree.lists.items():
         _write_list(folder / file_name, rows[part], indexed=part == "train")
     add_extras(name, folder, layout=layout, tree=tree, seed=seed, size=size, rows=rows)
-    (folder / SAMPLE_MARKER).write_text(
-        f"generated: {name}, layout {layout}, seed {seed}; not the published benchmark\n", encoding="utf-8"
-    )
-    return folder
 
 
 def scene(name: str, index: int, *, seed: int = 0, size: int = DEFAULT_SIZE) -> Scene:

@@ -13,7 +13,10 @@ import datasets
 from datasets import samples
 from datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
 from datasets.cvc612 import sequence_of
+from datasets.lists import read_list
 from tests.datasets.conftest import CASES
+
+MANIFESTS = Path(datasets.__file__).parent / "manifests"
 
 
 def every(splits: Splits) -> list[Pair]:
@@ -185,9 +188,49 @@ def test_kvasir_from_a_polyp_bundle_holds_no_cvc_frame_unless_asked(make, sample
 
 
 def test_rules_that_need_a_bundle_say_so(make, sample_of) -> None:
-    for name, rule in (("kvasir", "polyp"), ("cvc612", "pranet"), ("camo", "camo+cod10k")):
+    for name, rule in (("kvasir", "polyp"), ("kvasir", "pranet"), ("cvc612", "polyp"), ("camo", "camo+cod10k")):
         with pytest.raises(DatasetError, match=f"split rule .{rule.replace('+', '.')}. needs"):
             load(make(name, split_rule=rule), sample_of(name))
+
+
+def pretend(folder: Path, count: int, names: list[str]) -> None:
+    """Small files under the published names, so that a list by stem can be met."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    for number, name in enumerate(names + [f"cju9other{index}" for index in range(count - len(names))]):
+        Image.fromarray(np.full((4, 5 + number % 2, 3), number % 250, np.uint8)).save(folder / "images" / f"{name}.jpg")
+        Image.fromarray(np.zeros((4, 5 + number % 2), np.uint8)).save(folder / "masks" / f"{name}.jpg")
+
+
+def test_kvasir_under_its_published_names_is_tested_on_pranets_images(make, tmp_path: Path) -> None:
+    listed = read_list(MANIFESTS / "pranet-kvasir-test.txt")
+    assert len(set(listed)) == 100
+    pretend(tmp_path / "Kvasir-SEG", 1000, listed)
+    splits = load(make("kvasir"), tmp_path)
+    assert {pair.stem for pair in splits.test["test"]} == set(listed)
+    assert (len(splits.train), len(splits.val)) == (810, 90)
+    assert splits.rule.startswith("PraNet's test images by stem (100); val carved (seed 0, 90 of 900")
+    carved = load(make("kvasir", split_rule="carved"), tmp_path)
+    assert carved.rule.startswith("carved (seed 0, 100 test")
+    assert {pair.stem for pair in carved.test["test"]} != set(listed)
+
+
+def test_pranets_lists_agree_with_a_part_of_the_images(make, tmp_path: Path) -> None:
+    listed = read_list(MANIFESTS / "pranet-kvasir-test.txt")
+    pretend(tmp_path / "Kvasir-SEG", 50, listed[:7])
+    splits = load(make("kvasir"), tmp_path)
+    assert {pair.stem for pair in splits.test["test"]} == set(listed[:7])
+    assert "(7 of its 100)" in splits.rule
+
+
+def test_cvc_original_with_pranets_frames(make, sample_of) -> None:
+    listed = read_list(MANIFESTS / "pranet-cvc612-test.txt")
+    assert len(set(listed)) == 62
+    assert all(1 <= sequence_of(stem) <= 29 for stem in listed)
+    splits = load(make("cvc612", split_rule="pranet"), sample_of("cvc612"))
+    present = {pair.stem for pair in every(splits)} & set(listed)
+    assert present
+    assert {pair.stem for pair in splits.test["test"]} == present
 
 
 def test_unknown_split_rule_lists_the_known_ones(make) -> None:

@@ -72,3 +72,34 @@ def test_unknown_name_layout_and_too_few_images_are_refused(tmp_path: Path) -> N
     with pytest.raises(DatasetError, match="at least 12"):
         samples.write("cvc612", tmp_path, images=3)
     assert not list(tmp_path.iterdir())
+
+
+def test_same_sample_is_kept_and_another_replaces_it_whole(tmp_path: Path) -> None:
+    folder = samples.write("kvasir", tmp_path, images=24, size=48)
+    before = (folder / "images").stat().st_mtime_ns
+    samples.write("kvasir", tmp_path, images=24, size=48)
+    assert (folder / "images").stat().st_mtime_ns == before
+    samples.write("kvasir", tmp_path, images=12, size=48)
+    assert len(list((folder / "images").glob("*.jpg"))) == 12
+    assert [path.name for path in tmp_path.iterdir()] == ["Kvasir-SEG"]
+
+
+def test_other_data_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "Kvasir-SEG").mkdir()
+    (tmp_path / "Kvasir-SEG" / "mine.txt").write_text("mine")
+    with pytest.raises(DatasetError, match="no generated sample"):
+        samples.write("kvasir", tmp_path)
+    assert [path.name for path in (tmp_path / "Kvasir-SEG").iterdir()] == ["mine.txt"]
+    samples.write("cvc612", tmp_path, layout="pranet", images=12, size=48)
+    with pytest.raises(DatasetError, match="holds another sample"):
+        samples.write("kvasir", tmp_path, layout="pranet", images=12, size=48)
+
+
+def test_a_sample_that_failed_half_way_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    def full_disk(*arguments, **options) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(samples, "add_extras", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        samples.write("kvasir", tmp_path, images=12, size=48)
+    assert not list(tmp_path.iterdir())
