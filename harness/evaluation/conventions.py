@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Resolution = Literal["native", "input"]
+Overlap = Literal["per-image", "accumulated"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conventions:
@@ -24,10 +27,10 @@ class Conventions:
         empty: score of IoU, Dice and Jaccard where both mask and prediction are empty: 1.0 or 0.0.
     """
 
-    resolution: Literal["native", "input"] = "native"
+    resolution: Resolution = "native"
     min_max: bool = True
     weighted_f_beta2: float = 1.0
-    overlap: Literal["per-image", "accumulated"] = "per-image"
+    overlap: Overlap = "per-image"
     threshold: float = 0.5
     ber_threshold: float = 125 / 255
     empty: float = 1.0

@@ -1,4 +1,4 @@
-"""Evaluation of a split: forward passes in the calling thread; beside them, reading ahead and scoring what is behind."""
+"""Evaluation of a split: forward passes in the calling thread, reading ahead and scoring behind them in others."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ def resize_bilinear(scores: NDArray[np.floating], size: tuple[int, int]) -> NDAr
     rows += scores[..., bottom, :] * dy[:, None]
     out = np.take(rows, left, axis=-1) * (1 - dx)
     out += np.take(rows, right, axis=-1) * dx
-    return out
+    # A mean lies between what it is of, but its rounding may not: 1 must not become 1.0000001.
+    return np.clip(out, scores.min(), scores.max(), out=out)
 
 
 def _taps(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:

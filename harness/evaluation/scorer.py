@@ -138,10 +138,7 @@ class SplitScorer:
             return scores, resize_nearest(mask, scores.shape[-2:])
         if np.issubdtype(scores.dtype, np.integer):
             return resize_nearest(scores.astype(np.uint8), mask.shape), mask
-        resized = resize_bilinear(scores, mask.shape)
-        if self.task == "binary":
-            np.minimum(resized, 1.0, out=resized)  # a mean of ones may round to just above
-        return resized, mask
+        return resize_bilinear(scores, mask.shape), mask
 
     def _check_scores(self, scores: NDArray) -> None:
         """Raises ValueError where values are no scores; before resizing, which would spread a nan or hide a logit."""

@@ -1,0 +1,207 @@
+"""Scoring folders of predictions that came from elsewhere: pairing, reading, all cores, constant memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.base import DatasetError
+from datasets.decoding import mask_values, open_image, read_binary, read_indices
+from datasets.pairing import image_files, mask_key
+from harness.errors import UsageError
+from harness.evaluation.resize import resize_bilinear, resize_nearest
+from harness.evaluation.scorer import ImageScore, SplitScorer
+
+Foreground = Literal["half", "nonzero"]
+_CHUNK = 8  # images a task
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderPair:
+    """A prediction file and its mask file."""
+
+    stem: str
+    prediction: Path
+    mask: Path
+
+
+def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -> tuple[FolderPair, ...]:
+    """Pair two folders by stem, without case and without ``_mask`` and its like.
+
+    Args:
+        predictions: images, or ``.npy`` arrays.
+        masks: images.
+        partial: leave out what is in one folder only.
+
+    Raises:
+        UsageError: a folder is missing or empty, or a file has no partner.
+    """
+    found = _by_key(predictions, [*image_files(_folder(predictions)), *sorted(predictions.glob("*.npy"))])
+    truth = _by_key(masks, image_files(_folder(masks)))
+    for key, folder, here, there in (
+        (sorted(truth.keys() - found.keys()), predictions, "prediction", truth),
+        (sorted(found.keys() - truth.keys()), masks, "mask", found),
+    ):
+        if key and not partial:
+            raise UsageError(
+                f"{folder} has no {here} for {there[key[0]].name}"
+                + (f" and {len(key) - 1} more" if len(key) > 1 else "")
+                + "; --partial scores what both folders have"
+            )
+    both = sorted(truth.keys() & found.keys())
+    if not both:
+        raise UsageError(f"no file of {predictions} has the name of a mask in {masks}; files are paired by name")
+    return tuple(FolderPair(stem=found[key].stem, prediction=found[key], mask=truth[key]) for key in both)
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise UsageError(f"{path} is not a folder; give a folder of images")
+    return path
+
+
+def _by_key(folder: Path, files: Sequence[Path]) -> Mapping[str, Path]:
+    found: dict[str, Path] = {}
+    for path in files:
+        key = mask_key(path)
+        if key in found:
+            raise UsageError(f"{folder} has two files for one name: {found[key].name} and {path.name}; remove one")
+        found[key] = path
+    if not found:
+        raise UsageError(f"{folder} holds no images")
+    return found
+
+
+def read_prediction(path: Path, *, task: str) -> NDArray:
+    """Binary: probabilities (H, W); multi-class: labels (H, W), or scores (C, H, W) from ``.npy``.
+
+    A grey image holds probabilities as 0..255, a 16-bit one as 0..65535, a 1-bit one as 0 and 1.
+
+    Raises:
+        DatasetError: unreadable, or an array of another kind.
+    """
+    if path.suffix == ".npy":
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DatasetError(f"{path} is unreadable ({error})") from error
+        if array.dtype == np.bool_ or (task == "binary" and np.issubdtype(array.dtype, np.integer)):
+            raise DatasetError(f"{path} holds {array.dtype}; predictions are floats in [0, 1]")
+        return array
+    image = open_image(path)
+    if task == "multiclass":
+        return mask_values(image, path)
+    if image.mode == "P":
+        image = image.convert("L")
+    values = mask_values(image, path)
+    full = 65535 if image.mode.startswith("I") else 1 if image.mode == "1" else 255
+    return values / full
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderScoring:
+    """How the images of two folders are scored; pickled to every worker.
+
+    Args:
+        scorers: empty scorers by name, one for each set of conventions.
+        input_size: side to which predictions are resized first where the conventions score at the input's size;
+            0 scores at the prediction's own size.
+        foreground: decoding of binary masks: grey levels above 127, or above 0.
+    """
+
+    scorers: Mapping[str, SplitScorer]
+    input_size: int = 0
+    foreground: Foreground = "half"
+
+    def __call__(self, pair: FolderPair) -> dict[str, ImageScore]:
+        """Scores of one image by the names of the scorers.
+
+        Raises:
+            UsageError: it cannot be read or scored.
+        """
+        first = next(iter(self.scorers.values()))
+        try:
+            prediction = read_prediction(pair.prediction, task=first.task)
+            mask = self._mask(pair.mask, task=first.task)
+            return {name: self._measure(scorer, prediction, mask) for name, scorer in self.scorers.items()}
+        except DatasetError as error:
+            raise UsageError(str(error)) from None
+        except ValueError as error:
+            raise UsageError(f"{pair.prediction} against {pair.mask.name}: {error}") from None
+
+    def _mask(self, path: Path, *, task: str) -> NDArray[np.uint8]:
+        if task == "binary":
+            return read_binary(path, rule=self.foreground)
+        return read_indices(path, num_classes=256)  # the scorer knows the classes, and that 255 is none
+
+    def _measure(self, scorer: SplitScorer, prediction: NDArray, mask: NDArray[np.uint8]) -> ImageScore:
+        if scorer.conventions.resolution == "input" and self.input_size:
+            size = (self.input_size, self.input_size)
+            if np.issubdtype(prediction.dtype, np.integer):
+                prediction = resize_nearest(prediction.astype(np.uint8), size)
+            else:
+                prediction = resize_bilinear(prediction, size)
+        return scorer.measure(prediction, mask)
+
+
+def score_folders(
+    pairs: Sequence[FolderPair],
+    scoring: FolderScoring,
+    *,
+    workers: int = 0,
+    progress: Callable[[int], None] = lambda images: None,
+) -> None:
+    """Fill the scorers of ``scoring``. Images are read where they are scored, so memory does not grow with the folder.
+
+    Args:
+        pairs: what to score.
+        scoring: how.
+        workers: processes; all cores this process may use if 0, and none but this process if 1.
+        progress: called with the number of images done.
+
+    Raises:
+        UsageError: an image cannot be scored; the message names it.
+    """
+    processes = min(workers or len(os.sched_getaffinity(0)), -(-len(pairs) // _CHUNK))
+    chunks = [pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK)]
+    done = 0
+    work = partial(_score, scoring)
+    for scored in _everywhere(work, chunks, processes) if processes > 1 else map(work, chunks):
+        for stem, scores in scored:
+            for name, score in scores.items():
+                scoring.scorers[name].insert(stem, score)
+        done += len(scored)
+        progress(done)
+
+
+Scored = list[tuple[str, dict[str, ImageScore]]]
+
+
+def _score(scoring: FolderScoring, pairs: Sequence[FolderPair]) -> Scored:
+    return [(pair.stem, scoring(pair)) for pair in pairs]
+
+
+def _everywhere(
+    work: Callable[[Sequence[FolderPair]], Scored], chunks: Sequence[Sequence[FolderPair]], processes: int
+) -> Iterator[Scored]:
+    """Chunks as they are finished; what the first failure leaves unstarted is not started."""
+    with ProcessPoolExecutor(processes) as pool:
+        waiting = [pool.submit(work, chunk) for chunk in chunks]
+        try:
+            for future in as_completed(waiting):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise UsageError(
+                "a scoring process was killed, most likely for memory; try fewer with --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,188 @@
+"""``python -m harness.metrics``: score a folder of predictions against a folder of masks, wherever they came from."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.cli import verb
+from harness.errors import UsageError, did_you_mean
+from harness.evaluation.conventions import Conventions, Overlap, Resolution
+from harness.evaluation.names import CLASSES, METRICS
+
+if TYPE_CHECKING:
+    from harness.evaluation.scorer import SplitScorer, Task
+
+DEFAULT = ("s_measure", "e_mean", "weighted_f", "mae", "iou", "dice")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m harness.metrics",
+        description="Score a folder of predictions against a folder of masks, paired by file name.",
+        epilog=f"Metrics: {', '.join(METRICS)}. See docs/metrics.md for what each is, and each convention.",
+    )
+    p.add_argument(
+        "--pred", type=Path, required=True, metavar="DIR", help="predictions: grey images, or .npy in [0, 1]"
+    )
+    p.add_argument("--gt", type=Path, required=True, metavar="DIR", help="masks")
+    p.add_argument(
+        "--metrics", metavar="A,B", help=f"names, or 'all' (default: {','.join(DEFAULT)}; {','.join(CLASSES)})"
+    )
+    p.add_argument("--num-classes", type=int, default=2, metavar="N", help="more than 2: files hold class indices")
+    p.add_argument(
+        "--foreground", choices=("half", "nonzero"), default="half", help="mask levels above 127, or above 0"
+    )
+    p.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a convention, such as empty=0"
+    )
+    p.add_argument("--conventions", action="store_true", help="score the same predictions under every convention")
+    p.add_argument(
+        "--input-size", type=int, default=1024, metavar="S", help="side for resolution=input (default: 1024)"
+    )
+    p.add_argument("--partial", action="store_true", help="score what both folders have, instead of asking for all")
+    p.add_argument("--per-image", type=Path, metavar="CSV", help="write the scores of every image")
+    p.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: all cores)")
+    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return p
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    from harness.evaluation.folders import FolderScoring, pair_predictions, score_folders
+    from harness.evaluation.scorer import SplitScorer
+
+    args = parser().parse_args(argv)
+    if not 2 <= args.num_classes <= 255 or args.workers < 0 or args.input_size < 1:
+        raise UsageError("--num-classes is 2 to 255, --input-size at least 1, and --workers not negative")
+    task: Task = "binary" if args.num_classes == 2 else "multiclass"
+    metrics = chosen_metrics(args.metrics, multiclass=task == "multiclass")
+    conventions = chosen_conventions(args.set)
+    variants = variants_of(conventions, multiclass=task == "multiclass") if args.conventions else {"": conventions}
+    scorers = {
+        name: SplitScorer(metrics, task=task, num_classes=args.num_classes, conventions=rules)
+        for name, rules in variants.items()
+    }
+    pairs = pair_predictions(args.pred, args.gt, partial=args.partial)
+    scoring = FolderScoring(scorers=scorers, input_size=args.input_size, foreground=args.foreground)
+    with progress_display(len(pairs)) as progress:
+        score_folders(pairs, scoring, workers=args.workers, progress=progress)
+    if args.per_image:
+        write_per_image(args.per_image, scorers, metrics)
+    summaries = {name: scorer.summary() for name, scorer in scorers.items()}
+    if args.json:
+        print(json.dumps({"images": len(pairs), "scores": summaries if args.conventions else summaries[""]}, indent=1))
+    else:
+        print_table(summaries, images=len(pairs))
+    return 0
+
+
+def chosen_metrics(text: str | None, *, multiclass: bool) -> tuple[str, ...]:
+    if text is None:
+        return CLASSES if multiclass else DEFAULT
+    if text == "all":
+        return CLASSES if multiclass else METRICS
+    names = tuple(name.strip().lower().replace("-", "_") for name in text.split(",") if name.strip())
+    if not names:
+        raise UsageError("--metrics names no metric")
+    return names
+
+
+def chosen_conventions(settings: list[str]) -> Conventions:
+    """Conventions with ``NAME=VALUE`` applied.
+
+    Raises:
+        UsageError: no such convention, or a value that it does not take.
+    """
+    plain = Conventions()
+    known = {field.name: getattr(plain, field.name) for field in fields(Conventions)}
+    choices = {"resolution": ("native", "input"), "overlap": ("per-image", "accumulated")}
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in known:
+            raise UsageError(f"--set {setting}: no such convention{did_you_mean(name, known)}")
+        if name in choices:
+            if value not in choices[name]:
+                raise UsageError(f"--set {setting}: {name} is one of {', '.join(choices[name])}")
+            changes[name] = value
+        elif isinstance(known[name], bool):
+            if value not in ("true", "false"):
+                raise UsageError(f"--set {setting}: {name} is true or false")
+            changes[name] = value == "true"
+        else:
+            try:
+                changes[name] = float(value)
+            except ValueError:
+                raise UsageError(f"--set {setting}: {name} is a number") from None
+    return replace(plain, **changes)
+
+
+def variants_of(plain: Conventions, *, multiclass: bool) -> dict[str, Conventions]:
+    """The conventions, each of them changed alone, and those that AutoGluon released."""
+    resolution: Resolution = "input" if plain.resolution == "native" else "native"
+    sizes = {f"resolution={resolution}": replace(plain, resolution=resolution)}
+    if multiclass:
+        return {"as given": plain, **sizes}
+    beta2 = 0.3 if plain.weighted_f_beta2 != 0.3 else 1.0
+    overlap: Overlap = "accumulated" if plain.overlap == "per-image" else "per-image"
+    empty = 0.0 if plain.empty else 1.0
+    return {
+        "as given": plain,
+        **sizes,
+        f"weighted_f_beta2={beta2:g}": replace(plain, weighted_f_beta2=beta2),
+        f"overlap={overlap}": replace(plain, overlap=overlap),
+        f"empty={empty:g}": replace(plain, empty=empty),
+        f"min_max={str(not plain.min_max).lower()}": replace(plain, min_max=not plain.min_max),
+        "as released": Conventions(resolution="input", weighted_f_beta2=0.3),
+    }
+
+
+def write_per_image(path: Path, scorers: dict[str, SplitScorer], metrics: tuple[str, ...]) -> None:
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["conventions", "stem", *metrics])
+            for name, scorer in scorers.items():
+                for stem, values in scorer.images().items():
+                    writer.writerow([name, stem, *(values[metric] for metric in metrics)])
+    except OSError as error:
+        raise UsageError(f"--per-image {path}: {error.strerror}") from error
+
+
+def print_table(summaries: dict[str, dict[str, float]], *, images: int) -> None:
+    from tabulate import tabulate
+
+    if list(summaries) == [""]:
+        rows = [[metric, f"{value:.4f}"] for metric, value in summaries[""].items()]
+        print(tabulate(rows, headers=["metric", f"{images} images"], tablefmt="github", disable_numparse=True))
+        return
+    metrics = list(next(iter(summaries.values())))
+    rows = [[name, *(f"{summary[metric]:.4f}" for metric in metrics)] for name, summary in summaries.items()]
+    print(tabulate(rows, headers=[f"{images} images", *metrics], tablefmt="github", disable_numparse=True))
+
+
+@contextmanager
+def progress_display(total: int) -> Iterator[Callable[[int], None]]:
+    """A counter on stderr where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda images: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as display:
+        bar = display.add_task("scoring", total=total)
+        yield lambda images: display.update(bar, completed=images)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
