@@ -1,0 +1,78 @@
+"""Evaluation of a split, metrics included, against its forward passes alone.
+
+``python -m benchmarks.evaluation --backbone vit_b --image-size 1024 --images 4``; ``--metrics`` are those of a benchmark
+by name. The two take turns, so that ratios pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from harness.costing.device import now, used_by_others
+from harness.costing.ratios import paired_ratio
+from harness.costing.subject import RandomImages
+from harness.evaluation.evaluate import evaluate_split
+from harness.evaluation.scorer import SplitScorer
+from harness.models.build import build_segmenter
+from harness.models.segmenter import probabilities
+from harness.protocols.load import load_protocol
+from harness.registry import BENCHMARKS
+from harness.training.feeding import autocast
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", default="vit_b")
+    parser.add_argument("--image-size", type=int, default=1024)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--metrics", default="camo", help="the metrics of this benchmark")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(argv)
+    device = torch.device(options.device)
+    protocol = load_protocol("standard", {"image_size": options.image_size, "precision": options.precision})
+    shared = used_by_others(device)
+    segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size).to(device).eval()
+    source = RandomImages(options.images, image_size=options.image_size, num_classes=2)
+    inputs = [torch.from_numpy(source.image(k)).float() / 127.5 - 1 for k in range(len(source))]
+    size = (options.image_size, options.image_size)
+    benchmark = BENCHMARKS.get(options.metrics)
+
+    def predict(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), autocast(protocol, device):
+            output = segmenter(images.to(device))
+        return probabilities(output, size)
+
+    def forward_passes() -> float:
+        begun = now(device)
+        for start in range(0, len(inputs), options.batch):
+            predict(torch.stack(inputs[start : start + options.batch]))
+        return now(device) - begun
+
+    def evaluation() -> float:
+        items = ((str(k), inputs[k], source.mask_input(k)) for k in range(len(source)))
+        begun = time.perf_counter()
+        evaluate_split(predict, items, SplitScorer(benchmark.metrics), batch_size=options.batch).summary()
+        return time.perf_counter() - begun
+
+    forward_passes()
+    alone, scored = [], []
+    for _ in range(options.rounds):
+        alone.append(forward_passes())
+        scored.append(evaluation())
+    ratio = paired_ratio(scored, alone)
+    interval = "" if ratio.low is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
+    print(f"metrics of {options.metrics}: {', '.join(benchmark.metrics)}; {shared or 'exclusive device'}")
+    print(f"forward passes alone {statistics.median(alone):.2f} s, evaluation {statistics.median(scored):.2f} s")
+    print(f"evaluation / forward passes: {ratio.value:.2f}{interval}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,209 @@
+"""A training step of ours against the plain implementation.
+
+``python -m benchmarks.step --backbone vit_b --image-size 1024 --rounds 5 --resident``
+
+Every contestant has the same weights, images and loss. Their logits are compared first; then they take turns, and
+ratios are paired by round. ``live`` memory counts tensors, exactly; ``resident`` is what the system gave a process that
+does nothing else, above what it held before its first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from benchmarks.reference import plain_twin
+from harness.costing.device import now, used_by_others
+from harness.costing.live import LiveBytes
+from harness.costing.ratios import paired_ratio
+from harness.costing.subject import RandomImages
+from harness.models.build import build_segmenter
+from harness.training.losses import StructureLoss
+from harness.training.memory import peak_bytes, reset_peak
+from methods.configs import DecoderOnlyConfig, LoRAConfig, NASLoRAConfig
+from methods.decoder import DecoderOnly
+from methods.lora import LoRA
+from methods.naslora import NASLoRA
+
+METHODS = {"lora": (LoRA, LoRAConfig), "naslora": (NASLoRA, NASLoRAConfig), "decoder": (DecoderOnly, DecoderOnlyConfig)}
+
+
+class Contestant:
+    """A model with its optimiser.
+
+    Args:
+        model: images to `SegmenterOutput`.
+        options: the command line.
+    """
+
+    def __init__(self, model: torch.nn.Module, options: argparse.Namespace, device: torch.device) -> None:
+        self.model = model.to(device)
+        self.device, self.options = device, options
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(self.trained, lr=1e-6)
+        images = RandomImages(options.batch, image_size=options.image_size, num_classes=2)
+        self.images = (torch.from_numpy(images._images).float() / 127.5 - 1).to(device)
+        self.masks = torch.from_numpy(images._masks).to(device)
+        self.loss = StructureLoss(quirk="intended")
+
+    def forward(self) -> Any:
+        half = self.options.precision != "fp32"
+        dtype = torch.float16 if self.options.precision == "fp16" else torch.bfloat16
+        with torch.autocast(self.device.type, dtype=dtype) if half else contextlib.nullcontext():
+            return self.model(self.images)
+
+    def step(self) -> float:
+        begun = now(self.device)
+        self.loss(self.forward(), self.masks).backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return now(self.device) - begun
+
+    def live_peak(self) -> int:
+        own = [*self.model.parameters(), *self.model.buffers()]
+        states = [v for s in self.optimiser.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+        resident = sum(t.numel() * t.element_size() for t in own + states)
+        if self.device.type == "cuda":
+            before = torch.cuda.memory_allocated()
+            reset_peak(self.device)
+            self.step()
+            return resident + torch.cuda.max_memory_allocated() - before
+        with LiveBytes([*own, *states, self.images, self.masks]) as counter:
+            self.step()
+        return resident + counter.peak
+
+
+def contestants(options: argparse.Namespace, device: torch.device, only: str = "") -> dict[str, Contestant]:
+    """``<method>`` is ours, ``<method> plain`` the reference."""
+    found = {}
+    for name in options.methods.split(","):
+        cls, config = METHODS[name]
+        segmenter = build_segmenter(
+            options.backbone, task="binary", image_size=options.image_size, head_seed=1,
+            activation_checkpointing=options.activation_checkpointing,
+        )  # fmt: skip
+        method = cls(config(), seed=1)
+        if name == "decoder":
+            plain = plain_twin(options.backbone, segmenter, None)
+            method.attach(segmenter)
+        else:
+            plain = plain_twin(options.backbone, segmenter, method)
+        for label, model in ((name, segmenter), (f"{name} plain", plain)):
+            if not only or label == only:
+                found[label] = Contestant(model, options, device)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--backbone", default="vit_b")
+    parser.add_argument("--image-size", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--methods", default="lora,naslora")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--activation-checkpointing", action="store_true", help="ours only")
+    parser.add_argument("--resident", action="store_true", help="also measure each contestant in a process of its own")
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, help="write what was measured here")
+    options = parser.parse_args(argv)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    if options.alone:
+        return _alone(options, device)
+    shared = used_by_others(device)
+    models = contestants(options, device)
+    deviations = _compare(models)
+    live = {name: model.live_peak() for name, model in models.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for number in range(options.rounds):
+        for name, model in models.items():
+            seconds[name].append(model.step())
+        print(f"round {number + 1}: " + ", ".join(f"{n} {s[-1]:.2f} s" for n, s in seconds.items()), file=sys.stderr)
+    del models
+    resident = {name: _resident(name, argv or sys.argv[1:]) for name in seconds} if options.resident else {}
+    measured = {
+        "options": {k: str(v) for k, v in vars(options).items() if v is not None},
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "shared": shared,
+        "seconds": seconds, "live_bytes": live, "resident_bytes": resident, "relative_deviation": deviations,
+    }  # fmt: skip
+    if options.json:
+        options.json.write_text(json.dumps(measured, indent=1) + "\n")
+    print(_table(measured))
+    return 0
+
+
+def _compare(models: dict[str, Contestant]) -> dict[str, float]:
+    """‖ours − plain‖ / ‖plain‖ of the logits, after a warm-up."""
+    deviations = {}
+    for name, model in models.items():
+        if name.endswith(" plain"):
+            continue
+        with torch.no_grad():
+            ours, plain = model.forward().masks, models[f"{name} plain"].forward().masks
+        deviations[name] = float((ours - plain).norm() / plain.norm())
+    return deviations
+
+
+def _resident(name: str, arguments: list[str]) -> int:
+    command = [sys.executable, "-m", "benchmarks.step", *arguments, "--alone", name]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["resident_bytes"]
+
+
+def _alone(options: argparse.Namespace, device: torch.device) -> int:
+    options.methods = options.alone.split()[0]
+    (model,) = contestants(options, device, only=options.alone).values()
+    time.sleep(0.1)
+    reset_peak(device)
+    model.step()
+    print(json.dumps({"resident_bytes": peak_bytes(device)}))
+    return 0
+
+
+def _table(measured: dict[str, Any]) -> str:
+    rows = []
+    seconds, live, resident = measured["seconds"], measured["live_bytes"], measured["resident_bytes"]
+    for name in seconds:
+        row = [name, f"{statistics.median(seconds[name]):.3f}", f"{live[name] / 2**30:.2f}"]
+        row.append(f"{resident[name] / 2**30:.2f}" if resident else "")
+        base = f"{name} plain"
+        if base in seconds:
+            ratio = paired_ratio(seconds[name], seconds[base])
+            interval = "" if ratio.low is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
+            row += [f"{ratio.value:.2f}{interval}", f"{live[name] / live[base]:.2f}"]
+            row.append(f"{resident[name] / resident[base]:.2f}" if resident else "")
+            row.append(f"{measured['relative_deviation'][name]:.1e}")
+        rows.append(row)
+    heads = [
+        "contestant",
+        "step (s)",
+        "live (GiB)",
+        "resident (GiB)",
+        "time / plain",
+        "live / plain",
+        "resident / plain",
+        "deviation",
+    ]
+    text = tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
+    if {"naslora", "lora"} <= seconds.keys():
+        ratio = paired_ratio(seconds["naslora"], seconds["lora"])
+        interval = "" if ratio.low is None else f" [{ratio.low:.3f}, {ratio.high:.3f}]"
+        text += f"\n\nNAS-LoRA / LoRA: {ratio.value:.3f}{interval}"
+    return text
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
