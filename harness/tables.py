@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.cli import verb
 from harness.errors import UsageError
 from harness.records.cost import CostStore
+from harness.records.images import image_scores
 from harness.records.schema import Record
 from harness.records.store import RecordStore, write_atomically
 from harness.reporting import claims
 from harness.reporting.costs import render_costs
+from harness.reporting.differences import ImagesOf
 from harness.reporting.page import SUFFIX, Format
 from harness.reporting.published import read
 from harness.reporting.tables import render
@@ -64,7 +66,7 @@ def tables(root: Path, *, study: Study | None = None, style: Format = "markdown"
         return {folder / f"{study.name}{suffix}": _cost_page(root, study, style=style)}
     records = _records(root)
     if study is not None:
-        return {folder / f"{study.name}{suffix}": render(records, study=study, published=read(), style=style)}
+        return {folder / f"{study.name}{suffix}": _study_page(root, records, study, style=style)}
     pages = {}
     for protocol in sorted({record.run.protocol for record in records}):
         mine = [record for record in records if record.run.protocol == protocol]
@@ -74,8 +76,22 @@ def tables(root: Path, *, study: Study | None = None, style: Format = "markdown"
         if one.table.kind == "cost" and (path.is_file() or any(CostStore(root))):
             pages[path] = _cost_page(root, one, style=style)
         elif path.is_file() and path not in pages:
-            pages[path] = render(records, study=one, published=read(), style=style)
+            pages[path] = _study_page(root, records, one, style=style)
     return pages
+
+
+def _study_page(root: Path, records: Sequence[Record], study: Study, *, style: Format) -> str:
+    return render(records, study=study, published=read(), images_of=images_below(root), style=style)
+
+
+def images_below(root: Path) -> ImagesOf:
+    """Per-image scores from the files beside the records."""
+    store = RecordStore(root)
+
+    def images_of(record: Record, score: str, split: str, metric: str) -> Mapping[str, float] | None:
+        return image_scores(store.images_path(record.key), variant=score, split=split, metric=metric)
+
+    return images_of
 
 
 def _cost_page(root: Path, study: Study, *, style: Format) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from harness.records.schema import Record, Run
 from harness.reporting import names
 from harness.reporting.beside import published_block
+from harness.reporting.differences import ImagesOf, difference_blocks
 from harness.reporting.grid import Cell, Column, Grid, build, is_run, placeholder, sheets
 from harness.reporting.page import Block, Format, Mark, Text, write
 from harness.reporting.published import Published
@@ -26,6 +27,7 @@ def render(
     study: Study | None = None,
     runs: Iterable[Run] | None = None,
     published: Sequence[Published] = (),
+    images_of: ImagesOf = lambda record, score, split, metric: None,
     style: Format = "markdown",
 ) -> str:
     """One page: a table for each protocol hash, backbone and checkpoint among ``records``.
@@ -35,13 +37,17 @@ def render(
         study: rows, benchmarks and seeds to show; without one, everything there is.
         runs: show these planned runs and nothing else, under their own labels; those without a record show as missing.
         published: numbers of papers; a study with ``table.paper`` shows them beside ours, under its own protocol only.
+        images_of: per-image scores, for a study with ``table.baseline``.
         style: ``markdown``, ``latex`` or ``csv``.
     """
     chosen = list(records) if runs is None else of_runs(records, runs)
     title = study.title if study else ", ".join(sorted({record.run.protocol for record in chosen})) or "no records"
     blocks = []
     for grid in grids(chosen, study=study):
-        blocks.append(block(grid))
+        main = block(grid)
+        blocks.append(replace(main, above=[study.note, *main.above]) if study and study.note else main)
+        if study and study.table.baseline:
+            blocks += difference_blocks(grid, baseline=study.table.baseline, images_of=images_of)
         if study and study.table.paper and grid.protocol == study.protocol:
             beside = published_block(grid, published)
             blocks += [beside] if beside else []
@@ -61,11 +67,18 @@ def grids(records: Iterable[Record], *, study: Study | None = None) -> list[Grid
     found = []
     for sheet, members in sheets(records).items():
         protocol, _, backbone, _ = sheet
-        if study is not None and study.backbones and backbone not in study.backbones:
+        if study is None:
+            found.append(build(sheet, members))
             continue
-        grid = build(sheet, members, study=study)
+        if study.backbones and backbone not in study.backbones:
+            continue
+        here = study
+        if protocol != study.protocol:  # what another protocol has not run of the study is no gap
+            there = {record.run.benchmark for record in members}
+            here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
+        grid = build(sheet, members, study=here)
         filled = sum(any(is_run(record) for record in mine) for mine in grid.members.values())
-        if study is None or (filled and (protocol == study.protocol or 2 * filled >= len(grid.rows))):
+        if filled and (protocol == study.protocol or 2 * filled >= len(grid.rows)):
             found.append(grid)
     return found
 

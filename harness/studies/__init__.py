@@ -46,6 +46,7 @@ class Layout:
         scores: which model is scored, one row each: ``best``, ``last``, ``merged-exact``, ``merged-conv``,
             ``merged-calibrated``.
         splits: benchmark -> test splits to show, where it has more than one.
+        baseline: label of the entry that the others are compared with, empty for none.
         paper: print the published value, ours, their difference, its interval and a verdict below the table.
     """
 
@@ -53,6 +54,7 @@ class Layout:
     metrics: str | tuple[str, ...] = "paper"
     scores: tuple[str, ...] = ("best",)
     splits: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    baseline: str = ""
     paper: bool = False
 
 
@@ -129,6 +131,10 @@ def study_from_dict(data: Any, *, name: str) -> Study:
             BENCHMARKS.resolve(key): _sequence(value, f"{where}: table.splits")
             for key, value in table["splits"].items()
         }
+    if table.get("baseline") and table["baseline"] not in labels:
+        raise UsageError(
+            f"{where}: table.baseline {table['baseline']!r} is no entry{did_you_mean(table['baseline'], labels)}"
+        )
     seeds = content.pop("seeds", 3)
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else _sequence(seeds, f"{where}: seeds")
     if not chosen or not all(isinstance(seed, int) and seed >= 0 for seed in chosen) or len(set(chosen)) < len(chosen):

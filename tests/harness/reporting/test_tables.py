@@ -188,6 +188,21 @@ def test_a_study_shows_the_rows_and_seeds_that_are_not_there() -> None:
     assert page["r=6"][0] == "MISSING (0/2)"
 
 
+def test_another_protocol_shows_a_study_only_where_half_of_its_rows_were_run_and_only_what_it_ran() -> None:
+    one = study(protocol="nas-lora", benchmarks=["sbu", "leaf"])
+    base = record(0.1, benchmark="sbu", metric="ber")
+    six = record(0.2, benchmark="sbu", metric="ber", config={"rank": 6}, changed={"rank": 6})
+    assert rows(render([base, six], study=one))["method"][:2] == ["SBU BER ↓", "params (M)"]
+    many = study(
+        protocol="nas-lora", entries=[{"label": str(r), "method": "lora", "options": {"rank": r}} for r in (3, 6, 7)]
+    )
+    assert "No record of this table yet" in render([base], study=many)
+
+
+def test_the_note_of_a_study_is_printed() -> None:
+    assert "- made up\n" in render([record(0.1, benchmark="sbu", metric="ber")], study=study(note="made up"))
+
+
 def test_merged_models_are_rows_of_their_own() -> None:
     scores = {"best": {"test": {"ber": 0.1}}, "merged-exact": {"test": {"ber": 0.12}}}
     table = {"scores": ["best", "merged-exact", "merged-conv"]}

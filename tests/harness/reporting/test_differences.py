@@ -1,0 +1,149 @@
+"""Differences to a baseline are paired by seed and image, and tests that n cannot support are not given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.records.images import image_scores
+from harness.records.store import RecordStore
+from harness.reporting.tables import render
+from harness.studies import load_study, study_from_dict
+from harness.tables import images_below, main
+from tests.harness.reporting.sample import record
+
+ROWS = ["lora", "decoder", "bitfit"]
+
+
+def study(**changes: Any) -> Any:
+    data: dict[str, Any] = {"title": "t", "protocol": "demo", "benchmarks": ["kvasir"], "entries": ROWS, "seeds": 3}
+    return study_from_dict({**data, "table": {"baseline": "lora"}, **changes}, name="mine")
+
+
+def table(page: str, heading: str) -> dict[str, list[str]]:
+    """Label -> cells of the block whose heading contains ``heading``."""
+    block = next(part for part in page.split("\n## ")[1:] if heading in part.splitlines()[0])
+    cells = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in block.splitlines() if line.startswith("| ")
+    ]
+    return {row[0]: row[1:] for row in cells}
+
+
+def three(base: float, *, shift: float = 0.0, **changes: Any) -> list[Any]:
+    return [record(base + 0.05 * seed + shift, seed=seed, **changes) for seed in range(3)]
+
+
+def test_differences_are_paired_by_seed_in_points() -> None:
+    records = three(0.8) + three(0.8, shift=-0.01, method="decoder") + three(0.8, shift=0.02, method="bitfit")
+    found = table(render(records, study=study()), "differences to lora")
+    assert found["decoder"] == ["Kvasir-SEG Sα", "-1.00 (3)", "[-1.00, -1.00] t", "n too small (3)", "–"]
+    assert found["bitfit"][1] == "+2.00 (3)"
+    assert "lora" not in found
+
+
+def test_lower_is_better_counts_as_positive() -> None:
+    kinds = {"benchmark": "sbu", "metric": "ber"}
+    records = three(0.2, **kinds) + three(0.2, shift=-0.01, method="decoder", **kinds)
+    assert table(render(records, study=study(benchmarks=["sbu"])), "differences")["decoder"][1] == "+1.00 (3)"
+
+
+def test_a_seed_that_one_side_lacks_is_left_out_and_n_says_so() -> None:
+    records = three(0.8) + three(0.8, shift=-0.01, method="decoder")[:2]
+    assert table(render(records, study=study()), "differences")["decoder"][1] == "-1.00 (2)"
+
+
+def test_enough_seeds_give_a_p_value_adjusted_after_holm() -> None:
+    records = []
+    for seed in range(6):
+        records += [record(0.8 + 0.01 * seed, seed=seed), record(0.7 + 0.01 * seed, seed=seed, method="decoder")]
+        records.append(record(0.85 + 0.012 * seed, seed=seed, method="bitfit"))
+    found = table(render(records, study=study(seeds=6)), "differences")
+    assert [found[name][3] for name in ("decoder", "bitfit")] == ["0.062", "0.062"]  # 2 · 2 / 2⁶
+
+
+def with_images(root: Path, shifts: dict[str, float]) -> list[Any]:
+    store = RecordStore(root)
+    records = []
+    for method, shift in shifts.items():
+        for seed in range(3):
+            scores = {f"i{n}": 0.5 + 0.01 * n + 0.02 * seed + shift * (1 + 0.1 * (n % 3)) for n in range(20)}
+            one = record(sum(scores.values()) / 20, method=method, seed=seed)
+            rows = "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items())
+            store.write(one, "variant,split,stem,s_measure\n" + rows)
+            records.append(one)
+    return records
+
+
+def test_per_image_scores_give_the_two_level_interval_and_a_p_over_images(tmp_path: Path) -> None:
+    records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
+    found = table(render(records, study=study(), images_of=images_below(tmp_path)), "differences")["decoder"]
+    assert found[1] == "-2.19 (3)"
+    low, high = (float(number) for number in found[2].strip("[]").split(", "))
+    assert -2.3 < low < -2.19 < high < -2.1
+    assert found[3] == "n too small (3)"
+    assert float(found[4]) < 0.01
+
+
+def test_image_scores_whose_mean_is_not_the_score_are_not_used(tmp_path: Path) -> None:
+    """mIoU is accumulated over the data set: the mean over images is another quantity."""
+    records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
+    for one in records:
+        one.scores["best"]["test"]["s_measure"] += 0.1
+    found = table(render(records, study=study(), images_of=images_below(tmp_path)), "differences")["decoder"]
+    assert found[2].endswith(" t")
+    assert found[4] == "–"
+
+
+def test_ranks_across_benchmarks(tmp_path: Path) -> None:
+    records = []
+    benchmarks = [("kvasir", "s_measure"), ("leaf", "iou"), ("sbu", "ber")]
+    for name, metric in benchmarks:
+        for number, method in enumerate(ROWS):
+            step = 0.1 if metric == "ber" else -0.1
+            records += [
+                record(0.5 + step * number + 0.001 * seed, seed=seed, method=method, benchmark=name, metric=metric)
+                for seed in range(3)
+            ]
+    page = render(records, study=study(benchmarks=[name for name, _ in benchmarks]))
+    found = table(page, "across benchmarks")
+    assert found["lora"] == ["1.00", "100 %", "–"]
+    assert found["bitfit"] == ["3.00", "0 %", "0.00 [0.00, 0.00]"]
+    assert "Friedman over 3 benchmarks: p = 0.05" in page
+
+
+def test_rows_with_gaps_are_not_ranked() -> None:
+    records = three(0.8) + three(0.7, benchmark="leaf", metric="iou") + three(0.8, method="decoder")
+    records += three(0.6, benchmark="leaf", metric="iou", method="decoder")[:2]
+    page = render(records, study=study(benchmarks=["kvasir", "leaf"]))
+    assert "across benchmarks" not in page
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "variant,split,stem\n", "variant,split,stem,iou\nbest,test,a,\n", "variant,split,stem,iou\nbest,test,a,x\n"],
+)
+def test_image_scores_that_are_not_there_are_none(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.images.csv"
+    path.write_text(content)
+    assert image_scores(path, variant="best", split="test", metric="iou") is None
+    assert image_scores(tmp_path / "no.csv", variant="best", split="test", metric="iou") is None
+
+
+def test_the_verb_is_the_same_bytes_every_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "title: t\nprotocol: demo\nbenchmarks: [kvasir]\nentries: [lora, decoder]\ntable: {baseline: lora}\n"
+    )
+    arguments = ["--results", str(tmp_path), "--study", str(path)]
+    assert main(arguments) == 0
+    assert "differences to lora" in capsys.readouterr().out
+    assert main([*arguments, "--check"]) == 0
+
+
+def test_every_baseline_is_an_entry() -> None:
+    assert load_study("main").table.baseline == "lora"
+    with pytest.raises(ValueError, match="did you mean 'lora'"):
+        study(table={"baseline": "lorra"})
