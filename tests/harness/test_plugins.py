@@ -1,0 +1,187 @@
+"""Methods and benchmarks from outside: the worked example of the docs, entry points, and broken ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness import registry
+from harness.contract.checks import CHECKS
+from harness.contract.subject import Subject
+from harness.doctor import main as doctor
+from harness.errors import UsageError
+from harness.registry import BENCHMARKS, METHODS, load_plugin, load_plugins
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLE = REPOSITORY / "docs" / "examples" / "plugin.py"
+
+
+@pytest.fixture(autouse=True)
+def _forget_plugins() -> object:
+    """What a test registers is gone after it."""
+    known = {kind: dict(kind._loaded) for kind in (METHODS, BENCHMARKS)}
+    yield None
+    for kind, loaded in known.items():
+        kind._loaded.clear()
+        kind._loaded.update(loaded)
+
+
+def _verb(*words: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [p for p in (path, REPOSITORY) if p]))}
+    command = [sys.executable, "-W", "ignore", "-m", *words]
+    return subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def _package(folder: Path, *, entries: dict[str, str], code: str) -> Path:
+    """An installed distribution with entry points, as an installer leaves it on disk."""
+    (folder / "outside.py").write_text(code)
+    info = folder / "outside-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    lines = [f"[{registry.METHOD_GROUP}]", *(f"{name} = {value}" for name, value in entries.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("check", CHECKS)
+def test_worked_example_fulfils_the_contract(check: str, backbone: str) -> None:
+    load_plugin(EXAMPLE)
+    method = METHODS.get("ia3")
+    CHECKS[check](Subject(method=method, config=method.config_class(), backbone=backbone))
+
+
+def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        for kind in ("images", "masks"):
+            (tmp_path / "data" / "pets" / split / kind).mkdir(parents=True)
+        for index in range(count):
+            mask = np.zeros((40, 48), np.uint8)
+            mask[8 : 8 + generator.integers(8, 24), 8 : 8 + generator.integers(8, 30)] = 255
+            image = (generator.integers(0, 80, (40, 48, 3)) + (mask[..., None] > 0) * 120).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / "data" / "pets" / split / "images" / f"{index}.png")
+            Image.fromarray(mask).save(tmp_path / "data" / "pets" / split / "masks" / f"{index}.png")
+    done = _verb(
+        "harness.run", "--plugin", str(EXAMPLE), "--methods", "ia3[mlp=false]", "--datasets", "pets",
+        "--data", str(tmp_path / "data"), "--protocol", "demo", "--set", "data=files", "--set", "epochs=1",
+        "--checkpoint", "none", "--results", str(tmp_path / "runs"), "--executor", "inline",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "| ia3[mlp=false] |" in done.stdout
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/records/**/*.json")]
+    assert [record["run"]["method"] for record in records] == ["ia3"]
+    assert [record["run"]["benchmark"] for record in records] == ["pets"]
+
+
+def test_doctor_examines_a_plugin_and_reports_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor(["--plugin", str(EXAMPLE), "--methods", "IA3", "--backbone", "vit_b", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["method"] == "ia3"
+    assert row["backbone"] == "vit_b"
+    assert row["encoder_parameters"] == 12 * (2 * 768 + 3072) == 55_296
+    assert row["trainable_parameters"] == 55_296 + 3_505_536
+    assert row["total_parameters"] > row["trainable_parameters"]
+    assert row["merge_modes"] == ["exact"]
+    assert row["identity_at_init"] is True
+    assert row["passed"] is True
+
+
+def test_broken_file_is_named_and_stops_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("class Mine(Methd):\n    name = 'mine'\n")
+    assert doctor(["--plugin", str(broken), "--plugin", str(EXAMPLE), "--methods", "decoder,ia3"]) == 1
+    shown = capsys.readouterr()
+    assert f"{broken} fails on import: NameError" in shown.err
+    assert "| `decoder` |" in shown.out
+    assert "| `ia3`     |" in shown.out
+    assert "broken" not in shown.out
+
+
+def test_method_that_breaks_the_contract_is_named_with_the_clause(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        "from methods.lora import LoRA\n"
+        "class Wrong(LoRA):\n"
+        "    name = 'wrong'\n"
+        "    identity_at_init = False\n"
+        "    def auxiliary_loss(self):\n"
+        "        raise RuntimeError('no such thing')\n"
+    )
+    assert doctor(["--plugin", str(wrong), "--methods", "wrong,decoder"]) == 1
+    shown = capsys.readouterr()
+    assert "wrong: identity@vit_t: declares a deviation at init, but there is none" in shown.err
+    assert "wrong: gradient@vit_t_timm: RuntimeError: no such thing" in shown.err
+    assert "decoder: contract holds" in shown.err
+    assert "| `wrong`   | declared deviation" in shown.out
+
+
+def test_entry_points_join_and_broken_ones_are_left_out_of_all(tmp_path: Path) -> None:
+    code = "from methods.lora import LoRA\nclass Mine(LoRA):\n    name = 'mine'\n"
+    folder = _package(
+        tmp_path, entries={"mine": "outside:Mine", "gone": "outside:Gone", "odd": "json:dumps"}, code=code
+    )
+    script = (
+        "from harness.registry import METHODS\n"
+        "print(METHODS.usable_names()); print(METHODS.broken); print(METHODS.get('mine').name)"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY}"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    names, broken, mine = done.stdout.splitlines()
+    assert "'mine'" in names
+    assert "'naslora'" in names
+    assert "'gone'" not in names
+    assert "cannot be imported: AttributeError" in broken
+    assert "must be a subclass of methods.base:Method" in broken
+    assert mine == "mine"
+    planned = _verb("harness.doctor", "--methods", "gone,decoder", "--backbone", "vit_t", path=folder)
+    assert planned.returncode == 1
+    assert "gone: import: method 'gone' (outside:Gone) cannot be imported" in planned.stderr
+    assert "decoder: contract holds" in planned.stderr
+
+
+def test_plugin_may_not_take_a_name_that_exists(tmp_path: Path) -> None:
+    thief = tmp_path / "thief.py"
+    thief.write_text("from methods.lora import LoRA\nclass Mine(LoRA):\n    name = 'LoRA'\n")
+    with pytest.raises(UsageError, match="'lora' exists already"):
+        load_plugin(thief)
+    twin = tmp_path / "twin.py"
+    twin.write_text("from methods.lora import LoRA\nclass Twin(LoRA):\n    name = 'ia3'\n")
+    load_plugin(EXAMPLE)
+    with pytest.raises(UsageError, match="'ia3' exists already"):
+        load_plugin(twin)
+    copy = tmp_path / "plugin.py"  # as a sweep freezes it
+    copy.write_bytes(EXAMPLE.read_bytes())
+    assert load_plugin(copy) == ["ia3", "pets"]
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("none.py", None, "no such file"),
+    ("empty.py", "x = 1\n", "defines no named subclass"),
+    ("notes.txt", "name = 1\n", "must end in .py"),
+    ("syntax.py", "def (:\n", "SyntaxError"),
+])  # fmt: skip
+def test_unusable_plugin_file_is_one_clear_line(tmp_path: Path, name: str, text: str | None, message: str) -> None:
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    loaded, reasons = load_plugins([path])
+    assert loaded == []
+    assert len(reasons) == 1
+    assert message in reasons[0]
+    assert str(path) in reasons[0]
+    assert "\n" not in reasons[0]
