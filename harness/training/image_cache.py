@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 _STALE = 24 * 3600.0  # seconds without use after which an entry may make room for another
 _TOUCH = 3600.0  # use is noted at most this often, to spare the file system
 _RESCAN = 64  # stored entries after which the folder is measured again: other jobs write too
+_HEADER = 128  # bytes that .npy puts before the array
 _RESERVE = 2 * 2**30  # bytes of the disk that stay free
 
 
@@ -53,14 +54,14 @@ class ImageCache:
                 os.utime(path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             _log.warning("cached image %s is unreadable (%s); it is decoded again", path, error)
             return None
         return array.view(np.ndarray)
 
     def put(self, key: str, array: NDArray[np.uint8]) -> None:
         """Keep an array, where there is room; never raises for want of it."""
-        if self._full or not self._room(array.nbytes):
+        if self._full or not self._room(array.nbytes + _HEADER):
             return
         path = self._path(key)
         try:
@@ -80,7 +81,7 @@ class ImageCache:
             _log.warning("images are no longer cached in %s: %s", self.root, error)
             return
         self._stored += 1
-        self._size = (self._size or 0) + array.nbytes
+        self._size = (self._size or 0) + array.nbytes + _HEADER
 
     def _path(self, key: str) -> Path:
         return self.root / key[:2] / f"{key}.npy"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FunctionType
@@ -83,24 +83,21 @@ class ImageSource:
 
     def mask_native(self, index: int) -> Array:
         """(H, W) class index at the mask's own size."""
-        if self._cache is None:
-            return self._decode(index).mask
-        key = f"{self._key(index)}-native"
-        found = self._cache.get(key)
-        if found is None:
-            found = self._decode(index).mask
-            self._cache.put(key, found)
-        return found
+        return self._kept(index, "native", lambda: self._decode(index).mask)
 
     def _input(self, index: int) -> Array:
         """(4, S, S): RGB and mask."""
-        if self._cache is None:
-            return to_input(self._decode(index), self.image_size)
-        key = f"{self._key(index)}-{self.image_size}"
-        found = self._cache.get(key)
+        return self._kept(index, str(self.image_size), lambda: to_input(self._decode(index), self.image_size))
+
+    def _kept(self, index: int, form: str, make: Callable[[], Array]) -> Array:
+        """What ``make`` returns, from the cache where it is there."""
+        key = self._key(index) if self._cache is not None else None
+        if self._cache is None or key is None:
+            return make()
+        found = self._cache.get(f"{key}-{form}")
         if found is None:
-            found = to_input(self._decode(index), self.image_size)
-            self._cache.put(key, found)
+            found = make()
+            self._cache.put(f"{key}-{form}", found)
         return found
 
     def _decode(self, index: int) -> Sample:
@@ -113,12 +110,16 @@ class ImageSource:
         self._last = (index, sample)
         return sample
 
-    def _key(self, index: int) -> str:
+    def _key(self, index: int) -> str | None:
+        """Hash of the item's files and how they are decoded; None if unreadable, as decoding will say."""
         if index not in self._keys:
             digest = hashlib.blake2b(self._rules, digest_size=16)
-            for path in (self.pairs[index].image, self.pairs[index].mask):
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "blake2b").digest())
+            try:
+                for path in (self.pairs[index].image, self.pairs[index].mask):
+                    with path.open("rb") as file:
+                        digest.update(hashlib.file_digest(file, "blake2b").digest())
+            except OSError:
+                return None
             self._keys[index] = digest.hexdigest()
         return self._keys[index]
 

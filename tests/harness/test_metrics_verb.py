@@ -1,0 +1,240 @@
+"""``python -m harness.metrics`` on folders of predictions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.evaluation.conventions import Conventions
+from harness.evaluation.names import CLASSES, METRICS
+from harness.evaluation.scorer import SplitScorer
+from harness.metrics import main
+from tests.harness.evaluation.pairs import blob, soft
+
+COUNT = 11
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Predictions and masks of eleven images, masks with a suffix and in another format."""
+    predictions, masks = tmp_path / "predictions", tmp_path / "masks"
+    predictions.mkdir()
+    masks.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(COUNT):
+        mask = blob(rng, 60, 40 + index)
+        Image.fromarray(soft(rng, mask)).save(predictions / f"Image{index}.png")
+        Image.fromarray(mask * np.uint8(255)).save(masks / f"image{index}_mask.tif")
+    (masks / ".DS_Store").write_bytes(b"x")
+    return predictions, masks
+
+
+def scores_of(capsys, predictions, masks, *more):
+    assert main(["--pred", str(predictions), "--gt", str(masks), "--json", *more]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def expected(predictions, masks, metrics=METRICS, conventions=None):
+    scorer = SplitScorer(metrics, conventions=conventions or Conventions())
+    for index in range(COUNT):
+        prediction = np.asarray(Image.open(predictions / f"Image{index}.png")) / 255
+        mask = (np.asarray(Image.open(masks / f"image{index}_mask.tif")) > 127).astype(np.uint8)
+        scorer.add(f"Image{index}", prediction, mask)
+    return scorer
+
+
+@pytest.mark.parametrize("workers", ["1", "2", "0"])
+def test_scores_equal_the_scorers_on_any_number_of_workers(capsys, folders, workers):
+    found = scores_of(capsys, *folders, "--metrics", "all", "--workers", workers)
+    assert found == {"images": COUNT, "scores": expected(*folders).summary()}
+
+
+def test_the_table_names_metrics_and_images(capsys, folders):
+    predictions, masks = folders
+    assert main(["--pred", str(predictions), "--gt", str(masks), "--metrics", "iou,e-max"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("|")[1:3] == [" metric   ", " 11 images   "]
+    assert lines[2].split()[1] == "iou"
+    assert lines[3].split()[1] == "e_max"
+    assert float(lines[2].split("|")[2]) == pytest.approx(expected(*folders).summary()["iou"], abs=5e-5)
+
+
+def test_per_image_scores_are_written(capsys, folders, tmp_path):
+    out = tmp_path / "images.csv"
+    scores_of(capsys, *folders, "--metrics", "iou,mae", "--per-image", str(out))
+    rows = list(csv.DictReader(out.open()))
+    images = expected(*folders, metrics=("iou", "mae")).images()
+    assert {row["stem"]: {"iou": float(row["iou"]), "mae": float(row["mae"])} for row in rows} == images
+
+
+def test_conventions_print_the_same_predictions_under_each(capsys, folders):
+    found = scores_of(capsys, *folders, "--conventions", "--input-size", "96", "--metrics", "iou,weighted_f,mae")[
+        "scores"
+    ]
+    plain = expected(*folders).summary()
+    assert found["as given"] == {metric: plain[metric] for metric in ("iou", "weighted_f", "mae")}
+    released = expected(*folders, conventions=Conventions(weighted_f_beta2=0.3)).summary()
+    assert found["weighted_f_beta2=0.3"]["weighted_f"] == released["weighted_f"]
+    accumulated = expected(*folders, conventions=Conventions(overlap="accumulated")).summary()
+    assert found["overlap=accumulated"]["iou"] == accumulated["iou"]
+    unstretched = expected(*folders, conventions=Conventions(min_max=False)).summary()
+    assert found["min_max=false"]["mae"] == unstretched["mae"]
+    assert found["resolution=input"]["iou"] != plain["iou"]
+    assert found["as released"]["iou"] == found["resolution=input"]["iou"]
+    assert found["as released"]["weighted_f"] != found["resolution=input"]["weighted_f"]
+    assert found["empty=0"]["iou"] == plain["iou"]  # no mask is empty here
+
+
+def test_the_empty_rule_shows_where_masks_are_empty(capsys, tmp_path):
+    for name in ("p", "g"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros((20, 20), dtype=np.uint8)).save(tmp_path / name / "a.png")
+    found = scores_of(capsys, tmp_path / "p", tmp_path / "g", "--conventions", "--metrics", "iou", "--input-size", "16")
+    assert found["scores"]["as given"]["iou"] == 1.0
+    assert found["scores"]["empty=0"]["iou"] == 0.0
+
+
+def test_input_resolution_scores_at_the_given_size(capsys, folders):
+    found = scores_of(capsys, *folders, "--set", "resolution=input", "--input-size", "24", "--metrics", "mae")
+    assert found["scores"]["mae"] != expected(*folders).summary()["mae"]
+
+
+def test_a_convention_is_set_by_name(capsys, folders):
+    found = scores_of(capsys, *folders, "--set", "threshold=0.2", "--set", "min_max=false", "--metrics", "iou,mae")
+    rules = Conventions(threshold=0.2, min_max=False)
+    assert found["scores"] == expected(*folders, metrics=("iou", "mae"), conventions=rules).summary()
+
+
+@pytest.mark.parametrize("kind", ["npy", "sixteen", "one-bit", "palette"])
+def test_other_encodings_of_a_prediction_are_read(capsys, tmp_path, kind):
+    rng = np.random.default_rng(1)
+    mask = blob(rng, 30, 30)
+    predictions, masks = tmp_path / "p", tmp_path / "g"
+    predictions.mkdir()
+    masks.mkdir()
+    Image.fromarray(mask * np.uint8(255)).save(masks / "a.png")
+    levels = soft(rng, mask)
+    if kind == "npy":
+        np.save(predictions / "a.npy", (levels / 255).astype(np.float32))
+        values = (levels / 255).astype(np.float32)
+    elif kind == "sixteen":
+        Image.fromarray(levels.astype(np.uint16) * 257).save(predictions / "a.png")
+        values = levels / 255
+    elif kind == "one-bit":
+        Image.fromarray(levels > 100).save(predictions / "a.png")
+        values = (levels > 100).astype(float)
+    else:
+        Image.fromarray(levels).convert("P").save(predictions / "a.png")
+        values = levels / 255
+    expected = SplitScorer(["mae", "iou"]).measure(values, mask).values
+    assert scores_of(capsys, predictions, masks, "--metrics", "mae,iou")["scores"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_class_indices_with_ignored_pixels_are_scored(capsys, tmp_path):
+    rng = np.random.default_rng(2)
+    scorer = SplitScorer(CLASSES, task="multiclass", num_classes=4)
+    for name in ("p", "g"):
+        (tmp_path / name).mkdir()
+    for index in range(3):
+        labels, mask = (rng.integers(0, 4, (30, 20)).astype(np.uint8) for _ in range(2))
+        mask[:5] = 255
+        Image.fromarray(labels).save(tmp_path / "p" / f"{index}.png")
+        Image.fromarray(mask).save(tmp_path / "g" / f"{index}.png")
+        scorer.add(str(index), labels, mask)
+    assert scores_of(capsys, tmp_path / "p", tmp_path / "g", "--num-classes", "4")["scores"] == scorer.summary()
+
+
+def test_partial_scores_what_both_folders_have(capsys, folders):
+    predictions, masks = folders
+    (predictions / "Image3.png").unlink()
+    (masks / "image4_mask.tif").unlink()
+    assert scores_of(capsys, predictions, masks, "--partial", "--metrics", "iou")["images"] == COUNT - 2
+
+
+def break_image(predictions, masks):
+    (predictions / "Image5.png").write_bytes(b"not a picture")
+
+
+def drop_prediction(predictions, masks):
+    (predictions / "Image5.png").unlink()
+
+
+def drop_mask(predictions, masks):
+    (masks / "image5_mask.tif").unlink()
+
+
+def double_prediction(predictions, masks):
+    (predictions / "image5.bmp").write_bytes((predictions / "Image5.png").read_bytes())
+
+
+def logits(predictions, masks):
+    (predictions / "Image5.png").unlink()
+    np.save(predictions / "Image5.npy", np.full((60, 45), 3.5))
+
+
+def labels(predictions, masks):
+    (predictions / "Image5.png").unlink()
+    np.save(predictions / "Image5.npy", np.ones((60, 45), dtype=np.int64))
+
+
+def half_an_array(predictions, masks):
+    (predictions / "Image5.png").unlink()
+    (predictions / "Image5.npy").write_bytes(b"\x93NUMPY\x01\x00")
+
+
+def unchanged(predictions, masks):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "message"),
+    [
+        (break_image, [], "Image5.png is unreadable"),
+        (drop_prediction, [], "no prediction for image5_mask.tif; --partial"),
+        (drop_mask, [], "no mask for Image5.png; --partial"),
+        (double_prediction, [], "two files for one name"),
+        (logits, [], r"Image5.npy against image5_mask.tif: probabilities must be finite and within [0, 1]"),
+        (labels, [], "Image5.npy holds int64"),
+        (half_an_array, [], "Image5.npy is unreadable"),
+        (unchanged, ["--metrics", "smeasure"], "unknown metric 'smeasure' (did you mean 's_measure'?)"),
+        (unchanged, ["--metrics", ","], "names no metric"),
+        (unchanged, ["--set", "beta=1"], "no such convention"),
+        (unchanged, ["--set", "empty=none"], "empty is a number"),
+        (unchanged, ["--set", "min_max=maybe"], "min_max is true or false"),
+        (unchanged, ["--set", "resolution=big"], "resolution is one of native, input"),
+        (unchanged, ["--num-classes", "1"], "--num-classes is 2 to 255"),
+        (unchanged, ["--num-classes", "3"], "labels must be integers from 0 to 2"),
+        (unchanged, ["--per-image", "/no/such/folder/x.csv"], "No such file"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, folders, spoil, options, message):
+    spoil(*folders)
+    assert main(["--pred", str(folders[0]), "--gt", str(folders[1]), "--workers", "1", *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("which", ["--pred", "--gt"])
+def test_a_missing_folder_is_named(capsys, folders, which):
+    arguments = {"--pred": str(folders[0]), "--gt": str(folders[1])} | {which: "/no/such/folder"}
+    assert main([part for pair in arguments.items() for part in pair]) == 2
+    assert "/no/such/folder is not a folder" in capsys.readouterr().err
+
+
+def test_a_failure_in_a_worker_process_is_one_line_too(capsys, folders):
+    break_image(*folders)
+    assert main(["--pred", str(folders[0]), "--gt", str(folders[1]), "--workers", "2"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_imports_neither_torch_nor_scipy():
+    code = "import sys, harness.metrics as m; m.parser().format_help(); print({'torch', 'scipy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -1,0 +1,286 @@
+"""Images at the input size, and the cache that jobs share."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample
+from harness.training import image_cache
+from harness.training.image_cache import ImageCache
+from harness.training.images import ImageSource
+
+SIZE = 32
+COUNT = 5
+
+
+class Tiny(Benchmark):
+    """A benchmark that counts how often it decodes."""
+
+    name = "tiny"
+    decoded = 0
+
+    def locate(self, data_root):
+        return data_root
+
+    def splits(self, root):
+        raise NotImplementedError
+
+    def read(self, pair):
+        type(self).decoded += 1
+        try:
+            image = np.asarray(Image.open(pair.image).convert("RGB"))
+        except OSError as error:  # missing or broken
+            raise DatasetError(f"{pair.image} is unreadable ({error})") from error
+        return Sample(image=image, mask=np.asarray(Image.open(pair.mask)))
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    rng = np.random.default_rng(0)
+    found = []
+    (tmp_path / "data").mkdir()
+    for index in range(COUNT):
+        image, mask = tmp_path / "data" / f"{index}.png", tmp_path / "data" / f"{index}_mask.png"
+        Image.fromarray(rng.integers(0, 256, (40 + index, 50, 3), dtype=np.uint8)).save(image)
+        Image.fromarray(rng.integers(0, 2, (40 + index, 50), dtype=np.uint8)).save(mask)
+        found.append(Pair(stem=str(index), image=image, mask=mask))
+    Tiny.decoded = 0
+    return found
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def source(pairs, cache=None, *, size=SIZE, options=None, **more):
+    return ImageSource(Tiny(options), pairs, image_size=size, cache=cache, **more)
+
+
+def everything(images):
+    return [
+        (images.image(i).copy(), images.mask_input(i).copy(), images.mask_native(i).copy()) for i in range(len(images))
+    ]
+
+
+def assert_same(one, two):
+    for left, right in zip(one, two, strict=True):
+        for a, b in zip(left, right, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_an_image_is_resized_bicubic_and_its_mask_to_nearest(pairs):
+    images = source(pairs)
+    picture, mask = Image.open(pairs[1].image), Image.open(pairs[1].mask)
+    resized = np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    np.testing.assert_array_equal(images.image(1), resized)
+    np.testing.assert_array_equal(images.mask_input(1), np.asarray(mask.resize((SIZE, SIZE), Image.Resampling.NEAREST)))
+    np.testing.assert_array_equal(images.mask_native(1), np.asarray(mask))
+    assert images.image(1).dtype == images.mask_input(1).dtype == images.mask_native(1).dtype == np.uint8
+    assert len(images) == COUNT
+    assert images.stem(1) == "1"
+
+
+def test_image_and_masks_of_one_item_are_decoded_once(pairs):
+    everything(source(pairs))
+    assert Tiny.decoded == COUNT
+
+
+def test_a_second_job_reads_the_same_arrays_and_decodes_nothing(pairs, cache):
+    plain, first = everything(source(pairs)), everything(source(pairs, cache))
+    Tiny.decoded = 0
+    assert_same(first, plain)
+    assert_same(everything(source(pairs, cache)), plain)
+    assert Tiny.decoded == 0
+
+
+def test_cached_arrays_are_memory_mapped_and_writing_to_them_changes_no_file(pairs, cache):
+    everything(source(pairs, cache))
+    image = source(pairs, cache).image(0)
+    kept = image.copy()
+    base = image
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    image[:] = 0
+    np.testing.assert_array_equal(source(pairs, cache).image(0), kept)
+
+
+def test_a_copy_of_the_data_elsewhere_shares_the_entries(pairs, cache, tmp_path):
+    everything(source(pairs, cache))
+    shutil.copytree(tmp_path / "data", tmp_path / "scratch")
+    moved = [
+        Pair(stem=p.stem, image=tmp_path / "scratch" / p.image.name, mask=tmp_path / "scratch" / p.mask.name)
+        for p in pairs
+    ]
+    Tiny.decoded = 0
+    everything(source(moved, cache))
+    assert Tiny.decoded == 0
+
+
+@pytest.mark.parametrize("part", ["image", "mask"])
+def test_a_changed_file_of_the_same_size_and_time_is_read_anew(pairs, cache, part):
+    everything(source(pairs, cache))
+    path: Path = getattr(pairs[2], part)
+    before = path.stat()
+    other = getattr(pairs[2], part).with_suffix(".other.png")
+    Image.fromarray(255 - np.asarray(Image.open(path)) if part == "image" else 1 - np.asarray(Image.open(path))).save(
+        other
+    )
+    os.replace(other, path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert_same(everything(source(pairs, cache)), everything(source(pairs)))
+
+
+@pytest.mark.parametrize("change", [{"size": 16}, {"options": DataOptions(mask_255_only=True)}])
+def test_another_protocol_has_its_own_entries(pairs, cache, change):
+    everything(source(pairs, cache))
+    Tiny.decoded = 0
+    everything(source(pairs, cache, **change))
+    assert Tiny.decoded == COUNT
+
+
+def test_a_changed_reader_never_meets_an_old_entry(pairs, cache, tmp_path):
+    def load(text):
+        path = tmp_path / "reader.py"
+        path.write_text(text)
+        space: dict = {"Tiny": Tiny, "Sample": Sample, "__name__": "reader"}
+        exec(compile(text, str(path), "exec"), space)
+        return space["Reader"]
+
+    text = """
+class Reader(Tiny):
+    def read(self, pair):
+        sample = super().read(pair)
+        return Sample(image=sample.image, mask=sample.mask)
+"""
+    first = ImageSource(load(text)(), pairs, image_size=SIZE, cache=cache)
+    mask = first.mask_input(0).copy()
+    flipped = load(text.replace("mask=sample", "mask=1 - sample"))
+    second = ImageSource(flipped(), pairs, image_size=SIZE, cache=cache)
+    np.testing.assert_array_equal(second.mask_input(0), 1 - mask)
+
+
+def test_an_unreadable_image_is_the_benchmarks_error_with_and_without_cache(pairs, cache):
+    pairs[0].image.write_bytes(b"broken")
+    for images in (source(pairs), source(pairs, cache)):
+        with pytest.raises(DatasetError, match="unreadable"):
+            images.image(0)
+
+
+def test_a_missing_file_is_the_benchmarks_error_with_and_without_cache(pairs, cache):
+    pairs[0].image.unlink()
+    for images in (source(pairs), source(pairs, cache)):
+        with pytest.raises(DatasetError, match="unreadable"):
+            images.image(0)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None])
+def test_a_damaged_entry_is_decoded_and_written_anew(pairs, cache, damage):
+    plain = everything(source(pairs, cache))
+    for path in cache.rglob("*.npy"):
+        path.write_bytes(path.read_bytes()[:-7] if damage is None else damage)
+    assert_same(everything(source(pairs, cache)), plain)
+    Tiny.decoded = 0
+    assert_same(everything(source(pairs, cache)), plain)
+    assert Tiny.decoded == 0
+
+
+def test_threads_read_right_arrays(pairs, cache):
+    plain = everything(source(pairs))
+    for images in (source(pairs), source(pairs, cache), source(pairs, cache)):
+        with ThreadPoolExecutor(4) as pool:
+            order = [index % COUNT for index in range(60)]
+            for index, found in zip(order, pool.map(images.image, order), strict=True):
+                np.testing.assert_array_equal(found, plain[index][0])
+
+
+def _fill(pairs, cache, results, seed):
+    images = source(pairs, cache)
+    order = np.random.default_rng(seed).permutation(COUNT * 4) % COUNT
+    results.put([int(images.image(int(index)).sum()) - int(images.image(int(index)).sum()) for index in order])
+
+
+def test_jobs_that_fill_the_cache_at_once_leave_whole_entries(pairs, cache):
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    jobs = [context.Process(target=_fill, args=(pairs, cache, results, seed)) for seed in range(4)]
+    for job in jobs:
+        job.start()
+    assert [results.get(timeout=60) for _ in jobs] == [[0] * (COUNT * 4)] * 4
+    for job in jobs:
+        job.join(60)
+    assert_same(everything(source(pairs, cache)), everything(source(pairs)))
+    assert not list(cache.rglob("*.tmp"))
+
+
+def _write_forever(cache):
+    entries = ImageCache(cache, max_bytes=2**30)
+    while True:
+        entries.put("aa", np.arange(2**22, dtype=np.uint32).view(np.uint8))
+
+
+def test_a_job_killed_while_it_writes_leaves_a_whole_entry_or_none(cache):
+    context = multiprocessing.get_context("fork")
+    for delay in (0.0, 0.01, 0.03, 0.06):
+        job = context.Process(target=_write_forever, args=(cache,))
+        job.start()
+        time.sleep(delay)
+        job.kill()
+        job.join(30)
+        found = ImageCache(cache, max_bytes=2**30).get("aa")
+        if found is not None:
+            np.testing.assert_array_equal(found, np.arange(2**22, dtype=np.uint32).view(np.uint8))
+
+
+def test_the_cache_stays_within_its_bound_and_what_finds_no_room_is_decoded(pairs, cache):
+    entry = 4 * SIZE * SIZE + 128
+    images = source(pairs, cache, cache_bytes=3 * entry)
+    plain = [found[0] for found in everything(source(pairs))]
+    for _ in range(2):
+        for index in range(COUNT):
+            np.testing.assert_array_equal(images.image(index), plain[index])
+    kept = list(cache.rglob("*.npy"))
+    assert 1 <= len(kept) <= 3
+    assert sum(path.stat().st_size for path in kept) <= 3 * entry
+
+
+def test_entries_that_no_job_used_for_a_day_make_room_oldest_first(cache):
+    array = np.zeros(1000, dtype=np.uint8)
+    entries = ImageCache(cache, max_bytes=3500)
+    for key, age in (("aa", 3), ("bb", 2), ("cc", 0)):
+        entries.put(key, array)
+        path = next(cache.rglob(f"{key}.npy"))
+        used = time.time() - age * 24 * 3600 - 60
+        os.utime(path, (used, used)) if age else None
+    fresh = ImageCache(cache, max_bytes=3500)
+    fresh.put("dd", array)
+    assert [key for key in ("aa", "bb", "cc", "dd") if fresh.get(key) is not None] == ["bb", "cc", "dd"]
+
+
+def test_reading_an_entry_marks_it_as_used(cache):
+    entries = ImageCache(cache, max_bytes=10**6)
+    entries.put("aa", np.zeros(10, dtype=np.uint8))
+    path = next(cache.rglob("aa.npy"))
+    os.utime(path, (1, 1))
+    entries.get("aa")
+    assert time.time() - path.stat().st_mtime < 60
+
+
+def test_a_full_disk_stops_caching_and_nothing_else(pairs, cache, monkeypatch, caplog):
+    def full(file, array):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(image_cache.np, "save", full)
+    assert_same(everything(source(pairs, cache)), everything(source(pairs)))
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+    assert "No space left" in caplog.text
