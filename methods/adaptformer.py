@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from methods.base import Method
 from methods.bottleneck import Bottleneck
-from methods.cell import kaiming_uniform
 from methods.configs import AdaptFormerConfig
+from methods.initialisation import kaiming_uniform
 from methods.sites import Adaptable, block_sites
 
 

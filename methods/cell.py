@@ -11,10 +11,6 @@ convolution; batch norms of one stage run as one. In the linear style the whole 
 
 from __future__ import annotations
 
-import math
-from functools import reduce
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,46 +19,18 @@ from methods.kernels import chain, spread, widen
 from methods.operations import CONVOLUTIONS, POOLS
 from methods.placement import MethodError
 from methods.recompute import recomputing
-from methods.sites import TokenLayout
+from methods.stages import Stages
 
+_GROUPS = (
+    ("none",),
+    POOLS,
+    ("skip_connect",),
+    tuple(name for name, form in CONVOLUTIONS.items() if form.stages == 2),
+    tuple(name for name, form in CONVOLUTIONS.items() if form.stages == 1),
+)
+"""Operations that lie side by side in DARTS's order and are computed together."""
 MOMENTUM = 0.1
 EPSILON = 1e-5
-
-
-def kaiming_uniform(shape: tuple[int, ...], *, fan_in: int, generator: torch.Generator) -> Tensor:
-    """U(−b, b) with b = 1/√fan_in: what PyTorch's layers start from (Kaiming-uniform with a = √5)."""
-    return (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(fan_in)
-
-
-class Stage(nn.Module):
-    """Depthwise k×k, then pointwise; no bias.
-
-    Args:
-        channels: channels in and out.
-        kernel: side k.
-        dilation: spacing of the taps.
-        generator: source of the initial weights.
-    """
-
-    def __init__(self, channels: int, *, kernel: int, dilation: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.dilation = dilation
-        self.depthwise = nn.Parameter(
-            kaiming_uniform((channels, 1, kernel, kernel), fan_in=kernel**2, generator=generator)
-        )
-        self.pointwise = nn.Parameter(kaiming_uniform((channels, channels, 1, 1), fan_in=channels, generator=generator))
-
-    def forward(self, maps: Tensor, *, padding: int) -> Tensor:
-        depth = F.conv2d(maps, self.depthwise, padding=padding, dilation=self.dilation, groups=maps.shape[1])
-        return F.conv2d(depth, self.pointwise)
-
-    def taps(self) -> Tensor:
-        """Both parts as one kernel (C, C, k, k), to be applied with the stage's dilation."""
-        return self.pointwise * self.depthwise.transpose(0, 1)
-
-    def dense(self) -> Tensor:
-        """Both parts as one kernel (C, C, span, span), its taps spread by the dilation."""
-        return spread(self.taps(), self.dilation)
 
 
 class Cell(nn.Module):
@@ -101,23 +69,17 @@ class Cell(nn.Module):
         """Whether a merge has taken the skip connection out of the cell and into the backbone."""
         several = len(operations) > 1
         self.alpha = nn.Parameter(alpha_std * torch.randn(len(operations), generator=generator)) if several else None
-        self.convolutions = nn.ModuleDict()
-        for name in operations:
-            if name not in CONVOLUTIONS:
-                continue
-            form = CONVOLUTIONS[name]
-            stages = [
-                Stage(channels, kernel=form.kernel, dilation=form.dilation, generator=generator)
-                for _ in range(form.stages)
-            ]
-            self.convolutions[name] = nn.ModuleList(stages)
-        # One row of running statistics a batch norm, ordered so that those of a first stage and of a second lie side
-        # by side.
-        first = [(name, 0) for name in operations if name in POOLS or name in CONVOLUTIONS]
-        second = [(name, 1) for name in operations if name in CONVOLUTIONS and CONVOLUTIONS[name].stages == 2]
-        self.first_norms = len(first)
-        self._row = {key: row for row, key in enumerate(first + second)}
-        rows = len(self._row) if style == "darts" else 0
+        convolutions = [name for name in operations if name in CONVOLUTIONS]
+        self.stages = Stages(operations, channels=channels, generator=generator) if convolutions else None
+        # One row of running statistics a batch norm: pools, dilated and first stages, then second stages.
+        twice = [name for name in convolutions if CONVOLUTIONS[name].stages == 2]
+        once = [name for name in convolutions if CONVOLUTIONS[name].stages == 1]
+        pools = [name for name in operations if name in POOLS]
+        norms = [(name, 0) for name in (*pools, *once, *twice)] + [(name, 1) for name in twice]
+        self._row = {key: row for row, key in enumerate(norms)}
+        self._first = len(pools) + len(convolutions)
+        self._counts = [sum(name in group for name in operations) for group in _GROUPS]
+        rows = len(norms) if style == "darts" else 0
         self.register_buffer("running_mean", torch.zeros(rows, channels))
         self.register_buffer("running_var", torch.ones(rows, channels))
 
@@ -150,17 +112,19 @@ class Cell(nn.Module):
         if self.style != "linear":
             raise MethodError("only a cell of style=linear equals one convolution; this one has ReLU and batch norm")
         identity = torch.eye(self.channels).to(self.running_mean)[:, :, None, None]
-        parts = []
-        for weight, name in zip(self.mixture(), self.operations, strict=True):
-            if name == "skip_connect" and not self.skip_folded:
-                parts.append(weight * identity)
-            elif name == "avg_pool_3x3":
-                parts.append(weight * (identity / 9).expand(-1, -1, 3, 3))
-            elif name in CONVOLUTIONS:
-                stages = [stage.dense() for stage in self._stages(name)]
-                parts.append(weight * reduce(chain, stages))
+        _, average, skip, twice, once = self.mixture().split(self._counts)
+        parts = [share * identity for share in skip if not self.skip_folded]
+        parts += [share * (identity / 9).expand(-1, -1, 3, 3) for share in average]
+        if self.stages is not None:
+            first, dilated, second = self.stages.kernels()
+            whole = [chain(first, second)] if len(first) else []
+            whole += [spread(dilated, 2)] if len(dilated) else []
+            parts.append((torch.cat([twice, once]).view(-1, 1, 1, 1, 1) * torch.cat(whole)).sum(dim=0))
         side = max((part.shape[-1] for part in parts), default=1)
-        return sum((widen(part, side) for part in parts), start=torch.zeros_like(identity))
+        kernel = sum((widen(part, side) for part in parts), start=torch.zeros_like(identity))
+        forms = [CONVOLUTIONS[name] for name in self.operations if name in CONVOLUTIONS]
+        rim = (side - max(form.reach for form in forms)) // 2 if forms else 0
+        return kernel[..., rim : side - rim, rim : side - rim]
 
     def _one_by_one(self, maps: Tensor) -> Tensor:
         mixed = torch.zeros_like(maps)
@@ -177,59 +141,42 @@ class Cell(nn.Module):
         if name in POOLS:
             pooled = self._pool(name, maps)
             return self._normalise(pooled, self._row[name, 0], self._row[name, 0] + 1) if darts else pooled
-        half = CONVOLUTIONS[name].span // 2
+        half, count = CONVOLUTIONS[name].span // 2, CONVOLUTIONS[name].stages
         if not darts:
-            maps = F.pad(maps, [half * CONVOLUTIONS[name].stages] * 4)
-        for index, stage in enumerate(self._stages(name)):
-            maps = stage(maps.relu() if darts else maps, padding=half if darts else 0)
+            maps = F.pad(maps, [half * count] * 4)
+        assert self.stages is not None
+        for index in range(count):
+            stage = self.stages.stage(name, index)
+            maps = stage.convolve(maps.relu() if darts else maps, padding=half if darts else 0)
             if darts:
                 maps = self._normalise(maps, self._row[name, index], self._row[name, index] + 1)
         return maps
 
     def _batched(self, maps: Tensor) -> Tensor:
-        """The DARTS style with one convolution a dilation and one batch norm a stage."""
-        mixture = dict(zip(self.operations, self.mixture().unbind(), strict=True))
-        skips = "skip_connect" in mixture and not self.skip_folded
-        mixed = maps * mixture["skip_connect"] if skips else torch.zeros_like(maps)
-        first = [name for name, index in self._row if index == 0]
-        second = [name for name, index in self._row if index == 1]
-        if not first:
-            return mixed
-        outputs = {name: self._pool(name, maps) for name in first if name in POOLS}
-        rectified = maps.relu()
-        for dilation in (1, 2):
-            alike = [name for name in first if name in CONVOLUTIONS and CONVOLUTIONS[name].dilation == dilation]
-            outputs.update(self._convolve(alike, 0, rectified))
-        normed = self._normalise(torch.cat([outputs[name] for name in first], dim=1), 0, len(first))
-        normed = normed.unflatten(1, (len(first), self.channels))
-        shares = [mixture[name] if name not in second else maps.new_zeros(()) for name in first]
-        mixed = mixed + torch.einsum("n,bnchw->bchw", torch.stack(shares), normed)
-        if not second:
-            return mixed
-        start = first.index(second[0])  # DARTS's order keeps the operations with two stages side by side
-        between = normed[:, start : start + len(second)].flatten(1, 2).relu()
-        outputs = self._convolve(second, 1, between)
-        normed = self._normalise(torch.cat(list(outputs.values()), dim=1), len(first), len(first) + len(second))
-        normed = normed.unflatten(1, (len(second), self.channels))
-        return mixed + torch.einsum("n,bnchw->bchw", torch.stack([mixture[name] for name in second]), normed)
+        """The DARTS style with one convolution a dilation and one batch norm a stage.
 
-    def _convolve(self, names: list[str], index: int, maps: Tensor) -> dict[str, Tensor]:
-        """Stage ``index`` of operations of one dilation, as one convolution.
-
-        Args:
-            maps: (B, C, h, w) that all read (first stage), or (B, n · C, h, w), an own map for each (second stage).
+        A share of the mixture is the scale of its operation's last batch norm.
         """
-        if not names:
-            return {}
-        stages = [self._stages(name)[index] for name in names]
-        side = max(stage.depthwise.shape[-1] for stage in stages)
-        kernel = torch.cat([widen(stage.taps(), side) for stage in stages])
-        dilation, groups = stages[0].dilation, maps.shape[1] // self.channels
-        out = F.conv2d(maps, kernel, padding=dilation * (side // 2), dilation=dilation, groups=groups)
-        return dict(zip(names, out.split(self.channels, dim=1), strict=True))
-
-    def _stages(self, name: str) -> list[Stage]:
-        return list(cast(nn.ModuleList, self.convolutions[name]))  # type: ignore[arg-type]
+        _, pools, skip, twice, once = self.mixture().split(self._counts)
+        mixed = maps * skip if len(skip) and not self.skip_folded else torch.zeros_like(maps)
+        parts = [self._pool(name, maps) for name in self.operations if name in POOLS]
+        if self.stages is not None:
+            first, dilated, second = self.stages.kernels()
+            rectified = maps.relu()
+            parts += [_convolve(rectified, dilated, 2)] if len(dilated) else []
+            parts += [_convolve(rectified, first, 1)] if len(first) else []
+        if not parts:
+            return mixed
+        between = torch.ones_like(twice)  # a first stage is not mixed, a second one reads it
+        normed = self._normalise(torch.cat(parts, dim=1), 0, self._first, scales=torch.cat([pools, once, between]))
+        done = (self._first - len(twice)) * self.channels
+        finished, unfinished = normed[:, :done], normed[:, done:]
+        mixed = mixed + finished.unflatten(1, (-1, self.channels)).sum(dim=1)
+        if not len(twice):
+            return mixed
+        again = _convolve(unfinished.relu(), second, 1, groups=len(twice))
+        normed = self._normalise(again, self._first, self._first + len(twice), scales=twice)
+        return mixed + normed.unflatten(1, (-1, self.channels)).sum(dim=1)
 
     def _pool(self, name: str, maps: Tensor) -> Tensor:
         if name == "max_pool_3x3":
@@ -237,85 +184,18 @@ class Cell(nn.Module):
         # Padding that counts makes the average one fixed kernel at the borders too, as the linear style needs it.
         return F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=self.style == "linear")
 
-    def _normalise(self, maps: Tensor, start: int, stop: int) -> Tensor:
-        """Batch norm without affine parameters; rows ``start:stop`` of the running statistics belong to ``maps``."""
+    def _normalise(self, maps: Tensor, start: int, stop: int, *, scales: Tensor | None = None) -> Tensor:
+        """Batch norm; rows ``start:stop`` of the running statistics belong to ``maps``, and so do any ``scales``."""
         mean, variance = self.running_mean[start:stop].view(-1), self.running_var[start:stop].view(-1)
+        weight = None if scales is None else scales.repeat_interleave(self.channels)
         if not self.training:
-            return F.batch_norm(maps, mean, variance, training=False, eps=EPSILON)
+            return F.batch_norm(maps, mean, variance, weight, training=False, eps=EPSILON)
         if recomputing():  # copies take the update; without any statistics, fewer tensors than before would be saved
             mean, variance = mean.clone(), variance.clone()
-        return F.batch_norm(maps, mean, variance, training=True, momentum=MOMENTUM, eps=EPSILON)
+        return F.batch_norm(maps, mean, variance, weight, training=True, momentum=MOMENTUM, eps=EPSILON)
 
 
-class OneConvolution(nn.Module):
-    """What a linear cell is once its search is over: one convolution with zero padding.
-
-    Args:
-        cell: a cell of ``style=linear``.
-    """
-
-    def __init__(self, cell: Cell) -> None:
-        super().__init__()
-        self.channels = cell.channels
-        self.skip_folded = False
-        self.weight = nn.Parameter(cell.kernel().detach().clone(), requires_grad=False)
-        self._skip = float(cell.skip_weight().detach())
-
-    def skip_weight(self) -> Tensor:
-        """The skip connection's share of the kernel."""
-        return self.weight.new_tensor(self._skip)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        with torch.autocast(maps.device.type, enabled=False):
-            return F.conv2d(maps.to(self.weight.dtype), self.weight, padding=self.weight.shape[-1] // 2)
-
-
-class CellOnTokens(nn.Module):
-    """A cell between down- and up-projection: tokens of the bottleneck are seen as a map.
-
-    Channels beyond the cell's bypass it (partial channels). As in PC-DARTS (1907.05737) the first channels are the
-    sampled ones. PC-DARTS then shuffles channels so that the next edge samples others; here the up-projection follows
-    and mixes all channels, and a shuffle would only rename its columns, so there is none. Prefix tokens of a timm ViT
-    have no neighbours and see the one operation that needs none, the skip connection.
-
-    Args:
-        cell: the mixed edge.
-        width: r, channels of the bottleneck.
-        layout: how tokens form maps at this site.
-        scope: ``window`` or ``image``.
-
-    Shape: (…, r) tokens as they come at the site, to the same.
-    """
-
-    def __init__(self, cell: Cell | OneConvolution, *, width: int, layout: TokenLayout, scope: str) -> None:
-        super().__init__()
-        self.cell = cell
-        self.width = width
-        self.layout = layout
-        self.scope = scope
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        sampled, bypass = tokens[..., : self.cell.channels], tokens[..., self.cell.channels :]
-        mixed = self.layout.on_map(sampled, self.cell, scope=self.scope, prefix_function=self._alone)
-        if not bypass.shape[-1]:
-            return mixed
-        if self.cell.skip_folded:
-            bypass = torch.zeros_like(bypass)
-        return torch.cat([mixed, bypass.to(mixed.dtype)], dim=-1)
-
-    def _alone(self, prefix: Tensor) -> Tensor:
-        skip = self.cell.skip_weight()
-        return prefix.to(skip.dtype) * skip
-
-    def linear_part(self) -> Tensor:
-        """What the skip connection and the bypass pass, (r, r); see `methods.merging.Splittable`."""
-        skip = self.cell.skip_weight().detach().cpu()
-        diagonal = torch.ones(self.width)
-        diagonal[: self.cell.channels] = skip
-        return diagonal.diag()
-
-    def drop_linear_part(self) -> bool:
-        """Stop passing what `linear_part` passes; whether the cell has other operations."""
-        assert isinstance(self.cell, Cell)
-        self.cell.skip_folded = True
-        return any(name not in ("none", "skip_connect") for name in self.cell.operations)
+def _convolve(maps: Tensor, kernels: Tensor, dilation: int, *, groups: int = 1) -> Tensor:
+    """Kernels (n, C, C, k, k) that all read the same maps (B, C, h, w), or with ``groups=n`` each its own part."""
+    padding = dilation * (kernels.shape[-1] // 2)
+    return F.conv2d(maps, kernels.flatten(0, 1), padding=padding, dilation=dilation, groups=groups)

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.cell import kaiming_uniform
 from methods.configs import ConvLoRAConfig
+from methods.initialisation import kaiming_uniform
 from methods.lora import LoRA
 from methods.recompute import recomputing
 from methods.sites import TokenLayout

@@ -6,29 +6,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def spread(kernel: Tensor, dilation: int) -> Tensor:
+def spread(kernels: Tensor, dilation: int) -> Tensor:
     """Taps (…, k, k) set apart by ``dilation``, zeros between: (…, span, span) with span = dilation · (k − 1) + 1."""
-    if dilation == 1:
-        return kernel
-    span = dilation * (kernel.shape[-1] - 1) + 1
-    apart = kernel.new_zeros(*kernel.shape[:-2], span, span)
-    apart[..., ::dilation, ::dilation] = kernel
+    span = dilation * (kernels.shape[-1] - 1) + 1
+    apart = kernels.new_zeros(*kernels.shape[:-2], span, span)
+    apart[..., ::dilation, ::dilation] = kernels
     return apart
 
 
 def chain(first: Tensor, second: Tensor) -> Tensor:
-    """The kernel of ``second`` after ``first`` where nothing pads in between: K[o, i] = Σ_m second[o, m] * first[m, i].
+    """n kernels of ``second`` after ``first`` where nothing pads in between: K[o, i] = Σ_m second[o, m] * first[m, i].
 
     Args:
-        first: (M, I, k, k).
-        second: (O, M, l, l).
+        first: (n, M, I, k, k).
+        second: (n, O, M, l, l).
 
     Returns:
-        (O, I, k + l − 1, k + l − 1).
+        (n, O, I, k + l − 1, k + l − 1).
     """
-    # Two correlations in a row compose by the full convolution of their kernels, which a transposed convolution
-    # computes.
-    return F.conv_transpose2d(first.transpose(0, 1), second.transpose(0, 1)).transpose(0, 1)
+    count = len(first)
+    # Correlations in a row compose by the full convolution of their kernels, which a transposed convolution computes.
+    maps = first.permute(2, 0, 1, 3, 4).flatten(1, 2)
+    weights = second.transpose(1, 2).flatten(0, 1)
+    full = F.conv_transpose2d(maps, weights, groups=count)
+    return full.unflatten(1, (count, -1)).permute(1, 2, 0, 3, 4)
 
 
 def widen(kernel: Tensor, side: int) -> Tensor:

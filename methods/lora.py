@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import MergeMode, MergeReport, Method
-from methods.cell import kaiming_uniform
 from methods.configs import LoRAConfig
 from methods.deviation import deviation, predictions
+from methods.initialisation import kaiming_uniform
 from methods.lowrank import AdaptedLinear, LowRank
 from methods.merging import Layer, Merge, fold_calibrated, fold_exactly
 from methods.placement import MethodError, parse_sites

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from methods.base import Method
 from methods.bottleneck import linear
-from methods.cell import kaiming_uniform
 from methods.configs import LSTConfig
+from methods.initialisation import kaiming_uniform
 from methods.placement import BackboneShape
 from methods.sites import Adaptable, Encoder, Grid, TokenLayout, block_sites
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from torch import nn
 
 from methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup, Role
-from methods.cell import Cell, CellOnTokens, OneConvolution
+from methods.cell import Cell
+from methods.cell_tokens import CellOnTokens, OneConvolution
 from methods.configs import NASLoRAConfig
 from methods.lora import LowRankMethod
 from methods.merging import Merge

@@ -39,6 +39,11 @@ class Separable:
         """Side of the square of inputs that one stage sees."""
         return self.dilation * (self.kernel - 1) + 1
 
+    @property
+    def reach(self) -> int:
+        """Side of the square of inputs that all stages together see."""
+        return self.stages * (self.span - 1) + 1
+
     def weights(self, channels: int) -> int:
         return self.stages * (channels * self.kernel**2 + channels**2)
 

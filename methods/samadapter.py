@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from methods.base import Method
 from methods.bottleneck import linear
-from methods.cell import kaiming_uniform
 from methods.configs import SAMAdapterConfig
+from methods.initialisation import kaiming_uniform
 from methods.sites import Adaptable, block_sites
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods.cell import Cell, CellOnTokens
+from methods.cell import Cell
+from methods.cell_tokens import CellOnTokens
 from methods.operations import CONVOLUTIONS, OPERATIONS, cell_parameters, parse_operations
 from methods.placement import MethodError
 from methods.sites import Grid, TokenLayout
@@ -39,7 +40,8 @@ def _reference(name: str, cell: Cell) -> nn.Module:
         return nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), norm())
     layers: list[nn.Module] = []
     form = CONVOLUTIONS[name]
-    for stage in cell.convolutions[name]:
+    assert cell.stages is not None
+    for stage in (cell.stages.stage(name, index) for index in range(form.stages)):
         settings: dict[str, Any] = {"dilation": form.dilation, "padding": form.span // 2, "bias": False}
         depthwise = nn.Conv2d(cell.channels, cell.channels, form.kernel, groups=cell.channels, **settings)
         pointwise = nn.Conv2d(cell.channels, cell.channels, 1, bias=False)
