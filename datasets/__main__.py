@@ -80,9 +80,13 @@ def run_list(arguments: argparse.Namespace) -> int:
         print(json.dumps(entries, indent=1))
         return 0
     for entry in entries:
-        sizes = "/".join(f"{count} {split}" for split, count in entry["sizes"].items())
+        sizes = "/".join(
+            str(count) if split == "all" else f"{count} {split}" for split, count in entry["sizes"].items()
+        )
         print(f"{entry['name']:<12} {entry['title']}: {sizes} images; terms: {entry['terms']}")
         print(f"{'':<12} get it: {entry['source']}")
+        for address in entry["archives"]:
+            print(f"{'':<12} prepare {entry['name']} --from {address}")
         print(f"{'':<12} layouts: {', '.join(entry['layouts'])}")
         print(f"{'':<12} {'found: ' + entry['found'] if entry['found'] else 'not found: ' + entry['problem']}")
     return 0
@@ -100,6 +104,7 @@ def _entry(name: str, root: Path) -> dict[str, Any]:
         "sizes": dict(benchmark.published_sizes),
         "terms": benchmark.terms,
         "source": benchmark.source,
+        "archives": list(getattr(benchmark, "archives", ())),
         "layouts": [layout.name for layout in layouts()] if layouts else [],
         "found": "",
         "problem": "",

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from datasets import decoding
 from datasets.base import DatasetError
-from datasets.folder_benchmark import FolderBenchmark
+from datasets.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.layouts import CsvLayout, FolderLayout, Layout, Part
 from datasets.lists import Arranged, Pairs
 
@@ -35,8 +35,10 @@ class CAMO(FolderBenchmark):
         "https://sites.google.com/view/ltnghia/research/camo (CAMO-V.1.0-CVIU2019.zip), SINet's bundle, "
         "or AutoGluon's camo_sem_seg.zip"
     )
+    archives = (f"{AUTOGLUON}/camo_sem_seg.zip",)
     published_sizes: ClassVar = {"train": 1000, "test": 250}
     folders = ("CAMO-V.1.0-CVIU2019", "CAMO", "camo_sem_seg", "SINet", "COD10K")
+    joint_rules = frozenset({"camo+cod10k"})
     split_rules = ("default", "camo", "camo+cod10k")
 
     def layouts(self) -> tuple[Layout, ...]:

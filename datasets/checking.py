@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -66,7 +68,7 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: Progr
     except DatasetError as error:
         verdict = Verdict(rule="pairing", status="failed", message=str(error))
         return Check(benchmark=benchmark.name, root=root, splits=None, verdicts=(verdict,))
-    prints = _fingerprints(benchmark, splits, workers or len(os.sched_getaffinity(0)), progress)
+    prints = _fingerprints(benchmark, splits, workers or available_cores(), progress)
     whole = [found for found in prints if not found.error]
     verdicts = [
         Verdict(rule="pairing", status="passed", message=f"layout {splits.layout}, {len(prints)} pairs; {splits.rule}"),
@@ -89,8 +91,20 @@ def _fingerprints(benchmark: Benchmark, splits: Splits, workers: int, progress: 
     describe = partial(_describe, benchmark)
     if workers == 1:
         return list(_counted(map(describe, items), len(items), progress))
-    with ProcessPoolExecutor(workers) as pool:
+    # Fresh processes: a fork would copy the locks of the display's thread. Ctrl-C is the parent's to handle.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    )
+    try:
         return list(_counted(pool.map(describe, items, chunksize=8), len(items), progress))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _describe(benchmark: Benchmark, item: tuple[str, Pair]) -> Fingerprint:
@@ -118,6 +132,9 @@ def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     wrong = [f"{split} {found[split]} of {published[split]}" for split in published if found[split] != published[split]]
     if (root / SAMPLE_MARKER).exists():
         return Verdict(rule="counts", status="warned", message="a generated sample, not the published benchmark")
+    if benchmark.options.split_rule in getattr(benchmark, "joint_rules", ()):
+        message = "not compared: this split rule adds another benchmark's training images"
+        return Verdict(rule="counts", status="warned", message=message)
     if wrong:
         return Verdict(rule="counts", status="failed", message=f"not the published sizes: {', '.join(wrong)}")
     told = ", ".join(f"{split} {count}" for split, count in found.items())

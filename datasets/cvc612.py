@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from datasets import decoding
 from datasets.base import DatasetError, Pair
-from datasets.folder_benchmark import FolderBenchmark
+from datasets.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.layouts import CsvLayout, FolderLayout, Layout, Part
 from datasets.lists import Arranged, Pairs
 
@@ -48,9 +48,11 @@ class CVC612(FolderBenchmark):
     selection_metric = "s_measure"
     terms = "research and education"
     source = "https://polyp.grand-challenge.org/CVCClinicDB/, PraNet's Train- and TestDataset, or AutoGluon's polyp.zip"
+    archives = (f"{AUTOGLUON}/polyp.zip",)
     published_sizes: ClassVar = {"all": 612}
     folders = ("CVC-ClinicDB", "CVC-612", "cvc612", "polyp", "PraNet")
     carved_by = "whole sequences"
+    joint_rules = frozenset({"polyp"})
     split_rules = ("default", "sequences", "pranet", "polyp")
 
     def layouts(self) -> tuple[Layout, ...]:

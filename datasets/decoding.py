@@ -7,6 +7,7 @@ never a silent class.
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -50,8 +51,14 @@ def open_image(path: Path) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 where there is none."""
-    return int(image.getexif().get(_ORIENTATION, 1) or 1)
+    """EXIF orientation, 1 where there is none or where the EXIF block is broken."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = image.getexif().get(_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def upright(image: Image.Image) -> Image.Image:

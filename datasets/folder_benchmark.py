@@ -16,6 +16,9 @@ from datasets.layouts import Layout, plain, recognise, subfolders
 from datasets.lists import Arranged, Pairs
 from datasets.pairing import Paired
 
+AUTOGLUON = "https://automl-mm-bench.s3.amazonaws.com/semantic_segmentation"
+"""Where AutoGluon keeps its archives, as Conv-LoRA used them."""
+
 SAMPLE_MARKER = ".generated-sample"
 """A file of this name in a benchmark's folder says that the data was generated; every table then says so too."""
 
@@ -35,7 +38,11 @@ class FolderBenchmark(Benchmark):
 
     folders: ClassVar[tuple[str, ...]]
     """Names under which the folder is found below a data root (case, spaces, hyphens do not matter)."""
+    archives: ClassVar[tuple[str, ...]] = ()
+    """Addresses that ``python -m datasets prepare --from`` takes as they are, as far as they are known."""
     split_rules: ClassVar[tuple[str, ...]] = ("default",)
+    joint_rules: ClassVar[frozenset[str]] = frozenset()
+    """Split rules that add another benchmark's images to the training split."""
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
     carved_by: ClassVar[str] = "hashed stem"
     """What `group` keeps together, in the words of the rule."""

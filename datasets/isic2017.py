@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from datasets import decoding
-from datasets.folder_benchmark import FolderBenchmark
+from datasets.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.layouts import CsvLayout, FolderLayout, Layout, Part
 
 
@@ -27,6 +27,7 @@ class ISIC2017(FolderBenchmark):
         "https://challenge.isic-archive.com/data/#2017 (three data and three Part1 ground-truth archives), "
         "or AutoGluon's isic2017.zip"
     )
+    archives = (f"{AUTOGLUON}/isic2017.zip",)
     published_sizes: ClassVar = {"train": 2000, "val": 150, "test": 600}
     folders = ("ISIC2017", "ISIC-2017", "ISIC_2017_Task1")
 

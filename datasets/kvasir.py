@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from datasets import decoding
 from datasets.base import DatasetError
-from datasets.folder_benchmark import FolderBenchmark
+from datasets.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
 from datasets.lists import Arranged, Pairs, split_by_lists
 from datasets.pairing import image_files
@@ -46,8 +46,10 @@ class Kvasir(FolderBenchmark):
     selection_metric = "s_measure"
     terms = "research and education"
     source = "https://datasets.simula.no/kvasir-seg/ (kvasir-seg.zip), PraNet's bundle, or AutoGluon's polyp.zip"
+    archives = (f"{AUTOGLUON}/polyp.zip",)
     published_sizes: ClassVar = {"all": 1000}
     folders = ("Kvasir-SEG", "kvasir", "polyp", "PraNet")
+    joint_rules = frozenset({"polyp"})
     split_rules = ("default", "pranet", "carved", "polyp")
 
     def layouts(self) -> tuple[Layout, ...]:

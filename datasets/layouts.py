@@ -167,18 +167,12 @@ class CsvLayout(Layout):
         return {name: part for name, part in parts.items() if part.pairs or name != "val"}
 
     def image_folders(self, root: Path) -> set[Path]:
-        with (root / "train.csv").open(newline="", encoding="utf-8-sig") as file:
-            first = next(csv.DictReader(file), None)
-        return {(root / first["image"].replace("\\", "/")).parent} if first and first.get("image") else set()
+        return {(root / image).parent for image, _ in _read_rows(root / "train.csv")}
 
     @staticmethod
     def _read(path: Path, *, keep: Keep | None) -> Paired:
         # An unnamed index column is simply never asked for.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"image", "label"} <= set(reader.fieldnames or ()):
-                raise DatasetError(f"{path} has no columns image and label; its header is {reader.fieldnames}")
-            rows = [(row["image"].replace("\\", "/"), row["label"].replace("\\", "/")) for row in reader]
+        rows = _read_rows(path)
         pairs: dict[str, Pair] = {}
         for image_name, mask_name in rows:
             image, mask = path.parent / image_name, path.parent / mask_name
@@ -193,6 +187,21 @@ class CsvLayout(Layout):
                 )
             pairs[image.stem.casefold()] = Pair(stem=image.stem, image=image, mask=mask)
         return Paired(pairs=tuple(pairs.values()), unpaired_images=(), unused_masks=())
+
+
+def _read_rows(path: Path) -> list[tuple[str, str]]:
+    """(image, mask) of every row, with forward slashes."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"image", "label"} <= set(reader.fieldnames or ()):
+                raise DatasetError(f"{path} has no columns image and label; its header is {reader.fieldnames}")
+            cells = [(row["image"], row["label"]) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} is no readable CSV ({error}); unpack the archive again") from error
+    if any(not image or not mask for image, mask in cells):
+        raise DatasetError(f"{path} has a row without image or label; unpack the archive again")
+    return [(image.replace("\\", "/"), mask.replace("\\", "/")) for image, mask in cells]
 
 
 def recognise(root: Path, layouts: Iterable[Layout]) -> list[Layout]:

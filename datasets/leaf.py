@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from datasets import decoding
-from datasets.folder_benchmark import FolderBenchmark
+from datasets.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
 from datasets.pairing import image_files
 
@@ -36,8 +36,9 @@ class Leaf(FolderBenchmark):
     source = (
         "Kaggle's leaf disease segmentation data set (fakhrealam9537), or AutoGluon's leaf_disease_segmentation.zip"
     )
+    archives = (f"{AUTOGLUON}/leaf_disease_segmentation.zip",)
     published_sizes: ClassVar = {"all": 588}
-    folders = ("leaf_disease", "leaf_disease_segmentation", "leaf")
+    folders = ("leaf_disease", "leaf-disease-segmentation-dataset", "leaf_disease_segmentation", "leaf")
     test_fraction = 0.2
 
     def layouts(self) -> tuple[Layout, ...]:

@@ -14,7 +14,11 @@ Arranged = tuple[Pairs, Pairs, dict[str, Pairs], str]
 
 def read_list(path: Path) -> list[str]:
     """Stems of a list; blank lines, comments (``#``), folders and extensions are dropped."""
-    lines = [line.strip().replace("\\", "/") for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} is no readable list ({error})") from error
+    lines = [line.strip().replace("\\", "/") for line in text.splitlines()]
     return [Path(line).stem for line in lines if line and not line.startswith("#")]
 
 

@@ -37,9 +37,16 @@ def is_image(name: str) -> bool:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images right below ``folder``, ordered by name so that the file system's order never matters."""
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if is_image(entry.name) and entry.is_file())
+    """The images right below ``folder``, ordered by name so that the file system's order never matters.
+
+    Raises:
+        DatasetError: the folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if is_image(entry.name) and entry.is_file())
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be listed ({error.strerror})") from error
     return [folder / name for name in names]
 
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from datasets import decoding
 from datasets.base import IGNORE, Pair, Sample
-from datasets.folder_benchmark import FolderBenchmark
+from datasets.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.layouts import CsvLayout, FolderLayout, Layout, Part
 
 SMALLEST_GAP = 0.002
@@ -39,6 +39,7 @@ class Road(FolderBenchmark):
     selection_metric = "iou"
     terms = "none stated"
     source = "https://www.cs.toronto.edu/~vmnih/data/, Kaggle's massachusetts-roads-dataset, or AutoGluon's zip"
+    archives = (f"{AUTOGLUON}/road_segmentation.zip",)
     published_sizes: ClassVar = {"train": 1108, "val": 14, "test": 49}
     folders = ("massachusetts_roads", "massachusetts-roads-dataset", "mass_roads", "road", "road_segmentation")
     native_side = 1500

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from datasets import decoding
-from datasets.folder_benchmark import FolderBenchmark
+from datasets.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.layouts import CsvLayout, FolderLayout, Layout, Part
 
 
@@ -20,6 +20,7 @@ class SBU(FolderBenchmark):
     selection_metric = "ber"
     terms = "none stated"
     source = "https://www3.cs.stonybrook.edu/~cvl/projects/shadow_noisy_label/ (SBU-shadow.zip), or AutoGluon's zip"
+    archives = (f"{AUTOGLUON}/SBU-shadow.zip",)
     published_sizes: ClassVar = {"train": 4085, "test": 638}
     folders = ("SBU-shadow", "SBU", "SBU_shadow_dataset")
     unpaired_allowed = True

@@ -34,8 +34,8 @@ class Trans10KV1(FolderBenchmark):
                 name="original",
                 parts={
                     "train": Part(images="train/images", masks="train/masks"),
-                    "val+easy": Part(images="validation/easy/images", masks="validation/easy/masks"),
-                    "val+hard": Part(images="validation/hard/images", masks="validation/hard/masks"),
+                    "val+easy": Part(images="validation|val/easy/images", masks="validation|val/easy/masks"),
+                    "val+hard": Part(images="validation|val/hard/images", masks="validation|val/hard/masks"),
                     "easy": Part(images="test/easy/images", masks="test/easy/masks"),
                     "hard": Part(images="test/hard/images", masks="test/hard/masks"),
                 },

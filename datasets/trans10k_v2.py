@@ -29,7 +29,7 @@ class Trans10KV2(FolderBenchmark):
     folders = ("Trans10K-v2", "Trans10Kv2", "Trans10k_cls12")
 
     def layouts(self) -> tuple[Layout, ...]:
-        folders = {"train": "train", "val": "validation", "test": "test"}
+        folders = {"train": "train", "val": "validation|val", "test": "test"}
         parts = {
             split: Part(images=f"{folder}/images", masks=f"{folder}/masks_12") for split, folder in folders.items()
         }

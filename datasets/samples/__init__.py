@@ -104,9 +104,7 @@ def _is_there(folder: Path, top: Path, marker: str) -> bool:
         return False
     path = folder / SAMPLE_MARKER
     if not path.is_file():
-        raise DatasetError(
-            f"{top} is there and no generated sample in this layout; choose another folder"
-        )
+        raise DatasetError(f"{top} is there and no generated sample in this layout; choose another folder")
     found = path.read_text(encoding="utf-8")
     if found.split(",")[0] != marker.split(",")[0]:
         raise DatasetError(f"{top} holds another sample ({found.strip()}); choose another folder")

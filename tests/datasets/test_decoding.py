@@ -207,6 +207,13 @@ def test_exif_rotation_is_left_alone_where_the_mask_was_drawn_on_the_stored_pixe
     assert read_image(tmp_path / "a.jpg", stored_size=(20, 40)).shape == (40, 20, 3)
 
 
+def test_broken_exif_block_does_not_stop_reading(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(
+        tmp_path / "a.jpg", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff"
+    )
+    assert read_image(tmp_path / "a.jpg").shape == (8, 8, 3)
+
+
 @pytest.mark.parametrize("content", [b"", b"not an image", None])
 def test_unreadable_file_is_one_line_that_names_it(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "broken.png"

@@ -160,6 +160,23 @@ def test_list_that_names_a_missing_file_is_an_error(make, tmp_path: Path) -> Non
         load(make("sbu"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"picture,mask\na.jpg,b.png\n", "no columns image and label"),
+        (b"image,label\na.jpg\n", "a row without image or label"),
+        (b"image,label\n\xff\xfe\n", "no readable CSV"),
+    ],
+)
+def test_broken_list_is_one_line_that_names_it(make, tmp_path: Path, content: bytes, words: str) -> None:
+    folder = samples.write("sbu", tmp_path, layout="autogluon", images=12, size=48)
+    (folder / "val.csv").write_bytes(content)
+    with pytest.raises(DatasetError, match=words) as caught:
+        load(make("sbu"), tmp_path)
+    assert "val.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_parts_that_number_their_files_alike_get_prefixed_stems(make, tmp_path: Path) -> None:
     folder = samples.write("trans10k_v2", tmp_path, images=12, size=48)
     for part in ("train", "validation", "test"):
