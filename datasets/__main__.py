@@ -80,9 +80,7 @@ def run_list(arguments: argparse.Namespace) -> int:
         print(json.dumps(entries, indent=1))
         return 0
     for entry in entries:
-        sizes = "/".join(
-            str(count) if split == "all" else f"{count} {split}" for split, count in entry["sizes"].items()
-        )
+        sizes = "/".join(f"{count} {split}".removesuffix(" all") for split, count in entry["sizes"].items())
         print(f"{entry['name']:<12} {entry['title']}: {sizes} images; terms: {entry['terms']}")
         print(f"{'':<12} get it: {entry['source']}")
         for address in entry["archives"]:
