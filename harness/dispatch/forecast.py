@@ -14,6 +14,7 @@ from typing import Literal
 
 from harness.dispatch.work import Images, activation_bytes, limited, run_flops
 from harness.errors import UsageError
+from harness.models.catalog import decoder_parameters
 from harness.records.schema import Record, Run
 from methods.placement import BackboneShape, MethodError
 
@@ -22,7 +23,6 @@ ImagesOf = Callable[[Run], Images]
 
 RECORD_BYTES = 40_000
 IMAGE_ROW_BYTES = 150
-DECODER_PARAMETERS = 3_505_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +235,7 @@ class _Earlier:
         known = self._peaks.get(_levels(run)[0])
         if known:
             return max(known), f"{_records(len(known))} of the same shape"
-        weights = 4.0 * (_encoder_parameters(shape) + DECODER_PARAMETERS)
+        weights = 4.0 * (_encoder_parameters(shape) + _decoder(run))
         return weights + 12.0 * _trained(run, shape) + activation_bytes(run, shape), "closed form"
 
 
@@ -255,7 +255,12 @@ def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
 def _trained(run: Run, shape: BackboneShape) -> float:
     from harness.registry import method_config_class
 
-    return float(method_config_class(run.method)(**run.method_config).encoder_parameters(shape)) + DECODER_PARAMETERS
+    return float(method_config_class(run.method)(**run.method_config).encoder_parameters(shape)) + _decoder(run)
+
+
+def _decoder(run: Run) -> int:
+    """Of the binary task; the head of several classes is small beside it."""
+    return decoder_parameters(run.backbone, task="binary")
 
 
 def _encoder_parameters(shape: BackboneShape) -> float:

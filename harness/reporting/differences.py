@@ -77,11 +77,19 @@ def _benchmark(grid: Grid, base: int, place: int, images_of: ImagesOf) -> list[l
     images_p = stats.holm({label: one[4].p for label, one in found.items() if one[4] and one[4].p is not None})
     lines = []
     for label, (seen, interval, over_seeds, by_seeds, _) in found.items():
-        bounds = f"[{interval.low:+.2f}, {interval.high:+.2f}]" + (" t" if over_seeds else "") if interval else "–"
+        bounds = (
+            f"[{_points(interval.low)}, {_points(interval.high)}]" + (" t" if over_seeds else "") if interval else "–"
+        )
         seeds_text = f"{seeds_p[label]:.2g}" if label in seeds_p else f"n too small ({by_seeds.n})"
         images_text = f"{images_p[label]:.2g}" if label in images_p else "–"
-        lines.append([label, title, f"{statistics.fmean(seen):+.2f} ({len(seen)})", bounds, seeds_text, images_text])
+        lines.append(
+            [label, title, f"{_points(statistics.fmean(seen))} ({len(seen)})", bounds, seeds_text, images_text]
+        )
     return lines
+
+
+def _points(value: float) -> str:
+    return f"{value:+.2f}".replace("-0.00", "+0.00")
 
 
 def _paired_images(

@@ -246,7 +246,7 @@ def describe(findings: Sequence[Finding]) -> str:
         lines.append("")
     verdicts: list[str] = [finding.verdict for finding in findings]
     order = ("reproduced", "not reproduced", "inconclusive", "ambiguous")
-    lines.append(f"{len(verdicts)} claims: " + ", ".join(f"{verdicts.count(word)} {word}" for word in order))
+    lines.append(f"claims: {len(verdicts)}; " + ", ".join(f"{verdicts.count(word)} {word}" for word in order))
     return "\n".join(lines).rstrip() + "\n"
 
 

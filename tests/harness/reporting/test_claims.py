@@ -242,6 +242,6 @@ def test_the_verb_judges_a_results_folder(tmp_path: Path, capsys: pytest.Capture
         "Kvasir-SEG, naslora − lora: +1.00 [+1.00, +1.00] points, n = 3: reproduced (demo aaaa0000aaaa0000 · vit_t)"
         in shown
     )
-    assert f"{len(read(FILE))} claims: " in shown
+    assert f"claims: {len(read(FILE))}; " in shown
     assert main(["--results", str(tmp_path), "training-cots"]) == 2
     assert "did you mean 'training-cost'" in capsys.readouterr().err

@@ -9,9 +9,10 @@ import pytest
 
 from harness.records.images import image_scores
 from harness.records.store import RecordStore
+from harness.reporting.pages import images_below
 from harness.reporting.tables import render
 from harness.studies import load_study, study_from_dict
-from harness.tables import images_below, main
+from harness.tables import main
 from tests.harness.reporting.sample import record
 
 ROWS = ["lora", "decoder", "bitfit"]

@@ -1,0 +1,76 @@
+"""The pages of a results folder: which tables its records give, and where each is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.records.cost import CostStore
+from harness.records.images import image_scores
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from harness.reporting import claims, published
+from harness.reporting.costs import render_costs
+from harness.reporting.differences import ImagesOf
+from harness.reporting.page import SUFFIX, Format
+from harness.reporting.tables import render
+from harness.studies import Study, load_study, study_names
+
+
+def pages(root: Path, *, study: Study | None = None, style: Format = "markdown") -> dict[Path, str]:
+    """Path -> content of the tables that the records below ``root`` give.
+
+    The page of ``study``; without one a page a protocol, the cost page if there are cost records, and the page of every
+    study that has one already.
+
+    Raises:
+        UsageError: there is no folder of records.
+    """
+    folder, suffix = root / "tables", SUFFIX[style]
+    if study is not None and study.table.kind == "cost":
+        return {folder / f"{study.name}{suffix}": _cost_page(root, study, style=style)}
+    store = RecordStore(root)
+    if not store.folder.is_dir():
+        raise UsageError(
+            f"{store.folder} does not exist; run something first (python -m harness.run …), or give --results ROOT"
+        )
+    records, _ = store.summaries()
+    if study is not None:
+        return {folder / f"{study.name}{suffix}": study_page(root, records, study, style=style)}
+    found = {}
+    for protocol in sorted({record.run.protocol for record in records}):
+        mine = [record for record in records if record.run.protocol == protocol]
+        found[folder / f"{protocol}{suffix}"] = render(mine, style=style)
+    for name in study_names():
+        path, one = folder / f"{name}{suffix}", load_study(name)
+        if one.table.kind == "cost" and (path.is_file() or any(CostStore(root))):
+            found[path] = _cost_page(root, one, style=style)
+        elif path.is_file() and path not in found:
+            found[path] = study_page(root, records, one, style=style)
+    return found
+
+
+def damaged(root: Path) -> dict[Path, str]:
+    """Files among the records and cost records that cannot be read, with the reason; no table counts them."""
+    return {**RecordStore(root).problems(), **CostStore(root).problems()}
+
+
+def study_page(root: Path, records: Sequence[Record], study: Study, *, style: Format = "markdown") -> str:
+    """The page of one study, with published numbers and per-image scores where it asks for them."""
+    cells = published.read() if study.table.paper else []
+    return render(records, study=study, published=cells, images_of=images_below(root), style=style)
+
+
+def images_below(root: Path) -> ImagesOf:
+    """Per-image scores from the files beside the records."""
+    store = RecordStore(root)
+
+    def images_of(record: Record, score: str, split: str, metric: str) -> Mapping[str, float] | None:
+        return image_scores(store.images_path(record.key), variant=score, split=split, metric=metric)
+
+    return images_of
+
+
+def _cost_page(root: Path, study: Study, *, style: Format) -> str:
+    return render_costs(CostStore(root), title=study.title, claims=claims.read(), style=style)
