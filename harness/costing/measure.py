@@ -29,6 +29,7 @@ WARMUP = 2
 """Steps of every kind before the first round: allocators, kernels and caches are cold."""
 _OPTIONS = (
     "fused_attention",
+    "batched_decoder",
     "fused_cell",
     "activation_checkpointing",
     "cache_embeddings",

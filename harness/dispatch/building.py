@@ -38,6 +38,7 @@ def attached_segmenter(
         checkpoint=checkpoint,
         head_seed=draw("head", run.seed) % 2**31,
         fused_attention=rules.fused_attention,
+        batched_decoder=rules.batched_decoder,
         activation_checkpointing=rules.activation_checkpointing,
         strict_loading=rules.quirks.strict_loading,
     )

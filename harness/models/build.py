@@ -40,6 +40,7 @@ def build_segmenter(
     checkpoint: Path | None = None,
     head_seed: int = 0,
     fused_attention: bool = True,
+    batched_decoder: bool = True,
     activation_checkpointing: bool = False,
     strict_loading: Literal["released", "intended"] = "intended",
 ) -> Segmenter:
@@ -59,6 +60,7 @@ def build_segmenter(
         checkpoint: a SAM ``.pth`` or ``.safetensors`` file, or the weights of a timm encoder; None for random weights.
         head_seed: seeds whatever no checkpoint brings.
         fused_attention: False builds attention scores as segment_anything does.
+        batched_decoder: False decodes one image after the other as segment_anything does.
         activation_checkpointing: recompute block activations in backward.
         strict_loading: ``released`` leaves SAM's positional encoding random after loading (quirk 12).
 
@@ -79,7 +81,14 @@ def build_segmenter(
         head = nn.Linear(entry.decoder.dim, num_classes + 1) if task == "multiclass" else None
         if strict_loading == "released" and checkpoint is not None:
             prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.normal_()
-    return Segmenter(encoder=encoder, prompt_encoder=prompt_encoder, mask_decoder=decoder, neck=neck, head=head)
+    return Segmenter(
+        encoder=encoder,
+        prompt_encoder=prompt_encoder,
+        mask_decoder=decoder,
+        neck=neck,
+        head=head,
+        batched_decoder=batched_decoder,
+    )
 
 
 def plain_sam(name: str, *, image_size: int | None = None) -> Sam:

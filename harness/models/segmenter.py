@@ -33,9 +33,10 @@ class Segmenter(nn.Module):
         encoder: see `methods.sites.Encoder`.
         prompt_encoder: segment_anything's; gives the positional encoding and the "no mask" embedding, always frozen.
         mask_decoder: see `BatchedMaskDecoder`.
-        neck: from the encoder's features to the embedding that the decoder reads; None for SAM, whose encoder holds its pretrained neck. A
-            timm ViT was never trained with one, so here it belongs to what every method trains.
+        neck: from the encoder's features to the embedding that the decoder reads; None for SAM, whose encoder holds
+            its pretrained neck. A timm ViT was never trained with one, so here it belongs to what every method trains.
         head: class head (.., D) to (.., C + 1) for a multi-class task, None for a binary one.
+        batched_decoder: False decodes one image after the other as segment_anything does.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Segmenter(nn.Module):
         mask_decoder: BatchedMaskDecoder,
         neck: nn.Module | None = None,
         head: nn.Module | None,
+        batched_decoder: bool = True,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -53,6 +55,7 @@ class Segmenter(nn.Module):
         self.mask_decoder = mask_decoder
         self.neck = neck
         self.head = head
+        self.batched_decoder = batched_decoder
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to the image embedding (B, D, h, w), or to a timm ViT's features (B, C, h, w)."""
@@ -64,7 +67,9 @@ class Segmenter(nn.Module):
             embedding = self.neck(embedding)
         positions = self.prompt_encoder.pe_layer(embedding.shape[-2:]).unsqueeze(0)
         no_mask = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        masks, tokens = self.mask_decoder(embedding, positions=positions, dense_prompt=no_mask)
+        parts = [embedding] if self.batched_decoder else embedding.split(1)
+        decoded = [self.mask_decoder(part, positions=positions, dense_prompt=no_mask) for part in parts]
+        masks, tokens = (torch.cat(tensors) if len(parts) > 1 else tensors[0] for tensors in zip(*decoded, strict=True))
         return SegmenterOutput(masks.float(), None if self.head is None else self.head(tokens).float())
 
     def forward(self, images: Tensor) -> SegmenterOutput:

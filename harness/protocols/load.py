@@ -11,7 +11,7 @@ import yaml
 
 from harness.errors import UsageError, did_you_mean
 from harness.protocols.card import Protocol
-from harness.records.schema import EXECUTION_ONLY, content_hash
+from harness.records.schema import content_hash, hashed_rules
 from harness.validation import from_mapping
 
 CARDS = Path(__file__).parent
@@ -63,10 +63,7 @@ def resolve(protocol: Protocol, benchmark: str) -> Protocol:
 
 def protocol_hash(protocol: Protocol) -> str:
     """Hash of everything in the card that can change a number; its name, its default backbone and execution-only fields are left out."""
-    plain = _plain(protocol)
-    for label in ("name", "backbone", *EXECUTION_ONLY):
-        del plain[label]
-    return content_hash(plain)[:8]
+    return content_hash(hashed_rules(_plain(protocol)))[:8]
 
 
 def as_rules(protocol: Protocol) -> dict[str, Any]:

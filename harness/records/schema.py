@@ -27,6 +27,19 @@ Variants: ``best`` (checkpoint chosen on validation), ``last``, and the merged m
 EXECUTION_ONLY = ("checkpoint_minutes", "cache_images")
 """Rules that change how a run is executed and never its numbers; they are left out of keys and hashes."""
 
+ADDED_LATER = {"batched_decoder": True}
+"""Rules younger than the first records: left out of keys and hashes at the value that those records were made with."""
+
+
+def hashed_rules(rules: dict[str, Any]) -> dict[str, Any]:
+    """The rules that can change a number, without the names of card and backbone."""
+    left_out = ("name", "backbone", *EXECUTION_ONLY)
+    return {
+        key: value
+        for key, value in rules.items()
+        if key not in left_out and not (key in ADDED_LATER and value == ADDED_LATER[key])
+    }
+
 
 def content_hash(data: Any) -> str:
     """First 16 hex digits of the SHA-256 of canonical JSON."""
@@ -77,9 +90,7 @@ class Run:
         content = asdict(self)
         for label in ("variant", "protocol", "protocol_hash", "split_rule", "data_note", "changed"):
             del content[label]
-        content["rules"] = {
-            key: value for key, value in self.rules.items() if key not in ("name", "backbone", *EXECUTION_ONLY)
-        }
+        content["rules"] = hashed_rules(self.rules)
         return content_hash([KEY_VERSION, content])
 
 

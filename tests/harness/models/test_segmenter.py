@@ -48,6 +48,20 @@ def test_encoder_and_decoder_equal_segment_anything(fused: bool) -> None:
         torch.testing.assert_close(segmenter(images).masks, _per_image_masks(sam, embedding), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_one_image_after_the_other_gives_the_same_outputs_and_gradients(task: str) -> None:
+    found = []
+    for batched in (True, False):
+        segmenter = build_segmenter("vit_t", task=task, num_classes=3, mask_tokens=2, batched_decoder=batched)
+        output = segmenter(_images(3, 128))
+        loss = output.masks.square().mean() + (0 if output.classes is None else output.classes.square().mean())
+        loss.backward()
+        gradients = [p.grad for p in segmenter.parameters() if p.grad is not None]
+        found.append([output.masks, *([] if output.classes is None else [output.classes]), *gradients])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3)
+
+
 def test_gradients_equal_segment_anything() -> None:
     segmenter = build_segmenter("vit_t", task="binary", head_seed=1)
     sam = plain_sam("vit_t")
