@@ -68,17 +68,24 @@ def device_of(planned: Plan) -> Device:
 
 
 def finished_table(planned: Plan, results: Path, *, study: str | None) -> str:
-    """The table of what was planned, from its records; also written to ``results/tables``."""
+    """The table of what was planned, from its records; the pages below ``results/tables`` hold every record there."""
+    from harness.reporting import published
+    from harness.reporting.pages import images_below, pages
     from harness.reporting.tables import render
     from harness.studies import load_study
 
     grid = load_study(study) if study else None
-    keys = {job.run.key for job in planned.jobs}
-    records = [record for record in RecordStore(results).summaries()[0] if record.key in keys]
-    text = render(records, study=grid)
-    path = results / "tables" / f"{grid.name if grid else planned.protocol.name}.md"
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        raise UsageError(f"table {path} could not be written: {error.strerror}; regenerate it with python -m harness.tables") from error
+    records, _ = RecordStore(results).summaries()
+    text = render(
+        records,
+        study=grid,
+        runs=[job.run for job in planned.jobs],
+        published=published.read() if grid else (),
+        images_of=images_below(results),
+    )
+    for path, page in {**pages(results), **(pages(results, study=grid) if grid else {})}.items():
+        try:
+            write_atomically(path, page)
+        except OSError as error:
+            raise UsageError(f"table {path} could not be written: {error.strerror}; regenerate it with python -m harness.tables") from error
     return text
