@@ -62,7 +62,10 @@ class CheckpointFiles:
         """The newest usable checkpoint, None if there is none, and a line for each file that was passed over.
 
         Such a file is set aside as ``NAME.unusable``, so that the next `save` does not take it for the one in reserve.
+        Half-written files of a process that was killed are deleted.
         """
+        for stale in self.current.parent.glob(".*.tmp"):
+            stale.unlink(missing_ok=True)
         problems: list[str] = []
         for path in (self.current, self.previous):
             if not path.exists():

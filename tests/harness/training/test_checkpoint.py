@@ -147,6 +147,14 @@ def test_dying_between_the_two_renames_loses_at_most_one_checkpoint(
     assert step_of(files(tmp_path).load()[0]) == 2
 
 
+def test_half_written_files_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
+    files(tmp_path).save(content(1))
+    (tmp_path / ".checkpoint.pt.abc.tmp").write_bytes(b"half")
+    (tmp_path / ".last.safetensors.abc.tmp").write_bytes(b"half")
+    assert step_of(files(tmp_path).load()[0]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
 def test_discard_leaves_the_states(tmp_path: Path) -> None:
     files(tmp_path).save(content(1))
     StateFiles(tmp_path, identity="run").finish({"w": torch.ones(2)}, epoch=1, best_epoch=1)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from harness.errors import UsageError
 from harness.training.batches import hold_out
+from harness.training.distributed import Workers
 from harness.training.outcome import Diverged, Interrupted, Progress, Selection, StopRequest
 from methods.base import ARCHITECTURE, WEIGHTS
 from tests.harness.training.tiny import Run, protocol, summary
@@ -321,6 +322,35 @@ def test_a_loss_that_does_not_fit_is_refused_before_anything_is_written(tmp_path
     with pytest.raises(UsageError, match="does not fit a binary benchmark"):
         Run(folder=tmp_path / "x", rules=protocol(loss="mask2former")).train()
     assert not (tmp_path / "x").exists()
+
+
+def test_a_stop_during_validation_is_heard_before_the_next_epoch(tmp_path: Path) -> None:
+    alone = summary(Run(folder=tmp_path / "alone").train())
+    stop = StopRequest()
+    run = Run(folder=tmp_path / "stopped", stop=stop)
+
+    def validate() -> dict[str, float]:
+        stop.request()
+        return run.scores()
+
+    run.validate = validate
+    with pytest.raises(Interrupted, match="stopped in epoch 2 after step 0"):
+        run.train()
+    assert summary(Run(folder=tmp_path / "stopped").train()) == alone
+
+
+def test_more_workers_than_images_in_a_batch_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="3 workers share batches of 2 images; use fewer workers"):
+        Run(folder=tmp_path, workers=Workers(rank=0, size=3)).train()
+
+
+def test_peak_memory_leaves_validation_out(tmp_path: Path) -> None:
+    def hungry() -> dict[str, float]:
+        return {"iou": float(torch.ones(100_000_000).sum() * 0)}  # 400 MB, touched
+
+    plain = Run(folder=tmp_path / "plain", validate=scripted(0.0, 0.0, 0.0)).train()
+    result = Run(folder=tmp_path / "hungry", validate=hungry).train()
+    assert abs(result.cost["peak_memory_bytes"] - plain.cost["peak_memory_bytes"]) < 100e6
 
 
 def test_another_runs_checkpoint_is_not_continued(tmp_path: Path) -> None:
