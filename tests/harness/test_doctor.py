@@ -1,0 +1,119 @@
+"""The doctor: its matrix, its JSON, its place in the README, and its answers to bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import methods
+from harness.contract.matrix import BEGIN, END, Capability, capability, markdown, replace_section
+from harness.doctor import main as doctor
+from harness.errors import UsageError
+from harness.registry import METHODS, load_plugin, method_config_class
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def _matrix(backbone: str, names: list[str]) -> str:
+    """The table for methods that pass; whether they do is what tests/methods/test_contract.py says."""
+    rows = [
+        capability(METHODS.get(name), method_config_class(name)(), name=name, backbone=backbone, failures={})
+        for name in names
+    ]
+    return markdown(rows)
+
+
+def _section(text: str) -> str:
+    return text.partition(BEGIN)[2].partition(END)[0].strip()
+
+
+def test_readme_holds_the_current_matrix() -> None:
+    readme = REPOSITORY / "README.md"
+    if not readme.is_file():
+        pytest.skip("this checkout has no README.md")
+    text = readme.read_text(encoding="utf-8")
+    stale = "README's matrix is stale; run: python -m harness.doctor --markdown README.md"
+    assert _section(text) == _matrix("vit_h", list(methods.BUILTIN)), stale
+
+
+def test_plugin_page_shows_what_the_doctor_prints() -> None:
+    known = dict(METHODS._loaded)
+    try:
+        load_plugin(REPOSITORY / "docs" / "examples" / "plugin.py")
+        table = _matrix("vit_b", ["ia3"])
+    finally:
+        METHODS._loaded.clear()
+        METHODS._loaded.update(known)
+    assert table in (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
+
+
+def test_json_is_a_list_of_objects_with_counts_on_the_named_backbone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor(["--methods", "bitfit,vpt", "--backbone", "vit_h", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in rows] == ["bitfit", "vpt"]
+    assert [row["encoder_parameters"] for row in rows] == [452_352, 491_520]
+    assert [row["trainable_parameters"] for row in rows] == [452_352 + 3_505_536, 491_520 + 3_505_536]
+    assert rows[1]["total_parameters"] - rows[0]["total_parameters"] == 491_520
+    assert [row["identity_at_init"] for row in rows] == [True, False]
+    assert [row["merge_modes"] for row in rows] == [["exact"], []]
+    assert all(row["backbone"] == "vit_h" and row["passed"] is True and row["failures"] == {} for row in rows)
+
+
+def test_options_reach_the_method(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor(["--methods", "lora", "--backbone", "vit-b", "--set", "lora.rank=6", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["encoder_parameters"] == 2 * 110_592
+
+
+def test_table_goes_between_the_markers_and_nowhere_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert doctor(["--methods", "decoder", "--markdown", str(page)]) == 0
+    once = page.read_text()
+    assert once == f"before\n{BEGIN}\n{_matrix('vit_h', ['decoder'])}\n{END}\nafter\n"
+    assert doctor(["--methods", "decoder", "--markdown", str(page)]) == 0
+    assert page.read_text() == once
+    assert capsys.readouterr().out == ""
+
+
+def test_page_without_markers_is_refused() -> None:
+    for text in ("", f"{BEGIN} only", f"{END}\n{BEGIN}"):
+        with pytest.raises(UsageError, match="no place for the table"):
+            replace_section(text, "table")
+
+
+def test_broken_method_shows_in_the_table() -> None:
+    row = Capability(method="mine", backbone="vit_h", failures={"import": "no module"})
+    assert "| broken (1)" in markdown([row])
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--methods", "loar"], "did you mean 'lora'?"),
+    (["--methods", ","], "names no method"),
+    (["--backbone", "vit_x"], "unknown backbone 'vit_x'"),
+    (["--set", "lora.rnk=3"], "unknown key 'rnk' (did you mean 'rank'?)"),
+    (["--set", "rank=3"], "METHOD.KEY=VALUE"),
+    (["--methods", "vpt", "--set", "lora.rank=3"], "lora is not among --methods"),
+    (["--markdown", "/no/such/file.md"], "no such file"),
+])  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor(words) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ")
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+def test_help_imports_no_torch() -> None:
+    code = "import sys, contextlib, harness.doctor as d\nwith contextlib.suppress(SystemExit): d.main(['--help'])\n"
+    code += "assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--backbone" in done.stdout
