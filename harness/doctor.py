@@ -9,8 +9,8 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.errors import UsageError
-from harness.registry import METHODS, load_plugins, method_config_class, normalise
-from harness.validation import from_mapping, parse_assignments
+from harness.registry import METHODS, load_plugins, method_config, normalise
+from harness.validation import parse_assignments
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,7 +101,7 @@ def method_options(assignments: list[str], names: list[str]) -> dict[str, dict[s
     for method, values in options.items():
         if method not in names:
             raise UsageError(f"--set {method}.{next(iter(values))}: {method} is not among --methods")
-        from_mapping(method_config_class(method), values, where=f"method {method}")
+        method_config(method, values)
     return options
 
 

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,25 @@ def method_config_class(name: str) -> Any:
     if name in methods.CONFIGS:
         return EntryPoint(name, methods.CONFIGS[name], "").load()
     return METHODS.get(name).config_class
+
+
+def method_config(name: str, values: Mapping[str, Any]) -> Any:
+    """The configuration of a method from field values; strings become the fields' types.
+
+    Raises:
+        UsageError: unknown method or field, wrong type, or a placement that the method has not.
+        MethodError: a value that the method refuses.
+    """
+    from harness.validation import from_mapping  # imports pydantic, which listing names need not wait for
+
+    name = METHODS.resolve(name)
+    config_class = method_config_class(name)
+    known = {field.name for field in fields(config_class)}
+    for key in ("blocks", "sites"):
+        if key in values and key not in known:
+            placed = [other for other in methods.CONFIGS if key in {f.name for f in fields(method_config_class(other))}]
+            raise UsageError(f"method {name}: {key}= has no meaning for it; methods with {key}: {', '.join(placed)}")
+    return from_mapping(config_class, values, where=f"method {name}")
 
 
 def load_plugins(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:

@@ -13,8 +13,7 @@ from harness.contract.checks import CHECKS
 from harness.contract.subject import Subject
 from harness.errors import UsageError
 from harness.models.build import build_segmenter
-from harness.registry import METHODS, method_config_class
-from harness.validation import from_mapping
+from harness.registry import METHODS, method_config
 from methods.base import Method
 from methods.configs import MethodConfig
 from methods.placement import MethodError
@@ -69,10 +68,10 @@ def examine(name: str, *, backbone: str, options: Mapping[str, Any] | None = Non
     """
     name = METHODS.resolve(name)
     try:
-        method, config_class = METHODS.get(name), method_config_class(name)
+        method = METHODS.get(name)
     except UsageError as error:
         return Capability(method=name, backbone=backbone, failures={"import": str(error)})
-    config = from_mapping(config_class, dict(options or {}), where=f"method {name}")
+    config = method_config(name, dict(options or {}))
     failures = run_contract(method, config)
     try:
         return capability(method, config, name=name, backbone=backbone, failures=failures)

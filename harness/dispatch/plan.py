@@ -19,8 +19,7 @@ from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve
 from harness.records.schema import Run, content_hash
 from harness.records.store import RecordStore
-from harness.registry import BENCHMARKS, METHODS, method_config_class
-from harness.validation import from_mapping
+from harness.registry import BENCHMARKS, METHODS, method_config, method_config_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,9 +195,9 @@ def method_row(
     switches = {"fused": protocol.fused_cell, "gate": protocol.quirks.moe_gate, "init": protocol.quirks.ssf_init}
     values: dict[str, Any] = {key: value for key, value in switches.items() if key in known}
     values |= protocol.methods.get(method, {})
-    base = from_mapping(config_class, values, where=f"method {method}")
+    base = method_config(method, values)
     asked = {**overrides.get(method, {}), **entry.options}
-    config = from_mapping(config_class, {**values, **asked}, where=f"method {method}")
+    config = method_config(method, {**values, **asked})
     changed = {name: value for name, value in asdict(config).items() if value != getattr(base, name)}
     config.encoder_parameters(backbone_shape(backbone))  # a placement that does not fit the backbone is found now, not on a worker
     label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in asked.items())}]" if asked else method)

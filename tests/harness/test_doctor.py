@@ -96,6 +96,8 @@ def test_broken_method_shows_in_the_table() -> None:
     (["--methods", ","], "names no method"),
     (["--backbone", "vit_x"], "unknown backbone 'vit_x'"),
     (["--set", "lora.rnk=3"], "unknown key 'rnk' (did you mean 'rank'?)"),
+    (["--set", "decoder.blocks=0"], "method decoder: blocks= has no meaning for it; methods with blocks: bitfit, ssf"),
+    (["--set", "ssf.sites=qkv"], "method ssf: sites= has no meaning for it; methods with sites: adapter, lora"),
     (["--set", "rank=3"], "METHOD.KEY=VALUE"),
     (["--methods", "vpt", "--set", "lora.rank=3"], "lora is not among --methods"),
     (["--markdown", "/no/such/file.md"], "no such file"),
