@@ -136,6 +136,9 @@ def run_prepare(arguments: argparse.Namespace) -> int:
         return 0
     for archive, verified in zip(done.archives, done.verified, strict=True):
         print(f"{archive.source}: {archive.size} bytes, SHA-256 {archive.sha256} ({verified})")
+    for archive in done.archives:
+        if archive.path.is_relative_to(arguments.root):
+            print(f"the download is kept: {archive.path} (remove it to free {archive.size / 1e6:.1f} MB)")
     counts = ", ".join(f"{split} {count}" for split, count in done.counts.items())
     print(f"{'prepared' if done.new else 'already prepared'}: {done.folder} (layout {done.layout}; {counts})")
     print(f"next: python -m datasets check {benchmark.name} --root {arguments.root}")

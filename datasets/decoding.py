@@ -40,7 +40,7 @@ def open_image(path: Path) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; what it cannot read, it raises
+            warnings.simplefilter("ignore")  # of large images and odd metadata; what cannot be read is raised
             image = Image.open(path)
             image.load()
     except FileNotFoundError as error:

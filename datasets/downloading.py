@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from filelock import FileLock, Timeout
+
 from datasets.base import DatasetError
 
 Progress = Callable[[str, int, int | None], None]
@@ -80,8 +82,15 @@ def obtain(source: str, data_root: Path, *, progress: Progress) -> Archive:
     folder = data_root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(source)
-    if not path.exists():
-        _download(source, path, progress=progress)
+    try:
+        # Two calls that append to one half-finished file would spoil it.
+        with FileLock(f"{path}.lock", timeout=0):
+            if not path.exists():
+                _download(source, path, progress=progress)
+    except Timeout as error:
+        raise DatasetError(
+            f"another process is downloading {source}; wait for it, then run the command again"
+        ) from error
     return Archive(source=source, path=path, size=path.stat().st_size, sha256=sha256_of(path, progress=progress))
 
 

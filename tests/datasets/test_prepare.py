@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 import datasets
 from datasets import downloading, samples
@@ -148,6 +149,18 @@ def test_download_goes_on_in_the_next_call_where_it_stopped(large_archive: Path,
     assert offsets(served.requests) == [kept]
     assert seen == sorted(seen), "progress counts on from what was there"
     assert seen[-1] == large_archive.stat().st_size
+
+
+def test_two_calls_never_append_to_one_download(archive: Path, root: Path) -> None:
+    with serve(archive) as served:
+        (root / downloading.FOLDER).mkdir(parents=True)
+        with (
+            FileLock(root / downloading.FOLDER / f"{archive.name}.lock"),
+            pytest.raises(DatasetError, match="another process"),
+        ):
+            prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
+        assert not served.requests
+        prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
 
 
 def test_server_without_ranges_makes_it_start_over(large_archive: Path, root: Path, monkeypatch) -> None:
