@@ -1,7 +1,7 @@
 """Evaluation of a split, metrics included, against its forward passes alone.
 
-``python -m benchmarks.evaluation --backbone vit_b --image-size 1024 --images 4``; ``--metrics`` are those of a benchmark
-by name. The two take turns, so that ratios pair.
+``python -m benchmarks.evaluation --backbone vit_b --image-size 1024 --images 4``; ``--metrics`` are those of a
+benchmark by name. The two take turns, so that ratios pair.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from harness.models.build import plain_sam, sam_state_dict
 from harness.models.segmenter import Segmenter, SegmenterOutput
 from methods.base import Method
-from methods.cell import Cell, CellOnTokens
+from methods.cell import Cell
+from methods.cell_tokens import CellOnTokens
 from methods.lowrank import LowRank
 from methods.operations import CONVOLUTIONS
 
@@ -35,7 +36,8 @@ class PlainLoRA(nn.Module):
         self.down.weight.data.copy_(adapter.down)
         self.up.weight.data.copy_(adapter.up)
         self.scale = adapter.scale
-        self.core = PlainCell(adapter.core.cell) if isinstance(adapter.core, CellOnTokens) else nn.Identity()
+        cell = adapter.core.cell if isinstance(adapter.core, CellOnTokens) else None
+        self.core = PlainCell(cell) if isinstance(cell, Cell) else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.base(tokens) + self.scale * self.up(self.core(self.down(tokens)))
@@ -58,7 +60,7 @@ class PlainCell(nn.Module):
         maps = tokens.permute(0, 3, 1, 2)
         weights = self.alpha.softmax(dim=0)
         mixed = sum(weight * operation(maps) for weight, operation in zip(weights, self.operations, strict=True))
-        return mixed.permute(0, 2, 3, 1)  # type: ignore[union-attr]
+        return mixed.permute(0, 2, 3, 1)
 
 
 class _Nothing(nn.Module):
@@ -82,7 +84,9 @@ def _operation(name: str, cell: Cell) -> nn.Module:
         return nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), norm())
     form = CONVOLUTIONS[name]
     layers: list[nn.Module] = []
-    for stage in cell.convolutions[name]:  # type: ignore[union-attr]
+    assert cell.stages is not None
+    for index in range(form.stages):
+        stage = cell.stages.stage(name, index)
         depthwise = nn.Conv2d(
             channels, channels, form.kernel, padding=form.span // 2, dilation=form.dilation, groups=channels, bias=False
         )
@@ -127,7 +131,7 @@ def plain_twin(name: str, segmenter: Segmenter, attach: Method | None) -> PlainS
         name: the backbone's name.
         segmenter: not adapted yet; ``attach``, a LoRA or NAS-LoRA not attached yet, is attached to it here.
     """
-    sam = plain_sam(name, image_size=segmenter.encoder.shape.image_size)  # type: ignore[union-attr]
+    sam = plain_sam(name, image_size=segmenter.encoder.shape.image_size)  # type: ignore[union-attr,arg-type]
     sam.load_state_dict(sam_state_dict(segmenter))
     sam.requires_grad_(False)
     decoder = sam.mask_decoder
