@@ -25,29 +25,80 @@ def parser() -> argparse.ArgumentParser:
         epilog="Start with --protocol demo (generated images, minutes on a laptop); --plan shows what would run and starts nothing.",
     )
     grid = p.add_argument_group("what to compare")
-    grid.add_argument("--methods", metavar="A,B[opt=1],…", help="methods, with options in brackets; 'all' for every one")
+    grid.add_argument(
+        "--methods", metavar="A,B[opt=1],…", help="methods, with options in brackets; 'all' for every one"
+    )
     grid.add_argument("--datasets", metavar="A,B,…", help="benchmarks; 'all' for every one")
-    grid.add_argument("--protocol", metavar="CARD", help="rules of training and evaluation: a card's name or a .yaml file")
-    grid.add_argument("--backbone", metavar="NAME", help="vit_t, vit_b, vit_l, vit_h or timm/NAME (default: the card's)")
+    grid.add_argument(
+        "--protocol", metavar="CARD", help="rules of training and evaluation: a card's name or a .yaml file"
+    )
+    grid.add_argument(
+        "--backbone", metavar="NAME", help="vit_t, vit_b, vit_l, vit_h or timm/NAME (default: the card's)"
+    )
     grid.add_argument("--seeds", default=None, metavar="N|A,B,…", help="number of seeds, or a list (default: 1)")
-    grid.add_argument("--study", metavar="NAME", help="a named grid that fills one table of the paper; 'list' shows them")
-    grid.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: lr=3e-4, lora.rank=6, cluster.time=2h")
-    grid.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="a file that defines more methods or benchmarks")
+    grid.add_argument(
+        "--study", metavar="NAME", help="a named grid that fills one table of the paper; 'list' shows them"
+    )
+    grid.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override: lr=3e-4, lora.rank=6, cluster.time=2h",
+    )
+    grid.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="a file that defines more methods or benchmarks",
+    )
     data = p.add_argument_group("inputs and outputs")
     data.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the benchmarks' folders")
-    data.add_argument("--dataset-root", action="append", default=[], metavar="NAME=DIR", help="one benchmark's own folder")
-    data.add_argument("--checkpoint", action="append", default=[], metavar="FILE|BACKBONE=FILE", help="pretrained weights; 'none' for random")
-    data.add_argument("--results", type=Path, default=Path("runs"), metavar="DIR", help="records, tables, checkpoints (default: runs)")
+    data.add_argument(
+        "--dataset-root", action="append", default=[], metavar="NAME=DIR", help="one benchmark's own folder"
+    )
+    data.add_argument(
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="FILE|BACKBONE=FILE",
+        help="pretrained weights; 'none' for random",
+    )
+    data.add_argument(
+        "--results", type=Path, default=Path("runs"), metavar="DIR", help="records, tables, checkpoints (default: runs)"
+    )
     data.add_argument("--skip-missing", action="store_true", help="leave out benchmarks that are not on disk")
-    data.add_argument("--no-cache", action="store_true", help="decode images anew instead of keeping them memory-mapped")
+    data.add_argument(
+        "--no-cache", action="store_true", help="decode images anew instead of keeping them memory-mapped"
+    )
     how = p.add_argument_group("how to run")
-    how.add_argument("--plan", action="store_true", help="print runs, parameters, memory, what is missing; start nothing")
+    how.add_argument(
+        "--plan", action="store_true", help="print runs, parameters, memory, what is missing; start nothing"
+    )
     how.add_argument("--budget", type=float, metavar="HOURS", help="with --plan: which runs fit into so many GPU-hours")
-    how.add_argument("--cluster", metavar="NAME", help="submit to SLURM with this profile (slurm/profiles/NAME.yaml or a path)")
-    how.add_argument("--executor", choices=("inline", "local"), default=None, help="without --cluster: this process, or worker processes")
-    how.add_argument("--workers", type=int, default=None, metavar="N", help="worker processes of the local executor (default: one a device)")
+    how.add_argument(
+        "--cluster", metavar="NAME", help="submit to SLURM with this profile (slurm/profiles/NAME.yaml or a path)"
+    )
+    how.add_argument(
+        "--executor",
+        choices=("inline", "local"),
+        default=None,
+        help="without --cluster: this process, or worker processes",
+    )
+    how.add_argument(
+        "--workers",
+        type=int,
+        default=None,
+        metavar="N",
+        help="worker processes of the local executor (default: one a device)",
+    )
     how.add_argument("--wait", action="store_true", help="with --cluster: stay and show progress until all runs end")
-    how.add_argument("--retry", metavar="CODES", help="with --cluster: submit failed runs of these classes again, e.g. oom,node_fail,timeout")
+    how.add_argument(
+        "--retry",
+        metavar="CODES",
+        help="with --cluster: submit failed runs of these classes again, e.g. oom,node_fail,timeout",
+    )
     how.add_argument("--cancel", action="store_true", help="with --cluster: cancel this sweep's jobs and no others")
     return p
 
@@ -105,7 +156,9 @@ def build_request(arguments: argparse.Namespace) -> tuple[Any, dict[str, str]]:
     from harness.dispatch.plan import Entry, Request
 
     overrides = parse_assignments(arguments.set)
-    cluster = {key.removeprefix("cluster."): overrides.pop(key) for key in list(overrides) if key.startswith("cluster.")}
+    cluster = {
+        key.removeprefix("cluster."): overrides.pop(key) for key in list(overrides) if key.startswith("cluster.")
+    }
     if arguments.no_cache:
         overrides["cache_images"] = "false"
     values: dict[str, Any] = {}
@@ -133,7 +186,11 @@ def build_request(arguments: argparse.Namespace) -> tuple[Any, dict[str, str]]:
         values["seeds"] = parse_seeds(arguments.seeds)
     if arguments.backbone:
         values["backbones"] = (arguments.backbone,)
-    for needed, example in (("entries", "--methods lora,naslora"), ("benchmarks", "--datasets all"), ("protocol", "--protocol demo")):
+    for needed, example in (
+        ("entries", "--methods lora,naslora"),
+        ("benchmarks", "--datasets all"),
+        ("protocol", "--protocol demo"),
+    ):
         if not values.get(needed):
             raise UsageError(f"say {example} (or --study NAME for a whole table; --help lists everything)")
     roots = {}

@@ -50,7 +50,11 @@ BINARY_METRICS = (*SALIENCY, *OVERLAP, "ber")
 
 
 def run_experiment(
-    job: Job, *, progress: Progress | None = None, stop: StopRequest | None = None, complete: Callable[[Record], Record] = lambda record: record
+    job: Job,
+    *,
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+    complete: Callable[[Record], Record] = lambda record: record,
 ) -> Record:
     """See `harness.dispatch.job.execute`."""
     for plugin in job.plugins:
@@ -146,7 +150,9 @@ class Experiment:
             variants.pop("last")
         for variant, path in variants.items():
             method.load_state(self._on_device(load_file(path)))
-            scores[variant], images[variant] = self._score(segmenter, self.test_sets, metrics=metrics, stage=f"test {variant}")
+            scores[variant], images[variant] = self._score(
+                segmenter, self.test_sets, metrics=metrics, stage=f"test {variant}"
+            )
         if "last" not in scores:
             scores["last"] = scores["best"]
         validated = [entry["val"] for entry in trained.history if entry["epoch"] == trained.selected_epoch]
@@ -163,7 +169,9 @@ class Experiment:
             )
             merges[mode] = asdict(report)
             variant = f"merged-{mode}"
-            scores[variant], images[variant] = self._score(merged, self.test_sets, metrics=metrics, stage=f"test {variant}")
+            scores[variant], images[variant] = self._score(
+                merged, self.test_sets, metrics=metrics, stage=f"test {variant}"
+            )
         record = replace(
             record,
             scores=scores,
@@ -178,7 +186,12 @@ class Experiment:
     def record(self, code: Code) -> Record:
         """What is known of the run without its result."""
         return Record(
-            run=self.run, key=self.run.key, code=code, parameters=self.parameters, counts=self.counts, environment=environment(self.device)
+            run=self.run,
+            key=self.run.key,
+            code=code,
+            parameters=self.parameters,
+            counts=self.counts,
+            environment=environment(self.device),
         )
 
     def discard_checkpoints(self) -> None:
@@ -191,10 +204,14 @@ class Experiment:
         self.benchmark: Benchmark = BENCHMARKS.get(self.run.benchmark)(data_options(rules, self.run.benchmark))
         splits: Splits = self.benchmark.splits(Path(self.job.dataset_root))
         if manifest_hash(splits) != self.run.manifest:
-            raise DatasetError(f"the files below {self.job.dataset_root} changed since this run was planned; plan it again")
+            raise DatasetError(
+                f"the files below {self.job.dataset_root} changed since this run was planned; plan it again"
+            )
         self.train_images = self._source(splits.train, rules.train_limit, split="train")
         self.val = self._source(splits.val, rules.val_limit, split="val")
-        self.test_sets = {name: self._source(pairs, rules.test_limit, split=name) for name, pairs in splits.test.items()}
+        self.test_sets = {
+            name: self._source(pairs, rules.test_limit, split=name) for name, pairs in splits.test.items()
+        }
         self.counts = {"train": len(self.train_images), "val": len(self.val)}
         self.counts |= {name: len(source) for name, source in self.test_sets.items()}
 
@@ -222,7 +239,9 @@ class Experiment:
         encoder = segmenter.encoder
         assert isinstance(encoder, nn.Module)
         key = f"{encoder_fingerprint(encoder)} {self.rules.precision} {self.rules.image_size} {self.run.manifest} {self.counts['train']}"
-        return EmbeddingCache(count=len(self.train_images), key=key, folder=Path(self.job.results) / "cache" / "embeddings")
+        return EmbeddingCache(
+            count=len(self.train_images), key=key, folder=Path(self.job.results) / "cache" / "embeddings"
+        )
 
     def _score(
         self, segmenter: nn.Module, sets: dict[str, ImageSource], *, metrics: Sequence[str], stage: str
@@ -233,7 +252,9 @@ class Experiment:
         together = self._scorer(metrics)
         for name, source in sets.items():
             self.tell({"stage": stage, "split": name, "images": len(source)})
-            scorers[name] = evaluate_split(self._predictor(segmenter), self._items(source), self._scorer(metrics), batch_size=EVALUATION_BATCH)
+            scorers[name] = evaluate_split(
+                self._predictor(segmenter), self._items(source), self._scorer(metrics), batch_size=EVALUATION_BATCH
+            )
             together.merge(scorers[name])
         if len(scorers) > 1 or stage == "validation":
             scorers["all"] = together
@@ -241,7 +262,9 @@ class Experiment:
         return summaries, {name: scorer.images() for name, scorer in scorers.items() if name != "all"}
 
     def _scorer(self, metrics: Sequence[str]) -> SplitScorer:
-        return SplitScorer(metrics, task=self.benchmark.task, num_classes=self.benchmark.num_classes, conventions=self.rules.evaluation)
+        return SplitScorer(
+            metrics, task=self.benchmark.task, num_classes=self.benchmark.num_classes, conventions=self.rules.evaluation
+        )
 
     def _predictor(self, segmenter: nn.Module) -> Callable[[Tensor], Tensor]:
         size = (self.rules.image_size, self.rules.image_size)
@@ -285,7 +308,12 @@ def count_parameters(segmenter: nn.Module) -> dict[str, int]:
     trained = {name: p.numel() for name, p in segmenter.named_parameters() if p.requires_grad}
     encoder = sum(count for name, count in trained.items() if name.startswith("encoder."))
     everything = sum(p.numel() for p in segmenter.parameters())
-    return {"encoder": encoder, "decoder": sum(trained.values()) - encoder, "trainable": sum(trained.values()), "total": everything}
+    return {
+        "encoder": encoder,
+        "decoder": sum(trained.values()) - encoder,
+        "trainable": sum(trained.values()),
+        "total": everything,
+    }
 
 
 def reason_code(error: Exception) -> Code:
@@ -329,6 +357,6 @@ def _write(store: RecordStore, record: Record, images: str) -> None:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "the disk is full" if full else str(error)
-        raise UsageError(f"record {record.key} could not be written below {store.folder}: {what}; older records are whole, run it again") from error
-
-
+        raise UsageError(
+            f"record {record.key} could not be written below {store.folder}: {what}; older records are whole, run it again"
+        ) from error

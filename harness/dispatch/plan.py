@@ -103,7 +103,11 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
     backbones = [resolve_backbone(name) for name in request.backbones or (protocol.backbone,)]
     missing: list[str] = []
     weights = {backbone: _checkpoint(request, backbone, protocol, missing) for backbone in backbones}
-    rows = [(backbone, *method_row(entry, protocol, method_overrides, backbone)) for backbone in backbones for entry in request.entries]
+    rows = [
+        (backbone, *method_row(entry, protocol, method_overrides, backbone))
+        for backbone in backbones
+        for entry in request.entries
+    ]
     jobs = []
     absent: dict[str, str] = {}
     digest = protocol_hash(protocol)
@@ -137,7 +141,13 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                     changed=changed,
                 )
                 jobs.append(
-                    Job(run=run, dataset_root=str(root), checkpoint=path, results=str(request.results.absolute()), plugins=request.plugins)
+                    Job(
+                        run=run,
+                        dataset_root=str(root),
+                        checkpoint=path,
+                        results=str(request.results.absolute()),
+                        plugins=request.plugins,
+                    )
                 )
     if absent and not (request.skip_missing and jobs):
         missing.append(_absent_line(absent, request))
@@ -199,7 +209,9 @@ def method_row(
     asked = {**overrides.get(method, {}), **entry.options}
     config = method_config(method, {**values, **asked})
     changed = {name: value for name, value in asdict(config).items() if value != getattr(base, name)}
-    config.encoder_parameters(backbone_shape(backbone))  # a placement that does not fit the backbone is found now, not on a worker
+    config.encoder_parameters(
+        backbone_shape(backbone)
+    )  # a placement that does not fit the backbone is found now, not on a worker
     label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in asked.items())}]" if asked else method)
     return method, config, label, changed
 
@@ -258,7 +270,8 @@ def _absent_line(absent: Mapping[str, str], request: Request) -> str:
 
 def _earlier(results: Path, keys: set[str]) -> tuple[frozenset[str], dict[str, str]]:
     store = RecordStore(results)
-    finished, failed = set(), {}
+    finished: set[str] = set()
+    failed: dict[str, str] = {}
     for key in keys:
         record = store.summary(key)
         if record is None:

@@ -33,12 +33,20 @@ def plan_text(planned: Plan, results: Path, *, budget: float | None = None) -> s
     if planned.pending:
         store = RecordStore(results)
         records = store.summaries()[0] if store.folder.is_dir() else []
-        prices = forecast([job.run for job in planned.pending], records, backbone_shape, device=device_of(planned), start=datetime.now())
+        prices = forecast(
+            [job.run for job in planned.pending],
+            records,
+            backbone_shape,
+            device=device_of(planned),
+            start=datetime.now(),
+        )
         lines += ["", describe(prices)]
         if budget is not None:
             chosen = within_budget(prices, budget)
             lines += ["", f"{len(chosen)} of {len(prices.runs)} runs fit into {budget:g} hours:"]
-            lines += [f"  {one.run.variant} · {one.run.benchmark} · seed {one.run.seed} · {one.hours:.2f} h" for one in chosen]
+            lines += [
+                f"  {one.run.variant} · {one.run.benchmark} · seed {one.run.seed} · {one.hours:.2f} h" for one in chosen
+            ]
     lines += ["", *(f"missing: {line}" for line in planned.missing)] if planned.missing else ["", "nothing is missing"]
     return "\n".join(lines) + "\n"
 
@@ -53,7 +61,11 @@ def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
         size = int(run.rules["image_size"])
         config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
         benchmark = BENCHMARKS.get(run.benchmark)
-        head = {"task": benchmark.task, "num_classes": benchmark.num_classes, "mask_tokens": int(run.rules["mask_tokens"])}
+        head = {
+            "task": benchmark.task,
+            "num_classes": benchmark.num_classes,
+            "mask_tokens": int(run.rules["mask_tokens"]),
+        }
         encoder = config.encoder_parameters(backbone_shape(backbone, size))
         added = 0 if run.method in ("full", "bitfit") else encoder
         total = total_parameters(backbone, image_size=size, **head) + added
@@ -87,5 +99,7 @@ def finished_table(planned: Plan, results: Path, *, study: str | None) -> str:
         try:
             write_atomically(path, page)
         except OSError as error:
-            raise UsageError(f"table {path} could not be written: {error.strerror}; regenerate it with python -m harness.tables") from error
+            raise UsageError(
+                f"table {path} could not be written: {error.strerror}; regenerate it with python -m harness.tables"
+            ) from error
     return text

@@ -116,7 +116,15 @@ class Protocol:
     benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "image_size", "mask_tokens", "select_every", "calibration_images"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "image_size",
+            "mask_tokens",
+            "select_every",
+            "calibration_images",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("lr", "eps", "checkpoint_minutes"):

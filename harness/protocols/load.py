@@ -34,7 +34,9 @@ def card_path(name: str) -> Path:
         return path
     path = CARDS / f"{name.strip().lower().replace('_', '-')}.yaml"
     if not path.is_file():
-        raise UsageError(f"unknown protocol {name!r}{did_you_mean(name, card_names())}, or give the path of a .yaml file")
+        raise UsageError(
+            f"unknown protocol {name!r}{did_you_mean(name, card_names())}, or give the path of a .yaml file"
+        )
     return path
 
 
@@ -97,5 +99,3 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(target, dict):
             raise UsageError(f"--set {key}: {parent} has no fields of its own")
     target[leaf] = value
-
-

@@ -166,5 +166,7 @@ def quirks_page() -> str:
     ]
     for q in QUIRKS:
         test = q.test.rpartition("::")[2]
-        lines.append(f"| {q.number} | {q.title} | `{q.field}` | `{q.released}` | `{q.intended}` | {q.found_in} | {q.effect} | `{test}` |")
+        lines.append(
+            f"| {q.number} | {q.title} | `{q.field}` | `{q.released}` | `{q.intended}` | {q.found_in} | {q.effect} | `{test}` |"
+        )
     return "\n".join(lines) + "\n"
