@@ -186,6 +186,9 @@ def run_jobs(
         if job.run.key not in planned.finished and (job.run.key not in planned.failed or job.run.key in again)
     ]
     left_out = {key: code for key, code in planned.failed.items() if key not in again}
+    if left_out:
+        classes = ",".join(sorted({code.lower() for code in left_out.values()}))
+        print(f"{len(left_out)} runs failed before and are not started again; --retry {classes} does that", file=sys.stderr)
     if not pending:
         return Outcome(submitted=False, failed=left_out)
     print(chosen.describe(), file=sys.stderr)

@@ -67,7 +67,7 @@ class ClusterProfile(Shape):
         max_attempts: how often a submission may start a run; after that it is recorded as TIMEOUT, PREEMPTED or ERROR.
         lease_seconds: a worker on another machine without sign of life for so long is dead.
         patience_seconds: how long to wait for a slurmctld that does not answer.
-        extra: further sbatch options, such as ``{mail-type: END}``.
+        extra: further sbatch options, such as ``{mail-type: END}``; ``true`` for one without a value.
         shapes: backbone -> fields of `Shape` that differ for it.
     """
 
@@ -81,7 +81,7 @@ class ClusterProfile(Shape):
     max_attempts: int = 10
     lease_seconds: float = 90.0
     patience_seconds: float = 300.0
-    extra: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, str | int | bool] = field(default_factory=dict)
     shapes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

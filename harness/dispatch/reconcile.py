@@ -11,7 +11,7 @@ from harness.dispatch.ending import end_from_state, exceeded_memory, give_up, se
 from harness.dispatch.slurm import Slurm, Task
 from harness.dispatch.sweeps import Chunk, read_chunks, read_sweep, settled
 
-ANSWER_S = 5.0
+ANSWER_S = 3.0
 """A submission whose submitter was killed may still be on its way to the controller for so long."""
 
 

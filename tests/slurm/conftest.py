@@ -18,8 +18,8 @@ spec = importlib.util.spec_from_file_location("testcluster", REPOSITORY / "slurm
 testcluster = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(testcluster)
 
-REFERENCE = ("--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", "--set", "epochs=40")
-"""One real run of about half a minute: long enough to be interrupted, always with the same numbers."""
+REFERENCE = ("--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", "--set", "epochs=30")
+"""One real run of about 20 seconds: long enough to be interrupted, always with the same numbers."""
 
 
 def pytest_collection_modifyitems(items):
@@ -59,18 +59,24 @@ def reference(running_cluster, tmp_path_factory):
     return only_record(results)
 
 
-def harness_run(results, *arguments, check=False, timeout=280):
-    """``python -m harness.run`` in a process of its own."""
+def harness_run(results, *arguments, check=False, timeout=280, tree=REPOSITORY):
+    """``python -m harness.run`` in a process of its own, with the code of ``tree``."""
     command = [sys.executable, "-m", "harness.run", "--results", str(results), *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=timeout, check=False)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
-def submit(results, *arguments):
+def submit(results, *arguments, **options):
     """Submit to the test cluster and return at once."""
-    return harness_run(results, *arguments, "--cluster", "testcluster", check=True)
+    return harness_run(results, *arguments, "--cluster", "testcluster", check=True, **options)
+
+
+def occupy(cluster, *, seconds):
+    """Take the whole node with a job that preempts every other; returns its id."""
+    said = cluster.call("sbatch", "--parsable", "--partition=urgent", "--cpus-per-task=4", "--output=/dev/null", f"--wrap=sleep {seconds}")
+    return said.strip()
 
 
 def records(results):

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.slurm.conftest import (
     REFERENCE,
+    REPOSITORY,
     attempts_of,
     harness_run,
     numbers,
+    occupy,
     only_record,
     records,
     started,
     submit,
     wait_until,
 )
-
 
 def finished(results):
     return bool(records(results))
@@ -26,7 +31,7 @@ def finished(results):
 def test_a_preempted_run_is_requeued_and_ends_with_the_same_numbers(cluster, reference, tmp_path):
     submit(tmp_path, *REFERENCE)
     wait_until(lambda: started(tmp_path, step=5), "the run to train")
-    cluster.call("sbatch", "--partition=urgent", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 2")
+    occupy(cluster, seconds=2)
     wait_until(lambda: finished(tmp_path), "the preempted run to finish", patience=200)
     record = only_record(tmp_path)
     assert numbers(record) == numbers(reference)
@@ -39,7 +44,7 @@ def test_a_run_preempted_without_requeue_is_submitted_again_by_wait(cluster, ref
     waiting = Background(tmp_path, *REFERENCE, "--cluster", "testcluster", "--set", "cluster.partition=cancel", "--wait")
     with waiting:
         wait_until(lambda: started(tmp_path, step=5), "the run to train")
-        cluster.call("sbatch", "--partition=urgent", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 2")
+        occupy(cluster, seconds=2)
         assert waiting.result(timeout=200) == 0, waiting.output()
     record = only_record(tmp_path)
     assert numbers(record) == numbers(reference)
@@ -48,7 +53,7 @@ def test_a_run_preempted_without_requeue_is_submitted_again_by_wait(cluster, ref
 
 def test_a_run_that_meets_its_time_limit_twice_continues(cluster, reference, tmp_path):
     # The limit is a minute and the warning comes 50 s before it, so each start has about ten seconds.
-    submit(tmp_path, *REFERENCE, "--set", "cluster.time=1", "--set", "cluster.signal_seconds=50")
+    submit(tmp_path, *REFERENCE, "--set", "cluster.time=1", "--set", "cluster.signal_seconds=52")
     wait_until(lambda: finished(tmp_path), "the run to finish", patience=280)
     record = only_record(tmp_path)
     assert numbers(record) == numbers(reference)
@@ -95,18 +100,21 @@ def test_a_cancelled_run_continues_when_submitted_again(cluster, reference, tmp_
 
 
 def test_editing_the_tree_does_not_change_a_queued_run(cluster, reference, tmp_path):
-    submit(tmp_path, *REFERENCE, "--set", "epochs=1")
-    wait_until(lambda: finished(tmp_path), "the run to finish")
-    record = only_record(tmp_path)
-    (snapshot,) = (tmp_path / "snapshots").iterdir()
+    tree, results = tmp_path / "tree", tmp_path / "results"
+    for package in ("methods", "datasets", "harness", "slurm"):
+        shutil.copytree(REPOSITORY / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    blocker = occupy(cluster, seconds=100)
+    submit(results, *REFERENCE, tree=tree)
+    (tree / "harness" / "training" / "loop.py").write_text("raise RuntimeError('edited after submission')\n")
+    cluster.call("scancel", blocker)
+    wait_until(lambda: finished(results), "the run to finish")
+    record = only_record(results)
+    assert numbers(record) == numbers(reference)
+    (snapshot,) = (results / "snapshots").iterdir()
     assert record["environment"]["snapshot"] == snapshot.name
-    log = next((tmp_path / "sweeps").glob("*/logs/*.sh")).read_text()
-    assert f"env -C {snapshot}" in log
 
 
 def job_id(results: Path) -> str:
-    import json
-
     (path,) = results.glob("sweeps/*/chunk.000.job.json")
     return json.loads(path.read_text())["job"]
 
@@ -115,11 +123,6 @@ class Background:
     """``python -m harness.run`` in the background; killed at the end of the block."""
 
     def __init__(self, results, *arguments):
-        import subprocess
-        import sys
-
-        from tests.slurm.conftest import REPOSITORY
-
         command = [sys.executable, "-m", "harness.run", "--results", str(results), *arguments]
         self._process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -1,0 +1,30 @@
+"""Submit runs of the stand-in experiment: ``python -m tests.slurm.submitter RESULTS PROFILE COUNT STEP_SECONDS``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from harness.dispatch import snapshot
+from harness.dispatch.executors import make_executor
+from harness.errors import UsageError
+from tests.harness.dispatch.helpers import make_job, with_standin
+
+
+def main() -> int:
+    results, profile, count, step_s = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+    snapshot.take = with_standin(snapshot.take)
+    executor = make_executor("slurm", results=results, cluster=profile)
+    jobs = [make_job(results, seed=seed, step_s=step_s) for seed in range(count)]
+    print("ready", flush=True)
+    try:
+        submission = executor.submit(jobs, command="test")
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"submitted {len(submission.keys)} elsewhere {len(submission.elsewhere)} jobs {' '.join(submission.job_ids)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

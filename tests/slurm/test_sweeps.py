@@ -1,0 +1,274 @@
+"""Sweeps on the real cluster: equal to local runs, trained once, nothing lost and nothing doubled whoever dies when."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+import yaml
+
+from tests.harness.dispatch.helpers import make_job, starts, use_standin
+from tests.slurm.conftest import REPOSITORY, harness_run, numbers, records, submit, wait_until
+
+PROFILE = {"partition": "normal", "cpus": 1, "mem": "400M", "time": "30", "parallelism": 4, "max_array_size": 2000, "signal_seconds": 30,
+           "lease_seconds": 10, "patience_seconds": 60}  # fmt: skip
+
+
+def write_profile(folder, **changes):
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump({**PROFILE, **changes}))
+    return path
+
+
+def executor(results, folder, **changes):
+    from harness.dispatch.executors import make_executor
+
+    return make_executor("slurm", results=results, cluster=str(write_profile(folder, **changes)))
+
+
+def submitter(results, profile, *, count, step_s=0.01):
+    """A submission in a process group of its own, as a terminal would start it."""
+    command = [sys.executable, "-m", "tests.slurm.submitter", str(results), str(profile), str(count), str(step_s)]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def array_tasks(cluster, *states):
+    """Every array task that the controller knows, by job name."""
+    lines = cluster.call("squeue", "-h", "--array", "--states=all", "-o", "%j|%K|%T").splitlines()
+    return [tuple(line.split("|")) for line in lines if not states or line.split("|")[2] in states]
+
+
+def runs_submitted(cluster, results):
+    """How often each run of a results folder has a job on the cluster, looked up by the job's name."""
+    chunks = {}
+    for path in results.glob("sweeps/*/chunk.[0-9][0-9][0-9].json"):
+        content = json.loads(path.read_text())
+        chunks[content["name"]] = [run["key"] for run in content["runs"]]
+    tasks = [task for task in array_tasks(cluster, "PENDING", "RUNNING", "COMPLETING", "COMPLETED") if task[0] in chunks]
+    return Counter(chunks[name][int(index)] for name, index, _ in tasks)
+
+
+def test_a_grid_equals_the_same_grid_run_here(cluster, tmp_path):
+    grid = ("--protocol", "demo", "--set", "epochs=2", "--methods", "lora,naslora", "--datasets", "kvasir,leaf,isic2017", "--seeds", "2")
+    on_cluster, here = tmp_path / "cluster", tmp_path / "here"
+    said = submit(on_cluster, *grid)
+    assert "12 runs submitted" in said.stdout
+    assert "harness.status" in said.stdout
+    wait_until(lambda: len(records(on_cluster)) == 12, "the grid to finish", patience=240)
+    harness_run(here, *grid, check=True)
+    ours, theirs = records(on_cluster), records(here)
+    assert ours.keys() == theirs.keys()
+    for key, record in ours.items():
+        assert numbers(record) == numbers(theirs[key])
+        assert record["code"] == "OK"
+        images = [(folder / "records" / f"{key}.images.csv").read_bytes() for folder in (on_cluster, here)]
+        assert images[0] == images[1]
+    again = submit(on_cluster, *grid)
+    assert "submitted" not in again.stdout
+    assert len(list(on_cluster.glob("sweeps/*"))) == 1 + 1  # one sweep, and the submission lock
+
+
+def test_two_processes_of_one_run_get_the_numbers_of_one(cluster, tmp_path):
+    run = ("--protocol", "demo", "--methods", "lora", "--datasets", "kvasir")
+    two, one = tmp_path / "two", tmp_path / "one"
+    submit(two, *run, "--set", "cluster.gpus_per_run=2")
+    wait_until(lambda: records(two), "the run to finish")
+    harness_run(one, *run, check=True)
+    (a,), (b,) = records(two).values(), records(one).values()
+    for variant, splits in b["scores"].items():
+        for split, values in splits.items():
+            assert a["scores"][variant][split] == pytest.approx(values, abs=1e-5)
+    assert a["attempts"] == 1
+    assert len(list((two / "state" / a["key"]).glob("attempt.*.end.json"))) == 1
+
+
+def test_memory_kills_are_recorded_as_oom_and_the_others_finish(cluster, tmp_path, monkeypatch):
+    use_standin(monkeypatch)
+    good = [make_job(tmp_path, seed=seed) for seed in range(3)]
+    hungry = make_job(tmp_path, seed=10, failure="memory", always=True)
+    torch_oom = make_job(tmp_path, seed=11, failure="torch-oom")
+    slurm = executor(tmp_path, tmp_path, mem="250M")
+    states = slurm.wait(slurm.submit([*good, hungry, torch_oom]))
+    assert {states[job.run.key].state for job in good} == {"OK"}
+    assert states[hungry.run.key].state == "OOM"
+    assert states[torch_oom.run.key].state == "OOM"
+    assert "memory" in states[hungry.run.key].message
+    assert len(starts(tmp_path, hungry.run.key)) == 1
+
+
+def test_torch_running_out_of_memory_in_a_plugged_in_method_is_oom(cluster, tmp_path):
+    plugin = tmp_path / "hungry.py"
+    plugin.write_text(
+        "import torch\n"
+        "from methods.bitfit import BitFit\n"
+        "class Hungry(BitFit):\n"
+        "    name = 'hungry'\n"
+        "    def auxiliary_loss(self):\n"
+        "        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')\n"
+    )
+    run = ("--plugin", str(plugin), "--protocol", "demo", "--set", "epochs=1", "--methods", "decoder,hungry", "--datasets", "kvasir")
+    submit(tmp_path, *run)
+    wait_until(lambda: len(records(tmp_path)) == 2, "both runs to end")
+    codes = {record["run"]["method"]: record["code"] for record in records(tmp_path).values()}
+    assert codes == {"decoder": "OK", "hungry": "OOM"}
+    untouched = harness_run(tmp_path, *run, "--cluster", "testcluster")
+    assert untouched.returncode == 1  # the table has a gap
+    assert "--retry oom" in untouched.stderr
+    again = submit(tmp_path, *run, "--retry", "oom")
+    assert "1 runs submitted" in again.stdout
+
+
+def test_a_sweep_submitted_twice_at_once_trains_each_run_once(cluster, tmp_path):
+    profile = write_profile(tmp_path)
+    results = tmp_path / "results"
+    both = [submitter(results, profile, count=8, step_s=0.1) for _ in range(2)]
+    outputs = [process.communicate(timeout=100) for process in both]
+    assert all(process.returncode == 0 for process in both), outputs
+    wait_until(lambda: len(records(results)) == 8, "all runs to finish")
+    assert sorted(len(starts(results, key)) for key in records(results)) == [1] * 8
+    assert set(runs_submitted(cluster, results).values()) <= {1}
+
+
+def test_two_jobs_for_one_run_train_it_once(cluster, tmp_path, monkeypatch):
+    """Even past the submission lock, as from two clusters on one file system: the lease on the run decides."""
+    use_standin(monkeypatch)
+    jobs = [make_job(tmp_path, seed=seed, step_s=0.5) for seed in range(3)]
+    for _ in range(2):
+        slurm = executor(tmp_path, tmp_path)
+        monkeypatch.setattr(slurm, "_elsewhere", lambda tasks, keys: {})
+        assert len(slurm.submit(jobs).keys) == 3
+    wait_until(lambda: not cluster.call("squeue", "-h").strip(), "all six jobs to end")
+    assert sorted(records(tmp_path)) == sorted(job.run.key for job in jobs)
+    assert [len(starts(tmp_path, job.run.key)) for job in jobs] == [1, 1, 1]
+
+
+def test_a_thousand_runs_are_one_array_planned_submitted_and_surveyed_quickly(cluster, tmp_path):
+    profile = write_profile(tmp_path, extra={"hold": True})
+    grid = ("--protocol", "demo", "--methods", "lora,naslora", "--datasets", "all", "--seeds", "56", "--results", str(tmp_path / "runs"))
+    timed(sys.executable, "-m", "harness.run", *grid, "--plan")  # writes the sample data once
+    planned = timed(sys.executable, "-m", "harness.run", *grid, "--plan")
+    assert planned.seconds < 2.0
+    submitted = timed(sys.executable, "-m", "harness.run", *grid, "--cluster", str(profile))
+    assert "1008 runs submitted" in submitted.text
+    assert submitted.seconds < 30.0
+    tasks = array_tasks(cluster, "PENDING")
+    assert len({name for name, _, _ in tasks}) == 1
+    assert len(tasks) == 1008
+    status = timed(sys.executable, "-m", "harness.status", "--results", str(tmp_path / "runs"))
+    assert "1008 queued" in status.text
+    assert status.seconds < 1.0
+    print(f"1008 runs: plan {planned.seconds:.2f} s, submit {submitted.seconds:.2f} s, status {status.seconds:.2f} s")
+
+
+def test_an_interrupted_submission_loses_and_doubles_no_run(cluster, tmp_path):
+    """Twenty random points, by Ctrl-C as from a terminal or by SIGKILL; then the same command again."""
+    random_points = random.Random(5)
+    profile = write_profile(tmp_path, max_array_size=2, extra={"hold": True})
+    keys = [make_job(tmp_path, seed=seed, step_s=0.01).run.key for seed in range(5)]
+    interrupted = 0
+    for number in range(20):
+        results = tmp_path / f"results{number}"
+        process = submitter(results, profile, count=5)
+        assert process.stdout.readline() == "ready\n"
+        if number % 2:  # between the first intent and the last answer; the others are anywhere
+            wait_until(lambda results=results: list(results.glob("sweeps/*/chunk.000.json")), "the first intent")
+        time.sleep(random_points.uniform(0.0, 0.12 if number % 2 else 0.6))
+        os.killpg(process.pid, signal.SIGKILL if number % 4 == 3 else signal.SIGINT)
+        output, error = process.communicate(timeout=30)
+        interrupted += "submitted 5" not in output
+        again = submitter(results, profile, count=5)
+        output, error = again.communicate(timeout=60)
+        assert again.returncode == 0, error
+        submitted = runs_submitted(cluster, results)
+        assert submitted == dict.fromkeys(keys, 1), (number, output, array_tasks(cluster))
+        cluster.call("scancel", "--me")
+    assert interrupted >= 10
+
+
+def test_a_controller_that_dies_in_the_middle_of_a_submission_is_waited_for(cluster, tmp_path):
+    profile = write_profile(tmp_path, max_array_size=2, extra={"hold": True})
+    results = tmp_path / "results"
+    process = submitter(results, profile, count=12)
+    assert process.stdout.readline() == "ready\n"
+    wait_until(lambda: list(results.glob("sweeps/*/chunk.001.job.json")), "the second array")
+    cluster.stop("slurmctld", number=signal.SIGKILL)
+    time.sleep(8.0)
+    cluster.start("slurmctld")
+    output, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert runs_submitted(cluster, results) == {make_job(results, seed=seed, step_s=0.01).run.key: 1 for seed in range(12)}
+
+
+def test_cancel_takes_a_sweeps_jobs_and_no_others(cluster, tmp_path, monkeypatch):
+    use_standin(monkeypatch)
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    slurm = executor(mine, tmp_path, extra={"hold": True})
+    first, second = [make_job(mine, seed=seed) for seed in range(3)], [make_job(mine, seed=seed) for seed in range(3, 5)]
+    slurm.submit(first)
+    slurm.submit(second)
+    executor(other, tmp_path, extra={"hold": True}).submit([make_job(other, seed=seed) for seed in range(2)])
+    assert len(slurm.cancel([job.run.key for job in first])) == 3
+    wait_until(lambda: len(array_tasks(cluster, "PENDING")) == 4, "three jobs to go")
+    assert len(slurm.cancel([second[0].run.key])) == 1
+    wait_until(lambda: len(array_tasks(cluster, "PENDING")) == 3, "one more job to go")
+
+
+def test_gpu_hours_of_all_attempts_come_from_accounting(cluster, tmp_path, monkeypatch):
+    use_standin(monkeypatch)
+    job = make_job(tmp_path, seed=0, steps=40, step_s=0.1)
+    slurm = executor(tmp_path, tmp_path, gres="gpu:1")
+    slurm.submit([job])
+    wait_until(lambda: starts(tmp_path, job.run.key), "the run to start")
+    time.sleep(2.0)
+    cluster.call("scontrol", "requeue", cluster.call("squeue", "-h", "--array", "-o", "%F_%K").split()[0])
+    wait_until(lambda: records(tmp_path), "the run to finish")
+    (record,) = records(tmp_path).values()
+    assert record["environment"]["gpu_hours_source"] == "sacct"
+    assert record["attempts"] == 2
+    elapsed = cluster.call("sacct", "-X", "--duplicates", "-n", "-P", "-o", "ElapsedRaw", "-j", slurm_job(tmp_path)).split()
+    assert len(elapsed) == 2
+    assert record["cost"]["gpu_hours"] * 3600 == pytest.approx(sum(map(float, elapsed)), abs=3.0)
+    assert record["cost"]["gpu_hours"] * 3600 >= 4.0
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("cluster.partition=nowhere", "sinfo"),
+        ("cluster.time=30-00:00:00", "lower it with --set cluster.time"),
+        ("cluster.mem=4000G", "--set cluster."),
+        ("cluster.gres=gpu:9", "--set cluster."),
+    ],
+)
+def test_a_rejected_option_is_one_clear_line_and_nothing_is_submitted(cluster, tmp_path, override, said):
+    run = ("--protocol", "demo", "--methods", "lora", "--datasets", "kvasir")
+    done = harness_run(tmp_path, *run, "--cluster", "testcluster", "--set", override)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert said in line
+    assert "nothing was submitted" in line
+    assert "Traceback" not in done.stderr
+    assert not runs_submitted(cluster, tmp_path)
+
+
+def slurm_job(results):
+    (path,) = results.glob("sweeps/*/chunk.000.job.json")
+    return json.loads(path.read_text())["job"]
+
+
+class timed:  # noqa: N801 - reads as a verb
+    """A command's output and how long it took."""
+
+    def __init__(self, *command):
+        begin = time.perf_counter()
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
+        self.seconds = time.perf_counter() - begin
+        assert done.returncode == 0, done.stderr
+        self.text = done.stdout
