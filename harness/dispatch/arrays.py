@@ -252,7 +252,7 @@ def _array(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
         # The step may be killed as a whole; what it could not say is said after it.
         teardown=["status=$?", f"{command} --after $status", "exit $?"],
         srun_args=["--kill-on-bad-exit=1"] if shape.gpus_per_run > 1 else None,
-        additional_parameters={"requeue": True, **profile.extra},
+        additional_parameters={"requeue": True, **{k: v == "true" or v for k, v in profile.extra.items()}},
         wckey=None,
     )
     executor.parameters["map_count"] = len(chunk.runs)

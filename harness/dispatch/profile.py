@@ -81,7 +81,7 @@ class ClusterProfile(Shape):
     max_attempts: int = 10
     lease_seconds: float = 90.0
     patience_seconds: float = 300.0
-    extra: dict[str, str | int | bool] = field(default_factory=dict)
+    extra: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -119,15 +119,14 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Clust
             raise UsageError(f"cluster profile {path} does not exist")
         raise UsageError(f"unknown cluster {name!r}{did_you_mean(name, profile_names())}, or give the path of a .yaml file")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        # every value as text: YAML itself would read 4:00:00 as 14400
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}
     except (yaml.YAMLError, OSError) as error:
         raise UsageError(f"cluster profile {path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UsageError(f"cluster profile {path} is not a mapping of keys to values")
     overrides = dict(overrides or {})
     values = {**values, **overrides, "name": path.stem}
-    if "time" in values:
-        values["time"] = str(values["time"])  # YAML reads 4:00:00 as a number in base 60
     profile = from_mapping(ClusterProfile, values, where=f"cluster profile {path.stem}")
     shapes = {backbone: {k: v for k, v in shape.items() if k not in overrides} for backbone, shape in profile.shapes.items()}
     profile = replace(profile, shapes=shapes)
