@@ -15,8 +15,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 EPS = float(np.spacing(1))  # MATLAB's eps, which the authors' code adds to denominators
-_THRESHOLDS = 256
-_CHUNK = 1 << 15
+_LEVELS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +113,13 @@ def e_measure(image: SaliencyMap) -> EMeasure:
 
 def _count_from(probabilities: Floats) -> NDArray[np.int64]:
     """(256,) how many lie at or above each level, from the highest level down."""
-    counts = np.zeros(_THRESHOLDS, dtype=np.int64)
-    for start in range(0, probabilities.size, _CHUNK):  # in the core's cache
-        levels = probabilities[start : start + _CHUNK] * 255
-        # Truncation, as the authors' code does.
-        counts += np.bincount(levels.astype(np.intp), minlength=_THRESHOLDS)
+    levels = (probabilities * 255).astype(np.uint8)  # truncation, as the authors' code does
+    # Two pixels at a time: half the counting.
+    even = levels.size // 2 * 2
+    pairs = np.bincount(levels[:even].view(np.uint16), minlength=_LEVELS**2).reshape(_LEVELS, _LEVELS)
+    counts = pairs.sum(axis=0) + pairs.sum(axis=1)
+    if even != levels.size:
+        counts[levels[-1]] += 1
     return np.cumsum(counts[::-1])
 
 

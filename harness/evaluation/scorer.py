@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from harness.errors import UsageError, did_you_mean
 from harness.evaluation import overlap
 from harness.evaluation.conventions import Conventions
-from harness.evaluation.names import CLASSES, E_MEASURES, METRICS, SALIENCY
+from harness.evaluation.names import CLASSES, E_MEASURES, METRICS, OVERLAP, SALIENCY
 from harness.evaluation.overlap import Areas, Confusion
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.saliency import e_measure, mae, s_measure, saliency_map
@@ -31,8 +31,8 @@ class ImageScore:
 
     Args:
         values: metric -> value of this image.
-        areas: pixel counts at ``threshold``.
-        ber_areas: pixel counts at ``ber_threshold``.
+        areas: pixel counts at ``threshold``, where a metric needs them.
+        ber_areas: pixel counts at ``ber_threshold``, likewise.
         e_curve: (256,) E-measure by threshold, None where no E-measure is asked for.
         confusion: (C, C) counts, None where no multi-class metric is asked for.
     """
@@ -119,13 +119,14 @@ class SplitScorer:
         """Score one image without keeping it; see `add`."""
         self._check_scores(scores := np.asarray(scores))
         scores, mask = self._aligned(scores, np.asarray(mask))
-        valid = mask != IGNORE
-        if int(mask.max(initial=0, where=valid)) >= self.num_classes:
-            raise ValueError(f"the mask has class {int(mask[valid].max())}, but there are {self.num_classes} classes")
-        every = bool(valid.all())
+        valid = None
+        if int(mask.max(initial=0)) >= self.num_classes:  # the common mask has no ignored pixel and passes at once
+            valid = mask != IGNORE
+            if (top := int(mask.max(initial=0, where=valid))) >= self.num_classes:
+                raise ValueError(f"the mask has class {top}, but there are {self.num_classes} classes")
         if self.task == "multiclass":
-            return self._measure_classes(scores, mask, None if every else valid)
-        return self._measure_binary(scores, mask == 1, None if every else valid)
+            return self._measure_classes(scores, mask, valid)
+        return self._measure_binary(scores, mask == 1, valid)
 
     def _aligned(self, scores: NDArray, mask: NDArray[np.uint8]) -> tuple[NDArray, NDArray[np.uint8]]:
         """Scores and mask at one size, as the conventions say."""
@@ -167,7 +168,9 @@ class SplitScorer:
         probability = scores.astype(np.float64, copy=False)
         wanted, rules = set(self.metrics), self.conventions
         values: dict[str, float] = {}
-        counts = overlap.areas(probability > rules.threshold, foreground, valid)
+        counts = Areas()
+        if wanted & {*OVERLAP, *CLASSES}:
+            counts = overlap.areas(probability > rules.threshold, foreground, valid)
         ber_counts = overlap.areas(probability > rules.ber_threshold, foreground, valid) if "ber" in wanted else Areas()
         matrix = _as_confusion(counts) if wanted & set(CLASSES) else None
         values.update(self._of_areas(counts, ber_counts))

@@ -13,8 +13,7 @@ from harness.evaluation.saliency import EPS, Floats, Mask, SaliencyMap
 _SIGMA, _REACH = 5.0, 3  # a 7×7 Gaussian
 _CAP = 100  # pixels; an error beyond weighs 2 − 2^(−100 / 5) = 2 − 1e-6, taken as 2
 _TRIFLE = 5e-7  # of false positives, by the foreground's area
-_FALLOFF = np.exp(np.log(0.5) / 5 * np.sqrt(np.arange(_CAP**2 + 1)))  # by squared distance, which is an integer
-_FALLOFF[-1] = 0.0
+_FALLOFF = np.float32(math.log(0.5) / 5)  # an error at distance d weighs 2 − exp(_FALLOFF · d)
 _TAPS = np.exp(-(np.arange(_REACH + 1) ** 2) / (2 * _SIGMA**2))
 _TAPS = (_TAPS / (2 * _TAPS.sum() - 1)).astype(
     np.float32
@@ -42,17 +41,17 @@ def weighted_f(image: SaliencyMap, *, beta2: float = 1.0) -> float:
     rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
     if rows.size == 0:
         return 0.0
-    bounds = (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
     outside = float(image.outside.sum())
-    near = _grown(bounds, _margin(outside / image.inside.size), foreground.shape)
-    close = _relative(_grown(bounds, _REACH, foreground.shape), near)
-
-    probability, foreground = image.probability[near], foreground[near]
-    nearest = _nearest(foreground)
-    lost = _lost(probability, foreground, nearest, close)
+    margin = _margin(outside / image.inside.size)
+    near = (
+        slice(max(int(rows[0]) - margin, 0), int(rows[-1]) + margin + 1),
+        slice(max(int(columns[0]) - margin, 0), int(columns[-1]) + margin + 1),
+    )
+    nearest = _nearest(foreground[near])
+    lost = _lost(image.probability, foreground[near], nearest, corner=(near[0].start, near[1].start))
     # Outside: Σ p (2 − falloff) = 2 Σ p − Σ p falloff.
-    counted = probability if image.valid is None else np.where(image.valid[near], probability, 0.0)
-    false_positives = 2.0 * outside - _discount(counted, foreground, nearest)
+    valid = None if image.valid is None else image.valid[near]
+    false_positives = 2.0 * outside - _discount(image.probability[near], foreground[near], valid, nearest)
 
     positives = image.inside.size
     true_positives = positives - lost
@@ -88,49 +87,37 @@ def _nearest(foreground: Mask) -> NDArray[np.int32]:
     return indices[:, :, :width]
 
 
-Box = tuple[slice, slice]
-
-
-def _grown(bounds: tuple[tuple[int, int], tuple[int, int]], margin: int, shape: tuple[int, ...]) -> Box:
-    (top, bottom), (left, right) = bounds
-    height, width = shape
-    return (
-        slice(max(top - margin, 0), min(bottom + margin, height)),
-        slice(max(left - margin, 0), min(right + margin, width)),
-    )
-
-
-def _relative(inner: Box, outer: Box) -> Box:
-    """``inner`` in the coordinates of ``outer``."""
-    (rows, columns), top, left = inner, outer[0].start, outer[1].start
-    return slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
-
-
-def _lost(probability: Floats, foreground: Mask, nearest: NDArray[np.int32], close: Box) -> float:
+def _lost(probability: Floats, foreground: Mask, nearest: NDArray[np.int32], *, corner: tuple[int, int]) -> float:
     """Σ over the foreground of min(error, blurred error).
 
     Args:
-        probability: (H, W).
-        foreground: (H, W).
-        nearest: (2, H, W) row and column of each pixel's nearest foreground pixel.
-        close: the part that the blur of a foreground pixel reads.
+        probability: of the whole image.
+        foreground: (H, W) of the part near the foreground, which reaches ``_REACH`` beyond it or to the image's border.
+        nearest: (2, H, W) row and column of each pixel's nearest foreground pixel in that part.
+        corner: the part's first row and column in the image.
     """
-    rows, columns = close
-    width = np.int32(probability.shape[1])
-    values = np.ravel(probability)
+    height, width = foreground.shape
+    values, stride = np.ravel(probability), probability.shape[1]
+    offset = corner[0] * stride + corner[1]
     lost = 0.0
-    for top in range(rows.start, rows.stop, _ROWS):
-        bottom = min(top + _ROWS, rows.stop)
-        above, below = max(top - _REACH, rows.start), min(bottom + _REACH, rows.stop)
-        flat = nearest[0, above:below, columns] * width
-        flat += nearest[1, above:below, columns]
+    for top in range(0, height, _ROWS):
+        bottom = min(top + _ROWS, height)
+        columns = np.flatnonzero(foreground[top:bottom].any(axis=0))
+        if columns.size == 0:
+            continue
+        left, right = max(int(columns[0]) - _REACH, 0), min(int(columns[-1]) + _REACH + 1, width)
+        above, below = max(top - _REACH, 0), min(bottom + _REACH, height)
+        flat = np.multiply(nearest[0, above:below, left:right], stride, dtype=np.intp)
+        flat += nearest[1, above:below, left:right]
+        flat += offset
         # A foreground pixel is its own nearest, and its error is 1 − p. Beyond the image there is no error.
-        padded = np.zeros((bottom - top + 2 * _REACH, flat.shape[1] + 2 * _REACH), dtype=np.float32)
+        error = np.zeros((bottom - top + 2 * _REACH, right - left + 2 * _REACH), dtype=np.float32)
         start = above - (top - _REACH)
-        np.subtract(1.0, values[flat], out=padded[start : start + len(flat), _REACH:-_REACH], casting="same_kind")
-        blurred = _blur(_blur(padded).T).T
-        np.minimum(blurred, padded[_REACH:-_REACH, _REACH:-_REACH], out=blurred)
-        lost += float(np.sum(blurred, where=foreground[top:bottom, columns], dtype=np.float64))
+        inner = error[start : start + below - above, _REACH:-_REACH]
+        np.subtract(1.0, values[flat], out=inner, casting="same_kind")
+        blurred = _blur(_blur(error).T).T
+        np.minimum(blurred, error[_REACH:-_REACH, _REACH:-_REACH], out=blurred)
+        lost += float(np.sum(blurred, where=foreground[top:bottom, left:right], dtype=np.float64))
     return lost
 
 
@@ -145,21 +132,18 @@ def _blur(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return out
 
 
-def _discount(probability: Floats, foreground: Mask, nearest: NDArray[np.int32]) -> float:
-    """Σ over the background of p · exp(ln ½ / 5 · distance)."""
+def _discount(probability: Floats, foreground: Mask, valid: Mask | None, nearest: NDArray[np.int32]) -> float:
+    """Σ over the background of p · exp(ln ½ / 5 · distance); all arguments (H, W), ``nearest`` as in `_lost`."""
     height, width = foreground.shape
-    column = np.arange(width, dtype=np.int32)
+    row, column = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
     total = 0.0
     for top in range(0, height, _ROWS):
-        bottom = min(top + _ROWS, height)
-        squared = nearest[0, top:bottom] - np.arange(top, bottom, dtype=np.int32)[:, None]
-        across = nearest[1, top:bottom] - column
-        squared *= squared
-        across *= across
-        squared += across
-        np.minimum(squared, _CAP**2, out=squared)
-        weight = _FALLOFF[squared]
-        weight *= probability[top:bottom]
-        # A foreground pixel lies at distance 0, where the weight is 1.
-        total += float(weight.sum()) - float(np.sum(probability[top:bottom], where=foreground[top:bottom]))
+        rows = slice(top, top + _ROWS)
+        squared = np.square(nearest[0, rows] - row[rows], dtype=np.float32)
+        squared += np.square(nearest[1, rows] - column, dtype=np.float32)
+        weight = np.sqrt(squared, out=squared)
+        weight *= _FALLOFF
+        np.exp(weight, out=weight)
+        counted = np.multiply(weight, probability[rows], dtype=np.float64)
+        total += float(np.sum(counted, where=~foreground[rows] if valid is None else valid[rows] & ~foreground[rows]))
     return total
