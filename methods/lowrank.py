@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class LowRank(nn.Module):
-    """s · B · core(A x) for the outputs ``start:stop`` of a linear layer.
+    """The parts of s · B · core(A x), an update of the outputs ``start:stop`` of a linear layer.
 
     Args:
         down: A, (r, inputs).
@@ -37,21 +37,18 @@ class LowRank(nn.Module):
     def stop(self) -> int:
         return self.start + len(self.up)
 
-    def bottleneck(self, tokens: Tensor) -> Tensor:
-        """core(A x), (…, r)."""
-        compressed = F.linear(tokens, self.down)
-        return compressed if self.core is None else self.core(compressed)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.scale * F.linear(self.bottleneck(tokens), self.up)
+    def spread_up(self, outputs: int) -> Tensor:
+        """s · B with rows of zeros for the outputs that the update does not reach, (outputs, r)."""
+        scaled = self.scale * self.up
+        return scaled if len(scaled) == outputs else F.pad(scaled, (0, 0, self.start, outputs - self.stop))
 
 
 class AdaptedLinear(nn.Module):
-    """A frozen linear layer plus the updates of its adapters, each on its own slice of the outputs.
+    """A frozen linear layer plus the updates of its adapters, each on its own slice of the outputs or on all.
 
     Args:
         base: the backbone's own layer; its weights are not touched.
-        adapters: by site name, in the order of their slices, which do not overlap.
+        adapters: by site name.
     """
 
     def __init__(self, base: nn.Linear, adapters: Mapping[str, LowRank]) -> None:
@@ -62,23 +59,14 @@ class AdaptedLinear(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         plain = self.base(tokens)
         adapters: list[LowRank] = list(self.adapters.values())  # type: ignore[arg-type]
-        if len(adapters) == 1 and len(adapters[0].up) == plain.shape[-1]:
-            # One fused multiply-add instead of a product, a scaling and a sum, each of the size of the output.
-            (adapter,) = adapters
-            narrow = adapter.bottleneck(tokens)
-            product = torch.addmm(
-                plain.flatten(0, -2),
-                narrow.flatten(0, -2).to(plain.dtype),
-                adapter.up.t().to(plain.dtype),
-                alpha=adapter.scale,
-            )
-            return product.view(plain.shape)
-        pieces, reached = [], 0
-        for adapter in adapters:
-            if adapter.start > reached:
-                pieces.append(plain.new_zeros(()).expand(*plain.shape[:-1], adapter.start - reached))
-            pieces.append(adapter(tokens))
-            reached = adapter.stop
-        if reached < plain.shape[-1]:
-            pieces.append(plain.new_zeros(()).expand(*plain.shape[:-1], plain.shape[-1] - reached))
-        return plain + torch.cat(pieces, dim=-1)
+        # One product down, one multiply-add up: several adapters cost no more tensors of the layer's size than one.
+        narrow = F.linear(tokens, _joined([adapter.down for adapter in adapters], dim=0))
+        parts = narrow.split([len(adapter.down) for adapter in adapters], dim=-1)
+        cores = [part if a.core is None else a.core(part) for a, part in zip(adapters, parts, strict=True)]
+        up = _joined([adapter.spread_up(plain.shape[-1]) for adapter in adapters], dim=1)
+        narrow = _joined(cores, dim=-1).flatten(0, -2).to(plain.dtype)
+        return torch.addmm(plain.flatten(0, -2), narrow, up.t().to(plain.dtype)).view(plain.shape)
+
+
+def _joined(tensors: list[Tensor], *, dim: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=dim)
