@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,32 +11,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harness.contract.merging import merge
 from harness.contract.subject import STEPS, Subject, logits, train, trained_parameters
-from harness.models.build import plain_sam, sam_state_dict
-from harness.models.sam_encoder import SAMEncoder
-from harness.models.segmenter import Segmenter
-from methods.base import MergeMode, MergeReport
-from methods.placement import MethodError, parse_blocks
+from harness.contract.violation import first, refusal, require
+from methods.placement import parse_blocks
 
 IDENTITY_TOLERANCE = 1e-6
 BATCH_TOLERANCE = 1e-5
 RECOMPUTE_TOLERANCE = 1e-6
-MERGE_TOLERANCE = 1e-4
-"""Relative, of ``exact`` and ``conv`` merges; ``calibrated`` approximates and only has to report its error truly."""
 FILE_OVERHEAD = 300
 """Bytes that a safetensors file may need for each tensor beyond its values: name, type, shape, offsets."""
 
 
-class Violation(AssertionError):
-    """A method breaks a clause; the message says which value was seen."""
-
-
 Check = Callable[[Subject], str]
-
-
-def require(truth: bool, message: str) -> None:  # noqa: FBT001 - reads like an assertion
-    if not truth:
-        raise Violation(message)
 
 
 def identity(subject: Subject) -> str:
@@ -58,11 +44,11 @@ def gradient(subject: Subject) -> str:
     segmenter, method = subject.attached()
     declared = trained_parameters(method)
     marked = {name for name, parameter in segmenter.named_parameters() if parameter.requires_grad}
-    require(set(declared) == marked, f"groups and requires_grad differ: {_first(set(declared) ^ marked)}")
+    require(set(declared) == marked, f"groups and requires_grad differ: {first(set(declared) ^ marked)}")
     decoder = {f"{name}" for name, _ in segmenter.decoder_parameters()}
-    require(decoder <= marked, f"mask decoder and head must train: {_first(decoder - marked)} does not")
+    require(decoder <= marked, f"mask decoder and head must train: {first(decoder - marked)} does not")
     outside = {name for name in marked - decoder if not name.startswith("encoder.")}
-    require(not outside, f"trains {_first(outside)}, which is neither encoder nor mask decoder")
+    require(not outside, f"trains {first(outside)}, which is neither encoder nor mask decoder")
     optimiser = torch.optim.AdamW(declared.values(), lr=1e-2)
     segmenter.train()
     reached: set[str] = set()
@@ -78,7 +64,7 @@ def gradient(subject: Subject) -> str:
         optimiser.step()
     idle = marked - reached
     routed = {name for name in marked if method.may_idle(name)}
-    require(idle <= routed, f"no gradient within {STEPS} steps: {_first(idle - routed)}")
+    require(idle <= routed, f"no gradient within {STEPS} steps: {first(idle - routed)}")
     require(not routed or bool(routed & reached), "the router sent nothing to any routed parameter")
     return f"{len(reached)} of {len(marked)} tensors within {STEPS} steps" + (" (routed)" if routed else "")
 
@@ -104,7 +90,7 @@ def frozen(subject: Subject) -> str:
     trained = {id(parameter) for parameter in trained_parameters(method).values()}
     kept = {name: tensor for name, tensor in {**parameters, **buffers}.items() if id(tensor) not in trained}
     changed = {name for name, tensor in kept.items() if not torch.equal(tensor, before[name])}
-    require(not changed, f"training changes {_first(changed)}, which is frozen")
+    require(not changed, f"training changes {first(changed)}, which is frozen")
     return f"{len(kept)} tensors"
 
 
@@ -116,7 +102,7 @@ def state(subject: Subject) -> str:
     own = set(method.own_buffers())
     require(
         set(saved) == set(trained) | own,
-        f"state holds more or less than what trains: {_first(set(saved) ^ set(trained) ^ own)}",
+        f"state holds more or less than what trains: {first(set(saved) ^ set(trained) ^ own)}",
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.safetensors"
@@ -138,7 +124,7 @@ def state(subject: Subject) -> str:
         {**saved, "foreign": saved[name]},
         {**saved, name: torch.zeros(1, 2, 3)},
     ):
-        with _refusal("a state with a missing, foreign or misshapen tensor is accepted"):
+        with refusal("a state with a missing, foreign or misshapen tensor is accepted"):
             restored.load_state(broken)
     return f"{size} bytes"
 
@@ -155,7 +141,7 @@ def determinism(subject: Subject) -> str:
         states.append(method.state())
     require(losses[0] == losses[1], f"losses differ between two equal runs: {losses[0]} and {losses[1]}")
     changed = {name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])}
-    require(not changed, f"{_first(changed)} differs between two equal runs")
+    require(not changed, f"{first(changed)} differs between two equal runs")
     return "two runs, the same bits"
 
 
@@ -198,7 +184,7 @@ def checkpointing(subject: Subject) -> str:
     (kept, gradients, buffers, generator), (again, gradients_, buffers_, generator_) = seen
     require(abs(kept - again) <= RECOMPUTE_TOLERANCE, f"the loss is {again}, without checkpointing {kept}")
     require(
-        set(gradients) == set(gradients_), f"gradient appears or is lost: {_first(set(gradients) ^ set(gradients_))}"
+        set(gradients) == set(gradients_), f"gradient appears or is lost: {first(set(gradients) ^ set(gradients_))}"
     )
     _require_close(gradients, gradients_, "gradient of")
     _require_close(buffers, buffers_, "buffer")
@@ -227,74 +213,9 @@ def placement(subject: Subject) -> str:
         if index not in allowed:
             require(not any(p.requires_grad for p in block.parameters()), f"blocks=last-half trains in block {index}")
     for nonsense in ("no-such-blocks", str(shape.depth)):
-        with _refusal(f"blocks={nonsense!r} is accepted"):
+        with refusal(f"blocks={nonsense!r} is accepted"):
             replace(subject, config=replace(subject.config, blocks=nonsense)).attached()  # type: ignore[call-arg]
     return "blocks, sites" if "sites" in names else "blocks"
-
-
-def merge(subject: Subject) -> str:
-    """Every declared mode merges within its tolerance and reports truly; every other mode is refused."""
-    modes: tuple[MergeMode, ...] = ("exact", "conv", "calibrated")
-    seen = []
-    for mode in modes:
-        _, method = subject.attached()
-        if mode not in method.merge_modes:
-            with _refusal(f"{mode} is not among its merge modes and is accepted"):
-                method.merge(mode, calibration=[subject.images], held_out=[subject.images])
-            continue
-        seen.append(_merged(subject, mode))
-    return "; ".join(seen) or "not mergeable"
-
-
-def _merged(subject: Subject, mode: MergeMode) -> str:
-    segmenter, method = subject.trained(seed=5)
-    before = logits(segmenter, subject.images)
-    report = method.merge(mode, calibration=[subject.images[:2]], held_out=[subject.images])
-    after = logits(segmenter, subject.images)
-    largest, relative = float((after - before).abs().max()), float((after - before).norm() / before.norm())
-    require(report.mode == mode, f"the report of {mode} says {report.mode}")
-    if report.max_deviation is None or report.relative_deviation is None:
-        raise Violation(f"{mode} reports no deviation although it was given held-out images")
-    require(
-        _near(report.max_deviation, largest) and _near(report.relative_deviation, relative),
-        f"{mode} reports a deviation of {report.max_deviation:.2e} ({report.relative_deviation:.2e} relative); "
-        f"measured {largest:.2e} ({relative:.2e})",
-    )
-    require(relative < float("inf"), f"{mode} gives outputs that are not finite")
-    whole = not report.left
-    if mode != "calibrated":
-        require(relative <= MERGE_TOLERANCE, f"{mode} changes the output by {relative:.1e} (relative)")
-    extra = sum(p.numel() for p in segmenter.encoder.parameters()) - sum(
-        p.numel() for p in subject.plain().encoder.parameters()
-    )
-    require(
-        extra == report.extra_parameters,
-        f"{mode} reports {report.extra_parameters} extra parameters, there are {extra}",
-    )
-    if whole and mode != "conv":
-        _require_plain(subject, segmenter, report)
-    return f"{mode} {relative:.1e}"
-
-
-def _require_plain(subject: Subject, segmenter: Segmenter, report: MergeReport) -> None:
-    """A whole merge is a plain SAM: segment_anything's own modules load it strictly and embed images the same."""
-    require(
-        report.extra_parameters == 0,
-        f"{report.mode} folds everything and still needs {report.extra_parameters} parameters",
-    )
-    plain = subject.plain()
-    differ = segmenter.encoder.state_dict().keys() ^ plain.encoder.state_dict().keys()
-    require(not differ, f"{report.mode} leaves names that a plain backbone does not have: {_first(differ)}")
-    if not isinstance(segmenter.encoder, SAMEncoder):
-        return
-    sam = plain_sam(subject.backbone, image_size=subject.images.shape[-1])
-    sam.load_state_dict(sam_state_dict(segmenter), strict=True)
-    with torch.no_grad():
-        largest = float((sam.image_encoder(subject.images) - segmenter.encoder(subject.images)).abs().max())
-    require(
-        largest <= MERGE_TOLERANCE,
-        f"segment_anything's own encoder embeds the {report.mode} merge differently by {largest:.1e}",
-    )
 
 
 CHECKS: dict[str, Check] = {
@@ -312,19 +233,6 @@ CHECKS: dict[str, Check] = {
 }
 
 
-@contextmanager
-def _refusal(message: str) -> Iterator[None]:
-    try:
-        yield
-    except MethodError:
-        return
-    raise Violation(message)
-
-
-def _near(reported: float, measured: float) -> bool:
-    return abs(reported - measured) <= 1e-6 + 1e-2 * measured
-
-
 def _require_close(one: dict[str, Tensor], other: dict[str, Tensor], what: str) -> None:
     for name, tensor in one.items():
         if not tensor.is_floating_point():
@@ -332,7 +240,3 @@ def _require_close(one: dict[str, Tensor], other: dict[str, Tensor], what: str) 
             continue
         largest = float((tensor - other[name]).abs().max()) if tensor.numel() else 0.0
         require(largest <= RECOMPUTE_TOLERANCE, f"{what} {name} differs by {largest:.1e} with checkpointing")
-
-
-def _first(names: set[str]) -> str:
-    return min(names, default="nothing")

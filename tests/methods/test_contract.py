@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import methods
-from harness.contract.checks import CHECKS, Violation
+from harness.contract.checks import CHECKS
 from harness.contract.subject import Subject
+from harness.contract.violation import Violation
 from harness.registry import METHODS, method_config_class
 from methods.base import MergeReport
 from methods.bitfit import BitFit

@@ -1,0 +1,84 @@
+"""The clause on merging: declared modes merge within their tolerance and report truly, others are refused."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.contract.subject import Subject, logits
+from harness.contract.violation import Violation, first, refusal, require
+from harness.models.build import plain_sam, sam_state_dict
+from harness.models.sam_encoder import SAMEncoder
+from harness.models.segmenter import Segmenter
+from methods.base import MergeMode, MergeReport
+
+MERGE_TOLERANCE = 1e-4
+"""Relative, of ``exact`` and ``conv`` merges; ``calibrated`` approximates and only has to report its error truly."""
+
+
+def merge(subject: Subject) -> str:
+    """Every declared mode merges within its tolerance and reports truly; every other mode is refused."""
+    modes: tuple[MergeMode, ...] = ("exact", "conv", "calibrated")
+    seen = []
+    for mode in modes:
+        _, method = subject.attached()
+        if mode not in method.merge_modes:
+            with refusal(f"{mode} is not among its merge modes and is accepted"):
+                method.merge(mode, calibration=[subject.images], held_out=[subject.images])
+            continue
+        seen.append(_merged(subject, mode))
+    return "; ".join(seen) or "not mergeable"
+
+
+def _merged(subject: Subject, mode: MergeMode) -> str:
+    segmenter, method = subject.trained(seed=5)
+    before = logits(segmenter, subject.images)
+    report = method.merge(mode, calibration=[subject.images[:2]], held_out=[subject.images])
+    after = logits(segmenter, subject.images)
+    largest, relative = float((after - before).abs().max()), float((after - before).norm() / before.norm())
+    require(report.mode == mode, f"the report of {mode} says {report.mode}")
+    if report.max_deviation is None or report.relative_deviation is None:
+        raise Violation(f"{mode} reports no deviation although it was given held-out images")
+    require(
+        _near(report.max_deviation, largest) and _near(report.relative_deviation, relative),
+        f"{mode} reports a deviation of {report.max_deviation:.2e} ({report.relative_deviation:.2e} relative); "
+        f"measured {largest:.2e} ({relative:.2e})",
+    )
+    require(relative < float("inf"), f"{mode} gives outputs that are not finite")
+    whole = not report.left
+    if mode != "calibrated":
+        require(relative <= MERGE_TOLERANCE, f"{mode} changes the output by {relative:.1e} (relative)")
+    extra = sum(p.numel() for p in segmenter.encoder.parameters()) - sum(
+        p.numel() for p in subject.plain().encoder.parameters()
+    )
+    require(
+        extra == report.extra_parameters,
+        f"{mode} reports {report.extra_parameters} extra parameters, there are {extra}",
+    )
+    if whole and mode != "conv":
+        _require_plain(subject, segmenter, report)
+    return f"{mode} {relative:.1e}"
+
+
+def _require_plain(subject: Subject, segmenter: Segmenter, report: MergeReport) -> None:
+    """A whole merge is a plain SAM: segment_anything's own modules load it strictly and embed images the same."""
+    require(
+        report.extra_parameters == 0,
+        f"{report.mode} folds everything and still needs {report.extra_parameters} parameters",
+    )
+    plain = subject.plain()
+    differ = segmenter.encoder.state_dict().keys() ^ plain.encoder.state_dict().keys()
+    require(not differ, f"{report.mode} leaves names that a plain backbone does not have: {first(differ)}")
+    if not isinstance(segmenter.encoder, SAMEncoder):
+        return
+    sam = plain_sam(subject.backbone, image_size=subject.images.shape[-1])
+    sam.load_state_dict(sam_state_dict(segmenter), strict=True)
+    with torch.no_grad():
+        largest = float((sam.image_encoder(subject.images) - segmenter.encoder(subject.images)).abs().max())
+    require(
+        largest <= MERGE_TOLERANCE,
+        f"segment_anything's own encoder embeds the {report.mode} merge differently by {largest:.1e}",
+    )
+
+
+def _near(reported: float, measured: float) -> bool:
+    return abs(reported - measured) <= 1e-6 + 1e-2 * measured
