@@ -48,8 +48,11 @@ class Shape:
     @property
     def gpus(self) -> int:
         """GPUs of one job."""
-        match = re.search(r"(?:^|,)gpu(?::[^:,]+)?(?::(\d+))?(?:,|$)", self.gres)
-        return 0 if match is None else int(match[1] or 1)
+        for part in self.gres.split(","):
+            kind, *rest = part.split(":")
+            if kind == "gpu":
+                return int(rest[-1]) if rest and rest[-1].isdigit() else 1
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
