@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -61,7 +62,7 @@ class ImageSource:
         self._cache = ImageCache(cache, max_bytes=cache_bytes) if cache is not None else None
         self._rules = _decoding_rules(benchmark) if cache is not None else b""
         self._keys: dict[int, str] = {}
-        self._last: tuple[int, Sample] | None = None
+        self._last = threading.local()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -87,7 +88,7 @@ class ImageSource:
 
     def _input(self, index: int) -> Array:
         """(4, S, S): RGB and mask."""
-        return self._kept(index, str(self.image_size), lambda: to_input(self._decode(index), self.image_size))
+        return self._kept(index, str(self.image_size), lambda: self._resize(index))
 
     def _kept(self, index: int, form: str, make: Callable[[], Array]) -> Array:
         """What ``make`` returns, from the cache where it is there."""
@@ -100,15 +101,19 @@ class ImageSource:
             self._cache.put(f"{key}-{form}", found)
         return found
 
+    # A thread asks for image and mask of one item one after the other: it decodes and resizes once for both.
+
     def _decode(self, index: int) -> Sample:
-        # Image and mask of one item are asked for one after the other: decode once for both. Replacing the pair is
-        # atomic, so threads at worst decode twice.
-        last = self._last
-        if last is not None and last[0] == index:
-            return last[1]
-        sample = self.benchmark.read(self.pairs[index])
-        self._last = (index, sample)
-        return sample
+        last: tuple[int, Sample] | None = getattr(self._last, "sample", None)
+        if last is None or last[0] != index:
+            last = self._last.sample = (index, self.benchmark.read(self.pairs[index]))
+        return last[1]
+
+    def _resize(self, index: int) -> Array:
+        last: tuple[int, Array] | None = getattr(self._last, "input", None)
+        if last is None or last[0] != index:
+            last = self._last.input = (index, to_input(self._decode(index), self.image_size))
+        return last[1]
 
     def _key(self, index: int) -> str | None:
         """Hash of the item's files and how they are decoded; None if unreadable, as decoding will say."""
