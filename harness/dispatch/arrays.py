@@ -24,7 +24,7 @@ from harness.dispatch.profile import ClusterProfile, Shape, as_data, minutes
 from harness.dispatch.reconcile import reconcile
 from harness.dispatch.slurm import Refused, Slurm, Task, one_line, patiently
 from harness.dispatch.survey import INTERRUPTED, LOST, RunState, survey
-from harness.dispatch.sweeps import Chunk, create_chunk, read_chunks, sweeps_folder
+from harness.dispatch.sweeps import Chunk, Limits, create_chunk, read_chunks, sweeps_folder
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class SlurmExecutor(Executor):
         self.slurm = Slurm(patience_s=profile.patience_seconds)
         self.slurm.require()
         self._jobs: dict[str, Job] = {}
-        self._limits: dict[str, int] = {}
+        self._limits: dict[str, Limits] = {}
 
     def describe(self) -> str:
         partition = self.profile.partition or "its default partition"
@@ -145,7 +145,7 @@ class SlurmExecutor(Executor):
                 found[key] = f"runs in process {starts[-1].holder.pid} on {starts[-1].holder.host}"
         return found
 
-    def _write_intent(self, wanted: Mapping[Shape, list[Job]], limits: Mapping[str, int], command: str) -> list[Chunk]:
+    def _write_intent(self, wanted: Mapping[Shape, list[Job]], limits: Mapping[str, Limits], command: str) -> list[Chunk]:
         everything = [job for group in wanted.values() for job in group]
         folder = Path(self.profile.snapshot_folder) if self.profile.snapshot_folder else self.results / "snapshots"
         frozen, everything = freeze(folder.absolute(), everything)

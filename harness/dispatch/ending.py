@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.dispatch.attempts import Attempt, End, attempts, close, log_path, state_folder
 from harness.dispatch.slurm import Account, Slurm
+from harness.dispatch.sweeps import Planned
 from harness.records.schema import Code, Record, Run
 from harness.records.store import RecordStore
 
@@ -90,8 +91,13 @@ def give_up(results: Path, run: Run, *, end: End, detail: str, starts: Sequence[
     return record
 
 
-def judge(starts: Sequence[Attempt], *, limit: int) -> tuple[End, str] | None:
-    """Whether a run without a record has to be given up after these starts, and why; None if it may be started again."""
+def judge(starts: Sequence[Attempt], *, limit: int, before: int = 0) -> tuple[End, str] | None:
+    """Whether a run without a record has to be given up after these starts, and why; None if it may be started again.
+
+    Args:
+        limit: highest attempt number allowed.
+        before: attempts up to this number belong to earlier submissions; their crashes do not count.
+    """
     if not starts:
         return None
     last = starts[-1]
@@ -99,7 +105,7 @@ def judge(starts: Sequence[Attempt], *, limit: int) -> tuple[End, str] | None:
         return "OOM", last.detail or "killed for exceeding its memory limit"
     if not last.end:
         return None
-    crashes = [start for start in starts if start.end == "killed"]
+    crashes = [start for start in starts if start.end == "killed" and start.number > before]
     if last.end == "killed" and len(crashes) >= MAX_CRASHES:
         return "killed", f"its process died {len(crashes)} times: {last.detail}"
     if last.number >= limit and last.end != "CANCELLED":
@@ -107,7 +113,7 @@ def judge(starts: Sequence[Attempt], *, limit: int) -> tuple[End, str] | None:
     return None
 
 
-def settle(results: Path, run: Run, *, end: End, detail: str, limit: int, environment: dict[str, str]) -> Record | None:
+def settle(results: Path, run: Run, *, end: End, detail: str, planned: Planned, environment: dict[str, str]) -> Record | None:
     """Close a run's dead last start as ``end``, and write its record if it has to be given up.
 
     Returns:
@@ -118,7 +124,7 @@ def settle(results: Path, run: Run, *, end: End, detail: str, limit: int, enviro
     if starts and not starts[-1].end:
         close(folder, starts[-1], end, detail)
         starts = attempts(folder)
-    verdict = judge(starts, limit=limit)
+    verdict = judge(starts, limit=planned.limit, before=planned.before)
     if verdict is None:
         return None
     return give_up(results, run, end=verdict[0], detail=verdict[1], starts=starts, environment=environment)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.survey import RunState
+from harness.dispatch.sweeps import Limits
 from harness.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -207,12 +208,13 @@ def run_jobs(
     return Outcome(submitted=False, failed={**left_out, **failed})
 
 
-def attempt_limits(results: Path, keys: Collection[str], *, allowed: int) -> dict[str, int]:
-    """Highest attempt number that a new submission may reach: ``allowed`` more than there were."""
+def attempt_limits(results: Path, keys: Collection[str], *, allowed: int) -> dict[str, Limits]:
+    """The attempts of a new submission: ``allowed`` more than there were."""
     limits = {}
     for key in keys:
         starts = attempts(state_folder(results, key))
-        limits[key] = allowed + (starts[-1].number if starts else 0)
+        before = starts[-1].number if starts else 0
+        limits[key] = Limits(before=before, limit=before + allowed)
     return limits
 
 

@@ -37,7 +37,7 @@ from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, load_plugin
 from harness.training.batches import choose
 from harness.training.distributed import join, leave
-from harness.training.embeddings import EmbeddingCache, encoder_fingerprint
+from harness.training.embeddings import EmbeddingCache, RememberedEmbeddings, encoder_fingerprint, encoder_is_frozen
 from harness.training.feeding import DTYPES, normalise
 from harness.training.images import ImageSource
 from harness.training.loop import train
@@ -110,6 +110,8 @@ class Experiment:
         self.rules: Protocol = from_rules(job.run.rules)
         self.parameters: dict[str, int] = {}
         self.counts: dict[str, int] = {}
+        self.remembered: RememberedEmbeddings | None = None
+        """Embeddings of scored images, where the encoder is frozen."""
 
     def train(self, *, workers: Any, stop: StopRequest | None) -> TrainingResult:
         """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""
@@ -117,6 +119,8 @@ class Experiment:
         self._count_classes()
         segmenter, method = self._attached()
         self.parameters = count_parameters(segmenter)
+        if self.rules.cache_embeddings and encoder_is_frozen(method, segmenter):
+            self.remembered = RememberedEmbeddings()
         scored = self.test_sets if self.rules.quirks.selection == "released" else {"val": self.val}
         metric = self.benchmark.selection_metric
         return train(
@@ -133,7 +137,7 @@ class Experiment:
             selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
             device=self.device,
             workers=workers,
-            embeddings=self._embeddings(segmenter, method),
+            embeddings=self._embeddings(segmenter),
             stop=stop,
             report=self._report,
         )
@@ -233,12 +237,11 @@ class Experiment:
         segmenter, method = attached_segmenter(self.run, task=task, num_classes=num_classes, checkpoint=checkpoint)
         return segmenter.to(self.device), method
 
-    def _embeddings(self, segmenter: nn.Module, method: Method) -> EmbeddingCache | None:
-        if method.trains_backbone or not self.rules.cache_embeddings:
+    def _embeddings(self, segmenter: nn.Module) -> EmbeddingCache | None:
+        if self.remembered is None:
             return None
-        encoder = segmenter.encoder
-        assert isinstance(encoder, nn.Module)
-        key = f"{encoder_fingerprint(encoder)} {self.rules.precision} {self.rules.image_size} {self.run.manifest} {self.counts['train']}"
+        encoder = encoder_fingerprint(segmenter.get_submodule("encoder"))
+        key = f"{encoder} {self.rules.precision} {self.rules.image_size} {self.run.manifest} {self.counts['train']}"
         return EmbeddingCache(
             count=len(self.train_images), key=key, folder=Path(self.job.results) / "cache" / "embeddings"
         )
@@ -266,12 +269,16 @@ class Experiment:
             metrics, task=self.benchmark.task, num_classes=self.benchmark.num_classes, conventions=self.rules.evaluation
         )
 
-    def _predictor(self, segmenter: nn.Module) -> Callable[[Tensor], Tensor]:
+    def _predictor(self, segmenter: Any) -> Callable[[Tensor], Tensor]:
         size = (self.rules.image_size, self.rules.image_size)
 
         def predict(images: Tensor) -> Tensor:
+            images = images.to(self.device)
             with self._autocast():
-                output = segmenter(images.to(self.device))
+                if self.remembered is None:
+                    output = segmenter(images)
+                else:
+                    output = segmenter.decode(self.remembered.get(images, segmenter.encode))
             scores = probabilities(output, size)
             missing = self.benchmark.num_classes - self.num_classes
             return nn.functional.pad(scores, (0, 0, 0, 0, 0, missing)) if missing > 0 else scores

@@ -1,36 +1,31 @@
 """The trained model of a finished run as a file: a plain SAM checkpoint, or the trained tensors alone.
 
-Read `export` downwards. ``--verify`` is `verify`: a fresh process loads the written file with segment_anything's own
-modules (or, for trained tensors alone, into a freshly built segmenter) and compares predictions.
+Read `export` downwards. `harness.dispatch.reloading` verifies what was written.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.dispatch.building import attached_segmenter
 from harness.dispatch.plan import data_options, manifest_hash
 from harness.errors import UsageError
-from harness.models.build import plain_sam, sam_state_dict
+from harness.models.build import sam_state_dict
 from harness.models.checkpoint import fingerprint, read_tensors
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import Segmenter
 from harness.protocols.load import from_rules
 from harness.records.schema import Run
 from harness.records.store import RecordStore
-from harness.registry import BENCHMARKS, load_plugin
+from harness.registry import BENCHMARKS
 from harness.training.batches import choose
 from harness.training.checkpoint import BEST, replace_atomically
 from harness.training.feeding import normalise
@@ -40,8 +35,6 @@ from methods.base import MergeMode, MergeReport, Method
 HELD_OUT = 4
 """Images on which a deviation is measured."""
 BATCH = 4
-TOLERANCE = 1e-4
-"""Largest difference of mask logits, relative to their largest magnitude, that passes as equal after reloading."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +109,7 @@ def export(request: Export) -> Exported:
         raise UsageError(f"run {run.key} has no trained state at {state_file}; run it again to get one")
     _require_checkpoint(run, request.checkpoint)
     state = read_tensors(state_file)
-    segmenter, method = _trained(run, state, checkpoint=request.checkpoint)
+    segmenter, method = trained_segmenter(run, state, checkpoint=request.checkpoint)
     train, held_out = _images(run, _data_folder(request, run))
     real = held_out is not None
     held_out = _random_images(run) if held_out is None else held_out
@@ -127,7 +120,7 @@ def export(request: Export) -> Exported:
     content = state if request.adapter_only else _plain_state(segmenter, method, request.merge)
     _write(request, run, content)
     return Exported(
-        run=run, out=request.out, report=report, held_out=held_out, masks=_masks(segmenter, held_out), real=real
+        run=run, out=request.out, report=report, held_out=held_out, masks=mask_logits(segmenter, held_out), real=real
     )
 
 
@@ -151,74 +144,6 @@ def find_run(results: Path, key: str) -> Run:
     return record.run
 
 
-def verify(exported: Exported, request: Export) -> float:
-    """Load the written file in a fresh process; the largest relative difference of its predictions.
-
-    Raises:
-        UsageError: the file does not load there, or predicts something else.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        expected = Path(folder) / "expected.safetensors"
-        save_file({"images": exported.held_out, "masks": exported.masks.contiguous()}, expected)
-        order = {
-            "run": asdict(exported.run),
-            "file": str(request.out.absolute()),
-            "expected": str(expected),
-            "adapter_only": request.adapter_only,
-            "checkpoint": str(request.checkpoint.absolute()) if request.checkpoint else "",
-            "plugins": [str(path.absolute()) for path in request.plugins],
-        }
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from harness.dispatch.exporting import answer; answer(sys.argv[1])",
-        ]
-        done = subprocess.run([*command, json.dumps(order)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UsageError(f"{request.out} does not load in a fresh process: {last}")
-    difference = float(done.stdout)
-    if not difference <= TOLERANCE:
-        raise UsageError(f"{request.out} predicts otherwise in a fresh process: relative difference {difference:.2e}")
-    return difference
-
-
-def answer(order: str) -> None:
-    """The fresh process's side of `verify`: print the relative difference."""
-    asked: dict[str, Any] = json.loads(order)
-    for path in asked["plugins"]:
-        load_plugin(Path(path))
-    run = Run(**asked["run"])
-    expected = load_file(asked["expected"])
-    if asked["adapter_only"]:
-        checkpoint = Path(asked["checkpoint"]) if asked["checkpoint"] else None
-        segmenter, _ = _trained(run, read_tensors(Path(asked["file"])), checkpoint=checkpoint)
-        masks = _masks(segmenter, expected["images"])
-    else:
-        masks = sam_masks(run, Path(asked["file"]), expected["images"])
-    print(float((masks - expected["masks"]).abs().max() / expected["masks"].abs().max()))
-
-
-@torch.no_grad()
-def sam_masks(run: Run, file: Path, images: Tensor) -> Tensor:
-    """Low-resolution mask logits (B, 1, h, w) of segment_anything's own modules, loaded strictly from ``file``."""
-    sam = plain_sam(run.backbone, image_size=from_rules(run.rules).image_size)
-    sam.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), strict=True)
-    masks = []
-    for image in images:
-        sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
-        embedding = sam.image_encoder(image.unsqueeze(0))
-        low, _ = sam.mask_decoder(
-            image_embeddings=embedding,
-            image_pe=sam.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-        )
-        masks.append(low)
-    return torch.cat(masks)
-
-
 def _require_checkpoint(run: Run, checkpoint: Path | None) -> None:
     if checkpoint is None:
         if run.checkpoint:
@@ -233,7 +158,7 @@ def _require_checkpoint(run: Run, checkpoint: Path | None) -> None:
         )
 
 
-def _trained(run: Run, state: dict[str, Tensor], *, checkpoint: Path | None) -> tuple[Segmenter, Method]:
+def trained_segmenter(run: Run, state: dict[str, Tensor], *, checkpoint: Path | None) -> tuple[Segmenter, Method]:
     benchmark = BENCHMARKS.get(run.benchmark)
     # A quirk may have counted classes in the masks; the trained class head (C + 1 rows) knows.
     num_classes = len(state["head.weight"]) - 1 if "head.weight" in state else benchmark.num_classes
@@ -323,5 +248,6 @@ def _write(request: Export, run: Run, content: dict[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _masks(segmenter: Segmenter, images: Tensor) -> Tensor:
+def mask_logits(segmenter: Segmenter, images: Tensor) -> Tensor:
+    """(B, 3, S, S) to (B, K, h, w)."""
     return torch.cat([segmenter(batch).masks for batch in images.split(BATCH)])

@@ -86,7 +86,7 @@ def _settle(results: Path, chunk: Chunk, states: Mapping[str, str]) -> None:
             end = "OOM"
         if starts and starts[-1].holder.job == task:
             detail = f"job {task} ended as {state or 'unknown'}"
-            settle(results, run, end=end, detail=detail, limit=planned.limit, environment=environment)
+            settle(results, run, end=end, detail=detail, planned=planned, environment=environment)
         elif not any(start.holder.job == task for start in starts):
             ends[planned.key] = end
             if state in ("FAILED", "OUT_OF_MEMORY"):

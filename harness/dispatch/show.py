@@ -95,7 +95,7 @@ def finished_table(planned: Plan, results: Path, *, study: str | None) -> str:
         published=published.read() if grid else (),
         images_of=images_below(results),
     )
-    for path, page in {**pages(results), **(pages(results, study=grid) if grid else {})}.items():
+    for path, page in {**pages(results).content, **(pages(results, study=grid).content if grid else {})}.items():
         try:
             write_atomically(path, page)
         except OSError as error:

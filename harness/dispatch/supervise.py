@@ -77,7 +77,7 @@ class Circumstances:
 
     Args:
         holder: this process.
-        limit: highest attempt number allowed.
+        limit, before: see `harness.dispatch.sweeps.Planned`.
         gpus: GPUs that the job occupies.
         lease_s: see `Lease.acquire`.
         patience_s: after a stop signal, how long the child may take to write its checkpoint.
@@ -89,6 +89,7 @@ class Circumstances:
 
     holder: Holder
     limit: int
+    before: int = 0
     gpus: int = 0
     lease_s: float = 90.0
     patience_s: float = 60.0
@@ -307,7 +308,7 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumst
         said = last_line(results, job.run.key, lease.attempt.number)
         lease.release("killed", f"exit status {code}" + (f": {said}" if said else ""))
     starts = attempts(lease.folder)
-    verdict = judge(starts, limit=circumstances.limit)
+    verdict = judge(starts, limit=circumstances.limit, before=circumstances.before)
     if verdict is None:
         return "crashed"
     give_up(results, job.run, end=verdict[0], detail=verdict[1], starts=starts, environment=dict(circumstances.environment))
@@ -315,7 +316,7 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumst
 
 
 def _exhausted(results: Path, job: Job, starts: list[Attempt], circumstances: Circumstances) -> Outcome:
-    verdict = judge(starts, limit=circumstances.limit)
+    verdict = judge(starts, limit=circumstances.limit, before=circumstances.before)
     end: End = verdict[0] if verdict else "killed"
     detail = verdict[1] if verdict else f"started {len(starts)} times without finishing"
     give_up(results, job.run, end=end, detail=detail, starts=starts, environment=dict(circumstances.environment))

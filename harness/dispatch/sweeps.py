@@ -28,11 +28,20 @@ from harness.records.store import RecordStore, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Attempts of a run that belong to one submission: after ``before``, up to ``limit``."""
+
+    before: int
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Planned:
     """What is known of a run without reading its job.
 
     Args:
         limit: highest attempt number that this submission may start.
+        before: number of the last attempt before this submission.
         replaces: fingerprint of the failure record that this submission is to replace, empty where there was none.
     """
 
@@ -44,10 +53,11 @@ class Planned:
     protocol: str
     seed: int
     limit: int
+    before: int = 0
     replaces: str = ""
 
     @classmethod
-    def of(cls, run: Run, *, limit: int, replaces: str = "") -> Planned:
+    def of(cls, run: Run, *, limits: Limits, replaces: str = "") -> Planned:
         return cls(
             key=run.key,
             method=run.method,
@@ -56,7 +66,8 @@ class Planned:
             backbone=run.backbone,
             protocol=run.protocol,
             seed=run.seed,
-            limit=limit,
+            limit=limits.limit,
+            before=limits.before,
             replaces=replaces,
         )
 
@@ -153,13 +164,13 @@ def new_id() -> str:
 
 
 def create_chunk(
-    folder: Path, *, number: int, jobs: Sequence[Job], shape: Mapping[str, Any], limits: Mapping[str, int]
+    folder: Path, *, number: int, jobs: Sequence[Job], shape: Mapping[str, Any], limits: Mapping[str, Limits]
 ) -> Chunk:
     """Write the intent: jobs first, then the file that makes them count."""
     path = folder / f"chunk.{number:03d}.json"
     write_atomically(_jobs_path(path), "".join(json.dumps(job.as_json()) + "\n" for job in jobs))
     runs = tuple(
-        Planned.of(job.run, limit=limits[job.run.key], replaces=_fingerprint_at(job.results, job.run.key)) for job in jobs
+        Planned.of(job.run, limits=limits[job.run.key], replaces=_fingerprint_at(job.results, job.run.key)) for job in jobs
     )
     chunk = Chunk(
         path=path,

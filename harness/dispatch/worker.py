@@ -125,7 +125,7 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
         job.run,
         end="OOM" if too_large else "killed",
         detail="killed for exceeding its memory limit" if too_large else f"its step ended with status {status}",
-        limit=chunk.runs[index].limit,
+        planned=chunk.runs[index],
         environment=_environment(sweep),
     )
     if not settled(results, job.run.key, replaces=replaces):
@@ -164,6 +164,7 @@ def _circumstances(chunk: Chunk, sweep: Sweep, *, index: int, task: str) -> Circ
     return Circumstances(
         holder=Holder.here(job=task),
         limit=chunk.runs[index].limit,
+        before=chunk.runs[index].before,
         gpus=int(chunk.shape.get("gpus", 0)),
         lease_s=float(settings.get("lease_seconds", 90.0)),
         patience_s=max(5.0, 0.5 * warned),

@@ -24,6 +24,7 @@ from tests.slurm.conftest import (
     wait_until,
 )
 
+
 def finished(results):
     return bool(records(results))
 

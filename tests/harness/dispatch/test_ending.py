@@ -9,6 +9,7 @@ import pytest
 from harness.dispatch.attempts import Attempt, Holder, Lease, attempts, state_folder
 from harness.dispatch.ending import end_from_state, exceeded_memory, gpu_hours, judge, settle
 from harness.dispatch.slurm import Account
+from harness.dispatch.sweeps import Limits, Planned
 from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job
 
@@ -60,6 +61,7 @@ def test_a_run_is_given_up_for_memory_at_once_and_for_crashes_or_attempts_at_the
     assert judge([start(n, "CANCELLED") for n in range(1, 11)], limit=10) is None
     assert judge([start(1, "killed"), start(2, "killed"), start(3, "")], limit=10) is None
     assert judge([], limit=10) is None
+    assert judge([start(n, "killed") for n in (1, 2, 3, 4)], limit=13, before=3) is None
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_a_run_out_of_attempts_gets_a_record_with_its_reason(tmp_path, end, code
     folder = state_folder(tmp_path, job.run.key)
     for _ in range(2):
         Lease.acquire(folder, holder=Holder.here()).release(end)
-    record = settle(tmp_path, job.run, end=end, detail="", limit=2, environment={"snapshot": "abc"})
+    record = settle(tmp_path, job.run, end=end, detail="", planned=Planned.of(job.run, limits=Limits(before=0, limit=2)), environment={"snapshot": "abc"})
     assert record == RecordStore(tmp_path).read(job.run.key)
     assert (record.code, record.attempts, record.environment["snapshot"]) == (code, 2, "abc")
     assert message in record.message
@@ -81,7 +83,7 @@ def test_settling_closes_a_dead_start_and_leaves_the_run_to_be_started_again(tmp
     job = make_job(tmp_path)
     folder = state_folder(tmp_path, job.run.key)
     Lease.acquire(folder, holder=Holder.here())
-    assert settle(tmp_path, job.run, end="PREEMPTED", detail="job 1_0 ended", limit=5, environment={}) is None
+    assert settle(tmp_path, job.run, end="PREEMPTED", detail="job 1_0 ended", planned=Planned.of(job.run, limits=Limits(before=0, limit=5)), environment={}) is None
     assert attempts(folder)[0].end == "PREEMPTED"
     assert RecordStore(tmp_path).read(job.run.key) is None
 
