@@ -1,0 +1,166 @@
+"""Runs on this machine, with the stand-in experiment: shared queue, crashes, Ctrl-C, a dead parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.dispatch.attempts import attempts, state_folder
+from harness.dispatch.executors import make_executor
+from harness.errors import UsageError
+from harness.records.store import RecordStore
+from tests.harness.dispatch.helpers import make_job, starts, use_standin
+
+REPOSITORY = Path(__file__).parents[3]
+
+BACKGROUND = """
+import sys
+from pathlib import Path
+from harness.dispatch import snapshot
+from harness.dispatch.executors import make_executor
+from tests.harness.dispatch.helpers import make_job, with_standin
+snapshot.take = with_standin(snapshot.take)
+results = Path(sys.argv[1])
+executor = make_executor("local", results=results, workers=2)
+submission = executor.submit([make_job(results, seed=seed, steps=100, step_s=0.05, save_every=10) for seed in range(2)])
+print("submitted", flush=True)
+executor.wait(submission)
+"""
+
+
+@pytest.fixture
+def standin(monkeypatch):
+    use_standin(monkeypatch)
+
+
+def run_all(results, jobs, *, workers=2):
+    executor = make_executor("local", results=results, workers=workers)
+    return executor.wait(executor.submit(jobs))
+
+
+def in_background(results):
+    process = subprocess.Popen(
+        [sys.executable, "-c", BACKGROUND, str(results)], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "submitted\n"
+    keys = [make_job(results, seed=seed, steps=100, step_s=0.05, save_every=10).run.key for seed in range(2)]
+    wait_until(lambda: all(step(results, key) >= 10 for key in keys))
+    return process, keys
+
+
+def step(results, key):
+    try:
+        return json.loads((state_folder(results, key) / "count.json").read_text())["step"]
+    except (OSError, ValueError):
+        return 0
+
+
+def wait_until(condition, *, patience=30.0):
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_workers_share_the_queue_and_every_run_is_trained_once(tmp_path, standin):
+    jobs = [make_job(tmp_path, seed=seed, step_s=0.02) for seed in range(8)]
+    states = run_all(tmp_path, jobs, workers=3)
+    assert {state.state for state in states.values()} == {"OK"}
+    assert [len(starts(tmp_path, job.run.key)) for job in jobs] == [1] * 8
+    holders = {attempts(state_folder(tmp_path, job.run.key))[0].holder.pid for job in jobs}
+    assert len(holders) > 1
+    record = RecordStore(tmp_path).read(jobs[0].run.key)
+    assert record.attempts == 1
+    assert record.environment["snapshot"].endswith("-standin")
+    assert "start at step 0" in states[jobs[0].run.key].log.read_text()
+
+
+@pytest.mark.parametrize("failure", ["sigkill", "segfault", "raise"])
+def test_a_run_whose_process_dies_continues_from_its_checkpoint(tmp_path, standin, failure):
+    job, good = make_job(tmp_path, failure=failure, fail_at=3), make_job(tmp_path, seed=1)
+    states = run_all(tmp_path, [job, good])
+    assert {state.state for state in states.values()} == {"OK"}
+    assert starts(tmp_path, job.run.key) == [0, 2]
+    undisturbed = make_job(tmp_path / "other")
+    run_all(tmp_path / "other", [undisturbed])
+    scores = [RecordStore(root).read(key).scores for root, key in ((tmp_path, job.run.key), (tmp_path / "other", undisturbed.run.key))]
+    assert scores[0] == scores[1]
+
+
+def test_a_run_that_always_dies_is_given_up_and_the_others_finish(tmp_path, standin):
+    bad, good = make_job(tmp_path, failure="raise", always=True), make_job(tmp_path, seed=1)
+    states = run_all(tmp_path, [bad, good])
+    assert states[good.run.key].state == "OK"
+    assert states[bad.run.key].state == "ERROR"
+    assert "its process died 3 times: exit status 1: RuntimeError: a bug in the experiment" in states[bad.run.key].message
+
+
+def test_a_failed_run_is_started_again_and_its_record_replaced(tmp_path, standin):
+    job = make_job(tmp_path, failure="raise", always=True)
+    run_all(tmp_path, [job])
+    assert run_all(tmp_path, [job])[job.run.key].state == "ERROR"
+    assert len(starts(tmp_path, job.run.key)) == 6
+
+
+def test_a_killed_worker_process_loses_no_run(tmp_path, standin):
+    jobs = [make_job(tmp_path, seed=seed, steps=20, step_s=0.1) for seed in range(2)]
+    executor = make_executor("local", results=tmp_path, workers=2)
+    submission = executor.submit(jobs)
+    folder = state_folder(tmp_path, jobs[0].run.key)
+    wait_until(lambda: step(tmp_path, jobs[0].run.key) >= 3)
+    os.kill(attempts(folder)[0].holder.pid, signal.SIGKILL)
+    states = executor.wait(submission)
+    assert {state.state for state in states.values()} == {"OK"}
+    assert attempts(folder)[0].end == "lost"
+    assert starts(tmp_path, jobs[0].run.key)[1] >= 3
+
+
+def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, standin):
+    process, keys = in_background(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert "the same command continues" in error
+    for key in keys:
+        (start,) = attempts(state_folder(tmp_path, key))
+        assert (start.end, start.live()) == ("interrupted", False)
+    reached = [step(tmp_path, key) for key in keys]
+    jobs = [make_job(tmp_path, seed=seed, steps=100, step_s=0.05, save_every=10) for seed in range(2)]
+    assert {state.state for state in run_all(tmp_path, jobs).values()} == {"OK"}
+    assert [starts(tmp_path, key)[1] for key in keys] == reached
+
+
+def test_workers_end_with_a_command_that_is_killed(tmp_path, standin):
+    process, keys = in_background(tmp_path)
+    process.kill()
+    process.communicate()
+    wait_until(lambda: all(attempts(state_folder(tmp_path, key))[-1].end == "interrupted" for key in keys))
+
+
+def test_a_run_that_somebody_else_holds_is_waited_for_and_not_trained_twice(tmp_path, standin):
+    jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.1) for seed in range(2)]
+    executors = [make_executor("local", results=tmp_path, workers=1) for _ in range(2)]
+    submissions = [executor.submit(jobs) for executor in executors]
+    for executor, submission in zip(executors, submissions, strict=True):
+        assert {state.state for state in executor.wait(submission).values()} == {"OK"}
+    assert [len(starts(tmp_path, job.run.key)) for job in jobs] == [1, 1]
+
+
+def test_options_that_make_no_sense_are_one_line(tmp_path):
+    with pytest.raises(UsageError, match="--workers 0 must be at least 1"):
+        make_executor("local", results=tmp_path, workers=0)
+    with pytest.raises(UsageError, match="did you mean 'local'"):
+        make_executor("locl", results=tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, standin):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(UsageError, match=r"cannot write .*file.*: Not a directory"):
+        make_executor("local", results=blocked).submit([make_job(blocked)])
