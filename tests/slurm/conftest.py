@@ -18,8 +18,9 @@ spec = importlib.util.spec_from_file_location("testcluster", REPOSITORY / "slurm
 testcluster = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(testcluster)
 
-REFERENCE = ("--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", "--set", "epochs=30")
-"""One real run of about 20 seconds: long enough to be interrupted, always with the same numbers."""
+RUN = ("--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", "--set")
+REFERENCE, LONG_REFERENCE = (*RUN, "epochs=24"), (*RUN, "epochs=60")
+"""Real runs of about 15 and 35 seconds: long enough to be interrupted once or twice, always with the same numbers."""
 
 
 def pytest_collection_modifyitems(items):
@@ -27,6 +28,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.slurm)
+            item.add_marker(pytest.mark.timeout(900))  # generous: the machine may be busy
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +61,15 @@ def reference(running_cluster, tmp_path_factory):
     return only_record(results)
 
 
-def harness_run(results, *arguments, check=False, timeout=280, tree=REPOSITORY):
+@pytest.fixture(scope="session")
+def long_reference(running_cluster, tmp_path_factory):
+    """As `reference`, of the longer run."""
+    results = tmp_path_factory.mktemp("long-reference")
+    harness_run(results, *LONG_REFERENCE, check=True)
+    return only_record(results)
+
+
+def harness_run(results, *arguments, check=False, timeout=600, tree=REPOSITORY):
     """``python -m harness.run`` in a process of its own, with the code of ``tree``."""
     command = [sys.executable, "-m", "harness.run", "--results", str(results), *arguments]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=timeout, check=False)
@@ -94,7 +104,7 @@ def numbers(record):
     return {"code": record["code"], "scores": record["scores"], "epoch": record["selected_epoch"], "history": history}
 
 
-def wait_until(condition, what, *, patience=120.0):
+def wait_until(condition, what, *, patience=400.0):
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"waited {patience:.0f} s for {what}"

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from tests.slurm.conftest import (
+    LONG_REFERENCE,
     REFERENCE,
     REPOSITORY,
     attempts_of,
@@ -33,7 +34,7 @@ def test_a_preempted_run_is_requeued_and_ends_with_the_same_numbers(cluster, ref
     submit(tmp_path, *REFERENCE)
     wait_until(lambda: started(tmp_path, step=5), "the run to train")
     occupy(cluster, seconds=2)
-    wait_until(lambda: finished(tmp_path), "the preempted run to finish", patience=200)
+    wait_until(lambda: finished(tmp_path), "the preempted run to finish")
     record = only_record(tmp_path)
     assert numbers(record) == numbers(reference)
     assert record["attempts"] == 2
@@ -46,18 +47,19 @@ def test_a_run_preempted_without_requeue_is_submitted_again_by_wait(cluster, ref
     with waiting:
         wait_until(lambda: started(tmp_path, step=5), "the run to train")
         occupy(cluster, seconds=2)
-        assert waiting.result(timeout=200) == 0, waiting.output()
+        assert waiting.result(timeout=400) == 0, waiting.output()
     record = only_record(tmp_path)
     assert numbers(record) == numbers(reference)
     assert len(list(tmp_path.glob("sweeps/*/sweep.json"))) == 2
 
 
-def test_a_run_that_meets_its_time_limit_twice_continues(cluster, reference, tmp_path):
-    # The limit is a minute and the warning comes 50 s before it, so each start has about ten seconds.
-    submit(tmp_path, *REFERENCE, "--set", "cluster.time=1", "--set", "cluster.signal_seconds=52")
-    wait_until(lambda: finished(tmp_path), "the run to finish", patience=280)
+def test_a_run_that_meets_its_time_limit_twice_continues(cluster, long_reference, tmp_path):
+    # The limit is a minute and the warning comes 45 s before it, so each start has about fifteen seconds.
+    limits = ("cluster.time=1", "cluster.signal_seconds=45", "cluster.max_attempts=40")
+    submit(tmp_path, *LONG_REFERENCE, *(word for limit in limits for word in ("--set", limit)))
+    wait_until(lambda: finished(tmp_path), "the run to finish", patience=800)
     record = only_record(tmp_path)
-    assert numbers(record) == numbers(reference)
+    assert numbers(record) == numbers(long_reference)
     assert record["attempts"] >= 3
     assert {start.end for start in attempts_of(tmp_path, record["key"])[:-1]} == {"interrupted"}
 
@@ -67,7 +69,7 @@ def test_a_killed_slurmd_does_not_disturb_a_run(cluster, reference, tmp_path):
     wait_until(lambda: started(tmp_path, step=5), "the run to train")
     cluster.stop("slurmd", number=signal.SIGKILL)
     cluster.start("slurmd")
-    wait_until(lambda: finished(tmp_path), "the run to finish", patience=200)
+    wait_until(lambda: finished(tmp_path), "the run to finish")
     assert numbers(only_record(tmp_path)) == numbers(reference)
 
 
@@ -78,7 +80,7 @@ def test_a_node_that_loses_slurmd_and_all_its_processes_is_survived(cluster, ref
     for pid in cluster._strays():
         os.kill(pid, signal.SIGKILL)
     cluster.start("slurmd")
-    wait_until(lambda: finished(tmp_path) or not cluster.call("squeue", "-h").strip(), "the run to finish or end", patience=200)
+    wait_until(lambda: finished(tmp_path) or not cluster.call("squeue", "-h").strip(), "the run to finish or end")
     if not finished(tmp_path):  # SLURM saw its job gone and did not queue it again: the same command does
         harness_run(tmp_path, *REFERENCE, "--cluster", "testcluster", "--wait", check=True)
     record = only_record(tmp_path)
@@ -94,7 +96,7 @@ def test_a_cancelled_run_continues_when_submitted_again(cluster, reference, tmp_
     wait_until(lambda: not cluster.call("squeue", "-h").strip(), "the job to end")
     assert not finished(tmp_path)
     submit(tmp_path, *REFERENCE)
-    wait_until(lambda: finished(tmp_path), "the run to finish", patience=200)
+    wait_until(lambda: finished(tmp_path), "the run to finish")
     record = only_record(tmp_path)
     assert numbers(record) == numbers(reference)
     assert record["attempts"] == 2

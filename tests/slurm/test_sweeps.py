@@ -61,7 +61,7 @@ def test_a_grid_equals_the_same_grid_run_here(cluster, tmp_path):
     said = submit(on_cluster, *grid)
     assert "12 runs submitted" in said.stdout
     assert "harness.status" in said.stdout
-    wait_until(lambda: len(records(on_cluster)) == 12, "the grid to finish", patience=240)
+    wait_until(lambda: len(records(on_cluster)) == 12, "the grid to finish")
     harness_run(here, *grid, check=True)
     ours, theirs = records(on_cluster), records(here)
     assert ours.keys() == theirs.keys()
