@@ -28,5 +28,8 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+test-slurm: $(VENV)/installed-dev
+	PYTHON=$(CURDIR)/$(BIN)/python slurm/testcluster/test -q
+
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
