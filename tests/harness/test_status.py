@@ -1,0 +1,166 @@
+"""The status verb: fast, without torch, and right about every state."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness import status
+from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
+from harness.dispatch.display import clock, eta
+from harness.dispatch.slurm import Task
+from harness.dispatch.survey import RunState, survey
+from harness.dispatch.sweeps import Limits, Sweep, create_chunk, create_sweep
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from tests.harness.dispatch.helpers import make_job
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def sweep(results, jobs, *, executor="slurm", job="7", submitter=None, created=0.0):
+    """A sweep of one chunk on disk, as an executor leaves it."""
+    content = Sweep(id="20260101-000000-abcd", executor=executor, command="run", created=created, submitter=submitter or gone())
+    folder = create_sweep(results, content)
+    limits = {item.run.key: Limits(before=0, limit=10) for item in jobs}
+    chunk = create_chunk(folder, number=0, jobs=jobs, shape={}, limits=limits)
+    return chunk.answered(job) if job else chunk
+
+
+def gone():
+    return replace(Holder.here(), ticks=1)
+
+
+def finish(results, job, code="OK", message="", **changes):
+    record = Record(run=job.run, key=job.run.key, code=code, message=message, cost={"wall_time_s": 60.0}, **changes)
+    RecordStore(results).write(record)
+
+
+def states(results, jobs, tasks=None):
+    runs = survey(results, tasks=tasks).runs
+    return [runs[job.run.key].state for job in jobs]
+
+
+def test_every_state_is_told_apart(tmp_path):
+    jobs = [make_job(tmp_path, seed=seed) for seed in range(8)]
+    done, failed, running, queued, requeued, preempted, lost, elsewhere = jobs
+    sweep(tmp_path, jobs)
+    finish(tmp_path, done)
+    finish(tmp_path, failed, "OOM")
+    Lease.acquire(state_folder(tmp_path, running.run.key), holder=Holder.here(job="7_2"))
+    for job in (requeued, preempted):
+        Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here(job="7_4")).release("PREEMPTED", "job ended as PREEMPTED")
+    far = replace(Holder.here(job="7_7"), host="node3", boot="other")
+    Lease.acquire(state_folder(tmp_path, elsewhere.run.key), holder=far)
+    tasks = {f"7_{n}": Task(job=f"7_{n}", state=s) for n, s in {2: "RUNNING", 3: "PENDING", 4: "PENDING", 7: "RUNNING"}.items()}
+    expected = ["OK", "OOM", "running", "queued", "queued", "interrupted", "lost", "running"]
+    assert states(tmp_path, jobs, tasks) == expected
+    del tasks["7_7"]  # its node died: the cluster knows of no such job any more
+    assert states(tmp_path, [elsewhere], tasks) == ["interrupted"]
+
+
+def test_a_failure_that_is_submitted_again_is_queued_until_it_ends_anew(tmp_path):
+    job = make_job(tmp_path)
+    finish(tmp_path, job, "OOM", finished="2026-01-01T00:00:00")
+    sweep(tmp_path, [job])
+    tasks = {"7_0": Task(job="7_0", state="PENDING")}
+    assert states(tmp_path, [job], tasks) == ["queued"]
+    finish(tmp_path, job, "OOM", finished="2026-01-01T00:10:00", attempts=2)
+    assert states(tmp_path, [job], tasks) == ["OOM"]
+
+
+def test_runs_of_a_local_command_wait_while_it_lives_and_are_interrupted_after(tmp_path):
+    job = make_job(tmp_path)
+    sweep(tmp_path, [job], executor="local", job="", submitter=Holder.here())
+    assert states(tmp_path, [job]) == ["waiting"]
+    sweep(tmp_path, [job], executor="local", job="", submitter=gone())
+    assert states(tmp_path, [job]) == ["interrupted"]
+
+
+def test_the_table_the_failures_and_the_log_are_printed(tmp_path, capsys):
+    jobs = [make_job(tmp_path, benchmark=benchmark, seed=seed) for benchmark in ("kvasir", "leaf") for seed in range(2)]
+    sweep(tmp_path, jobs, executor="local", job="")
+    for job in jobs[:3]:
+        finish(tmp_path, job)
+    finish(tmp_path, jobs[3], "DIVERGED", "loss is not finite at step 7", attempts=1)
+    Lease.acquire(state_folder(tmp_path, jobs[3].run.key), holder=Holder.here()).release("failed")
+    log_path(state_folder(tmp_path, jobs[3].run.key), 1).write_text("step 7: nan\n")
+    assert status.main(["--results", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["kvasir", "leaf"]
+    assert lines[2].split() == ["lora", "2/2", "1/2", "DIVERGED"]
+    assert "4 runs: 3 OK, 1 DIVERGED" in lines
+    assert status.main(["--results", str(tmp_path), "--failed"]) == 0
+    assert "loss is not finite at step 7" in capsys.readouterr().out
+    assert status.main(["--results", str(tmp_path), "--json"]) == 0
+    assert {run["state"] for run in json.loads(capsys.readouterr().out)} == {"OK", "DIVERGED"}
+
+
+def test_a_log_is_found_by_the_beginning_of_a_key(tmp_path, capsys):
+    job = make_job(tmp_path)
+    sweep(tmp_path, [job], executor="local", job="")
+    Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here()).release("killed", "signal SIGKILL")
+    log_path(state_folder(tmp_path, job.run.key), 1).write_text("hello from the run\n")
+    assert status.main(["--results", str(tmp_path), "--logs", job.run.key[:6]]) == 0
+    assert "hello from the run" in capsys.readouterr().out
+    assert status.main(["--results", str(tmp_path), "--logs", "zzz"]) == 2
+    assert "0 runs begin with 'zzz'" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    assert status.main(["--results", str(tmp_path / "nowhere")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    sweep(tmp_path, [make_job(tmp_path)], executor="local", job="")
+    assert status.main(["--results", str(tmp_path), "--sweep", "x"]) == 2
+    assert "20260101-000000-abcd" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_named_and_hides_nothing(tmp_path, capsys):
+    job = make_job(tmp_path)
+    finish(tmp_path, job)
+    (tmp_path / "records" / "broken.json").write_text("{")
+    assert status.main(["--results", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert "1 runs: 1 OK" in output
+    assert "unreadable record" in output
+
+
+def test_a_thousand_runs_take_less_than_a_second_and_no_torch(tmp_path):
+    jobs = [
+        make_job(tmp_path, method=method, benchmark=benchmark, seed=seed)
+        for method in ("decoder", "lora", "naslora", "convlora")
+        for benchmark in ("kvasir", "cvc612", "isic2017", "camo", "leaf")
+        for seed in range(50)
+    ]
+    sweep(tmp_path, jobs, executor="local", job="", submitter=Holder.here())
+    history = [{"epoch": epoch, "loss": 0.1, "lr": 1e-4, "val": {"s_measure": 0.9}, "seconds": 1.0} for epoch in range(30)]
+    for job in jobs[:900]:
+        finish(tmp_path, job, history=history)
+    code = "import sys; from harness.status import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "--results", str(tmp_path)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "1000 runs: 900 OK, 100 waiting" in done.stdout
+    # processor time: what others do on the machine does not count
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def run_state(**changes):
+    fields = {name: name for name in ("key", "method", "variant", "benchmark", "backbone", "protocol")}
+    return RunState(**{**fields, "seed": 0, "state": "OK", **changes})
+
+
+def test_the_time_left_comes_from_finished_runs_and_how_many_run_at_once():
+    runs = [run_state(seconds=100.0) for _ in range(4)]
+    runs += [run_state(state="running", done=0.5), run_state(state="running", done=0.5), run_state(state="queued")]
+    assert eta({str(n): run for n, run in enumerate(runs)}, now=0.0) == pytest.approx(100 * 2.0 / 2)
+    assert eta({"a": run_state(state="queued")}, now=0.0) is None
+    assert eta({"a": run_state()}, now=0.0) == 0.0
+    assert [clock(value) for value in (None, 0.0, 83.0, 3723.0)] == ["?", "0:00", "1:23", "1:02:03"]
