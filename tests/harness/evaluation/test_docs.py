@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from harness.evaluation.conventions import Conventions
+from harness.evaluation.names import METRICS
+
+PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
+
+
+def test_the_page_explains_every_metric_and_every_convention():
+    text = PAGE.read_text(encoding="utf-8")
+    missing = [name for name in (*METRICS, *(field.name for field in fields(Conventions))) if f"`{name}`" not in text]
+    assert not missing
