@@ -11,7 +11,7 @@ from harness.cli import verb
 from harness.errors import UsageError
 from harness.records.store import write_atomically
 from harness.reporting.page import SUFFIX, Format
-from harness.reporting.pages import damaged, pages
+from harness.reporting.pages import pages
 from harness.studies import load_study, study_names
 
 
@@ -23,17 +23,17 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     study = load_study(options.study) if options.study else None
     found = pages(options.results, study=study, style=options.format)
-    for path, reason in damaged(options.results).items():
+    for path, reason in found.skipped.items():
         print(f"skipped: {path}: {reason}", file=sys.stderr)
     if options.check:
-        return _check(options.results, found, style=options.format, whole=study is None)
-    for path, text in found.items():
+        return _check(options.results, found.content, style=options.format, whole=study is None)
+    for path, text in found.content.items():
         try:
             write_atomically(path, text)
         except OSError as error:
             raise UsageError(f"cannot write the table {path}: {error.strerror or error}") from error
-        print(text, end="" if len(found) == 1 else "\n")
-    for path in found:
+        print(text, end="" if len(found.content) == 1 else "\n")
+    for path in found.content:
         print(f"written: {path}", file=sys.stderr)
     return 0
 

@@ -11,12 +11,13 @@ def image_scores(path: Path, *, variant: str, split: str, metric: str) -> dict[s
     """stem -> score of one model on one split; None without file or metric, or with a score that is no number."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.reader(file)
-            header = next(rows, [])
+            header = next(csv.reader(file), [])
             if metric not in header:
                 return None
             place = header.index(metric)
-            scores = {row[2]: float(row[place] or "nan") for row in rows if row[:2] == [variant, split]}
+            mine = f"{variant},{split},"
+            rows = csv.reader(line for line in file if line.startswith(mine))
+            scores = {row[2]: float(row[place] or "nan") for row in rows}
     except (OSError, UnicodeDecodeError, ValueError, IndexError):
         return None
     if not scores or not all(math.isfinite(score) for score in scores.values()):

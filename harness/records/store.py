@@ -162,7 +162,7 @@ class RecordStore:
 
     def __iter__(self) -> Iterator[Record]:
         """Whole records in the order of their keys; unreadable files are left to `problems`."""
-        for path in sorted(self.folder.glob("*.json")):
+        for path in self._files():
             try:
                 yield self._whole(load(path))
             except ValueError:
@@ -174,7 +174,7 @@ class RecordStore:
         What tables need: 10,000 of them fit in memory and read in seconds.
         """
         records, problems = [], {}
-        for path in sorted(self.folder.glob("*.json")):
+        for path in self._files():
             try:
                 record = load(path)
             except ValueError as error:
@@ -184,6 +184,10 @@ class RecordStore:
             record.architecture.clear()
             records.append(record)
         return records, problems
+
+    def _files(self) -> list[Path]:
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        return [self.folder / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
 
     def problems(self) -> dict[Path, str]:
         """Files in the folder that are no readable record, with the reason."""

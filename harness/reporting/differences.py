@@ -70,7 +70,7 @@ def _benchmark(grid: Grid, base: int, place: int, images_of: ImagesOf) -> list[l
         if images:
             stems = sorted(next(iter(images.values())))
             by_images = stats.sign_flip(
-                [statistics.fmean(images[s][stem] for s in sorted(images)) for stem in stems], resamples=10_000
+                [sum(images[s][stem] for s in images) / len(images) for stem in stems], resamples=2_000
             )
         found[row.label] = (seen, interval or stats.t_interval(seen), over_seeds, stats.sign_flip(seen), by_images)
     seeds_p = stats.holm({label: one[3].p for label, one in found.items() if one[3].p is not None})
@@ -127,13 +127,13 @@ def _across(grid: Grid, base: int, places: list[int]) -> Block | None:
     labels = list(scores)
     table = [[statistics.fmean(scores[label][number]) for label in labels] for number in range(len(places))]
     ranks = stats.average_ranks(table)
-    stability = stats.rank_stability(scores, resamples=500)
+    stability = stats.rank_stability(scores, resamples=1_000)
     reference = scores[grid.rows[base].label]
     rows = []
     for number, label in enumerate(labels):
         better = "–"
         if label != grid.rows[base].label:
-            chance = stats.probability_of_improvement(scores[label], reference, resamples=500)
+            chance = stats.probability_of_improvement(scores[label], reference, resamples=1_000)
             better = f"{chance.estimate:.2f} [{chance.low:.2f}, {chance.high:.2f}]"
         texts = (label, f"{ranks[number]:.2f}", f"{100 * stability[label].get(1, 0.0):.0f} %", better)
         rows.append([Text(text=text) for text in texts])

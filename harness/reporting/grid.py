@@ -7,13 +7,13 @@ it a column is also bound to one split manifest, and a row to one method configu
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from harness.records.schema import Code, Record, Run, content_hash
 from harness.reporting.names import PAPER_METRICS, SCORE_TITLES, benchmark_rank, method_rank
+from harness.reporting.statistics import sd
 from harness.studies import Study
 
 MISSING = "MISSING"
@@ -60,12 +60,12 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        return statistics.fmean(self.values[seed] for seed in sorted(self.values))
+        return math.fsum(self.values.values()) / len(self.values)
 
     @property
     def sd(self) -> float | None:
         """SD with ddof = 1, None for a single run."""
-        return statistics.stdev([self.values[seed] for seed in sorted(self.values)]) if len(self.values) > 1 else None
+        return sd([self.values[seed] for seed in sorted(self.values)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from harness.errors import UsageError
@@ -18,8 +20,16 @@ from harness.reporting.tables import render
 from harness.studies import Study, load_study, study_names
 
 
-def pages(root: Path, *, study: Study | None = None, style: Format = "markdown") -> dict[Path, str]:
-    """Path -> content of the tables that the records below ``root`` give.
+@dataclass(frozen=True, kw_only=True)
+class Pages:
+    """Path -> content of every table; and files that no table counts since they cannot be read, with the reason."""
+
+    content: Mapping[Path, str]
+    skipped: Mapping[Path, str]
+
+
+def pages(root: Path, *, study: Study | None = None, style: Format = "markdown") -> Pages:
+    """The tables that the records below ``root`` give.
 
     The page of ``study``; without one a page a protocol, the cost page if there are cost records, and the page of every
     study that has one already.
@@ -29,15 +39,18 @@ def pages(root: Path, *, study: Study | None = None, style: Format = "markdown")
     """
     folder, suffix = root / "tables", SUFFIX[style]
     if study is not None and study.table.kind == "cost":
-        return {folder / f"{study.name}{suffix}": _cost_page(root, study, style=style)}
+        costs = CostStore(root)
+        page = _cost_page(root, study, style=style)
+        return Pages(content={folder / f"{study.name}{suffix}": page}, skipped=costs.problems())
     store = RecordStore(root)
     if not store.folder.is_dir():
         raise UsageError(
             f"{store.folder} does not exist; run something first (python -m harness.run …), or give --results ROOT"
         )
-    records, _ = store.summaries()
+    records, skipped = store.summaries()
     if study is not None:
-        return {folder / f"{study.name}{suffix}": study_page(root, records, study, style=style)}
+        page = study_page(root, records, study, style=style)
+        return Pages(content={folder / f"{study.name}{suffix}": page}, skipped=skipped)
     found = {}
     for protocol in sorted({record.run.protocol for record in records}):
         mine = [record for record in records if record.run.protocol == protocol]
@@ -48,12 +61,7 @@ def pages(root: Path, *, study: Study | None = None, style: Format = "markdown")
             found[path] = _cost_page(root, one, style=style)
         elif path.is_file() and path not in found:
             found[path] = study_page(root, records, one, style=style)
-    return found
-
-
-def damaged(root: Path) -> dict[Path, str]:
-    """Files among the records and cost records that cannot be read, with the reason; no table counts them."""
-    return {**RecordStore(root).problems(), **CostStore(root).problems()}
+    return Pages(content=found, skipped={**skipped, **CostStore(root).problems()})
 
 
 def study_page(root: Path, records: Sequence[Record], study: Study, *, style: Format = "markdown") -> str:
@@ -66,8 +74,12 @@ def images_below(root: Path) -> ImagesOf:
     """Per-image scores from the files beside the records."""
     store = RecordStore(root)
 
+    @lru_cache(maxsize=32)  # a baseline's images are asked for by every other row
+    def scores_of(key: str, score: str, split: str, metric: str) -> Mapping[str, float] | None:
+        return image_scores(store.images_path(key), variant=score, split=split, metric=metric)
+
     def images_of(record: Record, score: str, split: str, metric: str) -> Mapping[str, float] | None:
-        return image_scores(store.images_path(record.key), variant=score, split=split, metric=metric)
+        return scores_of(record.key, score, split, metric)
 
     return images_of
 
