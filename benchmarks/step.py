@@ -63,11 +63,14 @@ class Contestant:
             return self.model(self.images)
 
     def step(self) -> float:
-        begun = now(self.device)
+        begun = self.clock()
         self.loss(self.forward(), self.masks).backward()
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return now(self.device) - begun
+        return self.clock() - begun
+
+    def clock(self) -> float:
+        return time.process_time() if self.options.cpu_time else now(self.device)
 
     def live_peak(self) -> int:
         own = [*self.model.parameters(), *self.model.buffers()]
@@ -99,7 +102,7 @@ def contestants(options: argparse.Namespace, device: torch.device, only: str = "
         else:
             plain = plain_twin(options.backbone, segmenter, method)
         for label, model in ((name, segmenter), (f"{name} plain", plain)):
-            if not only or label == only:
+            if label == only or (not only and label not in options.without.split(",")):
                 found[label] = Contestant(model, options, device)
     return found
 
@@ -113,21 +116,34 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--methods", default="lora,naslora")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count processor time on one thread instead of wall time: on a machine that others use as well",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--activation-checkpointing", action="store_true", help="ours only")
     parser.add_argument("--resident", action="store_true", help="also measure each contestant in a process of its own")
+    parser.add_argument("--without", default="", help="contestants to leave out, such as 'naslora plain,decoder'")
+    parser.add_argument(
+        "--no-live", action="store_true", help="do not count tensors (--device meta does so in seconds)"
+    )
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write what was measured here")
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
+    if options.cpu_time:
+        torch.set_num_threads(1)
     if options.alone:
         return _alone(options, device)
-    shared = used_by_others(device)
+    if device.type == "meta":  # tensors without content: exact memory of a step in seconds, whatever its size
+        options.rounds = 0
+    shared = used_by_others(device) if options.rounds else ""
     models = contestants(options, device)
-    deviations = _compare(models)
-    live = {name: model.live_peak() for name, model in models.items()}
+    deviations = _compare(models) if options.rounds else {}
+    live = {} if options.no_live else {name: model.live_peak() for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for number in range(options.rounds):
         for name, model in models.items():
@@ -150,7 +166,7 @@ def _compare(models: dict[str, Contestant]) -> dict[str, float]:
     """‖ours − plain‖ / ‖plain‖ of the logits, after a warm-up."""
     deviations = {}
     for name, model in models.items():
-        if name.endswith(" plain"):
+        if name.endswith(" plain") or f"{name} plain" not in models:
             continue
         with torch.no_grad():
             ours, plain = model.forward().masks, models[f"{name} plain"].forward().masks
@@ -177,15 +193,19 @@ def _table(measured: dict[str, Any]) -> str:
     rows = []
     seconds, live, resident = measured["seconds"], measured["live_bytes"], measured["resident_bytes"]
     for name in seconds:
-        row = [name, f"{statistics.median(seconds[name]):.3f}", f"{live[name] / 2**30:.2f}"]
+        timed = bool(seconds[name])
+        row = [
+            name,
+            f"{statistics.median(seconds[name]):.3f}" if timed else "",
+            f"{live[name] / 2**30:.2f}" if live else "",
+        ]
         row.append(f"{resident[name] / 2**30:.2f}" if resident else "")
         base = f"{name} plain"
         if base in seconds:
-            ratio = paired_ratio(seconds[name], seconds[base])
-            interval = "" if ratio.low is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
-            row += [f"{ratio.value:.2f}{interval}", f"{live[name] / live[base]:.2f}"]
+            row.append(_ratio(seconds[name], seconds[base], digits=2) if timed else "")
+            row.append(f"{live[name] / live[base]:.2f}" if live else "")
             row.append(f"{resident[name] / resident[base]:.2f}" if resident else "")
-            row.append(f"{measured['relative_deviation'][name]:.1e}")
+            row.append(f"{measured['relative_deviation'][name]:.1e}" if timed else "")
         rows.append(row)
     heads = [
         "contestant",
@@ -198,11 +218,15 @@ def _table(measured: dict[str, Any]) -> str:
         "deviation",
     ]
     text = tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
-    if {"naslora", "lora"} <= seconds.keys():
-        ratio = paired_ratio(seconds["naslora"], seconds["lora"])
-        interval = "" if ratio.low is None else f" [{ratio.low:.3f}, {ratio.high:.3f}]"
-        text += f"\n\nNAS-LoRA / LoRA: {ratio.value:.3f}{interval}"
+    if {"naslora", "lora"} <= seconds.keys() and seconds["lora"]:
+        text += f"\n\nNAS-LoRA / LoRA: {_ratio(seconds['naslora'], seconds['lora'], digits=3)}"
     return text
+
+
+def _ratio(values: list[float], baseline: list[float], *, digits: int) -> str:
+    ratio = paired_ratio(values, baseline)
+    interval = "" if ratio.low is None else f" [{ratio.low:.{digits}f}, {ratio.high:.{digits}f}]"
+    return f"{ratio.value:.{digits}f}{interval}"
 
 
 if __name__ == "__main__":

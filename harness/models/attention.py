@@ -56,10 +56,10 @@ class RelativeAttention(nn.Module):
             v = torch.cat([v, prefix_v.expand(batch, -1, -1, -1)], dim=2)
         if not self.fused:
             attend = plain_attention
-        elif x.device.type == "cpu":
-            attend = chunked_attention
-        else:
+        elif x.is_cuda:
             attend = widened_attention
+        else:
+            attend = chunked_attention
         out = attend(q, k, v, rows, columns, scale=self.scale)
         return self.proj(out.transpose(1, 2).reshape(batch, height, width, -1))
 
