@@ -116,6 +116,8 @@ def overview(seen: Survey) -> str:
     left = eta(seen.runs, now=time.time())
     still = any(run.unsettled for run in runs)
     lines.append(f"{len(runs)} runs: {words}" + (f"; {clock(left)} left" if still else ""))
+    reasons = Counter(run.message for run in runs if run.state == QUEUED and run.message)
+    lines += [f"{count} queued: {reason}" for reason, count in reasons.most_common(3)]
     stopped = sum(run.state in (INTERRUPTED, LOST) for run in runs)
     if stopped:
         lines.append(f"{stopped} interrupted: the command that started them continues them")

@@ -22,7 +22,7 @@ from harness.dispatch.executors import Executor, ShowStates, Submission, attempt
 from harness.dispatch.local import beating, begin_sweep, freeze, worker_command, writing
 from harness.dispatch.profile import ClusterProfile, Shape, as_data, minutes
 from harness.dispatch.reconcile import reconcile
-from harness.dispatch.slurm import Refused, Slurm, Task, one_line, patiently
+from harness.dispatch.slurm import Refused, Slurm, Task, Unreachable, one_line, patiently
 from harness.dispatch.survey import INTERRUPTED, LOST, RunState, survey
 from harness.dispatch.sweeps import Chunk, Limits, create_chunk, read_chunks, sweeps_folder
 from harness.errors import UsageError
@@ -75,8 +75,11 @@ class SlurmExecutor(Executor):
             for chunk in chunks:
                 try:
                     job_ids.append(self._sbatch(chunk).job)
+                except Unreachable:
+                    raise  # whether it was submitted is not known; the next command finds out
                 except UsageError as error:
-                    chunk.close("abandoned")
+                    for unsent in chunks[len(job_ids) :]:
+                        unsent.close("abandoned")
                     raise UsageError(_refusal(error, chunks, job_ids)) from error
         return Submission(sweep=chunks[0].sweep, keys=keys, elsewhere=elsewhere, job_ids=tuple(job_ids))
 
@@ -251,7 +254,8 @@ def _array(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
         setup=list(profile.setup),
         # The step may be killed as a whole; what it could not say is said after it.
         teardown=["status=$?", f"{command} --after $status", "exit $?"],
-        srun_args=["--kill-on-bad-exit=1"] if shape.gpus_per_run > 1 else None,
+        # since SLURM 22.05 srun does not inherit the CPUs of a task
+        srun_args=[f"--cpus-per-task={shape.cpus}", *(["--kill-on-bad-exit=1"] if shape.gpus_per_run > 1 else [])],
         additional_parameters={"requeue": True, **{k: v == "true" or v for k, v in profile.extra.items()}},
         wckey=None,
     )
@@ -262,10 +266,10 @@ def _array(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
 def _refusal(error: UsageError, chunks: Sequence[Chunk], job_ids: Sequence[str]) -> str:
     text = str(error)
     hints = {
+        "qos": "your quota of submitted jobs or its QOS forbids it; wait for jobs to end, or set --set cluster.qos=NAME",
         "partition": "choose one of sinfo's with --set cluster.partition=NAME",
         "time limit": "lower it with --set cluster.time=2h; a run continues from its checkpoint",
         "account": "set it with --set cluster.account=NAME",
-        "qos": "your quota of submitted jobs or its QOS forbids it; wait for jobs to end, or set --set cluster.qos=NAME",
         "writing": "the controller's disk is full; tell its administrator, then give the same command again",
         "memory": "lower it with --set cluster.mem=16G",
         "node configuration": "no node has so many CPUs, GPUs or so much memory; lower them with --set cluster.KEY=VALUE",

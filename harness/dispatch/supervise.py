@@ -171,11 +171,14 @@ def _supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, mee
     oom_before = oom_kills()
     child = fork_child(job, circumstances=circumstances, log=log_path(folder, lease.attempt.number))
     try:
-        status = watch(child, lease=lease, circumstances=circumstances, stop=stop)
+        status, overdue = watch(child, lease=lease, circumstances=circumstances, stop=stop)
     except Lost:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         return "elsewhere"
+    if overdue and settled(results, key, replaces=circumstances.replaces) is None:
+        lease.release("interrupted", "asked to stop, and killed because it did not in time")
+        return "interrupted"
     return _conclude(job, lease, status, oom_killed=oom_kills() > oom_before, circumstances=circumstances)
 
 
@@ -258,20 +261,23 @@ class ProgressFile:
             os.replace(temporary, self._path)
 
 
-def watch(child: int, *, lease: Lease | None, circumstances: Circumstances, stop: StopSignals) -> int:
-    """Wait for the child with heartbeats, passing stop signals on; returns its wait status.
+def watch(child: int, *, lease: Lease | None, circumstances: Circumstances, stop: StopSignals) -> tuple[int, bool]:
+    """Wait for the child with heartbeats, passing stop signals on.
+
+    Returns:
+        Its wait status, and whether it was killed here because it did not stop in time.
 
     Raises:
         Lost: the lease was taken over.
     """
     forwarded = 0
-    deadline = float("inf")
+    deadline, overdue = float("inf"), False
     next_beat = time.monotonic() + circumstances.lease_s / BEATS_PER_LEASE
     handle = os.pidfd_open(child)
     try:
         while True:
             if select.select([handle], [], [], _TICK_S)[0]:
-                return os.waitpid(child, 0)[1]
+                return os.waitpid(child, 0)[1], overdue
             now = time.monotonic()
             if circumstances.submitter is not None and circumstances.submitter.alive() is False and not stop:
                 stop.received.append(signal.SIGTERM)
@@ -281,10 +287,11 @@ def watch(child: int, *, lease: Lease | None, circumstances: Circumstances, stop
                 os.kill(child, signal.SIGUSR2)
             if now > deadline:
                 os.kill(child, signal.SIGKILL)
-                deadline = float("inf")
+                deadline, overdue = float("inf"), True
             if lease is not None and now > next_beat:
                 next_beat = now + circumstances.lease_s / BEATS_PER_LEASE
-                lease.beat()
+                with contextlib.suppress(OSError):  # a full disk or a server that is away; a lease that is lost shows later
+                    lease.beat()
     finally:
         os.close(handle)
 

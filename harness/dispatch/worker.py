@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from harness.dispatch.supervise import (
     watch,
 )
 from harness.dispatch.sweeps import Chunk, Sweep, read_chunk, read_sweep, settled
+from harness.errors import UsageError
 
 REQUEUE_WAIT_S = 120
 MEETING_WAIT_S = 600
@@ -38,13 +40,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--after", type=int, metavar="STATUS", help="the task ended so: settle what it could not say")
     arguments = parser.parse_args(argv)
     chunk, sweep = read_chunk(arguments.chunk), read_sweep(arguments.chunk.parent)
-    if arguments.after is not None:
-        return after(chunk, sweep, status=arguments.after)
     stop = StopSignals()
-    stop.install()
-    if sweep.executor == "slurm":
-        return one_of_array(chunk, sweep, stop=stop)
-    return drain(chunk, sweep, stop=stop)
+    try:
+        if arguments.after is not None:
+            return after(chunk, sweep, status=arguments.after)
+        stop.install()
+        if sweep.executor == "slurm":
+            return one_of_array(chunk, sweep, stop=stop)
+        return drain(chunk, sweep, stop=stop)
+    except (UsageError, OSError) as error:  # a full disk, a cluster that does not answer: the next start continues
+        print(f"error: {error}", file=sys.stderr)
+        return 3
 
 
 def one_of_array(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
@@ -101,7 +107,7 @@ def follow(job: Job, meeting: Meeting, *, rank: int, circumstances: Circumstance
         return 0
     os.environ.update(variables)
     child = fork_child(job, circumstances=circumstances, log=meeting.path.with_suffix(f".rank{rank}.log"))
-    status = os.waitstatus_to_exitcode(watch(child, lease=None, circumstances=circumstances, stop=stop))
+    status = os.waitstatus_to_exitcode(watch(child, lease=None, circumstances=circumstances, stop=stop)[0])
     if stop:
         time.sleep(REQUEUE_WAIT_S)  # rank 0 asks for the requeue, which ends this process
     return abs(status)

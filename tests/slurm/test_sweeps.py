@@ -224,7 +224,7 @@ def test_cancel_takes_a_sweeps_jobs_and_no_others(cluster, tmp_path, monkeypatch
 def test_gpu_hours_of_all_attempts_come_from_accounting(cluster, tmp_path, monkeypatch):
     use_standin(monkeypatch)
     job = make_job(tmp_path, seed=0, steps=40, step_s=0.1)
-    slurm = executor(tmp_path, tmp_path, gres="gpu:1")
+    slurm = executor(tmp_path, tmp_path, gres="gpu:1", cpus=2)
     slurm.submit([job])
     wait_until(lambda: starts(tmp_path, job.run.key), "the run to start")
     time.sleep(2.0)
@@ -237,6 +237,8 @@ def test_gpu_hours_of_all_attempts_come_from_accounting(cluster, tmp_path, monke
     assert len(elapsed) == 2
     assert record["cost"]["gpu_hours"] * 3600 == pytest.approx(sum(map(float, elapsed)), abs=3.0)
     assert record["cost"]["gpu_hours"] * 3600 >= 4.0
+    cpus = cluster.call("sacct", "-n", "-P", "-o", "JobID,AllocCPUS", "-j", slurm_job(tmp_path)).splitlines()
+    assert [line.split("|")[1] for line in cpus if line.split("|")[0].endswith(".0")] == ["2"]
 
 
 @pytest.mark.parametrize(
