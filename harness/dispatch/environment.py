@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import platform
 import socket
-import subprocess
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from harness.records.schema import content_hash
+from harness.dispatch.snapshot import code_version
 
 
 def environment(device: torch.device) -> dict[str, str]:
@@ -26,23 +25,6 @@ def environment(device: torch.device) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
     }
     return {**found, **code_version()}
-
-
-@lru_cache(maxsize=1)
-def code_version() -> dict[str, str]:
-    """``commit`` and ``dirty`` (hash of the uncommitted difference, empty when there is none); empty outside a checkout."""
-    root = Path(__file__).parents[2]
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-        return done.stdout if done.returncode == 0 else ""
-
-    try:
-        commit = git("rev-parse", "HEAD").strip()
-        difference = git("diff", "HEAD", "--", "*.py", "*.yaml")
-    except OSError:
-        return {"commit": "", "dirty": ""}
-    return {"commit": commit, "dirty": content_hash(difference)[:8] if difference else ""}
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import secrets
@@ -71,8 +72,10 @@ def _files(package: object) -> list[tuple[Path, Path]]:
     return [(root, name) for name in names if (root / name).is_file()]
 
 
+@functools.cache
 def code_version() -> dict[str, str]:
-    """``commit`` and ``dirty`` (hash of the uncommitted changes, empty if there are none) of the tree that is running now."""
+    """``commit`` and ``dirty`` (hash of the uncommitted changes, empty if there are none) of the tree that is running now; both empty
+    outside a checkout, such as in a snapshot: a sweep's records get those of its submission."""
     root = Path(str(harness.__file__)).parents[1]
 
     def git(*arguments: str) -> str:
@@ -83,7 +86,5 @@ def code_version() -> dict[str, str]:
         return done.stdout if done.returncode == 0 else ""
 
     commit = git("rev-parse", "HEAD").strip()
-    if not commit:
-        return {}
-    changes = git("diff", "HEAD", "--", *(package.__name__ for package in PACKAGES))
+    changes = git("diff", "HEAD", "--", *(package.__name__ for package in PACKAGES)) if commit else ""
     return {"commit": commit, "dirty": hashlib.sha256(changes.encode()).hexdigest()[:12] if changes else ""}

@@ -41,6 +41,5 @@ def test_an_installation_without_git_is_copied_too(tmp_path, monkeypatch):
 
 def test_the_version_of_the_code_is_known_in_a_checkout():
     version = snapshot.code_version()
-    if version:  # not in an exported tree
-        assert len(version["commit"]) == 40
-        assert len(version["dirty"]) in (0, 12)
+    assert len(version["commit"]) in (0, 40)  # none in an exported tree
+    assert len(version["dirty"]) in (0, 12)
