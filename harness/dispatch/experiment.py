@@ -275,10 +275,11 @@ class Experiment:
         def predict(images: Tensor) -> Tensor:
             images = images.to(self.device)
             with self._autocast():
-                if self.remembered is None:
-                    output = segmenter(images)
-                else:
-                    output = segmenter.decode(self.remembered.get(images, segmenter.encode))
+                output = (
+                    segmenter(images)
+                    if self.remembered is None
+                    else segmenter.decode(self.remembered.get(images, segmenter.encode))
+                )
             scores = probabilities(output, size)
             missing = self.benchmark.num_classes - self.num_classes
             return nn.functional.pad(scores, (0, 0, 0, 0, 0, missing)) if missing > 0 else scores

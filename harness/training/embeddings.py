@@ -23,7 +23,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from methods.base import Method
+
 MEMORY_LIMIT = 4 << 30
+FILE_LIMIT = 64 << 30
+
+
+def encoder_is_frozen(method: Method, segmenter: nn.Module) -> bool:
+    """Whether the image embedding is the same before and after training, so that it can be kept."""
+    encoder = segmenter.get_submodule("encoder")
+    return not method.trains_backbone and not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def encoder_fingerprint(encoder: nn.Module) -> str:
@@ -43,13 +52,23 @@ class EmbeddingCache:
         key: whatever else determines an embedding: `encoder_fingerprint`, precision, image size, name of the split.
         folder: where files lie, None for memory.
         memory_limit: bytes that embeddings in memory may take; what comes after is computed every time.
+        file_limit: bytes that the split's file may take; a larger split is kept in memory, as far as that goes.
     """
 
-    def __init__(self, *, count: int, key: str, folder: Path | None = None, memory_limit: int = MEMORY_LIMIT) -> None:
+    def __init__(
+        self,
+        *,
+        count: int,
+        key: str,
+        folder: Path | None = None,
+        memory_limit: int = MEMORY_LIMIT,
+        file_limit: int = FILE_LIMIT,
+    ) -> None:
         self._count = count
         self._key = key
         self._folder = folder
         self._room = memory_limit
+        self._file_limit = file_limit
         self._memory: dict[tuple[int, bool], Tensor] = {}
         self._file: Tensor | None = None
         self._sums: np.ndarray | None = None
@@ -127,7 +146,7 @@ class EmbeddingCache:
         needed = 2 * self._count * embedding.numel() * embedding.element_size()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self._folder).free < 1.1 * needed:
+            if needed > self._file_limit or shutil.disk_usage(self._folder).free < 1.1 * needed:
                 raise OSError("not enough room")
             self._map(list(embedding.shape), embedding.dtype)
             kind = str(embedding.dtype).removeprefix("torch.")
@@ -147,6 +166,39 @@ class EmbeddingCache:
             with open(sums, "ab") as file:
                 file.truncate(size)
         self._sums = np.memmap(sums, dtype=np.uint32, mode="r+", shape=(2 * self._count, 2))
+
+
+class RememberedEmbeddings:
+    """Embeddings in evaluation, found by what the images show: a split that is scored every epoch is encoded once.
+
+    Each image is encoded alone, so its embedding does not depend on its batch, nor on where a run was interrupted.
+
+    Args:
+        memory_limit: bytes that they may take; what comes after is computed every time.
+    """
+
+    def __init__(self, *, memory_limit: int = MEMORY_LIMIT) -> None:
+        self._room = memory_limit
+        self._known: dict[bytes, Tensor] = {}
+
+    def get(self, images: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """(B, D, h, w) on the device of ``images`` (B, 3, S, S), normalised.
+
+        Args:
+            encode: (1, 3, S, S) to (1, D, h, w); always the same frozen encoder in the same precision.
+        """
+        return torch.cat([self._one(image[None], encode) for image in images])
+
+    def _one(self, image: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        key = hashlib.blake2b(_bytes_of(image), digest_size=16).digest()
+        if key in self._known:
+            return self._known[key].to(image.device)
+        embedding = encode(image).detach()
+        size = embedding.numel() * embedding.element_size()
+        if size <= self._room:
+            self._room -= size
+            self._known[key] = embedding.cpu()
+        return embedding
 
 
 def _bytes_of(tensor: Tensor) -> bytes:

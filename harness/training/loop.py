@@ -24,7 +24,7 @@ from harness.training.batches import Plan, TrainingImages, draw, hold_out
 from harness.training.checkpoint import CheckpointFiles, StateFiles
 from harness.training.determinism import deterministic
 from harness.training.distributed import ALONE, Workers
-from harness.training.embeddings import EmbeddingCache
+from harness.training.embeddings import EmbeddingCache, encoder_is_frozen
 from harness.training.feeding import Feeder, task_loss
 from harness.training.losses import Loss, build_loss
 from harness.training.memory import peak_bytes, reset_peak
@@ -93,8 +93,7 @@ def train(
         flip=protocol.flip,
         seed=seed,
     )
-    encoder = segmenter.get_submodule("encoder")
-    frozen = not method.trains_backbone and not any(parameter.requires_grad for parameter in encoder.parameters())
+    cacheable = protocol.cache_embeddings and encoder_is_frozen(method, segmenter)
     loop = _Loop(
         segmenter=segmenter,
         method=method,
@@ -109,7 +108,7 @@ def train(
             protocol=protocol,
             device=device,
             workers=workers,
-            embeddings=embeddings if frozen and protocol.cache_embeddings else None,
+            embeddings=embeddings if cacheable else None,
         ),
         loss=build_loss(protocol, task=task, num_classes=num_classes),
         optimisers=build_optimisers(method.parameter_groups(), protocol),

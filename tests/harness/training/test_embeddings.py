@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.training.embeddings import EmbeddingCache, encoder_fingerprint
+from harness.training.embeddings import EmbeddingCache, RememberedEmbeddings, encoder_fingerprint
 from tests.harness.training.tiny import Run, attached, protocol
 
 IMAGE = torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
@@ -94,6 +94,41 @@ def test_memory_has_a_bound() -> None:
         for index in range(3):
             assert torch.equal(embeddings.get(index, flip=False, image=IMAGE, encode=encode), VALUE)
     assert encode.calls == 4  # the third image has no room
+
+
+def test_a_split_too_large_for_its_file_stays_in_memory(tmp_path: Path) -> None:
+    embeddings = cache(tmp_path, file_limit=100)
+    assert torch.equal(embeddings.get(0, flip=False, image=IMAGE, encode=Encode()), VALUE)
+    assert embeddings.ready(0, flip=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_scored_images_are_encoded_once_and_alone() -> None:
+    segmenter: Any = attached("decoder")[0]
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    remembered, counts = RememberedEmbeddings(), []
+    segmenter.encoder.register_forward_hook(lambda module, inputs, output: counts.append(len(inputs[0])))
+    with torch.no_grad():
+        alone = torch.cat([segmenter.encode(image[None]) for image in images])
+        counts.clear()
+        assert torch.equal(remembered.get(images, segmenter.encode), alone)
+        assert counts == [1, 1, 1]
+        assert torch.equal(remembered.get(images[[2, 0]], segmenter.encode), alone[[2, 0]])
+        assert counts == [1, 1, 1]
+        changed = images.clone()
+        changed[0, 0, 0, 0] += 1
+        assert not torch.equal(remembered.get(changed, segmenter.encode)[0], alone[0])
+        assert counts == [1, 1, 1, 1]
+
+
+def test_remembered_embeddings_have_a_bound() -> None:
+    encode, calls = (lambda image: image), []
+    remembered = RememberedEmbeddings(memory_limit=3 * 4 * 4)
+    images = torch.arange(24.0).view(2, 3, 2, 2)
+    for _ in range(2):
+        found = remembered.get(images, lambda image: (calls.append(0), encode(image))[1])
+        assert torch.equal(found, images)
+    assert len(calls) == 3
 
 
 def test_a_folder_without_room_falls_back_to_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
