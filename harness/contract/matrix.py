@@ -144,9 +144,10 @@ def markdown(rows: Iterable[Capability]) -> str:
         "bf16",
         "checkpointing",
         "placement",
-        f"encoder parameters ({backbone})",
-        "with mask decoder",
-        "total",
+        f"trained: encoder ({backbone})",
+        "trained: with mask decoder",
+        "all: encoder",
+        "all: with mask decoder",
         "contract",
     ]
     cells = [
@@ -159,12 +160,13 @@ def markdown(rows: Iterable[Capability]) -> str:
             ", ".join(row.placement) or "–",
             _number(row.encoder_parameters),
             _number(row.trainable_parameters),
+            _number(row.total_encoder_parameters),
             _number(row.total_parameters),
             "holds" if row.passed else f"broken ({len(row.failures)})",
         ]
         for row in rows
     ]
-    alignment = ["left"] * 6 + ["right"] * 3 + ["left"]
+    alignment = ["left"] * 6 + ["right"] * 4 + ["left"]
     return tabulate(cells, headers=headers, tablefmt="github", colalign=alignment, disable_numparse=True)
 
 
