@@ -39,8 +39,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--results", type=Path, default=Path("runs"), metavar="DIR", help="results folder (default: runs)")
     p.add_argument("--sweep", metavar="ID", help="only the runs of this sweep ('last' for the newest)")
     p.add_argument("--failed", action="store_true", help="list runs that failed or were interrupted, and why")
-    p.add_argument("--logs", metavar="KEY", help="print the log of a run's last start; the beginning of a key is enough")
-    p.add_argument("--watch", action="store_true", help=f"show again every {WATCH_SECONDS:.0f} seconds until nothing is to come")
+    p.add_argument(
+        "--logs", metavar="KEY", help="print the log of a run's last start; the beginning of a key is enough"
+    )
+    p.add_argument(
+        "--watch", action="store_true", help=f"show again every {WATCH_SECONDS:.0f} seconds until nothing is to come"
+    )
     p.add_argument("--json", action="store_true", help="one JSON object a run")
     return p
 
@@ -49,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if not arguments.results.is_dir():
-        raise UsageError(f"results folder {arguments.results} does not exist; give the one of your runs with --results DIR")
+        raise UsageError(
+            f"results folder {arguments.results} does not exist; give the one of your runs with --results DIR"
+        )
     results = arguments.results.absolute()
     while True:
         seen = look(results, sweep=arguments.sweep)
@@ -173,7 +179,9 @@ def print_log(seen: Survey, key: str) -> None:
     found = [run for run in seen.runs.values() if run.key.startswith(key)]
     if len(found) != 1:
         some = ", ".join(run.key for run in found[:3])
-        raise UsageError(f"{len(found)} runs begin with {key!r}" + (f" ({some} …)" if found else "; see --json for keys"))
+        raise UsageError(
+            f"{len(found)} runs begin with {key!r}" + (f" ({some} …)" if found else "; see --json for keys")
+        )
     run = found[0]
     print(f"{run.key} {run.variant} on {run.benchmark}, seed {run.seed}: {run.state} {run.message}".rstrip())
     if run.log is None or not run.log.is_file():

@@ -97,7 +97,11 @@ class SlurmExecutor(Executor):
                     tasks = self.slurm.tasks()
                     reconcile(self.results, self.slurm, tasks=tasks)
                 runs = survey(self.results, tasks=tasks, keys=keys).runs
-                again = [self._jobs[key] for key, run in runs.items() if run.state in (INTERRUPTED, LOST) and key in self._jobs]
+                again = [
+                    self._jobs[key]
+                    for key, run in runs.items()
+                    if run.state in (INTERRUPTED, LOST) and key in self._jobs
+                ]
                 if not again:
                     if on_change is not None:
                         on_change(runs)
@@ -148,12 +152,14 @@ class SlurmExecutor(Executor):
                 found[key] = f"runs in process {starts[-1].holder.pid} on {starts[-1].holder.host}"
         return found
 
-    def _write_intent(self, wanted: Mapping[Shape, list[Job]], limits: Mapping[str, Limits], command: str) -> list[Chunk]:
+    def _write_intent(
+        self, wanted: Mapping[Shape, list[Job]], limits: Mapping[str, Limits], command: str
+    ) -> list[Chunk]:
         everything = [job for group in wanted.values() for job in group]
         folder = Path(self.profile.snapshot_folder) if self.profile.snapshot_folder else self.results / "snapshots"
         frozen, everything = freeze(folder.absolute(), everything)
         frozen_jobs = {job.run.key: job for job in everything}
-        sweep, place = begin_sweep(
+        _, place = begin_sweep(
             self.results, executor=self.name, command=command, frozen=frozen, settings=as_data(self.profile)
         )
         (place / "logs").mkdir()
@@ -199,7 +205,9 @@ class SlurmExecutor(Executor):
                 break
             except Held as held:
                 if time.monotonic() > deadline:
-                    raise UsageError(f"another submission is under way here ({held}); try again when it is done") from held
+                    raise UsageError(
+                        f"another submission is under way here ({held}); try again when it is done"
+                    ) from held
                 if not told:
                     print(f"waiting for another submission ({held})", file=sys.stderr)
                     told = True
@@ -243,7 +251,7 @@ def _array(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
     executor.update_parameters(
         **{name: value for name, value in options.items() if value},
         job_name=chunk.name,
-        comment=f"{chunk.sweep}",
+        comment=chunk.sweep,
         time=minutes(shape.time),
         nodes=1,
         ntasks_per_node=shape.gpus_per_run,
@@ -274,6 +282,13 @@ def _refusal(error: UsageError, chunks: Sequence[Chunk], job_ids: Sequence[str])
         "memory": "lower it with --set cluster.mem=16G",
         "node configuration": "no node has so many CPUs, GPUs or so much memory; lower them with --set cluster.KEY=VALUE",
     }
-    hint = next((hint for word, hint in hints.items() if word in text.lower()), "nothing is lost; mend it and give the same command again")
-    done = f"; {len(job_ids)} of {len(chunks)} arrays are submitted ({', '.join(job_ids)})" if job_ids else "; nothing was submitted"
+    hint = next(
+        (hint for word, hint in hints.items() if word in text.lower()),
+        "nothing is lost; mend it and give the same command again",
+    )
+    done = (
+        f"; {len(job_ids)} of {len(chunks)} arrays are submitted ({', '.join(job_ids)})"
+        if job_ids
+        else "; nothing was submitted"
+    )
     return f"{text}{done}; {hint}"

@@ -20,7 +20,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-End = Literal["finished", "failed", "interrupted", "OOM", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED", "killed", "lost"]
+End = Literal[
+    "finished", "failed", "interrupted", "OOM", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED", "killed", "lost"
+]
 """How an attempt ended: ``finished`` and ``failed`` left a record; ``interrupted`` stopped by request, with a checkpoint; ``killed`` died
 under the eyes of its supervisor; ``lost`` is no longer there and nobody knows why; the others were ended by the cluster."""
 
@@ -203,7 +205,9 @@ class Lease:
             if limit is not None and number > limit:
                 raise Exhausted(attempts(folder))
             now = time.time()
-            attempt = Attempt(number=number, holder=holder, token=secrets.token_hex(6), started=now, seen=now, gpus=gpus)
+            attempt = Attempt(
+                number=number, holder=holder, token=secrets.token_hex(6), started=now, seen=now, gpus=gpus
+            )
             if create_exclusively(_path(folder, number), _text(attempt)):
                 return cls(folder, attempt)
             # Somebody was faster; look again.

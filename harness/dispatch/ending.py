@@ -28,7 +28,9 @@ _STATES: dict[str, End] = {
 }
 _CODES: dict[End, Code] = {"OOM": "OOM", "TIMEOUT": "TIMEOUT", "interrupted": "TIMEOUT", "PREEMPTED": "PREEMPTED"}
 """A run that was interrupted so often that it was given up was stopped at its time limit each time."""
-_MEMORY_LIMIT = re.compile(r"exceeded (step|job) memory limit|exceeded memory limit|oom[_-]kill|out[ _]of[ _]memory", re.IGNORECASE)
+_MEMORY_LIMIT = re.compile(
+    r"exceeded (step|job) memory limit|exceeded memory limit|oom[_-]kill|out[ _]of[ _]memory", re.IGNORECASE
+)
 
 
 def end_from_state(state: str) -> End:
@@ -47,7 +49,10 @@ def exceeded_memory(log: Path) -> bool:
 def oom_kills() -> int:
     """Processes that this machine's kernel, or this job's memory cgroup, has killed for memory so far."""
     count = 0
-    for path, pattern in ((Path("/proc/vmstat"), r"^oom_kill (\d+)"), (_own_cgroup() / "memory.events", r"^oom_kill (\d+)")):
+    for path, pattern in (
+        (Path("/proc/vmstat"), r"^oom_kill (\d+)"),
+        (_own_cgroup() / "memory.events", r"^oom_kill (\d+)"),
+    ):
         try:
             match = re.search(pattern, path.read_text(encoding="ascii"), re.MULTILINE)
         except OSError:
@@ -74,7 +79,9 @@ def gpu_hours(starts: Sequence[Attempt], *, slurm: Slurm | None = None) -> tuple
     return sum(start.hours * start.gpus for start in starts), "clock"
 
 
-def give_up(results: Path, run: Run, *, end: End, detail: str, starts: Sequence[Attempt], environment: dict[str, str]) -> Record:
+def give_up(
+    results: Path, run: Run, *, end: End, detail: str, starts: Sequence[Attempt], environment: dict[str, str]
+) -> Record:
     """Write the record of a run that cannot be finished; its checkpoint stays, so that a retry continues."""
     hours, source = gpu_hours(starts)
     record = Record(
@@ -113,7 +120,9 @@ def judge(starts: Sequence[Attempt], *, limit: int, before: int = 0) -> tuple[En
     return None
 
 
-def settle(results: Path, run: Run, *, end: End, detail: str, planned: Planned, environment: dict[str, str]) -> Record | None:
+def settle(
+    results: Path, run: Run, *, end: End, detail: str, planned: Planned, environment: dict[str, str]
+) -> Record | None:
     """Close a run's dead last start as ``end``, and write its record if it has to be given up.
 
     Returns:

@@ -175,9 +175,7 @@ def run_jobs(
     name = "slurm" if cluster else executor or "local"
     if workers is not None and name != "local":
         raise UsageError(f"--workers is for worker processes here, not for the executor {name}")
-    chosen = make_executor(
-        name, results=results, workers=workers, cluster=cluster, cluster_overrides=cluster_overrides
-    )
+    chosen = make_executor(name, results=results, workers=workers, cluster=cluster, cluster_overrides=cluster_overrides)
     if cancel:
         return _cancel(planned, chosen)
     again = _to_retry(planned, results, retry, everything=not chosen.detached)
@@ -189,7 +187,10 @@ def run_jobs(
     left_out = {key: code for key, code in planned.failed.items() if key not in again}
     if left_out:
         classes = ",".join(sorted({code.lower() for code in left_out.values()}))
-        print(f"{len(left_out)} runs failed before and are not started again; --retry {classes} does that", file=sys.stderr)
+        print(
+            f"{len(left_out)} runs failed before and are not started again; --retry {classes} does that",
+            file=sys.stderr,
+        )
     if not pending:
         return Outcome(submitted=False, failed=left_out)
     print(chosen.describe(), file=sys.stderr)
@@ -234,7 +235,11 @@ def _cancel(planned: Planned, executor: Executor) -> Outcome:
     if not isinstance(executor, SlurmExecutor):
         raise UsageError("--cancel needs --cluster NAME; a local run is stopped with Ctrl-C")
     cancelled = executor.cancel([job.run.key for job in planned.jobs])
-    print(f"cancelled {len(cancelled)} jobs" if cancelled else "nothing to cancel: no job of these runs is queued or running")
+    print(
+        f"cancelled {len(cancelled)} jobs"
+        if cancelled
+        else "nothing to cancel: no job of these runs is queued or running"
+    )
     return Outcome(submitted=True, failed={})
 
 

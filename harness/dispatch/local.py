@@ -1,4 +1,4 @@
-"""Runs on this machine: in this process (`InlineExecutor`), or in worker processes that outlast nothing but the command (`LocalExecutor`)."""
+"""Runs on this machine: in this process (`InlineExecutor`), or in worker processes that end with the command (`LocalExecutor`)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,11 @@ class InlineExecutor(Executor):
         with writing(self.results):
             sweep, folder = begin_sweep(self.results, executor=self.name, command=command)
             self._chunk = create_chunk(
-                folder, number=0, jobs=jobs, shape={}, limits=attempt_limits(self.results, _keys(jobs), allowed=LOCAL_ATTEMPTS)
+                folder,
+                number=0,
+                jobs=jobs,
+                shape={},
+                limits=attempt_limits(self.results, _keys(jobs), allowed=LOCAL_ATTEMPTS),
             )
         return Submission(sweep=sweep.id, keys=_keys(jobs), elsewhere={}, job_ids=(str(os.getpid()),))
 
@@ -68,7 +72,9 @@ class InlineExecutor(Executor):
                 continue
             with beating(lease), _ask_first(stop):
                 try:
-                    record = execute(job, progress=ProgressFile(folder), stop=stop, complete=completion(folder, circumstances))
+                    record = execute(
+                        job, progress=ProgressFile(folder), stop=stop, complete=completion(folder, circumstances)
+                    )
                     lease.release("finished" if record.code == "OK" else "failed", record.code)
                 except Interrupted as interrupted:
                     lease.release("interrupted", str(interrupted))
@@ -164,7 +170,10 @@ class LocalExecutor(Executor):
 
     def _stop(self) -> None:
         """Ask the workers to write checkpoints and end; kill those that do not."""
-        print("stopping: workers write their checkpoints (the same command continues; Ctrl-C again kills)", file=sys.stderr)
+        print(
+            "stopping: workers write their checkpoints (the same command continues; Ctrl-C again kills)",
+            file=sys.stderr,
+        )
         for process in self._processes:
             if not process.done():
                 process._process.send_signal(signal.SIGTERM)
@@ -191,7 +200,9 @@ def visible_gpus() -> list[str]:
 
 def worker_command(chunk: Chunk, frozen: Path, *, python: str, variables: Mapping[str, str]) -> str:
     """The command that works on ``chunk`` with the frozen code, whatever the working directory."""
-    settings = " ".join(shlex.quote(f"{name}={value}") for name, value in {**variables, "PYTHONPATH": str(frozen)}.items())
+    settings = " ".join(
+        shlex.quote(f"{name}={value}") for name, value in {**variables, "PYTHONPATH": str(frozen)}.items()
+    )
     program = f"{python} -u -m harness.dispatch.worker {shlex.quote(str(chunk.path))}"
     return f"env -C {shlex.quote(str(frozen))} {settings} {program}"
 
@@ -235,10 +246,12 @@ def writing(results: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or results
-        raise UsageError(f"cannot write {where}: {error.strerror or error}; nothing was submitted by this step") from error
+        raise UsageError(
+            f"cannot write {where}: {error.strerror or error}; nothing was submitted by this step"
+        ) from error
 
 
-class beating:  # noqa: N801 - reads as a verb: `with beating(lease)`
+class beating:
     """Keep a lease alive from a thread, for work that cannot stop for it."""
 
     def __init__(self, lease: Lease, *, lease_s: float = 90.0) -> None:
@@ -251,7 +264,9 @@ class beating:  # noqa: N801 - reads as a verb: `with beating(lease)`
         self._thread.start()
         return self._lease
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._done.set()
         self._thread.join()
 

@@ -100,7 +100,9 @@ class ClusterProfile(Shape):
             UsageError: unknown key or wrong value in ``shapes``.
         """
         own = {f.name: getattr(self, f.name) for f in fields(Shape)}
-        return from_mapping(Shape, {**own, **self.shapes.get(backbone, {})}, where=f"cluster profile {self.name}: shapes.{backbone}")
+        return from_mapping(
+            Shape, {**own, **self.shapes.get(backbone, {})}, where=f"cluster profile {self.name}: shapes.{backbone}"
+        )
 
 
 def profile_names() -> list[str]:
@@ -120,7 +122,9 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Clust
     if not path.is_file():
         if path == Path(name):
             raise UsageError(f"cluster profile {path} does not exist")
-        raise UsageError(f"unknown cluster {name!r}{did_you_mean(name, profile_names())}, or give the path of a .yaml file")
+        raise UsageError(
+            f"unknown cluster {name!r}{did_you_mean(name, profile_names())}, or give the path of a .yaml file"
+        )
     try:
         # every value as text: YAML itself would read 4:00:00 as 14400
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}
@@ -131,7 +135,9 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Clust
     overrides = dict(overrides or {})
     values = {**values, **overrides, "name": path.stem}
     profile = from_mapping(ClusterProfile, values, where=f"cluster profile {path.stem}")
-    shapes = {backbone: {k: v for k, v in shape.items() if k not in overrides} for backbone, shape in profile.shapes.items()}
+    shapes = {
+        backbone: {k: v for k, v in shape.items() if k not in overrides} for backbone, shape in profile.shapes.items()
+    }
     profile = replace(profile, shapes=shapes)
     for backbone in shapes:
         profile.shape(backbone)

@@ -20,8 +20,23 @@ TRANSIENT = re.compile(
     re.IGNORECASE,
 )
 ACTIVE = frozenset(
-    "PENDING RUNNING COMPLETING CONFIGURING REQUEUED REQUEUE_HOLD REQUEUE_FED RESIZING SIGNALING STAGE_OUT STOPPED SUSPENDED SPECIAL_EXIT".split()
+    [
+        "PENDING",
+        "RUNNING",
+        "COMPLETING",
+        "CONFIGURING",
+        "REQUEUED",
+        "REQUEUE_HOLD",
+        "REQUEUE_FED",
+        "RESIZING",
+        "SIGNALING",
+        "SPECIAL_EXIT",
+        "STAGE_OUT",
+        "STOPPED",
+        "SUSPENDED",
+    ]
 )
+"""States in which something may still come of a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +93,9 @@ class Slurm:
     def require(self) -> None:
         """Raises UsageError where sbatch is not installed."""
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
-            raise UsageError("sbatch is not on this machine's PATH; run this on a login node of the cluster, or leave out --cluster to run here")
+            raise UsageError(
+                "sbatch is not on this machine's PATH; run this on a login node of the cluster, or leave out --cluster to run here"
+            )
 
     def tasks(self) -> dict[str, Task]:
         """This user's tasks that wait or run, by job (array tasks one by one)."""
@@ -102,7 +119,18 @@ class Slurm:
             if name in wanted:
                 found[name] = job
         if missing := wanted - found.keys():
-            command = ["sacct", "-X", "-n", "-P", "-S", "now-30days", "-o", "JobID,JobName%200", "--name", ",".join(sorted(missing))]
+            command = [
+                "sacct",
+                "-X",
+                "-n",
+                "-P",
+                "-S",
+                "now-30days",
+                "-o",
+                "JobID,JobName%200",
+                "--name",
+                ",".join(sorted(missing)),
+            ]
             for line in (self._account(command) or "").splitlines():
                 job, _, name = line.partition("|")
                 if name in missing:
@@ -114,7 +142,17 @@ class Slurm:
         wanted = sorted({job.split("_")[0] for job in jobs})
         if not wanted:
             return []
-        command = ["sacct", "-X", "--duplicates", "-n", "-P", "-o", "JobID,State,ElapsedRaw,AllocTRES", "-j", ",".join(wanted)]
+        command = [
+            "sacct",
+            "-X",
+            "--duplicates",
+            "-n",
+            "-P",
+            "-o",
+            "JobID,State,ElapsedRaw,AllocTRES",
+            "-j",
+            ",".join(wanted),
+        ]
         output = self._account(command)
         if output is None:
             return None
@@ -123,7 +161,12 @@ class Slurm:
             job, state, seconds, resources = line.split("|")
             gpus = re.search(r"gres/gpu=(\d+)", resources)
             found.append(
-                Account(job=job, state=state.split()[0] if state else "", seconds=float(seconds or 0), gpus=int(gpus[1]) if gpus else 0)
+                Account(
+                    job=job,
+                    state=state.split()[0] if state else "",
+                    seconds=float(seconds or 0),
+                    gpus=int(gpus[1]) if gpus else 0,
+                )
             )
         return found
 
@@ -167,7 +210,9 @@ def patiently(ask: Callable[[], str], *, patience_s: float, say: Callable[[str],
             if not TRANSIENT.search(str(error)):
                 raise UsageError(str(error)) from error
             if time.monotonic() > deadline:
-                raise Unreachable(f"the SLURM controller has not answered for {patience_s:.0f} s ({error}); try again later") from error
+                raise Unreachable(
+                    f"the SLURM controller has not answered for {patience_s:.0f} s ({error}); try again later"
+                ) from error
             if not told:
                 say(f"the SLURM controller does not answer; waiting up to {patience_s:.0f} s for it")
                 told = True
@@ -183,7 +228,9 @@ def _run(command: list[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=_environment())
     except FileNotFoundError as error:
-        raise UsageError(f"{command[0]} is not on this machine's PATH; run this on a login node of the cluster") from error
+        raise UsageError(
+            f"{command[0]} is not on this machine's PATH; run this on a login node of the cluster"
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise Refused(f"{command[0]}: socket timed out") from error
     if done.returncode:
@@ -199,4 +246,8 @@ def one_line(program: str, message: str) -> str:
 
 def _environment() -> dict[str, str]:
     """Without the user's own formats, which would change what we parse."""
-    return {name: value for name, value in os.environ.items() if not re.fullmatch(r"(SQUEUE|SACCT)_(FORMAT2?|SORT|STATES|USERS|PARTITION)", name)}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not re.fullmatch(r"(SQUEUE|SACCT)_(FORMAT2?|SORT|STATES|USERS|PARTITION)", name)
+    }

@@ -62,9 +62,17 @@ def plugin_path(index: int, path: Path) -> Path:
 def _files(package: object) -> list[tuple[Path, Path]]:
     """(root, path relative to root) of a package's source and data files."""
     root = Path(str(package.__file__)).parent  # type: ignore[attr-defined]
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "."], cwd=root, capture_output=True, text=True, check=False
-    ) if shutil.which("git") else None
+    listed = (
+        subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "."],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if shutil.which("git")
+        else None
+    )
     if listed is not None and listed.returncode == 0 and listed.stdout:
         names = [Path(name) for name in listed.stdout.split("\0") if name]
     else:  # installed without git

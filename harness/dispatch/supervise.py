@@ -290,7 +290,9 @@ def watch(child: int, *, lease: Lease | None, circumstances: Circumstances, stop
                 deadline, overdue = float("inf"), True
             if lease is not None and now > next_beat:
                 next_beat = now + circumstances.lease_s / BEATS_PER_LEASE
-                with contextlib.suppress(OSError):  # a full disk or a server that is away; a lease that is lost shows later
+                with contextlib.suppress(
+                    OSError
+                ):  # a full disk or a server that is away; a lease that is lost shows later
                     lease.beat()
     finally:
         os.close(handle)
@@ -318,7 +320,9 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumst
     verdict = judge(starts, limit=circumstances.limit, before=circumstances.before)
     if verdict is None:
         return "crashed"
-    give_up(results, job.run, end=verdict[0], detail=verdict[1], starts=starts, environment=dict(circumstances.environment))
+    give_up(
+        results, job.run, end=verdict[0], detail=verdict[1], starts=starts, environment=dict(circumstances.environment)
+    )
     return "failed"
 
 

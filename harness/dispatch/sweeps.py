@@ -170,7 +170,8 @@ def create_chunk(
     path = folder / f"chunk.{number:03d}.json"
     write_atomically(_jobs_path(path), "".join(json.dumps(job.as_json()) + "\n" for job in jobs))
     runs = tuple(
-        Planned.of(job.run, limits=limits[job.run.key], replaces=_fingerprint_at(job.results, job.run.key)) for job in jobs
+        Planned.of(job.run, limits=limits[job.run.key], replaces=_fingerprint_at(job.results, job.run.key))
+        for job in jobs
     )
     chunk = Chunk(
         path=path,
@@ -180,7 +181,12 @@ def create_chunk(
         shape=dict(shape),
         runs=runs,
     )
-    content = {"name": chunk.name, "created": chunk.created, "shape": chunk.shape, "runs": [asdict(run) for run in runs]}
+    content = {
+        "name": chunk.name,
+        "created": chunk.created,
+        "shape": chunk.shape,
+        "runs": [asdict(run) for run in runs],
+    }
     write_atomically(path, json.dumps(content))
     return chunk
 

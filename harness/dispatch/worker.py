@@ -122,7 +122,12 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
     replaces = chunk.runs[index].replaces
     results = Path(job.results)
     starts = attempts(state_folder(results, job.run.key))
-    if settled(results, job.run.key, replaces=replaces) or not starts or starts[-1].holder.job != task or starts[-1].end:
+    if (
+        settled(results, job.run.key, replaces=replaces)
+        or not starts
+        or starts[-1].holder.job != task
+        or starts[-1].end
+    ):
         return status
     log = chunk.path.parent / "logs" / f"{task}_0_log.out"
     too_large = exceeded_memory(log)

@@ -17,6 +17,7 @@ urgent     OFF            preempts the other two
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -81,18 +82,29 @@ class TestCluster:
         if os.geteuid() != 0:
             raise ClusterError("the test cluster needs root (it makes device files and starts SLURM's daemons)")
         if missing := missing_programs():
-            raise ClusterError(f"missing Debian packages: {' '.join(missing)}; apt-get install --no-install-recommends {' '.join(PACKAGES)}")
+            raise ClusterError(
+                f"missing Debian packages: {' '.join(missing)}; apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+            )
         if not self.conf.is_file():
             self._configure()
         for name in DAEMONS:
             self.start(name)
         self._register()
-        self.wait_for(lambda: "idle" in self.call("sinfo", "-h", "-o", "%T") or "mix" in self.call("sinfo", "-h", "-o", "%T"), "an idle node")
+        self.wait_for(
+            lambda: "idle" in self.call("sinfo", "-h", "-o", "%T") or "mix" in self.call("sinfo", "-h", "-o", "%T"),
+            "an idle node",
+        )
 
     def down(self) -> None:
         """Cancel jobs, stop the daemons, remove the folder. Quiet where there is nothing."""
         if self.conf.is_file() and self.pid("slurmctld"):
-            subprocess.run([self._program("scancel"), "--user=root"], env=self.environment, capture_output=True, timeout=30, check=False)
+            subprocess.run(
+                [self._program("scancel"), "--user=root"],
+                env=self.environment,
+                capture_output=True,
+                timeout=30,
+                check=False,
+            )
             deadline = time.monotonic() + 15
             while self.call("squeue", "-h", "-o", "%A", check=False).strip() and time.monotonic() < deadline:
                 time.sleep(0.3)
@@ -110,7 +122,13 @@ class TestCluster:
         ready = self._ready(name)
         with (self.folder / "log" / f"{name}.out").open("ab") as log:
             subprocess.Popen(  # a daemon: it outlives this process
-                self._command(name), env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self.folder
+                self._command(name),
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd=self.folder,
             )
         self.wait_for(ready, name)
 
@@ -137,7 +155,14 @@ class TestCluster:
 
     def call(self, program: str, *arguments: str, check: bool = True, timeout_s: float = 60.0) -> str:
         """Output of a SLURM client against this cluster."""
-        done = subprocess.run([self._program(program), *arguments], env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(
+            [self._program(program), *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
         if check and done.returncode:
             raise ClusterError(f"{program} {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
@@ -208,7 +233,9 @@ class TestCluster:
         self._make_database(password)
         _write(self.folder / "etc" / "slurmdbd.conf", self._slurmdbd_conf(ports, password), mode=0o600)
         _write(self.folder / "etc" / "cgroup.conf", "CgroupPlugin=disabled\n")
-        _write(self.folder / "etc" / "gres.conf", f"NodeName={_node()} Name=gpu File={self.folder}/dev/gpu[0-{GPUS - 1}]\n")
+        _write(
+            self.folder / "etc" / "gres.conf", f"NodeName={_node()} Name=gpu File={self.folder}/dev/gpu[0-{GPUS - 1}]\n"
+        )
         _write(self.conf, self._slurm_conf(ports))
 
     def _mariadb_conf(self, ports: dict[str, int]) -> str:
@@ -240,7 +267,9 @@ skip-name-resolve
         )
         boot = [*self._command("mariadbd"), "--bootstrap"]
         # Without privileges loaded, bootstrap refuses CREATE USER; FLUSH loads them.
-        done = subprocess.run(boot, input="FLUSH PRIVILEGES;\n" + statements, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            boot, input="FLUSH PRIVILEGES;\n" + statements, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise ClusterError(f"mariadbd --bootstrap: {done.stderr.strip()}")
 
@@ -324,10 +353,13 @@ PartitionName=urgent Nodes={node} MaxTime=120 DefaultTime=60 PriorityTier=10 Pre
 
     def _register(self) -> None:
         """Make the cluster known to slurmdbd (slurmctld does that by itself, a little later) and wait until sacct answers."""
-        self.wait_for(lambda: "testcluster" in self.call("sacctmgr", "-nP", "list", "cluster", "format=cluster"), "slurmdbd to know the cluster")
+        self.wait_for(
+            lambda: "testcluster" in self.call("sacctmgr", "-nP", "list", "cluster", "format=cluster"),
+            "slurmdbd to know the cluster",
+        )
 
     def _strays(self) -> list[int]:
-        """Step daemons and job processes that a killed slurmd left behind: their command line names this folder's spool or their environment its configuration."""
+        """Step daemons and job processes that a killed slurmd left behind, known by this folder in command line or environment."""
         marker, mine = f"SLURM_CONF={self.conf}".encode(), os.getpid()
         found = []
         for pid in _processes():
@@ -339,7 +371,7 @@ PartitionName=urgent Nodes={node} MaxTime=120 DefaultTime=60 PriorityTier=10 Pre
             except OSError:
                 continue
             in_job = any(entry.startswith(b"SLURM_JOB_ID=") for entry in environment)
-            if line.startswith("slurmstepd") and str(self.folder) in line or in_job and marker in environment:
+            if (line.startswith("slurmstepd") and str(self.folder) in line) or (in_job and marker in environment):
                 found.append(pid)
         return found
 
@@ -391,10 +423,8 @@ def _command_line(pid: int) -> list[str]:
 
 
 def _kill(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _write(path: Path, text: str, *, mode: int = 0o644) -> None:

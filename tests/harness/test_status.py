@@ -26,7 +26,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 def sweep(results, jobs, *, executor="slurm", job="7", submitter=None, created=0.0):
     """A sweep of one chunk on disk, as an executor leaves it."""
-    content = Sweep(id="20260101-000000-abcd", executor=executor, command="run", created=created, submitter=submitter or gone())
+    content = Sweep(
+        id="20260101-000000-abcd", executor=executor, command="run", created=created, submitter=submitter or gone()
+    )
     folder = create_sweep(results, content)
     limits = {item.run.key: Limits(before=0, limit=10) for item in jobs}
     chunk = create_chunk(folder, number=0, jobs=jobs, shape={}, limits=limits)
@@ -49,16 +51,21 @@ def states(results, jobs, tasks=None):
 
 def test_every_state_is_told_apart(tmp_path):
     jobs = [make_job(tmp_path, seed=seed) for seed in range(8)]
-    done, failed, running, queued, requeued, preempted, lost, elsewhere = jobs
+    done, failed, running, _, requeued, preempted, _, elsewhere = jobs
     sweep(tmp_path, jobs)
     finish(tmp_path, done)
     finish(tmp_path, failed, "OOM")
     Lease.acquire(state_folder(tmp_path, running.run.key), holder=Holder.here(job="7_2"))
     for job in (requeued, preempted):
-        Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here(job="7_4")).release("PREEMPTED", "job ended as PREEMPTED")
+        Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here(job="7_4")).release(
+            "PREEMPTED", "job ended as PREEMPTED"
+        )
     far = replace(Holder.here(job="7_7"), host="node3", boot="other")
     Lease.acquire(state_folder(tmp_path, elsewhere.run.key), holder=far)
-    tasks = {f"7_{n}": Task(job=f"7_{n}", state=s) for n, s in {2: "RUNNING", 3: "PENDING", 4: "PENDING", 7: "RUNNING"}.items()}
+    tasks = {
+        f"7_{n}": Task(job=f"7_{n}", state=s)
+        for n, s in {2: "RUNNING", 3: "PENDING", 4: "PENDING", 7: "RUNNING"}.items()
+    }
     expected = ["OK", "OOM", "running", "queued", "queued", "interrupted", "lost", "running"]
     assert states(tmp_path, jobs, tasks) == expected
     del tasks["7_7"]  # its node died: the cluster knows of no such job any more
@@ -139,7 +146,9 @@ def test_a_thousand_runs_take_less_than_a_second_and_no_torch(tmp_path):
         for seed in range(50)
     ]
     sweep(tmp_path, jobs, executor="local", job="", submitter=Holder.here())
-    history = [{"epoch": epoch, "loss": 0.1, "lr": 1e-4, "val": {"s_measure": 0.9}, "seconds": 1.0} for epoch in range(30)]
+    history = [
+        {"epoch": epoch, "loss": 0.1, "lr": 1e-4, "val": {"s_measure": 0.9}, "seconds": 1.0} for epoch in range(30)
+    ]
     for job in jobs[:900]:
         finish(tmp_path, job, history=history)
     code = "import sys; from harness.status import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"

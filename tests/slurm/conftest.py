@@ -35,7 +35,9 @@ def pytest_collection_modifyitems(items):
 def running_cluster():
     folder = os.environ.get("HARNESS_TEST_CLUSTER")
     if not folder:
-        pytest.skip("no test cluster: run make test-slurm, or start one with slurm/testcluster/up and export what it prints")
+        pytest.skip(
+            "no test cluster: run make test-slurm, or start one with slurm/testcluster/up and export what it prints"
+        )
     cluster = testcluster.TestCluster(Path(folder))
     if not cluster.conf.is_file():
         pytest.skip(f"HARNESS_TEST_CLUSTER={folder} holds no test cluster; start it with slurm/testcluster/up {folder}")
@@ -85,7 +87,14 @@ def submit(results, *arguments, **options):
 
 def occupy(cluster, *, seconds):
     """Take the whole node with a job that preempts every other; returns its id."""
-    said = cluster.call("sbatch", "--parsable", "--partition=urgent", "--cpus-per-task=4", "--output=/dev/null", f"--wrap=sleep {seconds}")
+    said = cluster.call(
+        "sbatch",
+        "--parsable",
+        "--partition=urgent",
+        "--cpus-per-task=4",
+        "--output=/dev/null",
+        f"--wrap=sleep {seconds}",
+    )
     return said.strip()
 
 

@@ -22,7 +22,10 @@ def main() -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"submitted {len(submission.keys)} elsewhere {len(submission.elsewhere)} jobs {' '.join(submission.job_ids)}", flush=True)
+    print(
+        f"submitted {len(submission.keys)} elsewhere {len(submission.elsewhere)} jobs {' '.join(submission.job_ids)}",
+        flush=True,
+    )
     return 0
 
 

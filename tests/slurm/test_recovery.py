@@ -38,12 +38,19 @@ def test_a_preempted_run_is_requeued_and_ends_with_the_same_numbers(cluster, ref
     record = only_record(tmp_path)
     assert numbers(record) == numbers(reference)
     assert record["attempts"] == 2
-    states = [line.split("|")[1] for line in cluster.call("sacct", "-X", "-n", "-P", "--duplicates", "-o", "JobID,State", "-j", job_id(tmp_path)).splitlines()]
+    states = [
+        line.split("|")[1]
+        for line in cluster.call(
+            "sacct", "-X", "-n", "-P", "--duplicates", "-o", "JobID,State", "-j", job_id(tmp_path)
+        ).splitlines()
+    ]
     assert any(state.startswith(("PREEMPTED", "REQUEUED")) for state in states), states
 
 
 def test_a_run_preempted_without_requeue_is_submitted_again_by_wait(cluster, reference, tmp_path):
-    waiting = Background(tmp_path, *REFERENCE, "--cluster", "testcluster", "--set", "cluster.partition=cancel", "--wait")
+    waiting = Background(
+        tmp_path, *REFERENCE, "--cluster", "testcluster", "--set", "cluster.partition=cancel", "--wait"
+    )
     with waiting:
         wait_until(lambda: started(tmp_path, step=5), "the run to train")
         occupy(cluster, seconds=2)
@@ -127,7 +134,9 @@ class Background:
 
     def __init__(self, results, *arguments):
         command = [sys.executable, "-m", "harness.run", "--results", str(results), *arguments]
-        self._process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._process = subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
     def __enter__(self):
         return self

@@ -37,7 +37,9 @@ def executor(results, folder, **changes):
 def submitter(results, profile, *, count, step_s=0.01):
     """A submission in a process group of its own, as a terminal would start it."""
     command = [sys.executable, "-m", "tests.slurm.submitter", str(results), str(profile), str(count), str(step_s)]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def array_tasks(cluster, *states):
@@ -52,12 +54,25 @@ def runs_submitted(cluster, results):
     for path in results.glob("sweeps/*/chunk.[0-9][0-9][0-9].json"):
         content = json.loads(path.read_text())
         chunks[content["name"]] = [run["key"] for run in content["runs"]]
-    tasks = [task for task in array_tasks(cluster, "PENDING", "RUNNING", "COMPLETING", "COMPLETED") if task[0] in chunks]
+    tasks = [
+        task for task in array_tasks(cluster, "PENDING", "RUNNING", "COMPLETING", "COMPLETED") if task[0] in chunks
+    ]
     return Counter(chunks[name][int(index)] for name, index, _ in tasks)
 
 
 def test_a_grid_equals_the_same_grid_run_here(cluster, tmp_path):
-    grid = ("--protocol", "demo", "--set", "epochs=2", "--methods", "lora,naslora", "--datasets", "kvasir,leaf,isic2017", "--seeds", "2")
+    grid = (
+        "--protocol",
+        "demo",
+        "--set",
+        "epochs=2",
+        "--methods",
+        "lora,naslora",
+        "--datasets",
+        "kvasir,leaf,isic2017",
+        "--seeds",
+        "2",
+    )
     on_cluster, here = tmp_path / "cluster", tmp_path / "here"
     said = submit(on_cluster, *grid)
     assert "12 runs submitted" in said.stdout
@@ -114,7 +129,18 @@ def test_torch_running_out_of_memory_in_a_plugged_in_method_is_oom(cluster, tmp_
         "    def auxiliary_loss(self):\n"
         "        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')\n"
     )
-    run = ("--plugin", str(plugin), "--protocol", "demo", "--set", "epochs=1", "--methods", "decoder,hungry", "--datasets", "kvasir")
+    run = (
+        "--plugin",
+        str(plugin),
+        "--protocol",
+        "demo",
+        "--set",
+        "epochs=1",
+        "--methods",
+        "decoder,hungry",
+        "--datasets",
+        "kvasir",
+    )
     submit(tmp_path, *run)
     wait_until(lambda: len(records(tmp_path)) == 2, "both runs to end")
     codes = {record["run"]["method"]: record["code"] for record in records(tmp_path).values()}
@@ -152,7 +178,18 @@ def test_two_jobs_for_one_run_train_it_once(cluster, tmp_path, monkeypatch):
 
 def test_a_thousand_runs_are_one_array_planned_submitted_and_surveyed_quickly(cluster, tmp_path):
     profile = write_profile(tmp_path, extra={"hold": True})
-    grid = ("--protocol", "demo", "--methods", "lora,naslora", "--datasets", "all", "--seeds", "56", "--results", str(tmp_path / "runs"))
+    grid = (
+        "--protocol",
+        "demo",
+        "--methods",
+        "lora,naslora",
+        "--datasets",
+        "all",
+        "--seeds",
+        "56",
+        "--results",
+        str(tmp_path / "runs"),
+    )
     timed(sys.executable, "-m", "harness.run", *grid, "--plan")  # writes the sample data once
     planned = timed(sys.executable, "-m", "harness.run", *grid, "--plan")
     assert planned.seconds < 2.0
@@ -185,7 +222,7 @@ def test_an_interrupted_submission_loses_and_doubles_no_run(cluster, tmp_path):
         output, error = process.communicate(timeout=30)
         interrupted += "submitted 5" not in output
         again = submitter(results, profile, count=5)
-        output, error = again.communicate(timeout=60)
+        _, error = again.communicate(timeout=60)
         assert again.returncode == 0, error
         submitted = runs_submitted(cluster, results)
         assert submitted == dict.fromkeys(keys, 1), (number, output, array_tasks(cluster))
@@ -202,16 +239,21 @@ def test_a_controller_that_dies_in_the_middle_of_a_submission_is_waited_for(clus
     cluster.stop("slurmctld", number=signal.SIGKILL)
     time.sleep(8.0)
     cluster.start("slurmctld")
-    output, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
-    assert runs_submitted(cluster, results) == {make_job(results, seed=seed, step_s=0.01).run.key: 1 for seed in range(12)}
+    assert runs_submitted(cluster, results) == {
+        make_job(results, seed=seed, step_s=0.01).run.key: 1 for seed in range(12)
+    }
 
 
 def test_cancel_takes_a_sweeps_jobs_and_no_others(cluster, tmp_path, monkeypatch):
     use_standin(monkeypatch)
     mine, other = tmp_path / "mine", tmp_path / "other"
     slurm = executor(mine, tmp_path, extra={"hold": True})
-    first, second = [make_job(mine, seed=seed) for seed in range(3)], [make_job(mine, seed=seed) for seed in range(3, 5)]
+    first, second = (
+        [make_job(mine, seed=seed) for seed in range(3)],
+        [make_job(mine, seed=seed) for seed in range(3, 5)],
+    )
     slurm.submit(first)
     slurm.submit(second)
     executor(other, tmp_path, extra={"hold": True}).submit([make_job(other, seed=seed) for seed in range(2)])
@@ -233,7 +275,9 @@ def test_gpu_hours_of_all_attempts_come_from_accounting(cluster, tmp_path, monke
     (record,) = records(tmp_path).values()
     assert record["environment"]["gpu_hours_source"] == "sacct"
     assert record["attempts"] == 2
-    elapsed = cluster.call("sacct", "-X", "--duplicates", "-n", "-P", "-o", "ElapsedRaw", "-j", slurm_job(tmp_path)).split()
+    elapsed = cluster.call(
+        "sacct", "-X", "--duplicates", "-n", "-P", "-o", "ElapsedRaw", "-j", slurm_job(tmp_path)
+    ).split()
     assert len(elapsed) == 2
     assert record["cost"]["gpu_hours"] * 3600 == pytest.approx(sum(map(float, elapsed)), abs=3.0)
     assert record["cost"]["gpu_hours"] * 3600 >= 4.0
@@ -266,7 +310,7 @@ def slurm_job(results):
     return json.loads(path.read_text())["job"]
 
 
-class timed:  # noqa: N801 - reads as a verb
+class timed:
     """A command's output, and the processor time that it took: what others do on the machine does not count."""
 
     def __init__(self, *command):

@@ -1,7 +1,7 @@
 """A stand-in for `harness.dispatch.experiment`: a run of seconds that counts, checkpoints, stops when asked, or fails as it is told.
 
-Its rules: ``steps`` of ``step_s`` seconds, a checkpoint each ``save_every`` steps, and ``failure``: what happens at step ``fail_at`` (once a
-checkpoint says it was passed, it does not happen again, unless ``always``).
+Its rules: ``steps`` of ``step_s`` seconds, a checkpoint each ``save_every`` steps, and ``failure``: what happens at step
+``fail_at``, once, or each time if ``always``.
 """
 
 from __future__ import annotations
@@ -41,11 +41,26 @@ def run_experiment(job, *, progress=None, stop=None, complete=lambda record: rec
         if state["step"] % rules["save_every"] == 0:
             write_atomically(checkpoint, json.dumps(state))
         if progress is not None:
-            progress({"stage": "training", "epoch": 1, "epochs": 1, "step": state["step"], "steps": rules["steps"], "loss": 0.0})
+            progress(
+                {
+                    "stage": "training",
+                    "epoch": 1,
+                    "epochs": 1,
+                    "step": state["step"],
+                    "steps": rules["steps"],
+                    "loss": 0.0,
+                }
+            )
     with (folder / "finishes.log").open("a") as log:
         log.write("finished\n")
     code = "OOM" if rules["failure"] == "torch-oom" else "OK"
-    record = Record(run=job.run, key=job.run.key, code=code, scores={"best": {"test": {"iou": state["value"]}}}, cost={"wall_time_s": 1.0})
+    record = Record(
+        run=job.run,
+        key=job.run.key,
+        code=code,
+        scores={"best": {"test": {"iou": state["value"]}}},
+        cost={"wall_time_s": 1.0},
+    )
     record = complete(record)
     RecordStore(results).write(record)
     return record

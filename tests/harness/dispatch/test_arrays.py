@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -29,16 +30,24 @@ def client(tmp_path, monkeypatch):
 
 
 def slurm(results, **overrides):
-    return make_executor("slurm", results=results, cluster="testcluster", cluster_overrides={"patience_seconds": "2", **overrides})
+    return make_executor(
+        "slurm", results=results, cluster="testcluster", cluster_overrides={"patience_seconds": "2", **overrides}
+    )
 
 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ("Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", "quota"),
+        (
+            "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+            "quota",
+        ),
         ("Batch job submission failed: I/O error writing script/environment to file", "disk is full"),
         ("Batch job submission failed: Invalid partition name specified", "sinfo"),
-        ("Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)", "cluster.time"),
+        (
+            "Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
+            "cluster.time",
+        ),
         ("Batch job submission failed: Invalid account or account/partition combination specified", "--set cluster."),
         ("Memory specification can not be satisfied", "cluster.mem"),
         ("Batch job submission failed: Requested node configuration is not available", "no node has"),
@@ -60,10 +69,14 @@ def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tm
     results = tmp_path / "runs"
     jobs = [make_job(results, seed=seed) for seed in range(5)]
     counter = tmp_path / "count"
-    client("sbatch", f'echo x >> {counter}; n=$(wc -l < {counter}); test $n -le 2 && echo "Submitted batch job 4$n" || (echo "error: quota: QOS" >&2; exit 1)')
+    client(
+        "sbatch",
+        f'echo x >> {counter}; n=$(wc -l < {counter}); test $n -le 2 && echo "Submitted batch job 4$n"'
+        ' || (echo "error: quota: QOS" >&2; exit 1)',
+    )
     with pytest.raises(UsageError, match=r"2 of 3 arrays are submitted \(41, 42\)"):
         slurm(results, max_array_size="2").submit(jobs)
-    client("squeue", "for j in 41 42; do for i in 0 1; do echo \"$j|$i|1|PENDING|None\"; done; done")
+    client("squeue", 'for j in 41 42; do for i in 0 1; do echo "$j|$i|1|PENDING|None"; done; done')
     client("sbatch", 'echo "Submitted batch job 43"')
     submission = slurm(results).submit(jobs)
     assert submission.keys == (jobs[4].run.key,)
@@ -74,7 +87,10 @@ def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tm
 def test_a_lost_answer_is_looked_up_by_name_instead_of_submitted_again(tmp_path, client):
     results, sent = tmp_path / "runs", tmp_path / "sent"
     name = "$(grep -o 'harness-[0-9a-f-]*' $1 | head -1)"
-    client("sbatch", f'echo "{name}" >> {sent}; echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1')
+    client(
+        "sbatch",
+        f'echo "{name}" >> {sent}; echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1',
+    )
     client("squeue", f'case "$*" in *%F\\|%j*) test ! -e {sent} || echo "77|$(cat {sent})";; esac')
     submission = slurm(results).submit([make_job(results)])
     assert submission.job_ids == ("77",)
@@ -96,9 +112,10 @@ def test_shapes_become_arrays_below_the_clusters_limit(tmp_path, client):
     client("sbatch", f'cp $1 {tmp_path}/$$.sh; echo "Submitted batch job $$"')
     client("scontrol", "echo 'MaxArraySize            = 4'")
     profile = tmp_path / "p.yaml"
-    profile.write_text("time: 1:00:00\nparallelism: 2\nshapes: {vit_h: {mem: 64G, gres: 'gpu:2', gpus_per_run: 2, cpus: 4}}\nextra: {exclusive: 'true', mail-type: FAIL}\n")
-    from dataclasses import replace
-
+    profile.write_text(
+        "time: 1:00:00\nparallelism: 2\nextra: {exclusive: 'true', mail-type: FAIL}\n"
+        "shapes: {vit_h: {mem: 64G, gres: 'gpu:2', gpus_per_run: 2, cpus: 4}}\n"
+    )
     small = [make_job(results, seed=seed) for seed in range(4)]
     large = [replace(job, run=replace(job.run, backbone="vit_h")) for job in small[:1]]
     submission = make_executor("slurm", results=results, cluster=str(profile)).submit([*small, *large])
@@ -107,7 +124,16 @@ def test_shapes_become_arrays_below_the_clusters_limit(tmp_path, client):
     arrays = sorted(line for text in scripts for line in text.splitlines() if "--array" in line)
     assert arrays == ["#SBATCH --array=0-0%1", "#SBATCH --array=0-0%1", "#SBATCH --array=0-2%2"]
     (script,) = [text for text in scripts if "--mem=64G" in text]
-    for line in ("--gres=gpu:2", "--ntasks-per-node=2", "--cpus-per-task=4", "--time=60", "--exclusive\n", "--mail-type=FAIL", "--requeue\n", "--signal=USR2@120"):
+    for line in (
+        "--gres=gpu:2",
+        "--ntasks-per-node=2",
+        "--cpus-per-task=4",
+        "--time=60",
+        "--exclusive\n",
+        "--mail-type=FAIL",
+        "--requeue\n",
+        "--signal=USR2@120",
+    ):
         assert f"#SBATCH {line}" in script
     assert "--kill-on-bad-exit=1" in script
     chunks = [json.loads(path.read_text()) for path in results.glob("sweeps/*/chunk.[0-9][0-9][0-9].json")]

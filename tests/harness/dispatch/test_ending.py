@@ -66,14 +66,25 @@ def test_a_run_is_given_up_for_memory_at_once_and_for_crashes_or_attempts_at_the
 
 @pytest.mark.parametrize(
     ("end", "code", "message"),
-    [("TIMEOUT", "TIMEOUT", "ended as TIMEOUT"), ("PREEMPTED", "PREEMPTED", "PREEMPTED"), ("NODE_FAIL", "ERROR", "NODE_FAIL: ")],
+    [
+        ("TIMEOUT", "TIMEOUT", "ended as TIMEOUT"),
+        ("PREEMPTED", "PREEMPTED", "PREEMPTED"),
+        ("NODE_FAIL", "ERROR", "NODE_FAIL: "),
+    ],
 )
 def test_a_run_out_of_attempts_gets_a_record_with_its_reason(tmp_path, end, code, message):
     job = make_job(tmp_path)
     folder = state_folder(tmp_path, job.run.key)
     for _ in range(2):
         Lease.acquire(folder, holder=Holder.here()).release(end)
-    record = settle(tmp_path, job.run, end=end, detail="", planned=Planned.of(job.run, limits=Limits(before=0, limit=2)), environment={"snapshot": "abc"})
+    record = settle(
+        tmp_path,
+        job.run,
+        end=end,
+        detail="",
+        planned=Planned.of(job.run, limits=Limits(before=0, limit=2)),
+        environment={"snapshot": "abc"},
+    )
     assert record == RecordStore(tmp_path).read(job.run.key)
     assert (record.code, record.attempts, record.environment["snapshot"]) == (code, 2, "abc")
     assert message in record.message
@@ -83,7 +94,17 @@ def test_settling_closes_a_dead_start_and_leaves_the_run_to_be_started_again(tmp
     job = make_job(tmp_path)
     folder = state_folder(tmp_path, job.run.key)
     Lease.acquire(folder, holder=Holder.here())
-    assert settle(tmp_path, job.run, end="PREEMPTED", detail="job 1_0 ended", planned=Planned.of(job.run, limits=Limits(before=0, limit=5)), environment={}) is None
+    assert (
+        settle(
+            tmp_path,
+            job.run,
+            end="PREEMPTED",
+            detail="job 1_0 ended",
+            planned=Planned.of(job.run, limits=Limits(before=0, limit=5)),
+            environment={},
+        )
+        is None
+    )
     assert attempts(folder)[0].end == "PREEMPTED"
     assert RecordStore(tmp_path).read(job.run.key) is None
 

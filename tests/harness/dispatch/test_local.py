@@ -47,7 +47,12 @@ def run_all(results, jobs, *, workers=2):
 
 def in_background(results):
     process = subprocess.Popen(
-        [sys.executable, "-c", BACKGROUND, str(results)], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", BACKGROUND, str(results)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout.readline() == "submitted\n"
     keys = [make_job(results, seed=seed, steps=100, step_s=0.05, save_every=10).run.key for seed in range(2)]
@@ -90,7 +95,10 @@ def test_a_run_whose_process_dies_continues_from_its_checkpoint(tmp_path, standi
     assert starts(tmp_path, job.run.key) == [0, 2]
     undisturbed = make_job(tmp_path / "other")
     run_all(tmp_path / "other", [undisturbed])
-    scores = [RecordStore(root).read(key).scores for root, key in ((tmp_path, job.run.key), (tmp_path / "other", undisturbed.run.key))]
+    scores = [
+        RecordStore(root).read(key).scores
+        for root, key in ((tmp_path, job.run.key), (tmp_path / "other", undisturbed.run.key))
+    ]
     assert scores[0] == scores[1]
 
 
@@ -99,7 +107,9 @@ def test_a_run_that_always_dies_is_given_up_and_the_others_finish(tmp_path, stan
     states = run_all(tmp_path, [bad, good])
     assert states[good.run.key].state == "OK"
     assert states[bad.run.key].state == "ERROR"
-    assert "its process died 3 times: exit status 1: RuntimeError: a bug in the experiment" in states[bad.run.key].message
+    assert (
+        "its process died 3 times: exit status 1: RuntimeError: a bug in the experiment" in states[bad.run.key].message
+    )
 
 
 def test_a_failed_run_is_started_again_and_its_record_replaced(tmp_path, standin):

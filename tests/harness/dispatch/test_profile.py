@@ -58,7 +58,17 @@ def test_a_users_own_file_is_read_and_an_error_in_a_shape_names_the_place(tmp_pa
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("90", 90), ("90m", 90), ("2h", 120), ("1d", 1440), ("4:00:00", 240), ("1:30", 2), ("1-12", 2160), ("1-12:30", 2190), ("45s", 1)],
+    [
+        ("90", 90),
+        ("90m", 90),
+        ("2h", 120),
+        ("1d", 1440),
+        ("4:00:00", 240),
+        ("1:30", 2),
+        ("1-12", 2160),
+        ("1-12:30", 2190),
+        ("45s", 1),
+    ],
 )
 def test_time_limits_are_read_as_slurm_reads_them(text, expected):
     assert minutes(text) == expected

@@ -62,7 +62,9 @@ def test_accounting_that_is_off_is_told_from_accounting_that_knows_nothing(clien
 
 
 def test_a_controller_that_is_away_for_a_while_is_waited_for():
-    answers = iter([Refused("squeue: Unable to contact slurm controller (connect failure)"), Refused("x: Socket timed out"), "7"])
+    answers = iter(
+        [Refused("squeue: Unable to contact slurm controller (connect failure)"), Refused("x: Socket timed out"), "7"]
+    )
     said = []
 
     def ask():
@@ -95,7 +97,9 @@ def test_a_refusal_is_not_tried_again():
 
 def test_messages_are_one_line_without_the_clients_prefixes():
     text = "sbatch: error: Batch job submission failed: I/O error writing script/environment to file\n"
-    assert one_line("sbatch", text) == "sbatch: Batch job submission failed: I/O error writing script/environment to file"
+    assert (
+        one_line("sbatch", text) == "sbatch: Batch job submission failed: I/O error writing script/environment to file"
+    )
 
 
 def test_an_empty_question_starts_no_client(monkeypatch):

@@ -27,7 +27,9 @@ def test_the_same_code_is_one_snapshot_and_a_change_another(tmp_path, monkeypatc
 def test_a_process_in_a_snapshot_runs_the_frozen_code(tmp_path):
     frozen = snapshot.take(tmp_path)
     code = "import harness, methods, datasets; print(harness.__file__, methods.__file__, datasets.__file__)"
-    where = subprocess.run([sys.executable, "-c", code], cwd=frozen, capture_output=True, text=True, check=True).stdout.split()
+    where = subprocess.run(
+        [sys.executable, "-c", code], cwd=frozen, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert all(path.startswith(str(frozen)) for path in where)
 
 
