@@ -155,18 +155,31 @@ Group = tuple[str, str, list[Record], tuple[str, ...]]
 
 
 def _groups_of_records(records: Sequence[Record]) -> list[Group]:
-    """Rows by variant; two configurations of one variant get their hash behind the label rather than share a cell."""
-    found: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    """A row a method configuration, whatever the sweeps that made its records called it.
+
+    Two configurations of one name get their hash behind it rather than share a cell.
+    """
+    members: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        configs = found.setdefault((record.run.method, record.run.variant), {})
-        configs.setdefault(content_hash(record.run.method_config), []).append(record)
+        members.setdefault((record.run.method, content_hash(record.run.method_config)), []).append(record)
+    labels = {place: _label(mine) for place, mine in members.items()}
     groups: list[Group] = []
-    for method, variant in sorted(found, key=lambda pair: (method_rank(pair[0]), pair[1])):
-        configs = found[method, variant]
-        for config, members in sorted(configs.items()):
-            label = variant if len(configs) == 1 else f"{variant} #{config[:6]}"
-            groups.append((label, method, members, ("best",)))
+    for place in sorted(members, key=lambda place: (method_rank(place[0]), labels[place], place[1])):
+        label = labels[place]
+        if list(labels.values()).count(label) > 1:
+            label += f" #{place[1][:6]}"
+        groups.append((label, place[0], members[place], ("best",)))
     return groups
+
+
+def _label(records: Sequence[Record]) -> str:
+    """What the sweeps called it if they agree; else the method with what is changed in it."""
+    variants = {record.run.variant for record in records}
+    if len(variants) == 1:
+        return variants.pop()
+    run = records[0].run
+    changed = ",".join(f"{name}={run.changed[name]}" for name in sorted(run.changed))
+    return f"{run.method}[{changed}]" if changed else run.method
 
 
 def _groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:

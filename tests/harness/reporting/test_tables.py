@@ -101,6 +101,15 @@ def test_two_configurations_under_one_label_get_rows_of_their_own() -> None:
     assert len([label for label in page if label.startswith("lora #")]) == 2
 
 
+def test_one_configuration_under_two_names_is_one_row() -> None:
+    """A study's label and the method's own name: the sweep that came first has named the run."""
+    same = [record(0.9, benchmark="sbu", metric="ber"), record(0.8, benchmark="leaf", metric="iou", variant="LoRA r=3")]
+    assert list(rows(render(same))) == ["method", "lora"]
+    six = {"config": {"rank": 6}, "changed": {"rank": 6}}
+    same = [record(benchmark="sbu", variant=name, seed=seed, **six) for seed, name in enumerate(("r=6", "LoRA r=6"))]
+    assert list(rows(render(same))) == ["method", "lora[rank=6]"]
+
+
 def test_two_results_of_one_cell_and_seed_are_a_conflict_and_no_number() -> None:
     one, other = (
         record(value, benchmark="sbu", metric="ber", rules={"image_size": size})
@@ -288,9 +297,8 @@ def test_ten_thousand_records_make_their_tables_in_five_seconds_and_500_mb(tmp_p
     for number in range(10_000):
         config, benchmark, seed = number // 100, number // 5 % 20, number % 5
         text = template.replace(sample.key, f"{number:016d}").replace('"seed": 0', f'"seed": {seed}')
-        text = text.replace('"variant": "lora"', f'"variant": "lora{config}"').replace(
-            '"benchmark": "leaf"', f'"benchmark": "b{benchmark}"'
-        )
+        text = text.replace('"variant": "lora"', f'"variant": "lora{config}"').replace('"rank": 3', f'"rank": {config}')
+        text = text.replace('"benchmark": "leaf"', f'"benchmark": "b{benchmark}"')
         (folder / f"{number:016d}.json").write_text(text, encoding="utf-8")
     script = (
         "import resource, sys, time\n"
@@ -300,9 +308,8 @@ def test_ten_thousand_records_make_their_tables_in_five_seconds_and_500_mb(tmp_p
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    seconds, megabytes = map(
-        float, done.stderr.splitlines()[-1].split()
-    )  # time of the processor: other jobs do not count
+    # Time of the processor, so that other jobs on the machine do not count.
+    seconds, megabytes = map(float, done.stderr.splitlines()[-1].split())
     assert done.stdout.count("90.0 ± 0.0 (5)") == 2000
     assert megabytes < 500, megabytes
     assert seconds < 5, seconds
