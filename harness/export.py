@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     for path in arguments.plugin:
         load_plugin(path)
 
-    from harness.dispatch.exporting import Export, export, verify
+    from harness.dispatch.exporting import Export, export
+    from harness.dispatch.reloading import verify
 
     request = Export(
         results=arguments.results,

@@ -74,7 +74,7 @@ def parse_blocks(spec: str, *, depth: int, global_blocks: Sequence[int]) -> tupl
             chosen.update(named[part])
             continue
         first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise MethodError(
                 f"blocks={spec!r}: {part!r} is neither one of {', '.join(_NAMED_BLOCKS)} nor a range such as 0,3,7-11"
             )
