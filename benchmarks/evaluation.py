@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 
 import torch
 
-from harness.costing.device import now, used_by_others
+from harness.costing.device import used_by_others, wall_clock
 from harness.costing.ratios import paired_ratio
 from harness.costing.subject import RandomImages
 from harness.evaluation.evaluate import evaluate_split
@@ -37,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     device = torch.device(options.device)
     protocol = load_protocol("standard", {"image_size": options.image_size, "precision": options.precision})
-    shared = used_by_others(device)
+    shared, now = used_by_others(device), wall_clock(device)
     segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size).to(device).eval()
     source = RandomImages(options.images, image_size=options.image_size, num_classes=2)
     inputs = [torch.from_numpy(source.image(k)).float() / 127.5 - 1 for k in range(len(source))]
@@ -50,16 +49,16 @@ def main(argv: list[str] | None = None) -> int:
         return probabilities(output, size)
 
     def forward_passes() -> float:
-        begun = now(device)
+        begun = now()
         for start in range(0, len(inputs), options.batch):
             predict(torch.stack(inputs[start : start + options.batch]))
-        return now(device) - begun
+        return now() - begun
 
     def evaluation() -> float:
         items = ((str(k), inputs[k], source.mask_input(k)) for k in range(len(source)))
-        begun = time.perf_counter()
+        begun = now()
         evaluate_split(predict, items, SplitScorer(benchmark.metrics), batch_size=options.batch).summary()
-        return time.perf_counter() - begun
+        return now() - begun
 
     forward_passes()
     alone, scored = [], []

@@ -23,7 +23,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.reference import plain_twin
-from harness.costing.device import now, used_by_others
+from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.live import LiveBytes
 from harness.costing.ratios import paired_ratio
 from harness.costing.subject import RandomImages
@@ -49,6 +49,7 @@ class Contestant:
     def __init__(self, model: torch.nn.Module, options: argparse.Namespace, device: torch.device) -> None:
         self.model = model.to(device)
         self.device, self.options = device, options
+        self.clock = (processor_clock if options.cpu_time else wall_clock)(device)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.trained, lr=1e-6)
         images = RandomImages(options.batch, image_size=options.image_size, num_classes=2)
@@ -68,9 +69,6 @@ class Contestant:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return self.clock() - begun
-
-    def clock(self) -> float:
-        return time.process_time() if self.options.cpu_time else now(self.device)
 
     def live_peak(self) -> int:
         own = [*self.model.parameters(), *self.model.buffers()]

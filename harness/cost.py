@@ -48,6 +48,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--device", metavar="NAME", help="cpu or cuda:N (default: the GPU if there is one)")
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    p.add_argument(
+        "--clock",
+        choices=("wall", "processor"),
+        default="wall",
+        help="processor: seconds of computing on one thread, for a CPU that others use (default: wall)",
+    )
     p.add_argument("--shared", action="store_true", help="measure although others use the device; the record is marked")
     p.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override: fused_attention=false, lora.rank=6"
@@ -110,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         device=device,
         baselines=[METHODS.resolve(name) for name in arguments.baselines.split(",") if name],
         shared=others,
+        clock=arguments.clock,
     )
     record = measure(session, report=lambda line: print(line, file=sys.stderr, flush=True))
     path = CostStore(arguments.results).write(record)

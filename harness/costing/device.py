@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from harness.errors import UsageError
 
 BUSY = 0.1
 """Cores (CPU) or fraction of the device (GPU) that others may use before it counts as shared."""
@@ -20,10 +23,28 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def now(device: torch.device) -> float:
-    """Seconds of a clock, after all work of the device is done."""
-    synchronise(device)
-    return time.perf_counter()
+Clock = Callable[[], float]
+
+
+def wall_clock(device: torch.device) -> Clock:
+    """Seconds that pass, read after all work of the device is done."""
+
+    def read() -> float:
+        synchronise(device)
+        return time.perf_counter()
+
+    return read
+
+
+def processor_clock(device: torch.device) -> Clock:
+    """Seconds that this process computes, which others on the machine hardly change.
+
+    Raises:
+        UsageError: not a CPU, or more than one thread, whose waiting for each other would count as work.
+    """
+    if device.type != "cpu" or torch.get_num_threads() != 1:
+        raise UsageError("--clock processor measures a CPU with --threads 1; use --clock wall")
+    return time.process_time
 
 
 def driver(device: torch.device) -> str:

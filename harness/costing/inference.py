@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from harness.costing.device import now
 from harness.costing.live import LiveBytes
 from harness.costing.memory import bytes_of
 from harness.costing.subject import Subject
@@ -26,6 +25,7 @@ def measure_inference(
     subjects: Sequence[Subject], session: Session, *, report: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Seconds, peak memory and parameters of a forward pass, unmerged and in every merge mode."""
+    clock = subjects[0].clock
     side, batch = session.protocol.image_size, session.protocol.batch_size
     generator = torch.Generator().manual_seed(session.seed)
     images = torch.randn(batch, 3, side, side, generator=generator).to(session.device)
@@ -51,9 +51,9 @@ def measure_inference(
                 if number == 0:
                     peaks[name] = _inference_peak(model, images, session)
                     continue
-                begun = now(session.device)
+                begun = clock()
                 _infer(model, images, session)
-                times[name].append(now(session.device) - begun)
+                times[name].append(clock() - begun)
     return [
         {
             "inference_seconds": times,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save
 
-from harness.costing.device import EnergyMeter, driver
+from harness.costing.device import EnergyMeter, driver, processor_clock, wall_clock
 from harness.costing.flops import encoder_forward_flops
 from harness.costing.inference import measure_inference
 from harness.costing.memory import peak_memory
@@ -27,6 +27,7 @@ from harness.records.schema import Run, content_hash
 
 WARMUP = 2
 """Steps of every kind before the first round: allocators, kernels and caches are cold."""
+CLOCKS = {"wall": wall_clock, "processor": processor_clock}
 _OPTIONS = (
     "fused_attention",
     "batched_decoder",
@@ -65,6 +66,7 @@ class Session:
         baselines: variants whose ratios to all others are wanted, as far as they are among ``rows``.
         seed: of weights and methods.
         shared: who else uses the device, in words.
+        clock: ``wall``, or ``processor`` for a CPU that others use as well.
     """
 
     rows: Sequence[Row]
@@ -78,6 +80,7 @@ class Session:
     baselines: Sequence[str] = ("full", "lora")
     seed: int = 0
     shared: str = ""
+    clock: Literal["wall", "processor"] = "wall"
 
 
 def measure(session: Session, *, report: Callable[[str], None] = lambda line: None) -> CostRecord:
@@ -151,6 +154,7 @@ def build_subject(row: Row, session: Session) -> Subject:
         task=session.task,
         num_classes=session.num_classes,
         device=session.device,
+        clock=CLOCKS[session.clock](session.device),
     )
 
 
@@ -252,7 +256,7 @@ def _record(session: Session, costs: list[MethodCost]) -> CostRecord:
         image_size=protocol.image_size,
         batch=protocol.batch_size,
         task=session.task,
-        options={name: getattr(protocol, name) for name in _OPTIONS},
+        options={"clock": session.clock, **{name: getattr(protocol, name) for name in _OPTIONS}},
     )
     record = CostRecord(
         key=comparability.key,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.costing.device import now
+from harness.costing.device import Clock
 from harness.costing.flops import FlopCount
 from harness.protocols.card import Protocol
 from harness.training.batches import Plan, hold_out
@@ -81,6 +81,8 @@ class Subject:
         segmenter: with ``method`` attached, on ``device``.
         protocol: optimiser, loss, precision, batch size.
         task, num_classes: of the benchmark it stands for.
+        device: where it computes.
+        clock: times the parts of a step.
     """
 
     def __init__(
@@ -93,12 +95,14 @@ class Subject:
         task: Literal["binary", "multiclass"],
         num_classes: int,
         device: torch.device,
+        clock: Clock,
     ) -> None:
         self.variant = variant
         self.segmenter: Any = segmenter
         self.method = method
         self.protocol = protocol
         self.device = device
+        self.clock = clock
         self.optimisers = build_optimisers(method.parameter_groups(), protocol)
         self._loss = build_loss(protocol, task=task, num_classes=num_classes)
         self._scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
@@ -137,24 +141,24 @@ class Subject:
     def step(self, phase: Phase) -> dict[str, float]:
         """One update; part -> seconds, with ``total`` and ``untracked``."""
         feeder, parameters = self._begin(phase)
-        begun = now(self.device)
+        begun = self.clock()
         batches, _ = feeder.take()
-        taken = now(self.device)
+        taken = self.clock()
         self._prepare(feeder)  # loads beside the computation, as in training
-        started = now(self.device)
+        started = self.clock()
         loss = self.loss_of(feeder, batches[0])
-        computed = now(self.device)
+        computed = self.clock()
         self._scaler.scale(loss).backward(inputs=parameters)
-        differentiated = now(self.device)
+        differentiated = self.clock()
         update([self.optimisers[role] for role in phase.roles], clip=self.protocol.clip, scaler=self._scaler)
-        updated = now(self.device)
+        updated = self.clock()
         seconds = {
             "data": taken - begun,
             "forward": computed - started,
             "backward": differentiated - computed,
             "optimiser": updated - differentiated,
         }
-        total = now(self.device) - begun
+        total = self.clock() - begun
         return {**seconds, "total": total, "untracked": total - sum(seconds.values())}
 
     def _begin(self, phase: Phase) -> tuple[Feeder, list[nn.Parameter]]:

@@ -20,7 +20,10 @@ def summary(record: CostRecord) -> str:
         if not at.driver
         else f"{at.device}, {at.driver}, torch {at.torch}"
     )
-    what = f"{at.backbone} {at.image_size} px, batch {at.batch}, {at.precision}, {at.task}, {record.rounds} rounds"
+    clock = "" if at.options.get("clock", "wall") == "wall" else f", {at.options['clock']} time"
+    what = (
+        f"{at.backbone} {at.image_size} px, batch {at.batch}, {at.precision}, {at.task}, {record.rounds} rounds{clock}"
+    )
     lines = [
         f"{what}; {where}",
         *([f"shared device: {record.shared}"] if record.shared else []),

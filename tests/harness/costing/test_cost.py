@@ -224,6 +224,10 @@ def test_a_device_in_use_is_refused(
         (["--methods", "lora", "--backbone", "vit_x"], "unknown backbone"),
         (["--methods", "lora", "--rounds", "0"], "at least one round"),
         (["--methods", "lora", "--backbone", "vit_t", "--image-size", "100"], "take 96 or 112"),
+        (
+            ["--methods", "lora", "--backbone", "vit_t", "--clock", "processor", "--threads", "2", "--shared"],
+            "--threads 1",
+        ),
         (["--methods", "lora", "--device", "gpu"], "give cpu or cuda:N"),
         (["--methods", "lora", "--device", "cuda:77"], "CUDA devices"),
         (["--methods", "lora,lora", "--backbone", "vit_t", "--shared"], "have one name"),
@@ -231,7 +235,9 @@ def test_a_device_in_use_is_refused(
     ],
 )
 def test_bad_input_gets_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    threads = torch.get_num_threads()
     assert cost.main([*arguments, "--protocol", "demo"]) == 2
+    torch.set_num_threads(threads)
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

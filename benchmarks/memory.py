@@ -1,0 +1,61 @@
+"""Peak memory of a training step of every method, counted exactly on tensors without content.
+
+``python -m benchmarks.memory --backbone vit_h --image-size 1024``: nothing is computed, so ViT-H at 1024 pixels takes
+seconds on any machine. fp32, and the CPU's way through attention; working memory inside an operation is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from unittest.mock import patch
+
+import torch
+from tabulate import tabulate
+
+from harness.costing.measure import Row, Session, build_subject
+from harness.costing.memory import peak_memory
+from harness.models.catalog import resolve_backbone
+from harness.protocols.load import load_protocol
+from harness.registry import METHODS, method_config_class
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", default="vit_b")
+    parser.add_argument("--image-size", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--methods", default=",".join(METHODS.names()))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args(argv)
+    overrides = {"image_size": options.image_size, "batch_size": options.batch, "precision": "fp32"}
+    overrides["cache_embeddings"] = False  # a cache needs content
+    overrides |= dict(item.split("=", 1) for item in options.set)
+    protocol = load_protocol("nas-lora", overrides)
+    rows = []
+    # Autocast knows no tensors without content; fp32 needs none.
+    with patch("torch.autocast", lambda *_, **__: contextlib.nullcontext()), torch.device("meta"):
+        for name in options.methods.split(","):
+            row = Row(method=name, config=method_config_class(name)(), variant=name)
+            session = Session(
+                rows=[row],
+                backbone=resolve_backbone(options.backbone),
+                checkpoint=None,
+                protocol=protocol,
+                device=torch.device("meta"),
+            )
+            subject = build_subject(row, session)
+            parts = [peak_memory(subject, phase) for phase in subject.shares()]
+            subject.close()
+            rows.append([name, *(f"{max(part[key] for part in parts) / 2**30:.2f}" for key in _KEYS)])
+    print(
+        tabulate(rows, headers=["method", *(f"{key} (GiB)" for key in _KEYS)], tablefmt="github", disable_numparse=True)
+    )
+    return 0
+
+
+_KEYS = ("allocated", "weights", "gradients", "optimiser", "activations")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
