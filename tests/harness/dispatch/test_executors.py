@@ -1,0 +1,151 @@
+"""What a command line asks of executors: contradictions, retries, the debugging executor, what is shown."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
+from harness.dispatch.display import Display
+from harness.dispatch.executors import make_executor, run_jobs
+from harness.dispatch.survey import RunState
+from harness.errors import UsageError
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from tests.harness.dispatch import standin
+from tests.harness.dispatch.helpers import make_job, starts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    jobs: tuple
+    finished: frozenset = frozenset()
+    failed: dict = field(default_factory=dict)
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    """The stand-in in this process."""
+    monkeypatch.setitem(sys.modules, "harness.dispatch.experiment", standin)
+
+
+def run(plan, results, **changes):
+    options = {
+        "executor": "inline",
+        "workers": None,
+        "cluster": None,
+        "cluster_overrides": {},
+        "wait": False,
+        "retry": None,
+        "cancel": False,
+    }
+    return run_jobs(plan, results=results, **{**options, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cluster": "gpu", "executor": "local"}, "--cluster gpu and --executor local contradict each other"),
+        ({"cluster_overrides": {"time": "1h"}}, "--set cluster.time needs --cluster NAME"),
+        ({"workers": 2}, "--workers is for worker processes here"),
+        ({"cancel": True}, "--cancel needs --cluster NAME"),
+        ({"executor": "slurm"}, "--executor slurm needs --cluster NAME"),
+        ({"retry": "oon"}, "unknown class 'oon' (did you mean 'oom'?)"),
+    ],
+)
+def test_contradictions_are_one_line(tmp_path, changes, said):
+    with pytest.raises(UsageError) as caught:
+        run(Plan(jobs=(make_job(tmp_path),)), tmp_path, **changes)
+    assert said in str(caught.value)
+
+
+def test_failed_runs_are_started_again_by_class(tmp_path, inline):
+    codes = {"OOM": "", "TIMEOUT": "", "ERROR": "a bug"}
+    jobs = {code: make_job(tmp_path, seed=seed) for seed, code in enumerate(codes)}
+    jobs["node"] = make_job(tmp_path, seed=9)
+    for code, message in codes.items():
+        RecordStore(tmp_path).write(Record(run=jobs[code].run, key=jobs[code].run.key, code=code, message=message))
+    RecordStore(tmp_path).write(
+        Record(run=jobs["node"].run, key=jobs["node"].run.key, code="ERROR", message="NODE_FAIL: job 7_0")
+    )
+    failed = {job.run.key: "ERROR" if name == "node" else name for name, job in jobs.items()}
+    outcome = run(Plan(jobs=tuple(jobs.values()), failed=failed), tmp_path, retry="oom,node_fail")
+    again = {name for name, job in jobs.items() if starts(tmp_path, job.run.key)}
+    assert again == {"OOM", "node"}
+    assert set(outcome.failed.values()) == {"TIMEOUT", "ERROR"}
+    run(
+        Plan(jobs=tuple(jobs.values()), failed=failed), tmp_path
+    )  # without --retry everything that failed, since no queue is involved
+    assert {name for name, job in jobs.items() if starts(tmp_path, job.run.key)} == set(jobs)
+
+
+def test_finished_runs_are_left_alone_and_nothing_is_said_to_be_submitted(tmp_path, inline):
+    job = make_job(tmp_path)
+    outcome = run(Plan(jobs=(job,), finished=frozenset({job.run.key})), tmp_path)
+    assert not outcome.submitted
+    assert outcome.failed == {}
+    assert starts(tmp_path, job.run.key) == []
+
+
+def test_the_debugging_executor_runs_here_and_lets_exceptions_through(tmp_path, inline):
+    good, bad = make_job(tmp_path), make_job(tmp_path, seed=1, failure="raise", always=True)
+    outcome = run(Plan(jobs=(good,)), tmp_path)
+    assert outcome.failed == {}
+    (attempt,) = attempts(state_folder(tmp_path, good.run.key))
+    assert (attempt.holder.pid, attempt.end) == (os.getpid(), "finished")
+    with pytest.raises(RuntimeError, match="a bug in the experiment"):
+        run(Plan(jobs=(bad,)), tmp_path)
+    assert attempts(state_folder(tmp_path, bad.run.key))[0].end == "killed"
+
+
+def test_ctrl_c_in_the_debugging_executor_leaves_a_checkpoint(tmp_path, inline):
+    job = make_job(tmp_path, steps=200, step_s=0.02)
+
+    def interrupt():
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(Plan(jobs=(job,)), tmp_path)
+    assert attempts(state_folder(tmp_path, job.run.key))[0].end == "interrupted"
+    assert run(Plan(jobs=(job,)), tmp_path).failed == {}
+    assert starts(tmp_path, job.run.key)[1] > 0
+
+
+def test_the_debugging_executor_leaves_alone_what_somebody_else_runs(tmp_path, inline):
+    job = make_job(tmp_path)
+    Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here())
+    executor = make_executor("inline", results=tmp_path)
+    states = executor.wait(executor.submit([job]))
+    assert states[job.run.key].state == "running"
+    assert starts(tmp_path, job.run.key) == []
+
+
+def state(key, word, **changes):
+    return RunState(
+        key=key,
+        method="lora",
+        variant="lora",
+        benchmark="leaf",
+        backbone="b",
+        protocol="p",
+        seed=0,
+        state=word,
+        **changes,
+    )
+
+
+def test_away_from_a_terminal_each_ending_is_one_line(capsys):
+    with Display(total=2) as display:
+        display.show({"a": state("a", "running"), "b": state("b", "queued")})
+        display.show({"a": state("a", "OK", seconds=61.0), "b": state("b", "running")})
+        display.show({"a": state("a", "OK", seconds=61.0), "b": state("b", "OOM", message="killed for memory")})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["[1/2] lora on leaf, seed 0: OK (1:01)", "[2/2] lora on leaf, seed 0: OOM: killed for memory"]
