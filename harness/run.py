@@ -115,7 +115,10 @@ def main(argv: list[str] | None = None) -> int:
 
     from harness.dispatch.plan import plan
     from harness.dispatch.samples import sample_writer
+    from harness.records.store import require_writable
 
+    if not arguments.plan:
+        require_writable(request.results)
     planned = plan(request, prepare_samples=sample_writer(request.results))
     if arguments.plan:
         from harness.dispatch.show import plan_text

@@ -1,8 +1,11 @@
-"""Full fine-tuning: the whole encoder trains besides mask decoder and head; prompt encoder and IoU head stay frozen."""
+"""Full fine-tuning: the whole encoder trains besides mask decoder and head; prompt encoder and IoU head stay frozen.
+
+A pretrained encoder may need a lower rate than a decoder that starts from random weights: ``encoder_lr`` (ours; no paper says).
+"""
 
 from __future__ import annotations
 
-from methods.base import Method
+from methods.base import WEIGHTS, Method, ParameterGroup
 from methods.configs import FullConfig
 from methods.sites import Adaptable
 
@@ -12,6 +15,17 @@ class Full(Method):
 
     name = "full"
     config_class = FullConfig
+    config: FullConfig
 
     def _insert(self, segmenter: Adaptable) -> None:
         segmenter.encoder.requires_grad_(True)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """One group, or two where the encoder has a rate of its own."""
+        (group,) = super().parameter_groups()
+        rate = self.config.encoder_lr
+        if rate is None:
+            return [group]
+        encoder = {name: parameter for name, parameter in group.named.items() if name.startswith("encoder.")}
+        rest = {name: parameter for name, parameter in group.named.items() if name not in encoder}
+        return [ParameterGroup(role=WEIGHTS, named=encoder, lr=rate), ParameterGroup(role=WEIGHTS, named=rest, lr=group.lr)]

@@ -209,9 +209,8 @@ def method_row(
     asked = {**overrides.get(method, {}), **entry.options}
     config = method_config(method, {**values, **asked})
     changed = {name: value for name, value in asdict(config).items() if value != getattr(base, name)}
-    config.encoder_parameters(
-        backbone_shape(backbone)
-    )  # a placement that does not fit the backbone is found now, not on a worker
+    # A placement or an image size that does not fit the backbone is found now, not on a worker.
+    config.encoder_parameters(backbone_shape(backbone, protocol.image_size))
     label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in asked.items())}]" if asked else method)
     return method, config, label, changed
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from harness.errors import UsageError
 
 
 def sample_writer(results: Path) -> Callable[[str], Path]:
@@ -15,9 +19,15 @@ def sample_writer(results: Path) -> Callable[[str], Path]:
             return folder
         from datasets import samples
 
-        temporary = folder.with_name(f".{name}.part")
-        samples.write(name, temporary)
-        temporary.rename(folder)
+        temporary = folder.with_name(f".{name}.{os.getpid()}.part")
+        try:
+            samples.write(name, temporary)
+            temporary.rename(folder)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if folder.is_dir():  # another process was faster
+                return folder
+            raise UsageError(f"sample data cannot be written to {folder} ({error.strerror}); choose another --results DIR") from error
         return folder
 
     return prepare

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, fields
@@ -58,6 +59,20 @@ _SHAPES: dict[str, type | tuple[type, ...]] = {
     "selected_epoch": (int, type(None)),
     "attempts": int,
 }
+
+
+def require_writable(root: Path) -> None:
+    """Create the results folder and try a file in it, before hours of work depend on it.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise UsageError(f"results folder {root} cannot be written ({error.strerror}); choose another with --results DIR") from error
 
 
 def record_from_json(data: Any) -> Record:

@@ -42,7 +42,17 @@ class DecoderOnlyConfig(MethodConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FullConfig(MethodConfig):
-    """Everything trains but prompt encoder and IoU head."""
+    """Everything trains but prompt encoder and IoU head.
+
+    Args:
+        encoder_lr: learning rate of the encoder, None for that of the rest (ours).
+    """
+
+    encoder_lr: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.encoder_lr is not None:
+            require_positive("encoder_lr", self.encoder_lr)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         dim, hidden, neck = shape.dim, shape.mlp_dim, shape.neck_dim

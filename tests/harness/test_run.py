@@ -1,0 +1,182 @@
+"""The main job from its command line to its table, and every wrong input as one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.errors import UsageError
+from harness.run import expand, main, parse_entry, parse_seeds
+
+PLAIN = ["--protocol", "demo", "--executor", "inline", "--methods", "lora", "--datasets", "kvasir"]
+DEMO = [*PLAIN, "--set", "epochs=1"]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on stderr of a call that must exit with 2."""
+    capsys.readouterr()
+    assert main(list(arguments)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "Traceback" not in "\n".join(lines)
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--methods", "loora", "--datasets", "kvasir", "--protocol", "demo"], "unknown method 'loora' (did you mean 'lora'?)"),
+        (["--methods", "lora", "--datasets", "kvazir", "--protocol", "demo"], "unknown benchmark 'kvazir' (did you mean 'kvasir'?)"),
+        (["--methods", "lora", "--datasets", "kvasir", "--protocol", "dmo"], "unknown protocol 'dmo' (did you mean 'demo'?)"),
+        ([*DEMO, "--backbone", "vit_x"], "unknown backbone 'vit_x'"),
+        ([*DEMO, "--seeds", "a"], "--seeds 'a' is neither a number of seeds"),
+        ([*DEMO, "--seeds", "0"], "names no seed"),
+        ([*DEMO, "--set", "lr=fast"], "lr='fast' must be a valid number"),
+        ([*DEMO, "--set", "learning_rate=1"], "unknown key 'learning_rate'"),
+        ([*DEMO, "--set", "lora.rnk=1"], "unknown key 'rnk' (did you mean 'rank'?)"),
+        ([*DEMO, "--set", "lorra.rank=1"], "unknown method 'lorra'"),
+        ([*DEMO, "--set", "lr"], "is not KEY=VALUE"),
+        ([*DEMO, "--set", "precision=int8"], "must be 'fp32', 'bf16' or 'fp16'"),
+        ([*PLAIN, "--set", "epochs=0"], "epochs=0 must be at least 1"),
+        ([*DEMO, "--set", "image_size=100"], "image size 100 is no multiple"),
+        ([*DEMO, "--checkpoint", "nowhere.pth"], "nowhere.pth does not exist"),
+        ([*DEMO, "--dataset-root", "kvasir"], "is not NAME=DIR"),
+        (["--datasets", "kvasir", "--protocol", "demo"], "--methods lora,naslora"),
+        (["--study", "mian"], "unknown study 'mian' (did you mean 'main'?)"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert expected in refused(capsys, *arguments, "--results", str(tmp_path))
+
+
+def test_missing_data_says_which_folder_where_to_get_it_and_how_to_try(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    line = refused(
+        capsys, "--protocol", "mini", "--methods", "lora", "--datasets", "kvasir", "--checkpoint", "none",
+        "--data", str(tmp_path / "data"), "--results", str(tmp_path),
+    )  # fmt: skip
+    assert str(tmp_path / "data") in line
+    assert "Kvasir-SEG" in line
+    assert "--protocol demo" in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_results_without_write_permission(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "cannot be written" in refused(capsys, *DEMO, "--results", str(tmp_path))
+
+
+def test_results_that_cannot_be_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(capsys, *DEMO, "--results", str(tmp_path / "file"))
+
+
+def test_main_job_trains_tests_records_and_prints_a_table_and_a_second_call_only_prints_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = [*DEMO, "--results", str(tmp_path)]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    assert "| lora |" in first
+    (path,) = (tmp_path / "records").glob("*.json")
+    record = json.loads(path.read_text())
+    assert record["code"] == "OK"
+    assert set(record["scores"]) == {"best", "last", "merged-exact"}
+    assert record["scores"]["best"]["test"]["s_measure"] > 0
+    assert record["cost"]["step_time_s"] > 0
+    assert record["parameters"]["encoder"] == 3072
+    assert (tmp_path / "records" / f"{record['key']}.images.csv").is_file()
+    written = path.stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == first
+    assert path.stat().st_mtime_ns == written
+    assert (tmp_path / "tables" / "demo.md").read_text() == first
+
+
+def failed_record(tmp_path: Path, dataset_root: Path) -> dict[str, object]:
+    assert main([*DEMO, "--results", str(tmp_path), "--dataset-root", f"kvasir={dataset_root}"]) == 1
+    (path,) = (tmp_path / "records").glob("*.json")
+    return json.loads(path.read_text())
+
+
+def test_unreadable_image_fails_its_run_with_the_file_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from datasets import samples
+
+    root = samples.write("kvasir", tmp_path / "data")
+    image = sorted(root.rglob("images/*.jpg"))[0]
+    image.write_bytes(image.read_bytes()[:200])
+    record = failed_record(tmp_path, root)
+    assert record["code"] == "NO_DATA"
+    assert image.name in str(record["message"])
+    assert "NO_DATA" in capsys.readouterr().out
+
+
+def test_mask_with_an_unexpected_value_fails_its_run(tmp_path: Path) -> None:
+    from datasets import samples
+
+    root = samples.write("leaf", tmp_path / "data")
+    mask = sorted(root.rglob("masks/*.png"))[0]
+    palette = Image.open(mask)
+    wrong = Image.fromarray(np.full((palette.height, palette.width), 7, dtype=np.uint8), mode="P")
+    wrong.putpalette(palette.getpalette() or [])
+    wrong.save(mask)
+    arguments = ["leaf" if word == "kvasir" else word for word in DEMO] + ["--results", str(tmp_path), "--dataset-root", f"leaf={root}"]
+    assert main(arguments) == 1
+    (path,) = (tmp_path / "records").glob("*.json")
+    record = json.loads(path.read_text())
+    assert record["code"] == "NO_DATA"
+    assert mask.name in record["message"]
+    assert "7" in record["message"]
+
+
+def test_image_without_a_mask_is_found_while_planning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from datasets import samples
+
+    root = samples.write("kvasir", tmp_path / "data")
+    mask = sorted(root.rglob("masks/*.jpg"))[0]
+    mask.unlink()
+    line = refused(capsys, *DEMO, "--results", str(tmp_path), "--dataset-root", f"kvasir={root}")
+    assert mask.stem in line
+
+
+def test_diverging_run_has_its_code_and_a_retry_runs_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*DEMO, "--results", str(tmp_path), "--set", "lr=1e30", "--set", "clip=0"]
+    assert main(arguments) == 1
+    assert "DIVERGED" in capsys.readouterr().out
+    (path,) = (tmp_path / "records").glob("*.json")
+    before = path.stat().st_mtime_ns
+    assert main(arguments) == 1
+    assert path.stat().st_mtime_ns != before
+
+
+def test_plan_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--protocol", "nas-lora", "--backbone", "vit_h", "--methods", "all", "--datasets", "all", "--plan", "--results", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "126 runs" in text
+    assert "4,020,096" in text
+    assert "missing: " in text
+    assert not any(tmp_path.iterdir())
+
+
+def test_methods_with_options_in_brackets() -> None:
+    assert expand("lora[rank=6,sites='q,v'],all", ["a", "b"]) == ["lora[rank=6,sites='q,v']", "a", "b"]
+    entry = parse_entry("lora[rank=6,sites='q,v']")
+    assert entry.method == "lora"
+    assert entry.options == {"rank": "6", "sites": "q,v"}
+    with pytest.raises(UsageError, match="not closed"):
+        expand("lora[rank=6", [])
+
+
+def test_seeds_are_a_number_or_a_list() -> None:
+    assert parse_seeds("3") == (0, 1, 2)
+    assert parse_seeds("0,7") == (0, 7)
