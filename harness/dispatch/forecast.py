@@ -163,15 +163,17 @@ def within_budget(prices: Forecast, hours: float) -> tuple[RunForecast, ...]:
 
 def describe(prices: Forecast) -> str:
     """The forecast as text: one line a method, then the sum."""
-    lines = [f"{'method':<28} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}  from"]
-    for (variant, backbone), runs in prices.by_method().items():
+    methods = prices.by_method()
+    width = max([28, *(len(f"{variant} · {backbone}") for variant, backbone in methods)])
+    lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}  from"]
+    for (variant, backbone), runs in methods.items():
         peak = max(run.peak_memory_bytes for run in runs) / 2**30
         disk = sum(run.disk_bytes for run in runs) / 2**30
         bases = dict.fromkeys(f"time: {run.time_basis}; memory: {run.memory_basis}" for run in runs)
         name = f"{variant} · {backbone}"
-        lines.append(f"{name:<28} {len(runs):>5} {_hours(runs):>9} {peak:>9.2f} {disk:>9.2f}  {' | '.join(bases)}")
+        lines.append(f"{name:<{width}} {len(runs):>5} {_hours(runs):>9} {peak:>9.2f} {disk:>9.2f}  {' | '.join(bases)}")
     peak = max((run.peak_memory_bytes for run in prices.runs), default=0.0) / 2**30
-    total = f"{'all':<28} {len(prices.runs):>5} {_hours(prices.runs):>9} {peak:>9.2f} {prices.disk_bytes / 2**30:>9.2f}"
+    total = f"{'all':<{width}} {len(prices.runs):>5} {_hours(prices.runs):>9} {peak:>9.2f} {prices.disk_bytes / 2**30:>9.2f}"
     lines.append(total + "  hours are device-hours, GPU-hours on a GPU")
     if prices.finish is not None:
         at_once = f"{prices.parallel} run{'s' if prices.parallel > 1 else ''} at a time, no waiting in a queue"
