@@ -45,7 +45,8 @@ def plan_text(planned: Plan, results: Path, *, budget: float | None = None) -> s
             chosen = within_budget(prices, budget)
             lines += ["", f"{len(chosen)} of {len(prices.runs)} runs fit into {budget:g} hours:"]
             lines += [
-                f"  {one.run.variant} · {one.run.backbone} · {one.run.benchmark} · seed {one.run.seed} · {one.hours:.2f} h" for one in chosen
+                f"  {one.run.variant} · {one.run.backbone} · {one.run.benchmark} · seed {one.run.seed} · {one.hours:.2f} h"
+                for one in chosen
             ]
     lines += ["", *(f"missing: {line}" for line in planned.missing)] if planned.missing else ["", "nothing is missing"]
     return "\n".join(lines) + "\n"
