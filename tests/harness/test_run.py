@@ -124,19 +124,16 @@ def test_unreadable_image_fails_its_run_with_the_file_named(tmp_path: Path, caps
 def test_mask_with_an_unexpected_value_fails_its_run(tmp_path: Path) -> None:
     from datasets import samples
 
-    root = samples.write("leaf", tmp_path / "data")
-    mask = sorted(root.rglob("masks/*.png"))[0]
-    palette = Image.open(mask)
-    wrong = Image.fromarray(np.full((palette.height, palette.width), 7, dtype=np.uint8), mode="P")
-    wrong.putpalette(palette.getpalette() or [])
-    wrong.save(mask)
-    arguments = ["leaf" if word == "kvasir" else word for word in DEMO] + ["--results", str(tmp_path), "--dataset-root", f"leaf={root}"]
-    assert main(arguments) == 1
+    root = samples.write("trans10k_v2", tmp_path / "data")
+    mask = sorted(root.rglob("train/masks_12/*.png"))[0]
+    Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 77)).save(mask)
+    words = ["trans10k_v2" if word == "kvasir" else word for word in DEMO]
+    assert main([*words, "--results", str(tmp_path), "--dataset-root", f"trans10k_v2={root}"]) == 1
     (path,) = (tmp_path / "records").glob("*.json")
     record = json.loads(path.read_text())
     assert record["code"] == "NO_DATA"
     assert mask.name in record["message"]
-    assert "7" in record["message"]
+    assert "77" in record["message"]
 
 
 def test_image_without_a_mask_is_found_while_planning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
