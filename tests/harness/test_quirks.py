@@ -1,0 +1,203 @@
+"""Every quirk in docs/quirks.md is a switch that changes the output."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import harness.dispatch.experiment as experiment_module
+from datasets import samples
+from datasets.base import DataOptions
+from harness.dispatch.job import execute
+from harness.dispatch.plan import Entry, Request, data_options, plan
+from harness.dispatch.samples import sample_writer
+from harness.evaluation.conventions import Conventions
+from harness.evaluation.scorer import SplitScorer
+from harness.models.build import build_segmenter, plain_sam
+from harness.models.segmenter import SegmenterOutput
+from harness.protocols.load import from_rules, load_protocol
+from harness.protocols.quirks import QUIRKS, quirks_page
+from harness.registry import BENCHMARKS, METHODS, method_config_class
+from harness.training.losses import build_loss
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_is_what_the_switches_give() -> None:
+    assert (ROOT / "docs" / "quirks.md").read_text(encoding="utf-8") == quirks_page()
+
+
+def test_every_quirk_names_a_test_of_this_file_and_a_field_of_the_card() -> None:
+    rules = load_protocol("conv-lora")
+    for quirk in QUIRKS:
+        assert quirk.test.partition("::")[2] in globals(), quirk.title
+        for name in quirk.field.split(", "):
+            value: Any = rules
+            for part in name.split("."):
+                value = getattr(value, part)
+
+
+def binary_loss(**overrides: str) -> float:
+    rules = load_protocol("demo", overrides)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 1, 16, 16, generator=generator)
+    target = torch.zeros(2, 64, 64, dtype=torch.uint8)
+    target[:, 10:40, 20:50] = 1
+    loss = build_loss(rules, task="binary", num_classes=2)
+    return float(loss(SegmenterOutput(logits, None), target))
+
+
+def test_structure_loss_changes() -> None:
+    assert binary_loss(**{"quirks.structure_loss": "released"}) != binary_loss(**{"quirks.structure_loss": "intended"})
+
+
+def score(metric: str, conventions: Conventions) -> float:
+    rng = np.random.default_rng(0)
+    scorer = SplitScorer((metric,), task="binary", num_classes=2, conventions=conventions)
+    for name, (height, width), radius in (("a", (60, 90), 10), ("b", (40, 50), 4)):
+        rows, columns = np.mgrid[:height, :width]
+        mask = ((rows - 20) ** 2 + (columns - 25) ** 2 < radius**2).astype(np.uint8)
+        scores = np.clip(np.asarray(Image.fromarray(mask * 255).resize((32, 32))) / 255 + 0.2 * rng.random((32, 32)), 0, 1)
+        scorer.add(name, scores.astype(np.float32), mask)
+    return scorer.summary()[metric]
+
+
+def test_weighted_f_changes() -> None:
+    assert score("weighted_f", Conventions(weighted_f_beta2=0.3)) != score("weighted_f", Conventions(weighted_f_beta2=1.0))
+
+
+def test_resolution_changes() -> None:
+    assert score("s_measure", Conventions(resolution="input")) != score("s_measure", Conventions(resolution="native"))
+
+
+def test_overlap_changes() -> None:
+    assert score("iou", Conventions(overlap="per-image")) != score("iou", Conventions(overlap="accumulated"))
+
+
+def test_moe_gate_changes() -> None:
+    gradients = {}
+    for gate in ("released", "intended"):
+        segmenter = build_segmenter("vit_t", task="binary")
+        method = METHODS.get("convlora")(method_config_class("convlora")(gate=gate))
+        method.attach(segmenter)
+        with torch.no_grad():  # the up-projection starts at zero, which hides the experts
+            for name, parameter in segmenter.named_parameters():
+                if parameter.requires_grad and name.startswith("encoder."):
+                    parameter.add_(0.05)
+        segmenter.train()
+        segmenter(torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))).masks.square().mean().backward()
+        gates = [p for name, p in segmenter.named_parameters() if "gate" in name and p.requires_grad]
+        assert gates
+        gradients[gate] = sum(float(p.grad.abs().sum()) for p in gates if p.grad is not None)
+    assert gradients["released"] == 0
+    assert gradients["intended"] > 0
+
+
+def test_ssf_init_changes() -> None:
+    images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    outputs = {}
+    for init in ("released", "intended"):
+        segmenter = build_segmenter("vit_t", task="binary").eval()
+        plain = segmenter(images).masks
+        METHODS.get("ssf")(method_config_class("ssf")(init=init)).attach(segmenter)
+        outputs[init] = float((segmenter(images).masks - plain).abs().max())
+    assert outputs["intended"] == 0
+    assert outputs["released"] > 0
+
+
+def test_multiclass_loss_changes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 3, (2, 32, 32), generator=generator, dtype=torch.uint8)
+
+    def loss(**overrides: str) -> float:
+        rules = load_protocol("demo", overrides)
+        tokens = rules.mask_tokens
+        masks = torch.randn(2, tokens, 8, 8, generator=torch.Generator().manual_seed(1))
+        classes = torch.randn(2, tokens, 4, generator=torch.Generator().manual_seed(2))
+        built = build_loss(rules, task="multiclass", num_classes=3)
+        return float(built(SegmenterOutput(masks, classes), target))
+
+    assert loss(class_weight="10") != loss(class_weight="2")
+    assert loss(mask_tokens="1") != loss(mask_tokens="5")
+
+
+def small_request(root: Path, benchmark: str, **overrides: str) -> Request:
+    return Request(
+        entries=(Entry(method="decoder"),),
+        benchmarks=(benchmark,),
+        protocol="demo",
+        overrides={"epochs": "2", "image_size": "96", "merge": [], "cache_images": "false", **overrides},
+        results=root,
+    )
+
+
+def test_selection_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[str]] = {}
+    original = experiment_module.Experiment._score
+    for quirk in ("released", "intended"):
+        splits: list[str] = []
+
+        def watched(self: Any, segmenter: Any, sets: Any, *, metrics: Any, stage: str, into: list[str] = splits) -> Any:
+            into.extend(sets if stage == "validation" else [])
+            return original(self, segmenter, sets, metrics=metrics, stage=stage)
+
+        monkeypatch.setattr(experiment_module.Experiment, "_score", watched)
+        request = small_request(tmp_path, "kvasir", **{"quirks.selection": quirk})
+        (job,) = plan(request, prepare_samples=sample_writer(tmp_path)).jobs
+        assert execute(job).code == "OK"
+        seen[quirk] = splits
+    assert set(seen["released"]) == {"test"}
+    assert set(seen["intended"]) == {"val"}
+
+
+def test_class_count_changes(tmp_path: Path) -> None:
+    heads = {}
+    for quirk in ("released", "intended"):
+        request = small_request(tmp_path, "trans10k_v2", **{"quirks.class_count": quirk, "train_limit": "1"})
+        (job,) = plan(request, prepare_samples=sample_writer(tmp_path)).jobs
+        made = experiment_module.Experiment(job, device=torch.device("cpu"), tell=lambda _: None)
+        made._load_data()
+        made._count_classes()
+        heads[quirk] = made.num_classes
+    assert heads["intended"] == 12
+    assert heads["released"] < 12
+
+
+def test_camo_train_changes(tmp_path: Path) -> None:
+    layouts = samples.layouts("camo")
+    bundle = next(layout for layout in layouts if "sinet" in layout.lower())
+    root = samples.write("camo", tmp_path, layout=bundle)
+    counts = {}
+    for quirk in ("released", "intended"):
+        rules = from_rules(load_protocol("demo", {"quirks.camo_train": quirk}).__dict__ | {"methods": {}, "benchmarks": {}})
+        benchmark = BENCHMARKS.get("camo")(data_options(rules, "camo"))
+        counts[quirk] = len(benchmark.splits(benchmark.locate(root)).train)
+    assert counts["released"] > counts["intended"]
+
+
+def test_mask_decoding_changes(tmp_path: Path) -> None:
+    root = samples.write("kvasir", tmp_path)
+    areas = {}
+    for only_255 in (False, True):
+        benchmark = BENCHMARKS.get("kvasir")(replace(DataOptions(), mask_255_only=only_255))
+        pair = benchmark.splits(benchmark.locate(root)).train[0]
+        areas[only_255] = int((benchmark.read(pair).mask == 1).sum())
+    assert areas[True] < areas[False]  # JPEG noise around 255 erodes the mask
+
+
+def test_strict_loading_changes(tmp_path: Path) -> None:
+    path = tmp_path / "sam.pth"
+    torch.save(plain_sam("vit_t").state_dict(), path)
+    encodings = {}
+    for quirk in ("released", "intended"):
+        segmenter = build_segmenter("vit_t", task="binary", checkpoint=path, strict_loading=quirk)  # type: ignore[arg-type]
+        encodings[quirk] = segmenter.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+    stored = torch.load(path, weights_only=True)["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"]
+    assert torch.equal(encodings["intended"], stored)
+    assert not torch.equal(encodings["released"], stored)
