@@ -172,6 +172,8 @@ class CostStore:
 
 def _read(path: Path) -> CostRecord:
     data = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(data, dict):
+        raise ValueError("JSON, but no cost record")
     version = data.get("schema_version")
     if not isinstance(version, int) or not 1 <= version <= COST_SCHEMA_VERSION:
         raise ValueError(f"schema_version {version!r}; this code reads 1 to {COST_SCHEMA_VERSION}")

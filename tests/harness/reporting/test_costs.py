@@ -138,6 +138,9 @@ def test_the_tables_verb_writes_and_checks_the_cost_page(tmp_path: Path, capsys:
     CostStore(tmp_path).write(replace(session(), session="fedcba98"))
     assert main(["--results", str(tmp_path), "--check"]) == 1
     (tmp_path / "cost" / "bad.json").write_text("{")
+    (tmp_path / "cost" / "foreign.json").write_text("[1]")
     capsys.readouterr()
     assert main(["--results", str(tmp_path)]) == 0
-    assert "bad.json" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "bad.json" in error
+    assert "foreign.json: ValueError: JSON, but no cost record" in error
