@@ -54,11 +54,11 @@ def verify(exported: Exported, request: Export) -> float:
         ]
         done = subprocess.run([*command, json.dumps(order)], capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UsageError(f"{request.out} does not load in a fresh process: {last}")
+        last = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
+        raise UsageError(f"{request.out} was written, but a fresh process could not load it: {last}")
     difference = float(done.stdout)
     if not difference <= TOLERANCE:
-        raise UsageError(f"{request.out} predicts otherwise in a fresh process: relative difference {difference:.2e}")
+        raise UsageError(f"{request.out} was written, but predicts otherwise in a fresh process: relative difference {difference:.2e}")
     return difference
 
 
