@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +23,7 @@ from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.scorer import ImageScore, SplitScorer
 
 Foreground = Literal["half", "nonzero"]
-_CHUNK = 8  # images a task
+_CHUNK = 2  # images a task; Ctrl-C waits for the tasks under way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +196,12 @@ def _everywhere(
 ) -> Iterator[Scored]:
     """Chunks as they are finished; what the first failure leaves unstarted is not started."""
     with ProcessPoolExecutor(processes) as pool:
-        waiting = [pool.submit(work, chunk) for chunk in chunks]
+        # Workers inherit the blocked signal: Ctrl-C is this process's to answer, and each would print a traceback.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            waiting = [pool.submit(work, chunk) for chunk in chunks]
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         try:
             for future in as_completed(waiting):
                 yield future.result()

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from harness.errors import UsageError
 from harness.evaluation.conventions import Conventions
+from harness.evaluation.folders import FolderScoring, pair_predictions, score_folders
 from harness.evaluation.names import CLASSES, METRICS
 from harness.evaluation.scorer import SplitScorer
 from harness.metrics import main
@@ -238,3 +245,33 @@ def test_a_failure_in_a_worker_process_is_one_line_too(capsys, folders):
 def test_help_imports_neither_torch_nor_scipy():
     code = "import sys, harness.metrics as m; m.parser().format_help(); print({'torch', 'scipy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+class Killed(FolderScoring):
+    """What the kernel does to a process that needs too much memory."""
+
+    def __call__(self, pair):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_an_error_and_not_a_wait(folders):
+    scoring = Killed(scorers={"": SplitScorer(["iou"])})
+    with pytest.raises(UsageError, match="killed, most likely for memory"):
+        score_folders(pair_predictions(*folders), scoring, workers=2)
+
+
+def test_ctrl_c_is_one_line(folders, tmp_path):
+    predictions, masks = folders
+    for index in range(600):
+        shutil.copy(predictions / "Image0.png", predictions / f"more{index}.png")
+        shutil.copy(masks / "image0_mask.tif", masks / f"more{index}.tif")
+    command = [sys.executable, "-m", "harness.metrics", "--pred", predictions, "--gt", masks, "--metrics", "all"]
+    job = subprocess.Popen(
+        [*map(str, command), "--workers", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.killpg(job.pid, signal.SIGINT)  # a terminal sends it to all processes of the job
+    error = job.communicate(timeout=60)[1]
+    assert (job.returncode, error) == (130, "interrupted\n")
