@@ -146,10 +146,13 @@ class TestCluster:
             time.sleep(0.05)
 
     def pid(self, name: str) -> int:
-        """Process id of a running daemon of this cluster, 0 where there is none. Found by its command line, which holds the folder."""
-        wanted = self._command(name)
+        """Process id of a running daemon of this cluster, 0 where there is none.
+
+        Known by command line and environment: slurmdbd has the same command line in every cluster.
+        """
+        wanted, marker = self._command(name), self._marker()
         for pid in _processes():
-            if _command_line(pid) == wanted:
+            if _command_line(pid) == wanted and marker in _environment(pid):
                 return pid
         return 0
 
@@ -360,20 +363,19 @@ PartitionName=urgent Nodes={node} MaxTime=120 DefaultTime=60 PriorityTier=10 Pre
 
     def _strays(self) -> list[int]:
         """Step daemons and job processes that a killed slurmd left behind, known by this folder in command line or environment."""
-        marker, mine = f"SLURM_CONF={self.conf}".encode(), os.getpid()
+        marker, mine = self._marker(), os.getpid()
         found = []
         for pid in _processes():
             if pid == mine:
                 continue
-            line = " ".join(_command_line(pid))
-            try:
-                environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
+            line, environment = " ".join(_command_line(pid)), _environment(pid)
             in_job = any(entry.startswith(b"SLURM_JOB_ID=") for entry in environment)
-            if (line.startswith("slurmstepd") and str(self.folder) in line) or (in_job and marker in environment):
+            if marker in environment and (in_job or line.startswith("slurmstepd")):
                 found.append(pid)
         return found
+
+    def _marker(self) -> bytes:
+        return f"SLURM_CONF={self.conf}".encode()
 
     def _log_tails(self) -> str:
         tails = []
@@ -420,6 +422,13 @@ def _command_line(pid: int) -> list[str]:
     except (OSError, IndexError):
         return []
     return [] if state == "Z" else raw.decode(errors="replace").rstrip("\0").split("\0")
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _kill(pid: int, number: int) -> None:
