@@ -157,7 +157,8 @@ def test_diverging_run_has_its_code_and_a_retry_runs_again(tmp_path: Path, capsy
 
 
 def test_plan_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--protocol", "nas-lora", "--backbone", "vit_h", "--methods", "all", "--datasets", "all", "--plan", "--results", str(tmp_path)]) == 0
+    grid = ["--protocol", "nas-lora", "--backbone", "vit_h", "--methods", "all", "--datasets", "all"]
+    assert main([*grid, "--plan", "--results", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "126 runs" in text
     assert "4,020,096" in text
