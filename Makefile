@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m harness.run --protocol demo --methods lora,naslora --datasets all
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
