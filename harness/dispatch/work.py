@@ -107,10 +107,8 @@ def activation_bytes(run: Run, shape: BackboneShape) -> float:
     tokens = side * side + shape.prefix_tokens
     one_block = tokens * shape.dim * width * (32 if run.method == "full" else 22)
     kept = 1 if run.method in ("decoder", "lst") else shape.depth - first_block(run, shape)
-    if run.rules.get("activation_checkpointing"):
-        blocks = kept * tokens * shape.dim * 2 * width + one_block
-    else:
-        blocks = kept * one_block
+    recomputed = kept * tokens * shape.dim * 2 * width + one_block
+    blocks = recomputed if run.rules.get("activation_checkpointing") else kept * one_block
     masks = 8 * 4 * size * size  # logits, probabilities, losses and their gradients at full size
     upscaled = 2 * side * side * 16 * (DECODER_DIM // 8) * 8 * width
     return batch * (blocks + masks + upscaled)

@@ -55,7 +55,8 @@ class Protocol:
         schedule: ``linear`` | ``cosine`` | ``constant``, to zero over all updates, after ``warmup`` updates.
         clip: largest gradient norm, 0 for none.
         precision: ``fp32`` | ``bf16`` | ``fp16`` autocast.
-        loss: ``structure`` | ``balanced-bce`` | ``mask2former`` | ``auto`` (structure for binary, mask2former for multi-class).
+        loss: ``structure`` | ``balanced-bce`` | ``mask2former`` | ``auto`` (structure for binary,
+            mask2former for multi-class).
         mask_tokens: K mask tokens of the multi-class head (quirk 10).
         class_weight, mask_weight, dice_weight: terms of the multi-class loss (2, 5, 5 in Mask2Former; 10, 5, 5 in released code).
         select: evaluate validation every ``select_every`` epochs and keep the best checkpoint.
