@@ -72,8 +72,7 @@ def one_of_array(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
     outcome = _persist(job, circumstances=circumstances, stop=stop, meeting=meeting)
     print(f"{task}: {outcome}", flush=True)
     if outcome == "interrupted" and signal.SIGUSR2 in stop.received:
-        Slurm(patience_s=60).requeue(task)
-        time.sleep(REQUEUE_WAIT_S)  # the controller ends this job; ending by ourselves first would make it COMPLETED
+        _requeue(task)
     return 0 if outcome in ("finished", "elsewhere") else 1
 
 
@@ -122,12 +121,14 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
     replaces = chunk.runs[index].replaces
     results = Path(job.results)
     starts = attempts(state_folder(results, job.run.key))
-    if (
-        settled(results, job.run.key, replaces=replaces)
-        or not starts
-        or starts[-1].holder.job != task
-        or starts[-1].end
-    ):
+    if settled(results, job.run.key, replaces=replaces):
+        return status
+    if not starts or starts[-1].holder.job != task or starts[-1].end:
+        # The worker did not get so far as to start the run. Where the warning before the time limit came that early (a slow file
+        # system, a very short limit), it was fatal instead of heard; the bound on starts does not count this one, so count restarts.
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        if status == 128 + signal.SIGUSR2 and restarts < chunk.runs[index].limit - chunk.runs[index].before:
+            _requeue(task)
         return status
     log = chunk.path.parent / "logs" / f"{task}_0_log.out"
     too_large = exceeded_memory(log)
@@ -140,9 +141,14 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
         environment=_environment(sweep),
     )
     if not settled(results, job.run.key, replaces=replaces):
-        Slurm(patience_s=60).requeue(task)
-        time.sleep(REQUEUE_WAIT_S)
+        _requeue(task)
     return status
+
+
+def _requeue(task: str) -> None:
+    """Ask for this job to be queued again; the controller then ends it. Ending by ourselves first would make it COMPLETED or FAILED."""
+    Slurm(patience_s=60).requeue(task)
+    time.sleep(REQUEUE_WAIT_S)
 
 
 def _persist(job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None = None) -> Outcome:

@@ -285,6 +285,25 @@ def test_gpu_hours_of_all_attempts_come_from_accounting(cluster, tmp_path, monke
     assert [line.split("|")[1] for line in cpus if line.split("|")[0].endswith(".0")] == ["2"]
 
 
+def test_a_warning_that_comes_before_the_worker_listens_is_a_requeue_too(cluster, tmp_path, monkeypatch):
+    use_standin(monkeypatch)
+    job = make_job(tmp_path)
+    once, slow_python = tmp_path / "once", tmp_path / "python"
+    slow_start = f'[ "$SLURM_STEP_ID" ] && [ ! -e {once} ] && touch {once} && sleep 60'
+    slow_python.write_text(f'#!/bin/sh\n{slow_start}\nexec {sys.executable} "$@"\n')
+    slow_python.chmod(0o755)
+    slurm = executor(tmp_path, tmp_path, python=str(slow_python))
+    slurm.submit([job])
+    wait_until(once.exists, "the job to start")
+    cluster.call("scancel", "--signal=USR2", slurm_job(tmp_path))
+    wait_until(lambda: records(tmp_path), "the run to finish")
+    assert (
+        cluster.call("sacct", "-X", "-n", "-P", "--duplicates", "-o", "State", "-j", slurm_job(tmp_path)).split()[0]
+        == "REQUEUED"
+    )
+    assert starts(tmp_path, job.run.key) == [0]
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

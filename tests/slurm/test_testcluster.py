@@ -12,7 +12,9 @@ from tests.slurm.conftest import REPOSITORY, testcluster
 
 def script(name, folder):
     program = REPOSITORY / "slurm" / "testcluster" / name
-    return subprocess.run([sys.executable, str(program), str(folder)], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, str(program), str(folder)], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def pids(cluster):
