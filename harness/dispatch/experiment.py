@@ -5,7 +5,6 @@ Read `run_experiment` downwards. Everything random comes from the run's seed by 
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import traceback
@@ -80,7 +79,7 @@ def run_experiment(
         leave(workers)
     record = complete(replace(record, finished=datetime.now(UTC).isoformat(timespec="seconds")))
     if workers.leads:
-        _write(store, record, images)
+        store.write(record, images)
         if record.code == "OK":
             experiment.discard_checkpoints()
     return record
@@ -357,14 +356,3 @@ def images_csv(images: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str
 def _keep_traceback(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
-
-
-def _write(store: RecordStore, record: Record, images: str) -> None:
-    try:
-        store.write(record, images)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "the disk is full" if full else str(error)
-        raise UsageError(
-            f"record {record.key} could not be written below {store.folder}: {what}; older records are whole, run it again"
-        ) from error

@@ -62,7 +62,8 @@ class Protocol:
         select: evaluate validation every ``select_every`` epochs and keep the best checkpoint.
         checkpoint_minutes: write a resumable checkpoint at least this often, besides at each epoch's end.
         activation_checkpointing: recompute block activations in backward.
-        fused_attention, batched_decoder, cache_embeddings, fused_cell: optimisations, each equal to the plain way and each off with one field.
+        fused_attention, batched_decoder, cache_embeddings, fused_cell: optimisations, each equal
+            to the plain way and each off with one field.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
         split_rule: see `datasets.base.DataOptions`; road_missing_ignore likewise.
         evaluation: see `Conventions`.
