@@ -24,7 +24,6 @@ from harness.dispatch.building import attached_segmenter
 from harness.dispatch.environment import environment
 from harness.dispatch.job import Job, Progress
 from harness.dispatch.plan import data_options, manifest_hash
-from harness.errors import UsageError
 from harness.evaluation.evaluate import Item, evaluate_split
 from harness.evaluation.names import CLASSES, OVERLAP, SALIENCY, higher_is_better
 from harness.evaluation.scorer import SplitScorer
