@@ -11,7 +11,7 @@ import statistics
 
 import torch
 
-from harness.costing.device import used_by_others, wall_clock
+from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.ratios import paired_ratio
 from harness.costing.subject import RandomImages
 from harness.evaluation.evaluate import evaluate_split
@@ -33,10 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--metrics", default="camo", help="the metrics of this benchmark")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread, metrics in it too")
     options = parser.parse_args(argv)
+    if options.cpu_time:
+        torch.set_num_threads(1)
     device = torch.device(options.device)
     protocol = load_protocol("standard", {"image_size": options.image_size, "precision": options.precision})
-    shared, now = used_by_others(device), wall_clock(device)
+    shared, now = used_by_others(device), (processor_clock if options.cpu_time else wall_clock)(device)
     segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size).to(device).eval()
     source = RandomImages(options.images, image_size=options.image_size, num_classes=2)
     inputs = [torch.from_numpy(source.image(k)).float() / 127.5 - 1 for k in range(len(source))]
@@ -57,7 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     def evaluation() -> float:
         items = ((str(k), inputs[k], source.mask_input(k)) for k in range(len(source)))
         begun = now()
-        evaluate_split(predict, items, SplitScorer(benchmark.metrics), batch_size=options.batch).summary()
+        scorer = SplitScorer(benchmark.metrics)
+        workers = 0 if options.cpu_time else None
+        evaluate_split(predict, items, scorer, batch_size=options.batch, workers=workers).summary()
         return now() - begun
 
     forward_passes()

@@ -16,11 +16,11 @@ from harness.training.memory import peak_bytes, reset_peak
 def peak_memory(subject: Subject, phase: Phase) -> dict[str, int]:
     """Peaks of one training step, this method's own weights and optimiser state included, other methods' left out."""
     device = subject.device
+    subject.step(phase)  # creates what the optimiser keeps, if no step did before
     own = subject.resident()
     resident = sum(bytes_of(tensors) for tensors in own.values())
     known = [tensor for tensors in own.values() for tensor in tensors]
     counter = LiveBytes(known)
-    subject.step(phase)
     if device.type == "cuda":
         synchronise(device)
         torch.cuda.empty_cache()
