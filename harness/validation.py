@@ -47,13 +47,13 @@ def _check_keys(cls: Any, values: Mapping[str, Any], *, where: str, path: str) -
             _check_keys(hints[key], value, where=where, path=f"{path}{key}.")
 
 
-def parse_assignments(items: list[str]) -> dict[str, str]:
-    """``["lr=1e-3", "lora.rank=6"]`` as a mapping.
+def parse_assignments(items: list[str]) -> dict[str, Any]:
+    """``["lr=1e-3", "lora.rank=6", "merge=[exact]"]`` as a mapping; a value in brackets is a list.
 
     Raises:
         UsageError: an item without ``=``, or one key twice.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
         key = key.strip()
@@ -62,4 +62,6 @@ def parse_assignments(items: list[str]) -> dict[str, str]:
         if key in found:
             raise UsageError(f"--set {key} is given twice")
         found[key] = value.strip()
+        if found[key].startswith("[") and found[key].endswith("]"):
+            found[key] = [part.strip() for part in found[key][1:-1].split(",") if part.strip()]
     return found

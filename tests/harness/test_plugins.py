@@ -17,20 +17,10 @@ from harness.contract.checks import CHECKS
 from harness.contract.subject import Subject
 from harness.doctor import main as doctor
 from harness.errors import UsageError
-from harness.registry import BENCHMARKS, METHODS, load_plugin, load_plugins
+from harness.registry import METHODS, load_plugin, load_plugins
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "docs" / "examples" / "plugin.py"
-
-
-@pytest.fixture(autouse=True)
-def _forget_plugins() -> object:
-    """What a test registers is gone after it."""
-    known = {kind: dict(kind._loaded) for kind in (METHODS, BENCHMARKS)}
-    yield None
-    for kind, loaded in known.items():
-        kind._loaded.clear()
-        kind._loaded.update(loaded)
 
 
 def _verb(*words: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
