@@ -16,7 +16,7 @@ from harness.errors import UsageError
 TRANSIENT = re.compile(
     r"unable to contact slurm controller|socket timed out|connection (refused|timed out|reset)|zero bytes were transmitted"
     r"|resource temporarily unavailable|slurm temporarily unable to accept job|backup controller|communication connection failure"
-    r"|controller.*(standby|not responding)|unexpected message received|message receive failure",
+    r"|controller.*(standby|not responding)|unexpected message received|message receive failure|missing socket|bufs_sendto|broken pipe",
     re.IGNORECASE,
 )
 ACTIVE = frozenset(

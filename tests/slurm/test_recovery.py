@@ -10,8 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from harness.dispatch.executors import make_executor
+from tests.harness.dispatch import standin
+from tests.harness.dispatch.helpers import make_job, use_standin
 from tests.slurm.conftest import (
-    LONG_REFERENCE,
     REFERENCE,
     REPOSITORY,
     attempts_of,
@@ -60,15 +62,35 @@ def test_a_run_preempted_without_requeue_is_submitted_again_by_wait(cluster, ref
     assert len(list(tmp_path.glob("sweeps/*/sweep.json"))) == 2
 
 
-def test_a_run_that_meets_its_time_limit_twice_continues(cluster, long_reference, tmp_path):
-    # The limit is a minute and the warning comes 45 s before it, so each start has about fifteen seconds.
-    limits = ("cluster.time=1", "cluster.signal_seconds=45", "cluster.max_attempts=40")
-    submit(tmp_path, *LONG_REFERENCE, *(word for limit in limits for word in ("--set", limit)))
-    wait_until(lambda: finished(tmp_path), "the run to finish", patience=800)
+def test_a_run_that_is_warned_of_its_time_limit_twice_continues_with_the_same_numbers(cluster, reference, tmp_path):
+    submit(tmp_path, *REFERENCE)
+    for number in (1, 2):
+        wait_until(lambda number=number: progressed(tmp_path, start=number), "the run to train")
+        cluster.call("scancel", "--signal=USR2", job_id(tmp_path))  # what SLURM sends before the limit
+        wait_until(lambda number=number: len(starts_of(tmp_path)) > number or finished(tmp_path), "the next start")
+    wait_until(lambda: finished(tmp_path), "the run to finish")
     record = only_record(tmp_path)
-    assert numbers(record) == numbers(long_reference)
-    assert record["attempts"] >= 3
-    assert {start.end for start in attempts_of(tmp_path, record["key"])[:-1]} == {"interrupted"}
+    assert numbers(record) == numbers(reference)
+    assert record["attempts"] == 3
+    assert [start.end for start in starts_of(tmp_path)] == ["interrupted", "interrupted", "finished"]
+
+
+def test_a_run_that_meets_its_time_limit_twice_continues(cluster, tmp_path, monkeypatch):
+    """The limit itself, with the stand-in experiment, which starts at once: SLURM looks at limits every half minute only."""
+    use_standin(monkeypatch)
+    steps = {"steps": 1000, "step_s": 0.09, "save_every": 5}
+    limits = {"time": "1", "signal_seconds": "50", "max_attempts": "40"}
+    job = make_job(tmp_path, **steps)
+    slurm = make_executor("slurm", results=tmp_path, cluster="testcluster", cluster_overrides=limits)
+    states = slurm.wait(slurm.submit([job]))
+    assert states[job.run.key].state == "OK"
+    ends = [start.end for start in attempts_of(tmp_path, job.run.key)]
+    assert len(ends) >= 3
+    assert set(ends[:-1]) == {"interrupted"}
+    undisturbed = make_job(tmp_path / "here", **steps | {"step_s": 0.0})
+    standin.run_experiment(undisturbed)
+    (here,) = records(tmp_path / "here").values()
+    assert only_record(tmp_path)["scores"] == here["scores"]
 
 
 def test_a_killed_slurmd_does_not_disturb_a_run(cluster, reference, tmp_path):
@@ -122,6 +144,23 @@ def test_editing_the_tree_does_not_change_a_queued_run(cluster, reference, tmp_p
     assert numbers(record) == numbers(reference)
     (snapshot,) = (results / "snapshots").iterdir()
     assert record["environment"]["snapshot"] == snapshot.name
+
+
+def starts_of(results):
+    (key,) = [path.name for path in (results / "state").iterdir()]
+    return attempts_of(results, key)
+
+
+def progressed(results, *, start):
+    """Whether the ``start``-th start trains, and has gone beyond where it continued."""
+    begun = starts_of(results) if (results / "state").is_dir() else []
+    if len(begun) < start or begun[-1].end:
+        return False
+    path = results / "state" / next(iter((results / "state").iterdir())).name / "progress.json"
+    if not path.is_file():
+        return False
+    content = json.loads(path.read_text())
+    return content.get("at", 0) > begun[-1].started and content.get("kind") in ("step", "epoch", "checkpoint")
 
 
 def job_id(results: Path) -> str:

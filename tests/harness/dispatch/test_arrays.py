@@ -84,12 +84,20 @@ def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tm
     assert submission.job_ids == ("43",)
 
 
-def test_a_lost_answer_is_looked_up_by_name_instead_of_submitted_again(tmp_path, client):
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Socket timed out on send/recv operation",
+        "Unexpected missing socket error",
+        "Zero Bytes were transmitted or received",
+    ],
+)
+def test_a_lost_answer_is_looked_up_by_name_instead_of_submitted_again(tmp_path, client, answer):
     results, sent = tmp_path / "runs", tmp_path / "sent"
     name = "$(grep -o 'harness-[0-9a-f-]*' $1 | head -1)"
     client(
         "sbatch",
-        f'echo "{name}" >> {sent}; echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1',
+        f'echo "{name}" >> {sent}; echo "sbatch: error: Batch job submission failed: {answer}" >&2; exit 1',
     )
     client("squeue", f'case "$*" in *%F\\|%j*) test ! -e {sent} || echo "77|$(cat {sent})";; esac')
     submission = slurm(results).submit([make_job(results)])
