@@ -119,8 +119,8 @@ class SlurmExecutor(Executor):
             cancelled: list[str] = []
             whole: list[str] = []
             for chunk in read_chunks(self.results, open_only=True):
-                mine = [chunk.task(index) for index, run in enumerate(chunk.runs) if run.key in wanted]
-                active = [task for task in mine if task in tasks and tasks[task].active]
+                mine = [chunk.on_cluster(tasks, index) for index, run in enumerate(chunk.runs) if run.key in wanted]
+                active = [task.job for task in mine if task is not None and task.active]
                 if not active:
                     continue
                 if len(mine) == len(chunk.runs):
@@ -143,9 +143,9 @@ class SlurmExecutor(Executor):
         found = {}
         for chunk in read_chunks(self.results, open_only=True):
             for index, run in enumerate(chunk.runs):
-                task = chunk.task(index)
-                if run.key in keys and task in tasks and tasks[task].active:
-                    found[run.key] = f"is {tasks[task].state.lower()} as job {task} of sweep {chunk.sweep}"
+                task = chunk.on_cluster(tasks, index)
+                if run.key in keys and task is not None and task.active:
+                    found[run.key] = f"is {task.state.lower()} as job {task.job} of sweep {chunk.sweep}"
         for key in keys - found.keys():
             starts = attempts(state_folder(self.results, key))
             if starts and starts[-1].live():

@@ -51,7 +51,8 @@ def _answer(chunks: list[Chunk], slurm: Slurm) -> list[Chunk]:
 
 
 def _active(chunk: Chunk, tasks: Mapping[str, Task]) -> bool:
-    return any(task.active for name, task in tasks.items() if name.split("_")[0] == chunk.job)
+    on_cluster = (chunk.on_cluster(tasks, index) for index in range(len(chunk.runs)))
+    return any(task is not None and task.active for task in on_cluster)
 
 
 def _states(chunks: list[Chunk], slurm: Slurm) -> dict[str, str]:

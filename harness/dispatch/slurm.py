@@ -47,11 +47,13 @@ class Task:
         job: array job id and task, such as ``123_4``; ``123`` for a plain job.
         state: SLURM's word, such as ``PENDING``.
         reason: why it waits.
+        name: of the job. A controller that was killed may give the id of a job that it forgot to another.
     """
 
     job: str
     state: str
     reason: str = ""
+    name: str = ""
 
     @property
     def active(self) -> bool:
@@ -99,12 +101,12 @@ class Slurm:
 
     def tasks(self) -> dict[str, Task]:
         """This user's tasks that wait or run, by job (array tasks one by one)."""
-        output = self._ask(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%F|%K|%A|%T|%r"])
+        output = self._ask(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%F|%K|%T|%r|%j"])
         found = {}
         for line in output.splitlines():
-            array, index, _, state, reason = line.split("|", 4)
+            array, index, state, reason, name = line.split("|", 4)
             job = f"{array}_{index}" if index.isdigit() else array
-            found[job] = Task(job=job, state=state, reason=reason)
+            found[job] = Task(job=job, state=state, reason=reason, name=name)
         return found
 
     def ids_by_name(self, names: Iterable[str]) -> dict[str, str]:

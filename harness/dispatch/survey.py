@@ -185,7 +185,7 @@ def _unfinished(
     sweep: Sweep | None,
     tasks: Mapping[str, Task] | None,
 ) -> tuple[str, str]:
-    on_cluster = tasks.get(task) if tasks is not None and task else None
+    on_cluster = chunk.on_cluster(tasks, index) if tasks is not None and task else None
     if last is not None and not last.end:
         alive = last.live()
         if alive is None:  # elsewhere: the cluster knows best, else the last sign of life

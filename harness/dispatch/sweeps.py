@@ -23,6 +23,7 @@ from typing import Any
 
 from harness.dispatch.attempts import Holder, create_exclusively
 from harness.dispatch.job import Job
+from harness.dispatch.slurm import Task
 from harness.records.schema import Record, Run, content_hash
 from harness.records.store import RecordStore, write_atomically
 
@@ -126,6 +127,11 @@ class Chunk:
     def task(self, index: int) -> str:
         """The cluster's name of one job, empty where the chunk has none."""
         return f"{self.job}_{index}" if self.job else ""
+
+    def on_cluster(self, tasks: Mapping[str, Task], index: int) -> Task | None:
+        """One job as the queue shows it, None where it does not; a job of the same id with another name is not ours."""
+        task = tasks.get(self.task(index))
+        return task if task is not None and task.name in ("", self.name) else None
 
     def answered(self, job: str) -> Chunk:
         """Write down the job id."""

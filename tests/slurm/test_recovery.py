@@ -78,7 +78,7 @@ def test_a_run_that_is_warned_of_its_time_limit_twice_continues_with_the_same_nu
 def test_a_run_that_meets_its_time_limit_twice_continues(cluster, tmp_path, monkeypatch):
     """The limit itself, with the stand-in experiment, which starts at once: SLURM looks at limits every half minute only."""
     use_standin(monkeypatch)
-    steps = {"steps": 1000, "step_s": 0.09, "save_every": 5}
+    steps = {"steps": 780, "step_s": 0.09, "save_every": 5}
     limits = {"time": "1", "signal_seconds": "50", "max_attempts": "40"}
     job = make_job(tmp_path, **steps)
     slurm = make_executor("slurm", results=tmp_path, cluster="testcluster", cluster_overrides=limits)

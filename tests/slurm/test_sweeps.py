@@ -241,6 +241,10 @@ def test_a_controller_that_dies_in_the_middle_of_a_submission_is_waited_for(clus
     cluster.start("slurmctld")
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
+    # A controller that is killed forgets what it accepted in the seconds before; the same command finds that out.
+    again = submitter(results, profile, count=12)
+    _, error = again.communicate(timeout=120)
+    assert again.returncode == 0, error
     assert runs_submitted(cluster, results) == {
         make_job(results, seed=seed, step_s=0.01).run.key: 1 for seed in range(12)
     }

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from harness.dispatch.executors import make_executor
+from harness.dispatch.sweeps import read_chunks
 from harness.errors import UsageError
 from tests.harness.dispatch.helpers import make_job
 
@@ -76,7 +77,10 @@ def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tm
     )
     with pytest.raises(UsageError, match=r"2 of 3 arrays are submitted \(41, 42\)"):
         slurm(results, max_array_size="2").submit(jobs)
-    client("squeue", 'for j in 41 42; do for i in 0 1; do echo "$j|$i|1|PENDING|None"; done; done')
+    names = {chunk.job: chunk.name for chunk in read_chunks(results)}
+    rows = [f"{job}|{index}|PENDING|None|{names[job]}" for job in ("41", "42") for index in (0, 1)]
+    rows.append("43|0|PENDING|None|a-strangers-job")
+    client("squeue", "\n".join(f"echo '{row}'" for row in rows))
     client("sbatch", 'echo "Submitted batch job 43"')
     submission = slurm(results).submit(jobs)
     assert submission.keys == (jobs[4].run.key,)
@@ -146,3 +150,17 @@ def test_shapes_become_arrays_below_the_clusters_limit(tmp_path, client):
     assert "--kill-on-bad-exit=1" in script
     chunks = [json.loads(path.read_text()) for path in results.glob("sweeps/*/chunk.[0-9][0-9][0-9].json")]
     assert sorted(chunk["shape"]["gpus"] for chunk in chunks) == [0, 0, 2]
+
+
+def test_a_job_that_the_controller_forgot_is_submitted_again_though_a_strangers_has_its_number(tmp_path, client):
+    """As after a controller is killed before it saved its state: cancelling must not touch the stranger's job."""
+    results = tmp_path / "runs"
+    job = make_job(results)
+    client("sbatch", 'echo "Submitted batch job 5"')
+    slurm(results).submit([job])
+    client("squeue", "echo '5|0|RUNNING|None|a-strangers-job'")
+    client("scancel", f"echo $* > {tmp_path}/cancelled")
+    assert slurm(results).cancel([job.run.key]) == []
+    assert not (tmp_path / "cancelled").exists()
+    client("sbatch", 'echo "Submitted batch job 6"')
+    assert slurm(results).submit([job]).job_ids == ("6",)

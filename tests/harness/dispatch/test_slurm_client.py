@@ -33,7 +33,7 @@ def test_a_machine_without_sbatch_is_one_line(tmp_path, monkeypatch):
 
 
 def test_array_tasks_are_read_one_by_one(client):
-    client("squeue", "echo '7|0|8|RUNNING|None'; echo '7|1|7|PENDING|JobArrayTaskLimit'; echo '9|N/A|9|COMPLETED|None'")
+    client("squeue", "echo '7|0|RUNNING|None|a'; echo '7|1|PENDING|JobArrayTaskLimit|a'; echo '9|N/A|COMPLETED|None|b'")
     tasks = Slurm().tasks()
     assert {job: task.active for job, task in tasks.items()} == {"7_0": True, "7_1": True, "9": False}
     assert tasks["7_1"].reason == "JobArrayTaskLimit"
@@ -41,7 +41,7 @@ def test_array_tasks_are_read_one_by_one(client):
 
 def test_a_users_own_output_formats_do_not_disturb(client, monkeypatch):
     monkeypatch.setenv("SQUEUE_FORMAT", "%i")
-    client("squeue", 'test -z "$SQUEUE_FORMAT" && echo "7|0|8|RUNNING|None"')
+    client("squeue", 'test -z "$SQUEUE_FORMAT" && echo "7|0|RUNNING|None|a"')
     assert list(Slurm().tasks()) == ["7_0"]
 
 
