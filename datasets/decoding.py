@@ -138,7 +138,7 @@ def read_binary(path: Path, *, rule: Rule = "half", only_255: bool = False) -> A
     Args:
         path: the file.
         rule: ``half`` takes grey levels above 127 (JPEG noise, anti-aliased edges); ``nonzero`` all above 0;
-            ``index`` all above 0, and there may be only one such value.
+            ``index`` all above 0, and there may be only one such value, 1 in a coloured palette.
         only_255: quirk 11: the grey view is divided by 255 and truncated, so only 255 is foreground.
 
     Raises:
@@ -152,6 +152,8 @@ def read_binary(path: Path, *, rule: Rule = "half", only_255: bool = False) -> A
         indices = np.asarray(image)
         if len(np.unique(indices)) > 2:
             raise DatasetError(f"{path} has the unexpected mask values {_listed(indices)}: a binary palette has two")
+        if rule == "index" and indices.max(initial=0) > 1:
+            raise DatasetError(f"{path} has the unexpected mask values {_listed(indices)}: palette indices are 0 and 1")
         return (np.asarray(image.convert("RGB")).max(axis=2) > 0).astype(np.uint8)
     values = _grey_view(image, path)
     if image.mode == "1" or (lossless and values.max(initial=0) <= 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -38,6 +38,10 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
+LINE_SECONDS = 30.0
+"""Without a terminal, a running run says where it is at most this often."""
+
+
 class Display:
     """Shows states as they change; use as a context manager.
 
@@ -48,6 +52,7 @@ class Display:
     def __init__(self, *, total: int) -> None:
         self._total = total
         self._shown: dict[str, str] = {}
+        self._told: dict[str, float] = {}
         self._began = time.time()
         self._bar: Any = None
         self._task: Any = None
@@ -75,12 +80,21 @@ class Display:
         for number, run in enumerate([run for run in settled if self._shown.get(run.key) != run.state], start=1):
             self._shown[run.key] = run.state
             self._line(run, sum(1 for _ in self._shown) if number else 0)
-        if self._bar is None:
-            return
         running = [run for run in runs.values() if run.state == RUNNING]
+        if self._bar is None:
+            self._tell_stages(running)
+            return
         names = ", ".join(f"{run.variant} on {run.benchmark} {100 * run.done:.0f} %" for run in running[:2])
         text = f"{names}{' …' if len(running) > 2 else ''}  {clock(eta(runs, now=time.time()))} left"
         self._bar.update(self._task, completed=len(settled), description=text)
+
+    def _tell_stages(self, running: Sequence[RunState]) -> None:
+        now = time.monotonic()
+        for run in running:
+            if run.stage and now - self._told.setdefault(run.key, now) >= LINE_SECONDS:
+                self._told[run.key] = now
+                text = f"{run.variant} on {run.benchmark}, seed {run.seed}: {run.stage}"
+                print(text, file=sys.stderr, flush=True)
 
     def _line(self, run: RunState, number: int) -> None:
         took = f" ({clock(run.seconds)})" if run.seconds else ""

@@ -62,6 +62,10 @@ class InlineExecutor(Executor):
         from harness.dispatch.job import execute
         from harness.training.outcome import Interrupted, StopRequest
 
+        def look() -> None:
+            if on_change is not None:
+                on_change(survey(self.results, keys=_keys(self._jobs)).runs)
+
         for job in self._jobs:
             folder = state_folder(self.results, job.run.key)
             circumstances = Circumstances(holder=Holder.here(), limit=sys.maxsize)
@@ -73,7 +77,7 @@ class InlineExecutor(Executor):
             with beating(lease), _ask_first(stop):
                 try:
                     record = execute(
-                        job, progress=ProgressFile(folder), stop=stop, complete=completion(folder, circumstances)
+                        job, progress=ProgressFile(folder, written=look), stop=stop, complete=completion(folder, circumstances)
                     )
                     lease.release("finished" if record.code == "OK" else "failed", record.code)
                 except Interrupted as interrupted:
@@ -82,8 +86,7 @@ class InlineExecutor(Executor):
                 except BaseException as error:
                     lease.release("killed", f"{type(error).__name__}: {error}")
                     raise
-            if on_change is not None:
-                on_change(survey(self.results, keys=_keys(self._jobs)).runs)
+            look()
         self._chunk.close("done")
         return survey(self.results, keys=_keys(self._jobs)).runs
 

@@ -244,10 +244,12 @@ class ProgressFile:
 
     Args:
         folder: of the run.
+        written: called after each writing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, written: Callable[[], None] = lambda: None) -> None:
         self._path = folder / "progress.json"
+        self._then = written
         self._written = 0.0
 
     def __call__(self, content: dict[str, Any]) -> None:
@@ -259,6 +261,7 @@ class ProgressFile:
         with contextlib.suppress(OSError):  # a full disk must not end a run for its progress display
             temporary.write_text(json.dumps({**content, "at": time.time()}, default=str), encoding="utf-8")
             os.replace(temporary, self._path)
+        self._then()
 
 
 def watch(child: int, *, lease: Lease | None, circumstances: Circumstances, stop: StopSignals) -> tuple[int, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class RunState:
         task: its job on the cluster.
         started, seconds: of the last start (seconds since the epoch), and how long it ran.
         done: share of its epochs, 0 to 1.
+        stage: what it does now, in words; empty unless it runs.
         log: of the last start, None where there is none.
     """
 
@@ -56,6 +58,7 @@ class RunState:
     started: float = 0.0
     seconds: float = 0.0
     done: float = 0.0
+    stage: str = ""
     log: Path | None = None
 
     @property
@@ -157,6 +160,7 @@ def _state(
         state, message = _unfinished(chunk, index, task, last, sweep, tasks)
     seconds = record.cost.get("wall_time_s", 0.0) if settled and record else 3600 * last.hours if last else 0.0
     number = last.number if last else record.attempts if record else 0
+    done, stage = _progress(folder) if state == RUNNING else (1.0 if state == FINISHED else 0.0, "")
     return RunState(
         key=run.key,
         method=run.method,
@@ -172,7 +176,8 @@ def _state(
         task=task,
         started=last.started if last else 0.0,
         seconds=seconds,
-        done=1.0 if state == FINISHED else _progress(folder) if state == RUNNING else 0.0,
+        done=done,
+        stage=stage,
         log=log_path(folder, number) if number else None,
     )
 
@@ -219,11 +224,18 @@ def _gone(last: Attempt, tasks: Mapping[str, Task] | None) -> bool:
     return tasks is not None and bool(last.holder.job) and last.holder.job not in tasks
 
 
-def _progress(folder: Path) -> float:
+def _progress(folder: Path) -> tuple[float, str]:
+    """The share of epochs done and the stage in words, from the file that the run's process writes."""
     try:
         content = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-        epochs = float(content["epochs"])
-        within = float(content.get("step", 0)) / max(1.0, float(content.get("steps", 1)))
-        return min(1.0, (float(content["epoch"]) - 1 + within) / epochs)
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-        return 0.0
+        if content["stage"] != "training":
+            return 1.0, str(content["stage"])  # merging and testing come after the last epoch
+        epoch, epochs = int(content["epoch"]), int(content["epochs"])
+        step, steps = int(content["step"]), max(1, int(content["steps"]))
+        loss = content.get("loss", math.nan)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0, ""
+    words = f"epoch {epoch} of {epochs}, update {step} of {steps}"
+    if isinstance(loss, float) and math.isfinite(loss):
+        words += f", loss {loss:.3f}"
+    return min(1.0, (epoch - 1 + step / steps) / epochs), words

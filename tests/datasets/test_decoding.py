@@ -109,6 +109,14 @@ def test_unexpected_binary_values_are_an_error_that_names_file_and_values(tmp_pa
     assert words in str(caught.value)
 
 
+def test_index_mask_with_an_index_that_is_no_class_is_an_error(tmp_path: Path, disc: np.ndarray) -> None:
+    image = Image.fromarray(2 * disc)
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    image.save(tmp_path / "a.png")
+    with pytest.raises(DatasetError, match=r"a\.png has the unexpected mask values 0, 2: palette indices are 0 and 1"):
+        read_binary(tmp_path / "a.png", rule="index")
+
+
 def test_palette_mask_with_a_third_colour_is_an_error(tmp_path: Path) -> None:
     image = Image.fromarray(np.repeat(np.array([[0, 1, 2]], np.uint8), 9, axis=0))
     image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])

@@ -72,6 +72,7 @@ def test_a_run_that_is_warned_of_its_time_limit_twice_continues_with_the_same_nu
     record = only_record(tmp_path)
     assert numbers(record) == numbers(reference)
     assert record["attempts"] == 3
+    wait_until(lambda: starts_of(tmp_path)[-1].end, "the lease's end, which comes after the record")
     assert [start.end for start in starts_of(tmp_path)] == ["interrupted", "interrupted", "finished"]
 
 

@@ -149,3 +149,14 @@ def test_away_from_a_terminal_each_ending_is_one_line(capsys):
         display.show({"a": state("a", "OK", seconds=61.0), "b": state("b", "OOM", message="killed for memory")})
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["[1/2] lora on leaf, seed 0: OK (1:01)", "[2/2] lora on leaf, seed 0: OOM: killed for memory"]
+
+
+def test_without_a_terminal_a_long_run_says_where_it_is_but_not_at_every_look(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("harness.dispatch.display.time.monotonic", lambda: now[0])
+    with Display(total=1) as display:
+        for second in range(0, 100, 10):
+            now[0] = float(second)
+            display.show({"a": state("a", "running", stage=f"epoch {second}")})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"lora on leaf, seed 0: epoch {second}" for second in (30, 60, 90)]
