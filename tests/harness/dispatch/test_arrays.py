@@ -13,23 +13,6 @@ from harness.errors import UsageError
 from tests.harness.dispatch.helpers import make_job
 
 
-@pytest.fixture
-def client(tmp_path, monkeypatch):
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-
-    def install(name, script):
-        path = folder / name
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-
-    for name in ("squeue", "sacct", "srun"):
-        install(name, "true")
-    install("scontrol", "echo 'MaxArraySize            = 1001'")
-    return install
-
-
 def slurm(results, **overrides):
     return make_executor(
         "slurm", results=results, cluster="testcluster", cluster_overrides={"patience_seconds": "2", **overrides}
@@ -55,8 +38,8 @@ def slurm(results, **overrides):
         ("something nobody has seen", "give the same command again"),
     ],
 )
-def test_what_sbatch_refuses_is_one_line_with_what_to_do(tmp_path, client, answer, said):
-    client("sbatch", f'echo "sbatch: error: {answer}" >&2; exit 1')
+def test_what_sbatch_refuses_is_one_line_with_what_to_do(tmp_path, idle_cluster, answer, said):
+    idle_cluster("sbatch", f'echo "sbatch: error: {answer}" >&2; exit 1')
     with pytest.raises(UsageError) as caught:
         slurm(tmp_path / "runs").submit([make_job(tmp_path / "runs")])
     message = str(caught.value)
@@ -66,11 +49,11 @@ def test_what_sbatch_refuses_is_one_line_with_what_to_do(tmp_path, client, answe
     assert "\n" not in message
 
 
-def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tmp_path, client):
+def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tmp_path, idle_cluster):
     results = tmp_path / "runs"
     jobs = [make_job(results, seed=seed) for seed in range(5)]
     counter = tmp_path / "count"
-    client(
+    idle_cluster(
         "sbatch",
         f'echo x >> {counter}; n=$(wc -l < {counter}); test $n -le 2 && echo "Submitted batch job 4$n"'
         ' || (echo "error: quota: QOS" >&2; exit 1)',
@@ -80,8 +63,8 @@ def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tm
     names = {chunk.job: chunk.name for chunk in read_chunks(results)}
     rows = [f"{job}|{index}|PENDING|None|{names[job]}" for job in ("41", "42") for index in (0, 1)]
     rows.append("43|0|PENDING|None|a-strangers-job")
-    client("squeue", "\n".join(f"echo '{row}'" for row in rows))
-    client("sbatch", 'echo "Submitted batch job 43"')
+    idle_cluster("squeue", "\n".join(f"echo '{row}'" for row in rows))
+    idle_cluster("sbatch", 'echo "Submitted batch job 43"')
     submission = slurm(results).submit(jobs)
     assert submission.keys == (jobs[4].run.key,)
     assert len(submission.elsewhere) == 4
@@ -96,33 +79,33 @@ def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tm
         "Zero Bytes were transmitted or received",
     ],
 )
-def test_a_lost_answer_is_looked_up_by_name_instead_of_submitted_again(tmp_path, client, answer):
+def test_a_lost_answer_is_looked_up_by_name_instead_of_submitted_again(tmp_path, idle_cluster, answer):
     results, sent = tmp_path / "runs", tmp_path / "sent"
     name = "$(grep -o 'harness-[0-9a-f-]*' $1 | head -1)"
-    client(
+    idle_cluster(
         "sbatch",
         f'echo "{name}" >> {sent}; echo "sbatch: error: Batch job submission failed: {answer}" >&2; exit 1',
     )
-    client("squeue", f'case "$*" in *%F\\|%j*) test ! -e {sent} || echo "77|$(cat {sent})";; esac')
+    idle_cluster("squeue", f'case "$*" in *%F\\|%j*) test ! -e {sent} || echo "77|$(cat {sent})";; esac')
     submission = slurm(results).submit([make_job(results)])
     assert submission.job_ids == ("77",)
     assert len(sent.read_text().split()) == 1
 
 
-def test_a_controller_that_does_not_come_back_leaves_an_intent_that_the_next_call_settles(tmp_path, client):
+def test_a_controller_that_does_not_come_back_leaves_an_intent_that_the_next_call_settles(tmp_path, idle_cluster):
     results = tmp_path / "runs"
-    client("sbatch", 'echo "sbatch: error: Unable to contact slurm controller (connect failure)" >&2; exit 1')
+    idle_cluster("sbatch", 'echo "sbatch: error: Unable to contact slurm controller (connect failure)" >&2; exit 1')
     with pytest.raises(UsageError, match="has not answered for 2 s"):
         slurm(results).submit([make_job(results)])
     assert not list(results.glob("sweeps/*/chunk.000.closed.json"))
-    client("sbatch", 'echo "Submitted batch job 5"')
+    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
     assert slurm(results).submit([make_job(results)]).job_ids == ("5",)
 
 
-def test_shapes_become_arrays_below_the_clusters_limit(tmp_path, client):
+def test_shapes_become_arrays_below_the_clusters_limit(tmp_path, idle_cluster):
     results = tmp_path / "runs"
-    client("sbatch", f'cp $1 {tmp_path}/$$.sh; echo "Submitted batch job $$"')
-    client("scontrol", "echo 'MaxArraySize            = 4'")
+    idle_cluster("sbatch", f'cp $1 {tmp_path}/$$.sh; echo "Submitted batch job $$"')
+    idle_cluster("scontrol", "echo 'MaxArraySize            = 4'")
     profile = tmp_path / "p.yaml"
     profile.write_text(
         "time: 1:00:00\nparallelism: 2\nextra: {exclusive: 'true', mail-type: FAIL}\n"
@@ -152,15 +135,15 @@ def test_shapes_become_arrays_below_the_clusters_limit(tmp_path, client):
     assert sorted(chunk["shape"]["gpus"] for chunk in chunks) == [0, 0, 2]
 
 
-def test_a_job_that_the_controller_forgot_is_submitted_again_though_a_strangers_has_its_number(tmp_path, client):
+def test_a_job_that_the_controller_forgot_is_submitted_again_though_a_strangers_has_its_number(tmp_path, idle_cluster):
     """As after a controller is killed before it saved its state: cancelling must not touch the stranger's job."""
     results = tmp_path / "runs"
     job = make_job(results)
-    client("sbatch", 'echo "Submitted batch job 5"')
+    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
     slurm(results).submit([job])
-    client("squeue", "echo '5|0|RUNNING|None|a-strangers-job'")
-    client("scancel", f"echo $* > {tmp_path}/cancelled")
+    idle_cluster("squeue", "echo '5|0|RUNNING|None|a-strangers-job'")
+    idle_cluster("scancel", f"echo $* > {tmp_path}/cancelled")
     assert slurm(results).cancel([job.run.key]) == []
     assert not (tmp_path / "cancelled").exists()
-    client("sbatch", 'echo "Submitted batch job 6"')
+    idle_cluster("sbatch", 'echo "Submitted batch job 6"')
     assert slurm(results).submit([job]).job_ids == ("6",)

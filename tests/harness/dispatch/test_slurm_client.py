@@ -11,21 +11,6 @@ from harness.dispatch.slurm import Refused, Slurm, Unreachable, one_line, patien
 from harness.errors import UsageError
 
 
-@pytest.fixture
-def client(tmp_path, monkeypatch):
-    """Put a shell script in the place of a client."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-
-    def install(name, script):
-        path = folder / name
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-
-    return install
-
-
 def test_a_machine_without_sbatch_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="sbatch is not on this machine's PATH; run this on a login node"):

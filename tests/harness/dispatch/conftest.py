@@ -1,0 +1,29 @@
+"""Stand-ins for SLURM's clients."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    """Puts a shell script in the place of one of SLURM's clients: ``client(name, script)``."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def install(name: str, script: str) -> None:
+        path = folder / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    return install
+
+
+@pytest.fixture
+def idle_cluster(client):
+    """A cluster that knows no job; a test adds the clients that matter to it."""
+    for name in ("squeue", "sacct", "srun"):
+        client(name, "true")
+    client("scontrol", "echo 'MaxArraySize            = 1001'")
+    return client
