@@ -12,6 +12,7 @@ from typing import Any
 
 from datasets.base import DataOptions, DatasetError, Splits
 from harness.dispatch.job import Job
+from harness.dispatch.work import Images
 from harness.errors import UsageError, did_you_mean
 from harness.models.catalog import backbone_shape, resolve_backbone
 from harness.models.checkpoint import fingerprint
@@ -69,11 +70,12 @@ class Plan:
     """What would happen.
 
     Args:
-        jobs: every run of the grid, finished ones included, in grid order.
+        jobs: every run of the grid once, finished ones included, in grid order.
         finished: keys with an ``OK`` record already.
         failed: key -> reason code of an earlier attempt; these run again.
         missing: what keeps runs from starting, one line each.
         protocol: the card.
+        images: benchmark -> the images of its splits on disk, before the protocol's limits.
     """
 
     jobs: tuple[Job, ...]
@@ -81,6 +83,7 @@ class Plan:
     failed: Mapping[str, str]
     missing: tuple[str, ...]
     protocol: Protocol
+    images: Mapping[str, Images] = field(default_factory=dict)
 
     @property
     def pending(self) -> tuple[Job, ...]:
@@ -108,13 +111,14 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         for backbone in backbones
         for entry in request.entries
     ]
-    jobs = []
+    jobs: dict[str, Job] = {}
+    images: dict[str, Images] = {}
     absent: dict[str, str] = {}
     digest = protocol_hash(protocol)
     for name in dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks):
         rules = resolve(protocol, name)
         try:
-            root, manifest, rule, note = _data(name, rules, request, prepare_samples)
+            root, manifest, rule, note, images[name] = _data(name, rules, request, prepare_samples)
         except DatasetError as error:
             absent[name] = str(error)
             if request.skip_missing:
@@ -140,19 +144,25 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                     data_note=note,
                     changed=changed,
                 )
-                jobs.append(
-                    Job(
-                        run=run,
-                        dataset_root=str(root),
-                        checkpoint=path,
-                        results=str(request.results.absolute()),
-                        plugins=request.plugins,
-                    )
+                job = Job(
+                    run=run,
+                    dataset_root=str(root),
+                    checkpoint=path,
+                    results=str(request.results.absolute()),
+                    plugins=request.plugins,
                 )
+                jobs.setdefault(run.key, job)  # two words may name one run: naslora,all
     if absent and not (request.skip_missing and jobs):
         missing.append(_absent_line(absent, request))
-    finished, failed = _earlier(request.results, {job.run.key for job in jobs})
-    return Plan(jobs=tuple(jobs), finished=finished, failed=failed, missing=tuple(missing), protocol=protocol)
+    finished, failed = _earlier(request.results, set(jobs))
+    return Plan(
+        jobs=tuple(jobs.values()),
+        finished=finished,
+        failed=failed,
+        missing=tuple(missing),
+        protocol=protocol,
+        images=images,
+    )
 
 
 def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -240,7 +250,7 @@ def _checkpoint(request: Request, backbone: str, protocol: Protocol, missing: li
 
 def _data(
     name: str, rules: Protocol, request: Request, prepare_samples: Callable[[str], Path] | None
-) -> tuple[Path, str, str, str]:
+) -> tuple[Path, str, str, str, Images]:
     benchmark = BENCHMARKS.get(name)(data_options(rules, name))
     if name in request.dataset_roots:
         root = benchmark.locate(Path(request.dataset_roots[name]))
@@ -253,7 +263,9 @@ def _data(
         root = benchmark.locate(request.data_root)
     splits = benchmark.splits(root)
     note = "generated samples" if rules.data == "sample" else splits.note
-    return root.absolute(), manifest_hash(splits), splits.rule, note
+    tests = sum(map(len, splits.test.values()))
+    images = Images(train=len(splits.train), val=len(splits.val), test=tests)
+    return root.absolute(), manifest_hash(splits), splits.rule, note, images
 
 
 def _absent_line(absent: Mapping[str, str], request: Request) -> str:

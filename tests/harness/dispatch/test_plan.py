@@ -55,6 +55,11 @@ def test_key_depends_on_content_and_not_on_place_or_label(samples: Path, tmp_pat
     assert key(entries=(Entry(method="lora", options={"rank": 4}),)) == key(overrides={"lora.rank": "4"})
 
 
+def test_one_run_under_two_words_is_planned_once(samples: Path, tmp_path: Path) -> None:
+    entries = (Entry(method="lora"), Entry(method="lora"), Entry(method="lora", options={"rank": 3}))
+    assert [job.run.variant for job in planned(samples, tmp_path, entries=entries).jobs] == ["lora", "lora"]
+
+
 def test_finished_runs_drop_out_and_failed_ones_do_not(samples: Path, tmp_path: Path) -> None:
     first, second, *_ = planned(samples, tmp_path).jobs
     store = RecordStore(tmp_path)
