@@ -120,6 +120,8 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.plan:
         require_writable(request.results)
     planned = plan(request, prepare_samples=sample_writer(request.results))
+    for line in planned.problems:
+        print(line, file=sys.stderr)
     if arguments.plan:
         from harness.dispatch.show import plan_text
 
@@ -157,6 +159,7 @@ def build_request(arguments: argparse.Namespace) -> tuple[Any, dict[str, str]]:
         UsageError: an argument is missing or malformed.
     """
     from harness.dispatch.plan import Entry, Request
+    from harness.models.checkpoint import checkpoint_paths
 
     overrides = parse_assignments(arguments.set)
     cluster = {
@@ -202,16 +205,12 @@ def build_request(arguments: argparse.Namespace) -> tuple[Any, dict[str, str]]:
         if not equals:
             raise UsageError(f"--dataset-root {item!r} is not NAME=DIR, such as --dataset-root kvasir=/data/Kvasir-SEG")
         roots[BENCHMARKS.resolve(name)] = Path(folder)
-    checkpoints = {}
-    for item in arguments.checkpoint:
-        name, equals, file = item.partition("=")
-        checkpoints[name if equals else ""] = Path(file if equals else item)
     request = Request(
         **values,
         overrides=overrides,
         data_root=arguments.data,
         dataset_roots=roots,
-        checkpoints=checkpoints,
+        checkpoints=checkpoint_paths(arguments.checkpoint),
         results=arguments.results,
         plugins=tuple(str(Path(path).absolute()) for path in arguments.plugin),
         skip_missing=arguments.skip_missing,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from datasets.base import Benchmark, DatasetError, Pair, Splits
 from harness.dispatch.building import attached_segmenter
+from harness.dispatch.earlier import data_fingerprint
 from harness.dispatch.environment import environment
 from harness.dispatch.job import Job, Progress
 from harness.dispatch.plan import data_options, manifest_hash
@@ -205,7 +206,8 @@ class Experiment:
         rules = self.rules
         self.benchmark: Benchmark = BENCHMARKS.get(self.run.benchmark)(data_options(rules, self.run.benchmark))
         splits: Splits = self.benchmark.splits(Path(self.job.dataset_root))
-        if manifest_hash(splits) != self.run.manifest:
+        known = self.run.data_fingerprint
+        if manifest_hash(splits) != self.run.manifest or (known and data_fingerprint(splits) != known):
             raise DatasetError(
                 f"the files below {self.job.dataset_root} changed since this run was planned; plan it again"
             )
@@ -239,7 +241,8 @@ class Experiment:
         if self.remembered is None:
             return None
         encoder = encoder_fingerprint(segmenter.get_submodule("encoder"))
-        key = f"{encoder} {self.rules.precision} {self.rules.image_size} {self.run.manifest} {self.counts['train']}"
+        data = f"{self.run.manifest}{self.run.data_fingerprint}"
+        key = f"{encoder} {self.rules.precision} {self.rules.image_size} {data} {self.counts['train']}"
         return EmbeddingCache(
             count=len(self.train_images), key=key, folder=Path(self.job.results) / "cache" / "embeddings"
         )

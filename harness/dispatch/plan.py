@@ -1,6 +1,6 @@
 """From a request to frozen jobs: every name resolved, every rule validated, every missing thing known, before anything starts.
 
-No torch here: planning a thousand runs takes a second.
+No torch here, unless there is a checkpoint to look into: planning a thousand runs takes a second.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.base import DataOptions, DatasetError, Splits
+from harness.dispatch.earlier import data_fingerprint, earlier
 from harness.dispatch.job import Job
 from harness.dispatch.work import Images
 from harness.errors import UsageError, did_you_mean
@@ -19,7 +20,6 @@ from harness.models.checkpoint import fingerprint
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve
 from harness.records.schema import Run, content_hash
-from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS, method_config, method_config_class
 
 
@@ -74,6 +74,7 @@ class Plan:
         finished: keys with an ``OK`` record already.
         failed: key -> reason code of an earlier attempt; these run again.
         missing: what keeps runs from starting, one line each.
+        problems: records that cannot be read, one line each; their runs are started again.
         protocol: the card.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
     """
@@ -84,10 +85,22 @@ class Plan:
     missing: tuple[str, ...]
     protocol: Protocol
     images: Mapping[str, Images] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
     @property
     def pending(self) -> tuple[Job, ...]:
         return tuple(job for job in self.jobs if job.run.key not in self.finished)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """What a run says of a benchmark's files; empty where they are not on disk."""
+
+    root: Path = Path()
+    manifest: str = ""
+    fingerprint: str = ""
+    split_rule: str = ""
+    note: str = ""
 
 
 def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = None) -> Plan:
@@ -98,7 +111,8 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         prepare_samples: writes the generated stand-in of a benchmark and returns its folder; used by cards with ``data: sample``.
 
     Raises:
-        UsageError, MethodError: an unknown name, a wrong value. Missing data and checkpoints are in `Plan.missing`.
+        UsageError, MethodError: an unknown name, a wrong value, a checkpoint that does not fit, data that changed since a
+            finished run. Missing data and checkpoints are in `Plan.missing`.
     """
     protocol_overrides, method_overrides = split_overrides(request.overrides)
     protocol = load_protocol(request.protocol, protocol_overrides)
@@ -118,12 +132,12 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
     for name in dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks):
         rules = resolve(protocol, name)
         try:
-            root, manifest, rule, note, images[name] = _data(name, rules, request, prepare_samples)
+            data, images[name] = _data(name, rules, request, prepare_samples)
         except DatasetError as error:
             absent[name] = str(error)
             if request.skip_missing:
                 continue
-            root, manifest, rule, note = Path(), "", "", ""
+            data = _Data()
         plain = as_rules(rules)
         for backbone, method, config, label, changed in rows:
             path, print_ = weights[backbone]
@@ -139,14 +153,15 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                     protocol_hash=digest,
                     rules=plain,
                     seed=seed,
-                    manifest=manifest,
-                    split_rule=rule,
-                    data_note=note,
+                    manifest=data.manifest,
+                    split_rule=data.split_rule,
+                    data_note=data.note,
+                    data_fingerprint=data.fingerprint,
                     changed=changed,
                 )
                 job = Job(
                     run=run,
-                    dataset_root=str(root),
+                    dataset_root=str(data.root),
                     checkpoint=path,
                     results=str(request.results.absolute()),
                     plugins=request.plugins,
@@ -154,14 +169,15 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                 jobs.setdefault(run.key, job)  # two words may name one run: naslora,all
     if absent and not (request.skip_missing and jobs):
         missing.append(_absent_line(absent, request))
-    finished, failed = _earlier(request.results, set(jobs))
+    before = earlier(request.results, jobs)
     return Plan(
         jobs=tuple(jobs.values()),
-        finished=finished,
-        failed=failed,
+        finished=before.finished,
+        failed=before.failed,
         missing=tuple(missing),
         protocol=protocol,
         images=images,
+        problems=before.problems,
     )
 
 
@@ -245,12 +261,16 @@ def _checkpoint(request: Request, backbone: str, protocol: Protocol, missing: li
     if not path.is_file():
         missing.append(f"checkpoint {path} does not exist; give the path of the pretrained {backbone} file")
         return str(path), "missing"
-    return str(path.absolute()), fingerprint(path)
+    print_ = fingerprint(path)
+    from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
+
+    require_checkpoint(backbone, path)
+    return str(path.absolute()), print_
 
 
 def _data(
     name: str, rules: Protocol, request: Request, prepare_samples: Callable[[str], Path] | None
-) -> tuple[Path, str, str, str, Images]:
+) -> tuple[_Data, Images]:
     benchmark = BENCHMARKS.get(name)(data_options(rules, name))
     if name in request.dataset_roots:
         root = benchmark.locate(Path(request.dataset_roots[name]))
@@ -265,7 +285,14 @@ def _data(
     note = "generated samples" if rules.data == "sample" else splits.note
     tests = sum(map(len, splits.test.values()))
     images = Images(train=len(splits.train), val=len(splits.val), test=tests)
-    return root.absolute(), manifest_hash(splits), splits.rule, note, images
+    data = _Data(
+        root=root.absolute(),
+        manifest=manifest_hash(splits),
+        fingerprint=data_fingerprint(splits),
+        split_rule=splits.rule,
+        note=note,
+    )
+    return data, images
 
 
 def _absent_line(absent: Mapping[str, str], request: Request) -> str:
@@ -278,17 +305,3 @@ def _absent_line(absent: Mapping[str, str], request: Request) -> str:
         "name those that are with --datasets, add --skip-missing, or try --protocol demo"
     )
 
-
-def _earlier(results: Path, keys: set[str]) -> tuple[frozenset[str], dict[str, str]]:
-    store = RecordStore(results)
-    finished: set[str] = set()
-    failed: dict[str, str] = {}
-    for key in keys:
-        record = store.summary(key)
-        if record is None:
-            continue
-        if record.code == "OK":
-            finished.add(key)
-        else:
-            failed[key] = record.code
-    return frozenset(finished), failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -96,7 +97,10 @@ def finished_table(planned: Plan, results: Path, *, study: str | None) -> str:
         published=published.read() if grid else (),
         images_of=images_below(results),
     )
-    for path, page in {**pages(results).content, **(pages(results, study=grid).content if grid else {})}.items():
+    found = pages(results)
+    for path, reason in found.skipped.items():
+        print(f"skipped: {path}: {reason}", file=sys.stderr)
+    for path, page in {**found.content, **(pages(results, study=grid).content if grid else {})}.items():
         try:
             write_atomically(path, page)
         except OSError as error:

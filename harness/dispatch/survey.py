@@ -111,7 +111,7 @@ def survey(
         records = {record.key: record for record in found}
     else:
         problems = {}
-        records = {key: record for key in wanted if (record := store.summary(key)) is not None}
+        records = {key: record for key in wanted if (record := store.find(key)) is not None}
     runs = {}
     for key, (chunk, index) in latest.items():
         runs[key] = _state(results, chunk, index, records.get(key), sweeps.get(chunk.sweep), tasks)

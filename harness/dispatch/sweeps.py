@@ -233,7 +233,7 @@ def read_chunks(results: Path, *, sweep: str = "*", open_only: bool = False) -> 
 
 def settled(results: Path, key: str, *, replaces: str) -> Record | None:
     """The record that makes another start needless: a success, or a failure other than the one to be replaced."""
-    record = RecordStore(results).summary(key)
+    record = RecordStore(results).find(key)
     return record if record is not None and settles(record, replaces=replaces) else None
 
 
@@ -247,7 +247,7 @@ def fingerprint(record: Record) -> str:
 
 
 def _fingerprint_at(results: str, key: str) -> str:
-    record = RecordStore(Path(results)).summary(key)
+    record = RecordStore(Path(results)).find(key)
     return fingerprint(record) if record is not None else ""
 
 

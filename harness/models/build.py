@@ -6,7 +6,7 @@ meets the same segmenter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from harness.models.catalog import Backbone, Task, backbone, backbone_shape
-from harness.models.checkpoint import read_tensors, require_match
+from harness.models.checkpoint import read_shapes, read_tensors, require_match
 from harness.models.mask_decoder import BatchedMaskDecoder, plain_mask_decoder
 from harness.models.sam_encoder import SAMEncoder, resize_state
 from harness.models.segmenter import Segmenter
@@ -91,6 +91,18 @@ def build_segmenter(
     )
 
 
+def require_checkpoint(name: str, checkpoint: Path) -> None:
+    """Load ``checkpoint`` into the backbone as `build_segmenter` does, without values and without memory.
+
+    Raises:
+        UsageError: as `build_segmenter`.
+    """
+    entry = backbone(name)
+    parts = _timm_parts if entry.timm_model else _sam_parts
+    with torch.device("meta"):
+        parts(entry, entry.shape, checkpoint=checkpoint, seed=0, fused=True, recompute=False, read=read_shapes)
+
+
 def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
     """segment_anything's own ``Sam`` with the numbers of a catalogue entry, for verification and for loading an export.
 
@@ -155,7 +167,14 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _sam_parts(
-    entry: Backbone, shape: BackboneShape, *, checkpoint: Path | None, seed: int, fused: bool, recompute: bool
+    entry: Backbone,
+    shape: BackboneShape,
+    *,
+    checkpoint: Path | None,
+    seed: int,
+    fused: bool,
+    recompute: bool,
+    read: Callable[[Path], dict[str, Tensor]] = read_tensors,
 ) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
     def build() -> tuple[SAMEncoder, PromptEncoder, MaskDecoder]:
         encoder = SAMEncoder(shape, fused=fused, activation_checkpointing=recompute)
@@ -168,7 +187,7 @@ def _sam_parts(
         return encoder, prompts, decoder, None
     with torch.device("meta"):  # a ViT-H need not be filled with random numbers first
         encoder, prompts, decoder = build()
-    found = read_tensors(checkpoint)
+    found = read(checkpoint)
     inside = {key.removeprefix(_ENCODER): tensor for key, tensor in found.items() if key.startswith(_ENCODER)}
     found = {**found, **{_ENCODER + key: tensor for key, tensor in resize_state(inside, shape).items()}}
     parts = ((_ENCODER, encoder), (_PROMPTS, prompts), (_DECODER, decoder))
@@ -181,14 +200,21 @@ def _sam_parts(
 
 
 def _timm_parts(
-    entry: Backbone, shape: BackboneShape, *, checkpoint: Path | None, seed: int, fused: bool, recompute: bool
+    entry: Backbone,
+    shape: BackboneShape,
+    *,
+    checkpoint: Path | None,
+    seed: int,
+    fused: bool,
+    recompute: bool,
+    read: Callable[[Path], dict[str, Tensor]] = read_tensors,
 ) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
     with seeded(seed):
         neck = sam_neck(shape.dim, entry.decoder.dim)
         prompts, decoder = _prompt_encoder(entry, shape), plain_mask_decoder(entry.decoder)
         vit = create_vit(entry.timm_model, shape.image_size)
     if checkpoint is not None:
-        found = read_tensors(checkpoint)
+        found = read(checkpoint)
         own_size = _vit_state(entry)
         classifier = [key for key in found if key.startswith("head.") and key not in own_size]
         found = {key: tensor.float() for key, tensor in found.items() if key not in classifier}

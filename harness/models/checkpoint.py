@@ -6,16 +6,38 @@ from __future__ import annotations
 import hashlib
 import pickle
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
+from harness.models.catalog import resolve_backbone
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MEBIBYTE = 1 << 20
+
+
+def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
+    """``["vit_h=FILE"]`` as ``{"vit_h": FILE}``; without a backbone the key is "", and a file that exists is never taken
+    apart at its ``=``.
+
+    Raises:
+        UsageError: the part before ``=`` is no backbone.
+    """
+    found: dict[str, Path] = {}
+    for item in items:
+        name, equals, file = item.partition("=")
+        if not equals or Path(item).exists():
+            found[""] = Path(item)
+            continue
+        try:
+            found[resolve_backbone(name)] = Path(file)
+        except UsageError as error:
+            raise UsageError(f"--checkpoint {item}: no such file, and {error}") from error
+    return found
 
 
 def fingerprint(path: Path) -> str:
@@ -49,16 +71,48 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         UsageError: missing, truncated, holding code, or holding anything but tensors.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    return _read(
+        path,
+        safetensors=load_file,
+        pickled=lambda file: torch.load(file, map_location="cpu", weights_only=True),
+    )
+
+
+def read_shapes(path: Path) -> dict[str, Tensor]:
+    """As `read_tensors` with the same errors, but tensors without values (on the meta device): cheap for gigabytes."""
+    import torch
+    from safetensors import safe_open
+
+    def header(file: Path) -> dict[str, Tensor]:
+        with safe_open(file, framework="pt") as content:
+            return {
+                name: torch.empty(content.get_slice(name).get_shape(), device="meta")
+                for name in content.keys()  # noqa: SIM118 - the file is no mapping
+            }
+
+    def mapped(file: Path) -> Any:
+        # What is no archive (torch.save before 1.6) cannot be mapped; what is none at all is refused either way.
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+
+    found = _read(path, safetensors=header, pickled=mapped)
+    return {name: tensor.to("meta") for name, tensor in found.items()}
+
+
+def _read(
+    path: Path, *, safetensors: Callable[[Path], dict[str, Tensor]], pickled: Callable[[Path], Any]
+) -> dict[str, Tensor]:
+    import torch
+    from safetensors import SafetensorError
 
     if not path.is_file():
         raise UsageError(f"checkpoint {path} does not exist; give the path of a .pth or .safetensors file")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return safetensors(path)
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # it warns of what it then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = pickled(path)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower() or _is_bare_pickle(path):  # torch names the first function it would call
             raise UsageError(

@@ -65,6 +65,8 @@ class Run:
         manifest: hash of the split manifest (stems by split).
         split_rule: how the splits were made, in words.
         data_note: what a table must say about the data.
+        data_fingerprint: hash of the sizes of the files that the manifest names, empty in older records; equal keys with
+            different fingerprints were made from different data.
         changed: the fields of ``method_config`` whose value is not the one that the protocol gives this method; a study
             finds its rows by them.
     """
@@ -82,13 +84,15 @@ class Run:
     manifest: str
     split_rule: str
     data_note: str = ""
+    data_fingerprint: str = ""
     changed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
-        """Content hash of what determines the result; labels (variant, notes) are left out."""
+        """Content hash of what determines the result; labels (variant, notes) are left out, and so is what the files hold:
+        data are known by their stems, and ``data_fingerprint`` tells where that was not enough."""
         content = asdict(self)
-        for label in ("variant", "protocol", "protocol_hash", "split_rule", "data_note", "changed"):
+        for label in ("variant", "protocol", "protocol_hash", "split_rule", "data_note", "data_fingerprint", "changed"):
             del content[label]
         content["rules"] = hashed_rules(self.rules)
         return content_hash([KEY_VERSION, content])

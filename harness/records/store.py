@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -134,7 +135,7 @@ class RecordStore:
         return self.folder / f"{key}.architecture.csv"
 
     def write(self, record: Record, images_csv: str = "") -> Path:
-        """What lies beside it first, the record last.
+        """What lies beside it first, the record last; a file under its name that is no record is set aside.
 
         Raises:
             UsageError: the disk is full or the folder cannot be written; older records stay as they were.
@@ -144,6 +145,7 @@ class RecordStore:
         content["schema_version"] = SCHEMA_VERSION
         path = self.path(record.key)
         try:
+            self._set_aside_unreadable(path)
             if images_csv:
                 write_atomically(self.images_path(record.key), images_csv)
             if architecture:
@@ -174,6 +176,24 @@ class RecordStore:
             return load(path)
         except ValueError as error:
             raise UsageError(f"{path} is not a readable record ({error}); move it away to run {key} again") from error
+
+    def find(self, key: str) -> Record | None:
+        """As `summary`, and None also where the file is no readable record: whoever reports that goes through
+        `summaries` or `problem`."""
+        try:
+            return self.summary(key)
+        except UsageError:
+            return None
+
+    def problem(self, key: str) -> str:
+        """Why the file of a record cannot be read; empty where it can, or where there is none."""
+        path = self.path(key)
+        try:
+            if path.is_file():
+                load(path)
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def __iter__(self) -> Iterator[Record]:
         """Whole records in the order of their keys; unreadable files are left to `problems`."""
@@ -207,6 +227,13 @@ class RecordStore:
     def problems(self) -> dict[Path, str]:
         """Files in the folder that are no readable record, with the reason."""
         return self.summaries()[1]
+
+    def _set_aside_unreadable(self, path: Path) -> None:
+        """Keep it as ``<key>.json.unreadable`` (``.unreadable.2`` …), so that a new record overwrites nothing."""
+        if not self.problem(path.stem):
+            return
+        names = itertools.chain([".unreadable"], (f".unreadable.{number}" for number in itertools.count(2)))
+        os.replace(path, next(aside for name in names if not (aside := path.with_name(path.name + name)).exists()))
 
     def _whole(self, record: Record) -> Record:
         path = self.architecture_path(record.key)

@@ -59,7 +59,14 @@ def render(
 def of_runs(records: Iterable[Record], runs: Iterable[Run]) -> list[Record]:
     """The records of ``runs`` under the labels of ``runs`` (one may serve several sweeps); placeholders else."""
     known = {record.key: record for record in records}
-    return [replace(known[run.key], run=run) if run.key in known else placeholder(run) for run in runs]
+    return [_under_label(known[run.key], run) if run.key in known else placeholder(run) for run in runs]
+
+
+def _under_label(record: Record, run: Run) -> Record:
+    """What is said of the data stays the record's own: it was made from those."""
+    own = record.run
+    run = replace(run, split_rule=own.split_rule, data_note=own.data_note, data_fingerprint=own.data_fingerprint)
+    return replace(record, run=run)
 
 
 def grids(records: Iterable[Record], *, study: Study | None = None) -> list[Grid]:

@@ -1,0 +1,93 @@
+"""What earlier records say about planned runs: finished, failed, damaged, or made from other data. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.base import DatasetError, Splits
+from harness.dispatch.job import Job
+from harness.errors import UsageError
+from harness.records.schema import content_hash
+from harness.records.store import RecordStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """What there is below a results folder.
+
+    Args:
+        finished: keys with an ``OK`` record.
+        failed: key -> reason code.
+        problems: a line for every record that cannot be read; its run counts as not started.
+    """
+
+    finished: frozenset[str]
+    failed: Mapping[str, str]
+    problems: tuple[str, ...]
+
+
+def earlier(results: Path, jobs: Mapping[str, Job]) -> Earlier:
+    """Look up the records of ``jobs`` (by key).
+
+    Raises:
+        UsageError: a finished record was made from other files than the benchmark has now.
+    """
+    store = RecordStore(results)
+    finished: set[str] = set()
+    failed: dict[str, str] = {}
+    problems: list[str] = []
+    outdated: dict[str, list[Path]] = {}
+    for key, job in jobs.items():
+        record = store.find(key)
+        if record is None:
+            if reason := store.problem(key):
+                problems.append(_damaged(store.path(key), reason))
+        elif record.code != "OK":
+            failed[key] = record.code
+        else:
+            finished.add(key)
+            then, now = record.run.data_fingerprint, job.run.data_fingerprint
+            if then and now and then != now:
+                outdated.setdefault(job.run.benchmark, []).append(store.path(key))
+    if outdated:
+        raise UsageError(_outdated(outdated, jobs))
+    return Earlier(finished=frozenset(finished), failed=failed, problems=tuple(problems))
+
+
+def data_fingerprint(splits: Splits) -> str:
+    """Hash of the stems and the sizes in bytes of every image and mask: one stat a file, nothing is read.
+
+    Raises:
+        DatasetError: a file is gone.
+    """
+    named = {"train": splits.train, "val": splits.val, **{f"test {name}": pairs for name, pairs in splits.test.items()}}
+    return content_hash(
+        {name: [[pair.stem, _size(pair.image), _size(pair.mask)] for pair in pairs] for name, pairs in named.items()}
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror}); unpack the data again") from error
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return (
+        f"{path} is not a readable record ({reason}): its run counts as not started, and the file stays as "
+        f"{path.name}.unreadable once the run has a new record"
+    )
+
+
+def _outdated(outdated: Mapping[str, list[Path]], jobs: Mapping[str, Job]) -> str:
+    name, paths = next(iter(outdated.items()))
+    root = jobs[paths[0].stem].dataset_root
+    whose = f"{len(paths)} finished records, such as {paths[0]}" if len(paths) > 1 else f"the finished record {paths[0]}"
+    others = f" (so do {', '.join(list(outdated)[1:])})" if len(outdated) > 1 else ""
+    return (
+        f"{name}: its files below {root} differ from those behind {whose}{others}; "
+        "take another --results folder for the new files, or move those records away to run them again"
+    )

@@ -1,0 +1,189 @@
+"""What `harness.run` looks at before anything starts: checkpoints, earlier records, and the data behind them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from datasets import samples
+from harness.dispatch.plan import Entry, Request, plan
+from harness.dispatch.samples import sample_writer
+from harness.models.build import plain_sam
+from harness.models.checkpoint import checkpoint_paths
+from harness.records.schema import Record, Run
+from harness.records.store import RecordStore
+from harness.reporting.tables import of_runs
+from harness.run import main
+
+GRID = ["--protocol", "demo", "--executor", "inline", "--methods", "lora", "--datasets", "kvasir"]
+
+
+class Code:
+    def __reduce__(self) -> tuple:
+        return (print, ("this must not run",))
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    return plain_sam("vit_t").state_dict()
+
+
+def _truncated_pth(folder: Path, state: dict) -> Path:
+    torch.save(state, folder / "a.pth")
+    (folder / "a.pth").write_bytes((folder / "a.pth").read_bytes()[:-5000])
+    return folder / "a.pth"
+
+
+def _truncated_safetensors(folder: Path, state: dict) -> Path:
+    save_file(state, folder / "a.safetensors")
+    (folder / "a.safetensors").write_bytes((folder / "a.safetensors").read_bytes()[:-5000])
+    return folder / "a.safetensors"
+
+
+def _other_architecture(folder: Path, state: dict) -> Path:
+    torch.save(torch.nn.Linear(3, 4).state_dict(), folder / "a.pth")
+    return folder / "a.pth"
+
+
+def _code(folder: Path, state: dict) -> Path:
+    torch.save({**state, "extra": Code()}, folder / "a.pth")
+    return folder / "a.pth"
+
+
+def _wrong_shape(folder: Path, state: dict) -> Path:
+    torch.save({**state, "mask_decoder.iou_token.weight": torch.zeros(2, 64)}, folder / "a.pth")
+    return folder / "a.pth"
+
+
+@pytest.mark.parametrize("words", [[], ["--plan"]], ids=["run", "plan"])
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (_truncated_pth, "truncated or damaged"),
+        (_truncated_safetensors, "truncated or damaged"),
+        (_other_architecture, "is not a vit_t: missing image_encoder.pos_embed"),
+        (_code, "may hold code"),
+        (_wrong_shape, "mask_decoder.iou_token.weight is (2, 64), vit_t needs (1, 64)"),
+    ],
+)
+def test_bad_checkpoint_is_one_line_and_nothing_starts(
+    write, message: str, words: list[str], state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, state)
+    results = tmp_path / "runs"
+    assert main([*GRID, "--checkpoint", str(path), "--results", str(results), *words]) == 2
+    shown = capsys.readouterr()
+    (line,) = shown.err.splitlines()
+    assert line.startswith(f"error: checkpoint {path} ")
+    assert message in line
+    assert "this must not run" not in shown.out
+    assert not (results / "records").exists()
+    assert not (results / "state").exists()
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "old.pth", "lr=1e-4.pth"])
+def test_good_checkpoint_plans_under_any_name(
+    name: str, state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    if name.endswith(".safetensors"):
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=name != "old.pth")
+    for word in (str(path), f"vit-T={path}"):
+        assert main([*GRID, "--checkpoint", word, "--results", str(tmp_path / "runs"), "--plan"]) == 0
+        assert "nothing is missing" in capsys.readouterr().out
+
+
+def test_checkpoints_name_backbones_as_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert checkpoint_paths(["vit-h=/a=b.pth", "/c.pth"]) == {"vit_h": Path("/a=b.pth"), "": Path("/c.pth")}
+    assert main([*GRID, "--checkpoint", "vit_q=/x", "--results", str(tmp_path)]) == 2
+    assert "unknown backbone 'vit_q' (did you mean " in capsys.readouterr().err
+
+
+def _planned(results: Path, *, root: Path | None = None) -> Run:
+    request = Request(
+        entries=(Entry(method="lora"),),
+        benchmarks=("kvasir",),
+        protocol="demo",
+        dataset_roots={"kvasir": root} if root else {},
+        results=results,
+    )
+    return plan(request, prepare_samples=sample_writer(results)).jobs[0].run
+
+
+def test_damaged_record_is_reported_kept_and_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = RecordStore(tmp_path)
+    run = _planned(tmp_path)
+    path = store.write(Record(run=run, key=run.key, code="OK"))
+    damaged = path.read_text()[:40]
+    path.write_text(damaged)
+    stranger = store.folder / "0000.json"
+    stranger.write_text("{")
+    assert main([*GRID, "--results", str(tmp_path), "--plan"]) == 0
+    shown = capsys.readouterr()
+    assert "1 runs, 0 finished" in shown.out
+    (line,) = shown.err.splitlines()
+    assert line.startswith(f"{path} is not a readable record (truncated or not JSON")
+    assert path.read_text() == damaged, "planning moves nothing"
+
+    assert main([*GRID, "--results", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(path.read_text())["code"] == "OK"
+    assert path.with_name(f"{path.name}.unreadable").read_text() == damaged
+    assert f"skipped: {stranger}: truncated or not JSON" in shown.err
+
+
+def test_second_damaged_record_of_a_run_overwrites_no_first(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    run = _planned(tmp_path)
+    record = Record(run=run, key=run.key, code="OK")
+    for text in ("first", "second"):
+        store.path(run.key).parent.mkdir(exist_ok=True)
+        store.path(run.key).write_text(text)
+        store.write(record)
+    kept = sorted(path.read_text() for path in store.folder.glob("*.unreadable*"))
+    assert kept == ["first", "second"]
+    assert store.read(run.key) == record
+
+
+def test_changed_data_do_not_get_the_scores_of_the_old(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (samples.write("kvasir", tmp_path / name) for name in ("a", "b"))
+    image = sorted(second.rglob("images/*.jpg"))[0]
+    image.write_bytes(image.read_bytes() + b"\0")
+    results = tmp_path / "runs"
+    run, other = _planned(results, root=first), _planned(results, root=second)
+    assert (run.key, run.manifest) == (other.key, other.manifest)
+    assert run.data_fingerprint != other.data_fingerprint
+    store = RecordStore(results)
+    path = store.write(Record(run=run, key=run.key, code="OK"))
+    for words in ([], ["--plan"]):
+        there = [*GRID, "--results", str(results), *words, "--dataset-root"]
+        assert main([*there, f"kvasir={second}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: kvasir: its files below {second} differ from those behind the finished record {path}")
+        assert "--results" in line
+        assert main([*there, f"kvasir={first}"]) == 0
+        capsys.readouterr()
+
+
+def test_records_from_before_the_fingerprint_are_accepted(tmp_path: Path) -> None:
+    run = _planned(tmp_path)
+    store = RecordStore(tmp_path)
+    path = store.write(Record(run=run, key=run.key, code="OK"))
+    content = json.loads(path.read_text())
+    del content["run"]["data_fingerprint"]
+    path.write_text(json.dumps(content))
+    assert main([*GRID, "--results", str(tmp_path)]) == 0
+
+
+def test_a_table_says_of_the_data_what_the_record_says(tmp_path: Path) -> None:
+    run = _planned(tmp_path)
+    record = Record(run=replace(run, data_note="352 px copy", split_rule="official"), key=run.key, code="OK")
+    (shown,) = of_runs([record], [replace(run, variant="mine", data_note="", split_rule="carved")])
+    assert (shown.run.variant, shown.run.data_note, shown.run.split_rule) == ("mine", "352 px copy", "official")
