@@ -12,6 +12,7 @@ from harness.records.cost import CostStore
 from harness.records.store import RecordStore
 from harness.reporting.claims import FILE, Subject, read
 from harness.reporting.judging import describe, judge_claims
+from harness.reporting.pages import images_below
 
 
 @verb
@@ -27,8 +28,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"skipped: {path}: {reason}", file=sys.stderr)
     chosen = [claim for claim in claims if not options.names or claim.name in options.names]
     findings = judge_claims(
-        chosen, records, CostStore(options.results), protocol=options.protocol, count_of=trained_parameters
-    )
+        chosen, records, CostStore(options.results), protocol=options.protocol, count_of=trained_parameters,
+        images_of=images_below(options.results),
+    )  # fmt: skip
     print(describe(findings), end="")
     others = sorted({record.run.protocol for record in records} - {options.protocol})
     if others:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
 
-from harness.records.schema import Record
 from harness.reporting import names
 from harness.reporting import statistics as stats
 from harness.reporting.grid import Column, Grid
 from harness.reporting.page import Block, Text
-
-ImagesOf = Callable[[Record, str, str, str], Mapping[str, float] | None]
-"""(record, scored model, split, metric) -> stem -> score, None where there are no per-image scores."""
+from harness.reporting.paired import Difference, ImagesOf, paired_difference
 
 NOTES = (
     "Δ: mean difference in points, paired by seed, positive is better (n pairs). 95 % CI: hierarchical bootstrap over"
-    " seeds and images; t interval over seeds (marked t) where a score is not a mean over images.",
+    " seeds and images (crossed, widened for small n), so it speaks of other seeds and other images; t interval over"
+    " seeds (marked t) where a score is not a mean over images.",
     "p seeds: sign flips of the seeds' differences. p images: sign flips of each image's difference, averaged over the"
     " seeds at hand; it says nothing of other seeds. Both adjusted after Holm over the methods of a benchmark.",
 )
@@ -39,81 +36,74 @@ def difference_blocks(grid: Grid, *, baseline: str, images_of: ImagesOf) -> list
         rows=[[Text(text=text) for text in row] for row in rows],
         below=NOTES,
     )
-    across = _across(grid, base, places)
+    across = _across(grid, base, _one_each(grid, places))
     return [differences, across] if across else [differences]
 
 
 def _first_metrics(grid: Grid) -> list[int]:
-    """The first column of every benchmark, split and manifest: one number each, so that no benchmark counts twice."""
+    """The first column of every benchmark, split and manifest: one number each."""
     first: dict[tuple[str, str, str], int] = {}
     for place, column in enumerate(grid.columns):
         first.setdefault((column.benchmark, column.split, column.manifest), place)
     return list(first.values())
 
 
+def _one_each(grid: Grid, places: list[int]) -> list[int]:
+    """One column a benchmark, so that none counts twice: all test images together, else what most rows have."""
+    best: dict[str, int] = {}
+    for place in places:
+        name = grid.columns[place].benchmark
+        best[name] = max(best.get(name, place), place, key=lambda one: _fitness(grid, one))
+    return list(best.values())
+
+
+def _fitness(grid: Grid, place: int) -> tuple[bool, int, int]:
+    complete = sum(grid.cells[index, place].complete for index in range(len(grid.rows)))
+    return (grid.columns[place].split in ("all", "test"), complete, -place)
+
+
 def _benchmark(grid: Grid, base: int, place: int, images_of: ImagesOf) -> list[list[str]]:
     column = grid.columns[place]
-    sign = -1 if names.metric(column.metric).lower_is_better else 1
-    reference = grid.cells[base, place].values
-    title = f"{names.benchmark_title(column.benchmark)} {names.metric(column.metric).title}"
-    title += f" {column.split}" if column.split != "test" else ""
-    found: dict[str, tuple[list[float], stats.Interval | None, bool, stats.Test, stats.Test | None]] = {}
+    found: dict[str, Difference] = {}
     for index, row in enumerate(grid.rows):
-        values = grid.cells[index, place].values
-        seeds = sorted(values.keys() & reference.keys())
-        if index == base or not seeds:
-            continue
-        seen = [100 * sign * (values[seed] - reference[seed]) for seed in seeds]
-        images = _paired_images(grid, index, base, column, images_of, sign=sign)
-        interval, by_images = (stats.hierarchical_bootstrap(images, resamples=2_000), None) if images else (None, None)
-        over_seeds = interval is None
-        if images:
-            stems = sorted(next(iter(images.values())))
-            by_images = stats.sign_flip(
-                [sum(images[s][stem] for s in images) / len(images) for stem in stems], resamples=2_000
-            )
-        found[row.label] = (seen, interval or stats.t_interval(seen), over_seeds, stats.sign_flip(seen), by_images)
-    seeds_p = stats.holm({label: one[3].p for label, one in found.items() if one[3].p is not None})
-    images_p = stats.holm({label: one[4].p for label, one in found.items() if one[4] and one[4].p is not None})
-    lines = []
-    for label, (seen, interval, over_seeds, by_seeds, _) in found.items():
-        bounds = (
-            f"[{_points(interval.low)}, {_points(interval.high)}]" + (" t" if over_seeds else "") if interval else "–"
-        )
-        seeds_text = f"{seeds_p[label]:.2g}" if label in seeds_p else f"n too small ({by_seeds.n})"
-        images_text = f"{images_p[label]:.2g}" if label in images_p else "–"
-        lines.append(
-            [label, title, f"{_points(statistics.fmean(seen))} ({len(seen)})", bounds, seeds_text, images_text]
-        )
-    return lines
+        scored = (row.score, grid.rows[base].score)
+        cells = (grid.cells[index, place], grid.cells[base, place])
+        difference = paired_difference(*cells, column, scored=scored, images_of=images_of)
+        if index != base and difference is not None:
+            found[row.label] = difference
+    by_seed = {label: stats.sign_flip(one.by_seed) for label, one in found.items()}
+    by_image = {
+        label: stats.sign_flip(one.by_image, resamples=2_000) for label, one in found.items() if one.by_image is not None
+    }
+    seeds_p = stats.holm({label: test.p for label, test in by_seed.items() if test.p is not None})
+    images_p = stats.holm({label: test.p for label, test in by_image.items() if test.p is not None})
+    return [
+        [
+            label,
+            _title(column),
+            f"{_points(one.mean)} ({len(one.by_seed)})",
+            _bounds(one),
+            f"{seeds_p[label]:.2g}" if label in seeds_p else f"n too small ({by_seed[label].n})",
+            f"{images_p[label]:.2g}" if label in images_p else "–",
+        ]
+        for label, one in found.items()
+    ]
+
+
+def _title(column: Column) -> str:
+    title = f"{names.benchmark_title(column.benchmark)} {names.metric(column.metric).title}"
+    return title + (f" {column.split}" if column.split != "test" else "")
+
+
+def _bounds(difference: Difference) -> str:
+    interval = difference.interval
+    if interval is None:
+        return "–"
+    return f"[{_points(interval.low)}, {_points(interval.high)}]" + (" t" if difference.by_image is None else "")
 
 
 def _points(value: float) -> str:
     return f"{value:+.2f}".replace("-0.00", "+0.00")
-
-
-def _paired_images(
-    grid: Grid, index: int, base: int, column: Column, images_of: ImagesOf, *, sign: int
-) -> dict[int, dict[str, float]] | None:
-    """seed -> stem -> difference in points; None unless all runs have image scores whose mean is their score."""
-    place = grid.columns.index(column)
-    sides: list[dict[int, Mapping[str, float]]] = []
-    for row in (index, base):
-        cell = grid.cells[row, place]
-        scores: dict[int, Mapping[str, float]] = {}
-        for record in cell.records:
-            seed = record.run.seed
-            if seed not in cell.values:
-                continue
-            one = images_of(record, grid.rows[row].score, column.split, column.metric)
-            if one is None or abs(statistics.fmean(one.values()) - cell.values[seed]) > 1e-6:
-                return None
-            scores[seed] = {stem: 100 * sign * score for stem, score in one.items()}
-        sides.append(scores)
-    try:
-        return stats.paired(sides[0], sides[1]) or None
-    except ValueError:
-        return None
 
 
 def _across(grid: Grid, base: int, places: list[int]) -> Block | None:
@@ -140,14 +130,16 @@ def _across(grid: Grid, base: int, places: list[int]) -> Block | None:
     baseline = grid.rows[base].label
     below = [
         "Mean rank over benchmarks by mean score, 1 is best. First: how often the row is best when seeds are redrawn.",
-        f"P(better): chance that a run beats a run of {baseline}, averaged over benchmarks [95 % bootstrap interval].",
+        f"P(better): chance that a run beats a run of {baseline}, averaged over benchmarks [the middle 95 % of bootstrap"
+        " resamples of the seeds: too narrow for a confidence interval where seeds are few].",
     ]
     if len(labels) > 2:
         test = stats.friedman(table)
-        gap = stats.nemenyi_critical_difference(methods=len(labels), blocks=len(places))
-        below.append(
-            f"Friedman over {len(places)} benchmarks: {test.text}. Nemenyi: ranks {gap:.2f} apart differ at 5 %."
-        )
+        line = f"Friedman over {len(places)} benchmarks: {test.text}."
+        if test.p is not None:
+            gap = stats.nemenyi_critical_difference(methods=len(labels), blocks=len(places))
+            line += f" Nemenyi: ranks {gap:.2f} apart differ at 5 %."
+        below.append(line)
     return Block(
         heading=f"{grid.protocol} · {grid.backbone}: across benchmarks",
         above=[f"Protocol: {grid.protocol}, hash {grid.protocol_hash}"],

@@ -142,7 +142,7 @@ def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None
             rows.append(Row(label=label + suffix, method=method, score=score))
             kept[index] = tuple(record for record in members if record.key in chosen_keys)
             for position, column in enumerate(columns):
-                cells[index, position] = _cell(column, score, members, seeds)
+                cells[index, position] = cell_of(column, score, members, seeds)
     protocol, protocol_hash, backbone, checkpoint = sheet
     return Grid(
         protocol=protocol, protocol_hash=protocol_hash, backbone=backbone, checkpoint=checkpoint, seeds=seeds,
@@ -239,7 +239,8 @@ def _splits(benchmark: str, seen: Mapping[str, object], *, study: Study | None) 
     return tuple(sorted(seen)) or ("test",)
 
 
-def _cell(column: Column, score: str, members: Sequence[Record], seeds: Sequence[int]) -> Cell:
+def cell_of(column: Column, score: str, members: Sequence[Record], seeds: Sequence[int]) -> Cell:
+    """What ``members``, records of one method configuration, say of one number."""
     values: dict[int, float] = {}
     codes: dict[int, str] = {}
     behind = []

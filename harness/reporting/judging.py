@@ -11,8 +11,9 @@ from harness.records.cost import CostRecord, MethodCost
 from harness.records.schema import Record
 from harness.reporting import names
 from harness.reporting.claims import Claim, Subject
-from harness.reporting.grid import is_entry, sheets
-from harness.reporting.statistics import Interval, sd, t_interval
+from harness.reporting.grid import Cell, Column, cell_of, is_entry, sheets
+from harness.reporting.paired import Difference, ImagesOf, paired_difference
+from harness.reporting.statistics import Interval, sd, t_interval, t_quantile
 from harness.reporting.verdicts import Verdict, judge, seeds_to_settle
 
 CountOf = Callable[[Subject, str], int | None]
@@ -71,6 +72,7 @@ def judge_claims(
     *,
     protocol: str,
     count_of: CountOf = lambda subject, backbone: None,
+    images_of: ImagesOf = lambda record, score, split, metric: None,
 ) -> list[Finding]:
     """Judge every claim.
 
@@ -78,13 +80,14 @@ def judge_claims(
         records: scores; only those under ``protocol`` count.
         costs: all sessions count, each on its own.
         count_of: closed-form parameters, for claims on them.
+        images_of: per-image scores, for the intervals of score differences.
     """
     mine = sheets(record for record in records if record.run.protocol == protocol)
     sessions = sorted(costs, key=lambda session: (session.key, session.session))
     findings = []
     for claim in claims:
         if claim.quantity == "score difference":
-            readings = _scores(claim, mine)
+            readings = _scores(claim, mine, images_of)
         elif claim.quantity == "trained parameters":
             readings = [_parameters(claim, count_of)]
         else:
@@ -93,14 +96,16 @@ def judge_claims(
     return findings
 
 
-def _scores(claim: Claim, found: dict[tuple[str, str, str, str], list[Record]]) -> list[Reading]:
+def _scores(
+    claim: Claim, found: dict[tuple[str, str, str, str], list[Record]], images_of: ImagesOf
+) -> list[Reading]:
     readings = []
     for benchmark in claim.benchmarks:
         for other in claim.denominator:
             what = f"{names.benchmark_title(benchmark)}, {claim.numerator.text} − {other.text}"
             here = []
             for (protocol, digest, backbone, _), members in found.items():
-                differences = _differences(claim, other, benchmark, members)
+                differences = _differences(claim, other, benchmark, members, images_of)
                 for manifest in sorted(differences):
                     where = f"{protocol} {digest} · {backbone}"
                     where += f" · split {manifest[:6]}" if len(differences) > 1 else ""
@@ -109,37 +114,46 @@ def _scores(claim: Claim, found: dict[tuple[str, str, str, str], list[Record]]) 
     return readings
 
 
-def _differences(claim: Claim, other: Subject, benchmark: str, members: Sequence[Record]) -> dict[str, list[float]]:
-    """Split manifest -> differences in points, paired by seed, positive is better."""
+def _differences(
+    claim: Claim, other: Subject, benchmark: str, members: Sequence[Record], images_of: ImagesOf
+) -> dict[str, Difference]:
+    """Split manifest -> difference, for the manifests on which both have a seed."""
+    mine = [record for record in members if record.run.benchmark == benchmark]
+    split = "all" if any("all" in scored for record in mine for scored in record.scores.values()) else "test"
     metric = claim.metric or names.PAPER_METRICS[benchmark][0]
-    sign = -1 if names.metric(metric).lower_is_better else 1
-    sides = [_values(subject, benchmark, metric, members) for subject in (claim.numerator, other)]
-    paired: dict[str, list[float]] = {}
-    for place in sorted(sides[0].keys() & sides[1].keys()):
-        paired.setdefault(place[0], []).append(100 * sign * (sides[0][place] - sides[1][place]))
-    return paired
+    found = {}
+    for manifest in {record.run.manifest for record in mine}:
+        column = Column(benchmark=benchmark, split=split, metric=metric, manifest=manifest)
+        cells = [_cell(subject, column, mine) for subject in (claim.numerator, other)]
+        scored = (claim.numerator.score, other.score)
+        difference = paired_difference(cells[0], cells[1], column, scored=scored, images_of=images_of)
+        if difference is not None:
+            found[manifest] = difference
+    return found
 
 
-def _values(subject: Subject, benchmark: str, metric: str, members: Sequence[Record]) -> dict[tuple[str, int], float]:
-    values = {}
-    for record in members:
-        run = record.run
-        if run.method != subject.method or run.benchmark != benchmark or not is_entry(record, subject.options):
-            continue
-        splits = record.scores.get(subject.score, {})
-        value = splits.get("all", splits.get("test", {})).get(metric)
-        if record.code == "OK" and value is not None and math.isfinite(value):
-            values[run.manifest, run.seed] = value
-    return values
+def _cell(subject: Subject, column: Column, members: Sequence[Record]) -> Cell:
+    fitting = [
+        record
+        for record in members
+        if record.run.method == subject.method
+        and record.run.manifest == column.manifest
+        and is_entry(record, subject.options)
+    ]
+    return cell_of(column, subject.score, fitting, sorted({record.run.seed for record in fitting}))
 
 
-def _reading(claim: Claim, what: str, where: str, values: list[float]) -> Reading:
-    interval = t_interval(values)
+def _reading(claim: Claim, what: str, where: str, difference: Difference) -> Reading:
+    interval, n = difference.interval, len(difference.by_seed)
     verdict = judge(interval, low=claim.low, high=claim.high)
-    mean = statistics.fmean(values)
-    settle = seeds_to_settle(mean, sd(values), low=claim.low, high=claim.high) if verdict == "inconclusive" else None
+    settle = None
+    spread = sd(difference.by_seed)
+    if verdict == "inconclusive" and interval is not None and spread is not None:
+        seeds = t_quantile(n) * spread / math.sqrt(n)
+        rest = math.sqrt(max(0.0, ((interval.high - interval.low) / 2) ** 2 - seeds**2))
+        settle = seeds_to_settle(difference.mean, spread, low=claim.low, high=claim.high, rest=rest)
     return Reading(
-        what=what, where=where, estimate=mean, interval=interval, n=len(values), verdict=verdict, settle=settle
+        what=what, where=where, estimate=difference.mean, interval=interval, n=n, verdict=verdict, settle=settle
     )
 
 
@@ -267,7 +281,7 @@ def _line(claim: Claim, reading: Reading) -> str:
     settle = ""
     if reading.verdict == "inconclusive" and claim.quantity == "score difference":
         settle = (
-            f", about {reading.settle} seeds would settle it" if reading.settle else ", more seeds than we can name"
+            f", about {reading.settle} seeds would settle it" if reading.settle else ", more seeds would not (or over a thousand)"
         )
         settle = ", at least 2 seeds are needed" if interval is None else settle
     return f"{reading.what}: {number}: {reading.verdict}{settle} ({reading.where})"

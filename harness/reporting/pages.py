@@ -14,8 +14,8 @@ from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.reporting import claims, published
 from harness.reporting.costs import render_costs
-from harness.reporting.differences import ImagesOf
 from harness.reporting.page import SUFFIX, Format
+from harness.reporting.paired import ImagesOf
 from harness.reporting.tables import render
 from harness.studies import Study, load_study, study_names
 

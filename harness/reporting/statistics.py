@@ -2,7 +2,8 @@
 
 A p-value that the sample could not reach, whatever the data, is not given: `Test.p` is None and `Test.text` says so.
 References: Holm 1979; Demsar 2006 (Friedman, Nemenyi); Agarwal et al. 2021 (probability of improvement); Saravanan et
-al. 2020 (hierarchical bootstrap).
+al. 2020 (hierarchical bootstrap), Owen 2007 (of crossed factors), Hesterberg 2015 (of small samples), Howe 1974 (sums of
+squared half-widths).
 """
 
 from __future__ import annotations
@@ -95,46 +96,61 @@ def paired(first: Scores, second: Scores) -> dict[int, dict[str, float]]:
     """
     differences = {}
     for seed in sorted(first.keys() & second.keys()):
-        if first[seed].keys() != second[seed].keys():
-            stray = sorted(first[seed].keys() ^ second[seed].keys())[0]
-            raise ValueError(f"seed {seed}: not the same images ({stray} is only on one side)")
+        _same_images(first[seed], second[seed])
         differences[seed] = {stem: first[seed][stem] - second[seed][stem] for stem in sorted(first[seed])}
     return differences
+
+
+def _same_images(first: Mapping[str, float], second: Mapping[str, float]) -> None:
+    if first.keys() != second.keys():
+        stray = sorted(first.keys() ^ second.keys())[0]
+        raise ValueError(f"not the same images ({stray} is only on one side)")
 
 
 def hierarchical_bootstrap(
     scores: Scores, *, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
 ) -> Interval | None:
-    """Percentile interval of the mean over seeds of the mean over images: draw seeds, then images of each drawn seed.
+    """Interval of the mean over seeds and images: each resample draws seeds, then one set of images for all of them.
+
+    Seeds and images are crossed, since every seed scores the same test images: redrawing images for each seed anew would
+    shrink with more seeds what only more images can settle (Owen 2007). A bootstrap of n values is too narrow by
+    √((n - 1) / n) and by the normal quantile in place of Student's (Hesterberg 2015), so the deviations of seeds and of
+    images are each stretched by both; ±z · SD of the resampled means then adds up the squares of Student's half-widths over
+    seeds and over images (Howe 1974). It is wider than need be where seeds and images interact: each level sees the
+    interaction too.
 
     Args:
-        scores: single scores, or differences from `paired`.
+        scores: single scores, or differences from `paired`; the same images under every seed.
         seed: of the generator.
 
-    None for fewer than two seeds: one seed shows nothing of the spread between seeds.
+    Raises:
+        ValueError: two seeds scored different images.
+
+    None for fewer than two seeds or two images: one alone shows nothing of the spread.
     """
     import numpy as np
 
-    groups = [np.array([scores[key][stem] for stem in sorted(scores[key])]) for key in sorted(scores)]
-    if len(groups) < 2 or any(not len(group) for group in groups):
+    keys = sorted(scores)
+    for key in keys[1:]:
+        _same_images(scores[keys[0]], scores[key])
+    if len(keys) < 2 or len(scores[keys[0]]) < 2:
         return None
+    table = np.array([[scores[key][stem] for stem in sorted(scores[key])] for key in keys])
+    seeds, images = table.shape
+    estimate = float(table.mean())
+    normal = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
+    for axis, n in ((1, seeds), (0, images)):
+        stretch = t_quantile(n, confidence=confidence) / normal * math.sqrt(n / (n - 1))
+        table = table + (stretch - 1) * (table.mean(axis=axis, keepdims=True) - table.mean())
     generator = np.random.default_rng(seed)
-    # Means of redrawn images, a pool for each seed; drawing from the pool costs nothing beside drawing the images.
-    pools = np.array([_means_of_redrawn(group, max(2, resamples // 4), generator) for group in groups])
-    drawn = generator.integers(len(groups), size=(resamples, len(groups)))
-    means = pools[drawn, generator.integers(pools.shape[1], size=drawn.shape)].mean(axis=1)
-    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    estimate = float(np.mean([group.mean() for group in groups]))
-    return Interval(estimate=estimate, low=float(low), high=float(high), n=len(groups))
-
-
-def _means_of_redrawn(values: NDArray[np.float64], count: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """(count,) means of ``values`` drawn with replacement, 200 at a time to bound the memory."""
-    import numpy as np
-
-    sizes = [min(200, count - start) for start in range(0, count, 200)]
-    draws = (generator.integers(len(values), size=(size, len(values)), dtype=np.int32) for size in sizes)
-    return np.concatenate([values[drawn].mean(axis=1) for drawn in draws])
+    means = []
+    for start in range(0, resamples, 200):  # 200 at a time bounds the memory
+        count = min(200, resamples - start)
+        rows = generator.multinomial(seeds, [1 / seeds] * seeds, size=count) / seeds @ table
+        drawn = generator.integers(images, size=(count, images), dtype=np.int32)
+        means.append(np.take_along_axis(rows, drawn, axis=1).mean(axis=1))
+    half = normal * float(np.concatenate(means).std())
+    return Interval(estimate=estimate, low=estimate - half, high=estimate + half, n=seeds)
 
 
 def sign_flip(differences: Sequence[float], *, seed: int = 0, resamples: int = 100_000, alpha: float = ALPHA) -> Test:
@@ -295,11 +311,19 @@ def rank_stability(
     return found
 
 
-def seeds_needed(spread: float, distance: float, *, confidence: float = 0.95, at_most: int = 1000) -> int | None:
-    """The least n at which a t interval of SD ``spread`` is no wider than ``distance`` on either side; None beyond."""
-    if distance <= 0:
+def seeds_needed(
+    spread: float, distance: float, *, rest: float = 0.0, confidence: float = 0.95, at_most: int = 1000
+) -> int | None:
+    """The least n at which an interval of seeds with SD ``spread`` is no wider than ``distance`` on either side.
+
+    Args:
+        rest: the half-width that no seed narrows, that of the images.
+
+    None beyond ``at_most``.
+    """
+    if distance <= rest:
         return None
     for n in range(2, at_most + 1):
-        if t_quantile(n, confidence=confidence) * spread / math.sqrt(n) <= distance:
+        if math.hypot(t_quantile(n, confidence=confidence) * spread / math.sqrt(n), rest) <= distance:
             return n
     return None

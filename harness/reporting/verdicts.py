@@ -26,12 +26,18 @@ def judge(interval: Interval | None, *, low: float, high: float) -> Verdict:
     return "inconclusive"
 
 
-def seeds_to_settle(estimate: float, spread: float | None, *, low: float, high: float) -> int | None:
+def seeds_to_settle(
+    estimate: float, spread: float | None, *, low: float, high: float, rest: float = 0.0
+) -> int | None:
     """Seeds at which the interval around ``estimate`` would no longer cross an edge, if mean and SD stay as they are.
+
+    Args:
+        spread: SD over seeds.
+        rest: the half-width that no seed narrows, that of the images.
 
     None where the SD is unknown, where the estimate is on an edge, or where it would take over a thousand.
     """
     if spread is None:
         return None
     distance = min(abs(estimate - edge) for edge in (low, high) if math.isfinite(edge))
-    return seeds_needed(spread, distance)
+    return seeds_needed(spread, distance, rest=rest)

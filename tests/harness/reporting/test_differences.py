@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from harness.claims import main as claims
 from harness.records.images import image_scores
 from harness.records.store import RecordStore
 from harness.reporting.pages import images_below
@@ -87,6 +90,27 @@ def test_per_image_scores_give_the_two_level_interval_and_a_p_over_images(tmp_pa
     assert float(found[4]) < 0.01
 
 
+def test_a_claim_and_a_difference_table_give_one_interval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seeds agree to the digit and images do not: an interval over seeds alone would be a verdict, this one is none."""
+    store = RecordStore(tmp_path)
+    records = []
+    for method, sign in (("lora", 0.0), ("decoder", 1.0)):
+        for seed in range(3):
+            scores = {f"i{n}": 0.5 + sign * (0.1 * (-1) ** n + 0.001) for n in range(20)}
+            records.append(record(sum(scores.values()) / 20, method=method, seed=seed))
+            rows = "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items())
+            store.write(records[-1], "variant,split,stem,s_measure\n" + rows)
+    bounds = table(render(records, study=study(), images_of=images_below(tmp_path)), "differences")["decoder"][2]
+    claim = {"name": "c", "text": "t", "source": "s", "mark": "P", "quantity": "score difference", "unit": "points"}
+    claim |= {"numerator": {"method": "decoder"}, "denominator": {"method": "lora"}, "benchmarks": ["kvasir"]}
+    file = tmp_path / "claims.yaml"
+    file.write_text(yaml.safe_dump([claim | {"expected": {"greater": 0}}]))
+    assert claims(["--results", str(tmp_path), "--protocol", "demo", "--file", str(file)]) == 0
+    assert f"+0.10 {bounds} points, n = 3: inconclusive" in capsys.readouterr().out
+
+
 def test_image_scores_whose_mean_is_not_the_score_are_not_used(tmp_path: Path) -> None:
     """mIoU is accumulated over the data set: the mean over images is another quantity."""
     records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
@@ -112,6 +136,25 @@ def test_ranks_across_benchmarks(tmp_path: Path) -> None:
     assert found["lora"] == ["1.00", "100 %", "–"]
     assert found["bitfit"] == ["3.00", "0 %", "0.00 [0.00, 0.00]"]
     assert "Friedman over 3 benchmarks: p = 0.05" in page
+
+
+def test_a_benchmark_with_three_test_splits_counts_once_across_benchmarks() -> None:
+    records = []
+    for number, method in enumerate(ROWS):
+        for seed in range(3):
+            value = 0.5 - 0.1 * number + 0.001 * seed
+            # hard turns the order around; all together decide
+            splits = {"easy": value, "hard": 1 - value, "all": value}
+            v1 = {"best": {split: {"miou": one, "accuracy": one} for split, one in splits.items()}}
+            v2 = {"best": {"test": {"miou": value, "accuracy": value}}}
+            for benchmark, scores in (("trans10k_v1", v1), ("trans10k_v2", v2)):
+                records.append(record(seed=seed, method=method, benchmark=benchmark, scores=scores))
+    layout = {"baseline": "lora", "splits": {"trans10k_v1": ["easy", "hard", "all"]}}
+    page = render(records, study=study(benchmarks=["trans10k_v1", "trans10k_v2"], table=layout))
+    assert table(page, "across benchmarks")["lora"][0] == "1.00"
+    assert "Friedman over 2 benchmarks: n too small" in page
+    assert "Nemenyi" not in page
+    assert len(re.findall(r"Trans10K-v1 mIoU (easy|hard|all) \|", page)) == 6
 
 
 def test_rows_with_gaps_are_not_ranked() -> None:

@@ -41,30 +41,61 @@ def test_different_images_are_not_paired() -> None:
         s.paired({0: {"a": 1.0}}, {0: {"b": 1.0}})
 
 
-def test_hierarchical_bootstrap_of_equal_images_is_the_bootstrap_over_seeds() -> None:
-    """With no spread between images only seeds are left, and scipy's bootstrap over them gives the same interval."""
-    scores = {seed: {"a": value, "b": value} for seed, value in enumerate(VALUES)}
-    ours = s.hierarchical_bootstrap(scores, resamples=20_000)
-    theirs = stats.bootstrap(
-        (np.array(VALUES),), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
-    )
+def crossed(table: np.ndarray) -> dict[int, dict[str, float]]:
+    return {seed: {str(image): float(v) for image, v in enumerate(row)} for seed, row in enumerate(table)}
+
+
+def test_hierarchical_bootstrap_of_equal_images_is_students_interval_over_seeds() -> None:
+    """With no spread between images only seeds are left."""
+    ours = s.hierarchical_bootstrap({seed: {"a": value, "b": value} for seed, value in enumerate(VALUES)}, resamples=50_000)
+    theirs = s.t_interval(VALUES)
     assert ours is not None
+    assert theirs is not None
     assert ours.estimate == pytest.approx(np.mean(VALUES))
-    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=1e-3)
-    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=1e-3)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=3e-4)
+
+
+def test_hierarchical_bootstrap_of_equal_seeds_is_students_interval_over_images() -> None:
+    """One set of images serves all seeds, so more seeds do not narrow what images leave open."""
+    ours = s.hierarchical_bootstrap(crossed(np.tile(VALUES, (4, 1))), resamples=50_000)
+    theirs = s.t_interval(VALUES)
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=3e-4)
 
 
 def test_hierarchical_bootstrap_sees_both_levels() -> None:
-    """Variance of the two-level mean: (between seeds + within / images) / seeds, for resampling each level."""
+    """Squares of Student's half-widths over seeds and over images add up where the two do not interact."""
     generator = np.random.default_rng(0)
-    table = generator.normal(size=(6, 1)) + 3 * generator.normal(size=(6, 40))
-    interval = s.hierarchical_bootstrap(
-        {i: {str(j): v for j, v in enumerate(row)} for i, row in enumerate(table)}, resamples=20_000
-    )
+    table = generator.normal(size=(6, 1)) + 3 * generator.normal(size=(1, 40))
+    interval = s.hierarchical_bootstrap(crossed(table), resamples=20_000)
+    levels = [s.t_interval(list(table.mean(axis=axis))) for axis in (0, 1)]
     assert interval is not None
-    variance = (table.mean(axis=1).var() + (table.var(axis=1) / 40).mean()) / 6
-    assert (interval.high - interval.low) / (2 * 1.96 * math.sqrt(variance)) == pytest.approx(1, abs=0.05)
-    assert s.hierarchical_bootstrap({0: {"a": 1.0}}) is None
+    expected = math.hypot(*(level.high - level.estimate for level in levels if level is not None))
+    assert (interval.high - interval.estimate) / expected == pytest.approx(1, abs=0.03)
+    assert s.hierarchical_bootstrap({0: {"a": 1.0, "b": 2.0}}) is None
+    assert s.hierarchical_bootstrap({0: {"a": 1.0}, 1: {"a": 2.0}}) is None
+    with pytest.raises(ValueError, match="not the same images"):
+        s.hierarchical_bootstrap({0: {"a": 1.0, "b": 2.0}, 1: {"a": 1.0, "c": 2.0}})
+
+
+@pytest.mark.parametrize(
+    ("seeds", "image_sd", "seed_sd", "noise"),
+    [(3, 10.0, 0.5, 0.0), (3, 1.0, 2.0, 0.0), (10, 10.0, 0.5, 0.0), (3, 10.0, 3.0, 5.0)],
+)
+def test_a_95_percent_interval_holds_the_truth_in_about_95_of_100_simulations(
+    seeds: int, image_sd: float, seed_sd: float, noise: float
+) -> None:
+    """Seeds and images crossed, 100 images; ``noise`` is the SD of their interaction."""
+    generator = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        table = generator.normal(0, seed_sd, (seeds, 1)) + generator.normal(0, image_sd, (1, 100))
+        table = table + generator.normal(0, noise, (seeds, 100))
+        interval = s.hierarchical_bootstrap(crossed(table), resamples=400)
+        assert interval is not None
+        held += interval.low <= 0 <= interval.high
+    assert 0.92 <= held / 400 <= 0.995
 
 
 def test_every_draw_is_seeded() -> None:
@@ -167,4 +198,7 @@ def test_seeds_needed_is_the_first_n_whose_interval_is_narrow_enough() -> None:
     assert n is not None
     assert s.t_quantile(n) / math.sqrt(n) <= 0.8 < s.t_quantile(n - 1) / math.sqrt(n - 1)
     assert s.seeds_needed(1.0, 0.0) is None
+    assert s.seeds_needed(1.0, 0.8, rest=0.0) == n
+    assert (s.seeds_needed(1.0, 0.8, rest=0.5) or 0) > n
+    assert s.seeds_needed(1.0, 0.8, rest=0.8) is None  # no seed narrows what the images leave open
     assert s.seeds_needed(1.0, 1e-6) is None
