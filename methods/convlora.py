@@ -14,6 +14,8 @@ ViT, which have no place on the map, take the linear path A x alone.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,6 +77,10 @@ class Mixture(nn.Module):
         self.balance: Tensor | None = None
         """cv²(importance) + cv²(load) of the latest forward pass in training."""
         self._epsilon = torch.empty(0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied or pickled: not the balance, which hangs on the graph of one forward pass."""
+        return {**self.__dict__, "balance": None}
 
     def forward(self, maps: Tensor) -> Tensor:
         with torch.autocast(maps.device.type, enabled=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn.functional import conv2d, gelu, interpolate
@@ -99,6 +101,16 @@ def test_auxiliary_loss_sums_over_blocks_and_counts_none_twice() -> None:
     segmenter.eval()
     segmenter(_subject().images)
     assert method.auxiliary_loss() is None, "evaluation has no balance to learn"
+
+
+def test_a_copy_between_steps_takes_no_graph_with_it() -> None:
+    segmenter, method = _subject().attached(seed=1)
+    segmenter.train()
+    _subject().loss(segmenter, method).backward()
+    twin = copy.deepcopy(method)
+    assert twin.auxiliary_loss() is None
+    assert method.auxiliary_loss() is not None
+    torch.testing.assert_close(twin.state(), method.state())
 
 
 def test_every_expert_is_trained_where_maps_are_many() -> None:
