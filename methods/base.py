@@ -46,6 +46,8 @@ class MergeReport:
         mode: the mode asked for.
         folded: sites whose adapter went into the backbone's own weights.
         left: sites that keep an adapter, with the reason.
+        partly: those of ``left`` whose share that is linear per token went into the backbone's weights (the skip share
+            of a cell, Conv-LoRA's linear path); the adapter keeps the rest.
         extra_parameters: parameters that inference still needs beyond the plain backbone.
         max_deviation: largest absolute difference of the mask logits on held-out images, None if none were given.
         relative_deviation: the same as ‖merged − unmerged‖ / ‖unmerged‖.
@@ -57,6 +59,7 @@ class MergeReport:
     extra_parameters: int
     max_deviation: float | None = None
     relative_deviation: float | None = None
+    partly: tuple[str, ...] = ()
 
 
 class Method(ABC):

@@ -110,6 +110,7 @@ class LowRankMethod(Method):
             mode=mode,
             folded=tuple(done.folded),
             left=done.left,
+            partly=tuple(done.partly),
             extra_parameters=sum(p.numel() for p in left),
             max_deviation=largest,
             relative_deviation=relative,

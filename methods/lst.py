@@ -5,9 +5,10 @@ Rung i takes the frozen block's output h_i: s_i = block_i(μ_i · down_i(h_i) + 
 0.1), a_i = 0 at init, s_0 = down_0 of the embedding. down_i is a linear layer without bias; a side block is a
 transformer block of width d / r and MLP width 4 d / r that attends where its backbone block does (window or image)
 and knows no positions but those in h_i. The frozen blocks run without gradient: of each, backward keeps the output
-alone, which the weight gradient of down_i needs. Deviations (ours): the final up-projection starts at zero and its
-output is added to the backbone's last tokens, so that the start is the identity and SAM's neck gets what it knows;
-side blocks start Kaiming-uniform, not from pruned backbone weights; no rung is dropped.
+alone, which the weight gradient of down_i needs. Where the backbone recomputes activations in backward, rungs are
+recomputed. Deviations (ours): the final up-projection starts at zero and its output is added to the backbone's last
+tokens, so that the start is the identity and SAM's neck gets what it knows; side blocks start Kaiming-uniform, not from
+pruned backbone weights; no rung is dropped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from methods.base import Method
 from methods.bottleneck import linear
@@ -129,6 +131,10 @@ class LadderEncoder(nn.Module):
         return self.base.grid
 
     @property
+    def activation_checkpointing(self) -> bool:
+        return self.base.activation_checkpointing
+
+    @property
     def shape(self) -> BackboneShape:
         return self.base.shape
 
@@ -138,11 +144,13 @@ class LadderEncoder(nn.Module):
 
     def run_blocks(self, tokens: Tensor) -> Tensor:
         side = self.ladder.down(tokens)
+        recompute = self.base.activation_checkpointing and torch.is_grad_enabled()
         for index, block in enumerate(self.base.blocks):
             with torch.no_grad():
                 tokens = block(tokens)
             if str(index) in self.ladder.rungs:
-                side = self.ladder.rungs[str(index)](side, tokens)
+                rung = self.ladder.rungs[str(index)]
+                side = checkpoint(rung, side, tokens, use_reentrant=False) if recompute else rung(side, tokens)
         return tokens + self.ladder.up(self.ladder.norm(side))
 
     def finish(self, tokens: Tensor) -> Tensor:

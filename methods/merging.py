@@ -70,9 +70,10 @@ class Layer:
 
 @dataclass(kw_only=True)
 class Merge:
-    """Sites whose update went into the backbone, and those that keep one, with the reason."""
+    """Sites whose update went into the backbone whole or in part, and those that keep one, with the reason."""
 
     folded: list[str] = field(default_factory=list)
+    partly: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
 
 
@@ -108,8 +109,11 @@ def fold_exactly(layers: Sequence[Layer]) -> Merge:
                 done.left[site] = f"{type(core).__name__} is not linear"
                 continue
             else:
-                add_update(layer.adapted.base, adapter, core.linear_part())
+                linear = core.linear_part()
+                add_update(layer.adapted.base, adapter, linear)
                 if core.drop_linear_part():
+                    if linear.any():
+                        done.partly.append(site)
                     done.left[site] = "operations that look at neighbours or are not linear"
                     continue
             layer.remove(adapter)

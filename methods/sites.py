@@ -43,6 +43,7 @@ class Encoder(Protocol):
     blocks: nn.ModuleList
     grid: Grid
     shape: BackboneShape
+    activation_checkpointing: bool  # a method that runs blocks of its own recomputes them too
 
     def embed(self, images: Tensor) -> Tensor: ...
     def run_blocks(self, tokens: Tensor) -> Tensor: ...

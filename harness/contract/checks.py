@@ -10,10 +10,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from harness.contract.merging import merge
 from harness.contract.subject import STEPS, Subject, logits, train, trained_parameters
 from harness.contract.violation import first, refusal, require
+from harness.models.segmenter import Segmenter
+from methods.base import Method
 from methods.placement import parse_blocks
 
 IDENTITY_TOLERANCE = 1e-6
@@ -170,13 +173,15 @@ def batch(subject: Subject) -> str:
 
 
 def checkpointing(subject: Subject) -> str:
-    """With activation checkpointing loss, gradients, buffers and random draws are the same."""
+    """With activation checkpointing loss, gradients, buffers and random draws are the same, and backward keeps less."""
     seen = []
+    sizes = []
     for recompute in (False, True):
         segmenter, method = subject.attached(recompute=recompute, seed=4)
         train(segmenter, method, subject, steps=1)
         segmenter.zero_grad()
-        loss = subject.loss(segmenter, method)
+        loss, size = _loss_and_kept_bytes(subject, segmenter, method)
+        sizes.append(size)
         loss.backward()
         gradients = {n: p.grad.clone() for n, p in segmenter.named_parameters() if p.grad is not None}
         buffers = {n: b.clone() for n, b in segmenter.named_buffers()}
@@ -189,7 +194,24 @@ def checkpointing(subject: Subject) -> str:
     _require_close(gradients, gradients_, "gradient of")
     _require_close(buffers, buffers_, "buffer")
     require(torch.equal(generator, generator_), "recomputation draws from the method's generator again")
-    return "same loss, gradients and buffers"
+    if not subject.method.trains_backbone:
+        return "same loss, gradients and buffers; the encoder keeps nothing either way"
+    require(sizes[1] < sizes[0], f"backward keeps {sizes[1]} bytes with checkpointing, {sizes[0]} without")
+    return f"same loss, gradients and buffers; backward keeps {sizes[1]} instead of {sizes[0]} bytes"
+
+
+def _loss_and_kept_bytes(subject: Subject, segmenter: Segmenter, method: Method) -> tuple[Tensor, int]:
+    """The loss, and the bytes of all storages besides parameters and buffers that its forward pass keeps for backward."""
+    known = {tensor.untyped_storage()._cdata for tensor in (*segmenter.parameters(), *segmenter.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = subject.loss(segmenter, method)
+    return loss, sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in known)
 
 
 def placement(subject: Subject) -> str:

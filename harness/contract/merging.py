@@ -44,6 +44,10 @@ def _merged(subject: Subject, mode: MergeMode) -> str:
         f"measured {largest:.2e} ({relative:.2e})",
     )
     require(relative < float("inf"), f"{mode} gives outputs that are not finite")
+    unknown = set(report.partly) - set(report.left)
+    require(
+        not unknown, f"{mode} reports {first(unknown)} as folded in part, but not among the sites that keep the rest"
+    )
     whole = not report.left
     if mode != "calibrated":
         require(relative <= MERGE_TOLERANCE, f"{mode} changes the output by {relative:.1e} (relative)")

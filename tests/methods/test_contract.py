@@ -156,6 +156,12 @@ class _CountsRecomputation(_Added):
         return [name for name, _ in self.segmenter.named_buffers() if name.endswith(".calls")]
 
 
+class _IgnoresCheckpointing(_Added):
+    def _insert(self, segmenter: Any) -> None:
+        super()._insert(segmenter)
+        segmenter.encoder.activation_checkpointing = False
+
+
 class _IgnoresPlacement(_Added):
     def _insert(self, segmenter: Any) -> None:
         object.__setattr__(self.config, "blocks", "all")
@@ -195,6 +201,7 @@ BROKEN = [
     (_NotFiniteUnderAutocast, "autocast", "autocast"),
     (_MixesImages, "batch", "together differ from one by one"),
     (_CountsRecomputation, "checkpointing", "differs by"),
+    (_IgnoresCheckpointing, "checkpointing", "bytes with checkpointing"),
     (_IgnoresPlacement, "placement", "blocks=last-half"),
     (_MergeLies, "merge", "reports a deviation"),
     (_LeavesAdapterBehind, "merge", "left_over"),

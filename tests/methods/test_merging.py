@@ -78,6 +78,7 @@ def test_exact_merge_folds_whatever_is_linear_per_token(name: str, options: dict
         ("naspclora", {}),
         ("naslora", {"style": "linear", "sites": "q,k,v"}),
         ("naspclora", {"scope": "image"}),
+        ("convlora", {}),
     ],
 )
 def test_exact_merge_folds_the_skip_part_of_a_cell_and_keeps_the_rest(name: str, options: dict[str, Any]) -> None:
@@ -88,10 +89,20 @@ def test_exact_merge_folds_the_skip_part_of_a_cell_and_keeps_the_rest(name: str,
     report = _merge(method, "exact")
 
     assert report.folded == ()
-    assert set(report.left) == sites
+    assert set(report.left) == set(report.partly) == sites
     assert report.extra_parameters > 0
     assert report.relative_deviation < 1e-5
     assert all(not torch.equal(before[key], layer.adapted.base.weight) for key, layer in enumerate(method._layers))
+
+
+def test_a_cell_without_a_linear_share_is_not_reported_as_folded_in_part() -> None:
+    _, method = _trained("naslora", operations="none,sep_conv_3x3")
+    sites = set(method.adapters())
+
+    report = _merge(method, "exact")
+
+    assert set(report.left) == sites
+    assert report.partly == ()
 
 
 @pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
