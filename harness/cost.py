@@ -19,6 +19,8 @@ from harness.validation import parse_assignments
 if TYPE_CHECKING:
     import torch
 
+DEFAULT_BASELINES = "full,lora"
+
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m harness.cost", description=__doc__.split("\n\n")[0])
@@ -40,11 +42,13 @@ def parser() -> argparse.ArgumentParser:
         "--classes",
         type=int,
         metavar="N",
-        help="measure the multi-class task with so many classes instead of the binary one",
+        help="measure the multi-class task with so many classes, background included, instead of the binary one",
     )
     p.add_argument("--rounds", type=int, default=9, metavar="N", help="measured rounds (default: 9)")
     p.add_argument(
-        "--baselines", default="full,lora", metavar="A,B", help="methods to which ratios are taken (default: full,lora)"
+        "--baselines",
+        metavar="A,B[opt=1],…",
+        help="methods to which ratios are taken, by method or as --methods names them (default: full,lora)",
     )
     p.add_argument("--device", metavar="NAME", help="cpu or cuda:N (default: the GPU if there is one)")
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
@@ -66,13 +70,13 @@ def parser() -> argparse.ArgumentParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    if arguments.rounds < 1:
-        raise UsageError(f"--rounds {arguments.rounds}: at least one round is needed, nine are better")
+    _check(arguments)
     for line in load_plugins(arguments.plugin)[1]:
         print(line, file=sys.stderr)
 
     import torch
 
+    from harness.costing.baselines import baselines_among
     from harness.costing.device import used_by_others
     from harness.costing.measure import Row, Session, measure
     from harness.costing.summary import summary
@@ -80,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     from harness.models.catalog import backbone_shape, resolve_backbone
     from harness.protocols.load import load_protocol
     from harness.records.cost import CostStore
+    from harness.records.store import require_writable
     from harness.run import expand, parse_entry, usable
 
     general, by_method = split_overrides(parse_assignments(arguments.set))
@@ -97,6 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     for word in expand(arguments.methods, usable(METHODS)):
         method, config, variant, _ = method_row(parse_entry(word), protocol, by_method, backbone)
         rows.append(Row(method=method, config=config, variant=variant))
+    entries = [parse_entry(word) for word in expand(arguments.baselines or DEFAULT_BASELINES, usable(METHODS))]
+    baselines, absent = baselines_among(rows, entries, protocol=protocol, overrides=by_method, backbone=backbone)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = _device(arguments.device)
@@ -114,15 +121,29 @@ def main(argv: list[str] | None = None) -> int:
         num_classes=arguments.classes or 2,
         rounds=arguments.rounds,
         device=device,
-        baselines=[METHODS.resolve(name) for name in arguments.baselines.split(",") if name],
+        baselines=baselines,
         shared=others,
         clock=arguments.clock,
     )
+    if absent and (arguments.baselines or not baselines):
+        print(f"no ratios to {', '.join(absent)}: not among --methods", file=sys.stderr)
+    require_writable(CostStore(arguments.results).folder)
     record = measure(session, report=lambda line: print(line, file=sys.stderr, flush=True))
     path = CostStore(arguments.results).write(record)
     print(summary(record))
     print(f"written: {path}", file=sys.stderr)
-    return 0
+    return 1 if record.dropped else 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.rounds < 1:
+        raise UsageError(f"--rounds {arguments.rounds}: at least one round is needed, nine are better")
+    if arguments.threads is not None and arguments.threads < 1:
+        raise UsageError(f"--threads {arguments.threads}: give at least one thread")
+    if arguments.classes is not None and arguments.classes < 2:
+        raise UsageError(
+            f"--classes {arguments.classes}: background and one class are two; leave it away for the binary task"
+        )
 
 
 def _device(name: str | None) -> torch.device:

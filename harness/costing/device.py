@@ -47,6 +47,9 @@ def processor_clock(device: torch.device) -> Clock:
     return time.process_time
 
 
+CLOCKS = {"wall": wall_clock, "processor": processor_clock}
+
+
 def driver(device: torch.device) -> str:
     """GPU driver and CUDA version; empty on a CPU."""
     if device.type != "cuda":
@@ -104,18 +107,21 @@ class EnergyMeter:
         self._handle = handle
 
     @classmethod
-    def open(cls, device: torch.device) -> EnergyMeter | None:
-        """None without a GPU or without NVML's Python binding (package nvidia-ml-py)."""
-        if device.type != "cuda":
+    def open(cls, device: torch.device, *, report: Callable[[str], None] = lambda line: None) -> EnergyMeter | None:
+        """None without a GPU, or where its energy cannot be read; ``report`` is told why."""
+        if device.type != "cuda" or torch.version.cuda is None:
             return None
         try:
             import pynvml
 
             pynvml.nvmlInit()
             uuid = str(torch.cuda.get_device_properties(device).uuid)
-            return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
-        except Exception:  # any failure of NVML (no library, no permission, MIG) means that there is no meter
+            meter = cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+            meter.joules()
+        except Exception as error:  # NVML fails in many ways: no library, no permission, MIG, an old GPU, no binding
+            report(f"energy is not measured: {type(error).__name__}: {error}")
             return None
+        return meter
 
     def joules(self) -> float:
         """Energy drawn since the driver was loaded."""

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from harness.costing.device import CLOCKS
 from harness.costing.live import LiveBytes
 from harness.costing.memory import bytes_of
+from harness.costing.roster import Roster, release, why
 from harness.costing.subject import Subject
 from harness.training.feeding import autocast
 from harness.training.memory import reset_peak
@@ -21,48 +23,58 @@ if TYPE_CHECKING:
     from harness.costing.measure import Session
 
 
-def measure_inference(
-    subjects: Sequence[Subject], session: Session, *, report: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Seconds, peak memory and parameters of a forward pass, unmerged and in every merge mode."""
-    clock = subjects[0].clock
+def measure_inference(roster: Roster, session: Session, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Of every variant seconds, peak memory and parameters of a forward pass, unmerged and in every merge mode."""
+    clock = CLOCKS[session.clock](session.device)
     side, batch = session.protocol.image_size, session.protocol.batch_size
     generator = torch.Generator().manual_seed(session.seed)
     images = torch.randn(batch, 3, side, side, generator=generator).to(session.device)
     report("inference: merging")
-    models: list[dict[str, Any]] = []
-    failures: list[dict[str, str]] = []
-    for subject in subjects:
-        own: dict[str, Any] = {"unmerged": subject.segmenter}
-        failed: dict[str, str] = {}
-        for mode in subject.method.merge_modes:
-            try:
-                own[f"merged-{mode}"] = _merged(subject.method, mode, calibration=[images])
-            except MethodError as error:
-                failed[mode] = str(error)
-        models.append(own)
-        failures.append(failed)
-    seconds: list[dict[str, list[float]]] = [{name: [] for name in own} for own in models]
-    memory: list[dict[str, int]] = [{} for _ in models]
+    models: dict[str, dict[str, Any]] = {}
+    failures: dict[str, dict[str, str]] = {}
+    for variant, subject in roster:
+        models[variant], failures[variant] = _models(subject, calibration=[images])
+    seconds: dict[str, dict[str, list[float]]] = {v: {name: [] for name in own} for v, own in models.items()}
+    memory: dict[str, dict[str, int]] = {variant: {} for variant in models}
     for number in range(session.rounds + 1):
         report(f"inference: round {number} of {session.rounds}")
-        for own, times, peaks in zip(models, seconds, memory, strict=True):
-            for name, model in own.items():
-                if number == 0:
-                    peaks[name] = _inference_peak(model, images, session)
-                    continue
-                begun = clock()
-                _infer(model, images, session)
-                times[name].append(clock() - begun)
-    return [
-        {
-            "inference_seconds": times,
-            "inference_memory_bytes": peaks,
+        for variant, _ in roster:
+            with roster.turn(variant):
+                for name, model in models[variant].items():
+                    if number == 0:
+                        memory[variant][name] = _inference_peak(model, images, session)
+                        continue
+                    begun = clock()
+                    _infer(model, images, session)
+                    seconds[variant][name].append(clock() - begun)
+            if variant in roster.dropped:
+                del models[variant]
+                release()
+    return {
+        variant: {
+            "inference_seconds": seconds[variant],
+            "inference_memory_bytes": memory[variant],
             "inference_parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in own.items()},
-            "merge_failures": failed,
+            "merge_failures": failures[variant],
         }
-        for own, times, peaks, failed in zip(models, seconds, memory, failures, strict=True)
-    ]
+        for variant, own in models.items()
+    }
+
+
+def _models(subject: Subject, *, calibration: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The unmerged model and every merged one; mode -> why it could not be merged."""
+    own: dict[str, Any] = {"unmerged": subject.segmenter}
+    failed: dict[str, str] = {}
+    for mode in subject.method.merge_modes:
+        try:
+            own[f"merged-{mode}"] = _merged(subject.method, mode, calibration=calibration)
+        except MethodError as error:
+            failed[mode] = str(error)
+        except Exception as error:  # what was measured unmerged stays worth keeping
+            failed[mode] = why(error)
+        if mode in failed:
+            release()
+    return own, failed
 
 
 def _merged(method: Method, mode: MergeMode, *, calibration: Sequence[Tensor]) -> Any:

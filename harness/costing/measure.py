@@ -11,11 +11,12 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save
 
-from harness.costing.device import EnergyMeter, driver, processor_clock, wall_clock
+from harness.costing.device import CLOCKS, EnergyMeter, driver
 from harness.costing.flops import encoder_forward_flops
 from harness.costing.inference import measure_inference
 from harness.costing.memory import peak_memory
 from harness.costing.ratios import ratios_to
+from harness.costing.roster import Roster
 from harness.costing.subject import PARTS, Subject
 from harness.dispatch.building import attached_segmenter
 from harness.dispatch.environment import environment
@@ -27,7 +28,6 @@ from harness.records.schema import Run, content_hash
 
 WARMUP = 2
 """Steps of every kind before the first round: allocators, kernels and caches are cold."""
-CLOCKS = {"wall": wall_clock, "processor": processor_clock}
 _OPTIONS = (
     "fused_attention",
     "batched_decoder",
@@ -40,6 +40,8 @@ _OPTIONS = (
     "clip",
     "loss",
 )
+_DEFAULTS = {"num_classes": 2, "mask_tokens": 1, "accumulate": 1}
+"""Named among the options where they differ: older records hold none of them and were measured so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +65,13 @@ class Session:
         task, num_classes: of the benchmark that is stood for.
         rounds: measured rounds.
         device: where.
-        baselines: variants whose ratios to all others are wanted, as far as they are among ``rows``.
+        baselines: variants to which the ratios of all others are wanted, as far as they are among ``rows``.
         seed: of weights and methods.
         shared: who else uses the device, in words.
         clock: ``wall``, or ``processor`` for a CPU that others use as well.
+
+    Raises:
+        UsageError: two rows have one name, or the clock does not fit the device.
     """
 
     rows: Sequence[Row]
@@ -82,32 +87,39 @@ class Session:
     shared: str = ""
     clock: Literal["wall", "processor"] = "wall"
 
+    def __post_init__(self) -> None:
+        names = [row.variant for row in self.rows]
+        if len(set(names)) < len(names):
+            raise UsageError(f"two of {', '.join(names)} have one name; give their options in brackets")
+        CLOCKS[self.clock](self.device)
+
 
 def measure(session: Session, *, report: Callable[[str], None] = lambda line: None) -> CostRecord:
-    """Measure all methods of a session.
+    """Measure all methods of a session; one that fails is left out with its reason in ``dropped``.
 
     Args:
         report: is told what is being done.
 
     Raises:
-        UsageError: two rows have one name, or a method does not fit.
+        UsageError: no method could be measured.
     """
-    names = [row.variant for row in session.rows]
-    if len(set(names)) < len(names):
-        raise UsageError(f"two of {', '.join(names)} have one name; give their options in brackets")
-    subjects = [build_subject(row, session) for row in session.rows]
+    roster = Roster(report=report)
     try:
-        sizes = [_measure_sizes(subject, session, report=report) for subject in subjects]
-        seconds, joules = _measure_steps(subjects, session, report=report)
+        for row in session.rows:
+            with roster.turn(row.variant):
+                roster.subjects[row.variant] = build_subject(row, session)
+        sizes = _measure_sizes(roster, report=report)
+        seconds, joules = _measure_steps(roster, session, report=report)
     finally:
-        for subject in subjects:
-            subject.close()
-    inference = measure_inference(subjects, session, report=report)
+        roster.close()
+    inference = measure_inference(roster, session, report=report)
+    roster.require_some()
     costs = []
-    for row, subject, size, times, energy, speed in zip(
-        session.rows, subjects, sizes, seconds, joules, inference, strict=True
-    ):
-        shares = {phase.name: share for phase, share in subject.shares().items()}
+    for row in session.rows:
+        if row.variant not in roster.subjects:
+            continue
+        shares = {phase.name: share for phase, share in roster.subjects[row.variant].shares().items()}
+        times = seconds[row.variant]
         costs.append(
             MethodCost(
                 method=row.method,
@@ -116,14 +128,14 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
                 seconds=times,
                 shares=shares,
                 step_seconds=_weighted(times, shares),
-                joules=energy,
-                **size,
-                **speed,
+                joules=joules.get(row.variant),
+                **sizes[row.variant],
+                **inference[row.variant],
             )
         )
-    fractions = {subject.variant: subject.epoch_fraction() for subject in subjects}
+    fractions = {variant: subject.epoch_fraction() for variant, subject in roster}
     costs = [_with_ratios(cost, costs, baselines=session.baselines, images=fractions) for cost in costs]
-    return _record(session, costs)
+    return _record(session, costs, dropped=roster.dropped)
 
 
 def build_subject(row: Row, session: Session) -> Subject:
@@ -158,9 +170,18 @@ def build_subject(row: Row, session: Session) -> Subject:
     )
 
 
-def _measure_sizes(subject: Subject, session: Session, *, report: Callable[[str], None]) -> dict[str, Any]:
+def _measure_sizes(roster: Roster, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    sizes = {}
+    for variant, subject in roster:
+        report(f"{variant}: memory and FLOPs")
+        with roster.turn(variant):
+            sizes[variant] = _sizes(subject)
+    return sizes
+
+
+def _sizes(subject: Subject) -> dict[str, Any]:
     """Memory, FLOPs, parameters and checkpoint size: what does not vary from round to round."""
-    report(f"{subject.variant}: memory and FLOPs")
+    protocol = subject.protocol
     for phase in subject.shares():
         for _ in range(WARMUP):
             subject.step(phase)
@@ -179,7 +200,7 @@ def _measure_sizes(subject: Subject, session: Session, *, report: Callable[[str]
             not_counted[name] = max(not_counted.get(name, 0), count)
     encoder = subject.count_encoder_flops()
     shape = subject.segmenter.encoder.shape
-    closed = encoder_forward_flops(shape, image_size=session.protocol.image_size) * session.protocol.batch_size
+    closed = encoder_forward_flops(shape, image_size=protocol.image_size) * protocol.batch_size
     named = dict(subject.segmenter.named_parameters())
     trained = {name: p.numel() for name, p in named.items() if p.requires_grad}
     decoder = sum(p.numel() for _, p in subject.segmenter.decoder_parameters())
@@ -198,29 +219,24 @@ def _measure_sizes(subject: Subject, session: Session, *, report: Callable[[str]
 
 
 def _measure_steps(
-    subjects: Sequence[Subject], session: Session, *, report: Callable[[str], None]
-) -> tuple[list[dict[str, dict[str, list[float]]]], list[float | None]]:
-    """role -> part -> seconds by round, and joules a step, for every subject."""
-    phases = [list(subject.shares()) for subject in subjects]
-    seconds: list[dict[str, dict[str, list[float]]]] = [
-        {phase.name: {part: [] for part in PARTS} for phase in own} for own in phases
-    ]
-    meter = EnergyMeter.open(session.device) if not session.shared else None
-    energy = [[0.0] * len(own) for own in phases]
+    roster: Roster, session: Session, *, report: Callable[[str], None]
+) -> tuple[dict[str, dict[str, dict[str, list[float]]]], dict[str, float]]:
+    """Of every variant role -> part -> seconds by round, and joules a step where they can be read."""
+    seconds: dict[str, dict[str, dict[str, list[float]]]] = {
+        variant: {phase.name: {part: [] for part in PARTS} for phase in subject.shares()} for variant, subject in roster
+    }
+    meter = EnergyMeter.open(session.device, report=report) if not session.shared else None
+    joules = dict.fromkeys(seconds, 0.0)
     for number in range(1, session.rounds + 1):
         report(f"training: round {number} of {session.rounds}")
-        for subject, own, times, drawn in zip(subjects, phases, seconds, energy, strict=True):
-            for place, phase in enumerate(own):
-                before = meter.joules() if meter else 0.0
-                for part, value in subject.step(phase).items():
-                    times[phase.name][part].append(value)
-                drawn[place] += (meter.joules() if meter else 0.0) - before
-    if meter is None:
-        return seconds, [None] * len(subjects)
-    return seconds, [
-        sum(share * drawn / session.rounds for share, drawn in zip(subject.shares().values(), own, strict=True))
-        for subject, own in zip(subjects, energy, strict=True)
-    ]
+        for variant, subject in roster:
+            with roster.turn(variant):
+                for phase, share in subject.shares().items():
+                    before = meter.joules() if meter else 0.0
+                    for part, value in subject.step(phase).items():
+                        seconds[variant][phase.name][part].append(value)
+                    joules[variant] += share * ((meter.joules() if meter else 0.0) - before) / session.rounds
+    return seconds, joules if meter else {}
 
 
 def _weighted(seconds: Mapping[str, Mapping[str, list[float]]], shares: Mapping[str, float]) -> dict[str, list[float]]:
@@ -243,9 +259,15 @@ def _with_ratios(
     return replace(cost, ratios=ratios)
 
 
-def _record(session: Session, costs: list[MethodCost]) -> CostRecord:
+def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str]) -> CostRecord:
     protocol = session.protocol
     where = environment(session.device)
+    multiclass = session.task == "multiclass"
+    further = {
+        "num_classes": session.num_classes,
+        "mask_tokens": protocol.mask_tokens if multiclass else 1,  # a binary head has one, whatever the card says
+        "accumulate": protocol.accumulate,
+    }
     comparability = Comparability(
         device=where["device"],
         driver=driver(session.device),
@@ -256,7 +278,11 @@ def _record(session: Session, costs: list[MethodCost]) -> CostRecord:
         image_size=protocol.image_size,
         batch=protocol.batch_size,
         task=session.task,
-        options={"clock": session.clock, **{name: getattr(protocol, name) for name in _OPTIONS}},
+        options={
+            "clock": session.clock,
+            **{name: getattr(protocol, name) for name in _OPTIONS},
+            **{name: value for name, value in further.items() if value != _DEFAULTS[name]},
+        },
     )
     record = CostRecord(
         key=comparability.key,
@@ -265,6 +291,7 @@ def _record(session: Session, costs: list[MethodCost]) -> CostRecord:
         rounds=session.rounds,
         warmup=WARMUP,
         methods=costs,
+        dropped=dropped,
         shared=session.shared,
         environment=where,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -10,6 +10,10 @@ from tabulate import tabulate
 from harness.records.cost import CostRecord, MethodCost, Ratio
 
 _PARTS = ("data", "forward", "backward", "optimiser", "untracked")
+_MEMORY = {
+    "allocated": "peak",
+    **{name: name for name in ("reserved", "weights", "gradients", "optimiser", "activations")},
+}
 
 
 def summary(record: CostRecord) -> str:
@@ -27,10 +31,16 @@ def summary(record: CostRecord) -> str:
     lines = [
         f"{what}; {where}",
         *([f"shared device: {record.shared}"] if record.shared else []),
+        *(f"not measured: {variant}: {reason}" for variant, reason in record.dropped.items()),
+        *(f"not merged: {m.variant}, {mode}: {why}" for m in record.methods for mode, why in m.merge_failures.items()),
         "",
         _times(record.methods),
         "",
-        _sizes(record.methods),
+        _sizes(record),
+        "",
+        _inference(record.methods),
+        "",
+        _counted(record.methods),
     ]
     baselines = sorted({name for method in record.methods for name in method.ratios})
     for name in baselines:
@@ -62,34 +72,53 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def _sizes(methods: Sequence[MethodCost]) -> str:
-    rows = []
-    for method in methods:
-        memory = [
-            f"{method.memory_bytes[name] / 2**20:.1f}"
-            for name in ("allocated", "reserved", "weights", "gradients", "optimiser", "activations")
+def _sizes(record: CostRecord) -> str:
+    """A CPU's allocator reserves nothing that could be told from what is allocated."""
+    energy = any(method.joules is not None for method in record.methods)
+    rows = [
+        [
+            method.variant,
+            *(
+                "–" if name == "reserved" and not record.comparability.on_gpu else _mebi(method.memory_bytes[name])
+                for name in _MEMORY
+            ),
+            f"{method.flops['forward'] / 1e9:.2f} + {method.flops['backward'] / 1e9:.2f}",
+            method.parameters["trainable"],
+            f"{method.checkpoint_bytes / 2**20:.2f}",
+            *([f"{method.joules:.1f}"] if method.joules is not None else [""] * energy),
         ]
-        speeds = ", ".join(
-            f"{name} {1e3 * statistics.median(values):.1f}" for name, values in method.inference_seconds.items()
-        )
-        flops = f"{method.flops['forward'] / 1e9:.2f} + {method.flops['backward'] / 1e9:.2f}"
-        energy = "" if method.joules is None else f"{method.joules:.1f}"
-        rows.append(
-            [
-                method.variant,
-                *memory,
-                flops,
-                method.parameters["trainable"],
-                f"{method.checkpoint_bytes / 2**20:.2f}",
-                speeds,
-                energy,
-            ]
-        )
-    memory_heads = [
-        f"{name} (MiB)" for name in ("peak", "reserved", "weights", "gradients", "optimiser", "activations")
+        for method in record.methods
     ]
-    heads = ["method", *memory_heads, "GFLOPs fwd + bwd", "trainable", "state (MiB)", "inference (ms)", "J"]
+    heads = ["method", *(f"{head} (MiB)" for head in _MEMORY.values())]
+    heads += ["GFLOPs fwd + bwd", "trainable", "state (MiB)", *["J"] * energy]
     return tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
+
+
+def _inference(methods: Sequence[MethodCost]) -> str:
+    """One row a model: unmerged, and after each merge."""
+    rows = [
+        [
+            method.variant,
+            name,
+            f"{1e3 * statistics.median(seconds):.1f}",
+            _mebi(method.inference_memory_bytes[name]),
+            method.inference_parameters[name],
+        ]
+        for method in methods
+        for name, seconds in method.inference_seconds.items()
+    ]
+    heads = ["method", "inference", "ms", "peak (MiB)", "parameters"]
+    return tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
+
+
+def _counted(methods: Sequence[MethodCost]) -> str:
+    """The counter held against arithmetic: 1 where the encoder is plain, more where a method computes in it."""
+    ratios = (f"{m.variant} {m.flops['encoder_forward'] / m.flops['closed_form']:.3f}" for m in methods)
+    return f"encoder forward FLOPs, counted / closed form of the plain encoder: {', '.join(ratios)}"
+
+
+def _mebi(count: int) -> str:
+    return f"{count / 2**20:.1f}"
 
 
 def _ratios(methods: Sequence[MethodCost], baseline: str) -> str:

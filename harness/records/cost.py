@@ -32,7 +32,8 @@ class Comparability:
         image_size: side of the square input in pixels.
         batch: images a step.
         task: ``binary`` or ``multiclass``.
-        options: optimisations and schedule of the protocol (fused_attention, activation_checkpointing, epochs, …).
+        options: optimisations and schedule of the protocol (fused_attention, activation_checkpointing, epochs, …);
+            ``num_classes``, ``mask_tokens`` and ``accumulate`` only where they are not 2, 1 and 1.
     """
 
     device: str
@@ -45,6 +46,10 @@ class Comparability:
     batch: int
     task: str
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def on_gpu(self) -> bool:
+        return bool(self.driver)
 
     @property
     def key(self) -> str:
@@ -119,6 +124,7 @@ class CostRecord:
         comparability: what must agree.
         rounds: measured rounds, after ``warmup`` dropped ones.
         methods: in the order of the command line, which is the order within a round.
+        dropped: variant -> why it could not be measured (``OOM: …``, ``ERROR: …``); it is not among ``methods``.
         shared: who else used the device, in words; empty if it was exclusive. Tables mark such a session.
         environment: as in `harness.records.schema.Record`.
         finished: UTC time in ISO format.
@@ -130,6 +136,7 @@ class CostRecord:
     rounds: int
     warmup: int
     methods: list[MethodCost]
+    dropped: dict[str, str] = field(default_factory=dict)
     shared: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     finished: str = ""

@@ -15,11 +15,11 @@ MEMORY = ("weights", "gradients", "optimiser", "activations")
 QUANTITIES = {"time": "step time", "device_hours": "device-hours", "flops": "FLOPs", "memory": "peak memory"}
 
 NOTES = (
-    "Step: median over rounds of one training step [quartiles]; parts are medians and need not add up to it.",
+    "Step: median over rounds of one training step, a batch and an update, [quartiles]; parts are medians and need not add up to it.",
     "The step of a stage-wise method is the mean of its weight and α steps by their shares: its search is included.",
-    "Peak: memory allocated during training steps, with its parts; reserved: what the allocator held.",
+    "Peak: memory allocated during training steps, with its parts; reserved: what a GPU's allocator held.",
     "FLOPs: of one step as counted; operations that the counter does not know are listed above.",
-    "Inference: median of one batch, unmerged and after each merge. Energy: by NVML, exclusive GPUs only.",
+    "Inference: median and peak memory of one batch, unmerged and after each merge. Energy: by NVML, exclusive GPUs only.",
 )
 RATIO_NOTES = (
     "Ratios are paired by round within one session: geometric mean, 95 % t interval of the logarithms, as change in %.",
@@ -80,16 +80,20 @@ def _measurements(sessions: Sequence[CostRecord]) -> Block:
         "total (M)",
         "inference (ms)",
         *(f"{name} (ms)" for name in merges),
+        "inference (GiB)",
+        *(f"{name} (GiB)" for name in merges),
         "state (MiB)",
     ]
     columns += ["energy (J)"] * energy
     rows = []
     for session in sessions:
         for method in session.methods:
-            texts = [_label(session, sessions, method.variant), *_times(method), *_memory(method)]
+            on_gpu = session.comparability.on_gpu
+            texts = [_label(session, sessions, method.variant), *_times(method), *_memory(method, on_gpu=on_gpu)]
             texts += [_scaled(method.flops.get(name), 1e9, 1) for name in ("forward", "backward")]
             texts += [_scaled(method.parameters.get(name), 1e6, 3) for name in ("encoder", "trainable", "total")]
             texts += [_middle(method.inference_seconds.get(name)) for name in ("unmerged", *merges)]
+            texts += [_scaled(method.inference_memory_bytes.get(name), 2**30, 3) for name in ("unmerged", *merges)]
             texts.append(_scaled(method.checkpoint_bytes, 2**20, 2))
             texts += [_scaled(method.joules, 1, 1)] * energy
             rows.append([Text(text=text) for text in texts])
@@ -112,9 +116,10 @@ def _times(method: MethodCost) -> list[str]:
     return [step, *(_middle(method.step_seconds.get(part)) for part in PARTS), f"{100 * share:.0f} %" if share else "–"]
 
 
-def _memory(method: MethodCost) -> list[str]:
-    peaks = [method.memory_bytes.get(name) for name in ("allocated", *MEMORY, "reserved")]
-    return [_scaled(peak, 2**30, 3) for peak in peaks]
+def _memory(method: MethodCost, *, on_gpu: bool) -> list[str]:
+    """A CPU's allocator reserves nothing that could be told from what is allocated."""
+    known = method.memory_bytes if on_gpu else {**method.memory_bytes, "reserved": None}
+    return [_scaled(known.get(name), 2**30, 3) for name in ("allocated", *MEMORY, "reserved")]
 
 
 def _header(sessions: Sequence[CostRecord]) -> list[str]:
@@ -137,7 +142,8 @@ def _header(sessions: Sequence[CostRecord]) -> list[str]:
         for m in s.methods
         for mode, why in sorted(m.merge_failures.items())
     ]
-    return [*lines, *(f"Merge not measured: {line}" for line in failed)]
+    lines += [f"Merge not measured: {line}" for line in failed]
+    return [*lines, *(f"Not measured: {name}: {reason}" for s in sessions for name, reason in s.dropped.items())]
 
 
 def _notes(sessions: Sequence[CostRecord]) -> list[str]:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from harness import cost
+from harness.costing import inference
 from harness.costing import measure as measuring
+from harness.costing.baselines import baselines_among
 from harness.costing.measure import Row, Session, measure
 from harness.costing.subject import PARTS, Subject
+from harness.dispatch.plan import method_row
+from harness.errors import UsageError
 from harness.protocols.load import load_protocol
 from harness.records.cost import Comparability, CostStore
 from harness.registry import METHODS, method_config_class
+from harness.run import expand, parse_entry
+from methods.lora import LoRA
 
 SMALL = {"image_size": 64, "batch_size": 2, "epochs": 20}
 
@@ -115,12 +122,12 @@ def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch) -> N
         return step(self, phase)
 
     monkeypatch.setattr(Subject, "step", noted)
-    monkeypatch.setattr(measuring, "_measure_sizes", lambda subject, session, report: _no_sizes(subject))
+    monkeypatch.setattr(measuring, "_sizes", _no_sizes)
     measure(_session("full", "lora", "bitfit"))
     assert order == ["full", "lora", "bitfit"] * 2
 
 
-def _no_sizes(subject: Subject) -> dict:
+def _no_sizes(_: Subject) -> dict:
     return {
         "memory_bytes": {"allocated": 1},
         "flops": {"forward": 1.0, "backward": 1.0},
@@ -158,24 +165,104 @@ def test_the_key_keeps_apart_what_differs() -> None:
     assert len(keys) == 2 + len(other)
 
 
+def test_the_key_knows_classes_mask_tokens_and_accumulation_and_leaves_binary_sessions_theirs() -> None:
+    def comparability(task: str = "binary", num_classes: int = 2, **rules: object) -> Comparability:
+        session = _session("lora", task=task, num_classes=num_classes)
+        protocol = load_protocol("demo", {**SMALL, **rules})
+        return measuring._record(replace(session, protocol=protocol), [], dropped={}).comparability
+
+    plain = comparability(mask_tokens=1)
+    assert not {"num_classes", "mask_tokens", "accumulate"} & plain.options.keys()
+    assert comparability(mask_tokens=12).key == plain.key, "a binary head has one mask token"
+    different = [
+        comparability("multiclass", 2, mask_tokens=1),
+        comparability("multiclass", 3, mask_tokens=1),
+        comparability("multiclass", 3, mask_tokens=2),
+        comparability(accumulate=4),
+    ]
+    assert different[1].options["num_classes"] == 3
+    assert different[2].options["mask_tokens"] == 2
+    assert different[3].options["accumulate"] == 4
+    assert len({plain.key, *(one.key for one in different)}) == 5
+
+
 @pytest.mark.parametrize(
     "name", [name for name in METHODS.names() if name not in ("full", "lora", "naslora", "decoder")]
 )
-def test_every_method_can_be_measured(name: str) -> None:
-    subject = measuring.build_subject(_session(name).rows[0], _session(name))
-    try:
-        for phase in subject.shares():
-            assert subject.step(phase)["total"] > 0
-    finally:
-        subject.close()
+def test_every_method_can_be_measured_from_training_to_merged_inference(name: str) -> None:
+    record = measure(replace(_session(name), rounds=1))
+    (method,) = record.methods
+    assert record.dropped == {}
+    assert method.merge_failures == {}
+    merged = {f"merged-{mode}" for mode in METHODS.get(name)(method_config_class(name)()).merge_modes}
+    assert set(method.inference_seconds) == {"unmerged", *merged}
+    for seconds in (method.step_seconds["total"], *method.inference_seconds.values()):
+        assert len(seconds) == 1
+        assert seconds[0] > 0
+
+
+@pytest.mark.parametrize("place", ["build", "sizes", "training", "inference"])
+def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(
+    place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def failing(function, sick):
+        def called(*arguments, **options):
+            if sick(*arguments):
+                raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
+            return function(*arguments, **options)
+
+        return called
+
+    def is_naslora(subject, *_) -> bool:
+        return subject.variant == "naslora"
+
+    if place == "build":
+        monkeypatch.setattr(measuring, "build_subject", failing(measuring.build_subject, is_naslora))
+    elif place == "sizes":
+        monkeypatch.setattr(measuring, "peak_memory", failing(measuring.peak_memory, is_naslora))
+    elif place == "training":
+        counts = []
+        second_turn = failing(Subject.step, lambda s, _: is_naslora(s) and (counts.append(1) or len(counts) > 8))
+        monkeypatch.setattr(Subject, "step", second_turn)
+    else:
+        infer = inference._infer
+        monkeypatch.setattr(
+            inference, "_infer", failing(infer, lambda model, *_: any("cell" in n for n, _ in model.named_modules()))
+        )
+
+    assert cost.main(["--methods", "naslora,lora", *COMMAND[2:], "--shared", "--results", str(tmp_path)]) == 1
+
+    (record,) = CostStore(tmp_path)
+    reason = "OOM: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+    assert record.dropped == {"naslora": reason}
+    assert [method.variant for method in record.methods] == ["lora"]
+    assert len(record.methods[0].inference_seconds["unmerged"]) == 1
+    assert f"not measured: naslora: {reason}" in capsys.readouterr().out
+
+
+def test_a_merge_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(LoRA, "merge", full)
+    (method,) = measure(replace(_session("lora"), rounds=1)).methods
+    assert set(method.inference_seconds) == {"unmerged"}
+    assert set(method.merge_failures) == {"exact", "calibrated"}
+    assert method.merge_failures["exact"] == "OOM: OutOfMemoryError: CUDA out of memory"
+
+
+def test_a_session_in_which_every_method_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Subject, "step", lambda *_: 1 / 0)
+    with pytest.raises(UsageError, match=r"no method could be measured .lora: ERROR: ZeroDivisionError"):
+        measure(_session("lora"))
 
 
 def test_the_multiclass_task_is_measured_in_half_precision() -> None:
     protocol = load_protocol("demo", {**SMALL, "precision": "bf16", "mask_tokens": 3})
     session = _session("lora", task="multiclass", num_classes=4)
-    from dataclasses import replace
-
     record = measure(replace(session, protocol=protocol))
+    assert record.comparability.options["num_classes"] == 4
+    assert record.comparability.options["mask_tokens"] == 3
     assert record.comparability.precision == "bf16"
     assert record.methods[0].ratios == {}
 
@@ -199,8 +286,11 @@ def test_the_verb_writes_a_record_and_prints_it(tmp_path: Path, capsys: pytest.C
     (record,) = CostStore(tmp_path)
     assert record.methods[0].config["rank"] == 2
     out = capsys.readouterr().out
-    assert "against lora[rank=2]" in out or "lora[rank=2]" in out
+    assert "against lora[rank=2]" in out, "the default baseline is found under its options"
+    assert set(record.methods[1].ratios) == {"lora[rank=2]"}
     assert "weights-cached" in out
+    assert "merged-calibrated" in out
+    assert "counted / closed form of the plain encoder: lora[rank=2] 1.010, decoder 1.000" in out
 
 
 def test_a_device_in_use_is_refused(
@@ -224,6 +314,12 @@ def test_a_device_in_use_is_refused(
         (["--methods", "lora", "--backbone", "vit_x"], "unknown backbone"),
         (["--methods", "lora", "--rounds", "0"], "at least one round"),
         (["--methods", "lora", "--backbone", "vit_t", "--image-size", "100"], "take 96 or 112"),
+        (["--methods", "lora", "--threads", "-2"], "at least one thread"),
+        (["--methods", "lora", "--classes", "-3"], "--classes -3"),
+        (["--methods", "lora", "--classes", "1"], "--classes 1"),
+        (["--methods", "lora", "--batch", "0"], "at least 1"),
+        (["--methods", "lora", "--backbone", "vit_t", "--shared", "--results", "/proc/nope"], "cannot be written"),
+        (["--methods", "lora", "--backbone", "vit_t", "--baselines", "lorra"], "did you mean 'lora'"),
         (
             ["--methods", "lora", "--backbone", "vit_t", "--clock", "processor", "--threads", "2", "--shared"],
             "--threads 1",
@@ -241,6 +337,40 @@ def test_bad_input_gets_one_line(arguments: list[str], message: str, capsys: pyt
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("methods", "baselines", "found", "absent"),
+    [
+        ("lora[rank=2],decoder", "lora", ["lora[rank=2]"], []),
+        ("lora[rank=2],lora[rank=3],decoder", "lora", ["lora[rank=3]"], []),  # rank 3 is LoRA's own
+        ("lora[rank=2],lora[rank=6],decoder", "lora", ["lora[rank=2]", "lora[rank=6]"], []),
+        ("lora[rank=2],lora,decoder", "lora", ["lora"], []),
+        ("lora[rank=6],decoder", "lora[rank=6]", ["lora[rank=6]"], []),
+        ("lora[alpha=6,rank=6]", "lora[rank=6,alpha=6],full", ["lora[alpha=6,rank=6]"], ["full"]),
+        ("lora[rank=2],decoder", "lora[rank=6]", [], ["lora[rank=6]"]),
+    ],
+)
+def test_baselines_are_found_by_name_by_options_or_by_method(
+    methods: str, baselines: str, found: list[str], absent: list[str]
+) -> None:
+    protocol = load_protocol("demo", SMALL)
+    where = {"protocol": protocol, "overrides": {}, "backbone": "vit_t"}
+    rows = []
+    for word in expand(methods, []):
+        method, config, variant, _ = method_row(parse_entry(word), protocol, {}, "vit_t")
+        rows.append(Row(method=method, config=config, variant=variant))
+    entries = [parse_entry(word) for word in expand(baselines, [])]
+    assert baselines_among(rows, entries, **where) == (found, absent)
+
+
+def test_a_named_baseline_that_is_not_measured_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "measure", lambda session, report: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cost.main([*COMMAND, "--shared", "--baselines", "full,decoder", "--results", str(tmp_path)])
+    assert "no ratios to full: not among --methods" in capsys.readouterr().err
 
 
 def test_help_imports_no_torch() -> None:

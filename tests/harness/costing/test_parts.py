@@ -105,3 +105,26 @@ def test_energy_and_other_processes_come_from_nvml() -> None:
     assert meter.joules() == 12.5
     assert meter.other_processes() == [1, 2]
     assert EnergyMeter.open(CPU) is None
+
+
+def test_a_gpu_whose_energy_cannot_be_read_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: object) -> int:
+        raise RuntimeError("Not Supported")
+
+    nvml = SimpleNamespace(
+        nvmlInit=lambda: None, nvmlDeviceGetHandleByUUID=lambda uuid: uuid, nvmlDeviceGetTotalEnergyConsumption=refuse
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="7"))
+    said: list[str] = []
+    assert EnergyMeter.open(torch.device("cuda:0"), report=said.append) is None
+    assert said == ["energy is not measured: RuntimeError: Not Supported"]
+    assert EnergyMeter.open(CPU, report=said.append) is None
+    assert len(said) == 1
+
+
+def test_the_energy_meters_library_comes_with_the_harness() -> None:
+    import pynvml
+
+    assert callable(pynvml.nvmlDeviceGetTotalEnergyConsumption)

@@ -41,6 +41,7 @@ def method(name: str, step: list[float], **changes: Any) -> MethodCost:
         "not_counted": {"aten::gelu": 3},
         "parameters": {"encoder": 491_520, "decoder": 3_505_536, "trainable": 3_997_056, "total": 641_000_000},
         "inference_seconds": {"unmerged": [0.02, 0.03, 0.04]},
+        "inference_memory_bytes": {"unmerged": 3 * 2**29},
     }
     return MethodCost(**{**values, **changes})
 
@@ -96,9 +97,36 @@ def test_two_sessions_of_one_key_are_rows_with_their_names() -> None:
 def test_numbers_are_medians_with_quartiles_and_parts() -> None:
     page = render_costs([session()], title="cost")
     assert "| naspclora | 110.0 [105.0, 115.0] | 1.0 | 40.0 | 50.0 | 0.0 | 0.0 | 40 % | 1.000 | 0.250 |" in page
-    assert "| 0.492 | 3.997 | 641.000 | 30.0 |" in page
+    assert "| 0.492 | 3.997 | 641.000 | 30.0 | 1.500 |" in page
     assert "Operations not counted in FLOPs: aten::gelu" in page
     assert "| naspclora | full | -24.1 [-25.0, -23.0] | -24.1 [-25.0, -23.0] | -40.0 | -50.0 |" in page
+
+
+def test_inference_memory_stands_beside_its_time_for_every_merge() -> None:
+    merged = method(
+        "lora",
+        [0.1],
+        inference_seconds={"unmerged": [0.03], "merged-exact": [0.02]},
+        inference_memory_bytes={"unmerged": 2**30, "merged-exact": 2**29},
+    )
+    page = render_costs([session(methods=[method("full", [0.2]), merged])], title="cost")
+    assert "| inference (ms) | merged-exact (ms) | inference (GiB) | merged-exact (GiB) |" in page
+    assert "| 30.0 | 20.0 | 1.000 | 0.500 |" in page
+    assert "| 30.0 | – | 1.500 | – |" in page
+
+
+def test_a_cpu_reserves_nothing() -> None:
+    on_gpu, cpu = session(), replace(session().comparability, device="cpu", driver="")
+    page = render_costs([on_gpu], title="cost")
+    assert "| 0.500 | 2.000 |" in page
+    page = render_costs([session(comparability=cpu, key=cpu.key)], title="cost")
+    assert "| 0.500 | – |" in page
+    assert "| 2.000 |" not in page
+
+
+def test_what_could_not_be_measured_is_named() -> None:
+    page = render_costs([session(dropped={"convlora": "OOM: no room"})], title="cost")
+    assert "- Not measured: convlora: OOM: no room" in page
 
 
 def test_the_claim_is_printed_for_every_cost_and_stays_ambiguous() -> None:
