@@ -9,9 +9,10 @@ from dataclasses import replace
 from harness.records.schema import Record, Run
 from harness.reporting import names
 from harness.reporting.beside import published_block
-from harness.reporting.differences import ImagesOf, difference_blocks
+from harness.reporting.differences import difference_blocks
 from harness.reporting.grid import Cell, Column, Grid, build, is_run, placeholder, sheets
 from harness.reporting.page import Block, Format, Mark, Text, write
+from harness.reporting.paired import ImagesOf
 from harness.reporting.published import Published
 from harness.studies import Study
 
