@@ -29,8 +29,8 @@ def verb(main: Callable[[list[str] | None], int]) -> Main:
         except (UsageError, MethodError, DatasetError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+        except KeyboardInterrupt as interrupt:
+            print(f"interrupted: {interrupt}" if str(interrupt) else "interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,6 +16,8 @@ from harness.errors import UsageError
 from harness.registry import BENCHMARKS, METHODS, Registry, load_plugins
 from harness.validation import parse_assignments
 
+MOST_SEEDS = 1000
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line; building it imports neither torch nor mmengine."""
@@ -76,7 +78,12 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--plan", action="store_true", help="print runs, parameters, memory, what is missing; start nothing"
     )
-    how.add_argument("--budget", type=float, metavar="HOURS", help="with --plan: which runs fit into so many GPU-hours")
+    how.add_argument(
+        "--budget",
+        type=float,
+        metavar="HOURS",
+        help="run only what fits into so many device-hours; with --plan, show which runs those are",
+    )
     how.add_argument(
         "--cluster", metavar="NAME", help="submit to SLURM with this profile (slurm/profiles/NAME.yaml or a path)"
     )
@@ -125,10 +132,19 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.plan:
         from harness.dispatch.show import plan_text
 
-        print(plan_text(planned, request.results, budget=arguments.budget), end="")
+        where = where_it_runs(planned, arguments, cluster_overrides)
+        print(plan_text(planned, request.results, where=where, budget=arguments.budget), end="")
         return 0
     if planned.missing:
         raise UsageError(planned.missing[0])
+    if arguments.budget is not None:
+        from harness.dispatch.pricing import affordable, price
+
+        if arguments.cancel:
+            raise UsageError("--budget chooses what to start and --cancel starts nothing; give one of them")
+        prices = price(planned, request.results, where=where_it_runs(planned, arguments, cluster_overrides))
+        planned, choice = affordable(planned, prices, hours=arguments.budget)
+        print(choice, file=sys.stderr)
 
     from harness.dispatch.executors import run_jobs
 
@@ -150,6 +166,19 @@ def main(argv: list[str] | None = None) -> int:
 
     print(finished_table(planned, request.results, study=arguments.study), end="")
     return 1 if outcome.failed else 0
+
+
+def where_it_runs(planned: Any, arguments: argparse.Namespace, cluster_overrides: dict[str, str]) -> Any:
+    """The `harness.dispatch.pricing.Place` that the options ask for."""
+    from harness.dispatch.pricing import place
+
+    return place(
+        planned,
+        executor=arguments.executor,
+        workers=arguments.workers,
+        cluster=arguments.cluster,
+        cluster_overrides=cluster_overrides,
+    )
 
 
 def build_request(arguments: argparse.Namespace) -> tuple[Any, dict[str, str]]:
@@ -260,11 +289,13 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """``5`` is seeds 0 to 4; ``0,3,7`` is those.
 
     Raises:
-        UsageError: not whole numbers, none, or one twice.
+        UsageError: not whole numbers, none, one twice, or beyond all use.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
+    if not all(part.isascii() and part.isdigit() for part in parts):
         raise UsageError(f"--seeds {text!r} is neither a number of seeds (5) nor a list of seeds (0,3,7)")
+    if any(len(part) > 9 for part in parts) or (len(parts) == 1 and int(parts[0]) > MOST_SEEDS):
+        raise UsageError(f"--seeds {text!r}: at most {MOST_SEEDS} seeds, each of at most 9 digits")
     seeds = tuple(range(int(parts[0]))) if len(parts) == 1 else tuple(int(part) for part in parts)
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds {text!r} names no seed, or one twice")

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from harness.dispatch.attempts import attempts, state_folder
-from harness.dispatch.survey import RunState
+from harness.dispatch.survey import INTERRUPTED, RunState
 from harness.dispatch.sweeps import Limits
 from harness.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from harness.dispatch.job import Job
+    from harness.dispatch.profile import ClusterProfile
 
 ShowStates = Callable[[Mapping[str, RunState]], None]
 
@@ -138,12 +139,40 @@ def make_executor(
         return LocalExecutor(results=results, workers=workers)
     if name == "slurm":
         from harness.dispatch.arrays import SlurmExecutor
-        from harness.dispatch.profile import load_profile
 
-        if not cluster:
-            raise UsageError("--executor slurm needs --cluster NAME (a profile in slurm/profiles, or the path of one)")
-        return SlurmExecutor(results=results, profile=load_profile(cluster, cluster_overrides))
+        return SlurmExecutor(results=results, profile=cluster_profile(cluster, cluster_overrides))
     raise UsageError(f"unknown executor {name!r}{did_you_mean(name, ('inline', 'local', 'slurm'))}")
+
+
+def executor_name(
+    executor: str | None, *, workers: int | None, cluster: str | None, cluster_overrides: Mapping[str, Any] | None
+) -> str:
+    """Which executor the options of a command line ask for.
+
+    Raises:
+        UsageError: they contradict each other.
+    """
+    if cluster and executor not in (None, "slurm"):
+        raise UsageError(f"--cluster {cluster} and --executor {executor} contradict each other; give one of them")
+    if cluster_overrides and not cluster:
+        raise UsageError(f"--set cluster.{next(iter(cluster_overrides))} needs --cluster NAME")
+    name = "slurm" if cluster else executor or "local"
+    if workers is not None and name != "local":
+        raise UsageError(f"--workers is for worker processes here, not for the executor {name}")
+    return name
+
+
+def cluster_profile(cluster: str | None, overrides: Mapping[str, Any] | None) -> ClusterProfile:
+    """The profile that ``--cluster`` names, with ``--set cluster.KEY=VALUE`` in it.
+
+    Raises:
+        UsageError: none is named, or `harness.dispatch.profile.load_profile` refuses it.
+    """
+    from harness.dispatch.profile import load_profile
+
+    if not cluster:
+        raise UsageError("--executor slurm needs --cluster NAME (a profile in slurm/profiles, or the path of one)")
+    return load_profile(cluster, overrides)
 
 
 def run_jobs(
@@ -168,13 +197,7 @@ def run_jobs(
     """
     from harness.dispatch.display import Display
 
-    if cluster and executor not in (None, "slurm"):
-        raise UsageError(f"--cluster {cluster} and --executor {executor} contradict each other; give one of them")
-    if cluster_overrides and not cluster:
-        raise UsageError(f"--set cluster.{next(iter(cluster_overrides))} needs --cluster NAME")
-    name = "slurm" if cluster else executor or "local"
-    if workers is not None and name != "local":
-        raise UsageError(f"--workers is for worker processes here, not for the executor {name}")
+    name = executor_name(executor, workers=workers, cluster=cluster, cluster_overrides=cluster_overrides)
     chosen = make_executor(name, results=results, workers=workers, cluster=cluster, cluster_overrides=cluster_overrides)
     if cancel:
         return _cancel(planned, chosen)
@@ -205,6 +228,7 @@ def run_jobs(
             return Outcome(submitted=True, failed=left_out)
     with Display(total=len(pending)) as display:
         states = chosen.wait(submission, on_change=display.show)
+    _say_interrupted([state for state in states.values() if state.state == INTERRUPTED])
     failed = {key: state.state for key, state in states.items() if state.state != "OK"}
     return Outcome(submitted=False, failed={**left_out, **failed})
 
@@ -227,6 +251,14 @@ def _say_next(submission: Submission, results: Path) -> None:
         print("nothing to submit: every run is finished, queued or running")
     print(f"watch:  python -m harness.status --results {results} --watch")
     print("cancel: the same command with --cancel")
+
+
+def _say_interrupted(runs: Sequence[RunState]) -> None:
+    if not runs:
+        return
+    names = "; ".join(f"{run.variant} on {run.benchmark}, seed {run.seed}" for run in runs[:3])
+    more = f"; and {len(runs) - 3} more" if len(runs) > 3 else ""
+    print(f"{len(runs)} interrupted: {names}{more}; run the same command again to go on", file=sys.stderr)
 
 
 def _cancel(planned: Planned, executor: Executor) -> Outcome:

@@ -7,11 +7,12 @@ only without any from an assumed speed; every line says which.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
+from harness.dispatch.disk import FINISHED, UNFINISHED, embedding_cache_bytes, image_cache_bytes, result_bytes
 from harness.dispatch.work import Images, activation_bytes, limited, run_flops
 from harness.errors import UsageError
 from harness.models.catalog import decoder_parameters
@@ -20,9 +21,11 @@ from methods.placement import BackboneShape, MethodError
 
 ShapeOf = Callable[[str], BackboneShape]
 ImagesOf = Callable[[Run], Images]
+SecondsOf = Callable[[Record], float]
 
-RECORD_BYTES = 40_000
-IMAGE_ROW_BYTES = 150
+PROCESS_BYTES = 0.44 * 2**30
+"""Resident memory of a process that has imported all that a run needs and computed nothing, measured once with
+torch 2.13 for CPUs. A GPU's peak does not count it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +36,13 @@ class Device:
         name: for the plan.
         kind: records made on the other kind of device say nothing of this one.
         flops: operations a second that training reaches, by precision.
+        process_bytes: what a process takes of the memory that counts before it holds a model.
     """
 
     name: str
     kind: Literal["cpu", "gpu"]
     flops: Mapping[str, float]
+    process_bytes: float = 0.0
 
     def made(self, record: Record) -> bool:
         on_cpu = record.environment.get("device", "cpu").lower().startswith("cpu")
@@ -45,7 +50,13 @@ class Device:
 
 
 GPU = Device(name="an 80 GB data-centre GPU", kind="gpu", flops={"fp32": 3e13, "bf16": 8e13, "fp16": 8e13})
-CPU = Device(name="two CPU cores", kind="cpu", flops={"fp32": 9e10, "bf16": 1.5e11, "fp16": 9e10})
+
+
+def cpu(cores: int) -> Device:
+    """What is assumed of a run that has so many CPU cores."""
+    flops = {"fp32": 4.5e10 * cores, "bf16": 7.5e10 * cores, "fp16": 4.5e10 * cores}
+    name = "1 CPU core" if cores == 1 else f"{cores} CPU cores"
+    return Device(name=name, kind="cpu", flops=flops, process_bytes=PROCESS_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +67,8 @@ class RunForecast:
         run: the run.
         hours: on one device.
         peak_memory_bytes: during training.
-        disk_bytes: checkpoints while it runs and what it leaves behind.
+        disk_bytes: what it holds while it is unfinished, such as after an interruption.
+        kept_bytes: what it leaves behind once it is finished.
         time_basis, memory_basis: what the numbers rest on.
     """
 
@@ -64,17 +76,20 @@ class RunForecast:
     hours: float
     peak_memory_bytes: float
     disk_bytes: float
+    kept_bytes: float
     time_basis: str
     memory_basis: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Of a plan; ``finish`` is None without a start."""
+    """Of a plan; ``finish`` is None without a start. Runs share the caches, so these are no run's own."""
 
     runs: tuple[RunForecast, ...]
     parallel: int
     finish: datetime | None
+    image_cache_bytes: float
+    embedding_cache_bytes: float
 
     @property
     def hours(self) -> float:
@@ -97,7 +112,8 @@ def forecast(
     records: Iterable[Record],
     shape_of: ShapeOf,
     *,
-    images_of: ImagesOf | None = None,
+    images_of: ImagesOf,
+    seconds_of: SecondsOf = lambda record: 0.0,
     device: Device = GPU,
     parallel: int = 1,
     start: datetime | None = None,
@@ -108,20 +124,23 @@ def forecast(
         runs: what is to be run.
         records: earlier records, any; those of failed runs are ignored.
         shape_of: backbone name -> its numbers.
-        images_of: run -> images of its splits, before the protocol's limits; by default as earlier records of the same
-            benchmark counted them, else the published sizes.
+        images_of: run -> images of its splits, before the protocol's limits.
+        seconds_of: record -> seconds of all its starts, the test included; 0 where nothing tells. Its own
+            ``wall_time_s`` ends with training.
         device: where the runs will run; its assumed speed counts where no record tells of that kind of device.
         parallel: runs at the same time, for the finish date.
         start: when the first run starts.
     """
     earlier = [record for record in records if record.code == "OK" and record.cost.get("wall_time_s")]
     alike = [record for record in earlier if device.made(record)]
-    count = images_of or _counted(earlier)
-    known = _Earlier(alike, shape_of, device)
+    known = _Earlier(alike, shape_of, device, seconds_of, shapes={_levels(run)[-1] for run in runs})
     priced = []
+    sizes = []
     for run in runs:
         shape = shape_of(run.backbone)
-        images = limited(count(run), run.rules)
+        images = limited(images_of(run), run.rules)
+        sizes.append((run, images, shape))
+        states, results = 4.0 * _trained(run, shape), result_bytes(run, images)
         speed, time_basis = known.speed(run)
         memory, memory_basis = known.memory(run, shape)
         priced.append(
@@ -129,13 +148,20 @@ def forecast(
                 run=run,
                 hours=run_flops(run, shape, images) / speed / 3600,
                 peak_memory_bytes=memory,
-                disk_bytes=_disk(run, shape, images),
+                disk_bytes=UNFINISHED * states + results,
+                kept_bytes=FINISHED * states + results,
                 time_basis=time_basis,
                 memory_basis=memory_basis,
             )
         )
     finish = None if start is None else start + timedelta(hours=_makespan([run.hours for run in priced], parallel))
-    return Forecast(runs=tuple(priced), parallel=parallel, finish=finish)
+    return Forecast(
+        runs=tuple(priced),
+        parallel=parallel,
+        finish=finish,
+        image_cache_bytes=image_cache_bytes((run, images) for run, images, _ in sizes),
+        embedding_cache_bytes=embedding_cache_bytes(sizes),
+    )
 
 
 def within_budget(prices: Forecast, hours: float) -> tuple[RunForecast, ...]:
@@ -161,33 +187,8 @@ def within_budget(prices: Forecast, hours: float) -> tuple[RunForecast, ...]:
     return tuple(priced for priced in prices.runs if priced.run.key in keys)
 
 
-def describe(prices: Forecast) -> str:
-    """The forecast as text: one line a method, then the sum."""
-    methods = prices.by_method()
-    width = max([28, *(len(f"{variant} · {backbone}") for variant, backbone in methods)])
-    lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}  from"]
-    for (variant, backbone), runs in methods.items():
-        peak = max(run.peak_memory_bytes for run in runs) / 2**30
-        disk = sum(run.disk_bytes for run in runs) / 2**30
-        bases = dict.fromkeys(f"time: {run.time_basis}; memory: {run.memory_basis}" for run in runs)
-        name = f"{variant} · {backbone}"
-        lines.append(f"{name:<{width}} {len(runs):>5} {_hours(runs):>9} {peak:>9.2f} {disk:>9.2f}  {' | '.join(bases)}")
-    peak = max((run.peak_memory_bytes for run in prices.runs), default=0.0) / 2**30
-    total = f"{'all':<{width}} {len(prices.runs):>5} {_hours(prices.runs):>9} {peak:>9.2f} {prices.disk_bytes / 2**30:>9.2f}"
-    lines.append(total + "  hours are device-hours, GPU-hours on a GPU")
-    if prices.finish is not None:
-        at_once = f"{prices.parallel} run{'s' if prices.parallel > 1 else ''} at a time, no waiting in a queue"
-        lines.append(f"finished about {prices.finish:%Y-%m-%d %H:%M} ({at_once})")
-    return "\n".join(lines)
-
-
 def _records(count: int) -> str:
     return "1 record" if count == 1 else f"{count} records"
-
-
-def _hours(runs: Iterable[RunForecast]) -> str:
-    hours = sum(run.hours for run in runs)
-    return f"{hours:.1f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _fitting(groups: Iterable[list[RunForecast]], hours: float) -> list[RunForecast]:
@@ -204,25 +205,38 @@ def _fitting(groups: Iterable[list[RunForecast]], hours: float) -> list[RunForec
 class _Earlier:
     """Operations a second and memory of earlier runs, looked up from the most alike to the least."""
 
-    def __init__(self, records: Sequence[Record], shape_of: ShapeOf, device: Device) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        shape_of: ShapeOf,
+        device: Device,
+        seconds_of: SecondsOf,
+        *,
+        shapes: Collection[tuple[object, ...]],
+    ) -> None:
         self._device = device
         self._speeds: dict[tuple[object, ...], list[float]] = {}
         self._peaks: dict[tuple[object, ...], list[float]] = {}
         for record in records:
+            levels = _levels(record.run)
+            if levels[-1] not in shapes:
+                continue
             if record.cost.get("peak_memory_bytes"):
-                self._peaks.setdefault(_levels(record.run)[0], []).append(record.cost["peak_memory_bytes"])
+                self._peaks.setdefault(levels[0], []).append(record.cost["peak_memory_bytes"])
             images = Images(
                 train=record.counts.get("train", 0),
                 val=record.counts.get("val", 0),
                 test=sum(count for split, count in record.counts.items() if split not in ("train", "val", "all")),
             )
+            trained, whole = record.cost["wall_time_s"], seconds_of(record)
+            timed = images if whole >= trained else replace(images, test=0)
             try:
-                work = run_flops(record.run, shape_of(record.run.backbone), images)
+                work = run_flops(record.run, shape_of(record.run.backbone), timed)
             except (UsageError, MethodError, KeyError):
                 continue  # a backbone or a method that is not installed here
             if work:
-                for level in _levels(record.run):
-                    self._speeds.setdefault(level, []).append(work / record.cost["wall_time_s"])
+                for level in levels:
+                    self._speeds.setdefault(level, []).append(work / max(trained, whole))
 
     def speed(self, run: Run) -> tuple[float, str]:
         bases = ("{} of the same shape", "{} of this method", "FLOPs at the speed of {} of this backbone")
@@ -238,7 +252,11 @@ class _Earlier:
         if known:
             return max(known), f"{_records(len(known))} of the same shape"
         weights = 4.0 * (_encoder_parameters(shape) + _decoder(run))
-        return weights + 12.0 * _trained(run, shape) + activation_bytes(run, shape), "closed form"
+        model = weights + 12.0 * _trained(run, shape) + activation_bytes(run, shape)
+        if not self._device.process_bytes:
+            return model, "closed form"
+        process = f"{self._device.process_bytes / 2**30:.2f} GiB of the process, as measured once"
+        return model + self._device.process_bytes, f"closed form and {process}"
 
 
 def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
@@ -269,35 +287,12 @@ def _encoder_parameters(shape: BackboneShape) -> float:
     return float(shape.depth * (4 * shape.dim**2 + 2 * shape.dim * shape.mlp_dim) + 3 * shape.patch**2 * shape.dim)
 
 
-def _disk(run: Run, shape: BackboneShape, images: Images) -> float:
-    """The best state, the resumable state with two Adam moments, the record, and a row an image and scored model."""
-    rows = (images.test * (2 + len(run.rules.get("merge", ()))) + images.val) * IMAGE_ROW_BYTES
-    return 4.0 * _trained(run, shape) * (1 + 3) + RECORD_BYTES + rows
-
-
 def _makespan(hours: Sequence[float], parallel: int) -> float:
     """Longest first onto whichever device is free first."""
     loads = [0.0] * max(1, parallel)
     for one in sorted(hours, reverse=True):
         loads[loads.index(min(loads))] += one
     return max(loads)
-
-
-def _counted(records: Sequence[Record]) -> ImagesOf:
-    """Images by earlier records of one split manifest, then of one benchmark, then by the published sizes."""
-    seen: dict[str, Images] = {}
-    for record in records:
-        counts = record.counts
-        if "train" in counts:
-            test = sum(count for split, count in counts.items() if split not in ("train", "val", "all"))
-            images = Images(train=counts["train"], val=counts.get("val", 0), test=test)
-            seen.setdefault(record.run.manifest, images)
-            seen.setdefault(record.run.benchmark, images)
-
-    def count(run: Run) -> Images:
-        return seen.get(run.manifest) or seen.get(run.benchmark) or published_images(run.benchmark)
-
-    return count
 
 
 def published_images(benchmark: str) -> Images:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -13,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -82,7 +84,7 @@ class InlineExecutor(Executor):
                     lease.release("finished" if record.code == "OK" else "failed", record.code)
                 except Interrupted as interrupted:
                     lease.release("interrupted", str(interrupted))
-                    raise KeyboardInterrupt from interrupted
+                    raise KeyboardInterrupt(str(interrupted)) from interrupted
                 except BaseException as error:
                     lease.release("killed", f"{type(error).__name__}: {error}")
                     raise
@@ -158,18 +160,21 @@ class LocalExecutor(Executor):
                 return self._submit_command(command)
 
         process = WorkerProcess(folder=chunk.path.parent / "logs")
-        gpus = [int(self.devices[index % len(self.devices)])] if self.devices else []
         # submitit's default limit is minutes; a local worker has none
-        process.update_parameters(
-            timeout_min=60 * 24 * 365, gpus_per_node=len(gpus), visible_gpus=gpus, stderr_to_stdout=True
-        )
-        variables = {} if self.devices else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads))}
+        process.update_parameters(timeout_min=60 * 24 * 365, stderr_to_stdout=True)
+        variables = self._variables(index)
         # Ctrl-C reaches the whole process group; workers are told by us instead, so that they can write a checkpoint.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             return process.begin(worker_command(chunk, frozen, python=shlex.quote(sys.executable), variables=variables))
         finally:
             signal.signal(signal.SIGINT, before)
+
+    def _variables(self, index: int) -> dict[str, str]:
+        """Environment of a worker: its GPU by the name that was given for it (submitit takes whole numbers only)."""
+        if self.devices:
+            return {"CUDA_VISIBLE_DEVICES": self.devices[index % len(self.devices)]}
+        return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads))}
 
     def _stop(self) -> None:
         """Ask the workers to write checkpoints and end; kill those that do not."""
@@ -191,9 +196,14 @@ class LocalExecutor(Executor):
 
 
 def visible_gpus() -> list[str]:
-    """Indices of the GPUs that this process may use, without importing torch."""
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them, without importing torch.
+
+    An index, a UUID (``GPU-…``) or a slice of one (``MIG-…``). Like CUDA, what is none of these, such as -1, ends the
+    list.
+    """
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [word for word in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if word.strip().isdigit()]
+        words = [word.strip() for word in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+        return list(takewhile(re.compile(r"\d+$|GPU-|MIG-").match, words))
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.dispatch.forecast import CPU, GPU, Device, describe, forecast, within_budget
+from harness.dispatch.forecast import Forecast, RunForecast, within_budget
 from harness.dispatch.plan import Plan
+from harness.dispatch.pricing import Place, named, price
 from harness.errors import UsageError
 from harness.models.catalog import backbone_shape, decoder_parameters, total_parameters
 from harness.records.schema import Run
@@ -15,14 +18,18 @@ from harness.records.store import RecordStore, write_atomically
 from harness.registry import BENCHMARKS, method_config_class
 from harness.validation import from_mapping
 
+if TYPE_CHECKING:
+    from harness.studies import Study
 
-def plan_text(planned: Plan, results: Path, *, budget: float | None = None) -> str:
+
+def plan_text(planned: Plan, results: Path, *, where: Place, budget: float | None = None) -> str:
     """Runs, trainable parameters, forecast and what is missing; starts nothing.
 
     Args:
         planned: the plan.
         results: where earlier records are, which the forecast learns from.
-        budget: GPU-hours; names the runs that fit.
+        where: what the runs would run on.
+        budget: device-hours; names the runs that fit.
     """
     lines = [f"{len(planned.jobs)} runs, {len(planned.finished)} finished, {len(planned.failed)} failed before", ""]
     lines.append(f"{'method':28} {'backbone':28} {'encoder':>12} {'trainable':>12} {'of total':>14}")
@@ -32,25 +39,51 @@ def plan_text(planned: Plan, results: Path, *, budget: float | None = None) -> s
     lines += ["", f"{'benchmark':14} splits"]
     lines += [f"{name:14} {rule or 'not on disk'}{f' · {note}' if note else ''}" for name, rule, note in benchmarks]
     if planned.pending:
-        store = RecordStore(results)
-        records = store.summaries()[0] if store.folder.is_dir() else []
-        prices = forecast(
-            [job.run for job in planned.pending],
-            records,
-            backbone_shape,
-            device=device_of(planned),
-            start=datetime.now(),
-        )
+        prices = price(planned, results, where=where)
         lines += ["", describe(prices)]
         if budget is not None:
             chosen = within_budget(prices, budget)
             lines += ["", f"{len(chosen)} of {len(prices.runs)} runs fit into {budget:g} hours:"]
-            lines += [
-                f"  {one.run.variant} · {one.run.backbone} · {one.run.benchmark} · seed {one.run.seed} · {one.hours:.2f} h"
-                for one in chosen
-            ]
+            lines += [f"  {named(one.run)} · {one.hours:.2f} h" for one in chosen]
     lines += ["", *(f"missing: {line}" for line in planned.missing)] if planned.missing else ["", "nothing is missing"]
     return "\n".join(lines) + "\n"
+
+
+def describe(prices: Forecast) -> str:
+    """The forecast as text: one line a method, the sum, disk, and when it is finished."""
+    methods = prices.by_method()
+    width = max([28, *(len(f"{variant} · {backbone}") for variant, backbone in methods)])
+    lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}  from"]
+    for (variant, backbone), runs in methods.items():
+        peak = max(run.peak_memory_bytes for run in runs) / 2**30
+        disk = sum(run.disk_bytes for run in runs) / 2**30
+        bases = dict.fromkeys(f"time: {run.time_basis}; memory: {run.memory_basis}" for run in runs)
+        name = f"{variant} · {backbone}"
+        lines.append(f"{name:<{width}} {len(runs):>5} {_hours(runs):>9} {peak:>9.2f} {disk:>9.2f}  {' | '.join(bases)}")
+    peak = max((run.peak_memory_bytes for run in prices.runs), default=0.0) / 2**30
+    total = f"{'all':<{width}} {len(prices.runs):>5} {_hours(prices.runs):>9} {peak:>9.2f} {prices.disk_bytes / 2**30:>9.2f}"
+    lines.append(total + "  hours are device-hours, GPU-hours on a GPU")
+    kept = sum(run.kept_bytes for run in prices.runs) / 2**30
+    lines.append(f"disk is that of unfinished runs, each with two checkpoints; {kept:.2f} GiB stay when all are finished")
+    lines += _caches(prices)
+    if prices.finish is not None:
+        at_once = f"{prices.parallel} run{'s' if prices.parallel > 1 else ''} at a time, no waiting in a queue"
+        lines.append(f"finished about {prices.finish:%Y-%m-%d %H:%M} ({at_once})")
+    return "\n".join(lines)
+
+
+def _caches(prices: Forecast) -> list[str]:
+    kept = []
+    if prices.image_cache_bytes:
+        kept.append(f"images {prices.image_cache_bytes / 2**30:.2f} GiB and scored masks at their own size (--no-cache: none)")
+    if prices.embedding_cache_bytes:
+        kept.append(f"embeddings of frozen encoders {prices.embedding_cache_bytes / 2**30:.2f} GiB")
+    return [f"caches come on top, shared by runs, where there is room: {'; '.join(kept)}"] if kept else []
+
+
+def _hours(runs: Iterable[RunForecast]) -> str:
+    hours = sum(run.hours for run in runs)
+    return f"{hours:.1f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
@@ -75,10 +108,32 @@ def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
     return found
 
 
-def device_of(planned: Plan) -> Device:
-    """The forecast's assumption where no record tells: cards for a CPU run there, all others on a GPU."""
-    small = all(int(job.run.rules["image_size"]) <= 256 for job in planned.jobs)
-    return CPU if small else GPU
+def narrowed(study: Study, planned: Plan) -> Study:
+    """The study as it was planned, where the command line replaced its seeds, benchmarks, backbones, methods or protocol.
+
+    Published numbers stand beside the study's own protocol only.
+    """
+    from harness.reporting.grid import is_entry, placeholder
+    from harness.studies import Entry
+
+    runs = [job.run for job in planned.jobs]
+    entries: dict[str, Entry] = {}
+    for run in runs:
+        alike = [entry for entry in study.entries if entry.method == run.method]
+        mine = [entry for entry in alike if is_entry(placeholder(run), entry.options)]
+        for entry in mine or [Entry(label=run.variant, method=run.method, options=run.changed)]:
+            entries.setdefault(entry.label, entry)
+    places = {entry.label: place for place, entry in enumerate(study.entries)}
+    rows = sorted(entries.values(), key=lambda entry: places.get(entry.label, len(places)))
+    return replace(
+        study,
+        protocol=planned.protocol.name,
+        backbones=tuple(dict.fromkeys(run.backbone for run in runs)),
+        benchmarks=tuple(dict.fromkeys(run.benchmark for run in runs)),
+        entries=tuple(rows),
+        seeds=tuple(sorted({run.seed for run in runs})),
+        table=replace(study.table, paper=study.table.paper and planned.protocol.name == study.protocol),
+    )
 
 
 def finished_table(planned: Plan, results: Path, *, study: str | None) -> str:
@@ -89,14 +144,16 @@ def finished_table(planned: Plan, results: Path, *, study: str | None) -> str:
     from harness.studies import load_study
 
     grid = load_study(study) if study else None
-    records, _ = RecordStore(results).summaries()
+    store = RecordStore(results)
     text = render(
-        records,
-        study=grid,
+        store.summaries()[0],
+        study=narrowed(grid, planned) if grid else None,
         runs=[job.run for job in planned.jobs],
         published=published.read() if grid else (),
         images_of=images_below(results),
     )
+    if not store.folder.is_dir():  # the first runs were all interrupted: no pages yet
+        return text
     found = pages(results)
     for path, reason in found.skipped.items():
         print(f"skipped: {path}: {reason}", file=sys.stderr)

@@ -87,12 +87,17 @@ def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
     forward = forward_flops(run, shape)
     evaluations = epochs // max(1, int(rules.get("select_every", 1))) * images.val
     evaluations += images.test * (2 + len(rules.get("merge", ())))
-    if run.method == "decoder" and rules.get("cache_embeddings"):
+    if encodes_once(run):
         head = decoder_flops(shape, image_size=int(rules["image_size"]))
         views = 2 if rules.get("flip") else 1
         embeddings = (views * images.train + images.val + images.test) * (forward - head)
         return embeddings + head * (3 * epochs * images.train + evaluations)
     return epochs * images.train * step_flops(run, shape) + evaluations * forward
+
+
+def encodes_once(run: Run) -> bool:
+    """Whether the encoder stays as it is and its embeddings are kept, so that an image passes it once."""
+    return run.method == "decoder" and bool(run.rules.get("cache_embeddings"))
 
 
 def activation_bytes(run: Run, shape: BackboneShape) -> float:

@@ -116,6 +116,12 @@ def study_from_dict(data: Any, *, name: str) -> Study:
     """
     where = f"study {name!r}"
     content = dict(_checked(data, Study, where=where, without=("name",)))
+    for name_of_text in ("title", "note", "protocol"):
+        if not isinstance(content.get(name_of_text, ""), str):
+            raise UsageError(f"{where}: {name_of_text} must be text, not {content[name_of_text]!r}")
+    overrides = content["set"] = content.get("set") or {}
+    if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
+        raise UsageError(f"{where}: set must be a mapping of a card's fields to values, not {overrides!r}")
     entries = tuple(_entry(item, where=where) for item in _sequence(content.pop("entries", ()), f"{where}: entries"))
     labels = [entry.label for entry in entries]
     twice = sorted({label for label in labels if labels.count(label) > 1})

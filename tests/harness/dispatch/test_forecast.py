@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from harness.dispatch.forecast import CPU, GPU, Forecast, describe, forecast, published_images, within_budget
+from harness.dispatch.forecast import GPU, PROCESS_BYTES, Forecast, cpu, forecast, published_images, within_budget
+from harness.dispatch.show import describe
 from harness.dispatch.work import Images, encoder_flops, forward_flops, run_flops, step_flops
 from harness.errors import UsageError
-from harness.models.catalog import backbone_shape
+from harness.models.catalog import backbone_shape, decoder_parameters
 from harness.records.schema import Record, Run
 from tests.harness.reporting.sample import record
 
@@ -31,7 +32,9 @@ def made(seconds: float = 100.0, **changes: Any) -> Record:
 
 
 def price(runs: list[Run], records: list[Record], **options: Any) -> Forecast:
-    return forecast(runs, records, backbone_shape, images_of=lambda run: IMAGES, **{"device": CPU, **options})
+    """By default every record's ``wall_time_s`` is all of its time."""
+    defaults = {"device": cpu(2), "seconds_of": lambda record: record.cost["wall_time_s"]}
+    return forecast(runs, records, backbone_shape, images_of=lambda run: IMAGES, **{**defaults, **options})
 
 
 def test_a_run_like_an_earlier_one_costs_what_that_one_did() -> None:
@@ -57,10 +60,46 @@ def test_time_scales_with_the_work_of_the_run() -> None:
 
 def test_without_a_record_of_this_kind_of_device_the_speed_is_assumed_and_said_so() -> None:
     found = price([made().run], [made(environment={"device": "NVIDIA H100"})]).runs[0]
-    assert found.time_basis == "FLOPs at an assumed 0.09 TFLOP/s (two CPU cores)"
-    assert found.memory_basis == "closed form"
+    assert found.time_basis == "FLOPs at an assumed 0.09 TFLOP/s (2 CPU cores)"
+    assert found.memory_basis == "closed form and 0.44 GiB of the process, as measured once"
     on_gpu = price([made().run], [made(environment={"device": "NVIDIA H100"})], device=GPU).runs[0]
     assert on_gpu.time_basis == "1 record of the same shape"
+
+
+def test_closed_form_memory_counts_the_process_on_a_cpu_and_not_on_a_gpu() -> None:
+    found = [price([made().run], [], device=device).runs[0] for device in (cpu(1), GPU)]
+    assert found[0].peak_memory_bytes - found[1].peak_memory_bytes == PROCESS_BYTES
+    assert found[1].memory_basis == "closed form"
+
+
+def test_a_record_whose_clock_stops_with_training_says_nothing_of_the_test() -> None:
+    earlier = made()
+    shape = backbone_shape("vit_t")
+    work = run_flops(earlier.run, shape, IMAGES) / run_flops(earlier.run, shape, replace(IMAGES, test=0))
+    assert work > 1.01
+    assert price([earlier.run], [earlier], seconds_of=lambda record: 0.0).hours == pytest.approx(work * 100 / 3600)
+    assert price([earlier.run], [earlier], seconds_of=lambda record: 150.0).hours == pytest.approx(150 / 3600)
+    assert price([earlier.run], [earlier], seconds_of=lambda record: 3.0).hours == pytest.approx(work * 100 / 3600)
+
+
+def test_disk_is_that_of_an_interrupted_run_and_less_stays() -> None:
+    run = made(method="decoder").run
+    states = 4 * decoder_parameters("vit_t", task="binary")
+    rows = 40_000 + 150 * (IMAGES.val + 2 * IMAGES.test)
+    found = price([run], []).runs[0]
+    assert (found.disk_bytes, found.kept_bytes) == (7 * states + rows, 2 * states + rows)
+
+
+def test_caches_are_counted_once_for_all_runs_that_share_them() -> None:
+    rules = {"cache_images": True, "cache_embeddings": True}
+    runs = [made(seed=seed, method=method, rules=rules).run for seed in range(2) for method in ("lora", "decoder")]
+    found = price([replace(run, checkpoint="abc") for run in runs], [])
+    assert found.image_cache_bytes == 130 * 4 * 128**2
+    assert found.embedding_cache_bytes == 2 * 100 * 64 * 8 * 8 * 4
+    assert price(runs, []).embedding_cache_bytes == 2 * found.embedding_cache_bytes  # every seed its own random encoder
+    assert "caches come on top, shared by runs, where there is room: images 0.01 GiB" in describe(found)
+    assert price([made().run], []).image_cache_bytes == 0
+    assert "caches" not in describe(price([made().run], []))
 
 
 def test_another_method_on_the_same_backbone_is_priced_by_flops_at_its_speed() -> None:
@@ -109,7 +148,7 @@ def test_the_description_has_a_line_a_method_and_a_sum() -> None:
     runs = [made(seed=seed, method=method).run for method in ("lora", "decoder") for seed in range(2)]
     text = describe(price(runs, [made()], start=datetime(2026, 1, 1)))
     assert text == describe(price(runs, [made()], start=datetime(2026, 1, 1)))
-    assert [line.split()[0] for line in text.splitlines()] == ["method", "lora", "decoder", "all", "finished"]
+    assert [line.split()[0] for line in text.splitlines()] == ["method", "lora", "decoder", "all", "disk", "finished"]
     assert "2 records" not in text
     assert "1 record of the same shape" in text
 

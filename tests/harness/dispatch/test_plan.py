@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.dispatch.plan import Entry, Plan, Request, plan
+from harness.dispatch.pricing import place
 from harness.dispatch.samples import sample_writer
 from harness.dispatch.show import parameter_rows, plan_text
 from harness.errors import UsageError
@@ -107,12 +108,12 @@ def test_whole_paper_grid_plans_with_exact_counts_and_no_data(tmp_path: Path) ->
     made = plan(request)
     rows = {name: (encoder, trainable) for name, _, encoder, trainable, _ in parameter_rows(made)}
     assert rows == {"lora": (491_520, 3_997_056), "convlora": (514_560, 4_020_096), "decoder": (0, 3_505_536)}
-    assert "3,997,056" in plan_text(made, tmp_path)
+    assert "3,997,056" in plan_text(made, tmp_path, where=place(made))
 
 
 def test_thousand_runs_plan_in_two_seconds(samples: Path, tmp_path: Path) -> None:
     begun = time.process_time()
     made = planned(samples, tmp_path, seeds=tuple(range(250)))
-    plan_text(made, tmp_path)
+    plan_text(made, tmp_path, where=place(made))
     assert len(made.jobs) == 1000
     assert time.process_time() - begun < 2.0
