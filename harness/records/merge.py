@@ -2,13 +2,15 @@
 
 Two files of one key are the same (equal bytes), or a conflict: a failure and a success, or two clusters that do not
 agree bit for bit. Of a conflict one record takes the place under its key, and every other goes to
-``records/conflicts/<key>.<hash of its content>.json``, which tables do not read.
+``records/conflicts/<key>.<hash of its content>.json``, which tables do not read. So does a file of the destination that
+this code cannot read (a later schema, half a file) when a record comes that belongs in its place.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -51,7 +53,7 @@ class MergeReport:
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
     path: Path
-    text: str
+    content: bytes
     record: Record
     here: bool
 
@@ -59,7 +61,7 @@ class _Candidate:
     def rank(self) -> tuple[bool, bool, str, str]:
         """Successes first, then what the destination has, then the earliest, then by content: no matter in which order
         the folders were named."""
-        return (self.record.code != "OK", not self.here, self.record.finished, _hash(self.text))
+        return (self.record.code != "OK", not self.here, self.record.finished, _hash(self.content))
 
 
 def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str] = ()) -> MergeReport:
@@ -101,31 +103,44 @@ def _candidates(root: Path, report: MergeReport, *, here: bool) -> list[_Candida
     for path in sorted(RecordStore(root).folder.glob("*.json")) + conflicts(root):
         try:
             record = load(path)
-            text = path.read_text(encoding="utf-8")
+            content = path.read_bytes()
         except (ValueError, OSError) as error:
             report.skipped[path] = str(error)
             continue
-        found.append(_Candidate(path=path, text=text, record=record, here=here))
+        found.append(_Candidate(path=path, content=content, record=record, here=here))
     return found
 
 
 def _settle(key: str, candidates: list[_Candidate], store: RecordStore, report: MergeReport) -> None:
     unique: dict[str, _Candidate] = {}
     for candidate in sorted(candidates, key=lambda one: one.rank):
-        unique.setdefault(_content(candidate), candidate)
+        unique.setdefault(_content_hash(candidate.path), candidate)
     kept, *others = unique.values()
     report.same += len(candidates) - len(unique)
     for other in others:
-        stem = f"{key}.{_content(other)}"
-        _copy(other, store.folder / CONFLICTS, stem)
-    if kept.path.resolve() != store.path(key).resolve():
-        report.added += not store.path(key).is_file()
+        _copy(other, store.folder / CONFLICTS, f"{key}.{_content_hash(other.path)}")
+    apart = [other.path for other in others]
+    differs = set().union(*(_differences(kept.record, other.record) for other in others))
+    target = store.path(key)
+    if target.is_file() and target.resolve() not in {one.path.resolve() for one in candidates}:
+        _set_aside(target, store.folder / CONFLICTS)
+        apart.append(target)
+        differs.add("a file that cannot be read")
+    if kept.path.resolve() != target.resolve():
+        report.added += not target.is_file()
         _copy(kept, store.folder, key)
-    if others:
-        differs = tuple(sorted(set().union(*(_differences(kept.record, other.record) for other in others))))
-        report.conflicts.append(
-            Conflict(key=key, kept=kept.path, apart=tuple(other.path for other in others), differs=differs)
-        )
+    if apart:
+        report.conflicts.append(Conflict(key=key, kept=kept.path, apart=tuple(apart), differs=tuple(sorted(differs))))
+
+
+def _set_aside(path: Path, folder: Path) -> None:
+    """Move an unreadable record and what lies beside it."""
+    stem = f"{path.stem}.{_content_hash(path)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in (".json", *BESIDE):
+        source = path.with_name(path.stem + suffix)
+        if source.is_file():
+            os.replace(source, folder / f"{stem}{suffix}")
 
 
 def _copy(candidate: _Candidate, folder: Path, stem: str) -> None:
@@ -135,22 +150,21 @@ def _copy(candidate: _Candidate, folder: Path, stem: str) -> None:
         source = candidate.path.with_name(beside + suffix)
         target = folder / f"{stem}{suffix}"
         if source.is_file() and source.resolve() != target.resolve():
-            write_atomically(target, source.read_text(encoding="utf-8"))
+            write_atomically(target, source.read_bytes())
     target = folder / f"{stem}.json"
-    if not target.is_file() or target.read_text(encoding="utf-8") != candidate.text:
-        write_atomically(target, candidate.text)
+    if not target.is_file() or target.read_bytes() != candidate.content:
+        write_atomically(target, candidate.content)
 
 
-def _content(candidate: _Candidate) -> str:
-    """Of the record and of what lies beside it."""
-    beside = candidate.path.name.removesuffix(".json")
-    files = [candidate.path.with_name(beside + suffix) for suffix in BESIDE]
-    texts = [path.read_text(encoding="utf-8") if path.is_file() else "" for path in files]
-    return _hash("\0".join([candidate.text, *texts]))
+def _content_hash(path: Path) -> str:
+    """Of a record's file and of what lies beside it."""
+    beside = path.name.removesuffix(".json")
+    files = [path, *(path.with_name(beside + suffix) for suffix in BESIDE)]
+    return _hash(b"\0".join(file.read_bytes() if file.is_file() else b"" for file in files))
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def _differences(first: Record, second: Record) -> set[str]:
@@ -161,18 +175,18 @@ def _differences(first: Record, second: Record) -> set[str]:
 def _merge_costs(sources: Sequence[Path], destination: Path, report: MergeReport) -> None:
     """Cost records have no key: equal content is one record, an equal name with other content gets its hash added."""
     folder = destination / "cost"
-    there = {_hash(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
+    there = {_hash(path.read_bytes()) for path in folder.glob("*.json")}
     for root in sources:
         for path in sorted((root / "cost").glob("*.json")):
-            text = path.read_text(encoding="utf-8")
+            content = path.read_bytes()
             try:
-                json.loads(text)
+                json.loads(content.decode("utf-8"))
             except ValueError as error:
                 report.skipped[path] = f"truncated or not JSON ({error})"
                 continue
-            if _hash(text) in there:
+            if _hash(content) in there:
                 continue
-            there.add(_hash(text))
+            there.add(_hash(content))
             target = folder / path.name
-            write_atomically(target if not target.exists() else folder / f"{path.stem}.{_hash(text)}.json", text)
+            write_atomically(target if not target.exists() else folder / f"{path.stem}.{_hash(content)}.json", content)
             report.added += 1

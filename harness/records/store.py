@@ -23,7 +23,7 @@ from harness.errors import UsageError
 from harness.records.schema import SCHEMA_VERSION, Record, Run
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside ``path`` and rename, so that a reader or a crash never sees half a file; fsynced before the rename.
 
     The file gets the mode that the umask asks for (`tempfile` would hide it from everyone else on a cluster).
@@ -32,8 +32,8 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -107,6 +107,52 @@ def test_truncated_and_foreign_files_are_reported_and_the_rest_is_merged(tmp_pat
     assert len(list(RecordStore(tmp_path / "c"))) == 1
 
 
+@pytest.mark.parametrize("content", ['"schema_version": 3', "truncated"])
+def test_a_record_of_the_destination_that_this_code_cannot_read_is_kept_apart(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = record(0.9)
+    a, b = folder(tmp_path / "a", one), folder(tmp_path / "b", record(0.8))
+    path = RecordStore(b).path(one.key)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(
+        text[:40] if content == "truncated" else text.replace('"schema_version": 2', content), encoding="utf-8"
+    )
+    before = path.read_bytes()
+    assert main(["merge", str(a), str(b)]) == 0
+    shown = capsys.readouterr()
+    assert f"skipped: {path}" in shown.err
+    assert "cannot be read" in shown.out
+    assert "1 added, 0 the same, 1 conflicts, 1 skipped" in shown.out
+    assert list(RecordStore(b)) == [one]
+    (apart,) = conflicts(b)
+    assert apart.read_bytes() == before
+    assert apart.with_name(apart.name.replace(".json", ".images.csv")).read_text() == IMAGES.format(0.8)
+    after = tree(b)
+    assert main(["merge", str(a), str(b)]) == 0
+    assert tree(b) == after
+
+
+def test_what_lies_beside_a_record_is_copied_byte_for_byte(tmp_path: Path) -> None:
+    a = folder(tmp_path / "a", record())
+    images = b"variant,split,stem,iou\r\nbest,test,feuille-\xe9,0.5\r\n"
+    RecordStore(a).images_path(record().key).write_bytes(images)
+    assert merge([a], tmp_path / "c").added == 1
+    assert RecordStore(tmp_path / "c").images_path(record().key).read_bytes() == images
+
+
+def test_a_cost_record_that_is_no_text_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    for name in "ac":
+        folder(tmp_path / name, record())
+        (tmp_path / name / "cost").mkdir()
+        (tmp_path / name / "cost" / f"{name}.json").write_bytes(b'{"x": "\xe9"}')
+    (tmp_path / "a" / "cost" / "good.json").write_text('{"x": 1}')
+    report = merge([tmp_path / "a"], tmp_path / "c")
+    assert [path.name for path in report.skipped] == ["a.json"]
+    assert "utf-8" in next(iter(report.skipped.values()))
+    assert sorted(path.name for path in (tmp_path / "c" / "cost").iterdir()) == ["c.json", "good.json"]
+
+
 def test_cost_records_of_one_name_and_other_content_both_stay(tmp_path: Path) -> None:
     for name, text in (("a", '{"x": 1}'), ("b", '{"x": 2}')):
         folder(tmp_path / name, record())
