@@ -88,11 +88,19 @@ def record_from_json(data: Any) -> Record:
     for name, shape in _SHAPES.items():
         if name in content and not isinstance(content[name], shape):
             raise ValueError(f"{name} is a {type(content[name]).__name__}")
+    _check_scores(content.get("scores", {}))
     try:
         run = Run(**content.pop("run"))
         return Record(run=run, **content)
     except TypeError as error:
         raise ValueError(str(error)) from error
+
+
+def _check_scores(scores: dict[str, Any]) -> None:
+    for variant, splits in scores.items():
+        for metrics in splits.values() if isinstance(splits, dict) else [splits]:
+            if not isinstance(metrics, dict) or not all(isinstance(value, int | float) for value in metrics.values()):
+                raise ValueError(f"scores: {variant} is no mapping of splits to metrics to numbers")
 
 
 def load(path: Path) -> Record:

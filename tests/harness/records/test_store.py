@@ -98,6 +98,14 @@ def test_truncated_and_foreign_files_are_reported_and_skipped(tmp_path: Path, co
         store.read("0000")
 
 
+@pytest.mark.parametrize("scores", [{"best": 3}, {"best": {"test": 0.5}}, {"best": {"test": {"iou": "0.5"}}}])
+def test_scores_of_another_shape_are_no_record(tmp_path: Path, scores: object) -> None:
+    store = RecordStore(tmp_path)
+    path = store.write(record())
+    path.write_text(json.dumps({**json.loads(path.read_text()), "scores": scores}))
+    assert store.summaries() == ([], {path: "scores: best is no mapping of splits to metrics to numbers"})
+
+
 def test_a_copy_under_another_name_does_not_count_twice(tmp_path: Path) -> None:
     store = RecordStore(tmp_path)
     path = store.write(record())
