@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import datasets
 import methods
 from harness.errors import UsageError, did_you_mean
+from methods.placement import MethodError
 
 METHOD_GROUP = "sam_peft_harness.methods"
 BENCHMARK_GROUP = "sam_peft_harness.benchmarks"
@@ -36,11 +37,21 @@ class Registry:
         builtin: the project's own entries.
         group: entry-point group by which installed packages join.
         base: ``module:Class`` that every loaded entry must subclass.
+        fault: says why a class from outside cannot be used, empty where it can.
     """
 
-    def __init__(self, kind: str, *, builtin: Mapping[str, str], group: str, base: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        builtin: Mapping[str, str],
+        group: str,
+        base: str,
+        fault: Callable[[Any], str] = lambda loaded: "",
+    ) -> None:
         self.kind = kind
         self._base = base
+        self._fault = fault
         self._entries = {name: EntryPoint(name, value, group) for name, value in builtin.items()}
         self._builtin = frozenset(builtin)
         self._loaded: dict[str, type] = {}
@@ -82,18 +93,20 @@ class Registry:
         """The class behind ``name``; imports its module.
 
         Raises:
-            UsageError: unknown, broken on import, or not of the right base class.
+            UsageError: unknown, broken on import, not of the right base class, or unusable.
         """
         name = self.resolve(name)
         if name not in self._loaded:
             entry = self._entries[name]
             try:
                 loaded = entry.load()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise UsageError(f"{self.kind} {name!r} ({entry.value}) cannot be imported: {reason}") from error
             if not self.accepts(loaded):
                 raise UsageError(f"{self.kind} {name!r} must be a subclass of {self._base}, not {loaded!r}")
+            if reason := self._fault(loaded):
+                raise UsageError(f"{self.kind} {name!r} ({entry.value}) cannot be used: {reason}")
             self._loaded[name] = loaded
         return self._loaded[name]
 
@@ -102,20 +115,42 @@ class Registry:
         base = EntryPoint("base", self._base, "").load()
         return isinstance(candidate, type) and issubclass(candidate, base)
 
-    def add(self, name: str, loaded: type) -> None:
-        """Register a plug-in's class.
-
-        Raises:
-            UsageError: the name belongs to something else already.
-        """
+    def refusal(self, name: str, loaded: type) -> str:
+        """Why a plug-in's class may not join, empty where it may: its name is taken, or it cannot be used."""
         name = normalise(name)
         earlier = self._loaded.get(name)
         if name in self._entries or (earlier is not None and earlier.__module__ != loaded.__module__):
-            raise UsageError(f"{self.kind} {name!r} exists already; give the plug-in's class another name")
-        self._loaded[name] = loaded
+            return f"{self.kind} {name!r} exists already; give the plug-in's class another name"
+        reason = self._fault(loaded)
+        return f"{self.kind} {name!r} cannot be used: {reason}" if reason else ""
+
+    def add(self, name: str, loaded: type) -> None:
+        """Register a plug-in's class that nothing refuses."""
+        self._loaded[normalise(name)] = loaded
 
 
-METHODS = Registry("method", builtin=methods.BUILTIN, group=METHOD_GROUP, base="methods.base:Method")
+def config_fault(method: Any) -> str:
+    """Why the ``config_class`` of a method gives no options and no count, empty where it does."""
+    from methods.configs import MethodConfig
+
+    config = getattr(method, "config_class", None)
+    if not (isinstance(config, type) and is_dataclass(config) and issubclass(config, MethodConfig)):
+        return "its config_class must be a dataclass below methods.configs.MethodConfig"
+    for field in fields(config):
+        if field.default is MISSING and field.default_factory is MISSING:
+            return f"the field {field.name} of its config_class has no default; give it one"
+    if config.encoder_parameters is MethodConfig.encoder_parameters:
+        return "its config_class has no encoder_parameters(shape); give the closed form of what trains in the encoder"
+    try:
+        config()
+    except Exception as error:
+        return f"its config_class refuses its own defaults: {type(error).__name__}: {error}"
+    return ""
+
+
+METHODS = Registry(
+    "method", builtin=methods.BUILTIN, group=METHOD_GROUP, base="methods.base:Method", fault=config_fault
+)
 BENCHMARKS = Registry("benchmark", builtin=datasets.BUILTIN, group=BENCHMARK_GROUP, base="datasets.base:Benchmark")
 
 
@@ -131,7 +166,8 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
     """The configuration of a method from field values; strings become the fields' types.
 
     Raises:
-        UsageError: unknown method or field, wrong type, or a placement that the method has not.
+        UsageError: unknown method or field, wrong type, a placement that the method has not, or a plug-in's configuration
+            that fails in its own way.
         MethodError: a value that the method refuses.
     """
     from harness.validation import from_mapping  # imports pydantic, which listing names need not wait for
@@ -143,7 +179,12 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
         if key in values and key not in known:
             placed = [other for other in methods.CONFIGS if key in {f.name for f in fields(method_config_class(other))}]
             raise UsageError(f"method {name}: {key}= has no meaning for it; methods with {key}: {', '.join(placed)}")
-    return from_mapping(config_class, values, where=f"method {name}")
+    try:
+        return from_mapping(config_class, values, where=f"method {name}")
+    except (UsageError, MethodError):
+        raise
+    except Exception as error:
+        raise UsageError(f"method {name}: its configuration fails: {type(error).__name__}: {error}") from error
 
 
 def load_plugins(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
@@ -163,7 +204,8 @@ def load_plugin(path: Path) -> list[str]:
     """Import a plug-in file and register every method and benchmark it defines; returns their names.
 
     Raises:
-        UsageError: the file is missing, fails on import, defines neither, or takes a name that exists.
+        UsageError: the file is missing, fails on import, defines neither, takes a name that exists, or brings a method
+            whose configuration cannot be used; nothing of it is registered then.
     """
     if not path.is_file():
         raise UsageError(f"--plugin {path}: no such file")
@@ -177,18 +219,22 @@ def load_plugin(path: Path) -> list[str]:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UsageError(f"--plugin {path} fails on import: {type(error).__name__}: {error}") from error
-    found = []
+    found: list[tuple[Registry, str, type]] = []
     for value in vars(module).values():
         called = getattr(value, "name", None)
         if not isinstance(value, type) or value.__module__ != name or not isinstance(called, str):
             continue
         for registry in (METHODS, BENCHMARKS):
             if registry.accepts(value):
-                registry.add(called, value)
-                found.append(normalise(called))
+                found.append((registry, called, value))
     if not found:
         raise UsageError(f"--plugin {path} defines no named subclass of methods.base:Method or datasets.base:Benchmark")
-    return found
+    for registry, called, value in found:
+        if reason := registry.refusal(called, value):
+            raise UsageError(f"--plugin {path}: {reason}")
+    for registry, called, value in found:
+        registry.add(called, value)
+    return [normalise(called) for _, called, _ in found]

@@ -61,17 +61,21 @@ class Capability:
 
 
 def examine(name: str, *, backbone: str, options: Mapping[str, Any] | None = None) -> Capability:
-    """Run the contract on one method and count it on ``backbone``. Whatever the method's code raises becomes a failure.
+    """Run the contract on one method and count it on ``backbone``. Whatever the method's code raises becomes a failure, and
+    so does a configuration that it refuses.
 
     Raises:
-        UsageError: unknown method, backbone or option.
+        UsageError: unknown method or backbone.
     """
     name = METHODS.resolve(name)
     try:
         method = METHODS.get(name)
     except UsageError as error:
         return Capability(method=name, backbone=backbone, failures={"import": str(error)})
-    config = method_config(name, dict(options or {}))
+    try:
+        config = method_config(name, dict(options or {}))
+    except (UsageError, MethodError) as error:
+        return Capability(method=name, backbone=backbone, failures={"configuration": str(error)})
     failures = run_contract(method, config)
     try:
         return capability(method, config, name=name, backbone=backbone, failures=failures)

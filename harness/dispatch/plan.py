@@ -21,6 +21,7 @@ from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve
 from harness.records.schema import Run, content_hash
 from harness.registry import BENCHMARKS, METHODS, method_config, method_config_class
+from methods.placement import MethodError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +237,16 @@ def method_row(
     config = method_config(method, {**values, **asked})
     changed = {name: value for name, value in asdict(config).items() if value != getattr(base, name)}
     # A placement or an image size that does not fit the backbone is found now, not on a worker.
-    config.encoder_parameters(backbone_shape(backbone, protocol.image_size))
+    shape = backbone_shape(backbone, protocol.image_size)
+    try:
+        config.encoder_parameters(shape)
+    except (UsageError, MethodError):
+        raise
+    except Exception as error:  # a plug-in may raise anything
+        raise UsageError(
+            f"method {method}: its encoder_parameters fails: {type(error).__name__}: {error}; mend it until "
+            f"python -m harness.doctor --methods {method} passes"
+        ) from error
     label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in asked.items())}]" if asked else method)
     return method, config, label, changed
 

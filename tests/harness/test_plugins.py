@@ -18,6 +18,7 @@ from harness.contract.subject import Subject
 from harness.doctor import main as doctor
 from harness.errors import UsageError
 from harness.registry import METHODS, load_plugin, load_plugins
+from harness.run import main as run
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "docs" / "examples" / "plugin.py"
@@ -175,3 +176,72 @@ def test_unusable_plugin_file_is_one_clear_line(tmp_path: Path, name: str, text:
     assert message in reasons[0]
     assert str(path) in reasons[0]
     assert "\n" not in reasons[0]
+
+
+BROKEN = {
+    "no_config": ("class Broken(Method):\n    name = 'broken'\n", "its config_class must be a dataclass below"),
+    "plain_config": (
+        "class Options:\n    rank = 3\n"
+        "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
+        "its config_class must be a dataclass below",
+    ),
+    "required_field": (
+        "@dataclass(frozen=True, kw_only=True)\nclass Options(DecoderOnlyConfig):\n    rank: int\n"
+        "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
+        "the field rank of its config_class has no default",
+    ),
+    "no_count": (
+        "@dataclass(frozen=True, kw_only=True)\nclass Options(MethodConfig):\n    rank: int = 3\n"
+        "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
+        "its config_class has no encoder_parameters(shape)",
+    ),
+    "bad_default": (
+        "@dataclass(frozen=True, kw_only=True)\nclass Options(DecoderOnlyConfig):\n    rank: int = 3\n"
+        "    def __post_init__(self):\n        1 / 0\n"
+        "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
+        "its config_class refuses its own defaults: ZeroDivisionError",
+    ),
+    "exits": ("raise SystemExit(3)\n", "fails on import: SystemExit: 3"),
+}
+HEAD = (
+    "from dataclasses import dataclass\nfrom methods.base import Method\n"
+    "from methods.configs import DecoderOnlyConfig, MethodConfig\n"
+)
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_plugin_without_a_usable_configuration_is_left_out_and_nothing_else(
+    fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, message = BROKEN[fault]
+    broken = tmp_path / f"{fault}.py"
+    broken.write_text(HEAD + code + "class Fine(Method):\n    name = 'fine'\n    config_class = DecoderOnlyConfig\n")
+    grid = ["--protocol", "demo", "--datasets", "kvasir", "--results", str(tmp_path / "runs"), "--plan"]
+    assert run([*grid, "--plugin", str(broken), "--methods", "lora"]) == 0
+    shown = capsys.readouterr()
+    (line,) = shown.err.splitlines()
+    assert line.startswith(f"plug-in left out: --plugin {broken}")
+    assert message in line
+    assert "nothing is missing" in shown.out
+    assert not {"broken", "fine"} & set(METHODS.names())
+    assert doctor(["--plugin", str(broken), "--methods", "decoder", "--backbone", "vit_t"]) == 1
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert "decoder: contract holds" in shown.err
+
+
+def test_count_and_options_that_fail_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = tmp_path / "odd.py"
+    wrong.write_text(
+        HEAD + "@dataclass(frozen=True, kw_only=True)\nclass Options(MethodConfig):\n    rank: int = 3\n"
+        "    def __post_init__(self):\n        12 % self.rank\n"
+        "    def encoder_parameters(self, shape):\n        return shape.no_such_number\n"
+        "class Odd(Method):\n    name = 'odd'\n    config_class = Options\n"
+    )
+    grid = ["--plugin", str(wrong), "--protocol", "demo", "--datasets", "kvasir", "--results", str(tmp_path), "--plan"]
+    assert run([*grid, "--methods", "odd"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: method odd: its encoder_parameters fails: AttributeError")
+    assert run([*grid, "--methods", "odd[rank=0]"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: method odd: its configuration fails: ZeroDivisionError")
