@@ -17,6 +17,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.registry import BENCHMARKS, METHODS
 
 FOLDER = Path(__file__).parent
+MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,19 +130,18 @@ def study_from_dict(data: Any, *, name: str) -> Study:
         raise UsageError(f"{where}: two entries are labelled {twice[0]!r}; give one of them another label")
     table = dict(_checked(content.pop("table", None) or {}, Layout, where=f"{where}: table"))
     if "metrics" in table and table["metrics"] != "paper":
-        table["metrics"] = _sequence(table["metrics"], f"{where}: table.metrics")
+        table["metrics"] = _texts(table["metrics"], f"{where}: table.metrics")
     if "scores" in table:
-        table["scores"] = _sequence(table["scores"], f"{where}: table.scores")
+        table["scores"] = _texts(table["scores"], f"{where}: table.scores")
     if "splits" in table:
-        table["splits"] = {
-            BENCHMARKS.resolve(key): _sequence(value, f"{where}: table.splits")
-            for key, value in table["splits"].items()
-        }
-    if table.get("baseline") and table["baseline"] not in labels:
+        table["splits"] = _splits(table["splits"], f"{where}: table.splits")
+    if table.get("baseline") and _text(table["baseline"], f"{where}: table.baseline") not in labels:
         raise UsageError(
             f"{where}: table.baseline {table['baseline']!r} is no entry{did_you_mean(table['baseline'], labels)}"
         )
     seeds = content.pop("seeds", 3)
+    if isinstance(seeds, int) and seeds > MOST_SEEDS:
+        raise UsageError(f"{where}: seeds: at most {MOST_SEEDS} seeds, not {seeds}")
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else _sequence(seeds, f"{where}: seeds")
     if not chosen or not all(isinstance(seed, int) and seed >= 0 for seed in chosen) or len(set(chosen)) < len(chosen):
         raise UsageError(
@@ -153,9 +153,9 @@ def study_from_dict(data: Any, *, name: str) -> Study:
         entries=entries,
         seeds=chosen,
         benchmarks=tuple(
-            BENCHMARKS.resolve(item) for item in _sequence(content.pop("benchmarks", ()), f"{where}: benchmarks")
+            BENCHMARKS.resolve(item) for item in _texts(content.pop("benchmarks", ()), f"{where}: benchmarks")
         ),
-        backbones=_sequence(content.pop("backbones", ()), f"{where}: backbones"),
+        backbones=_texts(content.pop("backbones", ()), f"{where}: backbones"),
         **content,
     )
 
@@ -185,8 +185,25 @@ def _entry(item: Any, *, where: str) -> Entry:
     options = content.get("options") or {}
     if not isinstance(options, Mapping):
         raise UsageError(f"{where}: options of {method!r} must be a mapping, found {type(options).__name__}")
-    scores = _sequence(content.get("scores", ()), f"{where}: scores of {method!r}")
-    return Entry(label=content["label"] or method, method=method, options=dict(options), scores=scores)
+    scores = _texts(content.get("scores", ()), f"{where}: scores of {method!r}")
+    label = _text(content["label"] or method, f"{where}: label of {method!r}")
+    return Entry(label=label, method=method, options=dict(options), scores=scores)
+
+
+def _splits(value: Any, where: str) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where}: expected a mapping of benchmarks to test splits, found {value!r}")
+    return {BENCHMARKS.resolve(_text(key, where)): _texts(splits, where) for key, splits in value.items()}
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    return tuple(_text(item, where) for item in _sequence(value, where))
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{where}: {value!r} is no text; a number that is meant as text needs quotes")
+    return value
 
 
 def _sequence(value: Any, where: str) -> tuple[Any, ...]:
