@@ -25,9 +25,11 @@ def summary(record: CostRecord) -> str:
         else f"{at.device}, {at.driver}, torch {at.torch}"
     )
     clock = "" if at.options.get("clock", "wall") == "wall" else f", {at.options['clock']} time"
-    what = (
-        f"{at.backbone} {at.image_size} px, batch {at.batch}, {at.precision}, {at.task}, {record.rounds} rounds{clock}"
-    )
+    further = [
+        f"{name}={at.options[name]}" for name in ("num_classes", "mask_tokens", "accumulate") if name in at.options
+    ]
+    task = ", ".join([at.task, *further])
+    what = f"{at.backbone} {at.image_size} px, batch {at.batch}, {at.precision}, {task}, {record.rounds} rounds{clock}"
     lines = [
         f"{what}; {where}",
         *([f"shared device: {record.shared}"] if record.shared else []),

@@ -70,6 +70,7 @@ class Exported:
     Args:
         run: the run.
         out: the file.
+        whole: whether the file is a SAM checkpoint; otherwise it holds the trained tensors alone.
         report: the merge, None where there was nothing to merge.
         held_out: the images of the deviation, (B, 3, S, S), normalised.
         masks: mask logits of the exported model on them, (B, K, h, w).
@@ -78,21 +79,39 @@ class Exported:
 
     run: Run
     out: Path
+    whole: bool
     report: MergeReport | None
     held_out: Tensor
     masks: Tensor
     real: bool
 
     def summary(self) -> str:
-        """One line: what the file is and what the merge cost."""
-        if self.report is None:
-            return f"{self.run.variant} on {self.run.benchmark}, seed {self.run.seed}"
-        images = f"{len(self.held_out)} {'validation' if self.real else 'random'} images"
-        return (
-            f"{self.run.variant} on {self.run.benchmark}, seed {self.run.seed}, merged by {self.report.mode}: "
-            f"{len(self.report.folded)} sites folded, mask logits differ from the unmerged model's by "
-            f"{self.report.relative_deviation:.1e} (relative, on {images})"
-        )
+        """One line: what the file is, what the merge cost, and what loads it where segment_anything's registry does
+        not."""
+        line = f"{self.run.variant} on {self.run.benchmark}, seed {self.run.seed}"
+        if self.report is not None:
+            images = f"{len(self.held_out)} {'validation' if self.real else 'random'} images"
+            line += (
+                f", merged by {self.report.mode}: {len(self.report.folded)} sites folded, mask logits differ from the "
+                f"unmerged model's by {self.report.relative_deviation:.1e} (relative, on {images})"
+            )
+        if self.whole and not in_registry(self.run):
+            side = from_rules(self.run.rules).image_size
+            line += (
+                f"; positions fitted to {side} px; load with harness.models.build.plain_sam({self.run.backbone!r}, "
+                f"image_size={side}); segment_anything's registry takes {', '.join(REGISTRY)} at {REGISTRY_SIZE} px only"
+            )
+        return line
+
+
+REGISTRY = ("vit_b", "vit_l", "vit_h")
+REGISTRY_SIZE = 1024
+"""What ``segment_anything.sam_model_registry`` builds, and the only size of position tables that it loads."""
+
+
+def in_registry(run: Run) -> bool:
+    """Whether a whole export of the run loads in segment_anything's own registry."""
+    return run.backbone in REGISTRY and from_rules(run.rules).image_size == REGISTRY_SIZE
 
 
 def export(request: Export) -> Exported:
@@ -120,7 +139,13 @@ def export(request: Export) -> Exported:
     content = state if request.adapter_only else _plain_state(segmenter, method, request.merge)
     _write(request, run, content)
     return Exported(
-        run=run, out=request.out, report=report, held_out=held_out, masks=mask_logits(segmenter, held_out), real=real
+        run=run,
+        out=request.out,
+        whole=not request.adapter_only,
+        report=report,
+        held_out=held_out,
+        masks=mask_logits(segmenter, held_out),
+        real=real,
     )
 
 

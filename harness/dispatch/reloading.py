@@ -1,6 +1,7 @@
 """``harness.export --verify``: a fresh process loads the written file and predicts.
 
-It loads a whole checkpoint into segment_anything's own modules, and trained tensors alone into a freshly built segmenter
+It loads a whole checkpoint by segment_anything's own registry, or where backbone or image size are not the registry's
+into segment_anything's own modules, and trained tensors alone into a freshly built segmenter
 with the method attached.
 """
 
@@ -16,9 +17,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from segment_anything import sam_model_registry
 from torch import Tensor
 
-from harness.dispatch.exporting import Export, Exported, mask_logits, trained_segmenter
+from harness.dispatch.exporting import Export, Exported, in_registry, mask_logits, trained_segmenter
 from harness.errors import UsageError
 from harness.models.build import plain_sam
 from harness.models.checkpoint import read_tensors
@@ -81,8 +83,11 @@ def answer(order: str) -> None:
 @torch.no_grad()
 def sam_masks(run: Run, file: Path, images: Tensor) -> Tensor:
     """Low-resolution mask logits (B, 1, h, w) of segment_anything's own modules, loaded strictly from ``file``."""
-    sam = plain_sam(run.backbone, image_size=from_rules(run.rules).image_size)
-    sam.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), strict=True)
+    if in_registry(run):
+        sam = sam_model_registry[run.backbone](checkpoint=str(file))
+    else:
+        sam = plain_sam(run.backbone, image_size=from_rules(run.rules).image_size)
+        sam.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), strict=True)
     masks = []
     for image in images:
         sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from segment_anything import sam_model_registry
 
 from harness import export
 from harness.dispatch import exporting
@@ -16,6 +17,7 @@ from harness.dispatch.building import attached_segmenter
 from harness.dispatch.plan import Entry, Request, plan
 from harness.dispatch.reloading import sam_masks
 from harness.dispatch.samples import sample_writer
+from harness.models.build import plain_sam
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS
@@ -81,6 +83,54 @@ def test_a_fresh_process_verifies_the_export(results: Path, tmp_path: Path, caps
     output = capsys.readouterr().out
     assert "verified in a fresh process" in output
     assert "lora on kvasir, seed 0, merged by exact: 4 sites folded" in output
+
+
+def test_the_summary_says_what_loads_a_file_that_the_registry_refuses(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, side = _finished(results, "lora"), 128
+    assert _export(results, run, tmp_path / "sam.pth") == 0
+    assert (
+        f"positions fitted to {side} px; load with harness.models.build.plain_sam('vit_t', image_size={side}); "
+        "segment_anything's registry takes vit_b, vit_l, vit_h at 1024 px only"
+    ) in capsys.readouterr().out
+    assert _export(results, run, tmp_path / "adapter.safetensors", "--adapter-only") == 0
+    assert "positions" not in capsys.readouterr().out
+
+    monkeypatch.setattr(exporting, "REGISTRY", ("vit_t",))
+    monkeypatch.setattr(exporting, "REGISTRY_SIZE", side)
+    assert _export(results, run, tmp_path / "again.pth") == 0
+    assert "positions" not in capsys.readouterr().out
+
+
+def test_verification_loads_by_the_registry_itself_where_it_can(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = _finished(results, "lora"), tmp_path / "sam.pth"
+    exported = exporting.export(exporting.Export(results=results, run=run.key, out=out))
+    asked: list[str] = []
+
+    def build(checkpoint: str) -> Any:
+        asked.append(checkpoint)
+        sam = plain_sam("vit_t", image_size=128)
+        sam.load_state_dict(torch.load(checkpoint, weights_only=True))
+        return sam
+
+    monkeypatch.setattr(exporting, "REGISTRY", ("vit_t",))
+    monkeypatch.setattr(exporting, "REGISTRY_SIZE", 128)
+    monkeypatch.setitem(sam_model_registry, "vit_t", build)
+
+    found = sam_masks(run, out, exported.held_out)
+
+    assert asked == [str(out)]
+    torch.testing.assert_close(found, exported.masks, rtol=1e-4, atol=1e-4)
+
+
+def test_the_registrys_names_and_size_are_segment_anythings_own() -> None:
+    assert set(exporting.REGISTRY) == sam_model_registry.keys() - {"default"}
+    with torch.device("meta"):
+        sam = sam_model_registry["vit_b"]()
+    assert sam.image_encoder.img_size == exporting.REGISTRY_SIZE
 
 
 def test_export_may_be_read_by_whom_the_umask_lets(results: Path, tmp_path: Path) -> None:
