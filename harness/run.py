@@ -16,8 +16,6 @@ from harness.errors import UsageError
 from harness.registry import BENCHMARKS, METHODS, Registry, load_plugins
 from harness.validation import parse_assignments
 
-MOST_SEEDS = 1000
-
 
 def parser() -> argparse.ArgumentParser:
     """The command line; building it imports neither torch nor mmengine."""
@@ -291,6 +289,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     Raises:
         UsageError: not whole numbers, none, one twice, or beyond all use.
     """
+    from harness.studies import MOST_SEEDS
+
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
         raise UsageError(f"--seeds {text!r} is neither a number of seeds (5) nor a list of seeds (0,3,7)")

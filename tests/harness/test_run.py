@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ from PIL import Image
 
 from harness.errors import UsageError
 from harness.run import expand, main, parse_entry, parse_seeds
+from tests.harness.dispatch import standin
 
 PLAIN = ["--protocol", "demo", "--executor", "inline", "--methods", "lora", "--datasets", "kvasir"]
 DEMO = [*PLAIN, "--set", "epochs=1"]
@@ -37,6 +42,13 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([*DEMO, "--backbone", "vit_x"], "unknown backbone 'vit_x'"),
         ([*DEMO, "--seeds", "a"], "--seeds 'a' is neither a number of seeds"),
         ([*DEMO, "--seeds", "0"], "names no seed"),
+        ([*DEMO, "--seeds", "²"], "--seeds '²' is neither a number of seeds"),
+        ([*DEMO, "--seeds", "9" * 23], "at most 1000 seeds"),
+        ([*DEMO, "--seeds", "1001"], "at most 1000 seeds"),
+        ([*DEMO, "--seeds", "0," + "9" * 5000], "at most 9 digits"),
+        ([*DEMO, "--budget", "1e-9"], "--budget 1e-09: none of 1 runs fits"),
+        ([*DEMO, "--budget", "0"], "--budget 0: give device-hours above zero"),
+        ([*PLAIN[:-2], "--datasets", "kvasir", "--plan", "--cluster", "gpu"], "--cluster gpu and --executor inline"),
         ([*DEMO, "--set", "lr=fast"], "lr='fast' must be a valid number"),
         ([*DEMO, "--set", "learning_rate=1"], "unknown key 'learning_rate'"),
         ([*DEMO, "--set", "lora.rnk=1"], "unknown key 'rnk' (did you mean 'rank'?)"),
@@ -164,6 +176,47 @@ def test_plan_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     assert "4,020,096" in text
     assert "missing: " in text
     assert not any(tmp_path.iterdir())
+
+
+def test_a_budget_starts_what_the_plan_says_fits_and_says_what_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "harness.dispatch.experiment", standin)
+    grid = ["--protocol", "demo", "--executor", "inline", "--methods", "lora,decoder", "--datasets", "kvasir,leaf"]
+    arguments = [*grid, "--seeds", "2", "--results", str(tmp_path)]
+    assert main([*arguments, "--plan"]) == 0
+    (total,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("all "))
+    budget = ["--budget", str(0.6 * float(total[2]))]
+    assert main([*arguments, *budget, "--plan"]) == 0
+    fit = {line.strip().rpartition(" · ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    assert 0 < len(fit) < 8
+    assert main([*arguments, *budget]) == 0
+    shown = capsys.readouterr()
+    runs = [json.loads(path.read_text())["run"] for path in (tmp_path / "records").glob("*.json")]
+    assert {f"{run['variant']} · {run['backbone']} · {run['benchmark']} · seed {run['seed']}" for run in runs} == fit
+    (line,) = (line for line in shown.err.splitlines() if line.startswith("--budget"))
+    assert line.startswith(f"--budget: {len(fit)} of 8 runs fit")
+    assert "left out: " in line
+
+
+def test_a_budget_and_a_cancellation_contradict_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "give one of them" in refused(capsys, *DEMO, "--budget", "1", "--cancel", "--results", str(tmp_path))
+
+
+def test_ctrl_c_in_a_first_run_says_that_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        deadline = time.monotonic() + 300
+        while not any(tmp_path.glob("state/*/progress.json")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    finger = threading.Thread(target=interrupt)
+    finger.start()
+    assert main([*PLAIN, "--results", str(tmp_path), "--set", "epochs=50"]) == 130
+    finger.join()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("interrupted: stopped in epoch ")
+    assert last.endswith("run again to go on")
 
 
 def test_methods_with_options_in_brackets() -> None:

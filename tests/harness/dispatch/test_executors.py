@@ -14,6 +14,7 @@ import pytest
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.display import Display
 from harness.dispatch.executors import make_executor, run_jobs
+from harness.dispatch.local import InlineExecutor
 from harness.dispatch.survey import RunState
 from harness.errors import UsageError
 from harness.records.schema import Record
@@ -112,11 +113,22 @@ def test_ctrl_c_in_the_debugging_executor_leaves_a_checkpoint(tmp_path, inline):
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped at step"):
         run(Plan(jobs=(job,)), tmp_path)
     assert attempts(state_folder(tmp_path, job.run.key))[0].end == "interrupted"
     assert run(Plan(jobs=(job,)), tmp_path).failed == {}
     assert starts(tmp_path, job.run.key)[1] > 0
+
+
+def test_interrupted_runs_are_named_with_what_to_do(tmp_path, monkeypatch, capsys):
+    jobs = [make_job(tmp_path, seed=seed) for seed in range(5)]
+    states = {job.run.key: state(job.run.key, "interrupted" if seed else "OK") for seed, job in enumerate(jobs)}
+    monkeypatch.setattr(InlineExecutor, "wait", lambda self, submission, on_change: states)
+    outcome = run(Plan(jobs=tuple(jobs)), tmp_path)
+    assert set(outcome.failed) == {job.run.key for job in jobs[1:]}
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("4 interrupted: lora on leaf, seed 0; ")
+    assert last.endswith("; and 1 more; run the same command again to go on")
 
 
 def test_the_debugging_executor_leaves_alone_what_somebody_else_runs(tmp_path, inline):

@@ -14,6 +14,7 @@ import pytest
 
 from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.executors import make_executor
+from harness.dispatch.local import visible_gpus
 from harness.errors import UsageError
 from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job, starts, use_standin
@@ -160,6 +161,40 @@ def test_a_run_that_somebody_else_holds_is_waited_for_and_not_trained_twice(tmp_
     for executor, submission in zip(executors, submissions, strict=True):
         assert {state.state for state in executor.wait(submission).values()} == {"OK"}
     assert [len(starts(tmp_path, job.run.key)) for job in jobs] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "devices"),
+    [
+        ("0,1", ["0", "1"]),
+        ("MIG-1b2c, GPU-8932f937", ["MIG-1b2c", "GPU-8932f937"]),
+        ("MIG-GPU-8932f937/1/0", ["MIG-GPU-8932f937/1/0"]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("2,-1,3", ["2"]),
+    ],
+)
+def test_gpus_are_what_the_variable_names(monkeypatch, given, devices):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert visible_gpus() == devices
+
+
+def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, standin, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1b2c,GPU-8932f937")
+    executor = make_executor("local", results=tmp_path)
+    assert executor.workers == 2
+    assert "GPU MIG-1b2c, GPU-8932f937" in executor.describe()
+    jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.1) for seed in range(2)]
+    submission = executor.submit(jobs)
+    folders = [state_folder(tmp_path, job.run.key) for job in jobs]
+    wait_until(lambda: all(attempts(folder) for folder in folders))
+    environments = [
+        Path(f"/proc/{attempts(folder)[0].holder.pid}/environ").read_text().split("\0") for folder in folders
+    ]
+    seen = {word for words in environments for word in words if word.startswith("CUDA_VISIBLE_DEVICES=")}
+    assert seen == {"CUDA_VISIBLE_DEVICES=MIG-1b2c", "CUDA_VISIBLE_DEVICES=GPU-8932f937"}
+    assert {state.state for state in executor.wait(submission).values()} == {"OK"}
 
 
 def test_options_that_make_no_sense_are_one_line(tmp_path):
