@@ -75,7 +75,7 @@ class Plan:
         finished: keys with an ``OK`` record already.
         failed: key -> reason code of an earlier attempt; these run again.
         missing: what keeps runs from starting, one line each.
-        problems: records that cannot be read, one line each; their runs are started again.
+        problems: one line each: records that cannot be read, whose runs are started again; rules that cannot give good masks.
         protocol: the card.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
     """
@@ -129,6 +129,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
     jobs: dict[str, Job] = {}
     images: dict[str, Images] = {}
     absent: dict[str, str] = {}
+    one_mask: list[str] = []
     digest = protocol_hash(protocol)
     for name in dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks):
         rules = resolve(protocol, name)
@@ -139,6 +140,8 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
             if request.skip_missing:
                 continue
             data = _Data()
+        if rules.mask_tokens == 1 and BENCHMARKS.get(name).task == "multiclass":
+            one_mask.append(name)
         plain = as_rules(rules)
         for backbone, method, config, label, changed in rows:
             path, print_ = weights[backbone]
@@ -178,7 +181,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         missing=tuple(missing),
         protocol=protocol,
         images=images,
-        problems=before.problems,
+        problems=(*before.problems, *map(_one_mask_line, one_mask)),
     )
 
 
@@ -303,6 +306,13 @@ def _data(
         note=note,
     )
     return data, images
+
+
+def _one_mask_line(benchmark: str) -> str:
+    return (
+        f"{benchmark}: mask_tokens is 1, so every pixel of an image gets the same class (quirk 10); "
+        f"--set benchmarks.{benchmark}.mask_tokens=10 gives each image ten masks"
+    )
 
 
 def _absent_line(absent: Mapping[str, str], request: Request) -> str:

@@ -20,10 +20,11 @@ from harness.dispatch.samples import sample_writer
 from harness.evaluation.conventions import Conventions
 from harness.evaluation.scorer import SplitScorer
 from harness.models.build import build_segmenter, plain_sam
-from harness.models.segmenter import SegmenterOutput
-from harness.protocols.load import from_rules, load_protocol
+from harness.models.segmenter import SegmenterOutput, probabilities
+from harness.protocols.load import from_rules, load_protocol, resolve
 from harness.protocols.quirks import QUIRKS, quirks_page
 from harness.registry import BENCHMARKS, METHODS, method_config_class
+from harness.run import main as run_verb
 from harness.training.losses import build_loss
 
 ROOT = Path(__file__).parents[2]
@@ -111,20 +112,40 @@ def test_ssf_init_changes() -> None:
     assert outputs["released"] > 0
 
 
-def test_multiclass_loss_changes() -> None:
+def test_multiclass_loss_and_masks_change() -> None:
     generator = torch.Generator().manual_seed(0)
     target = torch.randint(0, 3, (2, 32, 32), generator=generator, dtype=torch.uint8)
 
     def loss(**overrides: str) -> float:
         rules = load_protocol("demo", overrides)
-        tokens = rules.mask_tokens
-        masks = torch.randn(2, tokens, 8, 8, generator=torch.Generator().manual_seed(1))
-        classes = torch.randn(2, tokens, 4, generator=torch.Generator().manual_seed(2))
+        masks = torch.randn(2, rules.mask_tokens, 8, 8, generator=torch.Generator().manual_seed(1))
+        classes = torch.randn(2, rules.mask_tokens, 4, generator=torch.Generator().manual_seed(2))
         built = build_loss(rules, task="multiclass", num_classes=3)
         return float(built(SegmenterOutput(masks, classes), target))
 
     assert loss(class_weight="10") != loss(class_weight="2")
-    assert loss(mask_tokens="1") != loss(mask_tokens="5")
+    assert classes_in_an_image(mask_tokens=1) == 1
+    assert classes_in_an_image(mask_tokens=10) > 1
+
+
+def classes_in_an_image(*, mask_tokens: int) -> int:
+    """How many classes the pixels of an image are given, by a segmenter whose masks differ and are as sure as trained ones."""
+    segmenter = build_segmenter("vit_t", task="multiclass", num_classes=12, mask_tokens=mask_tokens).eval()
+    generator = torch.Generator().manual_seed(0)
+    tokens = segmenter.mask_decoder.mask_tokens
+    with torch.no_grad():
+        tokens.add_(5 * torch.randn(tokens.shape, generator=generator))
+        masks, classes = segmenter(torch.randn(1, 3, 128, 128, generator=generator))
+    sure = SegmenterOutput(100 * (masks - masks.mean(dim=(2, 3), keepdim=True)), 5 * classes)
+    return len(probabilities(sure, (128, 128)).argmax(dim=1).unique())
+
+
+@pytest.mark.parametrize("card", ["conv-lora", "nas-lora", "standard", "demo"])
+@pytest.mark.parametrize("benchmark", ["trans10k_v1", "trans10k_v2"])
+def test_cards_give_several_classes_several_masks_and_one_stays_reachable(card: str, benchmark: str) -> None:
+    assert resolve(load_protocol(card), benchmark).mask_tokens >= 10
+    one = load_protocol(card, {f"benchmarks.{benchmark}.mask_tokens": "1"})
+    assert resolve(one, benchmark).mask_tokens == 1
 
 
 def small_request(root: Path, benchmark: str, **overrides: str) -> Request:
@@ -135,6 +156,18 @@ def small_request(root: Path, benchmark: str, **overrides: str) -> Request:
         overrides={"epochs": "2", "image_size": "96", "merge": [], "cache_images": "false", **overrides},
         results=root,
     )
+
+
+def test_a_plan_says_that_one_mask_gives_every_pixel_of_an_image_the_same_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["--plan", "--results", str(tmp_path), "--methods", "decoder", "--datasets", "kvasir,trans10k_v2", "--protocol", "demo"]
+    assert run_verb([*grid, "--set", "mask_tokens=1"]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "same class" in line]
+    assert line.startswith("trans10k_v2: mask_tokens is 1")
+    advised = line.split("--set ")[1].split()[0]
+    assert run_verb([*grid, "--set", "mask_tokens=1", "--set", advised]) == 0
+    assert "same class" not in capsys.readouterr().err
 
 
 def test_selection_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
