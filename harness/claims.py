@@ -23,12 +23,18 @@ def main(argv: list[str] | None = None) -> int:
     for name in options.names:
         if name not in known:
             raise UsageError(f"unknown claim {name!r}{did_you_mean(name, known)}")
-    records, problems = RecordStore(options.results).summaries()
-    for path, reason in {**problems, **CostStore(options.results).problems()}.items():
+    store, costs = RecordStore(options.results), CostStore(options.results)
+    if not store.folder.is_dir() and not costs.folder.is_dir():
+        raise UsageError(
+            f"{options.results} holds neither records nor costs; run something first (python -m harness.run …), or give"
+            " --results ROOT"
+        )
+    records, problems = store.summaries()
+    for path, reason in {**problems, **costs.problems()}.items():
         print(f"skipped: {path}: {reason}", file=sys.stderr)
     chosen = [claim for claim in claims if not options.names or claim.name in options.names]
     findings = judge_claims(
-        chosen, records, CostStore(options.results), protocol=options.protocol, count_of=trained_parameters,
+        chosen, records, costs, protocol=options.protocol, count_of=trained_parameters,
         images_of=images_below(options.results),
     )  # fmt: skip
     print(describe(findings), end="")
@@ -52,9 +58,9 @@ def _parser() -> argparse.ArgumentParser:
 def trained_parameters(subject: Subject, backbone: str) -> int | None:
     """Closed form on ``backbone``, mask decoder of the binary task included; imports no torch."""
     from harness.models.catalog import backbone_shape, decoder_parameters
-    from harness.registry import METHODS, method_config_class
+    from harness.registry import method_config
 
-    config = method_config_class(METHODS.resolve(subject.method))(**subject.options)
+    config = method_config(subject.method, subject.options)
     return int(config.encoder_parameters(backbone_shape(backbone))) + decoder_parameters(backbone, task="binary")
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from harness.errors import UsageError, did_you_mean
-from harness.reporting.names import BENCHMARK_TITLES, METRICS
+from harness.registry import BENCHMARKS, METHODS, Registry, method_config
+from harness.reporting.names import METRICS, PAPER_METRICS
 
+T = TypeVar("T")
 FILE = Path(__file__).parents[2] / "results" / "claims.yaml"
 QUANTITIES = ("score difference", "cost change", "inference change", "trained parameters")
 COSTS = {
@@ -127,27 +129,19 @@ def _claim(item: Any, where: str) -> Claim:
     low, high = _region(item, where)
     denominators = item.get("denominator", ())
     denominators = denominators if isinstance(denominators, list | tuple) else [denominators]
-    claim = Claim(
-        **{
-            **content,
-            "numerator": _subject(item["numerator"], where),
-            "denominator": tuple(_subject(one, where) for one in denominators),
-            "benchmarks": tuple(item.get("benchmarks", ())),
-            "costs": tuple(item.get("costs", ())),
-            "low": low,
-            "high": high,
-        }
-    )
+    content |= {"low": low, "high": high, "numerator": _subject(item["numerator"], where)}
+    content["denominator"] = tuple(_subject(one, where) for one in denominators)
+    claim = _typed(Claim, content, where)
     _check(claim, where)
-    return claim
+    return replace(claim, benchmarks=tuple(_named(BENCHMARKS, name, where) for name in claim.benchmarks))
 
 
 def _check(claim: Claim, where: str) -> None:
     if claim.quantity not in QUANTITIES:
         raise UsageError(f"{where}: unknown quantity {claim.quantity!r}{did_you_mean(claim.quantity, QUANTITIES)}")
     for name in claim.benchmarks:
-        if name not in BENCHMARK_TITLES:
-            raise UsageError(f"{where}: unknown benchmark {name!r}{did_you_mean(name, BENCHMARK_TITLES)}")
+        if _named(BENCHMARKS, name, where) not in PAPER_METRICS and not claim.metric:
+            raise UsageError(f"{where}: no paper reports {name!r}; name the 'metric'")
     if claim.metric and claim.metric not in METRICS:
         raise UsageError(f"{where}: unknown metric {claim.metric!r}{did_you_mean(claim.metric, METRICS)}")
     for cost in claim.costs:
@@ -179,8 +173,23 @@ def _region(item: Mapping[str, Any], where: str) -> tuple[float, float]:
 def _subject(item: Any, where: str) -> Subject:
     if not isinstance(item, Mapping) or "method" not in item:
         raise UsageError(f"{where}: a numerator or denominator is a mapping with 'method'")
-    known = {f.name for f in fields(Subject)}
-    for key in item:
-        if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
-    return Subject(**item)
+    subject = _typed(Subject, item, where)
+    name = _named(METHODS, subject.method, where)
+    try:
+        method_config(name, subject.options)
+    except ValueError as error:  # UsageError, or what the method itself refuses
+        raise UsageError(f"{where}: {error}") from error
+    return replace(subject, method=name)
+
+
+def _named(registry: Registry, name: str, where: str) -> str:
+    try:
+        return registry.resolve(name)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    from harness.validation import from_mapping  # imports pydantic, which `--help` need not wait for
+
+    return from_mapping(kind, values, where=where)

@@ -223,6 +223,17 @@ def test_parameters_are_counted_in_closed_form() -> None:
         ({"expected": {"greater": "x"}}, "not a number"),
         ({"numerator": {"methode": "lora"}}, "a mapping with 'method'"),
         ({"numerator": {"method": "lora", "option": {}}}, "did you mean 'options'"),
+        ({"numerator": {"method": "lroa"}}, "unknown method 'lroa' .did you mean 'lora'"),
+        ({"numerator": {"method": 3}}, "method=3 must be"),
+        ({"numerator": {"method": "lora", "options": {"rnak": 3}}}, "did you mean 'rank'"),
+        ({"denominator": {"method": "lora", "options": 3}}, "options=3 must be"),
+        ({"denominator": {"method": "lora", "options": {"rank": "x"}}}, "rank='x' must be"),
+        ({"denominator": 3}, "a mapping with 'method'"),
+        ({"benchmarks": 3}, "benchmarks=3 must be"),
+        ({"benchmarks": [3]}, "must be"),
+        ({"text": 3}, "text=3 must be"),
+        ({"quantity": 3}, "quantity=3 must be"),
+        ({"ambiguous": 3}, "ambiguous=3 must be"),
         ({"quantity": "cost change", "costs": ["money"]}, "has no 'money'"),
     ],
 )
@@ -230,6 +241,18 @@ def test_a_wrong_claim_is_one_line(tmp_path: Path, changes: dict[str, Any], mess
     with pytest.raises(UsageError, match=message) as caught:
         claim(tmp_path, **changes)
     assert "\n" not in str(caught.value)
+
+
+def test_names_are_resolved_as_everywhere(tmp_path: Path) -> None:
+    one = claim(tmp_path, numerator={"method": "NAS-LoRA"}, benchmarks=["Trans10K-v1"])
+    assert (one.numerator.method, one.benchmarks) == ("naslora", ("trans10k_v1",))
+
+
+def test_a_folder_without_results_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--results", str(tmp_path / "nothing")]) == 2
+    assert "run something first" in capsys.readouterr().err
+    CostStore(tmp_path).write(session(ratio=Ratio(value=0.76, low=0.75, high=0.77, rounds=9)))
+    assert main(["--results", str(tmp_path), "training-cost"]) == 0  # costs alone are something to judge
 
 
 def test_the_verb_judges_a_results_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
