@@ -41,6 +41,7 @@ PROGRAMS = {
 }
 PACKAGES = ("slurm-wlm", "slurmdbd", "slurm-wlm-mysql-plugin", "munge", "mariadb-server")
 DAEMONS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd")
+PORTS = ("mariadb", "slurmdbd", "slurmctld", "slurmd")
 GPU_MAJOR = 240
 """First of the major device numbers that Linux reserves for local and experimental use."""
 GPUS = 2
@@ -96,7 +97,14 @@ class TestCluster:
         )
 
     def down(self) -> None:
-        """Cancel jobs, stop the daemons, remove the folder. Quiet where there is nothing."""
+        """Cancel jobs, stop the daemons, remove the folder. Quiet where there is nothing.
+
+        Raises:
+            ClusterError: the folder holds what `up` did not make; nothing is touched.
+        """
+        made = self._made()
+        if not made and self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
+            raise ClusterError(f"{self.folder} holds no test cluster; nothing was removed")
         if self.conf.is_file() and self.pid("slurmctld"):
             subprocess.run(
                 [self._program("scancel"), "--user=root"],
@@ -112,7 +120,7 @@ class TestCluster:
             self.stop(name)
         for pid in self._strays():
             _kill(pid, signal.SIGKILL)
-        if (self.folder / "etc").is_dir():
+        if made:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, name: str) -> None:
@@ -218,14 +226,22 @@ class TestCluster:
     def _ports(self) -> dict[str, int]:
         return json.loads((self.folder / "etc" / "ports.json").read_text(encoding="utf-8"))
 
+    def _made(self) -> bool:
+        """Whether `up` made the folder: the ports are the first thing that it writes."""
+        try:
+            return set(self._ports()) == set(PORTS)
+        except (OSError, ValueError, TypeError):
+            return False
+
     def _configure(self) -> None:
         if self.folder.exists() and any(self.folder.iterdir()):
             raise ClusterError(f"{self.folder} is not empty and holds no test cluster; choose another folder")
-        for name in ("etc", "run", "log", "spool/ctld", "spool/d", "db", "dev"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o755)
-        ports = dict(zip(("mariadb", "slurmdbd", "slurmctld", "slurmd"), _free_ports(4), strict=True))
+        (self.folder / "etc").mkdir(parents=True)
+        ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
         _write(self.folder / "etc" / "ports.json", json.dumps(ports))
+        for name in ("run", "log", "spool/ctld", "spool/d", "db", "dev"):
+            (self.folder / name).mkdir(parents=True)
+        self.folder.chmod(0o755)
         key = self.folder / "etc" / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
