@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.cli import verb
 from harness.errors import UsageError, did_you_mean
 from harness.records.store import RecordStore
+from harness.reporting.page import SUFFIX
 from harness.reporting.tables import grids
 from harness.reporting.why import explain
 from harness.studies import load_study, study_names
@@ -16,16 +17,19 @@ from harness.studies import load_study, study_names
 @verb
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.why", description=__doc__)
-    parser.add_argument("table", help="a protocol's or a study's name, or the table's file")
+    parser.add_argument(
+        "table", help="a protocol's or a study's name, or the table's file, which is explained from its own results folder"
+    )
     parser.add_argument("row", help="the row's label, or a part of it")
     parser.add_argument(
         "column", help="the column's heading or a part of it, or BENCHMARK.METRIC such as kvasir.s_measure"
     )
     parser.add_argument(
-        "--results", type=Path, default=Path("runs"), metavar="ROOT", help="results folder (default: runs)"
+        "--results", type=Path, metavar="ROOT", help="results folder (default: that of the table's file, else runs)"
     )
     options = parser.parse_args(argv)
-    store = RecordStore(options.results)
+    root = options.results or _folder_of(Path(options.table)) or Path("runs")
+    store = RecordStore(root)
     records, _ = store.summaries()
     table = options.table if options.table.endswith(".yaml") else Path(options.table).stem
     protocols = {record.run.protocol for record in records}
@@ -34,11 +38,18 @@ def main(argv: list[str] | None = None) -> int:
     elif table in study_names() or table.endswith(".yaml"):
         tables = grids(records, study=load_study(table))
     else:
-        raise UsageError(f"no table {options.table!r}{did_you_mean(table, [*protocols, *study_names()])}")
+        raise UsageError(f"no table {options.table!r} below {root}{did_you_mean(table, [*protocols, *study_names()])}")
     if not tables:
-        raise UsageError(f"no record below {options.results} belongs to table {options.table!r}")
+        raise UsageError(f"no record below {root} belongs to table {options.table!r}")
     print(explain(tables, records, store, row=options.row, column=options.column), end="")
     return 0
+
+
+def _folder_of(table: Path) -> Path | None:
+    """ROOT of ROOT/tables/TABLE.md; None for a name."""
+    if table.suffix not in SUFFIX.values() or not (table.is_file() or table.parent.name):
+        return None
+    return table.parent.parent if table.parent.name else Path("..")
 
 
 if __name__ == "__main__":

@@ -86,6 +86,14 @@ def _read(path: Path) -> dict[str, Any]:
 
     try:
         loaded = Config.fromfile(str(path)).to_dict()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"protocol {path}: it, or a card of its _base_, is not UTF-8 text ({error.reason})") from error
+    except AttributeError as error:  # mmengine asks whatever YAML gives for .get
+        raise UsageError(
+            f"protocol {path}: it, or a card of its _base_, is no mapping of fields, such as epochs: 3"
+        ) from error
+    except RecursionError as error:
+        raise UsageError(f"protocol {path}: its _base_ leads back to itself") from error
     except (yaml.YAMLError, OSError, KeyError, TypeError, AssertionError) as error:
         raise UsageError(f"protocol {path}: {' '.join(str(error).split())}") from error
     return {key: value for key, value in loaded.items() if not key.startswith("_")}

@@ -15,6 +15,7 @@ from harness.dispatch.plan import Entry, Request, plan
 from harness.dispatch.samples import sample_writer
 from harness.models.build import plain_sam
 from harness.models.checkpoint import checkpoint_paths
+from harness.protocols.__main__ import main as show_protocol
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
 from harness.reporting.tables import of_runs
@@ -187,3 +188,37 @@ def test_a_table_says_of_the_data_what_the_record_says(tmp_path: Path) -> None:
     record = Record(run=replace(run, data_note="352 px copy", split_rule="official"), key=run.key, code="OK")
     (shown,) = of_runs([record], [replace(run, variant="mine", data_note="", split_rule="carved")])
     assert (shown.run.variant, shown.run.data_note, shown.run.split_rule) == ("mine", "352 px copy", "official")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no mapping of fields"),
+        (b"# nothing but a comment\n", "is no mapping of fields"),
+        (b"- 1\n- 2\n", "is no mapping of fields"),
+        (b"_base_: ./list.yaml\nepochs: 2\n", "is no mapping of fields"),
+        (b"_base_: ./card.yaml\n", "its _base_ leads back to itself"),
+        (b"epochs: 3 # caf\xe9\n", "is not UTF-8 text"),
+    ],
+)
+def test_unusable_protocol_card_is_one_line(
+    content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = tmp_path / "card.yaml"
+    card.write_bytes(content)
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    grid = ["--methods", "lora", "--datasets", "kvasir", "--results", str(tmp_path), "--plan"]
+    for verb, words in ((show_protocol, ["show", str(card)]), (main, [*grid, "--protocol", str(card)])):
+        assert verb(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: protocol {card}: ")
+        assert message in line
+
+
+def test_study_with_a_list_for_a_protocol_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "mine.yaml"
+    study.write_text("title: mine\nprotocol: [mini]\nbenchmarks: [kvasir]\nentries: [lora]\n")
+    assert main(["--study", str(study), "--results", str(tmp_path), "--plan"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "protocol" in line
+    assert "mini" in line

@@ -88,6 +88,26 @@ def test_a_study_and_a_file_are_tables_too(results: Path, capsys: pytest.Capture
     assert "OOM (2/3)" in capsys.readouterr().out
 
 
+def test_a_tables_file_is_explained_from_its_own_folder(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = results.parent / "elsewhere" / "runs"  # another value for the same cell
+    RecordStore(runs).write(record(0.11, seed=0, method="decoder"))
+    monkeypatch.chdir(runs.parent)
+    (results / "tables").mkdir()
+    (results / "tables" / "demo.md").write_text("")
+    assert main([str(results / "tables" / "demo.md"), "decoder", "kvasir.s_measure"]) == 0
+    shown = capsys.readouterr().out
+    assert "seed 0: 80.0000" in shown
+    assert str(results / "records") in shown
+    monkeypatch.chdir(results / "tables")
+    assert main(["demo.md", "decoder", "kvasir.s_measure"]) == 0
+    assert "seed 0: 80.0000" in capsys.readouterr().out
+    monkeypatch.chdir(runs.parent)
+    assert main(["demo", "decoder", "kvasir.s_measure"]) == 0
+    assert "seed 0: 11.0000" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
