@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from dataclasses import asdict
 
 import torch
 
+from benchmarks.saving import add_json, save
 from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.ratios import paired_ratio
 from harness.costing.subject import RandomImages
@@ -34,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread, metrics in it too")
+    add_json(parser)
     options = parser.parse_args(argv)
     if options.cpu_time:
         torch.set_num_threads(1)
@@ -72,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
         scored.append(evaluation())
     ratio = paired_ratio(scored, alone)
     interval = "" if ratio.low is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
+    measured = {"shared": shared, "metrics": list(benchmark.metrics), "ratio": asdict(ratio)}
+    save(options.json, options=options, measured={**measured, "seconds": {"forward": alone, "evaluation": scored}})
     print(f"metrics of {options.metrics}: {', '.join(benchmark.metrics)}; {shared or 'exclusive device'}")
     print(f"forward passes alone {statistics.median(alone):.2f} s, evaluation {statistics.median(scored):.2f} s")
     print(f"evaluation / forward passes: {ratio.value:.2f}{interval}")

@@ -15,6 +15,7 @@ from unittest.mock import patch
 import torch
 from tabulate import tabulate
 
+from benchmarks.saving import add_json, save
 from harness.costing.measure import Row, Session, build_subject
 from harness.costing.memory import peak_memory
 from harness.models.catalog import resolve_backbone
@@ -32,12 +33,14 @@ def main(argv: list[str] | None = None) -> int:
         "--device", default="meta", help="cpu computes the steps; for methods that use torch's own attention"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    add_json(parser)
     options = parser.parse_args(argv)
     overrides = {"image_size": options.image_size, "batch_size": options.batch, "precision": "fp32"}
     overrides["cache_embeddings"] = False  # a cache needs content
     overrides |= dict(item.split("=", 1) for item in options.set)
     protocol = load_protocol("nas-lora", overrides)
     rows = []
+    peaks: dict[str, dict[str, int]] = {}
     # Autocast knows no tensors without content; fp32 needs none.
     with patch("torch.autocast", lambda *_, **__: contextlib.nullcontext()), torch.device(options.device):
         for name in options.methods.split(","):
@@ -57,7 +60,9 @@ def main(argv: list[str] | None = None) -> int:
                 continue
             finally:
                 subject.close()
-            rows.append([name, *(f"{max(part[key] for part in parts) / 2**30:.2f}" for key in _KEYS)])
+            peaks[name] = {key: max(part[key] for part in parts) for key in _KEYS}
+            rows.append([name, *(f"{peaks[name][key] / 2**30:.2f}" for key in _KEYS)])
+    save(options.json, options=options, measured={"bytes": peaks})
     print(
         tabulate(rows, headers=["method", *(f"{key} (GiB)" for key in _KEYS)], tablefmt="github", disable_numparse=True)
     )

@@ -16,13 +16,14 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from tabulate import tabulate
 
 from benchmarks.reference import plain_twin
+from benchmarks.saving import add_json, save
 from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.live import LiveBytes
 from harness.costing.ratios import paired_ratio
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         "--no-live", action="store_true", help="do not count tensors (--device meta does so in seconds)"
     )
     parser.add_argument("--alone", help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path, help="write what was measured here")
+    add_json(parser)
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -150,12 +151,10 @@ def main(argv: list[str] | None = None) -> int:
     del models
     resident = {name: _resident(name, argv or sys.argv[1:]) for name in seconds} if options.resident else {}
     measured = {
-        "options": {k: str(v) for k, v in vars(options).items() if v is not None},
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "shared": shared,
-        "seconds": seconds, "live_bytes": live, "resident_bytes": resident, "relative_deviation": deviations,
+        "shared": shared, "seconds": seconds, "ratios": _ratios(seconds),
+        "live_bytes": live, "resident_bytes": resident, "relative_deviation": deviations,
     }  # fmt: skip
-    if options.json:
-        options.json.write_text(json.dumps(measured, indent=1) + "\n")
+    save(options.json, options=options, measured=measured)
     print(_table(measured))
     return 0
 
@@ -219,6 +218,16 @@ def _table(measured: dict[str, Any]) -> str:
     if {"naslora", "lora"} <= seconds.keys() and seconds["lora"]:
         text += f"\n\nNAS-LoRA / LoRA: {_ratio(seconds['naslora'], seconds['lora'], digits=3)}"
     return text
+
+
+def _ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """``A / B`` -> value and 95 % interval, of the pairs that the table prints."""
+    pairs = [(name, f"{name} plain") for name in seconds] + [("naslora", "lora")]
+    return {
+        f"{one} / {other}": asdict(paired_ratio(seconds[one], seconds[other]))
+        for one, other in pairs
+        if seconds.get(one) and seconds.get(other)
+    }
 
 
 def _ratio(values: list[float], baseline: list[float], *, digits: int) -> str:

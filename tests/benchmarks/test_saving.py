@@ -1,0 +1,50 @@
+"""Benchmarks write what they measured, so that a claim can point at it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import evaluation, memory, step
+
+TINY = ["--backbone", "vit_t", "--image-size", "64", "--device", "cpu"]
+
+
+def _written(main: Any, path: Path, *arguments: str) -> dict[str, Any]:
+    assert main([*TINY, "--json", str(path), *arguments]) == 0
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert found["options"]["backbone"] == "vit_t"
+    assert found["environment"]["torch"]
+    return found
+
+
+def test_a_step_is_written_with_its_ratios(tmp_path: Path) -> None:
+    found = _written(step.main, tmp_path / "step.json", "--rounds", "2")
+    assert set(found["seconds"]) == {"lora", "lora plain", "naslora", "naslora plain"}
+    assert set(found["ratios"]) == {"lora / lora plain", "naslora / naslora plain", "naslora / lora"}
+    ratio = found["ratios"]["naslora / lora"]
+    assert ratio["low"] < ratio["value"] < ratio["high"]
+    assert ratio["rounds"] == 2
+
+
+def test_an_evaluation_is_written_with_its_ratio(tmp_path: Path) -> None:
+    found = _written(evaluation.main, tmp_path / "evaluation.json", "--rounds", "2", "--images", "2")
+    assert len(found["seconds"]["forward"]) == len(found["seconds"]["evaluation"]) == 2
+    assert found["ratio"]["low"] < found["ratio"]["high"]
+
+
+def test_memory_is_written_in_bytes(tmp_path: Path) -> None:
+    found = _written(memory.main, tmp_path / "memory.json", "--methods", "lora,decoder", "--device", "meta")
+    assert found["bytes"]["lora"]["activations"] > found["bytes"]["decoder"]["activations"] > 0
+
+
+@pytest.mark.parametrize("main", [step.main, evaluation.main, memory.main])
+def test_a_folder_that_is_not_there_is_refused_before_measuring(
+    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*TINY, "--json", str(tmp_path / "no" / "x.json")])
+    assert "is no folder; create it first" in capsys.readouterr().err
