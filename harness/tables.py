@@ -22,17 +22,21 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(f"{name:14s} {load_study(name).title}" for name in study_names()))
         return 0
     study = load_study(options.study) if options.study else None
-    found = pages(options.results, study=study, style=options.format)
+    metrics = [name.strip() for name in options.metrics.split(",")] if options.metrics is not None else []
+    if metrics and options.check:
+        raise UsageError("--metrics prints a page and writes none, so there is none to --check")
+    found = pages(options.results, study=study, metrics=metrics, style=options.format)
     for path, reason in found.skipped.items():
         print(f"skipped: {path}: {reason}", file=sys.stderr)
     if options.check:
         return _check(options.results, found.content, style=options.format, whole=study is None)
     for path, text in found.content.items():
-        try:
-            write_atomically(path, text)
-        except OSError as error:
-            raise UsageError(f"cannot write the table {path}: {error.strerror or error}") from error
+        if not metrics:
+            _write(path, text)
         print(text, end="" if len(found.content) == 1 else "\n")
+    if metrics:
+        print("printed only: a written table has the metrics of its study or of the papers", file=sys.stderr)
+        return 0
     for path in found.content:
         print(f"written: {path}", file=sys.stderr)
     return 0
@@ -46,11 +50,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--study", metavar="NAME", help="a study by name, a YAML file, or `list`; without it, a page a protocol"
     )
+    parser.add_argument(
+        "--metrics",
+        metavar="NAMES",
+        help="columns of these metrics, such as iou,dice; prints and writes nothing (a study's field: table.metrics)",
+    )
     parser.add_argument("--format", choices=sorted(SUFFIX), default="markdown", help="default: markdown")
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if a table differs from what the records give"
     )
     return parser
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise UsageError(f"cannot write the table {path}: {error.strerror or error}") from error
 
 
 def _check(root: Path, found: Mapping[Path, str], *, style: Format, whole: bool) -> int:

@@ -112,8 +112,14 @@ def sheets(records: Iterable[Record]) -> dict[Sheet, list[Record]]:
     return {key: sorted(found[key], key=lambda record: record.key) for key in sorted(found)}
 
 
-def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None) -> Grid:
-    """The grid of one sheet; with a study, all its rows, benchmarks and seeds, records or not."""
+def build(
+    sheet: Sheet, records: Sequence[Record], *, study: Study | None = None, metrics: Sequence[str] = ()
+) -> Grid:
+    """The grid of one sheet; with a study, all its rows, benchmarks and seeds, records or not.
+
+    Args:
+        metrics: what to show a benchmark by, where its records hold it; the study's or the papers' choice if empty.
+    """
     if study is None:
         groups = _groups_of_records(records)
         benchmarks = sorted({record.run.benchmark for record in records}, key=benchmark_rank)
@@ -129,7 +135,7 @@ def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None
         if record.run.benchmark in benchmarks and record.run.seed in seeds
     ]
     chosen_keys = {record.key for record in chosen}
-    columns = [column for name in benchmarks for column in _columns(name, chosen, study=study)]
+    columns = [column for name in benchmarks for column in _columns(name, chosen, study=study, metrics=metrics)]
     rows: list[Row] = []
     cells: dict[tuple[int, int], Cell] = {}
     kept: dict[int, tuple[Record, ...]] = {}
@@ -204,7 +210,9 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _columns(benchmark: str, records: Sequence[Record], *, study: Study | None) -> list[Column]:
+def _columns(
+    benchmark: str, records: Sequence[Record], *, study: Study | None, metrics: Sequence[str]
+) -> list[Column]:
     mine = [record for record in records if record.run.benchmark == benchmark]
     manifests = sorted({record.run.manifest for record in mine if record.run.manifest}) or [""]
     columns = []
@@ -212,10 +220,10 @@ def _columns(benchmark: str, records: Sequence[Record], *, study: Study | None) 
         here = [record for record in mine if record.run.manifest in (manifest, "")]
         seen: dict[str, set[str]] = {}
         for record in here:
-            for split, metrics in record.scores.get("best", {}).items():
+            for split, scores in record.scores.get("best", {}).items():
                 if split != "val":
-                    seen.setdefault(split, set()).update(metrics)
-        names = _metrics(benchmark, set().union(*seen.values()), study=study)
+                    seen.setdefault(split, set()).update(scores)
+        names = _metrics(benchmark, set().union(*seen.values()), study=study, metrics=metrics)
         notes = sorted({record.run.data_note for record in here if record.run.data_note})
         for split in _splits(benchmark, seen, study=study):
             columns += [
@@ -225,7 +233,9 @@ def _columns(benchmark: str, records: Sequence[Record], *, study: Study | None) 
     return columns
 
 
-def _metrics(benchmark: str, seen: set[str], *, study: Study | None) -> tuple[str, ...]:
+def _metrics(benchmark: str, seen: set[str], *, study: Study | None, metrics: Sequence[str]) -> tuple[str, ...]:
+    if metrics:
+        return tuple(name for name in metrics if name in seen or not seen)
     if study is not None and study.table.metrics != "paper":
         return tuple(study.table.metrics)
     return PAPER_METRICS.get(benchmark) or tuple(sorted(seen)) or ("iou",)

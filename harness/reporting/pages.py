@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.errors import UsageError, did_you_mean
 from harness.records.cost import CostStore
 from harness.records.images import image_scores
 from harness.records.schema import Record
@@ -28,17 +28,24 @@ class Pages:
     skipped: Mapping[Path, str]
 
 
-def pages(root: Path, *, study: Study | None = None, style: Format = "markdown") -> Pages:
+def pages(
+    root: Path, *, study: Study | None = None, metrics: Sequence[str] = (), style: Format = "markdown"
+) -> Pages:
     """The tables that the records below ``root`` give.
 
     The page of ``study``; without one a page a protocol, the cost page if there are cost records, and the page of every
     study that has one already.
 
+    Args:
+        metrics: columns of these, on the page of ``study`` or on those of the protocols alone.
+
     Raises:
-        UsageError: there is no folder of records.
+        UsageError: there is no folder of records, or no record holds one of the metrics.
     """
     folder, suffix = root / "tables", SUFFIX[style]
     if study is not None and study.table.kind == "cost":
+        if metrics:
+            raise UsageError(f"the table of {study.name!r} shows costs, no metrics")
         costs = CostStore(root)
         page = _cost_page(root, study, style=style)
         return Pages(content={folder / f"{study.name}{suffix}": page}, skipped=costs.problems())
@@ -48,13 +55,16 @@ def pages(root: Path, *, study: Study | None = None, style: Format = "markdown")
             f"{store.folder} does not exist; run something first (python -m harness.run …), or give --results ROOT"
         )
     records, skipped = store.summaries()
+    _require_held(metrics, records)
     if study is not None:
-        page = study_page(root, records, study, style=style)
+        page = study_page(root, records, study, metrics=metrics, style=style)
         return Pages(content={folder / f"{study.name}{suffix}": page}, skipped=skipped)
     found = {}
     for protocol in sorted({record.run.protocol for record in records}):
         mine = [record for record in records if record.run.protocol == protocol]
-        found[folder / f"{protocol}{suffix}"] = render(mine, style=style)
+        found[folder / f"{protocol}{suffix}"] = render(mine, metrics=metrics, style=style)
+    if metrics:
+        return Pages(content=found, skipped=skipped)
     for name in study_names():
         path, one = folder / f"{name}{suffix}", load_study(name)
         if one.table.kind == "cost" and (path.is_file() or any(CostStore(root))):
@@ -64,10 +74,21 @@ def pages(root: Path, *, study: Study | None = None, style: Format = "markdown")
     return Pages(content=found, skipped={**skipped, **CostStore(root).problems()})
 
 
-def study_page(root: Path, records: Sequence[Record], study: Study, *, style: Format = "markdown") -> str:
+def _require_held(metrics: Sequence[str], records: Iterable[Record]) -> None:
+    held = {
+        name for one in records for splits in one.scores.values() for scores in splits.values() for name in scores
+    }
+    for name in metrics:
+        if name not in held:
+            raise UsageError(f"no record holds a metric {name!r}{did_you_mean(name, held)}")
+
+
+def study_page(
+    root: Path, records: Sequence[Record], study: Study, *, metrics: Sequence[str] = (), style: Format = "markdown"
+) -> str:
     """The page of one study, with published numbers and per-image scores where it asks for them."""
     cells = published.read() if study.table.paper else []
-    return render(records, study=study, published=cells, images_of=images_below(root), style=style)
+    return render(records, study=study, published=cells, images_of=images_below(root), metrics=metrics, style=style)
 
 
 def images_below(root: Path) -> ImagesOf:

@@ -29,6 +29,7 @@ def render(
     runs: Iterable[Run] | None = None,
     published: Sequence[Published] = (),
     images_of: ImagesOf = lambda record, score, split, metric: None,
+    metrics: Sequence[str] = (),
     style: Format = "markdown",
 ) -> str:
     """One page: a table for each protocol hash, backbone and checkpoint among ``records``.
@@ -39,12 +40,13 @@ def render(
         runs: show these planned runs and nothing else, under their own labels; those without a record show as missing.
         published: numbers of papers; a study with ``table.paper`` shows them beside ours, under its own protocol only.
         images_of: per-image scores, for a study with ``table.baseline``.
+        metrics: columns of these instead of the study's or the papers' choice.
         style: ``markdown``, ``latex`` or ``csv``.
     """
     chosen = list(records) if runs is None else of_runs(records, runs)
     title = study.title if study else ", ".join(sorted({record.run.protocol for record in chosen})) or "no records"
     blocks = []
-    for grid in grids(chosen, study=study):
+    for grid in grids(chosen, study=study, metrics=metrics):
         main = block(grid)
         blocks.append(replace(main, above=[study.note, *main.above]) if study and study.note else main)
         if study and study.table.baseline:
@@ -70,13 +72,17 @@ def _under_label(record: Record, run: Run) -> Record:
     return replace(record, run=run)
 
 
-def grids(records: Iterable[Record], *, study: Study | None = None) -> list[Grid]:
-    """A grid a sheet. With a study: sheets of its protocol, and others where at least half of its rows were run."""
+def grids(records: Iterable[Record], *, study: Study | None = None, metrics: Sequence[str] = ()) -> list[Grid]:
+    """A grid a sheet. With a study: sheets of its protocol, and others where at least half of its rows were run.
+
+    Args:
+        metrics: see `build`.
+    """
     found = []
     for sheet, members in sheets(records).items():
         protocol, _, backbone, _ = sheet
         if study is None:
-            found.append(build(sheet, members))
+            found.append(build(sheet, members, metrics=metrics))
             continue
         if study.backbones and backbone not in study.backbones:
             continue
@@ -84,7 +90,7 @@ def grids(records: Iterable[Record], *, study: Study | None = None) -> list[Grid
         if protocol != study.protocol:  # what another protocol has not run of the study is no gap
             there = {record.run.benchmark for record in members}
             here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
-        grid = build(sheet, members, study=here)
+        grid = build(sheet, members, study=here, metrics=metrics)
         filled = sum(any(is_run(record) for record in mine) for mine in grid.members.values())
         if filled and (protocol == study.protocol or 2 * filled >= len(grid.rows)):
             found.append(grid)

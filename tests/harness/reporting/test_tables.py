@@ -266,6 +266,49 @@ def test_a_damaged_record_is_reported_and_the_table_is_made(results: Path, capsy
     assert "11.0 ± 1.0 (3)" in shown.out
 
 
+def test_other_metrics_that_the_records_hold_are_printed_and_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page shows a benchmark by what its paper reports; a reader may want another of the metrics in the records."""
+    store = RecordStore(tmp_path)
+    store.write(record(scores={"best": {"test": {"s_measure": 0.9, "iou": 0.7, "dice": 0.8}}}))
+    store.write(record(benchmark="trans10k_v2", scores={"best": {"test": {"miou": 0.6}}}))
+    arguments = ["--results", str(tmp_path)]
+    assert main([*arguments, "--metrics", "iou, dice"]) == 0
+    page = rows(capsys.readouterr().out)
+    assert page["method"][:3] == ["Kvasir-SEG IoU ↑", "Kvasir-SEG Dice ↑", "params (M)"]
+    assert page["lora"][:2] == ["70.0 (1)", "80.0 (1)"]
+    assert not (tmp_path / "tables").exists()
+    study = tmp_path / "mine.yaml"
+    text = "title: t\nprotocol: demo\nbenchmarks: [kvasir]\nentries: [lora]\nseeds: 1\n"
+    study.write_text(text)
+    assert main([*arguments, "--study", str(study), "--metrics", "dice"]) == 0
+    by_option = capsys.readouterr().out
+    study.write_text(text + "table: {metrics: [dice]}\n")
+    assert main([*arguments, "--study", str(study)]) == 0
+    assert capsys.readouterr().out == by_option
+    assert "80.0 (1)" in by_option
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--metrics", "iouu"], "no record holds a metric 'iouu' (did you mean"),
+        (["--metrics", ""], "no record holds a metric ''"),
+        (["--metrics", "ber", "--check"], "none to --check"),
+        (["--metrics", "ber", "--study", "cost"], "shows costs, no metrics"),
+    ],
+)
+def test_metrics_that_cannot_be_shown_are_one_line(
+    results: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    RecordStore(results).write(record(benchmark="leaf", metric="iou"))
+    assert main(["--results", str(results), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
 def test_no_results_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--results", str(tmp_path / "nothing")]) == 2
     assert "run something first" in capsys.readouterr().err
