@@ -122,7 +122,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     benchmark = _benchmark(arguments.name)
     if not isinstance(benchmark, FolderBenchmark):
         raise UsageError(f"{benchmark.name} does not say how its archives lie; unpack them yourself")
-    with _progress() as progress:
+    with _writing(arguments.root), _progress() as progress:
         done = prepare(
             benchmark,
             arguments.sources,
@@ -148,6 +148,8 @@ def run_prepare(arguments: argparse.Namespace) -> int:
 def run_check(arguments: argparse.Namespace) -> int:
     from datasets.checking import check
 
+    if arguments.workers < 0:
+        raise UsageError(f"--workers {arguments.workers} is negative; give a number of processes, or 0 for one a core")
     options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed)
     if arguments.name == "all":
         names = [name for name in BENCHMARKS.names() if _entry(name, arguments.root)["found"]]
@@ -205,9 +207,24 @@ def run_sample(arguments: argparse.Namespace) -> int:
         every = arguments.layout == "all"
         for layout in samples.layouts(name) if every else (arguments.layout,):
             root = arguments.root / name / layout if every else arguments.root
-            folder = samples.write(name, root, layout=layout, images=arguments.images, seed=arguments.seed, size=size)
+            with _writing(root):
+                folder = samples.write(
+                    name, root, layout=layout, images=arguments.images, seed=arguments.seed, size=size
+                )
             print(f"{name}: {folder} (layout {layout})")
     return 0
+
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """Turn a full disk or a folder without permission into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"cannot write below {root}: {error.filename or root}: {error.strerror or error}; "
+            "mend that, or choose another folder with --root"
+        ) from error
 
 
 @contextmanager

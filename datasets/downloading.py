@@ -25,6 +25,7 @@ Progress = Callable[[str, int, int | None], None]
 FOLDER = ".downloads"
 """Below the data root: archives on their way, and ``seen.json``."""
 
+_DRIVE = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
 _CHUNK = 1 << 20
 _TIMEOUT_S = 60.0
 _RETRIES = 5
@@ -53,15 +54,18 @@ def is_url(source: str) -> bool:
 
 
 def file_name(url: str) -> str:
-    """A local name for what ``url`` serves; Google Drive's file id where the path says nothing."""
+    """A local name for what ``url`` serves, of its own for each address; one for the ways to name a file on Google Drive."""
     parts = urlsplit(url)
-    name = re.sub(r"[^\w.+ -]", "_", Path(parts.path).name).strip(". ")
-    drive = parse_qs(parts.query).get("id")
-    if drive:
+    if parts.hostname in _DRIVE:
+        shared = re.match(r"/file/(?:u/\d+/)?d/([\w-]+)", parts.path)
+        drive = [shared[1]] if shared else parse_qs(parts.query).get("id", [])
+        if not drive:
+            raise DatasetError(f"{url} names no file; give the link that Google Drive's Share gives for the archive itself")
         return f"drive-{re.sub(r'[^A-Za-z0-9_-]', '', drive[0])}"
-    if not name:
+    name = re.sub(r"[^\w.+ -]", "_", Path(parts.path).name).strip(". ")
+    if not name and not parts.query:
         raise DatasetError(f"{url} names no file; give the address of the archive itself")
-    return name
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name or 'download'}"
 
 
 def obtain(source: str, data_root: Path, *, progress: Progress) -> Archive:

@@ -120,6 +120,27 @@ def test_bad_input_is_one_line_and_exit_code_2(said, tmp_path: Path, arguments: 
     assert words in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["prepare", "kvasir", "--from", "{archive}"], "cannot write below {root}"),
+        (["sample", "kvasir"], "cannot write below {root}"),
+        (["check", "kvasir", "--workers", "-3"], "--workers -3 is negative"),
+    ],
+)
+@pytest.mark.parametrize("root", ["/proc/nope", "{file}/below"])
+def test_a_folder_that_cannot_be_and_a_negative_number_are_one_line(
+    said, tmp_path: Path, arguments: list[str], words: str, root: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "source").mkdir()
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "source")
+    root = root.format(file=tmp_path / "file")
+    code, out, err = said(*(word.format(archive=archive) for word in arguments), "--root", root)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words.format(root=root) in err
+
+
 def test_listing_does_not_import_torch() -> None:
     code = (
         "import sys; from datasets.__main__ import main; main(['list', '--root', 'nowhere']); "

@@ -137,7 +137,7 @@ def test_download_goes_on_in_the_next_call_where_it_stopped(large_archive: Path,
     seen: list[int] = []
 
     def progress(what: str, done: int, total: int | None) -> None:
-        if what == large_archive.name:
+        if what == downloading.file_name(served.url):
             seen.append(done)
 
     with serve(large_archive, cuts=[1_200_000]) as served:
@@ -151,11 +151,36 @@ def test_download_goes_on_in_the_next_call_where_it_stopped(large_archive: Path,
     assert seen[-1] == large_archive.stat().st_size
 
 
+def test_another_address_that_ends_in_the_same_name_is_another_download(archive: Path, root: Path, monkeypatch) -> None:
+    monkeypatch.setattr(downloading, "_RETRIES", 0)
+    with serve(archive) as served:
+        prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
+        absent = served.url.replace(archive.name, f"elsewhere/{archive.name}")
+        with pytest.raises(DatasetError, match="did not download"):
+            prepare(benchmark_of("kvasir"), [absent], root, progress=quiet)
+
+
+def test_a_file_on_google_drive_has_one_local_name_however_it_is_addressed() -> None:
+    addresses = (
+        "https://drive.google.com/file/d/1aB_c-2/view?usp=sharing",
+        "https://drive.google.com/file/u/0/d/1aB_c-2/view",
+        "https://drive.google.com/uc?id=1aB_c-2&export=download",
+        "https://drive.google.com/open?id=1aB_c-2",
+        "https://drive.usercontent.google.com/download?id=1aB_c-2&confirm=t",
+    )
+    assert {downloading.file_name(address) for address in addresses} == {"drive-1aB_c-2"}
+    others = ("https://drive.google.com/file/d/1aB_c-3/view", "http://a/get?id=1", "http://b/get?id=1", "http://a/get?id=2")
+    assert len({downloading.file_name(address) for address in others}) == 4
+    for nothing in ("http://a/", "https://drive.google.com/drive/folders/1aB_c-2"):
+        with pytest.raises(DatasetError, match="names no file"):
+            downloading.file_name(nothing)
+
+
 def test_two_calls_never_append_to_one_download(archive: Path, root: Path) -> None:
     with serve(archive) as served:
         (root / downloading.FOLDER).mkdir(parents=True)
         with (
-            FileLock(root / downloading.FOLDER / f"{archive.name}.lock"),
+            FileLock(root / downloading.FOLDER / f"{downloading.file_name(served.url)}.lock"),
             pytest.raises(DatasetError, match="another process"),
         ):
             prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
