@@ -18,7 +18,8 @@ from harness.studies import load_study, study_names
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.why", description=__doc__)
     parser.add_argument(
-        "table", help="a protocol's or a study's name, or the table's file, which is explained from its own results folder"
+        "table",
+        help="a protocol's or a study's name, or the table's file, which is explained from its own results folder",
     )
     parser.add_argument("row", help="the row's label, or a part of it")
     parser.add_argument(

@@ -73,7 +73,9 @@ def _benchmark(grid: Grid, base: int, place: int, images_of: ImagesOf) -> list[l
             found[row.label] = difference
     by_seed = {label: stats.sign_flip(one.by_seed) for label, one in found.items()}
     by_image = {
-        label: stats.sign_flip(one.by_image, resamples=2_000) for label, one in found.items() if one.by_image is not None
+        label: stats.sign_flip(one.by_image, resamples=2_000)
+        for label, one in found.items()
+        if one.by_image is not None
     }
     seeds_p = stats.holm({label: test.p for label, test in by_seed.items() if test.p is not None})
     images_p = stats.holm({label: test.p for label, test in by_image.items() if test.p is not None})

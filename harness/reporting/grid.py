@@ -112,9 +112,7 @@ def sheets(records: Iterable[Record]) -> dict[Sheet, list[Record]]:
     return {key: sorted(found[key], key=lambda record: record.key) for key in sorted(found)}
 
 
-def build(
-    sheet: Sheet, records: Sequence[Record], *, study: Study | None = None, metrics: Sequence[str] = ()
-) -> Grid:
+def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None, metrics: Sequence[str] = ()) -> Grid:
     """The grid of one sheet; with a study, all its rows, benchmarks and seeds, records or not.
 
     Args:
@@ -210,9 +208,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _columns(
-    benchmark: str, records: Sequence[Record], *, study: Study | None, metrics: Sequence[str]
-) -> list[Column]:
+def _columns(benchmark: str, records: Sequence[Record], *, study: Study | None, metrics: Sequence[str]) -> list[Column]:
     mine = [record for record in records if record.run.benchmark == benchmark]
     manifests = sorted({record.run.manifest for record in mine if record.run.manifest}) or [""]
     columns = []

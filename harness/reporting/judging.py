@@ -96,9 +96,7 @@ def judge_claims(
     return findings
 
 
-def _scores(
-    claim: Claim, found: dict[tuple[str, str, str, str], list[Record]], images_of: ImagesOf
-) -> list[Reading]:
+def _scores(claim: Claim, found: dict[tuple[str, str, str, str], list[Record]], images_of: ImagesOf) -> list[Reading]:
     readings = []
     for benchmark in claim.benchmarks:
         for other in claim.denominator:
@@ -281,7 +279,9 @@ def _line(claim: Claim, reading: Reading) -> str:
     settle = ""
     if reading.verdict == "inconclusive" and claim.quantity == "score difference":
         settle = (
-            f", about {reading.settle} seeds would settle it" if reading.settle else ", more seeds would not (or over a thousand)"
+            f", about {reading.settle} seeds would settle it"
+            if reading.settle
+            else ", more seeds would not (or over a thousand)"
         )
         settle = ", at least 2 seeds are needed" if interval is None else settle
     return f"{reading.what}: {number}: {reading.verdict}{settle} ({reading.where})"

@@ -28,9 +28,7 @@ class Pages:
     skipped: Mapping[Path, str]
 
 
-def pages(
-    root: Path, *, study: Study | None = None, metrics: Sequence[str] = (), style: Format = "markdown"
-) -> Pages:
+def pages(root: Path, *, study: Study | None = None, metrics: Sequence[str] = (), style: Format = "markdown") -> Pages:
     """The tables that the records below ``root`` give.
 
     The page of ``study``; without one a page a protocol, the cost page if there are cost records, and the page of every
@@ -75,9 +73,7 @@ def pages(
 
 
 def _require_held(metrics: Sequence[str], records: Iterable[Record]) -> None:
-    held = {
-        name for one in records for splits in one.scores.values() for scores in splits.values() for name in scores
-    }
+    held = {name for one in records for splits in one.scores.values() for scores in splits.values() for name in scores}
     for name in metrics:
         if name not in held:
             raise UsageError(f"no record holds a metric {name!r}{did_you_mean(name, held)}")

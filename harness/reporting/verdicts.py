@@ -26,9 +26,7 @@ def judge(interval: Interval | None, *, low: float, high: float) -> Verdict:
     return "inconclusive"
 
 
-def seeds_to_settle(
-    estimate: float, spread: float | None, *, low: float, high: float, rest: float = 0.0
-) -> int | None:
+def seeds_to_settle(estimate: float, spread: float | None, *, low: float, high: float, rest: float = 0.0) -> int | None:
     """Seeds at which the interval around ``estimate`` would no longer cross an edge, if mean and SD stay as they are.
 
     Args:

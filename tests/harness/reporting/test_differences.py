@@ -90,9 +90,7 @@ def test_per_image_scores_give_the_two_level_interval_and_a_p_over_images(tmp_pa
     assert float(found[4]) < 0.01
 
 
-def test_a_claim_and_a_difference_table_give_one_interval(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_claim_and_a_difference_table_give_one_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Seeds agree to the digit and images do not: an interval over seeds alone would be a verdict, this one is none."""
     store = RecordStore(tmp_path)
     records = []

@@ -47,7 +47,9 @@ def crossed(table: np.ndarray) -> dict[int, dict[str, float]]:
 
 def test_hierarchical_bootstrap_of_equal_images_is_students_interval_over_seeds() -> None:
     """With no spread between images only seeds are left."""
-    ours = s.hierarchical_bootstrap({seed: {"a": value, "b": value} for seed, value in enumerate(VALUES)}, resamples=50_000)
+    ours = s.hierarchical_bootstrap(
+        {seed: {"a": value, "b": value} for seed, value in enumerate(VALUES)}, resamples=50_000
+    )
     theirs = s.t_interval(VALUES)
     assert ours is not None
     assert theirs is not None
