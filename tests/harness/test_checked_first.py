@@ -96,8 +96,11 @@ def test_good_checkpoint_plans_under_any_name(
         save_file(state, path)
     else:
         torch.save(state, path, _use_new_zipfile_serialization=name != "old.pth")
+    root = samples.write("kvasir", tmp_path / "data")
+    # A card that reads files says so where no checkpoint is given, or one is dropped.
+    grid = [*GRID, "--set", "data=files", "--dataset-root", f"kvasir={root}", "--results", str(tmp_path), "--plan"]
     for word in (str(path), f"vit-T={path}"):
-        assert main([*GRID, "--checkpoint", word, "--results", str(tmp_path / "runs"), "--plan"]) == 0
+        assert main([*grid, "--checkpoint", word]) == 0
         assert "nothing is missing" in capsys.readouterr().out
 
 
