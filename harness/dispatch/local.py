@@ -89,6 +89,8 @@ class InlineExecutor(Executor):
                     lease.release("killed", f"{type(error).__name__}: {error}")
                     raise
             look()
+            if stop.requested:  # while it was tested, which is not stopped half-way
+                raise KeyboardInterrupt("stopped after a finished run; the same command goes on with the others")
         self._chunk.close("done")
         return survey(self.results, keys=_keys(self._jobs)).runs
 

@@ -105,6 +105,15 @@ def test_the_debugging_executor_runs_here_and_lets_exceptions_through(tmp_path, 
     assert attempts(state_folder(tmp_path, bad.run.key))[0].end == "killed"
 
 
+def test_ctrl_c_too_late_to_stop_a_run_starts_no_other(tmp_path, inline):
+    first, second = (make_job(tmp_path, steps=1, step_s=1.0, seed=seed) for seed in (0, 1))
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt, match="goes on with the others"):
+        run(Plan(jobs=(first, second)), tmp_path)
+    assert attempts(state_folder(tmp_path, first.run.key))[0].end == "finished"
+    assert not state_folder(tmp_path, second.run.key).exists()
+
+
 def test_ctrl_c_in_the_debugging_executor_leaves_a_checkpoint(tmp_path, inline):
     job = make_job(tmp_path, steps=200, step_s=0.02)
 
