@@ -81,17 +81,19 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
         UsageError: no such sweep.
     """
     tasks: Mapping[str, Task] | None = None
-    note = ""
+    note = cluster = ""
     open_chunks = list(read_chunks(results, open_only=True))
     if any(chunk.job for chunk in open_chunks):
         if shutil.which("squeue") is None:
             note = "squeue is not on this machine's PATH: states of queued runs are as last seen on disk"
         else:
             try:
-                tasks = Slurm(patience_s=0.0, say=lambda line: None).tasks()
+                slurm = Slurm(patience_s=0.0, say=lambda line: None)
+                cluster = slurm.cluster()
+                tasks = slurm.tasks(chunk.name for chunk in open_chunks)
             except UsageError as error:
                 note = f"{error}; states of queued runs are as last seen on disk"
-    seen = survey(results, tasks=tasks, note=note)
+    seen = survey(results, tasks=tasks, cluster=cluster, note=note)
     if sweep is None:
         return seen
     known = list(seen.sweeps)

@@ -7,25 +7,36 @@ one asks the cluster for the name before it submits anything.
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.dispatch.attempts import LEASE_SECONDS, Held, Holder, Lease, attempts, state_folder
+from harness.dispatch.ending import give_up
 from harness.dispatch.executors import Executor, ShowStates, Submission, attempt_limits
-from harness.dispatch.local import beating, begin_sweep, freeze, worker_command, writing
-from harness.dispatch.profile import ClusterProfile, Shape, as_data, minutes
-from harness.dispatch.reconcile import reconcile
+from harness.dispatch.local import beating, begin_sweep, freeze, writing
+from harness.dispatch.profile import ClusterProfile, Shape, as_data
+from harness.dispatch.reconcile import is_own, reconcile
+from harness.dispatch.sbatch import array_of, refusal
 from harness.dispatch.slurm import Refused, Slurm, Task, Unreachable, one_line, patiently
 from harness.dispatch.survey import INTERRUPTED, LOST, RunState, survey
-from harness.dispatch.sweeps import Chunk, Limits, create_chunk, read_chunks, sweeps_folder
+from harness.dispatch.sweeps import (
+    Chunk,
+    Limits,
+    Sweep,
+    create_chunk,
+    job_log,
+    read_chunks,
+    read_sweep,
+    sweeps_folder,
+)
 from harness.errors import UsageError
+from harness.records.schema import content_hash
 
 if TYPE_CHECKING:
     from harness.dispatch.job import Job
@@ -38,18 +49,22 @@ class SlurmExecutor(Executor):
 
     Args:
         profile: what a job asks for.
+        request: identity of the grid that the command asks for; empty takes the runs of each call for the whole of it.
     """
 
     name: ClassVar[str] = "slurm"
     detached: ClassVar[bool] = True
 
-    def __init__(self, *, results: Path, profile: ClusterProfile) -> None:
+    def __init__(self, *, results: Path, profile: ClusterProfile, request: str = "") -> None:
         super().__init__(results=results)
         self.profile = profile
+        self.request = request
         self.slurm = Slurm(patience_s=profile.patience_seconds)
         self.slurm.require()
         self._jobs: dict[str, Job] = {}
         self._limits: dict[str, Limits] = {}
+        self._submissions: Counter[str] = Counter()
+        self._origin = {"command": "", "request": request}
 
     def describe(self) -> str:
         partition = self.profile.partition or "its default partition"
@@ -57,10 +72,13 @@ class SlurmExecutor(Executor):
 
     def submit(self, jobs: Sequence[Job], *, command: str = "") -> Submission:
         self._jobs |= {job.run.key: job for job in jobs}
+        self._origin = {"command": command, "request": self._request_of(job.run.key for job in jobs)}
+        return self._submit(jobs)
+
+    def _submit(self, jobs: Sequence[Job]) -> Submission:
         shapes = self._by_shape(jobs)  # a wrong profile is found before anything is written
         with writing(self.results), self._alone():
-            tasks = self.slurm.tasks()
-            reconcile(self.results, self.slurm, tasks=tasks)
+            tasks = reconcile(self.results, self.slurm)
             elsewhere = self._elsewhere(tasks, {job.run.key for job in jobs})
             wanted = {shape: [job for job in group if job.run.key not in elsewhere] for shape, group in shapes.items()}
             keys = tuple(job.run.key for group in wanted.values() for job in group)
@@ -70,7 +88,8 @@ class SlurmExecutor(Executor):
                 key: limit for key, limit in self._limits.items() if key in keys
             }
             self._limits |= limits
-            chunks = self._write_intent(wanted, limits, command)
+            chunks = self._write_intent(wanted, limits)
+            self._submissions.update(keys)
             job_ids = []
             for chunk in chunks:
                 try:
@@ -80,57 +99,97 @@ class SlurmExecutor(Executor):
                 except UsageError as error:
                     for unsent in chunks[len(job_ids) :]:
                         unsent.close("abandoned")
-                    raise UsageError(_refusal(error, chunks, job_ids)) from error
+                    raise UsageError(refusal(error, chunks, job_ids)) from error
         return Submission(sweep=chunks[0].sweep, keys=keys, elsewhere=elsewhere, job_ids=tuple(job_ids))
 
     def wait(self, submission: Submission, *, on_change: ShowStates | None = None) -> Mapping[str, RunState]:
-        """As `Executor.wait`; runs that the cluster ended (preempted without requeue, lost with their node, out of time) are
-        submitted again, within ``max_attempts``."""
+        """As `Executor.wait`; runs that the cluster ended (preempted without requeue, lost with their node, out of time, gone
+        before their worker began) are submitted again, ``max_attempts`` times at most."""
         keys = [*submission.keys, *submission.elsewhere]
         while True:
-            tasks = self.slurm.tasks()
-            runs = survey(self.results, tasks=tasks, keys=keys).runs
+            names = (chunk.name for chunk in read_chunks(self.results, open_only=True))
+            runs = self._survey(keys, self.slurm.tasks(names))
             if on_change is not None:
                 on_change(runs)
             if not any(run.unsettled for run in runs.values()):
                 with self._alone():
-                    tasks = self.slurm.tasks()
-                    reconcile(self.results, self.slurm, tasks=tasks)
-                runs = survey(self.results, tasks=tasks, keys=keys).runs
-                again = [
-                    self._jobs[key]
-                    for key, run in runs.items()
-                    if run.state in (INTERRUPTED, LOST) and key in self._jobs
-                ]
+                    tasks = reconcile(self.results, self.slurm)
+                    self._give_up_spent(self._survey(keys, tasks))
+                runs = self._survey(keys, tasks)
+                again = [self._jobs[run.key] for run in runs.values() if self._ended_by_cluster(run)]
                 if not again:
                     if on_change is not None:
                         on_change(runs)
                     return runs
                 print(f"{len(again)} runs were ended by the cluster; submitting them again", file=sys.stderr)
-                self.submit(again, command="resubmission")
+                self._submit(again)
             time.sleep(POLL_S)
 
     def cancel(self, keys: Sequence[str]) -> list[str]:
-        """Cancel the queued and running jobs of these runs and no others; returns their names."""
-        wanted = set(keys)
+        """Cancel the queued and running jobs of the sweeps that the request for these runs made, and say what other sweeps
+        have of them; returns the names of the cancelled jobs."""
+        request, wanted = self._request_of(keys), set(keys)
+        cancelled: list[str] = []
+        whole: list[str] = []
+        left: dict[str, list[str]] = {}
         with self._alone():
-            tasks = self.slurm.tasks()
-            reconcile(self.results, self.slurm, tasks=tasks)
-            cancelled: list[str] = []
-            whole: list[str] = []
+            tasks = reconcile(self.results, self.slurm)
             for chunk in read_chunks(self.results, open_only=True):
-                mine = [chunk.on_cluster(tasks, index) for index, run in enumerate(chunk.runs) if run.key in wanted]
-                active = [task.job for task in mine if task is not None and task.active]
-                if not active:
-                    continue
-                if len(mine) == len(chunk.runs):
+                chunk = chunk.found_in(tasks)
+                sweep = read_sweep(chunk.path.parent)
+                active = {
+                    task.job: run.key
+                    for index, run in enumerate(chunk.runs)
+                    if (task := chunk.on_cluster(tasks, index)) is not None and task.active
+                }
+                if active and sweep.request == request and is_own(sweep, self.slurm):
                     whole.append(chunk.job)
                     chunk.close("cancelled")
+                    cancelled += active
                 else:
-                    whole += active
-                cancelled += active
+                    left.setdefault(sweep.id, []).extend(job for job, key in active.items() if key in wanted)
             self.slurm.cancel(whole)
+        for sweep_id, jobs in left.items():
+            if jobs:
+                print(self._left(read_sweep(sweeps_folder(self.results) / sweep_id), jobs), file=sys.stderr)
         return cancelled
+
+    def _left(self, sweep: Sweep, jobs: Sequence[str]) -> str:
+        """What `cancel` says of another sweep's jobs."""
+        if sweep.user not in ("", self.slurm.user):
+            who = f"user {sweep.user} submitted, who cancels it with"
+        else:
+            who = "another command submitted; cancel it with"
+        how = f"{sweep.command} --cancel" if sweep.command and sweep.request else f"scancel {' '.join(jobs)}"
+        return f"left: {len(jobs)} jobs of these runs, of sweep {sweep.id}, which {who}: {how}"
+
+    def _request_of(self, keys: Iterable[str]) -> str:
+        return self.request or content_hash(sorted(keys))
+
+    def _survey(self, keys: Sequence[str], tasks: Mapping[str, Task]) -> Mapping[str, RunState]:
+        return survey(self.results, tasks=tasks, keys=keys, cluster=self.slurm.cluster()).runs
+
+    def _ended_by_cluster(self, run: RunState) -> bool:
+        return run.state in (INTERRUPTED, LOST) and run.key in self._jobs
+
+    def _give_up_spent(self, runs: Mapping[str, RunState]) -> None:
+        """Write the record of runs that were submitted as often as they may be: starts of a worker are bounded elsewhere, but
+        a job that dies before its worker begins counts as none."""
+        for run in runs.values():
+            count = self._submissions[run.key]
+            if not self._ended_by_cluster(run) or count < self.profile.max_attempts:
+                continue
+            sweep = sweeps_folder(self.results) / run.sweep
+            detail = f"submitted {count} times without finishing; {run.message} ({job_log(sweep, run.task)})"
+            give_up(
+                self.results,
+                self._jobs[run.key].run,
+                end="lost",
+                detail=detail,
+                starts=attempts(state_folder(self.results, run.key)),
+                environment=read_sweep(sweep).environment,
+                slurm=self.slurm,
+            )
 
     def _by_shape(self, jobs: Sequence[Job]) -> dict[Shape, list[Job]]:
         groups: dict[Shape, list[Job]] = {}
@@ -142,25 +201,32 @@ class SlurmExecutor(Executor):
         """Runs that are queued or running already, and where."""
         found = {}
         for chunk in read_chunks(self.results, open_only=True):
+            chunk = chunk.found_in(tasks)
             for index, run in enumerate(chunk.runs):
                 task = chunk.on_cluster(tasks, index)
                 if run.key in keys and task is not None and task.active:
-                    found[run.key] = f"is {task.state.lower()} as job {task.job} of sweep {chunk.sweep}"
+                    user = read_sweep(chunk.path.parent).user
+                    whose = "" if user in ("", self.slurm.user) else f" of {user}"
+                    found[run.key] = f"is {task.state.lower()} as job {task.job} of sweep {chunk.sweep}{whose}"
         for key in keys - found.keys():
             starts = attempts(state_folder(self.results, key))
             if starts and starts[-1].live():
                 found[key] = f"runs in process {starts[-1].holder.pid} on {starts[-1].holder.host}"
         return found
 
-    def _write_intent(
-        self, wanted: Mapping[Shape, list[Job]], limits: Mapping[str, Limits], command: str
-    ) -> list[Chunk]:
+    def _write_intent(self, wanted: Mapping[Shape, list[Job]], limits: Mapping[str, Limits]) -> list[Chunk]:
         everything = [job for group in wanted.values() for job in group]
         folder = Path(self.profile.snapshot_folder) if self.profile.snapshot_folder else self.results / "snapshots"
         frozen, everything = freeze(folder.absolute(), everything)
         frozen_jobs = {job.run.key: job for job in everything}
+        settings = {
+            **as_data(self.profile),
+            "user": self.slurm.user,
+            "cluster": self.slurm.cluster(),
+            "request": self._origin["request"],
+        }
         _, place = begin_sweep(
-            self.results, executor=self.name, command=command, frozen=frozen, settings=as_data(self.profile)
+            self.results, executor=self.name, command=self._origin["command"], frozen=frozen, settings=settings
         )
         (place / "logs").mkdir()
         largest = min(self.profile.max_array_size, (self.slurm.max_array_size() or 1001) - 1)
@@ -177,7 +243,7 @@ class SlurmExecutor(Executor):
         """Submit a chunk, once: where the controller's answer is lost, it is asked for the name before another try."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        executor = _array(chunk, self.profile, self._frozen)
+        executor = array_of(chunk, self.profile, self._frozen)
         tried = False
 
         def ask() -> str:
@@ -220,75 +286,3 @@ class SlurmExecutor(Executor):
             for number in range(max(1, lease.attempt.number - 20), lease.attempt.number):
                 for path in (folder / f"attempt.{number}.json", folder / f"attempt.{number}.end.json"):
                     path.unlink(missing_ok=True)
-
-
-def _array(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
-    """submitit's executor for one chunk, with our worker as command: the chunk on disk takes the place of pickles."""
-    from submitit import SlurmExecutor as SubmititSlurm
-
-    python = profile.python or shlex.quote(sys.executable)
-    command = worker_command(chunk, frozen, python=python, variables={})
-
-    class Array(SubmititSlurm):
-        def begin(self) -> Any:
-            return self._submit_command(command)
-
-        def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-            # Inside a job, sbatch would inherit that job's limits from the environment.
-            inherited = [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]
-            return ["env", *(f"--unset={name}" for name in inherited), "sbatch", str(submission_file_path)]
-
-    shape = Shape(**{name: value for name, value in chunk.shape.items() if name != "gpus"})
-    executor = Array(folder=chunk.path.parent / "logs")
-    options: dict[str, Any] = {
-        "account": shape.account,
-        "partition": shape.partition,
-        "qos": shape.qos,
-        "gres": shape.gres,
-        "constraint": shape.constraint,
-        "mem": shape.mem,
-    }
-    executor.update_parameters(
-        **{name: value for name, value in options.items() if value},
-        job_name=chunk.name,
-        comment=chunk.sweep,
-        time=minutes(shape.time),
-        nodes=1,
-        ntasks_per_node=shape.gpus_per_run,
-        cpus_per_task=shape.cpus,
-        signal_delay_s=profile.signal_seconds,
-        array_parallelism=profile.parallelism,
-        stderr_to_stdout=True,
-        setup=list(profile.setup),
-        # The step may be killed as a whole; what it could not say is said after it.
-        teardown=["status=$?", f"{command} --after $status", "exit $?"],
-        # since SLURM 22.05 srun does not inherit the CPUs of a task
-        srun_args=[f"--cpus-per-task={shape.cpus}", *(["--kill-on-bad-exit=1"] if shape.gpus_per_run > 1 else [])],
-        additional_parameters={"requeue": True, **{k: v == "true" or v for k, v in profile.extra.items()}},
-        wckey=None,
-    )
-    executor.parameters["map_count"] = len(chunk.runs)
-    return executor
-
-
-def _refusal(error: UsageError, chunks: Sequence[Chunk], job_ids: Sequence[str]) -> str:
-    text = str(error)
-    hints = {
-        "qos": "your quota of submitted jobs or its QOS forbids it; wait for jobs to end, or set --set cluster.qos=NAME",
-        "partition": "choose one of sinfo's with --set cluster.partition=NAME",
-        "time limit": "lower it with --set cluster.time=2h; a run continues from its checkpoint",
-        "account": "set it with --set cluster.account=NAME",
-        "writing": "the controller's disk is full; tell its administrator, then give the same command again",
-        "memory": "lower it with --set cluster.mem=16G",
-        "node configuration": "no node has so many CPUs, GPUs or so much memory; lower them with --set cluster.KEY=VALUE",
-    }
-    hint = next(
-        (hint for word, hint in hints.items() if word in text.lower()),
-        "nothing is lost; mend it and give the same command again",
-    )
-    done = (
-        f"; {len(job_ids)} of {len(chunks)} arrays are submitted ({', '.join(job_ids)})"
-        if job_ids
-        else "; nothing was submitted"
-    )
-    return f"{text}{done}; {hint}"

@@ -80,10 +80,21 @@ def gpu_hours(starts: Sequence[Attempt], *, slurm: Slurm | None = None) -> tuple
 
 
 def give_up(
-    results: Path, run: Run, *, end: End, detail: str, starts: Sequence[Attempt], environment: dict[str, str]
+    results: Path,
+    run: Run,
+    *,
+    end: End,
+    detail: str,
+    starts: Sequence[Attempt],
+    environment: dict[str, str],
+    slurm: Slurm | None = None,
 ) -> Record:
-    """Write the record of a run that cannot be finished; its checkpoint stays, so that a retry continues."""
-    hours, source = gpu_hours(starts)
+    """Write the record of a run that cannot be finished; its checkpoint stays, so that a retry continues.
+
+    Args:
+        slurm: the cluster that its starts ran on, which is asked for their GPU-hours.
+    """
+    hours, source = gpu_hours(starts, slurm=slurm)
     record = Record(
         run=run,
         key=run.key,
@@ -121,7 +132,14 @@ def judge(starts: Sequence[Attempt], *, limit: int, before: int = 0) -> tuple[En
 
 
 def settle(
-    results: Path, run: Run, *, end: End, detail: str, planned: Planned, environment: dict[str, str]
+    results: Path,
+    run: Run,
+    *,
+    end: End,
+    detail: str,
+    planned: Planned,
+    environment: dict[str, str],
+    slurm: Slurm | None = None,
 ) -> Record | None:
     """Close a run's dead last start as ``end``, and write its record if it has to be given up.
 
@@ -136,7 +154,9 @@ def settle(
     verdict = judge(starts, limit=planned.limit, before=planned.before)
     if verdict is None:
         return None
-    return give_up(results, run, end=verdict[0], detail=verdict[1], starts=starts, environment=environment)
+    return give_up(
+        results, run, end=verdict[0], detail=verdict[1], starts=starts, environment=environment, slurm=slurm
+    )
 
 
 def last_line(results: Path, key: str, number: int) -> str:

@@ -101,6 +101,8 @@ class Planned(Protocol):
     def finished(self) -> Collection[str]: ...
     @property
     def failed(self) -> Mapping[str, str]: ...
+    @property
+    def request(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +125,9 @@ def make_executor(
     workers: int | None = None,
     cluster: str | None = None,
     cluster_overrides: Mapping[str, Any] | None = None,
+    request: str = "",
 ) -> Executor:
-    """An executor by name; ``slurm`` needs the ``cluster`` profile's name.
+    """An executor by name; ``slurm`` needs the ``cluster`` profile's name, and tells sweeps apart by ``request``.
 
     Raises:
         UsageError: unknown name or profile, a wrong override, no sbatch.
@@ -140,7 +143,8 @@ def make_executor(
     if name == "slurm":
         from harness.dispatch.arrays import SlurmExecutor
 
-        return SlurmExecutor(results=results, profile=cluster_profile(cluster, cluster_overrides))
+        profile = cluster_profile(cluster, cluster_overrides)
+        return SlurmExecutor(results=results, profile=profile, request=request)
     raise UsageError(f"unknown executor {name!r}{did_you_mean(name, ('inline', 'local', 'slurm'))}")
 
 
@@ -198,7 +202,14 @@ def run_jobs(
     from harness.dispatch.display import Display
 
     name = executor_name(executor, workers=workers, cluster=cluster, cluster_overrides=cluster_overrides)
-    chosen = make_executor(name, results=results, workers=workers, cluster=cluster, cluster_overrides=cluster_overrides)
+    chosen = make_executor(
+        name,
+        results=results,
+        workers=workers,
+        cluster=cluster,
+        cluster_overrides=cluster_overrides,
+        request=planned.request,
+    )
     if cancel:
         return _cancel(planned, chosen)
     again = _to_retry(planned, results, retry, everything=not chosen.detached)
@@ -270,7 +281,7 @@ def _cancel(planned: Planned, executor: Executor) -> Outcome:
     print(
         f"cancelled {len(cancelled)} jobs"
         if cancelled
-        else "nothing to cancel: no job of these runs is queued or running"
+        else "nothing to cancel: no job that this command submitted is queued or running"
     )
     return Outcome(submitted=True, failed={})
 

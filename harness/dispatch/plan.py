@@ -78,6 +78,7 @@ class Plan:
         problems: one line each: records that cannot be read, whose runs are started again; rules that cannot give good masks.
         protocol: the card.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
+        request: identity of the grid that was asked for, which a budget does not change.
     """
 
     jobs: tuple[Job, ...]
@@ -87,6 +88,7 @@ class Plan:
     protocol: Protocol
     images: Mapping[str, Images] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    request: str = ""
 
     @property
     def pending(self) -> tuple[Job, ...]:
@@ -182,6 +184,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         protocol=protocol,
         images=images,
         problems=(*before.problems, *map(_one_mask_line, one_mask)),
+        request=content_hash(sorted(jobs)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -67,7 +68,8 @@ class ClusterProfile(Shape):
         python: interpreter on the compute node; empty for the one that submits.
         snapshot_folder: where frozen copies of the code go; empty for ``RESULTS/snapshots``. Must be seen by compute nodes.
         signal_seconds: the job is warned this long before its time limit, writes a checkpoint and asks to be queued again.
-        max_attempts: how often a submission may start a run; after that it is recorded as TIMEOUT, PREEMPTED or ERROR.
+        max_attempts: how often a submission may start a run, and ``--wait`` may submit it; after that it is recorded as
+            TIMEOUT, PREEMPTED or ERROR.
         lease_seconds: a worker on another machine without sign of life for so long is dead.
         patience_seconds: how long to wait for a slurmctld that does not answer.
         extra: further sbatch options, such as ``{mail-type: END}``; ``true`` for one without a value.
@@ -92,6 +94,10 @@ class ClusterProfile(Shape):
         for number in ("parallelism", "max_array_size", "signal_seconds", "max_attempts"):
             if getattr(self, number) < 1:
                 raise ValueError(f"{number} must be at least 1")
+        if not 1 <= self.lease_seconds < math.inf:
+            raise ValueError(f"lease_seconds={self.lease_seconds:g} must be at least 1, or workers that live count as dead")
+        if not 0 <= self.patience_seconds < math.inf:
+            raise ValueError(f"patience_seconds={self.patience_seconds:g} must not be negative or endless")
 
     def shape(self, backbone: str) -> Shape:
         """The shape of a run on ``backbone``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -37,6 +38,10 @@ ACTIVE = frozenset(
     ]
 )
 """States in which something may still come of a job."""
+
+
+_NAMES = 1000
+"""Job names in one question; the kernel bounds the length of an argument."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +95,9 @@ class Slurm:
 
     def __init__(self, *, patience_s: float = 300.0, say: Callable[[str], None] | None = None) -> None:
         self.patience_s = patience_s
+        self.user = user_name()
         self._say = say or (lambda line: print(line, file=sys.stderr))
+        self._configuration: str | None = None
 
     def require(self) -> None:
         """Raises UsageError where sbatch is not installed."""
@@ -99,11 +106,10 @@ class Slurm:
                 "sbatch is not on this machine's PATH; run this on a login node of the cluster, or leave out --cluster to run here"
             )
 
-    def tasks(self) -> dict[str, Task]:
-        """This user's tasks that wait or run, by job (array tasks one by one)."""
-        output = self._ask(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%F|%K|%T|%r|%j"])
+    def tasks(self, names: Iterable[str]) -> dict[str, Task]:
+        """Tasks of the jobs with these names that wait or run, whoever submitted them, by job (array tasks one by one)."""
         found = {}
-        for line in output.splitlines():
+        for line in self._queue(names, "--array", "--format=%F|%K|%T|%r|%j"):
             array, index, state, reason, name = line.split("|", 4)
             job = f"{array}_{index}" if index.isdigit() else array
             found[job] = Task(job=job, state=state, reason=reason, name=name)
@@ -115,8 +121,7 @@ class Slurm:
         if not wanted:
             return {}
         found = {}
-        output = self._ask(["squeue", "--me", "--noheader", "--states=all", "--format=%F|%j"])
-        for line in output.splitlines():
+        for line in self._queue(wanted, "--format=%F|%j"):
             job, _, name = line.partition("|")
             if name in wanted:
                 found[name] = job
@@ -173,8 +178,12 @@ class Slurm:
         return found
 
     def max_array_size(self) -> int | None:
-        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", self._ask(["scontrol", "show", "config"]), re.MULTILINE)
-        return int(match[1]) if match else None
+        size = self._configured("MaxArraySize")
+        return int(size) if size.isdigit() else None
+
+    def cluster(self) -> str:
+        """The cluster's name, empty where its configuration gives none."""
+        return self._configured("ClusterName")
 
     def cancel(self, jobs: Sequence[str]) -> None:
         if jobs:
@@ -182,6 +191,20 @@ class Slurm:
 
     def requeue(self, job: str) -> None:
         self._ask(["scontrol", "requeue", job])
+
+    def _queue(self, names: Iterable[str], *options: str) -> list[str]:
+        """squeue's lines about jobs of these names. By name, because it refuses an id that it has forgotten."""
+        wanted, lines = sorted(set(names)), []
+        for start in range(0, len(wanted), _NAMES):
+            part = ",".join(wanted[start : start + _NAMES])
+            lines += self._ask(["squeue", f"--name={part}", "--noheader", "--states=all", *options]).splitlines()
+        return lines
+
+    def _configured(self, key: str) -> str:
+        if self._configuration is None:
+            self._configuration = self._ask(["scontrol", "show", "config"])
+        match = re.search(rf"^{key}\s*=\s*(\S+)", self._configuration, re.MULTILINE)
+        return match[1] if match else ""
 
     def _account(self, command: list[str]) -> str | None:
         """Accounting may be off or away; nothing may depend on it."""
@@ -193,6 +216,14 @@ class Slurm:
 
     def _ask(self, command: list[str]) -> str:
         return patiently(lambda: _run(command), patience_s=self.patience_s, say=self._say)
+
+
+def user_name() -> str:
+    """Who this process runs as, as SLURM names users."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container may have no entry for its user
+        return str(os.geteuid())
 
 
 def patiently(ask: Callable[[], str], *, patience_s: float, say: Callable[[str], None]) -> str:
@@ -251,5 +282,5 @@ def _environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if not re.fullmatch(r"(SQUEUE|SACCT)_(FORMAT2?|SORT|STATES|USERS|PARTITION)", name)
+        if not re.fullmatch(r"(SQUEUE|SACCT)_(FORMAT2?|NAMES|SORT|STATES|USERS|PARTITION)", name)
     }

@@ -98,6 +98,11 @@ class Circumstances:
     variables: Mapping[str, str] = field(default_factory=dict)
     submitter: Holder | None = None
 
+    @property
+    def slurm(self) -> Slurm | None:
+        """The cluster that this process is a job of, None outside one."""
+        return Slurm() if self.holder.job else None
+
 
 class Meeting:
     """Where the processes of one run find each other: rank 0 writes it once it has the lease, the others wait for it.
@@ -162,7 +167,7 @@ def _supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, mee
     except Held:
         return "elsewhere"
     except Exhausted as exhausted:
-        return _exhausted(results, job, exhausted.attempts, circumstances)
+        return _exhausted(job, exhausted.attempts, circumstances)
     if settled(results, key, replaces=circumstances.replaces) is not None:  # written while we waited for a dead holder
         lease.release("finished")
         return "finished"
@@ -228,7 +233,7 @@ def completion(folder: Path, circumstances: Circumstances) -> Callable[[Record],
     def complete(record: Record) -> Record:
         starts = attempts(folder)
         starts = [*starts[:-1], replace(starts[-1], seen=time.time())] if starts else []
-        hours, source = gpu_hours(starts, slurm=Slurm() if circumstances.holder.job else None)
+        hours, source = gpu_hours(starts, slurm=circumstances.slurm)
         return replace(
             record,
             attempts=max(1, len(starts)),
@@ -323,18 +328,26 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumst
     verdict = judge(starts, limit=circumstances.limit, before=circumstances.before)
     if verdict is None:
         return "crashed"
-    give_up(
-        results, job.run, end=verdict[0], detail=verdict[1], starts=starts, environment=dict(circumstances.environment)
-    )
+    _give_up(job, starts, verdict, circumstances)
     return "failed"
 
 
-def _exhausted(results: Path, job: Job, starts: list[Attempt], circumstances: Circumstances) -> Outcome:
+def _exhausted(job: Job, starts: list[Attempt], circumstances: Circumstances) -> Outcome:
     verdict = judge(starts, limit=circumstances.limit, before=circumstances.before)
-    end: End = verdict[0] if verdict else "killed"
-    detail = verdict[1] if verdict else f"started {len(starts)} times without finishing"
-    give_up(results, job.run, end=end, detail=detail, starts=starts, environment=dict(circumstances.environment))
+    _give_up(job, starts, verdict or ("killed", f"started {len(starts)} times without finishing"), circumstances)
     return "failed"
+
+
+def _give_up(job: Job, starts: list[Attempt], verdict: tuple[End, str], circumstances: Circumstances) -> None:
+    give_up(
+        Path(job.results),
+        job.run,
+        end=verdict[0],
+        detail=verdict[1],
+        starts=starts,
+        environment=dict(circumstances.environment),
+        slurm=circumstances.slurm,
+    )
 
 
 def die_with(parent: int) -> None:

@@ -88,6 +88,7 @@ def survey(
     results: Path,
     *,
     tasks: Mapping[str, Task] | None = None,
+    cluster: str = "",
     keys: Iterable[str] | None = None,
     note: str = "",
 ) -> Survey:
@@ -95,6 +96,7 @@ def survey(
 
     Args:
         tasks: the cluster's queue (`Slurm.tasks`), None where it cannot be asked or nobody needs it.
+        cluster: the name of that cluster, empty where nobody knows; it says nothing about open sweeps on others.
         keys: only these runs.
         note: passed through.
     """
@@ -114,7 +116,9 @@ def survey(
         records = {key: record for key in wanted if (record := store.find(key)) is not None}
     runs = {}
     for key, (chunk, index) in latest.items():
-        runs[key] = _state(results, chunk, index, records.get(key), sweeps.get(chunk.sweep), tasks)
+        sweep = sweeps.get(chunk.sweep)
+        asked = not cluster or sweep is None or sweep.cluster in ("", cluster) or bool(chunk.closed)
+        runs[key] = _state(results, chunk, index, records.get(key), sweep, tasks if asked else None)
     for key, record in records.items():
         if key not in runs:
             runs[key] = _of_record(record)

@@ -85,7 +85,7 @@ class Sweep:
         submitter: the process that submits.
         snapshot: folder of the frozen code; its name is the code's hash.
         code: ``commit`` and ``dirty`` of the tree at submission.
-        settings: the cluster profile, or the local options.
+        settings: the cluster profile and, on a cluster, ``user``, ``cluster`` and ``request``; or the local options.
     """
 
     id: str
@@ -96,6 +96,26 @@ class Sweep:
     snapshot: str = ""
     code: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def user(self) -> str:
+        """Who submitted it to a cluster, empty where that was not noted."""
+        return str(self.settings.get("user", ""))
+
+    @property
+    def cluster(self) -> str:
+        """The name of the cluster that has its jobs, empty where that was not noted."""
+        return str(self.settings.get("cluster", ""))
+
+    @property
+    def request(self) -> str:
+        """Identity of the grid that its command asked for, finished runs included; empty where that was not noted."""
+        return str(self.settings.get("request", ""))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its records say of the code."""
+        return {**self.code, "snapshot": Path(self.snapshot).name}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +153,13 @@ class Chunk:
         task = tasks.get(self.task(index))
         return task if task is not None and task.name in ("", self.name) else None
 
+    def found_in(self, tasks: Mapping[str, Task]) -> Chunk:
+        """With the job that the queue has under its name, where the cluster's answer is not on disk."""
+        if self.job:
+            return self
+        known = (task.job.partition("_")[0] for task in tasks.values() if task.name == self.name)
+        return replace(self, job=next(known, ""))
+
     def answered(self, job: str) -> Chunk:
         """Write down the job id."""
         write_atomically(_beside(self.path, "job"), json.dumps({"job": job, "at": time.time()}))
@@ -153,6 +180,11 @@ class Chunk:
                 if number == index:
                     return Job.from_json(json.loads(line))
         raise IndexError(f"{self.path} has no job {index}")
+
+
+def job_log(sweep: Path, task: str) -> Path:
+    """What SLURM and a job's worker said, below the sweep's folder."""
+    return sweep / "logs" / f"{task}_0_log.out"
 
 
 def sweeps_folder(results: Path) -> Path:

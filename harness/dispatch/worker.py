@@ -27,7 +27,7 @@ from harness.dispatch.supervise import (
     supervise,
     watch,
 )
-from harness.dispatch.sweeps import Chunk, Sweep, read_chunk, read_sweep, settled
+from harness.dispatch.sweeps import Chunk, Sweep, job_log, read_chunk, read_sweep, settled
 from harness.errors import UsageError
 
 REQUEUE_WAIT_S = 120
@@ -130,7 +130,7 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
         if status == 128 + signal.SIGUSR2 and restarts < chunk.runs[index].limit - chunk.runs[index].before:
             _requeue(task)
         return status
-    log = chunk.path.parent / "logs" / f"{task}_0_log.out"
+    log = job_log(chunk.path.parent, task)
     too_large = exceeded_memory(log)
     settle(
         results,
@@ -138,7 +138,8 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
         end="OOM" if too_large else "killed",
         detail="killed for exceeding its memory limit" if too_large else f"its step ended with status {status}",
         planned=chunk.runs[index],
-        environment=_environment(sweep),
+        environment=sweep.environment,
+        slurm=Slurm(),
     )
     if not settled(results, job.run.key, replaces=replaces):
         _requeue(task)
@@ -186,13 +187,9 @@ def _circumstances(chunk: Chunk, sweep: Sweep, *, index: int, task: str) -> Circ
         lease_s=float(settings.get("lease_seconds", 90.0)),
         patience_s=max(5.0, 0.5 * warned),
         replaces=chunk.runs[index].replaces,
-        environment=_environment(sweep),
+        environment=sweep.environment,
         submitter=sweep.submitter if sweep.executor == "local" else None,
     )
-
-
-def _environment(sweep: Sweep) -> dict[str, str]:
-    return {**sweep.code, "snapshot": Path(sweep.snapshot).name}
 
 
 if __name__ == "__main__":

@@ -195,14 +195,17 @@ def test_a_thousand_runs_are_one_array_planned_submitted_and_surveyed_quickly(cl
     assert planned.seconds < 2.0
     submitted = timed(sys.executable, "-m", "harness.run", *grid, "--cluster", str(profile))
     assert "1008 runs submitted" in submitted.text
-    assert submitted.seconds < 30.0
+    assert submitted.wall_seconds < 30.0
     tasks = array_tasks(cluster, "PENDING")
     assert len({name for name, _, _ in tasks}) == 1
     assert len(tasks) == 1008
     status = timed(sys.executable, "-m", "harness.status", "--results", str(tmp_path / "runs"))
     assert "1008 queued" in status.text
     assert status.seconds < 1.0
-    print(f"1008 runs: plan {planned.seconds:.2f} s, submit {submitted.seconds:.2f} s, status {status.seconds:.2f} s")
+    print(
+        f"1008 runs: plan {planned.seconds:.2f} s and status {status.seconds:.2f} s of processor time, "
+        f"submission in {submitted.wall_seconds:.2f} s"
+    )
 
 
 def test_an_interrupted_submission_loses_and_doubles_no_run(cluster, tmp_path):
@@ -259,8 +262,10 @@ def test_cancel_takes_a_sweeps_jobs_and_no_others(cluster, tmp_path, monkeypatch
     executor(other, tmp_path, extra={"hold": True}).submit([make_job(other, seed=seed) for seed in range(2)])
     assert len(slurm.cancel([job.run.key for job in first])) == 3
     wait_until(lambda: len(array_tasks(cluster, "PENDING")) == 4, "three jobs to go")
-    assert len(slurm.cancel([second[0].run.key])) == 1
-    wait_until(lambda: len(array_tasks(cluster, "PENDING")) == 3, "one more job to go")
+    assert slurm.cancel([second[0].run.key]) == []  # not the request that submitted it
+    assert len(array_tasks(cluster, "PENDING")) == 4
+    assert len(slurm.cancel([job.run.key for job in second])) == 2
+    wait_until(lambda: len(array_tasks(cluster, "PENDING")) == 2, "two more jobs to go")
 
 
 def test_gpu_hours_of_all_attempts_come_from_accounting(cluster, tmp_path, monkeypatch):
@@ -351,12 +356,14 @@ def slurm_job(results):
 
 
 class timed:
-    """A command's output, and the processor time that it took: what others do on the machine does not count."""
+    """A command's output, the processor time that it took (what others do on the machine does not count), and the time by
+    the clock, which counts what it waited for."""
 
     def __init__(self, *command):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=240)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.wall_seconds = time.monotonic() - begun
         self.seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         assert done.returncode == 0, done.stderr
         self.text = done.stdout

@@ -131,3 +131,18 @@ def test_gpu_hours_add_up_over_all_starts():
     assert hours == pytest.approx(2 * 2900 / 3600)
     here = [start(0, "lost", seconds=3600, gpus=1), *starts]
     assert gpu_hours(here, slurm=Accounting(accounts))[0] == pytest.approx(1 + 2 * 2900 / 3600)
+
+
+def test_a_run_that_is_given_up_has_the_hours_of_accounting_where_that_is_on(tmp_path):
+    job = make_job(tmp_path)
+    folder = state_folder(tmp_path, job.run.key)
+    for _ in range(2):
+        Lease.acquire(folder, holder=Holder.here(job="7_0"), gpus=1).release("PREEMPTED")
+    accounts = [Account(job="7_0", state="PREEMPTED", seconds=1800, gpus=1) for _ in range(2)]
+    planned = Planned.of(job.run, limits=Limits(before=0, limit=2))
+    for slurm, hours, source in ((Accounting(accounts), 1.0, "sacct"), (Accounting(None), 0.0, "clock")):
+        record = settle(
+            tmp_path, job.run, end="PREEMPTED", detail="", planned=planned, environment={}, slurm=slurm
+        )
+        assert record.cost["gpu_hours"] == pytest.approx(hours, abs=0.01)
+        assert record.environment["gpu_hours_source"] == source

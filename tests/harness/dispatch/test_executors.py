@@ -28,6 +28,7 @@ class Plan:
     jobs: tuple
     finished: frozenset = frozenset()
     failed: dict = field(default_factory=dict)
+    request: str = ""
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def test_a_machine_without_sbatch_is_one_line(tmp_path, monkeypatch):
 
 def test_array_tasks_are_read_one_by_one(client):
     client("squeue", "echo '7|0|RUNNING|None|a'; echo '7|1|PENDING|JobArrayTaskLimit|a'; echo '9|N/A|COMPLETED|None|b'")
-    tasks = Slurm().tasks()
+    tasks = Slurm().tasks(["a", "b"])
     assert {job: task.active for job, task in tasks.items()} == {"7_0": True, "7_1": True, "9": False}
     assert tasks["7_1"].reason == "JobArrayTaskLimit"
 
@@ -27,7 +27,13 @@ def test_array_tasks_are_read_one_by_one(client):
 def test_a_users_own_output_formats_do_not_disturb(client, monkeypatch):
     monkeypatch.setenv("SQUEUE_FORMAT", "%i")
     client("squeue", 'test -z "$SQUEUE_FORMAT" && echo "7|0|RUNNING|None|a"')
-    assert list(Slurm().tasks()) == ["7_0"]
+    assert list(Slurm().tasks(["a"])) == ["7_0"]
+
+
+def test_the_queue_is_asked_by_name_in_parts_for_jobs_of_every_user(client, tmp_path):
+    client("squeue", f'echo "$*" >> {tmp_path}/asked; case "$*" in *--me*|*--user*) ;; *n1500*) echo "7|0|RUNNING|None|n1500";; esac')
+    assert list(Slurm().tasks(f"n{number:04}" for number in range(1800))) == ["7_0"]
+    assert len((tmp_path / "asked").read_text().splitlines()) == 2
 
 
 def test_jobs_are_found_by_name_in_the_queue_or_in_accounting(client):
@@ -65,7 +71,7 @@ def test_a_controller_that_is_away_for_a_while_is_waited_for():
 def test_a_controller_that_stays_away_is_one_line(client):
     client("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
     with pytest.raises(Unreachable, match="has not answered for 0 s"):
-        Slurm(patience_s=0, say=lambda line: None).tasks()
+        Slurm(patience_s=0, say=lambda line: None).tasks(["a"])
 
 
 def test_a_refusal_is_not_tried_again():
@@ -90,5 +96,6 @@ def test_messages_are_one_line_without_the_clients_prefixes():
 def test_an_empty_question_starts_no_client(monkeypatch):
     monkeypatch.setitem(os.environ, "PATH", "")
     assert Slurm().ids_by_name([]) == {}
+    assert Slurm().tasks([]) == {}
     assert Slurm().history([]) == []
     Slurm().cancel([])
