@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from harness.records.store import write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +36,9 @@ class ImageCache:
     not kept, which costs time and never a result. With several jobs the bound holds to within the entries that each
     stores between two looks at the folder (64).
 
+    Users may share it: files get the mode that the umask asks for. Where the umask lets only their owner write, others
+    read the entries, store none in a folder that is not theirs, and their use of an entry is not noted.
+
     Args:
         root: the folder; made when first written to.
         max_bytes: bound on its size.
@@ -51,7 +57,8 @@ class ImageCache:
         try:
             array = np.load(path, mmap_mode="c")
             if time.time() - path.stat().st_mtime > _TOUCH:
-                os.utime(path)
+                with contextlib.suppress(PermissionError):  # an entry that another user stored
+                    os.utime(path)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EOFError) as error:
@@ -61,21 +68,14 @@ class ImageCache:
 
     def put(self, key: str, array: NDArray[np.uint8]) -> None:
         """Keep an array, where there is room; never raises for want of it."""
-        if self._full or not self._room(array.nbytes + _HEADER):
+        if self._full:
             return
-        path = self._path(key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    np.save(file, array)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(name, path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            if not self._room(array.nbytes + _HEADER):
+                return
+            content = io.BytesIO()
+            np.save(content, array)
+            write_atomically(self._path(key), content.getvalue())
         except OSError as error:
             self._full = True
             _log.warning("images are no longer cached in %s: %s", self.root, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -274,6 +275,39 @@ def test_reading_an_entry_marks_it_as_used(cache):
     os.utime(path, (1, 1))
     entries.get("aa")
     assert time.time() - path.stat().st_mtime < 60
+
+
+def test_entries_get_the_mode_of_the_umask(cache):
+    before = os.umask(0o022)
+    try:
+        ImageCache(cache, max_bytes=10**6).put("aa", np.zeros(10, dtype=np.uint8))
+    finally:
+        os.umask(before)
+    (path,) = cache.rglob("*.npy")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def refuse(*arguments, **options):
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_an_old_entry_of_another_user_is_read_though_its_use_cannot_be_noted(cache, monkeypatch):
+    entries = ImageCache(cache, max_bytes=10**6)
+    entries.put("aa", np.ones(10, dtype=np.uint8))
+    os.utime(next(cache.rglob("aa.npy")), (1, 1))
+    monkeypatch.setattr(image_cache.os, "utime", refuse)
+    assert entries.get("aa").sum() == 10
+
+
+def test_a_full_cache_of_another_user_stops_caching_and_nothing_else(cache, monkeypatch, caplog):
+    array = np.zeros(1000, dtype=np.uint8)
+    ImageCache(cache, max_bytes=2000).put("aa", array)
+    os.utime(next(cache.rglob("aa.npy")), (1, 1))
+    monkeypatch.setattr(Path, "unlink", refuse)
+    entries = ImageCache(cache, max_bytes=2000)
+    entries.put("bb", array)
+    assert entries.get("bb") is None
+    assert "not permitted" in caplog.text
 
 
 def test_a_full_disk_stops_caching_and_nothing_else(pairs, cache, monkeypatch, caplog):
