@@ -123,7 +123,10 @@ def chosen_conventions(settings: list[str]) -> Conventions:
                 changes[name] = float(value)
             except ValueError:
                 raise UsageError(f"--set {setting}: {name} is a number") from None
-    return replace(plain, **changes)
+    try:
+        return replace(plain, **changes)
+    except ValueError as error:
+        raise UsageError(f"--set {error}") from None
 
 
 def variants_of(plain: Conventions, *, multiclass: bool) -> dict[str, Conventions]:

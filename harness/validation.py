@@ -34,6 +34,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
         message = message.split(", unable to parse")[0].replace("Input should be", "must be")
         if not key:
             raise UsageError(f"{where}: {message}") from error
+        if isinstance(first["input"], Mapping):  # a whole table; the message names the field in it
+            raise UsageError(f"{where}: {key}: {message}") from error
         raise UsageError(f"{where}: {key}={first['input']!r} {message}") from error
 
 

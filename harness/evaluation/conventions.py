@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,9 @@ class Conventions:
         threshold: a pixel is foreground where its probability is above this, for IoU, Dice, Jaccard.
         ber_threshold: binarisation for BER; 125/255 as released.
         empty: score of IoU, Dice and Jaccard where both mask and prediction are empty: 1.0 or 0.0.
+
+    Raises:
+        ValueError: a number out of its range, or none.
     """
 
     resolution: Resolution = "native"
@@ -34,3 +38,10 @@ class Conventions:
     threshold: float = 0.5
     ber_threshold: float = 125 / 255
     empty: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "ber_threshold", "empty"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name):g} must lie in [0, 1]")
+        if not 0 < self.weighted_f_beta2 < math.inf:
+            raise ValueError(f"weighted_f_beta2={self.weighted_f_beta2:g} must be above 0 and finite")

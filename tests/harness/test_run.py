@@ -56,6 +56,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([*DEMO, "--set", "lr"], "is not KEY=VALUE"),
         ([*DEMO, "--set", "precision=int8"], "must be 'fp32', 'bf16' or 'fp16'"),
         ([*PLAIN, "--set", "epochs=0"], "epochs=0 must be at least 1"),
+        ([*DEMO, "--plan", "--set", "evaluation.threshold=7"], "demo: evaluation: threshold=7 must lie in [0, 1]"),
         ([*DEMO, "--set", "image_size=100"], "image size 100 is no multiple"),
         ([*DEMO, "--checkpoint", "nowhere.pth"], "nowhere.pth does not exist"),
         ([*DEMO, "--dataset-root", "kvasir"], "is not NAME=DIR"),
