@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import tempfile
+import stat
+import uuid
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -157,13 +158,18 @@ def read_epoch(path: Path) -> int | None:
 
 
 def replace_atomically(path: Path, write: Callable[[Path], None], *, before: Callable[[], None] = lambda: None) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, sync it, call ``before``, and rename it to ``path``."""
+    """Let ``write`` fill a temporary file beside ``path``, sync it, call ``before``, and rename it to ``path``.
+
+    The file gets the mode that the umask asks for: whoever shares the folder may continue the run.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
     try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        os.close(descriptor)
         write(temporary)
+        temporary.chmod(mode)  # safetensors puts a file of its own there, for its owner alone
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         before()

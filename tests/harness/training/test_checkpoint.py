@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import stat
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,16 @@ def test_half_written_files_of_a_killed_process_are_deleted(tmp_path: Path) -> N
     (tmp_path / ".last.safetensors.abc.tmp").write_bytes(b"half")
     assert step_of(files(tmp_path).load()[0]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_whoever_shares_the_folder_may_continue(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        files(tmp_path).save(content(1))
+        StateFiles(tmp_path, identity="run").finish({"w": torch.ones(2)}, epoch=1, best_epoch=1)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o664}
 
 
 def test_discard_leaves_the_states(tmp_path: Path) -> None:
