@@ -43,13 +43,18 @@ def card_path(name: str) -> Path:
 def load_protocol(name: str, overrides: Mapping[str, Any] | None = None) -> Protocol:
     """Read a card and apply ``overrides``, whose keys may be dotted (``quirks.structure_loss``).
 
+    An override holds for every benchmark: it beats what the card says for one of them. ``benchmarks.camo.epochs``
+    is for one benchmark.
+
     Raises:
         UsageError: no such card, unreadable YAML, unknown key, wrong type.
     """
     path = card_path(name)
     values = _read(path)
     values["name"] = path.stem
-    for key, value in (overrides or {}).items():
+    for key, value in sorted((overrides or {}).items(), key=lambda item: item[0].startswith("benchmarks.")):
+        for special in (values.get("benchmarks") or {}).values():
+            special.pop(key, None)
         _assign(values, key, value)
     return from_mapping(Protocol, values, where=f"protocol {path.stem}")
 

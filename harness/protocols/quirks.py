@@ -128,7 +128,7 @@ QUIRKS = (
         intended="2, 5, 5; K = 100",
         found_in="AutoGluon against Mask2Former",
         effect="with K = 1 every pixel of an image gets the same class; cards with several classes ask for more in "
-        "`benchmarks`, where `--set benchmarks.trans10k_v2.mask_tokens=1` brings it back",
+        "`benchmarks`, and `--set mask_tokens=1` brings it back",
         test="tests/harness/test_quirks.py::test_multiclass_loss_and_masks_change",
     ),
     QuirkEntry(
