@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.harness.dispatch.helpers import make_job, with_standin
 
 def main() -> int:
     results, profile, count, step_s = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background inherits Ctrl-C ignored
     snapshot.take = with_standin(snapshot.take)
     executor = make_executor("slurm", results=results, cluster=profile)
     jobs = [make_job(results, seed=seed, step_s=step_s) for seed in range(count)]

@@ -221,7 +221,7 @@ def test_an_interrupted_submission_loses_and_doubles_no_run(cluster, tmp_path):
         process = submitter(results, profile, count=5)
         assert process.stdout.readline() == "ready\n"
         if number % 2:  # between the first intent and the last answer; the others are anywhere
-            wait_until(lambda results=results: list(results.glob("sweeps/*/chunk.000.json")), "the first intent")
+            wait_for_intent(results)
         time.sleep(random_points.uniform(0.0, pace * (from_intent if number % 2 else whole)))
         os.killpg(process.pid, signal.SIGKILL if number % 4 == 3 else signal.SIGINT)
         output, error = process.communicate(timeout=30)
@@ -238,13 +238,20 @@ def test_an_interrupted_submission_loses_and_doubles_no_run(cluster, tmp_path):
     assert interrupted >= 8
 
 
+def wait_for_intent(results):
+    """Until the first chunk is on disk; looks often, since the whole submission takes a moment only."""
+    deadline = time.monotonic() + 60.0
+    while not list(results.glob("sweeps/*/chunk.000.json")):
+        assert time.monotonic() < deadline, "no intent was written"
+        time.sleep(0.002)
+
+
 def undisturbed(results, profile):
     """Seconds that a submission takes in all, and from its first intent on."""
     process = submitter(results, profile, count=5)
     assert process.stdout.readline() == "ready\n"
     begin = time.monotonic()
-    while not list(results.glob("sweeps/*/chunk.000.json")):
-        time.sleep(0.002)
+    wait_for_intent(results)
     intent = time.monotonic()
     assert process.stdout.readline().startswith("submitted 5")
     end = time.monotonic()
