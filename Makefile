@@ -29,7 +29,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 test-slurm: $(VENV)/installed-dev
-	PYTHON=$(CURDIR)/$(BIN)/python slurm/testcluster/test -q
+	PYTHON=$(CURDIR)/$(BIN)/python slurm/testcluster/test -q $(SLURM_TESTS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
