@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from harness.dispatch.work import Images, encodes_once
 from harness.records.schema import Run
+from harness.training.image_cache import CACHE_BYTES
 from methods.placement import BackboneShape
 
 UNFINISHED = 7
@@ -14,8 +15,6 @@ FINISHED = 2
 """Times the trained tensors: the best and the last state."""
 RECORD_BYTES = 40_000
 IMAGE_ROW_BYTES = 150
-CACHE_LIMIT = 64 * 2**30
-"""Bound on the image cache, and on a file of embeddings; a split that needs more is kept in memory instead."""
 
 
 def result_bytes(run: Run, images: Images) -> float:
@@ -33,7 +32,7 @@ def image_cache_bytes(runs: Iterable[tuple[Run, Images]]) -> float:
         if run.rules.get("cache_images"):
             size = int(run.rules["image_size"])
             found[run.benchmark, run.manifest, size] = 4.0 * size**2 * (images.train + images.val + images.test)
-    return min(sum(found.values()), CACHE_LIMIT)
+    return min(sum(found.values()), CACHE_BYTES)
 
 
 def embedding_cache_bytes(runs: Iterable[tuple[Run, Images, BackboneShape]]) -> float:
@@ -44,5 +43,5 @@ def embedding_cache_bytes(runs: Iterable[tuple[Run, Images, BackboneShape]]) -> 
             side = int(run.rules["image_size"]) // shape.patch
             encoder = (run.backbone, run.checkpoint or run.seed, run.rules.get("precision"), side)
             needed = 2.0 * images.train * 4 * side**2 * (shape.neck_dim or shape.dim)
-            found[(*encoder, run.benchmark, run.manifest)] = needed if needed <= CACHE_LIMIT else 0.0
+            found[(*encoder, run.benchmark, run.manifest)] = needed if needed <= CACHE_BYTES else 0.0
     return sum(found.values())

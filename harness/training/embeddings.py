@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.training.image_cache import CACHE_BYTES
 from methods.base import Method
 
 MEMORY_LIMIT = 4 << 30
-FILE_LIMIT = 64 << 30
 
 
 def encoder_is_frozen(method: Method, segmenter: nn.Module) -> bool:
@@ -62,7 +62,7 @@ class EmbeddingCache:
         key: str,
         folder: Path | None = None,
         memory_limit: int = MEMORY_LIMIT,
-        file_limit: int = FILE_LIMIT,
+        file_limit: int = CACHE_BYTES,
     ) -> None:
         self._count = count
         self._key = key

@@ -21,7 +21,7 @@ from PIL import Image
 
 from datasets.base import Benchmark, Pair, Sample
 from harness.evaluation.resize import resize_nearest
-from harness.training.image_cache import ImageCache
+from harness.training.image_cache import CACHE_BYTES, ImageCache
 
 Array = NDArray[np.uint8]
 
@@ -54,7 +54,7 @@ class ImageSource:
         *,
         image_size: int,
         cache: Path | None = None,
-        cache_bytes: int = 64 * 2**30,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.benchmark = benchmark
         self.pairs = tuple(pairs)

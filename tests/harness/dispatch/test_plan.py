@@ -17,14 +17,6 @@ from harness.records.store import RecordStore
 from methods.placement import MethodError
 
 
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("samples")
-    for name in ("kvasir", "leaf"):
-        sample_writer(root)(name)
-    return root
-
-
 def planned(samples: Path, tmp_path: Path, **changes: object) -> Plan:
     request = {
         "entries": (Entry(method="lora"), Entry(method="nas-lora")),

@@ -17,14 +17,6 @@ from harness.studies import load_study, study_from_dict
 STUDY = "title: mine\nprotocol: demo\nbenchmarks: [kvasir, leaf]\nentries: [decoder, lora]\nseeds: 3\n"
 
 
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("samples")
-    for name in ("kvasir", "leaf"):
-        sample_writer(root)(name)
-    return root
-
-
 def planned(samples: Path, results: Path, **changes: Any) -> Plan:
     request = {"entries": (Entry(method="lora"),), "benchmarks": ("kvasir",), "protocol": "demo", "results": results}
     return plan(Request(**{**request, **changes}), prepare_samples=sample_writer(samples))
