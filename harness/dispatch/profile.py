@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.errors import UsageError, did_you_mean
 from harness.validation import from_mapping
+from harness.yaml_files import read_yaml
 
 PROFILES = Path(__file__).parents[2] / "slurm" / "profiles"
 
@@ -95,7 +94,9 @@ class ClusterProfile(Shape):
             if getattr(self, number) < 1:
                 raise ValueError(f"{number} must be at least 1")
         if not 1 <= self.lease_seconds < math.inf:
-            raise ValueError(f"lease_seconds={self.lease_seconds:g} must be at least 1, or workers that live count as dead")
+            raise ValueError(
+                f"lease_seconds={self.lease_seconds:g} must be at least 1, or workers that live count as dead"
+            )
         if not 0 <= self.patience_seconds < math.inf:
             raise ValueError(f"patience_seconds={self.patience_seconds:g} must not be negative or endless")
 
@@ -131,11 +132,7 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Clust
         raise UsageError(
             f"unknown cluster {name!r}{did_you_mean(name, profile_names())}, or give the path of a .yaml file"
         )
-    try:
-        # every value as text: YAML itself would read 4:00:00 as 14400
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}
-    except (yaml.YAMLError, OSError) as error:
-        raise UsageError(f"cluster profile {path}: {' '.join(str(error).split())}") from error
+    values = read_yaml(path, what="cluster profile", values_as_text=True) or {}
     if not isinstance(values, dict):
         raise UsageError(f"cluster profile {path} is not a mapping of keys to values")
     overrides = dict(overrides or {})

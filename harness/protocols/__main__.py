@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from harness.cli import verb
+from harness.protocols.inheritance import read_card
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash
 from harness.protocols.quirks import quirks_page
 
@@ -61,13 +62,11 @@ def flat(card: str) -> dict[str, Any]:
 
 def comments(card: str) -> dict[str, str]:
     """Field path -> the comment behind it in the card, or in the card it is based on."""
-    path = card_path(card)
-    lines = path.read_text(encoding="utf-8").splitlines()
+    files = read_card(card_path(card)).files()
+    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     found: dict[str, str] = {}
     parent = ""
     for line in lines:
-        if base := re.match(r"_base_:\s*(\S+)", line):
-            found |= comments(str(path.parent / base[1]))
         if field := re.match(r"(\s*)(\w+):(?:\s+([^#]*?))?\s*(?:#\s*(.*))?$", line):
             indent, key, _, comment = field.groups()
             name = f"{parent}.{key}" if indent else key

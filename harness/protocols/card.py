@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness.evaluation.conventions import Conventions
+from harness.file_names import checked_name
 
 Quirk = Literal["released", "intended"]
 
@@ -118,6 +119,7 @@ class Protocol:
     benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        checked_name(self.name, what="the protocol's name")
         for name in (
             "epochs",
             "batch_size",

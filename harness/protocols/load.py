@@ -7,14 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.errors import UsageError, did_you_mean
 from harness.protocols.card import Protocol
+from harness.protocols.inheritance import CARDS, read_card
 from harness.records.schema import content_hash, hashed_rules
 from harness.validation import from_mapping
-
-CARDS = Path(__file__).parent
 
 
 def card_names() -> list[str]:
@@ -50,7 +47,7 @@ def load_protocol(name: str, overrides: Mapping[str, Any] | None = None) -> Prot
         UsageError: no such card, unreadable YAML, unknown key, wrong type.
     """
     path = card_path(name)
-    values = _read(path)
+    values = read_card(path).values()
     values["name"] = path.stem
     for key, value in sorted((overrides or {}).items(), key=lambda item: item[0].startswith("benchmarks.")):
         for special in (values.get("benchmarks") or {}).values():
@@ -84,24 +81,6 @@ def from_rules(rules: Mapping[str, Any]) -> Protocol:
 
 def _plain(protocol: Protocol) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    from mmengine.config import Config  # 0.3 s: only when a card is read
-
-    try:
-        loaded = Config.fromfile(str(path)).to_dict()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"protocol {path}: it, or a card of its _base_, is not UTF-8 text ({error.reason})") from error
-    except AttributeError as error:  # mmengine asks whatever YAML gives for .get
-        raise UsageError(
-            f"protocol {path}: it, or a card of its _base_, is no mapping of fields, such as epochs: 3"
-        ) from error
-    except RecursionError as error:
-        raise UsageError(f"protocol {path}: its _base_ leads back to itself") from error
-    except (yaml.YAMLError, OSError, KeyError, TypeError, AssertionError) as error:
-        raise UsageError(f"protocol {path}: {' '.join(str(error).split())}") from error
-    return {key: value for key, value in loaded.items() if not key.startswith("_")}
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.file_names import checked_name
 from harness.records.schema import SCHEMA_VERSION, Record, Run
 
 
@@ -73,7 +74,9 @@ def require_writable(root: Path) -> None:
         with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as error:
-        raise UsageError(f"results folder {root} cannot be written ({error.strerror}); choose another with --results DIR") from error
+        raise UsageError(
+            f"results folder {root} cannot be written ({error.strerror}); choose another with --results DIR"
+        ) from error
 
 
 def record_from_json(data: Any) -> Record:
@@ -91,6 +94,7 @@ def record_from_json(data: Any) -> Record:
     _check_scores(content.get("scores", {}))
     try:
         run = Run(**content.pop("run"))
+        checked_name(str(run.protocol), what="its protocol")
         return Record(run=run, **content)
     except TypeError as error:
         raise ValueError(str(error)) from error

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from harness.errors import UsageError, did_you_mean
 from harness.registry import BENCHMARKS, METHODS, Registry, method_config
 from harness.reporting.names import METRICS, PAPER_METRICS
+from harness.yaml_files import read_yaml
 
 T = TypeVar("T")
 FILE = Path(__file__).parents[2] / "results" / "claims.yaml"
@@ -97,10 +96,7 @@ def _short(value: Any) -> str:
 
 def read(path: Path = FILE) -> list[Claim]:
     """Raises UsageError with the claim's name and what is wrong with it."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+    data = read_yaml(path, what="claims")
     if not isinstance(data, list):
         raise UsageError(f"{path}: expected a list of claims")
     claims = [_claim(item, f"{path}, claim {number}") for number, item in enumerate(data, start=1)]

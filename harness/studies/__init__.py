@@ -11,10 +11,10 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.errors import UsageError, did_you_mean
+from harness.file_names import checked_name
 from harness.registry import BENCHMARKS, METHODS
+from harness.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent
 MOST_SEEDS = 1000
@@ -102,11 +102,7 @@ def load_study(name: str) -> Study:
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise UsageError(f"unknown study {name!r}{did_you_mean(name, study_names())}; a path to a YAML file works too")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"study {path}: not YAML: {' '.join(str(error).split())}") from error
-    return study_from_dict(data, name=path.stem)
+    return study_from_dict(read_yaml(path, what="study"), name=checked_name(path.stem, what="study"))
 
 
 def study_from_dict(data: Any, *, name: str) -> Study:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from harness.errors import UsageError
 from harness.protocols.load import load_protocol, protocol_hash, resolve
 
 
@@ -25,3 +29,105 @@ def test_an_override_for_one_benchmark_beats_one_for_all_in_any_order(names: tup
 def test_hashes_of_committed_results_stand() -> None:
     assert protocol_hash(load_protocol("mini")) == "47defd50"
     assert protocol_hash(load_protocol("demo")) == "e088d645"
+
+
+def test_cards_have_the_hashes_that_they_had_when_mmengine_read_their_files() -> None:
+    found = {name: protocol_hash(load_protocol(name)) for name in ("conv-lora", "demo", "mini", "nas-lora", "standard")}
+    assert found == {
+        "conv-lora": "8c105314",
+        "demo": "e088d645",
+        "mini": "47defd50",
+        "nas-lora": "8fc38cbe",
+        "standard": "7ecef51a",
+    }
+    assert protocol_hash(resolve(load_protocol("conv-lora"), "road")) == "b1153b96"
+    assert protocol_hash(resolve(load_protocol("nas-lora"), "trans10k_v2")) == "66dc8065"
+    assert protocol_hash(resolve(load_protocol("standard"), "sbu")) == "454fb8b7"
+
+
+def _cards(folder: Path, **content: str) -> Path:
+    for name, text in content.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / "mine.yaml"
+
+
+def test_a_card_rests_on_cards_beside_it_and_on_the_harness_own(tmp_path: Path) -> None:
+    path = _cards(
+        tmp_path,
+        rates="lr: 0.5\nmethods:\n  lora: {rank: 2}\n",
+        rules="_base_: mini.yaml\n",
+        mine="_base_: [rates.yaml, rules.yaml]\nepochs: 3\n",
+    )
+    assert load_protocol(str(tmp_path / "rules.yaml")).epochs == load_protocol("mini").epochs
+    with pytest.raises(UsageError, match="two cards of its _base_ set lr"):
+        load_protocol(str(path))
+    _cards(tmp_path, rules="epochs: 7\nimage_size: 64\nbenchmarks:\n  sbu: {epochs: 2}\n")
+    card = load_protocol(str(path))
+    assert (card.lr, card.image_size, card.epochs, card.methods) == (0.5, 64, 3, {"lora": {"rank": 2}})
+    _cards(tmp_path, mine="_base_: rules.yaml\nbenchmarks:\n  camo: {epochs: 1}\n")
+    assert load_protocol(str(path)).benchmarks == {"sbu": {"epochs": 2}, "camo": {"epochs": 1}}
+    _cards(tmp_path, mine="_base_: rules.yaml\nbenchmarks:\n  _delete_: true\n  camo: {epochs: 1}\n")
+    assert load_protocol(str(path)).benchmarks == {"camo": {"epochs": 1}}
+    _cards(tmp_path, mine="benchmarks:\n  _delete_: true\n  camo: {epochs: 1}\n")
+    assert load_protocol(str(path)).benchmarks == {"camo": {"epochs": 1}}
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("x.py", "is no YAML file"),
+        ("'mmdet::x.yaml'", "is no YAML file"),
+        ("../other.yaml", "lies outside its folder; copy that card"),
+        ("/etc/passwd.yaml", "lies outside its folder"),
+        ("nowhere.yaml", "does not exist"),
+        ("mine.yaml", "leads back to itself"),
+        ("[one.yaml, back.yaml]", "leads back to itself"),
+        ("[one.yaml, [one.yaml]]", "the name of a card's file, or a list"),
+        ("7", "the name of a card's file, or a list"),
+        (f"[{', '.join(['empty.yaml'] * 30)}]", "more than 20 cards"),
+        ("scalar.yaml", "a table of fields stands where its _base_ has a single value"),
+    ],
+)
+def test_a_base_that_is_no_card_beside_it_is_one_line(base: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("epochs: 2\n")
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "x.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    path = _cards(
+        tmp_path / "cards",
+        mine=f"_base_: {base}\nquirks: {{}}\n",
+        one="lr: 1.0\n",
+        back="_base_: mine.yaml\n",
+        empty="{}\n",
+        scalar="quirks: 3\n",
+    )
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        load_protocol(str(path))
+    assert str(path) in str(caught.value)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_custom_imports_are_an_unknown_key(tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    path = _cards(tmp_path, mine="custom_imports: {imports: [evil], allow_failed_imports: false}\n")
+    with pytest.raises(UsageError, match="unknown key 'custom_imports'"):
+        load_protocol(str(path))
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("field", ["1: 2", "quirks.selection: released", "_bse_: x.yaml", "quirks: {1: 2}"])
+def test_a_key_that_is_no_field_is_one_line(field: str, tmp_path: Path) -> None:
+    path = _cards(tmp_path, mine=field + "\n")
+    with pytest.raises(UsageError, match="protocol"):
+        load_protocol(str(path))
+
+
+@pytest.mark.parametrize(
+    "name", ["../../NOTES", "a/b", ".hidden", "-rf", "", " ", "a\nb", "a\x1b[2J", "x" * 151, "..", "a\\b"]
+)
+def test_a_protocol_cannot_be_named_so_that_its_table_lies_elsewhere(name: str) -> None:
+    with pytest.raises(UsageError, match="files are named after it"):
+        load_protocol("demo", {"name": name})
+
+
+def test_a_protocol_can_be_named_in_any_language() -> None:
+    assert load_protocol("demo", {"name": "Größe 2.0 表"}).name == "Größe 2.0 表"

@@ -1,0 +1,120 @@
+"""YAML as plain data: cards, studies, cluster profiles and claims are read here and nowhere else.
+
+People send each other these files, so nothing in them is executed and nothing is guessed: no tags (``!!python/…``), no
+templates (``{{$ENV:…}}``), no key twice, bounded in size, depth and in what aliases expand to.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import UsageError
+
+MOST_BYTES = 200_000
+MOST_NODES = 20_000
+"""After aliases are expanded; a long text counts once for every 64 characters."""
+MOST_LEVELS = 20
+LARGEST_INTEGER = 2**63
+TIMESTAMP = "tag:yaml.org,2002:timestamp"
+
+
+def read_yaml(path: Path, *, what: str, values_as_text: bool = False) -> Any:
+    """What the file holds: mappings, lists, text, numbers, booleans and None; a date is text.
+
+    Args:
+        path: the file.
+        what: what it is, for messages ("study", "protocol").
+        values_as_text: leave every value as it is written, such as ``4:00:00``, which YAML itself reads as 14400.
+
+    Raises:
+        UsageError: not readable, not UTF-8, not YAML, or YAML that is more than plain data.
+    """
+    where = f"{what} {path}"
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{where}: {error.strerror or error}") from error
+    if len(content) > MOST_BYTES:
+        raise UsageError(f"{where}: more than {MOST_BYTES} bytes, so it is none")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: it is not UTF-8 text ({error.reason})") from error
+    try:
+        return yaml.load(text, Loader=_TextLoader if values_as_text else _PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        raise UsageError(f"{where}: {line}{' '.join(problem.split())}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+class _Checks(yaml.parser.Parser, yaml.composer.Composer):
+    """Looks at every node as it is composed, before anything is built from it."""
+
+    levels = 0
+
+    def get_single_node(self) -> Any:
+        self.sizes: dict[int, int] = {}
+        return super().get_single_node()
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if getattr(event, "tag", None) is not None:
+            raise _refused(event, f"the tag {event.tag!r}; only plain values are read, so leave it out")
+        if self.levels > MOST_LEVELS:
+            raise _refused(event, f"more than {MOST_LEVELS} levels of nesting")
+        self.levels += 1
+        node = super().compose_node(parent, index)
+        self.levels -= 1
+        if isinstance(event, yaml.AliasEvent) and id(node) not in self.sizes:
+            raise _refused(event, f"*{event.anchor} is part of itself")
+        size = self.sizes.setdefault(id(node), self._size(node))
+        if size > MOST_NODES:
+            raise _refused(event, f"more than {MOST_NODES} values, aliases expanded")
+        return node
+
+    def _size(self, node: Any) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            if "{{" in node.value:
+                raise _refused(node, "a template ({{…}}); write the value itself")
+            return 1 + len(node.value) // 64
+        if isinstance(node, yaml.SequenceNode):
+            return 1 + sum(self.sizes[id(item)] for item in node.value)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refused(key, "a key that is no word, as in a template ({{…}}); write the value itself")
+            if (key.tag, key.value) in seen:
+                raise _refused(key, f"the key {key.value!r} stands here twice; leave one of them")
+            seen.add((key.tag, key.value))
+        return 1 + sum(self.sizes[id(item)] for pair in node.value for item in pair)
+
+
+def _refused(at: Any, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.composer.ComposerError(problem=problem, problem_mark=at.start_mark)
+
+
+class _PlainLoader(_Checks, yaml.SafeLoader):
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own class attribute
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != TIMESTAMP]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_yaml_int(self, node: Any) -> int:
+        if len(node.value) > 100 or abs(value := super().construct_yaml_int(node)) >= LARGEST_INTEGER:
+            raise _refused(node, "a whole number beyond 64 bits")
+        return value
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
+
+
+class _TextLoader(_Checks, yaml.BaseLoader):
+    pass
