@@ -25,9 +25,11 @@ from harness.dispatch.earlier import data_fingerprint
 from harness.dispatch.environment import environment
 from harness.dispatch.job import Job, Progress
 from harness.dispatch.plan import data_options, manifest_hash
+from harness.errors import UsageError
 from harness.evaluation.evaluate import Item, evaluate_split
 from harness.evaluation.names import CLASSES, OVERLAP, SALIENCY, higher_is_better
 from harness.evaluation.scorer import SplitScorer
+from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
@@ -114,6 +116,7 @@ class Experiment:
 
     def train(self, *, workers: Any, stop: StopRequest | None) -> TrainingResult:
         """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""
+        self._require_checkpoint()
         self._load_data()
         self._count_classes()
         segmenter, method = self._attached()
@@ -201,6 +204,12 @@ class Experiment:
         """What only an unfinished run needs."""
         for name in ("checkpoint.pt", "checkpoint.previous.pt"):
             (self.folder / name).unlink(missing_ok=True)
+
+    def _require_checkpoint(self) -> None:
+        """The file may be another one than when the run was planned: its whole hash, where it is not remembered here."""
+        path = self.job.checkpoint
+        if path and not is_checkpoint(Path(path), self.run.checkpoint):
+            raise UsageError(f"the checkpoint {path} changed since this run was planned; plan it again")
 
     def _load_data(self) -> None:
         rules = self.rules

@@ -19,10 +19,12 @@ from harness.dispatch.building import attached_segmenter
 from harness.dispatch.plan import data_options, manifest_hash
 from harness.errors import UsageError
 from harness.models.build import sam_state_dict
-from harness.models.checkpoint import fingerprint, read_tensors
+from harness.models.checkpoint import read_tensors
+from harness.models.fingerprints import is_checkpoint
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import Segmenter
 from harness.protocols.load import from_rules
+from harness.records.checkpoints import noted
 from harness.records.schema import Run
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS
@@ -126,7 +128,7 @@ def export(request: Export) -> Exported:
     state_file = request.results / "state" / run.key / BEST
     if not state_file.is_file():
         raise UsageError(f"run {run.key} has no trained state at {state_file}; run it again to get one")
-    _require_checkpoint(run, request.checkpoint)
+    _require_checkpoint(run, request)
     state = read_tensors(state_file)
     segmenter, method = trained_segmenter(run, state, checkpoint=request.checkpoint)
     train, held_out = _images(run, _data_folder(request, run))
@@ -169,15 +171,17 @@ def find_run(results: Path, key: str) -> Run:
     return record.run
 
 
-def _require_checkpoint(run: Run, checkpoint: Path | None) -> None:
+def _require_checkpoint(run: Run, request: Export) -> None:
+    checkpoint = request.checkpoint
     if checkpoint is None:
         if run.checkpoint:
             raise UsageError(
                 f"run {run.key} started from pretrained {run.backbone} weights; give them with --checkpoint"
             )
         return
-    if fingerprint(checkpoint) != run.checkpoint:
-        wanted = run.checkpoint or "none (random weights; leave --checkpoint away)"
+    recorded = noted(request.results).get(run.checkpoint, run.checkpoint)
+    if not is_checkpoint(checkpoint, recorded):
+        wanted = recorded or "none (random weights; leave --checkpoint away)"
         raise UsageError(
             f"--checkpoint {checkpoint} is not the file that run {run.key} started from: its fingerprint is {wanted}"
         )

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets.base import DataOptions, DatasetError, Splits
-from harness.dispatch.earlier import data_fingerprint, earlier
+from harness.dispatch.earlier import data_fingerprint, earlier, under_short_fingerprints
 from harness.dispatch.job import Job
 from harness.dispatch.work import Images
 from harness.errors import UsageError, did_you_mean
 from harness.models.catalog import backbone_shape, resolve_backbone
-from harness.models.checkpoint import fingerprint
+from harness.models.fingerprints import fingerprint, short_fingerprint
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve
 from harness.records.schema import Run, content_hash
@@ -96,6 +96,15 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Weights:
+    """A checkpoint: its path, its fingerprint and the short one that older records name it by; empty for random weights."""
+
+    path: str = ""
+    fingerprint: str = ""
+    short: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Data:
     """What a run says of a benchmark's files; empty where they are not on disk."""
 
@@ -146,7 +155,6 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
             one_mask.append(name)
         plain = as_rules(rules)
         for backbone, method, config, label, changed in rows:
-            path, print_ = weights[backbone]
             for seed in request.seeds:
                 run = Run(
                     method=method,
@@ -154,7 +162,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                     variant=label,
                     benchmark=name,
                     backbone=backbone,
-                    checkpoint=print_,
+                    checkpoint=weights[backbone].fingerprint,
                     protocol=protocol.name,
                     protocol_hash=digest,
                     rules=plain,
@@ -168,13 +176,16 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                 job = Job(
                     run=run,
                     dataset_root=str(data.root),
-                    checkpoint=path,
+                    checkpoint=weights[backbone].path,
                     results=str(request.results.absolute()),
                     plugins=request.plugins,
                 )
                 jobs.setdefault(run.key, job)  # two words may name one run: naslora,all
     if absent and not (request.skip_missing and jobs):
         missing.append(_absent_line(absent, request))
+    asked = content_hash(sorted(jobs))
+    shorts = {one.fingerprint: one.short for one in weights.values() if one.short}
+    jobs, unverified = under_short_fingerprints(request.results, jobs, shorts)
     before = earlier(request.results, jobs)
     return Plan(
         jobs=tuple(jobs.values()),
@@ -183,8 +194,8 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         missing=tuple(missing),
         protocol=protocol,
         images=images,
-        problems=(*before.problems, *map(_one_mask_line, one_mask)),
-        request=content_hash(sorted(jobs)),
+        problems=(*before.problems, *unverified, *map(_one_mask_line, one_mask)),
+        request=asked,
     )
 
 
@@ -264,24 +275,23 @@ def _check_tables(protocol: Protocol) -> None:
         BENCHMARKS.resolve(name)
 
 
-def _checkpoint(request: Request, backbone: str, protocol: Protocol, missing: list[str]) -> tuple[str, str]:
+def _checkpoint(request: Request, backbone: str, protocol: Protocol, missing: list[str]) -> _Weights:
     path = request.checkpoints.get(backbone, request.checkpoints.get(""))
     if path is None:
         if protocol.data == "files":
             missing.append(
                 f"no --checkpoint: {backbone} would start from random weights; give the pretrained file, or --checkpoint none to mean it"
             )
-        return "", ""
+        return _Weights()
     if str(path) == "none":
-        return "", ""
+        return _Weights()
     if not path.is_file():
         missing.append(f"checkpoint {path} does not exist; give the path of the pretrained {backbone} file")
-        return str(path), "missing"
-    print_ = fingerprint(path)
+        return _Weights(path=str(path), fingerprint="missing")
     from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
 
     require_checkpoint(backbone, path)
-    return str(path.absolute()), print_
+    return _Weights(path=str(path.absolute()), fingerprint=fingerprint(path), short=short_fingerprint(path))
 
 
 def _data(
@@ -327,4 +337,3 @@ def _absent_line(absent: Mapping[str, str], request: Request) -> str:
         f"{len(absent)} benchmarks are not usable {where}: {', '.join(absent)} (first: {first}); "
         "name those that are with --datasets, add --skip-missing, or try --protocol demo"
     )
-

@@ -1,9 +1,7 @@
-"""Checkpoints of backbones on disk: fingerprint, safe reading, strict checking. Imports torch only where tensors are
-read."""
+"""Checkpoints of backbones on disk: safe reading, strict checking. Imports torch only where tensors are read."""
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import warnings
 import zipfile
@@ -16,8 +14,6 @@ from harness.models.catalog import resolve_backbone
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_MEBIBYTE = 1 << 20
 
 
 def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
@@ -38,28 +34,6 @@ def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
         except UsageError as error:
             raise UsageError(f"--checkpoint {item}: no such file, and {error}") from error
     return found
-
-
-def fingerprint(path: Path) -> str:
-    """16 hex digits from a file's size and its first and last MiB; cheap for gigabytes, and the same wherever the
-    file lies.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
-    try:
-        size = path.stat().st_size
-        digest = hashlib.sha256(str(size).encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_MEBIBYTE))
-            if size > _MEBIBYTE:
-                file.seek(max(size - _MEBIBYTE, _MEBIBYTE))
-                digest.update(file.read(_MEBIBYTE))
-    except OSError as error:
-        raise UsageError(
-            f"checkpoint {path} cannot be read ({error.strerror}); give the path of a file you have"
-        ) from error
-    return digest.hexdigest()[:16]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

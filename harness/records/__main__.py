@@ -1,4 +1,5 @@
-"""``python -m harness.records``: bring records of several clusters together, publish them, look for damaged ones."""
+"""``python -m harness.records``: bring records of several clusters together, publish them, look for damaged ones, note
+which file stands behind the short fingerprint of older ones."""
 
 from __future__ import annotations
 
@@ -10,11 +11,15 @@ from harness.cli import verb
 from harness.errors import UsageError
 from harness.records.merge import conflicts, merge
 from harness.records.store import RecordStore
+from harness.records.verify import verify_checkpoint
 
 
 @verb
 def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
+    if options.command == "verify-checkpoint":
+        print(verify_checkpoint(options.file, options.root))
+        return 0
     return _merge(options) if options.command == "merge" else _check(options.root)
 
 
@@ -41,6 +46,16 @@ def _parser() -> argparse.ArgumentParser:
         "check", help="list unreadable files and conflicts; exit 1 if there are unreadable ones"
     )
     checked.add_argument(
+        "root", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="results folder (default: runs)"
+    )
+    verified = commands.add_parser(
+        "verify-checkpoint",
+        help="hash all of a checkpoint that older records know by a short fingerprint, and note the hash beside them",
+        description="Records made before checkpoints were hashed as a whole count as finished once the file that they "
+        "were made with was verified; that is noted in FOLDER/checkpoints.json.",
+    )
+    verified.add_argument("file", type=Path, metavar="FILE", help="the checkpoint that the records were made with")
+    verified.add_argument(
         "root", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="results folder (default: runs)"
     )
     return parser

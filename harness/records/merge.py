@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.records.checkpoints import FILE, noted
 from harness.records.schema import Record
 from harness.records.store import RecordStore, load, write_atomically
 
@@ -86,6 +87,7 @@ def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str
         for key in sorted(found):
             _settle(key, found[key], RecordStore(destination), report)
         _merge_costs(sources, destination, report)
+        _merge_notes(sources, destination, report)
     except OSError as error:
         raise UsageError(
             f"cannot write below {destination}: {error.strerror or error}; what is there is whole"
@@ -190,3 +192,15 @@ def _merge_costs(sources: Sequence[Path], destination: Path, report: MergeReport
             target = folder / path.name
             write_atomically(target if not target.exists() else folder / f"{path.stem}.{_hash(content)}.json", content)
             report.added += 1
+
+
+def _merge_notes(sources: Sequence[Path], destination: Path, report: MergeReport) -> None:
+    """Which file stands behind short fingerprints; where two folders disagree, the destination's word stays."""
+    there = noted(destination)
+    merged = dict(there)
+    for root in sources:
+        for short, whole in noted(root).items():
+            if merged.setdefault(short, whole) != whole:
+                report.skipped[root / FILE] = f"{short} is {whole} here and {merged[short]} elsewhere"
+    if merged != there:
+        write_atomically(destination / FILE, json.dumps(merged, indent=1, sort_keys=True) + "\n")

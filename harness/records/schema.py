@@ -57,7 +57,8 @@ class Run:
         variant: what a table calls this method configuration, such as ``naslora`` or ``naslora[rank=6]``.
         benchmark: canonical name of the benchmark.
         backbone: name in the backbone catalogue.
-        checkpoint: fingerprint of the checkpoint's bytes, empty for random weights.
+        checkpoint: hash of the checkpoint's bytes (``sha256-…``), empty for random weights; older records have 16 hex digits
+            from its size, its first and its last MiB (`harness.records.checkpoints`).
         protocol: name of the card.
         protocol_hash: hash of the whole card with overrides on the command line.
         rules: the card resolved for this benchmark (per-benchmark overrides applied).

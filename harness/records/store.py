@@ -15,12 +15,13 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
 from harness.file_names import checked_name
+from harness.records.checkpoints import noted
 from harness.records.schema import SCHEMA_VERSION, Record, Run
 
 
@@ -218,8 +219,14 @@ class RecordStore:
     def summaries(self) -> tuple[list[Record], dict[Path, str]]:
         """Records without their histories, in the order of their keys, and the unreadable files with the reason.
 
-        What tables need: 10,000 of them fit in memory and read in seconds.
+        What tables need: 10,000 of them fit in memory and read in seconds. So that these put runs of one checkpoint
+        together, ``run.checkpoint`` is the hash of the whole file also where the record has a short one that is noted
+        (`harness.records.checkpoints`); ``key`` stays the record's.
+
+        Raises:
+            UsageError: the notes are damaged.
         """
+        whole = noted(self.root)
         records, problems = [], {}
         for path in self._files():
             try:
@@ -229,6 +236,8 @@ class RecordStore:
                 continue
             record.history.clear()
             record.architecture.clear()
+            if record.run.checkpoint in whole:
+                record = replace(record, run=replace(record.run, checkpoint=whole[record.run.checkpoint]))
             records.append(record)
         return records, problems
 

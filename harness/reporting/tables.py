@@ -66,9 +66,10 @@ def of_runs(records: Iterable[Record], runs: Iterable[Run]) -> list[Record]:
 
 
 def _under_label(record: Record, run: Run) -> Record:
-    """What is said of the data stays the record's own: it was made from those."""
+    """What is said of data and checkpoint stays the record's own: it was made from those."""
     own = record.run
-    run = replace(run, split_rule=own.split_rule, data_note=own.data_note, data_fingerprint=own.data_fingerprint)
+    made_from = ("split_rule", "data_note", "data_fingerprint", "checkpoint")
+    run = replace(run, **{name: getattr(own, name) for name in made_from})
     return replace(record, run=run)
 
 
@@ -194,7 +195,7 @@ def column_title(column: Column, grid: Grid) -> str:
 
 
 def _header(grid: Grid) -> list[str]:
-    weights = f"checkpoint {grid.checkpoint[:12]}" if grid.checkpoint else "random weights"
+    weights = f"checkpoint {grid.checkpoint.removeprefix('sha256-')[:12]}" if grid.checkpoint else "random weights"
     lines = [
         f"Protocol: {grid.protocol}, hash {grid.protocol_hash}",
         f"Backbone: {grid.backbone}, {weights}",

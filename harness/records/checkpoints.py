@@ -1,0 +1,44 @@
+"""Which file stands behind a short fingerprint: ``ROOT/checkpoints.json``, short fingerprint -> fingerprint of every byte.
+
+Older records name their checkpoint by its size and its first and last MiB, which other files may share. They stay as
+they are; an entry here says that somebody held the file that they were made with and hashed all of it
+(``python -m harness.records verify-checkpoint FILE ROOT``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from harness.errors import UsageError
+
+FILE = "checkpoints.json"
+_LARGEST = 1 << 20
+_SHORT, _WHOLE = re.compile(r"[0-9a-f]{16}"), re.compile(r"sha256-[0-9a-f]{64}")
+
+
+def noted(root: Path) -> dict[str, str]:
+    """Short fingerprint -> whole one, as noted below a results folder.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    path = root / FILE
+    if not path.exists():
+        return {}
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST:
+            raise ValueError("no file of a sensible size")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not all(
+            _SHORT.fullmatch(short) and isinstance(whole, str) and _WHOLE.fullmatch(whole)
+            for short, whole in content.items()
+        ):
+            raise ValueError("not a mapping of short fingerprints to sha256-… ones")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path} cannot be read ({error}); move it away and note the checkpoints again with python -m "
+            f"harness.records verify-checkpoint FILE {root}"
+        ) from error
+    return content

@@ -1,0 +1,126 @@
+"""A checkpoint is known by every byte, and read once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.models import fingerprints
+from harness.models.fingerprints import fingerprint, is_checkpoint, short_fingerprint
+
+SIZE = 3 << 20
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Names of the files that were read as a whole; the cache is empty, and what changed a moment ago is settled."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fingerprints, "_SETTLED_S", -3600.0)
+    read: list[str] = []
+    digest = hashlib.file_digest
+
+    def counted(file, name):  # type: ignore[no-untyped-def]
+        read.append(Path(file.name).name)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    return read
+
+
+def write(path: Path, *, changed: int | None = None, size: int = SIZE) -> Path:
+    content = bytearray(size)
+    if changed is not None:
+        content[changed] = 1
+    path.write_bytes(content)
+    return path
+
+
+def test_every_byte_counts_for_the_fingerprint_and_few_for_the_short_one(reads: list[str], tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{place}", changed=place) for place in (None, 0, SIZE // 2, SIZE - 1)]
+    files.append(write(tmp_path / "longer", size=SIZE + 1))
+    assert len({fingerprint(path) for path in files}) == 5
+    assert len({short_fingerprint(path) for path in files}) == 4
+    assert fingerprint(files[0]) == "sha256-" + hashlib.sha256(bytes(SIZE)).hexdigest()
+    assert is_checkpoint(files[2], short_fingerprint(files[0]))
+    assert not is_checkpoint(files[2], fingerprint(files[0]))
+
+
+def test_short_fingerprints_are_what_older_records_hold(tmp_path: Path) -> None:
+    content = bytes(range(256)) * (SIZE // 256)
+    (tmp_path / "file").write_bytes(content)
+    mebibyte = 1 << 20
+    expected = hashlib.sha256(str(SIZE).encode() + content[:mebibyte] + content[-mebibyte:]).hexdigest()[:16]
+    assert short_fingerprint(tmp_path / "file") == expected
+
+
+def test_a_file_is_read_once_and_again_when_it_changed(reads: list[str], tmp_path: Path) -> None:
+    path = write(tmp_path / "file")
+    first = fingerprint(path)
+    assert [fingerprint(path), *reads] == [first, "file"]
+    status = path.stat()
+    with path.open("r+b") as file:  # same inode and size, and the time of change set back
+        file.seek(SIZE // 2)
+        file.write(b"\1")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (status.st_ino, status.st_mtime_ns)
+    assert fingerprint(path) != first
+    os.replace(write(tmp_path / "other"), path)
+    assert fingerprint(path) == first
+    assert reads == ["file"] * 3
+
+
+def test_what_changed_a_moment_ago_is_not_remembered(
+    reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprints, "_SETTLED_S", 3600.0)
+    path = write(tmp_path / "file")
+    assert fingerprint(path) == fingerprint(path)
+    assert reads == ["file"] * 2
+
+
+@pytest.mark.parametrize("damage", ["", "[" * 60_000, "{}", '{"file": 3, "sha256": []}', "x" * 100_000])
+def test_a_damaged_cache_is_no_cache(damage: str, reads: list[str], tmp_path: Path) -> None:
+    path = write(tmp_path / "file")
+    first = fingerprint(path)
+    (entry,) = (tmp_path / "cache").rglob("*.json")
+    entry.write_text(damage)
+    assert [fingerprint(path), *reads] == [first, "file", "file"]
+
+
+def test_no_folder_for_a_cache_is_no_obstacle(
+    reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flat").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "flat"))
+    path = write(tmp_path / "file")
+    assert fingerprint(path) == fingerprint(path)
+    assert len(reads) == 2
+
+
+def test_reading_a_large_file_is_said_and_a_small_one_is_not(
+    reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "file")
+    fingerprint(path)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(fingerprints, "_SAID_FROM", SIZE)
+    other = write(tmp_path / "other")
+    for _ in range(2):
+        fingerprint(other)
+    assert capsys.readouterr().err == f"reading all 0.00 GB of {other} for its fingerprint (once; it is remembered)\n"
+
+
+def test_what_is_no_file_is_one_line_and_no_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    begun = time.monotonic()
+    for path in (tmp_path, tmp_path / "fifo"):
+        with pytest.raises(UsageError, match="is no file"):
+            fingerprint(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        fingerprint(tmp_path / "none")
+    assert time.monotonic() - begun < 5
