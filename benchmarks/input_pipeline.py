@@ -96,9 +96,9 @@ def wait_share(source: ImageSource, *, step_seconds: float, batch: int, updates:
     waits = []
     with feeder:
         where = [divmod(update, plan.updates_per_epoch) for update in range(updates + 1)]
-        feeder.prepare(*where[0], from_held_out=False)
+        feeder.prepare(*where[0])
         for following in where[1:]:
-            feeder.prepare(*following, from_held_out=False)
+            feeder.prepare(*following)
             waits.append(feeder.take()[1])
             time.sleep(step_seconds)
         feeder.take()

@@ -134,6 +134,19 @@ class Method(ABC):
         """
         return (WEIGHTS,)
 
+    def passes_at(self, *, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
+        """The forward and backward passes of ``step``, in order, each with the roles that it updates.
+
+        One pass, that of `roles_at`, unless a method updates architecture and weights one after the other. In a step of
+        several passes each has a batch of its own: the weights' is that of every method, and the architecture's goes
+        through its images in an order of its own.
+        """
+        return (self.roles_at(epoch=epoch, step=step),)
+
+    def set_statistics_momentum(self, momentum: float | None) -> None:  # noqa: B027 - optional, most have none
+        """How far the method's running statistics follow the next batch, 1 / n for the mean of n batches; None for the
+        method's own. Nothing to do for methods without."""
+
     def architecture_holdout(self) -> float:
         """Fraction of the training split that steps of role ``architecture`` draw their batches from and steps of role
         ``weights`` never see; 0 where every step draws from the whole training split (joint methods, and methods

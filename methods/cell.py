@@ -43,6 +43,8 @@ class Cell(nn.Module):
         alpha_std: standard deviation of α at init. A single operation has no α.
         generator: source of the initial weights.
         fused: batch the operations into few convolutions; the same result as one by one.
+        norm: ``batch``, ``batch-affine`` or ``none``; see `methods.configs.NASLoRAConfig`.
+        residual: add the map itself.
 
     Shape: (B, channels, h, w) to the same.
     """
@@ -59,12 +61,18 @@ class Cell(nn.Module):
         alpha_std: float,
         generator: torch.Generator,
         fused: bool,
+        norm: str = "batch",
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.operations = operations
         self.channels = channels
         self.style = style
         self.fused = fused
+        self.norm = norm
+        self.residual = residual
+        self.momentum = MOMENTUM
+        """How far running statistics follow a batch."""
         self.skip_folded = False
         """Whether a merge has taken the skip connection out of the cell and into the backbone."""
         several = len(operations) > 1
@@ -79,9 +87,12 @@ class Cell(nn.Module):
         self._row = {key: row for row, key in enumerate(norms)}
         self._first = len(pools) + len(convolutions)
         self._counts = [sum(name in group for name in operations) for group in _GROUPS]
-        rows = len(norms) if style == "darts" else 0
+        rows = len(norms) if style == "darts" and norm != "none" else 0
         self.register_buffer("running_mean", torch.zeros(rows, channels))
         self.register_buffer("running_var", torch.ones(rows, channels))
+        affine = rows > 0 and norm == "batch-affine"
+        self.norm_scale = nn.Parameter(torch.ones(rows * channels)) if affine else None
+        self.norm_offset = nn.Parameter(torch.zeros(rows * channels)) if affine else None
 
     def mixture(self) -> Tensor:
         """softmax(α), one entry an operation."""
@@ -90,12 +101,15 @@ class Cell(nn.Module):
         return self.alpha.softmax(dim=0)
 
     def skip_weight(self) -> Tensor:
-        """What the skip connection lets pass: its share of the mixture, 0 where there is none or a merge has folded
-        it."""
+        """What passes as it is: the skip connection's share of the mixture, and 1 beside it with ``residual``; 0 where
+        there is neither or a merge has folded them."""
         mixture = self.mixture()
-        if "skip_connect" not in self.operations or self.skip_folded:
+        if self.skip_folded:
             return mixture.new_zeros(())
-        return mixture[self.operations.index("skip_connect")]
+        beside = mixture.new_ones(()) if self.residual else mixture.new_zeros(())
+        if "skip_connect" not in self.operations:
+            return beside
+        return beside + mixture[self.operations.index("skip_connect")]
 
     def forward(self, maps: Tensor) -> Tensor:
         with torch.autocast(maps.device.type, enabled=False):
@@ -112,8 +126,8 @@ class Cell(nn.Module):
         if self.style != "linear":
             raise MethodError("only a cell of style=linear equals one convolution; this one has ReLU and batch norm")
         identity = torch.eye(self.channels).to(self.running_mean)[:, :, None, None]
-        _, average, skip, twice, once = self.mixture().split(self._counts)
-        parts = [share * identity for share in skip if not self.skip_folded]
+        _, average, _, twice, once = self.mixture().split(self._counts)
+        parts = [self.skip_weight() * identity]
         parts += [share * (identity / 9).expand(-1, -1, 3, 3) for share in average]
         if self.stages is not None:
             first, dilated, second = self.stages.kernels()
@@ -127,17 +141,15 @@ class Cell(nn.Module):
         return kernel[..., rim : side - rim, rim : side - rim]
 
     def _one_by_one(self, maps: Tensor) -> Tensor:
-        mixed = torch.zeros_like(maps)
+        mixed = self.skip_weight() * maps
         for weight, name in zip(self.mixture(), self.operations, strict=True):
-            if name == "none" or (name == "skip_connect" and self.skip_folded):
+            if name in ("none", "skip_connect"):
                 continue
             mixed = mixed + weight * self._operate(name, maps)
         return mixed
 
     def _operate(self, name: str, maps: Tensor) -> Tensor:
         darts = self.style == "darts"
-        if name == "skip_connect":
-            return maps
         if name in POOLS:
             pooled = self._pool(name, maps)
             return self._normalise(pooled, self._row[name, 0], self._row[name, 0] + 1) if darts else pooled
@@ -157,8 +169,8 @@ class Cell(nn.Module):
 
         A share of the mixture is the scale of its operation's last batch norm.
         """
-        _, pools, skip, twice, once = self.mixture().split(self._counts)
-        mixed = maps * skip if len(skip) and not self.skip_folded else torch.zeros_like(maps)
+        _, pools, _, twice, once = self.mixture().split(self._counts)
+        mixed = maps * self.skip_weight()
         parts = [self._pool(name, maps) for name in self.operations if name in POOLS]
         if self.stages is not None:
             first, dilated, second = self.stages.kernels()
@@ -185,14 +197,23 @@ class Cell(nn.Module):
         return F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=self.style == "linear")
 
     def _normalise(self, maps: Tensor, start: int, stop: int, *, scales: Tensor | None = None) -> Tensor:
-        """Batch norm; rows ``start:stop`` of the running statistics belong to ``maps``, and so do any ``scales``."""
-        mean, variance = self.running_mean[start:stop].view(-1), self.running_var[start:stop].view(-1)
+        """The norm; rows ``start:stop`` of its statistics belong to ``maps``, and so do any ``scales`` of what comes
+        out of it."""
         weight = None if scales is None else scales.repeat_interleave(self.channels)
+        if self.norm == "none":
+            return maps if weight is None else maps * weight[:, None, None]
+        offset = None
+        if self.norm_scale is not None and self.norm_offset is not None:
+            mine = slice(start * self.channels, stop * self.channels)
+            learnt, offset = self.norm_scale[mine], self.norm_offset[mine]
+            offset = offset if weight is None else offset * weight
+            weight = learnt if weight is None else learnt * weight
+        mean, variance = self.running_mean[start:stop].view(-1), self.running_var[start:stop].view(-1)
         if not self.training:
-            return F.batch_norm(maps, mean, variance, weight, training=False, eps=EPSILON)
+            return F.batch_norm(maps, mean, variance, weight, offset, training=False, eps=EPSILON)
         if recomputing():  # copies take the update; without any statistics, fewer tensors than before would be saved
             mean, variance = mean.clone(), variance.clone()
-        return F.batch_norm(maps, mean, variance, weight, training=True, momentum=MOMENTUM, eps=EPSILON)
+        return F.batch_norm(maps, mean, variance, weight, offset, training=True, momentum=self.momentum, eps=EPSILON)
 
 
 def _convolve(maps: Tensor, kernels: Tensor, dilation: int, *, groups: int = 1) -> Tensor:

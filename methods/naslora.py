@@ -2,7 +2,7 @@
 
 We (a→r) and Wd (r→b) are LoRA's projections, the O_i DARTS's operations on the r-channel bottleneck map
 (`methods.cell`). No α/r scaling and no extra residual, as in the formula. Epochs before T_B learn the weights w alone;
-from T_B on w and α take turns. Nobody published code: what the paper leaves open is a field of
+from T_B on w and α alternate. Nobody published code: what the paper leaves open is a field of
 `methods.configs.NASLoRAConfig` with our default.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup, Role
-from methods.cell import Cell
+from methods.cell import MOMENTUM, Cell
 from methods.cell_tokens import CellOnTokens, OneConvolution
 from methods.configs import NASLoRAConfig
 from methods.lora import LowRankMethod
@@ -45,6 +45,8 @@ class NASLoRA(LowRankMethod):
             alpha_std=self.config.alpha_std,
             generator=self.generator,
             fused=self.config.fused,
+            norm=self.config.norm,
+            residual=self.config.residual,
         )
         return CellOnTokens(cell, width=self.config.rank, layout=layout, scope=self.config.scope)
 
@@ -75,14 +77,24 @@ class NASLoRA(LowRankMethod):
         searched = epoch - self.config.search_start_epoch
         if searched < 0:
             return (WEIGHTS,)
+        if self.config.alternate in ("both", "joint"):
+            return (WEIGHTS, ARCHITECTURE)
         # Adding the step to the epoch swaps the turns from epoch to epoch, so that both roles get steps in an epoch of
         # one step.
         turn = searched + step if self.config.alternate == "iteration" else searched
         return (ARCHITECTURE,) if turn % 2 == 0 else (WEIGHTS,)
 
+    def passes_at(self, *, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
+        roles = self.roles_at(epoch=epoch, step=step)
+        one_after_the_other = self.config.stagewise and self.config.alternate == "both" and len(roles) == 2
+        return ((ARCHITECTURE,), (WEIGHTS,)) if one_after_the_other else (roles,)
+
+    def set_statistics_momentum(self, momentum: float | None) -> None:
+        for cell in self.cells().values():
+            cell.momentum = MOMENTUM if momentum is None else momentum
+
     def architecture_holdout(self) -> float:
-        separate = self.config.stagewise and self.config.alpha_data == "holdout"
-        return self.config.alpha_holdout if separate else 0.0
+        return self.config.alpha_holdout if self.config.holds_out else 0.0
 
     def architecture(self) -> dict[str, list[float]]:
         return {site: cell.mixture().tolist() for site, cell in self.cells().items() if cell.alpha is not None}

@@ -57,6 +57,8 @@ CONVOLUTIONS = {
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
 OPERATIONS = ("none", *POOLS, "skip_connect", *CONVOLUTIONS)
 STYLES = ("darts", "linear")
+NORMS = ("batch", "batch-affine", "none")
+"""After every pool and every stage of a convolution, in the style of DARTS."""
 
 
 def parse_operations(spec: str, *, style: str) -> tuple[str, ...]:
@@ -96,3 +98,9 @@ def cell_parameters(operations: tuple[str, ...], *, channels: int) -> int:
     choice."""
     architecture = len(operations) if len(operations) > 1 else 0
     return architecture + sum(CONVOLUTIONS[name].weights(channels) for name in operations if name in CONVOLUTIONS)
+
+
+def normed(operations: tuple[str, ...]) -> int:
+    """How many norms the operations have in the style of DARTS: one a pool, one a stage of a convolution."""
+    stages = (CONVOLUTIONS[name].stages for name in operations if name in CONVOLUTIONS)
+    return sum(name in POOLS for name in operations) + sum(stages)

@@ -118,10 +118,14 @@ class Subject:
         self._steps = 0
 
     def shares(self) -> dict[Phase, float]:
-        """Every kind of step with its share of the updates over the protocol's epochs."""
+        """Every kind of pass with how many there are for a step, over the protocol's epochs; more than one in all where
+        a step has several passes."""
         epochs = self.protocol.epochs
         roles = Counter(
-            self.method.roles_at(epoch=epoch, step=step) for epoch in range(epochs) for step in range(_NOMINAL_STEPS)
+            roles
+            for epoch in range(epochs)
+            for step in range(_NOMINAL_STEPS)
+            for roles in self.method.passes_at(epoch=epoch, step=step)
         )
         shares = {Phase(chosen): count / (epochs * _NOMINAL_STEPS) for chosen, count in roles.items()}
         if self._cache is None:
@@ -172,7 +176,7 @@ class Subject:
         return feeder, [parameter for role in phase.roles for parameter in parameters_of(self.optimisers[role])]
 
     def _prepare(self, feeder: Feeder) -> None:
-        feeder.prepare(0, self._steps % self._plan.updates_per_epoch, from_held_out=False)
+        feeder.prepare(0, self._steps % self._plan.updates_per_epoch)
         self._prepared.add(feeder)
         self._steps += 1
 

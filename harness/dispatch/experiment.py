@@ -152,7 +152,7 @@ class Experiment:
         metrics = CLASSES if self.benchmark.task == "multiclass" else BINARY_METRICS
         segmenter, method = self._attached()
         variants = {"best": trained.best_state, "last": trained.last_state}
-        if trained.selected_epoch == self.rules.epochs:
+        if trained.selected_epoch == len(trained.history):
             variants.pop("last")
         for variant, path in variants.items():
             method.load_state(self._on_device(load_file(path)))
@@ -185,6 +185,7 @@ class Experiment:
             history=trained.history,
             architecture=trained.architecture,
             cost=trained.cost,
+            budget=trained.budget,
             merge=merges,
         )
         return record, images_csv(images)

@@ -154,6 +154,8 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         if rules.mask_tokens == 1 and BENCHMARKS.get(name).task == "multiclass":
             one_mask.append(name)
         plain = as_rules(rules)
+        # A budget of updates is one of epochs for whoever spares none, so that both share their runs.
+        of_epochs = {**plain, "budget": "epochs"}
         for backbone, method, config, label, changed in rows:
             for seed in request.seeds:
                 run = Run(
@@ -165,7 +167,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                     checkpoint=weights[backbone].fingerprint,
                     protocol=protocol.name,
                     protocol_hash=digest,
-                    rules=plain,
+                    rules=plain if config.spares_weight_updates else of_epochs,
                     seed=seed,
                     manifest=data.manifest,
                     split_rule=data.split_rule,

@@ -52,6 +52,10 @@ class Protocol:
         train_limit, val_limit, test_limit: use only so many images, chosen by the split seed; 0 for all. Part of the record.
         epochs, batch_size, accumulate: batch_size images a forward pass, shared out among the run's devices; the
             gradients of ``accumulate`` passes are averaged for one update.
+        epoch_images: how many images make an epoch; a smaller training split comes round again in it. 0: each once.
+        budget: what runs of one protocol share. ``epochs``: so many epochs. ``updates``: as many updates of the weights
+            as ``epochs`` epochs over the whole training split have, however many more steps a method needs for them
+            because some are its architecture's, or because the weights do not see all images.
         optimizer: ``adam`` or ``adamw``; lr, weight_decay, eps, betas: its settings (no decay on norms and biases).
         schedule: ``linear`` | ``cosine`` | ``constant``, to zero over all updates, after ``warmup`` updates.
         clip: largest gradient norm, 0 for none.
@@ -60,6 +64,8 @@ class Protocol:
             mask2former for multi-class).
         mask_tokens: K mask tokens of the multi-class head (quirk 10).
         class_weight, mask_weight, dice_weight: terms of the multi-class loss (2, 5, 5 in Mask2Former; 10, 5, 5 in released code).
+        statistics_batches: before a validation a method's running statistics become the mean over so many training
+            batches, instead of following the last ones; 0 leaves them.
         select: evaluate validation every ``select_every`` epochs and keep the best checkpoint.
         checkpoint_minutes: write a resumable checkpoint at least this often, besides at each epoch's end.
         activation_checkpointing: recompute block activations in backward.
@@ -89,6 +95,8 @@ class Protocol:
     epochs: int = 30
     batch_size: int = 4
     accumulate: int = 1
+    epoch_images: int = 0
+    budget: Literal["epochs", "updates"] = "epochs"
     optimizer: Literal["adam", "adamw"] = "adamw"
     lr: float = 1e-4
     weight_decay: float = 1e-4
@@ -104,6 +112,7 @@ class Protocol:
     mask_weight: float = 5.0
     dice_weight: float = 5.0
     select_every: int = 1
+    statistics_batches: int = 0
     checkpoint_minutes: float = 10.0
     activation_checkpointing: bool = False
     fused_attention: bool = True
@@ -134,7 +143,16 @@ class Protocol:
         for name in ("lr", "eps", "checkpoint_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("train_limit", "val_limit", "test_limit", "warmup", "clip", "weight_decay"):
+        for name in (
+            "epoch_images",
+            "statistics_batches",
+            "train_limit",
+            "val_limit",
+            "test_limit",
+            "warmup",
+            "clip",
+            "weight_decay",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if not 0 <= self.flip <= 1:

@@ -27,8 +27,11 @@ Variants: ``best`` (checkpoint chosen on validation), ``last``, and the merged m
 EXECUTION_ONLY = ("checkpoint_minutes", "cache_images")
 """Rules that change how a run is executed and never its numbers; they are left out of keys and hashes."""
 
-ADDED_LATER = {"batched_decoder": True}
+ADDED_LATER = {"batched_decoder": True, "budget": "epochs", "epoch_images": 0, "statistics_batches": 0}
 """Rules younger than the first records: left out of keys and hashes at the value that those records were made with."""
+
+OPTIONS_ADDED_LATER = {"residual": False, "norm": "batch"}
+"""The same for fields of method configurations."""
 
 
 def hashed_rules(rules: dict[str, Any]) -> dict[str, Any]:
@@ -39,6 +42,12 @@ def hashed_rules(rules: dict[str, Any]) -> dict[str, Any]:
         for key, value in rules.items()
         if key not in left_out and not (key in ADDED_LATER and value == ADDED_LATER[key])
     }
+
+
+def hashed_options(config: dict[str, Any]) -> dict[str, Any]:
+    """A method's configuration as keys and row identities take it."""
+    added = OPTIONS_ADDED_LATER
+    return {key: value for key, value in config.items() if not (key in added and value == added[key])}
 
 
 def content_hash(data: Any) -> str:
@@ -96,6 +105,7 @@ class Run:
         for label in ("variant", "protocol", "protocol_hash", "split_rule", "data_note", "data_fingerprint", "changed"):
             del content[label]
         content["rules"] = hashed_rules(self.rules)
+        content["method_config"] = hashed_options(self.method_config)
         return content_hash([KEY_VERSION, content])
 
 
@@ -113,7 +123,10 @@ class Record:
         parameters: ``encoder``, ``decoder`` and ``trainable`` counts of trained parameters, ``total`` of the segmenter.
         cost: ``step_time_s`` (median), ``peak_memory_bytes``, ``train_time_s``, ``wall_time_s``, ``gpu_hours`` (0
             without a GPU) and ``steps``.
-        history: one entry an epoch: ``epoch``, ``loss``, ``lr``, ``val`` (metrics), ``seconds``.
+        history: one entry an epoch: ``epoch``, ``loss``, ``lr``, ``val`` (metrics), ``seconds``, ``updates`` by roles.
+        budget: ``weight_updates``; of a method with an architecture also ``alpha_updates``, ``alpha_lr_sum`` (its rate
+            over its updates: how far α could go), ``share_cap`` (the largest share of softmax(α) that this allows).
+            Empty in older records.
         architecture: α history: one entry an epoch, site -> softmax(α).
         merge: merge reports by mode, as plain dicts.
         counts: images used: ``train``, ``val`` and each test split.
@@ -132,6 +145,7 @@ class Record:
     parameters: dict[str, int] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    budget: dict[str, float] = field(default_factory=dict)
     architecture: list[dict[str, list[float]]] = field(default_factory=list)
     merge: dict[str, dict[str, Any]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)

@@ -56,7 +56,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 _SHAPES: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("scores", "parameters", "cost", "merge", "counts", "environment"), dict),
+    **dict.fromkeys(("scores", "parameters", "cost", "budget", "merge", "counts", "environment"), dict),
     **dict.fromkeys(("history", "architecture"), list),
     **dict.fromkeys(("key", "code", "message", "finished"), str),
     "selected_epoch": (int, type(None)),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from harness.records.schema import Code, Record, Run, content_hash
+from harness.records.schema import OPTIONS_ADDED_LATER, Code, Record, Run, content_hash, hashed_options
 from harness.reporting.names import PAPER_METRICS, SCORE_TITLES, benchmark_rank, method_rank
 from harness.reporting.statistics import sd
 from harness.studies import Study
@@ -165,7 +165,9 @@ def _groups_of_records(records: Sequence[Record]) -> list[Group]:
     """
     members: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        members.setdefault((record.run.method, content_hash(record.run.method_config)), []).append(record)
+        members.setdefault((record.run.method, content_hash(hashed_options(record.run.method_config))), []).append(
+            record
+        )
     labels = {place: _label(mine) for place, mine in members.items()}
     groups: list[Group] = []
     for place in sorted(members, key=lambda place: (method_rank(place[0]), labels[place], place[1])):
@@ -199,7 +201,7 @@ def _groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:
 
 def is_entry(record: Record, options: Mapping[str, Any]) -> bool:
     """Whether a run's configuration is the protocol's with ``options`` and nothing else changed; labels may differ."""
-    config = record.run.method_config
+    config = {**OPTIONS_ADDED_LATER, **record.run.method_config}
     asked = all(name in config and _plain(value) == _plain(config[name]) for name, value in options.items())
     return asked and record.run.changed.keys() <= options.keys()
 

@@ -77,6 +77,7 @@ class Plan:
         held_out: positions for architecture steps, empty if they use ``indices``.
         batch_size: images of one forward pass over all workers.
         accumulate: forward passes of one update.
+        epoch_images: how many images make an epoch, 0 for ``indices``. Beyond those, they come again in another order.
         flip: probability of a horizontal flip.
         seed: the run's seed.
     """
@@ -85,28 +86,39 @@ class Plan:
     held_out: Sequence[int] = ()
     batch_size: int
     accumulate: int = 1
+    epoch_images: int = 0
     flip: float = 0.0
     seed: int = 0
 
     @property
     def updates_per_epoch(self) -> int:
         """The last update of an epoch takes what is left, be it fewer images."""
-        return -(-len(self.indices) // (self.batch_size * self.accumulate))
+        return -(-self._length // (self.batch_size * self.accumulate))
 
-    def update(self, epoch: int, step: int, *, from_held_out: bool = False) -> list[list[int]]:
+    @property
+    def _length(self) -> int:
+        return self.epoch_images or len(self.indices)
+
+    def update(self, epoch: int, step: int, *, for_architecture: bool = False) -> list[list[int]]:
         """Image positions of update ``step`` in ``epoch`` (both 0-based): ``accumulate`` batches, fewer at the end of
         an epoch.
 
-        From the held-out part, batches go round and round through one order an epoch.
+        Batches for the architecture are of the held-out part, or of ``indices`` where there is none, and go round and
+        round through an order of their own.
         """
         images = self.batch_size * self.accumulate
-        if from_held_out and self.held_out:
-            order = shuffled(len(self.held_out), "architecture", self.seed, epoch)
-            chosen = [self.held_out[order[(step * images + k) % len(order)]] for k in range(images)]
+        if for_architecture:
+            part = self.held_out or self.indices
+            order = shuffled(len(part), "architecture", self.seed, epoch)
+            chosen = [part[order[(step * images + k) % len(order)]] for k in range(images)]
         else:
-            order = shuffled(len(self.indices), "order", self.seed, epoch)
-            chosen = [self.indices[k] for k in order[step * images : (step + 1) * images]]
+            places = range(step * images, min((step + 1) * images, self._length))
+            chosen = [self.indices[self._order(epoch, k // len(self.indices))[k % len(self.indices)]] for k in places]
         return [chosen[k : k + self.batch_size] for k in range(0, len(chosen), self.batch_size)]
+
+    def _order(self, epoch: int, turn: int) -> tuple[int, ...]:
+        again = (turn,) if turn else ()
+        return shuffled(len(self.indices), "order", self.seed, epoch, *again)
 
     def flipped(self, epoch: int, index: int) -> bool:
         """Whether image ``index`` is mirrored in ``epoch``."""

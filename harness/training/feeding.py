@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.protocols.card import Protocol
-from harness.training.batches import Plan, TrainingImages, load, slice_of
+from harness.training.batches import Plan, TrainingImages, load, shuffled, slice_of
 from harness.training.distributed import Workers
 from harness.training.embeddings import EmbeddingCache
 from harness.training.losses import Loss, Prediction
@@ -101,9 +101,9 @@ class Feeder:
     ) -> None:
         self._loader.shutdown(cancel_futures=True)
 
-    def prepare(self, epoch: int, step: int, *, from_held_out: bool) -> None:
-        """Start loading an update."""
-        self._pending.append(self._loader.submit(self._load, epoch, step, from_held_out))
+    def prepare(self, epoch: int, step: int, *, for_architecture: bool = False) -> None:
+        """Start loading an update; see `Plan.update`."""
+        self._pending.append(self._loader.submit(self._load, epoch, step, for_architecture))
 
     def take(self) -> tuple[list[Batch], float]:
         """The update that was prepared first, on the device, and the seconds spent waiting for it."""
@@ -123,9 +123,18 @@ class Feeder:
             return self._segmenter(self._normalised(batch.images))
         return self._segmenter.decode(self._embed(batch, self._embeddings))
 
-    def _load(self, epoch: int, step: int, from_held_out: bool) -> list[Batch]:  # noqa: FBT001 - submitted, not called
+    def first(self, batches: int) -> Iterator[Tensor]:
+        """As many batches of the training split, normalised and not mirrored, always the same ones."""
+        order, size = shuffled(len(self._plan.indices), "statistics", self._plan.seed), self._plan.batch_size
+        for start in range(0, min(batches * size, len(order)), size):
+            indices = [self._plan.indices[k] for k in order[start : start + size]]
+            images, _ = load(self._images, indices, [False] * len(indices))
+            assert images is not None
+            yield self._normalised(images.to(self._device))
+
+    def _load(self, epoch: int, step: int, for_architecture: bool) -> list[Batch]:  # noqa: FBT001 - submitted, not called
         batches = []
-        for whole in self._plan.update(epoch, step, from_held_out=from_held_out):
+        for whole in self._plan.update(epoch, step, for_architecture=for_architecture):
             own = slice_of(whole, rank=self._workers.rank, size=self._workers.size)
             indices = own or whole[:1]
             flips = [self._plan.flipped(epoch, index) for index in indices]

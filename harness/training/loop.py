@@ -32,9 +32,11 @@ from harness.training.optimisers import build_optimisers, parameters_of, set_lea
 from harness.training.outcome import Diverged, Interrupted, Progress, Selection, StopRequest, TrainingResult
 from harness.training.position import Position
 from harness.training.schedule import learning_rate_factor
-from methods.base import ARCHITECTURE, Method, Role
+from methods.base import ARCHITECTURE, WEIGHTS, Method, Role
 from methods.placement import MethodError
 
+MOST_STEPS = 1000
+"""Steps for an update of the weights; a method that takes more than this never gives them one."""
 LOOKAHEAD = 2
 """Updates whose images load while one computes."""
 WARMUP_STEPS = 3
@@ -90,6 +92,7 @@ def train(
         held_out=held_out,
         batch_size=protocol.batch_size,
         accumulate=protocol.accumulate,
+        epoch_images=protocol.epoch_images,
         flip=protocol.flip,
         seed=seed,
     )
@@ -113,6 +116,7 @@ def train(
         loss=build_loss(protocol, task=task, num_classes=num_classes),
         optimisers=build_optimisers(method.parameter_groups(), protocol),
         scaler=torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16"),
+        total=planned_steps(method, plan, protocol, images=len(images)),
         checkpoints=CheckpointFiles(folder, identity=identity),
         states=StateFiles(folder, identity=identity),
         validate=validate,
@@ -122,6 +126,25 @@ def train(
     )
     with deterministic(device):
         return loop.run()
+
+
+def planned_steps(method: Method, plan: Plan, protocol: Protocol, *, images: int) -> int:
+    """Steps of the whole run.
+
+    ``budget=epochs``: those of the protocol's epochs. ``budget=updates``: as many as the weights need for the updates
+    that they would get in the protocol's epochs over all ``images`` if every step were theirs.
+    """
+    if protocol.budget == "epochs" or not method.config.spares_weight_updates:
+        return plan.updates_per_epoch * protocol.epochs
+    wanted = -(-(protocol.epoch_images or images) // (plan.batch_size * plan.accumulate)) * protocol.epochs
+    total = done = 0
+    while done < wanted:
+        epoch, step = divmod(total, plan.updates_per_epoch)
+        done += sum(WEIGHTS in roles for roles in method.passes_at(epoch=epoch, step=step))
+        total += 1
+        if total > MOST_STEPS * wanted:
+            raise MethodError(f"{method.name} gives its weights no {wanted} updates within {total} steps")
+    return total
 
 
 @dataclass(kw_only=True)
@@ -138,6 +161,7 @@ class _Loop:
     loss: Loss
     optimisers: dict[Role, torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
+    total: int
     checkpoints: CheckpointFiles
     states: StateFiles
     validate: Callable[[], dict[str, float]]
@@ -155,10 +179,10 @@ class _Loop:
         self._resume()
         self.saved_at = self.started = time.monotonic()
         with self.feeder:
-            while self.position.epoch < self.protocol.epochs:
+            while self._number() < self.total:
                 self._train_epoch()
                 self._finish_epoch()
-                if self.position.epoch < self.protocol.epochs:
+                if self._number() < self.total:
                     self._stop_if_asked()
         return self._result()
 
@@ -166,15 +190,17 @@ class _Loop:
         position = self.position
         self.segmenter.train()
         reset_peak(self.device)
-        while position.step < self.plan.updates_per_epoch:
+        while position.step < self._steps_in(position.epoch):
             begun = time.monotonic()
             self._prepare_ahead()
-            roles = self._roles(position.epoch, position.step)
-            batches, waited = self.feeder.take()
-            loss = self._update(roles, batches)
-            seconds = time.monotonic() - begun
-            position.peak = max(position.peak, peak_bytes(self.device))
-            position.count_update("+".join(roles), loss=loss, seconds=seconds, waited=waited, timed=not self.cold)
+            for roles in self._passes(position.epoch, position.step):
+                batches, waited = self.feeder.take()
+                loss = self._update(roles, batches)
+                seconds = time.monotonic() - begun
+                position.peak = max(position.peak, peak_bytes(self.device))
+                position.count_update("+".join(roles), loss=loss, seconds=seconds, waited=waited, timed=not self.cold)
+                begun = time.monotonic()
+            position.step += 1
             self.cold = max(0, self.cold - 1)
             self._tell("step", loss=loss)
             self._stop_if_asked()
@@ -187,19 +213,30 @@ class _Loop:
             where = f"epoch {self.position.epoch + 1} after step {self.position.step}"
             raise Interrupted(f"stopped in {where}; run again to go on")
 
-    def _roles(self, epoch: int, step: int) -> tuple[Role, ...]:
-        roles = self.method.roles_at(epoch=epoch, step=step)
-        if missing := [role for role in roles if role not in self.optimisers]:
+    def _passes(self, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
+        passes = self.method.passes_at(epoch=epoch, step=step)
+        if missing := [role for roles in passes for role in roles if role not in self.optimisers]:
             raise MethodError(f"{self.method.name} updates {missing[0]}, but no parameter group has that role")
-        return roles
+        return passes
+
+    def _steps_in(self, epoch: int) -> int:
+        """Steps of an epoch; the last one may end early, see `planned_steps`."""
+        return min(self.plan.updates_per_epoch, self.total - epoch * self.plan.updates_per_epoch)
+
+    @property
+    def _epochs(self) -> int:
+        return -(-self.total // self.plan.updates_per_epoch)
 
     def _prepare_ahead(self) -> None:
         """Have the images of this update and the next ones loaded in the background, those of the next epoch too."""
         number = self._number()
-        last = min(number + LOOKAHEAD, self.plan.updates_per_epoch * self.protocol.epochs - 1)
+        last = min(number + LOOKAHEAD, self.total - 1)
         for ahead in range(max(number, self.prepared), last + 1):
             epoch, step = divmod(ahead, self.plan.updates_per_epoch)
-            self.feeder.prepare(epoch, step, from_held_out=self._roles(epoch, step) == (ARCHITECTURE,))
+            passes = self._passes(epoch, step)
+            for roles in passes:
+                own = roles == (ARCHITECTURE,) and bool(len(passes) > 1 or self.plan.held_out)
+                self.feeder.prepare(epoch, step, for_architecture=own)
         self.prepared = last + 1
 
     def _number(self) -> int:
@@ -209,12 +246,14 @@ class _Loop:
     def _update(self, roles: tuple[Role, ...], batches: list[Any]) -> float:
         """One optimiser step of the given roles; returns the loss of the global batch."""
         position = self.position
-        self._seed_noise()
+        self._seed_noise(roles)
         factor = self._learning_rate_factor()
         active = [self.optimisers[role] for role in roles]
         rates = [set_learning_rate(optimiser, factor) for optimiser in active]
         if roles != (ARCHITECTURE,):
             position.lr = rates[0]
+        if ARCHITECTURE in roles:
+            position.alpha_lr_sum += rates[roles.index(ARCHITECTURE)]
         parameters = [parameter for optimiser in active for parameter in parameters_of(optimiser)]
         shares = torch.zeros((), device=self.device)
         for batch in batches:
@@ -241,13 +280,14 @@ class _Loop:
         return total
 
     def _learning_rate_factor(self) -> float:
-        total = self.plan.updates_per_epoch * self.protocol.epochs
         kind, warmup = self.protocol.schedule, self.protocol.warmup
-        return learning_rate_factor(self._number(), total=total, kind=kind, warmup=warmup)
+        return learning_rate_factor(self._number(), total=self.total, kind=kind, warmup=warmup)
 
-    def _seed_noise(self) -> None:
+    def _seed_noise(self, roles: tuple[Role, ...]) -> None:
         """Noise is a function of the position too: the method's own, and torch's, which plug-ins may use."""
-        key = (self.plan.seed, self.position.epoch, self.position.step, self.workers.rank)
+        key: tuple[int | str, ...] = (self.plan.seed, self.position.epoch, self.position.step, self.workers.rank)
+        if len(self._passes(self.position.epoch, self.position.step)) > 1 and roles == (ARCHITECTURE,):
+            key = (*key, ARCHITECTURE)
         self.method.generator.manual_seed(draw("method", *key))
         torch.manual_seed(draw("torch", *key))
 
@@ -255,7 +295,7 @@ class _Loop:
         position = self.position
         epoch = position.epoch + 1
         metrics: dict[str, float] = {}
-        if epoch % self.protocol.select_every == 0 or epoch == self.protocol.epochs:
+        if epoch % self.protocol.select_every == 0 or epoch == self._epochs:
             metrics = self._validate()
             value = metrics[self.selection.metric]
             if self.selection.improves(value, position.best_value):
@@ -269,10 +309,24 @@ class _Loop:
     def _validate(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
         if self.workers.leads:
+            self._calibrate_statistics()
             self.segmenter.eval()
             with torch.no_grad():
                 metrics = self.validate()
         return self.workers.from_leader(metrics)
+
+    def _calibrate_statistics(self) -> None:
+        """Let the method's running statistics be the mean over a few batches of training images, all seen by the weights
+        as they are now. Training itself uses those of its batches."""
+        batches = self.protocol.statistics_batches
+        if not batches or not list(self.method.own_buffers()):
+            return
+        self.segmenter.train()
+        with torch.no_grad(), self.feeder.autocast():
+            for number, images in enumerate(self.feeder.first(batches), start=1):
+                self.method.set_statistics_momentum(1 / number)
+                self.segmenter(images)
+        self.method.set_statistics_momentum(None)
 
     def _save(self) -> None:
         now = time.monotonic()
@@ -328,7 +382,12 @@ class _Loop:
             best_state=self.states.best,
             last_state=self.states.last,
             cost=position.cost(),
+            budget=position.budget(operations=self._operations()),
         )
+
+    def _operations(self) -> int:
+        """How many a cell mixes, 0 where there is no architecture."""
+        return max((len(shares) for shares in self.method.architecture().values()), default=0)
 
     def _tell(
         self,
@@ -342,10 +401,10 @@ class _Loop:
             self.report(
                 Progress(
                     kind=kind,
-                    epoch=min(self.position.epoch + 1, self.protocol.epochs),
-                    epochs=self.protocol.epochs,
+                    epoch=min(self.position.epoch + 1, self._epochs),
+                    epochs=self._epochs,
                     step=self.position.step,
-                    steps=self.plan.updates_per_epoch,
+                    steps=max(1, self._steps_in(min(self.position.epoch, self._epochs - 1))),
                     loss=loss,
                     metrics=metrics or {},
                     text=text,

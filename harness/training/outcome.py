@@ -88,6 +88,7 @@ class TrainingResult:
         cost: ``step_time_s`` (median over all updates; ``step_time_weights_s`` and ``step_time_architecture_s`` by
             role), ``data_wait_s`` (median), ``peak_memory_bytes``, ``train_time_s`` (updates), ``wall_time_s`` (with
             validation), ``steps`` (updates).
+        budget: see `harness.records.schema.Record`.
     """
 
     history: list[dict[str, Any]]
@@ -96,3 +97,4 @@ class TrainingResult:
     best_state: Path
     last_state: Path
     cost: dict[str, float]
+    budget: dict[str, float]

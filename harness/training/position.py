@@ -6,6 +6,8 @@ import statistics
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from harness.records.budget import update_budget
+
 
 @dataclass(kw_only=True)
 class Position:
@@ -14,7 +16,8 @@ class Position:
     Args:
         epoch, step: epochs done, and updates done in the one that follows.
         losses, lr, updates, epoch_seconds: of this epoch: losses of its updates, latest rate of the weights, updates by
-            role, and their seconds.
+            roles, and their seconds.
+        alpha_lr_sum: the architecture's rate, summed over its updates so far.
         best_epoch, best_value: 1-based epoch with the best validation score so far, 0 before the first, and its score.
         history, architecture: see `harness.training.outcome.TrainingResult`.
         step_times: seconds of each update by role.
@@ -30,6 +33,7 @@ class Position:
     lr: float = 0.0
     updates: dict[str, int] = field(default_factory=dict)
     epoch_seconds: float = 0.0
+    alpha_lr_sum: float = 0.0
     best_epoch: int = 0
     best_value: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -43,7 +47,6 @@ class Position:
 
     def count_update(self, role: str, *, loss: float, seconds: float, waited: float, timed: bool) -> None:
         """One more update of ``role`` is done; its time enters the medians where ``timed``."""
-        self.step += 1
         self.losses.append(loss)
         self.updates[role] = self.updates.get(role, 0) + 1
         self.epoch_seconds += seconds
@@ -90,6 +93,10 @@ class Position:
         if len(self.step_times) > 1:
             cost |= {f"step_time_{role}_s": _median(times) for role, times in self.step_times.items()}
         return cost
+
+    def budget(self, *, operations: int) -> dict[str, float]:
+        """See `harness.records.schema.Record.budget`."""
+        return update_budget(self.history, alpha_lr_sum=self.alpha_lr_sum, operations=operations)
 
 
 def _median(values: list[float]) -> float:

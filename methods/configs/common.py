@@ -17,6 +17,12 @@ class MethodConfig:
 
     lr: float | None = None
 
+    @property
+    def spares_weight_updates(self) -> bool:
+        """Whether the weights get fewer updates than the iterations of an epoch over the whole training split: some go
+        to the architecture, or it keeps images for itself."""
+        return False
+
     def encoder_parameters(self, shape: BackboneShape) -> int:
         """Trainable parameters in the encoder, mask decoder not counted."""
         raise NotImplementedError

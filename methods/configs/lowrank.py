@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from methods.configs.common import PlacedConfig, require_choice, require_positive
-from methods.operations import cell_parameters, parse_operations
+from methods.operations import NORMS, cell_parameters, normed, parse_operations
 from methods.placement import BackboneShape, MethodError, parse_sites
 
 
@@ -71,13 +71,20 @@ class NASLoRAConfig(PlacedConfig):
         alpha_std: α ~ N(0, alpha_std²) at init, one α a cell (1e-3, paper).
         alpha_lr: learning rate of α (1e-3, paper). ``lr`` of the weights is the protocol's when None (1e-4, paper).
         alpha_weight_decay: weight decay of α (0, ours).
-        stagewise: weights alone for ``search_start_epoch`` epochs, then weights and α in turns (paper); False learns
+        stagewise: weights alone for ``search_start_epoch`` epochs, then weights and α alternate (paper); False learns
             both on every step.
         search_start_epoch: T_B = 10 (paper).
-        alternate: take turns every ``iteration`` or every ``epoch`` (ours: iteration); α has the first turn.
+        alternate: how, from T_B on. ``both``: every iteration updates α on a batch of its own, then the weights on
+            theirs, as DARTS and PC-DARTS do; the weights lose no update, a second pass is paid. ``joint``: one pass
+            updates both. ``iteration`` and ``epoch``: turns, α first; the weights get half of the updates. The paper
+            does not say; the card ``nas-lora`` asks for ``both`` (ours). Here ``iteration``, that of the first records.
         alpha_data: α learns from the ``train`` split as the weights do, or from a ``holdout`` part of it that the
             weights never see (ours: train).
         alpha_holdout: that part as a fraction (0.5, DARTS).
+        residual: let the bottleneck pass beside the cell too, B (cell(A x) + A x), as Conv-LoRA does; the formula of
+            the paper has no such term.
+        norm: of the operations: ``batch`` (DARTS's while it searches: no parameters), ``batch-affine`` (a scale and an
+            offset a channel are learnt) or ``none``; style=linear has none.
         fused: run the operations of a cell as few batched convolutions; equal to running them one by one.
     """
 
@@ -95,13 +102,20 @@ class NASLoRAConfig(PlacedConfig):
     alternate: str = "iteration"
     alpha_data: str = "train"
     alpha_holdout: float = 0.5
+    residual: bool = False
+    norm: str = "batch"
     fused: bool = True
 
     def __post_init__(self) -> None:
         parse_operations(self.operations, style=self.style)
         require_choice("scope", self.scope, ("window", "image"))
-        require_choice("alternate", self.alternate, ("iteration", "epoch"))
+        require_choice("alternate", self.alternate, ("both", "joint", "iteration", "epoch"))
         require_choice("alpha_data", self.alpha_data, ("train", "holdout"))
+        require_choice("norm", self.norm, NORMS)
+        if self.style == "linear" and self.norm == "batch-affine":
+            raise MethodError("norm=batch-affine: style=linear has no norms; use style=darts, or leave norm out")
+        if self.alternate == "joint" and self.alpha_data == "holdout":
+            raise MethodError("alpha_data=holdout: alternate=joint has one pass on one batch; use alternate=both")
         require_positive("rank", self.rank)
         if not 0 < self.alpha_holdout < 1:
             raise MethodError(f"alpha_holdout={self.alpha_holdout}: a fraction of the training split, in (0, 1)")
@@ -111,8 +125,25 @@ class NASLoRAConfig(PlacedConfig):
         """Channels of the bottleneck that pass the cell; the others bypass it."""
         return self.rank
 
+    @property
+    def searches(self) -> bool:
+        """Whether there is an α to learn."""
+        return len(parse_operations(self.operations, style=self.style)) > 1
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether α learns from images that the weights never see."""
+        return self.stagewise and self.alpha_data == "holdout"
+
+    @property
+    def spares_weight_updates(self) -> bool:
+        in_turns = self.searches and self.stagewise and self.alternate in ("iteration", "epoch")
+        return in_turns or self.holds_out
+
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        cell = cell_parameters(parse_operations(self.operations, style=self.style), channels=self.cell_channels)
+        operations = parse_operations(self.operations, style=self.style)
+        norms = normed(operations) if self.norm == "batch-affine" else 0
+        cell = cell_parameters(operations, channels=self.cell_channels) + 2 * norms * self.cell_channels
         cells = len(site_widths(shape, self.sites))
         return self.block_count(shape) * (low_rank_parameters(shape, self.sites, self.rank) + cells * cell)
 

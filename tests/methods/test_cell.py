@@ -18,10 +18,17 @@ from methods.sites import Grid, TokenLayout
 SPECS = ["all", "no-conv", "no-pool", "skip_connect,none", "sep_conv_3x3", "dil_conv_5x5", "avg_pool_3x3,sep_conv_5x5"]
 
 
-def _cell(spec: str, *, style: str = "darts", channels: int = 3, fused: bool = False, alpha_std: float = 0.5) -> Cell:
+def _cell(
+    spec: str, *, style: str = "darts", channels: int = 3, fused: bool = False, alpha_std: float = 0.5, **more: Any
+) -> Cell:
     operations = parse_operations(spec, style=style)
     generator = torch.Generator().manual_seed(0)
-    cell = Cell(operations, channels=channels, style=style, alpha_std=alpha_std, generator=generator, fused=fused)
+    cell = Cell(
+        operations, channels=channels, style=style, alpha_std=alpha_std, generator=generator, fused=fused, **more
+    )
+    for parameter in (cell.norm_scale, cell.norm_offset):
+        if parameter is not None:
+            nn.init.normal_(parameter, mean=0.5, generator=generator)
     return cell.double()  # the cell keeps float64, so that equality can be asked for to the last digits
 
 
@@ -68,11 +75,16 @@ def test_darts_cell_is_the_softmax_mixture_of_torch_modules(training: bool, fuse
     torch.testing.assert_close(cell(maps), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3])
-@pytest.mark.parametrize("style", ["darts", "linear"])
-@pytest.mark.parametrize("spec", SPECS)
-def test_batched_cell_equals_one_operation_at_a_time(spec: str, style: str, channels: int) -> None:
-    plain = _cell(spec, style=style, channels=channels)
+@pytest.mark.parametrize(
+    ("spec", "style", "channels", "more"),
+    [(spec, style, channels, {}) for spec in SPECS for style in ("darts", "linear") for channels in (1, 2, 3)]
+    + [(spec, "darts", 3, {"norm": norm}) for spec in SPECS for norm in ("batch-affine", "none")]
+    + [("all", style, 2, {"residual": True}) for style in ("darts", "linear")],
+)
+def test_batched_cell_equals_one_operation_at_a_time(
+    spec: str, style: str, channels: int, more: dict[str, Any]
+) -> None:
+    plain = _cell(spec, style=style, channels=channels, **more)
     fused = copy.deepcopy(plain)
     fused.fused = True
     for step in range(2):
@@ -112,6 +124,36 @@ def test_linear_cell_is_linear_and_a_darts_cell_is_not() -> None:
     assert (darts(x + 2 * y) - darts(x) - 2 * darts(y)).abs().max() > 1e-2
     with pytest.raises(MethodError, match="style=linear"):
         darts.kernel()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_affine_norm_is_torchs(fused: bool) -> None:
+    cell = _cell("max_pool_3x3", fused=fused, norm="batch-affine", channels=2)
+    norm = nn.BatchNorm2d(2).double()
+    assert cell.norm_scale is not None
+    assert cell.norm_offset is not None
+    norm.weight, norm.bias = cell.norm_scale, cell.norm_offset
+    maps = _maps(3, 2, 6, 6)
+
+    torch.testing.assert_close(cell(maps), norm(nn.functional.max_pool2d(maps, 3, stride=1, padding=1)))
+
+
+def test_without_norm_a_pooling_cell_only_pools() -> None:
+    cell, maps = _cell("max_pool_3x3", norm="none"), _maps(3, 3, 6, 6)
+
+    assert cell.running_mean.numel() == 0
+    torch.testing.assert_close(cell(maps), nn.functional.max_pool2d(maps, 3, stride=1, padding=1))
+
+
+def test_a_residual_adds_the_map_and_a_merge_takes_it_with_the_skip() -> None:
+    cell, maps = _cell("all"), _maps(3, 3, 6, 6)
+    beside = copy.deepcopy(cell)
+    beside.residual = True
+
+    torch.testing.assert_close(beside(maps), cell(maps) + maps)
+    torch.testing.assert_close(beside.skip_weight(), cell.skip_weight() + 1)
+    beside.skip_folded = cell.skip_folded = True
+    torch.testing.assert_close(beside(maps), cell(maps))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 6])

@@ -33,6 +33,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("naslora", {"style": "linear", "scope": "image"}),
     ("naslora", {"operations": "no-conv", "sites": "q,v"}),
     ("naspclora", {"style": "linear"}),
+    ("naslora", {"norm": "batch-affine", "residual": True}),
+    ("naslora", {"norm": "none", "operations": "no-pool"}),
+    ("naspclora", {"style": "linear", "residual": True}),
 ]
 CASES = [(name, options, "vit_t") for name, options in DEFAULTS + VARIANTS]
 CASES += [(name, options, "vit_t_timm") for name, options in DEFAULTS]

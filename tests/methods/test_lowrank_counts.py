@@ -27,6 +27,8 @@ COUNTS: list[tuple[str, dict[str, Any], str, int]] = [
     ("naslora", {}, "vit_b", 110_592 + 12 * CELL),
     ("naslora", {"style": "linear"}, "vit_b", 110_592 + 12 * (CELL - 1)),
     ("naslora", {"operations": "no-conv"}, "vit_b", 110_592 + 12 * 4),
+    ("naslora", {"norm": "batch-affine"}, "vit_b", 110_592 + 12 * (CELL + 2 * 3 * 8)),
+    ("naslora", {"norm": "none", "residual": True}, "vit_b", 110_592 + 12 * CELL),
     ("naslora", {"operations": "skip_connect"}, "vit_b", 110_592),
     ("naspclora", {}, "vit_h", 491_520 + 32 * PARTIAL_CELL),
     ("naspclora", {}, "vit_b", 110_592 + 12 * PARTIAL_CELL),

@@ -54,6 +54,42 @@ def test_epochs_alternate_with_the_architecture_first_and_the_weights_last() -> 
     assert turns.count({(WEIGHTS,)}) == turns.count({(ARCHITECTURE,)}) == 15
 
 
+def test_both_updates_the_architecture_first_and_takes_nothing_from_the_weights() -> None:
+    method = NASLoRA(NASLoRAConfig(search_start_epoch=1, alternate="both"))
+
+    assert {method.passes_at(epoch=0, step=step) for step in range(5)} == {((WEIGHTS,),)}
+    assert {method.passes_at(epoch=1, step=step) for step in range(5)} == {((ARCHITECTURE,), (WEIGHTS,))}
+    assert not method.config.spares_weight_updates
+
+
+def test_joint_updates_both_in_one_pass_once_the_search_starts() -> None:
+    method = NASLoRA(NASLoRAConfig(search_start_epoch=1, alternate="joint"))
+
+    assert method.passes_at(epoch=0, step=0) == ((WEIGHTS,),)
+    assert method.passes_at(epoch=1, step=0) == ((WEIGHTS, ARCHITECTURE),)
+
+
+def test_a_single_operation_has_one_pass_whatever_the_alternation() -> None:
+    assert NASLoRA(NASLoRAConfig(operations="skip_connect", alternate="both")).passes_at(epoch=20, step=0) == (
+        (WEIGHTS,),
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "spares"),
+    [
+        ({"alternate": "iteration"}, True),
+        ({"alternate": "epoch"}, True),
+        ({"alternate": "joint"}, False),
+        ({"alternate": "both", "alpha_data": "holdout"}, True),
+        ({"alternate": "iteration", "stagewise": False}, False),
+        ({"alternate": "iteration", "operations": "skip_connect"}, False),
+    ],
+)
+def test_a_configuration_knows_whether_the_weights_lose_updates(options: dict[str, Any], spares: bool) -> None:
+    assert NASLoRAConfig(**options).spares_weight_updates is spares
+
+
 def test_joint_learning_updates_both_from_the_first_step() -> None:
     method = NASLoRA(NASLoRAConfig(stagewise=False, alpha_data="holdout"))
 
@@ -129,6 +165,9 @@ def test_channel_ratio_chooses_whole_channels() -> None:
     [
         ({"scope": "images"}, "scope='images'"),
         ({"alternate": "step"}, "alternate='step'"),
+        ({"norm": "layer"}, "choose batch or batch-affine or none"),
+        ({"norm": "batch-affine", "style": "linear"}, "leave norm out"),
+        ({"alternate": "joint", "alpha_data": "holdout"}, "use alternate=both"),
         ({"alpha_data": "val"}, "alpha_data='val'"),
         ({"alpha_holdout": 1.0}, "alpha_holdout=1.0"),
         ({"operations": "conv"}, "'conv' is unknown"),

@@ -37,7 +37,11 @@ def test_grid_is_methods_by_benchmarks_by_seeds(samples: Path, tmp_path: Path) -
 
 def test_key_depends_on_content_and_not_on_place_or_label(samples: Path, tmp_path: Path) -> None:
     def key(**changes: object) -> str:
-        return planned(samples, tmp_path, benchmarks=("kvasir",), **{"entries": (Entry(method="lora"),), **changes}).jobs[0].run.key
+        return (
+            planned(samples, tmp_path, benchmarks=("kvasir",), **{"entries": (Entry(method="lora"),), **changes})
+            .jobs[0]
+            .run.key
+        )
 
     plain = key()
     assert key(entries=(Entry(method="lora", label="mine"),)) == plain
@@ -66,7 +70,9 @@ def test_finished_runs_drop_out_and_failed_ones_do_not(samples: Path, tmp_path: 
 
 def test_quirk_switches_reach_the_methods_they_concern(samples: Path, tmp_path: Path) -> None:
     entries = (Entry(method="convlora"), Entry(method="ssf"))
-    jobs = planned(samples, tmp_path, entries=entries, benchmarks=("kvasir",), overrides={"quirks.moe_gate": "released"}).jobs
+    jobs = planned(
+        samples, tmp_path, entries=entries, benchmarks=("kvasir",), overrides={"quirks.moe_gate": "released"}
+    ).jobs
     assert jobs[0].run.method_config["gate"] == "released"
     assert jobs[1].run.method_config["init"] == "intended"
 
@@ -76,14 +82,18 @@ def test_placement_outside_the_backbone_is_found_while_planning(samples: Path, t
         planned(samples, tmp_path, entries=(Entry(method="lora", options={"blocks": "9"}),))
 
 
-@pytest.mark.parametrize(("option", "said"), [("blocks", "blocks= has no meaning for it"), ("rnk", "unknown key .rnk.")])
+@pytest.mark.parametrize(
+    ("option", "said"), [("blocks", "blocks= has no meaning for it"), ("rnk", "unknown key .rnk.")]
+)
 def test_option_that_a_method_lacks_is_an_error(samples: Path, tmp_path: Path, option: str, said: str) -> None:
     with pytest.raises((UsageError, MethodError), match=said):
         planned(samples, tmp_path, entries=(Entry(method="decoder", options={option: "3"}),))
 
 
 def test_missing_data_and_checkpoint_are_named_and_nothing_starts(tmp_path: Path) -> None:
-    request = Request(entries=(Entry(method="lora"),), benchmarks=("kvasir", "camo"), protocol="nas-lora", results=tmp_path)
+    request = Request(
+        entries=(Entry(method="lora"),), benchmarks=("kvasir", "camo"), protocol="nas-lora", results=tmp_path
+    )
     missing = plan(request).missing
     assert any("--checkpoint" in line for line in missing)
     assert any("kvasir" in line and "--protocol demo" in line for line in missing)
@@ -109,3 +119,17 @@ def test_thousand_runs_plan_in_two_seconds(samples: Path, tmp_path: Path) -> Non
     plan_text(made, tmp_path, where=place(made))
     assert len(made.jobs) == 1000
     assert time.process_time() - begun < 2.0
+
+
+def test_a_budget_of_updates_makes_another_run_only_of_a_method_whose_weights_lose_updates(
+    samples: Path, tmp_path: Path
+) -> None:
+    def keys(**overrides: object) -> list[str]:
+        return [job.run.key for job in planned(samples, tmp_path, benchmarks=("kvasir",), overrides=overrides).jobs]
+
+    epochs, updates = keys(), keys(budget="updates")
+    both = {"naslora.alternate": "both"}
+
+    assert epochs[0] == updates[0]
+    assert epochs[1] != updates[1]
+    assert keys(**both) == keys(budget="updates", **both)

@@ -85,7 +85,28 @@ def test_the_held_out_part_is_disjoint_and_leaves_something(count: int, fraction
 def test_architecture_steps_go_round_the_held_out_part() -> None:
     kept, held_out = hold_out(10, 0.4, seed=0)
     halves = plan(indices=kept, held_out=held_out)
-    seen = [index for step in range(4) for index in halves.update(0, step, from_held_out=True)[0]]
+    seen = [index for step in range(4) for index in halves.update(0, step, for_architecture=True)[0]]
     assert set(seen) == set(held_out)
     assert sorted(seen[:4]) == sorted(held_out)
     assert set(epoch_of(halves, 0)) == set(kept)
+
+
+def test_a_small_split_comes_round_again_in_an_epoch_of_more_images() -> None:
+    plan = Plan(indices=range(5), batch_size=4, epoch_images=14, seed=3)
+    batches = [plan.update(2, step)[0] for step in range(plan.updates_per_epoch)]
+    seen = [index for batch in batches for index in batch]
+
+    assert [len(batch) for batch in batches] == [4, 4, 4, 2]
+    assert sorted(seen[:5]) == sorted(seen[5:10]) == list(range(5))
+    assert seen[:5] != seen[5:10]
+    assert seen[:5] == [
+        index for step in range(2) for index in Plan(indices=range(5), batch_size=4, seed=3).update(2, step)[0]
+    ]
+
+
+def test_the_architectures_own_batches_leave_those_of_the_weights_alone() -> None:
+    plan = Plan(indices=range(8), batch_size=2, seed=1)
+    architecture = [plan.update(0, step, for_architecture=True)[0] for step in range(4)]
+
+    assert sorted(index for batch in architecture for index in batch) == list(range(8))
+    assert architecture != [plan.update(0, step)[0] for step in range(4)]

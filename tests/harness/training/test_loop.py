@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from harness.errors import UsageError
-from harness.training.batches import hold_out
+from harness.training.batches import hold_out, shuffled
 from harness.training.distributed import Workers
+from harness.training.feeding import normalise
 from harness.training.outcome import Diverged, Interrupted, Progress, Selection, StopRequest
 from methods.base import ARCHITECTURE, WEIGHTS
 from tests.harness.training.tiny import Run, protocol, summary
@@ -286,6 +288,85 @@ def test_stagewise_steps_move_one_role_and_use_its_own_images(tmp_path: Path) ->
     assert result.architecture[0] != result.architecture[2]
     assert set(result.cost) >= {"step_time_weights_s", "step_time_architecture_s"}
     assert sum(result.history[1]["updates"].values()) == sum(result.history[0]["updates"].values())
+
+
+def test_both_moves_both_roles_in_a_step_and_weights_see_the_images_of_every_method(tmp_path: Path) -> None:
+    run, steps = watched(tmp_path / "nas", {"alternate": "both", "search_start_epoch": 1})
+    result = run.train()
+    other = Run(folder=tmp_path / "lora", images=10).train()
+
+    assert all(moved == {WEIGHTS} for epoch, moved, _ in steps if epoch == 1)
+    assert all(moved == {WEIGHTS, ARCHITECTURE} for epoch, moved, _ in steps if epoch > 1)
+    assert [entry["updates"] for entry in result.history[1:]] == [{"weights": 5, "architecture": 5}] * 2
+    assert [entry["updates"]["weights"] for entry in result.history] == [
+        entry["updates"]["weights"] for entry in other.history
+    ]
+
+
+def test_a_run_of_both_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    config = {"alternate": "both", "search_start_epoch": 1}
+    whole = summary(Run(folder=tmp_path / "whole", method="naslora", config=config).train())
+    stop = StopRequest()
+
+    def after_step(progress: Progress) -> None:
+        stop.requested = progress.kind == "step" and (progress.epoch, progress.step) == (2, 2)
+
+    with pytest.raises(Interrupted):
+        Run(folder=tmp_path / "cut", method="naslora", config=config, stop=stop, report=after_step).train()
+    resumed = Run(folder=tmp_path / "cut", method="naslora", config=config).train()
+
+    assert summary(resumed) == whole
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"alternate": "iteration", "search_start_epoch": 1},
+        {"alternate": "epoch", "search_start_epoch": 1},
+        {"alternate": "both", "search_start_epoch": 1, "alpha_data": "holdout"},
+        {"alternate": "joint", "search_start_epoch": 0},
+    ],
+)
+def test_a_budget_of_updates_gives_the_weights_of_every_reading_as_many(tmp_path: Path, config: dict[str, Any]) -> None:
+    rules = protocol(budget="updates")
+    lora = Run(folder=tmp_path / "lora", rules=rules, images=9).train()
+    reading = Run(folder=tmp_path / "nas", method="naslora", config=config, rules=rules, images=9).train()
+
+    assert lora.budget == {"weight_updates": 15.0}
+    assert reading.budget["weight_updates"] == 15.0
+    assert reading.budget["alpha_updates"] > 0
+
+
+def test_the_budget_of_alpha_is_the_sum_of_its_rates_and_the_cap_that_follows(tmp_path: Path) -> None:
+    config = {"alternate": "both", "search_start_epoch": 1, "alpha_lr": 0.01}
+    result = Run(folder=tmp_path, method="naslora", config=config, images=8).train()
+    rates = [0.01 * (1 - update / 12) for update in range(4, 12)]
+
+    assert result.budget["alpha_updates"] == 8.0
+    assert result.budget["alpha_lr_sum"] == pytest.approx(sum(rates))
+    assert result.budget["share_cap"] == pytest.approx(1 / (1 + 7 * math.exp(-2 * sum(rates))))
+
+
+def test_running_statistics_are_the_mean_over_batches_where_asked(tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+    run = Run(folder=tmp_path, method="naslora", rules=protocol(epochs=1, statistics_batches=3), images=8)
+    name = next(iter(run.attached.own_buffers()))
+    run.validate = lambda: {"iou": float(seen.append(run.segmenter.get_buffer(name).clone()) or 0)}
+    run.train()
+    cell = run.segmenter.get_submodule(name.rpartition(".")[0])
+    of_batches = []
+    order = shuffled(8, "statistics", 0)
+    run.segmenter.train()
+    cell.momentum = 1.0
+    for start in (0, 2, 4):
+        images = np.stack([run.source.image(index) for index in order[start : start + 2]])
+        batch = normalise(torch.from_numpy(images), mean=run.rules.pixel_mean, std=run.rules.pixel_std)
+        with torch.no_grad():
+            run.segmenter(batch)
+        of_batches.append(run.segmenter.get_buffer(name).clone())
+
+    assert name.endswith("running_mean")
+    torch.testing.assert_close(seen[0], torch.stack(of_batches).mean(dim=0))
 
 
 def test_joint_steps_move_both_roles(tmp_path: Path) -> None:
