@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -17,3 +18,16 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     if near:
         return f" (did you mean {near[0]!r}?)"
     return f" (choose from {', '.join(known)})"
+
+
+REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your quota on this disk is used up",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EROFS: "the disk can only be read",
+}
+
+
+def os_reason(error: OSError) -> str:
+    """Why the system refused, in words; a full disk is called that."""
+    return REASONS.get(error.errno or 0) or error.strerror or str(error)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import verb
-from harness.errors import UsageError, did_you_mean
+from harness.errors import UsageError, did_you_mean, os_reason
 from harness.evaluation.conventions import Conventions, Overlap, Resolution
 from harness.evaluation.names import CLASSES, METRICS
 
@@ -158,7 +158,7 @@ def write_per_image(path: Path, scorers: dict[str, SplitScorer], metrics: tuple[
                 for stem, values in scorer.images().items():
                     writer.writerow([name, stem, *(values[metric] for metric in metrics)])
     except OSError as error:
-        raise UsageError(f"--per-image {path}: {error.strerror}") from error
+        raise UsageError(f"--per-image {path}: {os_reason(error)}") from error
 
 
 def print_table(summaries: dict[str, dict[str, float]], *, images: int) -> None:

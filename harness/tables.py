@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.cli import verb
-from harness.errors import UsageError
+from harness.errors import UsageError, os_reason
 from harness.records.store import write_atomically
 from harness.reporting.page import SUFFIX, Format
 from harness.reporting.pages import pages
@@ -66,7 +66,7 @@ def _write(path: Path, text: str) -> None:
     try:
         write_atomically(path, text)
     except OSError as error:
-        raise UsageError(f"cannot write the table {path}: {error.strerror or error}") from error
+        raise UsageError(f"cannot write the table {path}: {os_reason(error)}") from error
 
 
 def _check(root: Path, found: Mapping[Path, str], *, style: Format, whole: bool) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from harness.errors import UsageError
+from harness.errors import UsageError, os_reason
 
 MOST_BYTES = 200_000
 MOST_NODES = 20_000
@@ -37,7 +37,7 @@ def read_yaml(path: Path, *, what: str, values_as_text: bool = False) -> Any:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"{where}: {error.strerror or error}") from error
+        raise UsageError(f"{where}: {os_reason(error)}") from error
     if len(content) > MOST_BYTES:
         raise UsageError(f"{where}: more than {MOST_BYTES} bytes, so it is none")
     try:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harness.dispatch.building import attached_segmenter
 from harness.dispatch.plan import data_options, manifest_hash
-from harness.errors import UsageError
+from harness.errors import UsageError, os_reason
 from harness.models.build import sam_state_dict
 from harness.models.checkpoint import read_tensors
 from harness.models.fingerprints import is_checkpoint
@@ -273,7 +273,7 @@ def _write(request: Export, run: Run, content: dict[str, Tensor]) -> None:
         os.umask(umask := os.umask(0))
         request.out.chmod(0o666 & ~umask)  # a temporary file is its owner's alone; what others are to load is not
     except OSError as error:
-        raise UsageError(f"--out {request.out} cannot be written: {error.strerror or error}") from error
+        raise UsageError(f"--out {request.out} cannot be written: {os_reason(error)}") from error
 
 
 @torch.no_grad()

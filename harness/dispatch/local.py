@@ -25,7 +25,8 @@ from harness.dispatch.executors import LOCAL_ATTEMPTS, Executor, ShowStates, Sub
 from harness.dispatch.supervise import Circumstances, ProgressFile, completion
 from harness.dispatch.survey import RunState, survey
 from harness.dispatch.sweeps import Chunk, Sweep, create_chunk, create_sweep, new_id
-from harness.errors import UsageError
+from harness.errors import UsageError, os_reason
+from harness.streams import say
 
 if TYPE_CHECKING:
     from harness.dispatch.job import Job
@@ -79,7 +80,10 @@ class InlineExecutor(Executor):
             with beating(lease), _ask_first(stop):
                 try:
                     record = execute(
-                        job, progress=ProgressFile(folder, written=look), stop=stop, complete=completion(folder, circumstances)
+                        job,
+                        progress=ProgressFile(folder, written=look),
+                        stop=stop,
+                        complete=completion(folder, circumstances),
                     )
                     lease.release("finished" if record.code == "OK" else "failed", record.code)
                 except Interrupted as interrupted:
@@ -180,10 +184,7 @@ class LocalExecutor(Executor):
 
     def _stop(self) -> None:
         """Ask the workers to write checkpoints and end; kill those that do not."""
-        print(
-            "stopping: workers write their checkpoints (the same command continues; Ctrl-C again kills)",
-            file=sys.stderr,
-        )
+        say("stopping: workers write their checkpoints (the same command continues; Ctrl-C again kills)")
         for process in self._processes:
             if not process.done():
                 process._process.send_signal(signal.SIGTERM)
@@ -261,9 +262,7 @@ def writing(results: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or results
-        raise UsageError(
-            f"cannot write {where}: {error.strerror or error}; nothing was submitted by this step"
-        ) from error
+        raise UsageError(f"cannot write {where}: {os_reason(error)}; nothing was submitted by this step") from error
 
 
 class beating:

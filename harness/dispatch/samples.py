@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.errors import UsageError, os_reason
 
 
 def sample_writer(results: Path) -> Callable[[str], Path]:
@@ -27,7 +27,9 @@ def sample_writer(results: Path) -> Callable[[str], Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             if folder.is_dir():  # another process was faster
                 return folder
-            raise UsageError(f"sample data cannot be written to {folder} ({error.strerror}); choose another --results DIR") from error
+            raise UsageError(
+                f"sample data cannot be written to {folder} ({os_reason(error)}); choose another --results DIR"
+            ) from error
         return folder
 
     return prepare

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from harness.dispatch.forecast import Forecast, RunForecast, within_budget
 from harness.dispatch.plan import Plan
 from harness.dispatch.pricing import Place, named, price
-from harness.errors import UsageError
+from harness.errors import UsageError, os_reason
 from harness.models.catalog import backbone_shape, decoder_parameters, total_parameters
 from harness.records.schema import Run
 from harness.records.store import RecordStore, write_atomically
@@ -64,7 +64,9 @@ def describe(prices: Forecast) -> str:
     total = f"{'all':<{width}} {len(prices.runs):>5} {_hours(prices.runs):>9} {peak:>9.2f} {prices.disk_bytes / 2**30:>9.2f}"
     lines.append(total + "  hours are device-hours, GPU-hours on a GPU")
     kept = sum(run.kept_bytes for run in prices.runs) / 2**30
-    lines.append(f"disk is that of unfinished runs, each with two checkpoints; {kept:.2f} GiB stay when all are finished")
+    lines.append(
+        f"disk is that of unfinished runs, each with two checkpoints; {kept:.2f} GiB stay when all are finished"
+    )
     lines += _caches(prices)
     if prices.finish is not None:
         at_once = f"{prices.parallel} run{'s' if prices.parallel > 1 else ''} at a time, no waiting in a queue"
@@ -75,7 +77,9 @@ def describe(prices: Forecast) -> str:
 def _caches(prices: Forecast) -> list[str]:
     kept = []
     if prices.image_cache_bytes:
-        kept.append(f"images {prices.image_cache_bytes / 2**30:.2f} GiB and scored masks at their own size (--no-cache: none)")
+        kept.append(
+            f"images {prices.image_cache_bytes / 2**30:.2f} GiB and scored masks at their own size (--no-cache: none)"
+        )
     if prices.embedding_cache_bytes:
         kept.append(f"embeddings of frozen encoders {prices.embedding_cache_bytes / 2**30:.2f} GiB")
     return [f"caches come on top, shared by runs, where there is room: {'; '.join(kept)}"] if kept else []
@@ -162,6 +166,6 @@ def finished_table(planned: Plan, results: Path, *, study: str | None) -> str:
             write_atomically(path, page)
         except OSError as error:
             raise UsageError(
-                f"table {path} could not be written: {error.strerror}; regenerate it with python -m harness.tables"
+                f"table {path} could not be written: {os_reason(error)}; regenerate it with python -m harness.tables"
             ) from error
     return text

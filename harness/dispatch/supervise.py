@@ -61,8 +61,9 @@ class StopSignals:
     received: list[int] = field(default_factory=list)
 
     def install(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-            signal.signal(number, self._remember)
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: object) -> None:
         self.received.append(number)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from harness.errors import UsageError, did_you_mean
+from harness.errors import UsageError, did_you_mean, os_reason
 from harness.records.store import write_atomically
 from harness.reporting.names import BENCHMARK_TITLES, METHOD_ORDER, METRICS, PAPER_METRICS
 
@@ -116,7 +116,7 @@ def write_file(path: Path, cells: Iterable[Published]) -> None:
     try:
         write_atomically(path, out.getvalue())
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UsageError(f"cannot write {path}: {os_reason(error)}") from error
 
 
 def add(folder: Path, cell: Published) -> str:

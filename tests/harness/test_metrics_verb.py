@@ -23,6 +23,7 @@ from harness.evaluation.names import CLASSES, METRICS
 from harness.evaluation.scorer import SplitScorer
 from harness.metrics import main
 from tests.harness.evaluation.pairs import blob, soft
+from tests.signals import as_in_a_terminal
 
 COUNT = 11
 
@@ -274,7 +275,11 @@ def test_ctrl_c_is_one_line(folders, tmp_path):
         shutil.copy(masks / "image0_mask.tif", masks / f"more{index}.tif")
     command = [sys.executable, "-m", "harness.metrics", "--pred", predictions, "--gt", masks, "--metrics", "all"]
     job = subprocess.Popen(
-        [*map(str, command), "--workers", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*map(str, command), "--workers", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=as_in_a_terminal,
     )
     deadline = time.monotonic() + 60
     while not Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text() and time.monotonic() < deadline:

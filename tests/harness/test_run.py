@@ -36,9 +36,18 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--methods", "loora", "--datasets", "kvasir", "--protocol", "demo"], "unknown method 'loora' (did you mean 'lora'?)"),
-        (["--methods", "lora", "--datasets", "kvazir", "--protocol", "demo"], "unknown benchmark 'kvazir' (did you mean 'kvasir'?)"),
-        (["--methods", "lora", "--datasets", "kvasir", "--protocol", "dmo"], "unknown protocol 'dmo' (did you mean 'demo'?)"),
+        (
+            ["--methods", "loora", "--datasets", "kvasir", "--protocol", "demo"],
+            "unknown method 'loora' (did you mean 'lora'?)",
+        ),
+        (
+            ["--methods", "lora", "--datasets", "kvazir", "--protocol", "demo"],
+            "unknown benchmark 'kvazir' (did you mean 'kvasir'?)",
+        ),
+        (
+            ["--methods", "lora", "--datasets", "kvasir", "--protocol", "dmo"],
+            "unknown protocol 'dmo' (did you mean 'demo'?)",
+        ),
         ([*DEMO, "--backbone", "vit_x"], "unknown backbone 'vit_x'"),
         ([*DEMO, "--seeds", "a"], "--seeds 'a' is neither a number of seeds"),
         ([*DEMO, "--seeds", "0"], "names no seed"),
@@ -204,16 +213,19 @@ def test_a_budget_and_a_cancellation_contradict_each_other(tmp_path: Path, capsy
     assert "give one of them" in refused(capsys, *DEMO, "--budget", "1", "--cancel", "--results", str(tmp_path))
 
 
-def test_ctrl_c_in_a_first_run_says_that_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_in_a_first_run_says_that_it_goes_on(
+    number: int, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupt() -> None:
         deadline = time.monotonic() + 300
         while not any(tmp_path.glob("state/*/progress.json")) and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     finger = threading.Thread(target=interrupt)
     finger.start()
-    assert main([*PLAIN, "--results", str(tmp_path), "--set", "epochs=50"]) == 130
+    assert main([*PLAIN, "--results", str(tmp_path), "--set", "epochs=50"]) == code
     finger.join()
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("interrupted: stopped in epoch ")

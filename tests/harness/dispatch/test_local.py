@@ -18,6 +18,7 @@ from harness.dispatch.local import visible_gpus
 from harness.errors import UsageError
 from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job, starts, use_standin
+from tests.signals import as_in_a_terminal
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -54,6 +55,7 @@ def in_background(results):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=as_in_a_terminal,
     )
     assert process.stdout.readline() == "submitted\n"
     keys = [make_job(results, seed=seed, steps=100, step_s=0.05, save_every=10).run.key for seed in range(2)]

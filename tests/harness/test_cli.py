@@ -1,0 +1,194 @@
+"""What every verb shares: one line instead of a traceback, whatever happens to it or to its output."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli import verb
+from harness.tables import main as tables
+from tests.signals import as_in_a_terminal
+
+REPOSITORY = Path(__file__).parents[2]
+VERB = """
+import os, signal, sys, time
+from harness.cli import verb
+
+@verb
+def main(argv=None):
+    if argv == ["show"]:
+        print("α ± 2 ✓ \\udcff")
+    if argv == ["fail"]:
+        raise ZeroDivisionError("by\\nzero")
+    if argv == ["wait"]:
+        print("ready", flush=True)
+        time.sleep(30)
+    return 0
+
+sys.exit(main())
+"""
+
+
+def command(*words: str, **variables: str) -> dict[str, Any]:
+    """Arguments for `subprocess`; output is buffered as it is for users."""
+    environment = {**os.environ, **variables, "PYTHONPATH": str(REPOSITORY)}
+    environment.pop("PYTHONUNBUFFERED", None)
+    return {"args": [sys.executable, *words], "env": environment, "text": True, "encoding": "utf-8", "cwd": REPOSITORY}
+
+
+def shell(line: str, *words: str) -> subprocess.CompletedProcess[str]:
+    arguments = command(*words)
+    arguments["args"] = ["sh", "-c", line, "sh", *arguments["args"]]
+    return subprocess.run(**arguments, capture_output=True, check=False)
+
+
+def raising(error: Exception) -> Callable[[list[str] | None], int]:
+    @verb
+    def main(argv: list[str] | None = None) -> int:
+        raise error
+
+    return main
+
+
+def test_an_exception_that_nobody_foresaw_is_one_line_and_its_traceback_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert raising(ZeroDivisionError("by\nzero \x1b[2J"))([]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(r"error: ZeroDivisionError: by zero \x1b[2J; this was not foreseen: the traceback is in ")
+    (kept,) = tmp_path.iterdir()
+    assert str(kept) in line
+    assert "raise error" in kept.read_text()
+
+
+def test_debug_raises_it() -> None:
+    with pytest.raises(ZeroDivisionError):
+        raising(ZeroDivisionError())(["--debug"])
+
+
+def test_where_no_traceback_can_be_kept_the_line_stays(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    assert raising(ZeroDivisionError())([]) == 2
+    assert "--debug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "quota"), (errno.ENAMETOOLONG, "name is too long")],
+)
+def test_a_full_disk_is_called_that(number: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(OSError(number, os.strerror(number), "/there"))([]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: /there: ")
+    assert said in line
+
+
+@pytest.mark.parametrize("words", [("-m", "harness.run", "--help"), ("-c", VERB, "show")])
+def test_full_output_is_an_error(words: tuple[str, ...]) -> None:
+    done = shell('"$@" > /dev/full', *words)
+    assert done.returncode == 2
+    assert re.fullmatch("error: standard output.*: the disk is full\n", done.stderr)
+
+
+@pytest.mark.parametrize("words", [("-m", "harness.run", "--help"), ("-c", VERB, "wait")])
+def test_closed_output_is_an_error_before_anything_starts(words: tuple[str, ...]) -> None:
+    done = shell('"$@" >&-', *words)
+    assert done.returncode == 2
+    assert done.stderr == "error: standard output is closed; send it to a file, or to /dev/null\n"
+
+
+def test_closed_errors_and_a_reader_that_left_are_quiet() -> None:
+    done = shell('"$@" 2>&-', "-c", VERB, "fail")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+    done = shell('"$@" | true', "-c", VERB, "show")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_file_that_is_opened_never_takes_the_place_of_closed_output(tmp_path: Path) -> None:
+    script = VERB.replace("return 0", "file = open(sys.argv[2], 'w'); print('noise', file=sys.stderr); return 0")
+    done = shell('"$@" 2>&-', "-c", script, "open", str(tmp_path / "file"))
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_ascii_output_has_words_for_what_it_cannot_show() -> None:
+    done = subprocess.run(**command("-c", VERB, "show", PYTHONIOENCODING="ascii"), capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "alpha +- 2 \\u2713 \\udcff\n", "")
+
+
+@pytest.mark.parametrize("module", ["harness.run", "harness.tables", "harness.status", "harness.cost", "datasets"])
+def test_help_is_shown_in_ascii(module: str) -> None:
+    done = subprocess.run(**command("-m", module, "--help", PYTHONIOENCODING="ascii"), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_every_way_to_end_a_verb_says_what_ctrl_c_says(number: int) -> None:
+    with subprocess.Popen(
+        **command("-c", VERB, "wait"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=as_in_a_terminal
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        error = process.communicate(timeout=30)[1]
+    assert (process.returncode, error) == (128 + number, "interrupted\n")
+
+
+def test_a_background_job_with_ctrl_c_ignored_still_ends() -> None:
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    with subprocess.Popen(
+        **command("-c", VERB, "wait"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **ignoring
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        error = process.communicate(timeout=30)[1]
+    assert (process.returncode, error) == (143, "interrupted\n")
+
+
+def test_nohup_stays_in_force_and_handlers_are_put_back() -> None:
+    during: list[Any] = []
+
+    @verb
+    def main(argv: list[str] | None = None) -> int:
+        during.extend(map(signal.getsignal, (signal.SIGHUP, signal.SIGTERM)))
+        return 0
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    terminated = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert main([]) == 0
+        assert during[0] == signal.SIG_IGN
+        assert callable(during[1])
+        assert (signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)) == (signal.SIG_IGN, signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGTERM, terminated)
+
+
+def test_a_verb_works_in_a_thread() -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(verb(lambda argv: 0)([])))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+def test_a_results_folder_with_an_impossible_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tables(["--results", "x" * 300]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"error: x+/records: the name is too long", line)
