@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from datasets.base import Benchmark, Pair, Sample, Splits
-from datasets.decoding import read_binary, read_image
+from datasets.reading.decoding import read_binary, read_image
 from harness.protocols.load import load_protocol
 from harness.training.batches import Plan
 from harness.training.distributed import Workers

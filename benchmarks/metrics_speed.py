@@ -22,8 +22,8 @@ import py_sod_metrics as sod
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from datasets.decoding import read_binary
-from datasets.pairing import image_files
+from datasets.reading.decoding import read_binary
+from datasets.reading.pairing import image_files
 from harness.evaluation.names import SALIENCY
 from harness.evaluation.resize import resize_nearest
 from harness.evaluation.scorer import SplitScorer

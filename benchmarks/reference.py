@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from harness.models.build import plain_sam, sam_state_dict
 from harness.models.segmenter import Segmenter, SegmenterOutput
 from methods.base import Method
-from methods.cell import Cell
-from methods.cell_tokens import CellOnTokens
-from methods.lowrank import LowRank
-from methods.operations import CONVOLUTIONS
+from methods.parts.cell import Cell
+from methods.parts.cell_tokens import CellOnTokens
+from methods.parts.lowrank import LowRank
+from methods.parts.operations import CONVOLUTIONS
 
 
 class PlainLoRA(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from harness.dispatch.environment import environment
+from harness.experiment.environment import environment
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

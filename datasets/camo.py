@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from datasets import decoding
 from datasets.base import DatasetError
-from datasets.folder_benchmark import AUTOGLUON, FolderBenchmark
-from datasets.layouts import CsvLayout, FolderLayout, Layout, Part
-from datasets.lists import Arranged, Pairs
+from datasets.reading import decoding
+from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
+from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
+from datasets.reading.lists import Arranged, Pairs
 
 
 def is_camo(stem: str) -> bool:

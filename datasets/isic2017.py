@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from datasets import decoding
-from datasets.folder_benchmark import AUTOGLUON, FolderBenchmark
-from datasets.layouts import CsvLayout, FolderLayout, Layout, Part
+from datasets.reading import decoding
+from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
+from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
 
 
 def _part(split: str) -> Part:

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from datasets import decoding
 from datasets.base import DatasetError
-from datasets.folder_benchmark import AUTOGLUON, FolderBenchmark
-from datasets.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
-from datasets.lists import Arranged, Pairs, split_by_lists
-from datasets.pairing import image_files
+from datasets.reading import decoding
+from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
+from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
+from datasets.reading.lists import Arranged, Pairs, split_by_lists
+from datasets.reading.pairing import image_files
 
 TEST_LIST = "pranet-kvasir-test"
 

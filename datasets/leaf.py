@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from datasets import decoding
-from datasets.folder_benchmark import AUTOGLUON, FolderBenchmark
-from datasets.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
-from datasets.pairing import image_files
+from datasets.reading import decoding
+from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
+from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
+from datasets.reading.pairing import image_files
 
 
 def _layout(name: str, prefix: str, *, distinctive: bool) -> FolderLayout:

@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 from scipy import ndimage
 
-from datasets import decoding
 from datasets.base import IGNORE, Pair, Sample
-from datasets.folder_benchmark import AUTOGLUON, FolderBenchmark
-from datasets.layouts import CsvLayout, FolderLayout, Layout, Part
+from datasets.reading import decoding
+from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
+from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
 
 SMALLEST_GAP = 0.002
 """A connected white area below this share of the image is a roof or a car park, not missing imagery."""

@@ -17,7 +17,7 @@ from typing import Protocol
 from datasets.base import DatasetError
 from harness.errors import REASONS, UsageError, os_reason
 from harness.streams import lost_output, open_streams, say
-from methods.placement import MethodError
+from methods.parts.placement import MethodError
 
 DEBUG = "--debug"
 

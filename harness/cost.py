@@ -80,8 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     from harness.costing.device import used_by_others
     from harness.costing.measure import Row, Session, measure
     from harness.costing.summary import summary
-    from harness.dispatch.plan import method_row, split_overrides
     from harness.models.catalog import backbone_shape, resolve_backbone
+    from harness.planning.rows import method_row, split_overrides
     from harness.protocols.load import load_protocol
     from harness.records.cost import CostStore
     from harness.records.store import require_writable

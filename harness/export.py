@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     for path in arguments.plugin:
         load_plugin(path)
 
-    from harness.dispatch.exporting import Export, export
-    from harness.dispatch.reloading import verify
+    from harness.experiment.exporting import Export, export
+    from harness.experiment.reloading import verify
 
     request = Export(
         results=arguments.results,

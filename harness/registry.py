@@ -18,7 +18,7 @@ from typing import Any
 import datasets
 import methods
 from harness.errors import UsageError, did_you_mean
-from methods.placement import MethodError
+from methods.parts.placement import MethodError
 
 METHOD_GROUP = "sam_peft_harness.methods"
 BENCHMARK_GROUP = "sam_peft_harness.benchmarks"

@@ -118,41 +118,41 @@ def main(argv: list[str] | None = None) -> int:
         print(line, file=sys.stderr)
     request, cluster_overrides = build_request(arguments)
 
-    from harness.dispatch.plan import plan
-    from harness.dispatch.samples import sample_writer
+    from harness.dispatch.place import place
+    from harness.planning.plan import plan
+    from harness.planning.samples import sample_writer
     from harness.records.store import require_writable
 
+    where = place(
+        arguments.executor, workers=arguments.workers, cluster=arguments.cluster, cluster_overrides=cluster_overrides
+    )
     if not arguments.plan:
         require_writable(request.results)
     planned = plan(request, prepare_samples=sample_writer(request.results))
     for line in planned.problems:
         print(line, file=sys.stderr)
     if arguments.plan:
-        from harness.dispatch.show import plan_text
+        from harness.pricing.plan_text import plan_text
 
-        where = where_it_runs(planned, arguments, cluster_overrides)
         print(plan_text(planned, request.results, where=where, budget=arguments.budget), end="")
         return 0
     if planned.missing:
         raise UsageError(planned.missing[0])
     if arguments.budget is not None:
-        from harness.dispatch.pricing import affordable, price
+        from harness.pricing.price import affordable, price
 
         if arguments.cancel:
             raise UsageError("--budget chooses what to start and --cancel starts nothing; give one of them")
-        prices = price(planned, request.results, where=where_it_runs(planned, arguments, cluster_overrides))
+        prices = price(planned, request.results, where=where)
         planned, choice = affordable(planned, prices, hours=arguments.budget)
         print(choice, file=sys.stderr)
 
-    from harness.dispatch.executors import run_jobs
+    from harness.dispatch.run_jobs import run_jobs
 
     outcome = run_jobs(
         planned,
+        where,
         results=request.results,
-        executor=arguments.executor,
-        workers=arguments.workers,
-        cluster=arguments.cluster,
-        cluster_overrides=cluster_overrides,
         wait=arguments.wait,
         retry=arguments.retry,
         cancel=arguments.cancel,
@@ -160,23 +160,11 @@ def main(argv: list[str] | None = None) -> int:
     if outcome.submitted:
         return 0
 
-    from harness.dispatch.show import finished_table
+    from harness.reporting.finished import finished_table
 
-    print(finished_table(planned, request.results, study=arguments.study), end="")
+    runs = [job.run for job in planned.jobs]
+    print(finished_table(runs, request.results, study=arguments.study), end="")
     return 1 if outcome.failed else 0
-
-
-def where_it_runs(planned: Any, arguments: argparse.Namespace, cluster_overrides: dict[str, str]) -> Any:
-    """The `harness.dispatch.pricing.Place` that the options ask for."""
-    from harness.dispatch.pricing import place
-
-    return place(
-        planned,
-        executor=arguments.executor,
-        workers=arguments.workers,
-        cluster=arguments.cluster,
-        cluster_overrides=cluster_overrides,
-    )
 
 
 def build_request(arguments: argparse.Namespace) -> tuple[Any, dict[str, str]]:
@@ -185,8 +173,8 @@ def build_request(arguments: argparse.Namespace) -> tuple[Any, dict[str, str]]:
     Raises:
         UsageError: an argument is missing or malformed.
     """
-    from harness.dispatch.plan import Entry, Request
     from harness.models.checkpoint import checkpoint_paths
+    from harness.planning.request import Entry, Request
 
     overrides = parse_assignments(arguments.set)
     cluster = {
@@ -273,7 +261,7 @@ def parse_entry(word: str) -> Any:
     """``lora[rank=6,alpha=12]`` as an entry; a value with a comma is put in quotes: ``lora[sites='q,v']``."""
     import re
 
-    from harness.dispatch.plan import Entry
+    from harness.planning.request import Entry
 
     match = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", word)
     if not match:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.dispatch.display import clock, eta
-from harness.dispatch.slurm import Slurm, Task
-from harness.dispatch.survey import (
+from harness.dispatch.queue import Task
+from harness.dispatch.run_states import (
     CANCELLED,
     FINISHED,
     INTERRUPTED,
@@ -27,6 +27,7 @@ from harness.dispatch.survey import (
     Survey,
     survey,
 )
+from harness.dispatch.slurm.client.client import Slurm
 from harness.dispatch.sweeps import read_chunks
 from harness.errors import UsageError
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import Method
-from methods.bottleneck import Bottleneck
 from methods.configs import AdapterConfig
-from methods.placement import parse_sites
-from methods.sites import Adaptable, block_sites
+from methods.parts.bottleneck import Bottleneck
+from methods.parts.placement import parse_sites
+from methods.parts.sites import Adaptable, block_sites
 
 _FOLLOWED = {"proj": "proj", "mlp": "mlp_out"}
 

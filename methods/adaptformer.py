@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import Method
-from methods.bottleneck import Bottleneck
 from methods.configs import AdaptFormerConfig
-from methods.initialisation import kaiming_uniform
-from methods.sites import Adaptable, block_sites
+from methods.parts.bottleneck import Bottleneck
+from methods.parts.initialisation import kaiming_uniform
+from methods.parts.sites import Adaptable, block_sites
 
 
 class ParallelMLP(nn.Module):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.configs import MethodConfig
-from methods.placement import MethodError
-from methods.sites import Adaptable
+from methods.parts.placement import MethodError
+from methods.parts.sites import Adaptable
 
 Role = Literal["weights", "architecture"]
 MergeMode = Literal["exact", "conv", "calibrated"]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from methods.base import MergeMode, MergeReport, Method
 from methods.configs import BitFitConfig
-from methods.deviation import deviation, predictions
-from methods.sites import Adaptable, block_sites
+from methods.parts.deviation import deviation, predictions
+from methods.parts.sites import Adaptable, block_sites
 
 
 class BitFit(Method):

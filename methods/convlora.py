@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.configs import ConvLoRAConfig
-from methods.initialisation import kaiming_uniform
 from methods.lora import LoRA
-from methods.recompute import recomputing
-from methods.sites import TokenLayout
+from methods.parts.initialisation import kaiming_uniform
+from methods.parts.recompute import recomputing
+from methods.parts.sites import TokenLayout
 
 NOISE_FLOOR = 1e-2
 

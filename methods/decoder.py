@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from methods.base import Method
 from methods.configs import DecoderOnlyConfig
-from methods.sites import Adaptable
+from methods.parts.sites import Adaptable
 
 
 class DecoderOnly(Method):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from methods.base import WEIGHTS, Method, ParameterGroup
 from methods.configs import FullConfig
-from methods.sites import Adaptable
+from methods.parts.sites import Adaptable
 
 
 class Full(Method):
@@ -28,4 +28,7 @@ class Full(Method):
             return [group]
         encoder = {name: parameter for name, parameter in group.named.items() if name.startswith("encoder.")}
         rest = {name: parameter for name, parameter in group.named.items() if name not in encoder}
-        return [ParameterGroup(role=WEIGHTS, named=encoder, lr=rate), ParameterGroup(role=WEIGHTS, named=rest, lr=group.lr)]
+        return [
+            ParameterGroup(role=WEIGHTS, named=encoder, lr=rate),
+            ParameterGroup(role=WEIGHTS, named=rest, lr=group.lr),
+        ]

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from methods.base import MergeMode, MergeReport, Method
 from methods.configs import LoRAConfig
-from methods.deviation import deviation, predictions
-from methods.initialisation import kaiming_uniform
-from methods.lowrank import AdaptedLinear, LowRank
-from methods.merging import Layer, Merge, fold_calibrated, fold_exactly
-from methods.placement import MethodError, parse_sites
-from methods.sites import Adaptable, BlockSite, TokenLayout, block_sites
+from methods.parts.deviation import deviation, predictions
+from methods.parts.initialisation import kaiming_uniform
+from methods.parts.lowrank import AdaptedLinear, LowRank
+from methods.parts.merging import Layer, Merge, fold_calibrated, fold_exactly
+from methods.parts.placement import MethodError, parse_sites
+from methods.parts.sites import Adaptable, BlockSite, TokenLayout, block_sites
 
 _SLICES = {"q": 0, "k": 1, "v": 2}
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from methods.base import Method
-from methods.bottleneck import linear
 from methods.configs import LSTConfig
-from methods.initialisation import kaiming_uniform
-from methods.placement import BackboneShape
-from methods.sites import Adaptable, Encoder, Grid, TokenLayout, block_sites
+from methods.parts.bottleneck import linear
+from methods.parts.initialisation import kaiming_uniform
+from methods.parts.placement import BackboneShape
+from methods.parts.sites import Adaptable, Encoder, Grid, TokenLayout, block_sites
 
 TEMPERATURE = 0.1
 

@@ -1,7 +1,7 @@
 """NAS-LoRA (2512.03499): h = W0 x + Wd · Σ_i softmax(α)_i · O_i(We x), learnt stage-wise.
 
 We (a→r) and Wd (r→b) are LoRA's projections, the O_i DARTS's operations on the r-channel bottleneck map
-(`methods.cell`). No α/r scaling and no extra residual, as in the formula. Epochs before T_B learn the weights w alone;
+(`methods.parts.cell`). No α/r scaling and no extra residual, as in the formula. Epochs before T_B learn the weights w alone;
 from T_B on w and α alternate. Nobody published code: what the paper leaves open is a field of
 `methods.configs.NASLoRAConfig` with our default.
 """
@@ -13,13 +13,13 @@ from collections.abc import Iterable
 from torch import nn
 
 from methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup, Role
-from methods.cell import MOMENTUM, Cell
-from methods.cell_tokens import CellOnTokens, OneConvolution
 from methods.configs import NASLoRAConfig
 from methods.lora import LowRankMethod
-from methods.merging import Merge
-from methods.operations import parse_operations
-from methods.sites import TokenLayout
+from methods.parts.cell import MOMENTUM, Cell
+from methods.parts.cell_tokens import CellOnTokens, OneConvolution
+from methods.parts.merging import Merge
+from methods.parts.operations import parse_operations
+from methods.parts.sites import TokenLayout
 
 
 class NASLoRA(LowRankMethod):

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import Method
-from methods.bottleneck import linear
 from methods.configs import SAMAdapterConfig
-from methods.initialisation import kaiming_uniform
-from methods.sites import Adaptable, block_sites
+from methods.parts.bottleneck import linear
+from methods.parts.initialisation import kaiming_uniform
+from methods.parts.sites import Adaptable, block_sites
 
 
 def high_frequencies(images: Tensor, *, ratio: float) -> Tensor:

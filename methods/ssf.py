@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from methods.base import MergeMode, MergeReport, Method
 from methods.configs import SSFConfig
-from methods.deviation import deviation, predictions
-from methods.placement import MethodError
-from methods.sites import Adaptable, block_sites
+from methods.parts.deviation import deviation, predictions
+from methods.parts.placement import MethodError
+from methods.parts.sites import Adaptable, block_sites
 
 _SITES = ("norm1", "qkv", "proj", "norm2", "mlp_in", "mlp_out")
 _NOISE = 0.02

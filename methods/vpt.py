@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from methods.base import Method
 from methods.configs import VPTConfig
-from methods.sites import Adaptable, block_sites
+from methods.parts.sites import Adaptable, block_sites
 
 
 class PromptedAttention(nn.Module):

@@ -20,7 +20,7 @@ def test_package_imports_from_the_repository_root(package: str) -> None:
 
 def test_listing_names_imports_no_torch() -> None:
     code = (
-        "import sys, harness.registry, harness.run, harness.status, harness.tables, harness.dispatch.plan, harness.studies\n"
+        "import sys, harness.registry, harness.run, harness.status, harness.tables, harness.planning.plan, harness.studies\n"
         "harness.registry.METHODS.names(); harness.run.parser()\n"
         "from harness.protocols.load import load_protocol; load_protocol('nas-lora')\n"
         "sys.exit('torch' in sys.modules)"

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.base import DatasetError
-from datasets.folder_benchmark import SAMPLE_MARKER
+from datasets.reading.folder_benchmark import SAMPLE_MARKER
 from datasets.samples.extras import add_extras
 from datasets.samples.scenes import Scene, draw, shape_of
 from datasets.samples.trees import RECIPES, Recipe, Tree

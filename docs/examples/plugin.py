@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from datasets.base import Benchmark, DatasetError, Pair, Sample, Splits
 from methods.base import MergeMode, MergeReport, Method
 from methods.configs import PlacedConfig
-from methods.deviation import deviation, predictions
-from methods.placement import BackboneShape
-from methods.sites import Adaptable, block_sites
+from methods.parts.deviation import deviation, predictions
+from methods.parts.placement import BackboneShape
+from methods.parts.sites import Adaptable, block_sites
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from harness.contract.subject import STEPS, Subject, logits, train, trained_para
 from harness.contract.violation import first, refusal, require
 from harness.models.segmenter import Segmenter
 from methods.base import Method
-from methods.placement import parse_blocks
+from methods.parts.placement import parse_blocks
 
 IDENTITY_TOLERANCE = 1e-6
 BATCH_TOLERANCE = 1e-5

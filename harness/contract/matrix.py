@@ -16,7 +16,7 @@ from harness.models.build import build_segmenter
 from harness.registry import METHODS, method_config
 from methods.base import Method
 from methods.configs import MethodConfig
-from methods.placement import MethodError
+from methods.parts.placement import MethodError
 
 CONTRACT_BACKBONES = ("vit_t", "vit_t_timm")
 BEGIN, END = "<!-- doctor:begin -->", "<!-- doctor:end -->"

@@ -13,7 +13,7 @@ from harness.models.catalog import backbone_shape
 from harness.models.segmenter import Segmenter
 from methods.base import Method
 from methods.configs import MethodConfig
-from methods.placement import BackboneShape
+from methods.parts.placement import BackboneShape
 
 IMAGE_SIZE = 64
 """A grid of 4 tokens a side, which vit_t's windows of 3 do not divide: padding is part of every check."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from methods.placement import MethodError
+from methods.parts.placement import MethodError
 
 
 class Violation(AssertionError):

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.costing.measure import Row
-from harness.dispatch.plan import Entry, method_row
+from harness.planning.request import Entry
+from harness.planning.rows import method_row
 from harness.protocols.card import Protocol
 
 

@@ -17,7 +17,7 @@ from harness.costing.subject import Subject
 from harness.training.feeding import autocast
 from harness.training.memory import reset_peak
 from methods.base import MergeMode, Method
-from methods.placement import MethodError
+from methods.parts.placement import MethodError
 
 if TYPE_CHECKING:
     from harness.costing.measure import Session

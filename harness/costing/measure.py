@@ -18,9 +18,9 @@ from harness.costing.memory import peak_memory
 from harness.costing.ratios import ratios_to
 from harness.costing.roster import Roster
 from harness.costing.subject import PARTS, Subject
-from harness.dispatch.building import attached_segmenter
-from harness.dispatch.environment import environment
 from harness.errors import UsageError
+from harness.experiment.building import attached_segmenter
+from harness.experiment.environment import environment
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules
 from harness.records.cost import Comparability, CostRecord, MethodCost

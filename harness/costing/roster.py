@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 
 from harness.costing.subject import Subject
-from harness.dispatch.experiment import one_line, reason_code
 from harness.errors import UsageError
+from harness.experiment.failure import one_line, reason_code
 
 
 class Roster:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from harness.dispatch.survey import FINISHED, RUNNING, RunState
+from harness.dispatch.run_states import FINISHED, RUNNING, RunState
 
 
 def eta(runs: Mapping[str, RunState], *, now: float) -> float | None:

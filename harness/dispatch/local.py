@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
-import shutil
 import signal
-import subprocess
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.dispatch import snapshot
-from harness.dispatch.attempts import BEATS_PER_LEASE, Held, Holder, Lease, Lost, state_folder
-from harness.dispatch.executors import LOCAL_ATTEMPTS, Executor, ShowStates, Submission, attempt_limits
+from harness.dispatch.attempts import Held, Holder, Lease, state_folder
+from harness.dispatch.executor import LOCAL_ATTEMPTS, Executor, ShowStates, Submission
+from harness.dispatch.heartbeat import beating
+from harness.dispatch.place import Place
+from harness.dispatch.run_states import RunState, survey
+from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, worker_command, writing
 from harness.dispatch.supervise import Circumstances, ProgressFile, completion
-from harness.dispatch.survey import RunState, survey
-from harness.dispatch.sweeps import Chunk, Sweep, create_chunk, create_sweep, new_id
-from harness.errors import UsageError, os_reason
+from harness.dispatch.sweeps import Chunk, create_chunk
 from harness.streams import say
 
 if TYPE_CHECKING:
-    from harness.dispatch.job import Job
+    from harness.planning.job import Job
 
 POLL_S = 0.5
 STOP_PATIENCE_S = 60.0
@@ -62,7 +56,7 @@ class InlineExecutor(Executor):
         return Submission(sweep=sweep.id, keys=_keys(jobs), elsewhere={}, job_ids=(str(os.getpid()),))
 
     def wait(self, submission: Submission, *, on_change: ShowStates | None = None) -> Mapping[str, RunState]:
-        from harness.dispatch.job import execute
+        from harness.experiment.experiment import run_experiment
         from harness.training.outcome import Interrupted, StopRequest
 
         def look() -> None:
@@ -79,7 +73,7 @@ class InlineExecutor(Executor):
                 continue
             with beating(lease), _ask_first(stop):
                 try:
-                    record = execute(
+                    record = run_experiment(
                         job,
                         progress=ProgressFile(folder, written=look),
                         stop=stop,
@@ -103,19 +97,14 @@ class LocalExecutor(Executor):
     """Worker processes through submitit's local executor; they share one queue and end when this process does.
 
     Args:
-        workers: how many; None for one a GPU, or one a core (at most four) on a machine without.
+        where: how many workers, and what each has.
     """
 
     name: ClassVar[str] = "local"
 
-    def __init__(self, *, results: Path, workers: int | None = None) -> None:
+    def __init__(self, *, results: Path, where: Place) -> None:
         super().__init__(results=results)
-        if workers is not None and workers < 1:
-            raise UsageError(f"--workers {workers} must be at least 1")
-        self.devices = visible_gpus()
-        cores = len(os.sched_getaffinity(0))
-        self.workers = workers or (len(self.devices) or min(MAX_LOCAL_WORKERS, cores))
-        self.threads = max(1, cores // self.workers)
+        self.devices, self.workers, self.threads = where.devices, where.workers, where.threads
         self._processes: list[Any] = []
         self._chunk: Chunk | None = None
 
@@ -196,103 +185,6 @@ class LocalExecutor(Executor):
             for process in self._processes:
                 if not process.done():
                     process._process.kill()
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them, without importing torch.
-
-    An index, a UUID (``GPU-…``) or a slice of one (``MIG-…``). Like CUDA, what is none of these, such as -1, ends the
-    list.
-    """
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        words = [word.strip() for word in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
-        return list(takewhile(re.compile(r"\d+$|GPU-|MIG-").match, words))
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")] if listed.returncode == 0 else []
-    return [str(index) for index in range(len(lines))]
-
-
-def worker_command(chunk: Chunk, frozen: Path, *, python: str, variables: Mapping[str, str]) -> str:
-    """The command that works on ``chunk`` with the frozen code, whatever the working directory."""
-    settings = " ".join(
-        shlex.quote(f"{name}={value}") for name, value in {**variables, "PYTHONPATH": str(frozen)}.items()
-    )
-    program = f"{python} -u -m harness.dispatch.worker {shlex.quote(str(chunk.path))}"
-    return f"env -C {shlex.quote(str(frozen))} {settings} {program}"
-
-
-def freeze(folder: Path, jobs: Sequence[Job]) -> tuple[Path, list[Job]]:
-    """A snapshot of the code, and the jobs with their plug-ins taken from it."""
-    from dataclasses import replace
-
-    plugins = list(dict.fromkeys(plugin for job in jobs for plugin in job.plugins))
-    frozen = snapshot.take(folder, extra=[Path(plugin) for plugin in plugins])
-    moved = {plugin: str(frozen / snapshot.plugin_path(index, Path(plugin))) for index, plugin in enumerate(plugins)}
-    return frozen, [replace(job, plugins=tuple(moved[plugin] for plugin in job.plugins)) for job in jobs]
-
-
-def begin_sweep(
-    results: Path,
-    *,
-    executor: str,
-    command: str,
-    frozen: Path | None = None,
-    settings: Mapping[str, Any] | None = None,
-) -> tuple[Sweep, Path]:
-    """Write down who submits what with which code."""
-    sweep = Sweep(
-        id=new_id(),
-        executor=executor,
-        command=command,
-        created=time.time(),
-        submitter=Holder.here(),
-        snapshot=str(frozen or ""),
-        code=snapshot.code_version() if frozen else {},
-        settings=dict(settings or {}),
-    )
-    return sweep, create_sweep(results, sweep)
-
-
-@contextmanager
-def writing(results: Path) -> Iterator[None]:
-    """Turn a full disk or a folder without permission into one line."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or results
-        raise UsageError(f"cannot write {where}: {os_reason(error)}; nothing was submitted by this step") from error
-
-
-class beating:
-    """Keep a lease alive from a thread, for work that cannot stop for it."""
-
-    def __init__(self, lease: Lease, *, lease_s: float = 90.0) -> None:
-        self._lease = lease
-        self._interval = lease_s / BEATS_PER_LEASE
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Lease:
-        self._thread.start()
-        return self._lease
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._done.wait(self._interval):
-            try:
-                self._lease.beat()
-            except Lost:
-                traceback.print_exc()
-                os._exit(1)  # somebody else works on it now; nothing may be written any more
-            except OSError as error:
-                print(f"heartbeat: {error}", file=sys.stderr)
 
 
 @contextmanager

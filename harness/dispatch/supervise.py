@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.dispatch.attempt_end import give_up, gpu_hours, judge, last_line, oom_kills
 from harness.dispatch.attempts import (
     BEATS_PER_LEASE,
     Attempt,
@@ -34,10 +35,9 @@ from harness.dispatch.attempts import (
     log_path,
     state_folder,
 )
-from harness.dispatch.ending import give_up, gpu_hours, judge, last_line, oom_kills
-from harness.dispatch.job import Job
-from harness.dispatch.slurm import Slurm
+from harness.dispatch.queue import Accounting
 from harness.dispatch.sweeps import settled
+from harness.planning.job import Job
 from harness.records.schema import Record
 from harness.records.store import write_atomically
 
@@ -86,6 +86,7 @@ class Circumstances:
         environment: goes into the record: ``snapshot``, ``commit``, ``dirty``.
         variables: environment variables of the child.
         submitter: whose death ends the worker too; None on a cluster.
+        accounting: of the cluster that this process is a job of, None outside one.
     """
 
     holder: Holder
@@ -98,11 +99,7 @@ class Circumstances:
     environment: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     submitter: Holder | None = None
-
-    @property
-    def slurm(self) -> Slurm | None:
-        """The cluster that this process is a job of, None outside one."""
-        return Slurm() if self.holder.job else None
+    accounting: Accounting | None = None
 
 
 class Meeting:
@@ -213,7 +210,7 @@ def fork_child(job: Job, *, circumstances: Circumstances, log: Path) -> int:
 
 
 def _execute(job: Job, *, circumstances: Circumstances) -> int:
-    from harness.dispatch.job import execute
+    from harness.experiment.experiment import run_experiment
     from harness.training.outcome import Interrupted, StopRequest
 
     request = StopRequest()
@@ -221,7 +218,7 @@ def _execute(job: Job, *, circumstances: Circumstances) -> int:
         signal.signal(number, lambda *_: request.request())
     folder = state_folder(Path(job.results), job.run.key)
     try:
-        execute(job, progress=ProgressFile(folder), stop=request, complete=completion(folder, circumstances))
+        run_experiment(job, progress=ProgressFile(folder), stop=request, complete=completion(folder, circumstances))
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         return INTERRUPTED_STATUS
@@ -234,7 +231,7 @@ def completion(folder: Path, circumstances: Circumstances) -> Callable[[Record],
     def complete(record: Record) -> Record:
         starts = attempts(folder)
         starts = [*starts[:-1], replace(starts[-1], seen=time.time())] if starts else []
-        hours, source = gpu_hours(starts, slurm=circumstances.slurm)
+        hours, source = gpu_hours(starts, accounting=circumstances.accounting)
         return replace(
             record,
             attempts=max(1, len(starts)),
@@ -347,7 +344,7 @@ def _give_up(job: Job, starts: list[Attempt], verdict: tuple[End, str], circumst
         detail=verdict[1],
         starts=starts,
         environment=dict(circumstances.environment),
-        slurm=circumstances.slurm,
+        accounting=circumstances.accounting,
     )
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.dispatch.attempts import Holder, create_exclusively
-from harness.dispatch.job import Job
-from harness.dispatch.slurm import Task
+from harness.dispatch.queue import Task
+from harness.planning.job import Job
 from harness.records.schema import Record, Run, content_hash
 from harness.records.store import RecordStore, write_atomically
 

@@ -14,10 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+from harness.dispatch.attempt_end import end_from_state, exceeded_memory, settle
 from harness.dispatch.attempts import Holder, attempts, close, state_folder
-from harness.dispatch.ending import end_from_state, exceeded_memory, settle
-from harness.dispatch.job import Job
-from harness.dispatch.slurm import Slurm
+from harness.dispatch.slurm.client.client import Slurm
 from harness.dispatch.supervise import (
     Circumstances,
     Meeting,
@@ -29,6 +28,7 @@ from harness.dispatch.supervise import (
 )
 from harness.dispatch.sweeps import Chunk, Sweep, job_log, read_chunk, read_sweep, settled
 from harness.errors import UsageError
+from harness.planning.job import Job
 
 REQUEUE_WAIT_S = 120
 MEETING_WAIT_S = 600
@@ -80,7 +80,7 @@ def drain(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
     """Work through the chunk until every run has a record or this process is asked to stop."""
     jobs = chunk.jobs()
     if len(jobs) > 1:
-        import harness.dispatch.experiment  # noqa: F401 - imported once, inherited by every fork
+        import harness.experiment.experiment  # noqa: F401 - imported once, inherited by every fork
     waiting = list(range(len(jobs)))
     while waiting and not stop:
         held = []
@@ -139,7 +139,7 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
         detail="killed for exceeding its memory limit" if too_large else f"its step ended with status {status}",
         planned=chunk.runs[index],
         environment=sweep.environment,
-        slurm=Slurm(),
+        accounting=Slurm(),
     )
     if not settled(results, job.run.key, replaces=replaces):
         _requeue(task)
@@ -189,6 +189,7 @@ def _circumstances(chunk: Chunk, sweep: Sweep, *, index: int, task: str) -> Circ
         replaces=chunk.runs[index].replaces,
         environment=sweep.environment,
         submitter=sweep.submitter if sweep.executor == "local" else None,
+        accounting=Slurm() if task else None,
     )
 
 

@@ -22,7 +22,7 @@ from harness.models.mask_decoder import BatchedMaskDecoder, plain_mask_decoder
 from harness.models.sam_encoder import SAMEncoder, resize_state
 from harness.models.segmenter import Segmenter
 from harness.models.timm_encoder import TimmEncoder, create_vit, sam_neck
-from methods.placement import BackboneShape
+from methods.parts.placement import BackboneShape
 
 _ENCODER, _PROMPTS, _DECODER = "image_encoder.", "prompt_encoder.", "mask_decoder."
 _GAUSSIAN = "pe_layer.positional_encoding_gaussian_matrix"

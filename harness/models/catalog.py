@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from harness.errors import UsageError, did_you_mean
 from methods.configs import FullConfig
-from methods.placement import BackboneShape
+from methods.parts.placement import BackboneShape
 
 Task = Literal["binary", "multiclass"]
 TIMM = "timm/"

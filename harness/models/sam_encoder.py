@@ -14,8 +14,8 @@ from torch.nn.functional import interpolate
 from torch.utils.checkpoint import checkpoint
 
 from harness.models.attention import RelativeAttention
-from methods.placement import BackboneShape
-from methods.sites import Grid
+from methods.parts.placement import BackboneShape
+from methods.parts.sites import Grid
 
 
 class Block(nn.Module):

@@ -27,10 +27,10 @@ class SegmenterOutput(NamedTuple):
 
 
 class Segmenter(nn.Module):
-    """Images (B, 3, H, W), normalised, to `SegmenterOutput`. Satisfies `methods.sites.Adaptable`.
+    """Images (B, 3, H, W), normalised, to `SegmenterOutput`. Satisfies `methods.parts.sites.Adaptable`.
 
     Args:
-        encoder: see `methods.sites.Encoder`.
+        encoder: see `methods.parts.sites.Encoder`.
         prompt_encoder: segment_anything's; gives the positional encoding and the "no mask" embedding, always frozen.
         mask_decoder: see `BatchedMaskDecoder`.
         neck: from the encoder's features to the embedding that the decoder reads; None for SAM, whose encoder holds

@@ -10,8 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from harness.models.sam_encoder import run_blocks
-from methods.placement import BackboneShape
-from methods.sites import Grid
+from methods.parts.placement import BackboneShape
+from methods.parts.sites import Grid
 
 
 def create_vit(model: str, image_size: int) -> VisionTransformer:

@@ -33,7 +33,7 @@ from harness.training.outcome import Diverged, Interrupted, Progress, Selection,
 from harness.training.position import Position
 from harness.training.schedule import learning_rate_factor
 from methods.base import ARCHITECTURE, WEIGHTS, Method, Role
-from methods.placement import MethodError
+from methods.parts.placement import MethodError
 
 MOST_STEPS = 1000
 """Steps for an update of the weights; a method that takes more than this never gives them one."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from methods.configs.common import PlacedConfig, require_choice, require_positive
-from methods.placement import BackboneShape, MethodError, parse_sites
+from methods.parts.placement import BackboneShape, MethodError, parse_sites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,9 @@ class AdapterConfig(PlacedConfig):
         require_positive("hidden", self.hidden)
         require_positive("std", self.std)
         if unfit := set(parse_sites(self.sites)) - {"proj", "mlp"}:
-            raise MethodError(f"sites={self.sites!r}: an adapter follows proj (attention) or mlp, not {sorted(unfit)[0]}")
+            raise MethodError(
+                f"sites={self.sites!r}: an adapter follows proj (attention) or mlp, not {sorted(unfit)[0]}"
+            )
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         adapter = 2 * shape.dim * self.hidden + self.hidden + shape.dim

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from methods.placement import BackboneShape, MethodError, parse_blocks
+from methods.parts.placement import BackboneShape, MethodError, parse_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class MethodConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedConfig(MethodConfig):
-    """A method that acts on chosen blocks. See `methods.placement` for the grammar."""
+    """A method that acts on chosen blocks. See `methods.parts.placement` for the grammar."""
 
     blocks: str = "all"
 

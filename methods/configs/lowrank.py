@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from methods.configs.common import PlacedConfig, require_choice, require_positive
-from methods.operations import NORMS, cell_parameters, normed, parse_operations
-from methods.placement import BackboneShape, MethodError, parse_sites
+from methods.parts.operations import NORMS, cell_parameters, normed, parse_operations
+from methods.parts.placement import BackboneShape, MethodError, parse_sites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class NASLoRAConfig(PlacedConfig):
             NAS-LoRA differ in the cell alone; ours) and one cell each on ``q,k,v``.
         rank: r = 3 (paper).
         scale: factor of the update; 1, the paper's formula has none.
-        style: see `methods.operations` (the paper does not say whether ReLU and batch norm stay; ours: as DARTS).
+        style: see `methods.parts.operations` (the paper does not say whether ReLU and batch norm stay; ours: as DARTS).
         operations: ``all``, ``no-conv``, ``no-pool``, or names separated by commas.
         scope: ``window`` runs the cell inside the attention window, ``image`` on the whole map (ours: window, as
             Conv-LoRA released).

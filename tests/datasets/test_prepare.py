@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets.preparing.prepare.prepare import prepare
 from filelock import FileLock
 
 import datasets
-from datasets import downloading, samples
+from datasets import samples
 from datasets.base import DatasetError
-from datasets.preparing import prepare
+from datasets.preparing.prepare import downloading
 from tests.datasets.archive_server import serve
 from tests.datasets.conftest import CASES, benchmark_of
 
@@ -169,7 +170,12 @@ def test_a_file_on_google_drive_has_one_local_name_however_it_is_addressed() -> 
         "https://drive.usercontent.google.com/download?id=1aB_c-2&confirm=t",
     )
     assert {downloading.file_name(address) for address in addresses} == {"drive-1aB_c-2"}
-    others = ("https://drive.google.com/file/d/1aB_c-3/view", "http://a/get?id=1", "http://b/get?id=1", "http://a/get?id=2")
+    others = (
+        "https://drive.google.com/file/d/1aB_c-3/view",
+        "http://a/get?id=1",
+        "http://b/get?id=1",
+        "http://a/get?id=2",
+    )
     assert len({downloading.file_name(address) for address in others}) == 4
     for nothing in ("http://a/", "https://drive.google.com/drive/folders/1aB_c-2"):
         with pytest.raises(DatasetError, match="names no file"):
@@ -299,7 +305,7 @@ def test_killed_while_unpacking_leaves_no_folder_and_the_next_call_cleans_up(roo
         "import sys, time\n"
         "from pathlib import Path\n"
         "from datasets.kvasir import Kvasir\n"
-        "from datasets.preparing import prepare\n"
+        "from datasets.preparing.prepare.prepare import prepare\n"
         "def crawl(what, done, total):\n"
         "    if what.startswith('unpacking'):\n"
         "        time.sleep(0.05)\n"

@@ -13,7 +13,7 @@ import datasets
 from datasets import samples
 from datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
 from datasets.cvc612 import sequence_of
-from datasets.lists import read_list
+from datasets.reading.lists import read_list
 from tests.datasets.conftest import CASES
 
 MANIFESTS = Path(datasets.__file__).parent / "manifests"

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from datasets import samples
-from harness.dispatch.plan import Entry, Request, plan
-from harness.dispatch.samples import sample_writer
 from harness.models.build import plain_sam
 from harness.models.checkpoint import checkpoint_paths
+from harness.planning.plan import plan
+from harness.planning.request import Entry, Request
+from harness.planning.samples import sample_writer
 from harness.protocols.__main__ import main as show_protocol
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore

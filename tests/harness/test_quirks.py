@@ -11,16 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-import harness.dispatch.experiment as experiment_module
+import harness.experiment.experiment as experiment_module
 from datasets import samples
 from datasets.base import DataOptions
-from harness.dispatch.job import execute
-from harness.dispatch.plan import Entry, Request, data_options, plan
-from harness.dispatch.samples import sample_writer
 from harness.evaluation.conventions import Conventions
 from harness.evaluation.scorer import SplitScorer
+from harness.experiment.experiment import run_experiment
 from harness.models.build import build_segmenter, plain_sam
 from harness.models.segmenter import SegmenterOutput, probabilities
+from harness.planning.data import data_options
+from harness.planning.plan import plan
+from harness.planning.request import Entry, Request
+from harness.planning.samples import sample_writer
 from harness.protocols.load import from_rules, load_protocol, resolve
 from harness.protocols.quirks import QUIRKS, quirks_page
 from harness.registry import BENCHMARKS, METHODS, method_config_class
@@ -64,13 +66,17 @@ def score(metric: str, conventions: Conventions) -> float:
     for name, (height, width), radius in (("a", (60, 90), 10), ("b", (40, 50), 4)):
         rows, columns = np.mgrid[:height, :width]
         mask = ((rows - 20) ** 2 + (columns - 25) ** 2 < radius**2).astype(np.uint8)
-        scores = np.clip(np.asarray(Image.fromarray(mask * 255).resize((32, 32))) / 255 + 0.2 * rng.random((32, 32)), 0, 1)
+        scores = np.clip(
+            np.asarray(Image.fromarray(mask * 255).resize((32, 32))) / 255 + 0.2 * rng.random((32, 32)), 0, 1
+        )
         scorer.add(name, scores.astype(np.float32), mask)
     return scorer.summary()[metric]
 
 
 def test_weighted_f_changes() -> None:
-    assert score("weighted_f", Conventions(weighted_f_beta2=0.3)) != score("weighted_f", Conventions(weighted_f_beta2=1.0))
+    assert score("weighted_f", Conventions(weighted_f_beta2=0.3)) != score(
+        "weighted_f", Conventions(weighted_f_beta2=1.0)
+    )
 
 
 def test_resolution_changes() -> None:
@@ -92,7 +98,9 @@ def test_moe_gate_changes() -> None:
                 if parameter.requires_grad and name.startswith("encoder."):
                     parameter.add_(0.05)
         segmenter.train()
-        segmenter(torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))).masks.square().mean().backward()
+        segmenter(
+            torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+        ).masks.square().mean().backward()
         gates = [p for name, p in segmenter.named_parameters() if "gate" in name and p.requires_grad]
         assert gates
         gradients[gate] = sum(float(p.grad.abs().sum()) for p in gates if p.grad is not None)
@@ -161,7 +169,17 @@ def small_request(root: Path, benchmark: str, **overrides: str) -> Request:
 def test_a_plan_says_that_one_mask_gives_every_pixel_of_an_image_the_same_class(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    grid = ["--plan", "--results", str(tmp_path), "--methods", "decoder", "--datasets", "kvasir,trans10k_v2", "--protocol", "demo"]
+    grid = [
+        "--plan",
+        "--results",
+        str(tmp_path),
+        "--methods",
+        "decoder",
+        "--datasets",
+        "kvasir,trans10k_v2",
+        "--protocol",
+        "demo",
+    ]
     assert run_verb([*grid, "--set", "mask_tokens=1"]) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "same class" in line]
     assert line.startswith("trans10k_v2: mask_tokens is 1")
@@ -183,7 +201,7 @@ def test_selection_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(experiment_module.Experiment, "_score", watched)
         request = small_request(tmp_path, "kvasir", **{"quirks.selection": quirk})
         (job,) = plan(request, prepare_samples=sample_writer(tmp_path)).jobs
-        assert execute(job).code == "OK"
+        assert run_experiment(job).code == "OK"
         seen[quirk] = splits
     assert set(seen["released"]) == {"test"}
     assert set(seen["intended"]) == {"val"}
@@ -208,7 +226,9 @@ def test_camo_train_changes(tmp_path: Path) -> None:
     root = samples.write("camo", tmp_path, layout=bundle)
     counts = {}
     for quirk in ("released", "intended"):
-        rules = from_rules(load_protocol("demo", {"quirks.camo_train": quirk}).__dict__ | {"methods": {}, "benchmarks": {}})
+        rules = from_rules(
+            load_protocol("demo", {"quirks.camo_train": quirk}).__dict__ | {"methods": {}, "benchmarks": {}}
+        )
         benchmark = BENCHMARKS.get("camo")(data_options(rules, "camo"))
         counts[quirk] = len(benchmark.splits(benchmark.locate(root)).train)
     assert counts["released"] > counts["intended"]

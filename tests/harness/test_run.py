@@ -191,7 +191,7 @@ def test_plan_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_budget_starts_what_the_plan_says_fits_and_says_what_it_leaves_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "harness.dispatch.experiment", standin)
+    monkeypatch.setitem(sys.modules, "harness.experiment.experiment", standin)
     grid = ["--protocol", "demo", "--executor", "inline", "--methods", "lora,decoder", "--datasets", "kvasir,leaf"]
     arguments = [*grid, "--seeds", "2", "--results", str(tmp_path)]
     assert main([*arguments, "--plan"]) == 0

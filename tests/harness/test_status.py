@@ -14,8 +14,8 @@ import pytest
 from harness import status
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
 from harness.dispatch.display import clock, eta
-from harness.dispatch.slurm import Task
-from harness.dispatch.survey import RunState, survey
+from harness.dispatch.queue import Task
+from harness.dispatch.run_states import RunState, survey
 from harness.dispatch.sweeps import Limits, Sweep, create_chunk, create_sweep
 from harness.records.schema import Record
 from harness.records.store import RecordStore

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.dispatch.profile import load_profile
+from harness.dispatch.slurm.profile import load_profile
 from harness.errors import UsageError
 from harness.protocols.load import load_protocol
 from harness.reporting import claims

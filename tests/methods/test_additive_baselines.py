@@ -12,7 +12,7 @@ from methods.adapter import Adapter
 from methods.adaptformer import AdaptFormer
 from methods.bitfit import BitFit
 from methods.configs import AdapterConfig, AdaptFormerConfig, BitFitConfig, SSFConfig
-from methods.placement import MethodError
+from methods.parts.placement import MethodError
 from methods.ssf import SSF, ScaleShift
 
 

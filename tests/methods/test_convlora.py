@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d, gelu, interpolate
 from harness.contract.subject import Subject, logits
 from methods.configs import ConvLoRAConfig
 from methods.convlora import ConvLoRA, Mixture, load, squared_variation
-from methods.placement import MethodError
+from methods.parts.placement import MethodError
 
 
 def _mixture(*, weighted: bool = False, experts: int = 4) -> Mixture:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from harness.models.build import build_segmenter
 from methods.configs import LoRAConfig, SAMedConfig
 from methods.lora import LoRA
-from methods.lowrank import AdaptedLinear, LowRank
-from methods.placement import MethodError
+from methods.parts.lowrank import AdaptedLinear, LowRank
+from methods.parts.placement import MethodError
 from methods.samed import SAMed
 
 PEFT_NAMES = {"qkv": "qkv", "proj": "proj", "mlp_in": "lin1", "mlp_out": "lin2"}

@@ -14,7 +14,7 @@ from methods.configs import LoRAConfig, NASLoRAConfig, NASPCLoRAConfig
 from methods.lora import LoRA
 from methods.naslora import NASLoRA
 from methods.naspclora import NASPCLoRA
-from methods.placement import MethodError
+from methods.parts.placement import MethodError
 
 
 def _attached(**options: Any) -> tuple[nn.Module, NASLoRA]:

@@ -8,7 +8,7 @@ from torch.nn.functional import gelu
 
 from harness.contract.subject import Subject
 from methods.configs import SAMAdapterConfig
-from methods.placement import MethodError
+from methods.parts.placement import MethodError
 from methods.samadapter import SAMAdapter, high_frequencies
 
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from harness.dispatch import snapshot
-from harness.dispatch.executors import make_executor
+from harness.dispatch.place import place
+from harness.dispatch.run_jobs import make_executor
 from harness.errors import UsageError
 from tests.harness.dispatch.helpers import make_job, with_standin
 
@@ -16,7 +17,7 @@ def main() -> int:
     results, profile, count, step_s = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background inherits Ctrl-C ignored
     snapshot.take = with_standin(snapshot.take)
-    executor = make_executor("slurm", results=results, cluster=profile)
+    executor = make_executor(place("slurm", cluster=profile), results=results)
     jobs = [make_job(results, seed=seed, step_s=step_s) for seed in range(count)]
     print("ready", flush=True)
     try:

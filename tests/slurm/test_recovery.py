@@ -10,7 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.dispatch.executors import make_executor
+from harness.dispatch.place import place
+from harness.dispatch.run_jobs import make_executor
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, use_standin
 from tests.slurm.conftest import (
@@ -82,7 +83,7 @@ def test_a_run_that_meets_its_time_limit_twice_continues(cluster, tmp_path, monk
     steps = {"steps": 780, "step_s": 0.09, "save_every": 5}
     limits = {"time": "1", "signal_seconds": "50", "max_attempts": "40"}
     job = make_job(tmp_path, **steps)
-    slurm = make_executor("slurm", results=tmp_path, cluster="testcluster", cluster_overrides=limits)
+    slurm = make_executor(place("slurm", cluster="testcluster", cluster_overrides=limits), results=tmp_path)
     states = slurm.wait(slurm.submit([job]))
     assert states[job.run.key].state == "OK"
     ends = [start.end for start in attempts_of(tmp_path, job.run.key)]

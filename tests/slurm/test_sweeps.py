@@ -15,6 +15,7 @@ from collections import Counter
 import pytest
 import yaml
 
+from harness.dispatch.place import place
 from tests.harness.dispatch.helpers import make_job, starts, use_standin
 from tests.slurm.conftest import REPOSITORY, harness_run, numbers, records, submit, wait_until
 
@@ -29,9 +30,9 @@ def write_profile(folder, **changes):
 
 
 def executor(results, folder, **changes):
-    from harness.dispatch.executors import make_executor
+    from harness.dispatch.run_jobs import make_executor
 
-    return make_executor("slurm", results=results, cluster=str(write_profile(folder, **changes)))
+    return make_executor(place("slurm", cluster=str(write_profile(folder, **changes))), results=results)
 
 
 def submitter(results, profile, *, count, step_s=0.01):

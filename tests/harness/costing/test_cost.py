@@ -15,8 +15,8 @@ from harness.costing import measure as measuring
 from harness.costing.baselines import baselines_among
 from harness.costing.measure import Row, Session, measure
 from harness.costing.subject import PARTS, Subject
-from harness.dispatch.plan import method_row
 from harness.errors import UsageError
+from harness.planning.rows import method_row
 from harness.protocols.load import load_protocol
 from harness.records.cost import Comparability, CostStore
 from harness.registry import METHODS, method_config_class

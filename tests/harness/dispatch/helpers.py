@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from harness.dispatch import snapshot
-from harness.dispatch.job import Job
+from harness.planning.job import Job
 from harness.records.schema import Run
 
 STANDIN = Path(__file__).with_name("standin.py")
@@ -40,7 +40,7 @@ def with_standin(take):
         if not target.is_dir():
             temporary = target.with_name(f".{target.name}.{os.getpid()}")
             shutil.copytree(frozen, temporary)
-            shutil.copy(STANDIN, temporary / "harness" / "dispatch" / "experiment.py")
+            shutil.copy(STANDIN, temporary / "harness" / "experiment" / "experiment.py")
             try:
                 temporary.rename(target)
             except OSError:

@@ -13,9 +13,10 @@ import pytest
 
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.display import Display
-from harness.dispatch.executors import make_executor, run_jobs
 from harness.dispatch.local import InlineExecutor
-from harness.dispatch.survey import RunState
+from harness.dispatch.place import place
+from harness.dispatch.run_jobs import make_executor, run_jobs
+from harness.dispatch.run_states import RunState
 from harness.errors import UsageError
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -34,20 +35,12 @@ class Plan:
 @pytest.fixture
 def inline(monkeypatch):
     """The stand-in in this process."""
-    monkeypatch.setitem(sys.modules, "harness.dispatch.experiment", standin)
+    monkeypatch.setitem(sys.modules, "harness.experiment.experiment", standin)
 
 
-def run(plan, results, **changes):
-    options = {
-        "executor": "inline",
-        "workers": None,
-        "cluster": None,
-        "cluster_overrides": {},
-        "wait": False,
-        "retry": None,
-        "cancel": False,
-    }
-    return run_jobs(plan, results=results, **{**options, **changes})
+def run(plan, results, *, executor="inline", workers=None, cluster=None, cluster_overrides=None, **options):
+    where = place(executor, workers=workers, cluster=cluster, cluster_overrides=cluster_overrides)
+    return run_jobs(plan, where, results=results, **options)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +137,7 @@ def test_interrupted_runs_are_named_with_what_to_do(tmp_path, monkeypatch, capsy
 def test_the_debugging_executor_leaves_alone_what_somebody_else_runs(tmp_path, inline):
     job = make_job(tmp_path)
     Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here())
-    executor = make_executor("inline", results=tmp_path)
+    executor = make_executor(place("inline"), results=tmp_path)
     states = executor.wait(executor.submit([job]))
     assert states[job.run.key].state == "running"
     assert starts(tmp_path, job.run.key) == []

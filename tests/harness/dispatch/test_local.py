@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness.dispatch.attempts import attempts, state_folder
-from harness.dispatch.executors import make_executor
-from harness.dispatch.local import visible_gpus
+from harness.dispatch.place import place, visible_gpus
+from harness.dispatch.run_jobs import make_executor
 from harness.errors import UsageError
 from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job, starts, use_standin
@@ -26,11 +26,12 @@ BACKGROUND = """
 import sys
 from pathlib import Path
 from harness.dispatch import snapshot
-from harness.dispatch.executors import make_executor
+from harness.dispatch.place import place
+from harness.dispatch.run_jobs import make_executor
 from tests.harness.dispatch.helpers import make_job, with_standin
 snapshot.take = with_standin(snapshot.take)
 results = Path(sys.argv[1])
-executor = make_executor("local", results=results, workers=2)
+executor = make_executor(place("local", workers=2), results=results)
 submission = executor.submit([make_job(results, seed=seed, steps=100, step_s=0.05, save_every=10) for seed in range(2)])
 print("submitted", flush=True)
 executor.wait(submission)
@@ -43,7 +44,7 @@ def standin(monkeypatch):
 
 
 def run_all(results, jobs, *, workers=2):
-    executor = make_executor("local", results=results, workers=workers)
+    executor = make_executor(place("local", workers=workers), results=results)
     return executor.wait(executor.submit(jobs))
 
 
@@ -124,7 +125,7 @@ def test_a_failed_run_is_started_again_and_its_record_replaced(tmp_path, standin
 
 def test_a_killed_worker_process_loses_no_run(tmp_path, standin):
     jobs = [make_job(tmp_path, seed=seed, steps=20, step_s=0.1) for seed in range(2)]
-    executor = make_executor("local", results=tmp_path, workers=2)
+    executor = make_executor(place("local", workers=2), results=tmp_path)
     submission = executor.submit(jobs)
     folder = state_folder(tmp_path, jobs[0].run.key)
     wait_until(lambda: step(tmp_path, jobs[0].run.key) >= 3)
@@ -158,7 +159,7 @@ def test_workers_end_with_a_command_that_is_killed(tmp_path, standin):
 
 def test_a_run_that_somebody_else_holds_is_waited_for_and_not_trained_twice(tmp_path, standin):
     jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.1) for seed in range(2)]
-    executors = [make_executor("local", results=tmp_path, workers=1) for _ in range(2)]
+    executors = [make_executor(place("local", workers=1), results=tmp_path) for _ in range(2)]
     submissions = [executor.submit(jobs) for executor in executors]
     for executor, submission in zip(executors, submissions, strict=True):
         assert {state.state for state in executor.wait(submission).values()} == {"OK"}
@@ -184,7 +185,7 @@ def test_gpus_are_what_the_variable_names(monkeypatch, given, devices):
 
 def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, standin, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1b2c,GPU-8932f937")
-    executor = make_executor("local", results=tmp_path)
+    executor = make_executor(place("local"), results=tmp_path)
     assert executor.workers == 2
     assert "GPU MIG-1b2c, GPU-8932f937" in executor.describe()
     jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.1) for seed in range(2)]
@@ -201,13 +202,13 @@ def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, stan
 
 def test_options_that_make_no_sense_are_one_line(tmp_path):
     with pytest.raises(UsageError, match="--workers 0 must be at least 1"):
-        make_executor("local", results=tmp_path, workers=0)
+        make_executor(place("local", workers=0), results=tmp_path)
     with pytest.raises(UsageError, match="did you mean 'local'"):
-        make_executor("locl", results=tmp_path)
+        make_executor(place("locl"), results=tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, standin):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(UsageError, match=r"cannot write .*file.*: Not a directory"):
-        make_executor("local", results=blocked).submit([make_job(blocked)])
+        make_executor(place("local"), results=blocked).submit([make_job(blocked)])

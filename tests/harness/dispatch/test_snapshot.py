@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from harness.dispatch import snapshot
+from harness.records.code import code_version
 
 
 def test_the_same_code_is_one_snapshot_and_a_change_another(tmp_path, monkeypatch):
@@ -42,6 +43,6 @@ def test_an_installation_without_git_is_copied_too(tmp_path, monkeypatch):
 
 
 def test_the_version_of_the_code_is_known_in_a_checkout():
-    version = snapshot.code_version()
+    version = code_version()
     assert len(version["commit"]) in (0, 40)  # none in an exported tree
     assert len(version["dirty"]) in (0, 12)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harness.models import chunked_attention as chunked
 from harness.models.attention import RelativeAttention, plain_attention, widened_attention
 from harness.models.sam_encoder import Block
-from methods.placement import BackboneShape
+from methods.parts.placement import BackboneShape
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 

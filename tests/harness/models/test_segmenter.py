@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.models.build import build_segmenter, plain_sam, sam_state_dict
 from harness.models.segmenter import Segmenter, SegmenterOutput, probabilities, upsample
-from methods.sites import Adaptable, block_sites
+from methods.parts.sites import Adaptable, block_sites
 
 NAMES = ["vit_t", "vit_t_timm"]
 

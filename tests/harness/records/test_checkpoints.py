@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.dispatch.job import Job, execute
-from harness.dispatch.plan import Entry, Plan, Request, plan
-from harness.dispatch.samples import sample_writer
 from harness.errors import UsageError
+from harness.experiment.experiment import execute
 from harness.models.build import plain_sam
 from harness.models.fingerprints import fingerprint, short_fingerprint
+from harness.planning.job import Job
+from harness.planning.plan import Plan, plan
+from harness.planning.request import Entry, Request
+from harness.planning.samples import sample_writer
 from harness.records.__main__ import main as records
 from harness.records.checkpoints import FILE, noted
 from harness.records.merge import merge

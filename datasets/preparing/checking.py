@@ -1,0 +1,244 @@
+"""``check``: can these files be trusted? One verdict a rule."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from datasets.base import Benchmark, DatasetError, Pair, Splits
+from datasets.preparing.prepare.fingerprints import Fingerprint, exact_groups, fingerprint, label, near_pairs
+from datasets.reading.folder_benchmark import SAMPLE_MARKER
+
+Status = Literal["passed", "warned", "failed"]
+Progress = Callable[[str, int, int | None], None]
+
+_FILES_LISTED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a rule found.
+
+    Args:
+        rule: name of the rule.
+        status: ``failed`` makes the check fail; ``warned`` is to be looked at.
+        message: one line.
+        files: the files concerned, at most twenty.
+    """
+
+    rule: str
+    status: Status
+    message: str
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """All verdicts on one benchmark's folder."""
+
+    benchmark: str
+    root: Path
+    splits: Splits | None
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(verdict.status != "failed" for verdict in self.verdicts)
+
+
+def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: Progress) -> Check:
+    """Read everything below ``root`` (as `Benchmark.locate` returned it) and judge it.
+
+    Args:
+        benchmark: what should be there.
+        root: its folder.
+        workers: processes; 0 for one a core that this process may use.
+        progress: told of every image.
+    """
+    try:
+        splits = benchmark.splits(root)
+    except DatasetError as error:
+        verdict = Verdict(rule="pairing", status="failed", message=str(error))
+        return Check(benchmark=benchmark.name, root=root, splits=None, verdicts=(verdict,))
+    prints = _fingerprints(benchmark, splits, workers or available_cores(), progress)
+    whole = [found for found in prints if not found.error]
+    verdicts = [
+        Verdict(rule="pairing", status="passed", message=f"layout {splits.layout}, {len(prints)} pairs; {splits.rule}"),
+        _counts(benchmark, splits, root),
+        _readable(prints, root),
+        _values(benchmark, whole),
+        *([_polarity(whole)] if benchmark.task == "binary" else [_classes(benchmark, whole)]),
+        _empty(benchmark, whole, root),
+        _sizes(whole, root),
+        _exif(whole, root),
+        *_exact(whole, root),
+        *_near(whole, root),
+    ]
+    return Check(benchmark=benchmark.name, root=root, splits=splits, verdicts=tuple(verdicts))
+
+
+def _fingerprints(benchmark: Benchmark, splits: Splits, workers: int, progress: Progress) -> list[Fingerprint]:
+    parts = {"train": splits.train, "val": splits.val, **splits.test}
+    items = [(split, pair) for split, pairs in parts.items() for pair in pairs]
+    describe = partial(_describe, benchmark)
+    if workers == 1:
+        return list(_counted(map(describe, items), len(items), progress))
+    # Fresh processes: a fork would copy the locks of the display's thread. Ctrl-C is the parent's to handle.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    )
+    try:
+        return list(_counted(pool.map(describe, items, chunksize=8), len(items), progress))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _describe(benchmark: Benchmark, item: tuple[str, Pair]) -> Fingerprint:
+    return fingerprint(benchmark, *item)
+
+
+def _counted(found: Iterable[Fingerprint], total: int, progress: Progress) -> Iterable[Fingerprint]:
+    for number, one in enumerate(found, 1):
+        progress("reading", number, total)
+        yield one
+
+
+def _files(found: Sequence[Fingerprint], root: Path) -> tuple[str, ...]:
+    return tuple(label(one.pair.image, root) for one in found[:_FILES_LISTED])
+
+
+def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
+    """Published sizes by split; where a benchmark publishes no validation split, train and val count together."""
+    found = {"train": len(splits.train), "val": len(splits.val), "test": sum(map(len, splits.test.values()))}
+    published = dict(benchmark.published_sizes)
+    if "all" in published or splits.layout == "autogluon":
+        published, found = {"all": sum(published.values())}, {"all": sum(found.values())}
+    elif "val" not in published and published:
+        found["train"] += found.pop("val")
+    wrong = [f"{split} {found[split]} of {published[split]}" for split in published if found[split] != published[split]]
+    if (root / SAMPLE_MARKER).exists():
+        return Verdict(rule="counts", status="warned", message="a generated sample, not the published benchmark")
+    if benchmark.options.split_rule in getattr(benchmark, "joint_rules", ()):
+        message = "not compared: this split rule adds another benchmark's training images"
+        return Verdict(rule="counts", status="warned", message=message)
+    if wrong:
+        return Verdict(rule="counts", status="failed", message=f"not the published sizes: {', '.join(wrong)}")
+    told = ", ".join(f"{split} {count}" for split, count in found.items())
+    note = f" ({splits.note})" if splits.note else ""
+    return Verdict(rule="counts", status="warned" if note else "passed", message=f"as published: {told}{note}")
+
+
+def _readable(prints: Sequence[Fingerprint], root: Path) -> Verdict:
+    broken = [found for found in prints if found.error]
+    if not broken:
+        return Verdict(rule="readable", status="passed", message=f"all {len(prints)} pairs decode")
+    message = f"{len(broken)} pairs cannot be read; the first: {broken[0].error}"
+    return Verdict(rule="readable", status="failed", message=message, files=_files(broken, root))
+
+
+def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
+    told = _ranges(sorted({value for found in prints for value in found.values}))
+    message = f"stored: {told}; all decode to classes 0 to {benchmark.num_classes - 1}"
+    return Verdict(rule="mask values", status="passed", message=message)
+
+
+def _ranges(values: Sequence[int]) -> str:
+    """0, 1, 2, 254, 255 -> ``0-2, 254-255``."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _polarity(prints: Sequence[Fingerprint]) -> Verdict:
+    """Objects seldom fill most of a picture and most of its border at once; inverted masks do nearly always."""
+    if not prints:
+        return Verdict(rule="mask polarity", status="failed", message="no mask can be read")
+    share = statistics.median(found.shares[1] for found in prints)
+    border = statistics.median(found.border_share for found in prints)
+    told = f"foreground covers {share:.0%} of the median mask and {border:.0%} of its border"
+    status: Status = "failed" if share > 0.5 and border > 0.5 else "passed"
+    return Verdict(rule="mask polarity", status=status, message=told + ("; inverted?" if status == "failed" else ""))
+
+
+def _classes(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
+    seen = {index for found in prints for index, share in enumerate(found.shares) if share > 0}
+    absent = [benchmark.class_names[index] for index in range(benchmark.num_classes) if index not in seen]
+    if absent:
+        return Verdict(rule="classes", status="failed", message=f"never in a mask: {', '.join(absent)}")
+    return Verdict(rule="classes", status="passed", message=f"all {benchmark.num_classes} classes occur")
+
+
+def _empty(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> Verdict:
+    single = [found for found in prints if max(found.shares, default=0.0) >= 1.0]
+    if not single:
+        return Verdict(rule="one-class masks", status="passed", message="every mask holds at least two classes")
+    message = f"{len(single)} masks hold one class only"
+    status: Status = "failed" if benchmark.task == "binary" and 2 * len(single) > len(prints) else "warned"
+    return Verdict(rule="one-class masks", status=status, message=message, files=_files(single, root))
+
+
+def _sizes(prints: Sequence[Fingerprint], root: Path) -> Verdict:
+    wrong = [found for found in prints if found.image_size != found.mask_size]
+    if not wrong:
+        return Verdict(rule="image and mask size", status="passed", message="equal in every pair")
+    first = wrong[0]
+    message = (
+        f"{len(wrong)} masks have another size than their image; the first: {first.pair.stem}, image "
+        f"{first.image_size[0]}x{first.image_size[1]}, mask {first.mask_size[0]}x{first.mask_size[1]}"
+    )
+    return Verdict(rule="image and mask size", status="failed", message=message, files=_files(wrong, root))
+
+
+def _exif(prints: Sequence[Fingerprint], root: Path) -> Verdict:
+    turned = [found for found in prints if found.orientation != 1]
+    if not turned:
+        return Verdict(rule="EXIF rotation", status="passed", message="none")
+    message = f"{len(turned)} images are stored rotated; they are turned upright when read"
+    return Verdict(rule="EXIF rotation", status="warned", message=message, files=_files(turned, root))
+
+
+def _exact(prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
+    groups = exact_groups(prints)
+    across = [group for group in groups if len({found.split for found in group}) > 1]
+    within = [group for group in groups if len({found.split for found in group}) == 1]
+    return [
+        _copies("exact copies within a split", within, root, bad="warned"),
+        _copies("exact copies across splits", across, root, bad="failed"),
+    ]
+
+
+def _near(prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
+    pairs = [list(pair) for pair in near_pairs(prints)]
+    across = [pair for pair in pairs if pair[0].split != pair[1].split]
+    within = [pair for pair in pairs if pair[0].split == pair[1].split]
+    return [
+        _copies("near copies within a split", within, root, bad="warned"),
+        _copies("near copies across splits", across, root, bad="failed"),
+    ]
+
+
+def _copies(rule: str, groups: Sequence[Sequence[Fingerprint]], root: Path, *, bad: Status) -> Verdict:
+    if not groups:
+        return Verdict(rule=rule, status="passed", message="none")
+    names = [[f"{found.split}: {label(found.pair.image, root)}" for found in group] for group in groups]
+    told = tuple(" = ".join(group) for group in names)
+    message = f"{len(groups)} groups; the first: {told[0]}"
+    return Verdict(rule=rule, status=bad, message=message, files=told[:_FILES_LISTED])

@@ -1,0 +1,161 @@
+"""What a check remembers of each pair, and how it finds the same picture twice.
+
+Exact copies share the hash of their decoded pixels, so a copy under another name or in another lossless format is
+found. Near copies (encoded again, scaled, mirrored) have nearly the same difference hash, and the candidates are
+confirmed on their thumbnails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from datasets.base import IGNORE, Benchmark, DatasetError, Pair
+from datasets.reading import decoding
+
+THUMBNAIL = 24
+HASH_SIDE = 8
+MOST_BITS = 6
+"""Difference hashes of copies differ in at most so many of 64 bits; chance pairs of natural images in about 32."""
+MOST_DIFFERENCE = 3.0
+"""Thumbnails of copies differ by at most so many grey levels on average: 1.3 at worst over Kvasir-SEG images that were
+halved, encoded with JPEG quality 20 to 70, or mirrored; neighbouring video frames reach 0.2 to 4."""
+LEAST_CONTRAST = 6.0
+"""Below this standard deviation of the thumbnail a picture is too flat to tell copies by."""
+
+_ROWS = 1024
+_MOST_VALUES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """One pair, decoded once.
+
+    Args:
+        split: its split.
+        pair: the pair.
+        error: why it cannot be read, empty where it can.
+        image_size: (width, height) of the upright image.
+        mask_size: (width, height) of the mask.
+        orientation: EXIF orientation of the image.
+        values: distinct stored values of the mask file (channel means of a coloured one), at most 256.
+        shares: share of each class among the pixels that are not ignored.
+        border_share: foreground's share of the outermost pixels.
+        digest: hash of the image's pixels.
+        thumbnail: (24, 24) grey levels.
+        bits: (64,) bool, difference hash.
+    """
+
+    split: str
+    pair: Pair
+    error: str = ""
+    image_size: tuple[int, int] = (0, 0)
+    mask_size: tuple[int, int] = (0, 0)
+    orientation: int = 1
+    values: tuple[int, ...] = ()
+    shares: tuple[float, ...] = ()
+    border_share: float = 0.0
+    digest: str = ""
+    thumbnail: NDArray[np.float32] = field(default_factory=lambda: np.zeros((THUMBNAIL, THUMBNAIL), np.float32))
+    bits: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(HASH_SIDE * HASH_SIDE, bool))
+
+
+def fingerprint(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprint:
+    """Decode a pair and describe it; errors are part of the description."""
+    try:
+        image_file = decoding.open_image(pair.image)
+        turned = decoding.orientation(image_file)
+        image = decoding.to_rgb(decoding.upright(image_file))
+        mask_file = decoding.upright(decoding.open_image(pair.mask))
+        sample = benchmark.read(pair)
+    except DatasetError as error:
+        return Fingerprint(split=split, pair=pair, error=str(error))
+    grey = Image.fromarray(image).convert("L")
+    return Fingerprint(
+        split=split,
+        pair=pair,
+        image_size=(image.shape[1], image.shape[0]),
+        mask_size=mask_file.size,
+        orientation=turned,
+        values=_values(mask_file),
+        shares=_shares(sample.mask, benchmark.num_classes),
+        border_share=_border_share(sample.mask),
+        digest=hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(),
+        thumbnail=np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.float32),
+        bits=difference_hash(grey),
+    )
+
+
+def difference_hash(grey: Image.Image) -> NDArray[np.bool_]:
+    """Whether each of 8x8 cells is darker than its right neighbour, (64,) bool."""
+    cells = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
+    return (cells[:, :-1] < cells[:, 1:]).ravel()
+
+
+def _values(mask: Image.Image) -> tuple[int, ...]:
+    stored = np.asarray(mask)
+    if stored.ndim == 3:
+        stored = np.asarray(mask.convert("RGB"), np.uint16).sum(axis=2) // 3
+    return tuple(int(value) for value in np.unique(stored)[:_MOST_VALUES])
+
+
+def _shares(mask: NDArray[np.uint8], num_classes: int) -> tuple[float, ...]:
+    counts = np.bincount(mask.ravel(), minlength=256)
+    known = max(1, int(mask.size - counts[IGNORE]))
+    return tuple(float(count) / known for count in counts[:num_classes])
+
+
+def _border_share(mask: NDArray[np.uint8]) -> float:
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    return float(((border > 0) & (border != IGNORE)).mean())
+
+
+def exact_groups(prints: Sequence[Fingerprint]) -> list[list[Fingerprint]]:
+    """Pairs whose images have the same pixels, in groups of two and more."""
+    groups: dict[str, list[Fingerprint]] = {}
+    for found in prints:
+        groups.setdefault(found.digest, []).append(found)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def near_pairs(prints: Sequence[Fingerprint]) -> list[tuple[Fingerprint, Fingerprint]]:
+    """Images that are copies but not exact ones, mirrored copies included."""
+    if len(prints) < 2:
+        return []
+    thumbnails = np.stack([found.thumbnail for found in prints])
+    mirrored = thumbnails[:, :, ::-1]
+    bits = np.stack([found.bits for found in prints])
+    # A mirror image swaps the neighbours, so "darker than the right one" turns into its negation, read from the right.
+    turned = ~bits.reshape(-1, HASH_SIDE, HASH_SIDE)[:, :, ::-1].reshape(len(prints), -1)
+    contrasted = thumbnails.std(axis=(1, 2)) >= LEAST_CONTRAST
+    found = set()
+    for other_bits, other_thumbnails in ((bits, thumbnails), (turned, mirrored)):
+        for first, second in _close(bits, other_bits):
+            if not (contrasted[first] and contrasted[second]) or prints[first].digest == prints[second].digest:
+                continue
+            if np.abs(thumbnails[first] - other_thumbnails[second]).mean() <= MOST_DIFFERENCE:
+                found.add((first, second))
+    return [(prints[first], prints[second]) for first, second in sorted(found)]
+
+
+def _close(bits: NDArray[np.bool_], others: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Index pairs (first < second) whose hashes differ in at most `MOST_BITS`; one matrix product a thousand rows."""
+    signs, other_signs = bits.astype(np.float32) * 2 - 1, others.astype(np.float32) * 2 - 1
+    close: list[tuple[int, int]] = []
+    for start in range(0, len(signs), _ROWS):
+        agreement = signs[start : start + _ROWS] @ other_signs.T
+        rows, columns = np.nonzero(agreement >= bits.shape[1] - 2 * MOST_BITS)
+        found = zip((rows + start).tolist(), columns.tolist(), strict=True)
+        close += [(row, column) for row, column in found if row < column]
+    return close
+
+
+def label(path: Path, root: Path) -> str:
+    """A file for messages: relative where it lies below ``root``."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -1,0 +1,238 @@
+"""What the nine benchmarks share: find the folder, recognise its layout, pair, carve what nobody published, decode."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits
+from datasets.reading import decoding, lists, splitting
+from datasets.reading.layouts import Layout, plain, recognise, subfolders
+from datasets.reading.lists import Arranged, Pairs
+from datasets.reading.pairing import Paired
+
+AUTOGLUON = "https://automl-mm-bench.s3.amazonaws.com/semantic_segmentation"
+"""Where AutoGluon keeps its archives, as Conv-LoRA used them."""
+
+SAMPLE_MARKER = ".generated-sample"
+"""A file of this name in a benchmark's folder says that the data was generated; every table then says so too."""
+
+_SIZES_LOOKED_AT = 64
+_WHOSE_SPLITS = {"autogluon": "AutoGluon's", "pranet": "PraNet's"}
+
+
+class FolderBenchmark(Benchmark):
+    """A benchmark described by its layouts.
+
+    Args:
+        options: the protocol's switches.
+
+    Raises:
+        DatasetError: ``options.split_rule`` is none of the benchmark's rules.
+    """
+
+    folders: ClassVar[tuple[str, ...]]
+    """Names under which the folder is found below a data root (case, spaces, hyphens do not matter)."""
+    archives: ClassVar[tuple[str, ...]] = ()
+    """Addresses that ``python -m datasets prepare --from`` takes as they are, as far as they are known."""
+    split_rules: ClassVar[tuple[str, ...]] = ("default",)
+    joint_rules: ClassVar[frozenset[str]] = frozenset()
+    """Split rules that add another benchmark's images to the training split."""
+    test_splits: ClassVar[tuple[str, ...]] = ("test",)
+    carved_by: ClassVar[str] = "hashed stem"
+    """What `group` keeps together, in the words of the rule."""
+    test_fraction: ClassVar[float] = 0.1
+    val_fraction: ClassVar[float] = 0.1
+    unpaired_allowed: ClassVar[bool] = False
+    """Images without a mask are a known fact of the published archive and left out, instead of being an error."""
+    native_side: ClassVar[int | None] = None
+    """Side of the images where the original ones are all square and of one size."""
+
+    def __init__(self, options: DataOptions | None = None) -> None:
+        super().__init__(options)
+        if self.options.split_rule not in self.split_rules:
+            known = ", ".join(self.split_rules)
+            raise DatasetError(f"{self.name} has no split rule {self.options.split_rule!r} (choose from {known})")
+
+    @abstractmethod
+    def layouts(self) -> tuple[Layout, ...]:
+        """The layouts that are recognised."""
+
+    @abstractmethod
+    def decode_mask(self, path: Path) -> decoding.Array:
+        """The mask as class indices, (H, W) uint8."""
+
+    def locate(self, data_root: Path) -> Path:
+        if not data_root.is_dir():
+            raise DatasetError(f"no folder {data_root}; {self._how_to_get()}")
+        known = {plain(name) for name in self.folders}
+        named = [path for path in subfolders(data_root) if plain(path.name) in known]
+        candidates = [data_root] if recognise(data_root, self.layouts()) else []
+        for folder in named:
+            candidates += self.inside(folder)
+        if not candidates:
+            distinctive = [layout for layout in self.layouts() if layout.distinctive]
+            candidates = [path for path in subfolders(data_root) if recognise(path, distinctive)]
+        if not candidates:
+            tried = ", ".join(str(data_root / name) for name in self.folders)
+            raise DatasetError(f"no {self.title} in {data_root} (tried {tried}); {self._how_to_get()}")
+        if len(candidates) > 1:
+            found = " and ".join(str(path) for path in candidates)
+            raise DatasetError(
+                f"{self.title} is there more than once: {found}; choose with --dataset-root {self.name}=PATH"
+            )
+        return candidates[0]
+
+    def inside(self, folder: Path) -> list[Path]:
+        """``folder`` itself, or what lies in a known layout up to three levels below it, whatever it is called."""
+        level = [folder]
+        for _ in range(4):
+            found = [path for path in level if recognise(path, self.layouts())]
+            if found:
+                return found
+            level = [inner for path in level for inner in subfolders(path)]
+        return []
+
+    def _how_to_get(self) -> str:
+        return f"get it: {self.source}; or try --protocol demo, which needs no data"
+
+    def layout_at(self, root: Path) -> Layout:
+        """The layout of ``root``.
+
+        Raises:
+            DatasetError: none, or several at once.
+        """
+        found = recognise(root, self.layouts())
+        if not found:
+            names = ", ".join(layout.name for layout in self.layouts())
+            raise DatasetError(f"{root} has none of the layouts of {self.title} ({names}); {self._how_to_get()}")
+        if len(found) > 1:
+            names = " and ".join(layout.name for layout in found)
+            raise DatasetError(f"{root} has two layouts of {self.title} at once: {names}; move one of them away")
+        return found[0]
+
+    def splits(self, root: Path) -> Splits:
+        layout = self.layout_at(root)
+        parts = layout.parts_at(root)
+        left_out = self._refuse_unpaired(parts)
+        pairs = _unique_stems({name: part.pairs for name, part in parts.items()}, root)
+        train, val, test, rule = self.arrange(pairs, root=root, layout=layout)
+        for name, part in {"train": train, "val": val, **test}.items():
+            if not part:
+                raise DatasetError(f"{root}: the {name} split of {self.title} is empty; unpack the archive again")
+        if left_out:
+            rule += f"; {left_out} images without a mask left out"
+        note = self._note(root, [*train, *val, *(pair for part in test.values() for pair in part)])
+        return Splits(train=train, val=val, test=test, layout=layout.name, rule=rule, note=note)
+
+    def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
+        """Parts -> (train, val, test splits, rule): official parts stay, the missing are carved, val from train."""
+        seed = self.options.split_seed
+        if "all" in parts:
+            everything = parts["all"]
+            rest, tested = splitting.carve(
+                everything, count=splitting.share(len(everything), self.test_fraction), seed=seed, group=self.group
+            )
+            train, val = splitting.carve(
+                rest, count=splitting.share(len(everything), self.val_fraction), seed=seed, group=self.group
+            )
+            return (
+                train,
+                val,
+                {"test": tested},
+                f"carved (seed {seed}, {len(tested)} test and {len(val)} val by {self.carved_by})",
+            )
+        test = {name: parts.get(name, ()) for name in self.test_splits}
+        if parts.get("val"):
+            return parts["train"], parts["val"], test, _WHOSE_SPLITS.get(layout.name, "official")
+        train, val, rule = self.carve_val(parts["train"])
+        return train, val, test, f"{_WHOSE_SPLITS.get(layout.name, 'official')} test; {rule}"
+
+    def split_by_list(self, pairs: Sequence[Pair], name: str) -> Arranged | None:
+        """Test images by a committed list of stems, validation carved from the rest; None where none is there."""
+        listed = lists.committed(name)
+        tested = tuple(pair for pair in pairs if pair.stem.casefold() in listed)
+        if not tested:
+            return None
+        train, val, rule = self.carve_val([pair for pair in pairs if pair.stem.casefold() not in listed])
+        there = str(len(tested)) if len(tested) == len(listed) else f"{len(tested)} of its {len(listed)}"
+        return train, val, {"test": tested}, f"PraNet's test images by stem ({there}); {rule}"
+
+    def carve_val(self, pairs: Sequence[Pair]) -> tuple[Pairs, Pairs, str]:
+        """Validation from training images, as (train, val, rule in words)."""
+        seed = self.options.split_seed
+        if not pairs:
+            raise DatasetError(f"the train split of {self.title} is empty; unpack the archive again")
+        train, val = splitting.carve(
+            pairs, count=splitting.share(len(pairs), self.val_fraction), seed=seed, group=self.group
+        )
+        return train, val, f"val carved (seed {seed}, {len(val)} of {len(pairs)} train images by {self.carved_by})"
+
+    def group(self, pair: Pair) -> str:
+        """Pairs of one group are never split."""
+        return splitting.own_stem(pair)
+
+    def _refuse_unpaired(self, parts: Mapping[str, Paired]) -> int:
+        unpaired = [path for part in parts.values() for path in part.unpaired_images]
+        if unpaired and not self.unpaired_allowed:
+            raise DatasetError(
+                f"{len(unpaired)} images of {self.title} have no mask, first {unpaired[0]}; unpack the archive again"
+            )
+        return len(unpaired)
+
+    def _note(self, root: Path, pairs: Sequence[Pair]) -> str:
+        """How these files differ from the published benchmark: generated, fewer images, one square size."""
+        if (root / SAMPLE_MARKER).exists():
+            return "generated sample"
+        notes = []
+        published = sum(self.published_sizes.values())
+        if published and len(pairs) < published:
+            notes.append(f"{len(pairs)} of {published}")
+        side = _common_side(pairs)
+        if side is not None and side != self.native_side:
+            notes.append(f"{side} px copy")
+        return ", ".join(notes)
+
+    def read(self, pair: Pair) -> Sample:
+        mask = self.decode_mask(pair.mask)
+        image = decoding.read_image(pair.image, stored_size=(mask.shape[1], mask.shape[0]))
+        image = decoding.fit(image, mask, path=pair.image)
+        return Sample(image=np.ascontiguousarray(image), mask=np.ascontiguousarray(mask))
+
+
+def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
+    """Where two parts number their files alike, the part's name goes before every stem."""
+    for name, pairs in parts.items():
+        stems = [pair.stem.casefold() for pair in pairs]
+        if len(set(stems)) < len(stems):
+            twice = next(pair for pair in pairs if stems.count(pair.stem.casefold()) > 1)
+            raise DatasetError(f"{root}: two images of {name} have the stem {twice.stem!r}; remove or rename one")
+    every = [pair.stem.casefold() for pairs in parts.values() for pair in pairs]
+    if len(set(every)) == len(every):
+        return dict(parts)
+    return {
+        name: tuple(Pair(stem=f"{name}_{pair.stem}", image=pair.image, mask=pair.mask) for pair in pairs)
+        for name, pairs in parts.items()
+    }
+
+
+def _common_side(pairs: Sequence[Pair]) -> int | None:
+    """The side that all images have in common, if they are square: the mark of a resized copy. Looks at 64 files."""
+    sizes = set()
+    for pair in pairs[:: max(1, len(pairs) // _SIZES_LOOKED_AT)]:
+        try:
+            with Image.open(pair.image) as image:
+                sizes.add(image.size)
+        except OSError:
+            continue  # `read` says which file is unreadable
+        if len(sizes) > 1:
+            return None
+    if len(sizes) != 1:
+        return None
+    width, height = sizes.pop()
+    return width if width == height else None

@@ -1,0 +1,181 @@
+"""How a start of a run ended when it could not say so itself, and the record of a run that is given up."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.dispatch.attempts import Attempt, End, attempts, close, log_path, state_folder
+from harness.dispatch.queue import Account, Accounting
+from harness.dispatch.sweeps import Planned
+from harness.records.schema import Code, Record, Run
+from harness.records.store import RecordStore
+
+MAX_CRASHES = 3
+"""A run whose process dies so often without a reason from outside is given up."""
+
+_STATES: dict[str, End] = {
+    "OUT_OF_MEMORY": "OOM",
+    "TIMEOUT": "TIMEOUT",
+    "DEADLINE": "TIMEOUT",
+    "PREEMPTED": "PREEMPTED",
+    "REQUEUED": "PREEMPTED",
+    "NODE_FAIL": "NODE_FAIL",
+    "BOOT_FAIL": "NODE_FAIL",
+    "CANCELLED": "CANCELLED",
+}
+_CODES: dict[End, Code] = {"OOM": "OOM", "TIMEOUT": "TIMEOUT", "interrupted": "TIMEOUT", "PREEMPTED": "PREEMPTED"}
+"""A run that was interrupted so often that it was given up was stopped at its time limit each time."""
+_MEMORY_LIMIT = re.compile(
+    r"exceeded (step|job) memory limit|exceeded memory limit|oom[_-]kill|out[ _]of[ _]memory", re.IGNORECASE
+)
+
+
+def end_from_state(state: str) -> End:
+    """SLURM's word for how a job ended as ours; ``lost`` where it says nothing that explains it."""
+    return _STATES.get(state.split()[0].rstrip("+") if state else "", "lost")
+
+
+def exceeded_memory(log: Path) -> bool:
+    """Whether SLURM wrote into a job's log that it was killed for its memory."""
+    try:
+        return bool(_MEMORY_LIMIT.search(log.read_text(encoding="utf-8", errors="replace")[-20_000:]))
+    except OSError:
+        return False
+
+
+def oom_kills() -> int:
+    """Processes that this machine's kernel, or this job's memory cgroup, has killed for memory so far."""
+    count = 0
+    for path, pattern in (
+        (Path("/proc/vmstat"), r"^oom_kill (\d+)"),
+        (_own_cgroup() / "memory.events", r"^oom_kill (\d+)"),
+    ):
+        try:
+            match = re.search(pattern, path.read_text(encoding="ascii"), re.MULTILINE)
+        except OSError:
+            continue
+        count += int(match[1]) if match else 0
+    return count
+
+
+def gpu_hours(starts: Sequence[Attempt], *, accounting: Accounting | None = None) -> tuple[float, str]:
+    """GPU-hours of all starts of a run, and where they come from: ``sacct``, or ``clock`` where accounting is off.
+
+    Starts outside a cluster are always measured by our own clock. The last start may still run.
+    """
+    jobs = {start.holder.job for start in starts if start.holder.job}
+    own = [start for start in starts if not start.holder.job]
+    accounts: list[Account] | None = None
+    if jobs and accounting is not None:
+        accounts = accounting.history(jobs)
+    if accounts:
+        mine = [account for account in accounts if account.job in jobs]
+        if mine:
+            hours = sum(account.seconds / 3600 * account.gpus for account in mine)
+            return hours + sum(start.hours * start.gpus for start in own), "sacct"
+    return sum(start.hours * start.gpus for start in starts), "clock"
+
+
+def give_up(
+    results: Path,
+    run: Run,
+    *,
+    end: End,
+    detail: str,
+    starts: Sequence[Attempt],
+    environment: dict[str, str],
+    accounting: Accounting | None = None,
+) -> Record:
+    """Write the record of a run that cannot be finished; its checkpoint stays, so that a retry continues.
+
+    Args:
+        accounting: of the cluster that its starts ran on, which is asked for their GPU-hours.
+    """
+    hours, source = gpu_hours(starts, accounting=accounting)
+    record = Record(
+        run=run,
+        key=run.key,
+        code=_CODES.get(end, "ERROR"),
+        message=f"NODE_FAIL: {detail}" if end == "NODE_FAIL" else detail,
+        cost={"gpu_hours": hours},
+        environment={**environment, "gpu_hours_source": source},
+        attempts=max(1, len(starts)),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    RecordStore(results).write(record)
+    return record
+
+
+def judge(starts: Sequence[Attempt], *, limit: int, before: int = 0) -> tuple[End, str] | None:
+    """Whether a run without a record has to be given up after these starts, and why; None if it may be started again.
+
+    Args:
+        limit: highest attempt number allowed.
+        before: attempts up to this number belong to earlier submissions; their crashes do not count.
+    """
+    if not starts:
+        return None
+    last = starts[-1]
+    if last.end == "OOM":
+        return "OOM", last.detail or "killed for exceeding its memory limit"
+    if not last.end:
+        return None
+    crashes = [start for start in starts if start.end == "killed" and start.number > before]
+    if last.end == "killed" and len(crashes) >= MAX_CRASHES:
+        return "killed", f"its process died {len(crashes)} times: {last.detail}"
+    if last.number >= limit and last.end != "CANCELLED":
+        return last.end, f"started {len(starts)} times without finishing; the last start ended as {last.end}"
+    return None
+
+
+def settle(
+    results: Path,
+    run: Run,
+    *,
+    end: End,
+    detail: str,
+    planned: Planned,
+    environment: dict[str, str],
+    accounting: Accounting | None = None,
+) -> Record | None:
+    """Close a run's dead last start as ``end``, and write its record if it has to be given up.
+
+    Returns:
+        The record, None where the run may be started again.
+    """
+    folder = state_folder(results, run.key)
+    starts = attempts(folder)
+    if starts and not starts[-1].end:
+        close(folder, starts[-1], end, detail)
+        starts = attempts(folder)
+    verdict = judge(starts, limit=planned.limit, before=planned.before)
+    if verdict is None:
+        return None
+    return give_up(
+        results, run, end=verdict[0], detail=verdict[1], starts=starts, environment=environment, accounting=accounting
+    )
+
+
+def last_line(results: Path, key: str, number: int) -> str:
+    """The last line of a start's log, for a message."""
+    try:
+        text = log_path(state_folder(results, key), number).read_text(encoding="utf-8", errors="replace")[-4000:]
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def _own_cgroup() -> Path:
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return Path("/nonexistent")
+    for line in lines:
+        hierarchy, _, path = line.split(":", 2)
+        if hierarchy == "0":
+            return Path("/sys/fs/cgroup") / path.lstrip("/")
+    return Path("/nonexistent")

@@ -1,0 +1,94 @@
+"""Where runs go: this process, worker processes here, or a cluster. Built once from the command line. Free of torch."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from harness.dispatch.slurm.client.profile import ClusterProfile, load_profile
+from harness.errors import UsageError, did_you_mean
+
+EXECUTORS = ("inline", "local", "slurm")
+MAX_LOCAL_WORKERS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where runs go.
+
+    Args:
+        executor: ``inline``, ``local`` or ``slurm``.
+        devices: GPUs of this machine that runs may use, as ``CUDA_VISIBLE_DEVICES`` names them.
+        workers: runs at the same time.
+        threads: of one worker on a CPU.
+        profile: of the cluster; None for this machine.
+    """
+
+    executor: str
+    devices: tuple[str, ...] = ()
+    workers: int = 1
+    threads: int = 1
+    profile: ClusterProfile | None = None
+
+
+def place(
+    executor: str | None = None,
+    *,
+    workers: int | None = None,
+    cluster: str | None = None,
+    cluster_overrides: Mapping[str, Any] | None = None,
+) -> Place:
+    """Where the options of a command line send runs.
+
+    Args:
+        executor: None for worker processes here, or for the cluster if one is named.
+        workers: worker processes here; None for one a GPU, or one a core (at most four) on a machine without.
+        cluster: name or path of a profile.
+        cluster_overrides: ``--set cluster.KEY=VALUE``.
+
+    Raises:
+        UsageError: the options contradict each other, an unknown name, or a profile that `load_profile` refuses.
+    """
+    if cluster and executor not in (None, "slurm"):
+        raise UsageError(f"--cluster {cluster} and --executor {executor} contradict each other; give one of them")
+    if cluster_overrides and not cluster:
+        raise UsageError(f"--set cluster.{next(iter(cluster_overrides))} needs --cluster NAME")
+    name = "slurm" if cluster else executor or "local"
+    if name not in EXECUTORS:
+        raise UsageError(f"unknown executor {name!r}{did_you_mean(name, EXECUTORS)}")
+    if workers is not None and name != "local":
+        raise UsageError(f"--workers is for worker processes here, not for the executor {name}")
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers} must be at least 1")
+    if name == "slurm":
+        if not cluster:
+            raise UsageError("--executor slurm needs --cluster NAME (a profile in slurm/profiles, or the path of one)")
+        profile = load_profile(cluster, cluster_overrides)
+        return Place(executor=name, workers=profile.parallelism, profile=profile)
+    devices, cores = tuple(visible_gpus()), len(os.sched_getaffinity(0))
+    if name == "inline":
+        return Place(executor=name, devices=devices, threads=cores)
+    count = workers or len(devices) or min(MAX_LOCAL_WORKERS, cores)
+    return Place(executor=name, devices=devices, workers=count, threads=max(1, cores // count))
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them, without importing torch.
+
+    An index, a UUID (``GPU-…``) or a slice of one (``MIG-…``). Like CUDA, what is none of these, such as -1, ends the
+    list.
+    """
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        words = [word.strip() for word in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+        return list(takewhile(re.compile(r"\d+$|GPU-|MIG-").match, words))
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")] if listed.returncode == 0 else []
+    return [str(index) for index in range(len(lines))]

@@ -1,0 +1,70 @@
+"""What a cluster says of its jobs: a queue of tasks, and accounts of what ran. Plain data, whoever asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+ACTIVE = frozenset(
+    [
+        "PENDING",
+        "RUNNING",
+        "COMPLETING",
+        "CONFIGURING",
+        "REQUEUED",
+        "REQUEUE_HOLD",
+        "REQUEUE_FED",
+        "RESIZING",
+        "SIGNALING",
+        "SPECIAL_EXIT",
+        "STAGE_OUT",
+        "STOPPED",
+        "SUSPENDED",
+    ]
+)
+"""States in which something may still come of a job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One array task (or plain job) that the controller knows.
+
+    Args:
+        job: array job id and task, such as ``123_4``; ``123`` for a plain job.
+        state: SLURM's word, such as ``PENDING``.
+        reason: why it waits.
+        name: of the job. A controller that was killed may give the id of a job that it forgot to another.
+    """
+
+    job: str
+    state: str
+    reason: str = ""
+    name: str = ""
+
+    @property
+    def active(self) -> bool:
+        return self.state in ACTIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """One start of a task as accounting remembers it.
+
+    Args:
+        state: first word of SLURM's state, such as ``TIMEOUT``.
+        seconds: elapsed.
+        gpus: allocated.
+    """
+
+    job: str
+    state: str
+    seconds: float
+    gpus: int
+
+
+class Accounting(Protocol):
+    """Whoever remembers what ran."""
+
+    def history(self, jobs: Iterable[str]) -> list[Account] | None:
+        """Every start of these jobs, requeued ones included, oldest first; None where accounting is off."""

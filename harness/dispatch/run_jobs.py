@@ -1,0 +1,143 @@
+"""A plan run where it should be: the one function that the run verb calls of all this room.
+
+outcome = run_jobs(plan, place("local", workers=2), results=root)
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.dispatch.display import Display
+from harness.dispatch.executor import Executor, Submission
+from harness.dispatch.local import InlineExecutor, LocalExecutor
+from harness.dispatch.place import Place
+from harness.dispatch.run_states import INTERRUPTED, RunState
+from harness.dispatch.slurm.client.executor import SlurmExecutor
+from harness.errors import UsageError, did_you_mean
+from harness.planning.plan import Plan
+from harness.records.store import RecordStore
+
+RETRY_CLASSES = ("oom", "timeout", "preempted", "node_fail", "diverged", "no_data", "error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a plan.
+
+    Args:
+        submitted: True where runs go on without this process; then there is no table to print yet.
+        failed: key -> reason code or state of runs that have no success.
+    """
+
+    submitted: bool
+    failed: dict[str, str]
+
+
+def make_executor(where: Place, *, results: Path, request: str = "") -> Executor:
+    """The executor of a place; one on a cluster tells sweeps apart by ``request``.
+
+    Raises:
+        UsageError: no sbatch here.
+    """
+    if where.profile is not None:
+        return SlurmExecutor(results=results, profile=where.profile, request=request)
+    if where.executor == "inline":
+        return InlineExecutor(results=results)
+    return LocalExecutor(results=results, where=where)
+
+
+def run_jobs(
+    planned: Plan, where: Place, *, results: Path, wait: bool = False, retry: str | None = None, cancel: bool = False
+) -> Outcome:
+    """Run what is not finished, or cancel it; prints where runs go and how they fare.
+
+    On this machine, runs that failed before are started again; on a cluster only those that ``retry`` names, because a
+    queue is dear. Runs that were interrupted always continue.
+
+    Raises:
+        UsageError: what `make_executor` and `Executor.submit` raise.
+    """
+    chosen = make_executor(where, results=results, request=planned.request)
+    if cancel:
+        return _cancel(planned, chosen)
+    again = _to_retry(planned, results, retry, everything=not chosen.detached)
+    pending = [
+        job
+        for job in planned.jobs
+        if job.run.key not in planned.finished and (job.run.key not in planned.failed or job.run.key in again)
+    ]
+    left_out = {key: code for key, code in planned.failed.items() if key not in again}
+    if left_out:
+        classes = ",".join(sorted({code.lower() for code in left_out.values()}))
+        print(
+            f"{len(left_out)} runs failed before and are not started again; --retry {classes} does that",
+            file=sys.stderr,
+        )
+    if not pending:
+        return Outcome(submitted=False, failed=left_out)
+    print(chosen.describe(), file=sys.stderr)
+    submission = chosen.submit(pending, command=shlex.join(["python", "-m", "harness.run", *sys.argv[1:]]))
+    for key, who in list(submission.elsewhere.items())[:3]:
+        print(f"not submitted again: {key} {who}", file=sys.stderr)
+    if len(submission.elsewhere) > 3:
+        print(f"not submitted again: {len(submission.elsewhere) - 3} more", file=sys.stderr)
+    if chosen.detached:
+        _say_next(submission, results)
+        if not wait:
+            return Outcome(submitted=True, failed=left_out)
+    with Display(total=len(pending)) as display:
+        states = chosen.wait(submission, on_change=display.show)
+    _say_interrupted([state for state in states.values() if state.state == INTERRUPTED])
+    failed = {key: state.state for key, state in states.items() if state.state != "OK"}
+    return Outcome(submitted=False, failed={**left_out, **failed})
+
+
+def _say_next(submission: Submission, results: Path) -> None:
+    if submission.keys:
+        jobs = ", ".join(submission.job_ids)
+        print(f"sweep {submission.sweep}: {len(submission.keys)} runs submitted (jobs {jobs})")
+    else:
+        print("nothing to submit: every run is finished, queued or running")
+    print(f"watch:  python -m harness.status --results {results} --watch")
+    print("cancel: the same command with --cancel")
+
+
+def _say_interrupted(runs: Sequence[RunState]) -> None:
+    if not runs:
+        return
+    names = "; ".join(f"{run.variant} on {run.benchmark}, seed {run.seed}" for run in runs[:3])
+    more = f"; and {len(runs) - 3} more" if len(runs) > 3 else ""
+    print(f"{len(runs)} interrupted: {names}{more}; run the same command again to go on", file=sys.stderr)
+
+
+def _cancel(planned: Plan, executor: Executor) -> Outcome:
+    if not isinstance(executor, SlurmExecutor):
+        raise UsageError("--cancel needs --cluster NAME; a local run is stopped with Ctrl-C")
+    cancelled = executor.cancel([job.run.key for job in planned.jobs])
+    print(
+        f"cancelled {len(cancelled)} jobs"
+        if cancelled
+        else "nothing to cancel: no job that this command submitted is queued or running"
+    )
+    return Outcome(submitted=True, failed={})
+
+
+def _to_retry(planned: Plan, results: Path, retry: str | None, *, everything: bool) -> set[str]:
+    """Keys of failed runs that are to be started again."""
+    if retry is None:
+        return set(planned.failed) if everything else set()
+    wanted = {word.strip().lower().replace("-", "_") for word in retry.split(",") if word.strip()}
+    for word in wanted - set(RETRY_CLASSES) - {"all"}:
+        raise UsageError(f"--retry: unknown class {word!r}{did_you_mean(word, (*RETRY_CLASSES, 'all'))}")
+    store = RecordStore(results)
+    chosen = set()
+    for key, code in planned.failed.items():
+        record = store.summary(key)
+        node_failed = record is not None and record.message.startswith("NODE_FAIL")
+        if "all" in wanted or ("node_fail" if node_failed else code.lower()) in wanted:
+            chosen.add(key)
+    return chosen

@@ -1,0 +1,245 @@
+"""The state of every run below a results folder, from records, attempts, sweeps and the cluster's queue. Reads only."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.dispatch.attempts import LEASE_SECONDS, Attempt, attempts, log_path, state_folder
+from harness.dispatch.queue import Task
+from harness.dispatch.sweeps import Chunk, Sweep, read_chunks, read_sweeps, settles
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+
+FINISHED = "OK"
+RUNNING = "running"
+QUEUED = "queued"
+WAITING = "waiting"
+INTERRUPTED = "interrupted"
+CANCELLED = "cancelled"
+LOST = "lost"
+"""States besides the reason codes of records. ``waiting``: planned here, not started yet. ``queued``: on the cluster.
+``interrupted``: stopped or killed, continues when the same command is given again. ``lost``: its job ended before the
+worker began."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """Where one run is.
+
+    Args:
+        state: a reason code of a record, or one of the words above.
+        message: why.
+        attempts: starts so far.
+        sweep: the last sweep that has it, empty for a record without one.
+        task: its job on the cluster.
+        started, seconds: of the last start (seconds since the epoch), and how long it ran.
+        done: share of its epochs, 0 to 1.
+        stage: what it does now, in words; empty unless it runs.
+        log: of the last start, None where there is none.
+    """
+
+    key: str
+    method: str
+    variant: str
+    benchmark: str
+    backbone: str
+    protocol: str
+    seed: int
+    state: str
+    message: str = ""
+    attempts: int = 0
+    sweep: str = ""
+    task: str = ""
+    started: float = 0.0
+    seconds: float = 0.0
+    done: float = 0.0
+    stage: str = ""
+    log: Path | None = None
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether something is still to come without anybody's doing."""
+        return self.state in (RUNNING, QUEUED, WAITING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """All runs, in the order of their first submission.
+
+    Args:
+        runs: by key.
+        sweeps: by id.
+        problems: unreadable records.
+        note: what could not be seen.
+    """
+
+    runs: dict[str, RunState]
+    sweeps: dict[str, Sweep]
+    problems: dict[Path, str]
+    note: str = ""
+
+
+def survey(
+    results: Path,
+    *,
+    tasks: Mapping[str, Task] | None = None,
+    cluster: str = "",
+    keys: Iterable[str] | None = None,
+    note: str = "",
+) -> Survey:
+    """Look at everything once.
+
+    Args:
+        tasks: the cluster's queue (`Slurm.tasks`), None where it cannot be asked or nobody needs it.
+        cluster: the name of that cluster, empty where nobody knows; it says nothing about open sweeps on others.
+        keys: only these runs.
+        note: passed through.
+    """
+    wanted = None if keys is None else set(keys)
+    sweeps = {sweep.id: sweep for sweep in read_sweeps(results)}
+    latest: dict[str, tuple[Chunk, int]] = {}
+    for chunk in read_chunks(results):
+        for index, run in enumerate(chunk.runs):
+            if wanted is None or run.key in wanted:
+                latest[run.key] = (chunk, index)
+    store = RecordStore(results)
+    if wanted is None:
+        found, problems = store.summaries()
+        records = {record.key: record for record in found}
+    else:
+        problems = {}
+        records = {key: record for key in wanted if (record := store.find(key)) is not None}
+    runs = {}
+    for key, (chunk, index) in latest.items():
+        sweep = sweeps.get(chunk.sweep)
+        asked = not cluster or sweep is None or sweep.cluster in ("", cluster) or bool(chunk.closed)
+        runs[key] = _state(results, chunk, index, records.get(key), sweep, tasks if asked else None)
+    for key, record in records.items():
+        if key not in runs:
+            runs[key] = _of_record(record)
+    return Survey(runs=runs, sweeps=sweeps, problems=problems, note=note)
+
+
+def _of_record(record: Record) -> RunState:
+    run = record.run
+    return RunState(
+        key=record.key,
+        method=run.method,
+        variant=run.variant,
+        benchmark=run.benchmark,
+        backbone=run.backbone,
+        protocol=run.protocol,
+        seed=run.seed,
+        state=record.code,
+        message=record.message,
+        attempts=record.attempts,
+        seconds=record.cost.get("wall_time_s", 0.0),
+        done=1.0 if record.code == "OK" else 0.0,
+    )
+
+
+def _state(
+    results: Path,
+    chunk: Chunk,
+    index: int,
+    record: Record | None,
+    sweep: Sweep | None,
+    tasks: Mapping[str, Task] | None,
+) -> RunState:
+    run = chunk.runs[index]
+    task = chunk.task(index) if sweep is not None and sweep.executor == "slurm" else ""
+    folder = state_folder(results, run.key)
+    settled = record is not None and settles(record, replaces=run.replaces)
+    starts = [] if settled else attempts(folder)
+    last = starts[-1] if starts else None
+    if settled:
+        assert record is not None
+        state, message = str(record.code), record.message
+    else:
+        state, message = _unfinished(chunk, index, task, last, sweep, tasks)
+    seconds = record.cost.get("wall_time_s", 0.0) if settled and record else 3600 * last.hours if last else 0.0
+    number = last.number if last else record.attempts if record else 0
+    done, stage = _progress(folder) if state == RUNNING else (1.0 if state == FINISHED else 0.0, "")
+    return RunState(
+        key=run.key,
+        method=run.method,
+        variant=run.variant,
+        benchmark=run.benchmark,
+        backbone=run.backbone,
+        protocol=run.protocol,
+        seed=run.seed,
+        state=state,
+        message=message,
+        attempts=number,
+        sweep=chunk.sweep,
+        task=task,
+        started=last.started if last else 0.0,
+        seconds=seconds,
+        done=done,
+        stage=stage,
+        log=log_path(folder, number) if number else None,
+    )
+
+
+def _unfinished(
+    chunk: Chunk,
+    index: int,
+    task: str,
+    last: Attempt | None,
+    sweep: Sweep | None,
+    tasks: Mapping[str, Task] | None,
+) -> tuple[str, str]:
+    on_cluster = chunk.on_cluster(tasks, index) if tasks is not None and task else None
+    if last is not None and not last.end:
+        alive = last.live()
+        if alive is None:  # elsewhere: the cluster knows best, else the last sign of life
+            recent = time.time() - last.seen < LEASE_SECONDS
+            alive = on_cluster.state == "RUNNING" if on_cluster is not None else recent and not _gone(last, tasks)
+        if alive:
+            return RUNNING, f"on {last.holder.host}"
+    if on_cluster is not None and on_cluster.active:
+        return QUEUED, on_cluster.reason if on_cluster.state == "PENDING" else on_cluster.state.lower()
+    if chunk.closed == "cancelled" or chunk.ends.get(chunk.runs[index].key) == "CANCELLED":
+        return CANCELLED, "on request"
+    if last is not None and last.end == "CANCELLED" and last.holder.job == task:
+        return CANCELLED, last.detail
+    submitting = sweep is not None and bool(sweep.submitter.alive())
+    if sweep is not None and sweep.executor != "slurm":
+        if submitting and not chunk.closed:
+            return WAITING, ""
+    elif not chunk.job:
+        return (WAITING, "being submitted") if submitting and not chunk.closed else (INTERRUPTED, "never submitted")
+    elif tasks is None:
+        return QUEUED, "the cluster was not asked"
+    if last is None:
+        if task and chunk.job:
+            return LOST, f"job {task} ended before the worker began; see its log"
+        return INTERRUPTED, "not started"
+    return INTERRUPTED, last.detail or last.end or "its process is gone"
+
+
+def _gone(last: Attempt, tasks: Mapping[str, Task] | None) -> bool:
+    """The cluster was asked and does not know the holder's job any more."""
+    return tasks is not None and bool(last.holder.job) and last.holder.job not in tasks
+
+
+def _progress(folder: Path) -> tuple[float, str]:
+    """The share of epochs done and the stage in words, from the file that the run's process writes."""
+    try:
+        content = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        if content["stage"] != "training":
+            return 1.0, str(content["stage"])  # merging and testing come after the last epoch
+        epoch, epochs = int(content["epoch"]), int(content["epochs"])
+        step, steps = int(content["step"]), max(1, int(content["steps"]))
+        loss = content.get("loss", math.nan)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0, ""
+    words = f"epoch {epoch} of {epochs}, update {step} of {steps}"
+    if isinstance(loss, float) and math.isfinite(loss):
+        words += f", loss {loss:.3f}"
+    return min(1.0, (epoch - 1 + step / steps) / epochs), words

@@ -1,0 +1,290 @@
+"""Runs on a SLURM cluster: one job array for each resource shape, through submitit.
+
+The intent is on disk before sbatch, under a name that nothing else has. Nothing has to happen after sbatch for the jobs to
+run: a task finds its job in the intent by its array index. So a submitter that dies at any point loses nothing, and the next
+one asks the cluster for the name before it submits anything.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.dispatch.attempt_end import give_up
+from harness.dispatch.attempts import LEASE_SECONDS, Held, Holder, Lease, attempts, state_folder
+from harness.dispatch.executor import Executor, ShowStates, Submission
+from harness.dispatch.heartbeat import beating
+from harness.dispatch.queue import Task
+from harness.dispatch.run_states import INTERRUPTED, LOST, RunState, survey
+from harness.dispatch.slurm.client.client import Refused, Slurm, Unreachable, one_line, patiently
+from harness.dispatch.slurm.client.profile import ClusterProfile, Shape, as_data
+from harness.dispatch.slurm.client.reconcile import is_own, reconcile
+from harness.dispatch.slurm.client.sbatch import array_of, refusal
+from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, writing
+from harness.dispatch.sweeps import (
+    Chunk,
+    Limits,
+    Sweep,
+    create_chunk,
+    job_log,
+    read_chunks,
+    read_sweep,
+    sweeps_folder,
+)
+from harness.errors import UsageError
+from harness.records.schema import content_hash
+
+if TYPE_CHECKING:
+    from harness.planning.job import Job
+
+POLL_S = 2.0
+
+
+class SlurmExecutor(Executor):
+    """Submits job arrays and, if asked to wait, submits again what the cluster ended.
+
+    Args:
+        profile: what a job asks for.
+        request: identity of the grid that the command asks for; empty takes the runs of each call for the whole of it.
+    """
+
+    name: ClassVar[str] = "slurm"
+    detached: ClassVar[bool] = True
+
+    def __init__(self, *, results: Path, profile: ClusterProfile, request: str = "") -> None:
+        super().__init__(results=results)
+        self.profile = profile
+        self.request = request
+        self.slurm = Slurm(patience_s=profile.patience_seconds)
+        self.slurm.require()
+        self._jobs: dict[str, Job] = {}
+        self._limits: dict[str, Limits] = {}
+        self._submissions: Counter[str] = Counter()
+        self._origin = {"command": "", "request": request}
+
+    def describe(self) -> str:
+        partition = self.profile.partition or "its default partition"
+        return f"slurm: profile {self.profile.name}, {partition}, at most {self.profile.parallelism} runs at once"
+
+    def submit(self, jobs: Sequence[Job], *, command: str = "") -> Submission:
+        self._jobs |= {job.run.key: job for job in jobs}
+        self._origin = {"command": command, "request": self._request_of(job.run.key for job in jobs)}
+        return self._submit(jobs)
+
+    def _submit(self, jobs: Sequence[Job]) -> Submission:
+        shapes = self._by_shape(jobs)  # a wrong profile is found before anything is written
+        with writing(self.results), self._alone():
+            tasks = reconcile(self.results, self.slurm)
+            elsewhere = self._elsewhere(tasks, {job.run.key for job in jobs})
+            wanted = {shape: [job for job in group if job.run.key not in elsewhere] for shape, group in shapes.items()}
+            keys = tuple(job.run.key for group in wanted.values() for job in group)
+            if not keys:
+                return Submission(sweep="", keys=(), elsewhere=elsewhere)
+            limits = attempt_limits(self.results, keys, allowed=self.profile.max_attempts) | {
+                key: limit for key, limit in self._limits.items() if key in keys
+            }
+            self._limits |= limits
+            chunks = self._write_intent(wanted, limits)
+            self._submissions.update(keys)
+            job_ids = []
+            for chunk in chunks:
+                try:
+                    job_ids.append(self._sbatch(chunk).job)
+                except Unreachable:
+                    raise  # whether it was submitted is not known; the next command finds out
+                except UsageError as error:
+                    for unsent in chunks[len(job_ids) :]:
+                        unsent.close("abandoned")
+                    raise UsageError(refusal(error, chunks, job_ids)) from error
+        return Submission(sweep=chunks[0].sweep, keys=keys, elsewhere=elsewhere, job_ids=tuple(job_ids))
+
+    def wait(self, submission: Submission, *, on_change: ShowStates | None = None) -> Mapping[str, RunState]:
+        """As `Executor.wait`; runs that the cluster ended (preempted without requeue, lost with their node, out of time, gone
+        before their worker began) are submitted again, ``max_attempts`` times at most."""
+        keys = [*submission.keys, *submission.elsewhere]
+        while True:
+            names = (chunk.name for chunk in read_chunks(self.results, open_only=True))
+            runs = self._survey(keys, self.slurm.tasks(names))
+            if on_change is not None:
+                on_change(runs)
+            if not any(run.unsettled for run in runs.values()):
+                with self._alone():
+                    tasks = reconcile(self.results, self.slurm)
+                    self._give_up_spent(self._survey(keys, tasks))
+                runs = self._survey(keys, tasks)
+                again = [self._jobs[run.key] for run in runs.values() if self._ended_by_cluster(run)]
+                if not again:
+                    if on_change is not None:
+                        on_change(runs)
+                    return runs
+                print(f"{len(again)} runs were ended by the cluster; submitting them again", file=sys.stderr)
+                self._submit(again)
+            time.sleep(POLL_S)
+
+    def cancel(self, keys: Sequence[str]) -> list[str]:
+        """Cancel the queued and running jobs of the sweeps that the request for these runs made, and say what other sweeps
+        have of them; returns the names of the cancelled jobs."""
+        request, wanted = self._request_of(keys), set(keys)
+        cancelled: list[str] = []
+        whole: list[str] = []
+        left: dict[str, list[str]] = {}
+        with self._alone():
+            tasks = reconcile(self.results, self.slurm)
+            for chunk in read_chunks(self.results, open_only=True):
+                chunk = chunk.found_in(tasks)
+                sweep = read_sweep(chunk.path.parent)
+                active = {
+                    task.job: run.key
+                    for index, run in enumerate(chunk.runs)
+                    if (task := chunk.on_cluster(tasks, index)) is not None and task.active
+                }
+                if active and sweep.request == request and is_own(sweep, self.slurm):
+                    whole.append(chunk.job)
+                    chunk.close("cancelled")
+                    cancelled += active
+                else:
+                    left.setdefault(sweep.id, []).extend(job for job, key in active.items() if key in wanted)
+            self.slurm.cancel(whole)
+        for sweep_id, jobs in left.items():
+            if jobs:
+                print(self._left(read_sweep(sweeps_folder(self.results) / sweep_id), jobs), file=sys.stderr)
+        return cancelled
+
+    def _left(self, sweep: Sweep, jobs: Sequence[str]) -> str:
+        """What `cancel` says of another sweep's jobs."""
+        if sweep.user not in ("", self.slurm.user):
+            who = f"user {sweep.user} submitted, who cancels it with"
+        else:
+            who = "another command submitted; cancel it with"
+        how = f"{sweep.command} --cancel" if sweep.command and sweep.request else f"scancel {' '.join(jobs)}"
+        return f"left: {len(jobs)} jobs of these runs, of sweep {sweep.id}, which {who}: {how}"
+
+    def _request_of(self, keys: Iterable[str]) -> str:
+        return self.request or content_hash(sorted(keys))
+
+    def _survey(self, keys: Sequence[str], tasks: Mapping[str, Task]) -> Mapping[str, RunState]:
+        return survey(self.results, tasks=tasks, keys=keys, cluster=self.slurm.cluster()).runs
+
+    def _ended_by_cluster(self, run: RunState) -> bool:
+        return run.state in (INTERRUPTED, LOST) and run.key in self._jobs
+
+    def _give_up_spent(self, runs: Mapping[str, RunState]) -> None:
+        """Write the record of runs that were submitted as often as they may be: starts of a worker are bounded elsewhere, but
+        a job that dies before its worker begins counts as none."""
+        for run in runs.values():
+            count = self._submissions[run.key]
+            if not self._ended_by_cluster(run) or count < self.profile.max_attempts:
+                continue
+            sweep = sweeps_folder(self.results) / run.sweep
+            detail = f"submitted {count} times without finishing; {run.message} ({job_log(sweep, run.task)})"
+            give_up(
+                self.results,
+                self._jobs[run.key].run,
+                end="lost",
+                detail=detail,
+                starts=attempts(state_folder(self.results, run.key)),
+                environment=read_sweep(sweep).environment,
+                accounting=self.slurm,
+            )
+
+    def _by_shape(self, jobs: Sequence[Job]) -> dict[Shape, list[Job]]:
+        groups: dict[Shape, list[Job]] = {}
+        for job in jobs:
+            groups.setdefault(self.profile.shape(job.run.backbone), []).append(job)
+        return groups
+
+    def _elsewhere(self, tasks: Mapping[str, Task], keys: set[str]) -> dict[str, str]:
+        """Runs that are queued or running already, and where."""
+        found = {}
+        for chunk in read_chunks(self.results, open_only=True):
+            chunk = chunk.found_in(tasks)
+            for index, run in enumerate(chunk.runs):
+                task = chunk.on_cluster(tasks, index)
+                if run.key in keys and task is not None and task.active:
+                    user = read_sweep(chunk.path.parent).user
+                    whose = "" if user in ("", self.slurm.user) else f" of {user}"
+                    found[run.key] = f"is {task.state.lower()} as job {task.job} of sweep {chunk.sweep}{whose}"
+        for key in keys - found.keys():
+            starts = attempts(state_folder(self.results, key))
+            if starts and starts[-1].live():
+                found[key] = f"runs in process {starts[-1].holder.pid} on {starts[-1].holder.host}"
+        return found
+
+    def _write_intent(self, wanted: Mapping[Shape, list[Job]], limits: Mapping[str, Limits]) -> list[Chunk]:
+        everything = [job for group in wanted.values() for job in group]
+        folder = Path(self.profile.snapshot_folder) if self.profile.snapshot_folder else self.results / "snapshots"
+        frozen, everything = freeze(folder.absolute(), everything)
+        frozen_jobs = {job.run.key: job for job in everything}
+        settings = {
+            **as_data(self.profile),
+            "user": self.slurm.user,
+            "cluster": self.slurm.cluster(),
+            "request": self._origin["request"],
+        }
+        _, place = begin_sweep(
+            self.results, executor=self.name, command=self._origin["command"], frozen=frozen, settings=settings
+        )
+        (place / "logs").mkdir()
+        largest = min(self.profile.max_array_size, (self.slurm.max_array_size() or 1001) - 1)
+        chunks: list[Chunk] = []
+        for shape, group in wanted.items():
+            for start in range(0, len(group), largest):
+                part = [frozen_jobs[job.run.key] for job in group[start : start + largest]]
+                data = {**asdict(shape), "gpus": shape.gpus}
+                chunks.append(create_chunk(place, number=len(chunks), jobs=part, shape=data, limits=limits))
+        self._frozen = frozen
+        return chunks
+
+    def _sbatch(self, chunk: Chunk) -> Chunk:
+        """Submit a chunk, once: where the controller's answer is lost, it is asked for the name before another try."""
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        executor = array_of(chunk, self.profile, self._frozen)
+        tried = False
+
+        def ask() -> str:
+            nonlocal tried
+            if tried and (known := self.slurm.ids_by_name([chunk.name])):
+                return known[chunk.name]
+            tried = True
+            try:
+                return str(executor.begin().job_id)
+            except (FailedJobError, FailedSubmissionError) as error:
+                raise Refused(one_line("sbatch", str(error))) from error
+
+        job = patiently(ask, patience_s=self.profile.patience_seconds, say=lambda line: print(line, file=sys.stderr))
+        return chunk.answered(job)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One submitter at a time for one results folder; a dead one is replaced."""
+        folder = sweeps_folder(self.results) / ".submitting"
+        deadline = time.monotonic() + self.profile.patience_seconds
+        told = False
+        while True:
+            try:
+                lease = Lease.acquire(folder, holder=Holder.here(), lease_s=LEASE_SECONDS)
+                break
+            except Held as held:
+                if time.monotonic() > deadline:
+                    raise UsageError(
+                        f"another submission is under way here ({held}); try again when it is done"
+                    ) from held
+                if not told:
+                    print(f"waiting for another submission ({held})", file=sys.stderr)
+                    told = True
+                time.sleep(0.3)
+        try:
+            with beating(lease):
+                yield
+        finally:
+            lease.release("finished")
+            for number in range(max(1, lease.attempt.number - 20), lease.attempt.number):
+                for path in (folder / f"attempt.{number}.json", folder / f"attempt.{number}.end.json"):
+                    path.unlink(missing_ok=True)

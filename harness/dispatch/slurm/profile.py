@@ -1,0 +1,176 @@
+"""A cluster's profile: what a job asks SLURM for, as YAML that is validated before anything is submitted."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError, did_you_mean
+from harness.validation import from_mapping
+from harness.yaml_files import read_yaml
+
+PROFILES = Path(__file__).parents[3] / "slurm" / "profiles"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What one job asks for; runs of one shape go into one array.
+
+    Args:
+        account, partition, qos, gres, constraint: as in sbatch, empty for the cluster's default.
+        gpus_per_run: tasks of a run, each with one GPU where ``gres`` asks for GPUs; more than one trains with torch.distributed.
+        cpus: CPUs of a task.
+        mem: memory of a node's share, such as ``32G``; empty for the cluster's default.
+        time: time limit, such as ``90`` (minutes), ``4:00:00``, ``2h`` or ``1-12:00:00``.
+    """
+
+    account: str = ""
+    partition: str = ""
+    qos: str = ""
+    gres: str = ""
+    constraint: str = ""
+    gpus_per_run: int = 1
+    cpus: int = 8
+    mem: str = ""
+    time: str = "4:00:00"
+
+    def __post_init__(self) -> None:
+        minutes(self.time)
+        if self.gpus_per_run < 1 or self.cpus < 1:
+            raise ValueError("gpus_per_run and cpus must be at least 1")
+        if self.mem and not re.fullmatch(r"\d+[KMGT]?", self.mem):
+            raise ValueError(f"mem={self.mem!r} is not a number with K, M, G or T, such as 32G")
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one job."""
+        for part in self.gres.split(","):
+            kind, *rest = part.split(":")
+            if kind == "gpu":
+                return int(rest[-1]) if rest and rest[-1].isdigit() else 1
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterProfile(Shape):
+    """A cluster: the default shape of a job, and how jobs are submitted and kept alive.
+
+    Args:
+        name: of the profile.
+        parallelism: jobs of one array that may run at once (``%N``).
+        max_array_size: largest array; the cluster's MaxArraySize if that is smaller.
+        setup: shell lines before the job (``module load cuda``).
+        python: interpreter on the compute node; empty for the one that submits.
+        snapshot_folder: where frozen copies of the code go; empty for ``RESULTS/snapshots``. Must be seen by compute nodes.
+        signal_seconds: the job is warned this long before its time limit, writes a checkpoint and asks to be queued again.
+        max_attempts: how often a submission may start a run, and ``--wait`` may submit it; after that it is recorded as
+            TIMEOUT, PREEMPTED or ERROR.
+        lease_seconds: a worker on another machine without sign of life for so long is dead.
+        patience_seconds: how long to wait for a slurmctld that does not answer.
+        extra: further sbatch options, such as ``{mail-type: END}``; ``true`` for one without a value.
+        shapes: backbone -> fields of `Shape` that differ for it.
+    """
+
+    name: str
+    parallelism: int = 64
+    max_array_size: int = 1000
+    setup: tuple[str, ...] = ()
+    python: str = ""
+    snapshot_folder: str = ""
+    signal_seconds: int = 120
+    max_attempts: int = 10
+    lease_seconds: float = 90.0
+    patience_seconds: float = 300.0
+    extra: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for number in ("parallelism", "max_array_size", "signal_seconds", "max_attempts"):
+            if getattr(self, number) < 1:
+                raise ValueError(f"{number} must be at least 1")
+        if not 1 <= self.lease_seconds < math.inf:
+            raise ValueError(
+                f"lease_seconds={self.lease_seconds:g} must be at least 1, or workers that live count as dead"
+            )
+        if not 0 <= self.patience_seconds < math.inf:
+            raise ValueError(f"patience_seconds={self.patience_seconds:g} must not be negative or endless")
+
+    def shape(self, backbone: str) -> Shape:
+        """The shape of a run on ``backbone``.
+
+        Raises:
+            UsageError: unknown key or wrong value in ``shapes``.
+        """
+        own = {f.name: getattr(self, f.name) for f in fields(Shape)}
+        return from_mapping(
+            Shape, {**own, **self.shapes.get(backbone, {})}, where=f"cluster profile {self.name}: shapes.{backbone}"
+        )
+
+
+def profile_names() -> list[str]:
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> ClusterProfile:
+    """Read ``slurm/profiles/NAME.yaml``, or a path that ends in ``.yaml``.
+
+    Args:
+        overrides: from ``--set cluster.time=2h``, without the ``cluster.``; they hold for every backbone.
+
+    Raises:
+        UsageError: no such profile, unreadable YAML, unknown key (with the nearest name), wrong value.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        if path == Path(name):
+            raise UsageError(f"cluster profile {path} does not exist")
+        raise UsageError(
+            f"unknown cluster {name!r}{did_you_mean(name, profile_names())}, or give the path of a .yaml file"
+        )
+    values = read_yaml(path, what="cluster profile", values_as_text=True) or {}
+    if not isinstance(values, dict):
+        raise UsageError(f"cluster profile {path} is not a mapping of keys to values")
+    overrides = dict(overrides or {})
+    values = {**values, **overrides, "name": path.stem}
+    profile = from_mapping(ClusterProfile, values, where=f"cluster profile {path.stem}")
+    shapes = {
+        backbone: {k: v for k, v in shape.items() if k not in overrides} for backbone, shape in profile.shapes.items()
+    }
+    profile = replace(profile, shapes=shapes)
+    for backbone in shapes:
+        profile.shape(backbone)
+    return profile
+
+
+def as_data(profile: ClusterProfile) -> dict[str, Any]:
+    """The profile as JSON-ready data, for a sweep."""
+    return {**asdict(profile), "setup": list(profile.setup)}
+
+
+def minutes(text: str) -> int:
+    """A time limit in minutes, rounded up; SLURM's forms (``M``, ``H:M:S``, ``M:S``, ``D-H[:M[:S]]``) and ``90m``, ``2h``, ``1d``.
+
+    Raises:
+        ValueError: none of these, or zero.
+    """
+    text = str(text).strip()
+    if match := re.fullmatch(r"(\d+)\s*([smhd])", text):
+        seconds = int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    elif match := re.fullmatch(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?", text):
+        day, hour, minute, second = (int(part or 0) for part in match.groups())
+        seconds = day * 86400 + hour * 3600 + minute * 60 + second
+    elif match := re.fullmatch(r"(?:(\d+):)?(\d+):(\d+)", text):
+        hour, minute, second = (int(part or 0) for part in match.groups())
+        seconds = hour * 3600 + minute * 60 + second
+    elif re.fullmatch(r"\d+", text):
+        seconds = int(text) * 60
+    else:
+        raise ValueError(f"time={text!r} is not a time limit, such as 90 (minutes), 2h, 4:00:00 or 1-12:00:00")
+    if seconds == 0:
+        raise ValueError("time must be more than zero")
+    return -(-seconds // 60)

@@ -1,0 +1,88 @@
+"""One chunk to sbatch: submitit's executor with our worker as command, and what to do where sbatch refuses."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.dispatch.slurm.client.profile import ClusterProfile, Shape, minutes
+from harness.dispatch.submitting import worker_command
+from harness.dispatch.sweeps import Chunk
+from harness.errors import UsageError
+
+
+def array_of(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
+    """submitit's executor for one chunk, with our worker as command: the chunk on disk takes the place of pickles."""
+    from submitit import SlurmExecutor as SubmititSlurm
+
+    python = profile.python or shlex.quote(sys.executable)
+    command = worker_command(chunk, frozen, python=python, variables={})
+
+    class Array(SubmititSlurm):
+        def begin(self) -> Any:
+            return self._submit_command(command)
+
+        def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+            # Inside a job, sbatch would inherit that job's limits from the environment.
+            inherited = [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]
+            return ["env", *(f"--unset={name}" for name in inherited), "sbatch", str(submission_file_path)]
+
+    shape = Shape(**{name: value for name, value in chunk.shape.items() if name != "gpus"})
+    executor = Array(folder=chunk.path.parent / "logs")
+    options: dict[str, Any] = {
+        "account": shape.account,
+        "partition": shape.partition,
+        "qos": shape.qos,
+        "gres": shape.gres,
+        "constraint": shape.constraint,
+        "mem": shape.mem,
+    }
+    executor.update_parameters(
+        **{name: value for name, value in options.items() if value},
+        job_name=chunk.name,
+        comment=chunk.sweep,
+        time=minutes(shape.time),
+        nodes=1,
+        ntasks_per_node=shape.gpus_per_run,
+        cpus_per_task=shape.cpus,
+        signal_delay_s=profile.signal_seconds,
+        array_parallelism=profile.parallelism,
+        stderr_to_stdout=True,
+        setup=list(profile.setup),
+        # The step may be killed as a whole; what it could not say is said after it.
+        teardown=["status=$?", f"{command} --after $status", "exit $?"],
+        # since SLURM 22.05 srun does not inherit the CPUs of a task
+        srun_args=[f"--cpus-per-task={shape.cpus}", *(["--kill-on-bad-exit=1"] if shape.gpus_per_run > 1 else [])],
+        additional_parameters={"requeue": True, **{k: v == "true" or v for k, v in profile.extra.items()}},
+        wckey=None,
+    )
+    executor.parameters["map_count"] = len(chunk.runs)
+    return executor
+
+
+def refusal(error: UsageError, chunks: Sequence[Chunk], job_ids: Sequence[str]) -> str:
+    """What sbatch said, what was submitted before, and what to do, in one line."""
+    text = str(error)
+    hints = {
+        "qos": "your quota of submitted jobs or its QOS forbids it; wait for jobs to end, or set --set cluster.qos=NAME",
+        "partition": "choose one of sinfo's with --set cluster.partition=NAME",
+        "time limit": "lower it with --set cluster.time=2h; a run continues from its checkpoint",
+        "account": "set it with --set cluster.account=NAME",
+        "writing": "the controller's disk is full; tell its administrator, then give the same command again",
+        "memory": "lower it with --set cluster.mem=16G",
+        "node configuration": "no node has so many CPUs, GPUs or so much memory; lower them with --set cluster.KEY=VALUE",
+    }
+    hint = next(
+        (hint for word, hint in hints.items() if word in text.lower()),
+        "nothing is lost; mend it and give the same command again",
+    )
+    done = (
+        f"; {len(job_ids)} of {len(chunks)} arrays are submitted ({', '.join(job_ids)})"
+        if job_ids
+        else "; nothing was submitted"
+    )
+    return f"{text}{done}; {hint}"

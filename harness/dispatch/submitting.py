@@ -1,0 +1,79 @@
+"""What every submission does first: freeze the code, write the intent down, say how a worker is started."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.dispatch import snapshot
+from harness.dispatch.attempts import Holder, attempts, state_folder
+from harness.dispatch.sweeps import Chunk, Limits, Sweep, create_sweep, new_id
+from harness.errors import UsageError, os_reason
+from harness.planning.job import Job
+from harness.records.code import code_version
+
+
+def worker_command(chunk: Chunk, frozen: Path, *, python: str, variables: Mapping[str, str]) -> str:
+    """The command that works on ``chunk`` with the frozen code, whatever the working directory."""
+    settings = " ".join(
+        shlex.quote(f"{name}={value}") for name, value in {**variables, "PYTHONPATH": str(frozen)}.items()
+    )
+    program = f"{python} -u -m harness.dispatch.worker {shlex.quote(str(chunk.path))}"
+    return f"env -C {shlex.quote(str(frozen))} {settings} {program}"
+
+
+def freeze(folder: Path, jobs: Sequence[Job]) -> tuple[Path, list[Job]]:
+    """A snapshot of the code, and the jobs with their plug-ins taken from it."""
+    plugins = list(dict.fromkeys(plugin for job in jobs for plugin in job.plugins))
+    frozen = snapshot.take(folder, extra=[Path(plugin) for plugin in plugins])
+    moved = {plugin: str(frozen / snapshot.plugin_path(index, Path(plugin))) for index, plugin in enumerate(plugins)}
+    return frozen, [replace(job, plugins=tuple(moved[plugin] for plugin in job.plugins)) for job in jobs]
+
+
+def begin_sweep(
+    results: Path,
+    *,
+    executor: str,
+    command: str,
+    frozen: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[Sweep, Path]:
+    """Write down who submits what with which code."""
+    sweep = Sweep(
+        id=new_id(),
+        executor=executor,
+        command=command,
+        created=time.time(),
+        submitter=Holder.here(),
+        snapshot=str(frozen or ""),
+        code=code_version() if frozen else {},
+        settings=dict(settings or {}),
+    )
+    return sweep, create_sweep(results, sweep)
+
+
+@contextmanager
+def writing(results: Path) -> Iterator[None]:
+    """Turn a full disk or a folder without permission into one line."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or results
+        raise UsageError(
+            f"cannot write {where}: {os_reason(error)}; nothing was submitted by this step"
+        ) from error
+
+
+def attempt_limits(results: Path, keys: Collection[str], *, allowed: int) -> dict[str, Limits]:
+    """The attempts of a new submission: ``allowed`` more than there were."""
+    limits = {}
+    for key in keys:
+        starts = attempts(state_folder(results, key))
+        before = starts[-1].number if starts else 0
+        limits[key] = Limits(before=before, limit=before + allowed)
+    return limits

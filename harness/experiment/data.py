@@ -1,0 +1,66 @@
+"""The data of a run, opened as the run saw them: for training, testing, exporting and predicting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.base import Benchmark, DatasetError, Pair
+from harness.planning.data import data_fingerprint, data_options, manifest_hash
+from harness.protocols.load import from_rules
+from harness.records.schema import Run
+from harness.registry import BENCHMARKS
+from harness.training.batches import choose
+from harness.training.images import ImageSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """A run's images by split, the protocol's limits applied.
+
+    Args:
+        tests: by the name of the test split.
+    """
+
+    benchmark: Benchmark
+    train: ImageSource
+    val: ImageSource
+    tests: dict[str, ImageSource]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images by split."""
+        return {"train": len(self.train), "val": len(self.val)} | {name: len(one) for name, one in self.tests.items()}
+
+
+def open_data(run: Run, root: Path, *, cache: Path | None = None) -> RunData:
+    """Open the benchmark below ``root``.
+
+    Args:
+        run: says which images of which split, and their size.
+        root: the benchmark's folder, as `Benchmark.locate` finds it.
+        cache: folder of decoded images; None decodes each time.
+
+    Raises:
+        DatasetError: the files are not those that the run was planned with.
+    """
+    rules = from_rules(run.rules)
+    benchmark: Benchmark = BENCHMARKS.get(run.benchmark)(data_options(rules, run.benchmark))
+    splits = benchmark.splits(root)
+    known = run.data_fingerprint
+    if manifest_hash(splits) != run.manifest or (known and data_fingerprint(splits) != known):
+        raise DatasetError(
+            f"the files of {run.benchmark} below {root} are not those of run {run.key}; give the same data, or plan it again"
+        )
+
+    def source(pairs: Sequence[Pair], limit: int, split: str) -> ImageSource:
+        chosen = [pairs[index] for index in choose(len(pairs), limit, seed=rules.split_seed, split=split)]
+        return ImageSource(benchmark, chosen, image_size=rules.image_size, cache=cache if rules.cache_images else None)
+
+    return RunData(
+        benchmark=benchmark,
+        train=source(splits.train, rules.train_limit, "train"),
+        val=source(splits.val, rules.val_limit, "val"),
+        tests={name: source(pairs, rules.test_limit, name) for name, pairs in splits.test.items()},
+    )

@@ -1,0 +1,274 @@
+"""The trained model of a finished run as a file: a plain SAM checkpoint, or the trained tensors alone.
+
+Read `export` downwards. `harness.experiment.reloading` verifies what was written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.errors import UsageError, os_reason
+from harness.experiment.building import attached_segmenter
+from harness.experiment.data import open_data
+from harness.models.build import sam_state_dict
+from harness.models.checkpoint import read_tensors
+from harness.models.fingerprints import is_checkpoint
+from harness.models.sam_encoder import SAMEncoder
+from harness.models.segmenter import Segmenter
+from harness.planning.data import data_options
+from harness.protocols.load import from_rules
+from harness.records.checkpoints import noted
+from harness.records.schema import Run
+from harness.records.store import RecordStore
+from harness.registry import BENCHMARKS
+from harness.training.checkpoint import BEST, replace_atomically
+from harness.training.feeding import normalise
+from harness.training.images import ImageSource
+from methods.base import MergeMode, MergeReport, Method
+
+HELD_OUT = 4
+"""Images on which a deviation is measured."""
+BATCH = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What to write.
+
+    Args:
+        results: results folder of the run.
+        run: the run's key, or a beginning of it that fits one run only.
+        out: the file to write.
+        merge: merge mode; of no account with ``adapter_only``.
+        adapter_only: write the trained tensors instead of a whole checkpoint.
+        checkpoint: the pretrained weights that the run started from, None for a run from random weights.
+        data: folder that holds the benchmark; needed by ``calibrated``, and used for the deviation where given. A run
+            on generated samples finds its own.
+        plugins: plug-in files that define the method or the benchmark.
+    """
+
+    results: Path
+    run: str
+    out: Path
+    merge: MergeMode = "exact"
+    adapter_only: bool = False
+    checkpoint: Path | None = None
+    data: Path | None = None
+    plugins: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written.
+
+    Args:
+        run: the run.
+        out: the file.
+        whole: whether the file is a SAM checkpoint; otherwise it holds the trained tensors alone.
+        report: the merge, None where there was nothing to merge.
+        held_out: the images of the deviation, (B, 3, S, S), normalised.
+        masks: mask logits of the exported model on them, (B, K, h, w).
+        real: whether they are the benchmark's validation images, or random ones.
+    """
+
+    run: Run
+    out: Path
+    whole: bool
+    report: MergeReport | None
+    held_out: Tensor
+    masks: Tensor
+    real: bool
+
+    def summary(self) -> str:
+        """One line: what the file is, what the merge cost, and what loads it where segment_anything's registry does
+        not."""
+        line = f"{self.run.variant} on {self.run.benchmark}, seed {self.run.seed}"
+        if self.report is not None:
+            images = f"{len(self.held_out)} {'validation' if self.real else 'random'} images"
+            line += (
+                f", merged by {self.report.mode}: {len(self.report.folded)} sites folded, mask logits differ from the "
+                f"unmerged model's by {self.report.relative_deviation:.1e} (relative, on {images})"
+            )
+        if self.whole and not in_registry(self.run):
+            side = from_rules(self.run.rules).image_size
+            line += (
+                f"; positions fitted to {side} px; load with harness.models.build.plain_sam({self.run.backbone!r}, "
+                f"image_size={side}); segment_anything's registry takes {', '.join(REGISTRY)} at {REGISTRY_SIZE} px only"
+            )
+        return line
+
+
+REGISTRY = ("vit_b", "vit_l", "vit_h")
+REGISTRY_SIZE = 1024
+"""What ``segment_anything.sam_model_registry`` builds, and the only size of position tables that it loads."""
+
+
+def in_registry(run: Run) -> bool:
+    """Whether a whole export of the run loads in segment_anything's own registry."""
+    return run.backbone in REGISTRY and from_rules(run.rules).image_size == REGISTRY_SIZE
+
+
+def export(request: Export) -> Exported:
+    """Build the run's segmenter, load its best state, merge, and write the file (whole or not at all).
+
+    Raises:
+        UsageError: unknown run, a run without a trained state, the wrong checkpoint, or a model that the file cannot
+            hold; the message says what would work.
+        MethodError: the method has no such merge mode.
+    """
+    run = find_run(request.results, request.run)
+    state_file = request.results / "state" / run.key / BEST
+    if not state_file.is_file():
+        raise UsageError(f"run {run.key} has no trained state at {state_file}; run it again to get one")
+    _require_checkpoint(run, request)
+    state = read_tensors(state_file)
+    segmenter, method = trained_segmenter(run, state, checkpoint=request.checkpoint)
+    train, held_out = _images(run, _data_folder(request, run))
+    real = held_out is not None
+    held_out = _random_images(run) if held_out is None else held_out
+    report = None
+    if not request.adapter_only:
+        _require_sam(segmenter, run)
+        report = _merge(method, request, train=train, held_out=held_out)
+    content = state if request.adapter_only else _plain_state(segmenter, method, request.merge)
+    _write(request, run, content)
+    return Exported(
+        run=run,
+        out=request.out,
+        whole=not request.adapter_only,
+        report=report,
+        held_out=held_out,
+        masks=mask_logits(segmenter, held_out),
+        real=real,
+    )
+
+
+def find_run(results: Path, key: str) -> Run:
+    """The run with ``key``, or the only one whose key begins so.
+
+    Raises:
+        UsageError: none, several, or a run that failed.
+    """
+    store = RecordStore(results)
+    records = {path.stem: path for path in sorted(store.folder.glob("*.json")) if path.stem.startswith(key)}
+    if key not in records and len(records) != 1:
+        known = f"{len(records)} runs begin so" if records else f"no record in {store.folder} begins so"
+        raise UsageError(f"--run {key}: {known}; give a key as python -m harness.status lists it")
+    record = store.read(key if key in records else next(iter(records)))
+    assert record is not None
+    if record.code != "OK":
+        raise UsageError(
+            f"run {record.key} ended with {record.code} ({record.message}); only finished runs can be exported"
+        )
+    return record.run
+
+
+def _require_checkpoint(run: Run, request: Export) -> None:
+    checkpoint = request.checkpoint
+    if checkpoint is None:
+        if run.checkpoint:
+            raise UsageError(
+                f"run {run.key} started from pretrained {run.backbone} weights; give them with --checkpoint"
+            )
+        return
+    recorded = noted(request.results).get(run.checkpoint, run.checkpoint)
+    if not is_checkpoint(checkpoint, recorded):
+        wanted = recorded or "none (random weights; leave --checkpoint away)"
+        raise UsageError(
+            f"--checkpoint {checkpoint} is not the file that run {run.key} started from: its fingerprint is {wanted}"
+        )
+
+
+def trained_segmenter(run: Run, state: dict[str, Tensor], *, checkpoint: Path | None) -> tuple[Segmenter, Method]:
+    benchmark = BENCHMARKS.get(run.benchmark)
+    # A quirk may have counted classes in the masks; the trained class head (C + 1 rows) knows.
+    num_classes = len(state["head.weight"]) - 1 if "head.weight" in state else benchmark.num_classes
+    segmenter, method = attached_segmenter(run, task=benchmark.task, num_classes=num_classes, checkpoint=checkpoint)
+    method.load_state(state)
+    return segmenter.eval(), method
+
+
+def _data_folder(request: Export, run: Run) -> Path | None:
+    if request.data is not None:
+        return request.data
+    samples = request.results / "sample-data" / run.benchmark
+    return samples if from_rules(run.rules).data == "sample" and samples.is_dir() else None
+
+
+def _images(run: Run, data: Path | None) -> tuple[list[Tensor], Tensor | None]:
+    """Calibration batches of the training split and held-out images of the validation split, as the run saw them."""
+    if data is None:
+        return [], None
+    rules = from_rules(run.rules)
+    benchmark = BENCHMARKS.get(run.benchmark)(data_options(rules, run.benchmark))
+    opened = open_data(run, benchmark.locate(data))
+
+    def load(source: ImageSource, count: int) -> Tensor:
+        images = torch.stack([torch.from_numpy(source.image(index)) for index in range(min(count, len(source)))])
+        return normalise(images, mean=rules.pixel_mean, std=rules.pixel_std)
+
+    return list(load(opened.train, rules.calibration_images).split(BATCH)), load(opened.val, HELD_OUT)
+
+
+def _random_images(run: Run) -> Tensor:
+    side = from_rules(run.rules).image_size
+    return torch.randn(HELD_OUT, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def _require_sam(segmenter: Segmenter, run: Run) -> None:
+    """Refuse before the work of a merge what cannot become a SAM checkpoint after it."""
+    if not isinstance(segmenter.encoder, SAMEncoder):
+        raise UsageError(f"{run.backbone} is no SAM backbone and cannot become a SAM checkpoint; use --adapter-only")
+    if segmenter.head is not None:
+        raise UsageError(f"{run.benchmark} has a class head, which a SAM checkpoint cannot hold; use --adapter-only")
+
+
+def _merge(method: Method, request: Export, *, train: Sequence[Tensor], held_out: Tensor) -> MergeReport | None:
+    if request.merge == "calibrated" and not train:
+        raise UsageError("--merge calibrated fits on training images; give their folder with --data")
+    if not method.merge_modes:  # full fine-tuning and decoder-only add nothing; others are refused when written
+        return None
+    return method.merge(request.merge, calibration=train, held_out=list(held_out.split(BATCH)))
+
+
+def _plain_state(segmenter: Segmenter, method: Method, mode: MergeMode) -> dict[str, Tensor]:
+    try:
+        return sam_state_dict(segmenter)
+    except ValueError as error:
+        fit = mode != "calibrated" and "calibrated" in method.merge_modes
+        ways = "--merge calibrated or --adapter-only" if fit else "--adapter-only"
+        raise UsageError(
+            f"{method.name} merged by {mode} keeps parts that a SAM checkpoint cannot hold; use {ways}"
+        ) from error
+
+
+def _write(request: Export, run: Run, content: dict[str, Tensor]) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}
+    metadata = {"sam-peft-harness": json.dumps({"run": asdict(run)}, sort_keys=True)}
+
+    def write(path: Path) -> None:
+        if request.adapter_only:
+            save_file(tensors, path, metadata=metadata)
+        else:
+            torch.save(tensors, path)
+
+    try:
+        replace_atomically(request.out, write)
+        os.umask(umask := os.umask(0))
+        request.out.chmod(0o666 & ~umask)  # a temporary file is its owner's alone; what others are to load is not
+    except OSError as error:
+        raise UsageError(f"--out {request.out} cannot be written: {os_reason(error)}") from error
+
+
+@torch.no_grad()
+def mask_logits(segmenter: Segmenter, images: Tensor) -> Tensor:
+    """(B, 3, S, S) to (B, K, h, w)."""
+    return torch.cat([segmenter(batch).masks for batch in images.split(BATCH)])

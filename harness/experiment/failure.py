@@ -1,0 +1,26 @@
+"""Why a run failed: its reason code, and one line about it."""
+
+from __future__ import annotations
+
+import torch
+
+from datasets.base import DatasetError
+from harness.records.schema import Code
+from harness.training.outcome import Diverged
+
+
+def reason_code(error: Exception) -> Code:
+    """Why a run failed, as tables print it."""
+    if isinstance(error, Diverged):
+        return Diverged.code
+    if isinstance(error, DatasetError):
+        return "NO_DATA"
+    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if out_of_memory or "can't allocate memory" in str(error) or "out of memory" in str(error).lower():
+        return "OOM"
+    return "ERROR"
+
+
+def one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"

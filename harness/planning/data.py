@@ -1,0 +1,70 @@
+"""The data behind a run: which switches its rules set, which pairs its splits name, and whether the files are still the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.base import DataOptions, DatasetError, Splits
+from harness.protocols.card import Protocol
+from harness.records.schema import content_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """How many images a run trains on, validates on and tests on."""
+
+    train: int
+    val: int
+    test: int
+
+
+def data_options(rules: Protocol, benchmark: str) -> DataOptions:
+    """The switches of a benchmark that a protocol sets."""
+    with_cod10k = benchmark == "camo" and rules.quirks.camo_train == "released"
+    return DataOptions(
+        split_seed=rules.split_seed,
+        split_rule="camo+cod10k" if with_cod10k else rules.split_rule,
+        road_missing_ignore=rules.road_missing_ignore,
+        mask_255_only=rules.quirks.mask_decoding == "released",
+    )
+
+
+def manifest_hash(splits: Splits) -> str:
+    """Hash of the stems of every split: two runs with one hash saw the same pairs."""
+    stems = {"train": [p.stem for p in splits.train], "val": [p.stem for p in splits.val]}
+    tests = {name: [p.stem for p in pairs] for name, pairs in splits.test.items()}
+    return content_hash([stems, tests])
+
+
+def data_fingerprint(splits: Splits) -> str:
+    """Hash of the stems and the sizes in bytes of every image and mask: one stat a file, nothing is read.
+
+    Raises:
+        DatasetError: a file is gone.
+    """
+    named = {"train": splits.train, "val": splits.val, **{f"test {name}": pairs for name, pairs in splits.test.items()}}
+    return content_hash(
+        {name: [[pair.stem, _size(pair.image), _size(pair.mask)] for pair in pairs] for name, pairs in named.items()}
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror}); unpack the data again") from error
+
+
+def limited(images: Images, rules: Mapping[str, object]) -> Images:
+    """The protocol's limits applied."""
+
+    def least(count: int, limit: object) -> int:
+        return min(count, int(str(limit))) if limit else count
+
+    return Images(
+        train=least(images.train, rules.get("train_limit")),
+        val=least(images.val, rules.get("val_limit")),
+        test=least(images.test, rules.get("test_limit")),
+    )

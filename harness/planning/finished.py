@@ -1,0 +1,128 @@
+"""What earlier records say about planned runs: finished, failed, damaged, or made from other data. Free of torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.planning.job import Job
+from harness.records.checkpoints import noted
+from harness.records.store import RecordStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """What there is below a results folder.
+
+    Args:
+        finished: keys with an ``OK`` record.
+        failed: key -> reason code.
+        problems: a line for every record that cannot be read; its run counts as not started.
+    """
+
+    finished: frozenset[str]
+    failed: Mapping[str, str]
+    problems: tuple[str, ...]
+
+
+def earlier(results: Path, jobs: Mapping[str, Job]) -> Earlier:
+    """Look up the records of ``jobs`` (by key).
+
+    Raises:
+        UsageError: a finished record was made from other files than the benchmark has now.
+    """
+    store = RecordStore(results)
+    finished: set[str] = set()
+    failed: dict[str, str] = {}
+    problems: list[str] = []
+    outdated: dict[str, list[Path]] = {}
+    for key, job in jobs.items():
+        record = store.find(key)
+        if record is None:
+            if reason := store.problem(key):
+                problems.append(_damaged(store.path(key), reason))
+        elif record.code != "OK":
+            failed[key] = record.code
+        else:
+            finished.add(key)
+            then, now = record.run.data_fingerprint, job.run.data_fingerprint
+            if then and now and then != now:
+                outdated.setdefault(job.run.benchmark, []).append(store.path(key))
+    if outdated:
+        raise UsageError(_outdated(outdated, jobs))
+    return Earlier(finished=frozenset(finished), failed=failed, problems=tuple(problems))
+
+
+def under_short_fingerprints(
+    results: Path, jobs: Mapping[str, Job], shorts: Mapping[str, str]
+) -> tuple[dict[str, Job], list[str]]:
+    """``jobs`` with the runs that older records finished under a checkpoint's short fingerprint named as there, where
+    `harness.records.checkpoints` says that the file is theirs; and a line for each checkpoint where it does not.
+
+    Args:
+        shorts: fingerprint of every byte -> short fingerprint of the same file.
+
+    Raises:
+        UsageError: the notes are damaged.
+    """
+    store, notes = RecordStore(results), noted(results)
+    found: dict[str, Job] = {}
+    others: dict[tuple[str, str], int] = {}
+    for key, job in jobs.items():
+        whole = job.run.checkpoint
+        older = replace(job.run, checkpoint=shorts.get(whole, whole))
+        if (
+            older.key != key
+            and store.path(older.key).is_file()
+            and not _finished(store, key)
+            and _finished(store, older.key)
+        ):
+            if notes.get(older.checkpoint) == whole:
+                job = replace(job, run=older)
+            else:
+                place = (job.checkpoint, older.checkpoint)
+                others[place] = others.get(place, 0) + 1
+        found[job.run.key] = job
+    return found, [_unverified(count, *place, results, notes) for place, count in others.items()]
+
+
+def _finished(store: RecordStore, key: str) -> bool:
+    record = store.find(key)
+    return record is not None and record.code == "OK"
+
+
+def _unverified(count: int, path: str, short: str, results: Path, notes: Mapping[str, str]) -> str:
+    whose = f"{count} finished records" if count > 1 else "1 finished record"
+    if short in notes:
+        return (
+            f"{whose} of these runs below {results} came from another checkpoint than {path} ({notes[short]}, which shares"
+            f" the short fingerprint {short} with it) and count as not started"
+        )
+    return (
+        f"{whose} of these runs below {results} know their checkpoint by size, beginning and end alone ({short}) and count"
+        f" as not started; if {path} is the file they came from, note it: python -m harness.records verify-checkpoint "
+        f"{shlex.quote(path)} {shlex.quote(str(results))}"
+    )
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return (
+        f"{path} is not a readable record ({reason}): its run counts as not started, and the file stays as "
+        f"{path.name}.unreadable once the run has a new record"
+    )
+
+
+def _outdated(outdated: Mapping[str, list[Path]], jobs: Mapping[str, Job]) -> str:
+    name, paths = next(iter(outdated.items()))
+    root = jobs[paths[0].stem].dataset_root
+    whose = (
+        f"{len(paths)} finished records, such as {paths[0]}" if len(paths) > 1 else f"the finished record {paths[0]}"
+    )
+    others = f" (so do {', '.join(list(outdated)[1:])})" if len(outdated) > 1 else ""
+    return (
+        f"{name}: its files below {root} differ from those behind {whose}{others}; "
+        "take another --results folder for the new files, or move those records away to run them again"
+    )

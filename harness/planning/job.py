@@ -1,0 +1,35 @@
+"""A run with where its inputs lie and where its results go: all that a worker needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from harness.records.schema import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run to execute.
+
+    Args:
+        run: what to do.
+        dataset_root: the benchmark's folder.
+        checkpoint: path of the pretrained weights, empty for random weights.
+        results: results folder.
+        plugins: plug-in files to load first.
+    """
+
+    run: Run
+    dataset_root: str
+    checkpoint: str
+    results: str
+    plugins: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Job:
+        return cls(**{**data, "run": Run(**data["run"]), "plugins": tuple(data.get("plugins", ()))})

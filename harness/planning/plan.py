@@ -1,0 +1,229 @@
+"""From a request to frozen jobs: every name resolved, every rule validated, every missing thing known, before anything starts.
+
+No torch here, unless there is a checkpoint to look into: planning a thousand runs takes a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from datasets.base import DatasetError
+from harness.models.catalog import resolve_backbone
+from harness.models.fingerprints import fingerprint, short_fingerprint
+from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash
+from harness.planning.finished import earlier, under_short_fingerprints
+from harness.planning.job import Job
+from harness.planning.request import Request
+from harness.planning.rows import method_row, split_overrides
+from harness.protocols.card import Protocol
+from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve
+from harness.records.schema import Run, content_hash
+from harness.registry import BENCHMARKS, METHODS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What would happen.
+
+    Args:
+        jobs: every run of the grid once, finished ones included, in grid order.
+        finished: keys with an ``OK`` record already.
+        failed: key -> reason code of an earlier attempt; these run again.
+        missing: what keeps runs from starting, one line each.
+        problems: one line each: records that cannot be read, whose runs are started again; rules that cannot give good masks.
+        protocol: the card.
+        images: benchmark -> the images of its splits on disk, before the protocol's limits.
+        request: identity of the grid that was asked for, which a budget does not change.
+    """
+
+    jobs: tuple[Job, ...]
+    finished: frozenset[str]
+    failed: Mapping[str, str]
+    missing: tuple[str, ...]
+    protocol: Protocol
+    images: Mapping[str, Images] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    request: str = ""
+
+    @property
+    def pending(self) -> tuple[Job, ...]:
+        return tuple(job for job in self.jobs if job.run.key not in self.finished)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weights:
+    """A checkpoint: its path, its fingerprint and the short one that older records name it by; empty for random weights."""
+
+    path: str = ""
+    fingerprint: str = ""
+    short: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """What a run says of a benchmark's files; empty where they are not on disk."""
+
+    root: Path = Path()
+    manifest: str = ""
+    fingerprint: str = ""
+    split_rule: str = ""
+    note: str = ""
+
+
+def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = None) -> Plan:
+    """Resolve a request.
+
+    Args:
+        request: what the user asks for.
+        prepare_samples: writes the generated stand-in of a benchmark and returns its folder; used by cards with ``data: sample``.
+
+    Raises:
+        UsageError, MethodError: an unknown name, a wrong value, a checkpoint that does not fit, data that changed since a
+            finished run. Missing data and checkpoints are in `Plan.missing`.
+    """
+    protocol_overrides, method_overrides = split_overrides(request.overrides)
+    protocol = load_protocol(request.protocol, protocol_overrides)
+    _check_tables(protocol)
+    backbones = [resolve_backbone(name) for name in request.backbones or (protocol.backbone,)]
+    missing: list[str] = []
+    weights = {backbone: _checkpoint(request, backbone, protocol, missing) for backbone in backbones}
+    rows = [
+        (backbone, *method_row(entry, protocol, method_overrides, backbone))
+        for backbone in backbones
+        for entry in request.entries
+    ]
+    jobs: dict[str, Job] = {}
+    images: dict[str, Images] = {}
+    absent: dict[str, str] = {}
+    one_mask: list[str] = []
+    digest = protocol_hash(protocol)
+    for name in dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks):
+        rules = resolve(protocol, name)
+        try:
+            data, images[name] = _data(name, rules, request, prepare_samples)
+        except DatasetError as error:
+            absent[name] = str(error)
+            if request.skip_missing:
+                continue
+            data = _Data()
+        if rules.mask_tokens == 1 and BENCHMARKS.get(name).task == "multiclass":
+            one_mask.append(name)
+        plain = as_rules(rules)
+        # A budget of updates is one of epochs for whoever spares none, so that both share their runs.
+        of_epochs = {**plain, "budget": "epochs"}
+        for backbone, method, config, label, changed in rows:
+            for seed in request.seeds:
+                run = Run(
+                    method=method,
+                    method_config=asdict(config),
+                    variant=label,
+                    benchmark=name,
+                    backbone=backbone,
+                    checkpoint=weights[backbone].fingerprint,
+                    protocol=protocol.name,
+                    protocol_hash=digest,
+                    rules=plain if config.spares_weight_updates else of_epochs,
+                    seed=seed,
+                    manifest=data.manifest,
+                    split_rule=data.split_rule,
+                    data_note=data.note,
+                    data_fingerprint=data.fingerprint,
+                    changed=changed,
+                )
+                job = Job(
+                    run=run,
+                    dataset_root=str(data.root),
+                    checkpoint=weights[backbone].path,
+                    results=str(request.results.absolute()),
+                    plugins=request.plugins,
+                )
+                jobs.setdefault(run.key, job)  # two words may name one run: naslora,all
+    if absent and not (request.skip_missing and jobs):
+        missing.append(_absent_line(absent, request))
+    asked = content_hash(sorted(jobs))
+    shorts = {one.fingerprint: one.short for one in weights.values() if one.short}
+    jobs, unverified = under_short_fingerprints(request.results, jobs, shorts)
+    before = earlier(request.results, jobs)
+    return Plan(
+        jobs=tuple(jobs.values()),
+        finished=before.finished,
+        failed=before.failed,
+        missing=tuple(missing),
+        protocol=protocol,
+        images=images,
+        problems=(*before.problems, *unverified, *map(_one_mask_line, one_mask)),
+        request=asked,
+    )
+
+
+def _check_tables(protocol: Protocol) -> None:
+    for name in protocol.methods:
+        METHODS.resolve(name)
+    for name in protocol.benchmarks:
+        BENCHMARKS.resolve(name)
+
+
+def _checkpoint(request: Request, backbone: str, protocol: Protocol, missing: list[str]) -> _Weights:
+    path = request.checkpoints.get(backbone, request.checkpoints.get(""))
+    if path is None:
+        if protocol.data == "files":
+            missing.append(
+                f"no --checkpoint: {backbone} would start from random weights; give the pretrained file, or --checkpoint none to mean it"
+            )
+        return _Weights()
+    if str(path) == "none":
+        return _Weights()
+    if not path.is_file():
+        missing.append(f"checkpoint {path} does not exist; give the path of the pretrained {backbone} file")
+        return _Weights(path=str(path), fingerprint="missing")
+    from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
+
+    require_checkpoint(backbone, path)
+    return _Weights(path=str(path.absolute()), fingerprint=fingerprint(path), short=short_fingerprint(path))
+
+
+def _data(
+    name: str, rules: Protocol, request: Request, prepare_samples: Callable[[str], Path] | None
+) -> tuple[_Data, Images]:
+    benchmark = BENCHMARKS.get(name)(data_options(rules, name))
+    if name in request.dataset_roots:
+        root = benchmark.locate(Path(request.dataset_roots[name]))
+    elif rules.data == "sample":
+        assert prepare_samples is not None
+        root = benchmark.locate(prepare_samples(name))
+    elif request.data_root is None:
+        raise DatasetError(f"{name}: no --data folder was given; {benchmark.source}")
+    else:
+        root = benchmark.locate(request.data_root)
+    splits = benchmark.splits(root)
+    note = "generated samples" if rules.data == "sample" else splits.note
+    tests = sum(map(len, splits.test.values()))
+    images = Images(train=len(splits.train), val=len(splits.val), test=tests)
+    data = _Data(
+        root=root.absolute(),
+        manifest=manifest_hash(splits),
+        fingerprint=data_fingerprint(splits),
+        split_rule=splits.rule,
+        note=note,
+    )
+    return data, images
+
+
+def _one_mask_line(benchmark: str) -> str:
+    return (
+        f"{benchmark}: mask_tokens is 1, so every pixel of an image gets the same class (quirk 10); "
+        f"--set benchmarks.{benchmark}.mask_tokens=10 gives each image ten masks"
+    )
+
+
+def _absent_line(absent: Mapping[str, str], request: Request) -> str:
+    first = next(iter(absent.values()))
+    if len(absent) == 1:
+        return f"{first}; or try the harness without data: --protocol demo"
+    where = f"below {request.data_root}" if request.data_root else "(no --data folder was given)"
+    return (
+        f"{len(absent)} benchmarks are not usable {where}: {', '.join(absent)} (first: {first}); "
+        "name those that are with --datasets, add --skip-missing, or try --protocol demo"
+    )

@@ -1,0 +1,50 @@
+"""What a user asks for, before any name in it is resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A row of the comparison: a method with configuration overrides, under the name that tables show."""
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks for.
+
+    Args:
+        entries: methods with their options.
+        benchmarks: names, canonical or aliases.
+        protocol: card name or path of a YAML file.
+        overrides: dotted protocol fields from ``--set``.
+        backbones: override the card's, if given.
+        seeds: one run a seed.
+        data_root: folder that holds the benchmarks' folders, None if none was given.
+        dataset_roots: benchmark -> its own folder.
+        checkpoints: backbone -> its pretrained weights; the key "" serves every backbone, the path ``none`` means random weights.
+        results: results folder.
+        plugins: plug-in files that the worker must load too.
+        skip_missing: leave out benchmarks that are not on disk instead of refusing.
+    """
+
+    entries: tuple[Entry, ...]
+    benchmarks: tuple[str, ...]
+    protocol: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    backbones: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    data_root: Path | None = None
+    dataset_roots: Mapping[str, Path] = field(default_factory=dict)
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    results: Path = Path("runs")
+    plugins: tuple[str, ...] = ()
+    skip_missing: bool = False

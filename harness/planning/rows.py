@@ -1,0 +1,65 @@
+"""A row of the comparison resolved: a method's configuration under a protocol, and what tables call it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from harness.errors import UsageError, did_you_mean
+from harness.models.catalog import backbone_shape
+from harness.planning.request import Entry
+from harness.protocols.card import Protocol
+from harness.registry import METHODS, method_config, method_config_class
+from methods.parts.placement import MethodError
+
+
+def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """``lora.rank`` goes to the method ``lora``; every other key to the protocol."""
+    protocol: dict[str, Any] = {}
+    methods: dict[str, dict[str, Any]] = {}
+    names = set(METHODS.names())
+    own_tables = {f.name for f in fields(Protocol)}
+    for key, value in overrides.items():
+        head, dot, rest = key.partition(".")
+        if dot and head not in own_tables:
+            if head.replace("-", "_") not in names and METHODS.resolve(head) not in names:
+                raise UsageError(f"--set {key}: unknown method {head!r}{did_you_mean(head, names)}")
+            methods.setdefault(METHODS.resolve(head), {})[rest] = value
+        else:
+            protocol[key] = value
+    return protocol, methods
+
+
+def method_row(
+    entry: Entry, protocol: Protocol, overrides: Mapping[str, Mapping[str, Any]], backbone: str
+) -> tuple[str, Any, str, dict[str, Any]]:
+    """Canonical name, configuration, what tables call it, and the fields in which it differs from the card's own configuration.
+
+    Raises:
+        UsageError: unknown method or field.
+        MethodError: the placement does not fit the backbone.
+    """
+    method = METHODS.resolve(entry.method)
+    config_class = method_config_class(method)
+    known = {f.name for f in fields(config_class)}
+    switches = {"fused": protocol.fused_cell, "gate": protocol.quirks.moe_gate, "init": protocol.quirks.ssf_init}
+    values: dict[str, Any] = {key: value for key, value in switches.items() if key in known}
+    values |= protocol.methods.get(method, {})
+    base = method_config(method, values)
+    asked = {**overrides.get(method, {}), **entry.options}
+    config = method_config(method, {**values, **asked})
+    changed = {name: value for name, value in asdict(config).items() if value != getattr(base, name)}
+    # A placement or an image size that does not fit the backbone is found now, not on a worker.
+    shape = backbone_shape(backbone, protocol.image_size)
+    try:
+        config.encoder_parameters(shape)
+    except (UsageError, MethodError):
+        raise
+    except Exception as error:  # a plug-in may raise anything
+        raise UsageError(
+            f"method {method}: its encoder_parameters fails: {type(error).__name__}: {error}; mend it until "
+            f"python -m harness.doctor --methods {method} passes"
+        ) from error
+    label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in asked.items())}]" if asked else method)
+    return method, config, label, changed

@@ -1,0 +1,108 @@
+"""The work of a run in closed form: floating-point operations, activations, sizes. Rough on purpose, and free of torch.
+
+A multiply-add counts as two operations. Softmax, norms and element-wise operations are left out.
+"""
+
+from __future__ import annotations
+
+from harness.planning.data import Images
+from harness.records.schema import Run
+from methods.parts.placement import BackboneShape, MethodError, parse_blocks
+
+DECODER_DIM = 256
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+def encoder_flops(shape: BackboneShape, *, image_size: int) -> list[float]:
+    """Of one image: the patch embedding, then every block, then the neck."""
+    side = image_size // shape.patch
+    tokens = side * side + shape.prefix_tokens
+    embed = 2.0 * side * side * 3 * shape.patch**2 * shape.dim
+    blocks = []
+    for index in range(shape.depth):
+        if shape.window and index not in shape.global_blocks:
+            padded = -(-side // shape.window) * shape.window
+            attended, span = padded * padded, shape.window**2
+        else:
+            attended, span = tokens, tokens
+        attention = 2.0 * attended * 4 * shape.dim**2 + 4.0 * attended * span * shape.dim
+        blocks.append(attention + 2.0 * tokens * 2 * shape.dim * shape.mlp_dim)
+    neck = shape.neck_dim or DECODER_DIM
+    return [embed, *blocks, 2.0 * side * side * (shape.dim * neck + 9 * neck**2)]
+
+
+def decoder_flops(shape: BackboneShape, *, image_size: int) -> float:
+    """Of one image, the image side of the two-way transformer and the upscaling; the few output tokens cost nothing."""
+    side, dim = image_size // shape.patch, shape.neck_dim or DECODER_DIM
+    layers = 2.0 * side * side * dim * (dim // 2) * (4 * 2 + 2)
+    upscaling = 2.0 * side * side * (4 * dim * (dim // 4) + 16 * (dim // 4) * (dim // 8))
+    return layers + upscaling
+
+
+def step_flops(run: Run, shape: BackboneShape) -> float:
+    """Forward and backward of one training image."""
+    size = int(run.rules["image_size"])
+    embed, *blocks, neck = encoder_flops(shape, image_size=size)
+    decoder = 3 * decoder_flops(shape, image_size=size)
+    forward = embed + sum(blocks) + neck
+    if run.method in ("decoder", "lst"):  # no gradient passes the backbone
+        return forward + decoder
+    if run.method == "full":
+        return 3 * forward + decoder
+    behind = sum(blocks[first_block(run, shape) :]) + neck
+    recomputed = behind if run.rules.get("activation_checkpointing") else 0.0
+    return forward + behind + recomputed + decoder
+
+
+def first_block(run: Run, shape: BackboneShape) -> int:
+    """The block where the backward pass can stop: the first that holds something trainable."""
+    blocks = str(run.method_config.get("blocks", "all"))
+    try:
+        return parse_blocks(blocks, depth=shape.depth, global_blocks=shape.global_blocks)[0]
+    except MethodError:
+        return 0
+
+
+def forward_flops(run: Run, shape: BackboneShape) -> float:
+    """Of one image, as in evaluation."""
+    size = int(run.rules["image_size"])
+    return sum(encoder_flops(shape, image_size=size)) + decoder_flops(shape, image_size=size)
+
+
+def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
+    """Training, every validation, and the test of the best, the last and each merged model."""
+    rules = run.rules
+    epochs = int(rules.get("epochs", 1))
+    forward = forward_flops(run, shape)
+    evaluations = epochs // max(1, int(rules.get("select_every", 1))) * images.val
+    evaluations += images.test * (2 + len(rules.get("merge", ())))
+    if encodes_once(run):
+        head = decoder_flops(shape, image_size=int(rules["image_size"]))
+        views = 2 if rules.get("flip") else 1
+        embeddings = (views * images.train + images.val + images.test) * (forward - head)
+        return embeddings + head * (3 * epochs * images.train + evaluations)
+    return epochs * images.train * step_flops(run, shape) + evaluations * forward
+
+
+def encodes_once(run: Run) -> bool:
+    """Whether the encoder stays as it is and its embeddings are kept, so that an image passes it once."""
+    return run.method == "decoder" and bool(run.rules.get("cache_embeddings"))
+
+
+def activation_bytes(run: Run, shape: BackboneShape) -> float:
+    """Kept for the backward pass of one step.
+
+    The terms of Korthikanti et al. (2205.05198) for a transformer block with fused attention and no dropout: 32 bytes a
+    token and channel at 16 bit where weights train, 22 where linear layers are frozen and keep no inputs.
+    """
+    size, batch = int(run.rules["image_size"]), int(run.rules.get("batch_size", 1))
+    width = BYTES.get(str(run.rules.get("precision", "fp32")), 4) / 2
+    side = size // shape.patch
+    tokens = side * side + shape.prefix_tokens
+    one_block = tokens * shape.dim * width * (32 if run.method == "full" else 22)
+    kept = 1 if run.method in ("decoder", "lst") else shape.depth - first_block(run, shape)
+    recomputed = kept * tokens * shape.dim * 2 * width + one_block
+    blocks = recomputed if run.rules.get("activation_checkpointing") else kept * one_block
+    masks = 8 * 4 * size * size  # logits, probabilities, losses and their gradients at full size
+    upscaled = 2 * side * side * 16 * (DECODER_DIM // 8) * 8 * width
+    return batch * (blocks + masks + upscaled)

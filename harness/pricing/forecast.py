@@ -1,0 +1,307 @@
+"""What a plan will cost before it starts: hours, memory, disk, finish date, and what a budget buys.
+
+Time scales with closed-form work. How fast the device does it comes from earlier records, the most alike first, and
+only without any from an assumed speed; every line says which.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Literal
+
+from harness.errors import UsageError
+from harness.models.catalog import decoder_parameters
+from harness.planning.data import Images, limited
+from harness.pricing.disk import FINISHED, UNFINISHED, embedding_cache_bytes, image_cache_bytes, result_bytes
+from harness.pricing.flops import activation_bytes, run_flops
+from harness.records.schema import Record, Run
+from methods.parts.placement import BackboneShape, MethodError
+
+ShapeOf = Callable[[str], BackboneShape]
+ImagesOf = Callable[[Run], Images]
+SecondsOf = Callable[[Record], float]
+
+PROCESS_BYTES = 0.44 * 2**30
+"""Resident memory of a process that has imported all that a run needs and computed nothing, measured once with
+torch 2.13 for CPUs. A GPU's peak does not count it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What is assumed of a device that no record tells of.
+
+    Args:
+        name: for the plan.
+        kind: records made on the other kind of device say nothing of this one.
+        flops: operations a second that training reaches, by precision.
+        process_bytes: what a process takes of the memory that counts before it holds a model.
+    """
+
+    name: str
+    kind: Literal["cpu", "gpu"]
+    flops: Mapping[str, float]
+    process_bytes: float = 0.0
+
+    def made(self, record: Record) -> bool:
+        on_cpu = record.environment.get("device", "cpu").lower().startswith("cpu")
+        return on_cpu == (self.kind == "cpu")
+
+
+GPU = Device(name="an 80 GB data-centre GPU", kind="gpu", flops={"fp32": 3e13, "bf16": 8e13, "fp16": 8e13})
+
+
+def cpu(cores: int) -> Device:
+    """What is assumed of a run that has so many CPU cores."""
+    flops = {"fp32": 4.5e10 * cores, "bf16": 7.5e10 * cores, "fp16": 4.5e10 * cores}
+    name = "1 CPU core" if cores == 1 else f"{cores} CPU cores"
+    return Device(name=name, kind="cpu", flops=flops, process_bytes=PROCESS_BYTES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunForecast:
+    """Of one run.
+
+    Args:
+        run: the run.
+        hours: on one device.
+        peak_memory_bytes: during training.
+        disk_bytes: what it holds while it is unfinished, such as after an interruption.
+        kept_bytes: what it leaves behind once it is finished.
+        time_basis, memory_basis: what the numbers rest on.
+    """
+
+    run: Run
+    hours: float
+    peak_memory_bytes: float
+    disk_bytes: float
+    kept_bytes: float
+    time_basis: str
+    memory_basis: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Of a plan; ``finish`` is None without a start. Runs share the caches, so these are no run's own."""
+
+    runs: tuple[RunForecast, ...]
+    parallel: int
+    finish: datetime | None
+    image_cache_bytes: float
+    embedding_cache_bytes: float
+
+    @property
+    def hours(self) -> float:
+        return sum(run.hours for run in self.runs)
+
+    @property
+    def disk_bytes(self) -> float:
+        return sum(run.disk_bytes for run in self.runs)
+
+    def by_method(self) -> dict[tuple[str, str], list[RunForecast]]:
+        """(variant, backbone) -> its runs, in the order of the plan."""
+        found: dict[tuple[str, str], list[RunForecast]] = {}
+        for run in self.runs:
+            found.setdefault((run.run.variant, run.run.backbone), []).append(run)
+        return found
+
+
+def forecast(
+    runs: Sequence[Run],
+    records: Iterable[Record],
+    shape_of: ShapeOf,
+    *,
+    images_of: ImagesOf,
+    seconds_of: SecondsOf = lambda record: 0.0,
+    device: Device = GPU,
+    parallel: int = 1,
+    start: datetime | None = None,
+) -> Forecast:
+    """Price the runs.
+
+    Args:
+        runs: what is to be run.
+        records: earlier records, any; those of failed runs are ignored.
+        shape_of: backbone name -> its numbers.
+        images_of: run -> images of its splits, before the protocol's limits.
+        seconds_of: record -> seconds of all its starts, the test included; 0 where nothing tells. Its own
+            ``wall_time_s`` ends with training.
+        device: where the runs will run; its assumed speed counts where no record tells of that kind of device.
+        parallel: runs at the same time, for the finish date.
+        start: when the first run starts.
+    """
+    earlier = [record for record in records if record.code == "OK" and record.cost.get("wall_time_s")]
+    alike = [record for record in earlier if device.made(record)]
+    known = _Earlier(alike, shape_of, device, seconds_of, shapes={_levels(run)[-1] for run in runs})
+    priced = []
+    sizes = []
+    for run in runs:
+        shape = shape_of(run.backbone)
+        images = limited(images_of(run), run.rules)
+        sizes.append((run, images, shape))
+        states, results = 4.0 * _trained(run, shape), result_bytes(run, images)
+        speed, time_basis = known.speed(run)
+        memory, memory_basis = known.memory(run, shape)
+        priced.append(
+            RunForecast(
+                run=run,
+                hours=run_flops(run, shape, images) / speed / 3600,
+                peak_memory_bytes=memory,
+                disk_bytes=UNFINISHED * states + results,
+                kept_bytes=FINISHED * states + results,
+                time_basis=time_basis,
+                memory_basis=memory_basis,
+            )
+        )
+    finish = None if start is None else start + timedelta(hours=_makespan([run.hours for run in priced], parallel))
+    return Forecast(
+        runs=tuple(priced),
+        parallel=parallel,
+        finish=finish,
+        image_cache_bytes=image_cache_bytes((run, images) for run, images, _ in sizes),
+        embedding_cache_bytes=embedding_cache_bytes(sizes),
+    )
+
+
+def within_budget(prices: Forecast, hours: float) -> tuple[RunForecast, ...]:
+    """The runs that fit into ``hours`` device-hours, in the order of the plan.
+
+    Whole comparisons first: all methods on one benchmark under one seed stand or fall together, low seeds before high
+    ones, cheap benchmarks before dear ones. Where not even one comparison fits, single runs, cheapest first.
+
+    Raises:
+        UsageError: the budget is not above zero.
+    """
+    if not hours > 0:
+        raise UsageError(f"--budget {hours:g}: give device-hours above zero")
+    groups: dict[tuple[int, str, str], list[RunForecast]] = {}
+    for priced in prices.runs:
+        groups.setdefault((priced.run.seed, priced.run.benchmark, priced.run.backbone), []).append(priced)
+    order = sorted(groups, key=lambda group: (group[0], sum(one.hours for one in groups[group]), group))
+    chosen = _fitting([groups[key] for key in order], hours)
+    if not chosen:
+        singles = sorted(prices.runs, key=lambda one: (one.hours, one.run.seed, one.run.key))
+        chosen = _fitting([[one] for one in singles], hours)
+    keys = {priced.run.key for priced in chosen}
+    return tuple(priced for priced in prices.runs if priced.run.key in keys)
+
+
+def _records(count: int) -> str:
+    return "1 record" if count == 1 else f"{count} records"
+
+
+def _fitting(groups: Iterable[list[RunForecast]], hours: float) -> list[RunForecast]:
+    chosen: list[RunForecast] = []
+    left = hours
+    for group in groups:
+        price = sum(one.hours for one in group)
+        if price <= left:
+            chosen += group
+            left -= price
+    return chosen
+
+
+class _Earlier:
+    """Operations a second and memory of earlier runs, looked up from the most alike to the least."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        shape_of: ShapeOf,
+        device: Device,
+        seconds_of: SecondsOf,
+        *,
+        shapes: Collection[tuple[object, ...]],
+    ) -> None:
+        self._device = device
+        self._speeds: dict[tuple[object, ...], list[float]] = {}
+        self._peaks: dict[tuple[object, ...], list[float]] = {}
+        for record in records:
+            levels = _levels(record.run)
+            if levels[-1] not in shapes:
+                continue
+            if record.cost.get("peak_memory_bytes"):
+                self._peaks.setdefault(levels[0], []).append(record.cost["peak_memory_bytes"])
+            images = Images(
+                train=record.counts.get("train", 0),
+                val=record.counts.get("val", 0),
+                test=sum(count for split, count in record.counts.items() if split not in ("train", "val", "all")),
+            )
+            trained, whole = record.cost["wall_time_s"], seconds_of(record)
+            timed = images if whole >= trained else replace(images, test=0)
+            try:
+                work = run_flops(record.run, shape_of(record.run.backbone), timed)
+            except (UsageError, MethodError, KeyError):
+                continue  # a backbone or a method that is not installed here
+            if work:
+                for level in levels:
+                    self._speeds.setdefault(level, []).append(work / max(trained, whole))
+
+    def speed(self, run: Run) -> tuple[float, str]:
+        bases = ("{} of the same shape", "{} of this method", "FLOPs at the speed of {} of this backbone")
+        for level, basis in zip(_levels(run), bases, strict=True):
+            if level in self._speeds:
+                return statistics.median(self._speeds[level]), basis.format(_records(len(self._speeds[level])))
+        precision = str(run.rules.get("precision", "fp32"))
+        speed = self._device.flops[precision]
+        return speed, f"FLOPs at an assumed {speed / 1e12:g} TFLOP/s ({self._device.name})"
+
+    def memory(self, run: Run, shape: BackboneShape) -> tuple[float, str]:
+        known = self._peaks.get(_levels(run)[0])
+        if known:
+            return max(known), f"{_records(len(known))} of the same shape"
+        weights = 4.0 * (_encoder_parameters(shape) + _decoder(run))
+        model = weights + 12.0 * _trained(run, shape) + activation_bytes(run, shape)
+        if not self._device.process_bytes:
+            return model, "closed form"
+        process = f"{self._device.process_bytes / 2**30:.2f} GiB of the process, as measured once"
+        return model + self._device.process_bytes, f"closed form and {process}"
+
+
+def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
+    """From the most to the least alike."""
+    rules = run.rules
+    device_shape = (run.backbone, rules.get("image_size"), rules.get("precision"))
+    config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
+    batch = (rules.get("batch_size"), rules.get("activation_checkpointing"))
+    return (
+        ("same", run.method, config, *device_shape, *batch),
+        ("method", run.method, *device_shape),
+        ("any", *device_shape),
+    )
+
+
+def _trained(run: Run, shape: BackboneShape) -> float:
+    from harness.registry import method_config_class
+
+    return float(method_config_class(run.method)(**run.method_config).encoder_parameters(shape)) + _decoder(run)
+
+
+def _decoder(run: Run) -> int:
+    """Of the binary task; the head of several classes is small beside it."""
+    return decoder_parameters(run.backbone, task="binary")
+
+
+def _encoder_parameters(shape: BackboneShape) -> float:
+    return float(shape.depth * (4 * shape.dim**2 + 2 * shape.dim * shape.mlp_dim) + 3 * shape.patch**2 * shape.dim)
+
+
+def _makespan(hours: Sequence[float], parallel: int) -> float:
+    """Longest first onto whichever device is free first."""
+    loads = [0.0] * max(1, parallel)
+    for one in sorted(hours, reverse=True):
+        loads[loads.index(min(loads))] += one
+    return max(loads)
+
+
+def published_images(benchmark: str) -> Images:
+    """From the sizes that a benchmark states: nine tenths of an unsplit one train; a tenth of train validates."""
+    from harness.registry import BENCHMARKS
+
+    sizes = dict(BENCHMARKS.get(benchmark).published_sizes)
+    train = sizes.get("train", round(0.9 * sizes.get("all", 1000)))
+    test = sizes.get("test", sizes.get("all", 1000) - train)
+    val = sizes.get("val", round(0.1 * train))
+    return Images(train=train if "val" in sizes else train - val, val=val, test=test)

@@ -1,0 +1,109 @@
+"""What the run verb prints: the plan with its price, and the table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.dispatch.place import Place
+from harness.models.catalog import backbone_shape, decoder_parameters, total_parameters
+from harness.planning.plan import Plan
+from harness.pricing.forecast import Forecast, RunForecast, within_budget
+from harness.pricing.price import named, price
+from harness.records.schema import Run
+from harness.registry import BENCHMARKS, method_config_class
+from harness.validation import from_mapping
+
+if TYPE_CHECKING:
+    pass
+
+
+def plan_text(planned: Plan, results: Path, *, where: Place, budget: float | None = None) -> str:
+    """Runs, trainable parameters, forecast and what is missing; starts nothing.
+
+    Args:
+        planned: the plan.
+        results: where earlier records are, which the forecast learns from.
+        where: what the runs would run on.
+        budget: device-hours; names the runs that fit.
+    """
+    lines = [f"{len(planned.jobs)} runs, {len(planned.finished)} finished, {len(planned.failed)} failed before", ""]
+    lines.append(f"{'method':28} {'backbone':28} {'encoder':>12} {'trainable':>12} {'of total':>14}")
+    for method, backbone, encoder, trainable, total in parameter_rows(planned):
+        lines.append(f"{method:28} {backbone:28} {encoder:>12,} {trainable:>12,} {total:>14,}")
+    benchmarks = dict.fromkeys((job.run.benchmark, job.run.split_rule, job.run.data_note) for job in planned.jobs)
+    lines += ["", f"{'benchmark':14} splits"]
+    lines += [f"{name:14} {rule or 'not on disk'}{f' · {note}' if note else ''}" for name, rule, note in benchmarks]
+    if planned.pending:
+        prices = price(planned, results, where=where)
+        lines += ["", describe(prices)]
+        if budget is not None:
+            chosen = within_budget(prices, budget)
+            lines += ["", f"{len(chosen)} of {len(prices.runs)} runs fit into {budget:g} hours:"]
+            lines += [f"  {named(one.run)} · {one.hours:.2f} h" for one in chosen]
+    lines += ["", *(f"missing: {line}" for line in planned.missing)] if planned.missing else ["", "nothing is missing"]
+    return "\n".join(lines) + "\n"
+
+
+def describe(prices: Forecast) -> str:
+    """The forecast as text: one line a method, the sum, disk, and when it is finished."""
+    methods = prices.by_method()
+    width = max([28, *(len(f"{variant} · {backbone}") for variant, backbone in methods)])
+    lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}  from"]
+    for (variant, backbone), runs in methods.items():
+        peak = max(run.peak_memory_bytes for run in runs) / 2**30
+        disk = sum(run.disk_bytes for run in runs) / 2**30
+        bases = dict.fromkeys(f"time: {run.time_basis}; memory: {run.memory_basis}" for run in runs)
+        name = f"{variant} · {backbone}"
+        lines.append(f"{name:<{width}} {len(runs):>5} {_hours(runs):>9} {peak:>9.2f} {disk:>9.2f}  {' | '.join(bases)}")
+    peak = max((run.peak_memory_bytes for run in prices.runs), default=0.0) / 2**30
+    total = f"{'all':<{width}} {len(prices.runs):>5} {_hours(prices.runs):>9} {peak:>9.2f} {prices.disk_bytes / 2**30:>9.2f}"
+    lines.append(total + "  hours are device-hours, GPU-hours on a GPU")
+    kept = sum(run.kept_bytes for run in prices.runs) / 2**30
+    lines.append(
+        f"disk is that of unfinished runs, each with two checkpoints; {kept:.2f} GiB stay when all are finished"
+    )
+    lines += _caches(prices)
+    if prices.finish is not None:
+        at_once = f"{prices.parallel} run{'s' if prices.parallel > 1 else ''} at a time, no waiting in a queue"
+        lines.append(f"finished about {prices.finish:%Y-%m-%d %H:%M} ({at_once})")
+    return "\n".join(lines)
+
+
+def _caches(prices: Forecast) -> list[str]:
+    kept = []
+    if prices.image_cache_bytes:
+        kept.append(
+            f"images {prices.image_cache_bytes / 2**30:.2f} GiB and scored masks at their own size (--no-cache: none)"
+        )
+    if prices.embedding_cache_bytes:
+        kept.append(f"embeddings of frozen encoders {prices.embedding_cache_bytes / 2**30:.2f} GiB")
+    return [f"caches come on top, shared by runs, where there is room: {'; '.join(kept)}"] if kept else []
+
+
+def _hours(runs: Iterable[RunForecast]) -> str:
+    hours = sum(run.hours for run in runs)
+    return f"{hours:.1f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
+    """(variant, backbone, trained in the encoder, trained, all) for every row, in closed form on the first benchmark it meets."""
+    rows: dict[tuple[str, str], Run] = {}
+    for job in planned.jobs:
+        rows.setdefault((job.run.variant, job.run.backbone), job.run)
+    found = []
+    for (variant, backbone), run in rows.items():
+        size = int(run.rules["image_size"])
+        config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
+        benchmark = BENCHMARKS.get(run.benchmark)
+        head = {
+            "task": benchmark.task,
+            "num_classes": benchmark.num_classes,
+            "mask_tokens": int(run.rules["mask_tokens"]),
+        }
+        encoder = config.encoder_parameters(backbone_shape(backbone, size))
+        added = 0 if run.method in ("full", "bitfit") else encoder
+        total = total_parameters(backbone, image_size=size, **head) + added
+        found.append((variant, backbone, encoder, encoder + decoder_parameters(backbone, **head), total))
+    return found

@@ -1,0 +1,80 @@
+"""A plan's price where it would run, and what of the plan a budget buys."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from harness.dispatch.attempts import attempts, state_folder
+from harness.dispatch.place import Place
+from harness.errors import UsageError
+from harness.models.catalog import backbone_shape
+from harness.planning.data import Images
+from harness.planning.plan import Plan
+from harness.pricing.forecast import GPU, Device, Forecast, cpu, forecast, published_images, within_budget
+from harness.records.schema import Record, Run
+from harness.records.store import RecordStore
+
+
+def device(planned: Plan, where: Place) -> tuple[Device, int]:
+    """What one run has there, and how many run at the same time; cards of small images run on CPUs, all others on GPUs."""
+    small = all(int(job.run.rules["image_size"]) <= 256 for job in planned.jobs)
+    if where.executor == "slurm":
+        return cpu(2) if small else GPU, where.workers
+    if small:
+        return cpu(where.threads), min(where.workers, len(os.sched_getaffinity(0)))
+    return GPU, where.workers if where.devices else 1
+
+
+def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
+    """What is not finished of the plan, priced from the records below ``results`` where they tell."""
+    one, parallel = device(planned, where)
+
+    def images_of(run: Run) -> Images:
+        return planned.images.get(run.benchmark) or published_images(run.benchmark)
+
+    def seconds_of(record: Record) -> float:
+        return 3600 * sum(start.hours for start in attempts(state_folder(results, record.key)))
+
+    return forecast(
+        [job.run for job in planned.pending],
+        RecordStore(results).summaries()[0],
+        backbone_shape,
+        images_of=images_of,
+        seconds_of=seconds_of,
+        device=one,
+        parallel=parallel,
+        start=datetime.now(),
+    )
+
+
+def affordable(planned: Plan, prices: Forecast, *, hours: float) -> tuple[Plan, str]:
+    """The plan without the runs that do not fit into ``hours`` device-hours, and a line that says what is left out.
+
+    Raises:
+        UsageError: not one run fits, or the budget is not above zero.
+    """
+    chosen = within_budget(prices, hours)
+    if prices.runs and not chosen:
+        cheapest = min(one.hours for one in prices.runs)
+        raise UsageError(
+            f"--budget {hours:g}: none of {len(prices.runs)} runs fits, the cheapest takes {cheapest:.2g} hours;"
+            " --plan shows the prices"
+        )
+    keys = {one.run.key for one in chosen}
+    left_out = {one.run.key: named(one.run) for one in prices.runs if one.run.key not in keys}
+    kept = tuple(job for job in planned.jobs if job.run.key not in left_out)
+    failed = {key: code for key, code in planned.failed.items() if key not in left_out}
+    text = f"--budget: {len(chosen)} of {len(prices.runs)} runs fit into {hours:g} hours"
+    if left_out:
+        names = list(left_out.values())
+        more = f"; and {len(names) - 3} more" if len(names) > 3 else ""
+        text += f"; left out: {'; '.join(names[:3])}{more}"
+    return replace(planned, jobs=kept, failed=failed), text
+
+
+def named(run: Run) -> str:
+    """A run in words."""
+    return f"{run.variant} · {run.backbone} · {run.benchmark} · seed {run.seed}"

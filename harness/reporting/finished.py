@@ -1,0 +1,67 @@
+"""The table of one command, from the records of its runs, and the pages of its results folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from harness.errors import UsageError, os_reason
+from harness.records.schema import Run
+from harness.records.store import RecordStore, write_atomically
+from harness.reporting import published
+from harness.reporting.grid import is_entry, placeholder
+from harness.reporting.pages import images_below, pages
+from harness.reporting.tables import render
+from harness.studies import Entry, Study, load_study
+
+
+def narrowed(study: Study, runs: Sequence[Run]) -> Study:
+    """The study as it was planned, where the command line replaced its seeds, benchmarks, backbones, methods or protocol.
+
+    Published numbers stand beside the study's own protocol only.
+    """
+    entries: dict[str, Entry] = {}
+    for run in runs:
+        alike = [entry for entry in study.entries if entry.method == run.method]
+        mine = [entry for entry in alike if is_entry(placeholder(run), entry.options)]
+        for entry in mine or [Entry(label=run.variant, method=run.method, options=run.changed)]:
+            entries.setdefault(entry.label, entry)
+    places = {entry.label: place for place, entry in enumerate(study.entries)}
+    rows = sorted(entries.values(), key=lambda entry: places.get(entry.label, len(places)))
+    return replace(
+        study,
+        protocol=runs[0].protocol,
+        backbones=tuple(dict.fromkeys(run.backbone for run in runs)),
+        benchmarks=tuple(dict.fromkeys(run.benchmark for run in runs)),
+        entries=tuple(rows),
+        seeds=tuple(sorted({run.seed for run in runs})),
+        table=replace(study.table, paper=study.table.paper and runs[0].protocol == study.protocol),
+    )
+
+
+def finished_table(runs: Sequence[Run], results: Path, *, study: str | None) -> str:
+    """The table of what was planned, from its records; the pages below ``results/tables`` hold every record there."""
+    grid = load_study(study) if study else None
+    store = RecordStore(results)
+    text = render(
+        store.summaries()[0],
+        study=narrowed(grid, runs) if grid else None,
+        runs=list(runs),
+        published=published.read() if grid else (),
+        images_of=images_below(results),
+    )
+    if not store.folder.is_dir():  # the first runs were all interrupted: no pages yet
+        return text
+    found = pages(results)
+    for path, reason in found.skipped.items():
+        print(f"skipped: {path}: {reason}", file=sys.stderr)
+    for path, page in {**found.content, **(pages(results, study=grid).content if grid else {})}.items():
+        try:
+            write_atomically(path, page)
+        except OSError as error:
+            raise UsageError(
+                f"table {path} could not be written: {os_reason(error)}; regenerate it with python -m harness.tables"
+            ) from error
+    return text

@@ -1,0 +1,222 @@
+"""The mixed edge of NAS-LoRA (2512.03499): y = Σ_i softmax(α)_i · O_i(x) on a bottleneck map.
+
+`methods.parts.operations` says what the operations are (those of DARTS, 1806.09055). Deviations: the depthwise and pointwise
+weights start as PyTorch starts a convolution (Kaiming-uniform, a = √5), drawn from the method's own generator; the cell
+computes in float32 under autocast, because its few channels cost nothing and batch statistics in half precision do.
+
+Two ways to compute the same: operation by operation, or ``fused``. The depthwise and the pointwise part of a stage have
+nothing between them and make one dense kernel; kernels of all operations are widened to one size and run as one
+convolution; batch norms of one stage run as one. In the linear style the whole cell collapses into one kernel first.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.parts.kernels import chain, spread, widen
+from methods.parts.operations import CONVOLUTIONS, POOLS
+from methods.parts.placement import MethodError
+from methods.parts.recompute import recomputing
+from methods.parts.stages import Stages
+
+_GROUPS = (
+    ("none",),
+    POOLS,
+    ("skip_connect",),
+    tuple(name for name, form in CONVOLUTIONS.items() if form.stages == 2),
+    tuple(name for name, form in CONVOLUTIONS.items() if form.stages == 1),
+)
+"""Operations that lie side by side in DARTS's order and are computed together."""
+MOMENTUM = 0.1
+EPSILON = 1e-5
+
+
+class Cell(nn.Module):
+    """One softmax-mixed edge.
+
+    Args:
+        operations: names in DARTS's order, as `methods.parts.operations.parse_operations` returns them.
+        channels: channels of the map.
+        style: ``darts`` or ``linear``.
+        alpha_std: standard deviation of α at init. A single operation has no α.
+        generator: source of the initial weights.
+        fused: batch the operations into few convolutions; the same result as one by one.
+        norm: ``batch``, ``batch-affine`` or ``none``; see `methods.configs.NASLoRAConfig`.
+        residual: add the map itself.
+
+    Shape: (B, channels, h, w) to the same.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self,
+        operations: tuple[str, ...],
+        *,
+        channels: int,
+        style: str,
+        alpha_std: float,
+        generator: torch.Generator,
+        fused: bool,
+        norm: str = "batch",
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self.operations = operations
+        self.channels = channels
+        self.style = style
+        self.fused = fused
+        self.norm = norm
+        self.residual = residual
+        self.momentum = MOMENTUM
+        """How far running statistics follow a batch."""
+        self.skip_folded = False
+        """Whether a merge has taken the skip connection out of the cell and into the backbone."""
+        several = len(operations) > 1
+        self.alpha = nn.Parameter(alpha_std * torch.randn(len(operations), generator=generator)) if several else None
+        convolutions = [name for name in operations if name in CONVOLUTIONS]
+        self.stages = Stages(operations, channels=channels, generator=generator) if convolutions else None
+        # One row of running statistics a batch norm: pools, dilated and first stages, then second stages.
+        twice = [name for name in convolutions if CONVOLUTIONS[name].stages == 2]
+        once = [name for name in convolutions if CONVOLUTIONS[name].stages == 1]
+        pools = [name for name in operations if name in POOLS]
+        norms = [(name, 0) for name in (*pools, *once, *twice)] + [(name, 1) for name in twice]
+        self._row = {key: row for row, key in enumerate(norms)}
+        self._first = len(pools) + len(convolutions)
+        self._counts = [sum(name in group for name in operations) for group in _GROUPS]
+        rows = len(norms) if style == "darts" and norm != "none" else 0
+        self.register_buffer("running_mean", torch.zeros(rows, channels))
+        self.register_buffer("running_var", torch.ones(rows, channels))
+        affine = rows > 0 and norm == "batch-affine"
+        self.norm_scale = nn.Parameter(torch.ones(rows * channels)) if affine else None
+        self.norm_offset = nn.Parameter(torch.zeros(rows * channels)) if affine else None
+
+    def mixture(self) -> Tensor:
+        """softmax(α), one entry an operation."""
+        if self.alpha is None:
+            return self.running_mean.new_ones(1)
+        return self.alpha.softmax(dim=0)
+
+    def skip_weight(self) -> Tensor:
+        """What passes as it is: the skip connection's share of the mixture, and 1 beside it with ``residual``; 0 where
+        there is neither or a merge has folded them."""
+        mixture = self.mixture()
+        if self.skip_folded:
+            return mixture.new_zeros(())
+        beside = mixture.new_ones(()) if self.residual else mixture.new_zeros(())
+        if "skip_connect" not in self.operations:
+            return beside
+        return beside + mixture[self.operations.index("skip_connect")]
+
+    def forward(self, maps: Tensor) -> Tensor:
+        with torch.autocast(maps.device.type, enabled=False):
+            maps = maps.to(self.running_mean.dtype)  # that of the cell itself, whatever autocast made of its input
+            if not self.fused:
+                return self._one_by_one(maps)
+            if self.style == "linear":
+                kernel = self.kernel()
+                return F.conv2d(maps, kernel, padding=kernel.shape[-1] // 2)
+            return self._batched(maps)
+
+    def kernel(self) -> Tensor:
+        """The one kernel (C, C, k, k) that a linear cell equals, with zero padding of k // 2."""
+        if self.style != "linear":
+            raise MethodError("only a cell of style=linear equals one convolution; this one has ReLU and batch norm")
+        identity = torch.eye(self.channels).to(self.running_mean)[:, :, None, None]
+        _, average, _, twice, once = self.mixture().split(self._counts)
+        parts = [self.skip_weight() * identity]
+        parts += [share * (identity / 9).expand(-1, -1, 3, 3) for share in average]
+        if self.stages is not None:
+            first, dilated, second = self.stages.kernels()
+            whole = [chain(first, second)] if len(first) else []
+            whole += [spread(dilated, 2)] if len(dilated) else []
+            parts.append((torch.cat([twice, once]).view(-1, 1, 1, 1, 1) * torch.cat(whole)).sum(dim=0))
+        side = max((part.shape[-1] for part in parts), default=1)
+        kernel = sum((widen(part, side) for part in parts), start=torch.zeros_like(identity))
+        forms = [CONVOLUTIONS[name] for name in self.operations if name in CONVOLUTIONS]
+        rim = (side - max(form.reach for form in forms)) // 2 if forms else 0
+        return kernel[..., rim : side - rim, rim : side - rim]
+
+    def _one_by_one(self, maps: Tensor) -> Tensor:
+        mixed = self.skip_weight() * maps
+        for weight, name in zip(self.mixture(), self.operations, strict=True):
+            if name in ("none", "skip_connect"):
+                continue
+            mixed = mixed + weight * self._operate(name, maps)
+        return mixed
+
+    def _operate(self, name: str, maps: Tensor) -> Tensor:
+        darts = self.style == "darts"
+        if name in POOLS:
+            pooled = self._pool(name, maps)
+            return self._normalise(pooled, self._row[name, 0], self._row[name, 0] + 1) if darts else pooled
+        half, count = CONVOLUTIONS[name].span // 2, CONVOLUTIONS[name].stages
+        if not darts:
+            maps = F.pad(maps, [half * count] * 4)
+        assert self.stages is not None
+        for index in range(count):
+            stage = self.stages.stage(name, index)
+            maps = stage.convolve(maps.relu() if darts else maps, padding=half if darts else 0)
+            if darts:
+                maps = self._normalise(maps, self._row[name, index], self._row[name, index] + 1)
+        return maps
+
+    def _batched(self, maps: Tensor) -> Tensor:
+        """The DARTS style with one convolution a dilation and one batch norm a stage.
+
+        A share of the mixture is the scale of its operation's last batch norm.
+        """
+        _, pools, _, twice, once = self.mixture().split(self._counts)
+        mixed = maps * self.skip_weight()
+        parts = [self._pool(name, maps) for name in self.operations if name in POOLS]
+        if self.stages is not None:
+            first, dilated, second = self.stages.kernels()
+            rectified = maps.relu()
+            parts += [_convolve(rectified, dilated, 2)] if len(dilated) else []
+            parts += [_convolve(rectified, first, 1)] if len(first) else []
+        if not parts:
+            return mixed
+        between = torch.ones_like(twice)  # a first stage is not mixed, a second one reads it
+        normed = self._normalise(torch.cat(parts, dim=1), 0, self._first, scales=torch.cat([pools, once, between]))
+        done = (self._first - len(twice)) * self.channels
+        finished, unfinished = normed[:, :done], normed[:, done:]
+        mixed = mixed + finished.unflatten(1, (-1, self.channels)).sum(dim=1)
+        if not len(twice):
+            return mixed
+        again = _convolve(unfinished.relu(), second, 1, groups=len(twice))
+        normed = self._normalise(again, self._first, self._first + len(twice), scales=twice)
+        return mixed + normed.unflatten(1, (-1, self.channels)).sum(dim=1)
+
+    def _pool(self, name: str, maps: Tensor) -> Tensor:
+        if name == "max_pool_3x3":
+            return F.max_pool2d(maps, 3, stride=1, padding=1)
+        # Padding that counts makes the average one fixed kernel at the borders too, as the linear style needs it.
+        return F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=self.style == "linear")
+
+    def _normalise(self, maps: Tensor, start: int, stop: int, *, scales: Tensor | None = None) -> Tensor:
+        """The norm; rows ``start:stop`` of its statistics belong to ``maps``, and so do any ``scales`` of what comes
+        out of it."""
+        weight = None if scales is None else scales.repeat_interleave(self.channels)
+        if self.norm == "none":
+            return maps if weight is None else maps * weight[:, None, None]
+        offset = None
+        if self.norm_scale is not None and self.norm_offset is not None:
+            mine = slice(start * self.channels, stop * self.channels)
+            learnt, offset = self.norm_scale[mine], self.norm_offset[mine]
+            offset = offset if weight is None else offset * weight
+            weight = learnt if weight is None else learnt * weight
+        mean, variance = self.running_mean[start:stop].view(-1), self.running_var[start:stop].view(-1)
+        if not self.training:
+            return F.batch_norm(maps, mean, variance, weight, offset, training=False, eps=EPSILON)
+        if recomputing():  # copies take the update; without any statistics, fewer tensors than before would be saved
+            mean, variance = mean.clone(), variance.clone()
+        return F.batch_norm(maps, mean, variance, weight, offset, training=True, momentum=self.momentum, eps=EPSILON)
+
+
+def _convolve(maps: Tensor, kernels: Tensor, dilation: int, *, groups: int = 1) -> Tensor:
+    """Kernels (n, C, C, k, k) that all read the same maps (B, C, h, w), or with ``groups=n`` each its own part."""
+    padding = dilation * (kernels.shape[-1] // 2)
+    return F.conv2d(maps, kernels.flatten(0, 1), padding=padding, dilation=dilation, groups=groups)

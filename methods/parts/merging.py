@@ -1,0 +1,177 @@
+"""Merging low-rank updates s · B · core(A x) into the linear layer that they adapt.
+
+``fold_exactly`` folds what is linear per token. LoRA has no core, and its whole update is. A core may split itself: it
+then offers ``linear_part()``, an r×r matrix M, and ``drop_linear_part()``, which takes M out of the core and says
+whether anything is left. Then W0 + s·B·M·A replaces W0, and the rest of the core stays beside it.
+
+``fold_calibrated`` replaces any core by the affine map of the bottleneck that is nearest to it on given images: with
+z = A x and y = core(z) over all tokens, (M, c) minimises Σ ‖M z + c − y‖², solved by normal equations accumulated in
+float64. W0 + s·B·M·A and b0 + s·B·c then replace W0 and b0, and nothing is left. All sites are fitted in one pass over
+the unmerged model. Fitting front to back, each block on the tokens that the merged blocks before it give, was tried in
+two forms (towards the core's output on those tokens, and towards its output in the unmerged model): on Kvasir-SEG with
+a ViT-S the relative deviation of the logits was 4.94 % and 5.02 % against 4.99 % in one pass (4 calibration images;
+4.70, 4.76 and 4.70 % with 16), at three times the forward passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from methods.parts.lowrank import AdaptedLinear, LowRank
+from methods.parts.sites import BlockSite
+
+
+@runtime_checkable
+class Splittable(Protocol):
+    """A core with a part that is linear per token."""
+
+    def linear_part(self) -> Tensor:
+        """M, (r, r)."""
+        ...
+
+    def drop_linear_part(self) -> bool:
+        """Take M out of the core; whether anything is left."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Layer:
+    """An adapted linear layer and where it stands.
+
+    Args:
+        place: its block.
+        module: its role in the block, such as ``qkv``.
+        adapted: the layer.
+    """
+
+    place: BlockSite
+    module: str
+    adapted: AdaptedLinear
+
+    def adapters(self) -> dict[str, LowRank]:
+        """Adapters by site: ``blocks.0.qkv``, or ``blocks.0.qkv.q`` where the adapter has a slice of the outputs."""
+        name = f"{self.place.name}.{self.module}"
+        adapters: dict[str, LowRank] = dict(self.adapted.adapters.items())  # type: ignore[arg-type]
+        return {name if key == self.module else f"{name}.{key}": adapter for key, adapter in adapters.items()}
+
+    def remove(self, adapter: LowRank) -> None:
+        """Take an adapter away; with the last one the backbone's own layer is back in its block."""
+        key = next(key for key, value in self.adapted.adapters.items() if value is adapter)
+        del self.adapted.adapters[key]
+        if not self.adapted.adapters:
+            self.place.replace(self.module, self.adapted.base)
+
+
+@dataclass(kw_only=True)
+class Merge:
+    """Sites whose update went into the backbone whole or in part, and those that keep one, with the reason."""
+
+    folded: list[str] = field(default_factory=list)
+    partly: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def add_update(base: nn.Linear, adapter: LowRank, matrix: Tensor, offset: Tensor | None = None) -> None:
+    """W ← W + s·B·M·A and b ← b + s·B·c on the adapter's slice of the outputs, in float64.
+
+    Args:
+        matrix: M, (r, r).
+        offset: c, (r,), or None for zero.
+    """
+    up, down = adapter.up.double(), adapter.down.double()
+    rows = slice(adapter.start, adapter.stop)
+    weight = base.weight[rows]
+    weight.copy_(weight.double() + adapter.scale * (up @ matrix.to(up) @ down))
+    if offset is None:
+        return
+    if base.bias is None:
+        base.bias = nn.Parameter(base.weight.new_zeros(base.out_features), requires_grad=False)
+    bias = base.bias[rows]
+    bias.copy_(bias.double() + adapter.scale * (up @ offset.to(up)))
+
+
+def fold_exactly(layers: Sequence[Layer]) -> Merge:
+    """Fold what is linear per token, in place."""
+    done = Merge()
+    for layer in layers:
+        for site, adapter in layer.adapters().items():
+            core = adapter.core
+            if core is None:
+                add_update(layer.adapted.base, adapter, torch.eye(adapter.down.shape[0]))
+            elif not isinstance(core, Splittable):
+                done.left[site] = f"{type(core).__name__} is not linear"
+                continue
+            else:
+                linear = core.linear_part()
+                add_update(layer.adapted.base, adapter, linear)
+                if core.drop_linear_part():
+                    if linear.any():
+                        done.partly.append(site)
+                    done.left[site] = "operations that look at neighbours or are not linear"
+                    continue
+            layer.remove(adapter)
+            done.folded.append(site)
+    return done
+
+
+class LeastSquares:
+    """Normal equations of y ≈ M z + c, accumulated in float64.
+
+    Args:
+        rank: r, the width of z and of y.
+        device: where to accumulate.
+    """
+
+    def __init__(self, rank: int, *, device: torch.device) -> None:
+        self.gram = torch.zeros(rank + 1, rank + 1, dtype=torch.float64, device=device)
+        self.moment = torch.zeros(rank + 1, rank, dtype=torch.float64, device=device)
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """Inputs and targets (…, r) of the same tokens."""
+        flat = inputs.flatten(0, -2).double()
+        flat = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
+        self.gram += flat.T @ flat
+        self.moment += flat.T @ targets.flatten(0, -2).double()
+
+    def watch(self, core: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """As a forward hook of a core: add what goes in and what comes out."""
+        self.add(inputs[0], output)
+
+    def solve(self) -> tuple[Tensor, Tensor]:
+        """M (r, r) and c (r,), on the CPU. Where the tokens leave directions open, the solution of least norm."""
+        solution = torch.linalg.pinv(self.gram.cpu(), hermitian=True, rtol=1e-10) @ self.moment.cpu()
+        return solution[:-1].T, solution[-1]
+
+
+@torch.no_grad()
+def fold_calibrated(segmenter: nn.Module, layers: Sequence[Layer], calibration: Sequence[Tensor]) -> Merge:
+    """Replace every core by its least-squares affine map and fold that, in place.
+
+    Args:
+        segmenter: in evaluation mode.
+        layers: the adapted layers.
+        calibration: batches (B, 3, H, W) of training images.
+    """
+    adapters = {site: (layer, adapter) for layer in layers for site, adapter in layer.adapters().items()}
+    fits = {
+        site: LeastSquares(len(adapter.down), device=adapter.down.device) for site, (_, adapter) in adapters.items()
+    }
+    with ExitStack() as watched:
+        for site, (_, adapter) in adapters.items():
+            assert adapter.core is not None
+            watched.callback(adapter.core.register_forward_hook(fits[site].watch).remove)
+        for batch in calibration:
+            segmenter.encoder(batch)  # type: ignore[operator]
+    done = Merge()
+    for site, (layer, adapter) in adapters.items():
+        add_update(layer.adapted.base, adapter, *fits[site].solve())
+        layer.remove(adapter)
+        done.folded.append(site)
+    return done

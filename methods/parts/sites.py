@@ -1,0 +1,180 @@
+"""Where a method touches a ViT: one view on the blocks of SAM's encoder and of a timm ViT.
+
+A *site* is a sub-module of a block by its role (``qkv``, ``proj``, ``mlp_in``, ``mlp_out``, ``norm1``, ``norm2``). A
+*token layout* knows how the tokens that reach a site become a feature map: SAM hands over (B', h, w, C), one window or
+the whole image an entry; timm hands over (B, N, C) with prefix tokens in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from methods.parts.placement import BackboneShape, MethodError, parse_blocks
+
+_PATHS = {
+    "norm1": ("norm1",),
+    "norm2": ("norm2",),
+    "qkv": ("attn.qkv",),
+    "proj": ("attn.proj",),
+    "mlp_in": ("mlp.lin1", "mlp.fc1"),
+    "mlp_out": ("mlp.lin2", "mlp.fc2"),
+}
+
+
+@dataclass
+class Grid:
+    """Side lengths, in tokens, of the map that the encoder works on; the encoder writes it, token layouts read it."""
+
+    height: int = 0
+    width: int = 0
+
+
+class Encoder(Protocol):
+    """What a method may rely on in an image encoder (an ``nn.Module``): images (B, 3, H, W) to (B, C, H/p, W/p).
+
+    ``forward`` is ``finish(run_blocks(embed(images)))``; tokens are (B, h, w, D) for SAM and (B, N, D) for timm.
+    """
+
+    blocks: nn.ModuleList
+    grid: Grid
+    shape: BackboneShape
+    activation_checkpointing: bool  # a method that runs blocks of its own recomputes them too
+
+    def embed(self, images: Tensor) -> Tensor: ...
+    def run_blocks(self, tokens: Tensor) -> Tensor: ...
+    def finish(self, tokens: Tensor) -> Tensor: ...
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """What a method may rely on in a segmenter (an ``nn.Module``): images (B, 3, H, W) in, logits out, no prompts."""
+
+    encoder: Any  # an nn.Module that is also an Encoder, which Python's types cannot say
+
+    def decoder_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Named parameters of mask decoder and head that every method trains (no IoU head, no spare mask tokens)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLayout:
+    """How the tokens at a site form maps.
+
+    Args:
+        grid: the encoder's current grid.
+        window: side of the attention window in tokens, 0 where attention is global.
+        prefix_tokens: leading tokens that belong to no place (timm).
+        kind: ``map`` for (B', h, w, C), ``sequence`` for (B, N, C).
+    """
+
+    grid: Grid
+    window: int
+    prefix_tokens: int
+    kind: str
+
+    def on_map(
+        self,
+        tokens: Tensor,
+        function: Callable[[Tensor], Tensor],
+        *,
+        scope: str = "window",
+        prefix_function: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Apply ``function`` ((B', C, h, w) to the same shape) to the tokens seen as maps; tokens keep their layout.
+
+        Args:
+            tokens: (B', h, w, C) or (B, N, C).
+            scope: ``window`` works inside the attention window as the tokens come; ``image`` puts the windows of one
+                image together first and leaves the padding out (its tokens come back as zeros).
+            prefix_function: what happens to prefix tokens (B, P, C), which have no place on the map and no neighbours;
+                by default each is a map of one token.
+        """
+        if self.kind == "sequence":
+            prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
+            height, width = self.grid.height, self.grid.width
+            image = patches.transpose(1, 2).reshape(len(tokens), -1, height, width)
+            mapped = function(image).flatten(2).transpose(1, 2)
+            if not self.prefix_tokens:
+                return mapped
+            if prefix_function is None:
+                alone = function(prefix.reshape(-1, prefix.shape[-1], 1, 1)).reshape(prefix.shape)
+            else:
+                alone = prefix_function(prefix)
+            return torch.cat([alone, mapped], dim=1)
+        if scope == "image" and self.window:
+            return self.to_windows(function(self.to_image(tokens)))
+        return function(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def _padded(self) -> tuple[int, int]:
+        return -(-self.grid.height // self.window), -(-self.grid.width // self.window)
+
+    def to_image(self, windows: Tensor) -> Tensor:
+        """Windows (B·rows·columns, side, side, C) of a map layout to images (B, C, h, w), padding left out."""
+        rows, columns = self._padded()
+        side, channels = self.window, windows.shape[-1]
+        image = windows.reshape(-1, rows, columns, side, side, channels).permute(0, 5, 1, 3, 2, 4)
+        image = image.reshape(-1, channels, rows * side, columns * side)
+        return image[:, :, : self.grid.height, : self.grid.width]
+
+    def to_windows(self, image: Tensor) -> Tensor:
+        """Images (B, C, h, w) to windows (B·rows·columns, side, side, C), padded with zeros as SAM does."""
+        rows, columns = self._padded()
+        side, channels = self.window, image.shape[1]
+        padded = nn.functional.pad(image, (0, columns * side - self.grid.width, 0, rows * side - self.grid.height))
+        windows = padded.reshape(-1, channels, rows, side, columns, side).permute(0, 2, 4, 3, 5, 1)
+        return windows.reshape(-1, side, side, channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSite:
+    """One block of the encoder with its named sites."""
+
+    index: int
+    block: nn.Module
+    name: str
+    layout: TokenLayout = field(repr=False)
+
+    def path(self, site: str) -> str:
+        """The module path of ``site`` inside the block, such as ``attn.qkv``."""
+        for path in _PATHS[site]:
+            parent, _, leaf = path.rpartition(".")
+            owner = self.block.get_submodule(parent) if parent else self.block
+            if hasattr(owner, leaf):
+                return path
+        children = ", ".join(name for name, _ in self.block.named_children())
+        raise MethodError(f"block {self.index} of this backbone has no {site}; its modules are {children}")
+
+    def get(self, site: str) -> nn.Module:
+        return self.block.get_submodule(self.path(site))
+
+    def layout_at(self, site: str) -> TokenLayout:
+        """The layout at ``site``: windows exist between the query projection and the output projection only."""
+        return self.layout if site in ("qkv", "proj") else replace(self.layout, window=0)
+
+    def replace(self, site: str, module: nn.Module) -> None:
+        parent, _, leaf = self.path(site).rpartition(".")
+        setattr(self.block.get_submodule(parent) if parent else self.block, leaf, module)
+
+
+def block_sites(encoder: Encoder, blocks: str) -> list[BlockSite]:
+    """The blocks that the placement ``blocks`` names, in order.
+
+    Raises:
+        MethodError: the placement does not fit the encoder.
+    """
+    shape = encoder.shape
+    indices = parse_blocks(blocks, depth=shape.depth, global_blocks=shape.global_blocks)
+    sites = []
+    for index in indices:
+        block = encoder.blocks[index]
+        window = 0 if index in shape.global_blocks else shape.window
+        kind = "map" if getattr(block, "window_size", None) is not None else "sequence"
+        layout = TokenLayout(grid=encoder.grid, window=window, prefix_tokens=shape.prefix_tokens, kind=kind)
+        sites.append(BlockSite(index=index, block=block, name=f"blocks.{index}", layout=layout))
+    return sites

@@ -1,0 +1,168 @@
+"""Hostile archives are refused, and nothing is ever written outside the target."""
+
+from __future__ import annotations
+
+import io
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from datasets.preparing.prepare.unpacking import Limits, unpack
+
+from datasets.base import DatasetError
+
+
+def quiet(what: str, done: int, total: int | None) -> None:
+    """No progress display."""
+
+
+def zipped(path: Path, members: dict[str, bytes], *, links: dict[str, str] | None = None) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        for name, target in (links or {}).items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(info, target)
+    return path
+
+
+def tarred(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for info, content in members:
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def member(name: str, *, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    info.linkname = link
+    return info
+
+
+def outside(tmp_path: Path) -> set[str]:
+    return {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if "target" not in path.parts}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.txt",
+        "a/../../evil.txt",
+        "/tmp/evil.txt",
+        "..\\evil.txt",
+        "C:\\evil.txt",
+        "C:evil.txt",
+        "\\\\host\\share\\evil",
+    ],
+)
+def test_zip_members_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
+    archive = zipped(tmp_path / "a.zip", {"fine.txt": b"x", name: b"evil"})
+    before = outside(tmp_path)
+    with pytest.raises(DatasetError, match="leads out of the folder"):
+        unpack(archive, tmp_path / "target", progress=quiet)
+    assert outside(tmp_path) == before
+    assert not list((tmp_path / "target").iterdir()), "names are judged before anything is written"
+
+
+def test_zip_link_is_refused(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip", {}, links={"images": "/etc"})
+    with pytest.raises(DatasetError, match="a link or a device"):
+        unpack(archive, tmp_path / "target", progress=quiet)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        member("../evil.txt"),
+        member("a/../../evil.txt"),
+        member("link", kind=tarfile.SYMTYPE, link="/etc/passwd"),
+        member("link", kind=tarfile.SYMTYPE, link="../../x"),
+        member("link", kind=tarfile.SYMTYPE, link="inside.txt"),
+        member("link", kind=tarfile.LNKTYPE, link="/etc/passwd"),
+        member("device", kind=tarfile.CHRTYPE),
+        member("pipe", kind=tarfile.FIFOTYPE),
+    ],
+    ids=lambda info: f"{info.name}->{info.linkname}",
+)
+def test_tar_members_that_lead_out_links_and_devices_are_refused(tmp_path: Path, info: tarfile.TarInfo) -> None:
+    archive = tarred(tmp_path / "a.tar.gz", [(member("inside.txt"), b"x"), (info, b"")])
+    before = outside(tmp_path)
+    with pytest.raises(DatasetError, match=r"a\.tar\.gz"):
+        unpack(archive, tmp_path / "target", progress=quiet)
+    assert outside(tmp_path) == before
+    assert not any(path.is_symlink() for path in (tmp_path / "target").rglob("*"))
+
+
+def test_writing_through_a_link_made_earlier_is_impossible(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    link = member("d", kind=tarfile.SYMTYPE, link=str(tmp_path / "victim"))
+    archive = tarred(tmp_path / "a.tar.gz", [(link, b""), (member("d/evil.txt"), b"evil")])
+    with pytest.raises(DatasetError):
+        unpack(archive, tmp_path / "target", progress=quiet)
+    assert not list((tmp_path / "victim").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_bombs_are_refused_by_ratio_by_size_and_by_count(tmp_path: Path, kind: str) -> None:
+    zeros = bytes(8 << 20)
+    many = {f"{index}.txt": b"" for index in range(30)}
+    for content, limits, words in (
+        ({"zeros": zeros}, Limits(ratio_from=1 << 20), "times its size"),
+        ({"zeros": zeros}, Limits(size=1 << 20), "the limit"),
+        (many, Limits(members=20), "more than 20 files"),
+    ):
+        if kind == "zip":
+            archive = zipped(tmp_path / "a.zip", content)
+        else:
+            archive = tarred(tmp_path / "a.tar.gz", [(member(name), data) for name, data in content.items()])
+        with pytest.raises(DatasetError, match=words):
+            unpack(archive, tmp_path / "target" / words.replace(" ", ""), progress=quiet, limits=limits)
+        written = sum(path.stat().st_size for path in (tmp_path / "target").rglob("*") if path.is_file())
+        assert written <= 1 << 20
+
+
+def test_zip_whose_header_lies_about_the_size_is_refused(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip", {"zeros": bytes(4 << 20)})
+    content = archive.read_bytes()
+    size = (4 << 20).to_bytes(4, "little")
+    assert content.count(size) == 2
+    archive.write_bytes(content.replace(size, (100).to_bytes(4, "little")))
+    with pytest.raises(DatasetError, match="cannot be unpacked"):
+        unpack(archive, tmp_path / "target", progress=quiet)
+
+
+def test_name_twice_is_refused(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip", {"a.txt": b"1", "A.txt": b"2"})
+    with pytest.raises(DatasetError, match="twice"):
+        unpack(archive, tmp_path / "target", progress=quiet)
+
+
+def test_protected_and_foreign_files_are_one_line(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip", {"a.txt": b"1" * 50})
+    content = bytearray(archive.read_bytes())
+    content[6] |= 1  # the local header's flag: encrypted
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(content)
+    with pytest.raises(DatasetError, match="password"):
+        unpack(archive, tmp_path / "target", progress=quiet)
+    other = tmp_path / "a.rar"
+    other.write_bytes(b"Rar!\x1a\x07\x00" + bytes(100))
+    with pytest.raises(DatasetError, match="neither zip nor tar"):
+        unpack(other, tmp_path / "target", progress=quiet)
+
+
+def test_honest_archives_unpack(tmp_path: Path) -> None:
+    members = {"d/a b.txt": b"1", "d/é.txt": b"2" * 100_000}
+    assert unpack(zipped(tmp_path / "a.zip", members), tmp_path / "target" / "zip", progress=quiet) == 2
+    tar = tarred(
+        tmp_path / "a.tar.gz", [(member("d", kind=tarfile.DIRTYPE), b""), *((member(n), c) for n, c in members.items())]
+    )
+    assert unpack(tar, tmp_path / "target" / "tar", progress=quiet) == 2
+    for kind in ("zip", "tar"):
+        for name, content in members.items():
+            assert (tmp_path / "target" / kind / name).read_bytes() == content

@@ -1,0 +1,67 @@
+"""Pairs are made by stem, whatever else lies in the folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from datasets.base import DatasetError
+from datasets.reading.pairing import image_files, pair_folders
+
+
+def _touch(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def test_suffix_case_and_extension_do_not_matter(tmp_path: Path) -> None:
+    images = _touch(tmp_path / "i", "ISIC_1.JPG", "b.jpeg", "c.png", "d.tif", "e.jpg")
+    masks = _touch(tmp_path / "m", "isic_1_Segmentation.PNG", "b_mask.png", "C.png", "d.TIFF", "e_gt.bmp")
+    paired = pair_folders(images, masks)
+    found = {pair.stem: pair.mask.name for pair in paired.pairs}
+    assert found == {
+        "ISIC_1": "isic_1_Segmentation.PNG",
+        "b": "b_mask.png",
+        "c": "C.png",
+        "d": "d.TIFF",
+        "e": "e_gt.bmp",
+    }
+    assert not paired.unpaired_images
+    assert not paired.unused_masks
+
+
+def test_one_file_too_many_does_not_shift_the_pairs(tmp_path: Path) -> None:
+    images = _touch(tmp_path / "i", "a.jpg", "b.jpg", "c.jpg")
+    masks = _touch(tmp_path / "m", "0_extra.png", "b.png", "c.png")
+    paired = pair_folders(images, masks)
+    assert [(pair.image.stem, pair.mask.stem) for pair in paired.pairs] == [("b", "b"), ("c", "c")]
+    assert [path.name for path in paired.unpaired_images] == ["a.jpg"]
+    assert [path.name for path in paired.unused_masks] == ["0_extra.png"]
+
+
+def test_junk_is_skipped(tmp_path: Path) -> None:
+    folder = _touch(tmp_path / "i", ".DS_Store", "._a.jpg", "README.md", "a_superpixels.png", "Thumbs.db", "a.jpg")
+    (folder / "b.jpg").mkdir()
+    assert [path.name for path in image_files(folder)] == ["a.jpg"]
+
+
+def test_a_mask_named_exactly_as_its_image_wins_over_a_shortened_name(tmp_path: Path) -> None:
+    images = _touch(tmp_path / "i", "a.jpg", "a_gt.jpg")
+    masks = _touch(tmp_path / "m", "a.png", "a_gt.png")
+    assert [(pair.stem, pair.mask.name) for pair in pair_folders(images, masks).pairs] == [
+        ("a", "a.png"),
+        ("a_gt", "a_gt.png"),
+    ]
+
+
+@pytest.mark.parametrize("names", [("a.jpg", "a.png"), ("a.jpg", "A.JPG")])
+def test_two_files_with_one_stem_are_an_error_that_names_both(tmp_path: Path, names: tuple[str, str]) -> None:
+    images = _touch(tmp_path / "i", *names)
+    if len(image_files(images)) < 2:
+        pytest.skip("this file system folds case")
+    with pytest.raises(DatasetError, match="two files with one stem") as caught:
+        pair_folders(images, _touch(tmp_path / "m", "a.png"))
+    assert all(name in str(caught.value) for name in names)

@@ -1,0 +1,302 @@
+"""Submitting to SLURM, with stand-in clients that refuse; the real ones are in tests/slurm."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+
+from harness import status
+from harness.dispatch.place import place
+from harness.dispatch.run_jobs import make_executor
+from harness.dispatch.slurm.client import executor as arrays
+from harness.dispatch.sweeps import read_chunk, read_chunks, read_sweeps
+from harness.errors import UsageError
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from harness.run import main
+from tests.harness.dispatch.helpers import make_job
+
+
+def slurm(results, **overrides):
+    return make_executor(
+        place("slurm", cluster="testcluster", cluster_overrides={"patience_seconds": "2", **overrides}), results=results
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+            "quota",
+        ),
+        ("Batch job submission failed: I/O error writing script/environment to file", "disk is full"),
+        ("Batch job submission failed: Invalid partition name specified", "sinfo"),
+        (
+            "Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
+            "cluster.time",
+        ),
+        ("Batch job submission failed: Invalid account or account/partition combination specified", "--set cluster."),
+        ("Memory specification can not be satisfied", "cluster.mem"),
+        ("Batch job submission failed: Requested node configuration is not available", "no node has"),
+        ("something nobody has seen", "give the same command again"),
+    ],
+)
+def test_what_sbatch_refuses_is_one_line_with_what_to_do(tmp_path, idle_cluster, answer, said):
+    idle_cluster("sbatch", f'echo "sbatch: error: {answer}" >&2; exit 1')
+    with pytest.raises(UsageError) as caught:
+        slurm(tmp_path / "runs").submit([make_job(tmp_path / "runs")])
+    message = str(caught.value)
+    assert answer.split(":")[-1].strip() in message
+    assert said in message
+    assert "nothing was submitted" in message
+    assert "\n" not in message
+
+
+def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tmp_path, idle_cluster):
+    results = tmp_path / "runs"
+    jobs = [make_job(results, seed=seed) for seed in range(5)]
+    counter = tmp_path / "count"
+    idle_cluster(
+        "sbatch",
+        f'echo x >> {counter}; n=$(wc -l < {counter}); test $n -le 2 && echo "Submitted batch job 4$n"'
+        ' || (echo "error: quota: QOS" >&2; exit 1)',
+    )
+    with pytest.raises(UsageError, match=r"2 of 3 arrays are submitted \(41, 42\)"):
+        slurm(results, max_array_size="2").submit(jobs)
+    names = {chunk.job: chunk.name for chunk in read_chunks(results)}
+    rows = [f"{job}|{index}|PENDING|None|{names[job]}" for job in ("41", "42") for index in (0, 1)]
+    rows.append("43|0|PENDING|None|a-strangers-job")
+    idle_cluster("squeue", "\n".join(f"echo '{row}'" for row in rows))
+    idle_cluster("sbatch", 'echo "Submitted batch job 43"')
+    submission = slurm(results).submit(jobs)
+    assert submission.keys == (jobs[4].run.key,)
+    assert len(submission.elsewhere) == 4
+    assert submission.job_ids == ("43",)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Socket timed out on send/recv operation",
+        "Unexpected missing socket error",
+        "Zero Bytes were transmitted or received",
+    ],
+)
+def test_a_lost_answer_is_looked_up_by_name_instead_of_submitted_again(tmp_path, idle_cluster, answer):
+    results, sent = tmp_path / "runs", tmp_path / "sent"
+    name = "$(grep -o 'harness-[0-9a-f-]*' $1 | head -1)"
+    idle_cluster(
+        "sbatch",
+        f'echo "{name}" >> {sent}; echo "sbatch: error: Batch job submission failed: {answer}" >&2; exit 1',
+    )
+    idle_cluster("squeue", f'case "$*" in *%F\\|%j*) test ! -e {sent} || echo "77|$(cat {sent})";; esac')
+    submission = slurm(results).submit([make_job(results)])
+    assert submission.job_ids == ("77",)
+    assert len(sent.read_text().split()) == 1
+
+
+def test_a_controller_that_does_not_come_back_leaves_an_intent_that_the_next_call_settles(tmp_path, idle_cluster):
+    results = tmp_path / "runs"
+    idle_cluster("sbatch", 'echo "sbatch: error: Unable to contact slurm controller (connect failure)" >&2; exit 1')
+    with pytest.raises(UsageError, match="has not answered for 2 s"):
+        slurm(results).submit([make_job(results)])
+    assert not list(results.glob("sweeps/*/chunk.000.closed.json"))
+    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
+    assert slurm(results).submit([make_job(results)]).job_ids == ("5",)
+
+
+def test_shapes_become_arrays_below_the_clusters_limit(tmp_path, idle_cluster):
+    results = tmp_path / "runs"
+    idle_cluster("sbatch", f'cp $1 {tmp_path}/$$.sh; echo "Submitted batch job $$"')
+    idle_cluster("scontrol", "echo 'MaxArraySize            = 4'")
+    profile = tmp_path / "p.yaml"
+    profile.write_text(
+        "time: 1:00:00\nparallelism: 2\nextra: {exclusive: 'true', mail-type: FAIL}\n"
+        "shapes: {vit_h: {mem: 64G, gres: 'gpu:2', gpus_per_run: 2, cpus: 4}}\n"
+    )
+    small = [make_job(results, seed=seed) for seed in range(4)]
+    large = [replace(job, run=replace(job.run, backbone="vit_h")) for job in small[:1]]
+    submission = make_executor(place("slurm", cluster=str(profile)), results=results).submit([*small, *large])
+    assert len(submission.job_ids) == 3
+    scripts = sorted(path.read_text() for path in tmp_path.glob("*.sh"))
+    arrays = sorted(line for text in scripts for line in text.splitlines() if "--array" in line)
+    assert arrays == ["#SBATCH --array=0-0%1", "#SBATCH --array=0-0%1", "#SBATCH --array=0-2%2"]
+    (script,) = [text for text in scripts if "--mem=64G" in text]
+    for line in (
+        "--gres=gpu:2",
+        "--ntasks-per-node=2",
+        "--cpus-per-task=4",
+        "--time=60",
+        "--exclusive\n",
+        "--mail-type=FAIL",
+        "--requeue\n",
+        "--signal=USR2@120",
+    ):
+        assert f"#SBATCH {line}" in script
+    assert "--kill-on-bad-exit=1" in script
+    chunks = [json.loads(path.read_text()) for path in results.glob("sweeps/*/chunk.[0-9][0-9][0-9].json")]
+    assert sorted(chunk["shape"]["gpus"] for chunk in chunks) == [0, 0, 2]
+
+
+def test_a_job_that_the_controller_forgot_is_submitted_again_though_a_strangers_has_its_number(tmp_path, idle_cluster):
+    """As after a controller is killed before it saved its state: cancelling must not touch the stranger's job."""
+    results = tmp_path / "runs"
+    job = make_job(results)
+    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
+    slurm(results).submit([job])
+    idle_cluster("squeue", "echo '5|0|RUNNING|None|a-strangers-job'")
+    idle_cluster("scancel", f"echo $* > {tmp_path}/cancelled")
+    assert slurm(results).cancel([job.run.key]) == []
+    assert not (tmp_path / "cancelled").exists()
+    idle_cluster("sbatch", 'echo "Submitted batch job 6"')
+    assert slurm(results).submit([job]).job_ids == ("6",)
+
+
+def test_a_job_that_dies_before_its_worker_begins_is_given_up_when_it_was_submitted_often_enough(
+    tmp_path, idle_cluster, monkeypatch
+):
+    """As where the interpreter is not on the node, and accounting is off: no start is ever seen."""
+    monkeypatch.setattr(arrays, "POLL_S", 1.1)  # sweeps of one second have no order
+    results, count = tmp_path / "runs", tmp_path / "count"
+    idle_cluster("sbatch", f'echo x >> {count}; echo "Submitted batch job $(wc -l < {count})"')
+    idle_cluster("sacct", "exit 1")
+    job = make_job(results)
+    executor = slurm(results, max_attempts="3")
+    states = executor.wait(executor.submit([job]))
+    assert len(count.read_text().split()) == 3
+    assert states[job.run.key].state == "ERROR"
+    record = RecordStore(results).read(job.run.key)
+    assert record.message.startswith("submitted 3 times without finishing; job 3_0 ended before the worker began")
+    (sweep,) = [chunk.path.parent for chunk in read_chunks(results) if chunk.job == "3"]
+    assert str(sweep / "logs" / "3_0_0_log.out") in record.message
+    assert record.environment["snapshot"]
+
+
+def queue(idle_cluster, results, *, of=lambda chunk: True):
+    """Shows the tasks of submitted chunks as pending, to those who do not ask for their own alone."""
+    rows = [
+        f"{chunk.job}|{index}|PENDING|None|{chunk.name}"
+        for chunk in read_chunks(results)
+        if chunk.job and of(chunk)
+        for index in range(len(chunk.runs))
+    ]
+    idle_cluster("squeue", "\n".join(['case "$*" in *--me*) exit;; esac', *(f"echo '{row}'" for row in rows)]))
+
+
+def as_user(name, results):
+    executor = slurm(results)
+    executor.slurm.user = name
+    return executor
+
+
+def test_another_users_queued_runs_are_not_submitted_again_nor_is_their_sweep_settled(tmp_path, idle_cluster):
+    results = tmp_path / "runs"
+    jobs = [make_job(results, seed=seed) for seed in range(2)]
+    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
+    as_user("alice", results).submit(jobs)
+    queue(idle_cluster, results)
+    idle_cluster("sbatch", 'echo "Submitted batch job 6"')
+    third = make_job(results, seed=2)
+    submission = as_user("bob", results).submit([*jobs, third])
+    assert submission.keys == (third.run.key,)
+    assert all(who.endswith(" of alice") for who in submission.elsewhere.values())
+    (alices,) = [chunk for chunk in read_chunks(results) if chunk.job == "5"]
+    assert not alices.closed
+    idle_cluster("squeue", "true")  # her jobs are gone, and nobody but her says what became of them
+    idle_cluster("sbatch", 'echo "Submitted batch job 7"')
+    assert len(as_user("bob", results).submit(jobs).keys) == 2
+    assert not read_chunk(alices.path).closed
+    as_user("alice", results).cancel([])
+    assert read_chunk(alices.path).closed == "done"
+
+
+def test_a_crashed_submission_of_another_user_is_known_by_its_name(tmp_path, idle_cluster):
+    results = tmp_path / "runs"
+    job = make_job(results)
+    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
+    as_user("alice", results).submit([job])
+    queue(idle_cluster, results)
+    (answer,) = results.glob("sweeps/*/chunk.000.job.json")
+    answer.unlink()
+    submission = as_user("bob", results).submit([job])
+    assert submission.keys == ()
+    assert "job 5_0" in submission.elsewhere[job.run.key]
+    assert not answer.exists()
+
+
+def test_another_clusters_sweep_is_left_to_that_cluster(tmp_path, idle_cluster):
+    results = tmp_path / "runs"
+    first, second = make_job(results), make_job(results, seed=1)
+    for name, job in (("north", first), ("south", second)):
+        idle_cluster("scontrol", f"echo 'ClusterName             = {name}'; echo 'MaxArraySize            = 1001'")
+        idle_cluster("sbatch", 'echo "Submitted batch job 5"')
+        slurm(results).submit([job])
+        queue(idle_cluster, results, of=lambda chunk, key=job.run.key: chunk.runs[0].key == key)
+    assert [chunk.closed for chunk in read_chunks(results)] == ["", ""]
+    seen = status.look(results).runs
+    assert [seen[job.run.key].state for job in (first, second)] == ["queued", "queued"]
+    assert seen[first.run.key].message == "the cluster was not asked"
+
+
+def run(monkeypatch, results, methods, *more):
+    arguments = ["--protocol", "demo", "--datasets", "kvasir", "--methods", methods, "--results", str(results)]
+    arguments += ["--cluster", "testcluster", *more]
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    return main(arguments)
+
+
+def test_cancel_takes_what_the_same_command_submitted_and_names_what_others_did(
+    tmp_path, idle_cluster, monkeypatch, capsys
+):
+    results, count, cancelled = tmp_path / "runs", tmp_path / "count", tmp_path / "cancelled"
+    idle_cluster("sbatch", f'echo x >> {count}; echo "Submitted batch job $(wc -l < {count})"')
+    idle_cluster("scancel", f"echo $* >> {cancelled}")
+    assert run(monkeypatch, results, "lora") == 0
+    queue(idle_cluster, results)
+    assert run(monkeypatch, results, "lora,naslora") == 0
+    assert "not submitted again" in capsys.readouterr().err
+    queue(idle_cluster, results)
+    assert run(monkeypatch, results, "lora,naslora", "--cancel") == 0
+    assert cancelled.read_text().split() == ["2"]
+    said = capsys.readouterr()
+    assert "cancelled 1 jobs" in said.out
+    (line,) = [line for line in said.err.splitlines() if line.startswith("left: ")]
+    assert "left: 1 jobs of these runs" in line
+    assert line.endswith(f"--methods lora --results {results} --cluster testcluster --cancel")
+    queue(idle_cluster, results, of=lambda chunk: chunk.job == "1")
+    monkeypatch.setattr(arrays.Slurm, "__init__", as_bob(arrays.Slurm.__init__))
+    assert run(monkeypatch, results, "lora", "--cancel") == 0
+    said = capsys.readouterr()
+    assert "nothing to cancel" in said.out
+    assert "who cancels it with: python -m harness.run" in said.err
+    assert cancelled.read_text().split() == ["2"]
+
+
+def as_bob(init):
+    def changed(self, **options):
+        init(self, **options)
+        self.user = "bob"
+
+    return changed
+
+
+def test_a_sweep_is_cancelled_by_its_command_though_a_budget_or_an_earlier_success_left_runs_out(
+    tmp_path, idle_cluster, monkeypatch
+):
+    results, cancelled = tmp_path / "runs", tmp_path / "cancelled"
+    idle_cluster("sbatch", 'echo "Submitted batch job 1"')
+    idle_cluster("scancel", f"echo $* >> {cancelled}")
+    assert run(monkeypatch, results, "lora,naslora", "--budget", "1000") == 0
+    (sweep,) = read_sweeps(results)
+    (chunk,) = read_chunks(results)
+    finished = chunk.jobs()[0].run
+    RecordStore(results).write(Record(run=finished, key=finished.key, code="OK"))
+    queue(idle_cluster, results)
+    assert run(monkeypatch, results, "naslora,lora", "--cancel", "--set", "cluster.time=2h") == 0
+    assert cancelled.read_text().split() == ["1"]
+    assert sweep.user
+    assert sweep.request

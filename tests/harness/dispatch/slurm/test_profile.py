@@ -1,0 +1,88 @@
+"""Cluster profiles: validated before anything is submitted, with the nearest name."""
+
+from __future__ import annotations
+
+import pytest
+from harness.dispatch.slurm.client.profile import PROFILES, load_profile, minutes, profile_names
+
+from harness.errors import UsageError
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_shipped_profiles_are_valid(name):
+    assert load_profile(name).name == name
+
+
+def test_a_backbone_has_its_own_shape_and_the_command_line_overrides_both():
+    gpu = load_profile("gpu")
+    assert gpu.shape("vit_h").time == "12:00:00"
+    assert gpu.shape("vit_h").constraint == "a100|h100"
+    assert gpu.shape("vit_t").time == "8:00:00"
+    assert load_profile("gpu", {"time": "2h"}).shape("vit_h").time == "2h"
+    assert load_profile("gpu", {"cpus": "4"}).shape("vit_b").cpus == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"partitoin": "x"}, "did you mean 'partition'"),
+        ({"cpus": "many"}, "cpus='many' must be a valid integer"),
+        ({"time": "soon"}, "time='soon' is not a time limit, such as 90"),
+        ({"mem": "3 GB"}, "mem='3 GB'"),
+        ({"parallelism": "0"}, "parallelism must be at least 1"),
+        ({"lease_seconds": "0"}, "lease_seconds=0 must be at least 1"),
+        ({"lease_seconds": "nan"}, "lease_seconds=nan must be at least 1"),
+        ({"patience_seconds": "-1"}, "patience_seconds=-1 must not be negative"),
+        ({"patience_seconds": "inf"}, "patience_seconds=inf must not be negative or endless"),
+    ],
+)
+def test_wrong_values_are_one_line(overrides, said):
+    with pytest.raises(UsageError) as caught:
+        load_profile("gpu", overrides)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_profile_gets_the_nearest_name():
+    with pytest.raises(UsageError, match="did you mean 'gpu'"):
+        load_profile("gup")
+    with pytest.raises(UsageError, match=r"/nowhere/x\.yaml does not exist"):
+        load_profile("/nowhere/x.yaml")
+
+
+def test_a_users_own_file_is_read_and_an_error_in_a_shape_names_the_place(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("partition: long\ntime: 4:00:00\nshapes:\n  vit_b: {memory: 3G}\n")
+    with pytest.raises(UsageError, match=r"shapes\.vit_b: unknown key 'memory' \(did you mean 'mem'\?\)"):
+        load_profile(str(path))
+    path.write_text("partition: [")
+    with pytest.raises(UsageError, match=r"cluster profile .*mine\.yaml"):
+        load_profile(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90", 90),
+        ("90m", 90),
+        ("2h", 120),
+        ("1d", 1440),
+        ("4:00:00", 240),
+        ("1:30", 2),
+        ("1-12", 2160),
+        ("1-12:30", 2190),
+        ("45s", 1),
+    ],
+)
+def test_time_limits_are_read_as_slurm_reads_them(text, expected):
+    assert minutes(text) == expected
+
+
+def test_gres_says_how_many_gpus_a_run_has(tmp_path):
+    for gres, gpus in {"": 0, "gpu": 1, "gpu:2": 2, "gpu:a100:4": 4, "license:1": 0, "ssd:1,gpu:3": 3}.items():
+        assert load_profile("testcluster", {"gres": gres}).shape("vit_t").gpus == gpus
+
+
+def test_yaml_reads_hours_as_hours():
+    assert (PROFILES / "gpu.yaml").read_text().count("time: 8:00:00") == 1
+    assert minutes(load_profile("gpu").time) == 480

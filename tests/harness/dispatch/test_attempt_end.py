@@ -1,0 +1,146 @@
+"""How a start ended, and when a run is given up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from harness.dispatch.attempt_end import end_from_state, exceeded_memory, gpu_hours, judge, settle
+from harness.dispatch.attempts import Attempt, Holder, Lease, attempts, state_folder
+from harness.dispatch.queue import Account
+from harness.dispatch.sweeps import Limits, Planned
+from harness.records.store import RecordStore
+from tests.harness.dispatch.helpers import make_job
+
+
+def start(number, end, *, seconds=0.0, gpus=0, job=""):
+    holder = replace(Holder.here(), job=job)
+    return Attempt(number=number, holder=holder, token="t", started=100.0, seen=100.0 + seconds, gpus=gpus, end=end)
+
+
+@pytest.mark.parametrize(
+    ("state", "end"),
+    [
+        ("OUT_OF_MEMORY", "OOM"),
+        ("TIMEOUT", "TIMEOUT"),
+        ("NODE_FAIL", "NODE_FAIL"),
+        ("CANCELLED by 0", "CANCELLED"),
+        ("CANCELLED+", "CANCELLED"),
+        ("PREEMPTED", "PREEMPTED"),
+        ("FAILED", "lost"),
+        ("", "lost"),
+    ],
+)
+def test_slurms_words_are_ours(state, end):
+    assert end_from_state(state) == end
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "slurmstepd: error: StepId=4.0 exceeded memory limit (387254272 > 314572800), being killed",
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.",
+        "srun: error: node1: task 0: Out Of Memory",
+    ],
+)
+def test_slurms_ways_to_say_that_memory_ran_out_are_known(tmp_path, line):
+    log = tmp_path / "log"
+    log.write_text(f"training\n{line}\n")
+    assert exceeded_memory(log)
+    log.write_text("training\nsrun: error: node1: task 0: Killed\n")
+    assert not exceeded_memory(log)
+
+
+def test_a_run_is_given_up_for_memory_at_once_and_for_crashes_or_attempts_at_the_bound():
+    assert judge([start(1, "OOM")], limit=10)[0] == "OOM"
+    assert judge([start(n, "killed") for n in (1, 2)], limit=10) is None
+    assert judge([start(n, "killed") for n in (1, 2, 3)], limit=10)[0] == "killed"
+    assert judge([start(n, "PREEMPTED") for n in range(1, 10)], limit=10) is None
+    assert judge([start(n, "PREEMPTED") for n in range(1, 11)], limit=10)[0] == "PREEMPTED"
+    assert judge([start(n, "CANCELLED") for n in range(1, 11)], limit=10) is None
+    assert judge([start(1, "killed"), start(2, "killed"), start(3, "")], limit=10) is None
+    assert judge([], limit=10) is None
+    assert judge([start(n, "killed") for n in (1, 2, 3, 4)], limit=13, before=3) is None
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "message"),
+    [
+        ("TIMEOUT", "TIMEOUT", "ended as TIMEOUT"),
+        ("PREEMPTED", "PREEMPTED", "PREEMPTED"),
+        ("NODE_FAIL", "ERROR", "NODE_FAIL: "),
+    ],
+)
+def test_a_run_out_of_attempts_gets_a_record_with_its_reason(tmp_path, end, code, message):
+    job = make_job(tmp_path)
+    folder = state_folder(tmp_path, job.run.key)
+    for _ in range(2):
+        Lease.acquire(folder, holder=Holder.here()).release(end)
+    record = settle(
+        tmp_path,
+        job.run,
+        end=end,
+        detail="",
+        planned=Planned.of(job.run, limits=Limits(before=0, limit=2)),
+        environment={"snapshot": "abc"},
+    )
+    assert record == RecordStore(tmp_path).read(job.run.key)
+    assert (record.code, record.attempts, record.environment["snapshot"]) == (code, 2, "abc")
+    assert message in record.message
+
+
+def test_settling_closes_a_dead_start_and_leaves_the_run_to_be_started_again(tmp_path):
+    job = make_job(tmp_path)
+    folder = state_folder(tmp_path, job.run.key)
+    Lease.acquire(folder, holder=Holder.here())
+    assert (
+        settle(
+            tmp_path,
+            job.run,
+            end="PREEMPTED",
+            detail="job 1_0 ended",
+            planned=Planned.of(job.run, limits=Limits(before=0, limit=5)),
+            environment={},
+        )
+        is None
+    )
+    assert attempts(folder)[0].end == "PREEMPTED"
+    assert RecordStore(tmp_path).read(job.run.key) is None
+
+
+class Accounting:
+    def __init__(self, accounts):
+        self.accounts = accounts
+
+    def history(self, jobs):
+        return self.accounts
+
+
+def test_gpu_hours_add_up_over_all_starts():
+    starts = [start(1, "PREEMPTED", seconds=1800, gpus=2, job="7_0"), start(2, "", seconds=900, gpus=2, job="7_0")]
+    assert gpu_hours(starts) == (1.5, "clock")
+    assert gpu_hours(starts, accounting=Accounting(None)) == (1.5, "clock")
+    accounts = [
+        Account(job="7_0", state="PREEMPTED", seconds=1900, gpus=2),
+        Account(job="7_0", state="RUNNING", seconds=1000, gpus=2),
+        Account(job="7_1", state="RUNNING", seconds=5000, gpus=2),
+    ]
+    hours, source = gpu_hours(starts, accounting=Accounting(accounts))
+    assert source == "sacct"
+    assert hours == pytest.approx(2 * 2900 / 3600)
+    here = [start(0, "lost", seconds=3600, gpus=1), *starts]
+    assert gpu_hours(here, accounting=Accounting(accounts))[0] == pytest.approx(1 + 2 * 2900 / 3600)
+
+
+def test_a_run_that_is_given_up_has_the_hours_of_accounting_where_that_is_on(tmp_path):
+    job = make_job(tmp_path)
+    folder = state_folder(tmp_path, job.run.key)
+    for _ in range(2):
+        Lease.acquire(folder, holder=Holder.here(job="7_0"), gpus=1).release("PREEMPTED")
+    accounts = [Account(job="7_0", state="PREEMPTED", seconds=1800, gpus=1) for _ in range(2)]
+    planned = Planned.of(job.run, limits=Limits(before=0, limit=2))
+    for slurm, hours, source in ((Accounting(accounts), 1.0, "sacct"), (Accounting(None), 0.0, "clock")):
+        record = settle(tmp_path, job.run, end="PREEMPTED", detail="", planned=planned, environment={}, accounting=slurm)
+        assert record.cost["gpu_hours"] == pytest.approx(hours, abs=0.01)
+        assert record.environment["gpu_hours_source"] == source

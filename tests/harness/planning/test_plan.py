@@ -1,0 +1,136 @@
+"""Planning resolves everything before anything starts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.dispatch.place import place
+from harness.errors import UsageError
+from harness.planning.plan import Plan, plan
+from harness.planning.request import Entry, Request
+from harness.planning.samples import sample_writer
+from harness.pricing.plan_text import parameter_rows, plan_text
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from methods.parts.placement import MethodError
+
+
+def planned(samples: Path, tmp_path: Path, **changes: object) -> Plan:
+    request = {
+        "entries": (Entry(method="lora"), Entry(method="nas-lora")),
+        "benchmarks": ("kvasir", "leaf"),
+        "protocol": "demo",
+        "results": tmp_path,
+        **changes,
+    }
+    return plan(Request(**request), prepare_samples=sample_writer(samples))  # type: ignore[arg-type]
+
+
+def test_grid_is_methods_by_benchmarks_by_seeds(samples: Path, tmp_path: Path) -> None:
+    jobs = planned(samples, tmp_path, seeds=(0, 1)).jobs
+    assert len(jobs) == 2 * 2 * 2
+    assert len({job.run.key for job in jobs}) == len(jobs)
+    assert {job.run.method for job in jobs} == {"lora", "naslora"}
+
+
+def test_key_depends_on_content_and_not_on_place_or_label(samples: Path, tmp_path: Path) -> None:
+    def key(**changes: object) -> str:
+        return (
+            planned(samples, tmp_path, benchmarks=("kvasir",), **{"entries": (Entry(method="lora"),), **changes})
+            .jobs[0]
+            .run.key
+        )
+
+    plain = key()
+    assert key(entries=(Entry(method="lora", label="mine"),)) == plain
+    assert key(results=tmp_path / "elsewhere") == plain
+    assert key(overrides={"checkpoint_minutes": "3"}) == plain
+    assert key(overrides={"lr": "1e-3"}) != plain
+    assert key(overrides={"lora.rank": "4"}) != plain
+    assert key(entries=(Entry(method="lora", options={"rank": 4}),)) == key(overrides={"lora.rank": "4"})
+
+
+def test_one_run_under_two_words_is_planned_once(samples: Path, tmp_path: Path) -> None:
+    entries = (Entry(method="lora"), Entry(method="lora"), Entry(method="lora", options={"rank": 3}))
+    assert [job.run.variant for job in planned(samples, tmp_path, entries=entries).jobs] == ["lora", "lora"]
+
+
+def test_finished_runs_drop_out_and_failed_ones_do_not(samples: Path, tmp_path: Path) -> None:
+    first, second, *_ = planned(samples, tmp_path).jobs
+    store = RecordStore(tmp_path)
+    store.write(Record(run=first.run, key=first.run.key, code="OK"))
+    store.write(Record(run=second.run, key=second.run.key, code="OOM"))
+    again = planned(samples, tmp_path)
+    assert again.finished == {first.run.key}
+    assert dict(again.failed) == {second.run.key: "OOM"}
+    assert second in again.pending
+
+
+def test_quirk_switches_reach_the_methods_they_concern(samples: Path, tmp_path: Path) -> None:
+    entries = (Entry(method="convlora"), Entry(method="ssf"))
+    jobs = planned(
+        samples, tmp_path, entries=entries, benchmarks=("kvasir",), overrides={"quirks.moe_gate": "released"}
+    ).jobs
+    assert jobs[0].run.method_config["gate"] == "released"
+    assert jobs[1].run.method_config["init"] == "intended"
+
+
+def test_placement_outside_the_backbone_is_found_while_planning(samples: Path, tmp_path: Path) -> None:
+    with pytest.raises((MethodError, UsageError), match="blocks are 0-3"):
+        planned(samples, tmp_path, entries=(Entry(method="lora", options={"blocks": "9"}),))
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [("blocks", "blocks= has no meaning for it"), ("rnk", "unknown key .rnk.")]
+)
+def test_option_that_a_method_lacks_is_an_error(samples: Path, tmp_path: Path, option: str, said: str) -> None:
+    with pytest.raises((UsageError, MethodError), match=said):
+        planned(samples, tmp_path, entries=(Entry(method="decoder", options={option: "3"}),))
+
+
+def test_missing_data_and_checkpoint_are_named_and_nothing_starts(tmp_path: Path) -> None:
+    request = Request(
+        entries=(Entry(method="lora"),), benchmarks=("kvasir", "camo"), protocol="nas-lora", results=tmp_path
+    )
+    missing = plan(request).missing
+    assert any("--checkpoint" in line for line in missing)
+    assert any("kvasir" in line and "--protocol demo" in line for line in missing)
+
+
+def test_whole_paper_grid_plans_with_exact_counts_and_no_data(tmp_path: Path) -> None:
+    request = Request(
+        entries=(Entry(method="lora"), Entry(method="convlora"), Entry(method="decoder")),
+        benchmarks=("kvasir",),
+        protocol="nas-lora",
+        backbones=("vit_h",),
+        results=tmp_path,
+    )
+    made = plan(request)
+    rows = {name: (encoder, trainable) for name, _, encoder, trainable, _ in parameter_rows(made)}
+    assert rows == {"lora": (491_520, 3_997_056), "convlora": (514_560, 4_020_096), "decoder": (0, 3_505_536)}
+    assert "3,997,056" in plan_text(made, tmp_path, where=place())
+
+
+def test_thousand_runs_plan_in_two_seconds(samples: Path, tmp_path: Path) -> None:
+    begun = time.process_time()
+    made = planned(samples, tmp_path, seeds=tuple(range(250)))
+    plan_text(made, tmp_path, where=place())
+    assert len(made.jobs) == 1000
+    assert time.process_time() - begun < 2.0
+
+
+def test_a_budget_of_updates_makes_another_run_only_of_a_method_whose_weights_lose_updates(
+    samples: Path, tmp_path: Path
+) -> None:
+    def keys(**overrides: object) -> list[str]:
+        return [job.run.key for job in planned(samples, tmp_path, benchmarks=("kvasir",), overrides=overrides).jobs]
+
+    epochs, updates = keys(), keys(budget="updates")
+    both = {"naslora.alternate": "both"}
+
+    assert epochs[0] == updates[0]
+    assert epochs[1] != updates[1]
+    assert keys(**both) == keys(budget="updates", **both)

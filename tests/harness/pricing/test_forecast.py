@@ -1,0 +1,205 @@
+"""A plan's price: from records where there are some, from FLOPs where there are none, and it says which."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UsageError
+from harness.models.catalog import backbone_shape, decoder_parameters
+from harness.planning.data import Images
+from harness.pricing.flops import encoder_flops, forward_flops, run_flops, step_flops
+from harness.pricing.forecast import GPU, PROCESS_BYTES, Forecast, cpu, forecast, published_images, within_budget
+from harness.pricing.plan_text import describe
+from harness.records.schema import Record, Run
+from tests.harness.reporting.sample import record
+
+REPOSITORY = Path(__file__).parents[3]
+RULES = {"image_size": 128, "precision": "fp32", "batch_size": 4, "epochs": 10, "select_every": 1, "merge": []}
+IMAGES = Images(train=100, val=10, test=20)
+
+
+def made(seconds: float = 100.0, **changes: Any) -> Record:
+    counts = {"train": 100, "val": 10, "test": 20}
+    cost = {"wall_time_s": seconds, "peak_memory_bytes": 5e8}
+    rules = {**RULES, **changes.pop("rules", {})}
+    return record(rules=rules, counts=counts, cost=cost, **{"environment": {"device": "cpu"}, **changes})
+
+
+def price(runs: list[Run], records: list[Record], **options: Any) -> Forecast:
+    """By default every record's ``wall_time_s`` is all of its time."""
+    defaults = {"device": cpu(2), "seconds_of": lambda record: record.cost["wall_time_s"]}
+    return forecast(runs, records, backbone_shape, images_of=lambda run: IMAGES, **{**defaults, **options})
+
+
+def test_a_run_like_an_earlier_one_costs_what_that_one_did() -> None:
+    earlier = made()
+    found = price([replace(earlier.run, seed=5)], [earlier]).runs[0]
+    assert found.hours == pytest.approx(100 / 3600)
+    assert found.peak_memory_bytes == 5e8
+    assert found.time_basis == found.memory_basis == "1 record of the same shape"
+
+
+def test_the_median_of_earlier_records_counts_and_failed_ones_do_not() -> None:
+    earlier = [made(100, seed=0), made(110, seed=1), made(900, seed=2), made(1, seed=3, code="OOM")]
+    assert price([replace(earlier[0].run, seed=9)], earlier).hours == pytest.approx(110 / 3600)
+
+
+def test_time_scales_with_the_work_of_the_run() -> None:
+    longer = made(rules={"epochs": 20}).run
+    found = price([longer], [made()]).runs[0]
+    shape = backbone_shape("vit_t")
+    assert found.hours * 36 == pytest.approx(run_flops(longer, shape, IMAGES) / run_flops(made().run, shape, IMAGES))
+    assert 1.9 < found.hours * 36 < 2.0
+
+
+def test_without_a_record_of_this_kind_of_device_the_speed_is_assumed_and_said_so() -> None:
+    found = price([made().run], [made(environment={"device": "NVIDIA H100"})]).runs[0]
+    assert found.time_basis == "FLOPs at an assumed 0.09 TFLOP/s (2 CPU cores)"
+    assert found.memory_basis == "closed form and 0.44 GiB of the process, as measured once"
+    on_gpu = price([made().run], [made(environment={"device": "NVIDIA H100"})], device=GPU).runs[0]
+    assert on_gpu.time_basis == "1 record of the same shape"
+
+
+def test_closed_form_memory_counts_the_process_on_a_cpu_and_not_on_a_gpu() -> None:
+    found = [price([made().run], [], device=device).runs[0] for device in (cpu(1), GPU)]
+    assert found[0].peak_memory_bytes - found[1].peak_memory_bytes == PROCESS_BYTES
+    assert found[1].memory_basis == "closed form"
+
+
+def test_a_record_whose_clock_stops_with_training_says_nothing_of_the_test() -> None:
+    earlier = made()
+    shape = backbone_shape("vit_t")
+    work = run_flops(earlier.run, shape, IMAGES) / run_flops(earlier.run, shape, replace(IMAGES, test=0))
+    assert work > 1.01
+    assert price([earlier.run], [earlier], seconds_of=lambda record: 0.0).hours == pytest.approx(work * 100 / 3600)
+    assert price([earlier.run], [earlier], seconds_of=lambda record: 150.0).hours == pytest.approx(150 / 3600)
+    assert price([earlier.run], [earlier], seconds_of=lambda record: 3.0).hours == pytest.approx(work * 100 / 3600)
+
+
+def test_disk_is_that_of_an_interrupted_run_and_less_stays() -> None:
+    run = made(method="decoder").run
+    states = 4 * decoder_parameters("vit_t", task="binary")
+    rows = 40_000 + 150 * (IMAGES.val + 2 * IMAGES.test)
+    found = price([run], []).runs[0]
+    assert (found.disk_bytes, found.kept_bytes) == (7 * states + rows, 2 * states + rows)
+
+
+def test_caches_are_counted_once_for_all_runs_that_share_them() -> None:
+    rules = {"cache_images": True, "cache_embeddings": True}
+    runs = [made(seed=seed, method=method, rules=rules).run for seed in range(2) for method in ("lora", "decoder")]
+    found = price([replace(run, checkpoint="abc") for run in runs], [])
+    assert found.image_cache_bytes == 130 * 4 * 128**2
+    assert found.embedding_cache_bytes == 2 * 100 * 64 * 8 * 8 * 4
+    assert price(runs, []).embedding_cache_bytes == 2 * found.embedding_cache_bytes  # every seed its own random encoder
+    assert "caches come on top, shared by runs, where there is room: images 0.01 GiB" in describe(found)
+    assert price([made().run], []).image_cache_bytes == 0
+    assert "caches" not in describe(price([made().run], []))
+
+
+def test_another_method_on_the_same_backbone_is_priced_by_flops_at_its_speed() -> None:
+    found = price([made(method="decoder").run], [made()]).runs[0]
+    assert found.time_basis == "FLOPs at the speed of 1 record of this backbone"
+
+
+def test_limits_of_the_protocol_count() -> None:
+    limited = made(rules={"train_limit": 10}).run
+    assert price([limited], [made()]).hours < 0.2 * price([made().run], [made()]).hours
+
+
+def test_finish_date_counts_how_many_run_at_once() -> None:
+    earlier = made(3600)
+    runs = [replace(earlier.run, seed=seed) for seed in range(1, 5)]
+    start = datetime(2026, 1, 1)
+    assert price(runs, [earlier], start=start).finish == datetime(2026, 1, 1, 4)
+    assert price(runs, [earlier], start=start, parallel=3).finish == datetime(2026, 1, 1, 2)
+    assert price(runs, [earlier]).finish is None
+
+
+def test_a_budget_buys_whole_comparisons_before_halves() -> None:
+    earlier = [made(3600, method=method) for method in ("lora", "decoder")]
+    runs = [
+        replace(one.run, seed=seed, benchmark=name)
+        for name in ("kvasir", "leaf")
+        for one in earlier
+        for seed in range(2)
+    ]
+    prices = price(runs, earlier)
+    assert prices.hours == pytest.approx(8)
+    bought = within_budget(prices, 5)
+    assert [(one.run.benchmark, one.run.method, one.run.seed) for one in bought] == [
+        ("kvasir", "lora", 0),
+        ("kvasir", "decoder", 0),
+        ("leaf", "lora", 0),
+        ("leaf", "decoder", 0),
+    ]
+    assert len(within_budget(prices, 1.5)) == 1
+    assert within_budget(prices, 0.5) == ()
+    with pytest.raises(UsageError, match="above zero"):
+        within_budget(prices, 0)
+
+
+def test_the_description_has_a_line_a_method_and_a_sum() -> None:
+    runs = [made(seed=seed, method=method).run for method in ("lora", "decoder") for seed in range(2)]
+    text = describe(price(runs, [made()], start=datetime(2026, 1, 1)))
+    assert text == describe(price(runs, [made()], start=datetime(2026, 1, 1)))
+    assert [line.split()[0] for line in text.splitlines()] == ["method", "lora", "decoder", "all", "disk", "finished"]
+    assert "2 records" not in text
+    assert "1 record of the same shape" in text
+
+
+@pytest.mark.parametrize("name", ["vit_b", "vit_h"])
+def test_closed_form_flops_are_those_of_segment_anythings_encoder(name: str) -> None:
+    """Counted operation by operation on the meta device; what is left out (relative positions) is under a percent."""
+    import torch
+    from segment_anything import sam_model_registry
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        encoder = sam_model_registry[name]().image_encoder
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder(torch.empty(1, 3, 1024, 1024, device="meta"))
+    ours = sum(encoder_flops(backbone_shape(name), image_size=1024))
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["lora", "decoder", "full"])
+def test_gradient_that_stops_early_costs_less(method: str) -> None:
+    shape = backbone_shape("vit_b")
+    run = made(method=method, rules={"image_size": 1024}).run
+    ratio = step_flops(run, shape) / forward_flops(run, shape)
+    low, high = {"lora": (1.9, 2.1), "decoder": (1.0, 1.1), "full": (2.9, 3.0)}[method]
+    assert low <= ratio <= high
+    if method == "lora":
+        half = made(config={"blocks": "last-half"}, rules={"image_size": 1024}).run
+        assert 0.7 < step_flops(half, shape) / step_flops(run, shape) < 0.8
+
+
+def test_published_sizes_stand_in_for_data_that_is_not_there() -> None:
+    assert published_images("isic2017") == Images(train=2000, val=150, test=600)
+    kvasir = published_images("kvasir")
+    assert kvasir.train + kvasir.val + kvasir.test == 1000
+
+
+def test_a_thousand_runs_are_priced_in_a_moment_and_without_torch() -> None:
+    script = (
+        "import sys, time\n"
+        "from dataclasses import replace\n"
+        "from tests.harness.pricing.test_forecast import made, price\n"
+        "runs = [replace(made().run, seed=seed) for seed in range(1000)]\n"
+        "records = [made(seed=seed) for seed in range(1000)]\n"
+        "start = time.process_time()\n"
+        "price(runs, records)\n"
+        "print(time.process_time() - start, 'torch' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    seconds, torch = done.stdout.split()
+    assert torch == "False"
+    assert float(seconds) < 1, seconds

@@ -1,0 +1,132 @@
+"""A plan's price from what is on disk and in the results folder, where it would run, and what a budget leaves of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datasets import samples
+from harness.dispatch.attempts import Holder, Lease, state_folder
+from harness.dispatch.place import Place, place
+from harness.errors import UsageError
+from harness.models.catalog import backbone_shape
+from harness.planning.data import Images, limited
+from harness.planning.plan import Plan, plan
+from harness.planning.request import Entry, Request
+from harness.pricing.flops import run_flops
+from harness.pricing.forecast import GPU, cpu, published_images
+from harness.pricing.price import affordable, device, price
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+
+ON_GPU = Place(executor="inline", devices=("0",))
+SECONDS = 3600.0
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return samples.write("kvasir", tmp_path_factory.mktemp("data"))
+
+
+def planned(results: Path, **changes: Any) -> Plan:
+    """Of the paper's protocol on ``vit_b``; no benchmark is on disk unless a root is given."""
+    request = {
+        "entries": (Entry(method="lora"),),
+        "benchmarks": ("kvasir",),
+        "protocol": "nas-lora",
+        "backbones": ("vit_b",),
+    }
+    return plan(Request(**{**request, "results": results, **changes}))
+
+
+def write(results: Path, made: Plan, counts: dict[str, int], **changes: Any) -> None:
+    """A record of the plan's first run, with ``changes`` to the run, that was made from other numbers of images."""
+    run = replace(made.jobs[0].run, **changes)
+    cost = {"wall_time_s": SECONDS}
+    RecordStore(results).write(
+        Record(run=run, key=run.key, code="OK", counts=counts, cost=cost, environment={"device": "cuda"})
+    )
+
+
+def test_a_benchmark_on_disk_is_priced_by_the_splits_that_planning_read(data: Path, tmp_path: Path) -> None:
+    made = planned(tmp_path, dataset_roots={"kvasir": data})
+    run, images = made.jobs[0].run, made.images["kvasir"]
+    assert images == Images(train=28, val=4, test=4)
+    work = run_flops(run, backbone_shape("vit_b"), limited(images, run.rules))
+    assert price(made, tmp_path, where=ON_GPU).hours == pytest.approx(work / GPU.flops[run.rules["precision"]] / 3600)
+
+
+def test_earlier_records_of_other_images_do_not_change_how_many_there_are(data: Path, tmp_path: Path) -> None:
+    """Generated samples, a limit of the protocol, another manifest: only the speed may come from them, not the size."""
+    roots = {"kvasir": data}
+    for made in (planned(tmp_path, dataset_roots=roots), planned(tmp_path)):
+        before = price(made, tmp_path / "nothing", where=ON_GPU)
+        few = {"train": 1, "val": 1, "test": 1}
+        write(tmp_path, made, few, backbone="vit_t", data_note="generated samples")
+        write(tmp_path, made, few, backbone="vit_t", seed=1, manifest="another")
+        write(tmp_path, made, few, backbone="vit_t", seed=2, rules={**made.jobs[0].run.rules, "train_limit": 1})
+        assert price(made, tmp_path, where=ON_GPU).runs == before.runs
+
+
+def test_published_sizes_stand_in_for_a_benchmark_that_is_not_on_disk(tmp_path: Path) -> None:
+    made = planned(tmp_path)
+    assert not made.images
+    work = run_flops(made.jobs[0].run, backbone_shape("vit_b"), published_images("kvasir"))
+    speed = GPU.flops[made.jobs[0].run.rules["precision"]]
+    assert price(made, tmp_path, where=ON_GPU).hours == pytest.approx(work / speed / 3600)
+
+
+def test_an_earlier_run_costs_the_time_of_its_starts_where_they_are_known(data: Path, tmp_path: Path) -> None:
+    made = planned(tmp_path, dataset_roots={"kvasir": data}, seeds=(1,))
+    images = made.images["kvasir"]
+    counts = {"train": images.train, "val": images.val, "test": images.test}
+    write(tmp_path, made, counts, seed=0)
+    without_test = price(made, tmp_path, where=ON_GPU)
+    assert without_test.hours > SECONDS / 3600
+    assert without_test.runs[0].time_basis == "1 record of the same shape"
+    (record,) = RecordStore(tmp_path)
+    lease = Lease.acquire(state_folder(tmp_path, record.key), holder=Holder.here())
+    lease.release("finished", "OK")
+    (path,) = state_folder(tmp_path, record.key).glob("attempt.1.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "started": lease.attempt.seen - 3 * SECONDS}))
+    assert price(made, tmp_path, where=ON_GPU).hours == pytest.approx(3 * SECONDS / 3600)
+
+
+def test_runs_at_once_come_from_the_profile_or_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    large = planned(tmp_path)
+    assert device(large, place(cluster="gpu")) == (GPU, 32)
+    assert device(large, place(cluster="gpu", cluster_overrides={"parallelism": "5"})) == (GPU, 5)
+    assert device(large, place(workers=3)) == (GPU, 3)
+    assert device(large, place()) == (GPU, 2)
+    assert device(large, place("inline")) == (GPU, 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3})
+    assert device(large, place()) == (GPU, 1)
+    small = planned(tmp_path, overrides={"image_size": "128"})
+    assert device(small, place(workers=2)) == (cpu(2), 2)
+    assert device(small, place(workers=9)) == (cpu(1), 4)
+    assert device(small, place("inline")) == (cpu(4), 1)
+    with pytest.raises(UsageError, match="contradict each other"):
+        place("local", cluster="gpu")
+
+
+def test_a_budget_leaves_finished_runs_and_those_that_fit(data: Path, tmp_path: Path) -> None:
+    made = planned(tmp_path, dataset_roots={"kvasir": data}, seeds=(0, 1, 2, 3))
+    first, *rest = (job.run.key for job in made.jobs)
+    made = replace(made, finished=frozenset({first}), failed={rest[0]: "OOM", rest[2]: "OOM"})
+    prices = price(made, tmp_path, where=ON_GPU)
+    kept, line = affordable(made, prices, hours=1.5 * prices.hours / 3)
+    assert [job.run.key for job in kept.jobs] == [first, rest[0]]
+    assert (kept.finished, kept.failed) == ({first}, {rest[0]: "OOM"})
+    assert line.startswith("--budget: 1 of 3 runs fit into ")
+    assert line.endswith("; left out: lora · vit_b · kvasir · seed 2; lora · vit_b · kvasir · seed 3")
+    whole, line = affordable(made, prices, hours=2 * prices.hours)
+    assert whole == made
+    assert "left out" not in line
+    with pytest.raises(UsageError, match="none of 3 runs fits, the cheapest takes"):
+        affordable(made, prices, hours=1e-9)

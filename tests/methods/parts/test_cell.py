@@ -1,0 +1,264 @@
+"""The mixed cell: its operations against torch's own modules, and the batched way against one operation at a time."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from methods.parts.cell import Cell
+from methods.parts.cell_tokens import CellOnTokens
+from methods.parts.operations import CONVOLUTIONS, OPERATIONS, cell_parameters, parse_operations
+from methods.parts.placement import MethodError
+from methods.parts.sites import Grid, TokenLayout
+
+SPECS = ["all", "no-conv", "no-pool", "skip_connect,none", "sep_conv_3x3", "dil_conv_5x5", "avg_pool_3x3,sep_conv_5x5"]
+
+
+def _cell(
+    spec: str, *, style: str = "darts", channels: int = 3, fused: bool = False, alpha_std: float = 0.5, **more: Any
+) -> Cell:
+    operations = parse_operations(spec, style=style)
+    generator = torch.Generator().manual_seed(0)
+    cell = Cell(
+        operations, channels=channels, style=style, alpha_std=alpha_std, generator=generator, fused=fused, **more
+    )
+    for parameter in (cell.norm_scale, cell.norm_offset):
+        if parameter is not None:
+            nn.init.normal_(parameter, mean=0.5, generator=generator)
+    return cell.double()  # the cell keeps float64, so that equality can be asked for to the last digits
+
+
+def _maps(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def _reference(name: str, cell: Cell) -> nn.Module:
+    """DARTS's operation built from torch's modules with the cell's weights."""
+    norm = lambda: nn.BatchNorm2d(cell.channels, affine=False)  # noqa: E731
+    if name == "skip_connect":
+        return nn.Identity()
+    if name == "max_pool_3x3":
+        return nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), norm())
+    if name == "avg_pool_3x3":
+        return nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), norm())
+    layers: list[nn.Module] = []
+    form = CONVOLUTIONS[name]
+    assert cell.stages is not None
+    for stage in (cell.stages.stage(name, index) for index in range(form.stages)):
+        settings: dict[str, Any] = {"dilation": form.dilation, "padding": form.span // 2, "bias": False}
+        depthwise = nn.Conv2d(cell.channels, cell.channels, form.kernel, groups=cell.channels, **settings)
+        pointwise = nn.Conv2d(cell.channels, cell.channels, 1, bias=False)
+        depthwise.weight, pointwise.weight = nn.Parameter(stage.depthwise), nn.Parameter(stage.pointwise)
+        layers += [nn.ReLU(), depthwise, pointwise, norm()]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+def test_darts_cell_is_the_softmax_mixture_of_torch_modules(training: bool, fused: bool) -> None:
+    cell = _cell("all", fused=fused)
+    maps = _maps(4, 3, 9, 11)
+    operations = {name: _reference(name, cell).double() for name in OPERATIONS if name != "none"}
+    cell(maps)
+    for operation in operations.values():  # one training pass gives both the same running statistics
+        operation(maps)
+    cell.train(training)
+    shares = dict(zip(OPERATIONS, cell.mixture().tolist(), strict=True))
+    assert sum(shares.values()) == pytest.approx(1)
+
+    expected = sum(shares[name] * operation.train(training)(maps) for name, operation in operations.items())
+
+    torch.testing.assert_close(cell(maps), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spec", "style", "channels", "more"),
+    [(spec, style, channels, {}) for spec in SPECS for style in ("darts", "linear") for channels in (1, 2, 3)]
+    + [(spec, "darts", 3, {"norm": norm}) for spec in SPECS for norm in ("batch-affine", "none")]
+    + [("all", style, 2, {"residual": True}) for style in ("darts", "linear")],
+)
+def test_batched_cell_equals_one_operation_at_a_time(
+    spec: str, style: str, channels: int, more: dict[str, Any]
+) -> None:
+    plain = _cell(spec, style=style, channels=channels, **more)
+    fused = copy.deepcopy(plain)
+    fused.fused = True
+    for step in range(2):
+        maps = _maps(3, channels, 7, 10) + step
+        first, second = maps.clone().requires_grad_(), maps.clone().requires_grad_()
+        weight = torch.randn_like(maps)
+        (plain(first) * weight).sum().backward()
+        (fused(second) * weight).sum().backward()
+        torch.testing.assert_close(fused(maps), plain(maps), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(second.grad, first.grad, rtol=1e-7, atol=1e-8)
+        for (name, p), (_, q) in zip(plain.named_parameters(), fused.named_parameters(), strict=True):
+            torch.testing.assert_close(
+                q.grad, p.grad, rtol=1e-7, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
+            )
+    for p, q in zip(plain.buffers(), fused.buffers(), strict=True):
+        torch.testing.assert_close(q, p, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(fused.eval()(maps), plain.eval()(maps), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(14, 14), (3, 3), (1, 1), (5, 12)])
+@pytest.mark.parametrize("spec", ["all", "no-conv", "sep_conv_5x5", "dil_conv_3x3,none"])
+def test_linear_cell_equals_its_one_kernel_at_the_borders_too(spec: str, size: tuple[int, int]) -> None:
+    cell = _cell(spec, style="linear")
+    maps = _maps(2, 3, *size)
+    kernel = cell.kernel()
+
+    once = nn.functional.conv2d(maps, kernel, padding=kernel.shape[-1] // 2)
+
+    torch.testing.assert_close(once, cell(maps), rtol=1e-9, atol=1e-12)
+
+
+def test_linear_cell_is_linear_and_a_darts_cell_is_not() -> None:
+    x, y = _maps(1, 3, 6, 6), _maps(2, 3, 6, 6)[1:]
+    linear, darts = _cell("all", style="linear").eval(), _cell("all").eval()
+
+    torch.testing.assert_close(linear(x + 2 * y), linear(x) + 2 * linear(y))
+    assert (darts(x + 2 * y) - darts(x) - 2 * darts(y)).abs().max() > 1e-2
+    with pytest.raises(MethodError, match="style=linear"):
+        darts.kernel()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_affine_norm_is_torchs(fused: bool) -> None:
+    cell = _cell("max_pool_3x3", fused=fused, norm="batch-affine", channels=2)
+    norm = nn.BatchNorm2d(2).double()
+    assert cell.norm_scale is not None
+    assert cell.norm_offset is not None
+    norm.weight, norm.bias = cell.norm_scale, cell.norm_offset
+    maps = _maps(3, 2, 6, 6)
+
+    torch.testing.assert_close(cell(maps), norm(nn.functional.max_pool2d(maps, 3, stride=1, padding=1)))
+
+
+def test_without_norm_a_pooling_cell_only_pools() -> None:
+    cell, maps = _cell("max_pool_3x3", norm="none"), _maps(3, 3, 6, 6)
+
+    assert cell.running_mean.numel() == 0
+    torch.testing.assert_close(cell(maps), nn.functional.max_pool2d(maps, 3, stride=1, padding=1))
+
+
+def test_a_residual_adds_the_map_and_a_merge_takes_it_with_the_skip() -> None:
+    cell, maps = _cell("all"), _maps(3, 3, 6, 6)
+    beside = copy.deepcopy(cell)
+    beside.residual = True
+
+    torch.testing.assert_close(beside(maps), cell(maps) + maps)
+    torch.testing.assert_close(beside.skip_weight(), cell.skip_weight() + 1)
+    beside.skip_folded = cell.skip_folded = True
+    torch.testing.assert_close(beside(maps), cell(maps))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 6])
+@pytest.mark.parametrize("spec", SPECS)
+def test_parameters_are_counted_without_building(spec: str, channels: int) -> None:
+    operations = parse_operations(spec, style="darts")
+
+    counted = cell_parameters(operations, channels=channels)
+
+    assert counted == sum(p.numel() for p in _cell(spec, channels=channels).parameters())
+
+
+def test_convolution_weights_are_those_of_the_paper() -> None:
+    forms = CONVOLUTIONS.values()
+
+    assert sum(form.weights(3) for form in forms) == 360
+    assert sum(form.weights(2) for form in forms) == 228
+
+
+def test_alpha_starts_near_uniform() -> None:
+    cell = _cell("all", alpha_std=1e-3)
+    assert cell.alpha is not None
+
+    assert 2e-4 < cell.alpha.std() < 3e-3
+    torch.testing.assert_close(cell.mixture(), torch.full((8,), 1 / 8, dtype=cell.mixture().dtype), rtol=5e-3, atol=0)
+
+
+def test_running_statistics_count_a_recomputed_pass_once() -> None:
+    once, twice = _cell("all", fused=True), _cell("all", fused=True)
+    maps = _maps(2, 3, 6, 6).requires_grad_()
+
+    once(maps).sum().backward()
+    torch.utils.checkpoint.checkpoint(twice, maps, use_reentrant=False).sum().backward()
+
+    assert not torch.equal(once.running_mean, torch.zeros_like(once.running_mean))
+    torch.testing.assert_close(twice.running_mean, once.running_mean)
+    torch.testing.assert_close(twice.running_var, once.running_var)
+
+
+def test_cell_computes_in_float32_under_autocast() -> None:
+    cell = _cell("all").float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = cell(_maps(2, 3, 6, 6).bfloat16())
+
+    assert mixed.dtype == torch.float32
+    assert mixed.isfinite().all()
+
+
+def _layout(kind: str, *, window: int = 0, prefix: int = 0, grid: tuple[int, int] = (4, 5)) -> TokenLayout:
+    return TokenLayout(grid=Grid(*grid), window=window, prefix_tokens=prefix, kind=kind)
+
+
+def test_channels_beyond_the_cell_bypass_it() -> None:
+    core = CellOnTokens(_cell("sep_conv_3x3", channels=2), width=3, layout=_layout("map"), scope="window")
+    tokens = _maps(2, 4, 5, 3)
+
+    passed = core(tokens)
+
+    torch.testing.assert_close(passed[..., 2], tokens[..., 2])
+    torch.testing.assert_close(passed[..., :2], core.cell(tokens[..., :2].permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+def test_prefix_tokens_see_the_skip_connection_only() -> None:
+    cell = _cell("all").eval()
+    core = CellOnTokens(cell, width=3, layout=_layout("sequence", prefix=2), scope="window")
+    tokens = _maps(2, 2 + 20, 3)
+
+    passed = core(tokens)
+
+    torch.testing.assert_close(passed[:, :2], cell.mixture()[3] * tokens[:, :2])
+    image = tokens[:, 2:].transpose(1, 2).reshape(2, 3, 4, 5)
+    torch.testing.assert_close(passed[:, 2:], cell(image).flatten(2).transpose(1, 2))
+
+
+def test_image_scope_sees_across_windows_and_window_scope_does_not() -> None:
+    grid = (6, 6)  # four windows of 3 × 3
+    tokens = torch.zeros(4, 3, 3, 3, dtype=torch.float64)
+    tokens[0, 2, 2] = 1.0  # the lower right corner of the first window, next to the three others
+
+    outcomes = {}
+    for scope in ("window", "image"):
+        layout = _layout("map", window=3, grid=grid)
+        outcomes[scope] = CellOnTokens(_cell("avg_pool_3x3", style="linear"), width=3, layout=layout, scope=scope)(
+            tokens
+        )
+
+    assert not outcomes["window"][1:].any()
+    assert all(outcomes["image"][window].any() for window in range(4))
+
+
+@pytest.mark.parametrize(
+    ("spec", "style", "message"),
+    [
+        ("sepconv", "darts", "'sepconv' is unknown"),
+        ("none", "darts", "lets nothing pass"),
+        ("max_pool_3x3", "linear", "not linear"),
+        ("all", "relu", "style='relu'"),
+    ],
+)
+def test_impossible_operation_sets_are_refused_with_a_reason(spec: str, style: str, message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        parse_operations(spec, style=style)
+
+
+def test_operations_come_in_one_order_whatever_the_order_asked_for() -> None:
+    assert parse_operations("dil_conv_3x3, none", style="darts") == ("none", "dil_conv_3x3")
+    assert parse_operations("no-pool", style="darts") == ("none", "skip_connect", *CONVOLUTIONS)
+    assert parse_operations("all", style="linear") == tuple(name for name in OPERATIONS if name != "max_pool_3x3")

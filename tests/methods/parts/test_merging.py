@@ -1,0 +1,239 @@
+"""What merging folds, what it leaves, and how far the merged model is from the unmerged one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.models.build import build_segmenter, plain_sam, sam_state_dict
+from harness.registry import METHODS, method_config_class
+from methods.base import Method
+from methods.lora import LowRankMethod
+from methods.parts.merging import LeastSquares
+from methods.parts.placement import MethodError
+
+SIZE = 64
+
+
+def _images(count: int, *, seed: int) -> Tensor:
+    noise = torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.avg_pool2d(noise, 9, stride=1, padding=4) * 9
+
+
+def _trained(name: str, backbone: str = "vit_t", **options: Any) -> tuple[nn.Module, LowRankMethod]:
+    """A segmenter whose adapters are far from their start, with running statistics of real passes; evaluation mode."""
+    segmenter = build_segmenter(backbone, task="binary", image_size=SIZE)
+    method = METHODS.get(name)(method_config_class(name)(**options), seed=1)
+    method.attach(segmenter)
+    generator = torch.Generator().manual_seed(2)
+    for adapter in method.adapters().values():
+        nn.init.normal_(adapter.up, std=0.2, generator=generator)
+    with torch.no_grad():
+        for cell in getattr(method, "cells", dict)().values():
+            if cell.alpha is not None:
+                cell.alpha.normal_(generator=generator)
+        segmenter.train()(_images(8, seed=3))
+    return segmenter.eval(), method
+
+
+def _merge(method: Method, mode: Any) -> Any:
+    return method.merge(mode, calibration=[_images(4, seed=4), _images(4, seed=5)], held_out=[_images(2, seed=6)])
+
+
+@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lora", {}),
+        ("lora", {"sites": "q,v,proj,mlp", "blocks": "1-2"}),
+        ("samed", {}),
+        ("naslora", {"operations": "none,skip_connect"}),
+        ("naspclora", {"operations": "none,skip_connect", "sites": "q,k,v,mlp"}),
+    ],
+)
+def test_exact_merge_folds_whatever_is_linear_per_token(name: str, options: dict[str, Any], backbone: str) -> None:
+    segmenter, method = _trained(name, backbone, **options)
+    plain = build_segmenter(backbone, task="binary", image_size=SIZE)
+    started = {key: tensor.clone() for key, tensor in plain.encoder.state_dict().items()}
+    sites = set(method.adapters())
+
+    report = _merge(method, "exact")
+
+    assert set(report.folded) == sites
+    assert (report.left, report.extra_parameters) == ({}, 0)
+    assert report.relative_deviation < 1e-5
+    assert segmenter.encoder.state_dict().keys() == started.keys()
+    changed = [key for key, tensor in segmenter.encoder.state_dict().items() if not torch.equal(tensor, started[key])]
+    assert changed  # the update is in the weights
+    assert not any(key.endswith("bias") for key in changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("naslora", {}),
+        ("naspclora", {}),
+        ("naslora", {"style": "linear", "sites": "q,k,v"}),
+        ("naspclora", {"scope": "image"}),
+        ("convlora", {}),
+    ],
+)
+def test_exact_merge_folds_the_skip_part_of_a_cell_and_keeps_the_rest(name: str, options: dict[str, Any]) -> None:
+    _, method = _trained(name, **options)
+    sites = set(method.adapters())
+    before = {key: layer.adapted.base.weight.clone() for key, layer in enumerate(method._layers)}
+
+    report = _merge(method, "exact")
+
+    assert report.folded == ()
+    assert set(report.left) == set(report.partly) == sites
+    assert report.extra_parameters > 0
+    assert report.relative_deviation < 1e-5
+    assert all(not torch.equal(before[key], layer.adapted.base.weight) for key, layer in enumerate(method._layers))
+
+
+def test_a_cell_without_a_linear_share_is_not_reported_as_folded_in_part() -> None:
+    _, method = _trained("naslora", operations="none,sep_conv_3x3")
+    sites = set(method.adapters())
+
+    report = _merge(method, "exact")
+
+    assert set(report.left) == sites
+    assert report.partly == ()
+
+
+@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("naslora", {"fused": False}),
+        ("naslora", {"scope": "image", "sites": "qkv,proj,mlp", "fused": False}),
+        ("naspclora", {"fused": False}),
+        ("naslora", {"operations": "no-conv"}),
+    ],
+)
+def test_conv_merge_of_a_linear_cell_is_one_convolution(name: str, options: dict[str, Any], backbone: str) -> None:
+    """On a grid of 4 tokens a side, windows of 3 and kernels of 9, no token is away from a border."""
+    _, method = _trained(name, backbone, style="linear", **options)
+    adapters = method.adapters()
+    side = 3 if options.get("operations") else 9
+    projections = sum(adapter.down.numel() + adapter.up.numel() for adapter in adapters.values())
+    kernels = sum(side * side * adapter.core.cell.channels**2 for adapter in adapters.values())
+
+    report = _merge(method, "conv")
+
+    assert set(report.left) == set(adapters)
+    assert report.max_deviation < 1e-4
+    assert report.relative_deviation < 1e-5
+    assert report.extra_parameters == projections + kernels
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("naslora", {}),
+        ("naslora", {"style": "linear"}),
+        ("naspclora", {"sites": "q,k,v,mlp"}),
+        ("convlora", {"experts": 3}),
+    ],
+)
+def test_calibrated_merge_leaves_a_plain_sam_with_an_error_that_is_measured(name: str, options: dict[str, Any]) -> None:
+    segmenter, method = _trained(name, **options)
+    held_out = _images(2, seed=6)
+    with torch.no_grad():
+        unmerged = segmenter(held_out).masks
+        dropped = build_segmenter("vit_t", task="binary", image_size=SIZE).eval()(held_out).masks
+
+    report = _merge(method, "calibrated")
+
+    sam = plain_sam("vit_t", image_size=SIZE)
+    sam.load_state_dict(sam_state_dict(segmenter), strict=True)
+    with torch.no_grad():
+        merged = segmenter(held_out).masks
+    assert report.extra_parameters == 0
+    assert report.max_deviation == pytest.approx(float((merged - unmerged).abs().max()))
+    assert report.relative_deviation == pytest.approx(float((merged - unmerged).norm() / unmerged.norm()), rel=1e-4)
+    # The fit must be nearer than no adapter at all, or it has learnt nothing of the cell.
+    assert 0 < (merged - unmerged).norm() < 0.5 * (dropped - unmerged).norm()
+
+
+def test_calibrated_merge_of_a_linear_update_is_exact() -> None:
+    _, method = _trained("naslora", operations="none,skip_connect")
+
+    report = _merge(method, "calibrated")
+
+    assert report.relative_deviation < 1e-5
+
+
+def test_least_squares_finds_the_affine_map_behind_its_samples() -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix, offset = torch.randn(3, 3, generator=generator).double(), torch.randn(3, generator=generator).double()
+    fit = LeastSquares(3, device=torch.device("cpu"))
+    for _ in range(3):
+        tokens = torch.randn(2, 5, 5, 3, generator=generator).double()
+        fit.add(tokens, tokens @ matrix.T + offset)
+
+    found, constant = fit.solve()
+
+    torch.testing.assert_close(found, matrix)
+    torch.testing.assert_close(constant, offset)
+
+
+def test_least_squares_equals_a_solver_on_noisy_samples() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = (
+        torch.randn(200, 3, generator=generator).double(),
+        torch.randn(200, 3, generator=generator).double(),
+    )
+    fit = LeastSquares(3, device=torch.device("cpu"))
+    fit.add(inputs, targets)
+
+    expected = torch.linalg.lstsq(torch.cat([inputs, torch.ones(200, 1).double()], dim=1), targets).solution
+    found, constant = fit.solve()
+
+    torch.testing.assert_close(found, expected[:3].T)
+    torch.testing.assert_close(constant, expected[3])
+
+
+def test_least_squares_of_silent_channels_is_finite() -> None:
+    fit = LeastSquares(3, device=torch.device("cpu"))
+    fit.add(torch.zeros(4, 3), torch.ones(4, 3))
+
+    found, constant = fit.solve()
+
+    assert not found.any()
+    torch.testing.assert_close(constant, torch.ones(3).double())
+
+
+def test_merged_weights_carry_no_adapter_time() -> None:
+    segmenter, method = _trained("naslora")
+    _merge(method, "calibrated")
+
+    assert {type(block.attn.qkv) for block in segmenter.encoder.blocks} == {nn.Linear}
+    assert method.adapters() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "mode", "message"),
+    [
+        ("lora", {}, "conv", "its modes are exact, calibrated"),
+        ("naslora", {}, "conv", "its modes are exact, calibrated"),
+        ("naslora", {}, "calibrated", "needs images"),
+    ],
+)
+def test_impossible_merges_are_refused(name: str, options: dict[str, Any], mode: Any, message: str) -> None:
+    _, method = _trained(name, **options)
+
+    with pytest.raises(MethodError, match=message):
+        method.merge(mode)
+
+
+def test_merging_twice_is_refused() -> None:
+    _, method = _trained("naslora")
+    method.merge("exact")
+
+    with pytest.raises(MethodError, match="merged already"):
+        method.merge("calibrated", calibration=[_images(1, seed=0)])

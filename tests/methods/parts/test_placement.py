@@ -1,0 +1,116 @@
+"""The placement grammar, and how tokens at a site become maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from segment_anything.modeling.image_encoder import window_partition, window_unpartition
+from torch import nn
+
+from harness.models.build import build_segmenter
+from methods.parts.placement import MethodError, parse_blocks, parse_sites
+from methods.parts.sites import Grid, TokenLayout, block_sites
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("all", tuple(range(12))),
+        ("first-half", (0, 1, 2, 3, 4, 5)),
+        ("last-half", (6, 7, 8, 9, 10, 11)),
+        ("global", (2, 5, 8, 11)),
+        ("windowed", (0, 1, 3, 4, 6, 7, 9, 10)),
+        ("0,3,7-11", (0, 3, 7, 8, 9, 10, 11)),
+        ("11, 0", (0, 11)),
+        ("global,0", (0, 2, 5, 8, 11)),
+    ],
+)
+def test_blocks_are_named_or_numbered(spec: str, expected: tuple[int, ...]) -> None:
+    assert parse_blocks(spec, depth=12, global_blocks=(2, 5, 8, 11)) == expected
+
+
+def test_halves_of_an_odd_depth_share_no_block_and_miss_none() -> None:
+    halves = [parse_blocks(half, depth=5, global_blocks=()) for half in ("first-half", "last-half")]
+
+    assert halves[0] + halves[1] == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("spec", ["", "half", "12", "3-12", "5-3", "-3", "3-", "1.5", "0,,2", "one", "²"])
+def test_wrong_blocks_are_refused_with_what_is_right(spec: str) -> None:
+    with pytest.raises(MethodError, match=r"blocks=.*(one of all|0-11)"):
+        parse_blocks(spec, depth=12, global_blocks=())
+
+
+def test_a_name_that_selects_nothing_is_refused() -> None:
+    with pytest.raises(MethodError, match="selects no block"):
+        parse_blocks("global", depth=12, global_blocks=())
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_parsed_or_refused(spec: str) -> None:
+    try:
+        blocks = parse_blocks(spec, depth=4, global_blocks=(1,))
+    except MethodError:
+        return
+    assert blocks == tuple(sorted(set(blocks)))
+    assert set(blocks) <= {0, 1, 2, 3}
+
+
+def test_sites_come_in_one_order_and_exclude_what_holds_them() -> None:
+    assert parse_sites("mlp, v,q") == ("q", "v", "mlp")
+    with pytest.raises(MethodError, match="already holds"):
+        parse_sites("qkv,q")
+    with pytest.raises(MethodError, match="'k_proj' is unknown"):
+        parse_sites("q,k_proj")
+
+
+@pytest.mark.parametrize("grid", [(6, 6), (7, 5), (1, 10), (3, 3)])
+def test_windows_become_the_image_that_sam_cut_them_from(grid: tuple[int, int]) -> None:
+    image = torch.randn(2, *grid, 4, generator=torch.Generator().manual_seed(0))
+    windows, padded = window_partition(image, 3)
+    layout = TokenLayout(grid=Grid(*grid), window=3, prefix_tokens=0, kind="map")
+
+    whole = layout.to_image(windows)
+
+    torch.testing.assert_close(whole.permute(0, 2, 3, 1), image)
+    torch.testing.assert_close(window_unpartition(layout.to_windows(whole), 3, padded, grid), image)
+    torch.testing.assert_close(layout.to_windows(whole), windows)  # padding comes back as zeros
+
+
+def test_a_sequence_is_a_map_behind_its_prefix() -> None:
+    layout = TokenLayout(grid=Grid(2, 3), window=0, prefix_tokens=1, kind="sequence")
+    tokens = torch.arange(2 * 7 * 4.0).reshape(2, 7, 4)
+    seen: list[tuple[int, ...]] = []
+
+    def double(maps: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(maps.shape))
+        return 2 * maps
+
+    torch.testing.assert_close(layout.on_map(tokens, double), 2 * tokens)
+    assert sorted(seen) == [(2, 4, 1, 1), (2, 4, 2, 3)]
+
+
+@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+def test_every_site_is_found_and_replaced_in_both_families(backbone: str) -> None:
+    encoder = build_segmenter(backbone, task="binary").encoder
+    for place in block_sites(encoder, "0,2"):
+        for site in ("qkv", "proj", "mlp_in", "mlp_out"):
+            assert isinstance(place.get(site), nn.Linear)
+            place.replace(site, nn.Identity())
+            assert isinstance(place.get(site), nn.Identity)
+        assert isinstance(place.get("norm1"), nn.LayerNorm)
+    untouched = [block for index, block in enumerate(encoder.blocks) if index not in (0, 2)]
+    assert not any(isinstance(module, nn.Identity) for block in untouched for _, module in _linears(block))
+
+
+def _linears(block: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, block.get_submodule(name)) for name in ("attn.qkv", "attn.proj")]
+
+
+def test_windows_exist_inside_the_attention_only() -> None:
+    place = block_sites(build_segmenter("vit_t", task="binary").encoder, "0")[0]
+
+    assert (place.layout_at("qkv").window, place.layout_at("proj").window) == (3, 3)
+    assert (place.layout_at("mlp_in").window, place.layout_at("mlp_out").window) == (0, 0)
