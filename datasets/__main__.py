@@ -116,7 +116,7 @@ def _entry(name: str, root: Path) -> dict[str, Any]:
 
 
 def run_prepare(arguments: argparse.Namespace) -> int:
-    from datasets.preparing.prepare.prepare import prepare
+    from datasets.preparing.prepare import prepare
     from datasets.reading.folder_benchmark import FolderBenchmark
 
     benchmark = _benchmark(arguments.name)
@@ -146,7 +146,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    from datasets.preparing.prepare.checking import check
+    from datasets.preparing.checking import check
 
     if arguments.workers < 0:
         raise UsageError(f"--workers {arguments.workers} is negative; give a number of processes, or 0 for one a core")

@@ -27,7 +27,7 @@ from harness.dispatch.run_states import (
     Survey,
     survey,
 )
-from harness.dispatch.slurm.client.client import Slurm
+from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.sweeps import read_chunks
 from harness.errors import UsageError
 

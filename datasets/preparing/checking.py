@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from datasets.base import Benchmark, DatasetError, Pair, Splits
-from datasets.preparing.prepare.fingerprints import Fingerprint, exact_groups, fingerprint, label, near_pairs
+from datasets.preparing.fingerprints import Fingerprint, exact_groups, fingerprint, label, near_pairs
 from datasets.reading.folder_benchmark import SAMPLE_MARKER
 
 Status = Literal["passed", "warned", "failed"]

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.base import DatasetError
-from datasets.preparing.prepare import downloading, unpacking
-from datasets.preparing.prepare.downloading import Archive, Progress
-from datasets.preparing.prepare.unpacking import Limits
+from datasets.preparing import downloading, unpacking
+from datasets.preparing.downloading import Archive, Progress
+from datasets.preparing.unpacking import Limits
 from datasets.reading.folder_benchmark import FolderBenchmark
 
 RECEIPT = ".prepared.json"

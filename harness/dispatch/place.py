@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from harness.dispatch.slurm.client.profile import ClusterProfile, load_profile
+from harness.dispatch.slurm.profile import ClusterProfile, load_profile
 from harness.errors import UsageError, did_you_mean
 
 EXECUTORS = ("inline", "local", "slurm")

@@ -16,7 +16,7 @@ from harness.dispatch.executor import Executor, Submission
 from harness.dispatch.local import InlineExecutor, LocalExecutor
 from harness.dispatch.place import Place
 from harness.dispatch.run_states import INTERRUPTED, RunState
-from harness.dispatch.slurm.client.executor import SlurmExecutor
+from harness.dispatch.slurm.executor import SlurmExecutor
 from harness.errors import UsageError, did_you_mean
 from harness.planning.plan import Plan
 from harness.records.store import RecordStore

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.dispatch.attempt_end import end_from_state, exceeded_memory, settle
 from harness.dispatch.attempts import Holder, attempts, close, state_folder
-from harness.dispatch.slurm.client.client import Slurm
+from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.supervise import (
     Circumstances,
     Meeting,

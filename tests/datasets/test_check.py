@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets.preparing.prepare.checking import Check, check
-from datasets.preparing.prepare.fingerprints import fingerprint, near_pairs
+from datasets.preparing.checking import Check, check
+from datasets.preparing.fingerprints import fingerprint, near_pairs
 from PIL import Image, ImageOps
 
 import datasets

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets.preparing.prepare.prepare import prepare
+from datasets.preparing.prepare import prepare
 from filelock import FileLock
 
 import datasets
 from datasets import samples
 from datasets.base import DatasetError
-from datasets.preparing.prepare import downloading
+from datasets.preparing import downloading
 from tests.datasets.archive_server import serve
 from tests.datasets.conftest import CASES, benchmark_of
 
@@ -305,7 +305,7 @@ def test_killed_while_unpacking_leaves_no_folder_and_the_next_call_cleans_up(roo
         "import sys, time\n"
         "from pathlib import Path\n"
         "from datasets.kvasir import Kvasir\n"
-        "from datasets.preparing.prepare.prepare import prepare\n"
+        "from datasets.preparing.prepare import prepare\n"
         "def crawl(what, done, total):\n"
         "    if what.startswith('unpacking'):\n"
         "        time.sleep(0.05)\n"

@@ -22,10 +22,10 @@ from harness.dispatch.executor import Executor, ShowStates, Submission
 from harness.dispatch.heartbeat import beating
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import INTERRUPTED, LOST, RunState, survey
-from harness.dispatch.slurm.client.client import Refused, Slurm, Unreachable, one_line, patiently
-from harness.dispatch.slurm.client.profile import ClusterProfile, Shape, as_data
-from harness.dispatch.slurm.client.reconcile import is_own, reconcile
-from harness.dispatch.slurm.client.sbatch import array_of, refusal
+from harness.dispatch.slurm.client import Refused, Slurm, Unreachable, one_line, patiently
+from harness.dispatch.slurm.profile import ClusterProfile, Shape, as_data
+from harness.dispatch.slurm.reconcile import is_own, reconcile
+from harness.dispatch.slurm.sbatch import array_of, refusal
 from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, writing
 from harness.dispatch.sweeps import (
     Chunk,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.dispatch.slurm.client.profile import ClusterProfile, Shape, minutes
+from harness.dispatch.slurm.profile import ClusterProfile, Shape, minutes
 from harness.dispatch.submitting import worker_command
 from harness.dispatch.sweeps import Chunk
 from harness.errors import UsageError

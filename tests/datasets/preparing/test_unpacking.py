@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from datasets.preparing.prepare.unpacking import Limits, unpack
+from datasets.preparing.unpacking import Limits, unpack
 
 from datasets.base import DatasetError
 

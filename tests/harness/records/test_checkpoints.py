@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.errors import UsageError
-from harness.experiment.experiment import execute
+from harness.experiment.experiment import run_experiment
 from harness.models.build import plain_sam
 from harness.models.fingerprints import fingerprint, short_fingerprint
 from harness.planning.job import Job
@@ -150,7 +150,7 @@ def test_a_worker_refuses_a_checkpoint_that_changed_since_planning(
     tmp_path: Path, checkpoint: Path, altered: Path
 ) -> None:
     job: Job = replace(planned(tmp_path, checkpoint).jobs[0], checkpoint=str(altered))
-    record = execute(job)
+    record = run_experiment(job)
     assert record.code == "ERROR"
     assert record.message == f"the checkpoint {altered} changed since this run was planned; plan it again"
 

@@ -11,7 +11,7 @@ import pytest
 from harness import status
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
-from harness.dispatch.slurm.client import executor as arrays
+from harness.dispatch.slurm import executor as arrays
 from harness.dispatch.sweeps import read_chunk, read_chunks, read_sweeps
 from harness.errors import UsageError
 from harness.records.schema import Record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness.dispatch.slurm.client.profile import PROFILES, load_profile, minutes, profile_names
+from harness.dispatch.slurm.profile import PROFILES, load_profile, minutes, profile_names
 
 from harness.errors import UsageError
 
