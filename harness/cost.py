@@ -138,8 +138,8 @@ def main(argv: list[str] | None = None) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.rounds < 1:
         raise UsageError(f"--rounds {arguments.rounds}: at least one round is needed, nine are better")
-    if arguments.threads is not None and arguments.threads < 1:
-        raise UsageError(f"--threads {arguments.threads}: give at least one thread")
+    if arguments.threads is not None and not 1 <= arguments.threads <= 1024:
+        raise UsageError(f"--threads {arguments.threads}: give at least one thread, and at most 1024")
     if arguments.classes is not None and arguments.classes < 2:
         raise UsageError(
             f"--classes {arguments.classes}: background and one class are two; leave it away for the binary task"

@@ -11,6 +11,12 @@ class UsageError(ValueError):
     """Something the user can mend; the message is one line: what is wrong, and what to do."""
 
 
+def shown(value: object) -> str:
+    """A value in a message: its end left out where it is long."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:40]}… ({len(text)} characters)"
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`` (did you mean X?)`` for the nearest choice, or `` (choose from …)``."""
     known = sorted(choices)

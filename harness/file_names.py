@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.errors import UsageError
+from harness.errors import UsageError, shown
 
 LONGEST = 150
 """Bytes; with a suffix and a temporary file's ending it stays below the 255 that file systems allow."""
@@ -19,8 +19,9 @@ def checked_name(name: str, *, what: str) -> str:
         UsageError: it is empty, leads elsewhere (``../x``), would be hidden, cannot be printed, or is too long.
     """
     if problem := _problem(name):
-        shown = name if len(name) < 60 else f"{name[:40]}…"
-        raise UsageError(f"{what} {shown!r} {problem}, and files are named after it; use letters, digits, - and _")
+        raise UsageError(
+            f"{what} {shown(name)!r} {problem}, and files are named after it; use letters, digits, - and _"
+        )
     return name
 
 

@@ -60,8 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     from harness.evaluation.scorer import SplitScorer
 
     args = parser().parse_args(argv)
-    if not 2 <= args.num_classes <= 255 or args.workers < 0 or args.input_size < 1:
-        raise UsageError("--num-classes is 2 to 255, --input-size at least 1, and --workers not negative")
+    if not 2 <= args.num_classes <= 255 or args.workers < 0 or not 1 <= args.input_size <= 2**14:
+        raise UsageError("--num-classes is 2 to 255, --input-size 1 to 16384, and --workers not negative")
     task: Task = "binary" if args.num_classes == 2 else "multiclass"
     metrics = chosen_metrics(args.metrics, multiclass=task == "multiclass")
     conventions = chosen_conventions(args.set)

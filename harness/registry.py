@@ -180,11 +180,15 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
             placed = [other for other in methods.CONFIGS if key in {f.name for f in fields(method_config_class(other))}]
             raise UsageError(f"method {name}: {key}= has no meaning for it; methods with {key}: {', '.join(placed)}")
     try:
-        return from_mapping(config_class, values, where=f"method {name}")
+        config = from_mapping(config_class, values, where=f"method {name}")
     except (UsageError, MethodError):
         raise
     except Exception as error:
         raise UsageError(f"method {name}: its configuration fails: {type(error).__name__}: {error}") from error
+    for key in ("lr", "alpha_lr"):
+        if (rate := getattr(config, key, None)) is not None and not rate > 0:
+            raise UsageError(f"method {name}: {key}={rate} must be above 0")
+    return config
 
 
 def load_plugins(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:

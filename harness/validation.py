@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.errors import UsageError, did_you_mean
+from harness.errors import UsageError, did_you_mean, shown
 
 T = TypeVar("T")
 
 
-def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
+def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless: Collection[str] = ()) -> T:
     """An instance of the dataclass ``cls``; strings such as ``"1e-3"`` become the field's type.
 
     Args:
         cls: a frozen keyword-only dataclass, possibly with dataclasses inside.
         values: field values.
         where: what is being read, for messages ("protocol demo", "method lora").
+        endless: fields that may be infinite.
 
     Raises:
         UsageError: unknown key (with the nearest name), wrong type, value out of range.
     """
     _check_keys(cls, values, where=where, path="")
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        found = TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -36,7 +38,23 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
             raise UsageError(f"{where}: {message}") from error
         if isinstance(first["input"], Mapping):  # a whole table; the message names the field in it
             raise UsageError(f"{where}: {key}: {message}") from error
-        raise UsageError(f"{where}: {key}={first['input']!r} {message}") from error
+        raise UsageError(f"{where}: {key}={shown(repr(first['input']))} {message}") from error
+    for key in (name for name in values if name not in endless):
+        if (number := _unusable(getattr(found, key))) is not None:
+            raise UsageError(f"{where}: {key}={shown(number)} is no number to compute with")
+    return found
+
+
+def _unusable(value: Any) -> int | float | None:
+    """A number that is infinite, none, or beyond 64 bits, in ``value`` or in a table or list that it is."""
+    if isinstance(value, Mapping | list | tuple):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return next((number for part in parts if (number := _unusable(part)) is not None), None)
+    if isinstance(value, float) and not math.isfinite(value):
+        return value
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return value
+    return None
 
 
 def _check_keys(cls: Any, values: Mapping[str, Any], *, where: str, path: str) -> None:

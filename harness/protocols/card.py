@@ -8,10 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from harness.errors import shown
 from harness.evaluation.conventions import Conventions
 from harness.file_names import checked_name
 
 Quirk = Literal["released", "intended"]
+
+RANGES: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("epochs", "accumulate", "select_every", "calibration_images"), (1, 10**6)),
+    **dict.fromkeys(("batch_size", "mask_tokens"), (1, 10**4)),
+    "image_size": (1, 2**14),
+    **dict.fromkeys(
+        ("epoch_images", "statistics_batches", "train_limit", "val_limit", "test_limit", "warmup"), (0, 10**9)
+    ),
+    **dict.fromkeys(("clip", "weight_decay", "class_weight", "mask_weight", "dice_weight", "split_seed"), (0, 10**9)),
+    "flip": (0, 1),
+}
+"""Least and largest value of a field; what no machine could do is refused before it is tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,31 +142,16 @@ class Protocol:
 
     def __post_init__(self) -> None:
         checked_name(self.name, what="the protocol's name")
-        for name in (
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "image_size",
-            "mask_tokens",
-            "select_every",
-            "calibration_images",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name, (least, most) in RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name}={shown(getattr(self, name))} must be at least {least} and at most {most}")
         for name in ("lr", "eps", "checkpoint_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name in (
-            "epoch_images",
-            "statistics_batches",
-            "train_limit",
-            "val_limit",
-            "test_limit",
-            "warmup",
-            "clip",
-            "weight_decay",
+        for name, fits in (
+            ("pixel_std", min(self.pixel_std) > 0),
+            ("betas", 0 <= min(self.betas) <= max(self.betas) < 1),
         ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip={self.flip} is a probability; give a value from 0 to 1")
+            if not fits:
+                bound = "each above 0" if name == "pixel_std" else "in [0, 1)"
+                raise ValueError(f"{name}={list(getattr(self, name))} must be {bound}")

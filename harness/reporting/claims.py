@@ -188,4 +188,4 @@ def _named(registry: Registry, name: str, where: str) -> str:
 def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     from harness.validation import from_mapping  # imports pydantic, which `--help` need not wait for
 
-    return from_mapping(kind, values, where=where)
+    return from_mapping(kind, values, where=where, endless=("low", "high"))

@@ -224,6 +224,7 @@ def unchanged(predictions, masks):
         (unchanged, ["--set", "min_max=maybe"], "min_max is true or false"),
         (unchanged, ["--set", "resolution=big"], "resolution is one of native, input"),
         (unchanged, ["--num-classes", "1"], "--num-classes is 2 to 255"),
+        (unchanged, ["--input-size", "99999999"], "--input-size 1 to 16384"),
         (unchanged, ["--num-classes", "3"], "labels must be integers from 0 to 2"),
         (unchanged, ["--per-image", "/no/such/folder/x.csv"], "No such file"),
     ],

@@ -65,6 +65,24 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([*DEMO, "--set", "lr"], "is not KEY=VALUE"),
         ([*DEMO, "--set", "precision=int8"], "must be 'fp32', 'bf16' or 'fp16'"),
         ([*PLAIN, "--set", "epochs=0"], "epochs=0 must be at least 1"),
+        ([*PLAIN, "--set", "epochs=" + "9" * 30], f"epochs={'9' * 30} must be at least 1 and at most 1000000"),
+        ([*PLAIN, "--set", "epochs=" + "9" * 5000], "… (5002 characters)"),
+        ([*PLAIN, "--set", "image_size=1000000000"], "image_size=1000000000 must be at least 1 and at most 16384"),
+        ([*PLAIN, "--set", "lr=inf"], "lr=inf is no number to compute with"),
+        ([*PLAIN, "--set", "lr=nan"], "lr=nan must be above 0"),
+        ([*PLAIN, "--set", "lora.lr=inf"], "method lora: lr=inf is no number to compute with"),
+        ([*PLAIN, "--set", "lora.lr=-1"], "method lora: lr=-1.0 must be above 0"),
+        ([*PLAIN, "--set", "lora.alpha=nan"], "method lora: alpha=nan is no number to compute with"),
+        ([*PLAIN, "--set", "lora.rank=" + "9" * 30], "is no number to compute with"),
+        ([*PLAIN, "--set", "methods.lora.lr=inf"], "method lora: lr=inf is no number to compute with"),
+        ([*PLAIN, "--set", "benchmarks.kvasir.lr=inf"], "lr=inf is no number to compute with"),
+        ([*PLAIN, "--set", "pixel_std=[0,0,0]"], "pixel_std=[0.0, 0.0, 0.0] must be each above 0"),
+        ([*PLAIN, "--set", "pixel_mean=[nan,0,0]"], "pixel_mean=nan is no number to compute with"),
+        ([*PLAIN, "--set", "betas=[1,1]"], "betas=[1.0, 1.0] must be in [0, 1)"),
+        ([*PLAIN, "--set", "split_seed=-1"], "split_seed=-1 must be at least 0"),
+        ([*PLAIN, "--set", "clip=-1"], "clip=-1.0 must be at least 0"),
+        ([*DEMO, "--protocol", "x" * 300], "the name is too long"),
+        ([*DEMO, "--study", "x" * 300 + ".yaml"], "the name is too long"),
         ([*DEMO, "--plan", "--set", "evaluation.threshold=7"], "demo: evaluation: threshold=7 must lie in [0, 1]"),
         ([*DEMO, "--set", "image_size=100"], "image size 100 is no multiple"),
         ([*DEMO, "--checkpoint", "nowhere.pth"], "nowhere.pth does not exist"),
@@ -90,6 +108,13 @@ def test_missing_data_says_which_folder_where_to_get_it_and_how_to_try(
     assert str(tmp_path / "data") in line
     assert "Kvasir-SEG" in line
     assert "--protocol demo" in line
+
+
+@pytest.mark.parametrize("words", [[], ["--plan"]])
+def test_a_results_folder_with_an_impossible_name(
+    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert "too long" in refused(capsys, *DEMO, *words, "--results", str(tmp_path / ("x" * 300)))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
