@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -79,7 +80,13 @@ def _error(text: str) -> int:
 def _last_resort(error: Exception) -> str:
     """One line about what nobody foresaw, with where its traceback is."""
     if isinstance(error, OSError) and error.errno in REASONS:
-        return f"{error.filename or 'standard output'}: {os_reason(error)}"
+        where = f"{error.filename}: " if error.filename else ""
+        again = (
+            ""
+            if error.errno == errno.ENAMETOOLONG
+            else "; free space or choose another folder, then give the same command again"
+        )
+        return f"{where}{os_reason(error)}{again}"
     text = " ".join(str(error).split())
     text = f"{type(error).__name__}: {text[:200]}{'…' if len(text) > 200 else ''}"
     try:
