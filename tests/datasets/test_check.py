@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets.preparing.checking import Check, check
-from datasets.preparing.fingerprints import fingerprint, near_pairs
 from PIL import Image, ImageOps
 
 import datasets
 from datasets import samples
 from datasets.base import DataOptions
+from datasets.preparing.checking import Check, check
+from datasets.preparing.fingerprints import fingerprint, near_pairs
 from tests.datasets.conftest import benchmark_of
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets.preparing.prepare import prepare
 from filelock import FileLock
 
 import datasets
 from datasets import samples
 from datasets.base import DatasetError
 from datasets.preparing import downloading
+from datasets.preparing.prepare import prepare
 from tests.datasets.archive_server import serve
 from tests.datasets.conftest import CASES, benchmark_of
 

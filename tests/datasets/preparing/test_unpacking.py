@@ -9,9 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from datasets.preparing.unpacking import Limits, unpack
 
 from datasets.base import DatasetError
+from datasets.preparing.unpacking import Limits, unpack
 
 
 def quiet(what: str, done: int, total: int | None) -> None:

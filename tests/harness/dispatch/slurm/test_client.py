@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from harness.dispatch.slurm.client import Refused, Slurm, Unreachable, one_line, patiently
 
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
+from harness.dispatch.slurm.client import Refused, Slurm, Unreachable, one_line, patiently
 from harness.errors import UsageError
 
 

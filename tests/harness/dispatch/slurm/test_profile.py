@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from harness.dispatch.slurm.profile import PROFILES, load_profile, minutes, profile_names
 
+from harness.dispatch.slurm.profile import PROFILES, load_profile, minutes, profile_names
 from harness.errors import UsageError
 
 
