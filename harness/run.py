@@ -72,6 +72,18 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--no-cache", action="store_true", help="decode images anew instead of keeping them memory-mapped"
     )
+    tuned = p.add_argument_group("tuning")
+    tuned.add_argument(
+        "--tune",
+        action="append",
+        default=[],
+        metavar="FIELD=A,B,…",
+        help="try these values (lr=1e-4,3e-4,1e-3; naslora.alpha_lr=…), choose on validation, run the seeds with the choice",
+    )
+    tuned.add_argument("--tune-seeds", metavar="N|A,B,…", help="seeds of the trials (default: 1)")
+    tuned.add_argument(
+        "--tune-on", metavar="A,B,…", help="choose once for all benchmarks, on these (default: each chooses its own)"
+    )
     how = p.add_argument_group("how to run")
     how.add_argument(
         "--plan", action="store_true", help="print runs, parameters, memory, what is missing; start nothing"
@@ -117,6 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     for line in left_out:
         print(line, file=sys.stderr)
     request, cluster_overrides = build_request(arguments)
+    tuning = build_tuning(arguments)
 
     from harness.dispatch.place import place
     from harness.planning.plan import plan
@@ -128,14 +141,72 @@ def main(argv: list[str] | None = None) -> int:
     )
     if not arguments.plan:
         require_writable(request.results)
-    planned = plan(request, prepare_samples=sample_writer(request.results))
+    samples = sample_writer(request.results)
+    if tuning is not None:
+        tuned = tune(request, tuning, arguments, where, samples=samples)
+        if isinstance(tuned, int):
+            return tuned
+        request = tuned
+    planned = plan(request, prepare_samples=samples)
+    if arguments.plan:
+        show_plan(planned, request, arguments, where)
+        return 0
+    outcome = carry_out(planned, request, arguments, where)
+    if outcome.submitted:
+        return 0
+
+    from harness.reporting.finished import finished_table
+
+    runs = [job.run for job in planned.jobs]
+    print(finished_table(runs, request.results, study=arguments.study), end="")
+    return 1 if outcome.failed else 0
+
+
+def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *, samples: Any) -> Any:
+    """Run the trials that have no result yet; the request with what was chosen, or the exit status where there is no
+    choice yet (runs go on without this process, some failed, or only a plan was asked for)."""
+    from harness.planning.plan import plan
+    from harness.planning.tuning import choose, plan_trials, unfinished, with_first_values
+    from harness.records.store import RecordStore
+
+    planned, trials = plan_trials(request, tuning, prepare_samples=samples)
+    left = unfinished(planned)
+    if not left:
+        return choose(request, tuning, trials, RecordStore(request.results))
+    if arguments.plan:
+        show_plan(planned, request, arguments, where, heading="first phase, the trials")
+        planned = plan(with_first_values(request, tuning), prepare_samples=samples)
+        heading = "second phase, each first value standing for the one to be chosen"
+        show_plan(planned, request, arguments, where, heading=heading)
+        return 0
+    print(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first", file=sys.stderr)
+    outcome = carry_out(planned, request, arguments, where)
+    planned, trials = plan_trials(request, tuning, prepare_samples=samples)
+    left = unfinished(planned)
+    if not left:
+        return choose(request, tuning, trials, RecordStore(request.results))
+    what = "are on their way" if outcome.submitted else "have no result"
+    print(f"tuning: {len(left)} trials {what}; start the same command again to go on", file=sys.stderr)
+    return 0 if outcome.submitted or arguments.cancel else 1
+
+
+def show_plan(planned: Any, request: Any, arguments: argparse.Namespace, where: Any, *, heading: str = "") -> None:
+    from harness.pricing.plan_text import plan_text
+
     for line in planned.problems:
         print(line, file=sys.stderr)
-    if arguments.plan:
-        from harness.pricing.plan_text import plan_text
+    text = plan_text(planned, request.results, where=where, budget=arguments.budget)
+    print(f"{heading}: {text}" if heading else text, end="\n" if heading else "")
 
-        print(plan_text(planned, request.results, where=where, budget=arguments.budget), end="")
-        return 0
+
+def carry_out(planned: Any, request: Any, arguments: argparse.Namespace, where: Any) -> Any:
+    """Run what is pending, as far as a budget goes; returns a `harness.dispatch.run_jobs.Outcome`.
+
+    Raises:
+        UsageError: something is missing, or see `harness.dispatch.run_jobs.run_jobs`.
+    """
+    for line in planned.problems:
+        print(line, file=sys.stderr)
     if planned.missing:
         raise UsageError(planned.missing[0])
     if arguments.budget is not None:
@@ -149,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from harness.dispatch.run_jobs import run_jobs
 
-    outcome = run_jobs(
+    return run_jobs(
         planned,
         where,
         results=request.results,
@@ -157,14 +228,33 @@ def main(argv: list[str] | None = None) -> int:
         retry=arguments.retry,
         cancel=arguments.cancel,
     )
-    if outcome.submitted:
-        return 0
 
-    from harness.reporting.finished import finished_table
 
-    runs = [job.run for job in planned.jobs]
-    print(finished_table(runs, request.results, study=arguments.study), end="")
-    return 1 if outcome.failed else 0
+def build_tuning(arguments: argparse.Namespace) -> Any:
+    """A `harness.planning.tuning.Tuning`, None where nothing is tuned.
+
+    Raises:
+        UsageError: malformed grids.
+    """
+    from harness.planning.tuning import Tuning, parse_tune
+
+    found: dict[str, Any] = {"grids": {}}
+    if arguments.study:
+        from harness.studies import load_study
+
+        study = load_study(arguments.study)
+        found = {"grids": study.tune, "seeds": study.tune_seeds, "on": study.tune_on}
+    if arguments.tune:
+        found["grids"] = parse_tune(arguments.tune)
+    if not found["grids"]:
+        if arguments.tune_seeds or arguments.tune_on:
+            raise UsageError("--tune-seeds and --tune-on say how to tune; say what with --tune lr=1e-4,3e-4,1e-3")
+        return None
+    if arguments.tune_seeds:
+        found["seeds"] = parse_seeds(arguments.tune_seeds)
+    if arguments.tune_on:
+        found["on"] = tuple(expand(arguments.tune_on, usable(BENCHMARKS)))
+    return Tuning(**found)
 
 
 def build_request(arguments: argparse.Namespace) -> tuple[Any, dict[str, str]]:

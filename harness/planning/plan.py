@@ -5,7 +5,7 @@ No torch here, unless there is a checkpoint to look into: planning a thousand ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Plan:
         protocol: the card.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
         request: identity of the grid that was asked for, which a budget does not change.
+        keys: (variant, benchmark) -> its runs, one a backbone and seed.
     """
 
     jobs: tuple[Job, ...]
@@ -46,6 +47,7 @@ class Plan:
     images: Mapping[str, Images] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     request: str = ""
+    keys: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
 
     @property
     def pending(self) -> tuple[Job, ...]:
@@ -90,11 +92,12 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
     missing: list[str] = []
     weights = {backbone: _checkpoint(request, backbone, protocol, missing) for backbone in backbones}
     rows = [
-        (backbone, *method_row(entry, protocol, method_overrides, backbone))
+        (entry, backbone, *method_row(entry, protocol, method_overrides, backbone))
         for backbone in backbones
         for entry in request.entries
     ]
     jobs: dict[str, Job] = {}
+    keys: dict[tuple[str, str], list[str]] = {}
     images: dict[str, Images] = {}
     absent: dict[str, str] = {}
     one_mask: list[str] = []
@@ -113,7 +116,9 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         plain = as_rules(rules)
         # A budget of updates is one of epochs for whoever spares none, so that both share their runs.
         of_epochs = {**plain, "budget": "epochs"}
-        for backbone, method, config, label, changed in rows:
+        for entry, backbone, method, config, label, changed in rows:
+            if entry.benchmarks and name not in entry.benchmarks:
+                continue
             for seed in request.seeds:
                 run = Run(
                     method=method,
@@ -130,6 +135,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                     split_rule=data.split_rule,
                     data_note=data.note,
                     data_fingerprint=data.fingerprint,
+                    tuning=dict(entry.tuning),
                     changed=changed,
                 )
                 job = Job(
@@ -140,11 +146,14 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                     plugins=request.plugins,
                 )
                 jobs.setdefault(run.key, job)  # two words may name one run: naslora,all
+                keys.setdefault((label, name), []).append(run.key)
     if absent and not (request.skip_missing and jobs):
         missing.append(_absent_line(absent, request))
     asked = content_hash(sorted(jobs))
     shorts = {one.fingerprint: one.short for one in weights.values() if one.short}
+    named = list(jobs)
     jobs, unverified = under_short_fingerprints(request.results, jobs, shorts)
+    names = dict(zip(named, jobs, strict=True))
     before = earlier(request.results, jobs)
     return Plan(
         jobs=tuple(jobs.values()),
@@ -155,6 +164,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         images=images,
         problems=(*before.problems, *unverified, *map(_one_mask_line, one_mask)),
         request=asked,
+        keys={place: tuple(names[key] for key in mine) for place, mine in keys.items()},
     )
 
 

@@ -10,11 +10,18 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A row of the comparison: a method with configuration overrides, under the name that tables show."""
+    """A row of the comparison: a method with configuration overrides, under the name that tables show.
+
+    Args:
+        benchmarks: only there; everywhere if empty.
+        tuning: see `harness.records.schema.Run`.
+    """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
+    benchmarks: tuple[str, ...] = ()
+    tuning: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import UsageError
@@ -59,10 +59,11 @@ class _Candidate:
     here: bool
 
     @property
-    def rank(self) -> tuple[bool, bool, str, str]:
-        """Successes first, then what the destination has, then the earliest, then by content: no matter in which order
-        the folders were named."""
-        return (self.record.code != "OK", not self.here, self.record.finished, _hash(self.content))
+    def rank(self) -> tuple[bool, int, bool, str, str]:
+        """Successes first, then those that know how they were tuned, then what the destination has, then the earliest, then by
+        content: no matter in which order the folders were named."""
+        untold = -len(self.record.run.tuning)
+        return (self.record.code != "OK", untold, not self.here, self.record.finished, _hash(self.content))
 
 
 def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str] = ()) -> MergeReport:
@@ -118,7 +119,8 @@ def _settle(key: str, candidates: list[_Candidate], store: RecordStore, report: 
     for candidate in sorted(candidates, key=lambda one: one.rank):
         unique.setdefault(_content_hash(candidate.path), candidate)
     kept, *others = unique.values()
-    report.same += len(candidates) - len(unique)
+    others = [other for other in others if not _is_earlier_label(kept.record, other.record)]
+    report.same += len(candidates) - len(others) - 1
     for other in others:
         _copy(other, store.folder / CONFLICTS, f"{key}.{_content_hash(other.path)}")
     apart = [other.path for other in others]
@@ -167,6 +169,12 @@ def _content_hash(path: Path) -> str:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
+
+
+def _is_earlier_label(kept: Record, other: Record) -> bool:
+    """Whether ``other`` is ``kept`` before its run was told what tuning chose."""
+    named = replace(other, run=replace(other.run, tuning=kept.run.tuning, variant=kept.run.variant))
+    return kept.run.tuning != other.run.tuning and named == kept
 
 
 def _differences(first: Record, second: Record) -> set[str]:

@@ -34,6 +34,12 @@ OPTIONS_ADDED_LATER = {"residual": False, "norm": "batch"}
 """The same for fields of method configurations."""
 
 
+LABELS = (
+    "variant", "protocol", "protocol_hash", "split_rule", "data_note", "data_fingerprint", "tuning", "changed",
+)  # fmt: skip
+"""What a run says of itself besides what determines its result."""
+
+
 def hashed_rules(rules: dict[str, Any]) -> dict[str, Any]:
     """The rules that can change a number, without the names of card and backbone."""
     left_out = ("name", "backbone", *EXECUTION_ONLY)
@@ -77,6 +83,9 @@ class Run:
         data_note: what a table must say about the data.
         data_fingerprint: hash of the sizes of the files that the manifest names, empty in older records; equal keys with
             different fingerprints were made from different data.
+        tuning: of a run whose options were tuned: ``grid`` (field -> values); of those that were chosen also ``chosen``
+            (field -> value), ``edge`` (fields chosen at an end of their grid), ``trials`` (options, validation
+            ``score``, keys, hours), ``metric``, ``on`` (benchmarks), ``seeds`` and ``hours`` of the trials.
         changed: the fields of ``method_config`` whose value is not the one that the protocol gives this method; a study
             finds its rows by them.
     """
@@ -95,6 +104,7 @@ class Run:
     split_rule: str
     data_note: str = ""
     data_fingerprint: str = ""
+    tuning: dict[str, Any] = field(default_factory=dict)
     changed: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -102,7 +112,7 @@ class Run:
         """Content hash of what determines the result; labels (variant, notes) are left out, and so is what the files hold:
         data are known by their stems, and ``data_fingerprint`` tells where that was not enough."""
         content = asdict(self)
-        for label in ("variant", "protocol", "protocol_hash", "split_rule", "data_note", "data_fingerprint", "changed"):
+        for label in LABELS:
             del content[label]
         content["rules"] = hashed_rules(self.rules)
         content["method_config"] = hashed_options(self.method_config)

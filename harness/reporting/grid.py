@@ -14,7 +14,7 @@ from typing import Any, cast
 from harness.records.schema import OPTIONS_ADDED_LATER, Code, Record, Run, content_hash, hashed_options
 from harness.reporting.names import PAPER_METRICS, SCORE_TITLES, benchmark_rank, method_rank
 from harness.reporting.statistics import sd
-from harness.studies import Study
+from harness.studies import Entry, Study
 
 MISSING = "MISSING"
 """The code of a run that has no record."""
@@ -38,6 +38,8 @@ class Row:
     label: str
     method: str
     score: str = "best"
+    note: str = ""
+    """What is printed behind the label: how it was tuned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +145,8 @@ def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None
             suffix = (
                 f" ({SCORE_TITLES.get(score, score)})" if SCORE_TITLES.get(score, score) and len(scores) > 1 else ""
             )
-            rows.append(Row(label=label + suffix, method=method, score=score))
             kept[index] = tuple(record for record in members if record.key in chosen_keys)
+            rows.append(Row(label=label + suffix, method=method, score=score, note=tuned_words(kept[index])))
             for position, column in enumerate(columns):
                 cells[index, position] = cell_of(column, score, members, seeds)
     protocol, protocol_hash, backbone, checkpoint = sheet
@@ -165,9 +167,8 @@ def _groups_of_records(records: Sequence[Record]) -> list[Group]:
     """
     members: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        members.setdefault((record.run.method, content_hash(hashed_options(record.run.method_config))), []).append(
-            record
-        )
+        if is_result(record.run):
+            members.setdefault((record.run.method, _identity(record.run)), []).append(record)
     labels = {place: _label(mine) for place, mine in members.items()}
     groups: list[Group] = []
     for place in sorted(members, key=lambda place: (method_rank(place[0]), labels[place], place[1])):
@@ -178,13 +179,32 @@ def _groups_of_records(records: Sequence[Record]) -> list[Group]:
     return groups
 
 
+def _identity(run: Run) -> str:
+    """Of a row: its configuration, with what was tuned in place of what was chosen."""
+    tuned = run.tuning.get("grid", {})
+    options = {name: value for name, value in hashed_options(run.method_config).items() if name not in tuned}
+    return content_hash([options, sorted(tuned)] if tuned else options)
+
+
+def tuned_words(records: Iterable[Record]) -> str:
+    """``, tuned, 4 trials``; empty for rows that were not."""
+    counts = sorted({len(record.run.tuning.get("trials", ())) for record in records} - {0})
+    return f", tuned, {'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} trials" if counts else ""
+
+
+def is_result(run: Run) -> bool:
+    """Whether a table shows the run by itself: not where it was a trial that was not chosen."""
+    return not run.tuning or "chosen" in run.tuning
+
+
 def _label(records: Sequence[Record]) -> str:
     """What the sweeps called it if they agree; else the method with what is changed in it."""
     variants = {record.run.variant for record in records}
     if len(variants) == 1:
         return variants.pop()
     run = records[0].run
-    changed = ",".join(f"{name}={run.changed[name]}" for name in sorted(run.changed))
+    names = sorted(run.changed.keys() - run.tuning.get("grid", {}).keys())
+    changed = ",".join(f"{name}={run.changed[name]}" for name in names)
     return f"{run.method}[{changed}]" if changed else run.method
 
 
@@ -194,7 +214,10 @@ def _groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:
         by_method.setdefault(record.run.method, []).append(record)
     groups = []
     for entry in study.entries:
-        members = [record for record in by_method.get(entry.method, []) if is_entry(record, entry.options)]
+        found = [record for record in by_method.get(entry.method, []) if is_entry(record, entry.options)]
+        tuned = [record for record in found if record.run.tuning]
+        untuned = [record for record in found if not record.run.tuning]
+        members = tuned if _tunes(study, entry) or not untuned else untuned
         groups.append((entry.label, entry.method, members, entry.scores or study.table.scores))
     return groups
 
@@ -203,7 +226,14 @@ def is_entry(record: Record, options: Mapping[str, Any]) -> bool:
     """Whether a run's configuration is the protocol's with ``options`` and nothing else changed; labels may differ."""
     config = {**OPTIONS_ADDED_LATER, **record.run.method_config}
     asked = all(name in config and _plain(value) == _plain(config[name]) for name, value in options.items())
-    return asked and record.run.changed.keys() <= options.keys()
+    known = options.keys() | record.run.tuning.get("grid", {}).keys()
+    return asked and is_result(record.run) and record.run.changed.keys() <= known
+
+
+def _tunes(study: Study, entry: Entry) -> bool:
+    """Whether a study tunes a row: some field of its method, or of all methods, that the row does not set itself."""
+    tuned = (name.rpartition(".") for name in study.tune)
+    return any(option not in entry.options and method in ("", entry.method) for method, _, option in tuned)
 
 
 def _plain(value: Any) -> Any:

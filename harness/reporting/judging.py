@@ -122,11 +122,14 @@ def _differences(
     found = {}
     for manifest in {record.run.manifest for record in mine}:
         column = Column(benchmark=benchmark, split=split, metric=metric, manifest=manifest)
-        cells = [_cell(subject, column, mine) for subject in (claim.numerator, other)]
         scored = (claim.numerator.score, other.score)
-        difference = paired_difference(cells[0], cells[1], column, scored=scored, images_of=images_of)
-        if difference is not None:
-            found[manifest] = difference
+        for tuned in (True, False):  # tuned with tuned where both were, else untuned with untuned
+            members = [record for record in mine if bool(record.run.tuning) == tuned]
+            cells = [_cell(subject, column, members) for subject in (claim.numerator, other)]
+            difference = paired_difference(cells[0], cells[1], column, scored=scored, images_of=images_of)
+            if difference is not None:
+                found[manifest] = difference
+                break
     return found
 
 

@@ -14,6 +14,7 @@ from harness.reporting.grid import Cell, Column, Grid, build, is_run, placeholde
 from harness.reporting.page import Block, Format, Mark, Text, write
 from harness.reporting.paired import ImagesOf
 from harness.reporting.published import Published
+from harness.reporting.tuned import tuning_blocks
 from harness.studies import Study
 
 PLUS_MINUS = "Cells: mean over seeds in %, ± SD over seeds (ddof = 1), (n)."
@@ -49,6 +50,7 @@ def render(
     for grid in grids(chosen, study=study, metrics=metrics):
         main = block(grid)
         blocks.append(replace(main, above=[study.note, *main.above]) if study and study.note else main)
+        blocks += tuning_blocks(grid)
         if study and study.table.baseline:
             blocks += difference_blocks(grid, baseline=study.table.baseline, images_of=images_of)
         if study and study.table.paper and grid.protocol == study.protocol:
@@ -111,7 +113,8 @@ def block(grid: Grid) -> Block:
         mine = [record for record in grid.members[index] if is_run(record)]
         sign = "†" if any(version(record) in stale for record in mine) else ""
         sign += "‡" if any(record.run.rules.get("quirks", {}).get("selection") == "released" for record in mine) else ""
-        texts = [Text(text=row.label + (f" {sign}" if sign else ""))]
+        sign += "§" if any(record.run.tuning.get("edge") for record in mine) else ""
+        texts = [Text(text=row.label + row.note + (f" {sign}" if sign else ""))]
         texts += [
             Text(text=cell_text(grid.cells[index, place]), mark=marks.get((index, place), ""))
             for place in range(len(grid.columns))
@@ -229,6 +232,8 @@ def _footnotes(grid: Grid, *, stale: set[str], with_costs: bool) -> list[str]:
         lines.append(COST)
     if stale:
         lines.append(f"† some runs were made by other code ({', '.join(sorted(stale))}) than the latest.")
+    if any(record.run.tuning.get("edge") for record in grid.records):
+        lines.append("§ a chosen value is the first or last of its grid: a better one may lie beyond; see the rates.")
     if any(record.run.rules.get("quirks", {}).get("selection") == "released" for record in grid.records):
         lines.append("‡ the checkpoint was selected on the test split, as some released code does.")
     return lines

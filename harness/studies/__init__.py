@@ -73,6 +73,10 @@ class Study:
         benchmarks: canonical names.
         entries: the rows, in order.
         seeds: every run is made once a seed.
+        tune: field of the methods' configurations -> values to try before, as ``--tune`` takes them (``lr``,
+            ``naslora.lr``); then every row has what validation chose.
+        tune_seeds: seeds of the trials.
+        tune_on: benchmarks that choose for all; empty where each chooses its own.
         table: how the table looks.
     """
 
@@ -85,6 +89,9 @@ class Study:
     benchmarks: tuple[str, ...] = ()
     entries: tuple[Entry, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
+    tune: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    tune_seeds: tuple[int, ...] = (0,)
+    tune_on: tuple[str, ...] = ()
     table: Layout = field(default_factory=Layout)
 
 
@@ -135,22 +142,15 @@ def study_from_dict(data: Any, *, name: str) -> Study:
         raise UsageError(
             f"{where}: table.baseline {table['baseline']!r} is no entry{did_you_mean(table['baseline'], labels)}"
         )
-    seeds = content.pop("seeds", 3)
-    if isinstance(seeds, int) and seeds > MOST_SEEDS:
-        raise UsageError(f"{where}: seeds: at most {MOST_SEEDS} seeds, not {seeds}")
-    chosen = tuple(range(seeds)) if isinstance(seeds, int) else _sequence(seeds, f"{where}: seeds")
-    if not chosen or not all(isinstance(seed, int) and seed >= 0 for seed in chosen) or len(set(chosen)) < len(chosen):
-        raise UsageError(
-            f"{where}: seeds must be a number of seeds, or a list of different whole numbers, not {seeds!r}"
-        )
     return Study(
         name=name,
         table=Layout(**table),
         entries=entries,
-        seeds=chosen,
-        benchmarks=tuple(
-            BENCHMARKS.resolve(item) for item in _texts(content.pop("benchmarks", ()), f"{where}: benchmarks")
-        ),
+        seeds=_seeds(content.pop("seeds", 3), f"{where}: seeds"),
+        tune=_grids(content.pop("tune", None) or {}, f"{where}: tune"),
+        tune_seeds=_seeds(content.pop("tune_seeds", 1), f"{where}: tune_seeds"),
+        tune_on=_benchmarks(content.pop("tune_on", ()), f"{where}: tune_on"),
+        benchmarks=_benchmarks(content.pop("benchmarks", ()), f"{where}: benchmarks"),
         backbones=_texts(content.pop("backbones", ()), f"{where}: backbones"),
         **content,
     )
@@ -184,6 +184,29 @@ def _entry(item: Any, *, where: str) -> Entry:
     scores = _texts(content.get("scores", ()), f"{where}: scores of {method!r}")
     label = _text(content["label"] or method, f"{where}: label of {method!r}")
     return Entry(label=label, method=method, options=dict(options), scores=scores)
+
+
+def _seeds(value: Any, where: str) -> tuple[int, ...]:
+    if isinstance(value, int) and value > MOST_SEEDS:
+        raise UsageError(f"{where}: at most {MOST_SEEDS} seeds, not {value}")
+    chosen = tuple(range(value)) if isinstance(value, int) else _sequence(value, where)
+    if not chosen or not all(isinstance(seed, int) and seed >= 0 for seed in chosen) or len(set(chosen)) < len(chosen):
+        raise UsageError(f"{where} must be a number of seeds, or a list of different whole numbers, not {value!r}")
+    return chosen
+
+
+def _grids(value: Any, where: str) -> dict[str, tuple[Any, ...]]:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where}: expected a mapping of fields to values, such as lr: [1e-4, 1e-3], found {value!r}")
+    grids = {_text(name, where): _sequence(values, f"{where}.{name}") for name, values in value.items()}
+    for name, values in grids.items():
+        if len(values) < 2 or len({str(one) for one in values}) < len(values):
+            raise UsageError(f"{where}.{name}: at least two different values, not {list(values)!r}")
+    return grids
+
+
+def _benchmarks(value: Any, where: str) -> tuple[str, ...]:
+    return tuple(BENCHMARKS.resolve(item) for item in _texts(value, where))
 
 
 def _splits(value: Any, where: str) -> dict[str, tuple[str, ...]]:

@@ -16,9 +16,8 @@ COMMITTED = Path(__file__).parents[3] / "results"
 
 
 def test_every_committed_record_still_has_its_key_and_would_be_found_again() -> None:
-    records, problems = RecordStore(COMMITTED).summaries()
+    records = list(RecordStore(COMMITTED))
     assert records
-    assert not problems
     for record in records:
         config = asdict(method_config_class(record.run.method)(**record.run.method_config))
         rules = {**ADDED_LATER, **record.run.rules}
@@ -28,7 +27,7 @@ def test_every_committed_record_still_has_its_key_and_would_be_found_again() -> 
 
 @pytest.mark.parametrize("name", OPTIONS_ADDED_LATER)
 def test_another_value_of_a_later_option_is_another_run(name: str) -> None:
-    records, _ = RecordStore(COMMITTED).summaries()
+    records = list(RecordStore(COMMITTED))
     run = next(record.run for record in records if record.run.method == "naslora")
     assert replace(run, method_config={**run.method_config, name: "another"}).key != run.key
 

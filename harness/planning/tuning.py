@@ -1,0 +1,234 @@
+"""Rates that are tuned: trials of every value first, the choice by validation, then the runs with what was chosen.
+
+A trial is a run like any other, so that a chosen trial is also the run of its seed and is not trained twice. Which runs
+were trials, what was chosen and what the others scored are labels of the runs: no key depends on them. Free of torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from harness.planning.plan import Plan, plan
+from harness.planning.request import Entry, Request
+from harness.errors import UsageError, did_you_mean
+from harness.evaluation.names import higher_is_better
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from harness.registry import BENCHMARKS, METHODS, method_config_class
+
+LOST = ("DIVERGED",)
+"""Failures that are an answer: such a value is not chosen, and is not tried again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What is tried, and where.
+
+    Args:
+        grids: field of a method's configuration -> values to try. ``lr`` is for every method that is compared,
+            ``naslora.lr`` for one, in place of ``lr``.
+        seeds: of the trials; a value's score is the mean over them.
+        on: benchmarks whose validation chooses one value for all benchmarks; empty where each benchmark chooses its own.
+    """
+
+    grids: Mapping[str, Sequence[Any]]
+    seeds: tuple[int, ...] = (0,)
+    on: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class Trials:
+    """The trials of one row on the benchmarks that choose together.
+
+    Args:
+        entry: the row.
+        grid: its own grids, by field.
+        benchmarks: whose validation chooses.
+        runs: values -> the keys of its runs.
+    """
+
+    entry: Entry
+    grid: dict[str, list[Any]]
+    benchmarks: tuple[str, ...]
+    runs: dict[tuple[Any, ...], list[str]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.entry.label or self.entry.method
+
+
+def parse_tune(items: Sequence[str]) -> dict[str, list[str]]:
+    """``["lr=1e-4,3e-4", "naslora.alpha_lr=1e-3,1e-2"]`` as grids.
+
+    Raises:
+        UsageError: no values, one value twice, one field twice.
+    """
+    grids: dict[str, list[str]] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        values = [value.strip() for value in text.split(",") if value.strip()]
+        if not equals or not name.strip() or len(values) < 2 or len(set(values)) < len(values):
+            raise UsageError(
+                f"--tune {item!r} is not FIELD=A,B,… with different values, such as --tune lr=1e-4,3e-4,1e-3"
+            )
+        if name.strip() in grids:
+            raise UsageError(f"--tune {name.strip()} is given twice")
+        grids[name.strip()] = values
+    return grids
+
+
+def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, list[Trials]]:
+    """The runs of every row with every value of its grids; a row that has none of the fields has no trials.
+
+    Raises:
+        UsageError: a grid that fits no row, a value that is none; see also `harness.planning.plan.plan`.
+    """
+    rows = [(entry, grid_of(entry, tuning.grids)) for entry in request.entries]
+    _check_grids(rows, tuning.grids)
+    benchmarks = tuple(BENCHMARKS.resolve(name) for name in tuning.on or request.benchmarks)
+    entries: list[Entry] = []
+    trials: list[Trials] = []
+    for entry, grid in rows:
+        if not grid:
+            continue
+        for group in [benchmarks] if tuning.on else [(name,) for name in benchmarks]:
+            trials.append(Trials(entry=entry, grid=grid, benchmarks=group))
+        entries += [_with(entry, grid, values) for values in itertools.product(*grid.values())]
+    planned = plan(replace(request, entries=tuple(entries), benchmarks=benchmarks, seeds=tuning.seeds), **how)
+    for trial in trials:
+        for values in itertools.product(*trial.grid.values()):
+            label = _with(trial.entry, trial.grid, values).label
+            trial.runs[values] = [key for name in trial.benchmarks for key in planned.keys.get((label, name), ())]
+    return planned, trials
+
+
+def grid_of(entry: Entry, grids: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The grids of one row: those of its method before those of all, none for a field that the row itself sets."""
+    known = {f.name for f in fields(method_config_class(METHODS.resolve(entry.method)))}
+    found: dict[str, list[Any]] = {}
+    for name, values in sorted(grids.items(), key=lambda item: "." in item[0]):
+        method, dot, option = name.rpartition(".")
+        if dot and METHODS.resolve(method) != METHODS.resolve(entry.method):
+            continue
+        if option in known and option not in entry.options:
+            found[option] = list(values)
+        elif dot and option not in known:
+            raise UsageError(f"--tune {name}: {method} has no field {option!r}{did_you_mean(option, known)}")
+    return found
+
+
+def choose(request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore) -> Request:
+    """The request with each row's choice in place of its grids; trials and choice are written into the trials' records.
+
+    Raises:
+        UsageError: every value of a row diverged.
+    """
+    entries: list[Entry] = []
+    everywhere = tuple(BENCHMARKS.resolve(name) for name in request.benchmarks)
+    tuned = {id(trial.entry) for trial in trials}
+    entries += [entry for entry in request.entries if id(entry) not in tuned]
+    for trial in trials:
+        label = _choice(trial, tuning, {key: store.find(key) for keys in trial.runs.values() for key in keys})
+        _write(trial, label, store)
+        chosen = _with(trial.entry, trial.grid, tuple(label["chosen"].values()))
+        where = everywhere if tuning.on else trial.benchmarks
+        entries.append(replace(chosen, label=trial.name, benchmarks=where, tuning=label))
+    order = {id(entry): place for place, entry in enumerate(request.entries)}
+    by_name = {entry.label or entry.method: order[id(entry)] for entry in request.entries}
+    entries.sort(key=lambda entry: by_name[entry.label or entry.method])
+    return replace(request, entries=tuple(entries))
+
+
+def with_first_values(request: Request, tuning: Tuning) -> Request:
+    """The request with each grid's first value in place of the choice: what the runs after it will cost."""
+    rows = [(entry, grid_of(entry, tuning.grids)) for entry in request.entries]
+    entries = (
+        replace(_with(entry, grid, [values[0] for values in grid.values()]), label=entry.label or entry.method)
+        if grid
+        else entry
+        for entry, grid in rows
+    )
+    return replace(request, entries=tuple(entries))
+
+
+def unfinished(planned: Plan) -> list[str]:
+    """Keys of trials without an answer."""
+    return [job.run.key for job in planned.pending if planned.failed.get(job.run.key) not in LOST]
+
+
+def _with(entry: Entry, grid: Mapping[str, Sequence[Any]], values: Sequence[Any]) -> Entry:
+    chosen = dict(zip(grid, values, strict=True))
+    options = {**entry.options, **chosen}
+    words = ",".join(f"{name}={value}" for name, value in chosen.items())
+    name = entry.label or entry.method
+    label = f"{name[:-1]},{words}]" if name.endswith("]") else f"{name}[{words}]"
+    return replace(entry, options=options, label=label, tuning={"grid": {name: list(grid[name]) for name in grid}})
+
+
+def _choice(trial: Trials, tuning: Tuning, records: Mapping[str, Record | None]) -> dict[str, Any]:
+    """What a run says of its tuning; see `harness.records.schema.Run`."""
+    tried: list[dict[str, Any]] = []
+    for values, keys in trial.runs.items():
+        mine = [record for key in keys if (record := records[key]) is not None]
+        scores = [score for record in mine if (score := _validated(record)) is not None]
+        score = math.fsum(scores) / len(scores) if scores and len(scores) == len(keys) else None
+        hours = sum(record.cost.get("wall_time_s", 0.0) for record in mine) / 3600
+        names = dict(zip(trial.grid, values, strict=True))
+        tried.append({"options": names, "score": score, "keys": keys, "hours": round(hours, 5)})
+    metric = BENCHMARKS.get(trial.benchmarks[0]).selection_metric
+    known = [one for one in tried if one["score"] is not None]
+    if not known:
+        raise UsageError(f"{trial.name} on {', '.join(trial.benchmarks)}: every value diverged; --tune lower ones")
+    sign = 1 if higher_is_better(metric) else -1
+    best = max(known, key=lambda one: sign * one["score"])  # ties go to the value named first
+    edge = [name for name, value in best["options"].items() if _at_edge(value, trial.grid[name])]
+    return {
+        "grid": {name: list(values) for name, values in trial.grid.items()},
+        "chosen": best["options"],
+        "edge": edge,
+        "trials": tried,
+        "metric": metric,
+        "on": list(trial.benchmarks),
+        "seeds": list(tuning.seeds),
+        "hours": round(sum(one["hours"] for one in tried), 5),
+    }
+
+
+def _validated(record: Record) -> float | None:
+    """The validation score that selected the best epoch."""
+    metric = BENCHMARKS.get(record.run.benchmark).selection_metric
+    return record.scores.get("best", {}).get("val", {}).get(metric) if record.code == "OK" else None
+
+
+def _at_edge(value: Any, grid: Sequence[Any]) -> bool:
+    """Whether ``value`` is the least or the greatest of a grid of numbers; a better one may lie beyond."""
+    try:
+        numbers = [float(one) for one in grid]
+    except (TypeError, ValueError):
+        return False
+    return float(value) in (min(numbers), max(numbers))
+
+
+def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
+    """Labels on the trials' own records: the chosen ones are results, the others are not."""
+    for values, keys in trial.runs.items():
+        chosen = dict(zip(trial.grid, values, strict=True)) == label["chosen"]
+        told = label if chosen else {"grid": label["grid"]}
+        for key in keys:
+            record = store.find(key)
+            if record is not None and record.run.tuning != told and record.code == "OK":
+                name = trial.name if chosen else record.run.variant
+                store.write(replace(record, run=replace(record.run, tuning=dict(told), variant=name)))
+
+
+def _check_grids(rows: Iterable[tuple[Entry, Mapping[str, Any]]], grids: Mapping[str, Sequence[Any]]) -> None:
+    used = {name for _, grid in rows for name in grid}
+    for name in grids:
+        if name.rpartition(".")[2] not in used:
+            raise UsageError(
+                f"--tune {name}: no method that is compared has this field, or each has it set in brackets"
+            )

@@ -1,0 +1,211 @@
+"""Tuning: trials first, the choice on validation, then the seeds; nothing is trained twice and nothing is chosen on test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness.run as verb
+from harness.dispatch.run_jobs import Outcome
+from harness.planning.plan import Plan
+from harness.planning.samples import sample_writer
+from harness.planning.tuning import parse_tune
+from harness.errors import UsageError
+from harness.records.merge import merge
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from harness.reporting.tables import render
+
+Score = Callable[[Any], float]
+GRID = ("--tune", "lr=1e-4,1e-3,1e-2")
+
+
+class Work:
+    """Stands for running: a record for every pending job, whose validation score is a function of its run."""
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+        self.done: list[list[str]] = []
+
+    def __call__(self, planned: Plan, request: Any, arguments: Any, overrides: Any) -> Outcome:
+        self.done.append([f"{job.run.variant} on {job.run.benchmark}, seed {job.run.seed}" for job in planned.pending])
+        for job in planned.pending:
+            value = self.score(job.run)
+            code = "DIVERGED" if math.isnan(value) else "OK"
+            scores = {
+                "best": {"val": {"s_measure": value, "iou": value}, "test": {"s_measure": 1 - value, "iou": 1 - value}}
+            }
+            record = Record(
+                run=job.run,
+                key=job.run.key,
+                code=code,
+                scores=scores if code == "OK" else {},
+                cost={"wall_time_s": 36.0},
+            )  # type: ignore[arg-type]
+            RecordStore(request.results).write(record)
+        return Outcome(submitted=False, failed={})
+
+
+def rate(run: Any) -> float:
+    return float(run.method_config["lr"])
+
+
+def best_at(wanted: float) -> Score:
+    return lambda run: 0.9 - 0.1 * abs(math.log10(rate(run) / wanted)) - 0.001 * run.seed
+
+
+@pytest.fixture
+def tuned(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Work]]:
+    monkeypatch.setattr("harness.planning.samples.sample_writer", lambda results, write=sample_writer: write(samples))
+
+    def run(
+        score: Score, *words: str, methods: str = "lora", datasets: str = "kvasir", seeds: str = "2"
+    ) -> tuple[int, Work]:
+        work = Work(score)
+        monkeypatch.setattr(verb, "carry_out", work)
+        grid = ["--methods", methods, "--datasets", datasets, "--protocol", "demo", "--seeds", seeds]
+        return verb.main([*grid, "--results", str(tmp_path), *(words or GRID)]), work
+
+    return run
+
+
+def records(results: Path) -> dict[str, Record]:
+    return {
+        f"{r.run.method_config['lr']:g}/{r.run.benchmark}/{r.run.seed}": r for r in RecordStore(results).summaries()[0]
+    }
+
+
+def test_trials_come_first_and_the_seeds_run_with_what_validation_chose(tuned: Any, tmp_path: Path) -> None:
+    code, work = tuned(best_at(1e-3))
+
+    assert code == 0
+    assert work.done[0] == [f"lora[lr={value}] on kvasir, seed 0" for value in ("1e-4", "1e-3", "1e-2")]
+    assert work.done[1] == ["lora on kvasir, seed 1"]  # the chosen trial is seed 0 already
+    tuning = records(tmp_path)["0.001/kvasir/1"].run.tuning
+    assert tuning["chosen"] == {"lr": "1e-3"}
+    assert tuning["edge"] == []
+    assert [(one["options"]["lr"], round(one["score"], 3)) for one in tuning["trials"]] == [
+        ("1e-4", 0.8), ("1e-3", 0.9), ("1e-2", 0.8),
+    ]  # fmt: skip
+    assert tuning["hours"] == pytest.approx(0.03)
+    assert records(tmp_path)["0.001/kvasir/0"].run.tuning == tuning
+    assert records(tmp_path)["0.01/kvasir/0"].run.tuning == {"grid": {"lr": ["1e-4", "1e-3", "1e-2"]}}
+
+
+def test_the_same_command_again_runs_nothing(tuned: Any) -> None:
+    tuned(best_at(1e-3))
+    _, work = tuned(best_at(1e-3))
+
+    assert work.done == [[]]
+
+
+def test_labels_change_no_key_and_a_merge_keeps_the_record_that_knows_its_choice(tuned: Any, tmp_path: Path) -> None:
+    early = tmp_path / "early"
+    tuned(best_at(1e-3))
+    store = RecordStore(tmp_path)
+    for record in store:
+        assert record.run.key == record.key
+        RecordStore(early).write(replace(record, run=replace(record.run, tuning={}, variant="lora[lr]")))
+    report = merge([early], tmp_path / "all")
+    report = merge([tmp_path], tmp_path / "all")
+
+    assert not report.conflicts
+    assert records(tmp_path / "all") == records(tmp_path)
+
+
+def test_each_benchmark_chooses_its_own_unless_told_where_to_tune(tuned: Any, tmp_path: Path) -> None:
+    def score(run: Any) -> float:
+        return best_at(1e-4 if run.benchmark == "kvasir" else 1e-3)(run)
+
+    _, work = tuned(score, datasets="kvasir,leaf")
+    assert sorted(work.done[1]) == ["lora on kvasir, seed 1", "lora on leaf, seed 1"]
+    assert {"0.0001/kvasir/1", "0.001/leaf/1"} <= records(tmp_path).keys()
+
+
+def test_one_choice_for_all_is_made_where_asked(tuned: Any, tmp_path: Path) -> None:
+    _, work = tuned(best_at(1e-4), *GRID, "--tune-on", "leaf", datasets="kvasir,leaf", seeds="1")
+
+    assert len(work.done[0]) == 3
+    assert work.done[1] == ["lora on kvasir, seed 0"]
+    assert records(tmp_path)["0.0001/kvasir/0"].run.tuning["on"] == ["leaf"]
+    assert records(tmp_path)["0.0001/kvasir/0"].run.tuning["edge"] == ["lr"]
+
+
+def test_a_diverged_value_is_not_chosen_and_not_tried_again(tuned: Any, tmp_path: Path) -> None:
+    def score(run: Any) -> float:
+        return math.nan if rate(run) > 5e-3 else best_at(1e-2)(run)
+
+    code, work = tuned(score)
+    assert code == 0
+    assert records(tmp_path)["0.001/kvasir/1"].run.tuning["trials"][2]["score"] is None
+    _, work = tuned(score)
+    assert work.done == [[]]
+
+
+def test_a_trial_that_failed_otherwise_keeps_the_choice_open(
+    tuned: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned(best_at(1e-3))
+    RecordStore(tmp_path).write(replace(records(tmp_path)["0.01/kvasir/0"], code="OOM"))
+    monkeypatch.setattr(Work, "__call__", lambda *_: Outcome(submitted=False, failed={"x": "OOM"}))
+
+    code, _ = tuned(best_at(1e-3))
+    assert code == 1
+    assert "1 trials have no result; start the same command again" in capsys.readouterr().err
+
+
+def test_a_field_of_one_method_is_tuned_for_it_alone(tuned: Any) -> None:
+    grids = ("--tune", "lr=1e-4,1e-3", "--tune", "naslora.lr=1e-3,1e-2", "--tune", "naslora.alpha_lr=1e-3,1e-2")
+    _, work = tuned(best_at(1e-3), *grids, methods="lora,naslora")
+
+    assert [line.split(" on")[0] for line in work.done[0]] == [
+        "lora[lr=1e-4]", "lora[lr=1e-3]",
+        "naslora[lr=1e-3,alpha_lr=1e-3]", "naslora[lr=1e-3,alpha_lr=1e-2]",
+        "naslora[lr=1e-2,alpha_lr=1e-3]", "naslora[lr=1e-2,alpha_lr=1e-2]",
+    ]  # fmt: skip
+
+
+def test_a_table_shows_chosen_rows_with_their_trials_and_flags_an_edge(tuned: Any, tmp_path: Path) -> None:
+    tuned(best_at(1e-2), methods="lora,decoder")
+    page = render(RecordStore(tmp_path).summaries()[0])
+
+    assert "| lora, tuned, 3 trials § |" in page
+    assert "lora[lr=" not in page
+    assert "lr=1e-4: 70.0; lr=1e-3: 80.0; lr=1e-2: 90.0 | lr=1e-2 | lr | 0.03 |" in page
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (["lr"], "is not FIELD=A,B"),
+        (["lr=1e-3"], "with different values"),
+        (["lr=1e-3,1e-3"], "with different values"),
+        (["lr=1,2", "lr=3,4"], "given twice"),
+    ],
+)
+def test_malformed_grids_are_refused_in_a_line(items: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_tune(items)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--tune", "rank=2,3", "--tune", "speed=1,2"), "no method that is compared has this field"),
+        (("--tune", "lora.ranks=2,3"), "did you mean"),
+        (("--tune", "lr=fast,slow"), "lr='fast'"),
+        (("--tune-on", "kvasir"), "say what with --tune"),
+    ],
+)
+def test_grids_that_fit_nothing_are_refused_before_anything_runs(
+    tuned: Any, capsys: Any, words: tuple[str, ...], message: str
+) -> None:
+    code, work = tuned(best_at(1e-3), *words)
+    assert code == 2
+    assert work.done == []
+    assert message in capsys.readouterr().err
