@@ -286,7 +286,7 @@ def build_request(arguments: argparse.Namespace) -> tuple[Any, dict[str, str]]:
             "seeds": study.seeds,
             "backbones": study.backbones,
         }
-        overrides = {**study.set, **overrides}
+        overrides = {**study.set, **({"budget": study.budget} if study.budget else {}), **overrides}
     if arguments.methods:
         values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, usable(METHODS)))
     if arguments.datasets:

@@ -15,17 +15,23 @@ def update_budget(history: Sequence[Mapping[str, Any]], *, alpha_lr_sum: float, 
         alpha_lr_sum: the architecture's rate summed over its updates.
         operations: how many a cell mixes.
     """
-    counts: dict[str, int] = {}
-    for entry in history:
-        for roles, updates in entry["updates"].items():
-            for role in roles.split("+"):
-                counts[role] = counts.get(role, 0) + updates
-    budget = {"weight_updates": float(counts.get("weights", 0))}
+    budget = {"weight_updates": 0.0} | counted_updates(history)
     if operations > 1:
-        budget["alpha_updates"] = float(counts.get("architecture", 0))
+        budget = {"alpha_updates": 0.0} | budget
         budget["alpha_lr_sum"] = alpha_lr_sum
         budget["share_cap"] = share_cap(alpha_lr_sum, operations=operations)
     return budget
+
+
+def counted_updates(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What a history tells by itself: ``weight_updates`` and ``alpha_updates``, as far as there were any."""
+    counts: dict[str, float] = {}
+    for entry in history:
+        for roles, updates in entry.get("updates", {}).items():
+            for role in roles.split("+"):
+                name = "alpha_updates" if role == "architecture" else "weight_updates"
+                counts[name] = counts.get(name, 0.0) + updates
+    return counts
 
 
 def share_cap(shift: float, *, operations: int) -> float:

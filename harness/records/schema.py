@@ -136,7 +136,7 @@ class Record:
         history: one entry an epoch: ``epoch``, ``loss``, ``lr``, ``val`` (metrics), ``seconds``, ``updates`` by roles.
         budget: ``weight_updates``; of a method with an architecture also ``alpha_updates``, ``alpha_lr_sum`` (its rate
             over its updates: how far α could go), ``share_cap`` (the largest share of softmax(α) that this allows).
-            Empty in older records.
+            Of older records the counts alone.
         architecture: α history: one entry an epoch, site -> softmax(α).
         merge: merge reports by mode, as plain dicts.
         counts: images used: ``train``, ``val`` and each test split.

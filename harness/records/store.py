@@ -21,6 +21,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.file_names import checked_name
+from harness.records.budget import counted_updates
 from harness.records.checkpoints import noted
 from harness.records.schema import SCHEMA_VERSION, Record, Run
 
@@ -93,6 +94,8 @@ def record_from_json(data: Any) -> Record:
         if name in content and not isinstance(content[name], shape):
             raise ValueError(f"{name} is a {type(content[name]).__name__}")
     _check_scores(content.get("scores", {}))
+    if not content.get("budget") and all(isinstance(entry, dict) for entry in content.get("history", ())):
+        content["budget"] = counted_updates(content.get("history", ()))  # older records tell by their histories
     try:
         run = Run(**content.pop("run"))
         checked_name(str(run.protocol), what="its protocol")

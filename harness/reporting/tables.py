@@ -20,6 +20,7 @@ from harness.studies import Study
 PLUS_MINUS = "Cells: mean over seeds in %, ± SD over seeds (ddof = 1), (n)."
 BEST = "Bold: best, underlined: second, among rows with all seeds in."
 GAP = "No mean is taken over a gap: CODE (done/planned) says why a number is missing."
+UPDATES = "updates: of the weights, + those of α. Rows differ here, and so do their scores for this reason too."
 COST = "Step time (median over runs) and peak memory are of the sweep; compare costs with the cost table only."
 
 
@@ -106,7 +107,8 @@ def block(grid: Grid) -> Block:
     costs = any(record.cost.get("step_time_s") for record in grid.records)
     memory = any(record.cost.get("peak_memory_bytes") for record in grid.records)
     heading = ["method", *(column_title(column, grid) for column in grid.columns), "params (M)", "encoder (M)"]
-    heading += ["step (ms)"] * costs + ["peak (GiB)"] * memory
+    updates = _updates_differ(grid.records)
+    heading += ["updates"] * updates + ["step (ms)"] * costs + ["peak (GiB)"] * memory
     stale = stale_versions(grid)
     rows = []
     for index, row in enumerate(grid.rows):
@@ -123,6 +125,8 @@ def block(grid: Grid) -> Block:
             Text(text=_span([record.parameters.get(name) for record in mine], unit=1e6, digits=3))
             for name in ("trainable", "encoder")
         ]
+        if updates:
+            texts.append(Text(text=_updates(mine)))
         if costs:
             texts.append(Text(text=_median([record.cost.get("step_time_s") for record in mine], unit=1e-3)))
         if memory:
@@ -135,7 +139,7 @@ def block(grid: Grid) -> Block:
         above=_header(grid),
         columns=heading,
         rows=rows,
-        below=_footnotes(grid, stale=stale, with_costs=costs or memory),
+        below=_footnotes(grid, stale=stale, with_updates=updates, with_costs=costs or memory),
     )
 
 
@@ -221,13 +225,15 @@ def _sizes(counts: dict[str, int]) -> str:
     return "/".join(str(counts[name]) for name in order)
 
 
-def _footnotes(grid: Grid, *, stale: set[str], with_costs: bool) -> list[str]:
+def _footnotes(grid: Grid, *, stale: set[str], with_updates: bool, with_costs: bool) -> list[str]:
     lines = [
         PLUS_MINUS,
         BEST,
         GAP,
         "params: trained parameters with the mask decoder, as the papers count; encoder: without it.",
     ]
+    if with_updates:
+        lines.append(UPDATES)
     if with_costs:
         lines.append(COST)
     if stale:
@@ -237,6 +243,22 @@ def _footnotes(grid: Grid, *, stale: set[str], with_costs: bool) -> list[str]:
     if any(record.run.rules.get("quirks", {}).get("selection") == "released" for record in grid.records):
         lines.append("‡ the checkpoint was selected on the test split, as some released code does.")
     return lines
+
+
+def _updates_differ(records: Sequence[Record]) -> bool:
+    """Whether the weights had more updates in one row than in another, on the same benchmark."""
+    counts: dict[str, set[float | None]] = {}
+    for record in records:
+        if record.code == "OK":
+            counts.setdefault(record.run.benchmark, set()).add(record.budget.get("weight_updates"))
+    return any(len(found) > 1 for found in counts.values())
+
+
+def _updates(records: Sequence[Record]) -> str:
+    """``400``, ``400 + 300 α``; a range where the row's runs differ."""
+    weights = _span([record.budget.get("weight_updates") for record in records], unit=1, digits=0)
+    alpha = [record.budget.get("alpha_updates") for record in records]
+    return weights + (f" + {_span(alpha, unit=1, digits=0)} α" if any(alpha) else "")
 
 
 def _span(values: Sequence[float | None], *, unit: float, digits: int) -> str:

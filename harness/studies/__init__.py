@@ -73,6 +73,7 @@ class Study:
         benchmarks: canonical names.
         entries: the rows, in order.
         seeds: every run is made once a seed.
+        budget: what the rows share, instead of what the card says: ``epochs``, or ``updates`` of the weights.
         tune: field of the methods' configurations -> values to try before, as ``--tune`` takes them (``lr``,
             ``naslora.lr``); then every row has what validation chose.
         tune_seeds: seeds of the trials.
@@ -89,6 +90,7 @@ class Study:
     benchmarks: tuple[str, ...] = ()
     entries: tuple[Entry, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
+    budget: str = ""
     tune: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     tune_seeds: tuple[int, ...] = (0,)
     tune_on: tuple[str, ...] = ()
@@ -126,6 +128,8 @@ def study_from_dict(data: Any, *, name: str) -> Study:
     overrides = content["set"] = content.get("set") or {}
     if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
         raise UsageError(f"{where}: set must be a mapping of a card's fields to values, not {overrides!r}")
+    if content.get("budget", "") not in ("", "epochs", "updates"):
+        raise UsageError(f"{where}: budget={content['budget']!r}: choose epochs or updates")
     entries = tuple(_entry(item, where=where) for item in _sequence(content.pop("entries", ()), f"{where}: entries"))
     labels = [entry.label for entry in entries]
     twice = sorted({label for label in labels if labels.count(label) > 1})

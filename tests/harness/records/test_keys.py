@@ -36,3 +36,11 @@ def test_the_cap_on_a_share_is_that_of_alphas_largest_shift() -> None:
     assert share_cap(0.0335, operations=8) == pytest.approx(0.1325, abs=5e-5)
     assert share_cap(0.0, operations=8) == 0.125
     assert share_cap(3.0, operations=8) == pytest.approx(0.983, abs=5e-4)
+
+
+def test_older_records_tell_their_updates_by_their_histories() -> None:
+    updates = {(r.run.method, r.code): r.budget for r in RecordStore(COMMITTED) if r.run.protocol == "mini"}
+    assert updates["lora", "OK"] == {"weight_updates": 300.0} or updates["lora", "OK"] == {"weight_updates": 210.0}
+    naslora = updates["naslora", "OK"]
+    assert naslora["weight_updates"] + naslora["alpha_updates"] in (300.0, 210.0)
+    assert naslora["alpha_updates"] > 0

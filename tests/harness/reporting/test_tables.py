@@ -358,3 +358,15 @@ def test_ten_thousand_records_make_their_tables_in_five_seconds_and_500_mb(tmp_p
     assert done.stdout.count("90.0 ± 0.0 (5)") == 2000
     assert megabytes < 500, megabytes
     assert seconds < 5, seconds
+
+
+def test_updates_are_shown_where_rows_of_a_benchmark_differ_and_nowhere_else() -> None:
+    searched = {"weight_updates": 40.0, "alpha_updates": 20.0}
+    same = [record(budget={"weight_updates": 60.0}), record(method="decoder", budget={"weight_updates": 60.0})]
+    fewer = [same[0], record(method="naslora", config={"rank": 3}, budget=searched)]
+    elsewhere = [same[0], record(benchmark="leaf", budget={"weight_updates": 30.0})]
+
+    assert "updates" not in render(same)
+    assert "updates" not in render(elsewhere)
+    assert rows(render(fewer))["naslora"][-1] == "40 + 20 α"
+    assert "updates: of the weights" in render(fewer)
