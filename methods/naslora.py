@@ -82,12 +82,18 @@ class NASLoRA(LowRankMethod):
         # Adding the step to the epoch swaps the turns from epoch to epoch, so that both roles get steps in an epoch of
         # one step.
         turn = searched + step if self.config.alternate == "iteration" else searched
-        return (ARCHITECTURE,) if turn % 2 == 0 else (WEIGHTS,)
+        return (ARCHITECTURE,) if (turn + self._weights_first) % 2 == 0 else (WEIGHTS,)
 
     def passes_at(self, *, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
         roles = self.roles_at(epoch=epoch, step=step)
         one_after_the_other = self.config.stagewise and self.config.alternate == "both" and len(roles) == 2
-        return ((ARCHITECTURE,), (WEIGHTS,)) if one_after_the_other else (roles,)
+        if not one_after_the_other:
+            return (roles,)
+        return ((WEIGHTS,), (ARCHITECTURE,)) if self._weights_first else ((ARCHITECTURE,), (WEIGHTS,))
+
+    @property
+    def _weights_first(self) -> bool:
+        return self.config.order == "weights-first"
 
     def set_statistics_momentum(self, momentum: float | None) -> None:
         for cell in self.cells().values():

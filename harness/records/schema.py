@@ -30,7 +30,7 @@ EXECUTION_ONLY = ("checkpoint_minutes", "cache_images")
 ADDED_LATER = {"batched_decoder": True, "budget": "epochs", "epoch_images": 0, "statistics_batches": 0}
 """Rules younger than the first records: left out of keys and hashes at the value that those records were made with."""
 
-OPTIONS_ADDED_LATER = {"residual": False, "norm": "batch"}
+OPTIONS_ADDED_LATER = {"order": "alpha-first", "residual": False, "norm": "batch"}
 """The same for fields of method configurations."""
 
 

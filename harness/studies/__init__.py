@@ -14,6 +14,7 @@ from typing import Any
 from harness.errors import UsageError, did_you_mean
 from harness.file_names import checked_name
 from harness.registry import BENCHMARKS, METHODS
+from harness.studies.design import Field, Point, label_of, options_of, parse_fields, points
 from harness.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent
@@ -60,6 +61,28 @@ class Layout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Readings:
+    """Many readings of one method.
+
+    Args:
+        method: canonical name.
+        fields: what is open.
+        points: the readings, in the order of their rows.
+    """
+
+    method: str
+    fields: tuple[Field, ...]
+    points: tuple[Point, ...]
+
+    def entries(self) -> tuple[Entry, ...]:
+        """A row a reading."""
+        return tuple(
+            Entry(label=label_of(point, self.fields), method=self.method, options=options_of(point, self.fields))
+            for point in self.points
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A grid: entries x benchmarks x backbones x seeds under one protocol.
 
@@ -72,6 +95,8 @@ class Study:
         backbones: names in the backbone catalogue, empty for the card's own.
         benchmarks: canonical names.
         entries: the rows, in order.
+        readings: ``method`` and ``fields`` (question that a paper leaves open -> plausible values, the default first);
+            `harness.studies.design` adds a row for each reading, and ``python -m harness.readings`` reports on them.
         seeds: every run is made once a seed.
         budget: what the rows share, instead of what the card says: ``epochs``, or ``updates`` of the weights.
         tune: field of the methods' configurations -> values to try before, as ``--tune`` takes them (``lr``,
@@ -89,6 +114,7 @@ class Study:
     backbones: tuple[str, ...] = ()
     benchmarks: tuple[str, ...] = ()
     entries: tuple[Entry, ...] = ()
+    readings: Readings | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     budget: str = ""
     tune: dict[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -131,6 +157,8 @@ def study_from_dict(data: Any, *, name: str) -> Study:
     if content.get("budget", "") not in ("", "epochs", "updates"):
         raise UsageError(f"{where}: budget={content['budget']!r}: choose epochs or updates")
     entries = tuple(_entry(item, where=where) for item in _sequence(content.pop("entries", ()), f"{where}: entries"))
+    readings = _readings(content.pop("readings", None), where=where)
+    entries += readings.entries() if readings else ()
     labels = [entry.label for entry in entries]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -150,6 +178,7 @@ def study_from_dict(data: Any, *, name: str) -> Study:
         name=name,
         table=Layout(**table),
         entries=entries,
+        readings=readings,
         seeds=_seeds(content.pop("seeds", 3), f"{where}: seeds"),
         tune=_grids(content.pop("tune", None) or {}, f"{where}: tune"),
         tune_seeds=_seeds(content.pop("tune_seeds", 1), f"{where}: tune_seeds"),
@@ -188,6 +217,16 @@ def _entry(item: Any, *, where: str) -> Entry:
     scores = _texts(content.get("scores", ()), f"{where}: scores of {method!r}")
     label = _text(content["label"] or method, f"{where}: label of {method!r}")
     return Entry(label=label, method=method, options=dict(options), scores=scores)
+
+
+def _readings(data: Any, *, where: str) -> Readings | None:
+    if data is None:
+        return None
+    if not isinstance(data, Mapping) or set(data) != {"method", "fields"}:
+        raise UsageError(f"{where}: readings: expected a mapping with method and fields, found {data!r}")
+    asked = parse_fields(data["fields"], where=f"{where}: readings.fields")
+    method = METHODS.resolve(_text(data["method"], f"{where}: readings.method"))
+    return Readings(method=method, fields=asked, points=tuple(points(asked)))
 
 
 def _seeds(value: Any, where: str) -> tuple[int, ...]:

@@ -81,6 +81,7 @@ class NASLoRAConfig(PlacedConfig):
         alpha_data: α learns from the ``train`` split as the weights do, or from a ``holdout`` part of it that the
             weights never see (ours: train).
         alpha_holdout: that part as a fraction (0.5, DARTS).
+        order: with ``both`` and in turns: ``alpha-first`` as DARTS does, or ``weights-first`` (the paper does not say).
         residual: let the bottleneck pass beside the cell too, B (cell(A x) + A x), as Conv-LoRA does; the formula of
             the paper has no such term.
         norm: of the operations: ``batch`` (DARTS's while it searches: no parameters), ``batch-affine`` (a scale and an
@@ -102,6 +103,7 @@ class NASLoRAConfig(PlacedConfig):
     alternate: str = "iteration"
     alpha_data: str = "train"
     alpha_holdout: float = 0.5
+    order: str = "alpha-first"
     residual: bool = False
     norm: str = "batch"
     fused: bool = True
@@ -111,6 +113,7 @@ class NASLoRAConfig(PlacedConfig):
         require_choice("scope", self.scope, ("window", "image"))
         require_choice("alternate", self.alternate, ("both", "joint", "iteration", "epoch"))
         require_choice("alpha_data", self.alpha_data, ("train", "holdout"))
+        require_choice("order", self.order, ("alpha-first", "weights-first"))
         require_choice("norm", self.norm, NORMS)
         if self.style == "linear" and self.norm == "batch-affine":
             raise MethodError("norm=batch-affine: style=linear has no norms; use style=darts, or leave norm out")

@@ -62,6 +62,14 @@ def test_both_updates_the_architecture_first_and_takes_nothing_from_the_weights(
     assert not method.config.spares_weight_updates
 
 
+def test_the_weights_go_first_where_asked() -> None:
+    both = NASLoRA(NASLoRAConfig(search_start_epoch=0, alternate="both", order="weights-first"))
+    turns = NASLoRA(NASLoRAConfig(search_start_epoch=0, order="weights-first"))
+
+    assert both.passes_at(epoch=0, step=0) == ((WEIGHTS,), (ARCHITECTURE,))
+    assert [turns.roles_at(epoch=0, step=step) for step in range(2)] == [(WEIGHTS,), (ARCHITECTURE,)]
+
+
 def test_joint_updates_both_in_one_pass_once_the_search_starts() -> None:
     method = NASLoRA(NASLoRAConfig(search_start_epoch=1, alternate="joint"))
 

@@ -18,7 +18,7 @@ from harness.studies import load_study, study_from_dict, study_names
 REPOSITORY = Path(__file__).parents[3]
 ASKED_FOR = {
     *("main", "multiclass", "cost", "rank", "channel-ratio", "placement", "stagewise", "operations", "alpha-data"),
-    *("merge", "backbone", "cross-model", "first-checks", "real-images"),
+    *("merge", "backbone", "cross-model", "first-checks", "real-images", "readings"),
 }
 
 

@@ -1,0 +1,113 @@
+"""Screening designs over what a paper leaves open: many readings of one method from few runs. Free of torch.
+
+A field has a default and one other level in a two-level design (Plackett and Burman, 1946, from pyDOE3); every further
+value is one run of its own beside the default. A design of resolution III tells main effects from one another, but not
+from interactions of two other fields: `aliases` says how much of which each effect carries.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import UsageError
+
+Level = Mapping[str, Any]
+"""Options of one value; a field such as the make of a cell may set several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One question that a paper leaves open.
+
+    Args:
+        name: what it is called; where values are no mappings, also the option that they set.
+        levels: the default, the other level of the design, then further values.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One reading: which level of each field, in the order of the fields.
+
+    Args:
+        levels: 0 the default, 1 the other level of the design, from 2 on further values.
+        screening: whether it is of the two-level design; the default and the further values are not.
+    """
+
+    levels: tuple[int, ...]
+    screening: bool = False
+
+
+def parse_fields(data: Any, *, where: str) -> tuple[Field, ...]:
+    """``{scale: [1, 10.667], cell: [{style: darts}, {style: linear}]}`` as fields.
+
+    Raises:
+        UsageError: no mapping, or a field with fewer than two different values.
+    """
+    if not isinstance(data, Mapping) or len(data) < 2:
+        raise UsageError(f"{where}: expected a mapping of at least two fields to their values, found {data!r}")
+    fields = []
+    for name, values in data.items():
+        if not isinstance(values, list) or len(values) < 2 or len({str(value) for value in values}) < len(values):
+            raise UsageError(f"{where}.{name}: expected a list of at least two different values, found {values!r}")
+        levels = tuple(dict(value) if isinstance(value, Mapping) else {str(name): value} for value in values)
+        fields.append(Field(name=str(name), levels=levels))
+    options = [option for field in fields for option in {key for level in field.levels for key in level}]
+    if twice := sorted({option for option in options if options.count(option) > 1}):
+        raise UsageError(f"{where}: two fields set {twice[0]!r}; let one field have mappings of both as its values")
+    return tuple(fields)
+
+
+def points(fields: Sequence[Field]) -> list[Point]:
+    """The default, the screening design, and further values one at a time; none twice."""
+    import pyDOE3  # half a second: only where a design is wanted
+
+    signs = pyDOE3.pbdesign(len(fields))
+    found = [Point(levels=(0,) * len(fields))]
+    found += [Point(levels=tuple(int(sign > 0) for sign in row), screening=True) for row in signs]
+    for place, field in enumerate(fields):
+        for level in range(2, len(field.levels)):
+            alone = [0] * len(fields)
+            alone[place] = level
+            found.append(Point(levels=tuple(alone)))
+    return found
+
+
+def options_of(point: Point, fields: Sequence[Field]) -> dict[str, Any]:
+    """What the method is configured with; options at their default level are named too."""
+    return {
+        key: value
+        for level, field in zip(point.levels, fields, strict=True)
+        for key, value in field.levels[level].items()
+    }
+
+
+def label_of(point: Point, fields: Sequence[Field]) -> str:
+    """``default``, or what differs from it: ``scale=10.667, residual=True``."""
+    words = []
+    for level, field in zip(point.levels, fields, strict=True):
+        if level:
+            words.append(", ".join(f"{key}={value}" for key, value in field.levels[level].items()))
+    return "; ".join(words) or "default"
+
+
+def aliases(fields: Sequence[Field]) -> dict[str, dict[tuple[str, str], float]]:
+    """Field -> interaction of two others -> how much of it the field's effect carries (1: the two are one)."""
+    import numpy as np
+
+    signs = np.array([point.levels for point in points(fields) if point.screening]) * 2 - 1
+    names = [field.name for field in fields]
+    carried: dict[str, dict[tuple[str, str], float]] = {name: {} for name in names}
+    for first, second in itertools.combinations(range(len(names)), 2):
+        product = signs[:, first] * signs[:, second]
+        shares = signs.T @ product / len(signs)
+        for place, share in enumerate(shares):
+            if place not in (first, second) and abs(share) > 1e-9:
+                carried[names[place]][names[first], names[second]] = float(share)
+    return carried
