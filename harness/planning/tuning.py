@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from harness.planning.plan import Plan, plan
-from harness.planning.request import Entry, Request
 from harness.errors import UsageError, did_you_mean
 from harness.evaluation.names import higher_is_better
+from harness.planning.plan import Plan, plan
+from harness.planning.request import Entry, Request
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS, method_config_class

@@ -12,10 +12,10 @@ import pytest
 
 import harness.run as verb
 from harness.dispatch.run_jobs import Outcome
+from harness.errors import UsageError
 from harness.planning.plan import Plan
 from harness.planning.samples import sample_writer
 from harness.planning.tuning import parse_tune
-from harness.errors import UsageError
 from harness.records.merge import merge
 from harness.records.schema import Record
 from harness.records.store import RecordStore

@@ -174,8 +174,8 @@ def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: P
 
 
 def test_the_default_reading_is_the_cards_own_run_so_that_it_is_not_made_twice() -> None:
-    from harness.dispatch.plan import Entry as Row
-    from harness.dispatch.plan import method_row
+    from harness.planning.request import Entry as Row
+    from harness.planning.rows import method_row
     from harness.protocols.load import load_protocol
 
     default = next(entry for entry in load_study("readings").entries if entry.label == "default")
