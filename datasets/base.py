@@ -63,8 +63,8 @@ class DataOptions:
 
     Args:
         split_seed: seed of splits that are carved.
-        split_rule: ``default``, or a benchmark's own word (cvc612: ``sequences`` | ``pranet``; camo: ``camo`` |
-            ``camo+cod10k``).
+        split_rule: ``default``, or a benchmark's own word (cvc612: ``sequences`` | ``pranet``; isic2017: ``val-as-test``;
+            camo: ``camo`` | ``camo+cod10k``).
         road_missing_ignore: white missing-imagery areas of the road images become ignore.
         mask_255_only: quirk 11 of InfoSAM: only the value 255 counts as foreground.
     """
@@ -99,6 +99,11 @@ class Benchmark(ABC):
 
     def __init__(self, options: DataOptions | None = None) -> None:
         self.options = options or DataOptions()
+
+    def sizes_to_expect(self, layout: str) -> Mapping[str, int]:
+        """Images by split (or in ``all``) of the whole benchmark in this layout, under `options`; empty where nobody
+        published any."""
+        return self.published_sizes
 
     @abstractmethod
     def locate(self, data_root: Path) -> Path:

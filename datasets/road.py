@@ -1,7 +1,13 @@
-"""Massachusetts Roads: 1171 aerial images of 1500x1500 (Mnih, PhD thesis, Toronto 2013). Missing imagery is white."""
+"""Massachusetts Roads: 1171 aerial images of 1500x1500 (Mnih, PhD thesis, Toronto 2013). Missing imagery is white.
+
+Layout ``tiles``: pieces of training images, ``<image id>_r<row>c<column>``, and no validation or test folder. They are
+split by image, so that no piece of a tested image is trained on, and called what they are.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,12 +15,15 @@ import numpy as np
 from scipy import ndimage
 
 from datasets.base import IGNORE, Pair, Sample
-from datasets.reading import decoding
+from datasets.reading import decoding, splitting
 from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
-from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
+from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
+from datasets.reading.pairing import image_files
 
 SMALLEST_GAP = 0.002
 """A connected white area below this share of the image is a roof or a car park, not missing imagery."""
+
+_TILE = re.compile(r"(?P<image>.+)_r\d+c\d+")
 
 
 def missing_imagery(image: decoding.Array) -> np.ndarray:
@@ -29,8 +38,21 @@ def missing_imagery(image: decoding.Array) -> np.ndarray:
     return large[areas]
 
 
+def image_of_tile(stem: str) -> str | None:
+    """The image that a tile was cut from; None where the name is no tile's."""
+    found = _TILE.fullmatch(stem.casefold())
+    return found["image"] if found else None
+
+
+def _holds_tiles_alone(root: Path) -> bool:
+    """Whether the training images are tiles and there is no other part, whose official images they may come from."""
+    images = resolve(root, "train/sat")
+    others = any(resolve(root, name) for name in ("valid|val", "test"))
+    return images is not None and not others and all(image_of_tile(path.stem) for path in image_files(images))
+
+
 class Road(FolderBenchmark):
-    """Binary: road. Official splits. `DataOptions.road_missing_ignore` marks missing imagery as ignore."""
+    """Binary: road. Official splits; tiles are carved by image. `DataOptions.road_missing_ignore` marks missing imagery as ignore."""
 
     name = "road"
     title = "Massachusetts Roads"
@@ -41,8 +63,18 @@ class Road(FolderBenchmark):
     source = "https://www.cs.toronto.edu/~vmnih/data/, Kaggle's massachusetts-roads-dataset, or AutoGluon's zip"
     archives = (f"{AUTOGLUON}/road_segmentation.zip",)
     published_sizes: ClassVar = {"train": 1108, "val": 14, "test": 49}
-    folders = ("massachusetts_roads", "massachusetts-roads-dataset", "mass_roads", "road", "road_segmentation")
+    folders = (
+        "massachusetts_roads",
+        "massachusetts-roads-dataset",
+        "mass_roads",
+        "road",
+        "road_segmentation",
+        "massachusetts_roads_tiles",
+    )
     native_side = 1500
+    carved_by = "whole images"
+    test_fraction = 0.3
+    """Of tiles, which come in tens."""
 
     def layouts(self) -> tuple[Layout, ...]:
         original = {"train": "train", "val": "valid|val", "test": "test"}
@@ -58,8 +90,24 @@ class Road(FolderBenchmark):
                 name="kaggle",
                 parts={split: Part(images=folder, masks=f"{folder}_labels") for split, folder in kaggle.items()},
             ),
+            FolderLayout(
+                name="tiles",
+                parts={"all": Part(images="train/sat", masks="train/map")},
+                probe=_holds_tiles_alone,
+            ),
             CsvLayout(),
         )
+
+    def sizes_to_expect(self, layout: str) -> Mapping[str, int]:
+        return {} if layout == "tiles" else self.published_sizes
+
+    def group(self, pair: Pair) -> str:
+        return image_of_tile(pair.stem) or splitting.own_stem(pair)
+
+    def notes(self, pairs: Sequence[Pair], *, layout: Layout) -> list[str]:
+        if layout.name != "tiles":
+            return super().notes(pairs, layout=layout)
+        return [f"{len(pairs)} tiles of {len({self.group(pair) for pair in pairs})} images"]
 
     def decode_mask(self, path: Path) -> decoding.Array:
         return decoding.read_binary(path, only_255=self.options.mask_255_only)

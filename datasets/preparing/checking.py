@@ -77,7 +77,7 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: Progr
         _values(benchmark, whole),
         *([_polarity(whole)] if benchmark.task == "binary" else [_classes(benchmark, whole)]),
         _empty(benchmark, whole, root),
-        _sizes(whole, root),
+        _sizes(benchmark, whole, root),
         _exif(whole, root),
         *_exact(whole, root),
         *_near(whole, root),
@@ -124,7 +124,7 @@ def _files(found: Sequence[Fingerprint], root: Path) -> tuple[str, ...]:
 def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     """Published sizes by split; where a benchmark publishes no validation split, train and val count together."""
     found = {"train": len(splits.train), "val": len(splits.val), "test": sum(map(len, splits.test.values()))}
-    published = dict(benchmark.published_sizes)
+    published = dict(benchmark.sizes_to_expect(splits.layout))
     if "all" in published or splits.layout == "autogluon":
         published, found = {"all": sum(published.values())}, {"all": sum(found.values())}
     elif "val" not in published and published:
@@ -134,6 +134,9 @@ def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
         return Verdict(rule="counts", status="warned", message="a generated sample, not the published benchmark")
     if benchmark.options.split_rule in getattr(benchmark, "joint_rules", ()):
         message = "not compared: this split rule adds another benchmark's training images"
+        return Verdict(rule="counts", status="warned", message=message)
+    if not published:
+        message = f"not compared: nobody published sizes of this ({splits.note or splits.layout})"
         return Verdict(rule="counts", status="warned", message=message)
     if wrong:
         return Verdict(rule="counts", status="failed", message=f"not the published sizes: {', '.join(wrong)}")
@@ -195,11 +198,20 @@ def _empty(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> V
     return Verdict(rule="one-class masks", status=status, message=message, files=_files(single, root))
 
 
-def _sizes(prints: Sequence[Fingerprint], root: Path) -> Verdict:
+def _sizes(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> Verdict:
     wrong = [found for found in prints if found.image_size != found.mask_size]
     if not wrong:
         return Verdict(rule="image and mask size", status="passed", message="equal in every pair")
     first = wrong[0]
+    stored = {found.image_size for found in prints}
+    one_side = len(stored) == 1 and len({side for size in stored for side in size}) == 1
+    if one_side and getattr(benchmark, "stretched_copies", False):
+        (side, _), largest = first.image_size, max(found.mask_size for found in wrong)
+        message = (
+            f"every image is {side}x{side}, {len(wrong)} masks are not (up to {largest[0]}x{largest[1]}): a copy with "
+            "stretched images; they are scaled to their masks when read"
+        )
+        return Verdict(rule="image and mask size", status="warned", message=message, files=_files(wrong, root))
     message = (
         f"{len(wrong)} masks have another size than their image; the first: {first.pair.stem}, image "
         f"{first.image_size[0]}x{first.image_size[1]}, mask {first.mask_size[0]}x{first.mask_size[1]}"

@@ -244,8 +244,14 @@ def read_channel_means(path: Path, *, means: dict[int, int]) -> Array:
     return classes
 
 
-def fit(image: Array, mask: Array, *, path: Path) -> Array:
+def fit(image: Array, mask: Array, *, path: Path, stretched: bool = False) -> Array:
     """The image at the size of its mask: scores are taken at the mask's own size, so the mask stays as it was drawn.
+
+    Args:
+        image: (H, W, 3).
+        mask: (H', W').
+        path: the image's file, for messages.
+        stretched: a square image may have been stretched from any shape.
 
     Raises:
         DatasetError: the shapes differ by more than a rescaling could explain; the pair is probably wrong.
@@ -253,7 +259,8 @@ def fit(image: Array, mask: Array, *, path: Path) -> Array:
     if image.shape[:2] == mask.shape:
         return image
     (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
-    if abs(np.log(width * mask_height / (height * mask_width))) > 0.1:
+    square_copy = stretched and width == height
+    if not square_copy and abs(np.log(width * mask_height / (height * mask_width))) > 0.1:
         raise DatasetError(
             f"{path}: the image is {width}x{height}, its mask {mask_width}x{mask_height}; these are no pair"
         )

@@ -52,6 +52,8 @@ class FolderBenchmark(Benchmark):
     """Images without a mask are a known fact of the published archive and left out, instead of being an error."""
     native_side: ClassVar[int | None] = None
     """Side of the images where the original ones are all square and of one size."""
+    stretched_copies: ClassVar[bool] = False
+    """Copies are around whose images were stretched to squares beside masks of the original shape."""
 
     def __init__(self, options: DataOptions | None = None) -> None:
         super().__init__(options)
@@ -127,7 +129,8 @@ class FolderBenchmark(Benchmark):
                 raise DatasetError(f"{root}: the {name} split of {self.title} is empty; unpack the archive again")
         if left_out:
             rule += f"; {left_out} images without a mask left out"
-        note = self._note(root, [*train, *val, *(pair for part in test.values() for pair in part)])
+        every = [*train, *val, *(pair for part in test.values() for pair in part)]
+        note = "generated sample" if (root / SAMPLE_MARKER).exists() else ", ".join(self.notes(every, layout=layout))
         return Splits(train=train, val=val, test=test, layout=layout.name, rule=rule, note=note)
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
@@ -185,23 +188,21 @@ class FolderBenchmark(Benchmark):
             )
         return len(unpaired)
 
-    def _note(self, root: Path, pairs: Sequence[Pair]) -> str:
-        """How these files differ from the published benchmark: generated, fewer images, one square size."""
-        if (root / SAMPLE_MARKER).exists():
-            return "generated sample"
+    def notes(self, pairs: Sequence[Pair], *, layout: Layout) -> list[str]:
+        """How these files differ from the published benchmark: fewer images, one square size."""
         notes = []
-        published = sum(self.published_sizes.values())
+        published = sum(self.sizes_to_expect(layout.name).values())
         if published and len(pairs) < published:
             notes.append(f"{len(pairs)} of {published}")
         side = _common_side(pairs)
         if side is not None and side != self.native_side:
             notes.append(f"{side} px copy")
-        return ", ".join(notes)
+        return notes
 
     def read(self, pair: Pair) -> Sample:
         mask = self.decode_mask(pair.mask)
         image = decoding.read_image(pair.image, stored_size=(mask.shape[1], mask.shape[0]))
-        image = decoding.fit(image, mask, path=pair.image)
+        image = decoding.fit(image, mask, path=pair.image, stretched=self.stretched_copies)
         return Sample(image=np.ascontiguousarray(image), mask=np.ascontiguousarray(mask))
 
 
