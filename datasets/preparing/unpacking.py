@@ -1,22 +1,55 @@
-"""Archives to files, without trusting them: nothing outside the target, no links, no devices, no bombs."""
+"""Archives to files, without trusting them: nothing outside the target, no links, no devices, no bombs, no damage.
+
+Every stream is read to its end, because that is where the checksums are: `tarfile` alone stops at a tar's end mark, and
+takes a broken header for one.
+"""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
+from typing import IO, Any
 
 from datasets.base import DatasetError
 
 Progress = Callable[[str, int, int | None], None]
 
 _CHUNK = 1 << 20
+_MOST_AT_ONCE = 1 << 26
+"""`tarfile` reads headers whole; none has so many bytes."""
+
+_STREAMED = 0x08
+"""Flag of a zip's file: sizes and checksum follow its content."""
+
+_COMPRESSED: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    lzma.LZMAError,
+    zlib.error,
+    struct.error,
+    EOFError,
+    ValueError,
+    OverflowError,
+    LookupError,
+    RuntimeError,
+    NotImplementedError,
+)
+"""What the standard library raises on archives that are damaged, protected or made to break it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +81,36 @@ def unpack(archive: Path, target: Path, *, progress: Progress, limits: Limits | 
     try:
         if zipfile.is_zipfile(archive):
             return _unpack_zip(archive, target, budget, progress)
-        if tarfile.is_tarfile(archive):
-            return _unpack_tar(archive, target, budget, progress)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
-        raise DatasetError(f"{archive} cannot be unpacked ({type(error).__name__}: {error}); get it again") from error
+        if (opener := _compression(archive)) or _is_plain_tar(archive):
+            with (opener or open)(archive, "rb") as stream:
+                return _unpack_tar(_Watched(stream, budget), target, budget, progress)
+    except DatasetError:
+        raise
+    except _DAMAGE as error:
+        reason = f"{type(error).__name__}: {error}".encode("ascii", "backslashreplace").decode()
+        raise DatasetError(f"{archive} cannot be unpacked ({reason}); get it again") from error
     except OSError as error:
-        # gzip and lzma report damage as OSError; a full disk is one too, and its text says so.
+        # gzip and bz2 report damage as OSError; a full disk is one too, and its text says so.
         raise DatasetError(f"{archive} cannot be unpacked ({error})") from error
     raise DatasetError(f"{archive} is neither zip nor tar; unpack it yourself and use the folder with --root")
+
+
+def _compression(archive: Path) -> Callable[..., Any] | None:
+    """What opens a compressed file, told by its first bytes."""
+    with archive.open("rb") as file:
+        start = file.read(8)
+    return next((opener for magic, opener in _COMPRESSED.items() if start.startswith(magic)), None)
+
+
+def _is_plain_tar(archive: Path) -> bool:
+    """By its first header alone; `tarfile.is_tarfile` reads as much as that header asks it to."""
+    with archive.open("rb") as file:
+        start = file.read(tarfile.BLOCKSIZE)
+    try:
+        tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 class _Budget:
@@ -84,7 +139,11 @@ class _Budget:
         self.bytes += count
         if self.bytes > self.most:
             raise DatasetError(f"{self.archive} unpacks to more than {self.most} bytes, the limit; it was refused")
-        if self.bytes > self.limits.ratio_from and self.bytes > self.limits.ratio * self.archive_size:
+        self.check_ratio(self.bytes)
+
+    def check_ratio(self, count: int) -> None:
+        """Refuse ``count`` bytes out of this archive where that is beyond measure, written or not."""
+        if count > self.limits.ratio_from and count > self.limits.ratio * self.archive_size:
             raise DatasetError(f"{self.archive} unpacks to over {self.limits.ratio} times its size; it was refused")
 
     def check_declared(self, sizes: Iterable[int]) -> None:
@@ -98,8 +157,12 @@ def safe_path(name: str, archive: Path) -> PurePosixPath:
     """A member's path, if it stays below the target.
 
     Raises:
-        DatasetError: absolute, with a drive, with ``..`` or a null byte.
+        DatasetError: absolute, with a drive, with ``..`` or a null byte, or no UTF-8.
     """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DatasetError(f"{archive} holds the name {name!a}, which is no UTF-8; it was refused") from error
     posix = PurePosixPath(name.replace("\\", "/"))
     absolute = posix.is_absolute() or PureWindowsPath(name).drive
     if absolute or ".." in posix.parts or "\0" in name or not posix.parts:
@@ -118,14 +181,69 @@ def _unpack_zip(archive: Path, target: Path, budget: _Budget, progress: Progress
         budget.check_declared(info.file_size for info in members)
         for number, (info, path) in enumerate(zip(members, paths, strict=True), 1):
             with opened.open(info) as source:
+                _check_local_header(opened, info)
                 _write(source, target / path, budget)
             progress(f"unpacking {archive.name}", number, len(members))
     return len(members)
 
 
-def _unpack_tar(archive: Path, target: Path, budget: _Budget, progress: Progress) -> int:
-    count = 0
-    with tarfile.open(archive) as opened:
+def _check_local_header(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """The list at a zip's end says what is in it; where it is damaged, a file may come out empty, its checksum 0.
+
+    Raises:
+        zipfile.BadZipFile: the file's own header has another checksum. (Streamed archives have none there.)
+    """
+    file = opened.fp
+    assert file is not None, "open"
+    before = file.tell()
+    file.seek(info.header_offset)
+    flags, crc = struct.unpack("<6xH6xL12x", file.read(30))
+    file.seek(before)
+    if not flags & _STREAMED and crc != info.CRC:
+        raise zipfile.BadZipFile(f"two checksums for {info.filename!r}")
+
+
+class _Watched:
+    """An uncompressed tar as `tarfile` reads it: forwards, with what was read last and how much came out so far."""
+
+    def __init__(self, stream: IO[bytes], budget: _Budget) -> None:
+        self.stream = stream
+        self.budget = budget
+        self.last = b""
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MOST_AT_ONCE:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        self.last = self.stream.read(size)
+        self.budget.check_ratio(self.stream.tell())
+        return self.last
+
+    def seek(self, position: int) -> None:
+        while (left := position - self.stream.tell()) > 0 and self.read(min(left, _CHUNK)):
+            pass
+
+    def tell(self) -> int:
+        return self.stream.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def finish(self) -> None:
+        """Read what follows the last member: an end mark and zeros, and the checksums of the compression.
+
+        Raises:
+            tarfile.ReadError: the end mark is missing, or members follow it: a header is damaged.
+        """
+        if len(self.last) < tarfile.BLOCKSIZE or any(self.last):
+            raise tarfile.ReadError("it breaks off, or the header of a file is damaged")
+        while piece := self.read(_CHUNK):
+            if any(piece):
+                raise tarfile.ReadError("files follow its end mark, or the header of a file is damaged")
+
+
+def _unpack_tar(stream: _Watched, target: Path, budget: _Budget, progress: Progress) -> int:
+    archive, count = budget.archive, 0
+    with tarfile.open(fileobj=stream, mode="r:") as opened:  # type: ignore[call-overload]
         for info in opened:
             # tarfile's own rules first (PEP 706): traversal, absolute names, devices, links that lead out.
             tarfile.data_filter(info, str(target))
@@ -141,6 +259,7 @@ def _unpack_tar(archive: Path, target: Path, budget: _Budget, progress: Progress
                 _write(source, target / path, budget)
             count += 1
             progress(f"unpacking {archive.name}", count, None)
+        stream.finish()
     return count
 
 

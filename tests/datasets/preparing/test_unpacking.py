@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import stat
 import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datasets.base import DatasetError
@@ -166,3 +168,114 @@ def test_honest_archives_unpack(tmp_path: Path) -> None:
     for kind in ("zip", "tar"):
         for name, content in members.items():
             assert (tmp_path / "target" / kind / name).read_bytes() == content
+
+
+def packed(path: Path, members: dict[str, bytes]) -> Path:
+    """As zip or tar, compressed as the name says."""
+    if path.suffix == ".zip":
+        return zipped(path, members)
+    with tarfile.open(path, f"w:{path.suffix.removeprefix('.').replace('tar', '')}") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def unpacked(archive: Path, target: Path) -> dict[str, bytes] | None:
+    """What came out; None where it was refused in one line."""
+    try:
+        unpack(archive, target, progress=quiet)
+    except DatasetError:
+        return None
+    return {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.bz2", "tar.xz"])
+@pytest.mark.parametrize("damage", ["flipped", "zeroed", "cut"])
+def test_damaged_archives_are_refused_or_harmless(tmp_path: Path, kind: str, damage: str) -> None:
+    """A flipped byte in a tar.gz and zeros in a tar.xz were accepted once: nobody read up to the checksum."""
+    random = np.random.default_rng(0)
+    members = {f"images/{index}.png": random.bytes(700 + index) + bytes(900) for index in range(6)}
+    whole = packed(tmp_path / f"whole.{kind}", members).read_bytes()
+    assert unpacked(tmp_path / f"whole.{kind}", tmp_path / "whole") == members
+    refused, broken = 0, tmp_path / f"broken.{kind}"
+    positions = sorted({0, len(whole) - 1, *range(5, len(whole), len(whole) // 60)})
+    for position in positions:
+        content = bytearray(whole)
+        if damage == "flipped":
+            content[position] ^= 0x10
+        elif damage == "zeroed":
+            content[position : position + 16] = bytes(len(content[position : position + 16]))
+        else:
+            del content[position:]
+        broken.write_bytes(content)
+        found = unpacked(broken, tmp_path / str(position))
+        assert found in (None, members), f"{damage} at {position} of {len(whole)}: accepted with other contents"
+        refused += found is None
+    assert refused > 0.8 * len(positions)
+
+
+def test_plain_tar_with_a_damaged_header_or_no_end_is_refused(tmp_path: Path) -> None:
+    members = {f"{index}.png": bytes([index]) * 600 for index in range(1, 5)}
+    whole = packed(tmp_path / "whole.tar", members).read_bytes()
+    third = 2 * (512 + 1024)
+    for content in (
+        whole[: third + 7] + b"?" + whole[third + 8 :],  # a broken checksum ends `tarfile`'s list as an end mark does
+        whole[:third] + bytes(512) + whole[third + 512 :],  # the third header is zeros: an end mark in the middle
+        whole[:third],  # cut between two files
+    ):
+        archive = tmp_path / "broken.tar"
+        archive.write_bytes(content)
+        assert unpacked(archive, tmp_path / str(len(list(tmp_path.iterdir())))) is None
+
+
+def test_zip_with_damaged_lzma_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.txt", bytes(range(256)) * 20)
+    content = bytearray(path.read_bytes())
+    content[45:70] = b"\xff" * 25
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match="cannot be unpacked"):
+        unpack(path, tmp_path / "target", progress=quiet)
+
+
+def test_names_that_are_no_utf8_are_one_line(tmp_path: Path) -> None:
+    tar = tmp_path / "a.tar"
+    with tarfile.open(tar, "w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as archive:
+        archive.addfile(tarfile.TarInfo("bild\udce4.png"))
+    with pytest.raises(DatasetError, match=r"'bild\\udce4.png', which is no UTF-8") as raised:
+        unpack(tar, tmp_path / "target", progress=quiet)
+    str(raised.value).encode("ascii")
+    path = zipped(tmp_path / "a.zip", {"bild\u00e4.png": b"1"})
+    path.write_bytes(path.read_bytes().replace("\u00e4".encode(), b"\xc3\xff"))
+    with pytest.raises(DatasetError, match="cannot be unpacked"):
+        unpack(path, tmp_path / "target", progress=quiet)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_many_small_members_over_the_limit_are_refused(tmp_path: Path, kind: str) -> None:
+    random = np.random.default_rng(0)
+    archive = packed(tmp_path / f"a.{kind}", {f"{index}.txt": random.bytes(1000) for index in range(50)})
+    with pytest.raises(DatasetError, match="more than 20000 bytes, the limit"):
+        unpack(archive, tmp_path / "target", progress=quiet, limits=Limits(size=20_000))
+    assert unpack(archive, tmp_path / "whole", progress=quiet, limits=Limits(size=50_000)) == 50
+
+
+def test_zeros_without_end_after_the_end_mark_are_refused(tmp_path: Path) -> None:
+    tar = packed(tmp_path / "a.tar", {"a.txt": b"1"}).read_bytes()
+    archive = tmp_path / "a.tar.gz"
+    with gzip.open(archive, "wb") as file:
+        file.write(tar + bytes(16 << 20))
+    with pytest.raises(DatasetError, match="times its size"):
+        unpack(archive, tmp_path / "target", progress=quiet, limits=Limits(ratio_from=1 << 20))
+
+
+def test_header_that_claims_gigabytes_is_not_read_into_memory(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("././@PaxHeader")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 40
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(info.tobuf(tarfile.USTAR_FORMAT if info.size < 8**11 else tarfile.GNU_FORMAT) + bytes(4096))
+    with pytest.raises(DatasetError):
+        unpack(archive, tmp_path / "target", progress=quiet)
