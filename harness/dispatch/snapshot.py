@@ -7,12 +7,13 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import datasets
 import harness
 import methods
+from harness.errors import UsageError
 
 PACKAGES = (methods, datasets, harness)
 
@@ -20,7 +21,8 @@ PACKAGES = (methods, datasets, harness)
 def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
     """Copy the three packages as they are now, uncommitted changes included, to ``folder/<hash of the content>``.
 
-    The same code gives the same folder, which is made once. Files that git ignores are left out.
+    The same code gives the same folder, which is made once and hashed again before each use. Files that git ignores are
+    left out.
 
     Args:
         folder: where snapshots go.
@@ -28,16 +30,18 @@ def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
 
     Returns:
         The snapshot; its name is the hash. With it as working directory, ``python -m harness.run`` runs the frozen code.
+
+    Raises:
+        UsageError: the folder is there and holds something else than its name says.
     """
     files = {Path(package.__name__) / name: root / name for package in PACKAGES for root, name in _files(package)}
     files |= {plugin_path(index, path): path for index, path in enumerate(extra)}
     contents = {name: path.read_bytes() for name, path in sorted(files.items())}
-    digest = hashlib.sha256()
-    for name, content in contents.items():
-        digest.update(f"{name}\0{len(content)}\0".encode())
-        digest.update(content)
-    target = folder / digest.hexdigest()[:12]
+    target = folder / _hash(contents)
     if target.is_dir():
+        for cache in target.rglob("__pycache__"):  # byte code, which is run in place of the files and not hashed
+            shutil.rmtree(cache, ignore_errors=True)
+        require_unaltered(target)
         return target
     temporary = folder / f".{target.name}.{secrets.token_hex(4)}"
     for name, content in contents.items():
@@ -50,7 +54,54 @@ def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
         shutil.rmtree(temporary)
         if not target.is_dir():
             raise
+        require_unaltered(target)
     return target
+
+
+def require_unaltered(frozen: Path) -> None:
+    """Hash a snapshot again.
+
+    Raises:
+        UsageError: its files are not those that its name is the hash of, or one cannot be read.
+    """
+    found = hash_of(frozen)
+    if found != frozen.name:
+        raise UsageError(_altered(frozen, f"its files hash to {found}"))
+
+
+def hash_of(frozen: Path) -> str:
+    """Of the files in a snapshot, all but byte code: its name, if nobody altered it.
+
+    Raises:
+        UsageError: something in it is no plain file, or cannot be read.
+    """
+    contents: dict[Path, bytes] = {}
+    try:
+        for path in sorted(frozen.rglob("*")):
+            name = path.relative_to(frozen)
+            if "__pycache__" in name.parts or (path.is_dir() and not path.is_symlink()):
+                continue
+            if path.is_symlink() or not path.is_file():
+                raise UsageError(_altered(frozen, f"{name} is no plain file"))
+            contents[name] = path.read_bytes()
+    except OSError as error:
+        raise UsageError(_altered(frozen, f"{error.filename} cannot be read ({error.strerror})")) from error
+    return _hash(contents)
+
+
+def _altered(frozen: Path, reason: str) -> str:
+    return (
+        f"the frozen code in {frozen} was altered since it was taken ({reason}); move that folder away and give the command "
+        "again (runs that were submitted with it stop with this line and can be submitted again)"
+    )
+
+
+def _hash(contents: Mapping[Path, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(contents):
+        digest.update(f"{name}\0{len(contents[name])}\0".encode())
+        digest.update(contents[name])
+    return digest.hexdigest()[:12]
 
 
 def plugin_path(index: int, path: Path) -> Path:

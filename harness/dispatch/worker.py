@@ -17,6 +17,7 @@ from pathlib import Path
 from harness.dispatch.attempt_end import end_from_state, exceeded_memory, settle
 from harness.dispatch.attempts import Holder, attempts, close, state_folder
 from harness.dispatch.slurm.client import Slurm
+from harness.dispatch.snapshot import require_unaltered
 from harness.dispatch.supervise import (
     Circumstances,
     Meeting,
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.after is not None:
             return after(chunk, sweep, status=arguments.after)
+        if sweep.snapshot:
+            require_unaltered(Path(sweep.snapshot))
         stop.install()
         if sweep.executor == "slurm":
             return one_of_array(chunk, sweep, stop=stop)

@@ -36,15 +36,14 @@ def with_standin(take):
 
     def take_with_standin(folder: Path, *, extra=()) -> Path:
         frozen = take(folder, extra=extra)
-        target = frozen.with_name(frozen.name + "-standin")
-        if not target.is_dir():
-            temporary = target.with_name(f".{target.name}.{os.getpid()}")
-            shutil.copytree(frozen, temporary)
-            shutil.copy(STANDIN, temporary / "harness" / "experiment" / "experiment.py")
-            try:
-                temporary.rename(target)
-            except OSError:
-                shutil.rmtree(temporary)  # another process was faster
+        temporary = frozen.with_name(f".{frozen.name}-standin.{os.getpid()}")
+        shutil.copytree(frozen, temporary)
+        shutil.copy(STANDIN, temporary / "harness" / "experiment" / "experiment.py")
+        target = frozen.with_name(snapshot.hash_of(temporary))
+        try:
+            temporary.rename(target)
+        except OSError:
+            shutil.rmtree(temporary)  # it is there already
         return target
 
     return take_with_standin

@@ -17,7 +17,7 @@ from harness.dispatch.place import place, visible_gpus
 from harness.dispatch.run_jobs import make_executor
 from harness.errors import UsageError
 from harness.records.store import RecordStore
-from tests.harness.dispatch.helpers import make_job, starts, use_standin
+from tests.harness.dispatch.helpers import STANDIN, make_job, starts, use_standin
 from tests.signals import as_in_a_terminal
 
 REPOSITORY = Path(__file__).parents[3]
@@ -87,7 +87,8 @@ def test_workers_share_the_queue_and_every_run_is_trained_once(tmp_path, standin
     assert len(holders) > 1
     record = RecordStore(tmp_path).read(jobs[0].run.key)
     assert record.attempts == 1
-    assert record.environment["snapshot"].endswith("-standin")
+    frozen = tmp_path / "snapshots" / record.environment["snapshot"]
+    assert (frozen / "harness" / "experiment" / "experiment.py").read_bytes() == STANDIN.read_bytes()
     assert "start at step 0" in states[jobs[0].run.key].log.read_text()
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
-from harness.dispatch import snapshot
+import pytest
+
+from harness.dispatch import snapshot, worker
+from harness.dispatch.submitting import begin_sweep
+from harness.dispatch.sweeps import Limits, create_chunk
+from harness.errors import UsageError
 from harness.records.code import code_version
+from tests.harness.dispatch.helpers import make_job
 
 
 def test_the_same_code_is_one_snapshot_and_a_change_another(tmp_path, monkeypatch):
@@ -46,3 +54,49 @@ def test_the_version_of_the_code_is_known_in_a_checkout():
     version = code_version()
     assert len(version["commit"]) in (0, 40)  # none in an exported tree
     assert len(version["dirty"]) in (0, 12)
+
+
+def _appended(frozen: Path) -> None:
+    with (frozen / "harness" / "cli.py").open("a") as file:
+        file.write("print('altered')\n")
+
+
+def _added(frozen: Path) -> None:
+    (frozen / "json.py").write_text("print('instead of the standard library')\n")
+
+
+def _removed(frozen: Path) -> None:
+    (frozen / "methods" / "lora.py").unlink()
+
+
+def _linked(frozen: Path) -> None:
+    (frozen / "more").symlink_to("/tmp")
+
+
+def _pipe(frozen: Path) -> None:
+    os.mkfifo(frozen / "harness" / "pipe.py")
+
+
+@pytest.mark.parametrize("alter", [_appended, _added, _removed, _linked, _pipe])
+def test_an_altered_snapshot_is_used_neither_by_a_submission_nor_by_a_worker(tmp_path, capsys, alter):
+    frozen = snapshot.take(tmp_path / "snapshots")
+    snapshot.require_unaltered(frozen)
+    alter(frozen)
+    with pytest.raises(UsageError, match=r"was altered since it was taken .* move that folder away"):
+        snapshot.take(tmp_path / "snapshots")
+    _, folder = begin_sweep(tmp_path, executor="local", command="", frozen=frozen)
+    job = make_job(tmp_path)
+    chunk = create_chunk(folder, number=0, jobs=[job], shape={}, limits={job.run.key: Limits(before=0, limit=1)})
+    assert worker.main([str(chunk.path)]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: the frozen code in {frozen} was altered")
+
+
+def test_byte_code_in_a_snapshot_is_no_alteration_and_is_removed_before_use(tmp_path):
+    frozen = snapshot.take(tmp_path)
+    byte_code = frozen / "harness" / "__pycache__" / "cli.cpython-313.pyc"
+    byte_code.parent.mkdir()
+    byte_code.write_bytes(b"anything")
+    snapshot.require_unaltered(frozen)
+    assert snapshot.take(tmp_path) == frozen
+    assert not byte_code.parent.exists()
