@@ -42,36 +42,66 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     A dictionary that holds the tensors under ``model`` or ``state_dict`` is opened.
 
     Raises:
-        UsageError: missing, truncated, holding code, or holding anything but tensors.
+        UsageError: missing, truncated, holding code, anything but tensors, or numbers that are not finite.
     """
     import torch
     from safetensors.torch import load_file
 
-    return _read(
+    found = _read(
         path,
         safetensors=load_file,
         pickled=lambda file: torch.load(file, map_location="cpu", weights_only=True),
     )
+    _require_finite(found, path)
+    return found
+
+
+def require_finite(path: Path) -> None:
+    """As `read_tensors` with the same errors, a tensor at a time and without keeping any."""
+    from safetensors import safe_open
+
+    def wrong(file: Path) -> dict[str, Tensor]:
+        with safe_open(file, framework="pt") as content:
+            names = content.keys()
+            return {name: tensor for name in names if not _is_finite(tensor := content.get_tensor(name))}
+
+    _require_finite(_read(path, safetensors=wrong, pickled=_mapped), path)
 
 
 def read_shapes(path: Path) -> dict[str, Tensor]:
-    """As `read_tensors` with the same errors, but tensors without values (on the meta device): cheap for gigabytes."""
+    """As `read_tensors`, but tensors without values (on the meta device), which are not looked at: cheap for gigabytes.
+    Of their types it tells floating point from others."""
     import torch
     from safetensors import safe_open
 
+    def empty(part: Any) -> Tensor:
+        kind = torch.float32 if part.get_dtype().startswith(("F", "BF")) else torch.int64
+        return torch.empty(part.get_shape(), device="meta", dtype=kind)
+
     def header(file: Path) -> dict[str, Tensor]:
         with safe_open(file, framework="pt") as content:
-            return {
-                name: torch.empty(content.get_slice(name).get_shape(), device="meta")
-                for name in content.keys()  # noqa: SIM118 - the file is no mapping
-            }
+            return {name: empty(content.get_slice(name)) for name in content.keys()}  # noqa: SIM118 - no mapping
 
-    def mapped(file: Path) -> Any:
-        # What is no archive (torch.save before 1.6) cannot be mapped; what is none at all is refused either way.
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-
-    found = _read(path, safetensors=header, pickled=mapped)
+    found = _read(path, safetensors=header, pickled=_mapped)
     return {name: tensor.to("meta") for name, tensor in found.items()}
+
+
+def _mapped(file: Path) -> Any:
+    import torch
+
+    # What is no archive (torch.save before 1.6) cannot be mapped; what is none at all is refused either way.
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    values = tensor.float() if tensor.element_size() == 1 else tensor  # torch compares no 8-bit floats
+    return bool(values.isfinite().all())
+
+
+def _require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        if not _is_finite(tensor):
+            raise UsageError(f"checkpoint {path} holds NaN or infinite numbers in {name}; download it again")
 
 
 def _read(
@@ -120,10 +150,10 @@ def _first_line(error: Exception) -> str:
 
 
 def require_match(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, path: Path, backbone: str) -> None:
-    """Compare names and shapes of two state dictionaries, strictly.
+    """Compare names, shapes and types of two state dictionaries, strictly; any floating-point type will do.
 
     Raises:
-        UsageError: they differ; names the first keys that are missing, unexpected, or of another shape.
+        UsageError: they differ; names the first keys that are missing, unexpected, or of another shape or type.
     """
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
@@ -132,9 +162,14 @@ def require_match(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *
         for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
     ]
+    types = [
+        f"{name} holds no floating-point numbers"
+        for name, tensor in expected.items()
+        if name in found and tensor.is_floating_point() and not found[name].is_floating_point()
+    ]
     parts = [
         f"{word} {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
-        for word, names in (("missing", missing), ("unexpected", unexpected), ("shape", shapes))
+        for word, names in (("missing", missing), ("unexpected", unexpected), ("shape", shapes), ("type", types))
         if names
     ]
     if parts:

@@ -52,6 +52,14 @@ def fingerprint(path: Path) -> str:
     return PREFIX + digest
 
 
+def is_remembered(path: Path) -> bool:
+    """Whether `fingerprint` has read this very file before."""
+    try:
+        return bool(_remembered(path, path.stat()))
+    except OSError:
+        return False
+
+
 def short_fingerprint(path: Path) -> str:
     """16 hex digits from a file's size and its first and last MiB, which other files may share: what records named a
     checkpoint by before `fingerprint`.

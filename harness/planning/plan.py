@@ -11,7 +11,8 @@ from pathlib import Path
 
 from datasets.base import DatasetError
 from harness.models.catalog import resolve_backbone
-from harness.models.fingerprints import fingerprint, short_fingerprint
+from harness.models.checkpoint import require_finite
+from harness.models.fingerprints import fingerprint, is_remembered, short_fingerprint
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash
 from harness.planning.finished import earlier, under_short_fingerprints
 from harness.planning.job import Job
@@ -191,6 +192,8 @@ def _checkpoint(request: Request, backbone: str, protocol: Protocol, missing: li
     from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
 
     require_checkpoint(backbone, path)
+    if not is_remembered(path):  # all of it is read once, for its numbers and for its fingerprint
+        require_finite(path)
     return _Weights(path=str(path.absolute()), fingerprint=fingerprint(path), short=short_fingerprint(path))
 
 

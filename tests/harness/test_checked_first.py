@@ -62,6 +62,28 @@ def _wrong_shape(folder: Path, state: dict) -> Path:
     return folder / "a.pth"
 
 
+def _whole_numbers(folder: Path, state: dict) -> Path:
+    save_file({name: tensor.long() for name, tensor in state.items()}, folder / "a.safetensors")
+    return folder / "a.safetensors"
+
+
+def _whole_number_pth(folder: Path, state: dict) -> Path:
+    torch.save({**state, "mask_decoder.iou_token.weight": torch.zeros(1, 64, dtype=torch.long)}, folder / "a.pth")
+    return folder / "a.pth"
+
+
+def _nan(folder: Path, state: dict) -> Path:
+    weights = state["mask_decoder.iou_token.weight"].clone()
+    weights[0, 7] = float("nan")
+    save_file({**state, "mask_decoder.iou_token.weight": weights}, folder / "a.safetensors")
+    return folder / "a.safetensors"
+
+
+def _infinite_pth(folder: Path, state: dict) -> Path:
+    torch.save({**state, "mask_decoder.iou_token.weight": torch.full((1, 64), -torch.inf)}, folder / "a.pth")
+    return folder / "a.pth"
+
+
 @pytest.mark.parametrize("words", [[], ["--plan"]], ids=["run", "plan"])
 @pytest.mark.parametrize(
     ("write", "message"),
@@ -70,6 +92,10 @@ def _wrong_shape(folder: Path, state: dict) -> Path:
         (_truncated_safetensors, "truncated or damaged"),
         (_other_architecture, "is not a vit_t: missing image_encoder.pos_embed"),
         (_code, "may hold code"),
+        (_whole_numbers, "is not a vit_t: type image_encoder.pos_embed holds no floating-point numbers"),
+        (_whole_number_pth, "is not a vit_t: type mask_decoder.iou_token.weight holds no floating-point numbers"),
+        (_nan, "holds NaN or infinite numbers in mask_decoder.iou_token.weight"),
+        (_infinite_pth, "holds NaN or infinite numbers in mask_decoder.iou_token.weight"),
         (_wrong_shape, "mask_decoder.iou_token.weight is (2, 64), vit_t needs (1, 64)"),
     ],
 )
