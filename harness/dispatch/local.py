@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -84,7 +84,8 @@ class InlineExecutor(Executor):
                     lease.release("interrupted", str(interrupted))
                     raise KeyboardInterrupt(str(interrupted)) from interrupted
                 except BaseException as error:
-                    lease.release("killed", f"{type(error).__name__}: {error}")
+                    with suppress(OSError):  # on a full disk there is no room for that either
+                        lease.release("killed", f"{type(error).__name__}: {error}")
                     raise
             look()
             if stop.requested:  # while it was tested, which is not stopped half-way

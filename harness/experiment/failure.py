@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from datasets.base import DatasetError
+from harness.errors import REASONS, os_reason
 from harness.records.schema import Code
 from harness.training.outcome import Diverged
 
@@ -22,5 +23,7 @@ def reason_code(error: Exception) -> Code:
 
 
 def one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in REASONS:
+        return f"{os_reason(error)}: {error.filename or 'a file of the run'}"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"

@@ -7,9 +7,11 @@ place, synced and renamed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
+import shutil
 import stat
 import uuid
 import zipfile
@@ -160,7 +162,8 @@ def read_epoch(path: Path) -> int | None:
 def replace_atomically(path: Path, write: Callable[[Path], None], *, before: Callable[[], None] = lambda: None) -> None:
     """Let ``write`` fill a temporary file beside ``path``, sync it, call ``before``, and rename it to ``path``.
 
-    The file gets the mode that the umask asks for: whoever shares the folder may continue the run.
+    The file gets the mode that the umask asks for: whoever shares the folder may continue the run. A full disk is an
+    OSError with that number, whatever ``write`` makes of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
@@ -174,6 +177,16 @@ def replace_atomically(path: Path, write: Callable[[Path], None], *, before: Cal
             os.fsync(file.fileno())
         before()
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        full = _disk_is_full(error, path.parent)
         temporary.unlink(missing_ok=True)
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
+
+
+def _disk_is_full(error: BaseException, folder: Path) -> bool:
+    """safetensors and torch have errors of their own for it; torch's does not even say so."""
+    if "No space left on device" in str(error):
+        return True
+    return isinstance(error, RuntimeError) and "writ" in str(error) and shutil.disk_usage(folder).free < 2**20

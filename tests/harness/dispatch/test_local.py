@@ -151,6 +151,14 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, stan
     assert [starts(tmp_path, key)[1] for key in keys] == reached
 
 
+def test_a_terminal_that_closes_leaves_checkpoints(tmp_path, standin):
+    process, keys = in_background(tmp_path)
+    os.killpg(process.pid, signal.SIGHUP)
+    process.communicate(timeout=30)
+    for key in keys:
+        wait_until(lambda key=key: attempts(state_folder(tmp_path, key))[0].end == "interrupted")
+
+
 def test_workers_end_with_a_command_that_is_killed(tmp_path, standin):
     process, keys = in_background(tmp_path)
     process.kill()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from harness.experiment.failure import one_line, reason_code
 from harness.training import checkpoint
 from harness.training.checkpoint import CheckpointFiles, StateFiles, read_epoch
 
@@ -111,16 +115,31 @@ def test_a_foreign_file_is_named_and_passed_over(tmp_path: Path, foreign: object
     assert message in problems[0]
 
 
-def test_a_full_disk_leaves_the_older_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError(
+            "[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/0: file write failed"
+        ),
+    ],
+)
+def test_a_full_disk_is_called_that_and_leaves_the_older_checkpoint_whole(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files(tmp_path).save(content(1))
 
     def full(whole: object, path: Path) -> None:
         path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="No space left") as caught:
         files(tmp_path).save(content(2))
+    assert one_line(caught.value) == f"the disk is full: {tmp_path / 'checkpoint.pt'}"
+    assert reason_code(caught.value) == "ERROR"
     monkeypatch.undo()
     assert step_of(files(tmp_path).load()[0]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
