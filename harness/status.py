@@ -30,6 +30,7 @@ from harness.dispatch.run_states import (
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.sweeps import read_chunks
 from harness.errors import UsageError
+from harness.text import printable_line
 
 WATCH_SECONDS = 5.0
 SHORT = {RUNNING: "run", QUEUED: "queue", WAITING: "wait", INTERRUPTED: "stop", CANCELLED: "cancel", LOST: "lost"}
@@ -83,7 +84,7 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
     """
     tasks: Mapping[str, Task] | None = None
     note = cluster = ""
-    open_chunks = list(read_chunks(results, open_only=True))
+    open_chunks = list(read_chunks(results, open_only=True, problems={}))
     if any(chunk.job for chunk in open_chunks):
         if shutil.which("squeue") is None:
             note = "squeue is not on this machine's PATH: states of queued runs are as last seen on disk"
@@ -102,7 +103,7 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
         sweep = known[-1]
     if sweep not in known:
         raise UsageError(f"no sweep {sweep!r} below {results}; there are: {', '.join(known[-5:]) or 'none'}")
-    keys = {run.key for chunk in read_chunks(results, sweep=sweep) for run in chunk.runs}
+    keys = {run.key for chunk in read_chunks(results, sweep=sweep, problems={}) for run in chunk.runs}
     return Survey(
         runs={key: run for key, run in seen.runs.items() if key in keys},
         sweeps={sweep: seen.sweeps[sweep]},
@@ -130,7 +131,7 @@ def overview(seen: Survey) -> str:
     stopped = sum(run.state in (INTERRUPTED, LOST) for run in runs)
     if stopped:
         lines.append(f"{stopped} interrupted: the command that started them continues them")
-    lines += [f"unreadable record: {path}: {reason}" for path, reason in seen.problems.items()]
+    lines += [f"unreadable: {printable_line(str(path))}: {reason}" for path, reason in seen.problems.items()]
     if seen.note:
         lines.append(f"note: {seen.note}")
     return "\n".join(lines)

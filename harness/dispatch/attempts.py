@@ -18,7 +18,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from harness.dispatch.state_files import read_as
 
 End = Literal[
     "finished", "failed", "interrupted", "OOM", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED", "killed", "lost"
@@ -91,6 +93,7 @@ class Attempt:
         started, seen: seconds since the epoch by the holder's clock: start, and last heartbeat.
         gpus: how many GPUs it occupies.
         end, detail, ended: how, why and when it ended; empty while it runs.
+        unreadable: what is wrong with its file; nothing else but ``seen``, the file's time, is known then.
     """
 
     number: int
@@ -102,6 +105,7 @@ class Attempt:
     end: End | Literal[""] = ""
     detail: str = ""
     ended: float = 0.0
+    unreadable: str = ""
 
     @property
     def hours(self) -> float:
@@ -126,11 +130,11 @@ def attempts(folder: Path) -> list[Attempt]:
     found = []
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     ended = {name for name in names if name.endswith(".end.json")}
     for name in names:
-        if match := re.fullmatch(r"attempt\.(\d+)\.json", name):
+        if match := re.fullmatch(r"attempt\.([1-9]\d{0,5})\.json", name):
             attempt = _read_attempt(folder, int(match[1]), with_end=f"attempt.{match[1]}.end.json" in ended)
             if attempt is not None:
                 found.append(attempt)
@@ -254,26 +258,49 @@ def _path(folder: Path, number: int) -> Path:
 
 def _text(attempt: Attempt) -> str:
     content = asdict(attempt)
-    for name in ("end", "detail", "ended"):
+    for name in ("end", "detail", "ended", "unreadable"):
         del content[name]
     return json.dumps(content)
 
 
 def _read_attempt(folder: Path, number: int, *, with_end: bool) -> Attempt | None:
-    content = _read(_path(folder, number))
-    if content is None:
-        return None
-    content["holder"] = Holder(**content["holder"])
-    if with_end:
-        content |= _read(folder / f"attempt.{number}.end.json") or {}
-    return Attempt(**content)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
+    """None where it is not there. One that cannot be read may be half written, or that of a later version: its holder
+    is watched like one on another machine."""
+    path = _path(folder, number)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        attempt = replace(read_as(path, Attempt), number=number, unreadable="")
+    except FileNotFoundError:
         return None
+    except ValueError as error:
+        attempt = _unreadable(path, number, str(error))
+    if not with_end:
+        return attempt
+    path = folder / f"attempt.{number}.end.json"
+    try:
+        ending = read_as(path, _Ending)
+    except FileNotFoundError:
+        return attempt
+    except ValueError as error:
+        return replace(attempt, end="lost", detail=f"{path.name} cannot be read ({error})", ended=attempt.seen)
+    return replace(attempt, end=ending.end, detail=ending.detail, ended=ending.ended)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ending:
+    """What ``attempt.<n>.end.json`` holds."""
+
+    end: End
+    detail: str = ""
+    ended: float = 0.0
+
+
+def _unreadable(path: Path, number: int, reason: str) -> Attempt:
+    try:
+        seen = path.lstat().st_mtime
+    except OSError:
+        seen = 0.0
+    nobody = Holder(host="an unknown machine", boot="", namespace="", pid=0, ticks=0)
+    return Attempt(number=number, holder=nobody, token="", started=seen, seen=seen, unreadable=reason)
 
 
 def _create_without_links(path: Path, text: str) -> bool:

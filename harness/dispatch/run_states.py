@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +9,8 @@ from pathlib import Path
 
 from harness.dispatch.attempts import LEASE_SECONDS, Attempt, attempts, log_path, state_folder
 from harness.dispatch.queue import Task
-from harness.dispatch.sweeps import Chunk, Sweep, read_chunks, read_sweeps, settles
+from harness.dispatch.state_files import read_as
+from harness.dispatch.sweeps import Chunk, Problems, Sweep, read_chunks, read_sweeps, settles
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 
@@ -74,7 +73,7 @@ class Survey:
     Args:
         runs: by key.
         sweeps: by id.
-        problems: unreadable records.
+        problems: unreadable records, sweeps and attempts.
         note: what could not be seen.
     """
 
@@ -101,24 +100,25 @@ def survey(
         note: passed through.
     """
     wanted = None if keys is None else set(keys)
-    sweeps = {sweep.id: sweep for sweep in read_sweeps(results)}
+    problems: Problems = {}
+    sweeps = {sweep.id: sweep for sweep in read_sweeps(results, problems)}
     latest: dict[str, tuple[Chunk, int]] = {}
-    for chunk in read_chunks(results):
+    for chunk in read_chunks(results, problems=problems):
         for index, run in enumerate(chunk.runs):
             if wanted is None or run.key in wanted:
                 latest[run.key] = (chunk, index)
     store = RecordStore(results)
     if wanted is None:
-        found, problems = store.summaries()
+        found, unreadable = store.summaries()
+        problems |= unreadable
         records = {record.key: record for record in found}
     else:
-        problems = {}
         records = {key: record for key in wanted if (record := store.find(key)) is not None}
     runs = {}
     for key, (chunk, index) in latest.items():
         sweep = sweeps.get(chunk.sweep)
         asked = not cluster or sweep is None or sweep.cluster in ("", cluster) or bool(chunk.closed)
-        runs[key] = _state(results, chunk, index, records.get(key), sweep, tasks if asked else None)
+        runs[key] = _state(results, chunk, index, records.get(key), sweep, tasks if asked else None, problems)
     for key, record in records.items():
         if key not in runs:
             runs[key] = _of_record(record)
@@ -150,12 +150,13 @@ def _state(
     record: Record | None,
     sweep: Sweep | None,
     tasks: Mapping[str, Task] | None,
+    problems: Problems,
 ) -> RunState:
     run = chunk.runs[index]
     task = chunk.task(index) if sweep is not None and sweep.executor == "slurm" else ""
     folder = state_folder(results, run.key)
     settled = record is not None and settles(record, replaces=run.replaces)
-    starts = [] if settled else attempts(folder)
+    starts = [] if settled else _starts(folder, problems)
     last = starts[-1] if starts else None
     if settled:
         assert record is not None
@@ -184,6 +185,16 @@ def _state(
         stage=stage,
         log=log_path(folder, number) if number else None,
     )
+
+
+def _starts(folder: Path, problems: Problems) -> list[Attempt]:
+    try:
+        starts = attempts(folder)
+    except OSError as error:
+        problems[folder] = error.strerror or str(error)
+        return []
+    problems.update({folder / f"attempt.{start.number}.json": start.unreadable for start in starts if start.unreadable})
+    return starts
 
 
 def _unfinished(
@@ -231,15 +242,24 @@ def _gone(last: Attempt, tasks: Mapping[str, Task] | None) -> bool:
 def _progress(folder: Path) -> tuple[float, str]:
     """The share of epochs done and the stage in words, from the file that the run's process writes."""
     try:
-        content = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-        if content["stage"] != "training":
-            return 1.0, str(content["stage"])  # merging and testing come after the last epoch
-        epoch, epochs = int(content["epoch"]), int(content["epochs"])
-        step, steps = int(content["step"]), max(1, int(content["steps"]))
-        loss = content.get("loss", math.nan)
-    except (OSError, ValueError, KeyError, TypeError):
+        at = read_as(folder / "progress.json", _Position)
+    except (OSError, ValueError):
         return 0.0, ""
-    words = f"epoch {epoch} of {epochs}, update {step} of {steps}"
-    if isinstance(loss, float) and math.isfinite(loss):
-        words += f", loss {loss:.3f}"
-    return min(1.0, (epoch - 1 + step / steps) / epochs), words
+    if at.stage != "training":
+        return 1.0, at.stage  # merging and testing come after the last epoch
+    words = f"epoch {at.epoch} of {at.epochs}, update {at.step} of {at.steps}"
+    if at.loss is not None:
+        words += f", loss {at.loss:.3f}"
+    return min(1.0, max(0.0, (at.epoch - 1 + at.step / max(1, at.steps)) / max(1, at.epochs))), words
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Position:
+    """What ``progress.json`` holds."""
+
+    stage: str
+    epoch: int = 0
+    epochs: int = 0
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None

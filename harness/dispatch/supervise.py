@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ from harness.dispatch.attempts import (
     state_folder,
 )
 from harness.dispatch.queue import Accounting
+from harness.dispatch.state_files import read_as
 from harness.dispatch.sweeps import settled
 from harness.planning.job import Job
 from harness.records.schema import Record
@@ -102,6 +103,14 @@ class Circumstances:
     accounting: Accounting | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """What a meeting's file holds: names of environment variables; empty where it was called off."""
+
+    MASTER_ADDR: str = ""
+    MASTER_PORT: str = ""
+
+
 class Meeting:
     """Where the processes of one run find each other: rank 0 writes it once it has the lease, the others wait for it.
 
@@ -133,10 +142,10 @@ class Meeting:
         Raises:
             FileNotFoundError: rank 0 has not decided yet.
         """
-        place = json.loads(self.path.read_text(encoding="utf-8"))
-        if not place:
+        place = read_as(self.path, _Place)
+        if not place.MASTER_PORT:
             return {}
-        return {**place, "RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(self.size)}
+        return {**asdict(place), "RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(self.size)}
 
 
 def supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None = None) -> Outcome:
@@ -260,6 +269,7 @@ class ProgressFile:
         if now - self._written < PROGRESS_SECONDS:
             return
         self._written = now
+        content = {name: None if value != value else value for name, value in content.items()}  # NaN is no JSON
         temporary = self._path.with_suffix(".tmp")
         with contextlib.suppress(OSError):  # a full disk must not end a run for its progress display
             temporary.write_text(json.dumps({**content, "at": time.time()}, default=str), encoding="utf-8")

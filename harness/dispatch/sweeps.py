@@ -14,18 +14,27 @@ An intent without an answer is a crash in between, and is settled by asking the 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.dispatch.attempts import Holder, create_exclusively
 from harness.dispatch.queue import Task
+from harness.dispatch.state_files import read_as
+from harness.errors import UsageError
 from harness.planning.job import Job
+from harness.records.files import read_regular
 from harness.records.schema import Record, Run, content_hash
 from harness.records.store import RecordStore, write_atomically
+
+T = TypeVar("T")
+
+LARGEST_JOBS = 256 << 20
+"""Bytes of the jobs of one chunk: a job of 4 kB, 1000 to 10,000 of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,15 +180,29 @@ class Chunk:
         return replace(self, closed=reason, ends=dict(ends or {}))
 
     def jobs(self) -> list[Job]:
-        with _jobs_path(self.path).open(encoding="utf-8") as lines:
-            return [Job.from_json(json.loads(line)) for line in lines]
+        """In the order of ``runs``.
+
+        Raises:
+            UsageError: their file is damaged, or does not belong to this chunk.
+        """
+        path = _jobs_path(self.path)
+        try:
+            lines = read_regular(path, largest=LARGEST_JOBS).decode("utf-8").splitlines()
+            jobs = [Job.from_json(json.loads(line)) for line in lines]
+            if [job.run.key for job in jobs] != [run.key for run in self.runs]:
+                raise ValueError("its runs are not those of the chunk")
+            if any(Path(job.results).resolve() != path.parents[2].resolve() for job in jobs):
+                raise ValueError("its runs belong to another results folder")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise _unreadable(path, error) from error
+        return jobs
 
     def read_job(self, index: int) -> Job:
-        with _jobs_path(self.path).open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines):
-                if number == index:
-                    return Job.from_json(json.loads(line))
-        raise IndexError(f"{self.path} has no job {index}")
+        """One of `jobs`, with the same errors."""
+        jobs = self.jobs()
+        if index >= len(jobs):
+            raise UsageError(f"{self.path} has {len(jobs)} jobs and none with the number {index}")
+        return jobs[index]
 
 
 def job_log(sweep: Path, task: str) -> Path:
@@ -229,38 +252,118 @@ def create_chunk(
     return chunk
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Intent:
+    """What ``chunk.<n>.json`` holds."""
+
+    name: str
+    created: float
+    shape: dict[str, str | int | float | bool | None]
+    runs: tuple[Planned, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What ``chunk.<n>.job.json`` holds."""
+
+    job: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Closing:
+    """What ``chunk.<n>.closed.json`` holds."""
+
+    reason: str = ""
+    ends: dict[str, str] = field(default_factory=dict)
+
+
+Problems = dict[Path, str]
+"""Files that cannot be read, with the reason."""
+
+
 def read_sweep(folder: Path) -> Sweep:
-    content = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-    return Sweep(**{**content, "submitter": Holder(**content["submitter"])})
+    """Raises UsageError where ``sweep.json`` is missing or damaged."""
+    path = folder / "sweep.json"
+    try:
+        return replace(read_as(path, Sweep), id=folder.name)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
 
 
-def read_sweeps(results: Path) -> list[Sweep]:
-    """All sweeps, oldest first."""
-    return [read_sweep(path.parent) for path in sorted(sweeps_folder(results).glob("*/sweep.json"))]
+def read_sweeps(results: Path, problems: Problems | None = None) -> list[Sweep]:
+    """All sweeps, oldest first; what cannot be read goes to ``problems`` where there is one.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    found = (
+        _read(read_sweep, path, path.parent, problems) for path in sorted(sweeps_folder(results).glob("*/sweep.json"))
+    )
+    return [sweep for sweep in found if sweep is not None]
 
 
 def read_chunk(path: Path) -> Chunk:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    closed = _read_beside(path, "closed")
+    """Raises UsageError where its intent or what lies beside it is damaged."""
+    try:
+        intent = read_as(path, _Intent)
+        answer = read_as(_beside(path, "job"), _Answer) if _beside(path, "job").exists() else _Answer()
+        closing = read_as(_beside(path, "closed"), _Closing) if _beside(path, "closed").exists() else _Closing()
+        _check_names(intent, answer)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
     return Chunk(
         path=path,
         sweep=path.parent.name,
-        name=content["name"],
-        created=content["created"],
-        shape=content["shape"],
-        runs=tuple(Planned(**run) for run in content["runs"]),
-        job=str(_read_beside(path, "job").get("job", "")),
-        closed=str(closed.get("reason", "")),
-        ends=dict(closed.get("ends", {})),
+        name=intent.name,
+        created=intent.created,
+        shape=dict(intent.shape),
+        runs=intent.runs,
+        job=answer.job,
+        closed=closing.reason,
+        ends=closing.ends,
     )
 
 
-def read_chunks(results: Path, *, sweep: str = "*", open_only: bool = False) -> Iterator[Chunk]:
-    """Chunks of all sweeps, oldest first."""
+def read_chunks(
+    results: Path, *, sweep: str = "*", open_only: bool = False, problems: Problems | None = None
+) -> Iterator[Chunk]:
+    """Chunks of all sweeps, oldest first; what cannot be read goes to ``problems`` where there is one.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
     for path in sorted(sweeps_folder(results).glob(f"{sweep}/chunk.[0-9][0-9][0-9].json")):
         if open_only and _beside(path, "closed").exists():
             continue
-        yield read_chunk(path)
+        chunk = _read(read_chunk, path, path, problems)
+        if chunk is not None:
+            yield chunk
+
+
+def _read(read: Callable[[Path], T], path: Path, place: Path, problems: Problems | None) -> T | None:
+    try:
+        return read(place)
+    except UsageError as error:
+        if problems is None:
+            raise
+        problems[path] = str(error.__cause__)
+        return None
+
+
+def _check_names(intent: _Intent, answer: _Answer) -> None:
+    """What becomes a path, or a word of a command to the cluster."""
+    for run in intent.runs:
+        if not re.fullmatch(r"[0-9a-f]{16}", run.key):
+            raise ValueError(f"{run.key!r} is no key of a run")
+    if not re.fullmatch(r"\w[\w.-]{0,200}", intent.name) or not re.fullmatch(r"\d{0,20}", answer.job):
+        raise ValueError("it names no job of a cluster")
+
+
+def _unreadable(path: Path, error: Exception) -> UsageError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return UsageError(
+        f"{path} cannot be read ({reason}); move the folder {path.parent} away (no record and no checkpoint is in it)"
+    )
 
 
 def settled(results: Path, key: str, *, replaces: str) -> Record | None:
@@ -289,10 +392,3 @@ def _beside(path: Path, kind: str) -> Path:
 
 def _jobs_path(path: Path) -> Path:
     return path.with_name(path.stem + ".jobs.jsonl")
-
-
-def _read_beside(path: Path, kind: str) -> dict[str, Any]:
-    try:
-        return json.loads(_beside(path, kind).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}

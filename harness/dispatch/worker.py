@@ -40,13 +40,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("chunk", type=Path)
     parser.add_argument("--after", type=int, metavar="STATUS", help="the task ended so: settle what it could not say")
     arguments = parser.parse_args(argv)
-    chunk, sweep = read_chunk(arguments.chunk), read_sweep(arguments.chunk.parent)
     stop = StopSignals()
     try:
+        chunk, sweep = read_chunk(arguments.chunk), read_sweep(arguments.chunk.parent)
         if arguments.after is not None:
             return after(chunk, sweep, status=arguments.after)
         if sweep.snapshot:
             require_unaltered(Path(sweep.snapshot))
+        _require_frozen_plugins(chunk, sweep)
         stop.install()
         if sweep.executor == "slurm":
             return one_of_array(chunk, sweep, stop=stop)
@@ -54,6 +55,15 @@ def main(argv: list[str] | None = None) -> int:
     except (UsageError, OSError) as error:  # a full disk, a cluster that does not answer: the next start continues
         print(f"error: {error}", file=sys.stderr)
         return 3
+
+
+def _require_frozen_plugins(chunk: Chunk, sweep: Sweep) -> None:
+    """Plug-ins are code, and that of a sweep lies in its snapshot, whatever the file of jobs says."""
+    for path in {plugin for job in chunk.jobs() for plugin in job.plugins}:
+        if not sweep.snapshot or not Path(path).resolve().is_relative_to(Path(sweep.snapshot).resolve()):
+            raise UsageError(
+                f"{chunk.path} names the plug-in {path}, which is not in its snapshot; submit the runs again"
+            )
 
 
 def one_of_array(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:

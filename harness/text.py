@@ -1,0 +1,40 @@
+"""Text that others wrote, made harmless where it leaves for a terminal, a page or a spreadsheet."""
+
+from __future__ import annotations
+
+import re
+
+_HIDDEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ud800-\udfff]"
+)
+"""Control characters (a terminal obeys them), marks that turn or hide text, halves of surrogate pairs (they cannot be
+encoded). Tab and line feed are left out."""
+
+_FORMULA = re.compile(r"[=@\t\r]|[+\-](?=.*[A-Za-z|!])", re.DOTALL)
+"""What a spreadsheet computes: a signed number is none."""
+
+
+def printable(text: str) -> str:
+    r"""``text`` with every control character spelt out (``\x1b``); line feeds and tabs stay."""
+    return _HIDDEN.sub(lambda match: _spelt(match[0]), text)
+
+
+def printable_line(text: str) -> str:
+    r"""As `printable`, and on one line: line feeds and tabs are spelt out as well (``\n``)."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def markdown(text: str) -> str:
+    """A line of text that stays text in a markdown page: no HTML, no links or pictures, no end of a table's cell."""
+    return printable_line(text).replace("<", "&lt;").replace("|", "\\|").replace("](", "]\\(")
+
+
+def csv_cell(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula: an apostrophe leads what would be one."""
+    text = printable(text)
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _spelt(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
