@@ -191,6 +191,15 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
     return config
 
 
+def label_note(name: str, values: Mapping[str, Any]) -> str:
+    """What a table must say behind a method's name for a configuration as a record holds it; nothing where the method is
+    not known here, or no longer has such a configuration."""
+    try:
+        return str(method_config_class(name)(**values).label_note)
+    except Exception:  # a record is data, and a plug-in may raise anything
+        return ""
+
+
 def load_plugins(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
     """Load plug-in files; a broken one stops no other. Returns those loaded, and a line for each that is not."""
     loaded, reasons = [], []

@@ -7,9 +7,10 @@ logit acts (noisy top-1 gating, 1701.06538, equations 3-5). A balance loss w · 
 over the adapters, spreads the work (equations 6-11 there). Exactly mergeable is the linear path B A alone.
 
 As released, the chosen expert's gate is the softmax over one logit, that is 1, and the task loss never reaches the
-router (``gate: released``). ``gate: intended`` weights the expert by its share of the softmax over all logits, as
-Switch (2101.03961) does. Deviations: router and experts compute in float32 under autocast; prefix tokens of a timm
-ViT, which have no place on the map, take the linear path A x alone.
+router (``gate: released``). ``gate: switch`` weights the expert by its share of the softmax over all logits, as
+Switch (2101.03961) does and Conv-LoRA does not. The release starts the experts' biases at zero (``expert_bias: zero``).
+Deviations: router and experts compute in float32 under autocast; prefix tokens of a timm ViT, which have no place on
+the map, take the linear path A x alone.
 """
 
 from __future__ import annotations
@@ -35,17 +36,20 @@ class Expert(nn.Module):
     Args:
         channels: channels in and out.
         scale: i; 1 works at the map's own resolution.
+        zero_bias: the bias starts at zero, else as PyTorch's does.
         generator: source of the initial weights.
 
     Shape: (B, channels, h, w) to the same.
     """
 
-    def __init__(self, channels: int, *, scale: int, generator: torch.Generator) -> None:
+    def __init__(self, channels: int, *, scale: int, zero_bias: bool, generator: torch.Generator) -> None:
         super().__init__()
         self.scale = scale
         fan_in = channels * 9
         self.weight = nn.Parameter(kaiming_uniform((channels, channels, 3, 3), fan_in=fan_in, generator=generator))
-        self.bias = nn.Parameter(kaiming_uniform((channels,), fan_in=fan_in, generator=generator))
+        # Drawn in either case, so that both start with the same weights.
+        bias = kaiming_uniform((channels,), fan_in=fan_in, generator=generator)
+        self.bias = nn.Parameter(torch.zeros_like(bias) if zero_bias else bias)
 
     def forward(self, maps: Tensor) -> Tensor:
         if self.scale == 1:
@@ -61,19 +65,30 @@ class Mixture(nn.Module):
     Args:
         channels: channels of the map.
         experts: how many; expert i works at scale ×i.
-        weighted: multiply the expert's output by its share of the gate's softmax (``intended``).
+        weighted: multiply the expert's output by its share of the gate's softmax (``switch``).
+        zero_bias: the experts' biases start at zero.
         generator: source of the initial weights and of the noise.
 
     Shape: (B, channels, h, w) to the same.
     """
 
-    def __init__(self, channels: int, *, experts: int, weighted: bool, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        experts: int,
+        weighted: bool,
+        zero_bias: bool,
+        generator: torch.Generator,
+    ) -> None:
         super().__init__()
         self.weighted = weighted
         self.generator = generator
         self.gate = nn.Parameter(torch.zeros(channels, experts))
         self.noise = nn.Parameter(torch.zeros(channels, experts))
-        self.experts = nn.ModuleList(Expert(channels, scale=i + 1, generator=generator) for i in range(experts))
+        self.experts = nn.ModuleList(
+            Expert(channels, scale=i + 1, zero_bias=zero_bias, generator=generator) for i in range(experts)
+        )
         self.balance: Tensor | None = None
         """cv²(importance) + cv²(load) of the latest forward pass in training."""
         self._epsilon = torch.empty(0)
@@ -182,8 +197,13 @@ class ConvLoRA(LoRA):
     config: ConvLoRAConfig
 
     def _core(self, layout: TokenLayout) -> nn.Module:
-        weighted = self.config.gate == "intended"
-        mixture = Mixture(self.config.rank, experts=self.config.experts, weighted=weighted, generator=self.generator)
+        mixture = Mixture(
+            self.config.rank,
+            experts=self.config.experts,
+            weighted=self.config.gate == "switch",
+            zero_bias=self.config.expert_bias == "zero",
+            generator=self.generator,
+        )
         return MixtureOnTokens(mixture, layout=layout, scope=self.config.scope)
 
     def mixtures(self) -> dict[str, Mixture]:

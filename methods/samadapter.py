@@ -5,6 +5,10 @@ frequencies: its Fourier spectrum without the central square that holds the frac
 transformed back, absolute value (after EVP, 2303.10883). Deviations: up starts at zero, so that the adapted model
 starts as the pretrained one (ours); the other layers start Kaiming-uniform with zero biases. Prefix tokens of a timm
 ViT belong to no patch and get no prompt.
+
+The released code (tianrun-chen/SAM-Adapter-PyTorch) names the axes of its embedding (N, H, W, C) as if they were
+(N, C, H, W) and reshapes what lies in memory to (N, C, HW), so that channel c of token t comes from another token
+(``patch_embedding: released``; `scrambled`).
 """
 
 from __future__ import annotations
@@ -35,6 +39,11 @@ def high_frequencies(images: Tensor, *, ratio: float) -> Tensor:
     return torch.fft.ifft2(torch.fft.ifftshift(spectrum * keep, dim=(-2, -1))).real.abs()
 
 
+def scrambled(tokens: Tensor) -> Tensor:
+    """What the released code takes for the embedding: tokens (B, …, D) read from memory as (B, D, tokens), as (B, …, D)."""
+    return tokens.reshape(len(tokens), tokens.shape[-1], -1).transpose(1, 2).reshape(tokens.shape)
+
+
 class TunedPatchEmbed(nn.Module):
     """The backbone's patch embedding, which also notes F_pe + F_hfc of the images that pass.
 
@@ -43,10 +52,14 @@ class TunedPatchEmbed(nn.Module):
         tune: linear layer D -> hidden.
         frequencies: convolution 3 -> hidden, patch by patch.
         ratio: see `high_frequencies`.
+        scramble: tune the embedding as released, see `scrambled`.
     """
 
-    def __init__(self, base: nn.Module, *, tune: nn.Linear, frequencies: nn.Conv2d, ratio: float) -> None:
+    def __init__(
+        self, base: nn.Module, *, tune: nn.Linear, frequencies: nn.Conv2d, ratio: float, scramble: bool
+    ) -> None:
         super().__init__()
+        self.scramble = scramble
         self.base = base
         self.tune = tune
         self.frequencies = frequencies
@@ -59,7 +72,7 @@ class TunedPatchEmbed(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             fine = high_frequencies(images, ratio=self.ratio)
         details = self.frequencies(fine).permute(0, 2, 3, 1).reshape(*tokens.shape[:-1], -1)
-        self.condition = self.tune(tokens) + details
+        self.condition = self.tune(scrambled(tokens) if self.scramble else tokens) + details
         return tokens
 
 
@@ -110,6 +123,7 @@ class SAMAdapter(Method):
             tune=self._linear(shape.dim, width),
             frequencies=self._patchwise(width, shape.patch),
             ratio=self.config.ratio,
+            scramble=self.config.patch_embedding == "released",
         )
         encoder.register_module("patch_embed", embedding.to(device))
         up = linear(torch.zeros(shape.dim, width)).to(device)

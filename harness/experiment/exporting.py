@@ -229,6 +229,11 @@ def _require_sam(segmenter: Segmenter, run: Run) -> None:
         raise UsageError(f"{run.backbone} is no SAM backbone and cannot become a SAM checkpoint; use --adapter-only")
     if segmenter.head is not None:
         raise UsageError(f"{run.benchmark} has a class head, which a SAM checkpoint cannot hold; use --adapter-only")
+    if not segmenter.mask_decoder.attends_to_spare_tokens:
+        raise UsageError(
+            f"run {run.key} was trained without SAM's mask tokens 1-3 (quirk 14), so a SAM checkpoint would give other masks; "
+            "use --adapter-only, or train with --set quirks.spare_tokens=intended"
+        )
 
 
 def _merge(method: Method, request: Export, *, train: Sequence[Tensor], held_out: Tensor) -> MergeReport | None:

@@ -43,6 +43,7 @@ def build_segmenter(
     batched_decoder: bool = True,
     activation_checkpointing: bool = False,
     strict_loading: Literal["released", "intended"] = "intended",
+    spare_tokens: Literal["released", "intended"] = "intended",
 ) -> Segmenter:
     """A segmenter in training mode with every parameter trainable; a method freezes what it does not train.
 
@@ -63,6 +64,7 @@ def build_segmenter(
         batched_decoder: False decodes one image after the other as segment_anything does.
         activation_checkpointing: recompute block activations in backward.
         strict_loading: ``released`` leaves SAM's positional encoding random after loading (quirk 12).
+        spare_tokens: ``released`` leaves SAM's mask tokens 1-3 out of the decoder (quirk 14).
 
     Raises:
         UsageError: unknown backbone, unfit image size, or a checkpoint that does not belong to the backbone.
@@ -74,7 +76,7 @@ def build_segmenter(
     )
     tokens = mask_tokens if task == "multiclass" else 1
     with seeded(head_seed + 1):
-        decoder = BatchedMaskDecoder(plain_decoder, mask_tokens=tokens)
+        decoder = BatchedMaskDecoder(plain_decoder, mask_tokens=tokens, spare_tokens=spare_tokens == "intended")
         if tokens > 1:
             with torch.no_grad():
                 decoder.mask_tokens.add_(_TOKEN_NOISE * torch.randn_like(decoder.mask_tokens))
@@ -135,13 +137,18 @@ def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
     image size.
 
     Raises:
-        ValueError: a timm encoder, a class head, K > 1 mask tokens, or parts of a method that is not merged, none of
-            which a plain SAM can hold.
+        ValueError: a timm encoder, a class head, K > 1 mask tokens, a decoder without SAM's spare tokens, or parts of a
+            method that is not merged, none of which a plain SAM can hold.
     """
     if not isinstance(segmenter.encoder, SAMEncoder):
         raise ValueError("only SAM's own backbones save as a SAM checkpoint")
     if segmenter.head is not None or len(segmenter.mask_decoder.mask_tokens) > 1:
         raise ValueError("a multi-class segmenter has a class head and mask tokens that a SAM checkpoint cannot hold")
+    if not segmenter.mask_decoder.attends_to_spare_tokens:
+        raise ValueError(
+            "its decoder left out SAM's mask tokens 1-3 (quirk 14), and a plain SAM, which attends to them, would give other "
+            "masks; train with --set quirks.spare_tokens=intended to export one"
+        )
     with torch.device("meta"):
         plain = SAMEncoder(segmenter.encoder.shape, fused=True, activation_checkpointing=False).state_dict()
     encoder = segmenter.encoder.state_dict()

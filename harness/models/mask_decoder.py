@@ -2,7 +2,8 @@
 
 All four of SAM's mask tokens go through the two-way transformer as in segment_anything, because they attend to each
 other; only token 0, the one behind ``multimask_output=False``, gives masks here. Tokens 1-3, their hypernetwork MLPs
-and the IoU head are kept frozen, so that a trained segmenter still saves as a plain SAM checkpoint.
+and the IoU head are kept frozen, so that a trained segmenter still saves as a plain SAM checkpoint. Conv-LoRA's release
+deletes tokens 1-3 (quirk 14, ``spare_tokens=False``), which changes what token 0 attends to, and so every logit.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ class BatchedMaskDecoder(nn.Module):
     Args:
         plain: the decoder to take over, with its weights.
         mask_tokens: K; further tokens start as copies of token 0, and share its hypernetwork MLP.
+        spare_tokens: whether tokens 1-3 take part; they are kept in either case.
     """
 
-    def __init__(self, plain: MaskDecoder, *, mask_tokens: int) -> None:
+    def __init__(self, plain: MaskDecoder, *, mask_tokens: int, spare_tokens: bool = True) -> None:
         super().__init__()
+        self.attends_to_spare_tokens = spare_tokens
         self.transformer = plain.transformer
         self.iou_token = plain.iou_token
         table = plain.mask_tokens.weight
@@ -63,7 +66,8 @@ class BatchedMaskDecoder(nn.Module):
             dense_prompt: (1, D, 1, 1), SAM's "no mask" embedding.
         """
         batch, dim, height, width = embedding.shape
-        tokens = torch.cat([self.iou_token.weight, self.mask_tokens, self.spare_tokens]).expand(batch, -1, -1)
+        spare = [self.spare_tokens] if self.attends_to_spare_tokens else []
+        tokens = torch.cat([self.iou_token.weight, self.mask_tokens, *spare]).expand(batch, -1, -1)
         attended, image = self.transformer(embedding + dense_prompt, positions.expand(batch, -1, -1, -1), tokens)
         masks = attended[:, 1 : 1 + len(self.mask_tokens)]
         upscaled = self.output_upscaling(image.transpose(1, 2).reshape(batch, dim, height, width))

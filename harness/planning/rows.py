@@ -43,7 +43,12 @@ def method_row(
     method = METHODS.resolve(entry.method)
     config_class = method_config_class(method)
     known = {f.name for f in fields(config_class)}
-    switches = {"fused": protocol.fused_cell, "gate": protocol.quirks.moe_gate, "init": protocol.quirks.ssf_init}
+    switches = {
+        "fused": protocol.fused_cell,
+        "gate": protocol.quirks.moe_gate,
+        "init": protocol.quirks.ssf_init,
+        "patch_embedding": protocol.quirks.samadapter_embedding,
+    }
     values: dict[str, Any] = {key: value for key, value in switches.items() if key in known}
     values |= protocol.methods.get(method, {})
     base = method_config(method, values)

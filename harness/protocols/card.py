@@ -19,9 +19,12 @@ RANGES: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("batch_size", "mask_tokens"), (1, 10**4)),
     "image_size": (1, 2**14),
     **dict.fromkeys(
-        ("epoch_images", "statistics_batches", "train_limit", "val_limit", "test_limit", "warmup"), (0, 10**9)
+        ("epoch_images", "statistics_batches", "train_limit", "val_limit", "test_limit", "warmup", "patience"),
+        (0, 10**9),
     ),
-    **dict.fromkeys(("clip", "weight_decay", "class_weight", "mask_weight", "dice_weight", "split_seed"), (0, 10**9)),
+    **dict.fromkeys(("clip", "weight_decay", "split_seed"), (0, 10**9)),
+    **dict.fromkeys(("class_weight", "mask_weight", "dice_weight"), (0, 10**9)),
+    **dict.fromkeys(("match_class_weight", "match_mask_weight", "match_dice_weight"), (0, 10**9)),
     "flip": (0, 1),
 }
 """Least and largest value of a field; what no machine could do is refused before it is tried."""
@@ -40,6 +43,11 @@ class Quirks:
         camo_train: 9: ``intended`` trains CAMO alone, ``released`` with COD10K.
         mask_decoding: 11: ``released`` keeps only the value 255 of a mask.
         strict_loading: 12: ``released`` loads without SAM's positional encoding.
+        mask2former: 13: ``released`` counts the terms of the multi-class loss 1 : 1 : 1, whatever the card's weights, and
+            divides mask and dice by all regions, matched or not; ``intended`` weights them and divides by those matched.
+        spare_tokens: 14: ``released`` leaves SAM's mask tokens 1-3 out of the decoder, ``intended`` lets the others attend
+            to them.
+        samadapter_embedding: 15: ``released`` scrambles the patch embedding that SAM-Adapter tunes.
     """
 
     structure_loss: Quirk = "intended"
@@ -50,6 +58,9 @@ class Quirks:
     camo_train: Quirk = "intended"
     mask_decoding: Quirk = "intended"
     strict_loading: Quirk = "intended"
+    mask2former: Quirk = "intended"
+    spare_tokens: Quirk = "intended"
+    samadapter_embedding: Quirk = "intended"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +87,14 @@ class Protocol:
         loss: ``structure`` | ``balanced-bce`` | ``mask2former`` | ``auto`` (structure for binary,
             mask2former for multi-class).
         mask_tokens: K mask tokens of the multi-class head (quirk 10).
-        class_weight, mask_weight, dice_weight: terms of the multi-class loss (2, 5, 5 in Mask2Former; 10, 5, 5 in released code).
+        class_weight, mask_weight, dice_weight: terms of the multi-class loss (2, 5, 5 in Mask2Former; the release names
+            10, 5, 5 and never applies them, see quirk 13).
+        match_class_weight, match_mask_weight, match_dice_weight: the same terms where regions are matched to mask tokens
+            (2, 5, 5 in the release); null for those of the loss.
         statistics_batches: before a validation a method's running statistics become the mean over so many training
             batches, instead of following the last ones; 0 leaves them.
-        select: evaluate validation every ``select_every`` epochs and keep the best checkpoint.
+        select_every: evaluate validation every so many epochs and keep the best checkpoint.
+        patience: stop once so many validations in a row were none better than the best; 0 never stops early.
         checkpoint_minutes: write a resumable checkpoint at least this often, besides at each epoch's end.
         activation_checkpointing: recompute block activations in backward.
         fused_attention, batched_decoder, cache_embeddings, fused_cell: optimisations, each equal
@@ -124,7 +139,11 @@ class Protocol:
     class_weight: float = 10.0
     mask_weight: float = 5.0
     dice_weight: float = 5.0
+    match_class_weight: float | None = None
+    match_mask_weight: float | None = None
+    match_dice_weight: float | None = None
     select_every: int = 1
+    patience: int = 0
     statistics_batches: int = 0
     checkpoint_minutes: float = 10.0
     activation_checkpointing: bool = False
@@ -143,8 +162,9 @@ class Protocol:
     def __post_init__(self) -> None:
         checked_name(self.name, what="the protocol's name")
         for name, (least, most) in RANGES.items():
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name}={shown(getattr(self, name))} must be at least {least} and at most {most}")
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"{name}={shown(value)} must be at least {least} and at most {most}")
         for name in ("lr", "eps", "checkpoint_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")

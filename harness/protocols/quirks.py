@@ -72,12 +72,13 @@ QUIRKS = (
     ),
     QuirkEntry(
         number=5,
-        title="Conv-LoRA's gate gets no task gradient",
+        title="Conv-LoRA's gate gets no task gradient; weighting the expert by its share is Switch's idea",
         field="quirks.moe_gate",
         released="released",
         intended="intended",
         found_in="AutoGluon",
-        effect="gates are not multiplied in; only the balance loss trains the gate",
+        effect="the released gate is a softmax over one kept logit, that is 1, and only the balance loss trains it; the "
+        "other way is Switch's (2101.03961), not Conv-LoRA's, and such rows say `Switch gate`",
         test="tests/harness/test_quirks.py::test_moe_gate_changes",
     ),
     QuirkEntry(
@@ -122,13 +123,13 @@ QUIRKS = (
     ),
     QuirkEntry(
         number=10,
-        title="Mask2Former loss weights and K mask tokens",
+        title="weights that the Mask2Former loss is given, and K mask tokens",
         field="class_weight, mask_weight, dice_weight, mask_tokens",
         released="10, 5, 5; K = 1",
         intended="2, 5, 5; K = 100",
         found_in="AutoGluon against Mask2Former",
-        effect="with K = 1 every pixel of an image gets the same class; cards with several classes ask for more in "
-        "`benchmarks`, and `--set mask_tokens=1` brings it back",
+        effect="the weights count as quirk 13 says; with K = 1 every pixel of an image gets the same class; cards with "
+        "several classes ask for more in `benchmarks`, and `--set mask_tokens=1` brings it back",
         test="tests/harness/test_quirks.py::test_multiclass_loss_and_masks_change",
     ),
     QuirkEntry(
@@ -150,6 +151,39 @@ QUIRKS = (
         found_in="SAM-Adapter (strict=False)",
         effect="the decoder reads another positional encoding than it was pre-trained with",
         test="tests/harness/test_quirks.py::test_strict_loading_changes",
+    ),
+    QuirkEntry(
+        number=13,
+        title="Mask2Former loss weights that are never applied",
+        field="quirks.mask2former",
+        released="released",
+        intended="intended",
+        found_in="AutoGluon (with transformers' Mask2FormerLoss, which leaves its weights to the model around it)",
+        effect="class, mask and dice terms count 1 : 1 : 1 whatever weights the card names; mask and dice are divided by all "
+        "regions, also by those that no mask token was left for; regions are matched with the card's `match_…_weight`",
+        test="tests/harness/test_quirks.py::test_mask2former_weights_change",
+    ),
+    QuirkEntry(
+        number=14,
+        title="SAM's spare mask tokens deleted",
+        field="quirks.spare_tokens",
+        released="released",
+        intended="intended",
+        found_in="AutoGluon",
+        effect="mask tokens attend to each other, so a decoder with one of them gives other logits; a merged model is then "
+        "no plain SAM and is not exported as one",
+        test="tests/harness/test_quirks.py::test_spare_tokens_change",
+    ),
+    QuirkEntry(
+        number=15,
+        title="SAM-Adapter's patch embedding scrambled",
+        field="quirks.samadapter_embedding",
+        released="released",
+        intended="intended",
+        found_in="SAM-Adapter",
+        effect="the embedding (N, H, W, C) is reshaped to (N, C, HW) as it lies in memory instead of transposed: each token's "
+        "prompt is made of other tokens' channels",
+        test="tests/harness/test_quirks.py::test_samadapter_embedding_changes",
     ),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -26,12 +27,34 @@ Variants: ``best`` (checkpoint chosen on validation), ``last``, and the merged m
 
 EXECUTION_ONLY = ("checkpoint_minutes", "cache_images")
 """Rules that change how a run is executed and never its numbers; they are left out of keys and hashes."""
+_LEFT_OUT = ("name", "backbone", *EXECUTION_ONLY)
 
-ADDED_LATER = {"batched_decoder": True, "budget": "epochs", "epoch_images": 0, "statistics_batches": 0}
+ADDED_LATER: dict[str, Any] = {
+    "batched_decoder": True,
+    "budget": "epochs",
+    "epoch_images": 0,
+    "statistics_batches": 0,
+    "patience": 0,
+    "match_class_weight": None,
+    "match_mask_weight": None,
+    "match_dice_weight": None,
+}
 """Rules younger than the first records: left out of keys and hashes at the value that those records were made with."""
 
-OPTIONS_ADDED_LATER = {"order": "alpha-first", "residual": False, "norm": "batch"}
+QUIRKS_ADDED_LATER = {"mask2former": "intended", "spare_tokens": "intended", "samadapter_embedding": "intended"}
+"""The same for quirks."""
+
+OPTIONS_ADDED_LATER = {
+    "order": "alpha-first",
+    "residual": False,
+    "norm": "batch",
+    "expert_bias": "uniform",
+    "patch_embedding": "intended",
+}
 """The same for fields of method configurations."""
+
+OPTIONS_RENAMED = {("gate", "switch"): "intended"}
+"""Values of method configurations that the first records knew by another name, which keys go on using."""
 
 
 LABELS = (
@@ -42,18 +65,28 @@ LABELS = (
 
 def hashed_rules(rules: dict[str, Any]) -> dict[str, Any]:
     """The rules that can change a number, without the names of card and backbone."""
-    left_out = ("name", "backbone", *EXECUTION_ONLY)
-    return {
-        key: value
-        for key, value in rules.items()
-        if key not in left_out and not (key in ADDED_LATER and value == ADDED_LATER[key])
-    }
+    kept = _without({key: value for key, value in rules.items() if key not in _LEFT_OUT}, ADDED_LATER)
+    if isinstance(kept.get("quirks"), Mapping):
+        kept["quirks"] = _without(kept["quirks"], QUIRKS_ADDED_LATER)
+    if isinstance(kept.get("methods"), Mapping):
+        methods = {name: hashed_options(options) for name, options in kept["methods"].items()}
+        kept["methods"] = {name: options for name, options in methods.items() if options}
+    return kept
 
 
-def hashed_options(config: dict[str, Any]) -> dict[str, Any]:
+def hashed_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """A method's configuration as keys and row identities take it."""
-    added = OPTIONS_ADDED_LATER
-    return {key: value for key, value in config.items() if not (key in added and value == added[key])}
+    return _without(first_names(config), OPTIONS_ADDED_LATER)
+
+
+def first_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's configuration with every value under the name that the first records knew it by."""
+    renamed = {key: new for (key, value), new in OPTIONS_RENAMED.items() if config.get(key) == value}
+    return {**config, **renamed}
+
+
+def _without(values: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if not (key in added and value == added[key])}
 
 
 def content_hash(data: Any) -> str:

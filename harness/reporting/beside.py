@@ -35,10 +35,10 @@ def published_block(grid: Grid, cells: Iterable[Published]) -> Block | None:
                 title = f"{names.benchmark_title(column.benchmark)} {names.metric(column.metric).title}"
                 title += f" {column.split}" if column.split != "test" else ""
                 other_data = f"other data ({column.note})" if column.note else ""
-                rows.append(_score_row(row.label, title, published, ours, other_data=other_data))
+                rows.append(_score_row(row.shown, title, published, ours, other_data=other_data))
         for published in known.get((row.method, "", "", PARAMETERS), []):
             counts = sorted({r.parameters["trainable"] for r in grid.members[index] if is_run(r) and r.parameters})
-            rows.append(_parameter_row(row.label, published, counts))
+            rows.append(_parameter_row(row.shown, published, counts))
     if not rows:
         return None
     return Block(

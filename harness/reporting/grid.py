@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from harness.records.schema import OPTIONS_ADDED_LATER, Code, Record, Run, content_hash, hashed_options
+from harness.records.schema import OPTIONS_ADDED_LATER, Code, Record, Run, content_hash, first_names, hashed_options
+from harness.registry import label_note
 from harness.reporting.names import PAPER_METRICS, SCORE_TITLES, benchmark_rank, method_rank
 from harness.reporting.statistics import sd
 from harness.studies import Entry, Study
@@ -39,7 +40,12 @@ class Row:
     method: str
     score: str = "best"
     note: str = ""
-    """What is printed behind the label: how it was tuned."""
+    """What is printed behind the label: what its configuration says of itself, and how it was tuned."""
+
+    @property
+    def shown(self) -> str:
+        """The label as it is printed."""
+        return self.label + self.note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +152,9 @@ def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None
                 f" ({SCORE_TITLES.get(score, score)})" if SCORE_TITLES.get(score, score) and len(scores) > 1 else ""
             )
             kept[index] = tuple(record for record in members if record.key in chosen_keys)
-            rows.append(Row(label=label + suffix, method=method, score=score, note=tuned_words(kept[index])))
+            rows.append(
+                Row(label=label + suffix, method=method, score=score, note=_note(members) + tuned_words(kept[index]))
+            )
             for position, column in enumerate(columns):
                 cells[index, position] = cell_of(column, score, members, seeds)
     protocol, protocol_hash, backbone, checkpoint = sheet
@@ -208,6 +216,13 @@ def _label(records: Sequence[Record]) -> str:
     return f"{run.method}[{changed}]" if changed else run.method
 
 
+def _note(records: Sequence[Record]) -> str:
+    """What the configuration behind a row says of itself (`methods.configs.MethodConfig.label_note`); nothing where its
+    runs do not agree or the method is not known here."""
+    notes = {label_note(record.run.method, record.run.method_config) for record in records}
+    return f" ({note})" if len(notes) == 1 and (note := notes.pop()) else ""
+
+
 def _groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:
     by_method: dict[str, list[Record]] = {}
     for record in records:
@@ -224,8 +239,9 @@ def _groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:
 
 def is_entry(record: Record, options: Mapping[str, Any]) -> bool:
     """Whether a run's configuration is the protocol's with ``options`` and nothing else changed; labels may differ."""
-    config = {**OPTIONS_ADDED_LATER, **record.run.method_config}
-    asked = all(name in config and _plain(value) == _plain(config[name]) for name, value in options.items())
+    config = {**OPTIONS_ADDED_LATER, **first_names(record.run.method_config)}
+    wanted = first_names(options)
+    asked = all(name in config and _plain(value) == _plain(config[name]) for name, value in wanted.items())
     known = options.keys() | record.run.tuning.get("grid", {}).keys()
     return asked and is_result(record.run) and record.run.changed.keys() <= known
 

@@ -116,7 +116,7 @@ def block(grid: Grid) -> Block:
         sign = "†" if any(version(record) in stale for record in mine) else ""
         sign += "‡" if any(record.run.rules.get("quirks", {}).get("selection") == "released" for record in mine) else ""
         sign += "§" if any(record.run.tuning.get("edge") for record in mine) else ""
-        texts = [Text(text=row.label + row.note + (f" {sign}" if sign else ""))]
+        texts = [Text(text=row.shown + (f" {sign}" if sign else ""))]
         texts += [
             Text(text=cell_text(grid.cells[index, place]), mark=marks.get((index, place), ""))
             for place in range(len(grid.columns))

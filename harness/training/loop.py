@@ -179,10 +179,10 @@ class _Loop:
         self._resume()
         self.saved_at = self.started = time.monotonic()
         with self.feeder:
-            while self._number() < self.total:
+            while not self._over():
                 self._train_epoch()
                 self._finish_epoch()
-                if self._number() < self.total:
+                if not self._over():
                     self._stop_if_asked()
         return self._result()
 
@@ -206,6 +206,9 @@ class _Loop:
             self._stop_if_asked()
             if time.monotonic() - self.saved_at >= 60 * self.protocol.checkpoint_minutes:
                 self._save()
+
+    def _over(self) -> bool:
+        return self._number() >= self.total or self.position.out_of_patience(self.protocol.patience)
 
     def _stop_if_asked(self) -> None:
         if self.workers.any(self.stop.requested):

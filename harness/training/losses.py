@@ -137,11 +137,15 @@ def build_loss(protocol: Protocol, *, task: Literal["binary", "multiclass"], num
         return StructureLoss(quirk=protocol.quirks.structure_loss)
     if name == "balanced-bce":
         return BalancedBCE()
-    from harness.training.mask2former import Mask2FormerLoss  # it builds on this module
+    from harness.training.mask2former import Mask2FormerLoss, Terms  # it builds on this module
 
+    named = (protocol.class_weight, protocol.mask_weight, protocol.dice_weight)
+    own = (protocol.match_class_weight, protocol.match_mask_weight, protocol.match_dice_weight)
+    matching = [weight if mine is None else mine for weight, mine in zip(named, own, strict=True)]
+    as_released = protocol.quirks.mask2former == "released"
     return Mask2FormerLoss(
         num_classes=num_classes,
-        class_weight=protocol.class_weight,
-        mask_weight=protocol.mask_weight,
-        dice_weight=protocol.dice_weight,
+        weights=Terms(1.0, 1.0, 1.0) if as_released else Terms(*named),
+        matching=Terms(*matching),
+        divide_by_all=as_released,
     )

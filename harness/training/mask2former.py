@@ -3,6 +3,8 @@ scored."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -11,13 +13,21 @@ from torch.nn import functional as F
 from harness.training.losses import IGNORE, Loss, Prediction, Total, alone, upsampled
 
 
+class Terms(NamedTuple):
+    """Weights of the three terms: class cross entropy, mask cross entropy, dice."""
+
+    classes: float
+    mask: float
+    dice: float
+
+
 class Mask2FormerLoss(Loss):
     """``w_c · CE + w_m · BCE + w_d · dice`` after Hungarian matching (Mask2Former 2112.01527, after
     MaskFormer 2107.06278).
 
     A class that occurs in an image is one region (semantic segmentation). The regions of an image are matched one to
-    one to its K mask tokens at the least cost of the same three terms, the class term being −p(class). Unmatched tokens
-    learn the class "no object".
+    one to its K mask tokens at the least cost of the same three terms, which may weigh otherwise there, the class term
+    being −p(class). Unmatched tokens learn the class "no object".
 
     Deviations, both ours: no random points are drawn (the papers score 12,544 points to save memory; here every pixel
         of the matched masks
@@ -26,8 +36,11 @@ class Mask2FormerLoss(Loss):
 
     Args:
         num_classes: C, background included.
-        class_weight, mask_weight, dice_weight: w_c, w_m, w_d (2, 5, 5 in Mask2Former; 10, 5, 5 as released by
-            AutoGluon).
+        weights: w_c, w_m, w_d (2, 5, 5 in Mask2Former; AutoGluon names 10, 5, 5 and trains with 1, 1, 1, because it
+            sums what transformers' loss returns, which is not weighted yet).
+        matching: the weights where regions are matched to tokens (2, 5, 5 in both).
+        divide_by_all: divide mask and dice by the number of all regions, as transformers does, not of those matched;
+            the same where there are tokens enough.
         no_object_weight: weight of "no object" in the cross entropy (0.1 in both papers).
     """
 
@@ -35,15 +48,15 @@ class Mask2FormerLoss(Loss):
         self,
         *,
         num_classes: int,
-        class_weight: float,
-        mask_weight: float,
-        dice_weight: float,
+        weights: Terms,
+        matching: Terms,
+        divide_by_all: bool = False,
         no_object_weight: float = 0.1,
     ) -> None:
         self.num_classes = num_classes
-        self.class_weight = class_weight
-        self.mask_weight = mask_weight
-        self.dice_weight = dice_weight
+        self.weights = weights
+        self.matching = matching
+        self.divide_by_all = divide_by_all
         self.no_object_weight = no_object_weight
 
     def __call__(self, prediction: Prediction, target: Tensor, *, total: Total = alone) -> Tensor:
@@ -57,6 +70,7 @@ class Mask2FormerLoss(Loss):
         classes = prediction.classes.float()
         wanted = torch.full(classes.shape[:2], self.num_classes, dtype=torch.long, device=classes.device)
         chosen_masks, regions, validity = [], [], []
+        count = 0
         for image in range(len(target)):
             valid = target[image] != IGNORE
             present = torch.unique(target[image][valid]).long()
@@ -70,13 +84,13 @@ class Mask2FormerLoss(Loss):
             chosen_masks.append(prediction.masks[image, token_at])
             regions.append(region[region_at])
             validity.append(valid.float().expand(len(region_at), -1, -1))
+            count += len(present if self.divide_by_all else region_at)
 
         weight = torch.ones(self.num_classes + 1, device=classes.device)
         weight[-1] = self.no_object_weight
         entropy = F.cross_entropy(classes.flatten(0, 1), wanted.flatten(), weight=weight, reduction="sum")
-        count = torch.tensor(float(sum(map(len, regions))), device=classes.device)
-        divisors = total(torch.stack([weight[wanted].sum(), count]))
-        loss = self.class_weight * entropy / divisors[0].clamp(min=torch.finfo(torch.float32).tiny)
+        divisors = total(torch.stack([weight[wanted].sum(), weight.new_tensor(float(count))]))
+        loss = self.weights.classes * entropy / divisors[0].clamp(min=torch.finfo(torch.float32).tiny)
         if not regions:
             return loss + 0 * prediction.masks.sum()
         mask, valid = torch.cat(regions), torch.cat(validity)
@@ -86,7 +100,7 @@ class Mask2FormerLoss(Loss):
         bce = (bce * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
         probability = logits.sigmoid() * valid
         dice = 1 - (2 * (probability * mask).sum((1, 2)) + 1) / (probability.sum((1, 2)) + mask.sum((1, 2)) + 1)
-        return loss + (self.mask_weight * bce.sum() + self.dice_weight * dice.sum()) / divisors[1]
+        return loss + (self.weights.mask * bce.sum() + self.weights.dice * dice.sum()) / divisors[1]
 
     @torch.no_grad()
     def _match(
@@ -109,7 +123,8 @@ class Mask2FormerLoss(Loss):
         bce = (positive @ inside.T + negative @ (weight - inside).T) / weight.sum().clamp(min=1e-6)
         probability = logits.sigmoid() * weight
         dice = 1 - (2 * probability @ inside.T + 1) / (probability.sum(1)[:, None] + inside.sum(1) + 1)
-        cost = self.mask_weight * bce + self.dice_weight * dice - self.class_weight * classes.softmax(-1)[:, present]
+        by = self.matching
+        cost = by.mask * bce + by.dice * dice - by.classes * classes.softmax(-1)[:, present]
         # A prediction that is not finite fails later with its own error; the assignment only has to survive it.
         rows, columns = linear_sum_assignment(cost.nan_to_num(0.0, 1e9, -1e9).cpu().numpy())
         device = masks.device

@@ -55,6 +55,11 @@ class Position:
             self.step_times.setdefault(role, []).append(seconds)
             self.waits.append(waited)
 
+    def out_of_patience(self, patience: int) -> bool:
+        """Whether the latest ``patience`` validations were none better than the best before them; never for 0."""
+        since = sum(bool(entry["val"]) for entry in self.history if entry["epoch"] > self.best_epoch)
+        return 0 < patience <= since
+
     def mean_loss(self) -> float:
         return statistics.fmean(self.losses)
 

@@ -144,12 +144,16 @@ class SAMAdapterConfig(PlacedConfig):
     Args:
         scale: the prompt's hidden width is dim / scale, 32 (code).
         ratio: the central square of the spectrum with this fraction of its area is removed, 0.25 (paper).
+        patch_embedding: ``intended`` tunes each token's own embedding; ``released`` scrambles it first, see
+            `methods.samadapter`.
     """
 
     scale: int = 32
     ratio: float = 0.25
+    patch_embedding: Literal["released", "intended"] = "intended"
 
     def __post_init__(self) -> None:
+        require_choice("patch_embedding", self.patch_embedding, ("released", "intended"))
         require_positive("scale", self.scale)
         if not 0 <= self.ratio < 1:
             raise MethodError(f"ratio={self.ratio}: the removed fraction of the spectrum lies in [0, 1)")

@@ -23,6 +23,11 @@ class MethodConfig:
         to the architecture, or it keeps images for itself."""
         return False
 
+    @property
+    def label_note(self) -> str:
+        """What a table must say behind the method's name, because the row is not what a reader takes that name for."""
+        return ""
+
     def encoder_parameters(self, shape: BackboneShape) -> int:
         """Trainable parameters in the encoder, mask decoder not counted."""
         raise NotImplementedError

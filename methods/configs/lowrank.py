@@ -178,21 +178,32 @@ class ConvLoRAConfig(LoRAConfig):
     Args:
         experts: expert i works at scale ×i; 8 (paper).
         gate: ``released`` routes to one expert without weighting it, so that the gate learns from the balance loss
-            alone; ``intended`` multiplies the expert's output by its gate, which gives the gate a task gradient.
+            alone; ``switch`` multiplies the expert's output by its share of the gate's softmax, which gives the gate a
+            task gradient. That is Switch's idea (2101.03961), not Conv-LoRA's. ``intended`` is its name in older records.
+        expert_bias: of the experts' convolutions at the start: ``zero`` (code; the cards at the paper's scale) or
+            ``uniform``, as PyTorch starts a convolution, which is that of the first records.
         scope: where a map ends: at the attention ``window`` (as released) or at the ``image``.
         balance: weight of the balance loss, 0.01 (code).
     """
 
     experts: int = 8
-    gate: Literal["released", "intended"] = "released"
+    gate: Literal["released", "switch", "intended"] = "released"
+    expert_bias: Literal["zero", "uniform"] = "uniform"
     scope: Literal["window", "image"] = "window"
     balance: float = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice("gate", self.gate, ("released", "intended"))
+        if self.gate == "intended":
+            object.__setattr__(self, "gate", "switch")
+        require_choice("gate", self.gate, ("released", "switch"))
+        require_choice("expert_bias", self.expert_bias, ("zero", "uniform"))
         require_choice("scope", self.scope, ("window", "image"))
         require_positive("experts", self.experts)
+
+    @property
+    def label_note(self) -> str:
+        return "Switch gate" if self.gate == "switch" else ""
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         expert = 9 * self.rank * self.rank + self.rank

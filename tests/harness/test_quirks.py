@@ -16,12 +16,14 @@ from datasets import samples
 from datasets.base import DataOptions
 from harness.evaluation.conventions import Conventions
 from harness.evaluation.scorer import SplitScorer
+from harness.experiment.data import open_data
 from harness.experiment.experiment import run_experiment
-from harness.models.build import build_segmenter, plain_sam
+from harness.models.build import build_segmenter, plain_sam, sam_state_dict
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.planning.data import data_options
 from harness.planning.plan import plan
 from harness.planning.request import Entry, Request
+from harness.planning.rows import method_row
 from harness.planning.samples import sample_writer
 from harness.protocols.load import from_rules, load_protocol, resolve
 from harness.protocols.quirks import QUIRKS, quirks_page
@@ -89,7 +91,7 @@ def test_overlap_changes() -> None:
 
 def test_moe_gate_changes() -> None:
     gradients = {}
-    for gate in ("released", "intended"):
+    for gate in ("released", "switch"):
         segmenter = build_segmenter("vit_t", task="binary")
         method = METHODS.get("convlora")(method_config_class("convlora")(gate=gate))
         method.attach(segmenter)
@@ -105,7 +107,7 @@ def test_moe_gate_changes() -> None:
         assert gates
         gradients[gate] = sum(float(p.grad.abs().sum()) for p in gates if p.grad is not None)
     assert gradients["released"] == 0
-    assert gradients["intended"] > 0
+    assert gradients["switch"] > 0
 
 
 def test_ssf_init_changes() -> None:
@@ -134,6 +136,51 @@ def test_multiclass_loss_and_masks_change() -> None:
     assert loss(class_weight="10") != loss(class_weight="2")
     assert classes_in_an_image(mask_tokens=1) == 1
     assert classes_in_an_image(mask_tokens=10) > 1
+
+
+def test_mask2former_weights_change() -> None:
+    output = SegmenterOutput(
+        torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(1)),
+        torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(2)),
+    )
+    target = torch.randint(0, 3, (2, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    def loss(**overrides: str) -> float:
+        return float(build_loss(load_protocol("demo", overrides), task="multiclass", num_classes=3)(output, target))
+
+    released = loss(**{"quirks.mask2former": "released"})
+    assert released != loss()
+    assert released == loss(**{"quirks.mask2former": "released", "class_weight": "2", "match_class_weight": "10"})
+
+
+def test_spare_tokens_change() -> None:
+    """Deleting tokens 1-3 before segment_anything's own transformer runs is what the release does."""
+    images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    kept, released = (
+        build_segmenter("vit_t", task="binary", spare_tokens=quirk).eval() for quirk in ("intended", "released")
+    )
+    with torch.no_grad():
+        assert (kept(images).masks - released(images).masks).abs().max() > 1e-4
+        embedding = kept.encode(images)
+        decoder = kept.mask_decoder
+        decoder.spare_tokens = torch.nn.Parameter(decoder.spare_tokens[:0])
+        torch.testing.assert_close(kept.decode(embedding).masks, released(images).masks)
+    with pytest.raises(ValueError, match="mask tokens 1-3"):
+        sam_state_dict(released)
+
+
+def test_samadapter_embedding_changes() -> None:
+    images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    for quirk in ("released", "intended"):
+        rules = load_protocol("demo", {"quirks.samadapter_embedding": quirk})
+        _, config, _, _ = method_row(Entry(method="samadapter"), rules, {}, "vit_t")
+        segmenter = build_segmenter("vit_t", task="binary").eval()
+        METHODS.get("samadapter")(config).attach(segmenter)
+        with torch.no_grad():  # the up-projection starts at zero, which hides the prompts
+            segmenter.encoder.get_submodule("prompt_up").weight.fill_(0.05)
+            outputs.append(segmenter(images).masks)
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-4
 
 
 def classes_in_an_image(*, mask_tokens: int) -> int:
@@ -213,9 +260,8 @@ def test_class_count_changes(tmp_path: Path) -> None:
         request = small_request(tmp_path, "trans10k_v2", **{"quirks.class_count": quirk, "train_limit": "1"})
         (job,) = plan(request, prepare_samples=sample_writer(tmp_path)).jobs
         made = experiment_module.Experiment(job, device=torch.device("cpu"), tell=lambda _: None)
-        made._load_data()
-        made._count_classes()
-        heads[quirk] = made.num_classes
+        made.data = open_data(job.run, Path(job.dataset_root))
+        heads[quirk] = made._count_classes()
     assert heads["intended"] == 12
     assert heads["released"] < 12
 

@@ -21,14 +21,14 @@ from methods.lora import LoRA
 
 DEFAULTS = [(name, {}) for name in methods.BUILTIN]
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    ("convlora", {"gate": "intended"}),
+    ("convlora", {"gate": "switch", "expert_bias": "zero"}),
     ("convlora", {"scope": "image", "sites": "q,v"}),
     ("ssf", {"init": "released", "outside": False}),
     ("bitfit", {"outside": False}),
     ("adapter", {"sites": "mlp", "hidden": 8}),
     ("vpt", {"blocks": "global", "tokens": 3}),
     ("lst", {"blocks": "0,2-3", "reduction": 4}),
-    ("samadapter", {"scale": 16, "blocks": "windowed"}),
+    ("samadapter", {"scale": 16, "blocks": "windowed", "patch_embedding": "released"}),
     ("lora", {"sites": "q,k,v,proj,mlp", "blocks": "1,3"}),
     ("naslora", {"style": "linear", "scope": "image"}),
     ("naslora", {"operations": "no-conv", "sites": "q,v"}),

@@ -9,13 +9,17 @@ import torch
 from torch.nn.functional import conv2d, gelu, interpolate
 
 from harness.contract.subject import Subject, logits
+from harness.planning.request import Entry
+from harness.planning.rows import method_row
+from harness.protocols.load import load_protocol
 from methods.configs import ConvLoRAConfig
 from methods.convlora import ConvLoRA, Mixture, load, squared_variation
 from methods.parts.placement import MethodError
 
 
 def _mixture(*, weighted: bool = False, experts: int = 4) -> Mixture:
-    mixture = Mixture(3, experts=experts, weighted=weighted, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    mixture = Mixture(3, experts=experts, weighted=weighted, zero_bias=False, generator=generator)
     with torch.no_grad():  # a gate that has an opinion
         mixture.gate.normal_(generator=torch.Generator().manual_seed(1))
         mixture.noise.normal_(generator=torch.Generator().manual_seed(2))
@@ -48,6 +52,33 @@ def test_task_gradient_reaches_the_gate_only_as_intended() -> None:
         mixture(_maps()).sum().backward()
         reached = mixture.gate.grad is not None and bool(mixture.gate.grad.abs().max() > 0)
         assert reached == weighted
+
+
+def test_experts_start_without_bias_as_released_and_with_the_same_weights() -> None:
+    states = {}
+    for bias in ("zero", "uniform"):
+        _, method = _subject(expert_bias=bias).attached()
+        states[bias] = {name: p for name, p in method.state().items() if ".mixture." in name}
+    biases = [name for name in states["zero"] if name.endswith(".bias")]
+    assert len(biases) == 4 * 8
+    for name in biases:
+        assert not states["zero"].pop(name).any()
+        assert states["uniform"].pop(name).all()
+    torch.testing.assert_close(states["zero"], states["uniform"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("card", ["conv-lora", "nas-lora", "standard"])
+def test_cards_at_the_papers_scale_start_experts_without_bias(card: str) -> None:
+    _, config, _, _ = method_row(Entry(method="convlora"), load_protocol(card), {}, "vit_b")
+    assert config.expert_bias == "zero"
+
+
+def test_the_gate_that_is_switchs_is_named_so_and_found_under_its_older_name() -> None:
+    assert ConvLoRAConfig(gate="intended") == ConvLoRAConfig(gate="switch")
+    assert ConvLoRAConfig(gate="intended").gate == "switch"
+    assert (ConvLoRAConfig(gate="switch").label_note, ConvLoRAConfig().label_note) == ("Switch gate", "")
+    _, config, label, _ = method_row(Entry(method="convlora"), load_protocol("mini"), {}, "vit_t")
+    assert (config.gate, label) == ("switch", "convlora")
 
 
 def test_balance_loss_reaches_the_gate_and_its_noise_as_released() -> None:

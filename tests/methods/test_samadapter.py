@@ -9,7 +9,7 @@ from torch.nn.functional import gelu
 from harness.contract.subject import Subject
 from methods.configs import SAMAdapterConfig
 from methods.parts.placement import MethodError
-from methods.samadapter import SAMAdapter, high_frequencies
+from methods.samadapter import SAMAdapter, high_frequencies, scrambled
 
 
 def _wave(cycles: int, side: int = 64) -> torch.Tensor:
@@ -53,6 +53,32 @@ def test_each_block_gets_its_prompt_from_patches_and_high_frequencies_by_one_sha
         tokens = block(tokens)
     torch.testing.assert_close(encoder(subject.images), plain.finish(tokens), atol=1e-4, rtol=1e-4)
     assert sum(name.endswith("prompt_up.weight") for name, _ in segmenter.named_parameters()) == 1
+
+
+def test_the_released_code_scrambles_the_patch_embedding() -> None:
+    """As tianrun-chen/SAM-Adapter-PyTorch has it in `PromptGenerator.init_embeddings`."""
+    tokens = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)  # N, H, W, C
+    n, c, h, w = tokens.permute(0, 3, 1, 2).shape
+    expected = tokens.reshape(n, c, h * w).permute(0, 2, 1)
+    assert torch.equal(scrambled(tokens).flatten(1, 2), expected)
+    assert torch.equal(scrambled(tokens).flatten().sort().values, tokens.flatten()), "nothing is lost"
+    assert not torch.equal(scrambled(tokens), tokens)
+
+
+def test_scrambling_changes_the_tuned_embedding_alone() -> None:
+    outputs = {}
+    for quirk in ("released", "intended"):
+        subject = Subject(method=SAMAdapter, config=SAMAdapterConfig(scale=8, patch_embedding=quirk))  # type: ignore[arg-type]
+        segmenter, _ = subject.attached()
+        embedding = segmenter.encoder.get_submodule("patch_embed")
+        tokens = embedding(subject.images)
+        outputs[quirk] = (tokens, embedding.condition, segmenter(subject.images).masks)
+        details = embedding.frequencies(high_frequencies(subject.images, ratio=0.25)).permute(0, 2, 3, 1)
+        tuned = embedding.tune(scrambled(tokens) if quirk == "released" else tokens)
+        torch.testing.assert_close(embedding.condition, tuned + details)
+    assert torch.equal(outputs["released"][0], outputs["intended"][0])
+    assert torch.equal(outputs["released"][2], outputs["intended"][2]), "up starts at zero"
+    assert not torch.allclose(outputs["released"][1], outputs["intended"][1])
 
 
 def test_removing_the_whole_spectrum_is_refused() -> None:

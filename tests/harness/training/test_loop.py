@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,54 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
     for a, b in zip(large.history, small.history, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
         assert a["updates"] == b["updates"] == {"weights": 2}
+
+
+def test_training_stops_once_patience_runs_out_and_lr_falls_as_if_it_had_not(tmp_path: Path) -> None:
+    scores = [0.1, 0.3, 0.2, 0.3, 0.9]
+    rules = {"epochs": 5, "patience": 2}
+    result = Run(folder=tmp_path / "early", rules=protocol(**rules), validate=scripted(*scores)).train()
+    whole = Run(folder=tmp_path / "whole", rules=protocol(epochs=5), validate=scripted(*scores)).train()
+    assert len(whole.history) == 5
+    assert result.selected_epoch == 2
+    assert [(e["epoch"], e["loss"], e["lr"]) for e in result.history] == [
+        (e["epoch"], e["loss"], e["lr"]) for e in whole.history[:4]
+    ], "a tie is no better, so two in a row were none better than epoch 2"
+    assert load_file(result.last_state).keys() == load_file(result.best_state).keys()
+    again: list[Progress] = []
+    Run(folder=tmp_path / "early", rules=protocol(**rules), validate=scripted(), report=again.append).train()
+    assert not [progress for progress in again if progress.kind == "step"], "a finished run stays finished"
+
+
+def test_patience_counts_validations_and_starts_again_with_each_better_one(tmp_path: Path) -> None:
+    rules = protocol(epochs=9, select_every=2, patience=2)
+    result = Run(folder=tmp_path, rules=rules, validate=scripted(0.3, 0.2, 0.4, 0.1, 0.2)).train()
+    assert (len(result.history), result.selected_epoch) == (9, 6)
+    rules = protocol(epochs=9, select_every=2, patience=1)
+    result = Run(folder=tmp_path / "one", rules=rules, validate=scripted(0.3, 0.4, 0.4)).train()
+    assert (len(result.history), result.selected_epoch) == (6, 4)
+
+
+def test_one_image_a_pass_makes_statistics_and_balance_those_of_one_image(tmp_path: Path) -> None:
+    """The released Conv-LoRA: `per_gpu_batch_size` 1, gradients of four passes averaged."""
+    seen: dict[str, list[tuple[int, float]]] = {}
+    for name, rules in {"one": {"batch_size": 1, "accumulate": 4}, "four": {"batch_size": 4}}.items():
+        run = Run(folder=tmp_path / name, method="convlora", images=4, rules=protocol(epochs=1, flip=0.0, **rules))
+        passes = seen.setdefault(name, [])
+        balance = run.attached.auxiliary_loss
+
+        def look(balance: Any = balance, passes: Any = passes, run: Run = run) -> Any:
+            extra = balance()
+            maps = next(iter(run.attached.mixtures().values()))  # type: ignore[attr-defined]
+            passes.append((len(maps._epsilon), float(extra.detach())))
+            return extra
+
+        run.attached.auxiliary_loss = look  # type: ignore[method-assign]
+        run.train()
+    windows = {name: [count for count, _ in passes] for name, passes in seen.items()}
+    assert (len(windows["one"]), len(windows["four"])) == (4, 1)
+    assert windows["four"] == [4 * windows["one"][0]]
+    one, four = (statistics.fmean(value for _, value in seen[name]) for name in ("one", "four"))
+    assert one > 1.5 * four, "few maps cannot be shared out evenly among eight experts"
 
 
 def trained_on(run: Run) -> list[int]:

@@ -3,6 +3,7 @@ change."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any, NamedTuple
 
@@ -13,8 +14,9 @@ from torch.nn import functional as F
 
 from harness.errors import UsageError
 from harness.protocols.card import Protocol, Quirks
+from harness.protocols.load import load_protocol
 from harness.training.losses import IGNORE, BalancedBCE, Loss, StructureLoss, boundary_weight, build_loss
-from harness.training.mask2former import Mask2FormerLoss
+from harness.training.mask2former import Mask2FormerLoss, Terms
 
 
 class Output(NamedTuple):
@@ -42,7 +44,7 @@ def multiclass_case(*, batch: int = 3, tokens: int = 5, side: int = 32, seed: in
 
 
 def multiclass_loss() -> Mask2FormerLoss:
-    return Mask2FormerLoss(num_classes=4, class_weight=10, mask_weight=5, dice_weight=5)
+    return Mask2FormerLoss(num_classes=4, weights=Terms(10, 5, 5), matching=Terms(10, 5, 5))
 
 
 def structure_reference(logits: Tensor, mask: Tensor, *, boundary: bool) -> Tensor:
@@ -125,6 +127,90 @@ def test_mask2former_loss_equals_the_best_of_all_assignments() -> None:
     torch.testing.assert_close(multiclass_loss()(output, target), expected)
 
 
+@pytest.fixture
+def every_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' loss draws random points; here it gets the centre of every pixel of a 16 x 16 mask, each once."""
+    module = pytest.importorskip("transformers.models.mask2former.modeling_mask2former")
+    at = (torch.arange(16) + 0.5) / 16
+    grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), dim=-1).reshape(1, -1, 2)
+    monkeypatch.setattr(module.torch, "rand", lambda *size, device=None: grid.expand(size[0], -1, -1))
+    sampled = module.Mask2FormerLoss
+    monkeypatch.setattr(
+        sampled, "sample_points_using_uncertainty", lambda self, logits, *rest: grid.expand(len(logits), -1, -1)
+    )
+
+
+@pytest.mark.usefixtures("every_pixel")
+@pytest.mark.parametrize("tokens", [1, 2, 9])
+def test_the_released_loss_is_the_unweighted_sum_of_what_transformers_returns(tokens: int) -> None:
+    """AutoGluon: weights 10, 5, 5 given to `Mask2FormerLoss`, its dictionary summed, matching by the default 2, 5, 5."""
+    from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig
+    from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss as Oracle
+
+    config = Mask2FormerConfig(num_labels=4, train_num_points=16 * 16)
+    assert (config.class_weight, config.mask_weight, config.dice_weight) == (2, 5, 5)
+    oracle = Oracle(config, weight_dict={"loss_cross_entropy": 10.0, "loss_mask": 5.0, "loss_dice": 5.0})
+    output, target = multiclass_case(tokens=tokens, side=16)
+    assert output.classes is not None
+    masks = F.interpolate(output.masks.detach(), size=(16, 16)).requires_grad_()
+    present = [image.unique().long() for image in target]
+    assert min(map(len, present)) > 2, "with one or two tokens some regions must find none"
+    regions = [(image == found[:, None, None]).float() for image, found in zip(target, present, strict=True)]
+    expected = sum(oracle(masks, output.classes, regions, present).values())
+
+    released = load_protocol("conv-lora")
+    loss = build_loss(released, task="multiclass", num_classes=4)(Output(masks, output.classes), target)
+    torch.testing.assert_close(loss, expected)
+    gradients = [torch.autograd.grad(value, (masks, output.classes)) for value in (loss, expected)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_loss_as_intended_weighs_its_terms_and_divides_by_matched_masks() -> None:
+    output, target = multiclass_case(tokens=1)
+    one, weighed = Terms(1, 1, 1), Terms(10, 5, 5)
+
+    def parts(weights: Terms, *, divide_by_all: bool = False) -> float:
+        built = Mask2FormerLoss(num_classes=4, weights=weights, matching=one, divide_by_all=divide_by_all)
+        return float(built(output, target).detach())
+
+    classes, masks = parts(Terms(1, 0, 0)), parts(Terms(0, 1, 1))
+    assert parts(weighed) == pytest.approx(10 * classes + 5 * masks, rel=1e-5)
+    regions = sum(len(image.unique()) for image in target)
+    assert parts(Terms(0, 1, 1), divide_by_all=True) == pytest.approx(masks * len(target) / regions, rel=1e-5)
+
+
+def test_matching_has_weights_of_its_own() -> None:
+    masks = torch.full((1, 2, 8, 8), -9.0)
+    masks[0, 0, :, :4] = 9.0  # token 0 draws the region and token 1 names it
+    classes = torch.tensor([[[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]])
+    target = torch.full((1, 8, 8), IGNORE, dtype=torch.uint8)
+    target[0, :, :4] = 1
+    target[0, 0, 4:] = IGNORE
+
+    def loss(matching: Terms) -> float:
+        return float(
+            Mask2FormerLoss(num_classes=2, weights=Terms(0, 1, 0), matching=matching)(Output(masks, classes), target)
+        )
+
+    assert loss(Terms(1, 9, 9)) < 0.01 < 5 < loss(Terms(99, 1, 1))
+
+
+def test_cards_give_the_weights_that_they_name() -> None:
+    def built(card: str, **overrides: str) -> Mask2FormerLoss:
+        loss = build_loss(load_protocol(card, overrides), task="multiclass", num_classes=4)
+        assert isinstance(loss, Mask2FormerLoss)
+        return loss
+
+    for card in ("conv-lora", "nas-lora"):
+        assert (built(card).weights, built(card).matching) == ((1, 1, 1), (2, 5, 5))
+        assert built(card, **{"quirks.mask2former": "intended"}).weights == (10, 5, 5)
+        assert built(card).divide_by_all
+    for card in ("standard", "mini", "demo"):  # as their first records
+        assert (built(card).weights, built(card).matching) == ((10, 5, 5), (10, 5, 5))
+        assert not built(card).divide_by_all
+
+
 def test_mask2former_loss_ignores_the_order_of_tokens() -> None:
     output, target = multiclass_case()
     assert output.classes is not None
@@ -165,6 +251,11 @@ LOSSES = [
     pytest.param(StructureLoss(quirk="intended"), binary_case, id="structure intended"),
     pytest.param(BalancedBCE(), binary_case, id="balanced bce"),
     pytest.param(multiclass_loss(), multiclass_case, id="mask2former"),
+    pytest.param(
+        Mask2FormerLoss(num_classes=4, weights=Terms(1, 1, 1), matching=Terms(2, 5, 5), divide_by_all=True),
+        functools.partial(multiclass_case, tokens=2),
+        id="mask2former released, two tokens",
+    ),
 ]
 
 
@@ -229,7 +320,7 @@ def test_the_protocol_chooses_the_loss() -> None:
     assert isinstance(built("binary", loss="balanced-bce"), BalancedBCE)
     chosen = built("multiclass", class_weight=2.0)
     assert isinstance(chosen, Mask2FormerLoss)
-    assert chosen.class_weight == 2.0
+    assert chosen.weights.classes == chosen.matching.classes == 2.0
 
 
 @pytest.mark.parametrize(("task", "name"), [("binary", "mask2former"), ("multiclass", "structure")])
