@@ -16,8 +16,9 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.saving import add_json, save
-from harness.costing.measure import Row, Session, build_subject
+from harness.costing.measure import build_subject
 from harness.costing.memory import peak_memory
+from harness.costing.session import Row, Session
 from harness.models.catalog import resolve_backbone
 from harness.protocols.load import load_protocol
 from harness.registry import METHODS, method_config_class

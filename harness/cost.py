@@ -78,7 +78,8 @@ def main(argv: list[str] | None = None) -> int:
 
     from harness.costing.baselines import baselines_among
     from harness.costing.device import used_by_others
-    from harness.costing.measure import Row, Session, measure
+    from harness.costing.measure import measure
+    from harness.costing.session import Row, Session
     from harness.costing.summary import summary
     from harness.models.catalog import backbone_shape, resolve_backbone
     from harness.planning.rows import method_row, split_overrides

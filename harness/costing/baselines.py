@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.costing.measure import Row
+from harness.costing.session import Row
 from harness.planning.request import Entry
 from harness.planning.rows import method_row
 from harness.protocols.card import Protocol

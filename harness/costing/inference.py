@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +13,12 @@ from harness.costing.device import CLOCKS
 from harness.costing.live import LiveBytes
 from harness.costing.memory import bytes_of
 from harness.costing.roster import Roster, release, why
+from harness.costing.session import Session
 from harness.costing.subject import Subject
 from harness.training.feeding import autocast
 from harness.training.memory import reset_peak
 from methods.base import MergeMode, Method
 from methods.parts.placement import MethodError
-
-if TYPE_CHECKING:
-    from harness.costing.measure import Session
 
 
 def measure_inference(roster: Roster, session: Session, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:

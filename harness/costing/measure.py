@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -17,11 +16,10 @@ from harness.costing.inference import measure_inference
 from harness.costing.memory import peak_memory
 from harness.costing.ratios import ratios_to
 from harness.costing.roster import Roster
+from harness.costing.session import Row, Session
 from harness.costing.subject import PARTS, Subject
-from harness.errors import UsageError
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment
-from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules
 from harness.records.cost import Comparability, CostRecord, MethodCost
 from harness.records.schema import Run, content_hash
@@ -42,56 +40,6 @@ _OPTIONS = (
 )
 _DEFAULTS = {"num_classes": 2, "mask_tokens": 1, "accumulate": 1}
 """Named among the options where they differ: older records hold none of them and were measured so."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A method to measure: canonical name, configuration, and what tables call it."""
-
-    method: str
-    config: Any
-    variant: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """What to measure.
-
-    Args:
-        rows: the methods, in the order in which they take turns.
-        backbone: name in the catalogue.
-        checkpoint: its weights, None for random ones; cost hardly depends on them.
-        protocol: the rules, with image size and batch size.
-        task, num_classes: of the benchmark that is stood for.
-        rounds: measured rounds.
-        device: where.
-        baselines: variants to which the ratios of all others are wanted, as far as they are among ``rows``.
-        seed: of weights and methods.
-        shared: who else uses the device, in words.
-        clock: ``wall``, or ``processor`` for a CPU that others use as well.
-
-    Raises:
-        UsageError: two rows have one name, or the clock does not fit the device.
-    """
-
-    rows: Sequence[Row]
-    backbone: str
-    checkpoint: Path | None
-    protocol: Protocol
-    task: Literal["binary", "multiclass"] = "binary"
-    num_classes: int = 2
-    rounds: int = 9
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    baselines: Sequence[str] = ("full", "lora")
-    seed: int = 0
-    shared: str = ""
-    clock: Literal["wall", "processor"] = "wall"
-
-    def __post_init__(self) -> None:
-        names = [row.variant for row in self.rows]
-        if len(set(names)) < len(names):
-            raise UsageError(f"two of {', '.join(names)} have one name; give their options in brackets")
-        CLOCKS[self.clock](self.device)
 
 
 def measure(session: Session, *, report: Callable[[str], None] = lambda line: None) -> CostRecord:

@@ -20,7 +20,7 @@ from harness.protocols.card import Protocol
 from harness.training.batches import Plan, TrainingImages, load, shuffled, slice_of
 from harness.training.distributed import Workers
 from harness.training.embeddings import EmbeddingCache
-from harness.training.losses import Loss, Prediction
+from harness.training.prediction import Loss, Prediction
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

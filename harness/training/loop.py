@@ -26,11 +26,12 @@ from harness.training.determinism import deterministic
 from harness.training.distributed import ALONE, Workers
 from harness.training.embeddings import EmbeddingCache, encoder_is_frozen
 from harness.training.feeding import Feeder, task_loss
-from harness.training.losses import Loss, build_loss
+from harness.training.losses import build_loss
 from harness.training.memory import peak_bytes, reset_peak
 from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
 from harness.training.outcome import Diverged, Interrupted, Progress, Selection, StopRequest, TrainingResult
 from harness.training.position import Position
+from harness.training.prediction import Loss
 from harness.training.schedule import learning_rate_factor
 from methods.base import ARCHITECTURE, WEIGHTS, Method, Role
 from methods.parts.placement import MethodError

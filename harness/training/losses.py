@@ -8,10 +8,7 @@ no weight in any term.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Literal
-from typing import Protocol as Shape
 
 import torch
 from torch import Tensor
@@ -19,38 +16,8 @@ from torch.nn import functional as F
 
 from harness.errors import UsageError
 from harness.protocols.card import Protocol, Quirk
-
-IGNORE = 255
-Total = Callable[[Tensor], Tensor]
-"""Sums a tensor without gradient over all workers."""
-
-
-class Prediction(Shape):
-    """What a loss reads: masks (B, K, h, w) logits, classes (B, K, C + 1) logits or None."""
-
-    @property
-    def masks(self) -> Tensor: ...
-    @property
-    def classes(self) -> Tensor | None: ...
-
-
-def alone(value: Tensor) -> Tensor:
-    """The `Total` of a single worker."""
-    return value
-
-
-class Loss(ABC):
-    """A task loss; call it with a prediction, a target (B, S, S) uint8 and, with several workers, their `Total`."""
-
-    @abstractmethod
-    def __call__(self, prediction: Prediction, target: Tensor, *, total: Total = alone) -> Tensor:
-        """This worker's share, a scalar with gradient, in fp32 whatever the precision of the prediction."""
-
-
-def upsampled(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits (B, K, h, w) as fp32 at ``size``, bilinear without aligned corners, as Conv-LoRA released (256 to
-    1024)."""
-    return F.interpolate(masks.float(), size=size, mode="bilinear", align_corners=False)
+from harness.training.mask2former import Mask2FormerLoss, Terms
+from harness.training.prediction import IGNORE, Loss, Prediction, Total, alone, upsampled
 
 
 def boundary_weight(mask: Tensor, *, side: int = 31, strength: float = 5.0) -> Tensor:
@@ -137,8 +104,6 @@ def build_loss(protocol: Protocol, *, task: Literal["binary", "multiclass"], num
         return StructureLoss(quirk=protocol.quirks.structure_loss)
     if name == "balanced-bce":
         return BalancedBCE()
-    from harness.training.mask2former import Mask2FormerLoss, Terms  # it builds on this module
-
     named = (protocol.class_weight, protocol.mask_weight, protocol.dice_weight)
     own = (protocol.match_class_weight, protocol.match_mask_weight, protocol.match_dice_weight)
     matching = [weight if mine is None else mine for weight, mine in zip(named, own, strict=True)]

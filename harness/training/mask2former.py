@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.training.losses import IGNORE, Loss, Prediction, Total, alone, upsampled
+from harness.training.prediction import IGNORE, Loss, Prediction, Total, alone, upsampled
 
 
 class Terms(NamedTuple):

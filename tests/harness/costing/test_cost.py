@@ -13,7 +13,8 @@ from harness import cost
 from harness.costing import inference
 from harness.costing import measure as measuring
 from harness.costing.baselines import baselines_among
-from harness.costing.measure import Row, Session, measure
+from harness.costing.measure import measure
+from harness.costing.session import Row, Session
 from harness.costing.subject import PARTS, Subject
 from harness.errors import UsageError
 from harness.planning.rows import method_row

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from harness.errors import UsageError
 from harness.protocols.card import Protocol, Quirks
 from harness.protocols.load import load_protocol
-from harness.training.losses import IGNORE, BalancedBCE, Loss, StructureLoss, boundary_weight, build_loss
+from harness.training.losses import BalancedBCE, StructureLoss, boundary_weight, build_loss
 from harness.training.mask2former import Mask2FormerLoss, Terms
+from harness.training.prediction import IGNORE, Loss
 
 
 class Output(NamedTuple):
