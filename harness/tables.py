@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.errors import UsageError, os_reason
-from harness.records.store import write_atomically
+from harness.files import write_atomically
 from harness.reporting.page import SUFFIX, Format
 from harness.reporting.pages import pages
 from harness.studies import load_study, study_names

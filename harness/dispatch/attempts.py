@@ -8,7 +8,6 @@ heartbeat that it was overtaken, and stops.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.dispatch.state_files import read_as
+from harness.files import create_exclusively
 
 End = Literal[
     "finished", "failed", "interrupted", "OOM", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED", "killed", "lost"
@@ -145,28 +145,6 @@ def close(folder: Path, attempt: Attempt, end: End, detail: str = "") -> None:
     """Say how a dead attempt ended; the first to say so is believed."""
     content = {"end": end, "detail": detail, "ended": attempt.seen}
     create_exclusively(folder / f"attempt.{attempt.number}.end.json", json.dumps(content))
-
-
-def create_exclusively(path: Path, text: str) -> bool:
-    """Create ``path`` with ``text`` whole, or return False where it exists. Atomic on NFS."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        # An NFS server may have made the link and lost the answer; the count of links tells.
-        return temporary.stat().st_nlink == 2
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
-            raise
-        return _create_without_links(path, text)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
 
 
 class Lease:
@@ -301,19 +279,6 @@ def _unreadable(path: Path, number: int, reason: str) -> Attempt:
         seen = 0.0
     nobody = Holder(host="an unknown machine", boot="", namespace="", pid=0, ticks=0)
     return Attempt(number=number, holder=nobody, token="", started=seen, seen=seen, unreadable=reason)
-
-
-def _create_without_links(path: Path, text: str) -> bool:
-    """For file systems without hard links: exclusive, though a reader may see it half for a moment."""
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return False
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    return True
 
 
 def _boot() -> str:

@@ -38,9 +38,9 @@ from harness.dispatch.attempts import (
 from harness.dispatch.queue import Accounting
 from harness.dispatch.state_files import read_as
 from harness.dispatch.sweeps import settled
+from harness.files import write_atomically
 from harness.planning.job import Job
 from harness.records.schema import Record
-from harness.records.store import write_atomically
 
 Outcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
 """``finished`` and ``failed``: there is a record. ``interrupted``: asked to stop, continues from its checkpoint. ``elsewhere``: somebody

@@ -22,14 +22,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.dispatch.attempts import Holder, create_exclusively
+from harness.dispatch.attempts import Holder
 from harness.dispatch.queue import Task
 from harness.dispatch.state_files import read_as
 from harness.errors import UsageError
+from harness.files import create_exclusively, write_atomically
 from harness.planning.job import Job
 from harness.records.files import read_regular
 from harness.records.schema import Record, Run, content_hash
-from harness.records.store import RecordStore, write_atomically
+from harness.records.store import RecordStore
 
 T = TypeVar("T")
 

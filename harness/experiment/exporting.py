@@ -18,6 +18,7 @@ from torch import Tensor
 from harness.errors import UsageError, os_reason
 from harness.experiment.building import attached_segmenter
 from harness.experiment.data import open_data
+from harness.files import replace_atomically
 from harness.models.build import sam_state_dict
 from harness.models.checkpoint import read_tensors
 from harness.models.fingerprints import is_checkpoint
@@ -29,7 +30,7 @@ from harness.records.checkpoints import noted
 from harness.records.schema import Run
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS
-from harness.training.checkpoint import BEST, replace_atomically
+from harness.training.checkpoint import BEST
 from harness.training.feeding import normalise
 from harness.training.images import ImageSource
 from methods.base import MergeMode, MergeReport, Method

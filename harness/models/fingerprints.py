@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.records.store import write_atomically
+from harness.files import write_atomically
 
 PREFIX = "sha256-"
 _MEBIBYTE = 1 << 20

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from harness.files import write_atomically
 from harness.records.schema import content_hash
-from harness.records.store import write_atomically
 
 COST_SCHEMA_VERSION = 1
 

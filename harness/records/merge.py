@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.files import write_atomically
 from harness.records.checkpoints import FILE, noted
 from harness.records.schema import Record
-from harness.records.store import RecordStore, load, write_atomically
+from harness.records.store import RecordStore, load
 
 CONFLICTS = "conflicts"
 BESIDE = (".images.csv", ".architecture.csv")

@@ -6,14 +6,12 @@ and ``<key>.architecture.csv`` (α history: columns epoch, site, then one an ope
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import itertools
 import json
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -21,40 +19,10 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.file_names import checked_name
+from harness.files import write_atomically
 from harness.records.budget import counted_updates
 from harness.records.checkpoints import noted
 from harness.records.schema import SCHEMA_VERSION, Record, Run
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside ``path`` and rename, so that a reader or a crash never sees half a file; fsynced before the rename.
-
-    The file gets the mode that the umask asks for (`tempfile` would hide it from everyone else on a cluster).
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
 
 _SHAPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("scores", "parameters", "cost", "budget", "merge", "counts", "environment"), dict),

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.files import write_atomically
 from harness.models.fingerprints import fingerprint, short_fingerprint
 from harness.records.checkpoints import FILE, noted
-from harness.records.store import RecordStore, write_atomically
+from harness.records.store import RecordStore
 
 
 def verify_checkpoint(file: Path, root: Path) -> str:

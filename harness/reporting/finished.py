@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import UsageError, os_reason
+from harness.files import write_atomically
 from harness.records.schema import Run
-from harness.records.store import RecordStore, write_atomically
+from harness.records.store import RecordStore
 from harness.reporting import published
 from harness.reporting.grid import is_entry, placeholder
 from harness.reporting.pages import images_below, pages

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from harness.errors import UsageError, did_you_mean, os_reason
-from harness.records.store import write_atomically
+from harness.files import write_atomically
 from harness.reporting.names import BENCHMARK_TITLES, METHOD_ORDER, METRICS, PAPER_METRICS
 
 FOLDER = Path(__file__).parents[2] / "results" / "paper"

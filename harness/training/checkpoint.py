@@ -7,15 +7,10 @@ place, synced and renamed.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import pickle
-import shutil
-import stat
-import uuid
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.errors import UsageError
+from harness.files import replace_atomically
 
 FORMAT = "sam-peft-harness checkpoint 1"
 BEST = "best.safetensors"
@@ -157,36 +153,3 @@ def read_epoch(path: Path) -> int | None:
             return int(json.loads((file.metadata() or {})[_METADATA])["epoch"])
     except (SafetensorError, ValueError, KeyError, OSError):
         return None
-
-
-def replace_atomically(path: Path, write: Callable[[Path], None], *, before: Callable[[], None] = lambda: None) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, sync it, call ``before``, and rename it to ``path``.
-
-    The file gets the mode that the umask asks for: whoever shares the folder may continue the run. A full disk is an
-    OSError with that number, whatever ``write`` makes of it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-        os.close(descriptor)
-        write(temporary)
-        temporary.chmod(mode)  # safetensors puts a file of its own there, for its owner alone
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        before()
-        os.replace(temporary, path)
-    except BaseException as error:
-        full = _disk_is_full(error, path.parent)
-        temporary.unlink(missing_ok=True)
-        if full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
-
-
-def _disk_is_full(error: BaseException, folder: Path) -> bool:
-    """safetensors and torch have errors of their own for it; torch's does not even say so."""
-    if "No space left on device" in str(error):
-        return True
-    return isinstance(error, RuntimeError) and "writ" in str(error) and shutil.disk_usage(folder).free < 2**20

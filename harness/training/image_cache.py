@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.records.store import write_atomically
+from harness.files import write_atomically
 
 CACHE_BYTES = 64 * 2**30
 """Bound on the folder of images, and on a file of embeddings, where nobody says another."""

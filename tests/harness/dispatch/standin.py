@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 from harness.dispatch.attempts import state_folder
+from harness.files import write_atomically
 from harness.records.schema import Record
-from harness.records.store import RecordStore, write_atomically
+from harness.records.store import RecordStore
 from harness.training.outcome import Interrupted
 
 

@@ -13,8 +13,10 @@ from dataclasses import replace
 
 import pytest
 
+from harness import files
 from harness.dispatch import attempts as module
-from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts, create_exclusively
+from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts
+from harness.files import create_exclusively
 
 
 def elsewhere(name="node7"):
@@ -131,9 +133,9 @@ def test_creation_is_exclusive_and_whole(tmp_path):
 
 def test_a_file_system_without_hard_links_works_too(tmp_path, monkeypatch):
     def refuse(source, target):
-        raise OSError(module.errno.EPERM, "no links here")
+        raise OSError(files.errno.EPERM, "no links here")
 
-    monkeypatch.setattr(module.os, "link", refuse)
+    monkeypatch.setattr(files.os, "link", refuse)
     assert create_exclusively(tmp_path / "a.json", "1")
     assert not create_exclusively(tmp_path / "a.json", "2")
     assert (tmp_path / "a.json").read_text() == "1"

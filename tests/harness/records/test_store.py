@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.records.store import RecordStore, write_atomically
+from harness.files import write_atomically
+from harness.records.store import RecordStore
 from tests.harness.reporting.sample import record
 
 REPOSITORY = Path(__file__).parents[3]
