@@ -19,7 +19,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     replace_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
-def replace_atomically(path: Path, write: Callable[[Path], object], *, before: Callable[[], None] = lambda: None) -> None:
+def replace_atomically(
+    path: Path, write: Callable[[Path], object], *, before: Callable[[], None] = lambda: None
+) -> None:
     """Let ``write`` fill a temporary file beside ``path``, sync it, call ``before``, and rename it to ``path``.
 
     The file gets the mode that the umask asks for: whoever shares the folder may continue the run. A full disk is an

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.errors import UsageError
-from harness.records.store import RecordStore, write_atomically
+from harness.files import write_atomically
+from harness.records.store import RecordStore
 from harness.reporting.claims import FILE, read
 from harness.reporting.pages import images_below
 from harness.reporting.readings import report
