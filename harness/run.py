@@ -128,6 +128,54 @@ def main(argv: list[str] | None = None) -> int:
     arguments.plugin, left_out = load_plugins(arguments.plugin)
     for line in left_out:
         print(line, file=sys.stderr)
+    arguments.priced = {}
+    phases = phases_of(arguments)
+    return programme(arguments, phases) if phases else run(arguments)
+
+
+def phases_of(arguments: argparse.Namespace) -> Any:
+    """The phases of a study that is a programme, as `harness.studies.Phase`."""
+    if not arguments.study:
+        return ()
+    from harness.studies import load_study
+
+    phases = load_study(arguments.study).phases
+    if phases and arguments.methods:
+        raise UsageError(
+            f"--study {arguments.study} is a programme of several studies; --methods cannot replace their rows"
+        )
+    return phases
+
+
+def programme(arguments: argparse.Namespace, phases: Any) -> int:
+    """Plan, price or run the phases one after another: a run that two of them ask for is made and priced once, and a
+    budget is spent from the first to the last."""
+    status, hours = 0, arguments.priced
+    for number, phase in enumerate(phases, start=1):
+        print(f"{number}. {phase.title} ({phase.study})\n", file=sys.stdout if arguments.plan else sys.stderr)
+        own = argparse.Namespace(**vars(arguments))
+        own.study = phase.study
+        asked = {item.partition("=")[0] for item in arguments.set}
+        own.set = [*(f"{key}={value}" for key, value in phase.set.items() if key not in asked), *arguments.set]
+        own.datasets = arguments.datasets or ",".join(phase.benchmarks) or None
+        own.seeds = arguments.seeds or (",".join(map(str, phase.seeds)) if len(phase.seeds) > 1 else None)
+        try:
+            status = max(status, run(own))
+        except UsageError as error:
+            if arguments.budget is None or not arguments.priced:
+                raise
+            print(f"the budget ends here: {error}", file=sys.stderr)
+            break
+        if arguments.budget is not None and budget_left(arguments) < arguments.budget / 100:
+            print("the budget ends here", file=sys.stderr)
+            break
+    if arguments.plan:
+        print(f"\nall phases: {len(hours)} runs to make, {sum(hours.values()):.1f} device-hours")
+    return status
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """One grid: its trials where rates are tuned, its runs, its table."""
     request, cluster_overrides = build_request(arguments)
     tuning = build_tuning(arguments)
 
@@ -191,12 +239,23 @@ def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *
 
 
 def show_plan(planned: Any, request: Any, arguments: argparse.Namespace, where: Any, *, heading: str = "") -> None:
+    """Print a plan with its price, without what an earlier phase has in its own."""
     from harness.pricing.plan_text import plan_text
+    from harness.pricing.price import bought
 
     for line in planned.problems:
         print(line, file=sys.stderr)
-    text = plan_text(planned, request.results, where=where, budget=arguments.budget)
+    left = None if arguments.budget is None else budget_left(arguments)
+    planned, hours = bought(planned, request.results, where=where, before=arguments.priced, budget=left)
+    arguments.priced |= hours
+    text = plan_text(planned, request.results, where=where, budget=left)
     print(f"{heading}: {text}" if heading else text, end="\n" if heading else "")
+
+
+def budget_left(arguments: argparse.Namespace) -> float:
+    """Of ``--budget``, after the trials and phases before."""
+    budget: float = arguments.budget
+    return max(budget - sum(arguments.priced.values()), 1e-9) if arguments.priced else budget
 
 
 def carry_out(planned: Any, request: Any, arguments: argparse.Namespace, where: Any) -> Any:
@@ -215,8 +274,10 @@ def carry_out(planned: Any, request: Any, arguments: argparse.Namespace, where: 
         if arguments.cancel:
             raise UsageError("--budget chooses what to start and --cancel starts nothing; give one of them")
         prices = price(planned, request.results, where=where)
-        planned, choice = affordable(planned, prices, hours=arguments.budget)
+        planned, choice = affordable(planned, prices, hours=budget_left(arguments))
         print(choice, file=sys.stderr)
+        kept = {job.run.key for job in planned.pending}
+        arguments.priced |= {one.run.key: one.hours for one in prices.runs if one.run.key in kept}
 
     from harness.dispatch.run_jobs import run_jobs
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from harness.planning.data import Images
 from harness.records.schema import Run
+from harness.registry import method_config_class
 from methods.parts.placement import BackboneShape, MethodError, parse_blocks
 
 DECODER_DIM = 256
@@ -80,8 +81,12 @@ def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
         head = decoder_flops(shape, image_size=int(rules["image_size"]))
         views = 2 if rules.get("flip") else 1
         embeddings = (views * images.train + images.val + images.test) * (forward - head)
-        return embeddings + head * (3 * epochs * images.train + evaluations)
-    return epochs * images.train * step_flops(run, shape) + evaluations * forward
+        shown = int(rules.get("epoch_images", 0)) or images.train
+        return embeddings + head * (3 * epochs * shown + evaluations)
+    config = method_config_class(run.method)(**run.method_config)
+    passes = config.passes(epochs=epochs, of_updates=rules.get("budget") == "updates")
+    shown = int(rules.get("epoch_images", 0)) or images.train
+    return passes * epochs * shown * step_flops(run, shape) + evaluations * forward
 
 
 def encodes_once(run: Run) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -73,6 +74,19 @@ def affordable(planned: Plan, prices: Forecast, *, hours: float) -> tuple[Plan, 
         more = f"; and {len(names) - 3} more" if len(names) > 3 else ""
         text += f"; left out: {'; '.join(names[:3])}{more}"
     return replace(planned, jobs=kept, failed=failed), text
+
+
+def bought(
+    planned: Plan, results: Path, *, where: Place, before: Mapping[str, float], budget: float | None
+) -> tuple[Plan, dict[str, float]]:
+    """The plan without the runs that are priced ``before``, and the hours of those that are to be made, by key: all that
+    are pending, or with a budget those that fit."""
+    planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in before))
+    if not planned.pending:
+        return planned, {}
+    prices = price(planned, results, where=where)
+    chosen = prices.runs if budget is None else within_budget(prices, budget)
+    return planned, {one.run.key: one.hours for one in chosen}
 
 
 def named(run: Run) -> str:

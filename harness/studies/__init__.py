@@ -83,6 +83,24 @@ class Readings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of a programme: another study, with what differs here.
+
+    Args:
+        study: name of the study.
+        title: what the phase is for.
+        set: overrides of the card and of methods, after the study's own.
+        benchmarks, seeds: in place of the study's, where given.
+    """
+
+    study: str
+    title: str
+    set: dict[str, Any] = field(default_factory=dict)
+    benchmarks: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A grid: entries x benchmarks x backbones x seeds under one protocol.
 
@@ -97,6 +115,7 @@ class Study:
         entries: the rows, in order.
         readings: ``method`` and ``fields`` (question that a paper leaves open -> plausible values, the default first);
             `harness.studies.design` adds a row for each reading, and ``python -m harness.readings`` reports on them.
+        phases: of a programme, which has no rows of its own: studies that are planned, priced and run one after another.
         seeds: every run is made once a seed.
         budget: what the rows share, instead of what the card says: ``epochs``, or ``updates`` of the weights.
         tune: field of the methods' configurations -> values to try before, as ``--tune`` takes them (``lr``,
@@ -115,6 +134,7 @@ class Study:
     benchmarks: tuple[str, ...] = ()
     entries: tuple[Entry, ...] = ()
     readings: Readings | None = None
+    phases: tuple[Phase, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
     budget: str = ""
     tune: dict[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -179,6 +199,7 @@ def study_from_dict(data: Any, *, name: str) -> Study:
         table=Layout(**table),
         entries=entries,
         readings=readings,
+        phases=tuple(_phase(item, where=where) for item in _sequence(content.pop("phases", ()), f"{where}: phases")),
         seeds=_seeds(content.pop("seeds", 3), f"{where}: seeds"),
         tune=_grids(content.pop("tune", None) or {}, f"{where}: tune"),
         tune_seeds=_seeds(content.pop("tune_seeds", 1), f"{where}: tune_seeds"),
@@ -217,6 +238,21 @@ def _entry(item: Any, *, where: str) -> Entry:
     scores = _texts(content.get("scores", ()), f"{where}: scores of {method!r}")
     label = _text(content["label"] or method, f"{where}: label of {method!r}")
     return Entry(label=label, method=method, options=dict(options), scores=scores)
+
+
+def _phase(item: Any, *, where: str) -> Phase:
+    content = dict(_checked(item, Phase, where=f"{where}: phase"))
+    inside = f"{where}: phase {content['study']!r}"
+    if not isinstance(content.get("set", {}), Mapping):
+        raise UsageError(f"{inside}: set must be a mapping of a card's fields to values, not {content['set']!r}")
+    seeds = _seeds(content["seeds"], f"{inside}: seeds") if "seeds" in content else ()
+    return Phase(
+        study=_text(content["study"], inside),
+        title=_text(content["title"], inside),
+        set=dict(content.get("set", {})),
+        benchmarks=_benchmarks(content.get("benchmarks", ()), f"{inside}: benchmarks"),
+        seeds=seeds,
+    )
 
 
 def _readings(data: Any, *, where: str) -> Readings | None:

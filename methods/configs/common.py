@@ -28,6 +28,14 @@ class MethodConfig:
         """What a table must say behind the method's name, because the row is not what a reader takes that name for."""
         return ""
 
+    def passes(self, *, epochs: int, of_updates: bool) -> float:
+        """Forward and backward passes of a run, as a multiple of those of ``epochs`` epochs with one pass a step.
+
+        Args:
+            of_updates: the run goes on until the weights have had the updates of these epochs.
+        """
+        return 1.0
+
     def encoder_parameters(self, shape: BackboneShape) -> int:
         """Trainable parameters in the encoder, mask decoder not counted."""
         raise NotImplementedError

@@ -143,6 +143,11 @@ class NASLoRAConfig(PlacedConfig):
         in_turns = self.searches and self.stagewise and self.alternate in ("iteration", "epoch")
         return in_turns or self.holds_out
 
+    def passes(self, *, epochs: int, of_updates: bool) -> float:
+        searched = max(0, epochs - self.search_start_epoch) if self.searches and self.stagewise else 0
+        twice = self.alternate == "both" or (of_updates and self.alternate in ("iteration", "epoch"))
+        return 1 + searched / epochs if twice else 1.0
+
     def encoder_parameters(self, shape: BackboneShape) -> int:
         operations = parse_operations(self.operations, style=self.style)
         norms = normed(operations) if self.norm == "batch-affine" else 0

@@ -269,3 +269,49 @@ def test_methods_with_options_in_brackets() -> None:
 def test_seeds_are_a_number_or_a_list() -> None:
     assert parse_seeds("3") == (0, 1, 2)
     assert parse_seeds("0,7") == (0, 7)
+
+
+PROGRAMME = """
+title: Two phases
+protocol: demo
+phases:
+  - {study: first.yaml, title: "First"}
+  - {study: first.yaml, title: "Again, with another seed", seeds: [0, 1]}
+"""
+FIRST = """
+title: First
+protocol: demo
+benchmarks: [kvasir]
+seeds: 1
+entries: [lora, naslora]
+tune: {lora.lr: [1.0e-3, 1.0e-2]}
+"""
+
+
+@pytest.fixture
+def programme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    (tmp_path / "first.yaml").write_text(FIRST)
+    (tmp_path / "programme.yaml").write_text(PROGRAMME)
+    monkeypatch.chdir(tmp_path)
+    return ["--study", "programme.yaml", "--results", str(tmp_path / "runs")]
+
+
+def test_a_programme_is_priced_by_phase_and_a_run_of_two_phases_once(
+    programme: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*programme, "--plan"]) == 0
+    out = capsys.readouterr().out
+    # Two trials and naslora (lora's first value is a trial already); then lora and naslora under seed 1.
+    assert "1. First" in out
+    assert "2. Again, with another seed" in out
+    assert "all phases: 5 runs to make" in out
+
+
+def test_a_budget_is_spent_from_the_first_phase_on(programme: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*programme, "--plan", "--budget", "1e-5"]) == 0
+    assert "all phases: 0 runs to make" in capsys.readouterr().out
+
+
+def test_rows_cannot_replace_those_of_a_programme(programme: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*programme, "--methods", "lora"]) == 2
+    assert "programme of several studies" in capsys.readouterr().err

@@ -196,3 +196,18 @@ def test_state_holds_running_statistics_and_nothing_of_the_backbone() -> None:
     assert len(buffers) == 8
     assert any(state[name].any() for name in buffers if name.endswith("running_mean"))
     assert not any(".base." in name for name in state)
+
+
+@pytest.mark.parametrize(
+    ("options", "of_updates", "passes"),
+    [
+        ({"alternate": "both"}, False, 1.75),
+        ({"alternate": "joint"}, True, 1.0),
+        ({"alternate": "iteration"}, False, 1.0),
+        ({"alternate": "iteration"}, True, 1.75),
+        ({"alternate": "both", "operations": "skip_connect"}, True, 1.0),
+        ({"alternate": "both", "search_start_epoch": 40}, True, 1.0),
+    ],
+)
+def test_passes_are_known_before_a_run(options: dict[str, Any], of_updates: bool, passes: float) -> None:
+    assert NASLoRAConfig(**options).passes(epochs=40, of_updates=of_updates) == passes

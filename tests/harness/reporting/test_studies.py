@@ -18,7 +18,18 @@ from harness.studies import load_study, study_from_dict, study_names
 REPOSITORY = Path(__file__).parents[3]
 ASKED_FOR = {
     *("main", "multiclass", "cost", "rank", "channel-ratio", "placement", "stagewise", "operations", "alpha-data"),
-    *("merge", "backbone", "cross-model", "first-checks", "real-images", "readings"),
+    *(
+        "merge",
+        "backbone",
+        "cross-model",
+        "first-checks",
+        "real-images",
+        "readings",
+        "evidence",
+        "main-tuned",
+        "search",
+        "lengths",
+    ),
 }
 
 
@@ -35,7 +46,8 @@ def test_a_study_names_real_protocols_backbones_methods_and_options(name: str) -
         for entry in study.entries:
             config = method_config_class(entry.method)(**{**protocol.methods.get(entry.method, {}), **entry.options})
             assert config.encoder_parameters(shape) >= 0
-    assert study.entries or study.table.kind == "cost"
+    assert study.entries or study.phases or study.table.kind == "cost"
+    assert all(load_study(phase.study).entries for phase in study.phases)
 
 
 @pytest.mark.parametrize("name", sorted(ASKED_FOR))
