@@ -64,9 +64,7 @@ def writing(results: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or results
-        raise UsageError(
-            f"cannot write {where}: {os_reason(error)}; nothing was submitted by this step"
-        ) from error
+        raise UsageError(f"cannot write {where}: {os_reason(error)}; nothing was submitted by this step") from error
 
 
 def attempt_limits(results: Path, keys: Collection[str], *, allowed: int) -> dict[str, Limits]:

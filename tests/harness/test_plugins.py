@@ -181,8 +181,7 @@ def test_unusable_plugin_file_is_one_clear_line(tmp_path: Path, name: str, text:
 BROKEN = {
     "no_config": ("class Broken(Method):\n    name = 'broken'\n", "its config_class must be a dataclass below"),
     "plain_config": (
-        "class Options:\n    rank = 3\n"
-        "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
+        "class Options:\n    rank = 3\nclass Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
         "its config_class must be a dataclass below",
     ),
     "required_field": (

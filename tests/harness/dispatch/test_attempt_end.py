@@ -141,6 +141,8 @@ def test_a_run_that_is_given_up_has_the_hours_of_accounting_where_that_is_on(tmp
     accounts = [Account(job="7_0", state="PREEMPTED", seconds=1800, gpus=1) for _ in range(2)]
     planned = Planned.of(job.run, limits=Limits(before=0, limit=2))
     for slurm, hours, source in ((Accounting(accounts), 1.0, "sacct"), (Accounting(None), 0.0, "clock")):
-        record = settle(tmp_path, job.run, end="PREEMPTED", detail="", planned=planned, environment={}, accounting=slurm)
+        record = settle(
+            tmp_path, job.run, end="PREEMPTED", detail="", planned=planned, environment={}, accounting=slurm
+        )
         assert record.cost["gpu_hours"] == pytest.approx(hours, abs=0.01)
         assert record.environment["gpu_hours_source"] == source

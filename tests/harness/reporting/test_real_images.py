@@ -32,7 +32,9 @@ def test_the_numbers_with_more_images_are_in_the_records() -> None:
         record = json.loads(path.read_text(encoding="utf-8"))
         rules = record["run"]["rules"]
         if rules["train_limit"] == 400:
-            found[rules["image_size"], rules["batch_size"], record["run"]["seed"]] = record["scores"]["best"]["test"]["iou"]
+            found[rules["image_size"], rules["batch_size"], record["run"]["seed"]] = record["scores"]["best"]["test"][
+                "iou"
+            ]
     table = rows(PAGE.partition("## More images")[2])
     said = {(int(name[:3]), 4, seed): float(text) for name, cells in table.items() if name[:3].isdigit()
             for seed, text in enumerate(cells) if text}  # fmt: skip

@@ -10,9 +10,7 @@ import pytest
 from harness.training.schedule import learning_rate_factor
 
 
-@pytest.mark.parametrize(
-    ("kind", "half_way"), [("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)]
-)
+@pytest.mark.parametrize(("kind", "half_way"), [("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)])
 def test_starts_at_one_and_passes_half_way(kind: Any, half_way: float) -> None:
     assert learning_rate_factor(0, total=100, kind=kind) == 1
     assert learning_rate_factor(50, total=100, kind=kind) == pytest.approx(half_way)
