@@ -84,7 +84,7 @@ class RunForecast:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Of a plan; ``finish`` is None without a start. Runs share the caches, so these are no run's own."""
+    """Of a plan; ``finish`` is None without a start, or beyond the year 9999. Runs share the caches, so these are no run's own."""
 
     runs: tuple[RunForecast, ...]
     parallel: int
@@ -155,7 +155,7 @@ def forecast(
                 memory_basis=memory_basis,
             )
         )
-    finish = None if start is None else start + timedelta(hours=_makespan([run.hours for run in priced], parallel))
+    finish = None if start is None else _after(start, _makespan([run.hours for run in priced], parallel))
     return Forecast(
         runs=tuple(priced),
         parallel=parallel,
@@ -286,6 +286,14 @@ def _decoder(run: Run) -> int:
 
 def _encoder_parameters(shape: BackboneShape) -> float:
     return float(shape.depth * (4 * shape.dim**2 + 2 * shape.dim * shape.mlp_dim) + 3 * shape.patch**2 * shape.dim)
+
+
+def _after(start: datetime, hours: float) -> datetime | None:
+    """None beyond the calendar."""
+    try:
+        return start + timedelta(hours=hours)
+    except OverflowError:
+        return None
 
 
 def _makespan(hours: Sequence[float], parallel: int) -> float:

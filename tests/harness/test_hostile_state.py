@@ -16,12 +16,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from harness import status
+from harness import run, status
 from harness.dispatch import worker
 from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, attempts, state_folder
 from harness.dispatch.run_states import survey
 from harness.dispatch.sweeps import Limits, Sweep, create_chunk, create_sweep, read_chunk
 from harness.errors import UsageError
+from harness.planning.plan import plan
+from harness.planning.request import Entry, Request
+from harness.planning.samples import sample_writer
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job
@@ -273,11 +276,43 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results_folder(tmp_path_factory.mktemp("state") / "runs")
 
 
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the demo card, whose attempts tell what the next seed will take."""
+    root = tmp_path_factory.mktemp("state") / "runs"
+    request = Request(entries=(Entry(method="lora"),), benchmarks=("kvasir",), protocol="demo", results=root)
+    (job,) = plan(request, prepare_samples=sample_writer(root)).jobs
+    cost = {"wall_time_s": 60.0}
+    counts = {"train": 28, "val": 4, "test": 4}
+    RecordStore(root).write(Record(run=job.run, key=job.run.key, code="OK", cost=cost, counts=counts))
+    Lease.acquire(state_folder(root, job.run.key), holder=replace(Holder.here(), ticks=1)).release("finished")
+    return root
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(name=st.sampled_from(["attempt.1.json", "attempt.1.end.json"]), mutate=mutations())
+@example(name="attempt.1.json", mutate=lambda data: data.replace(b'"started": ', b'"started": -9e11, "x": '))
+def test_whatever_stands_in_an_attempt_a_plan_is_priced(priced: Path, name: str, mutate: Mutation) -> None:
+    (path,) = priced.glob(f"state/*/{name}")
+    backup = path.read_bytes()
+    grid = ["--methods", "lora", "--datasets", "kvasir", "--protocol", "demo", "--seeds", "2", "--results", str(priced)]
+    out = io.StringIO()
+    try:
+        path.write_bytes(mutate(backup))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            code = run.main([*grid, "--plan", "--debug"])
+    finally:
+        path.write_bytes(backup)
+    assert code == 0
+    assert "2 runs, 1 finished" in out.getvalue()
+    assert "1 record of the same shape" in out.getvalue()
+
+
 FILES = 10
 
 
 @settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(which=st.integers(0, FILES - 1), mutate=mutations())
 @example(which=0, mutate=lambda _: b"[" * 200_000)
