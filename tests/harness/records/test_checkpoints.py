@@ -11,6 +11,7 @@ import torch
 
 from harness.errors import UsageError
 from harness.experiment.experiment import run_experiment
+from harness.experiment.exporting import Export, export
 from harness.models.build import plain_sam
 from harness.models.fingerprints import fingerprint, short_fingerprint
 from harness.planning.job import Job
@@ -153,6 +154,19 @@ def test_a_worker_refuses_a_checkpoint_that_changed_since_planning(
     record = run_experiment(job)
     assert record.code == "ERROR"
     assert record.message == f"the checkpoint {altered} changed since this run was planned; plan it again"
+
+
+def test_an_export_takes_only_the_verified_file(tmp_path: Path, checkpoint: Path, altered: Path) -> None:
+    older = older_record(tmp_path, checkpoint)
+    state = tmp_path / "state" / older.key / "best.safetensors"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"")
+    records(["verify-checkpoint", str(checkpoint), str(tmp_path)])
+    asked = {"results": tmp_path, "run": older.key, "out": tmp_path / "out.pth"}
+    with pytest.raises(UsageError, match="is not the file that run"):
+        export(Export(**asked, checkpoint=altered))
+    with pytest.raises(UsageError, match=r"best\.safetensors is truncated"):  # the file was accepted
+        export(Export(**asked, checkpoint=checkpoint))
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"needs {WEIGHTS}")
