@@ -31,7 +31,7 @@ MAX_LOCAL_WORKERS = 4
 
 
 class InlineExecutor(Executor):
-    """One run after the other in this process, for debugging: a breakpoint works, an exception shows its traceback."""
+    """One run after the other in this process, for debugging: a breakpoint works, ``--debug`` shows an exception's traceback."""
 
     name: ClassVar[str] = "inline"
 

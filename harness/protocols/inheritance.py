@@ -45,7 +45,8 @@ class Card:
             if twice := sorted(below.keys() & found.keys()):
                 raise UsageError(f"protocol {self.path}: two cards of its _base_ set {twice[0]}; name one of them")
             below |= found
-        merged = Config(below)
+        merged = Config()  # not Config(below): that keeps some names, such as filename, for itself
+        merged.merge_from_dict(below, allow_list_keys=False)
         try:
             merged.merge_from_dict(self.own, allow_list_keys=False)
         except TypeError as error:

@@ -61,7 +61,8 @@ KEYS = [
     "methods", "benchmarks", "merge", "title", "set", "seeds", "entries", "table", "backbones", "protocol", "time", "gres", "shapes",
     "extra", "setup", "expected", "tolerance", "numerator", "quantity", "filename", "text", "<<", "1", "a.b", "''", "? [1]", "__class__",
 ]  # fmt: skip
-VALUES = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=20), st.integers().map(str), st.floats().map(str))
+ORDINARY = st.one_of(st.text(max_size=20), st.integers().map(str), st.floats().map(str))
+VALUES = st.one_of(st.sampled_from(HOSTILE), st.sampled_from(HOSTILE), ORDINARY)
 Edit = Callable[[list[str]], list[str]]
 
 

@@ -105,6 +105,12 @@ def test_a_base_that_is_no_card_beside_it_is_one_line(base: str, message: str, t
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_name_that_mmengine_keeps_for_itself_is_an_unknown_key_in_a_base_too(tmp_path: Path) -> None:
+    path = _cards(tmp_path, base="filename: x\n", mine="_base_: base.yaml\n")
+    with pytest.raises(UsageError, match="unknown key 'filename'"):
+        load_protocol(str(path))
+
+
 def test_custom_imports_are_an_unknown_key(tmp_path: Path) -> None:
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
     path = _cards(tmp_path, mine="custom_imports: {imports: [evil], allow_failed_imports: false}\n")
