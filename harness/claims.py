@@ -13,6 +13,8 @@ from harness.records.store import RecordStore
 from harness.reporting.claims import FILE, Subject, read
 from harness.reporting.judging import describe, judge_claims
 from harness.reporting.pages import images_below
+from harness.streams import say_skipped
+from harness.text import printable
 
 
 @verb
@@ -30,14 +32,13 @@ def main(argv: list[str] | None = None) -> int:
             " --results ROOT"
         )
     records, problems = store.summaries()
-    for path, reason in {**problems, **costs.problems()}.items():
-        print(f"skipped: {path}: {reason}", file=sys.stderr)
+    say_skipped({**problems, **costs.problems()})
     chosen = [claim for claim in claims if not options.names or claim.name in options.names]
     findings = judge_claims(
         chosen, records, costs, protocol=options.protocol, count_of=trained_parameters,
         images_of=images_below(options.results),
     )  # fmt: skip
-    print(describe(findings), end="")
+    print(printable(describe(findings)), end="")
     others = sorted({record.run.protocol for record in records} - {options.protocol})
     if others:
         print(f"records of other protocols do not count here: {', '.join(others)} (--protocol)", file=sys.stderr)

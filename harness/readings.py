@@ -16,6 +16,7 @@ from harness.records.store import RecordStore
 from harness.reporting.claims import FILE, read
 from harness.reporting.pages import images_below
 from harness.reporting.readings import report
+from harness.streams import say_skipped
 from harness.studies import Study, load_study
 from harness.studies.design import aliases
 
@@ -37,8 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{options.results} holds no records; run the readings first: python -m harness.run --study {options.study} …"
         )
     records, problems = store.summaries()
-    for path, reason in problems.items():
-        print(f"skipped: {path}: {reason}", file=sys.stderr)
+    say_skipped(problems)
     protocol = options.protocol or study.protocol
     text = report(
         records, study, claims=read(options.claims), images_of=images_below(options.results), protocol=protocol

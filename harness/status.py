@@ -30,7 +30,8 @@ from harness.dispatch.run_states import (
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.sweeps import read_chunks
 from harness.errors import UsageError
-from harness.text import printable_line
+from harness.streams import say_skipped
+from harness.text import printable, printable_line
 
 WATCH_SECONDS = 5.0
 SHORT = {RUNNING: "run", QUEUED: "queue", WAITING: "wait", INTERRUPTED: "stop", CANCELLED: "cancel", LOST: "lost"}
@@ -64,13 +65,15 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.logs:
             print_log(seen, arguments.logs)
             return 0
+        if arguments.json or arguments.failed:
+            say_skipped(seen.problems)
         if arguments.json:
             print(json.dumps([as_data(run) for run in seen.runs.values()], indent=1))
             return 0
         text = failures(seen) if arguments.failed else overview(seen)
         if arguments.watch and sys.stdout.isatty():
             print("\033[H\033[2J", end="")
-        print(text, flush=True)
+        print(printable(text), flush=True)
         if not arguments.watch or not any(run.unsettled for run in seen.runs.values()):
             return 0
         time.sleep(WATCH_SECONDS)
@@ -187,11 +190,11 @@ def print_log(seen: Survey, key: str) -> None:
             f"{len(found)} runs begin with {key!r}" + (f" ({some} …)" if found else "; see --json for keys")
         )
     run = found[0]
-    print(f"{run.key} {run.variant} on {run.benchmark}, seed {run.seed}: {run.state} {run.message}".rstrip())
+    print(printable(f"{run.key} {run.variant} on {run.benchmark}, seed {run.seed}: {run.state} {run.message}".rstrip()))
     if run.log is None or not run.log.is_file():
         raise UsageError(f"run {run.key} has no log yet" + (f"; its job is {run.task}" if run.task else ""))
     with run.log.open(encoding="utf-8", errors="replace") as lines:
-        shutil.copyfileobj(lines, sys.stdout)
+        sys.stdout.writelines(map(printable, lines))
 
 
 def as_data(run: RunState) -> dict[str, object]:

@@ -7,6 +7,8 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 from harness.errors import UsageError
 
@@ -56,6 +58,12 @@ def say(text: str) -> None:
     line = " ".join(text.splitlines())
     with contextlib.suppress(OSError):
         print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr, flush=True)
+
+
+def say_skipped(problems: Mapping[Path, str]) -> None:
+    """A line for every file that does not count, with the reason."""
+    for path, reason in problems.items():
+        say(f"skipped: {path}: {reason}")
 
 
 def lost_output() -> OSError | None:

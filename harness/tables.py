@@ -12,6 +12,7 @@ from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.reporting.page import SUFFIX, Format
 from harness.reporting.pages import pages
+from harness.streams import say_skipped
 from harness.studies import load_study, study_names
 
 
@@ -26,8 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     if metrics and options.check:
         raise UsageError("--metrics prints a page and writes none, so there is none to --check")
     found = pages(options.results, study=study, metrics=metrics, style=options.format)
-    for path, reason in found.skipped.items():
-        print(f"skipped: {path}: {reason}", file=sys.stderr)
+    say_skipped(found.skipped)
     if options.check:
         return _check(options.results, found.content, style=options.format, whole=study is None)
     for path, text in found.content.items():

@@ -11,7 +11,9 @@ from harness.records.store import RecordStore
 from harness.reporting.page import SUFFIX
 from harness.reporting.tables import grids
 from harness.reporting.why import explain
+from harness.streams import say_skipped
 from harness.studies import load_study, study_names
+from harness.text import printable
 
 
 @verb
@@ -31,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     root = options.results or _folder_of(Path(options.table)) or Path("runs")
     store = RecordStore(root)
-    records, _ = store.summaries()
+    records, skipped = store.summaries()
+    say_skipped(skipped)
     table = options.table if options.table.endswith(".yaml") else Path(options.table).stem
     protocols = {record.run.protocol for record in records}
     if table in protocols:
@@ -42,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(f"no table {options.table!r} below {root}{did_you_mean(table, [*protocols, *study_names()])}")
     if not tables:
         raise UsageError(f"no record below {root} belongs to table {options.table!r}")
-    print(explain(tables, records, store, row=options.row, column=options.column), end="")
+    print(printable(explain(tables, records, store, row=options.row, column=options.column)), end="")
     return 0
 
 

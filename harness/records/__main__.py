@@ -4,14 +4,20 @@ which file stands behind the short fingerprint of older ones."""
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.cli import verb
 from harness.errors import UsageError
+from harness.records.agreement import disagreement
+from harness.records.cost import CostStore
 from harness.records.merge import conflicts, merge
-from harness.records.store import RecordStore
+from harness.records.reading import load
+from harness.records.schema import Record
+from harness.records.store import RecordStore, add_seal, is_sealed
 from harness.records.verify import verify_checkpoint
+from harness.streams import say_skipped
+from harness.text import printable_line
 
 
 @verb
@@ -20,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.command == "verify-checkpoint":
         print(verify_checkpoint(options.file, options.root))
         return 0
+    if options.command == "seal":
+        return _seal(options.root)
     return _merge(options) if options.command == "merge" else _check(options.root)
 
 
@@ -43,11 +51,20 @@ def _parser() -> argparse.ArgumentParser:
         "--protocol", action="append", default=[], metavar="CARD", help="only records of this protocol; may be repeated"
     )
     checked = commands.add_parser(
-        "check", help="list unreadable files and conflicts; exit 1 if there are unreadable ones"
+        "check",
+        help="list records that cannot be read, were edited or do not agree with their files, and conflicts; exit 1 if"
+        " a record is wrong",
     )
-    checked.add_argument(
-        "root", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="results folder (default: runs)"
+    seal = commands.add_parser(
+        "seal",
+        help="give older records that pass the check the seal that new ones have",
+        description="Every record is written with a hash of all that it says and of the files beside it. This adds it to "
+        "older records; their content and their keys stay.",
     )
+    for command in (checked, seal):
+        command.add_argument(
+            "root", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="results folder (default: runs)"
+        )
     verified = commands.add_parser(
         "verify-checkpoint",
         help="hash all of a checkpoint that older records know by a short fingerprint, and note the hash beside them",
@@ -68,8 +85,7 @@ def _merge(options: argparse.Namespace) -> int:
             raise UsageError("merge needs two folders (merge A B brings A into B), or --out FOLDER")
         out = sources.pop()
     report = merge(sources, out, protocols=options.protocol)
-    for path, reason in report.skipped.items():
-        print(f"skipped: {path}: {reason}", file=sys.stderr)
+    say_skipped(report.skipped)
     for conflict in report.conflicts:
         print(
             f"conflict: {conflict.key} differs in {', '.join(conflict.differs)}: {conflict.kept} stands under its key"
@@ -82,18 +98,51 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _check(root: Path) -> int:
+    wrong, codes, unsealed = 0, list[str](), 0
+    for path, found in _checked(root):
+        if isinstance(found, str):
+            wrong += 1
+            print(f"wrong: {printable_line(str(path))}: {found}")
+        else:
+            codes.append(found.code)
+            unsealed += not is_sealed(path)
+    for path, reason in CostStore(root).problems().items():
+        wrong += 1
+        print(f"wrong: {printable_line(str(path))}: {reason}")
+    apart = conflicts(root)
+    for path in apart:
+        print(f"conflict kept apart: {printable_line(str(path))}")
+    failed = sum(code != "OK" for code in codes)
+    print(f"{root}: {len(codes)} records ({failed} of failed runs), {wrong} wrong, {len(apart)} conflicts")
+    if unsealed:
+        print(f"{unsealed} records are older than seals; python -m harness.records seal {root} seals them")
+    return 1 if wrong else 0
+
+
+def _seal(root: Path) -> int:
+    wrong = new = 0
+    for path, found in _checked(root):
+        if isinstance(found, str):
+            wrong += 1
+            print(f"wrong, and not sealed: {printable_line(str(path))}: {found}")
+        elif not is_sealed(path):
+            new += 1
+            add_seal(path)
+    print(f"{root}: {new} records sealed, {wrong} wrong")
+    return 1 if wrong else 0
+
+
+def _checked(root: Path) -> Iterator[tuple[Path, Record | str]]:
+    """Every record with all that lies beside it, or what is wrong with it."""
     store = RecordStore(root)
     if not store.folder.is_dir():
         raise UsageError(f"{root} holds no records (there is no folder {store.folder})")
-    records, problems = store.summaries()
-    for path, reason in problems.items():
-        print(f"unreadable: {path}: {reason}")
-    for path in conflicts(root):
-        print(f"conflict kept apart: {path}")
-    failed = sum(record.code != "OK" for record in records)
-    apart = len(conflicts(root))
-    print(f"{root}: {len(records)} records ({failed} of failed runs), {len(problems)} unreadable, {apart} conflicts")
-    return 1 if problems else 0
+    for path in store.files():
+        try:
+            record = load(path)
+            yield path, disagreement(record, path) or record
+        except ValueError as error:
+            yield path, str(error)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,20 @@ device, so their rounds pair; sessions may be set side by side only where their 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from harness.files import write_atomically
+from harness.records.files import LARGEST_RECORD, read_regular
+from harness.records.reading import spelt, validated
 from harness.records.schema import content_hash
+from harness.records.seal import seal_holds, sealed
 
 COST_SCHEMA_VERSION = 1
 
@@ -155,50 +162,56 @@ class CostStore:
 
     def write(self, record: CostRecord) -> Path:
         path = self.folder / f"{record.key}-{record.session}.json"
-        write_atomically(path, json.dumps(asdict(record), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        write_atomically(path, sealed(asdict(record)))
         return path
 
     def __iter__(self) -> Iterator[CostRecord]:
         """Whole records in the order of their keys; unreadable files are left to `problems`."""
-        for path in sorted(self.folder.glob("*.json")):
-            try:
-                yield _read(path)
-            except (ValueError, TypeError, KeyError):
-                continue
+        return (found for _, found in self._read() if isinstance(found, CostRecord))
 
     def problems(self) -> dict[Path, str]:
         """Files in the folder that are no readable cost record, with the reason."""
-        found = {}
+        return {path: found for path, found in self._read() if isinstance(found, str)}
+
+    def _read(self) -> Iterator[tuple[Path, CostRecord | str]]:
         for path in sorted(self.folder.glob("*.json")):
             try:
-                _read(path)
-            except (ValueError, TypeError, KeyError) as error:
-                found[path] = f"{type(error).__name__}: {error}"
-        return found
+                yield path, load_cost(path)
+            except ValueError as error:
+                yield path, str(error)
 
 
-def _read(path: Path) -> CostRecord:
-    data = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(data, dict):
-        raise ValueError("JSON, but no cost record")
-    version = data.get("schema_version")
-    if not isinstance(version, int) or not 1 <= version <= COST_SCHEMA_VERSION:
-        raise ValueError(f"schema_version {version!r}; this code reads 1 to {COST_SCHEMA_VERSION}")
-    content = _known(CostRecord, data)
-    content["comparability"] = Comparability(**_known(Comparability, content["comparability"]))
-    content["methods"] = [_read_method(entry) for entry in content["methods"]]
-    return CostRecord(**content)
+def load_cost(path: Path) -> CostRecord:
+    """The record in one file.
+
+    Raises:
+        ValueError: no readable cost record, or one that was edited.
+    """
+    data = read_regular(path, largest=LARGEST_RECORD)
+    record = validated(_adapter(), data, version=COST_SCHEMA_VERSION, kind="cost record", field="comparability")
+    if record.comparability.key != record.key:
+        raise ValueError(
+            "its key is not the hash of its comparability: the device, the options or the like were edited"
+        )
+    if wrong := _first_wrong(asdict(record)):
+        raise ValueError(f"{wrong} is negative or not finite")
+    holds = seal_holds(data)
+    if holds is None:  # older than seals: the session is a hash of all else
+        content = {**json.loads(data), "session": ""}
+        holds = content_hash(content)[:8] == record.session
+    if not holds:
+        raise ValueError("its seal does not fit: a number was edited after it was written")
+    return spelt(record)
 
 
-def _read_method(data: dict[str, Any]) -> MethodCost:
-    content = _known(MethodCost, data)
-    content["ratios"] = {
-        baseline: {quantity: Ratio(**_known(Ratio, ratio)) for quantity, ratio in quantities.items()}
-        for baseline, quantities in content.get("ratios", {}).items()
-    }
-    return MethodCost(**content)
+@lru_cache(maxsize=1)
+def _adapter() -> TypeAdapter[CostRecord]:
+    return TypeAdapter(CostRecord)
 
 
-def _known(kind: type, data: dict[str, Any]) -> dict[str, Any]:
-    names = {entry.name for entry in fields(kind)}
-    return {name: value for name, value in data.items() if name in names}
+def _first_wrong(value: Any, where: str = "") -> str:
+    """The first number that is negative or not finite, by its place."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return next((wrong for name, item in items if (wrong := _first_wrong(item, f"{where}.{name}"))), "")
+    return where.lstrip(".") if isinstance(value, int | float) and not 0 <= value < math.inf else ""

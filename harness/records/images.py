@@ -1,25 +1,71 @@
-"""Per-image scores beside a record."""
+"""Per-image scores beside a record: columns variant, split, stem, then one a metric."""
 
 from __future__ import annotations
 
 import csv
-import math
+import io
 from pathlib import Path
 
+from harness.records.files import LARGEST_TABLE, digest, read_regular
+from harness.records.ranges import largest
 
-def image_scores(path: Path, *, variant: str, split: str, metric: str) -> dict[str, float] | None:
-    """stem -> score of one model on one split; None without file or metric, or with a score that is no number."""
+ImageScores = dict[tuple[str, str], dict[str, dict[str, float]]]
+"""(scored model, split) -> metric -> stem -> score."""
+
+_FIRST = ["variant", "split", "stem"]
+
+
+def image_scores(path: Path, *, variant: str, split: str, metric: str, expected: str = "") -> dict[str, float] | None:
+    """stem -> score of one model on one split; None without file or metric, or where the file is not what was written.
+
+    Args:
+        expected: digest of the file by its record (`Record.beside`), empty where the record has none.
+    """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header = next(csv.reader(file), [])
-            if metric not in header:
-                return None
-            place = header.index(metric)
-            mine = f"{variant},{split},"
-            rows = csv.reader(line for line in file if line.startswith(mine))
-            scores = {row[2]: float(row[place] or "nan") for row in rows}
-    except (OSError, UnicodeDecodeError, ValueError, IndexError):
+        lines = _lines(path, expected=expected)
+        header = next(csv.reader(lines), [])
+        if metric not in header:
+            return None
+        place, mine = header.index(metric), f"{variant},{split},"
+        rows = list(csv.reader(line for line in lines if line.startswith(mine)))
+        scores = {row[2]: float(row[place]) for row in rows}
+    except (ValueError, IndexError, csv.Error):
         return None
-    if not scores or not all(math.isfinite(score) for score in scores.values()):
+    if not scores or len(scores) < len(rows) or not all(0 <= score <= largest(metric) for score in scores.values()):
         return None
     return scores
+
+
+def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
+    """Every score in the file.
+
+    Raises:
+        ValueError: it is no file of per-image scores, or not the one that was written with the record.
+    """
+    lines = _lines(path, expected=expected)
+    found: ImageScores = {}
+    try:
+        reader = csv.reader(lines)
+        header = next(reader, [])
+        if header[:3] != _FIRST or len(set(header)) < len(header):
+            raise ValueError(f"its columns are not {', '.join(_FIRST)}, then metrics")
+        for row in reader:
+            if len(row) != len(header):
+                raise ValueError(f"line {reader.line_num} has {len(row)} columns, not {len(header)}")
+            scores = found.setdefault((row[0], row[1]), {metric: {} for metric in header[3:]})
+            for metric, text in zip(header[3:], row[3:], strict=True):
+                if row[2] in scores[metric]:
+                    raise ValueError(f"image {row[2]!r} is there twice")
+                if not 0 <= (value := float(text)) <= largest(metric):
+                    raise ValueError(f"line {reader.line_num}: {metric} is {text}")
+                scores[metric][row[2]] = value
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    return found
+
+
+def _lines(path: Path, *, expected: str) -> io.StringIO:
+    data = read_regular(path, largest=LARGEST_TABLE)
+    if expected and digest(data) != expected:
+        raise ValueError("it was edited after its record was written")
+    return io.StringIO(data.decode(), newline="")

@@ -1,7 +1,8 @@
 """Bring the records of several results folders together: nothing is overwritten, conflicts are kept apart.
 
-Two files of one key are the same (equal bytes), or a conflict: a failure and a success, or two clusters that do not
-agree bit for bit. Of a conflict one record takes the place under its key, and every other goes to
+Two files of one key hold the same result (equal scores, histories and data; when, where and how fast they were made does
+not matter), or a conflict: a failure and a success, or two clusters that do not agree bit for bit. A record that does not
+agree with what lies beside it is skipped. Of a conflict one record takes the place under its key, and every other goes to
 ``records/conflicts/<key>.<hash of its content>.json``, which tables do not read. So does a file of the destination that
 this code cannot read (a later schema, half a file) when a record comes that belongs in its place.
 """
@@ -17,12 +18,17 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.files import write_atomically
+from harness.records.agreement import disagreement
 from harness.records.checkpoints import FILE, noted
-from harness.records.schema import Record
-from harness.records.store import RecordStore, load
+from harness.records.cost import load_cost
+from harness.records.files import BESIDE, digest
+from harness.records.reading import load
+from harness.records.schema import Record, content_hash
+from harness.records.store import RecordStore
 
 CONFLICTS = "conflicts"
-BESIDE = (".images.csv", ".architecture.csv")
+CIRCUMSTANCES = ("cost", "environment", "attempts", "finished", "message", "history", "beside", "schema_version")
+"""Fields of a record that are no result; of its history, the seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +64,18 @@ class _Candidate:
     content: bytes
     record: Record
     here: bool
+
+    @property
+    def result(self) -> str:
+        """Equal where two files say the same of a run."""
+        record = self.record
+        if record.code != "OK":
+            return record.code
+        told = {name: value for name, value in asdict(record).items() if name not in CIRCUMSTANCES}
+        told["history"] = [{name: entry[name] for name in entry if name != "seconds"} for entry in record.history]
+        stem = self.path.name.removesuffix(".json")
+        files = [self.path.with_name(f"{stem}.{name}") for name in BESIDE]
+        return content_hash([told, [digest(file.read_bytes()) if file.is_file() else "" for file in files]])
 
     @property
     def rank(self) -> tuple[bool, int, bool, str, str]:
@@ -108,6 +126,8 @@ def _candidates(root: Path, report: MergeReport, *, here: bool) -> list[_Candida
         try:
             record = load(path)
             content = path.read_bytes()
+            if reason := disagreement(record, path):
+                raise ValueError(reason)
         except (ValueError, OSError) as error:
             report.skipped[path] = str(error)
             continue
@@ -118,7 +138,7 @@ def _candidates(root: Path, report: MergeReport, *, here: bool) -> list[_Candida
 def _settle(key: str, candidates: list[_Candidate], store: RecordStore, report: MergeReport) -> None:
     unique: dict[str, _Candidate] = {}
     for candidate in sorted(candidates, key=lambda one: one.rank):
-        unique.setdefault(_content_hash(candidate.path), candidate)
+        unique.setdefault(candidate.result, candidate)
     kept, *others = unique.values()
     others = [other for other in others if not _is_earlier_label(kept.record, other.record)]
     report.same += len(candidates) - len(others) - 1
@@ -127,7 +147,7 @@ def _settle(key: str, candidates: list[_Candidate], store: RecordStore, report: 
     apart = [other.path for other in others]
     differs = set().union(*(_differences(kept.record, other.record) for other in others))
     target = store.path(key)
-    if target.is_file() and target.resolve() not in {one.path.resolve() for one in candidates}:
+    if os.path.lexists(target) and target.resolve() not in {one.path.resolve() for one in candidates}:
         _set_aside(target, store.folder / CONFLICTS)
         apart.append(target)
         differs.add("a file that cannot be read")
@@ -142,18 +162,18 @@ def _set_aside(path: Path, folder: Path) -> None:
     """Move an unreadable record and what lies beside it."""
     stem = f"{path.stem}.{_content_hash(path)}"
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix in (".json", *BESIDE):
-        source = path.with_name(path.stem + suffix)
-        if source.is_file():
-            os.replace(source, folder / f"{stem}{suffix}")
+    for suffix in ("json", *BESIDE):
+        source = path.with_name(f"{path.stem}.{suffix}")
+        if os.path.lexists(source):
+            os.replace(source, folder / f"{stem}.{suffix}")
 
 
 def _copy(candidate: _Candidate, folder: Path, stem: str) -> None:
     """What lies beside it first, the record last, as when it was first written; a file that is there already stays."""
     beside = candidate.path.name.removesuffix(".json")
     for suffix in BESIDE:
-        source = candidate.path.with_name(beside + suffix)
-        target = folder / f"{stem}{suffix}"
+        source = candidate.path.with_name(f"{beside}.{suffix}")
+        target = folder / f"{stem}.{suffix}"
         if source.is_file() and source.resolve() != target.resolve():
             write_atomically(target, source.read_bytes())
     target = folder / f"{stem}.json"
@@ -164,7 +184,7 @@ def _copy(candidate: _Candidate, folder: Path, stem: str) -> None:
 def _content_hash(path: Path) -> str:
     """Of a record's file and of what lies beside it."""
     beside = path.name.removesuffix(".json")
-    files = [path, *(path.with_name(beside + suffix) for suffix in BESIDE)]
+    files = [path, *(path.with_name(f"{beside}.{suffix}") for suffix in BESIDE)]
     return _hash(b"\0".join(file.read_bytes() if file.is_file() else b"" for file in files))
 
 
@@ -179,21 +199,21 @@ def _is_earlier_label(kept: Record, other: Record) -> bool:
 
 
 def _differences(first: Record, second: Record) -> set[str]:
-    one, other = asdict(first), asdict(second)
+    one, other = ({**asdict(record), "beside": {}} for record in (first, second))
     return {name for name in one if one[name] != other[name]} or {"per-image scores or history"}
 
 
 def _merge_costs(sources: Sequence[Path], destination: Path, report: MergeReport) -> None:
     """Cost records have no key: equal content is one record, an equal name with other content gets its hash added."""
     folder = destination / "cost"
-    there = {_hash(path.read_bytes()) for path in folder.glob("*.json")}
+    there = {_hash(path.read_bytes()) for path in folder.glob("*.json") if path.is_file()}
     for root in sources:
         for path in sorted((root / "cost").glob("*.json")):
-            content = path.read_bytes()
             try:
-                json.loads(content.decode("utf-8"))
+                load_cost(path)
+                content = path.read_bytes()
             except ValueError as error:
-                report.skipped[path] = f"truncated or not JSON ({error})"
+                report.skipped[path] = str(error)
                 continue
             if _hash(content) in there:
                 continue

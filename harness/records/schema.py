@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 SCHEMA_VERSION = 2
 """Of a record's file. 1: α history inside the JSON. 2: α history in ``<key>.architecture.csv`` beside it."""
@@ -140,13 +140,13 @@ class Run:
     tuning: dict[str, Any] = field(default_factory=dict)
     changed: dict[str, Any] = field(default_factory=dict)
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # an unknown field would not be in the key
+
     @property
     def key(self) -> str:
         """Content hash of what determines the result; labels (variant, notes) are left out, and so is what the files hold:
         data are known by their stems, and ``data_fingerprint`` tells where that was not enough."""
-        content = asdict(self)
-        for label in LABELS:
-            del content[label]
+        content = {name: value for name, value in vars(self).items() if name not in LABELS}
         content["rules"] = hashed_rules(self.rules)
         content["method_config"] = hashed_options(self.method_config)
         return content_hash([KEY_VERSION, content])
@@ -177,6 +177,8 @@ class Record:
             ``snapshot``.
         attempts: how many times the run was started.
         finished: UTC time in ISO format.
+        beside: ending of a file that was written beside the record (``images.csv``) -> digest of its bytes; the store
+            fills it, and older records have none.
     """
 
     run: Run
@@ -195,4 +197,5 @@ class Record:
     environment: dict[str, str] = field(default_factory=dict)
     attempts: int = 1
     finished: str = ""
+    beside: dict[str, str] = field(default_factory=dict, compare=False)
     schema_version: int = SCHEMA_VERSION

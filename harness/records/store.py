@@ -6,31 +6,25 @@ and ``<key>.architecture.csv`` (α history: columns epoch, site, then one an ope
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
+import gc
 import itertools
 import json
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from harness.errors import UsageError
-from harness.file_names import checked_name
 from harness.files import write_atomically
-from harness.records.budget import counted_updates
+from harness.records.architecture import architecture_csv, read_architecture
 from harness.records.checkpoints import noted
-from harness.records.schema import SCHEMA_VERSION, Record, Run
-
-_SHAPES: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("scores", "parameters", "cost", "budget", "merge", "counts", "environment"), dict),
-    **dict.fromkeys(("history", "architecture"), list),
-    **dict.fromkeys(("key", "code", "message", "finished"), str),
-    "selected_epoch": (int, type(None)),
-    "attempts": int,
-}
+from harness.records.files import BESIDE, LARGEST_RECORD, LARGEST_TABLE, digest, read_regular
+from harness.records.reading import load
+from harness.records.schema import SCHEMA_VERSION, Record
+from harness.records.seal import seal_holds, sealed
+from harness.text import printable_line
 
 
 def require_writable(root: Path) -> None:
@@ -49,53 +43,16 @@ def require_writable(root: Path) -> None:
         ) from error
 
 
-def record_from_json(data: Any) -> Record:
-    """Raises ValueError where ``data`` is not a record of a schema this code reads (1 to `SCHEMA_VERSION`)."""
-    if not isinstance(data, dict) or "run" not in data:
-        raise ValueError("JSON, but no record of a run")
-    version = data.get("schema_version")
-    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
-        raise ValueError(f"schema_version {version!r}; this code reads 1 to {SCHEMA_VERSION}")
-    known = {f.name for f in fields(Record)}
-    content = {name: value for name, value in data.items() if name in known}
-    for name, shape in _SHAPES.items():
-        if name in content and not isinstance(content[name], shape):
-            raise ValueError(f"{name} is a {type(content[name]).__name__}")
-    _check_scores(content.get("scores", {}))
-    if not content.get("budget") and all(isinstance(entry, dict) for entry in content.get("history", ())):
-        content["budget"] = counted_updates(content.get("history", ()))  # older records tell by their histories
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Records hold no cycles, and the collector would walk all of them again and again: a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
-        run = Run(**content.pop("run"))
-        checked_name(str(run.protocol), what="its protocol")
-        return Record(run=run, **content)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
-
-
-def _check_scores(scores: dict[str, Any]) -> None:
-    for variant, splits in scores.items():
-        for metrics in splits.values() if isinstance(splits, dict) else [splits]:
-            if not isinstance(metrics, dict) or not all(isinstance(value, int | float) for value in metrics.values()):
-                raise ValueError(f"scores: {variant} is no mapping of splits to metrics to numbers")
-
-
-def load(path: Path) -> Record:
-    """The record in one file, α history of schema 2 left beside.
-
-    Raises:
-        ValueError: no readable record, or a copy under a name that is not its key.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(error.strerror or str(error)) from error
-    try:
-        record = record_from_json(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"truncated or not JSON ({error})") from error
-    if path.name.partition(".")[0] != record.key:
-        raise ValueError(f"a copy: the record in it belongs to {record.key}.json")
-    return record
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class RecordStore:
@@ -124,17 +81,27 @@ class RecordStore:
         Raises:
             UsageError: the disk is full or the folder cannot be written; older records stay as they were.
         """
-        content = asdict(record)
-        architecture = content.pop("architecture")
-        content["schema_version"] = SCHEMA_VERSION
+        beside = {
+            name: text.encode(errors="replace")
+            for name, text in zip(BESIDE, (images_csv, architecture_csv(record.architecture)), strict=True)
+            if text
+        }
+        content = asdict(
+            replace(
+                record,
+                message=printable_line(record.message),
+                architecture=[],
+                beside={**record.beside, **{name: digest(data) for name, data in beside.items()}},
+                schema_version=SCHEMA_VERSION,
+            )
+        )
+        del content["architecture"]
         path = self.path(record.key)
         try:
             self._set_aside_unreadable(path)
-            if images_csv:
-                write_atomically(self.images_path(record.key), images_csv)
-            if architecture:
-                write_atomically(self.architecture_path(record.key), _architecture_csv(architecture))
-            write_atomically(path, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+            for name, data in beside.items():
+                write_atomically(path.with_suffix(f".{name}"), data)
+            write_atomically(path, sealed(content))
         except OSError as error:
             raise UsageError(
                 f"cannot write the record {path}: {error.strerror or error}; free space or mend the folder, then start"
@@ -149,12 +116,15 @@ class RecordStore:
             UsageError: the file is there but no readable record.
         """
         record = self.summary(key)
-        return None if record is None else self._whole(record)
+        try:
+            return None if record is None else self._whole(record)
+        except ValueError as error:
+            raise UsageError(f"the record {key} cannot be read whole: {error}; bring that file back") from error
 
     def summary(self, key: str) -> Record | None:
         """As `read`, without the α history that lies beside."""
         path = self.path(key)
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
         try:
             return load(path)
@@ -173,7 +143,7 @@ class RecordStore:
         """Why the file of a record cannot be read; empty where it can, or where there is none."""
         path = self.path(key)
         try:
-            if path.is_file():
+            if os.path.lexists(path):
                 load(path)
         except ValueError as error:
             return str(error)
@@ -181,7 +151,7 @@ class RecordStore:
 
     def __iter__(self) -> Iterator[Record]:
         """Whole records in the order of their keys; unreadable files are left to `problems`."""
-        for path in self._files():
+        for path in self.files():
             try:
                 yield self._whole(load(path))
             except ValueError:
@@ -199,20 +169,22 @@ class RecordStore:
         """
         whole = noted(self.root)
         records, problems = [], {}
-        for path in self._files():
-            try:
-                record = load(path)
-            except ValueError as error:
-                problems[path] = str(error)
-                continue
-            record.history.clear()
-            record.architecture.clear()
-            if record.run.checkpoint in whole:
-                record = replace(record, run=replace(record.run, checkpoint=whole[record.run.checkpoint]))
-            records.append(record)
+        with _collector_paused():
+            for path in self.files():
+                try:
+                    record = load(path)
+                except ValueError as error:
+                    problems[path] = str(error)
+                    continue
+                record.history.clear()
+                record.architecture.clear()
+                if record.run.checkpoint in whole:
+                    record = replace(record, run=replace(record.run, checkpoint=whole[record.run.checkpoint]))
+                records.append(record)
         return records, problems
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """Everything that may be a record, in the order of the names."""
         names = os.listdir(self.folder) if self.folder.is_dir() else []
         return [self.folder / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
 
@@ -228,31 +200,30 @@ class RecordStore:
         os.replace(path, next(aside for name in names if not (aside := path.with_name(path.name + name)).exists()))
 
     def _whole(self, record: Record) -> Record:
+        """Raises ValueError where the file beside it holds no α history."""
         path = self.architecture_path(record.key)
-        if not record.architecture and path.is_file():
-            record.architecture.extend(_architecture_from_csv(path.read_text(encoding="utf-8")))
+        if not record.architecture and os.path.lexists(path):
+            record.architecture.extend(read_architecture(path))
         return record
 
 
-def _architecture_csv(history: list[dict[str, list[float]]]) -> str:
-    """Floats are written so that they read back bit for bit."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    width = max((len(weights) for sites in history for weights in sites.values()), default=0)
-    writer.writerow(["epoch", "site", *(f"w{index}" for index in range(width))])
-    for epoch, sites in enumerate(history, start=1):
-        if not sites:
-            writer.writerow([epoch, ""])
-        for site in sorted(sites):
-            writer.writerow([epoch, site, *map(repr, sites[site])])
-    return out.getvalue()
+def is_sealed(path: Path) -> bool:
+    """Whether a record's file has a seal; older ones have none."""
+    return seal_holds(read_regular(path, largest=LARGEST_RECORD)) is not None
 
 
-def _architecture_from_csv(text: str) -> list[dict[str, list[float]]]:
-    history: list[dict[str, list[float]]] = []
-    for row in list(csv.reader(io.StringIO(text)))[1:]:
-        while len(history) < int(row[0]):
-            history.append({})
-        if row[1]:
-            history[-1][row[1]] = [float(value) for value in row[2:]]
-    return history
+def add_seal(path: Path) -> None:
+    """Seal an older record with the files that lie beside it; its content stays.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    content = json.loads(read_regular(path, largest=LARGEST_RECORD))
+    files = {name: path.with_suffix(f".{name}") for name in BESIDE}
+    content["beside"] = {
+        name: digest(read_regular(file, largest=LARGEST_TABLE)) for name, file in files.items() if file.is_file()
+    }
+    try:
+        write_atomically(path, sealed(content))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error

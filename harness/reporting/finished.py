@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from harness.reporting import published
 from harness.reporting.grid import is_entry, placeholder
 from harness.reporting.pages import images_below, pages
 from harness.reporting.tables import render
+from harness.streams import say_skipped
 from harness.studies import Entry, Study, load_study
 
 
@@ -56,8 +56,7 @@ def finished_table(runs: Sequence[Run], results: Path, *, study: str | None) -> 
     if not store.folder.is_dir():  # the first runs were all interrupted: no pages yet
         return text
     found = pages(results)
-    for path, reason in found.skipped.items():
-        print(f"skipped: {path}: {reason}", file=sys.stderr)
+    say_skipped(found.skipped)
     for path, page in {**found.content, **(pages(results, study=grid).content if grid else {})}.items():
         try:
             write_atomically(path, page)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.text import csv_cell, markdown, printable_line
+
 Format = Literal["markdown", "latex", "csv"]
 Mark = Literal["", "best", "second"]
 SUFFIX: Mapping[str, str] = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
@@ -39,24 +41,20 @@ def write(title: str, blocks: Sequence[Block], *, style: Format = "markdown") ->
 
 
 def _markdown(title: str, blocks: Sequence[Block]) -> str:
-    lines = [f"# {title}", "", "<!-- written by `python -m harness.tables`; edit no number here -->"]
+    lines = [f"# {markdown(title)}", "", "<!-- written by `python -m harness.tables`; edit no number here -->"]
     for block in blocks:
-        lines += ["", f"## {block.heading}", ""]
-        lines += [f"- {line}" for line in block.above] + ([""] if block.above else [])
+        lines += ["", f"## {markdown(block.heading)}", ""]
+        lines += [f"- {markdown(line)}" for line in block.above] + ([""] if block.above else [])
         if block.columns:
-            lines.append("| " + " | ".join(_bar(name) for name in block.columns) + " |")
+            lines.append("| " + " | ".join(markdown(name) for name in block.columns) + " |")
             lines.append("|" + "|".join(["---"] + ["---:"] * (len(block.columns) - 1)) + "|")
             lines += ["| " + " | ".join(_marked(cell) for cell in row) + " |" for row in block.rows]
-        lines += ([""] if block.below else []) + [f"{line}  " for line in block.below]
+        lines += ([""] if block.below else []) + [f"{markdown(line)}  " for line in block.below]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _bar(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
 def _marked(cell: Text) -> str:
-    return {"": "{}", "best": "**{}**", "second": "<u>{}</u>"}[cell.mark].format(_bar(cell.text))
+    return {"": "{}", "best": "**{}**", "second": "<u>{}</u>"}[cell.mark].format(markdown(cell.text))
 
 
 _TEX = str.maketrans(
@@ -79,13 +77,16 @@ _TEX = str.maketrans(
 
 
 def _tex(text: str) -> str:
-    return text.translate(_TEX)
+    return printable_line(text).translate(_TEX)
 
 
 def _latex(title: str, blocks: Sequence[Block]) -> str:
     """Tabulars that need only booktabs."""
     marks = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
-    lines = ["% written by `python -m harness.tables --format latex`; needs \\usepackage{booktabs}", f"% {title}"]
+    lines = [
+        "% written by `python -m harness.tables --format latex`; needs \\usepackage{booktabs}",
+        f"% {printable_line(title)}",
+    ]
     for block in blocks:
         lines += [
             "",
@@ -109,7 +110,7 @@ def _csv(title: str, blocks: Sequence[Block]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     for block in blocks:
-        writer.writerow(["table", *block.columns])
+        writer.writerow(["table", *map(csv_cell, block.columns)])
         for row in block.rows:
-            writer.writerow([block.heading, *(cell.text for cell in row)])
+            writer.writerow(map(csv_cell, [block.heading, *(cell.text for cell in row)]))
     return out.getvalue()

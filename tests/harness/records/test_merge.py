@@ -5,22 +5,30 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.records.__main__ import main
+from harness.records.cost import CostStore
 from harness.records.merge import conflicts, merge
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from tests.harness.reporting.sample import record
+from tests.harness.reporting.test_costs import session
 
-IMAGES = "variant,split,stem,iou\nbest,test,a,{}\n"
+
+def images(one: Record, *, newline: str = "\n") -> str:
+    """Per-image scores that agree with a record."""
+    value = one.scores["best"]["test"]["s_measure"]
+    rows = [f"best,test,{number},{value}" for number in range(one.counts["test"])]
+    return newline.join(["variant,split,stem,s_measure", *rows, ""])
 
 
 def folder(root: Path, *records: Record) -> Path:
     store = RecordStore(root)
     for one in records:
-        store.write(one, IMAGES.format(one.scores.get("best", {}).get("test", {}).get("s_measure", 0)))
+        store.write(one, images(one) if one.scores else "")
     return root
 
 
@@ -53,7 +61,7 @@ def test_a_conflict_is_reported_and_both_contents_stay(tmp_path: Path) -> None:
     assert list(RecordStore(tmp_path / "c")) == [one]
     (apart,) = conflicts(tmp_path / "c")
     assert apart.read_bytes() == (b / "records" / f"{other.key}.json").read_bytes()
-    assert apart.with_name(apart.name.replace(".json", ".images.csv")).read_text() == IMAGES.format(0.8)
+    assert apart.with_name(apart.name.replace(".json", ".images.csv")).read_text() == images(other)
 
 
 def test_the_result_does_not_depend_on_the_order_of_the_folders(tmp_path: Path) -> None:
@@ -68,7 +76,7 @@ def test_the_result_does_not_depend_on_the_order_of_the_folders(tmp_path: Path) 
         merge(list(order), tmp_path / f"out{number}")
         trees.append(tree(tmp_path / f"out{number}"))
     assert all(found == trees[0] for found in trees)
-    assert len(trees[0]) == 6  # three records, each with its images
+    assert len(trees[0]) == 5  # three records, two of them with images
 
 
 def test_merging_again_changes_nothing(tmp_path: Path) -> None:
@@ -127,40 +135,43 @@ def test_a_record_of_the_destination_that_this_code_cannot_read_is_kept_apart(
     assert list(RecordStore(b)) == [one]
     (apart,) = conflicts(b)
     assert apart.read_bytes() == before
-    assert apart.with_name(apart.name.replace(".json", ".images.csv")).read_text() == IMAGES.format(0.8)
+    assert apart.with_name(apart.name.replace(".json", ".images.csv")).read_text() == images(record(0.8))
     after = tree(b)
     assert main(["merge", str(a), str(b)]) == 0
     assert tree(b) == after
 
 
 def test_what_lies_beside_a_record_is_copied_byte_for_byte(tmp_path: Path) -> None:
-    a = folder(tmp_path / "a", record())
-    images = b"variant,split,stem,iou\r\nbest,test,feuille-\xe9,0.5\r\n"
-    RecordStore(a).images_path(record().key).write_bytes(images)
-    assert merge([a], tmp_path / "c").added == 1
-    assert RecordStore(tmp_path / "c").images_path(record().key).read_bytes() == images
+    text = images(record(), newline="\r\n")
+    RecordStore(tmp_path / "a").write(record(), text)
+    assert merge([tmp_path / "a"], tmp_path / "c").added == 1
+    assert RecordStore(tmp_path / "c").images_path(record().key).read_bytes() == text.encode()
 
 
-def test_a_cost_record_that_is_no_text_is_skipped_with_the_reason(tmp_path: Path) -> None:
-    for name in "ac":
-        folder(tmp_path / name, record())
-        (tmp_path / name / "cost").mkdir()
-        (tmp_path / name / "cost" / f"{name}.json").write_bytes(b'{"x": "\xe9"}')
-    (tmp_path / "a" / "cost" / "good.json").write_text('{"x": 1}')
+def cost(root: Path, **changes: Any) -> Path:
+    """A results folder with a record and a cost record."""
+    folder(root, record())
+    return CostStore(root).write(session(**changes))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b'{"x": "\xe9"}', "utf-8"), (b'{"x": 1}', "no cost record"), (b"[1]", "no cost record")]
+)
+def test_what_is_no_cost_record_is_skipped_with_the_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+    good = cost(tmp_path / "a")
+    good.with_name("bad.json").write_bytes(content)
     report = merge([tmp_path / "a"], tmp_path / "c")
-    assert [path.name for path in report.skipped] == ["a.json"]
-    assert "utf-8" in next(iter(report.skipped.values()))
-    assert sorted(path.name for path in (tmp_path / "c" / "cost").iterdir()) == ["c.json", "good.json"]
+    assert [path.name for path in report.skipped] == ["bad.json"]
+    assert reason in next(iter(report.skipped.values()))
+    assert [path.name for path in (tmp_path / "c" / "cost").iterdir()] == [good.name]
 
 
 def test_cost_records_of_one_name_and_other_content_both_stay(tmp_path: Path) -> None:
-    for name, text in (("a", '{"x": 1}'), ("b", '{"x": 2}')):
-        folder(tmp_path / name, record())
-        (tmp_path / name / "cost").mkdir()
-        (tmp_path / name / "cost" / "cost.json").write_text(text)
+    texts = {cost(tmp_path / name, rounds=rounds).read_text() for name, rounds in (("a", 5), ("b", 7))}
     merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
     merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
-    assert sorted(path.read_text() for path in (tmp_path / "c" / "cost").iterdir()) == ['{"x": 1}', '{"x": 2}']
+    assert {path.read_text() for path in (tmp_path / "c" / "cost").iterdir()} == texts
+    assert len(list(CostStore(tmp_path / "c"))) == 2
 
 
 def test_publishing_one_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,14 +44,14 @@ def test_the_alpha_history_lies_beside_the_record_bit_for_bit(tmp_path: Path) ->
 
 
 def test_records_of_schema_1_are_read(tmp_path: Path) -> None:
-    """Version 1 held the α history inside the JSON and knew no ``changed``."""
+    """Version 1 held the α history inside the JSON and knew neither ``changed`` nor a seal."""
     store = RecordStore(tmp_path)
     new = record()
     path = store.write(new)
     old = json.loads(path.read_text(encoding="utf-8"))
     old["schema_version"] = 1
     old["architecture"] = ALPHA
-    del old["run"]["changed"]
+    del old["run"]["changed"], old["seal"], old["beside"]
     path.write_text(json.dumps(old), encoding="utf-8")
     again = store.read(new.key)
     assert again is not None

@@ -171,4 +171,4 @@ def test_the_tables_verb_writes_and_checks_the_cost_page(tmp_path: Path, capsys:
     assert main(["--results", str(tmp_path)]) == 0
     error = capsys.readouterr().err
     assert "bad.json" in error
-    assert "foreign.json: ValueError: JSON, but no cost record" in error
+    assert "foreign.json: JSON, but no cost record" in error

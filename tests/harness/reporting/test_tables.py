@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from harness.records.schema import Run
+from harness.records.seal import sealed
 from harness.records.store import RecordStore
 from harness.reporting.tables import render
 from harness.studies import study_from_dict
@@ -335,14 +338,15 @@ def test_ten_thousand_records_make_their_tables_in_five_seconds_and_500_mb(tmp_p
     ]
     rules = {f"rule_{n}": "a value" for n in range(60)}
     sample = replace(record(benchmark="leaf", metric="iou", rules=rules), history=history)
-    template = store.write(sample).read_text(encoding="utf-8")
+    content = json.loads(store.write(sample).read_text(encoding="utf-8"))
     store.path(sample.key).unlink()
     for number in range(10_000):
         config, benchmark, seed = number // 100, number // 5 % 20, number % 5
-        text = template.replace(sample.key, f"{number:016d}").replace('"seed": 0', f'"seed": {seed}')
-        text = text.replace('"variant": "lora"', f'"variant": "lora{config}"').replace('"rank": 3', f'"rank": {config}')
-        text = text.replace('"benchmark": "leaf"', f'"benchmark": "b{benchmark}"')
-        (folder / f"{number:016d}.json").write_text(text, encoding="utf-8")
+        run = content["run"]
+        run.update(seed=seed, variant=f"lora{config}", benchmark=f"b{benchmark}")
+        run["method_config"]["rank"] = config
+        content["key"] = Run(**run).key
+        store.path(content["key"]).write_bytes(sealed(content))
     script = (
         "import re, sys, time\n"
         "from harness.tables import main\n"

@@ -1,0 +1,231 @@
+"""From the bytes of a record's file to a `Record`, or to the reason why it is none. All that it says is checked here.
+
+Cheap enough for every read: types, ranges, names, `Run.key`, and the seal. What lies beside a record is held against it
+where that is asked for (`harness.records.agreement`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, is_dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness.errors import UsageError
+from harness.file_names import checked_name
+from harness.records.budget import counted_updates
+from harness.records.files import LARGEST_RECORD, read_regular
+from harness.records.ranges import largest
+from harness.records.schema import SCHEMA_VERSION, Record
+from harness.records.seal import seal_holds
+from harness.text import printable_line
+
+T = TypeVar("T")
+
+_MOST = 10**12
+"""Bound on every count: no run has so many images, parameters or epochs."""
+_ESCAPES = re.compile(rb"\\[bfnrtu]")
+
+
+_RULES: dict[str, Any] = {
+    **dict.fromkeys(("image_size", "batch_size", "accumulate", "epochs", "select_every", "mask_tokens"), int),
+    **dict.fromkeys(("quirks", "evaluation", "methods", "benchmarks"), dict),
+    **{"merge": list, "precision": str, "activation_checkpointing": bool},
+}
+"""Types of the rules that readers of records look at; training checks every one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    options: dict[str, Any]
+    score: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """What readers look at of `Run.tuning`, where an option was chosen."""
+
+    grid: dict[str, list[Any]]
+    chosen: dict[str, Any]
+    edge: list[str]
+    trials: list[_Trial]
+    metric: str
+    on: list[str]
+    hours: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """The same of a trial that was not chosen."""
+
+    grid: dict[str, list[Any]]
+
+
+@lru_cache(maxsize=1)
+def _adapter() -> TypeAdapter[Record]:
+    """Built once and only where a record is read."""
+    return TypeAdapter(Record)
+
+
+def load(path: Path) -> Record:
+    """The record in one file, α history of schema 2 left beside.
+
+    Raises:
+        ValueError: no readable record, one that was edited, or a copy under a name that is not its key.
+    """
+    record = parse(read_regular(path, largest=LARGEST_RECORD))
+    if path.name.partition(".")[0] != record.key:
+        raise ValueError(f"a copy: the record in it belongs to {record.key}.json")
+    return record
+
+
+def parse(data: bytes) -> Record:
+    """Raises ValueError where ``data`` is no record of a schema that this code reads (1 to `SCHEMA_VERSION`)."""
+    record = validated(_adapter(), data, version=SCHEMA_VERSION, kind="record of a run", field="run")
+    for reason in _wrong(record):
+        raise ValueError(reason)
+    if record.run.key != record.key:
+        raise ValueError(
+            "its key is not the hash of its run: a rule, the seed, the split hash or the like was edited, or a later"
+            " version of this code made it"
+        )
+    if seal_holds(data) is False:
+        raise ValueError("its seal does not fit: a score or another field was edited after it was written")
+    if not record.budget:  # older records tell by their histories
+        record.budget.update(counted_updates(record.history))
+    if data.isascii() and not (b"\\" in data and _ESCAPES.search(data)):
+        return record
+    # What its key is a hash of stays as it is.
+    run = replace(spelt(record.run), method_config=record.run.method_config, rules=record.run.rules)
+    return replace(spelt(record), run=run)
+
+
+def validated(adapter: TypeAdapter[T], data: bytes, *, version: int, kind: str, field: str) -> T:
+    """The content of a file as a dataclass with a ``schema_version``.
+
+    Args:
+        adapter: of the dataclass.
+        data: JSON.
+        version: the last schema that this code reads.
+        kind: what the file should be, for messages.
+        field: what every file of that kind has.
+
+    Raises:
+        ValueError: no JSON, another kind, a later schema, or a field of a wrong type; the message is one line.
+    """
+    try:
+        record = adapter.validate_json(data, strict=True)
+    except ValidationError as error:
+        raise ValueError(_reason(data, error, version=version, kind=kind, field=field)) from error
+    _require_version(getattr(record, "schema_version", None), version)
+    return record
+
+
+def _require_version(found: object, last: int) -> None:
+    if not isinstance(found, int) or not 1 <= found <= last:
+        raise ValueError(f"schema_version {_short(found)}; this code reads 1 to {last}")
+
+
+def _wrong(record: Record) -> Iterable[str]:
+    """What is out of range, as a reason."""
+    run = record.run
+    for what in ("method", "benchmark", "protocol"):
+        if not _is_name(name := getattr(run, what)):
+            yield f"its {what} {_short(name)} is no name"
+    for what in ("backbone", "checkpoint", "manifest"):
+        if not getattr(run, what).isprintable():
+            yield f"its {what} holds characters that cannot be printed"
+    if not 0 <= run.seed < 2**63:
+        yield f"its seed {_short(run.seed)} is out of range"
+    if record.attempts < 1 or not 1 <= (record.selected_epoch or 1) <= _MOST:
+        yield "its attempts or its selected epoch are below 1"
+    for what in ("counts", "parameters", "cost", "budget"):
+        if not all(0 <= number < math.inf for number in getattr(record, what).values()):
+            yield f"{what}: a number is negative or not finite"
+    if record.parameters and "trainable" not in record.parameters:
+        yield "parameters: trainable is missing"
+    for name, kind in _RULES.items():
+        value: Any = run.rules.get(name)
+        if value is not None and (type(value) is not kind or (kind is int and not 1 <= value <= _MOST)):
+            yield f"its rule {name} is {_short(value)}"
+    if not all(isinstance(one, dict) for name in ("methods", "benchmarks") for one in run.rules.get(name, {}).values()):
+        yield "its rules for methods or benchmarks are no mappings"
+    if run.tuning:
+        try:
+            TypeAdapter(_Chosen if "chosen" in run.tuning else _Tried).validate_json(
+                json.dumps(run.tuning), strict=True
+            )
+        except ValidationError as error:
+            yield f"run.tuning.{_first(error)}"
+    yield from _wrong_scores(record)
+
+
+def _wrong_scores(record: Record) -> Iterable[str]:
+    if record.scores and record.code != "OK":
+        yield f"it has scores, and ended with {record.code}"
+    for variant, splits in record.scores.items():
+        for split, metrics in splits.items():
+            for name in (variant, split, *metrics):
+                if not _is_name(name):
+                    yield f"scores: {_short(name)} is no name"
+            for metric, value in metrics.items():
+                if not 0 <= value <= 1 and not 0 <= value <= largest(metric):
+                    yield f"scores: {variant} {split} {metric} is {_short(value)}, not between 0 and {largest(metric):g}"
+
+
+@lru_cache(maxsize=4096)
+def _is_name(text: str) -> bool:
+    """Of a method, a benchmark, a split …: it can be part of a path as it is."""
+    try:
+        return bool(checked_name(text, what="name"))
+    except UsageError:
+        return False
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:40]}…"
+
+
+def spelt(value: Any) -> Any:
+    """The same with everything spelt out that a terminal would obey, in dataclasses, mappings and lists."""
+    if isinstance(value, str):
+        return printable_line(value)
+    if isinstance(value, dict):
+        return {printable_line(key): spelt(item) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{name: spelt(item) for name, item in vars(value).items()})
+    return [spelt(item) for item in value] if isinstance(value, list) else value
+
+
+def _reason(data: bytes, error: ValidationError, *, version: int, kind: str, field: str) -> str:
+    """Why the schema refused it, in one line."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "json_invalid":
+        try:
+            data.decode()
+        except UnicodeDecodeError as undecodable:
+            return f"no text ({undecodable})"
+        return f"truncated or not JSON ({first['msg'].removeprefix('Invalid JSON: ')})"
+    content = json.loads(data)
+    if not isinstance(content, dict) or field not in content:
+        return f"JSON, but no {kind}"
+    _require_version(content.get("schema_version"), version)
+    where = [str(part)[:60] for part in first["loc"]]
+    if where[0] == "scores" and len(where) > 1:
+        return f"scores: {printable_line(where[1])} is no mapping of splits to metrics to numbers"
+    return _first(error)
+
+
+def _first(error: ValidationError) -> str:
+    """What is wrong first, and where."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].replace("Input should be", "must be").replace("Field required", "is missing")
+    message = message.replace("a valid dictionary", "a mapping").replace("an object", "a mapping")
+    return printable_line(f"{'.'.join(str(part)[:60] for part in first['loc'])}: {message}")

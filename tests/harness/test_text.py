@@ -1,0 +1,77 @@
+"""What others wrote is text on a terminal, on a page and in a spreadsheet, and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from harness import status, why
+from harness.records.store import RecordStore
+from harness.reporting.tables import render
+from harness.tables import main as tables
+from harness.text import csv_cell, markdown, printable, printable_line
+from tests.harness.reporting.sample import record
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def test_control_characters_and_what_turns_text_are_spelt_out() -> None:
+    assert printable("a\x1b[31mb\x07 \x9b \u202e\ud800") == r"a\x1b[31mb\x07 \x9b \u202e\ud800"
+    assert printable("one\n\ttwo ± α · 漢") == "one\n\ttwo ± α · 漢"
+    assert printable_line("one\r\n\ttwo") == r"one\x0d\n\ttwo"
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+cmd|' /C calc'!A0", "@SUM(1)", "+1+cmd|x", "-2+3+cmd|' /C calc'!A0", "\t=1", "=1"]
+)
+def test_a_formula_is_text_in_a_spreadsheet(text: str) -> None:
+    assert csv_cell(text).startswith("'")
+
+
+@pytest.mark.parametrize("text", ["-0.52", "+1.9 [-0.1, +3.9]", "91.2 ± 0.3 (3)", "lora[alpha=3]", "–", ""])
+def test_numbers_and_labels_stay_as_they_are_in_a_spreadsheet(text: str) -> None:
+    assert csv_cell(text) == text
+
+
+def test_a_cell_ends_where_it_should_and_holds_no_html_and_no_link() -> None:
+    assert markdown(f"a|b {SCRIPT} ![x](http://y)\n") == r"a\|b &lt;script>alert(1)&lt;/script> ![x]\(http://y)\n"
+
+
+def test_pages_of_hostile_records_hold_no_html_no_formula_and_no_further_column(tmp_path: Path) -> None:
+    hostile = f"=1+cmd|x {SCRIPT}"
+    one = record(
+        variant=hostile, backbone=hostile, split_rule=hostile, data_note=hostile, environment={"commit": hostile}
+    )
+    two = record(variant="plain", method="decoder", backbone=hostile)
+    page = render([one, two])
+    assert "<script" not in page
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
+    cells = [cell for row in csv.reader(io.StringIO(render([one, two], style="csv"))) for cell in row]
+    assert any("cmd" in cell for cell in cells)
+    assert not any(cell.startswith("=") for cell in cells)
+
+
+def test_no_verb_sends_an_escape_of_a_record_or_of_a_file_name_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = RecordStore(tmp_path)
+    evil = "\x1b]0;owned\x07\x9b31m"
+    store.write(record(variant=f"lora{evil}", data_note=evil, environment={"host": evil}))
+    store.write(record(code="ERROR", message=evil, seed=1))
+    (store.folder / f"x{evil}.json").write_text("{")
+    for verb, words in (
+        (status.main, []),
+        (status.main, ["--failed"]),
+        (why.main, ["demo", "lora", "s_measure"]),
+        (tables, []),
+        (tables, ["--format", "csv"]),
+        (tables, ["--format", "latex"]),
+    ):
+        assert verb([*words, "--results", str(tmp_path)]) == 0
+        shown = capsys.readouterr()
+        assert "owned" in shown.out + shown.err
+        assert not set("\x1b\x07\x9b") & set(shown.out + shown.err)
