@@ -9,6 +9,10 @@ alone, which the weight gradient of down_i needs. Where the backbone recomputes 
 recomputed. Deviations (ours): the final up-projection starts at zero and its output is added to the backbone's last
 tokens, so that the start is the identity and SAM's neck gets what it knows; side blocks start Kaiming-uniform, not from
 pruned backbone weights; no rung is dropped.
+
+Size: Conv-LoRA prints 11.49 M trained parameters for LST on ViT-H, 7.98 M without the mask decoder that every row of its
+table holds. The paper's r = 8 gives 16.86 M (20.37 M) here, 6.76 M of them the down-projections of all blocks. None of our
+reductions meets 11.49 M; the nearest is r = 13 with 8.00 M (11.51 M). Which side network Conv-LoRA ran is not published.
 """
 
 from __future__ import annotations

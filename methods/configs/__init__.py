@@ -20,6 +20,7 @@ from methods.configs.common import (
     PlacedConfig,
     require_choice,
     require_positive,
+    require_whole,
 )
 from methods.configs.lowrank import (
     ConvLoRAConfig,
@@ -51,5 +52,6 @@ __all__ = [
     "low_rank_parameters",
     "require_choice",
     "require_positive",
+    "require_whole",
     "site_widths",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from methods.configs.common import PlacedConfig, require_choice, require_positive
+from methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
 from methods.parts.placement import BackboneShape, MethodError, parse_sites
 
 
@@ -61,7 +61,7 @@ class AdapterConfig(PlacedConfig):
     std: float = 1e-2
 
     def __post_init__(self) -> None:
-        require_positive("hidden", self.hidden)
+        require_whole("hidden", self.hidden)
         require_positive("std", self.std)
         if unfit := set(parse_sites(self.sites)) - {"proj", "mlp"}:
             raise MethodError(
@@ -86,7 +86,7 @@ class AdaptFormerConfig(PlacedConfig):
     scale: float = 0.1
 
     def __post_init__(self) -> None:
-        require_positive("hidden", self.hidden)
+        require_whole("hidden", self.hidden)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         return self.block_count(shape) * (2 * shape.dim * self.hidden + self.hidden + shape.dim)
@@ -103,7 +103,7 @@ class VPTConfig(PlacedConfig):
     tokens: int = 12
 
     def __post_init__(self) -> None:
-        require_positive("tokens", self.tokens)
+        require_whole("tokens", self.tokens)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         return self.block_count(shape) * self.tokens * shape.dim
@@ -121,7 +121,7 @@ class LSTConfig(PlacedConfig):
     reduction: int = 8
 
     def __post_init__(self) -> None:
-        require_positive("reduction", self.reduction)
+        require_whole("reduction", self.reduction)
 
     def width(self, shape: BackboneShape) -> int:
         return max(1, shape.dim // self.reduction)
@@ -154,7 +154,7 @@ class SAMAdapterConfig(PlacedConfig):
 
     def __post_init__(self) -> None:
         require_choice("patch_embedding", self.patch_embedding, ("released", "intended"))
-        require_positive("scale", self.scale)
+        require_whole("scale", self.scale)
         if not 0 <= self.ratio < 1:
             raise MethodError(f"ratio={self.ratio}: the removed fraction of the spectrum lies in [0, 1)")
 

@@ -95,6 +95,12 @@ def require_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
         raise MethodError(f"{key}={value!r}: choose {' or '.join(choices)}")
 
 
+def require_whole(key: str, value: object) -> None:
+    """Raise `MethodError` unless ``value`` is a whole number above zero."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise MethodError(f"{key}={value}: must be a whole number above zero")
+
+
 def require_positive(key: str, value: float) -> None:
     """Raise `MethodError` unless ``value`` is above zero."""
     if not value > 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from methods.configs.common import PlacedConfig, require_choice, require_positive
+from methods.configs.common import PlacedConfig, require_choice, require_whole
 from methods.parts.operations import NORMS, cell_parameters, normed, parse_operations
 from methods.parts.placement import BackboneShape, MethodError, parse_sites
 
@@ -25,7 +25,7 @@ class LoRAConfig(PlacedConfig):
     alpha: float = 32.0
 
     def __post_init__(self) -> None:
-        require_positive("rank", self.rank)
+        require_whole("rank", self.rank)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         return self.block_count(shape) * low_rank_parameters(shape, self.sites, self.rank)
@@ -119,7 +119,7 @@ class NASLoRAConfig(PlacedConfig):
             raise MethodError("norm=batch-affine: style=linear has no norms; use style=darts, or leave norm out")
         if self.alternate == "joint" and self.alpha_data == "holdout":
             raise MethodError("alpha_data=holdout: alternate=joint has one pass on one batch; use alternate=both")
-        require_positive("rank", self.rank)
+        require_whole("rank", self.rank)
         if not 0 < self.alpha_holdout < 1:
             raise MethodError(f"alpha_holdout={self.alpha_holdout}: a fraction of the training split, in (0, 1)")
 
@@ -161,7 +161,8 @@ class NASPCLoRAConfig(NASLoRAConfig):
     """NAS-PC-LoRA (2512.03499): only a part of the bottleneck's channels passes the cell, as in PC-DARTS (1907.05737).
 
     Args:
-        channel_ratio: P = 2/3 (paper): 2 of 3 channels; rounded to at least one channel.
+        channel_ratio: P = 2/3 (paper): 2 of 3 channels; rounded to at least one channel, so that at rank 1 no channel is
+            left to bypass the cell and the method is NAS-LoRA.
     """
 
     channel_ratio: float = 2 / 3
@@ -174,6 +175,10 @@ class NASPCLoRAConfig(NASLoRAConfig):
     @property
     def cell_channels(self) -> int:
         return max(1, round(self.channel_ratio * self.rank))
+
+    @property
+    def label_note(self) -> str:
+        return "no channel left out: naslora" if self.cell_channels == self.rank else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +209,7 @@ class ConvLoRAConfig(LoRAConfig):
         require_choice("gate", self.gate, ("released", "switch"))
         require_choice("expert_bias", self.expert_bias, ("zero", "uniform"))
         require_choice("scope", self.scope, ("window", "image"))
-        require_positive("experts", self.experts)
+        require_whole("experts", self.experts)
 
     @property
     def label_note(self) -> str:

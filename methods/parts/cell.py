@@ -213,7 +213,17 @@ class Cell(nn.Module):
             return F.batch_norm(maps, mean, variance, weight, offset, training=False, eps=EPSILON)
         if recomputing():  # copies take the update; without any statistics, fewer tensors than before would be saved
             mean, variance = mean.clone(), variance.clone()
-        return F.batch_norm(maps, mean, variance, weight, offset, training=True, momentum=self.momentum, eps=EPSILON)
+        try:
+            return F.batch_norm(
+                maps, mean, variance, weight, offset, training=True, momentum=self.momentum, eps=EPSILON
+            )
+        except ValueError as error:
+            if maps.numel() > maps.shape[1]:
+                raise
+            raise MethodError(
+                "a cell with batch norm cannot train on one image whose map is 1x1, since one value has no spread; use a "
+                "larger image_size, a training split that batch_size divides without a rest of one, or norm=none"
+            ) from error
 
 
 def _convolve(maps: Tensor, kernels: Tensor, dilation: int, *, groups: int = 1) -> Tensor:

@@ -115,3 +115,9 @@ def test_adaptformer_reads_the_tokens_before_the_norm_beside_the_mlp() -> None:
 def test_adapter_refuses_sites_that_it_cannot_follow(sites: str) -> None:
     with pytest.raises(MethodError, match="an adapter follows proj"):
         AdapterConfig(sites=sites)
+
+
+def test_ssf_leaves_the_norm_behind_a_timm_vits_last_block() -> None:
+    segmenter, method = Subject(method=SSF, config=SSFConfig(), backbone="vit_t_timm").attached()
+    assert segmenter.encoder.get_submodule("norm").__class__.__name__ != "ScaleShift"
+    assert not [name for name in method.state() if name.startswith("encoder.norm.")]

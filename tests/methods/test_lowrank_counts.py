@@ -14,7 +14,20 @@ import torch
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_names, backbone_shape, decoder_parameters, encoder_parameters
 from harness.registry import METHODS, method_config_class
-from methods.configs import FullConfig, NASLoRAConfig
+from methods.configs import (
+    AdapterConfig,
+    AdaptFormerConfig,
+    ConvLoRAConfig,
+    FullConfig,
+    LoRAConfig,
+    LSTConfig,
+    NASLoRAConfig,
+    NASPCLoRAConfig,
+    SAMAdapterConfig,
+    SAMedConfig,
+    VPTConfig,
+)
+from methods.parts.placement import MethodError
 
 CELL = 360 + 8
 PARTIAL_CELL = 228 + 8
@@ -71,3 +84,15 @@ def test_every_site_is_counted() -> None:
     projections = 3 * 4 * (2 * 768) + 2 * 3 * (768 + 3072)
 
     assert NASLoRAConfig(sites="q,k,v,proj,mlp").encoder_parameters(shape) == 12 * (projections + 6 * CELL)
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [(LoRAConfig, "rank"), (SAMedConfig, "rank"), (NASLoRAConfig, "rank"), (NASPCLoRAConfig, "rank"),
+     (ConvLoRAConfig, "rank"), (ConvLoRAConfig, "experts"), (AdapterConfig, "hidden"), (AdaptFormerConfig, "hidden"),
+     (VPTConfig, "tokens"), (LSTConfig, "reduction"), (SAMAdapterConfig, "scale")],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [2.5, 0, -1, True, "3"])
+def test_a_count_that_is_no_whole_number_is_one_line(config: Any, field: str, value: object) -> None:
+    with pytest.raises(MethodError, match=f"^{field}={value}: must be a whole number above zero$"):
+        config(**{field: value})

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.contract.subject import IMAGE_SIZE, Subject
+from harness.models.catalog import backbone_shape
 from harness.models.segmenter import Segmenter
 from methods.configs import LoRAConfig, LSTConfig
 from methods.lora import LoRA
@@ -121,3 +122,14 @@ def test_side_attention_stays_inside_its_blocks_windows() -> None:
     assert not moved[0][3:].any()
     assert not moved[0][:, 3:].any()
     assert moved[1].all()
+
+
+def test_the_published_size_is_met_by_no_reduction_and_the_nearest_is_the_one_that_the_page_names() -> None:
+    shape, published = backbone_shape("vit_h"), 11_490_000
+    decoder = 3_505_536
+    sizes = {r: decoder + LSTConfig(reduction=r).encoder_parameters(shape) for r in range(1, 65)}
+    assert sizes[8] == decoder + 16_860_512
+    assert 33 * 1280 * (1280 // 8) == 6_758_400
+    nearest = min(sizes, key=lambda r: abs(sizes[r] - published))
+    assert (nearest, sizes[nearest]) == (13, decoder + 8_000_196)
+    assert abs(sizes[nearest] - published) > 5_000, "11.49 M as printed"

@@ -262,3 +262,12 @@ def test_operations_come_in_one_order_whatever_the_order_asked_for() -> None:
     assert parse_operations("dil_conv_3x3, none", style="darts") == ("none", "dil_conv_3x3")
     assert parse_operations("no-pool", style="darts") == ("none", "skip_connect", *CONVOLUTIONS)
     assert parse_operations("all", style="linear") == tuple(name for name in OPERATIONS if name != "max_pool_3x3")
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_batch_norm_over_one_value_is_one_line_that_says_what_to_do(fused: bool) -> None:
+    cell, maps = _cell("all", fused=fused), torch.randn(1, 3, 1, 1)
+    with pytest.raises(MethodError, match=r"one image whose map is 1x1.*image_size.*norm=none"):
+        cell.train()(maps)
+    assert cell.eval()(maps).isfinite().all()
+    assert cell.train()(torch.randn(2, 3, 1, 1)).isfinite().all()
