@@ -110,7 +110,8 @@ def test_closed_output_is_an_error_before_anything_starts(words: tuple[str, ...]
     assert done.stderr == "error: standard output is closed; send it to a file, or to /dev/null\n"
 
 
-def test_closed_errors_and_a_reader_that_left_are_quiet() -> None:
+def test_closed_errors_and_a_reader_that_left_are_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     done = shell('"$@" 2>&-', "-c", VERB, "fail")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
     done = shell('"$@" | true', "-c", VERB, "show")

@@ -369,6 +369,7 @@ def test_a_named_baseline_that_is_not_measured_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measuring, "measure", lambda session, report: 1 / 0)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert cost.main([*COMMAND, "--shared", "--baselines", "full,decoder", "--results", str(tmp_path)]) == 2
     assert "no ratios to full: not among --methods" in capsys.readouterr().err
 
