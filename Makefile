@@ -18,7 +18,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/python -m harness.run --protocol demo --methods lora,naslora --datasets all
+	SAM_PEFT_SETTINGS=none $(BIN)/python -m harness.run --methods lora,naslora --datasets all
 
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile

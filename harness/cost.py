@@ -83,10 +83,10 @@ def main(argv: list[str] | None = None) -> int:
     from harness.costing.summary import summary
     from harness.models.catalog import backbone_shape, resolve_backbone
     from harness.planning.rows import method_row, split_overrides
+    from harness.planning.words import expand, parse_entry, usable
     from harness.protocols.load import load_protocol
     from harness.records.cost import CostStore
     from harness.records.store import require_writable
-    from harness.run import expand, parse_entry, usable
 
     general, by_method = split_overrides(parse_assignments(arguments.set))
     for key, value in (

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.cli import verb
 from harness.errors import UsageError
-from harness.registry import BENCHMARKS, METHODS, Registry, load_plugins
-from harness.validation import parse_assignments
+from harness.registry import load_plugins
+from harness.settings.read import Settings, load_settings, trusted_cluster, trusted_plugins
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,7 +25,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m harness.run",
         description="Compare ways to fine-tune SAM: plan a grid of runs, run what is not finished, print the table.",
-        epilog="Start with --protocol demo (generated images, minutes on a laptop); --plan shows what would run and starts nothing.",
+        epilog="Without data it runs the card demo (generated images, minutes on a laptop); --plan shows what would run and "
+        "starts nothing. python -m harness.settings says where data, checkpoints and results lie.",
     )
     grid = p.add_argument_group("what to compare")
     grid.add_argument(
@@ -30,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     )
     grid.add_argument("--datasets", metavar="A,B,…", help="benchmarks; 'all' for every one")
     grid.add_argument(
-        "--protocol", metavar="CARD", help="rules of training and evaluation: a card's name or a .yaml file"
+        "--protocol",
+        metavar="CARD",
+        help="rules of training and evaluation: a card's name or a .yaml file (default: nas-lora on your data, demo without)",
     )
     grid.add_argument(
         "--backbone", metavar="NAME", help="vit_t, vit_b, vit_l, vit_h or timm/NAME (default: the card's)"
@@ -49,9 +55,15 @@ def parser() -> argparse.ArgumentParser:
     grid.add_argument(
         "--plugin",
         action="append",
+        type=Path,
         default=[],
         metavar="FILE.py",
         help="a file that defines more methods or benchmarks",
+    )
+    grid.add_argument(
+        "--trust-settings",
+        action="store_true",
+        help="run the plug-ins and the cluster profile that harness.toml of this folder names",
     )
     data = p.add_argument_group("inputs and outputs")
     data.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the benchmarks' folders")
@@ -66,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         help="pretrained weights; 'none' for random",
     )
     data.add_argument(
-        "--results", type=Path, default=Path("runs"), metavar="DIR", help="records, tables, checkpoints (default: runs)"
+        "--results", type=Path, metavar="DIR", help="records, tables, checkpoints (default: runs, or as set)"
     )
     data.add_argument("--skip-missing", action="store_true", help="leave out benchmarks that are not on disk")
     data.add_argument(
@@ -125,12 +137,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.study == "list":
         return list_studies()
-    arguments.plugin, left_out = load_plugins(arguments.plugin)
+    settings = load_settings()
+    set_plugins = trusted_plugins(settings, trust=arguments.trust_settings)
+    if set_plugins:
+        print(f"plug-ins of {settings.origins['plugins'].name}: {', '.join(map(str, set_plugins))}", file=sys.stderr)
+    arguments.plugin, left_out = load_plugins(dict.fromkeys([*arguments.plugin, *set_plugins]))
     for line in left_out:
         print(line, file=sys.stderr)
     arguments.priced = {}
     phases = phases_of(arguments)
-    return programme(arguments, phases) if phases else run(arguments)
+    return programme(arguments, phases, settings) if phases else run(arguments, settings)
 
 
 def phases_of(arguments: argparse.Namespace) -> Any:
@@ -147,7 +163,7 @@ def phases_of(arguments: argparse.Namespace) -> Any:
     return phases
 
 
-def programme(arguments: argparse.Namespace, phases: Any) -> int:
+def programme(arguments: argparse.Namespace, phases: Any, settings: Settings) -> int:
     """Plan, price or run the phases one after another: a run that two of them ask for is made and priced once, and a
     budget is spent from the first to the last."""
     status, hours = 0, arguments.priced
@@ -160,7 +176,7 @@ def programme(arguments: argparse.Namespace, phases: Any) -> int:
         own.datasets = arguments.datasets or ",".join(phase.benchmarks) or None
         own.seeds = arguments.seeds or (",".join(map(str, phase.seeds)) if len(phase.seeds) > 1 else None)
         try:
-            status = max(status, run(own))
+            status = max(status, run(own, settings))
         except UsageError as error:
             if arguments.budget is None or not arguments.priced:
                 raise
@@ -174,31 +190,40 @@ def programme(arguments: argparse.Namespace, phases: Any) -> int:
     return status
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """One grid: its trials where rates are tuned, its runs, its table."""
-    request, cluster_overrides = build_request(arguments)
-    tuning = build_tuning(arguments)
-
     from harness.dispatch.place import place
+    from harness.planning.asked import understand
     from harness.planning.plan import plan
     from harness.planning.samples import sample_writer
     from harness.records.store import require_writable
 
+    asked = understand(arguments, settings)
+    request = asked.request
+    if asked.note:
+        print(asked.note, file=sys.stderr)
+    here = arguments.executor is not None or arguments.workers is not None
     where = place(
-        arguments.executor, workers=arguments.workers, cluster=arguments.cluster, cluster_overrides=cluster_overrides
+        arguments.executor,
+        workers=arguments.workers,
+        cluster=arguments.cluster or ("" if here else trusted_cluster(settings, trust=arguments.trust_settings)),
+        cluster_overrides=asked.cluster_overrides,
     )
-    if not arguments.plan:
-        require_writable(request.results)
-    samples = sample_writer(request.results)
-    if tuning is not None:
-        tuned = tune(request, tuning, arguments, where, samples=samples)
-        if isinstance(tuned, int):
-            return tuned
-        request = tuned
-    planned = plan(request, prepare_samples=samples)
+    with ExitStack() as stack:
+        if arguments.plan:  # which writes nothing below the results folder
+            instead = Path(stack.enter_context(TemporaryDirectory(prefix="harness-plan-")))
+        else:
+            require_writable(request.results)
+            instead = None
+        samples = sample_writer(request.results, instead=instead)
+        if asked.tuning is not None:
+            tuned = tune(request, asked.tuning, arguments, where, samples=samples)
+            if isinstance(tuned, int):
+                return tuned
+            request = tuned
+        planned = plan(request, prepare_samples=samples)
     if arguments.plan:
-        show_plan(planned, request, arguments, where)
-        return 0
+        return show_plan(planned, request, arguments, where)
     outcome = carry_out(planned, request, arguments, where)
     if outcome.submitted:
         return 0
@@ -220,13 +245,12 @@ def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *
     planned, trials = plan_trials(request, tuning, prepare_samples=samples)
     left = unfinished(planned)
     if not left:
-        return choose(request, tuning, trials, RecordStore(request.results))
+        return choose(request, tuning, trials, RecordStore(request.results), write=not arguments.plan)
     if arguments.plan:
-        show_plan(planned, request, arguments, where, heading="first phase, the trials")
+        first = show_plan(planned, request, arguments, where, heading="first phase, the trials")
         planned = plan(with_first_values(request, tuning), prepare_samples=samples)
         heading = "second phase, each first value standing for the one to be chosen"
-        show_plan(planned, request, arguments, where, heading=heading)
-        return 0
+        return max(first, show_plan(planned, request, arguments, where, heading=heading))
     print(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first", file=sys.stderr)
     outcome = carry_out(planned, request, arguments, where)
     planned, trials = plan_trials(request, tuning, prepare_samples=samples)
@@ -238,8 +262,8 @@ def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *
     return 0 if outcome.submitted or arguments.cancel else 1
 
 
-def show_plan(planned: Any, request: Any, arguments: argparse.Namespace, where: Any, *, heading: str = "") -> None:
-    """Print a plan with its price, without what an earlier phase has in its own."""
+def show_plan(planned: Any, request: Any, arguments: argparse.Namespace, where: Any, *, heading: str = "") -> int:
+    """Print a plan with its price, without what an earlier phase has in its own; 1 where something is missing."""
     from harness.pricing.plan_text import plan_text
     from harness.pricing.price import bought
 
@@ -250,6 +274,7 @@ def show_plan(planned: Any, request: Any, arguments: argparse.Namespace, where: 
     arguments.priced |= hours
     text = plan_text(planned, request.results, where=where, budget=left)
     print(f"{heading}: {text}" if heading else text, end="\n" if heading else "")
+    return 1 if planned.missing else 0
 
 
 def budget_left(arguments: argparse.Namespace) -> float:
@@ -267,7 +292,7 @@ def carry_out(planned: Any, request: Any, arguments: argparse.Namespace, where: 
     for line in planned.problems:
         print(line, file=sys.stderr)
     if planned.missing:
-        raise UsageError(planned.missing[0])
+        raise UsageError(_missing(planned.missing))
     if arguments.budget is not None:
         from harness.pricing.price import affordable, price
 
@@ -291,154 +316,16 @@ def carry_out(planned: Any, request: Any, arguments: argparse.Namespace, where: 
     )
 
 
-def build_tuning(arguments: argparse.Namespace) -> Any:
-    """A `harness.planning.tuning.Tuning`, None where nothing is tuned.
+def _missing(lines: Sequence[str]) -> str:
+    """One line for all that is missing; where it is more than one thing, each is said on a line of its own before."""
+    from harness.planning.needs import card_needs
 
-    Raises:
-        UsageError: malformed grids.
-    """
-    from harness.planning.tuning import Tuning, parse_tune
-
-    found: dict[str, Any] = {"grids": {}}
-    if arguments.study:
-        from harness.studies import load_study
-
-        study = load_study(arguments.study)
-        found = {"grids": study.tune, "seeds": study.tune_seeds, "on": study.tune_on}
-    if arguments.tune:
-        found["grids"] = parse_tune(arguments.tune)
-    if not found["grids"]:
-        if arguments.tune_seeds or arguments.tune_on:
-            raise UsageError("--tune-seeds and --tune-on say how to tune; say what with --tune lr=1e-4,3e-4,1e-3")
-        return None
-    if arguments.tune_seeds:
-        found["seeds"] = parse_seeds(arguments.tune_seeds)
-    if arguments.tune_on:
-        found["on"] = tuple(expand(arguments.tune_on, usable(BENCHMARKS)))
-    return Tuning(**found)
-
-
-def build_request(arguments: argparse.Namespace) -> tuple[Any, dict[str, str]]:
-    """A `Request` and the ``cluster.*`` overrides.
-
-    Raises:
-        UsageError: an argument is missing or malformed.
-    """
-    from harness.models.checkpoint import checkpoint_paths
-    from harness.planning.request import Entry, Request
-
-    overrides = parse_assignments(arguments.set)
-    cluster = {
-        key.removeprefix("cluster."): overrides.pop(key) for key in list(overrides) if key.startswith("cluster.")
-    }
-    if arguments.no_cache:
-        overrides["cache_images"] = "false"
-    values: dict[str, Any] = {}
-    if arguments.study:
-        from harness.studies import load_study
-
-        study = load_study(arguments.study)
-        if not study.entries:
-            raise UsageError(f"study {study.name} has no runs of its own; measure it with python -m harness.cost")
-        values |= {
-            "entries": tuple(Entry(method=e.method, options=e.options, label=e.label) for e in study.entries),
-            "benchmarks": study.benchmarks,
-            "protocol": study.protocol,
-            "seeds": study.seeds,
-            "backbones": study.backbones,
-        }
-        overrides = {**study.set, **({"budget": study.budget} if study.budget else {}), **overrides}
-    if arguments.methods:
-        values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, usable(METHODS)))
-    if arguments.datasets:
-        values["benchmarks"] = tuple(expand(arguments.datasets, usable(BENCHMARKS)))
-    if arguments.protocol:
-        values["protocol"] = arguments.protocol
-    if arguments.seeds is not None:
-        values["seeds"] = parse_seeds(arguments.seeds)
-    if arguments.backbone:
-        values["backbones"] = (arguments.backbone,)
-    for needed, example in (
-        ("entries", "--methods lora,naslora"),
-        ("benchmarks", "--datasets all"),
-        ("protocol", "--protocol demo"),
-    ):
-        if not values.get(needed):
-            raise UsageError(f"say {example} (or --study NAME for a whole table; --help lists everything)")
-    roots = {}
-    for item in arguments.dataset_root:
-        name, equals, folder = item.partition("=")
-        if not equals:
-            raise UsageError(f"--dataset-root {item!r} is not NAME=DIR, such as --dataset-root kvasir=/data/Kvasir-SEG")
-        roots[BENCHMARKS.resolve(name)] = Path(folder)
-    request = Request(
-        **values,
-        overrides=overrides,
-        data_root=arguments.data,
-        dataset_roots=roots,
-        checkpoints=checkpoint_paths(arguments.checkpoint),
-        results=arguments.results,
-        plugins=tuple(str(Path(path).absolute()) for path in arguments.plugin),
-        skip_missing=arguments.skip_missing,
-    )
-    return request, cluster
-
-
-def usable(registry: Registry) -> list[str]:
-    """What ``all`` stands for; installed plug-ins that are broken are named on stderr and left out."""
-    names = registry.usable_names()
-    for line in registry.broken.values():
-        print(line, file=sys.stderr)
-    return names
-
-
-def expand(text: str, everything: list[str]) -> list[str]:
-    """Comma-separated words, commas inside brackets kept; ``all`` stands for ``everything``."""
-    words, depth, current = [], 0, ""
-    for letter in text + ",":
-        depth += (letter == "[") - (letter == "]")
-        if letter == "," and depth == 0:
-            if current.strip():
-                words.append(current.strip())
-            current = ""
-        else:
-            current += letter
-    if depth:
-        raise UsageError(f"{text!r}: a bracket is not closed")
-    return [name for word in words for name in (everything if word == "all" else [word])]
-
-
-def parse_entry(word: str) -> Any:
-    """``lora[rank=6,alpha=12]`` as an entry; a value with a comma is put in quotes: ``lora[sites='q,v']``."""
-    import re
-
-    from harness.planning.request import Entry
-
-    match = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", word)
-    if not match:
-        raise UsageError(f"--methods: {word!r} is not NAME or NAME[option=value,…]")
-    items = re.findall(r"""((?:[^,'"]|'[^']*'|"[^"]*")+)""", match[2] or "")
-    options = {key: value.strip("'\"") for key, value in parse_assignments([item.strip() for item in items]).items()}
-    return Entry(method=METHODS.resolve(match[1]), options=options)
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """``5`` is seeds 0 to 4; ``0,3,7`` is those.
-
-    Raises:
-        UsageError: not whole numbers, none, one twice, or beyond all use.
-    """
-    from harness.studies import MOST_SEEDS
-
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--seeds {text!r} is neither a number of seeds (5) nor a list of seeds (0,3,7)")
-    if any(len(part) > 9 for part in parts) or (len(parts) == 1 and int(parts[0]) > MOST_SEEDS):
-        raise UsageError(f"--seeds {text!r}: at most {MOST_SEEDS} seeds, each of at most 9 digits")
-    seeds = tuple(range(int(parts[0]))) if len(parts) == 1 else tuple(int(part) for part in parts)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UsageError(f"--seeds {text!r} names no seed, or one twice")
-    return seeds
+    needs = f"cards by what they need (--protocol): {card_needs()}"
+    if len(lines) == 1:
+        return f"{lines[0]}; {needs}"
+    for line in lines:
+        print(f"missing: {line}", file=sys.stderr)
+    return f"{len(lines)} things are missing, so nothing was started; {needs}"
 
 
 def list_studies() -> int:

@@ -14,6 +14,7 @@ from harness.registry import BENCHMARKS, METHODS
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing is remembered in the cache of whoever runs the tests; processes that tests start inherit it."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["SAM_PEFT_SETTINGS"] = "none"  # nor does it matter what they have set
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from harness.models.fingerprints import fingerprint, is_remembered, short_finger
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash
 from harness.planning.finished import earlier, under_short_fingerprints
 from harness.planning.job import Job
+from harness.planning.needs import weights
 from harness.planning.request import Request
 from harness.planning.rows import method_row, split_overrides
 from harness.protocols.card import Protocol
@@ -149,7 +150,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                 jobs.setdefault(run.key, job)  # two words may name one run: naslora,all
                 keys.setdefault((label, name), []).append(run.key)
     if absent and not (request.skip_missing and jobs):
-        missing.append(_absent_line(absent, request))
+        missing += _absent_lines(absent, request)
     asked = content_hash(sorted(jobs))
     shorts = {one.fingerprint: one.short for one in weights.values() if one.short}
     named = list(jobs)
@@ -181,7 +182,8 @@ def _checkpoint(request: Request, backbone: str, protocol: Protocol, missing: li
     if path is None:
         if protocol.data == "files":
             missing.append(
-                f"no --checkpoint: {backbone} would start from random weights; give the pretrained file, or --checkpoint none to mean it"
+                f"no checkpoint of {backbone} is given or set: give {weights(backbone)} with --checkpoint FILE, "
+                "or --checkpoint none to start from random weights"
             )
         return _Weights()
     if str(path) == "none":
@@ -231,12 +233,14 @@ def _one_mask_line(benchmark: str) -> str:
     )
 
 
-def _absent_line(absent: Mapping[str, str], request: Request) -> str:
-    first = next(iter(absent.values()))
-    if len(absent) == 1:
-        return f"{first}; or try the harness without data: --protocol demo"
-    where = f"below {request.data_root}" if request.data_root else "(no --data folder was given)"
-    return (
-        f"{len(absent)} benchmarks are not usable {where}: {', '.join(absent)} (first: {first}); "
-        "name those that are with --datasets, add --skip-missing, or try --protocol demo"
-    )
+def _absent_lines(absent: Mapping[str, str], request: Request) -> list[str]:
+    """One line a benchmark, or one for all of them where there is no folder to look into."""
+    root = request.data_root
+    elsewhere = {BENCHMARKS.resolve(name) for name in request.dataset_roots}
+    shared = [name for name in absent if name not in elsewhere and (root is None or not root.is_dir())]
+    lines = []
+    if shared:
+        what = f"the data folder {root} does not exist" if root else "no data folder is given or set (--data DIR)"
+        lines.append(f"{what}: {', '.join(shared)}; python -m datasets list says where to get each")
+    hint = "; or try --protocol demo, which needs no data"  # said once, by the verb
+    return lines + [text.removesuffix(hint) for name, text in absent.items() if name not in shared]

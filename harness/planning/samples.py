@@ -10,13 +10,18 @@ from pathlib import Path
 from harness.errors import UsageError, os_reason
 
 
-def sample_writer(results: Path) -> Callable[[str], Path]:
-    """A function that writes a benchmark's sample below ``results/sample-data`` once, and returns its folder."""
+def sample_writer(results: Path, *, instead: Path | None = None) -> Callable[[str], Path]:
+    """A function that writes a benchmark's sample below ``results/sample-data`` once, and returns its folder.
+
+    Args:
+        instead: folder for samples that are not there yet, for whoever must not write to ``results``.
+    """
 
     def prepare(name: str) -> Path:
         folder = results / "sample-data" / name
         if folder.is_dir():
             return folder
+        folder = (instead or results) / "sample-data" / name
         from datasets import samples
 
         temporary = folder.with_name(f".{name}.{os.getpid()}.part")

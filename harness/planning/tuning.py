@@ -121,8 +121,11 @@ def grid_of(entry: Entry, grids: Mapping[str, Sequence[Any]]) -> dict[str, list[
     return found
 
 
-def choose(request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore) -> Request:
-    """The request with each row's choice in place of its grids; trials and choice are written into the trials' records.
+def choose(
+    request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore, *, write: bool = True
+) -> Request:
+    """The request with each row's choice in place of its grids; trials and choice are written into the trials' records
+    where ``write``.
 
     Raises:
         UsageError: every value of a row diverged.
@@ -133,7 +136,8 @@ def choose(request: Request, tuning: Tuning, trials: Sequence[Trials], store: Re
     entries += [entry for entry in request.entries if id(entry) not in tuned]
     for trial in trials:
         label = _choice(trial, tuning, {key: store.find(key) for keys in trial.runs.values() for key in keys})
-        _write(trial, label, store)
+        if write:
+            _write(trial, label, store)
         chosen = _with(trial.entry, trial.grid, tuple(label["chosen"].values()))
         where = everywhere if tuning.on else trial.benchmarks
         entries.append(replace(chosen, label=trial.name, benchmarks=where, tuning=label))

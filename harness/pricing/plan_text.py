@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.dispatch.place import Place
 from harness.models.catalog import backbone_shape, decoder_parameters, total_parameters
+from harness.planning.needs import card_needs
 from harness.planning.plan import Plan
 from harness.pricing.forecast import Forecast, RunForecast, within_budget
 from harness.pricing.price import named, price
@@ -42,7 +43,11 @@ def plan_text(planned: Plan, results: Path, *, where: Place, budget: float | Non
             chosen = within_budget(prices, budget)
             lines += ["", f"{len(chosen)} of {len(prices.runs)} runs fit into {budget:g} hours:"]
             lines += [f"  {named(one.run)} · {one.hours:.2f} h" for one in chosen]
-    lines += ["", *(f"missing: {line}" for line in planned.missing)] if planned.missing else ["", "nothing is missing"]
+    if planned.missing:
+        missing = [f"missing: {line}" for line in planned.missing]
+        lines += ["", *missing, f"cards by what they need (--protocol): {card_needs()}"]
+    else:
+        lines += ["", "nothing is missing"]
     return "\n".join(lines) + "\n"
 
 

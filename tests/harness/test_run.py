@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from harness.errors import UsageError
-from harness.run import expand, main, parse_entry, parse_seeds
+from harness.planning.words import expand, parse_entry, parse_seeds
+from harness.run import main
 from tests.harness.dispatch import standin
 
 PLAIN = ["--protocol", "demo", "--executor", "inline", "--methods", "lora", "--datasets", "kvasir"]
@@ -107,7 +108,7 @@ def test_missing_data_says_which_folder_where_to_get_it_and_how_to_try(
     )  # fmt: skip
     assert str(tmp_path / "data") in line
     assert "Kvasir-SEG" in line
-    assert "--protocol demo" in line
+    assert "(--protocol): demo: nothing" in line
 
 
 @pytest.mark.parametrize("words", [[], ["--plan"]])
@@ -205,12 +206,52 @@ def test_diverging_run_has_its_code_and_a_retry_runs_again(tmp_path: Path, capsy
 
 def test_plan_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = ["--protocol", "nas-lora", "--backbone", "vit_h", "--methods", "all", "--datasets", "all"]
-    assert main([*grid, "--plan", "--results", str(tmp_path)]) == 0
+    assert main([*grid, "--plan", "--results", str(tmp_path)]) == 1
     text = capsys.readouterr().out
     assert "126 runs" in text
     assert "4,020,096" in text
-    assert "missing: " in text
+    assert len([line for line in text.splitlines() if line.startswith("missing: ")]) == 2
     assert not any(tmp_path.iterdir())
+
+
+def test_a_plan_of_generated_images_writes_nothing_and_has_the_keys_of_the_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "harness.experiment.experiment", standin)
+    assert main([*DEMO, "--plan", "--results", str(tmp_path / "runs")]) == 0
+    assert not any(tmp_path.iterdir())
+    assert main([*DEMO, "--results", str(tmp_path / "runs")]) == 0
+    capsys.readouterr()
+    assert main([*DEMO, "--plan", "--results", str(tmp_path / "runs")]) == 0
+    assert "1 runs, 1 finished" in capsys.readouterr().out
+
+
+def test_all_that_is_missing_is_said_at_once_with_what_each_card_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from datasets import samples
+
+    samples.write("leaf", tmp_path / "data")
+    grid = [
+        "--protocol",
+        "mini",
+        "--methods",
+        "lora",
+        "--datasets",
+        "kvasir,leaf,camo",
+        "--data",
+        str(tmp_path / "data"),
+    ]
+    capsys.readouterr()
+    assert main([*grid, "--results", str(tmp_path)]) == 2
+    *missing, error = capsys.readouterr().err.splitlines()
+    starts = ("no checkpoint of timm/vit_small", "no Kvasir-SEG in ", "no CAMO in ")
+    assert len(missing) == 3
+    assert all(line.startswith(f"missing: {start}") for line, start in zip(missing, starts, strict=True))
+    assert error.startswith(
+        "error: 3 things are missing, so nothing was started; cards by what they need (--protocol): demo: nothing"
+    )
+    assert "nas-lora, standard: images (--data), SAM's sam_vit_h_4b8939.pth (--checkpoint), a GPU" in error
 
 
 def test_a_budget_starts_what_the_plan_says_fits_and_says_what_it_leaves_out(

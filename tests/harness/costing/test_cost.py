@@ -18,10 +18,10 @@ from harness.costing.session import Row, Session
 from harness.costing.subject import PARTS, Subject
 from harness.errors import UsageError
 from harness.planning.rows import method_row
+from harness.planning.words import expand, parse_entry
 from harness.protocols.load import load_protocol
 from harness.records.cost import Comparability, CostStore
 from harness.registry import METHODS, method_config_class
-from harness.run import expand, parse_entry
 from methods.lora import LoRA
 
 SMALL = {"image_size": 64, "batch_size": 2, "epochs": 20}

@@ -97,7 +97,7 @@ def test_missing_data_and_checkpoint_are_named_and_nothing_starts(tmp_path: Path
     )
     missing = plan(request).missing
     assert any("--checkpoint" in line for line in missing)
-    assert any("kvasir" in line and "--protocol demo" in line for line in missing)
+    assert any("kvasir, camo" in line and "--data DIR" in line for line in missing)
 
 
 def test_whole_paper_grid_plans_with_exact_counts_and_no_data(tmp_path: Path) -> None:

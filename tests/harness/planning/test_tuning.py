@@ -61,7 +61,9 @@ def best_at(wanted: float) -> Score:
 
 @pytest.fixture
 def tuned(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Work]]:
-    monkeypatch.setattr("harness.planning.samples.sample_writer", lambda results, write=sample_writer: write(samples))
+    monkeypatch.setattr(
+        "harness.planning.samples.sample_writer", lambda results, instead, write=sample_writer: write(samples)
+    )
 
     def run(
         score: Score, *words: str, methods: str = "lora", datasets: str = "kvasir", seeds: str = "2"

@@ -1,0 +1,178 @@
+"""What is asked for: the words of a command line, and settings where the command line is silent, as a `Request`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.models.catalog import resolve_backbone
+from harness.models.checkpoint import checkpoint_paths
+from harness.planning.request import Entry, Request
+from harness.planning.rows import split_overrides
+from harness.planning.tuning import Tuning, parse_tune
+from harness.planning.words import expand, parse_entry, parse_roots, parse_seeds, usable
+from harness.protocols.load import load_protocol
+from harness.registry import BENCHMARKS, METHODS
+from harness.settings.read import Settings
+from harness.validation import parse_assignments
+
+WITH_DATA = "nas-lora"
+WITHOUT_DATA = "demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A command line understood.
+
+    Args:
+        request: what to plan.
+        cluster_overrides: ``--set cluster.KEY=VALUE``.
+        tuning: what is tuned before, None for nothing.
+        note: a line on what was chosen without being asked for, empty where nothing was.
+    """
+
+    request: Request
+    cluster_overrides: Mapping[str, Any]
+    tuning: Tuning | None = None
+    note: str = ""
+
+
+def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
+    """The run verb's arguments as a request; settings fill in what they leave open.
+
+    Args:
+        arguments: of `harness.run`'s parser, its plug-ins loaded.
+        settings: what is set.
+
+    Raises:
+        UsageError: an argument or a setting is missing or malformed.
+    """
+    overrides = parse_assignments(arguments.set)
+    of_cluster = {
+        key.removeprefix("cluster."): overrides.pop(key) for key in list(overrides) if key.startswith("cluster.")
+    }
+    if arguments.no_cache:
+        overrides["cache_images"] = "false"
+    values: dict[str, Any] = _of_study(arguments.study) if arguments.study else {}
+    overrides = {**values.pop("set", {}), **overrides}
+    if arguments.methods:
+        values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, usable(METHODS)))
+    if arguments.datasets:
+        values["benchmarks"] = tuple(expand(arguments.datasets, usable(BENCHMARKS)))
+    for needed, example in (("entries", "--methods lora,naslora"), ("benchmarks", "--datasets all")):
+        if not values.get(needed):
+            raise UsageError(f"say {example} (or --study NAME for a whole table; --help lists everything)")
+    if arguments.backbone:
+        values["backbones"] = (arguments.backbone,)
+    if arguments.seeds is not None:
+        values["seeds"] = parse_seeds(arguments.seeds)
+    elif "seeds" not in values and settings.seeds:
+        values["seeds"] = parse_seeds(settings.seeds, name=f"{settings.origins['seeds'].name}: seeds")
+
+    given = {BENCHMARKS.resolve(name): path for name, path in parse_roots(arguments.dataset_root).items()}
+    files = checkpoint_paths(arguments.checkpoint)
+    checkpoints = files if "" in files else {**set_checkpoints(settings), **files}
+    has_data = bool(arguments.data or given or settings.data or settings.datasets)
+    has_files = has_data or any(str(path) != "none" for path in checkpoints.values())
+    values["protocol"], note = _card(arguments.protocol or values.get("protocol", ""), settings, has_files=has_files)
+
+    generated = load_protocol(values["protocol"], split_overrides(overrides)[0]).data == "sample"
+    roots = given
+    if not arguments.data and not generated:  # a folder of the command line beats all that settings say of data
+        roots = {**set_folders(settings), **given}
+    request = Request(
+        **values,
+        overrides=overrides,
+        data_root=arguments.data or settings.data,
+        dataset_roots=roots,
+        checkpoints=checkpoints,
+        results=arguments.results or settings.results,
+        plugins=tuple(str(path.absolute()) for path in arguments.plugin),
+        skip_missing=arguments.skip_missing,
+    )
+    return Asked(request=request, cluster_overrides=of_cluster, tuning=tuning_of(arguments), note=note)
+
+
+def tuning_of(arguments: argparse.Namespace) -> Tuning | None:
+    """What is tuned before the runs, None for nothing.
+
+    Raises:
+        UsageError: malformed grids.
+    """
+    found: dict[str, Any] = {"grids": {}}
+    if arguments.study:
+        from harness.studies import load_study
+
+        study = load_study(arguments.study)
+        found = {"grids": study.tune, "seeds": study.tune_seeds, "on": study.tune_on}
+    if arguments.tune:
+        found["grids"] = parse_tune(arguments.tune)
+    if not found["grids"]:
+        if arguments.tune_seeds or arguments.tune_on:
+            raise UsageError("--tune-seeds and --tune-on say how to tune; say what with --tune lr=1e-4,3e-4,1e-3")
+        return None
+    if arguments.tune_seeds:
+        found["seeds"] = parse_seeds(arguments.tune_seeds, name="--tune-seeds")
+    if arguments.tune_on:
+        found["on"] = tuple(expand(arguments.tune_on, usable(BENCHMARKS)))
+    return Tuning(**found)
+
+
+def _of_study(name: str) -> dict[str, Any]:
+    from harness.studies import load_study
+
+    study = load_study(name)
+    if not study.entries:
+        raise UsageError(f"study {study.name} has no runs of its own; measure it with python -m harness.cost")
+    return {
+        "entries": tuple(Entry(method=e.method, options=e.options, label=e.label) for e in study.entries),
+        "benchmarks": study.benchmarks,
+        "protocol": study.protocol,
+        "seeds": study.seeds,
+        "backbones": study.backbones,
+        "set": {**study.set, **({"budget": study.budget} if study.budget else {})},
+    }
+
+
+def _card(asked: str, settings: Settings, *, has_files: bool) -> tuple[str, str]:
+    """The card, and a line where nobody named one."""
+    if asked or settings.protocol:
+        return asked or settings.protocol, ""
+    if has_files:
+        return WITH_DATA, f"no --protocol, so the card {WITH_DATA}: the paper's rules"
+    return WITHOUT_DATA, (
+        f"no data is set, so the card {WITHOUT_DATA}: generated images, numbers that rank nothing; "
+        "--data DIR for real ones (python -m harness.settings --init remembers it)"
+    )
+
+
+def set_folders(settings: Settings) -> dict[str, Path]:
+    """Benchmark -> its own folder, as settings say.
+
+    Raises:
+        UsageError: no such benchmark.
+    """
+    return _named(settings, "datasets", BENCHMARKS.resolve)
+
+
+def set_checkpoints(settings: Settings) -> dict[str, Path]:
+    """Backbone -> its pretrained weights, as settings say.
+
+    Raises:
+        UsageError: no such backbone.
+    """
+    return _named(settings, "checkpoints", resolve_backbone)
+
+
+def _named(settings: Settings, table: str, resolve: Callable[[str], str]) -> dict[str, Path]:
+    found = {}
+    for name, path in getattr(settings, table).items():
+        try:
+            found[resolve(name)] = path
+        except UsageError as error:
+            raise UsageError(f"{settings.origins[f'{table}.{name}'].name}: {table}: {error}") from error
+    return found

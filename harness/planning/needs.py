@@ -1,0 +1,35 @@
+"""What each card needs before it can start, for whoever lacks something."""
+
+from __future__ import annotations
+
+from harness.protocols.card import Protocol
+from harness.protocols.load import card_names, load_protocol
+
+SAM_FILES = {"vit_b": "sam_vit_b_01ec64.pth", "vit_l": "sam_vit_l_0b3195.pth", "vit_h": "sam_vit_h_4b8939.pth"}
+"""Of the segment-anything repository."""
+SMALL = 256
+"""Pixels a side up to which a CPU will do."""
+DEMO_TIME = "minutes"
+
+
+def weights(backbone: str) -> str:
+    """The pretrained file of a backbone, in words."""
+    if backbone in SAM_FILES:
+        return f"SAM's {SAM_FILES[backbone]}"
+    return f"weights of timm's {backbone.removeprefix('timm/')}" if backbone.startswith("timm/") else "no weights"
+
+
+def card_needs() -> str:
+    """``demo: nothing, … · mini: …``: one line, cards with the same needs together."""
+    cards: dict[str, list[str]] = {}
+    for name in card_names():
+        cards.setdefault(_needs(load_protocol(name)), []).append(name)
+    order = sorted(cards, key=lambda needs: (not needs.startswith("nothing"), "GPU" in needs))
+    return " · ".join(f"{', '.join(cards[needs])}: {needs}" for needs in order)
+
+
+def _needs(card: Protocol) -> str:
+    if card.data == "sample":
+        return f"nothing, {DEMO_TIME}"
+    device = "a CPU will do" if card.image_size <= SMALL else "a GPU"
+    return f"images (--data), {weights(card.backbone)} (--checkpoint), {device}"

@@ -1,0 +1,94 @@
+"""``python -m harness.settings``: every setting with its value and where it comes from; ``--init`` writes a commented file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.cli import verb
+from harness.errors import UsageError, os_reason
+from harness.settings.keys import KEYS, Key
+from harness.settings.read import HERE, Settings, load_settings, user_file
+
+HEAD = """\
+# Settings of the SAM PEFT harness. Uncomment what you need; `python -m harness.settings` shows what holds.
+# harness.toml counts in the folder it lies in, ~/.config/sam-peft-harness/settings.toml everywhere. Environment
+# variables (SAM_PEFT_DATA, ...) beat both, and the command line beats all. Paths are relative to this file.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m harness.settings",
+        description="Print every setting with its value and where it comes from.",
+        epilog=f"Read, the later above the earlier: {user_file()}, {HERE} of the working folder, variables SAM_PEFT_…",
+    )
+    p.add_argument("--init", action="store_true", help=f"write a commented {HERE} into this folder, or to --out")
+    p.add_argument("--out", type=Path, metavar="FILE", help="with --init: the file to write, which must not exist")
+    return p
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    if arguments.init:
+        return _write(arguments.out or HERE)
+    if arguments.out:
+        raise UsageError("--out is for --init, which writes a file")
+    rows = list(_rows(load_settings()))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, value, origin in rows:
+        print(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}".rstrip())
+    return 0
+
+
+def _rows(settings: Settings) -> list[tuple[str, str, str]]:
+    """Name, value, where it comes from; a row for each name of a table."""
+    rows = []
+    for key in KEYS:
+        value = getattr(settings, key.name)
+        if key.kind == "table":
+            named = [(f"{key.name}.{name}", str(path)) for name, path in value.items()] or [(key.name, "-")]
+        elif key.kind == "paths":
+            named = [(key.name, ", ".join(map(str, value)) or "-")]
+        else:
+            named = [(key.name, str(value or "-"))]
+        rows += [(name, text, _origin(settings, name)) for name, text in named]
+    return rows
+
+
+def _origin(settings: Settings, name: str) -> str:
+    origin = settings.origins.get(name)
+    if origin is None:
+        return "default"
+    code = name == "plugins" or (name == "cluster" and settings.cluster.endswith((".yaml", ".yml")))
+    return f"{origin.name} (needs --trust-settings: {origin.foreign})" if code and origin.foreign else origin.name
+
+
+def template() -> str:
+    """A file in which everything is explained and nothing is set."""
+    plain = [key for key in KEYS if key.kind != "table"]
+    tables = [key for key in KEYS if key.kind == "table"]
+    blocks = [_commented(key, key.example) for key in plain]
+    blocks += [_commented(key, f"[{key.name}]\n# {key.example}") for key in tables]
+    return "\n".join([HEAD, *blocks])
+
+
+def _commented(key: Key, example: str) -> str:
+    return f"# {key.name}: {key.help}; {key.variable} and {key.option} beat it\n# {example}\n"
+
+
+def _write(path: Path) -> int:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(template())
+    except FileExistsError as error:
+        raise UsageError(f"{path} exists; edit it, or write another with --out FILE") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {os_reason(error)}") from error
+    print(f"written: {path}; everything in it is a comment until you uncomment it")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,260 @@
+"""Settings from two files and the environment. Plain data: nothing in a file is executed, no key is guessed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError, did_you_mean, os_reason
+from harness.settings.keys import KEYS, PREFIX, Key
+
+HERE = Path("harness.toml")
+INSTEAD = f"{PREFIX}SETTINGS"
+"""Names one file to read in the place of both; ``none`` leaves out the other variables too."""
+MOST_BYTES = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a value comes from.
+
+    Args:
+        name: a file or an environment variable, as people call it.
+        foreign: why the user may not have written it, empty where only the user can have.
+    """
+
+    name: str
+    foreign: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is set; empty where nothing is.
+
+    Args:
+        seeds: as the command line takes them, ``3`` or ``0,3,7``.
+        datasets, checkpoints: names as they were written, those of the highest level last.
+        origins: key, or ``datasets.NAME`` and ``checkpoints.NAME``, to where the value comes from; absent for defaults.
+    """
+
+    protocol: str = ""
+    data: Path | None = None
+    results: Path = Path("runs")
+    cluster: str = ""
+    seeds: str = ""
+    plugins: tuple[Path, ...] = ()
+    datasets: Mapping[str, Path] = field(default_factory=dict)
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Level:
+    """Raw values of one source, the folder that relative paths in it start from (None: none may), and their origins."""
+
+    values: Mapping[str, Any]
+    base: Path | None
+    origins: Mapping[str, Origin]
+
+
+def user_file(environment: Mapping[str, str] = os.environ) -> Path:
+    """``~/.config/sam-peft-harness/settings.toml``, or below ``XDG_CONFIG_HOME``."""
+    base = environment.get("XDG_CONFIG_HOME", "")
+    folder = Path(base) if os.path.isabs(base) else Path("~/.config").expanduser()
+    return folder / "sam-peft-harness" / "settings.toml"
+
+
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """What files and environment say, the environment above ``harness.toml`` of the working folder above the user's file.
+
+    Where a level says ``data``, the folders of single benchmarks that lower levels name do not count.
+
+    Raises:
+        UsageError: a file that cannot be read, an unknown key (with the nearest name), or a value of the wrong kind.
+    """
+    found: dict[str, Any] = {"datasets": {}, "checkpoints": {}}
+    origins: dict[str, Origin] = {}
+    for level in _levels(environment):
+        if "data" in level.values:
+            for name in found["datasets"]:
+                del origins[f"datasets.{name}"]
+            found["datasets"] = {}
+        for key in KEYS:
+            if key.name not in level.values:
+                continue
+            origin = level.origins[key.name]
+            value = _converted(key, level.values[key.name], base=level.base, where=origin.name)
+            if key.kind != "table":
+                found[key.name], origins[key.name] = value, origin
+                continue
+            for name, path in value.items():
+                found[key.name].pop(name, None)  # the highest level comes last
+                found[key.name][name], origins[f"{key.name}.{name}"] = path, origin
+    return Settings(**found, origins=origins)
+
+
+def trusted_plugins(settings: Settings, *, trust: bool) -> tuple[Path, ...]:
+    """The plug-in files that settings name.
+
+    Args:
+        trust: whether the command line says that ``harness.toml`` may name code.
+
+    Raises:
+        UsageError: somebody else may have named them, and the command line does not say that they may be run.
+    """
+    if settings.plugins and not trust:
+        _require_own(settings, "plugins", "plug-ins, which are code", given="--plugin FILE.py")
+    return settings.plugins
+
+
+def trusted_cluster(settings: Settings, *, trust: bool) -> str:
+    """The cluster profile that settings name; one that is given as a file may hold commands, so `trusted_plugins` applies."""
+    if settings.cluster.endswith((".yaml", ".yml")) and not trust:
+        _require_own(
+            settings, "cluster", "a cluster profile, whose setup lines are commands", given="--cluster FILE.yaml"
+        )
+    return settings.cluster
+
+
+def _require_own(settings: Settings, key: str, what: str, *, given: str) -> None:
+    origin = settings.origins[key]
+    if origin.foreign:
+        value = settings.cluster if key == "cluster" else ", ".join(map(str, settings.plugins))
+        raise UsageError(
+            f"{origin.name} names {what} ({value}), and {origin.foreign}; if you trust it add --trust-settings, or give {given}"
+        )
+
+
+def _levels(environment: Mapping[str, str]) -> Iterator[_Level]:
+    """From the lowest to the highest."""
+    instead = environment.get(INSTEAD, "")
+    if instead == "none":
+        return
+    if instead:
+        path = Path(instead).expanduser()
+        if not path.exists():
+            raise UsageError(f"{INSTEAD}={instead}: no such file; 'none' means no settings at all")
+        yield _of_file(path, shown=str(path), base=path.parent, foreign=_writable_by_others(path))
+    else:
+        user = user_file(environment)
+        if user.exists():
+            yield _of_file(user, shown=str(user), base=None, foreign=_writable_by_others(user))
+        if HERE.exists():
+            yield _of_file(HERE, shown=str(HERE), base=Path(), foreign="whoever made this folder may have written it")
+    yield _of_environment(environment)
+
+
+def _of_file(path: Path, *, shown: str, base: Path | None, foreign: str) -> _Level:
+    values = _toml(path)
+    known = [key.name for key in KEYS]
+    for name in values:
+        if name not in known:
+            raise UsageError(f"{shown}: unknown key {name!r}{did_you_mean(name, known)}")
+    return _Level(values=values, base=base, origins=dict.fromkeys(values, Origin(name=shown, foreign=foreign)))
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():
+            if stat.S_ISCHR(path.stat().st_mode):  # /dev/null: an empty one
+                return {}
+            raise UsageError(f"settings {path}: it is no file")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"settings {path} cannot be read: {os_reason(error)}") from error
+    if len(content) > MOST_BYTES:
+        raise UsageError(f"settings {path}: more than {MOST_BYTES} bytes, so it is none")
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"settings {path}: it is not UTF-8 text ({error.reason})") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f'settings {path}: {error}; values are written as in data = "/data"') from error
+
+
+def _of_environment(environment: Mapping[str, str]) -> _Level:
+    keys = {key.variable: key for key in KEYS}
+    values: dict[str, Any] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX) or variable == INSTEAD or not text:
+            continue
+        if variable not in keys:
+            near = did_you_mean(variable.removeprefix(PREFIX), [key.name for key in KEYS])
+            raise UsageError(f"{variable} in the environment is no setting: unknown key{near}; unset it")
+        key = keys[variable]
+        values[key.name] = text
+        if key.kind == "paths":
+            values[key.name] = [part for part in text.split(os.pathsep) if part]
+        if key.kind == "table":
+            parts = [part.partition("=") for part in text.split(os.pathsep) if part]
+            for name, equals, path in parts:
+                if not (name and equals and path):
+                    raise UsageError(f"{variable}={text!r} is not NAME=PATH, several divided by {os.pathsep!r}")
+            values[key.name] = {name: path for name, _, path in parts}
+    return _Level(values=values, base=Path(), origins={name: Origin(name=PREFIX + name.upper()) for name in values})
+
+
+def _converted(key: Key, value: Any, *, base: Path | None, where: str) -> Any:
+    if key.kind == "seeds":
+        return _seeds(value, where)
+    if key.kind == "paths":
+        if not isinstance(value, list):
+            raise _wrong(key, value, where)
+        return tuple(_path(key, item, base=base, where=where) for item in value)
+    if key.kind == "table":
+        if not isinstance(value, dict):
+            raise _wrong(key, value, where)
+        return {name: _path(key, item, base=base, where=where) for name, item in value.items()}
+    if key.kind == "path":
+        return _path(key, value, base=base, where=where)
+    if not isinstance(value, str) or not value.strip():
+        raise _wrong(key, value, where)
+    return str(_path(key, value, base=base, where=where)) if value.endswith((".yaml", ".yml")) else value
+
+
+def _path(key: Key, value: Any, *, base: Path | None, where: str) -> Path:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise _wrong(key, value, where)
+    if key.name == "checkpoints" and value == "none":
+        return Path(value)
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{where}: {key.name} = {value!r}: {error}") from error
+    if base is None and not path.is_absolute():
+        raise UsageError(
+            f"{where}: {key.name} = {value!r} is relative, and this file serves every folder; begin it with / or ~/"
+        )
+    return path if base is None else base / path
+
+
+def _seeds(value: Any, where: str) -> str:
+    several = value if isinstance(value, list) else [value]
+    if isinstance(value, str) or not all(isinstance(one, int) and not isinstance(one, bool) for one in several):
+        if isinstance(value, str) and value.strip():
+            return value
+        raise UsageError(f"{where}: seeds = {value!r} is neither a number of seeds (3) nor a list of seeds ([0, 3, 7])")
+    # one seed in a list is that seed, and a number is how many
+    return ",".join(map(str, several)) + ("," if isinstance(value, list) and len(value) == 1 else "")
+
+
+def _wrong(key: Key, value: Any, where: str) -> UsageError:
+    wanted = {"text": "text", "path": "a path", "paths": "a list of paths", "table": "a table of names to paths"}
+    return UsageError(f"{where}: {key.name} = {value!r} is not {wanted[key.kind]}, such as {key.example}")
+
+
+def _writable_by_others(path: Path) -> str:
+    """Why somebody else may have written a file of the user's, empty where nobody else can have."""
+    for each in (path, path.parent):
+        status = each.stat()
+        if status.st_uid not in (os.getuid(), 0):
+            return f"{each} belongs to somebody else"
+        if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX and not stat.S_ISCHR(status.st_mode):
+            return f"others may write to {each} (chmod go-w mends that)"
+    return ""

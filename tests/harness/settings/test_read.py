@@ -1,0 +1,173 @@
+"""Where a setting comes from, which source beats which, and files that are wrong, or that others may have written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.settings.read import load_settings, trusted_cluster, trusted_plugins, user_file
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, dict[str, str]]:
+    """A working folder, the user's file (not written yet), and an environment that points there."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    environment = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    file = user_file(environment)
+    file.parent.mkdir(parents=True, mode=0o755)
+    return here, file, environment
+
+
+Places = tuple[Path, Path, dict[str, str]]
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o644)
+
+
+def test_nothing_set_is_the_defaults(places: Places) -> None:
+    settings = load_settings(places[2])
+    assert (settings.protocol, settings.data, settings.results) == ("", None, Path("runs"))
+    assert not settings.origins
+
+
+def test_environment_beats_the_folder_beats_the_user_key_by_key(places: Places) -> None:
+    here, user, environment = places
+    write(
+        user, 'data = "/user"\nresults = "/user/runs"\nseeds = 3\n[checkpoints]\nvit_b = "/user/b"\nvit_h = "/user/h"'
+    )
+    write(here / "harness.toml", 'data = "data"\nseeds = [0, 7]\n[checkpoints]\nvit_h = "h.pth"')
+    settings = load_settings({**environment, "SAM_PEFT_SEEDS": "5"})
+    assert (settings.data, settings.results, settings.seeds) == (Path("data"), Path("/user/runs"), "5")
+    assert settings.checkpoints == {"vit_b": Path("/user/b"), "vit_h": Path("h.pth")}
+    origins = {name: origin.name for name, origin in settings.origins.items()}
+    assert origins == {
+        "data": "harness.toml",
+        "results": str(user),
+        "seeds": "SAM_PEFT_SEEDS",
+        "checkpoints.vit_b": str(user),
+        "checkpoints.vit_h": "harness.toml",
+    }
+
+
+def test_a_data_folder_beats_single_folders_of_lower_levels_only(places: Places) -> None:
+    here, user, environment = places
+    write(user, '[datasets]\nkvasir = "/old"')
+    write(here / "harness.toml", 'data = "/new"\n[datasets]\nleaf = "/leaf"')
+    settings = load_settings(environment)
+    assert settings.datasets == {"leaf": Path("/leaf")}
+    assert "datasets.kvasir" not in settings.origins
+
+
+def test_variables_hold_lists_and_tables(places: Places) -> None:
+    variables = {"SAM_PEFT_PLUGINS": "a.py:b.py", "SAM_PEFT_DATASETS": "kvasir=/k:leaf=/l", "SAM_PEFT_CHECKPOINTS": ""}
+    settings = load_settings({**places[2], **variables})
+    assert settings.plugins == (Path("a.py"), Path("b.py"))
+    assert settings.datasets == {"kvasir": Path("/k"), "leaf": Path("/l")}
+
+
+def test_seeds_keep_a_number_and_a_list_apart(places: Places) -> None:
+    from harness.planning.words import parse_seeds
+
+    for text, seeds in (("3", (0, 1, 2)), ("[3]", (3,)), ("[0, 3]", (0, 3)), ('"0,3"', (0, 3))):
+        write(places[0] / "harness.toml", f"seeds = {text}")
+        assert parse_seeds(load_settings(places[2]).seeds) == seeds
+
+
+def test_one_file_in_the_place_of_both_and_none_at_all(places: Places, tmp_path: Path) -> None:
+    here, _, environment = places
+    write(here / "harness.toml", 'data = "/here"')
+    write(tmp_path / "other.toml", 'data = "data"')
+    instead = {**environment, "SAM_PEFT_SETTINGS": str(tmp_path / "other.toml")}
+    assert load_settings(instead).data == tmp_path / "data"
+    assert load_settings({**environment, "SAM_PEFT_SETTINGS": "/dev/null"}).data is None
+    assert load_settings({**environment, "SAM_PEFT_SETTINGS": "none", "SAM_PEFT_DATA": "/x"}).data is None
+    with pytest.raises(UsageError, match="no such file"):
+        load_settings({**environment, "SAM_PEFT_SETTINGS": str(tmp_path / "nowhere.toml")})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('dta = "/x"', r"harness\.toml: unknown key 'dta' \(did you mean 'data'\?\)"),
+        ("data = 3", "data = 3 is not a path"),
+        ('data = ""', "is not a path"),
+        ('plugins = "a.py"', "is not a list of paths"),
+        ("plugins = [1]", "is not a list of paths"),
+        ('datasets = "/x"', "is not a table of names to paths"),
+        ("[checkpoints]\nvit_h = 1", "is not a table of names to paths"),
+        ("seeds = true", "neither a number of seeds"),
+        ("seeds = 1.5", "neither a number of seeds"),
+        ("cluster = []", "is not text"),
+        ("data = /x", r"settings harness\.toml: Invalid value"),
+        ("x = " + "[" * 5000, "settings harness.toml: "),
+        ("#" * 100_001, "more than 100000 bytes"),
+        ('data = "~nobody-of-this-name/x"', "data = '~nobody"),
+    ],
+)
+def test_a_wrong_file_is_one_line(places: Places, text: str, said: str) -> None:
+    write(places[0] / "harness.toml", text)
+    with pytest.raises(UsageError, match=said) as caught:
+        load_settings(places[2])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_file_that_is_no_text_no_file_or_no_ones_is_one_line(places: Places) -> None:
+    path = places[0] / "harness.toml"
+    path.write_bytes(b"data = '\xff'")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        load_settings(places[2])
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UsageError, match="it is no file"):
+        load_settings(places[2])
+
+
+def test_unknown_and_malformed_variables_are_refused(places: Places) -> None:
+    with pytest.raises(UsageError, match=r"SAM_PEFT_DAAT .*did you mean 'data'"):
+        load_settings({**places[2], "SAM_PEFT_DAAT": "/x"})
+    with pytest.raises(UsageError, match="is not NAME=PATH"):
+        load_settings({**places[2], "SAM_PEFT_DATASETS": "/x"})
+
+
+def test_relative_paths_start_from_the_folder_and_have_no_meaning_in_the_users_file(places: Places) -> None:
+    write(places[1], 'data = "data"')
+    with pytest.raises(UsageError, match="is relative, and this file serves every folder"):
+        load_settings(places[2])
+    write(places[1], 'data = "~/data"\n[checkpoints]\nvit_b = "none"')
+    settings = load_settings(places[2])
+    assert settings.data == Path.home() / "data"
+    assert settings.checkpoints == {"vit_b": Path("none")}
+
+
+def test_code_that_the_working_folder_names_needs_the_command_lines_word(places: Places) -> None:
+    write(places[0] / "harness.toml", 'plugins = ["evil.py"]\ncluster = "evil.yaml"')
+    settings = load_settings(places[2])
+    with pytest.raises(
+        UsageError, match=r"harness\.toml names plug-ins, which are code \(evil\.py\).*--trust-settings"
+    ):
+        trusted_plugins(settings, trust=False)
+    with pytest.raises(UsageError, match=r"harness\.toml names a cluster profile.*commands \(evil\.yaml\)"):
+        trusted_cluster(settings, trust=False)
+    assert trusted_plugins(settings, trust=True) == (Path("evil.py"),)
+    write(places[0] / "harness.toml", 'cluster = "gpu"')
+    assert trusted_cluster(load_settings(places[2]), trust=False) == "gpu"
+
+
+def test_code_that_the_users_own_file_or_variable_names_is_theirs_until_others_may_write_it(places: Places) -> None:
+    write(places[1], 'plugins = ["/mine.py"]')
+    assert trusted_plugins(load_settings(places[2]), trust=False) == (Path("/mine.py"),)
+    for path, mode in ((places[1], 0o664), (places[1].parent, 0o777)):
+        before = path.stat().st_mode
+        path.chmod(mode)
+        with pytest.raises(UsageError, match=r"others may write to .* \(chmod go-w mends that\)"):
+            trusted_plugins(load_settings(places[2]), trust=False)
+        path.chmod(before)
+    settings = load_settings({**places[2], "SAM_PEFT_PLUGINS": "x.py"})
+    assert trusted_plugins(settings, trust=False) == (Path("x.py"),)
