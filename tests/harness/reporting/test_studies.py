@@ -29,6 +29,7 @@ ASKED_FOR = {
         "main-tuned",
         "search",
         "lengths",
+        "small-search",
     ),
 }
 
