@@ -39,6 +39,7 @@ class Splits:
         rule: how the splits were made, such as ``official`` or ``carved (seed 0, 10 % of train)``; goes into the
             record.
         note: what a table must say about the data ("352 px copy"), empty where there is nothing to say.
+        left_out: files without a partner, which the rule counts.
     """
 
     train: tuple[Pair, ...]
@@ -47,6 +48,7 @@ class Splits:
     layout: str
     rule: str
     note: str = ""
+    left_out: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

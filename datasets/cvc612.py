@@ -50,6 +50,7 @@ class CVC612(FolderBenchmark):
     source = "https://polyp.grand-challenge.org/CVCClinicDB/, PraNet's Train- and TestDataset, or AutoGluon's polyp.zip"
     archives = (f"{AUTOGLUON}/polyp.zip",)
     published_sizes: ClassVar = {"all": 612}
+    native_size = (384, 288)
     folders = ("CVC-ClinicDB", "CVC-612", "cvc612", "polyp", "PraNet")
     carved_by = "whole sequences"
     joint_rules = frozenset({"polyp"})

@@ -6,11 +6,12 @@ carve where neither is there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from datasets.base import DatasetError
+from datasets.base import DatasetError, Pair
 from datasets.reading import decoding
 from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
@@ -18,6 +19,10 @@ from datasets.reading.lists import Arranged, Pairs, split_by_lists
 from datasets.reading.pairing import image_files
 
 TEST_LIST = "pranet-kvasir-test"
+
+_PUBLISHED = re.compile(r"c[jk][0-9a-z]{23}")
+_KNOWN_COPY = re.compile(r"(train|val|test)_\d{4}")
+"""Names in the copy at 352 pixels that lost the published ones."""
 
 
 def is_kvasir(stem: str) -> bool:
@@ -87,6 +92,14 @@ class Kvasir(FolderBenchmark):
                 f"split rule 'pranet' needs the published file names (cju…); {root} has none of its images"
             )
         return by_list or super().arrange(parts, root=root, layout=layout)
+
+    def notes(self, pairs: Sequence[Pair], *, layout: Layout) -> list[str]:
+        """Folders called images and masks are anybody's, so names must tell whether this is Kvasir-SEG."""
+        stems = [pair.stem.casefold() for pair in pairs]
+        foreign = sum(not (_PUBLISHED.fullmatch(stem) or _KNOWN_COPY.fullmatch(stem)) for stem in stems)
+        if layout.name == "original" and foreign:
+            return [f"other images: {foreign} of {len(stems)} have no name of Kvasir-SEG"]
+        return super().notes(pairs, layout=layout)
 
     def decode_mask(self, path: Path) -> decoding.Array:
         return decoding.read_binary(path, only_255=self.options.mask_255_only)

@@ -71,7 +71,7 @@ class Road(FolderBenchmark):
         "road_segmentation",
         "massachusetts_roads_tiles",
     )
-    native_side = 1500
+    native_size = (1500, 1500)
     carved_by = "whole images"
     test_fraction = 0.3
     """Of tiles, which come in tens."""

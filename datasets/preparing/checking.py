@@ -71,7 +71,7 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: Progr
     prints = _fingerprints(benchmark, splits, workers or available_cores(), progress)
     whole = [found for found in prints if not found.error]
     verdicts = [
-        Verdict(rule="pairing", status="passed", message=f"layout {splits.layout}, {len(prints)} pairs; {splits.rule}"),
+        _pairing(splits, len(prints), root),
         _counts(benchmark, splits, root),
         _readable(prints, root),
         _values(benchmark, whole),
@@ -115,6 +115,12 @@ def _counted(found: Iterable[Fingerprint], total: int, progress: Progress) -> It
     for number, one in enumerate(found, 1):
         progress("reading", number, total)
         yield one
+
+
+def _pairing(splits: Splits, pairs: int, root: Path) -> Verdict:
+    message = f"layout {splits.layout}, {pairs} pairs; {splits.rule}"
+    files = tuple(label(path, root) for path in splits.left_out[:_FILES_LISTED])
+    return Verdict(rule="pairing", status="warned" if files else "passed", message=message, files=files)
 
 
 def _files(found: Sequence[Fingerprint], root: Path) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datasets.base import IGNORE, Benchmark, DatasetError, Pair
-from datasets.reading import decoding
+from datasets.reading.decoding import to_rgb
+from datasets.reading.opening import open_image, orientation, upright
 
 THUMBNAIL = 24
 HASH_SIDE = 8
@@ -69,10 +70,10 @@ class Fingerprint:
 def fingerprint(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprint:
     """Decode a pair and describe it; errors are part of the description."""
     try:
-        image_file = decoding.open_image(pair.image)
-        turned = decoding.orientation(image_file)
-        image = decoding.to_rgb(decoding.upright(image_file))
-        mask_file = decoding.upright(decoding.open_image(pair.mask))
+        image_file = open_image(pair.image)
+        turned = orientation(image_file)
+        image = to_rgb(upright(image_file), pair.image)
+        mask_file = upright(open_image(pair.mask))
         sample = benchmark.read(pair)
     except DatasetError as error:
         return Fingerprint(split=split, pair=pair, error=str(error))

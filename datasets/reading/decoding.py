@@ -7,23 +7,22 @@ never a silent class.
 
 from __future__ import annotations
 
-import struct
-import warnings
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from datasets.base import DatasetError
+from datasets.reading.opening import SCALE, open_image, orientation, upright
 
 Array = NDArray[np.uint8]
 Rule = Literal["half", "nonzero", "index"]
 
 LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
+_FULL = 65535
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-_ORIENTATION = 274
 _TRANSPOSING = frozenset({5, 6, 7, 8})
 # A picture taken for a mask is mid-grey in large parts; a third class is one grey level with an area of its own.
 _MID_GREY = (64, 192)
@@ -32,52 +31,32 @@ _THIRD_VALUE = (32, 224)
 _MOST_THIRD_VALUE = 0.01
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open and decode one file.
+def _eight_bits(values: NDArray[np.generic], path: Path) -> Array:
+    """16-bit samples to 8: full range is scaled, samples that never leave 0..255 are 8-bit values in a wider file.
 
     Raises:
-        DatasetError: missing, empty, truncated or no image.
+        DatasetError: samples of 10 or 12 bits, which would come out nearly black.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images and odd metadata; what cannot be read is raised
-            image = Image.open(path)
-            image.load()
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path} is missing; restore it from the archive") from error
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise DatasetError(f"{path} is unreadable ({error}); restore it from the archive") from error
-    return image
-
-
-def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 where there is none or where the EXIF block is broken."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = image.getexif().get(_ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
-        return 1
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation."""
-    return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
-
-
-def _eight_bits(values: NDArray[np.generic]) -> Array:
-    """16-bit samples to 8: full range is scaled, samples that never leave 0..255 are 8-bit values in a wider file."""
     wide = np.asarray(values).astype(np.int64)
-    if wide.size and wide.max() > 255:
-        wide = wide // 257
-    return np.clip(wide, 0, 255).astype(np.uint8)
+    most = int(wide.max(initial=0))
+    if most <= 255:
+        return np.clip(wide, 0, 255).astype(np.uint8)
+    if most < 1 << 12:
+        raise DatasetError(
+            f"{path} holds 16-bit samples that end at {most}, so 12 bits or less, or nearly black ones; {SCALE}"
+        )
+    return np.clip((wide * 255 + _FULL // 2) // _FULL, 0, 255).astype(np.uint8)
 
 
-def to_rgb(image: Image.Image) -> Array:
-    """(H, W, 3) uint8 from any mode: grey is repeated, alpha dropped, palettes looked up, 16 bits scaled down."""
+def to_rgb(image: Image.Image, path: Path) -> Array:
+    """(H, W, 3) uint8 from any mode: grey is repeated, alpha dropped, palettes looked up, 16 bits scaled down.
+
+    Args:
+        image: the image.
+        path: its file, for messages.
+    """
     if image.mode in _SIXTEEN_BIT:
-        return np.repeat(_eight_bits(np.asarray(image))[..., None], 3, axis=2)
+        return np.repeat(_eight_bits(np.asarray(image), path)[..., None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"), dtype=np.uint8)
@@ -93,8 +72,8 @@ def read_image(path: Path, *, stored_size: tuple[int, int] | None = None) -> Arr
     """
     image = open_image(path)
     if orientation(image) in _TRANSPOSING and stored_size == image.size and image.width != image.height:
-        return to_rgb(image)
-    return to_rgb(upright(image))
+        return to_rgb(image, path)
+    return to_rgb(upright(image), path)
 
 
 def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
@@ -144,7 +123,7 @@ def read_binary(path: Path, *, rule: Rule = "half", only_255: bool = False) -> A
     Raises:
         DatasetError: unreadable, a picture, or values that a binary mask does not have.
     """
-    image = upright_keeping_format(path)
+    image = upright(open_image(path))
     if only_255:
         return (_grey_view(image, path) == 255).astype(np.uint8)
     lossless = image.format not in LOSSY_FORMATS
@@ -173,7 +152,7 @@ def _grey_view(image: Image.Image, path: Path) -> NDArray[np.integer]:
     if image.mode in ("P", "1"):
         return np.asarray(image.convert("L"))
     values = mask_values(image, path)
-    return _eight_bits(values) if image.mode in _SIXTEEN_BIT else values
+    return _eight_bits(values, path) if image.mode in _SIXTEEN_BIT else values
 
 
 def _grey_palette(image: Image.Image) -> bool:
@@ -192,23 +171,13 @@ def _refuse_pictures(values: NDArray[np.integer], path: Path, *, third_class: bo
         raise DatasetError(f"{path} has the unexpected mask values {_listed(values)}: a binary mask is black and white")
 
 
-def upright_keeping_format(path: Path) -> Image.Image:
-    """Open a mask upright; transposing forgets the file format, which decides between lossy and lossless."""
-    image = open_image(path)
-    if orientation(image) == 1:
-        return image
-    turned = ImageOps.exif_transpose(image)
-    turned.format = image.format
-    return turned
-
-
 def read_indices(path: Path, *, num_classes: int) -> Array:
     """A mask that stores class indices (palette or grey), (H, W) uint8.
 
     Raises:
         DatasetError: unreadable, lossy, or an index outside ``0 .. num_classes - 1``.
     """
-    image = upright_keeping_format(path)
+    image = upright(open_image(path))
     if image.format in LOSSY_FORMATS:
         raise DatasetError(
             f"{path} is a {image.format} file: class indices do not survive lossy compression; get the original masks"
@@ -232,7 +201,7 @@ def read_channel_means(path: Path, *, means: dict[int, int]) -> Array:
     Raises:
         DatasetError: unreadable, or a mean that stands for no class.
     """
-    sums = to_rgb(upright_keeping_format(path)).astype(np.uint16).sum(axis=2)
+    sums = to_rgb(upright(open_image(path)), path).astype(np.uint16).sum(axis=2)
     table = np.full(766, 255, dtype=np.uint8)
     for mean, index in means.items():
         table[3 * mean] = index

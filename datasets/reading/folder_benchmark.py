@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
 from datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits
 from datasets.reading import decoding, lists, splitting
 from datasets.reading.layouts import Layout, plain, recognise, subfolders
 from datasets.reading.lists import Arranged, Pairs
+from datasets.reading.opening import stored_size
 from datasets.reading.pairing import Paired
 
 AUTOGLUON = "https://automl-mm-bench.s3.amazonaws.com/semantic_segmentation"
@@ -22,7 +22,6 @@ AUTOGLUON = "https://automl-mm-bench.s3.amazonaws.com/semantic_segmentation"
 SAMPLE_MARKER = ".generated-sample"
 """A file of this name in a benchmark's folder says that the data was generated; every table then says so too."""
 
-_SIZES_LOOKED_AT = 64
 _WHOSE_SPLITS = {"autogluon": "AutoGluon's", "pranet": "PraNet's"}
 
 
@@ -50,8 +49,8 @@ class FolderBenchmark(Benchmark):
     val_fraction: ClassVar[float] = 0.1
     unpaired_allowed: ClassVar[bool] = False
     """Images without a mask are a known fact of the published archive and left out, instead of being an error."""
-    native_side: ClassVar[int | None] = None
-    """Side of the images where the original ones are all square and of one size."""
+    native_size: ClassVar[tuple[int, int] | None] = None
+    """(width, height) of the images where all original ones are of one size."""
     stretched_copies: ClassVar[bool] = False
     """Copies are around whose images were stretched to squares beside masks of the original shape."""
 
@@ -121,17 +120,20 @@ class FolderBenchmark(Benchmark):
     def splits(self, root: Path) -> Splits:
         layout = self.layout_at(root)
         parts = layout.parts_at(root)
-        left_out = self._refuse_unpaired(parts)
+        images, masks = self._refuse_unpaired(parts), _unused_masks(parts)
         pairs = _unique_stems({name: part.pairs for name, part in parts.items()}, root)
         train, val, test, rule = self.arrange(pairs, root=root, layout=layout)
         for name, part in {"train": train, "val": val, **test}.items():
             if not part:
                 raise DatasetError(f"{root}: the {name} split of {self.title} is empty; unpack the archive again")
-        if left_out:
-            rule += f"; {left_out} images without a mask left out"
+        for kind, other, files in (("images", "a mask", images), ("masks", "an image", masks)):
+            if files:
+                rule += f"; {len(files)} {kind} without {other} left out ({files[0].name}{', …' * (len(files) > 1)})"
         every = [*train, *val, *(pair for part in test.values() for pair in part)]
         note = "generated sample" if (root / SAMPLE_MARKER).exists() else ", ".join(self.notes(every, layout=layout))
-        return Splits(train=train, val=val, test=test, layout=layout.name, rule=rule, note=note)
+        return Splits(
+            train=train, val=val, test=test, layout=layout.name, rule=rule, note=note, left_out=images + masks
+        )
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         """Parts -> (train, val, test splits, rule): official parts stay, the missing are carved, val from train."""
@@ -180,13 +182,13 @@ class FolderBenchmark(Benchmark):
         """Pairs of one group are never split."""
         return splitting.own_stem(pair)
 
-    def _refuse_unpaired(self, parts: Mapping[str, Paired]) -> int:
-        unpaired = [path for part in parts.values() for path in part.unpaired_images]
+    def _refuse_unpaired(self, parts: Mapping[str, Paired]) -> tuple[Path, ...]:
+        unpaired = tuple(path for part in parts.values() for path in part.unpaired_images)
         if unpaired and not self.unpaired_allowed:
             raise DatasetError(
                 f"{len(unpaired)} images of {self.title} have no mask, first {unpaired[0]}; unpack the archive again"
             )
-        return len(unpaired)
+        return unpaired
 
     def notes(self, pairs: Sequence[Pair], *, layout: Layout) -> list[str]:
         """How these files differ from the published benchmark: fewer images, one square size."""
@@ -194,9 +196,13 @@ class FolderBenchmark(Benchmark):
         published = sum(self.sizes_to_expect(layout.name).values())
         if published and len(pairs) < published:
             notes.append(f"{len(pairs)} of {published}")
-        side = _common_side(pairs)
-        if side is not None and side != self.native_side:
-            notes.append(f"{side} px copy")
+        size = _common_size(pairs)
+        if size is None or size == self.native_size:
+            return notes
+        width, height = size
+        # Of one size, but not square: a part of the originals may be, unless all originals are of another one.
+        if width == height or self.native_size is not None:
+            notes.append(f"{width} px copy" if width == height else f"{width}x{height} px copy")
         return notes
 
     def read(self, pair: Pair) -> Sample:
@@ -204,6 +210,12 @@ class FolderBenchmark(Benchmark):
         image = decoding.read_image(pair.image, stored_size=(mask.shape[1], mask.shape[0]))
         image = decoding.fit(image, mask, path=pair.image, stretched=self.stretched_copies)
         return Sample(image=np.ascontiguousarray(image), mask=np.ascontiguousarray(mask))
+
+
+def _unused_masks(parts: Mapping[str, Paired]) -> tuple[Path, ...]:
+    """Masks without an image in any part; parts may share a folder of masks."""
+    used = {pair.mask for part in parts.values() for pair in part.pairs}
+    return tuple(dict.fromkeys(mask for part in parts.values() for mask in part.unused_masks if mask not in used))
 
 
 def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
@@ -222,18 +234,16 @@ def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
     }
 
 
-def _common_side(pairs: Sequence[Pair]) -> int | None:
-    """The side that all images have in common, if they are square: the mark of a resized copy. Looks at 64 files."""
-    sizes = set()
-    for pair in pairs[:: max(1, len(pairs) // _SIZES_LOOKED_AT)]:
+def _common_size(pairs: Sequence[Pair]) -> tuple[int, int] | None:
+    """The size that all images have in common; None where they differ, or one cannot be read. Looks at headers until
+    two differ, so only at a copy's are all looked at."""
+    common: tuple[int, int] | None = None
+    for pair in pairs:
         try:
-            with Image.open(pair.image) as image:
-                sizes.add(image.size)
-        except OSError:
-            continue  # `read` says which file is unreadable
-        if len(sizes) > 1:
+            size = stored_size(pair.image)
+        except DatasetError:
+            return None  # `read` says which file is unreadable
+        if common is not None and size != common:
             return None
-    if len(sizes) != 1:
-        return None
-    width, height = sizes.pop()
-    return width if width == height else None
+        common = size
+    return common

@@ -22,7 +22,7 @@ class Paired:
     Args:
         pairs: in the order of their stems.
         unpaired_images: images for which no mask was found.
-        unused_masks: masks that belong to none of the images.
+        unused_masks: masks that belong to none of the images, as far as they are of this benchmark.
     """
 
     pairs: tuple[Pair, ...]
@@ -40,14 +40,19 @@ def image_files(folder: Path) -> list[Path]:
     """The images right below ``folder``, ordered by name so that the file system's order never matters.
 
     Raises:
-        DatasetError: the folder cannot be listed.
+        DatasetError: the folder cannot be listed, or something named as an image is no file.
     """
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if is_image(entry.name) and entry.is_file())
+            found = sorted((entry.name, entry.is_file()) for entry in entries if is_image(entry.name))
     except OSError as error:
         raise DatasetError(f"{folder} cannot be listed ({error.strerror})") from error
-    return [folder / name for name in names]
+    strange = [folder / name for name, is_file in found if not is_file]
+    if strange:
+        raise DatasetError(
+            f"{strange[0]} is named as an image and is a folder, a pipe or a broken link; remove it, and restore the image"
+        )
+    return [folder / name for name, _ in found]
 
 
 def mask_key(path: Path) -> str:
@@ -98,5 +103,5 @@ def pair_folders(images: Path, masks: Path, *, keep: Callable[[str], bool] | Non
             continue
         used.add(mask)
         pairs.append(Pair(stem=image.stem, image=image, mask=mask))
-    unused = tuple(path for path in mask_files if path not in used)
+    unused = tuple(path for path in mask_files if path not in used and (keep is None or keep(mask_key(path))))
     return Paired(pairs=tuple(pairs), unpaired_images=tuple(unpaired), unused_masks=unused)

@@ -158,7 +158,10 @@ def _write_pair(folder: Path, tree: Tree, part: str, index: int, *, content: Sce
     images, masks = tree.parts[part]
     image_name = f"{images}/{stem}{tree.image_suffix}"
     mask_name = f"{masks}/{stem}{tree.mask_names[index % len(tree.mask_names)]}"
-    Image.fromarray(content.image).save(folder / image_name, quality=92)  # only JPEG knows a quality
+    if tree.save_image is not None:
+        tree.save_image(folder / image_name, content.image)
+    else:
+        Image.fromarray(content.image).save(folder / image_name, quality=92)  # only JPEG knows a quality
     tree.encode[index % len(tree.encode)](folder / mask_name, content.classes)
     return image_name, mask_name
 

@@ -1,15 +1,23 @@
-"""Mask encodings of the published archives: class indices to the files that people really download."""
+"""Encodings of the published archives: images and class indices to the files that people really download."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 from datasets.samples.scenes import Array
 
 VOC_RED = (128, 0, 0)
+
+
+def mislabelled_tiff(path: Path, image: Array) -> None:
+    """RGB in a TIFF that calls itself grey, which Pillow refuses (the original CVC-ClinicDB frames)."""
+    tifffile.imwrite(path, image, photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags["PhotometricInterpretation"].overwrite(tifffile.PHOTOMETRIC.MINISBLACK)
 
 
 def jpeg_noise(path: Path, classes: Array) -> None:

@@ -27,6 +27,7 @@ class Tree:
         mask_names: endings of mask names, one after the other: real archives are not consistent.
         encode: mask encodings, one after the other.
         lists: write AutoGluon's CSVs: part -> file name.
+        save_image: writes images where Pillow's own way is not the archive's.
     """
 
     folder: str
@@ -35,6 +36,7 @@ class Tree:
     mask_names: tuple[str, ...]
     encode: tuple[Encode, ...]
     lists: Mapping[str, str] = field(default_factory=dict)
+    save_image: Encode | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,7 @@ RECIPES: Mapping[str, Recipe] = {
                 image_suffix=".tif",
                 mask_names=(".tif",),
                 encode=(encodings.grey, encodings.three_channels),
+                save_image=encodings.mislabelled_tiff,
             ),
             "kaggle": Tree(
                 folder="CVC-ClinicDB",

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.base import DatasetError
-from datasets.reading.decoding import mask_values, open_image, read_binary, read_indices
+from datasets.reading.decoding import mask_values, read_binary, read_indices
+from datasets.reading.opening import open_image
 from datasets.reading.pairing import image_files, mask_key
 from harness.errors import UsageError
 from harness.evaluation.resize import resize_bilinear, resize_nearest

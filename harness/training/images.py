@@ -149,7 +149,8 @@ def _decoding_rules(benchmark: Benchmark) -> bytes:
         type(benchmark).__qualname__,
         repr(sorted(asdict(benchmark.options).items())),
     ]
-    sources = set(Path(inspect.getfile(Benchmark)).parent.glob("*.py"))
+    package = Path(inspect.getfile(Benchmark)).parent
+    sources = {*package.glob("*.py"), *(package / "reading").glob("*.py")}
     members = [member for cls in type(benchmark).__mro__ for member in vars(cls).values()]
     sources.update(Path(member.__code__.co_filename) for member in members if isinstance(member, FunctionType))
     digest = hashlib.blake2b("\n".join(parts).encode())

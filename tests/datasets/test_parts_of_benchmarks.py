@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from datasets import samples
 from datasets.base import DatasetError, Splits
+from datasets.cvc612 import FIRST_FRAMES
 from datasets.isic2017 import LESIONS_OF_VALIDATION, number
 from datasets.preparing.checking import check
 from datasets.road import image_of_tile
@@ -162,6 +164,90 @@ def test_square_images_are_only_excused_where_such_copies_are_known(make: MakeBe
         kvasir.read(shown)
 
 
+# --- what a note says is found in the files
+
+
+def write_kvasir(root: Path, stems: list[str], *, sizes: list[tuple[int, int]]) -> Path:
+    for index, stem in enumerate(stems):
+        size = sizes[index % len(sizes)]
+        write_pair(root / f"Kvasir-SEG/images/{stem}.jpg", root / f"Kvasir-SEG/masks/{stem}.jpg", size=size)
+    return root / "Kvasir-SEG"
+
+
+ORIGINAL_IDS = [f"cju0qkwl35piu0993l0dew{index:03d}" for index in range(9)] + ["ck2395w2mb4vu07480otsu6tw"]
+NATIVE = [(62, 52), (134, 107), (61, 52), (61, 61)]
+
+
+@pytest.mark.parametrize(
+    ("stems", "sizes", "note"),
+    [
+        (ORIGINAL_IDS, NATIVE, "10 of 1000"),
+        (ORIGINAL_IDS, [(35, 35)], "10 of 1000, 35 px copy"),
+        ([f"train_{index:04d}" for index in range(10)], [(35, 35)], "10 of 1000, 35 px copy"),
+        ([f"polyp {index}" for index in range(10)], [(35, 35)], "other images: 10 of 10 have no name of Kvasir-SEG"),
+        ([*ORIGINAL_IDS, "mine"], NATIVE, "other images: 1 of 11 have no name of Kvasir-SEG"),
+    ],
+    ids=["originals", "originals made small", "the known copy", "somebody's polyps", "one of mine among them"],
+)
+def test_kvasir_note(make: MakeBenchmark, tmp_path: Path, stems: list[str], sizes: list, note: str) -> None:
+    kvasir = make("kvasir", split_rule="carved")
+    assert kvasir.splits(write_kvasir(tmp_path, stems, sizes=sizes)).note == note
+
+
+def test_one_odd_size_among_many_is_seen(make: MakeBenchmark, tmp_path: Path) -> None:
+    """Every header is looked at before a set is called a copy: 64 of them were too few."""
+    stems = [f"train_{index:04d}" for index in range(200)]
+    sizes = [(35, 35)] * 198 + [(36, 35)] + [(35, 35)]
+    kvasir = make("kvasir", split_rule="carved")
+    assert kvasir.splits(write_kvasir(tmp_path, stems, sizes=sizes)).note == "200 of 1000"
+
+
+@pytest.mark.parametrize(
+    ("size", "note"),
+    [((384, 288), "29 of 612"), ((192, 144), "29 of 612, 192x144 px copy"), ((64, 64), "29 of 612, 64 px copy")],
+)
+def test_cvc_note(make: MakeBenchmark, tmp_path: Path, size: tuple[int, int], note: str) -> None:
+    folder = tmp_path / "CVC-ClinicDB"
+    for frame in FIRST_FRAMES:
+        write_pair(folder / f"PNG/Original/{frame}.png", folder / f"PNG/Ground Truth/{frame}.png", size=size)
+    assert make("cvc612").splits(folder).note == note
+
+
+def test_masks_without_an_image_are_counted_by_the_rule_and_named_by_the_check(
+    make: MakeBenchmark, tmp_path: Path
+) -> None:
+    folder = write_kvasir(tmp_path, ORIGINAL_IDS, sizes=NATIVE)
+    (folder / "images" / f"{ORIGINAL_IDS[3]}.jpg").unlink()
+    kvasir = make("kvasir", split_rule="carved")
+    splits = kvasir.splits(folder)
+    assert splits.rule.endswith(f"; 1 masks without an image left out ({ORIGINAL_IDS[3]}.jpg)")
+    assert splits.left_out == (folder / "masks" / f"{ORIGINAL_IDS[3]}.jpg",)
+    pairing = check(kvasir, folder, workers=1, progress=lambda *_: None).verdicts[0]
+    assert (pairing.rule, pairing.status, pairing.files) == ("pairing", "warned", (f"masks/{ORIGINAL_IDS[3]}.jpg",))
+
+
+def test_image_that_is_no_file_is_named_by_the_check(make: MakeBenchmark, tmp_path: Path) -> None:
+    folder = write_kvasir(tmp_path, ORIGINAL_IDS, sizes=NATIVE)
+    image = folder / "images" / f"{ORIGINAL_IDS[3]}.jpg"
+    image.unlink()
+    os.mkfifo(image)
+    kvasir = make("kvasir", split_rule="carved")
+    (pairing,) = check(kvasir, folder, workers=1, progress=lambda *_: None).verdicts
+    assert pairing.status == "failed"
+    assert f"{image.name} is named as an image and is a folder, a pipe or a broken link" in pairing.message
+
+
+def test_huge_image_is_a_verdict_not_a_traceback(make: MakeBenchmark, tmp_path: Path) -> None:
+    folder = write_kvasir(tmp_path, ORIGINAL_IDS, sizes=NATIVE)
+    huge = folder / "images" / f"{ORIGINAL_IDS[0]}.jpg"
+    Image.new("1", (20_000, 20_000)).save(huge, format="PNG")
+    found = check(make("kvasir", split_rule="carved"), folder, workers=1, progress=lambda *_: None)
+    readable = next(verdict for verdict in found.verdicts if verdict.rule == "readable")
+    assert readable.status == "failed"
+    assert str(huge) in readable.message
+    assert "pixels" in readable.message
+
+
 # --- real files
 
 
@@ -197,3 +283,8 @@ def test_real_cvc_sequences_stay_whole(make: MakeBenchmark, real_data: Path) -> 
     sequences = [{cvc.group(pair) for pair in part} for part in parts]
     assert sum(map(len, sequences)) == len(set().union(*sequences)) == 29
     assert splits.note == ""
+
+
+def test_real_kvasir_originals_are_no_copy(make: MakeBenchmark, real_data: Path) -> None:
+    kvasir = make("kvasir", split_rule="carved")
+    assert kvasir.splits(real_data / "kvasir_original_names").note == "5 of 1000"

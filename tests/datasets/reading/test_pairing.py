@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,37 @@ def test_one_file_too_many_does_not_shift_the_pairs(tmp_path: Path) -> None:
 
 def test_junk_is_skipped(tmp_path: Path) -> None:
     folder = _touch(tmp_path / "i", ".DS_Store", "._a.jpg", "README.md", "a_superpixels.png", "Thumbs.db", "a.jpg")
-    (folder / "b.jpg").mkdir()
+    (folder / "thumbnails").mkdir()
     assert [path.name for path in image_files(folder)] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "broken link"])
+def test_what_is_named_as_an_image_and_is_no_file_is_not_passed_over(tmp_path: Path, kind: str) -> None:
+    folder = _touch(tmp_path / "i", "a.jpg")
+    strange = folder / "b.jpg"
+    if kind == "folder":
+        strange.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(strange)
+    else:
+        strange.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match=r"b\.jpg is named as an image and is a folder, a pipe or a broken link"):
+        image_files(folder)
+
+
+def test_masks_without_an_image_are_kept_apart_by_benchmark(tmp_path: Path) -> None:
+    images = _touch(tmp_path / "i", "cju1.png", "17.png")
+    masks = _touch(tmp_path / "m", "cju1_mask.png", "cju2_mask.png", "17_mask.png", "18_mask.png")
+    paired = pair_folders(images, masks, keep=str.isdigit)
+    assert [path.name for path in paired.unused_masks] == ["18_mask.png"]
+
+
+def test_of_two_masks_the_one_named_exactly_as_the_image_is_taken_and_the_other_is_named(tmp_path: Path) -> None:
+    images = _touch(tmp_path / "i", "a.jpg", "b.jpg")
+    masks = _touch(tmp_path / "m", "a.png", "a_mask.png", "b_mask.png")
+    paired = pair_folders(images, masks)
+    assert [(pair.image.name, pair.mask.name) for pair in paired.pairs] == [("a.jpg", "a.png"), ("b.jpg", "b_mask.png")]
+    assert [path.name for path in paired.unused_masks] == ["a_mask.png"]
 
 
 def test_a_mask_named_exactly_as_its_image_wins_over_a_shortened_name(tmp_path: Path) -> None:

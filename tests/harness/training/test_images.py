@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample
+from datasets.kvasir import Kvasir
 from harness.training import image_cache
 from harness.training.image_cache import ImageCache
-from harness.training.images import ImageSource
+from harness.training.images import ImageSource, _decoding_rules
 
 SIZE = 32
 COUNT = 5
@@ -318,3 +319,15 @@ def test_a_full_disk_stops_caching_and_nothing_else(pairs, cache, monkeypatch, c
     assert_same(everything(source(pairs, cache)), everything(source(pairs)))
     assert not [path for path in cache.rglob("*") if path.is_file()]
     assert "No space left" in caplog.text
+
+
+@pytest.mark.parametrize("module", ["decoding.py", "opening.py", "folder_benchmark.py", "base.py", "kvasir.py"])
+def test_entries_of_another_reader_are_not_met(module, monkeypatch):
+    """The source of every module that decodes is part of an entry's name, in whichever folder it lies."""
+    before, read = _decoding_rules(Kvasir()), Path.read_bytes
+
+    def changed(path):
+        return read(path) + b"# changed" * (path.name == module)
+
+    monkeypatch.setattr(Path, "read_bytes", changed)
+    assert _decoding_rules(Kvasir()) != before

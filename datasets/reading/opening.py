@@ -1,0 +1,156 @@
+"""A file to a decoded Pillow image, whoever made the file.
+
+Only the formats that benchmarks come in are opened, whatever the file is called: Pillow would hand PostScript to
+Ghostscript. TIFFs that Pillow refuses go to `tifffile`: the original CVC-ClinicDB frames say "grey" and hold three
+samples a pixel.
+"""
+
+from __future__ import annotations
+
+import logging
+import stat
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from datasets.base import DatasetError
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+"""Pillow's names; JPEG includes MPO, several JPEGs in one file."""
+
+MOST_PIXELS = 150_000_000
+"""A benchmark's largest image has 30 million; three such arrays of this size are what a small machine holds."""
+
+SCALE = "scale them to 8 bits, such as with ImageMagick's -normalize or numpy's >> 4"
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it would tell the terminal what is raised here
+
+_ORIENTATION = 274
+_TIFF = (b"II*\0", b"MM\0*")
+_UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error)
+"""What Pillow raises on files that are damaged."""
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open and decode one file.
+
+    Raises:
+        DatasetError: missing, no file, empty, truncated, no image of `FORMATS`, or larger than `MOST_PIXELS`.
+    """
+    image = _opened(path)
+    sixteen_bits = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata; what cannot be read is raised
+            image.load()
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    except MemoryError as error:
+        raise DatasetError(f"{path} does not fit into memory ({image.width}x{image.height})") from error
+    if sixteen_bits and image.mode in ("RGB", "RGBA") and np.asarray(image)[..., :3].max() < 16:
+        # Pillow keeps the upper byte of 16-bit colours.
+        raise DatasetError(f"{path} holds 16-bit samples of 12 bits or less, or nearly black ones; {SCALE}")
+    return image
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """(width, height) as stored, from the header alone.
+
+    Raises:
+        DatasetError: as `open_image`, as far as the header tells.
+    """
+    image = _opened(path)
+    image.close()
+    return image.size
+
+
+def _opened(path: Path) -> Image.Image:
+    """The image, not decoded yet."""
+    _require_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start in _TIFF:
+            return _tiff(path)
+        reason = "it is empty" if not start else f"no {', '.join(FORMATS)}"
+        raise DatasetError(f"{path} is unreadable ({reason}); restore it from the archive") from error
+    except Image.DecompressionBombError as error:
+        raise DatasetError(f"{path} is refused ({error}); scale it down") from error
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    _bound(path, *image.size)
+    return image
+
+
+def _tiff(path: Path) -> Image.Image:
+    """The first page of a TIFF that Pillow does not know, three samples a pixel taken for RGB."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            _bound(path, page.imagewidth, page.imagelength)
+            axes, array = page.axes, page.asarray()
+    except DatasetError:
+        raise
+    except Exception as error:  # a foreign reader on a damaged file may raise anything
+        raise _unreadable(path, error) from error
+    known = (axes, array.ndim) == ("YX", 2) or ((axes, array.ndim) == ("YXS", 3) and array.shape[2] == 3)
+    if array.dtype != np.uint8 or not array.size or not known:
+        raise DatasetError(
+            f"{path} is a TIFF of {array.dtype} with axes {axes} and shape {array.shape}, which is no image of a "
+            "benchmark; convert it to PNG"
+        )
+    image = Image.fromarray(array)
+    image.format = "TIFF"
+    return image
+
+
+def _require_file(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} is missing; restore it from the archive") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise DatasetError(f"{path} is {kind}, not an image; remove it and restore the image from the archive")
+
+
+def _bound(path: Path, width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise DatasetError(
+            f"{path} has {width}x{height} pixels; over {MOST_PIXELS // 1_000_000} million are refused, scale it down"
+        )
+
+
+def _unreadable(path: Path, error: Exception) -> DatasetError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DatasetError(f"{path} is unreadable ({reason}); restore it from the archive")
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 where there is none or where the EXIF block is broken."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = image.getexif().get(_ORIENTATION, 1)
+    except _UNREADABLE:
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; the file format, which decides between lossy and lossless, is kept."""
+    if orientation(image) == 1:
+        return image
+    turned = ImageOps.exif_transpose(image)
+    turned.format = image.format
+    return turned

@@ -1,0 +1,227 @@
+"""What a file is called is no evidence of what it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from datasets.base import DatasetError
+from datasets.reading.decoding import read_binary, read_image, read_indices
+from datasets.reading.opening import open_image, stored_size
+from datasets.samples import encodings
+from tests.datasets.conftest import MakeBenchmark
+
+RNG = np.random.default_rng(0)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(DatasetError) as raised:
+        read_image(path)
+    message = str(raised.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    return message
+
+
+def test_postscript_named_as_an_image_never_reaches_ghostscript(tmp_path: Path, monkeypatch) -> None:
+    def forbidden(*arguments: object, **options: object) -> None:
+        raise AssertionError(f"a program was started: {arguments}")
+
+    monkeypatch.setattr(subprocess, "check_call", forbidden)
+    monkeypatch.setattr(subprocess, "Popen", forbidden)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\nshowpage\n%%EOF\n")
+    Image.init()
+    assert Image.open(path).format == "EPS", "or this shows nothing"
+    assert "no JPEG, PNG, TIFF, BMP, WEBP" in refused(path)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PPM", "ICO", "PCX", "TGA", "SGI"])
+def test_formats_that_no_benchmark_has_are_refused_whatever_the_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (32, 32)).save(path, format=kind)
+    assert "unreadable" in refused(path)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp", ".webp"])
+def test_formats_of_benchmarks_are_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGB", (40, 30), (200, 100, 50)).save(path)
+    assert np.abs(read_image(path).astype(int) - (200, 100, 50)).max() < 8
+    assert stored_size(path) == (40, 30)
+
+
+def test_several_jpegs_in_one_file_are_read_and_lossy(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("L", (40, 30), 255).save(path, format="MPO", save_all=True, append_images=[Image.new("L", (40, 30))])
+    assert open_image(path).format == "MPO"
+    assert read_binary(path).all()
+
+
+def test_folders_pipes_and_broken_links_are_one_line_and_no_hang(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to(tmp_path / "nowhere")
+    assert "is a folder" in refused(tmp_path / "a.png")
+    assert "is a pipe" in refused(tmp_path / "b.png")
+    assert "is missing" in refused(tmp_path / "c.png")
+    assert "is empty" in refused(Path(tmp_path / "d.png").write_bytes(b"") or tmp_path / "d.png")
+
+
+def test_huge_images_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("1", (20_000, 20_000)).save(path)  # 50 kB on disk
+    assert "pixels" in refused(path)
+    with pytest.raises(DatasetError, match="pixels"):
+        stored_size(path)
+    Image.new("1", (13_000, 12_000)).save(path)  # Pillow itself would read so many
+    assert "13000x12000 pixels; over 150 million are refused" in refused(path)
+
+
+def test_rgb_that_calls_itself_grey_is_read_exactly(tmp_path: Path) -> None:
+    image = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    path = tmp_path / "a.tif"
+    encodings.mislabelled_tiff(path, image)
+    with pytest.raises(OSError, match="cannot identify"):
+        Image.open(path)  # or this shows nothing
+    np.testing.assert_array_equal(read_image(path), image)
+    assert stored_size(path) == (40, 30)
+    assert open_image(path).format == "TIFF"
+
+
+@pytest.mark.parametrize("damage", range(0, 400, 7))
+def test_damaged_tiffs_are_one_line_or_an_image(tmp_path: Path, damage: int) -> None:
+    path = tmp_path / "a.tif"
+    encodings.mislabelled_tiff(path, RNG.integers(0, 256, (8, 9, 3), dtype=np.uint8))
+    content = bytearray(path.read_bytes())
+    content[damage % len(content)] ^= 0xFF
+    path.write_bytes(content)
+    try:
+        assert read_image(path).dtype == np.uint8
+    except DatasetError as error:
+        assert "\n" not in str(error)  # noqa: PT017  either is right
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((3, 30, 40), np.uint8),
+        np.zeros((30, 40, 3), np.float32),
+        np.zeros((30, 40, 5), np.uint8),
+    ],
+    ids=["pages", "floats", "five bands"],
+)
+def test_tiffs_that_are_no_photographs_are_one_line(tmp_path: Path, array: np.ndarray) -> None:
+    import tifffile
+
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, array, photometric="minisblack", planarconfig="contig" if array.shape[-1] < 9 else None)
+    try:
+        assert read_image(path).shape[:2] == (30, 40)
+    except DatasetError as error:
+        assert "\n" not in str(error)  # noqa: PT017  either is right
+
+
+# --- 16 bits
+
+
+def save_grey16(path: Path, values: np.ndarray) -> Path:
+    Image.fromarray(values.astype(np.uint16)).save(path)
+    return path
+
+
+def save_rgb16(path: Path, values: np.ndarray) -> Path:
+    """A PNG of 16-bit colours, which Pillow cannot write."""
+    import struct
+    import zlib
+
+    height, width, _ = values.shape
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+def test_twelve_bits_in_sixteen_are_one_line_not_a_black_picture(tmp_path: Path) -> None:
+    values = RNG.integers(0, 4096, (30, 40, 3))
+    grey, colour = save_grey16(tmp_path / "a.png", values[..., 0]), save_rgb16(tmp_path / "b.png", values)
+    for path in (grey, colour):
+        assert "12 bits or less" in refused(path)
+    with pytest.raises(DatasetError, match="12 bits or less"):
+        read_binary(save_grey16(tmp_path / "mask.png", (values[..., 0] > 2000) * 4095))
+
+
+def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
+    levels = np.array([[0, 257, 32767, 32768, 65535]])
+    assert read_image(save_grey16(tmp_path / "a.png", levels))[0, :, 0].tolist() == [0, 1, 127, 128, 255]
+    colours = np.repeat(levels[..., None], 3, axis=2)
+    assert read_image(save_rgb16(tmp_path / "b.png", colours))[0, :, 0].tolist() == [0, 1, 127, 128, 255]
+
+
+def test_eight_bits_in_a_wider_file_stay_what_they_are(tmp_path: Path) -> None:
+    levels = np.array([[0, 1, 128, 255]])
+    assert read_image(save_grey16(tmp_path / "a.png", levels))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize(("level", "foreground"), [(32767, False), (32768, True), (65535, True)])
+def test_sixteen_bit_masks_are_split_at_half(tmp_path: Path, level: int, foreground: bool) -> None:
+    values = np.full((10, 10), 65535)
+    values[0, 0] = level
+    values[5:] = 0
+    assert bool(read_binary(save_grey16(tmp_path / "a.png", values))[0, 0]) is foreground
+
+
+@pytest.mark.parametrize(("level", "foreground"), [(127, False), (128, True), (129, True)])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_grey_masks_are_split_above_127(tmp_path: Path, level: int, foreground: bool, suffix: str) -> None:
+    values = np.zeros((400, 400), np.uint8)
+    values[:80] = 255
+    values[200:208, 200:208] = level  # aligned with JPEG's blocks, which keep one flat level as it is
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(values).save(path, **({"quality": 100} if suffix == ".jpg" else {}))
+    if suffix == ".jpg":
+        assert np.asarray(Image.open(path))[204, 204] == level, "or this shows nothing"
+    assert bool(read_binary(path)[204, 204]) is foreground
+
+
+@pytest.mark.parametrize(("level", "foreground"), [(253, False), (254, False), (255, True)])
+def test_quirk_takes_255_alone(tmp_path: Path, level: int, foreground: bool) -> None:
+    values = np.zeros((20, 20), np.uint8)
+    values[:10], values[0, 0] = 255, level
+    path = tmp_path / "a.png"
+    Image.fromarray(values).save(path)
+    assert bool(read_binary(path, only_255=True)[0, 0]) is foreground
+
+
+def test_text_chunks_do_not_matter(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("Comment", "x" * 100_000)
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "a.png", pnginfo=info)
+    np.testing.assert_array_equal(read_indices(tmp_path / "a.png", num_classes=2), np.eye(8))
+
+
+# --- real files
+
+
+def test_original_cvc_frames_equal_their_png_copies(make: MakeBenchmark, real_data: Path) -> None:
+    cvc = make("cvc612")
+    root = cvc.locate(real_data / "cvc612_original_tiff")
+    splits = cvc.splits(root)
+    assert splits.layout == "original"
+    assert splits.note == "3 of 612"
+    copies = real_data / "CVC-ClinicDB" / "PNG"
+    for pair in (*splits.train, *splits.val, *splits.test["test"]):
+        sample = cvc.read(pair)
+        np.testing.assert_array_equal(sample.image, np.asarray(Image.open(copies / "Original" / f"{pair.stem}.png")))
+        np.testing.assert_array_equal(sample.mask, read_binary(copies / "Ground Truth" / f"{pair.stem}.png"))
