@@ -31,13 +31,21 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _finished(
-    results: Path, method: str, *, benchmark: str = "kvasir", backbone: str = "vit_t", code: Any = "OK", **options: Any
+    results: Path,
+    method: str,
+    *,
+    benchmark: str = "kvasir",
+    backbone: str = "vit_t",
+    code: Any = "OK",
+    rules: dict[str, str] | None = None,
+    **options: Any,
 ) -> Run:
     """A run with a record and a state as training leaves them; the state is far from its start, not learnt."""
     request = Request(
         entries=(Entry(method=method, options=options),),
         benchmarks=(benchmark,),
         protocol="demo",
+        overrides=rules or {},
         backbones=(backbone,),
         results=results,
     )
@@ -273,3 +281,15 @@ def test_calibration_without_images_says_where_to_give_them(
         )
     finally:
         hidden.rename(folder)
+
+
+def test_a_run_without_sams_spare_tokens_is_no_sam_checkpoint(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _finished(results, "lora", rules={"quirks.spare_tokens": "released"})
+    assert _export(results, run, tmp_path / "sam.pth") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "without SAM's mask tokens 1-3 (quirk 14)" in line
+    assert "--adapter-only" in line
+    assert not (tmp_path / "sam.pth").exists()
+    assert _export(results, run, tmp_path / "adapter.safetensors", "--adapter-only") == 0

@@ -1,0 +1,29 @@
+"""What the pages say of an evaluation's price is what the committed files hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MEASURED = ROOT / "results" / "benchmarks"
+
+
+def ratio(name: str) -> tuple[str, str, str]:
+    found = json.loads((MEASURED / name).read_text(encoding="utf-8"))["ratio"]
+    return tuple(f"{found[part]:.2f}" for part in ("value", "low", "high"))  # type: ignore[return-value]
+
+
+def test_an_evaluations_price_is_that_of_the_files() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    said = re.findall(r"(\d\.\d\d) \[(\d\.\d\d), (\d\.\d\d)\] times", text)
+    assert said == [ratio("evaluation-vit_small-252-fp32.json"), ratio("evaluation-vit_t-256-fp32.json")]
+
+
+def test_the_row_of_evaluations_is_that_of_its_file() -> None:
+    lines = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").splitlines()
+    (row,) = [line for line in lines if line.startswith("| evaluation of a split")]
+    (name,) = re.findall(r"results/benchmarks/([\w.-]+)", row)
+    assert re.findall(r"\*\*(\d\.\d\d)\*\* \[(\d\.\d\d), (\d\.\d\d)\]", row) == [ratio(name)]
+    assert float(ratio(name)[2]) <= 1.3

@@ -1,0 +1,111 @@
+"""The numbers of docs/nas-lora.md are those of the committed records, or counted here."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+
+ROOT = Path(__file__).parents[3]
+PAGE = " ".join((ROOT / "docs" / "nas-lora.md").read_text(encoding="utf-8").split("\n"))
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    return [record for record in RecordStore(ROOT / "results") if record.run.protocol_hash == "47defd50"]
+
+
+def merged(records: list[Record]) -> Iterator[tuple[str, str, str]]:
+    """Benchmark, method and the other cells of the page's table."""
+    rows: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if record.run.variant in ("convlora", "naslora", "naspclora"):
+            rows.setdefault((record.run.benchmark, record.run.method), []).append(record)
+    for (benchmark, method), runs in sorted(rows.items()):
+        assert len(runs) == 3
+        scores = [
+            statistics.fmean(100 * record.scores[name]["test"]["iou"] for record in runs)
+            for name in ("best", "merged-exact", "merged-calibrated")
+        ]
+        moved = [100 * record.merge["calibrated"]["relative_deviation"] for record in runs]
+        cells = [f"{score:.1f}" for score in scores] + [f"{min(moved):.1f}–{max(moved):.1f}"]
+        yield benchmark, method, " | ".join(cells)
+
+
+def test_what_a_merge_costs_is_what_the_records_hold(records: list[Record]) -> None:
+    rows = re.findall(r"\| (kvasir|leaf) \| (\w+) \| ((?:[\d.]+ \| )+[\d.–]+) \|", PAGE)
+    assert rows == list(merged(records))
+
+
+def test_the_range_of_the_mixtures_is_that_of_the_records(records: list[Record]) -> None:
+    (low, high) = re.search(r"every softmax\(α\) between (0\.\d+) and (0\.\d+)", PAGE).groups()  # type: ignore[union-attr]
+    store, shares = RecordStore(ROOT / "results"), []
+    runs = [record for record in records if record.run.variant == "naslora"]
+    assert len(runs) == 6, "the page says six"
+    for record in runs:
+        table = pd.read_csv(store.architecture_path(record.key))
+        last = table[table["epoch"] == table["epoch"].max()].drop(columns=["epoch", "site"])
+        shares += [last.min().min(), last.max().max()]
+    assert (f"{min(shares):.4f}", f"{max(shares):.4f}") == (low, high)
+
+
+def test_the_costs_of_a_step_are_those_of_the_sessions() -> None:
+    said = re.findall(r"(\d\.\d+) \[(\d\.\d+), (\d\.\d+)\] times", PAGE)
+    found = []
+    for backbone, digits in (("vit_b", 3), ("vit_t", 2)):
+        for path in (ROOT / "results" / "cost").glob("*.json"):
+            session: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if session["comparability"]["backbone"] == backbone:
+                (cell,) = (m["ratios"]["lora"]["time"] for m in session["methods"] if m["variant"] == "naslora")
+                found.append(tuple(f"{cell[name]:.{digits}f}" for name in ("value", "low", "high")))
+    assert said == found
+
+
+def operators(run: Callable[[], object]) -> int:
+    """How many operators ``run`` dispatches."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counter(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += 1
+            return function(*args, **(kwargs or {}))
+
+    with Counter() as counter:
+        run()
+    return counter.count
+
+
+def test_a_fused_cell_dispatches_about_half_of_the_operators() -> None:
+    import torch
+
+    from methods.parts.cell import Cell
+    from methods.parts.operations import parse_operations
+
+    said = re.search(r"dispatch (\d+) operators instead of (\d+) \((\d+) instead of (\d+)", PAGE)
+    assert said
+    found = []
+    for style in ("darts", "linear"):
+        for fused in (True, False):
+            cell = Cell(
+                parse_operations("all", style=style),
+                channels=3,
+                style=style,
+                alpha_std=1e-3,
+                generator=torch.Generator().manual_seed(0),
+                fused=fused,
+            )
+            maps = torch.randn(4, 3, 14, 14, requires_grad=True)
+            found.append(operators(lambda cell=cell, maps=maps: cell(maps).sum().backward()))  # type: ignore[misc]
+    # torch's versions differ by a few operators.
+    assert found == pytest.approx([int(count) for count in said.groups()], rel=0.05)
