@@ -92,11 +92,11 @@ def images_below(root: Path) -> ImagesOf:
     store = RecordStore(root)
 
     @lru_cache(maxsize=32)  # a baseline's images are asked for by every other row
-    def scores_of(key: str, score: str, split: str, metric: str) -> Mapping[str, float] | None:
-        return image_scores(store.images_path(key), variant=score, split=split, metric=metric)
+    def scores_of(key: str, expected: str, score: str, split: str, metric: str) -> Mapping[str, float] | None:
+        return image_scores(store.images_path(key), variant=score, split=split, metric=metric, expected=expected)
 
     def images_of(record: Record, score: str, split: str, metric: str) -> Mapping[str, float] | None:
-        return scores_of(record.key, score, split, metric)
+        return scores_of(record.key, record.beside.get("images.csv", ""), score, split, metric)
 
     return images_of
 

@@ -1,18 +1,30 @@
-"""Keys of records that were made before a field existed stay theirs."""
+"""What determines a result is in the key of its run, and keys of older records stay theirs."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from datasets.base import Pair, Splits
+from harness.planning.data import manifest_hash
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules
 from harness.records.budget import share_cap
-from harness.records.schema import ADDED_LATER, OPTIONS_ADDED_LATER, QUIRKS_ADDED_LATER, hashed_rules
+from harness.records.schema import (
+    ADDED_LATER,
+    EXECUTION_ONLY,
+    LABELS,
+    OPTIONS_ADDED_LATER,
+    QUIRKS_ADDED_LATER,
+    Run,
+    hashed_rules,
+)
 from harness.records.store import RecordStore
 from harness.registry import METHODS, method_config_class
+from tests.harness.reporting.sample import record
 
 COMMITTED = Path(__file__).parents[3] / "results"
 
@@ -20,12 +32,12 @@ COMMITTED = Path(__file__).parents[3] / "results"
 def test_every_committed_record_still_has_its_key_and_would_be_found_again() -> None:
     records = list(RecordStore(COMMITTED))
     assert records
-    for record in records:
-        config = asdict(method_config_class(record.run.method)(**record.run.method_config))
-        rules = {**ADDED_LATER, **record.run.rules}
+    for one in records:
+        config = asdict(method_config_class(one.run.method)(**one.run.method_config))
+        rules = {**ADDED_LATER, **one.run.rules}
         rules["quirks"] = {**QUIRKS_ADDED_LATER, **rules["quirks"]}
-        assert record.run.key == record.key
-        assert replace(record.run, method_config=config, rules=rules).key == record.key
+        assert one.run.key == one.key
+        assert replace(one.run, method_config=config, rules=rules).key == one.key
 
 
 @pytest.mark.parametrize("name", ADDED_LATER)
@@ -80,3 +92,57 @@ def test_older_records_tell_their_updates_by_their_histories() -> None:
     naslora = updates["naslora", "OK"]
     assert naslora["weight_updates"] + naslora["alpha_updates"] in (300.0, 210.0)
     assert naslora["alpha_updates"] > 0
+
+
+CHANGES: dict[str, Any] = {
+    "method": "convlora",
+    "method_config": {"rank": 4},
+    "benchmark": "leaf",
+    "backbone": "vit_b",
+    "checkpoint": "sha256-1",
+    "rules": {"image_size": 1024},
+    "seed": 1,
+    "manifest": "another",
+}
+
+
+def test_every_field_of_a_run_is_in_its_key_or_a_label() -> None:
+    assert {one.name for one in fields(Run)} == CHANGES.keys() | set(LABELS)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_determines_a_result_changes_the_key(name: str) -> None:
+    run = record().run
+    assert replace(run, **{name: CHANGES[name]}).key != run.key
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_a_label_does_not_change_the_key(name: str) -> None:
+    run = record().run
+    other: Any = {"x": 1} if isinstance(getattr(run, name), dict) else "another"
+    assert replace(run, **{name: other}).key == run.key
+
+
+@pytest.mark.parametrize("name", sorted({field.name for field in fields(Protocol)} - {"name", "backbone"}))
+def test_every_rule_is_in_the_key_unless_it_only_says_how_to_execute(name: str) -> None:
+    run = replace(record().run, rules=as_rules(Protocol(name="x")))
+    same = replace(run, rules={**run.rules, name: "another"}).key == run.key
+    assert same == (name in EXECUTION_ONLY)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test easy", "test hard"])
+def test_the_stems_of_every_split_are_in_the_manifest(split: str) -> None:
+    def splits(changed: str) -> Splits:
+        def pairs(name: str) -> tuple[Pair, ...]:
+            return tuple(Pair(stem=stem, image=Path(stem), mask=Path(stem)) for stem in (name, f"2{changed == name}"))
+
+        tests = {name: pairs(f"test {name}") for name in ("easy", "hard")}
+        return Splits(train=pairs("train"), val=pairs("val"), test=tests, layout="original", rule="official")
+
+    assert manifest_hash(splits(split)) != manifest_hash(splits(""))
+    assert manifest_hash(splits(split)) == manifest_hash(splits(split))
+
+
+def test_a_key_is_the_one_it_always_was() -> None:
+    """Literally: whatever moves it makes every finished run start again."""
+    assert record().key == "1e747ec627c6db07"

@@ -194,3 +194,61 @@ def test_check_exits_1_on_an_unreadable_file(tmp_path: Path, capsys: pytest.Capt
     (root / "records" / "x.json").write_text("{")
     assert main(["check", str(root)]) == 1
     assert "x.json" in capsys.readouterr().out
+
+
+def test_equal_results_with_other_timings_are_the_same(tmp_path: Path) -> None:
+    """Of two clusters, or of one that ran a run twice: when, where and how fast is no result."""
+    history = [{"epoch": 1, "loss": 0.5, "lr": 0.1, "seconds": 1.0, "val": {}}]
+    one = record(history=history, cost={"step_time_s": 0.1}, finished="2026-01-01")
+    other = replace(
+        one,
+        history=[{**history[0], "seconds": 2.0}],
+        cost={"step_time_s": 0.2},
+        finished="2026-01-02",
+        environment={"host": "elsewhere"},
+        attempts=2,
+    )
+    a, b = folder(tmp_path / "a", other), folder(tmp_path / "b", one)
+    report = merge([a, b], tmp_path / "c")
+    assert (report.added, report.same, report.conflicts) == (1, 1, [])
+    assert list(RecordStore(tmp_path / "c")) == [one]
+    assert conflicts(tmp_path / "c") == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"value": 0.9000001},
+        {"history": [{"epoch": 1, "loss": 0.50001, "lr": 0.1, "val": {}}]},
+        {"data_fingerprint": "other files"},
+        {"counts": {"train": 21, "val": 4, "test": 8}},
+        {"architecture": [{"blocks.0.q": [0.5, 0.5]}]},
+    ],
+)
+def test_another_score_history_or_data_is_no_equal_result(tmp_path: Path, changes: dict[str, Any]) -> None:
+    a, b = folder(tmp_path / "a", record()), folder(tmp_path / "b", record(**changes))
+    assert len(merge([a, b], tmp_path / "c").conflicts) == 1
+
+
+def test_other_scores_of_single_images_are_no_equal_result(tmp_path: Path) -> None:
+    store, other = RecordStore(tmp_path / "a"), RecordStore(tmp_path / "b")
+    text = images(record())
+    store.write(record(), text)
+    other.write(record(), text.replace("0,0.9", "0,0.8").replace("1,0.9", "1,1.0"))
+    assert len(merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c").conflicts) == 1
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_of_two_successes_that_the_destination_does_not_have_the_earliest_stands(tmp_path: Path, order: str) -> None:
+    late, early = record(0.9, finished="2026-01-02"), record(0.8, finished="2026-01-01")
+    roots = {"a": folder(tmp_path / "a", late), "b": folder(tmp_path / "b", early)}
+    merge([roots[name] for name in order], tmp_path / "c")
+    assert list(RecordStore(tmp_path / "c")) == [early]
+
+
+def test_what_is_in_the_place_of_a_record_and_no_file_is_kept_apart(tmp_path: Path) -> None:
+    a, c = folder(tmp_path / "a", record()), tmp_path / "c" / "records"
+    (c / f"{record().key}.json").mkdir(parents=True)
+    report = merge([a], tmp_path / "c")
+    assert len(report.conflicts) == 1
+    assert list(RecordStore(tmp_path / "c")) == [record()]

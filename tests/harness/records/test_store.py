@@ -207,3 +207,23 @@ def test_eight_writers_killed_at_random_lose_nothing_and_leave_no_half_record(tm
     for found in records:
         assert found.message.endswith("x" * 20000)
         assert store.images_path(found.key).read_text(encoding="utf-8").count("\n") == 501
+
+
+@pytest.mark.parametrize("crash", ["images.csv", "architecture.csv", "json"])
+def test_a_crash_while_a_record_is_written_leaves_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: str
+) -> None:
+    """What lies beside comes first: whoever sees the record sees all of it."""
+
+    def write(path: Path, content: bytes) -> None:
+        if path.name.endswith(crash):
+            raise KeyboardInterrupt
+        write_atomically(path, content)
+
+    monkeypatch.setattr("harness.records.store.write_atomically", write)
+    one = replace(record(), architecture=ALPHA)
+    store = RecordStore(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        store.write(one, "variant,split,stem,iou\nbest,test,a,0.5\n")
+    assert store.find(one.key) is None
+    assert store.summaries() == ([], {})
