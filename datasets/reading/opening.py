@@ -70,7 +70,7 @@ def stored_size(path: Path) -> tuple[int, int]:
 
 def _opened(path: Path) -> Image.Image:
     """The image, not decoded yet."""
-    _require_file(path)
+    require_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -112,7 +112,12 @@ def _tiff(path: Path) -> Image.Image:
     return image
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """Refuse what would hang or fail when it is opened.
+
+    Raises:
+        DatasetError: missing, a folder, a pipe or a device.
+    """
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
@@ -121,7 +126,7 @@ def _require_file(path: Path) -> None:
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise DatasetError(f"{path} is {kind}, not an image; remove it and restore the image from the archive")
+        raise DatasetError(f"{path} is {kind}, not a file; remove it and restore the file")
 
 
 def _bound(path: Path, width: int, height: int) -> None:

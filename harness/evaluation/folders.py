@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from datasets.base import DatasetError
 from datasets.reading.decoding import mask_values, read_binary, read_indices
-from datasets.reading.opening import open_image
+from datasets.reading.opening import MOST_PIXELS, open_image, require_file
 from datasets.reading.pairing import image_files, mask_key
 from harness.errors import UsageError
 from harness.evaluation.resize import resize_bilinear, resize_nearest
@@ -92,13 +93,7 @@ def read_prediction(path: Path, *, task: str) -> NDArray:
         DatasetError: unreadable, or an array of another kind.
     """
     if path.suffix == ".npy":
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DatasetError(f"{path} is unreadable ({error})") from error
-        if array.dtype == np.bool_ or (task == "binary" and np.issubdtype(array.dtype, np.integer)):
-            raise DatasetError(f"{path} holds {array.dtype}; predictions are floats in [0, 1]")
-        return array
+        return _read_array(path, task=task)
     image = open_image(path)
     if task == "multiclass":
         return mask_values(image, path)
@@ -107,6 +102,31 @@ def read_prediction(path: Path, *, task: str) -> NDArray:
     values = mask_values(image, path)
     full = 65535 if image.mode.startswith("I") else 1 if image.mode == "1" else 255
     return values / full
+
+
+def _read_array(path: Path, *, task: str) -> NDArray:
+    """A prediction from ``.npy``: mapped first, so that its header alone makes nobody allocate what the file lacks."""
+    require_file(path)
+    try:
+        with np.errstate(over="raise"):  # of the size that a header claims
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, ArithmeticError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(f"{path} is unreadable ({reason}); write it anew with numpy.save") from error
+    if not isinstance(array, np.ndarray):
+        raise DatasetError(f"{path} holds several arrays; write one array a file with numpy.save")
+    kinds = "f" if task == "binary" else "fiu"
+    if array.dtype.kind not in kinds:
+        wanted = "floats in [0, 1]" if task == "binary" else "integer labels (H, W) or float scores (C, H, W)"
+        raise DatasetError(f"{path} holds {array.dtype}; predictions are {wanted}")
+    if array.ndim < 2 or not array.size or math.prod(array.shape[-2:]) > MOST_PIXELS:
+        raise DatasetError(f"{path} has the shape {array.shape}; predictions are (H, W) of 1 to {MOST_PIXELS} pixels")
+    if array.dtype.kind in "iu" and not 0 <= array.min() <= array.max() <= 255:
+        raise DatasetError(f"{path} has labels from {array.min()} to {array.max()}; class indices are 0 to 254")
+    try:
+        return np.array(array)
+    except MemoryError as error:
+        raise DatasetError(f"{path} does not fit into memory: {array.dtype} {array.shape}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

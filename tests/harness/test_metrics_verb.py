@@ -196,6 +196,35 @@ def half_an_array(predictions, masks):
     (predictions / "Image5.npy").write_bytes(b"\x93NUMPY\x01\x00")
 
 
+def instead(write):
+    """Another file in place of the prediction Image5."""
+
+    def spoil(predictions, masks):
+        (predictions / "Image5.png").unlink()
+        write(predictions / "Image5.npy")
+
+    return spoil
+
+
+def saved(array):
+    return instead(lambda path: np.save(path, array))
+
+
+def header(shape, dtype="<f8"):
+    """A header that claims more than the file holds."""
+
+    def write(path):
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+
+    return instead(write)
+
+
+def archive(path):
+    with path.open("wb") as file:
+        np.savez(file, a=np.zeros((60, 45)))
+
+
 def unchanged(predictions, masks):
     pass
 
@@ -210,6 +239,21 @@ def unchanged(predictions, masks):
         (logits, [], r"Image5.npy against image5_mask.tif: probabilities must be finite and within [0, 1]"),
         (labels, [], "Image5.npy holds int64"),
         (half_an_array, [], "Image5.npy is unreadable"),
+        (instead(lambda path: path.write_bytes(b"")), [], "Image5.npy is unreadable (No data left in file)"),
+        (instead(archive), [], "Image5.npy holds several arrays"),
+        (instead(Path.mkdir), [], "Image5.npy is a folder, not a file"),
+        (instead(os.mkfifo), [], "Image5.npy is a pipe or a device"),
+        (saved(np.zeros((0, 0))), [], "Image5.npy has the shape (0, 0)"),
+        (saved(np.float64(0.5)), [], "Image5.npy has the shape ()"),
+        (saved(np.zeros((60, 45), complex)), [], "Image5.npy holds complex128; predictions are floats in [0, 1]"),
+        (saved(np.full((60, 45), "0.5")), [], "Image5.npy holds <U3; predictions are floats in [0, 1]"),
+        (saved(np.full((60, 45), np.datetime64("2020"))), [], "Image5.npy holds datetime64[Y]"),
+        (saved(np.array([[{}]], dtype=object)), [], "Image5.npy is unreadable"),
+        (saved(np.full((60, 45), np.nan)), [], "probabilities must be finite"),
+        (header((10**9, 10**6)), [], "Image5.npy is unreadable"),
+        (header((10**18, 10**18)), [], "Image5.npy is unreadable"),
+        (header((60, 45)), [], "Image5.npy is unreadable"),
+        (header((-1, 45)), [], "Image5.npy is unreadable"),
         (unchanged, ["--metrics", "smeasure"], "unknown metric 'smeasure' (did you mean 's_measure'?)"),
         (unchanged, ["--metrics", ","], "names no metric"),
         (unchanged, ["--set", "beta=1"], "no such convention"),
@@ -235,6 +279,32 @@ def test_bad_input_is_one_line(capsys, folders, spoil, options, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((60, 45), 256), "has labels from 256 to 256; class indices are 0 to 254"),
+        (np.full((60, 45), -1), "has labels from -1 to -1"),
+        (
+            np.zeros((60, 45), complex),
+            "holds complex128; predictions are integer labels (H, W) or float scores (C, H, W)",
+        ),
+        (np.zeros((60, 45)), "labels must be integers from 0 to 2"),
+        (np.full((3, 60, 45), np.inf), "scores must be finite"),
+    ],
+)
+@pytest.mark.parametrize("resolution", ["native", "input"])
+def test_bad_arrays_of_several_classes_are_one_line(capsys, tmp_path, array, message, resolution):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "g").mkdir()
+    np.save(tmp_path / "p" / "a.npy", array)
+    Image.fromarray(np.eye(60, 45, dtype=np.uint8)).save(tmp_path / "g" / "a.png")
+    options = ["--num-classes", "3", "--set", f"resolution={resolution}", "--input-size", "30", "--workers", "1"]
+    assert main(["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
     assert error.count("\n") == 1
 
 
