@@ -196,7 +196,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     from harness.planning.asked import understand
     from harness.planning.plan import plan
     from harness.planning.samples import sample_writer
-    from harness.records.store import require_writable
+    from harness.planning.tuning import tell_finished
+    from harness.records.store import RecordStore, require_writable
 
     asked = understand(arguments, settings)
     request = asked.request
@@ -222,6 +223,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
                 return tuned
             request = tuned
         planned = plan(request, prepare_samples=samples)
+        if asked.tuning is not None and not arguments.plan:
+            tell_finished(planned, RecordStore(request.results))
     if arguments.plan:
         return show_plan(planned, request, arguments, where)
     outcome = carry_out(planned, request, arguments, where)

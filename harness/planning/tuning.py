@@ -159,6 +159,16 @@ def with_first_values(request: Request, tuning: Tuning) -> Request:
     return replace(request, entries=tuple(entries))
 
 
+def tell_finished(planned: Plan, store: RecordStore) -> None:
+    """Label runs that were finished before anything was tuned, or for another choice of benchmarks, with this choice."""
+    for job in planned.jobs:
+        if job.run.tuning and job.run.key in planned.finished:
+            record = store.find(job.run.key)
+            if record is not None and record.run.tuning != job.run.tuning:
+                run = replace(record.run, tuning=job.run.tuning, variant=job.run.variant)
+                store.write(replace(record, run=run))
+
+
 def unfinished(planned: Plan) -> list[str]:
     """Keys of trials without an answer."""
     return [job.run.key for job in planned.pending if planned.failed.get(job.run.key) not in LOST]

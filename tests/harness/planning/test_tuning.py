@@ -106,6 +106,17 @@ def test_the_same_command_again_runs_nothing(tuned: Any) -> None:
     assert work.done == [[]]
 
 
+def test_a_run_that_was_finished_before_is_told_that_it_is_the_tuned_one(tuned: Any, tmp_path: Path) -> None:
+    tuned(best_at(1e-3))
+    store = RecordStore(tmp_path)
+    later = records(tmp_path)["0.001/kvasir/1"]
+    store.write(replace(later, run=replace(later.run, tuning={}, variant="lora[lr=1e-3]")))
+    _, work = tuned(best_at(1e-3))
+
+    assert work.done == [[]]
+    assert records(tmp_path)["0.001/kvasir/1"] == later
+
+
 def test_labels_change_no_key_and_a_merge_keeps_the_record_that_knows_its_choice(tuned: Any, tmp_path: Path) -> None:
     early = tmp_path / "early"
     tuned(best_at(1e-3))
