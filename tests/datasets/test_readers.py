@@ -177,6 +177,19 @@ def test_broken_list_is_one_line_that_names_it(make, tmp_path: Path, content: by
     assert "\n" not in str(caught.value)
 
 
+def test_list_with_a_byte_order_mark_and_backslashes_is_read(make, tmp_path: Path) -> None:
+    """As a spreadsheet on Windows saves it."""
+    folder = samples.write("sbu", tmp_path, layout="autogluon", images=12, size=48)
+    before = load(make("sbu"), tmp_path)
+    for path in folder.glob("*.csv"):
+        text = path.read_text(encoding="utf-8")
+        assert not text.startswith("\ufeff")
+        path.write_bytes(text.replace("/", "\\").replace("\n", "\r\n").encode("utf-8-sig"))
+        assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+        assert b"\\" in path.read_bytes()
+    assert load(make("sbu"), tmp_path) == before
+
+
 def test_parts_that_number_their_files_alike_get_prefixed_stems(make, tmp_path: Path) -> None:
     folder = samples.write("trans10k_v2", tmp_path, images=12, size=48)
     for part in ("train", "validation", "test"):

@@ -235,6 +235,37 @@ def test_unreadable_file_is_one_line_that_names_it(tmp_path: Path, content: byte
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("stretched", [False, True])
+@pytest.mark.parametrize(
+    ("image", "mask", "pair"),
+    [
+        ((100, 100), (100, 109), True),
+        ((100, 109), (100, 100), True),
+        ((100, 111), (100, 100), False),
+        ((100, 120), (100, 100), False),
+        ((120, 100), (100, 100), False),
+        ((100, 80), (200, 200), False),
+    ],
+)
+def test_shapes_may_differ_by_a_tenth(
+    image: tuple[int, int], mask: tuple[int, int], pair: bool, stretched: bool
+) -> None:
+    """20 % off is no rounding. A stretched copy has square images, so other shapes are judged as ever."""
+    arrays = np.zeros((*image, 3), np.uint8), np.zeros(mask, np.uint8)
+    if pair:
+        assert fit(*arrays, path=Path("a.jpg"), stretched=stretched).shape == (*mask, 3)
+        return
+    with pytest.raises(DatasetError, match="these are no pair"):
+        fit(*arrays, path=Path("a.jpg"), stretched=stretched)
+
+
+def test_square_images_of_a_stretched_copy_fit_any_mask() -> None:
+    arrays = np.zeros((50, 50, 3), np.uint8), np.zeros((30, 80), np.uint8)
+    assert fit(*arrays, path=Path("a.jpg"), stretched=True).shape == (30, 80, 3)
+    with pytest.raises(DatasetError, match="these are no pair"):
+        fit(*arrays, path=Path("a.jpg"))
+
+
 def test_image_is_fitted_to_its_mask_and_strange_shapes_are_refused() -> None:
     image = np.zeros((50, 80, 3), np.uint8)
     assert fit(image, np.zeros((25, 40), np.uint8), path=Path("a.jpg")).shape == (25, 40, 3)

@@ -1,0 +1,106 @@
+"""Carved splits of whole benchmarks, pinned by stems alone: a change here changes what every recorded run was tested on."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from datasets.base import Benchmark, Pair
+from datasets.cvc612 import FIRST_FRAMES, sequence_of
+from datasets.reading.folder_benchmark import FolderBenchmark
+from datasets.reading.layouts import Layout
+from tests.datasets.conftest import MakeBenchmark
+
+SEQUENCES = [
+    (1, 25), (26, 50), (51, 67), (68, 78), (79, 103), (104, 126), (127, 151), (152, 177), (178, 199), (200, 205),
+    (206, 227), (228, 252), (253, 277), (278, 297), (298, 317), (318, 342), (343, 363), (364, 383), (384, 408),
+    (409, 428), (429, 447), (448, 466), (467, 478), (479, 503), (504, 528), (529, 546), (547, 571), (572, 591),
+    (592, 612),
+]  # fmt: skip
+"""First and last frame of each video, as published with CVC-ClinicDB."""
+
+
+def pairs(stems: list[str]) -> tuple[Pair, ...]:
+    return tuple(Pair(stem=stem, image=Path(f"{stem}.jpg"), mask=Path(f"{stem}.png")) for stem in stems)
+
+
+def layout_of(benchmark: Benchmark, name: str) -> Layout:
+    assert isinstance(benchmark, FolderBenchmark)
+    return next(layout for layout in benchmark.layouts() if layout.name == name)
+
+
+def digest(part: tuple[Pair, ...]) -> str:
+    return hashlib.sha256(" ".join(pair.stem for pair in part).encode()).hexdigest()[:12]
+
+
+KVASIR = [f"train_{index:04d}" for index in range(800)] + [f"test_{index:04d}" for index in range(200)]
+LEAF = [f"{index:05d}" for index in range(588)]
+CVC = [str(frame) for frame in range(1, 613)]
+CAMO = [f"camourflage_{index:05d}" for index in range(1, 1001)]
+SBU = [f"lssd{index:04d}" for index in range(4085)]
+ISIC = [f"ISIC_{index:07d}" for index in range(300)]
+TILES = [f"{10078660 + 15 * image}_15_r{tile}c0" for image in range(39) for tile in range(2)]
+
+WHOLE = [
+    ("kvasir", "original", {"all": KVASIR}, {"split_rule": "carved"}, (800, 100, 100), "e448913f5ea7 32f0d25e6b03"),
+    ("leaf", "original", {"all": LEAF}, {}, (411, 59, 118), "2e86c0548006 a70f0683df91"),
+    ("leaf", "original", {"all": LEAF[:100]}, {}, (70, 10, 20), "7560b25601e4 26fa1b68fb4a"),
+    ("cvc612", "original", {"all": CVC}, {}, (479, 69, 64), "08a05ad41aa1 bfee7e5d5c70"),
+    ("cvc612", "original", {"all": CVC}, {"split_seed": 1}, (479, 64, 69), "7f947c382a16 2ebfa17742f5"),
+    (
+        "camo",
+        "original",
+        {"train": CAMO, "test": ["camourflage_01001"]},
+        {},
+        (900, 100, 1),
+        "d718d511f129 bffc3506af8d",
+    ),
+    ("sbu", "original", {"train": SBU, "test": ["x"]}, {}, (3677, 408, 1), "b3a4e8ac5dcd 2d711642b726"),
+    (
+        "isic2017",
+        "original",
+        {"train": ISIC, "val": ["ISIC_0012127"]},
+        {"split_rule": "val-as-test"},
+        (270, 30, 1),
+        "fbe029d78e1f af6c7a92cd83",
+    ),
+    ("road", "tiles", {"all": TILES}, {}, (46, 8, 24), "1b6f89f8cdd7 d4161132ae5f"),
+]
+
+
+@pytest.mark.parametrize(("name", "layout", "parts", "options", "sizes", "pinned"), WHOLE)
+def test_carved_splits_are_those_of_every_record(
+    make: MakeBenchmark, name, layout, parts, options, sizes, pinned
+) -> None:
+    benchmark = make(name, **options)
+    assert isinstance(benchmark, FolderBenchmark)
+    given = {part: pairs(stems) for part, stems in parts.items()}
+    train, val, test, _ = benchmark.arrange(given, root=Path("nowhere"), layout=layout_of(benchmark, layout))
+    assert (len(train), len(val), len(test["test"])) == sizes
+    assert f"{digest(val)} {digest(test['test'])}" == pinned
+    assert not {pair.stem for pair in train} & {pair.stem for pair in (*val, *test["test"])}
+
+
+def test_the_29_sequences_frame_by_frame() -> None:
+    assert tuple(first for first, _ in SEQUENCES) == FIRST_FRAMES
+    for number, (first, last) in enumerate(SEQUENCES, 1):
+        assert {sequence_of(str(frame)) for frame in range(first, last + 1)} == {number}
+    assert sum(last - first + 1 for first, last in SEQUENCES) == 612
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("rule", ["default", "sequences"])
+def test_no_sequence_is_on_two_sides_of_a_carved_split(make: MakeBenchmark, rule: str, seed: int) -> None:
+    cvc = make("cvc612", split_rule=rule, split_seed=seed)
+    assert isinstance(cvc, FolderBenchmark)
+    train, val, test, _ = cvc.arrange({"all": pairs(CVC)}, root=Path("nowhere"), layout=layout_of(cvc, "original"))
+    sides = [
+        {
+            next(number for number, (first, last) in enumerate(SEQUENCES) if first <= int(pair.stem) <= last)
+            for pair in part
+        }
+        for part in (train, val, test["test"])
+    ]
+    assert sum(map(len, sides)) == len(set().union(*sides)) == 29
