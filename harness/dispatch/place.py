@@ -92,3 +92,17 @@ def visible_gpus() -> list[str]:
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
     lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")] if listed.returncode == 0 else []
     return [str(index) for index in range(len(lines))]
+
+
+def gpu_name(device: str) -> str:
+    """The model of one of `visible_gpus`, empty where nobody can tell."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    query = [
+        "nvidia-smi",
+        "--query-gpu=name",
+        "--format=csv,noheader",
+        *([f"--id={device}"] if device.isdigit() else []),
+    ]
+    told = subprocess.run(query, capture_output=True, text=True, check=False)
+    return told.stdout.splitlines()[0].strip() if told.returncode == 0 and told.stdout.strip() else ""

@@ -6,6 +6,7 @@ only without any from an assumed speed; every line says which.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,9 @@ SecondsOf = Callable[[Record], float]
 PROCESS_BYTES = 0.44 * 2**30
 """Resident memory of a process that has imported all that a run needs and computed nothing, measured once with
 torch 2.13 for CPUs. A GPU's peak does not count it."""
+START_SECONDS, UPDATE_SECONDS = 4.4, 0.03
+"""Processor time of a process before its first update, and of an update beside its operations; measured once, on the
+card ``demo`` with one thread, where nothing else is left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +42,29 @@ class Device:
         kind: records made on the other kind of device say nothing of this one.
         flops: operations a second that training reaches, by precision.
         process_bytes: what a process takes of the memory that counts before it holds a model.
+        start_seconds, update_seconds: what a run and an update take besides their operations.
+        model: as records name it (`Record.environment`), empty where nobody knows; records of another say less.
+        threads: of one run on a CPU.
     """
 
     name: str
     kind: Literal["cpu", "gpu"]
     flops: Mapping[str, float]
     process_bytes: float = 0.0
+    start_seconds: float = 0.0
+    update_seconds: float = 0.0
+    model: str = ""
+    threads: int = 0
 
     def made(self, record: Record) -> bool:
         on_cpu = record.environment.get("device", "cpu").lower().startswith("cpu")
         return on_cpu == (self.kind == "cpu")
+
+    def same(self, record: Record) -> bool:
+        """Whether a record was made on a machine like this one, with as many threads."""
+        found = record.environment
+        threads = self.kind == "gpu" or found.get("threads") in (None, str(self.threads))
+        return not self.model or (found.get("device") == self.model and threads)
 
 
 GPU = Device(name="an 80 GB data-centre GPU", kind="gpu", flops={"fp32": 3e13, "bf16": 8e13, "fp16": 8e13})
@@ -57,7 +74,15 @@ def cpu(cores: int) -> Device:
     """What is assumed of a run that has so many CPU cores."""
     flops = {"fp32": 4.5e10 * cores, "bf16": 7.5e10 * cores, "fp16": 4.5e10 * cores}
     name = "1 CPU core" if cores == 1 else f"{cores} CPU cores"
-    return Device(name=name, kind="cpu", flops=flops, process_bytes=PROCESS_BYTES)
+    return Device(
+        name=name,
+        kind="cpu",
+        flops=flops,
+        process_bytes=PROCESS_BYTES,
+        start_seconds=START_SECONDS,
+        update_seconds=UPDATE_SECONDS,
+        threads=cores,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +167,13 @@ def forecast(
         images = limited(images_of(run), run.rules)
         sizes.append((run, images, shape))
         states, results = 4.0 * _trained(run, shape), result_bytes(run, images)
-        speed, time_basis = known.speed(run)
+        work = run_flops(run, shape, images)
+        seconds, time_basis = known.seconds(run, work, images)
         memory, memory_basis = known.memory(run, shape)
         priced.append(
             RunForecast(
                 run=run,
-                hours=run_flops(run, shape, images) / speed / 3600,
+                hours=seconds / 3600,
                 peak_memory_bytes=memory,
                 disk_bytes=UNFINISHED * states + results,
                 kept_bytes=FINISHED * states + results,
@@ -217,6 +243,8 @@ class _Earlier:
     ) -> None:
         self._device = device
         self._speeds: dict[tuple[object, ...], list[float]] = {}
+        self._elsewhere: dict[tuple[object, ...], list[float]] = {}
+        self._others: dict[str, None] = {}
         self._peaks: dict[tuple[object, ...], list[float]] = {}
         for record in records:
             levels = _levels(record.run)
@@ -236,17 +264,29 @@ class _Earlier:
             except (UsageError, MethodError, KeyError):
                 continue  # a backbone or a method that is not installed here
             if work:
+                here = device.same(record)
+                if not here:
+                    self._others[_machine(record)] = None
                 for level in levels:
-                    self._speeds.setdefault(level, []).append(work / max(trained, whole))
+                    speeds = self._speeds if here else self._elsewhere
+                    speeds.setdefault(level, []).append(work / max(trained, whole))
 
-    def speed(self, run: Run) -> tuple[float, str]:
+    def seconds(self, run: Run, work: float, images: Images) -> tuple[float, str]:
+        """How long ``work`` takes, and what that rests on: records of this machine, else of another, else an assumption."""
         bases = ("{} of the same shape", "{} of this method", "FLOPs at the speed of {} of this backbone")
-        for level, basis in zip(_levels(run), bases, strict=True):
-            if level in self._speeds:
-                return statistics.median(self._speeds[level]), basis.format(_records(len(self._speeds[level])))
+        for speeds, where in ((self._speeds, ""), (self._elsewhere, f", made on {'; '.join(self._others)}")):
+            for level, basis in zip(_levels(run), bases, strict=True):
+                if level in speeds:
+                    seconds = work / statistics.median(speeds[level])
+                    return seconds, basis.format(_records(len(speeds[level]))) + where
         precision = str(run.rules.get("precision", "fp32"))
-        speed = self._device.flops[precision]
-        return speed, f"FLOPs at an assumed {speed / 1e12:g} TFLOP/s ({self._device.name})"
+        device, speed = self._device, self._device.flops[precision]
+        basis = f"FLOPs at an assumed {speed / 1e12:g} TFLOP/s ({device.name})"
+        if device.start_seconds:
+            basis += f", and {device.start_seconds:g} s a run, {device.update_seconds:g} s an update"
+        shown = int(run.rules.get("epoch_images", 0)) or images.train
+        updates = int(run.rules.get("epochs", 1)) * math.ceil(shown / int(run.rules.get("batch_size", 1)))
+        return work / speed + device.start_seconds + updates * device.update_seconds, basis
 
     def memory(self, run: Run, shape: BackboneShape) -> tuple[float, str]:
         known = self._peaks.get(_levels(run)[0])
@@ -258,6 +298,12 @@ class _Earlier:
             return model, "closed form"
         process = f"{self._device.process_bytes / 2**30:.2f} GiB of the process, as measured once"
         return model + self._device.process_bytes, f"closed form and {process}"
+
+
+def _machine(record: Record) -> str:
+    """What a record was made on, in words."""
+    device, threads = record.environment.get("device", "another machine"), record.environment.get("threads")
+    return f"{device} with {threads} threads" if threads and device.startswith("cpu") else device
 
 
 def _levels(run: Run) -> tuple[tuple[object, ...], ...]:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.dispatch.place import Place
 from harness.models.catalog import backbone_shape, decoder_parameters, total_parameters
 from harness.planning.needs import card_needs
 from harness.planning.plan import Plan
 from harness.pricing.forecast import Forecast, RunForecast, within_budget
-from harness.pricing.price import named, price
+from harness.pricing.price import named, price, without_gpu
 from harness.records.schema import Run
 from harness.registry import BENCHMARKS, method_config_class
 from harness.validation import from_mapping
-
-if TYPE_CHECKING:
-    pass
 
 
 def plan_text(planned: Plan, results: Path, *, where: Place, budget: float | None = None) -> str:
@@ -38,7 +34,7 @@ def plan_text(planned: Plan, results: Path, *, where: Place, budget: float | Non
     lines += [f"{name:14} {rule or 'not on disk'}{f' · {note}' if note else ''}" for name, rule, note in benchmarks]
     if planned.pending:
         prices = price(planned, results, where=where)
-        lines += ["", describe(prices)]
+        lines += ["", describe(prices), *filter(None, [without_gpu(planned, where)])]
         if budget is not None:
             chosen = within_budget(prices, budget)
             lines += ["", f"{len(chosen)} of {len(prices.runs)} runs fit into {budget:g} hours:"]

@@ -9,10 +9,12 @@ from datetime import datetime
 from pathlib import Path
 
 from harness.dispatch.attempts import attempts, state_folder
-from harness.dispatch.place import Place
+from harness.dispatch.place import Place, gpu_name
 from harness.errors import UsageError
+from harness.machine import processor
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images
+from harness.planning.needs import SMALL
 from harness.planning.plan import Plan
 from harness.pricing.forecast import GPU, Device, Forecast, cpu, forecast, published_images, within_budget
 from harness.records.schema import Record, Run
@@ -20,13 +22,23 @@ from harness.records.store import RecordStore
 
 
 def device(planned: Plan, where: Place) -> tuple[Device, int]:
-    """What one run has there, and how many run at the same time; cards of small images run on CPUs, all others on GPUs."""
-    small = all(int(job.run.rules["image_size"]) <= 256 for job in planned.jobs)
-    if where.executor == "slurm":
-        return cpu(2) if small else GPU, where.workers
-    if small:
-        return cpu(where.threads), min(where.workers, len(os.sched_getaffinity(0)))
-    return GPU, where.workers if where.devices else 1
+    """What one run has there, and how many run at the same time."""
+    if where.profile is not None:
+        shapes = [where.profile.shape(name) for name in dict.fromkeys(job.run.backbone for job in planned.jobs)]
+        gpus = any(shape.gpus for shape in shapes)
+        return GPU if gpus else cpu(max(shape.cpus for shape in shapes)), where.workers
+    if where.devices:
+        name = gpu_name(where.devices[0])
+        return replace(GPU, name=name, model=name) if name else GPU, where.workers
+    return replace(cpu(where.threads), model=processor()), min(where.workers, len(os.sched_getaffinity(0)))
+
+
+def without_gpu(planned: Plan, where: Place) -> str:
+    """A line for a plan that wants a GPU where there is none, empty elsewhere."""
+    large = any(int(job.run.rules["image_size"]) > SMALL for job in planned.jobs)
+    if not large or where.profile is not None or where.devices:
+        return ""
+    return f"no GPU here: these are hours of {cpu(where.threads).name}; --cluster NAME prices a cluster's GPUs"
 
 
 def price(planned: Plan, results: Path, *, where: Place) -> Forecast:

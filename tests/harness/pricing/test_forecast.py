@@ -15,7 +15,17 @@ from harness.errors import UsageError
 from harness.models.catalog import backbone_shape, decoder_parameters
 from harness.planning.data import Images
 from harness.pricing.flops import encoder_flops, forward_flops, run_flops, step_flops
-from harness.pricing.forecast import GPU, PROCESS_BYTES, Forecast, cpu, forecast, published_images, within_budget
+from harness.pricing.forecast import (
+    GPU,
+    PROCESS_BYTES,
+    START_SECONDS,
+    UPDATE_SECONDS,
+    Forecast,
+    cpu,
+    forecast,
+    published_images,
+    within_budget,
+)
 from harness.pricing.plan_text import describe
 from harness.records.schema import Record, Run
 from tests.harness.reporting.sample import record
@@ -61,10 +71,32 @@ def test_time_scales_with_the_work_of_the_run() -> None:
 
 def test_without_a_record_of_this_kind_of_device_the_speed_is_assumed_and_said_so() -> None:
     found = price([made().run], [made(environment={"device": "NVIDIA H100"})]).runs[0]
-    assert found.time_basis == "FLOPs at an assumed 0.09 TFLOP/s (2 CPU cores)"
+    assert found.time_basis == "FLOPs at an assumed 0.09 TFLOP/s (2 CPU cores), and 4.4 s a run, 0.03 s an update"
     assert found.memory_basis == "closed form and 0.44 GiB of the process, as measured once"
     on_gpu = price([made().run], [made(environment={"device": "NVIDIA H100"})], device=GPU).runs[0]
     assert on_gpu.time_basis == "1 record of the same shape"
+
+
+def test_records_of_this_machine_count_before_those_of_another_whatever_they_share() -> None:
+    mine, threads = {"device": "cpu A x2", "threads": "2"}, {"device": "cpu A x2", "threads": "1"}
+    other = {"device": "cpu B x8", "threads": "2"}
+    here = replace(cpu(2), model="cpu A x2")
+    run = made().run
+    alike = [made(15, environment=other), made(15, seed=1, environment=threads)]
+    found = price([run], alike, device=here).runs[0]
+    assert found.hours == pytest.approx(15 / 3600)
+    assert found.time_basis == "2 records of the same shape, made on cpu B x8 with 2 threads; cpu A x2 with 1 threads"
+    found = price([run], [*alike, made(99, method="decoder", environment=mine)], device=here).runs[0]
+    assert found.time_basis == "FLOPs at the speed of 1 record of this backbone"
+    found = price([run], [*alike, made(99, seed=2, environment=mine)], device=here).runs[0]
+    assert (found.hours, found.time_basis) == (pytest.approx(99 / 3600), "1 record of the same shape")
+
+
+def test_an_assumed_price_counts_starts_and_updates_besides_operations() -> None:
+    run = made().run
+    (found,) = price([run], [], device=cpu(1)).runs
+    work = run_flops(run, backbone_shape("vit_t"), IMAGES)
+    assert 3600 * found.hours == pytest.approx(work / 4.5e10 + START_SECONDS + 10 * 25 * UPDATE_SECONDS)
 
 
 def test_closed_form_memory_counts_the_process_on_a_cpu_and_not_on_a_gpu() -> None:

@@ -19,6 +19,7 @@ from harness.planning.plan import Plan, plan
 from harness.planning.request import Entry, Request
 from harness.pricing.flops import run_flops
 from harness.pricing.forecast import GPU, cpu, published_images
+from harness.pricing.plan_text import plan_text
 from harness.pricing.price import affordable, device, price
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -106,13 +107,34 @@ def test_runs_at_once_come_from_the_profile_or_the_workers(tmp_path: Path, monke
     assert device(large, place("inline")) == (GPU, 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3})
-    assert device(large, place()) == (GPU, 1)
-    small = planned(tmp_path, overrides={"image_size": "128"})
-    assert device(small, place(workers=2)) == (cpu(2), 2)
-    assert device(small, place(workers=9)) == (cpu(1), 4)
-    assert device(small, place("inline")) == (cpu(4), 1)
+    monkeypatch.setattr("harness.pricing.price.processor", lambda: "cpu X x4")
+    for made in (large, planned(tmp_path, overrides={"image_size": "128"})):
+        assert device(made, place(workers=2)) == (replace(cpu(2), model="cpu X x4"), 2)
+        assert device(made, place(workers=9)) == (replace(cpu(1), model="cpu X x4"), 4)
+        assert device(made, place("inline")) == (replace(cpu(4), model="cpu X x4"), 1)
+    assert device(large, place(cluster="testcluster")) == (cpu(1), 2)  # its profile asks for no GPU
     with pytest.raises(UsageError, match="contradict each other"):
         place("local", cluster="gpu")
+
+
+def test_a_gpu_of_this_machine_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = tmp_path / "nvidia-smi"
+    client.write_text('#!/bin/sh\ncase "$*" in *--id=1*) echo "NVIDIA T4";; *) echo "NVIDIA A100";; esac\n')
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for visible, name in (("1", "NVIDIA T4"), ("GPU-8a", "NVIDIA A100")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert device(planned(tmp_path / "results"), place())[0].model == name
+
+
+def test_a_plan_that_wants_a_gpu_says_that_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    large, small = planned(tmp_path), planned(tmp_path, overrides={"image_size": "128"})
+    text = plan_text(large, tmp_path, where=place(workers=1))
+    assert "no GPU here: these are hours of " in text
+    assert "data-centre GPU" not in text
+    assert "no GPU here" not in plan_text(small, tmp_path, where=place())
+    assert "no GPU here" not in plan_text(large, tmp_path, where=place(cluster="gpu"))
 
 
 def test_a_budget_leaves_finished_runs_and_those_that_fit(data: Path, tmp_path: Path) -> None:
