@@ -268,3 +268,18 @@ def test_the_verb_judges_a_results_folder(tmp_path: Path, capsys: pytest.Capture
     assert f"claims: {len(read(FILE))}; " in shown
     assert main(["--results", str(tmp_path), "training-cots"]) == 2
     assert "did you mean 'training-cost'" in capsys.readouterr().err
+
+
+def tuned_runs(values: list[float], *, chosen: bool = True, **changes: Any) -> list[Any]:
+    tuning = {"grid": {"lr": [1e-4, 1e-3]}} | ({"chosen": {"lr": 1e-3}, "trials": []} if chosen else {})
+    return runs(values, config={"lr": 1e-3}, changed={"lr": 1e-3}, tuning=tuning, **changes)
+
+
+def test_tuned_rows_are_compared_with_tuned_ones_and_not_with_the_rest(tmp_path: Path) -> None:
+    untuned = runs([0.90, 0.91, 0.92]) + runs([0.70, 0.71, 0.72], method="decoder")
+    tuned = tuned_runs([0.93, 0.94, 0.95]) + tuned_runs([0.92, 0.93, 0.94], method="decoder")
+    losing = tuned_runs([0.10, 0.10, 0.10], chosen=False)
+
+    assert judged(tmp_path, untuned).readings[0].estimate == pytest.approx(20)
+    assert judged(tmp_path, untuned + tuned + losing).readings[0].estimate == pytest.approx(1)
+    assert judged(tmp_path, untuned + tuned[:3]).readings[0].estimate == pytest.approx(20)
