@@ -8,11 +8,12 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.errors import UsageError, did_you_mean
+from harness.protocols.load import card_rules
 from harness.records.cost import CostStore
 from harness.records.store import RecordStore
 from harness.reporting.claims import FILE, Subject, read
 from harness.reporting.judging import describe, judge_claims
-from harness.reporting.pages import images_below
+from harness.reporting.pages import sources_below
 from harness.streams import say_skipped
 from harness.text import printable
 
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = [claim for claim in claims if not options.names or claim.name in options.names]
     findings = judge_claims(
         chosen, records, costs, protocol=options.protocol, count_of=trained_parameters,
-        images_of=images_below(options.results),
+        sources=sources_below(options.results, card_of=card_rules),
     )  # fmt: skip
     print(printable(describe(findings)), end="")
     others = sorted({record.run.protocol for record in records} - {options.protocol})

@@ -37,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     adding.add_argument("--benchmark", default="", help=f"kvasir, …; none for --metric {PARAMETERS}")
     adding.add_argument("--split", default="test", help="test; all, easy or hard for Trans10K-v1 (default: test)")
     adding.add_argument("--metric", default="", help=f"s_measure, iou, …, or {PARAMETERS}")
+    adding.add_argument(
+        "--options", default="", help="what an ablation changes in the method: 'rank=6', several with ;"
+    )
     adding.add_argument("--value", help="as printed, in percent; without it the paper's empty cells are asked for")
     adding.add_argument("--spread", default="", help="the number after ±")
     adding.add_argument("--spread-kind", default="", choices=("se", "sd"), help="standard error or deviation")
@@ -60,6 +63,7 @@ def _cell(options: argparse.Namespace) -> Published:
         benchmark="" if parameters else BENCHMARKS.resolve(options.benchmark),
         split="" if parameters else options.split,
         metric=options.metric,
+        options=options.options,
         value=options.value,
         spread=options.spread,
         spread_kind=options.spread_kind,
@@ -80,7 +84,8 @@ def _ask(options: argparse.Namespace) -> int:
     print(f"{len(wanted)} empty cells. Type a number as printed (91.2, or 91.2 0.3 se), Enter to skip, q to stop.")
     filled = 0
     for cell in wanted:
-        name = f"table {cell.table} · {cell.method} · {cell.benchmark or 'all'} · {cell.split} · {cell.metric}"
+        method = f"{cell.method}[{cell.options}]" if cell.options else cell.method
+        name = f"table {cell.table} · {method} · {cell.benchmark or 'all'} · {cell.split} · {cell.metric}"
         while True:
             print(f"{name}: ", end="", flush=True)
             words = sys.stdin.readline().split()

@@ -231,10 +231,12 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if outcome.submitted:
         return 0
 
+    from harness.protocols.load import card_rules
     from harness.reporting.finished import finished_table
+    from harness.streams import terminal_width
 
-    runs = [job.run for job in planned.jobs]
-    print(finished_table(runs, request.results, study=arguments.study), end="")
+    runs, width = [job.run for job in planned.jobs], terminal_width(sys.stdout)
+    print(finished_table(runs, request.results, study=arguments.study, card_of=card_rules, width=width), end="")
     return 1 if outcome.failed else 0
 
 

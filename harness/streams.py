@@ -6,9 +6,11 @@ import codecs
 import contextlib
 import io
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
 from harness.errors import UsageError
 
@@ -24,6 +26,7 @@ PLAIN = {
     "²": "^2",
     "α": "alpha",
     "β": "beta",
+    **{"Δ": "delta", "φ": "phi", "ω": "omega", "Σ": "sum", "−": "-", "≈": "~", "↑": "^", "↓": "v", "†": "+", "‡": "++"},
 }
 """For a terminal or a file that is ASCII; what is not here is written as an escape."""
 
@@ -51,6 +54,11 @@ def open_streams() -> None:
             stream.reconfigure(errors="plain")
     if closed:
         raise UsageError("standard output is closed; send it to a file, or to /dev/null")
+
+
+def terminal_width(stream: TextIO) -> int:
+    """Columns of the terminal behind a stream; 0 where there is none."""
+    return shutil.get_terminal_size().columns if stream.isatty() else 0
 
 
 def say(text: str) -> None:

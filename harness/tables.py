@@ -10,9 +10,10 @@ from pathlib import Path
 from harness.cli import verb
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
-from harness.reporting.page import SUFFIX, Format
-from harness.reporting.pages import pages
-from harness.streams import say_skipped
+from harness.protocols.load import card_rules
+from harness.reporting.page import SUFFIX, Format, write
+from harness.reporting.pages import built_pages, written
+from harness.streams import say_skipped, terminal_width
 from harness.studies import load_study, study_names
 
 
@@ -26,14 +27,19 @@ def main(argv: list[str] | None = None) -> int:
     metrics = [name.strip() for name in options.metrics.split(",")] if options.metrics is not None else []
     if metrics and options.check:
         raise UsageError("--metrics prints a page and writes none, so there is none to --check")
-    found = pages(options.results, study=study, metrics=metrics, style=options.format)
+    built = built_pages(options.results, study=study, metrics=metrics, card_of=card_rules)
+    found = written(built, options.results, style=options.format)
     say_skipped(found.skipped)
     if options.check:
         return _check(options.results, found.content, style=options.format, whole=study is None)
     for path, text in found.content.items():
         if not metrics:
             _write(path, text)
-        print(text, end="" if len(found.content) == 1 else "\n")
+    width = terminal_width(sys.stdout) if options.format == "markdown" else 0
+    shown = (
+        [write(page, style="text", width=width) for page in built.content.values()] if width else found.content.values()
+    )
+    print(*shown, sep="\n", end="")
     if metrics:
         print("printed only: a written table has the metrics of its study or of the papers", file=sys.stderr)
         return 0

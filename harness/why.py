@@ -7,9 +7,12 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.errors import UsageError, did_you_mean
+from harness.protocols.load import card_rules
 from harness.records.store import RecordStore
 from harness.reporting.page import SUFFIX
-from harness.reporting.tables import grids
+from harness.reporting.pages import cost_page_below, sources_below
+from harness.reporting.provenance import Folder
+from harness.reporting.tables import score_page
 from harness.reporting.why import explain
 from harness.streams import say_skipped
 from harness.studies import load_study, study_names
@@ -35,17 +38,25 @@ def main(argv: list[str] | None = None) -> int:
     store = RecordStore(root)
     records, skipped = store.summaries()
     say_skipped(skipped)
+    sources = sources_below(root, card_of=card_rules)
     table = options.table if options.table.endswith(".yaml") else Path(options.table).stem
     protocols = {record.run.protocol for record in records}
     if table in protocols:
-        tables = grids(record for record in records if record.run.protocol == table)
+        page = score_page((record for record in records if record.run.protocol == table), sources=sources)
     elif table in study_names() or table.endswith(".yaml"):
-        tables = grids(records, study=load_study(table))
+        study = load_study(table)
+        cost = study.table.kind == "cost"
+        page = (
+            cost_page_below(root, study, card_of=card_rules)
+            if cost
+            else score_page(records, study=study, sources=sources)
+        )
     else:
         raise UsageError(f"no table {options.table!r} below {root}{did_you_mean(table, [*protocols, *study_names()])}")
-    if not tables:
+    if not any(block.columns for block in page.blocks):
         raise UsageError(f"no record below {root} belongs to table {options.table!r}")
-    print(printable(explain(tables, records, store, row=options.row, column=options.column)), end="")
+    folder = Folder(store=store, records=records)
+    print(printable(explain(page, folder, row=options.row, column=options.column)), end="")
     return 0
 
 

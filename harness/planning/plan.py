@@ -104,7 +104,8 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
     absent: dict[str, str] = {}
     one_mask: list[str] = []
     digest = protocol_hash(protocol)
-    for name in dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks):
+    planned = list(dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks))
+    for name in planned:
         rules = resolve(protocol, name)
         try:
             data, images[name] = _data(name, rules, request, prepare_samples)
@@ -139,6 +140,8 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                     data_fingerprint=data.fingerprint,
                     tuning=dict(entry.tuning),
                     changed=changed,
+                    planned_seeds=list(request.seeds),
+                    planned_benchmarks=[one for one in planned if one in (entry.benchmarks or planned)],
                 )
                 job = Job(
                     run=run,

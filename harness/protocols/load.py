@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,16 @@ def protocol_hash(protocol: Protocol) -> str:
 def as_rules(protocol: Protocol) -> dict[str, Any]:
     """The card as JSON-ready data, for a run."""
     return _plain(protocol)
+
+
+@lru_cache(maxsize=256)
+def card_rules(name: str, benchmark: str) -> dict[str, Any] | None:
+    """The rules that the harness's own card of this name has for a benchmark ("" for the card itself); None where it has
+    no such card."""
+    if name not in card_names():
+        return None
+    card = load_protocol(name)
+    return as_rules(resolve(card, benchmark) if benchmark else card)
 
 
 def from_rules(rules: Mapping[str, Any]) -> Protocol:

@@ -59,6 +59,7 @@ OPTIONS_RENAMED = {("gate", "switch"): "intended"}
 
 LABELS = (
     "variant", "protocol", "protocol_hash", "split_rule", "data_note", "data_fingerprint", "tuning", "changed",
+    "planned_seeds", "planned_benchmarks",
 )  # fmt: skip
 """What a run says of itself besides what determines its result."""
 
@@ -121,6 +122,8 @@ class Run:
             ``score``, keys, hours), ``metric``, ``on`` (benchmarks), ``seeds`` and ``hours`` of the trials.
         changed: the fields of ``method_config`` whose value is not the one that the protocol gives this method; a study
             finds its rows by them.
+        planned_seeds, planned_benchmarks: what its sweep planned for this method configuration, so that a table tells a
+            gap from what nobody asked for; empty in older records.
     """
 
     method: str
@@ -139,6 +142,8 @@ class Run:
     data_fingerprint: str = ""
     tuning: dict[str, Any] = field(default_factory=dict)
     changed: dict[str, Any] = field(default_factory=dict)
+    planned_seeds: list[int] = field(default_factory=list, compare=False)
+    planned_benchmarks: list[str] = field(default_factory=list, compare=False)
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # an unknown field would not be in the key
 

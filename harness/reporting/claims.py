@@ -61,6 +61,7 @@ class Claim:
         backbone: for parameters.
         unit: ``points``, ``percent`` or ``millions``.
         low, high: the claim holds for values in between.
+        paper: whose numbers; what they were made with is in ``results/paper/setups.yaml``.
         ambiguous: why the sentence cannot be judged as it stands, empty if it can.
     """
 
@@ -78,6 +79,7 @@ class Claim:
     metric: str = ""
     costs: tuple[str, ...] = ()
     backbone: str = ""
+    paper: str = "nas-lora"
     ambiguous: str = ""
 
     @property

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 from harness.records.cost import CostRecord, MethodCost, Ratio
+from harness.reporting import provenance
 from harness.reporting.claims import Claim
+from harness.reporting.cost_numbers import cost_numbers
 from harness.reporting.judging import Reading, judge_claims
-from harness.reporting.page import Block, Format, Text, write
+from harness.reporting.page import Block, Page, Text, texts
+from harness.reporting.rules import CardOf, no_card
+from harness.reporting.setups import Setup
+from harness.reporting.sources import Sources
 
 PARTS = ("data", "forward", "backward", "optimiser", "untracked")
 MEMORY = ("weights", "gradients", "optimiser", "activations")
@@ -17,32 +24,42 @@ QUANTITIES = {"time": "step time", "device_hours": "device-hours", "flops": "FLO
 NOTES = (
     "Step: median over rounds of one training step, a batch and an update, [quartiles]; parts are medians and need not add up to it.",
     "The step of a stage-wise method is the mean of its weight and α steps by their shares: its search is included.",
-    "Peak: memory allocated during training steps, with its parts; reserved: what a GPU's allocator held.",
-    "FLOPs: of one step as counted; operations that the counter does not know are listed above.",
-    "Inference: median and peak memory of one batch, unmerged and after each merge. Energy: by NVML, exclusive GPUs only.",
+    "Inference: median of one batch, unmerged and after each merge. Energy: by NVML, exclusive GPUs only.",
 )
+SIZE_NOTES = (
+    "Peak: memory allocated during training steps, with its parts; reserved: what a GPU's allocator held.",
+    "Inference: peak memory of one batch. FLOPs: of one training step as counted; what the counter does not know is above.",
+)
+SHARED = " §"
+MOST_NAMED = 6
+"""Operations that a page names before it counts the rest."""
 RATIO_NOTES = (
     "Ratios are paired by round within one session: geometric mean, 95 % t interval of the logarithms, as change in %.",
 )
 
 
-def render_costs(
-    records: Iterable[CostRecord], *, title: str, claims: Sequence[Claim] = (), style: Format = "markdown"
-) -> str:
-    """The cost page: for every key its measurements, its ratios, and what they say on claims about cost."""
+def cost_page(
+    records: Iterable[CostRecord],
+    *,
+    title: str,
+    claims: Sequence[Claim] = (),
+    card_of: CardOf = no_card,
+    setups: Mapping[str, Setup] | None = None,
+) -> Page:
+    """For every comparability key its measurements, its ratios, and what they say on claims about cost."""
     by_key: dict[str, list[CostRecord]] = {}
     for record in records:
         by_key.setdefault(record.key, []).append(record)
-    blocks = []
+    blocks: list[Block] = []
+    numbers: list[dict[str, str]] = []
     for key in sorted(by_key, key=lambda one: (_place(by_key[one][0]), one)):
         sessions = sorted(by_key[key], key=lambda session: session.session)
-        blocks.append(_measurements(sessions))
-        blocks += [block for block in (_ratios(sessions), _claims(sessions, claims)) if block]
-    return write(
-        title,
-        blocks or [Block(heading="cost", above=["No cost record yet; measure with python -m harness.cost."])],
-        style=style,
-    )
+        blocks += _measurements(sessions)
+        judged = _claims(sessions, claims, card_of=card_of, setups=setups or {})
+        blocks += [block for block in (_ratios(sessions), judged) if block]
+        numbers += [number for session in sessions for number in cost_numbers(session)]
+    nothing = Block(heading="cost", above=["No cost record yet; measure with python -m harness.cost."])
+    return Page(title=title, blocks=blocks or [nothing], numbers=numbers)
 
 
 def _place(record: CostRecord) -> str:
@@ -52,68 +69,69 @@ def _place(record: CostRecord) -> str:
 
 def _label(session: CostRecord, sessions: Sequence[CostRecord], variant: str) -> str:
     label = f"{variant} #{session.session[:6]}" if len(sessions) > 1 else variant
-    return label + (" §" if session.shared else "")
+    return label + (SHARED if session.shared else "")
 
 
-def _measurements(sessions: Sequence[CostRecord]) -> Block:
-    merges = sorted(
-        {
-            name
-            for session in sessions
-            for method in session.methods
-            for name in method.inference_seconds
-            if name != "unmerged"
-        }
-    )
-    energy = any(method.joules is not None for session in sessions for method in session.methods)
-    columns = ["method", "step (ms)", *(f"{part} (ms)" for part in PARTS), "α steps"]
-    columns += [
-        "peak (GiB)",
-        *(f"{part} (GiB)" for part in MEMORY),
-        "reserved (GiB)",
-        "forward (GFLOP)",
-        "backward (GFLOP)",
-    ]
-    columns += [
-        "encoder (M)",
-        "trained (M)",
-        "total (M)",
-        "inference (ms)",
-        *(f"{name} (ms)" for name in merges),
-        "inference (GiB)",
-        *(f"{name} (GiB)" for name in merges),
-        "state (MiB)",
-    ]
-    columns += ["energy (J)"] * energy
-    rows = []
-    for session in sessions:
-        for method in session.methods:
-            on_gpu = session.comparability.on_gpu
-            texts = [_label(session, sessions, method.variant), *_times(method), *_memory(method, on_gpu=on_gpu)]
-            texts += [_scaled(method.flops.get(name), 1e9, 1) for name in ("forward", "backward")]
-            texts += [_scaled(method.parameters.get(name), 1e6, 3) for name in ("encoder", "trainable", "total")]
-            texts += [_middle(method.inference_seconds.get(name)) for name in ("unmerged", *merges)]
-            texts += [_scaled(method.inference_memory_bytes.get(name), 2**30, 3) for name in ("unmerged", *merges)]
-            texts.append(_scaled(method.checkpoint_bytes, 2**20, 2))
-            texts += [_scaled(method.joules, 1, 1)] * energy
-            rows.append([Text(text=text) for text in texts])
-    return Block(
+def _measurements(sessions: Sequence[CostRecord]) -> list[Block]:
+    """Times, and memory with sizes: one table of both would have 26 columns."""
+    named = {name for session in sessions for method in session.methods for name in method.inference_seconds}
+    merges = sorted(named - {"unmerged"})
+    energy = int(any(method.joules is not None for session in sessions for method in session.methods))
+    times = Block(
         heading=f"cost · {_place(sessions[0])}",
         above=_header(sessions),
-        columns=columns,
-        rows=rows,
+        columns=[
+            *("method", "step (ms)", *(f"{part} (ms)" for part in PARTS), "α steps"),
+            *("inference (ms)", *(f"{name} (ms)" for name in merges), *["energy (J)"] * energy),
+        ],
+        rows=[
+            _row(session, method.variant, [_label(session, sessions, method.variant), *_times(method, merges, energy)])
+            for session in sessions
+            for method in session.methods
+        ],
         below=_notes(sessions),
     )
+    sizes = Block(
+        heading=f"memory, operations and parameters · {_place(sessions[0])}",
+        level=3,
+        columns=[
+            *("method", "peak (GiB)", *(f"{part} (GiB)" for part in MEMORY), "reserved (GiB)"),
+            *("inference (GiB)", *(f"{name} (GiB)" for name in merges)),
+            *("forward (GFLOP)", "backward (GFLOP)", "encoder (M)", "trained (M)", "total (M)", "state (MiB)"),
+        ],
+        rows=[
+            _row(
+                session,
+                method.variant,
+                [
+                    _label(session, sessions, method.variant),
+                    *_memory(method, on_gpu=session.comparability.on_gpu),
+                    *(_scaled(method.inference_memory_bytes.get(name), 2**30, 3) for name in ("unmerged", *merges)),
+                    *(_scaled(method.flops.get(name), 1e9, 1) for name in ("forward", "backward")),
+                    *(_scaled(method.parameters.get(name), 1e6, 3) for name in ("encoder", "trainable", "total")),
+                    _scaled(method.checkpoint_bytes, 2**20, 2),
+                ],
+            )
+            for session in sessions
+            for method in session.methods
+        ],
+        below=SIZE_NOTES,
+    )
+    return [times, sizes]
 
 
-def _times(method: MethodCost) -> list[str]:
+def _times(method: MethodCost, merges: Sequence[str], energy: int) -> list[str]:
     total = method.step_seconds.get("total", [])
     step = _middle(total)
     if len(total) > 1:
         low, _, high = statistics.quantiles(total, n=4, method="inclusive")
         step += f" [{1e3 * low:.1f}, {1e3 * high:.1f}]"
     share = method.shares.get("architecture", 0.0) + method.shares.get("weights+architecture", 0.0)
-    return [step, *(_middle(method.step_seconds.get(part)) for part in PARTS), f"{100 * share:.0f} %" if share else "–"]
+    return [
+        *(step, *(_middle(method.step_seconds.get(part)) for part in PARTS), f"{100 * share:.0f} %" if share else "–"),
+        *(_middle(method.inference_seconds.get(name)) for name in ("unmerged", *merges)),
+        *[_scaled(method.joules, 1, 1)] * energy,
+    ]
 
 
 def _memory(method: MethodCost, *, on_gpu: bool) -> list[str]:
@@ -135,7 +153,8 @@ def _header(sessions: Sequence[CostRecord]) -> list[str]:
         lines.append("Options: " + ", ".join(f"{name}={c.options[name]}" for name in sorted(c.options)))
     unknown = sorted({name for session in sessions for method in session.methods for name in method.not_counted})
     if unknown:
-        lines.append("Operations not counted in FLOPs: " + ", ".join(unknown))
+        more = f" and {len(unknown) - MOST_NAMED} more (`harness.why` names them)" if len(unknown) > MOST_NAMED else ""
+        lines.append("Operations not counted in FLOPs: " + ", ".join(unknown[:MOST_NAMED]) + more)
     failed = [
         f"{m.variant}, {mode}: {why}"
         for s in sessions
@@ -160,40 +179,58 @@ def _ratios(sessions: Sequence[CostRecord]) -> Block | None:
                     continue
                 ratios = method.ratios[baseline]
                 cells = [_change(ratios.get(name)) for name in QUANTITIES]
-                rows.append([Text(text=text) for text in (_label(session, sessions, method.variant), baseline, *cells)])
+                words = (_label(session, sessions, method.variant), baseline, *cells)
+                rows.append(_row(session, method.variant, words))
     if not rows:
         return None
     return Block(
         heading=f"cost against baselines · {_place(sessions[0])}",
-        above=[f"Comparability key: {sessions[0].key}"],
+        level=3,
         columns=["method", "against", *(f"{title} (%)" for title in QUANTITIES.values())],
         rows=rows,
         below=RATIO_NOTES,
     )
 
 
-def _claims(sessions: Sequence[CostRecord], claims: Sequence[Claim]) -> Block | None:
+def _row(session: CostRecord, variant: str, words: Sequence[str]) -> list[Text]:
+    first, *rest = texts(words, behind=lambda folder: provenance.of_session(session, variant))
+    return [replace(first, name=first.text.removesuffix(SHARED)), *rest]
+
+
+def _claims(
+    sessions: Sequence[CostRecord], claims: Sequence[Claim], *, card_of: CardOf, setups: Mapping[str, Setup]
+) -> Block | None:
     """Readings of claims on cost that these sessions can judge."""
     about_cost = [claim for claim in claims if claim.quantity in ("cost change", "inference change")]
     rows = []
-    for finding in judge_claims(about_cost, [], sessions, protocol=""):
+    for finding in judge_claims(about_cost, [], sessions, protocol="", sources=Sources(card_of=card_of, setups=setups)):
         for reading in finding.readings:
             if reading.estimate is None:
                 continue
             claim = finding.claim
-            verdict = f"{reading.verdict} ({finding.verdict} as it stands)" if claim.ambiguous else reading.verdict
-            texts = (claim.text, claim.expected, reading.what, f"{reading.estimate:+.2f}", _bounds(reading), verdict)
-            rows.append([Text(text=text) for text in texts])
+            verdict = reading.verdict_in_words
+            verdict += f" ({finding.verdict} as it stands)" if claim.ambiguous else ""
+            words = (claim.name, claim.expected, reading.what, f"{reading.estimate:+.2f}", _bounds(reading), verdict)
+            rows.append(texts(words, behind=partial(_behind_claim, claim=claim, reading=reading)))
     if not rows:
         return None
-    ambiguous = [f"{claim.text}: {claim.ambiguous}." for claim in about_cost if claim.ambiguous]
+    sentences = [f"{claim.name}: {claim.text} [{claim.mark}: {claim.source}]." for claim in about_cost]
+    ambiguous = [f"{claim.name} is ambiguous: {claim.ambiguous}." for claim in about_cost if claim.ambiguous]
     return Block(
         heading=f"claims on cost · {_place(sessions[0])}",
-        above=[f"Comparability key: {sessions[0].key}"],
+        level=3,
         columns=["claim", "holds for", "reading", "ours (%)", "95 % CI", "verdict"],
         rows=rows,
-        below=ambiguous,
+        below=[*sentences, *ambiguous],
     )
+
+
+def _behind_claim(folder: provenance.Folder, claim: Claim, reading: Reading) -> list[str]:
+    return [
+        f"  {claim.text} [{claim.mark}: {claim.source}]",
+        f"  read as {reading.what}, on {reading.where}, n = {reading.n}",
+        *(f"  not the published set-up: {one}" for one in reading.differs),
+    ]
 
 
 def _bounds(reading: Reading) -> str:

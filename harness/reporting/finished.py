@@ -10,9 +10,10 @@ from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.records.schema import Run
 from harness.records.store import RecordStore
-from harness.reporting import published
-from harness.reporting.grid import is_entry, placeholder
-from harness.reporting.pages import images_below, pages
+from harness.reporting.grid import placeholder
+from harness.reporting.pages import pages, sources_below
+from harness.reporting.rows import is_entry
+from harness.reporting.rules import CardOf, no_card
 from harness.reporting.tables import render
 from harness.streams import say_skipped
 from harness.studies import Entry, Study, load_study
@@ -42,22 +43,33 @@ def narrowed(study: Study, runs: Sequence[Run]) -> Study:
     )
 
 
-def finished_table(runs: Sequence[Run], results: Path, *, study: str | None) -> str:
-    """The table of what was planned, from its records; the pages below ``results/tables`` hold every record there."""
+def finished_table(
+    runs: Sequence[Run], results: Path, *, study: str | None, card_of: CardOf = no_card, width: int = 0
+) -> str:
+    """The table of what was planned, from its records; the pages below ``results/tables`` hold every record there.
+
+    Args:
+        card_of: see `harness.reporting.rules`.
+        width: of the terminal that it is for; 0 for markdown.
+    """
     grid = load_study(study) if study else None
     store = RecordStore(results)
     text = render(
         store.summaries()[0],
         study=narrowed(grid, runs) if grid else None,
         runs=list(runs),
-        published=published.read() if grid else (),
-        images_of=images_below(results),
+        sources=sources_below(results, card_of=card_of),
+        style="text" if width else "markdown",
+        width=width,
     )
     if not store.folder.is_dir():  # the first runs were all interrupted: no pages yet
         return text
-    found = pages(results)
+    found = pages(results, card_of=card_of)
     say_skipped(found.skipped)
-    for path, page in {**found.content, **(pages(results, study=grid).content if grid else {})}.items():
+    for path, page in {
+        **found.content,
+        **(pages(results, study=grid, card_of=card_of).content if grid else {}),
+    }.items():
         try:
             write_atomically(path, page)
         except OSError as error:

@@ -1,116 +1,105 @@
-"""A table as text cells, and the three ways to write it: markdown, LaTeX, CSV."""
+"""A page of tables before it is written: text cells that know what stands behind them, and numbers as tidy rows."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from harness.text import csv_cell, markdown, printable_line
+if TYPE_CHECKING:
+    from harness.reporting.provenance import Folder
 
-Format = Literal["markdown", "latex", "csv"]
-Mark = Literal["", "best", "second"]
+Format = Literal["markdown", "latex", "csv", "text"]
+Mark = Literal["", "best", "tied", "second"]
 SUFFIX: Mapping[str, str] = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
+
+Behind = Callable[["Folder"], Sequence[str]]
+"""Explains a cell from a results folder, line by line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """One cell."""
+    """One cell.
+
+    Args:
+        text: as printed.
+        mark: best of its column, not distinguishable from the best, or the best of the rest.
+        name: what `harness.why` finds a row by, where ``text`` carries signs.
+        behind: what stands behind it.
+    """
 
     text: str
     mark: Mark = ""
+    name: str = ""
+    behind: Behind | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A heading, lines above the table, the table, lines below it."""
+    """A heading, lines above the table, the table, lines below it.
+
+    Args:
+        columns: headings; the first column names the rows.
+        aliases: heading -> other names of that column, such as ``kvasir.s_measure``.
+        level: 2 for a table of its own, 3 for one that belongs to the block before it.
+    """
 
     heading: str
     above: Sequence[str] = ()
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[Text]] = ()
     below: Sequence[str] = ()
+    aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    level: int = 2
 
 
-def write(title: str, blocks: Sequence[Block], *, style: Format = "markdown") -> str:
-    """The page as one string that ends in a newline."""
-    writers = {"markdown": _markdown, "latex": _latex, "csv": _csv}
-    return writers[style](title, blocks)
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What one file shows.
+
+    Args:
+        lead: sentences before everything else: what the tables say.
+        blocks: tables in the order of what they say.
+        foot: how to read all of them.
+        numbers: a row a number, for CSV; keys are columns, and every row has the same.
+        note: what must be known before anything is read.
+    """
+
+    title: str
+    lead: Sequence[str] = ()
+    blocks: Sequence[Block] = ()
+    foot: Sequence[str] = ()
+    numbers: Sequence[Mapping[str, str]] = ()
+    note: str = ""
+
+    @property
+    def is_marked(self) -> bool:
+        return any(cell.mark for block in self.blocks for row in block.rows for cell in row)
 
 
-def _markdown(title: str, blocks: Sequence[Block]) -> str:
-    lines = [f"# {markdown(title)}", "", "<!-- written by `python -m harness.tables`; edit no number here -->"]
-    for block in blocks:
-        lines += ["", f"## {markdown(block.heading)}", ""]
-        lines += [f"- {markdown(line)}" for line in block.above] + ([""] if block.above else [])
-        if block.columns:
-            lines.append("| " + " | ".join(markdown(name) for name in block.columns) + " |")
-            lines.append("|" + "|".join(["---"] + ["---:"] * (len(block.columns) - 1)) + "|")
-            lines += ["| " + " | ".join(_marked(cell) for cell in row) + " |" for row in block.rows]
-        lines += ([""] if block.below else []) + [f"{markdown(line)}  " for line in block.below]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _marked(cell: Text) -> str:
-    return {"": "{}", "best": "**{}**", "second": "<u>{}</u>"}[cell.mark].format(markdown(cell.text))
-
-
-_TEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        **{letter: rf"\{letter}" for letter in "&%$#_{}"},
-        **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "…": r"\ldots{}", "²": "$^2$", "−": "$-$"},
-        **{
-            "±": r"$\pm$",
-            "↑": r"$\uparrow$",
-            "↓": r"$\downarrow$",
-            "†": r"$\dagger$",
-            "‡": r"$\ddagger$",
-            "·": r"$\cdot$",
-        },
-        **{"α": r"$\alpha$", "β": r"$\beta$", "φ": r"$\phi$", "ω": r"$\omega$", "Δ": r"$\Delta$", "×": r"$\times$"},
-    }
-)
-"""Characters that LaTeX reads otherwise, or that not every font has."""
-
-
-def _tex(text: str) -> str:
-    return printable_line(text).translate(_TEX)
-
-
-def _latex(title: str, blocks: Sequence[Block]) -> str:
-    """Tabulars that need only booktabs."""
-    marks = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
-    lines = [
-        "% written by `python -m harness.tables --format latex`; needs \\usepackage{booktabs}",
-        f"% {printable_line(title)}",
+def legend(page: Page, *, best: str, tied: str, second: str) -> list[str]:
+    """What marks mean, in a format's own signs for them; nothing where no cell has one."""
+    if not page.is_marked:
+        return []
+    return [
+        f"{best}: best mean among rows with at least two seeds and all planned ones in. {tied}: cannot be told from it (0 lies in"
+        f" the 95 % interval of the paired difference). {second}: best of the rest."
     ]
-    for block in blocks:
-        lines += [
-            "",
-            r"\begin{table}",
-            rf"\caption{{{_tex(block.heading)}. {' '.join(_tex(line) + '.' for line in block.above)}}}",
-        ]
-        if block.columns:
-            lines += [rf"\begin{{tabular}}{{l{'r' * (len(block.columns) - 1)}}}", r"\toprule"]
-            lines += [" & ".join(_tex(name) for name in block.columns) + r" \\", r"\midrule"]
-            lines += [
-                " & ".join(marks[cell.mark].format(_tex(cell.text)) for cell in row) + r" \\" for row in block.rows
-            ]
-            lines += [r"\bottomrule", r"\end{tabular}"]
-        lines += [r"\par\footnotesize " + _tex(line) for line in block.below]
-        lines.append(r"\end{table}")
-    return "\n".join(lines) + "\n"
 
 
-def _csv(title: str, blocks: Sequence[Block]) -> str:
-    """One rectangle a block, each row led by the block's heading, as the cells are printed."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    for block in blocks:
-        writer.writerow(["table", *map(csv_cell, block.columns)])
-        for row in block.rows:
-            writer.writerow(map(csv_cell, [block.heading, *(cell.text for cell in row)]))
-    return out.getvalue()
+def texts(words: Sequence[str], *, behind: Behind | None = None) -> list[Text]:
+    """A row of plain cells with one thing behind them all."""
+    return [Text(text=word, behind=behind) for word in words]
+
+
+def write(page: Page, *, style: Format = "markdown", width: int = 100) -> str:
+    """The page as one string that ends in a newline.
+
+    Args:
+        width: of a terminal, for ``text``.
+    """
+    from harness.reporting.writing import latex, markdown, terminal, tidy
+
+    if style == "text":
+        return terminal.write(page, width=width)
+    return {"markdown": markdown.write, "latex": latex.write, "csv": tidy.write}[style](page)

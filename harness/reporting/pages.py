@@ -12,23 +12,48 @@ from harness.records.cost import CostStore
 from harness.records.images import image_scores
 from harness.records.schema import Record
 from harness.records.store import RecordStore
-from harness.reporting import claims, published
-from harness.reporting.costs import render_costs
-from harness.reporting.page import SUFFIX, Format
-from harness.reporting.paired import ImagesOf
-from harness.reporting.tables import render
+from harness.reporting import claims, published, setups
+from harness.reporting.costs import cost_page
+from harness.reporting.page import SUFFIX, Format, Page, write
+from harness.reporting.paired import ImagesOf, PerImage
+from harness.reporting.rules import CardOf, no_card
+from harness.reporting.sources import Sources
+from harness.reporting.tables import score_page
 from harness.studies import Study, load_study, study_names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pages:
-    """Path -> content of every table; and files that no table counts since they cannot be read, with the reason."""
+    """The same as files: path -> content."""
 
     content: Mapping[Path, str]
     skipped: Mapping[Path, str]
 
 
-def pages(root: Path, *, study: Study | None = None, metrics: Sequence[str] = (), style: Format = "markdown") -> Pages:
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """name -> page of every table; and files that no table counts since they cannot be read, with the reason."""
+
+    content: Mapping[str, Page]
+    skipped: Mapping[Path, str]
+
+
+def pages(root: Path, *, study: Study | None = None, card_of: CardOf = no_card) -> Pages:
+    """`built_pages` as markdown."""
+    return written(built_pages(root, study=study, card_of=card_of), root)
+
+
+def written(built: Built, root: Path, *, style: Format = "markdown") -> Pages:
+    """Pages as the files of a results folder."""
+    content = {
+        root / "tables" / f"{name}{SUFFIX[style]}": write(page, style=style) for name, page in built.content.items()
+    }
+    return Pages(content=content, skipped=built.skipped)
+
+
+def built_pages(
+    root: Path, *, study: Study | None = None, metrics: Sequence[str] = (), card_of: CardOf = no_card
+) -> Built:
     """The tables that the records below ``root`` give.
 
     The page of ``study``; without one a page a protocol, the cost page if there are cost records, and the page of every
@@ -36,17 +61,16 @@ def pages(root: Path, *, study: Study | None = None, metrics: Sequence[str] = ()
 
     Args:
         metrics: columns of these, on the page of ``study`` or on those of the protocols alone.
+        card_of: the harness's own cards, to say what was run with instead (`harness.reporting.rules`).
 
     Raises:
         UsageError: there is no folder of records, or no record holds one of the metrics.
     """
-    folder, suffix = root / "tables", SUFFIX[style]
     if study is not None and study.table.kind == "cost":
         if metrics:
             raise UsageError(f"the table of {study.name!r} shows costs, no metrics")
-        costs = CostStore(root)
-        page = _cost_page(root, study, style=style)
-        return Pages(content={folder / f"{study.name}{suffix}": page}, skipped=costs.problems())
+        page = cost_page_below(root, study, card_of=card_of)
+        return Built(content={study.name: page}, skipped=CostStore(root).problems())
     store = RecordStore(root)
     if not store.folder.is_dir():
         raise UsageError(
@@ -54,22 +78,24 @@ def pages(root: Path, *, study: Study | None = None, metrics: Sequence[str] = ()
         )
     records, skipped = store.summaries()
     _require_held(metrics, records)
+    sources = sources_below(root, card_of=card_of)
     if study is not None:
-        page = study_page(root, records, study, metrics=metrics, style=style)
-        return Pages(content={folder / f"{study.name}{suffix}": page}, skipped=skipped)
+        page = score_page(records, study=study, sources=sources, metrics=metrics)
+        return Built(content={study.name: page}, skipped=skipped)
     found = {}
     for protocol in sorted({record.run.protocol for record in records}):
         mine = [record for record in records if record.run.protocol == protocol]
-        found[folder / f"{protocol}{suffix}"] = render(mine, metrics=metrics, style=style)
+        found[protocol] = score_page(mine, metrics=metrics, sources=sources)
     if metrics:
-        return Pages(content=found, skipped=skipped)
+        return Built(content=found, skipped=skipped)
+    written = {path.stem for path in (root / "tables").glob("*") if path.suffix in SUFFIX.values()}
     for name in study_names():
-        path, one = folder / f"{name}{suffix}", load_study(name)
-        if one.table.kind == "cost" and (path.is_file() or any(CostStore(root))):
-            found[path] = _cost_page(root, one, style=style)
-        elif path.is_file() and path not in found:
-            found[path] = study_page(root, records, one, style=style)
-    return Pages(content=found, skipped={**skipped, **CostStore(root).problems()})
+        one = load_study(name)
+        if one.table.kind == "cost" and (name in written or any(CostStore(root))):
+            found[name] = cost_page_below(root, one, card_of=card_of)
+        elif name in written and name not in found:
+            found[name] = score_page(records, study=one, sources=sources)
+    return Built(content=found, skipped={**skipped, **CostStore(root).problems()})
 
 
 def _require_held(metrics: Sequence[str], records: Iterable[Record]) -> None:
@@ -79,27 +105,30 @@ def _require_held(metrics: Sequence[str], records: Iterable[Record]) -> None:
             raise UsageError(f"no record holds a metric {name!r}{did_you_mean(name, held)}")
 
 
-def study_page(
-    root: Path, records: Sequence[Record], study: Study, *, metrics: Sequence[str] = (), style: Format = "markdown"
-) -> str:
-    """The page of one study, with published numbers and per-image scores where it asks for them."""
-    cells = published.read() if study.table.paper else []
-    return render(records, study=study, published=cells, images_of=images_below(root), metrics=metrics, style=style)
+def sources_below(root: Path, *, card_of: CardOf = no_card) -> Sources:
+    """Everything that pages of this results folder look at besides its records."""
+    return Sources(
+        images_of=images_below(root), card_of=card_of, published=published.read(), setups=setups.read_setups()
+    )
 
 
 def images_below(root: Path) -> ImagesOf:
-    """Per-image scores from the files beside the records."""
+    """Per-image scores from the files beside the records; clusters by the benchmark's rule where a file has none."""
     store = RecordStore(root)
 
     @lru_cache(maxsize=32)  # a baseline's images are asked for by every other row
-    def scores_of(key: str, expected: str, score: str, split: str, metric: str) -> Mapping[str, float] | None:
+    def scores_of(key: str, expected: str, score: str, split: str, metric: str) -> dict[str, float] | None:
         return image_scores(store.images_path(key), variant=score, split=split, metric=metric, expected=expected)
 
-    def images_of(record: Record, score: str, split: str, metric: str) -> Mapping[str, float] | None:
-        return scores_of(record.key, record.beside.get("images.csv", ""), score, split, metric)
+    def images_of(record: Record, score: str, split: str, metric: str) -> PerImage | None:
+        scores = scores_of(record.key, record.beside.get("images.csv", ""), score, split, metric)
+        return PerImage(scores=scores) if scores else None
 
     return images_of
 
 
-def _cost_page(root: Path, study: Study, *, style: Format) -> str:
-    return render_costs(CostStore(root), title=study.title, claims=claims.read(), style=style)
+def cost_page_below(root: Path, study: Study, *, card_of: CardOf = no_card) -> Page:
+    """The page of the cost records below ``root``."""
+    return cost_page(
+        CostStore(root), title=study.title, claims=claims.read(), card_of=card_of, setups=setups.read_setups()
+    )

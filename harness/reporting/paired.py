@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from harness.records.schema import Record
 from harness.reporting import names
 from harness.reporting import statistics as stats
 from harness.reporting.grid import Cell, Column
 
-ImagesOf = Callable[[Record, str, str, str], Mapping[str, float] | None]
-"""(record, scored model, split, metric) -> stem -> score, None where there are no per-image scores."""
+
+@dataclass(frozen=True, kw_only=True)
+class PerImage:
+    """Scores of one run on one split.
+
+    Args:
+        scores: stem -> score.
+        clusters: stem -> cluster, where images are not independent (frames of one video); else empty.
+    """
+
+    scores: Mapping[str, float]
+    clusters: Mapping[str, str] = field(default_factory=dict)
+
+
+ImagesOf = Callable[[Record, str, str, str], PerImage | None]
+"""(record, scored model, split, metric) -> its per-image scores, None where there are none."""
+
+
+def no_images(record: Record, score: str, split: str, metric: str) -> PerImage | None:
+    """For pages that look at no images."""
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,23 +41,36 @@ class Difference:
 
     Args:
         by_seed: one difference a seed that both have.
-        by_image: one difference an image, averaged over those seeds; None where a score is not a mean over images.
-        interval: 95 %: over seeds and images where there is ``by_image``, over seeds else; None where n is too small.
+        by_image: one difference an image, averaged over those seeds (one a cluster, summed over its images, where
+            images are not independent); None where a score is not a mean over images.
+        estimate: with the parts of its variance: seeds and images where there is ``by_image``, seeds else.
+        clusters: how many clusters the images fall into; 0 where they are independent.
     """
 
     by_seed: tuple[float, ...]
     by_image: tuple[float, ...] | None
-    interval: stats.Interval | None
+    estimate: stats.Estimate
+    clusters: int = 0
 
     @property
     def mean(self) -> float:
-        return statistics.fmean(self.by_seed)
+        return self.estimate.mean
+
+    @property
+    def interval(self) -> stats.Interval | None:
+        """95 %; None for a single seed."""
+        return self.estimate.interval()
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the two cannot be told apart: 0 lies in the interval, or there is no interval."""
+        return self.interval is None or self.interval.low <= 0 <= self.interval.high
 
 
 def paired_difference(
     first: Cell, second: Cell, column: Column, *, scored: tuple[str, str], images_of: ImagesOf
 ) -> Difference | None:
-    """None where the two have no seed in common.
+    """None where the two have no seed in common; a seed whose records disagree is none.
 
     Args:
         scored: the scored model of each side (``best``, ``merged-exact``, …).
@@ -47,35 +80,54 @@ def paired_difference(
         return None
     sign = -1 if names.metric(column.metric).lower_is_better else 1
     by_seed = tuple(100 * sign * (first.values[seed] - second.values[seed]) for seed in seeds)
-    images = _images(first, second, column, scored=scored, images_of=images_of, seeds=seeds)
-    interval = stats.hierarchical_bootstrap(images, resamples=2_000) if images else None
-    if images is None or interval is None:
-        return Difference(by_seed=by_seed, by_image=None, interval=stats.t_interval(by_seed))
-    stems = sorted(images[seeds[0]])
-    by_image = tuple(statistics.fmean(images[seed][stem] for seed in seeds) for stem in stems)
-    return Difference(by_seed=by_seed, by_image=by_image, interval=interval)
+    sides = [
+        _images(cell, column, score=score, images_of=images_of, seeds=seeds)
+        for cell, score in zip((first, second), scored, strict=True)
+    ]
+    mine, other = sides
+    images = _between(mine, other, seeds=seeds) if mine and other else None
+    estimate = stats.crossed(images.scores, clusters=images.clusters) if images else None
+    if images is None or estimate is None:
+        return Difference(by_seed=by_seed, by_image=None, estimate=stats.of_seeds(by_seed))
+    sums: dict[str, float] = {}
+    for stem in sorted(images.scores[seeds[0]]):
+        name = images.clusters.get(stem, stem)
+        sums[name] = sums.get(name, 0.0) + statistics.fmean(images.scores[seed][stem] for seed in seeds)
+    clusters = len(sums) if images.clusters else 0
+    return Difference(by_seed=by_seed, by_image=tuple(sums.values()), estimate=estimate, clusters=clusters)
 
 
-def _images(
-    first: Cell, second: Cell, column: Column, *, scored: tuple[str, str], images_of: ImagesOf, seeds: list[int]
-) -> dict[int, dict[str, float]] | None:
-    """seed -> stem -> difference in points; None unless all runs score the same images and average to their score."""
+@dataclass(frozen=True, kw_only=True)
+class _Side:
+    """seed -> stem -> points, higher is better; and the clusters that all its runs agree on."""
+
+    scores: Mapping[int, Mapping[str, float]]
+    clusters: Mapping[str, str]
+
+
+def _images(cell: Cell, column: Column, *, score: str, images_of: ImagesOf, seeds: Sequence[int]) -> _Side | None:
+    """None unless every run has per-image scores that average to its score."""
     sign = -1 if names.metric(column.metric).lower_is_better else 1
-    sides: list[dict[int, dict[str, float]]] = []
-    for cell, score in zip((first, second), scored, strict=True):
-        side = {}
-        for record in cell.records:
-            seed = record.run.seed
-            if seed not in seeds:
-                continue
-            one = images_of(record, score, column.split, column.metric)
-            if one is None or abs(statistics.fmean(one.values()) - cell.values[seed]) > 1e-6:
-                return None
-            side[seed] = {stem: 100 * sign * value for stem, value in one.items()}
-        sides.append(side)
+    scores: dict[int, dict[str, float]] = {}
+    clusters: dict[str, str] = {}
+    for record in cell.records:
+        seed = record.run.seed
+        if seed not in seeds:
+            continue
+        one = images_of(record, score, column.split, column.metric)
+        if one is None or abs(math.fsum(one.scores.values()) / len(one.scores) - cell.values[seed]) > 1e-6:
+            return None
+        scores[seed] = {stem: 100 * sign * value for stem, value in one.scores.items()}
+        clusters.update(one.clusters)
+    return _Side(scores=scores, clusters=clusters)
+
+
+def _between(first: _Side, second: _Side, *, seeds: Sequence[int]) -> _Side | None:
+    """First minus second; None unless all runs score the same images."""
     try:
-        differences = stats.paired(sides[0], sides[1])
+        differences = stats.paired(first.scores, second.scores)
     except ValueError:
         return None
-    same = all(one.keys() == differences[seeds[0]].keys() for one in differences.values())
-    return differences if same else None
+    if any(one.keys() != differences[seeds[0]].keys() for one in differences.values()):
+        return None
+    return _Side(scores=differences, clusters={**second.clusters, **first.clusters})

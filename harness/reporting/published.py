@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UsageError, did_you_mean, os_reason
 from harness.files import write_atomically
+from harness.registry import method_config
 from harness.reporting.names import BENCHMARK_TITLES, METHOD_ORDER, METRICS, PAPER_METRICS
 
 FOLDER = Path(__file__).parents[2] / "results" / "paper"
@@ -39,6 +42,7 @@ class Published:
         paper: file name without suffix.
         table: number or name of the table.
         method, benchmark, split, metric: canonical names; benchmark and split are empty for `PARAMETERS`.
+        options: what an ablation changes in the method's configuration: ``rank=6``, ``search_start_epoch=0;stagewise=true``.
         value: as printed, so that its digits are kept; empty if unknown.
         spread: the number after ±, empty where there is none.
         spread_kind: ``se`` or ``sd``.
@@ -53,6 +57,7 @@ class Published:
     benchmark: str
     split: str
     metric: str
+    options: str = ""
     value: str = ""
     spread: str = ""
     spread_kind: str = ""
@@ -63,7 +68,16 @@ class Published:
     @property
     def cell(self) -> tuple[str, ...]:
         """What must be unique."""
-        return (self.paper, self.table, self.method, self.benchmark, self.split, self.metric)
+        return (self.paper, self.table, self.method, self.benchmark, self.split, self.metric, self.options)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """``options`` with the values' own types.
+
+        Raises:
+            UsageError: not ``NAME=VALUE;…``.
+        """
+        return parse_settings(self.options)
 
     @property
     def number(self) -> float | None:
@@ -77,6 +91,20 @@ class Published:
     def half_digit(self) -> float:
         """Half a unit of the last printed digit."""
         return 0.5 * 10.0 ** -len(self.value.partition(".")[2])
+
+
+def parse_settings(text: str) -> dict[str, Any]:
+    """Values as JSON has them where they are JSON (numbers, true, lists), text else."""
+    found: dict[str, Any] = {}
+    for item in filter(None, (part.strip() for part in text.split(";"))):
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not (name and equals and value):
+            raise UsageError(f"options {text!r}: {item!r} is not NAME=VALUE (several are joined by ;)")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
 
 
 COLUMNS = tuple(f.name for f in fields(Published) if f.name != "paper")
@@ -172,7 +200,7 @@ def _problems_of(cell: Published, methods: tuple[str, ...]) -> list[str]:
     elif cell.metric not in PAPER_METRICS[cell.benchmark]:
         reported = ", ".join(PAPER_METRICS[cell.benchmark])
         found.append(f"papers report {cell.benchmark} by {reported}, not by {cell.metric}")
-    found += _problems_of_numbers(cell)
+    found += _problems_of_options(cell, methods) + _problems_of_numbers(cell)
     if cell.mark not in MARKS:
         found.append(f"unknown mark {cell.mark!r} (choose from {', '.join(MARKS)})")
     elif bool(cell.value) == (cell.mark == "?"):
@@ -180,6 +208,16 @@ def _problems_of(cell: Published, methods: tuple[str, ...]) -> list[str]:
     if cell.value and not cell.source:
         found.append("a number needs a source (the page or table where it was read)")
     return found
+
+
+def _problems_of_options(cell: Published, methods: tuple[str, ...]) -> list[str]:
+    if not cell.options or cell.method not in methods:
+        return []
+    try:
+        method_config(cell.method, cell.settings)
+    except ValueError as error:  # UsageError, or what the method itself refuses
+        return [str(error)]
+    return []
 
 
 def _problems_of_numbers(cell: Published) -> list[str]:

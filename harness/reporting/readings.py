@@ -20,8 +20,9 @@ from harness.reporting import names
 from harness.reporting.claims import Claim
 from harness.reporting.grid import Grid, build, sheets
 from harness.reporting.judging import judge_claims
-from harness.reporting.page import Block, Text, write
+from harness.reporting.page import Block, Page, Text, write
 from harness.reporting.paired import Difference, ImagesOf, paired_difference
+from harness.reporting.sources import Sources
 from harness.reporting.statistics import t_interval
 from harness.studies import Readings, Study
 from harness.studies.design import Point, aliases, options_of
@@ -68,7 +69,7 @@ def report(
         ]
     if not blocks:
         blocks = [Block(heading=study.name, above=[f"No record of these readings under protocol {protocol} yet."])]
-    return write(study.title, blocks)
+    return write(Page(title=study.title, blocks=blocks))
 
 
 def _rows(grid: Grid, study: Study) -> dict[int, Point]:
@@ -237,6 +238,7 @@ def _claims(claims: Sequence[Claim], members: Sequence[Record], study: Study, im
     readings = study.readings
     assert readings is not None
     protocol = members[0].run.protocol
+    sources = Sources(images_of=images_of, setups=None)  # of these runs, whatever their set-up: the page says which
     rows = []
     for claim in claims:
         if not _general(claim, readings.method, study.benchmarks):
@@ -246,7 +248,7 @@ def _claims(claims: Sequence[Claim], members: Sequence[Record], study: Study, im
         for point in readings.points:
             options = options_of(point, readings.fields)
             read = replace(here, numerator=replace(here.numerator, options=options))
-            finding = judge_claims([read], members, (), protocol=protocol, images_of=images_of)[0]
+            finding = judge_claims([read], members, (), protocol=protocol, sources=sources)[0]
             judged = [one for one in finding.readings if one.estimate is not None]
             verdicts[finding.verdict if judged else "no run"] += 1
         total = len(readings.points) - verdicts["no run"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from harness.reporting import names
+from harness.reporting import names, provenance
 from harness.reporting.grid import Grid
-from harness.reporting.page import Block, Text
+from harness.reporting.headings import Heading
+from harness.reporting.page import Block, Text, texts
 
 NOTES = [
     "Score: of the validation images, mean over the trials' seeds; the tests were not looked at.",
@@ -15,19 +17,21 @@ NOTES = [
 ]
 
 
-def tuning_blocks(grid: Grid) -> list[Block]:
+def tuning_blocks(grid: Grid, *, heading: Heading) -> list[Block]:
     """One block, or none where nothing was tuned."""
     rows: dict[tuple[str, str], list[Text]] = {}
     for index, row in enumerate(grid.rows):
         for record in grid.members[index]:
             tuning = record.run.tuning
             if "chosen" in tuning:
-                rows.setdefault((row.label, record.run.benchmark), _row(row.label, record.run.benchmark, tuning))
+                place, behind = (row.label, record.run.benchmark), partial(provenance.of_row, grid=grid, index=index)
+                rows.setdefault(place, texts(_row(*place, tuning), behind=behind))
     if not rows:
         return []
     return [
         Block(
-            heading=f"{grid.protocol} · {grid.backbone}: tuned",
+            heading=f"{heading.title}: tuned",
+            level=3,
             columns=["method", "benchmark", "score", "trials", "chosen", "edge", "hours"],
             rows=list(rows.values()),
             below=NOTES,
@@ -35,12 +39,12 @@ def tuning_blocks(grid: Grid) -> list[Block]:
     ]
 
 
-def _row(label: str, benchmark: str, tuning: Mapping[str, Any]) -> list[Text]:
+def _row(label: str, benchmark: str, tuning: Mapping[str, Any]) -> list[str]:
     """A label's row."""
     metric = names.metric(str(tuning["metric"]))
     where = ", ".join(names.benchmark_title(name) for name in tuning["on"])
     tried = [f"{_words(one['options'])}: {_score(one['score'])}" for one in tuning["trials"]]
-    cells = [
+    return [
         label,
         names.benchmark_title(benchmark),
         f"{metric.heading} on {where}",
@@ -49,7 +53,6 @@ def _row(label: str, benchmark: str, tuning: Mapping[str, Any]) -> list[Text]:
         ", ".join(tuning["edge"]) or "–",
         f"{tuning['hours']:.2f}",
     ]
-    return [Text(text=cell) for cell in cells]
 
 
 def _words(options: Mapping[str, Any]) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from harness.reporting.statistics import Interval, seeds_needed
+from harness.reporting.statistics import Estimate, Interval, seeds_for_power
 
-Verdict = Literal["reproduced", "not reproduced", "inconclusive", "ambiguous"]
+Verdict = Literal["reproduced", "not reproduced", "inconclusive", "ambiguous", "not judged"]
+
+POWER = 0.8
 
 
 def judge(interval: Interval | None, *, low: float, high: float) -> Verdict:
@@ -26,16 +28,18 @@ def judge(interval: Interval | None, *, low: float, high: float) -> Verdict:
     return "inconclusive"
 
 
-def seeds_to_settle(estimate: float, spread: float | None, *, low: float, high: float, rest: float = 0.0) -> int | None:
-    """Seeds at which the interval around ``estimate`` would no longer cross an edge, if mean and SD stay as they are.
+def seeds_to_settle(estimate: Estimate, *, low: float, high: float) -> tuple[int, int | None] | None:
+    """From how many to how many seeds an inconclusive interval needs to leave the nearest edge, with 80 % power, if the
+    mean stays as it is; None where no number of seeds would do, or the SD is unknown."""
+    distance = min(abs(estimate.mean - edge) for edge in (low, high) if math.isfinite(edge))
+    return seeds_for_power(estimate, distance, power=POWER)
 
-    Args:
-        spread: SD over seeds.
-        rest: the half-width that no seed narrows, that of the images.
 
-    None where the SD is unknown, where the estimate is on an edge, or where it would take over a thousand.
-    """
-    if spread is None:
-        return None
-    distance = min(abs(estimate - edge) for edge in (low, high) if math.isfinite(edge))
-    return seeds_needed(spread, distance, rest=rest)
+def seeds_in_words(seeds: tuple[int, int | None] | None) -> str:
+    """What a page says about `seeds_to_settle`."""
+    if seeds is None:
+        return "more seeds alone would not settle it (or over a thousand)"
+    fewest, most = seeds
+    if fewest == most:
+        return f"{fewest} seeds would settle it with {100 * POWER:.0f} % power"
+    return f"{fewest} to {'over 1000' if most is None else most} seeds would settle it with {100 * POWER:.0f} % power"

@@ -5,6 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from harness.records.schema import Record, Run
+from harness.reporting.setups import Setup
+from harness.reporting.sources import Sources
+
+CARD: dict[str, Any] = {"image_size": 64, "methods": {}, "protocol": "aaaa0000aaaa0000"}
+"""The rules of the card demo, as the records made here have them; ``protocol`` makes each hash's rules its own."""
+
+SETUP = Setup(card="demo", backbone="vit_t", checkpoint="", test_images={"kvasir": 8, "leaf": 8, "sbu": 8})
+"""What the records made here are made with, as if it were a paper's."""
+
+
+def sources(**changes: Any) -> Sources:
+    """Of pages on records made here: their rules are those of the card, and what papers p and nas-lora used."""
+
+    def card_of(protocol: str, benchmark: str) -> dict[str, Any] | None:
+        return CARD if protocol == "demo" else None
+
+    return Sources(**{"card_of": card_of, "setups": {"p": SETUP, "nas-lora": SETUP}, **changes})
+
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "lora": {"lr": None, "blocks": "all", "sites": "qkv", "rank": 3, "alpha": 32.0},
@@ -38,7 +56,7 @@ def record(
             "backbone": "vit_t",
             "checkpoint": "",
             "protocol": "demo",
-            "rules": {"image_size": 64, "methods": {}, "protocol": protocol_hash},
+            "rules": {**CARD, "protocol": protocol_hash},
             "manifest": f"manifest-{benchmark}",
             "split_rule": "official",
             **run_fields,

@@ -16,7 +16,8 @@ from harness.records.store import RecordStore
 from harness.registry import method_config_class
 from harness.reporting.claims import FILE, Claim, Subject, read
 from harness.reporting.judging import Finding, describe, judge_claims
-from tests.harness.reporting.sample import record
+from harness.reporting.setups import Setup
+from tests.harness.reporting.sample import record, sources
 
 BASE: dict[str, Any] = {
     "name": "better",
@@ -46,7 +47,7 @@ def runs(values: list[float], **changes: Any) -> list[Any]:
 
 
 def judged(tmp_path: Path, records: list[Any], **changes: Any) -> Finding:
-    return judge_claims([claim(tmp_path, **changes)], records, [], protocol="demo")[0]
+    return judge_claims([claim(tmp_path, **changes)], records, [], protocol="demo", sources=sources())[0]
 
 
 def test_every_claim_asked_for_is_there_and_names_real_things() -> None:
@@ -74,7 +75,7 @@ def test_a_difference_is_paired_by_seed_and_the_whole_interval_must_lie_inside(t
     assert judged(tmp_path, runs([0.79, 0.89, 0.69]) + worse).verdict == "not reproduced"
     open_one = judged(tmp_path, runs([0.85, 0.89, 0.72]) + worse)
     assert open_one.verdict == "inconclusive"
-    assert open_one.readings[0].settle == 12  # t(11) · 3 / √12 = 1.91 ≤ 2 < 2.02 = t(10) · 3 / √11
+    assert open_one.readings[0].settle == "10 to 170 seeds would settle it with 80 % power"
 
 
 def test_lower_is_better_metrics_count_the_other_way_round(tmp_path: Path) -> None:
@@ -132,8 +133,8 @@ def session(*, ratio: Ratio, shared: str = "", **inference: Any) -> CostRecord:
     full = MethodCost(method="full", variant="full", config={}, **costs)
     nas = MethodCost(method="naspclora", variant="naspclora", config={}, ratios=ratios, **inference, **costs)
     place = Comparability(
-        device="cpu",
-        driver="",
+        device="NVIDIA H100",
+        driver="550",
         threads=2,
         torch="2",
         precision="fp32",
@@ -146,6 +147,9 @@ def session(*, ratio: Ratio, shared: str = "", **inference: Any) -> CostRecord:
         key=place.key, session="s", comparability=place, rounds=9, warmup=1, methods=[full, nas], shared=shared
     )
 
+
+MEASURED = sources(setups={"nas-lora": Setup(card="demo", backbone="vit_b", checkpoint="")})
+"""As if the paper had measured on such a session."""
 
 COST = {
     "quantity": "cost change",
@@ -162,13 +166,60 @@ COST = {
 def test_a_cost_claim_is_judged_by_each_cost_and_stays_ambiguous_if_it_says_so(tmp_path: Path) -> None:
     one = claim(tmp_path, **COST, ambiguous="no unit")
     finding = judge_claims(
-        [one], [], [session(ratio=Ratio(value=0.76, low=0.75, high=0.77, rounds=9))], protocol="demo"
+        [one], [], [session(ratio=Ratio(value=0.76, low=0.75, high=0.77, rounds=9))], protocol="demo", sources=MEASURED
     )[0]
     assert finding.verdict == "ambiguous"
     assert [reading.verdict for reading in finding.readings] == ["reproduced", "not reproduced"]
     text = describe([finding])
-    assert "-24.00 [-25.00, -23.00] percent, n = 9: reproduced (cpu · vit_b" in text
+    assert "-24.00 [-25.00, -23.00] percent, n = 9: reproduced (NVIDIA H100 · vit_b" in text
     assert "-50.00 percent, exact: not reproduced" in text
+
+
+def test_runs_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> None:
+    worse = {"method": "decoder"}
+    for changes, words in (
+        ({"backbone": "vit_b"}, "backbone vit_b instead of vit_t"),
+        ({"checkpoint": "sha256-00"}, "other weights"),
+        ({"data_note": "generated samples"}, "generated samples"),
+        ({"rules": {"image_size": 32}}, "image_size 32 instead of 64"),
+        ({"split_rule": "carved (seed 0)"}, "test images by another rule (carved (seed 0))"),
+        ({"counts": {"train": 20, "test": 9}}, "9 test images instead of 8"),
+    ):
+        records = runs([0.81, 0.91, 0.71], **changes) + runs([0.80, 0.90, 0.70], **worse, **changes)
+        finding = judged(tmp_path, records)
+        (reading,) = finding.readings
+        assert (reading.verdict, finding.verdict) == ("not judged", "not judged")
+        assert reading.estimate == pytest.approx(1.0)
+        assert words in describe([finding])
+
+
+def test_only_the_hash_of_the_card_itself_is_judged(tmp_path: Path) -> None:
+    """Two sets of rules go by the card's name; one of them is the card's."""
+    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder")
+    changed = {"rules": {"image_size": 32}, "protocol_hash": "bbbb"}
+    records += runs([0.70, 0.80, 0.60], **changed) + runs([0.80, 0.90, 0.70], method="decoder", **changed)
+    finding = judged(tmp_path, records)
+    assert sorted(reading.verdict for reading in finding.readings) == ["not judged", "reproduced"]
+    assert finding.verdict == "reproduced"
+
+
+def test_the_mean_over_benchmarks_stands_beside_the_claim_on_each(tmp_path: Path) -> None:
+    """Each alone is open; all three together are not."""
+    records = []
+    for benchmark in ("kvasir", "leaf", "sbu"):
+        kinds: Any = {"benchmark": benchmark, "metric": {"kvasir": "s_measure", "leaf": "iou", "sbu": "ber"}[benchmark]}
+        sign = -1 if benchmark == "sbu" else 1
+        records += runs([0.5 + sign * shift for shift in (0.005, 0.02, 0.012)], **kinds)
+        records += runs([0.5, 0.5, 0.5], method="decoder", **kinds)
+    finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf", "sbu"])
+    assert [reading.verdict for reading in finding.readings] == ["inconclusive"] * 3
+    (mean,) = finding.averages
+    assert mean.estimate == pytest.approx(1.2333, abs=1e-3)
+    assert mean.verdict == "reproduced"
+    assert "mean over 3 of 3 benchmarks, lora − decoder: +1.23" in describe([finding])
+    some = judged(tmp_path, records, benchmarks=["kvasir", "leaf", "camo"])
+    assert some.averages[0].verdict == "not judged"
+    assert "not all benchmarks" in describe([some])
 
 
 def test_every_session_is_a_reading_of_its_own(tmp_path: Path) -> None:
@@ -194,7 +245,9 @@ def test_inference_overhead_is_paired_by_round(tmp_path: Path) -> None:
         "inference_seconds": {"unmerged": [1.0, 2.0, 4.0], "merged-calibrated": [1.01, 2.02, 4.04]},
         "inference_parameters": {"unmerged": 100, "merged-calibrated": 90},
     }
-    finding = judge_claims([one], [], [session(ratio=Ratio(value=1.0), **inference)], protocol="demo")[0]
+    finding = judge_claims(
+        [one], [], [session(ratio=Ratio(value=1.0), **inference)], protocol="demo", sources=MEASURED
+    )[0]
     time, parameters = finding.readings
     assert time.estimate == pytest.approx(1.0)
     assert time.verdict == "reproduced"
@@ -262,7 +315,7 @@ def test_the_verb_judges_a_results_folder(tmp_path: Path, capsys: pytest.Capture
     assert main(["--results", str(tmp_path), "--protocol", "demo"]) == 0
     shown = capsys.readouterr().out
     assert (
-        "Kvasir-SEG, naslora − lora: +1.00 [+1.00, +1.00] points, n = 3: reproduced (demo aaaa0000aaaa0000 · vit_t)"
+        "Kvasir-SEG, naslora − lora: +1.00 [+1.00, +1.00] points, n = 3: not judged: backbone vit_t instead of vit_h;"
         in shown
     )
     assert f"claims: {len(read(FILE))}; " in shown

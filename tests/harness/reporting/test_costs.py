@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ import pytest
 
 from harness.records.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
 from harness.reporting.claims import read
-from harness.reporting.costs import render_costs
+from harness.reporting.costs import cost_page
+from harness.reporting.page import write
+from harness.reporting.setups import Setup
 from harness.tables import main
 
 
@@ -76,11 +80,22 @@ def session(**changes: Any) -> CostRecord:
     return CostRecord(**{**values, **changes})
 
 
+def render_costs(sessions: Any, **changes: Any) -> str:
+    return write(cost_page(sessions, **{"title": "cost", **changes}))
+
+
+PUBLISHED: Any = {
+    "setups": {"nas-lora": Setup(card="any", backbone="vit_h", checkpoint="")},
+    "card_of": lambda card, benchmark: {"image_size": 1024},
+}
+"""As if the paper had measured on such a session."""
+
+
 def test_two_keys_never_share_a_block() -> None:
-    page = render_costs([session(), session(device="cpu")], title="cost")
+    page = render_costs([session(), session(device="cpu")])
     blocks = page.split("\n## ")[1:]
-    keys = [next(line for line in block.splitlines() if "Comparability key" in line) for block in blocks]
-    assert len(set(keys)) == 2
+    keys = {line for block in blocks for line in block.splitlines() if "Comparability key" in line}
+    assert len(keys) == 2
     assert (
         sum("NVIDIA H100" in block for block in blocks) == sum("cpu ·" in block for block in blocks) == len(blocks) / 2
     )
@@ -88,16 +103,17 @@ def test_two_keys_never_share_a_block() -> None:
 
 
 def test_two_sessions_of_one_key_are_rows_with_their_names() -> None:
-    page = render_costs([session(), session(session="fedcba98")], title="cost")
+    page = render_costs([session(), session(session="fedcba98")])
     assert "| naspclora #abcdef |" in page
     assert "| naspclora #fedcba |" in page
     assert page.count("## cost · ") == 1
 
 
 def test_numbers_are_medians_with_quartiles_and_parts() -> None:
-    page = render_costs([session()], title="cost")
-    assert "| naspclora | 110.0 [105.0, 115.0] | 1.0 | 40.0 | 50.0 | 0.0 | 0.0 | 40 % | 1.000 | 0.250 |" in page
-    assert "| 0.492 | 3.997 | 641.000 | 30.0 | 1.500 |" in page
+    page = render_costs([session()])
+    assert "| naspclora | 110.0 [105.0, 115.0] | 1.0 | 40.0 | 50.0 | 0.0 | 0.0 | 40 % | 30.0 |" in page
+    assert "| naspclora | 1.000 | 0.250 |" in page
+    assert "| 0.492 | 3.997 | 641.000 |" in page
     assert "Operations not counted in FLOPs: aten::gelu" in page
     assert "| naspclora | full | -24.1 [-25.0, -23.0] | -24.1 [-25.0, -23.0] | -40.0 | -50.0 |" in page
 
@@ -109,51 +125,89 @@ def test_inference_memory_stands_beside_its_time_for_every_merge() -> None:
         inference_seconds={"unmerged": [0.03], "merged-exact": [0.02]},
         inference_memory_bytes={"unmerged": 2**30, "merged-exact": 2**29},
     )
-    page = render_costs([session(methods=[method("full", [0.2]), merged])], title="cost")
-    assert "| inference (ms) | merged-exact (ms) | inference (GiB) | merged-exact (GiB) |" in page
-    assert "| 30.0 | 20.0 | 1.000 | 0.500 |" in page
-    assert "| 30.0 | – | 1.500 | – |" in page
+    page = render_costs([session(methods=[method("full", [0.2]), merged])])
+    assert "| inference (ms) | merged-exact (ms) |" in page
+    assert "| inference (GiB) | merged-exact (GiB) |" in page
+    assert "| 30.0 | 20.0 |" in page
+    assert "| 1.000 | 0.500 |" in page
+    assert "| 30.0 | – |" in page
+    assert "| 1.500 | – |" in page
 
 
 def test_a_cpu_reserves_nothing() -> None:
     on_gpu, cpu = session(), replace(session().comparability, device="cpu", driver="")
-    page = render_costs([on_gpu], title="cost")
+    page = render_costs([on_gpu])
     assert "| 0.500 | 2.000 |" in page
-    page = render_costs([session(comparability=cpu, key=cpu.key)], title="cost")
+    page = render_costs([session(comparability=cpu, key=cpu.key)])
     assert "| 0.500 | – |" in page
     assert "| 2.000 |" not in page
 
 
 def test_what_could_not_be_measured_is_named() -> None:
-    page = render_costs([session(dropped={"convlora": "OOM: no room"})], title="cost")
+    page = render_costs([session(dropped={"convlora": "OOM: no room"})])
     assert "- Not measured: convlora: OOM: no room" in page
 
 
 def test_the_claim_is_printed_for_every_cost_and_stays_ambiguous() -> None:
-    page = render_costs([session()], title="cost", claims=read())
-    readings = [line for line in page.splitlines() if line.startswith("| training cost is reduced by 24.14 %")]
+    page = render_costs([session()], claims=read(), **PUBLISHED)
+    readings = [line for line in page.splitlines() if line.startswith("| training-cost |")]
     assert len(readings) == 4
     assert sum("| reproduced (ambiguous as it stands) |" in line for line in readings) == 2
     assert sum("| not reproduced (ambiguous as it stands) |" in line for line in readings) == 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"device": "AMD EPYC", "driver": ""}, "on a CPU (AMD EPYC)"),
+        ({"backbone": "vit_t"}, "backbone vit_t instead of vit_h"),
+        ({"image_size": 128}, "image_size 128 instead of 1024"),
+    ],
+)
+def test_a_session_of_another_set_up_gets_no_verdict(changes: dict[str, Any], words: str) -> None:
+    place = replace(session().comparability, **changes)
+    page = render_costs([session(comparability=place, key=place.key)], claims=read(), **PUBLISHED)
+    readings = [line for line in page.splitlines() if line.startswith("| training-cost |")]
+    assert len(readings) == 4
+    assert all(f"not judged: {words}" in line for line in readings)
+    assert "reproduced" not in page
+
+
+def test_a_shared_session_gets_no_verdict() -> None:
+    page = render_costs([session(shared="process 7")], claims=read(), **PUBLISHED)
+    assert "not judged: device shared" in page
+    assert "reproduced" not in page
+
+
+def test_csv_is_a_number_a_row_in_si_units() -> None:
+    page = cost_page([session()], title="cost")
+    table = list(csv.DictReader(io.StringIO(write(page, style="csv"))))
+    (step,) = [
+        one for one in table if (one["row"], one["quantity"], one["part"]) == ("naspclora", "training step", "total")
+    ]
+    assert (step["value"], step["unit"], step["n"], step["backbone"]) == ("0.11", "s", "3", "vit_h")
+    (ratio,) = [one for one in table if one["quantity"] == "ratio" and one["part"] == "time"]
+    assert (ratio["against"], ratio["value"], ratio["low"], ratio["high"]) == ("full", "0.7586", "0.75", "0.77")
+    assert all(one["comparability_key"] == session().key and one["session"] for one in table)
+
+
 def test_one_round_gives_no_interval_and_no_verdict() -> None:
     alone = {"full": {"time": Ratio(value=0.7586), "flops": Ratio(value=0.7586)}}
     one = session(methods=[method("full", [0.2]), method("naspclora", [0.1], ratios=alone)])
-    page = render_costs([one], title="cost", claims=read())
+    page = render_costs([one], claims=read(), **PUBLISHED)
     assert "| time, naspclora / full | -24.14 | – | inconclusive (ambiguous as it stands) |" in page
     assert "| flops, naspclora / full | -24.14 | exact | reproduced (ambiguous as it stands) |" in page
 
 
 def test_a_shared_device_is_marked() -> None:
-    page = render_costs([session(shared="process 7 held 3 GiB")], title="cost")
+    page = render_costs([session(shared="process 7 held 3 GiB")])
     assert "| naspclora § |" in page
     assert "§ the device was not exclusive: process 7 held 3 GiB" in page
 
 
 def test_the_page_is_the_same_bytes_in_any_order() -> None:
     sessions = [session(), session(device="cpu"), session(session="fedcba98")]
-    assert render_costs(sessions, title="c", claims=read()) == render_costs(sessions[::-1], title="c", claims=read())
+    assert render_costs(sessions, claims=read()) == render_costs(sessions[::-1], claims=read())
 
 
 def test_the_tables_verb_writes_and_checks_the_cost_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

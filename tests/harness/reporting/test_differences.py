@@ -16,7 +16,7 @@ from harness.reporting.pages import images_below
 from harness.reporting.tables import render
 from harness.studies import load_study, study_from_dict
 from harness.tables import main
-from tests.harness.reporting.sample import record
+from tests.harness.reporting.sample import record, sources
 
 ROWS = ["lora", "decoder", "bitfit"]
 
@@ -28,7 +28,7 @@ def study(**changes: Any) -> Any:
 
 def table(page: str, heading: str) -> dict[str, list[str]]:
     """Label -> cells of the block whose heading contains ``heading``."""
-    block = next(part for part in page.split("\n## ")[1:] if heading in part.splitlines()[0])
+    block = next(part for part in re.split(r"\n##+ ", page)[1:] if heading in part.splitlines()[0])
     cells = [
         [cell.strip() for cell in line.strip("|").split(" | ")] for line in block.splitlines() if line.startswith("| ")
     ]
@@ -82,7 +82,9 @@ def with_images(root: Path, shifts: dict[str, float]) -> list[Any]:
 
 def test_per_image_scores_give_the_two_level_interval_and_a_p_over_images(tmp_path: Path) -> None:
     records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
-    found = table(render(records, study=study(), images_of=images_below(tmp_path)), "differences")["decoder"]
+    found = table(render(records, study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")[
+        "decoder"
+    ]
     assert found[1] == "-2.19 (3)"
     low, high = (float(number) for number in found[2].strip("[]").split(", "))
     assert -2.3 < low < -2.19 < high < -2.1
@@ -100,13 +102,15 @@ def test_a_claim_and_a_difference_table_give_one_interval(tmp_path: Path, capsys
             records.append(record(sum(scores.values()) / 20, method=method, seed=seed))
             rows = "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items())
             store.write(records[-1], "variant,split,stem,s_measure\n" + rows)
-    bounds = table(render(records, study=study(), images_of=images_below(tmp_path)), "differences")["decoder"][2]
+    bounds = table(render(records, study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")[
+        "decoder"
+    ][2]
     claim = {"name": "c", "text": "t", "source": "s", "mark": "P", "quantity": "score difference", "unit": "points"}
     claim |= {"numerator": {"method": "decoder"}, "denominator": {"method": "lora"}, "benchmarks": ["kvasir"]}
     file = tmp_path / "claims.yaml"
     file.write_text(yaml.safe_dump([claim | {"expected": {"greater": 0}}]))
     assert claims(["--results", str(tmp_path), "--protocol", "demo", "--file", str(file)]) == 0
-    assert f"+0.10 {bounds} points, n = 3: inconclusive" in capsys.readouterr().out
+    assert f"+0.10 {bounds} points, n = 3: not judged" in capsys.readouterr().out
 
 
 def test_image_scores_whose_mean_is_not_the_score_are_not_used(tmp_path: Path) -> None:
@@ -114,7 +118,9 @@ def test_image_scores_whose_mean_is_not_the_score_are_not_used(tmp_path: Path) -
     records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
     for one in records:
         one.scores["best"]["test"]["s_measure"] += 0.1
-    found = table(render(records, study=study(), images_of=images_below(tmp_path)), "differences")["decoder"]
+    found = table(render(records, study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")[
+        "decoder"
+    ]
     assert found[2].endswith(" t")
     assert found[4] == "–"
 
@@ -130,7 +136,7 @@ def test_ranks_across_benchmarks(tmp_path: Path) -> None:
                 for seed in range(3)
             ]
     page = render(records, study=study(benchmarks=[name for name, _ in benchmarks]))
-    found = table(page, "across benchmarks")
+    found = table(page, "ranks across benchmarks")
     assert found["lora"] == ["1.00", "100 %", "–"]
     assert found["bitfit"] == ["3.00", "0 %", "0.00 [0.00, 0.00]"]
     assert "Friedman over 3 benchmarks: p = 0.05" in page
@@ -149,17 +155,22 @@ def test_a_benchmark_with_three_test_splits_counts_once_across_benchmarks() -> N
                 records.append(record(seed=seed, method=method, benchmark=benchmark, scores=scores))
     layout = {"baseline": "lora", "splits": {"trans10k_v1": ["easy", "hard", "all"]}}
     page = render(records, study=study(benchmarks=["trans10k_v1", "trans10k_v2"], table=layout))
-    assert table(page, "across benchmarks")["lora"][0] == "1.00"
+    assert table(page, "ranks across benchmarks")["lora"][0] == "1.00"
     assert "Friedman over 2 benchmarks: n too small" in page
     assert "Nemenyi" not in page
-    assert len(re.findall(r"Trans10K-v1 mIoU (easy|hard|all) \|", page)) == 6
+    assert len(re.findall(r"Trans10K-v1 (easy|hard|all) mIoU \|", page)) == 6
 
 
 def test_rows_with_gaps_are_not_ranked() -> None:
     records = three(0.8) + three(0.7, benchmark="leaf", metric="iou") + three(0.8, method="decoder")
     records += three(0.6, benchmark="leaf", metric="iou", method="decoder")[:2]
     page = render(records, study=study(benchmarks=["kvasir", "leaf"]))
-    assert "across benchmarks" not in page
+    assert "ranks across benchmarks" not in page
+    assert "1 of 3 rows" not in page
+    assert (
+        "2 of 3 rows are left out across benchmarks: decoder (MISSING on Leaf), bitfit (MISSING on Kvasir-SEG, Leaf)"
+        in page
+    )
 
 
 @pytest.mark.parametrize(

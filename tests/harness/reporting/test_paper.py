@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
+from harness.models.catalog import backbone_names
 from harness.paper import main
+from harness.protocols.load import card_rules
+from harness.reporting.beside import against
+from harness.reporting.names import BENCHMARK_TITLES
 from harness.reporting.published import PARAMETERS, Published, problems, read, read_file
-from harness.reporting.statistics import Interval, t_interval
+from harness.reporting.setups import read_setups
+from harness.reporting.statistics import Interval, of_seeds
 from harness.reporting.tables import render
-from harness.reporting.verdicts import judge, seeds_to_settle
+from harness.reporting.verdicts import judge, seeds_in_words, seeds_to_settle
 from harness.studies import study_from_dict
-from tests.harness.reporting.sample import record
+from tests.harness.reporting.sample import record, sources
 
 GOOD = Published(
     paper="p",
@@ -55,6 +61,9 @@ def test_the_committed_numbers_are_valid_and_none_is_without_a_source() -> None:
         ({"value": ""}, "no number, but the mark P"),
         ({"method": "lorra"}, "did you mean 'lora'"),
         ({"benchmark": "kvasirr"}, "did you mean 'kvasir'"),
+        ({"options": "rnak=3"}, "did you mean 'rank'"),
+        ({"options": "rank=many"}, "rank='many' must be"),
+        ({"options": "rank"}, "is not NAME=VALUE"),
         ({"metric": "s_measur"}, "did you mean 's_measure'"),
         ({"metric": "ber"}, "papers report kvasir by"),
         ({"metric": PARAMETERS}, "belongs to no benchmark"),
@@ -139,73 +148,113 @@ def test_a_verdict_needs_the_whole_interval(interval: tuple[float, float], verdi
     assert judge(None, low=0.0, high=1.0) == "inconclusive"
 
 
-def test_the_seeds_that_would_settle_it_settle_it() -> None:
-    n = seeds_to_settle(0.5, 0.4, low=0.0, high=10.0)
-    assert n is not None
-    alternating = [0.5 + 0.4 * (-1) ** i for i in range(n + n % 2)]
-    interval = t_interval(alternating)
-    assert judge(interval, low=0.0, high=10.0) == "reproduced"
-    assert seeds_to_settle(0.5, None, low=0, high=1) is None
-    assert seeds_to_settle(0.0, 1.0, low=0.0, high=1.0) is None
+def test_the_seeds_that_would_settle_it_are_a_range_with_a_stated_power() -> None:
+    found = seeds_to_settle(of_seeds([0.1, 0.5, 0.9]), low=0.0, high=10.0)
+    assert found is not None
+    assert found[0] < (found[1] or 10**6)
+    assert "seeds would settle it with 80 % power" in seeds_in_words(found)
+    assert seeds_in_words((4, 4)) == "4 seeds would settle it with 80 % power"
+    assert seeds_to_settle(of_seeds([0.5]), low=0, high=1) is None
+    assert seeds_to_settle(of_seeds([-1.0, 1.0]), low=0.0, high=1.0) is None
+    assert "more seeds alone would not" in seeds_in_words(None)
+
+
+def main_study(seeds: int, **changes: Any) -> Any:
+    data: dict[str, Any] = {"title": "t", "protocol": "demo", "benchmarks": ["kvasir"], "entries": ["lora"]}
+    return study_from_dict({**data, "seeds": seeds, "table": {"paper": True}, **changes}, name="main")
 
 
 def beside(values: list[float], **changes: Any) -> list[str]:
-    study = study_from_dict(
-        {
-            "title": "t",
-            "protocol": "demo",
-            "benchmarks": ["kvasir"],
-            "entries": ["lora"],
-            "seeds": len(values),
-            "table": {"paper": True},
-        },
-        name="main",
-    )
     records = [record(value, seed=seed, **changes) for seed, value in enumerate(values)]
     cells = [GOOD, replace(GOOD, metric=PARAMETERS, benchmark="", split="", value="3.62")]
-    page = render(records, study=study, published=cells)
+    page = render(records, study=main_study(len(values)), sources=sources(published=cells))
     return [line for line in page.splitlines() if "[P]" in line]
 
 
 def test_the_paper_stands_beside_ours_with_difference_interval_and_verdict() -> None:
     score, parameters = beside([0.911, 0.912, 0.913])
-    assert score == "| lora | Kvasir-SEG Sα | 91.2 | p, 1 [P] | 91.2 (3) | +0.0 | [91.0, 91.4] | reproduced |"
+    assert score == "| lora | Kvasir-SEG Sα | 91.2 | p, 1 [P] | 91.2 (3) | +0.0 | [-0.5, +0.5] | reproduced |"
     assert parameters == "| lora | params (M) | 3.62 | p, 1 [P] | 3.616 | -0.004 | exact | reproduced |"
-    assert "| -11.2 | [79.8, 80.2] | not reproduced |" in beside([0.799, 0.800, 0.801])[0]
+    assert "| -11.2 | [-11.7, -10.7] | not reproduced |" in beside([0.799, 0.800, 0.801])[0]
     assert "| inconclusive |" in beside([0.85, 0.9, 0.95])[0]
     assert "| inconclusive (n too small) |" in beside([0.912])[0]
 
 
+@pytest.mark.parametrize(
+    ("spread", "kind", "runs", "error", "df"),
+    [("0.3", "se", "3", 0.3, 2), ("0.3", "sd", "9", 0.1, 8), ("0.3", "se", "", 0.3, 2), ("0.3", "sd", "", 0.3, 2)],
+)
+def test_the_papers_own_error_widens_the_interval(spread: str, kind: str, runs: str, error: float, df: int) -> None:
+    """Welch: squares of both standard errors add up, degrees of freedom after Satterthwaite."""
+    cell = replace(GOOD, spread=spread, spread_kind=kind, runs=runs)
+    ours, own = [91.0, 91.2, 91.4], 0.2 / 3**0.5
+    interval = against(ours, cell).interval()
+    assert interval is not None
+    freedom = (own**2 + error**2) ** 2 / (own**4 / 2 + error**4 / df)
+    assert interval.half == pytest.approx(stats.t.ppf(0.975, freedom) * (own**2 + error**2) ** 0.5)
+
+
 def test_other_data_gets_no_verdict() -> None:
-    assert "| other data (352 px copy) |" in beside([0.911, 0.912, 0.913], data_note="352 px copy")[0]
+    assert "| not judged: 352 px copy |" in beside([0.911, 0.912, 0.913], data_note="352 px copy")[0]
+
+
+def test_other_rules_weights_backbones_and_generated_images_get_no_verdict() -> None:
+    values = [0.911, 0.912, 0.913]
+    score, parameters = beside(values, rules={"image_size": 32}, protocol_hash="bbbb")
+    assert "| 91.2 (3) | +0.0 | [-0.5, +0.5] | not judged: image_size 32 instead of 64" in score
+    assert parameters.endswith("| reproduced |")  # a count depends on the backbone alone
+    assert "not judged: other weights |" in beside(values, checkpoint="sha256-00")[0]
+    assert "not judged: generated samples |" in beside(values, data_note="generated samples")[0]
+    score, parameters = beside(values, backbone="vit_b")
+    assert "not judged: backbone vit_b instead of vit_t |" in score
+    assert "not judged: backbone vit_b instead of vit_t |" in parameters
+    unknown = sources(setups={}, published=[GOOD])
+    page = render([record(0.912)], study=main_study(1), sources=unknown)
+    assert "not judged: what p used is not known here" in page
+
+
+def test_many_differences_are_counted_in_the_cell() -> None:
+    rules = {"image_size": 32, "epochs": 1, "lr": 1.0, "flip": 0.0, "batch_size": 1, "clip": 3.0}
+    first = "epochs 1 instead of nothing; image_size 32 instead of 64; lr 1 instead of nothing"
+    assert (
+        f"not judged: backbone vit_b instead of vit_t; {first} and 4 more |"
+        in beside([0.9], rules=rules, backbone="vit_b")[0]
+    )
+
+
+def test_numbers_of_an_ablation_stand_beside_the_row_with_its_options() -> None:
+    cells = [
+        replace(GOOD, options="rank=6", value="92.0"),
+        replace(GOOD, options="rank=12", value="93.0"),
+        replace(GOOD, options="rank=3", value="90.0"),
+    ]
+    six = {"config": {"rank": 6}, "changed": {"rank": 6}, "variant": "lora[rank=6]"}
+    entries = ["lora", {"label": "r=6", "method": "lora", "options": {"rank": 6}}]
+    page = render(
+        [record(0.9), record(0.91, **six)], study=main_study(1, entries=entries), sources=sources(published=cells)
+    )
+    found = [line for line in page.splitlines() if "[P]" in line]
+    assert [line.split(" | ")[:3] for line in found] == [
+        ["| lora", "Kvasir-SEG Sα", "90.0"],
+        ["| r=6", "Kvasir-SEG Sα", "92.0"],
+    ]
+
+
+def test_the_committed_setups_name_real_cards_backbones_and_benchmarks() -> None:
+    setups = read_setups()
+    assert set(setups) == {cell.paper for cell in read()}
+    for setup in setups.values():
+        assert card_rules(setup.card, "kvasir") is not None
+        assert setup.backbone in backbone_names()
+        assert setup.checkpoint.startswith("sha256-")
+        assert setup.test_images.keys() <= set(BENCHMARK_TITLES)
 
 
 def test_a_failed_seed_gets_no_number_beside_the_paper() -> None:
-    study = study_from_dict(
-        {
-            "title": "t",
-            "protocol": "demo",
-            "benchmarks": ["kvasir"],
-            "entries": ["lora"],
-            "seeds": 2,
-            "table": {"paper": True},
-        },
-        name="main",
-    )
-    page = render([record(0.9), record(seed=1, code="OOM")], study=study, published=[GOOD])
+    page = render([record(0.9), record(seed=1, code="OOM")], study=main_study(2), sources=sources(published=[GOOD]))
     assert "inconclusive (no score)" in page
 
 
 def test_another_protocol_is_not_set_beside_the_paper() -> None:
-    study = study_from_dict(
-        {
-            "title": "t",
-            "protocol": "nas-lora",
-            "benchmarks": ["kvasir"],
-            "entries": ["lora"],
-            "seeds": 1,
-            "table": {"paper": True},
-        },
-        name="main",
-    )
-    assert "beside the papers" not in render([record()], study=study, published=[GOOD])
+    study = main_study(1, protocol="nas-lora")
+    assert "beside the papers" not in render([record()], study=study, sources=sources(published=[GOOD]))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +21,7 @@ from harness.records.store import RecordStore
 from harness.reporting.tables import render
 from harness.studies import study_from_dict
 from harness.tables import main
-from tests.harness.reporting.sample import record
+from tests.harness.reporting.sample import CARD, record, sources
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -54,6 +57,53 @@ def test_best_is_bold_and_second_underlined_and_lower_is_better_for_error_rates(
     assert page["full"][0] == "21.0 ± 1.0 (3)"
 
 
+def test_a_row_that_cannot_be_told_from_the_best_is_marked_as_such() -> None:
+    noisy = [
+        record(value, seed=seed, benchmark="sbu", metric="ber", method="full")
+        for seed, value in enumerate([0.03, 0.10, 0.08])
+    ]
+    page = rows(render(three(0.10) + three(0.05, method="decoder") + noisy))
+    assert page["decoder"][0] == "**6.0 ± 1.0 (3)**"
+    assert page["full"][0] == "7.0 ± 3.6 (3) ≈"
+    assert page["lora"][0] == "<u>11.0 ± 1.0 (3)</u>"
+    assert "≈: cannot be told from it" in render(three(0.10) + three(0.05, method="decoder"))
+
+
+def test_rows_that_tie_at_the_printed_digit_share_the_mark() -> None:
+    page = rows(
+        render(
+            three(0.05) + three(0.05001, method="decoder") + three(0.1, method="full") + three(0.10004, method="ssf")
+        )
+    )
+    assert page["lora"][0] == page["decoder"][0] == "**6.0 ± 1.0 (3)**"
+    assert page["full"][0] == page["ssf"][0] == "<u>11.0 ± 1.0 (3)</u>"
+
+
+def test_single_runs_rank_nothing() -> None:
+    page = render([record(0.9), record(0.1, method="decoder")])
+    assert rows(page)["lora"][0] == "90.0 (1)"
+    assert "is best" not in page
+    assert "Bold" not in page
+
+
+def test_generated_images_rank_nothing_and_the_heading_says_so() -> None:
+    made = {"data_note": "generated samples"}
+    page = render(three(0.10, **made) + three(0.05, method="decoder", **made))
+    assert page.splitlines()[0] == "# demo: generated images, whose numbers rank nothing"
+    assert rows(page)["decoder"][0] == "6.0 ± 1.0 (3)"
+    assert "is best" not in page
+    assert "rank nothing" not in render(three(0.10))
+
+
+def test_the_page_answers_first() -> None:
+    worse = three(0.20, method="full") + three(0.30, method="ssf")
+    lines = render(three(0.10) + three(0.05, method="decoder") + worse).splitlines()
+    (answer,) = [line for line in lines[: lines.index("## demo · vit_t")] if line.startswith("- ")]
+    assert answer == (
+        "- SBU BER: decoder is best (6.0); 3 are worse, from lora (by 5.0 [5.0, 5.0] points) to ssf (by 25.0 [25.0, 25.0])."
+    )
+
+
 def test_a_row_with_a_seed_missing_is_never_best() -> None:
     page = rows(render(three(0.10) + three(0.05, method="decoder")[:2] + three(0.20, method="full")))
     assert page["decoder"][0] == "MISSING (2/3)"
@@ -67,7 +117,125 @@ def test_no_mean_is_taken_over_a_gap_and_the_reason_is_shown() -> None:
     ]
     page = rows(render(three(0.10) + three(0.05, method="decoder")[:2] + failed))
     assert page["decoder"][0] == "OOM (2/3)"
-    assert page["full"][0] == "MISSING/TIMEOUT (0/3)"
+    assert (
+        page["full"][0] == "MISSING/TIMEOUT (0/3)"
+    )  # the seeds of most rows: older records do not say what was planned
+
+
+def test_one_seed_more_of_one_method_blanks_no_other() -> None:
+    page = rows(
+        render([*three(0.10), record(0.1, seed=3, benchmark="sbu", metric="ber"), *three(0.2, method="decoder")])
+    )
+    assert page["lora"][0] == "**10.8 ± 1.0 (4)**"
+    assert page["decoder"][0] == "<u>21.0 ± 1.0 (3)</u>"
+    assert "n stands in each cell" in render(
+        [*three(0.10), record(seed=3, benchmark="sbu", metric="ber"), *three(0.2, method="full")]
+    )
+
+
+def test_the_seeds_that_are_missing_are_those_that_a_sweep_planned() -> None:
+    planned = {"planned_seeds": [0, 1, 2, 3], "planned_benchmarks": ["sbu"]}
+    page = rows(render(three(0.10, **planned) + three(0.2, method="decoder", planned_seeds=[0, 1, 2])))
+    assert page["lora"][0] == "MISSING (3/4)"
+    assert page["decoder"][0] == "21.0 ± 1.0 (3)"
+
+
+def test_a_benchmark_that_few_rows_were_run_on_has_a_table_of_its_own() -> None:
+    many = [one for name in ("lora", "decoder", "full", "ssf") for one in three(0.1, method=name)]
+    page = render([*many, *(record(0.5, seed=seed, benchmark="leaf", metric="iou") for seed in range(3))])
+    assert "MISSING" not in page
+    main, leaf = (rows(part) for part in page.split("### demo · vit_t: Leaf"))
+    assert list(main) == ["method", "full", "decoder", "ssf", "lora"]
+    assert main["method"] == ["SBU BER ↓", "params (M)", "encoder (M)"]
+    assert list(leaf) == ["method", "lora"]
+    assert leaf["method"][0] == "Leaf IoU ↑"
+
+
+def test_a_row_that_was_planned_for_a_benchmark_and_did_not_come_is_missing_there() -> None:
+    planned = {"planned_benchmarks": ["sbu", "leaf"], "planned_seeds": [0]}
+    kinds: dict[str, Any] = {"benchmark": "sbu", "metric": "ber", **planned}
+    found = [record(method="decoder", **kinds), record(**kinds), record(benchmark="leaf", metric="iou", **planned)]
+    page = rows(render([*found, record(method="full", benchmark="sbu", metric="ber")]))
+    assert page["decoder"][:2] == ["90.0 (1)", "MISSING (0/1)"]
+    assert page["full"][:2] == ["90.0 (1)", "–"]
+
+
+def test_tables_stand_in_the_order_of_what_they_say_and_no_two_headings_are_alike() -> None:
+    small = record(benchmark="sbu", metric="ber", protocol_hash="0000", rules={"image_size": 32, "warmup": 3})
+    other = record(benchmark="sbu", metric="ber", protocol_hash="0001", rules={"image_size": 32, "warmup": 5})
+    page = render([small, other, *three(0.1), *three(0.2, method="full")], sources=sources())
+    headings = [line for line in page.splitlines() if line.startswith("## ")]
+    assert headings == ["## demo · vit_t", "## demo · vit_t · 32 px, warmup 3", "## demo · vit_t · 32 px, warmup 5"]
+
+
+@pytest.mark.parametrize("style", ["markdown", "latex", "text"])
+def test_a_page_says_what_was_run_instead_of_the_card(style: Any) -> None:
+    rules = {**CARD, "image_size": 32, "epochs": 1}
+    one = record(benchmark="sbu", metric="ber", rules=rules)
+    other = record(benchmark="leaf", metric="iou", rules={**rules, "loss": "bce"})
+    page = " ".join(render([one, other], sources=sources(), style=style, width=1000).replace("\\_", "_").split())
+    assert "with epochs 1 instead of nothing, image_size 32 instead of 64; on leaf loss bce instead of nothing" in page
+    assert "no card of the harness" in render([record(protocol="mine")], sources=sources())
+    assert " with " not in render([record(rules=CARD)], sources=sources()).split("- Backbone")[0]
+
+
+def test_csv_is_long_and_tidy() -> None:
+    failed = record(seed=1, benchmark="leaf", code="OOM")
+    six = {"config": {"rank": 6}, "changed": {"rank": 6}}
+    one = record(0.5, benchmark="leaf", metric="iou", rules={"image_size": 32}, checkpoint="sha256-00", **six)
+    found = list(csv.DictReader(io.StringIO(render([*three(0.1), failed, one], sources=sources(), style="csv"))))
+    (cell,) = [row for row in found if row["quantity"] == "score" and row["metric"] == "ber"]
+    assert (cell["n"], cell["mean"], cell["sd"], cell["median"]) == ("3", "0.11", "0.01", "0.11")
+    assert float(cell["low"]) == pytest.approx(0.11 - 4.30265 * 0.01 / 3**0.5, abs=1e-6)
+    assert (cell["protocol_hash"], cell["backbone"], cell["benchmark"], cell["split"]) == (
+        "aaaa0000aaaa0000",
+        "vit_t",
+        "sbu",
+        "test",
+    )
+    (gap,) = [row for row in found if row["code"] and row["metric"] == "iou"]
+    assert (gap["code"], gap["mean"], gap["n"], gap["seeds"], gap["planned"]) == ("OOM", "", "0", "", "1")
+    (changed,) = [row for row in found if row["options"] and row["quantity"] == "score" and row["n"] == "1"]
+    assert (changed["method"], changed["options"], changed["checkpoint"]) == ("lora", '{"rank": 6}', "sha256-00")
+    assert changed["overrides"].startswith("image_size 32 instead of 64")
+    assert {row["mean"] for row in found if row["quantity"] == "trained parameters"} == {"3616128"}
+
+
+def test_csv_holds_paired_differences_too() -> None:
+    entries = ["lora", "decoder"]
+    one = study(entries=entries, seeds=3, table={"baseline": "lora"})
+    found = list(
+        csv.DictReader(io.StringIO(render(three(0.1) + three(0.08, method="decoder"), study=one, style="csv")))
+    )
+    (difference,) = [row for row in found if row["quantity"] == "difference to lora"]
+    assert (difference["row"], difference["n"], difference["mean"]) == ("decoder", "3", "0.02")
+
+
+def test_a_search_that_never_starts_is_said() -> None:
+    config = {"stagewise": True, "search_start_epoch": 20}
+    page = render([record(method="naslora", config=config, rules={"epochs": 5})])
+    assert "naslora: T_B = 20 lies beyond 5 epochs: its architecture never trained." in page
+    moved = record(
+        method="naslora", config=config, rules={"epochs": 5}, budget={"weight_updates": 9.0, "alpha_updates": 3.0}
+    )
+    assert "never trained" not in render([moved])
+    assert "never trained" not in render([record(method="naslora", config=config, rules={"epochs": 40})])
+
+
+def test_a_terminal_gets_aligned_tables_that_fit() -> None:
+    benchmarks = [("kvasir", "s_measure"), ("leaf", "iou"), ("sbu", "ber"), ("road", "iou"), ("camo", "weighted_f")]
+    records = [
+        record(0.5 + 0.01 * seed, seed=seed, benchmark=name, metric=metric, method=method)
+        for name, metric in benchmarks for seed in range(3) for method in ("lora", "decoder")
+    ]  # fmt: skip
+    for width in (80, 140):
+        lines = render(records, style="text", width=width).splitlines()
+        assert max(map(len, lines)) <= width
+        body = [line for line in lines if line.startswith(("lora ", "decoder "))]
+        parts = {80: 3, 140: 2}[width]
+        assert len(body) == 2 * parts
+        for first, second in zip(body[::2], body[1::2], strict=True):
+            assert [m.end() for m in re.finditer(r"\(3\)", first)] == [m.end() for m in re.finditer(r"\(3\)", second)]
 
 
 def test_two_protocol_hashes_never_share_a_column() -> None:
@@ -92,7 +260,7 @@ def test_two_splits_of_one_benchmark_never_share_a_column() -> None:
         )
     )
     assert page["method"][:2] == ["SBU #manife BER ↓", "SBU #other BER ↓"]
-    assert page["lora"][:2] == ["MISSING (1/2)", "MISSING (1/2)"]
+    assert page["lora"][:2] == ["90.0 (1)", "10.0 (1)"]
 
 
 def test_two_configurations_under_one_label_get_rows_of_their_own() -> None:
@@ -127,27 +295,51 @@ def test_parameters_are_shown_with_and_without_the_mask_decoder() -> None:
     assert page["lora"][at : at + 2] == ["3.616", "0.111"]
 
 
-def test_cost_columns_appear_only_where_something_was_recorded() -> None:
-    assert "step (ms)" not in rows(render([record()]))["method"]
-    page = rows(render([record(cost={"step_time_s": 0.25, "peak_memory_bytes": 3 * 2**29})]))
-    assert page["lora"][-2:] == ["250", "1.50"]
+def test_only_a_gpus_memory_is_a_cost_that_a_sweep_can_tell() -> None:
+    cost = {"step_time_s": 0.25, "peak_memory_bytes": 3 * 2**29}
+    on_gpu = render([record(cost=cost, environment={"driver": "12.4"})])
+    assert rows(on_gpu)["lora"][-1] == "1.50"
+    assert "step" not in on_gpu, "the step time of a sweep says nothing"
+    assert "peak" not in render([record(cost=cost)]), "nor does a CPU's memory"
 
 
 def test_data_notes_and_image_counts_are_in_the_header() -> None:
     page = render([record(data_note="352 px copy"), record(benchmark="leaf", metric="iou")])
-    assert "Kvasir-SEG (352 px copy): 20/4/8 images, official" in page
+    assert "- Kvasir-SEG (352 px copy): 20/4/8 training/validation/test images; split: official" in page
     assert "| Kvasir-SEG (352 px copy) Sα ↑ |" in page
 
 
-def test_records_of_older_code_are_marked_and_stay() -> None:
+def test_a_dagger_needs_a_difference_in_code_that_makes_numbers() -> None:
+    kinds: dict[str, Any] = {"benchmark": "sbu", "metric": "ber"}
+
+    def made(method: str, day: int, **environment: str) -> Any:
+        told = {
+            "commit": str(day) * 40,
+            "numbers": "a",
+            "numbers_method": method,
+            "numbers_benchmark": "s",
+            **environment,
+        }
+        return record(method=method, environment=told, finished=f"2026-01-0{day}", **kinds)
+
+    page = render([made("lora", 1), made("decoder", 2)])
+    assert "†" not in page, "only comments moved, or rooms that make no number"
+    for part in ("numbers", "numbers_benchmark"):
+        page = render([made("lora", 1, **{part: "other"}), made("decoder", 2)])
+        assert "| lora † |" in page
+        assert "| decoder |" in page
+        assert "† some runs were made by other code" in page
+    assert "†" not in render([made("lora", 1, numbers_method="other"), made("decoder", 2)]), "another method's file"
+
+
+def test_records_that_do_not_tell_their_code_are_named_once() -> None:
     old = record(benchmark="sbu", metric="ber", environment={"commit": "a" * 40}, finished="2026-01-01")
     new = record(
         benchmark="sbu", metric="ber", method="decoder", environment={"commit": "b" * 40}, finished="2026-01-02"
     )
     page = render([old, new])
-    assert "| lora † |" in page
-    assert "| decoder |" in page
-    assert "aaaaaaaaaa" in page
+    assert "†" not in page
+    assert "Other versions of the code (aaaaaaaaaa) made some of these runs" in page
 
 
 def test_selection_on_the_test_split_is_labelled() -> None:
@@ -158,7 +350,7 @@ def test_selection_on_the_test_split_is_labelled() -> None:
 
 def test_every_format_is_the_same_bytes_whatever_the_order_of_the_records() -> None:
     records = three(0.1) + three(0.05, method="decoder") + [record(), record(protocol_hash="bbbb")]
-    for style in ("markdown", "latex", "csv"):
+    for style in ("markdown", "latex", "csv", "text"):
         pages = set()
         for seed in range(5):
             shuffled = list(records)
@@ -169,7 +361,7 @@ def test_every_format_is_the_same_bytes_whatever_the_order_of_the_records() -> N
 
 def test_latex_escapes_and_marks() -> None:
     page = render(three(0.10, variant="lora[rank=6]_a&b") + three(0.05, method="decoder"), style="latex")
-    assert r"lora[rank=6]\_a\&b" in page
+    assert r"lora{[}rank=6{]}\_a\&b" in page
     assert r"\textbf{6.0 $\pm$ 1.0 (3)}" in page
     assert page.count(r"\begin{tabular}") == page.count(r"\end{tabular}") == 1
 
@@ -190,8 +382,8 @@ def test_a_study_finds_its_rows_by_configuration_and_not_by_label() -> None:
         0.3, benchmark="sbu", metric="ber", config={"rank": 6, "alpha": 1.0}, changed={"rank": 6, "alpha": 1.0}
     )
     page = rows(render([base, six, other], study=study()))
-    assert page["r=3"][0] == "**10.0 (1)**"
-    assert page["r=6"][0] == "<u>20.0 (1)</u>"
+    assert page["r=3"][0] == "10.0 (1)"
+    assert page["r=6"][0] == "20.0 (1)"
 
 
 def test_a_study_shows_the_rows_and_seeds_that_are_not_there() -> None:
@@ -219,8 +411,8 @@ def test_merged_models_are_rows_of_their_own() -> None:
     scores = {"best": {"test": {"ber": 0.1}}, "merged-exact": {"test": {"ber": 0.12}}}
     table = {"scores": ["best", "merged-exact", "merged-conv"]}
     page = rows(render([record(benchmark="sbu", scores=scores)], study=study(table=table)))
-    assert page["r=3"][0] == "**10.0 (1)**"
-    assert page["r=3 (merged exact)"][0] == "<u>12.0 (1)</u>"
+    assert page["r=3"][0] == "10.0 (1)"
+    assert page["r=3 (merged exact)"][0] == "12.0 (1)"
     assert page["r=3 (merged conv)"][0] == "NO_SCORE (0/1)"
 
 

@@ -7,10 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from harness.protocols.load import card_rules
 from harness.records.merge import merge
 from harness.records.store import RecordStore
+from harness.reporting.pages import built_pages, sources_below
+from harness.reporting.provenance import Folder
+from harness.reporting.tables import score_page
+from harness.reporting.why import explain
+from harness.studies import load_study
 from harness.why import main
 from tests.harness.reporting.sample import record
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -39,7 +47,7 @@ def test_a_cell_names_seeds_keys_hashes_files_and_reasons(results: Path, capsys:
     assert why(results, "demo", "lora", "kvasir.s_measure") == 0
     shown = capsys.readouterr().out
     first = shown.split("\n\n")[0]
-    assert first.startswith("lora · Kvasir-SEG Sα ↑: OOM (2/3)")
+    assert " · lora · Kvasir-SEG Sα ↑: OOM (2/3)" in first.splitlines()[0]
     assert "hash aaaa0000aaaa0000" in first
     assert "split manifest manifest-kvasir" in first
     assert "seed 0: 91.0000, epoch 3 selected" in first
@@ -74,14 +82,16 @@ def test_conflicting_copies_are_named(
 
 
 def test_missing_seeds_are_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    why(results, "demo", "decoder", "Kvasir-SEG Sα")
+    RecordStore(results).write(record(0.8, seed=0, method="full", planned_seeds=[0, 1]))
+    why(results, "demo", "full", "Kvasir-SEG Sα")
     shown = capsys.readouterr().out
-    assert "MISSING (1/3)" in shown
+    assert "MISSING (1/2)" in shown
+    assert "seeds planned: 0, 1" in shown
     assert "seed 1: no record" in shown
 
 
 def test_a_study_and_a_file_are_tables_too(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert why(results, "results/tables/demo.md", "decoder", "leaf.iou") == 0
+    assert why(results, "results/tables/demo.md", "lora", "leaf.iou") == 0
     study = results / "mine.yaml"
     study.write_text("title: t\nprotocol: demo\nbenchmarks: [kvasir]\nentries: [lora]\n")
     assert why(results, str(study), "lora", "Sα") == 0
@@ -106,6 +116,68 @@ def test_a_tables_file_is_explained_from_its_own_folder(
     monkeypatch.chdir(runs.parent)
     assert main(["demo", "decoder", "kvasir.s_measure"]) == 0
     assert "seed 0: 11.0000" in capsys.readouterr().out
+
+
+STUDY = """
+title: t
+protocol: demo
+benchmarks: [kvasir, leaf]
+entries: [lora, decoder]
+seeds: 2
+table: {baseline: lora, paper: true}
+"""
+
+
+def test_differences_verdicts_means_and_parameters_are_explained(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(2):
+        RecordStore(results).write(record(0.7 + 0.1 * seed, seed=seed, benchmark="leaf", metric="iou"))
+        for benchmark, metric in (("kvasir", "s_measure"), ("leaf", "iou")):
+            RecordStore(results).write(
+                record(0.6 + 0.01 * seed, seed=seed, method="decoder", benchmark=benchmark, metric=metric)
+            )
+    study = results / "mine.yaml"
+    study.write_text(STUDY)
+    assert why(results, str(study), "decoder", "Δ (n)") == 0
+    shown = capsys.readouterr().out
+    assert "decoder · Kvasir-SEG Sα · Δ (n): -31.00 (2)" in shown
+    assert "decoder − lora, by seed: -31.0000, -31.0000" in shown
+    assert "its parts: seeds SE" in shown
+    assert f"key {record(0.9).key}" in shown
+    assert why(results, str(study), "decoder", "mean Δ") == 0
+    shown = capsys.readouterr().out
+    assert "Kvasir-SEG Sα: -31.0000" in shown
+    assert "Leaf IoU: " in shown
+    assert why(results, str(study), "lora", "params (M)") == 0
+    assert "trainable 3,616,128" in capsys.readouterr().out
+    assert why(results, str(study), "lora", "IQM") == 0
+    assert "seed 1: 92.0000" in capsys.readouterr().out
+
+
+def test_every_cell_of_the_committed_pages_is_explained() -> None:
+    """Tables, differences, costs, ratios, claims on cost; and the page of the study beside them."""
+    root = REPOSITORY / "results"
+    store = RecordStore(root)
+    records = store.summaries()[0]
+    found = built_pages(root, card_of=card_rules).content
+    study = load_study("real-images")
+    found = {**found, "real-images": score_page(records, study=study, sources=sources_below(root, card_of=card_rules))}
+    assert {"mini", "demo", "cost"} <= found.keys()
+    folder = Folder(store=store, records=records)
+    cells = 0
+    for page in found.values():
+        for block in page.blocks:
+            for row in block.rows:
+                for cell in row:
+                    assert cell.behind is not None, (block.heading, cell.text)
+                    assert list(cell.behind(folder)), (block.heading, cell.text)
+                    cells += 1
+    assert cells > 500
+    by_name = explain(found["cost"], folder, row="lora", column="FLOPs (%)")
+    assert "session" in by_name
+    assert "aten.gelu ×" in explain(found["cost"], folder, row="naslora", column="forward (GFLOP)")
+    assert "on a CPU" in explain(found["cost"], folder, row="training-cost", column="verdict")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,70 @@
+"""The sentence that answers first: which row is best on a benchmark, which cannot be told from it, which is worse."""
+
+from __future__ import annotations
+
+from harness.reporting import names
+from harness.reporting.differences import first_metrics
+from harness.reporting.grid import Grid
+from harness.reporting.marks import best_marks
+from harness.reporting.paired import Difference, paired_difference
+from harness.reporting.sources import Sources
+
+MOST_NAMED = 5
+
+
+def answers(grid: Grid, *, sources: Sources) -> list[str]:
+    """One sentence a benchmark that at least two rows have two seeds on."""
+    marks = best_marks(grid, sources.images_of)
+    found = []
+    for place in first_metrics(grid):
+        mine = {index: marks[index, place] for index in range(len(grid.rows)) if (index, place) in marks}
+        best = [index for index, mark in mine.items() if mark == "best"]
+        if not best:
+            continue
+        column = grid.columns[place]
+        sign = 1 if names.metric(column.metric).lower_is_better else -1
+        tied = [index for index, mark in mine.items() if mark == "tied"]
+        tied.sort(key=lambda index: sign * grid.cells[index, place].mean)
+        where = column.short + (f" ({column.note})" if column.note else "")
+        score = 100 * grid.cells[best[0], place].mean
+        sentence = f"{where}: {_named(grid, best)} {'is' if len(best) == 1 else 'are'} best ({score:.1f})"
+        if tied:
+            sentence += f"; not distinguishable from it: {_named(grid, tied)}"
+        found.append(sentence + _worse(grid, place, best[0], {*best, *tied}, sources) + ".")
+    return found
+
+
+def _worse(grid: Grid, place: int, best: int, others: set[int], sources: Sources) -> str:
+    """``; 11 are worse, from samed (by 1.7 [0.6, 2.8] points) to full (by 27.8 [22.1, 33.5])``"""
+    behind: dict[int, Difference] = {}
+    for index in range(len(grid.rows)):
+        cell = grid.cells[index, place]
+        if index in others or not cell.complete or len(cell.values) < 2:
+            continue
+        scored = (grid.rows[best].score, grid.rows[index].score)
+        difference = paired_difference(
+            grid.cells[best, place], cell, grid.columns[place], scored=scored, images_of=sources.images_of
+        )
+        if difference is not None:
+            behind[index] = difference
+    if not behind:
+        return ""
+    order = sorted(behind, key=lambda index: behind[index].mean)
+    first, last = order[0], order[-1]
+    near = f"{grid.rows[first].shown} (by {_points(behind[first])} points)"
+    if len(order) == 1:
+        return f"; {near} is worse"
+    return f"; {len(order)} are worse, from {near} to {grid.rows[last].shown} (by {_points(behind[last])})"
+
+
+def _points(difference: Difference) -> str:
+    interval = difference.interval
+    assert interval is not None  # otherwise it could not be told apart
+    return f"{difference.mean:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
+
+
+def _named(grid: Grid, rows: list[int]) -> str:
+    labels = [grid.rows[index].shown for index in rows]
+    if len(labels) > MOST_NAMED:
+        return f"{', '.join(labels[:MOST_NAMED])} and {len(labels) - MOST_NAMED} more"
+    return ", ".join(labels)

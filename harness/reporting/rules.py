@@ -1,0 +1,117 @@
+"""The rules of runs against those of a card, in words: what a page was run with instead of what its card says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.records.schema import ADDED_LATER, QUIRKS_ADDED_LATER, Record, hashed_rules
+
+Rules = Mapping[str, Any]
+CardOf = Callable[[str, str], Rules | None]
+"""(protocol, benchmark) -> the rules that the harness's own card of that name has for it; None where there is none."""
+
+Difference = Mapping[str, tuple[Any, Any]]
+"""dotted name -> (ours, the card's)"""
+
+NOT_THERE = "nothing"
+PROMINENT = ("epochs", "image_size", "train_limit", "lr", "batch_size", "optimizer", "precision")
+"""Rules that are named before others, which follow in the order of the alphabet."""
+
+
+def no_card(protocol: str, benchmark: str) -> Rules | None:
+    """For pages that know no cards."""
+    return None
+
+
+def flat(rules: Rules) -> dict[str, Any]:
+    """Dotted name -> value of everything that can change a number; fields younger than a record at their old value."""
+    found: dict[str, Any] = {}
+
+    def walk(values: Mapping[str, Any], path: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, Mapping):
+                walk(value, f"{path}{key}.")
+            else:
+                found[path + key] = list(value) if isinstance(value, tuple) else value
+
+    hashed = {**ADDED_LATER, **hashed_rules(dict(rules))}
+    if isinstance(hashed.get("quirks"), Mapping):
+        hashed["quirks"] = {**QUIRKS_ADDED_LATER, **hashed["quirks"]}
+    walk(hashed, "")
+    return found
+
+
+def differences(ours: Rules, card: Rules) -> dict[str, tuple[Any, Any]]:
+    """Fields in which the two differ; one that only one of them has is `NOT_THERE` in the other.
+
+    A budget of epochs under a card with one of updates is no difference: planning gives it to methods for which the two
+    are the same runs.
+    """
+    first, second = flat(ours), flat(card)
+    return {
+        name: (first.get(name, NOT_THERE), second.get(name, NOT_THERE))
+        for name in [*PROMINENT, *sorted((first.keys() | second.keys()) - {*PROMINENT})]
+        if first.get(name, NOT_THERE) != second.get(name, NOT_THERE)
+        and (name, first.get(name), second.get(name)) != ("budget", "epochs", "updates")
+    }
+
+
+def in_words(difference: Difference) -> str:
+    """``epochs 1 instead of 40, image_size 128 instead of 1024``"""
+    return ", ".join(f"{name} {_short(a)} instead of {_short(b)}" for name, (a, b) in difference.items())
+
+
+def overrides(records: Iterable[Record], card_of: CardOf) -> dict[str, Difference] | None:
+    """Benchmark -> how its runs' rules differ from their card's; None where their card is not known."""
+    found: dict[str, Difference] = {}
+    for record in records:
+        run = record.run
+        if run.benchmark in found:
+            continue
+        card = card_of(run.protocol, run.benchmark)
+        if card is None:
+            return None
+        found[run.benchmark] = differences(run.rules, card)
+    return found
+
+
+def overrides_in_words(by_benchmark: Mapping[str, Difference]) -> str:
+    """What all benchmarks share once, the rest with the benchmark's name; empty where nothing differs."""
+    everywhere = shared(list(by_benchmark.values()))
+    parts = [in_words(everywhere)] if everywhere else []
+    for benchmark, difference in by_benchmark.items():
+        own = {name: pair for name, pair in difference.items() if everywhere.get(name) != pair}
+        if own:
+            parts.append(f"on {benchmark} {in_words(own)}")
+    return "; ".join(parts)
+
+
+def shared(differences: Sequence[Difference]) -> dict[str, tuple[Any, Any]]:
+    """What every one of them holds."""
+    first, *others = differences or [{}]
+    return {name: pair for name, pair in first.items() if all(other.get(name) == pair for other in others)}
+
+
+HEADED: Mapping[str, Callable[[Any], str]] = {
+    "train_limit": lambda value: f"{value} training images" if value else "all training images",
+    "image_size": lambda value: f"{value} px",
+    "epochs": lambda value: f"{value} epoch{'s' if value != 1 else ''}",
+}
+"""Rules that a heading names first, in its words."""
+
+
+def headed(names: Iterable[str], rules: Rules) -> str:
+    """The values of some rules as a heading says them: ``400 training images, 266 px, warmup 50``."""
+    values, wanted = flat(rules), list(names)
+    first = [HEADED[name](values[name]) for name in HEADED if name in wanted and name in values]
+    rest = [f"{name} {_short(values.get(name, NOT_THERE))}" for name in wanted if name not in HEADED]
+    return ", ".join([*first, *rest])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return "+".join(map(str, value)) or "none"
+    return str(value) or "none"

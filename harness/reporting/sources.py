@@ -1,0 +1,28 @@
+"""What tables look at besides records: images beside them, the harness's cards, and what papers published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.reporting.paired import ImagesOf, no_images
+from harness.reporting.published import Published
+from harness.reporting.rules import CardOf, no_card
+from harness.reporting.setups import Setup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Handed in, so that reporting itself reads records and nothing else.
+
+    Args:
+        images_of: per-image scores, for paired intervals.
+        card_of: the harness's own cards, to say what a page was run with instead.
+        published: numbers of papers.
+        setups: paper -> what its numbers were made with; None to judge claims on whatever was run, for pages that say so.
+    """
+
+    images_of: ImagesOf = no_images
+    card_of: CardOf = no_card
+    published: Sequence[Published] = ()
+    setups: Mapping[str, Setup] | None = field(default_factory=dict)

@@ -1,0 +1,256 @@
+"""Estimates with the parts of their variance, and the intervals that follow: Student's, Welch's, crossed.
+
+A variance that is a sum of parts with degrees of freedom of their own (seeds, images, a paper's runs) is judged by
+Student's quantile at the effective degrees of freedom of Satterthwaite 1946 and Welch 1947. One part alone is Student's
+interval. ``benchmarks/coverage.py`` simulates how often these intervals hold the truth; docs/tables.md has its table.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An estimate with its interval."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def half(self) -> float:
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A share of an estimate's variance.
+
+    Args:
+        variance: of the estimate, not of single values.
+        df: degrees of freedom of that variance; infinite where it is known.
+    """
+
+    variance: float
+    df: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean with the parts of its variance.
+
+    Args:
+        mean: the estimate.
+        seeds: the part that more seeds narrow; None for a single seed, which has no interval.
+        rest: parts that no seed narrows (images) or that are not ours (a paper's runs).
+        n: seeds.
+    """
+
+    mean: float
+    n: int
+    seeds: Part | None
+    rest: tuple[Part, ...] = ()
+
+    def interval(self, *, confidence: float = 0.95) -> Interval | None:
+        """None for a single seed: one alone shows nothing of the spread."""
+        if self.seeds is None:
+            return None
+        half = half_width((self.seeds, *self.rest), confidence=confidence)
+        return Interval(estimate=self.mean, low=self.mean - half, high=self.mean + half, n=self.n)
+
+
+def half_width(parts: Sequence[Part], *, confidence: float = 0.95) -> float:
+    """Student's quantile at the effective degrees of freedom, times the standard error."""
+    variance = math.fsum(part.variance for part in parts)
+    if not variance:
+        return 0.0
+    df = variance**2 / math.fsum(part.variance**2 / part.df for part in parts)
+    return quantile(df, confidence=confidence) * math.sqrt(variance)
+
+
+@lru_cache(maxsize=4096)
+def quantile(df: float, *, confidence: float = 0.95) -> float:
+    """Two-sided quantile of Student's distribution; the normal one for infinite ``df``."""
+    from scipy import stats
+
+    return float(stats.t.ppf(0.5 + confidence / 2, df))
+
+
+def t_quantile(n: int, *, confidence: float = 0.95) -> float:
+    """Half-width of a t interval of n values in units of SD / √n."""
+    return quantile(n - 1, confidence=confidence)
+
+
+def sd(values: Sequence[float]) -> float | None:
+    """SD with ddof = 1; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)  # statistics.stdev computes in fractions, a hundred times slower
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def of_seeds(values: Sequence[float]) -> Estimate:
+    """The mean of one value a seed."""
+    spread = sd(values)
+    part = None if spread is None else Part(variance=spread**2 / len(values), df=len(values) - 1)
+    return Estimate(mean=statistics.fmean(values), n=len(values), seeds=part)
+
+
+def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval | None:
+    """Student's interval of the mean; None for fewer than two values."""
+    return of_seeds(values).interval(confidence=confidence) if values else None
+
+
+Scores = Mapping[int, Mapping[str, float]]
+"""seed -> image stem -> score"""
+
+
+def paired(first: Scores, second: Scores) -> dict[int, dict[str, float]]:
+    """first − second, image by image, for seeds that both have.
+
+    Raises:
+        ValueError: the two scored different images under one seed; such a difference is not paired.
+    """
+    differences = {}
+    for seed in sorted(first.keys() & second.keys()):
+        _same_images(first[seed], second[seed])
+        differences[seed] = {stem: first[seed][stem] - second[seed][stem] for stem in sorted(first[seed])}
+    return differences
+
+
+def _same_images(first: Mapping[str, float], second: Mapping[str, float]) -> None:
+    if first.keys() != second.keys():
+        stray = sorted(first.keys() ^ second.keys())[0]
+        raise ValueError(f"not the same images ({stray} is only on one side)")
+
+
+def crossed(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Estimate | None:
+    """The mean over seeds and images, with the variance of other seeds and of other images.
+
+    Seeds and images are crossed: every seed scores the same test images, so no number of seeds narrows what only more
+    images can. With m the mean, a the seeds' deviations from it, b the images', e what is left (their interaction), R
+    seeds and C images, the parts of the variance are Σa² / R(R - 1), Σb² / C(C - 1) and Σe² / (RC)². It is the variance
+    that the bootstrap of both (the pigeonhole bootstrap, Owen 2007) tends to, with small n corrected by n / (n - 1).
+
+    Args:
+        scores: single scores, or differences from `paired`; the same images under every seed.
+        clusters: stem -> its cluster, where images are not independent (frames of one video): b and e are then summed
+            within clusters before they are squared, and G clusters take the place of C images.
+
+    Raises:
+        ValueError: two seeds scored different images.
+
+    None for fewer than two seeds, images or clusters.
+    """
+    import numpy as np
+
+    keys = sorted(scores)
+    for key in keys[1:]:
+        _same_images(scores[keys[0]], scores[key])
+    if len(keys) < 2:
+        return None
+    stems = sorted(scores[keys[0]])
+    groups = [(clusters or {}).get(stem, stem) for stem in stems]
+    members, index = np.unique(groups, return_inverse=True)
+    groups_count = len(members)
+    if groups_count < 2:
+        return None
+    table = np.array([[scores[key][stem] for stem in stems] for key in keys])
+    seeds, images = table.shape
+    mean = float(table.mean())
+    of_seed = table.mean(axis=1) - mean
+    of_image = table.mean(axis=0) - mean
+    left = table - mean - of_seed[:, None] - of_image[None, :]
+    by_group = np.bincount(index, weights=of_image)
+    left_by_group = np.stack([np.bincount(index, weights=row) for row in left])
+    between = float((by_group**2).sum()) / images**2 * groups_count / (groups_count - 1)
+    interaction = float((left_by_group**2).sum()) / (seeds * images) ** 2
+    return Estimate(
+        mean=mean,
+        n=seeds,
+        seeds=Part(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1),
+        rest=(
+            Part(variance=between, df=groups_count - 1),
+            Part(variance=interaction, df=(seeds - 1) * (groups_count - 1)),
+        ),
+    )
+
+
+def average_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates, such as one a benchmark: it speaks of these and of no other benchmarks."""
+    count = len(estimates)
+    known = [estimate.seeds for estimate in estimates if estimate.seeds is not None]
+    parts = [part for estimate in estimates for part in estimate.rest]
+    pooled = None
+    if len(known) == count:
+        variance = math.fsum(part.variance for part in known)
+        df = variance**2 / math.fsum(part.variance**2 / part.df for part in known) if variance else known[0].df
+        pooled = Part(variance=variance / count**2, df=df)
+    return Estimate(
+        mean=statistics.fmean(estimate.mean for estimate in estimates),
+        n=min(estimate.n for estimate in estimates),
+        seeds=pooled,
+        rest=tuple(Part(variance=part.variance / count**2, df=part.df) for part in parts),
+    )
+
+
+def differ(ours: Estimate, value: float, *, error: float, df: float) -> Estimate:
+    """Ours minus a published value that has a standard error of its own (Welch 1947)."""
+    rest = (*ours.rest, Part(variance=error**2, df=df)) if error else ours.rest
+    return Estimate(mean=ours.mean - value, n=ours.n, seeds=ours.seeds, rest=rest)
+
+
+def iqm(values: Sequence[float]) -> float:
+    """Interquartile mean: of the middle half of the values (Agarwal et al. 2021); values at its edges count in part.
+
+    Of four values it is the mean of the middle two; of three, the middle one counts 1 and the outer ones 1/4 each.
+    """
+    ordered, n = sorted(values), len(values)
+    kept = [max(0.0, min(place + 1, 0.75 * n) - max(place, 0.25 * n)) for place in range(n)]
+    return math.fsum(weight * value for weight, value in zip(kept, ordered, strict=True)) / math.fsum(kept)
+
+
+def seeds_for_power(
+    estimate: Estimate, distance: float, *, power: float = 0.8, certainty: float = 0.8, at_most: int = 1000
+) -> tuple[int, int | None] | None:
+    """From how many to how many seeds until an edge ``distance`` away is excluded with ``power``, if the mean stays.
+
+    Few seeds know their own SD badly, so the range spans the ``certainty`` interval of that SD (χ²); its upper end is
+    None beyond ``at_most``.
+
+    None where the SD is unknown, or where no number of seeds would do: the images (or a paper's own error) alone reach
+    over the edge.
+    """
+    if estimate.seeds is None:
+        return None
+    from scipy import stats
+
+    df = estimate.n - 1
+    spread = math.sqrt(estimate.seeds.variance * estimate.n)
+    tails = (0.5 + certainty / 2, 0.5 - certainty / 2)
+    low, high = (spread * math.sqrt(df / float(stats.chi2.ppf(tail, df))) for tail in tails)
+    fewest, most = (_enough(estimate, one, distance, power=power, at_most=at_most) for one in (low, high))
+    return None if fewest is None else (fewest, most)
+
+
+def _enough(estimate: Estimate, spread: float, distance: float, *, power: float, at_most: int) -> int | None:
+    """The least n at which a mean that varies by spread / √n leaves its interval inside ``distance`` with ``power``."""
+    aim = statistics.NormalDist().inv_cdf(power)
+
+    def reached(n: int) -> bool:
+        error = spread / math.sqrt(n)
+        return half_width((Part(variance=error**2, df=n - 1), *estimate.rest)) + aim * error <= distance
+
+    if not reached(at_most):
+        return None
+    low, high = 1, at_most  # the width falls with n, so it can be halved
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return high
