@@ -11,8 +11,9 @@ from harness.cli import verb
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.protocols.load import card_rules
-from harness.reporting.page import SUFFIX, Format, write
+from harness.reporting.page import SUFFIX, Format
 from harness.reporting.pages import built_pages, written
+from harness.reporting.writing import write
 from harness.streams import say_skipped, terminal_width
 from harness.studies import load_study, study_names
 

@@ -90,16 +90,3 @@ def legend(page: Page, *, best: str, tied: str, second: str) -> list[str]:
 def texts(words: Sequence[str], *, behind: Behind | None = None) -> list[Text]:
     """A row of plain cells with one thing behind them all."""
     return [Text(text=word, behind=behind) for word in words]
-
-
-def write(page: Page, *, style: Format = "markdown", width: int = 100) -> str:
-    """The page as one string that ends in a newline.
-
-    Args:
-        width: of a terminal, for ``text``.
-    """
-    from harness.reporting.writing import latex, markdown, terminal, tidy
-
-    if style == "text":
-        return terminal.write(page, width=width)
-    return {"markdown": markdown.write, "latex": latex.write, "csv": tidy.write}[style](page)

@@ -14,11 +14,12 @@ from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.reporting import claims, published, setups
 from harness.reporting.costs import cost_page
-from harness.reporting.page import SUFFIX, Format, Page, write
+from harness.reporting.page import SUFFIX, Format, Page
 from harness.reporting.paired import ImagesOf, PerImage
 from harness.reporting.rules import CardOf, no_card
 from harness.reporting.sources import Sources
 from harness.reporting.tables import score_page
+from harness.reporting.writing import write
 from harness.studies import Study, load_study, study_names
 
 

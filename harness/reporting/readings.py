@@ -20,10 +20,11 @@ from harness.reporting import names
 from harness.reporting.claims import Claim
 from harness.reporting.grid import Grid, build, sheets
 from harness.reporting.judging import judge_claims
-from harness.reporting.page import Block, Page, Text, write
+from harness.reporting.page import Block, Page, Text
 from harness.reporting.paired import Difference, ImagesOf, paired_difference
 from harness.reporting.sources import Sources
 from harness.reporting.statistics import t_interval
+from harness.reporting.writing import write
 from harness.studies import Readings, Study
 from harness.studies.design import Point, aliases, options_of
 

@@ -12,10 +12,11 @@ from harness.reporting.differences import comparison, difference_blocks
 from harness.reporting.grid import Grid, build, is_run, placeholder, sheets
 from harness.reporting.headings import Heading, headings
 from harness.reporting.numbers import numbers_of
-from harness.reporting.page import Block, Format, Page, write
+from harness.reporting.page import Block, Format, Page
 from harness.reporting.score_table import footnotes, score_blocks
 from harness.reporting.sources import Sources
 from harness.reporting.tuned import tuning_blocks
+from harness.reporting.writing import write
 from harness.studies import Study
 
 GENERATED = "generated sample"

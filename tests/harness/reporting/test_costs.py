@@ -13,8 +13,8 @@ import pytest
 from harness.records.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
 from harness.reporting.claims import read
 from harness.reporting.costs import cost_page
-from harness.reporting.page import write
 from harness.reporting.setups import Setup
+from harness.reporting.writing import write
 from harness.tables import main
 
 
