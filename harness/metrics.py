@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +13,7 @@ from harness.cli import verb
 from harness.errors import UsageError, did_you_mean, os_reason
 from harness.evaluation.conventions import Conventions, Overlap, Resolution
 from harness.evaluation.names import CLASSES, METRICS
+from harness.progress import counter
 
 if TYPE_CHECKING:
     from harness.evaluation.scorer import SplitScorer, Task
@@ -47,6 +45,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--input-size", type=int, default=1024, metavar="S", help="side for resolution=input (default: 1024)"
     )
+    p.add_argument(
+        "--stretched",
+        action="store_true",
+        help="predictions are what a network made of images stretched to its input; they are stretched back",
+    )
     p.add_argument("--partial", action="store_true", help="score what both folders have, instead of asking for all")
     p.add_argument("--per-image", type=Path, metavar="CSV", help="write the scores of every image")
     p.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: all cores)")
@@ -71,8 +74,10 @@ def main(argv: list[str] | None = None) -> int:
         for name, rules in variants.items()
     }
     pairs = pair_predictions(args.pred, args.gt, partial=args.partial)
-    scoring = FolderScoring(scorers=scorers, input_size=args.input_size, foreground=args.foreground)
-    with progress_display(len(pairs)) as progress:
+    scoring = FolderScoring(
+        scorers=scorers, input_size=args.input_size, foreground=args.foreground, stretched=args.stretched
+    )
+    with counter("scoring", len(pairs)) as progress:
         score_folders(pairs, scoring, workers=args.workers, progress=progress)
     if args.per_image:
         write_per_image(args.per_image, scorers, metrics)
@@ -171,20 +176,6 @@ def print_table(summaries: dict[str, dict[str, float]], *, images: int) -> None:
     metrics = list(next(iter(summaries.values())))
     rows = [[name, *(f"{summary[metric]:.4f}" for metric in metrics)] for name, summary in summaries.items()]
     print(tabulate(rows, headers=[f"{images} images", *metrics], tablefmt="github", disable_numparse=True))
-
-
-@contextmanager
-def progress_display(total: int) -> Iterator[Callable[[int], None]]:
-    """A counter on stderr where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda images: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as display:
-        bar = display.add_task("scoring", total=total)
-        yield lambda images: display.update(bar, completed=images)
 
 
 if __name__ == "__main__":

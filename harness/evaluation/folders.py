@@ -138,11 +138,13 @@ class FolderScoring:
         input_size: side to which predictions are resized first where the conventions score at the input's size;
             0 scores at the prediction's own size.
         foreground: decoding of binary masks: grey levels above 127, or above 0.
+        stretched: predictions may have another aspect ratio than their masks; they are stretched.
     """
 
     scorers: Mapping[str, SplitScorer]
     input_size: int = 0
     foreground: Foreground = "half"
+    stretched: bool = False
 
     def __call__(self, pair: FolderPair) -> dict[str, ImageScore]:
         """Scores of one image by the names of the scorers.
@@ -154,11 +156,23 @@ class FolderScoring:
         try:
             prediction = read_prediction(pair.prediction, task=first.task)
             mask = self._mask(pair.mask, task=first.task)
+            if not self.stretched:
+                self._require_aspect(pair, prediction, mask)
             return {name: self._measure(scorer, prediction, mask) for name, scorer in self.scorers.items()}
         except DatasetError as error:
             raise UsageError(str(error)) from None
         except ValueError as error:
             raise UsageError(f"{pair.prediction} against {pair.mask.name}: {error}") from None
+
+    def _require_aspect(self, pair: FolderPair, prediction: NDArray, mask: NDArray[np.uint8]) -> None:
+        """A prediction of another shape would be scored stretched; turned images and swapped files look so."""
+        (height, width), (mask_height, mask_width) = prediction.shape[-2:], mask.shape
+        rounding = 1 / mask_height + 1 / mask_width
+        if abs(height / mask_height - width / mask_width) > rounding:
+            raise UsageError(
+                f"{pair.prediction} is {width}x{height}, its mask {pair.mask.name} {mask_width}x{mask_height}: another "
+                "aspect ratio; give predictions of the images' shape, or --stretched where the network stretched them"
+            )
 
     def _mask(self, path: Path, *, task: str) -> NDArray[np.uint8]:
         if task == "binary":

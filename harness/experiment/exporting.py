@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,21 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.errors import UsageError, os_reason
-from harness.experiment.building import attached_segmenter
 from harness.experiment.data import open_data
+from harness.experiment.trained import METADATA, of_results
 from harness.files import replace_atomically
 from harness.models.build import sam_state_dict
-from harness.models.checkpoint import read_tensors
-from harness.models.fingerprints import is_checkpoint
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import Segmenter
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
-from harness.records.checkpoints import noted
 from harness.records.schema import Run
-from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS
-from harness.training.checkpoint import BEST
 from harness.training.feeding import normalise
 from harness.training.images import ImageSource
 from methods.base import MergeMode, MergeReport, Method
@@ -125,21 +120,17 @@ def export(request: Export) -> Exported:
             hold; the message says what would work.
         MethodError: the method has no such merge mode.
     """
-    run = find_run(request.results, request.run)
-    state_file = request.results / "state" / run.key / BEST
-    if not state_file.is_file():
-        raise UsageError(f"run {run.key} has no trained state at {state_file}; run it again to get one")
-    _require_checkpoint(run, request)
-    state = read_tensors(state_file)
-    segmenter, method = trained_segmenter(run, state, checkpoint=request.checkpoint)
-    train, held_out = _images(run, _data_folder(request, run))
+    trained = of_results(request.results, request.run)
+    run = trained.run
+    segmenter, method = trained.segmenter(request.checkpoint)
+    train, held_out = calibration_images(run, data_folder(run, data=request.data, results=request.results))
     real = held_out is not None
     held_out = _random_images(run) if held_out is None else held_out
     report = None
     if not request.adapter_only:
         _require_sam(segmenter, run)
         report = _merge(method, request, train=train, held_out=held_out)
-    content = state if request.adapter_only else _plain_state(segmenter, method, request.merge)
+    content = trained.state if request.adapter_only else _plain_state(segmenter, method, request.merge)
     _write(request, run, content)
     return Exported(
         run=run,
@@ -152,59 +143,15 @@ def export(request: Export) -> Exported:
     )
 
 
-def find_run(results: Path, key: str) -> Run:
-    """The run with ``key``, or the only one whose key begins so.
-
-    Raises:
-        UsageError: none, several, or a run that failed.
-    """
-    store = RecordStore(results)
-    records = {path.stem: path for path in sorted(store.folder.glob("*.json")) if path.stem.startswith(key)}
-    if key not in records and len(records) != 1:
-        known = f"{len(records)} runs begin so" if records else f"no record in {store.folder} begins so"
-        raise UsageError(f"--run {key}: {known}; give a key as python -m harness.status lists it")
-    record = store.read(key if key in records else next(iter(records)))
-    assert record is not None
-    if record.code != "OK":
-        raise UsageError(
-            f"run {record.key} ended with {record.code} ({record.message}); only finished runs can be exported"
-        )
-    return record.run
-
-
-def _require_checkpoint(run: Run, request: Export) -> None:
-    checkpoint = request.checkpoint
-    if checkpoint is None:
-        if run.checkpoint:
-            raise UsageError(
-                f"run {run.key} started from pretrained {run.backbone} weights; give them with --checkpoint"
-            )
-        return
-    recorded = noted(request.results).get(run.checkpoint, run.checkpoint)
-    if not is_checkpoint(checkpoint, recorded):
-        wanted = recorded or "none (random weights; leave --checkpoint away)"
-        raise UsageError(
-            f"--checkpoint {checkpoint} is not the file that run {run.key} started from: its fingerprint is {wanted}"
-        )
-
-
-def trained_segmenter(run: Run, state: dict[str, Tensor], *, checkpoint: Path | None) -> tuple[Segmenter, Method]:
-    benchmark = BENCHMARKS.get(run.benchmark)
-    # A quirk may have counted classes in the masks; the trained class head (C + 1 rows) knows.
-    num_classes = len(state["head.weight"]) - 1 if "head.weight" in state else benchmark.num_classes
-    segmenter, method = attached_segmenter(run, task=benchmark.task, num_classes=num_classes, checkpoint=checkpoint)
-    method.load_state(state)
-    return segmenter.eval(), method
-
-
-def _data_folder(request: Export, run: Run) -> Path | None:
-    if request.data is not None:
-        return request.data
-    samples = request.results / "sample-data" / run.benchmark
+def data_folder(run: Run, *, data: Path | None, results: Path) -> Path | None:
+    """``data``, or the generated samples of a run on them, as far as they are still there."""
+    if data is not None:
+        return data
+    samples = results / "sample-data" / run.benchmark
     return samples if from_rules(run.rules).data == "sample" and samples.is_dir() else None
 
 
-def _images(run: Run, data: Path | None) -> tuple[list[Tensor], Tensor | None]:
+def calibration_images(run: Run, data: Path | None) -> tuple[list[Tensor], Tensor | None]:
     """Calibration batches of the training split and held-out images of the validation split, as the run saw them."""
     if data is None:
         return [], None
@@ -256,9 +203,9 @@ def _plain_state(segmenter: Segmenter, method: Method, mode: MergeMode) -> dict[
         ) from error
 
 
-def _write(request: Export, run: Run, content: dict[str, Tensor]) -> None:
+def _write(request: Export, run: Run, content: Mapping[str, Tensor]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}
-    metadata = {"sam-peft-harness": json.dumps({"run": asdict(run)}, sort_keys=True)}
+    metadata = {METADATA: json.dumps({"run": asdict(run)}, sort_keys=True)}
 
     def write(path: Path) -> None:
         if request.adapter_only:

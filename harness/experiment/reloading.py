@@ -21,7 +21,8 @@ from segment_anything import sam_model_registry
 from torch import Tensor
 
 from harness.errors import UsageError
-from harness.experiment.exporting import Export, Exported, in_registry, mask_logits, trained_segmenter
+from harness.experiment.exporting import Export, Exported, in_registry, mask_logits
+from harness.experiment.trained import trained_segmenter
 from harness.models.build import plain_sam
 from harness.models.checkpoint import read_tensors
 from harness.protocols.load import from_rules

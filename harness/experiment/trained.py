@@ -1,0 +1,171 @@
+"""The trained model of a finished run: from a results folder, or from an exported adapter alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from harness.errors import UsageError
+from harness.experiment.building import attached_segmenter
+from harness.models.checkpoint import read_tensors
+from harness.models.fingerprints import is_checkpoint
+from harness.models.segmenter import Segmenter
+from harness.records.checkpoints import noted
+from harness.records.schema import Run
+from harness.records.store import RecordStore
+from harness.registry import BENCHMARKS
+from harness.training.checkpoint import BEST
+from methods.base import Method
+
+METADATA = "sam-peft-harness"
+"""Under this name an exported adapter says which run it is of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a run trained, and where it was found.
+
+    Args:
+        run: the run.
+        state: the method's own and the trained tensors of the best checkpoint.
+        checkpoints: short fingerprints of pretrained weights -> whole ones, as far as somebody noted them.
+    """
+
+    run: Run
+    state: Mapping[str, Tensor]
+    checkpoints: Mapping[str, str]
+
+    @property
+    def task(self) -> Literal["binary", "multiclass"]:
+        """Of its benchmark."""
+        return BENCHMARKS.get(self.run.benchmark).task
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of its benchmark, background included."""
+        return BENCHMARKS.get(self.run.benchmark).num_classes
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the state: whether two files hold one model."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state.items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().view(-1).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def segmenter(self, checkpoint: Path | None) -> tuple[Segmenter, Method]:
+        """The segmenter in evaluation mode with the method attached and the state loaded, on the CPU.
+
+        Args:
+            checkpoint: the pretrained weights that the run started from, None for a run from random weights.
+
+        Raises:
+            UsageError: it is another file.
+        """
+        self.require_checkpoint(checkpoint)
+        return trained_segmenter(self.run, dict(self.state), checkpoint=checkpoint)
+
+    def require_checkpoint(self, checkpoint: Path | None) -> None:
+        """Raises UsageError where ``checkpoint`` is not what the run started from."""
+        run = self.run
+        if checkpoint is None:
+            if run.checkpoint:
+                raise UsageError(
+                    f"run {run.key} started from pretrained {run.backbone} weights; give them with --checkpoint"
+                )
+            return
+        recorded = self.checkpoints.get(run.checkpoint, run.checkpoint)
+        if not is_checkpoint(checkpoint, recorded):
+            wanted = recorded or "none (random weights; leave --checkpoint away)"
+            raise UsageError(
+                f"--checkpoint {checkpoint} is not the file that run {run.key} started from: its fingerprint is {wanted}"
+            )
+
+
+def load_adapter(file: Path | str, *, checkpoint: Path | str | None = None) -> tuple[Segmenter, Method]:
+    """A segmenter from an adapter that ``harness.export --adapter-only`` wrote, and its method, ready to predict.
+
+    Args:
+        file: the ``.safetensors`` file; it names its run, so nothing else is needed.
+        checkpoint: the pretrained weights that the run started from, None for a run from random weights.
+
+    Returns:
+        The segmenter on the CPU in evaluation mode: images (B, 3, S, S), normalised, to mask logits. The method, which
+        can be merged.
+
+    Raises:
+        UsageError: no such adapter, or the checkpoint has another fingerprint.
+    """
+    return adapter(Path(file)).segmenter(None if checkpoint is None else Path(checkpoint))
+
+
+def adapter(file: Path) -> Trained:
+    """What an exported adapter holds.
+
+    Raises:
+        UsageError: it cannot be read, or says nothing of its run.
+    """
+    state = read_tensors(file)
+    try:
+        with safe_open(file, framework="pt") as content:
+            said = (content.metadata() or {}).get(METADATA, "")
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{file} is no .safetensors file: {error}") from error
+    if not said:
+        raise UsageError(f"{file} does not say which run it is of; write it with harness.export --adapter-only")
+    try:
+        run = TypeAdapter(dict[str, Run]).validate_json(said, strict=True)["run"]
+    except (ValidationError, KeyError) as error:
+        raise UsageError(f"{file} names no run of this harness; write it with harness.export --adapter-only") from error
+    return Trained(run=run, state=state, checkpoints={})
+
+
+def of_results(results: Path, key: str) -> Trained:
+    """The best state of the run with ``key`` in a results folder.
+
+    Raises:
+        UsageError: unknown run, one that failed, or one without a trained state.
+    """
+    run = find_run(results, key)
+    file = results / "state" / run.key / BEST
+    if not file.is_file():
+        raise UsageError(f"run {run.key} has no trained state at {file}; run it again to get one")
+    return Trained(run=run, state=read_tensors(file), checkpoints=noted(results))
+
+
+def find_run(results: Path, key: str) -> Run:
+    """The run with ``key``, or the only one whose key begins so.
+
+    Raises:
+        UsageError: none, several, or a run that failed.
+    """
+    store = RecordStore(results)
+    records = {path.stem: path for path in sorted(store.folder.glob("*.json")) if path.stem.startswith(key)}
+    if key not in records and len(records) != 1:
+        known = f"{len(records)} runs begin so" if records else f"no record in {store.folder} begins so"
+        raise UsageError(f"--run {key}: {known}; give a key as python -m harness.status lists it")
+    record = store.read(key if key in records else next(iter(records)))
+    assert record is not None
+    if record.code != "OK":
+        raise UsageError(
+            f"run {record.key} ended with {record.code} ({record.message}); only finished runs have a trained model"
+        )
+    return record.run
+
+
+def trained_segmenter(run: Run, state: dict[str, Tensor], *, checkpoint: Path | None) -> tuple[Segmenter, Method]:
+    """The segmenter in evaluation mode with the method attached and ``state`` loaded; the checkpoint is not checked."""
+    benchmark = BENCHMARKS.get(run.benchmark)
+    # A quirk may have counted classes in the masks; the trained class head (C + 1 rows) knows.
+    num_classes = len(state["head.weight"]) - 1 if "head.weight" in state else benchmark.num_classes
+    segmenter, method = attached_segmenter(run, task=benchmark.task, num_classes=num_classes, checkpoint=checkpoint)
+    method.load_state(state)
+    return segmenter.eval(), method

@@ -1,0 +1,104 @@
+"""``python -m harness.predict``: masks of your own images by the model of a finished run or of an exported adapter."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from harness.cli import verb
+from harness.errors import UsageError
+from harness.progress import counter
+from harness.registry import load_plugin
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m harness.predict",
+        description="Write the masks of your own images: PNG at each image's own size, 0 and 255, or class indices with "
+        "a palette. The same command again goes on where it was stopped.",
+    )
+    model = p.add_mutually_exclusive_group(required=True)
+    model.add_argument("--run", metavar="KEY", help="key of a finished run, or the beginning of it")
+    model.add_argument("--adapter", type=Path, metavar="FILE", help="what harness.export --adapter-only wrote")
+    p.add_argument("--images", required=True, nargs="+", type=Path, metavar="PATH", help="files, or folders of them")
+    p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the masks, empty or new")
+    p.add_argument("--overlay", action="store_true", help="also DIR/overlays: contours over the image")
+    p.add_argument(
+        "--probabilities",
+        nargs="?",
+        choices=("scored", "own", "input"),
+        const="scored",
+        default="",
+        help="also .npy of float32: in DIR/probabilities at the image's own size, in DIR/probabilities-input at the "
+        "network's (default: scored, the one of the two at which the run's protocol scores)",
+    )
+    p.add_argument(
+        "--merge", choices=("exact", "conv", "calibrated"), help="fold the method into the backbone first (default: no)"
+    )
+    p.add_argument("--batch", type=int, default=4, metavar="N", help="images a forward pass (default: 4)")
+    p.add_argument("--results", type=Path, metavar="DIR", help="results folder of --run (default: runs)")
+    p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the run started from")
+    p.add_argument("--data", type=Path, metavar="DIR", help="--merge calibrated: the folder that the run trained on")
+    p.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py", help="as the run had it")
+    return p
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    if arguments.batch < 1:
+        raise UsageError(f"--batch {arguments.batch}: give 1 or more")
+    if arguments.results and arguments.adapter:
+        raise UsageError("--results is where --run is looked up; an adapter needs none")
+    if arguments.data and arguments.merge != "calibrated":
+        raise UsageError("--data is for --merge calibrated, which fits on training images")
+    for path in arguments.images:
+        if not path.exists():
+            raise UsageError(f"--images {path}: no such file or folder")
+    for path in arguments.plugin:
+        load_plugin(path)
+
+    from harness.experiment.experiment import own_device
+    from harness.experiment.predicting import predict, scoring_command
+
+    request = asked(arguments)
+    with counter("predicting", len(request.images)) as progress:
+        predicted = predict(request, device=own_device(), progress=progress)
+    skipped = f", {predicted.skipped} were there already" if predicted.skipped else ""
+    print(f"{request.out}: masks of {predicted.done} images by run {request.trained.run.key}{skipped}")
+    print(f"where you have true masks: {scoring_command(request, 'MASKS')}")
+    return 0
+
+
+def asked(arguments: argparse.Namespace) -> Any:
+    """The request; torch is loaded here."""
+    from harness.experiment.exporting import calibration_images, data_folder
+    from harness.experiment.predicting import Predict, find_images
+    from harness.experiment.trained import adapter, of_results
+    from harness.protocols.load import from_rules
+
+    results = arguments.results or Path("runs")
+    trained = adapter(arguments.adapter) if arguments.adapter else of_results(results, arguments.run)
+    trained.require_checkpoint(arguments.checkpoint)
+    size = arguments.probabilities
+    if size == "scored":
+        size = "input" if from_rules(trained.run.rules).evaluation.resolution == "input" else "own"
+    data = data_folder(trained.run, data=arguments.data, results=results)
+    if arguments.merge == "calibrated" and data is None:
+        raise UsageError("--merge calibrated fits on training images; give their folder with --data")
+    return Predict(
+        trained=trained,
+        checkpoint=arguments.checkpoint,
+        images=find_images(arguments.images),
+        out=arguments.out,
+        merge=arguments.merge,
+        calibration=lambda: calibration_images(trained.run, data)[0],
+        overlay=arguments.overlay,
+        probabilities=size,
+        batch=arguments.batch,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,285 @@
+"""Masks of own images: their scores are the record's, whatever they are made from, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness import export, metrics, predict
+from harness.evaluation.scorer import SplitScorer
+from harness.experiment.data import RunData, open_data
+from harness.experiment.experiment import run_experiment
+from harness.experiment.predicting import overlay, palette
+from harness.planning.plan import plan
+from harness.planning.request import Entry, Request
+from harness.planning.samples import sample_writer
+from harness.records.schema import Record
+
+BINARY = "s_measure,e_mean,weighted_f,mae,iou,dice,ber"
+
+
+class Finished:
+    """A finished run on generated images, and its test images and masks in two folders."""
+
+    def __init__(self, results: Path, benchmark: str, **rules: str) -> None:
+        request = Request(
+            entries=(Entry(method="lora", options={}),),
+            benchmarks=(benchmark,),
+            protocol="demo",
+            overrides={"epochs": "1", **rules},
+            backbones=("vit_t",),
+            results=results,
+        )
+        job = plan(request, prepare_samples=sample_writer(results)).jobs[0]
+        self.results = results
+        self.record: Record = run_experiment(job)
+        assert self.record.code == "OK", self.record.message
+        self.data: RunData = open_data(job.run, Path(job.dataset_root))
+        self.images, self.masks = results / f"{job.run.key}-images", results / f"{job.run.key}-masks"
+        self.images.mkdir()
+        self.masks.mkdir()
+        for pair in self.data.tests["test"].pairs:
+            shutil.copy(pair.image, self.images)
+            shutil.copy(pair.mask, self.masks / f"{pair.stem}{pair.mask.suffix}")
+
+    @property
+    def model(self) -> list[str]:
+        return ["--run", self.record.key, "--results", str(self.results)]
+
+    def predict(self, out: Path, *more: str) -> int:
+        return predict.main([*self.model, "--images", str(self.images), "--out", str(out), *more])
+
+    def scores(self, capsys: pytest.CaptureFixture[str], folder: Path, *more: str) -> dict[str, float]:
+        capsys.readouterr()
+        assert metrics.main(["--pred", str(folder), "--gt", str(self.masks), "--workers", "1", "--json", *more]) == 0
+        return json.loads(capsys.readouterr().out)["scores"]
+
+    def recorded(self, variant: str, names: str) -> dict[str, float]:
+        return {name: self.record.scores[variant]["test"][name] for name in names.split(",")}
+
+
+@pytest.fixture(scope="module")
+def binary(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return Finished(tmp_path_factory.mktemp("binary"), "kvasir")
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return Finished(tmp_path_factory.mktemp("classes"), "trans10k_v2")
+
+
+@pytest.fixture(scope="module")
+def at_input(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    rules = {"evaluation.resolution": "input", "evaluation.weighted_f_beta2": "0.3"}
+    return Finished(tmp_path_factory.mktemp("input"), "kvasir", **rules)
+
+
+@pytest.mark.parametrize(("arguments", "variant"), [([], "best"), (["--merge", "exact"], "merged-exact")])
+def test_scores_of_the_folder_are_exactly_the_records(
+    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], variant: str
+) -> None:
+    assert binary.predict(tmp_path / "out", "--probabilities", *arguments) == 0
+
+    found = binary.scores(capsys, tmp_path / "out" / "probabilities", "--metrics", BINARY)
+    assert found == binary.recorded(variant, BINARY)
+    found = binary.scores(capsys, tmp_path / "out", "--metrics", "iou,dice")
+    assert found == binary.recorded(variant, "iou,dice")
+
+
+def test_scores_of_several_classes_are_exactly_the_records(
+    classes: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert classes.predict(tmp_path / "out", "--overlay") == 0
+
+    masks = {path.stem: Image.open(path) for path in (tmp_path / "out").glob("*.png")}
+    assert {image.mode for image in masks.values()} == {"P"}
+    assert "--num-classes 12" in capsys.readouterr().out
+    found = classes.scores(capsys, tmp_path / "out", "--num-classes", "12")
+    assert found == classes.recorded("best", "miou,accuracy")
+
+
+def test_a_record_that_was_scored_at_the_networks_size_is_met_there(
+    at_input: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert at_input.predict(tmp_path / "out", "--probabilities") == 0
+
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if "harness.metrics" in line]
+    words = command.partition("python -m harness.metrics ")[2].split()
+    assert words[:2] == ["--pred", str(tmp_path / "out" / "probabilities-input")]
+    found = at_input.scores(capsys, Path(words[1]), *words[4:], "--metrics", BINARY)
+    assert found == at_input.recorded("best", BINARY)
+
+
+def test_masks_have_the_images_size_and_overlays_show_their_contours(binary: Finished, tmp_path: Path) -> None:
+    assert binary.predict(tmp_path / "out", "--overlay") == 0
+
+    for path in binary.images.iterdir():
+        mask = Image.open(tmp_path / "out" / f"{path.stem}.png")
+        drawn = Image.open(tmp_path / "out" / "overlays" / f"{path.stem}.png")
+        assert mask.size == drawn.size == Image.open(path).size
+        assert mask.mode == "L"
+        assert set(np.unique(np.asarray(mask))) <= {0, 255}
+
+
+def test_an_overlay_colours_the_edge_of_a_region_and_nothing_else() -> None:
+    pixels = np.full((20, 30, 3), 90, dtype=np.uint8)
+    mask = np.zeros((20, 30), dtype=np.uint8)
+    mask[5:15, 5:15] = 2
+
+    drawn = overlay(pixels, mask)
+
+    edge = (drawn == palette()[2]).all(axis=2)
+    assert edge.sum() == 4 * 10 - 4
+    assert (drawn[~edge] == 90).all()
+    assert edge[5, 5:15].all()
+    assert palette()[:4].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]  # PASCAL VOC's
+
+
+def test_an_exported_adapter_predicts_the_same_without_any_results_folder(
+    binary: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "adapter.safetensors"
+    assert export.main([*binary.model, "--out", str(file), "--adapter-only"]) == 0
+    assert binary.predict(tmp_path / "by-run") == 0
+    monkeypatch.chdir(tmp_path)
+
+    arguments = ["--adapter", str(file), "--images", str(binary.images), "--out", "by-file", "--batch", "3"]
+    assert predict.main(arguments) == 0
+
+    expected = sorted((tmp_path / "by-run").glob("*.png"))
+    assert len(expected) == len(list(binary.images.iterdir()))
+    for path in expected:
+        assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(tmp_path / "by-file" / path.name)))
+
+
+def test_the_same_command_goes_on_where_it_was_stopped(
+    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert binary.predict(out) == 0
+    masks = sorted(out.glob("*.png"))
+    masks[0].unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in masks[1:]}
+    capsys.readouterr()
+
+    assert binary.predict(out) == 0
+
+    assert f"masks of 1 images by run {binary.record.key}, {len(before)} were there already" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in masks[1:]} == before
+    assert masks[0].is_file()
+
+    assert binary.predict(out, "--overlay") == 0  # what is asked for anew is made for all
+    assert len(list((out / "overlays").iterdir())) == len(masks)
+
+
+def test_an_unreadable_image_stops_before_anything_is_written(
+    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = shutil.copytree(binary.images, tmp_path / "images")
+    (images / "zz.png").write_bytes(b"no picture")
+
+    assert predict.main([*binary.model, "--images", str(images), "--out", str(tmp_path / "out")]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "zz.png is unreadable" in line
+    assert not (tmp_path / "out").exists()
+
+
+def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:
+    """Message and arguments; the last of equal options counts."""
+    image = next(binary.images.iterdir())
+    (folder / "twice").mkdir()
+    shutil.copy(image, folder / "twice" / image.name)
+    (folder / "full").mkdir()
+    (folder / "full" / "precious.txt").write_text("kept")
+    (folder / "empty").mkdir()
+    good = [*binary.model, "--images", str(image), "--out", str(folder / "new")]
+    other = folder / "other"
+    assert predict.main([*good[:-1], str(other)]) == 0
+    (folder / "adapter.safetensors").write_bytes(b"nothing")
+    adapter = ["--adapter", str(folder / "adapter.safetensors"), *good[4:]]
+    return [
+        ("no such file or folder", [*good, "--images", "/no/such/image.png"]),
+        ("no image there", [*good, "--images", str(folder / "empty")]),
+        ("would have one mask", [*good, "--images", str(image), str(folder / "twice")]),
+        ("holds no predictions", [*good, "--out", str(folder / "full")]),
+        ("holds the images themselves", [*good, "--out", str(image.parent)]),
+        ("another model or merge", [*good, "--out", str(other), "--merge", "exact"]),
+        ("its modes are exact, calibrated", [*good, "--merge", "conv"]),
+        ("begins so", [*good, "--run", "zzz"]),
+        ("--batch 0", [*good, "--batch", "0"]),
+        ("--data is for --merge calibrated", [*good, "--data", str(folder)]),
+        ("is not the file that run", [*good, "--checkpoint", str(image)]),
+        ("adapter.safetensors", adapter),
+        ("an adapter needs none", [*adapter, "--results", str(folder)]),
+        ("is unreadable", [*good, "--images", str(folder / "adapter.safetensors")]),
+    ]
+
+
+def test_bad_input_is_one_line_and_loses_nothing(
+    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for message, arguments in _bad(binary, tmp_path):
+        capsys.readouterr()
+        assert predict.main(arguments) == 2, message
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    assert (tmp_path / "full" / "precious.txt").read_text() == "kept"
+    assert not (tmp_path / "new").exists()
+
+
+def test_calibrated_merging_fits_on_the_runs_own_images(
+    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "adapter.safetensors"
+    assert export.main([*binary.model, "--out", str(file), "--adapter-only"]) == 0
+    arguments: list[Any] = ["--adapter", str(file), "--images", str(binary.images), "--results", "runs"]
+    arguments = [*arguments[:-2], "--out", str(tmp_path / "out"), "--merge", "calibrated"]
+    assert predict.main(arguments) == 2
+    assert "give their folder with --data" in capsys.readouterr().err
+
+    data = binary.results / "sample-data" / "kvasir"
+    assert predict.main([*arguments, "--data", str(data)]) == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == len(list(binary.images.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "accepted"), [((60, 45), True), ((30, 22), True), ((30, 23), True), ((45, 60), False), ((64, 64), False)]
+)
+def test_metrics_refuse_another_aspect_ratio_instead_of_stretching_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: tuple[int, int], accepted: bool
+) -> None:
+    for name, size in (("p", shape), ("g", (60, 45))):
+        (tmp_path / name).mkdir()
+        levels = np.zeros(size, dtype=np.uint8)
+        levels[: size[0] // 2] = 255
+        Image.fromarray(levels).save(tmp_path / name / "a.png")
+    arguments = ["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), "--workers", "1", "--metrics", "iou"]
+
+    assert metrics.main(arguments) == (0 if accepted else 2)
+
+    error = capsys.readouterr().err
+    assert ("another aspect ratio" in error) != accepted
+    assert metrics.main([*arguments, "--stretched"]) == 0
+
+
+def test_stretched_predictions_score_as_the_scorer_scores_a_networks_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    scores, mask = rng.random((32, 32), dtype=np.float32), (rng.random((60, 45)) > 0.5).astype(np.uint8)
+    for name in ("p", "g"):
+        (tmp_path / name).mkdir()
+    np.save(tmp_path / "p" / "a.npy", scores)
+    Image.fromarray(mask * np.uint8(255)).save(tmp_path / "g" / "a.png")
+
+    arguments = ["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), "--stretched", "--json", "--workers", "1"]
+    assert metrics.main([*arguments, "--metrics", "iou,mae"]) == 0
+
+    assert json.loads(capsys.readouterr().out)["scores"] == SplitScorer(["iou", "mae"]).measure(scores, mask).values
