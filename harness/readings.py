@@ -15,7 +15,7 @@ from harness.files import write_atomically
 from harness.records.store import RecordStore
 from harness.reporting.claims import FILE, read
 from harness.reporting.pages import images_below
-from harness.reporting.readings import report
+from harness.reporting.readings import curve, report, with_readings
 from harness.streams import say_skipped
 from harness.studies import Study, load_study
 from harness.studies.design import aliases
@@ -45,6 +45,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     path = options.results / "tables" / f"{study.name}.readings.md"
     write_atomically(path, text)
+    if options.figure:
+        from harness.reporting.specification import draw
+
+        for number, (grid, _, here) in enumerate(with_readings(records, study, protocol=protocol)):
+            one = options.figure if not number else options.figure.with_stem(f"{options.figure.stem}-{number + 1}")
+            caption = f"{grid.protocol}, hash {grid.protocol_hash}; bars: 95 % over seeds and images"
+            found = curve(grid, here, images_below(options.results))
+            draw(found, study.readings, one, baseline=study.table.baseline, caption=caption)
+            print(f"written: {one}", file=sys.stderr)
     print(text, end="")
     print(f"written: {path}", file=sys.stderr)
     return 0
@@ -78,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--protocol", metavar="CARD", help="whose records count (default: the study's)")
     parser.add_argument("--claims", type=Path, default=FILE, help="claims as YAML (default: results/claims.yaml)")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the specification curve: .pdf, .svg or .png")
     parser.add_argument(
         "--plan", action="store_true", help="show the design and what it cannot tell apart; read no record"
     )
