@@ -195,6 +195,19 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
     return config
 
 
+def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:
+    """stem -> group by the benchmark's own rule (`datasets.base.Benchmark.group`), for records that are older than groups;
+    empty where each image stands alone, the benchmark is not known here or does not know the stems."""
+    from datasets.base import Pair  # imports numpy, which listing names need not wait for
+
+    try:
+        rule = BENCHMARKS.get(benchmark)().group
+        found = {stem: str(rule(Pair(stem=stem, image=Path(), mask=Path()))) for stem in stems}
+    except Exception:  # a record is data, and a plug-in may raise anything
+        return {}
+    return found if len(set(found.values())) < len(found) else {}
+
+
 def label_note(name: str, values: Mapping[str, Any]) -> str:
     """What a table must say behind a method's name for a configuration as a record holds it; nothing where the method is
     not known here, or no longer has such a configuration."""

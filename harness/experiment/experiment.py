@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from harness.models.segmenter import probabilities
 from harness.planning.job import Job
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
+from harness.records.images import GROUP
 from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
 from harness.registry import load_plugin
@@ -200,7 +201,8 @@ class Experiment:
             budget=trained.budget,
             merge=merges,
         )
-        return record, images_csv(images)
+        groups = {split: self.data.groups(split) for split in self.data.tests}
+        return record, images_csv(images, groups)
 
     def record(self, code: Code) -> Record:
         """What is known of the run without its result."""
@@ -328,10 +330,19 @@ def count_parameters(segmenter: nn.Module) -> dict[str, int]:
     }
 
 
-def images_csv(images: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
-    """variant -> split -> stem -> metric -> value, as CSV."""
+def images_csv(
+    images: dict[str, dict[str, dict[str, dict[str, float]]]], groups: Mapping[str, Mapping[str, str]]
+) -> str:
+    """variant -> split -> stem -> metric -> value, as CSV; ``groups`` (split -> stem -> group) is a column where there is one."""
+    grouped = any(groups.values())
     rows = [
-        {"variant": variant, "split": split, "stem": stem, **values}
+        {
+            "variant": variant,
+            "split": split,
+            "stem": stem,
+            **({GROUP: groups[split].get(stem, stem)} if grouped else {}),
+            **values,
+        }
         for variant, splits in images.items()
         for split, stems in splits.items()
         for stem, values in sorted(stems.items())
