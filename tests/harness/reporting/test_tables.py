@@ -570,7 +570,8 @@ def test_updates_are_shown_where_rows_of_a_benchmark_differ_and_nowhere_else() -
 
 def test_a_row_that_names_a_rate_shows_its_runs_whatever_a_tuning_made_of_them() -> None:
     grid = {"grid": {"lr": [1e-3, 1e-2]}}
-    chosen = {**grid, "chosen": {"lr": 1e-3}, "trials": [], "edge": []}
+    told = {"chosen": {"lr": 1e-3}, "trials": [], "edge": [], "metric": "s_measure", "on": ["kvasir"], "hours": 0.1}
+    chosen = {**grid, **told}
     rates = {"config": {"lr": 1e-3}, "changed": {"lr": 1e-3}}
     lost = record(0.5, config={"lr": 1e-2}, changed={"lr": 1e-2}, tuning=grid)
     records = [record(0.8, tuning=chosen, **rates), record(0.9, seed=1, **rates), lost]
