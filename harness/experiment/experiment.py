@@ -27,6 +27,7 @@ from harness.experiment.building import attached_segmenter
 from harness.experiment.data import open_data
 from harness.experiment.environment import environment
 from harness.experiment.failure import one_line, reason_code
+from harness.experiment.number_code import number_code
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import probabilities
 from harness.planning.job import Job
@@ -35,7 +36,7 @@ from harness.protocols.load import from_rules
 from harness.records.images import GROUP
 from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
-from harness.registry import load_plugin
+from harness.registry import METHODS, load_plugin
 from harness.training.distributed import join, leave
 from harness.training.embeddings import EmbeddingCache, RememberedEmbeddings, encoder_fingerprint, encoder_is_frozen
 from harness.training.feeding import DTYPES, normalise
@@ -212,8 +213,12 @@ class Experiment:
             code=code,
             parameters=self.parameters,
             counts=self.counts,
-            environment=environment(self.device),
+            environment={**environment(self.device), **self._number_code()},
         )
+
+    def _number_code(self) -> dict[str, str]:
+        method = METHODS.get(self.run.method)
+        return number_code(method, method.config_class, type(self.data.benchmark))
 
     def discard_checkpoints(self) -> None:
         """What only an unfinished run needs."""
