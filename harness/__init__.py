@@ -1,3 +1,1 @@
 """How methods are compared: plan, train, evaluate, record, report."""
-
-__version__ = "0.1.0"

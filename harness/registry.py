@@ -149,11 +149,7 @@ def config_fault(method: Any) -> str:
 
 
 METHODS = Registry(
-    "method",
-    builtin={name: entry.method for name, entry in methods.BUILTIN.items()},
-    group=METHOD_GROUP,
-    base="methods.base:Method",
-    fault=config_fault,
+    "method", builtin=methods.BUILTIN, group=METHOD_GROUP, base="methods.base:Method", fault=config_fault
 )
 BENCHMARKS = Registry("benchmark", builtin=datasets.BUILTIN, group=BENCHMARK_GROUP, base="datasets.base:Benchmark")
 
@@ -161,8 +157,8 @@ BENCHMARKS = Registry("benchmark", builtin=datasets.BUILTIN, group=BENCHMARK_GRO
 def method_config_class(name: str) -> Any:
     """The configuration dataclass of a method, without importing torch where the method is built in."""
     name = METHODS.resolve(name)
-    if name in methods.BUILTIN:
-        return EntryPoint(name, methods.BUILTIN[name].config, "").load()
+    if name in methods.CONFIGS:
+        return EntryPoint(name, methods.CONFIGS[name], "").load()
     return METHODS.get(name).config_class
 
 
@@ -181,7 +177,7 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
     known = {field.name for field in fields(config_class)}
     for key in ("blocks", "sites"):
         if key in values and key not in known:
-            placed = [other for other in methods.BUILTIN if key in {f.name for f in fields(method_config_class(other))}]
+            placed = [other for other in methods.CONFIGS if key in {f.name for f in fields(method_config_class(other))}]
             raise UsageError(f"method {name}: {key}= has no meaning for it; methods with {key}: {', '.join(placed)}")
     try:
         config = from_mapping(config_class, values, where=f"method {name}")
@@ -195,19 +191,6 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
     return config
 
 
-def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:
-    """stem -> group by the benchmark's own rule (`datasets.base.Benchmark.group`), for records that are older than groups;
-    empty where each image stands alone, the benchmark is not known here or does not know the stems."""
-    from datasets.base import Pair  # imports numpy, which listing names need not wait for
-
-    try:
-        rule = BENCHMARKS.get(benchmark)().group
-        found = {stem: str(rule(Pair(stem=stem, image=Path(), mask=Path()))) for stem in stems}
-    except Exception:  # a record is data, and a plug-in may raise anything
-        return {}
-    return found if len(set(found.values())) < len(found) else {}
-
-
 def label_note(name: str, values: Mapping[str, Any]) -> str:
     """What a table must say behind a method's name for a configuration as a record holds it; nothing where the method is
     not known here, or no longer has such a configuration."""
@@ -215,6 +198,14 @@ def label_note(name: str, values: Mapping[str, Any]) -> str:
         return str(method_config_class(name)(**values).label_note)
     except Exception:  # a record is data, and a plug-in may raise anything
         return ""
+
+
+def operation_names(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the shares of softmax(α) in a record stand for; empty where the method is not known here, as `label_note`."""
+    try:
+        return tuple(map(str, method_config_class(name)(**values).mixed_operations))
+    except Exception:  # see label_note
+        return ()
 
 
 def load_plugins(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.protocols.load import card_rules
+from harness.reporting.figures.checking import figure_files, wrong_figures
 from harness.reporting.page import SUFFIX, Format
 from harness.reporting.pages import built_pages, written
 from harness.reporting.writing import write
-from harness.settings.options import add_results, results_of
-from harness.streams import say_skipped, terminal_width
+from harness.streams import say, say_skipped, terminal_width
 from harness.studies import load_study, study_names
 
 
 @verb
 def main(argv: list[str] | None = None) -> int:
-    options = parser().parse_args(argv)
-    options.results = results_of(options)
+    options = _parser().parse_args(argv)
     if options.study == "list":
         print("\n".join(f"{name:14s} {load_study(name).title}" for name in study_names()))
         return 0
@@ -51,22 +50,24 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parser() -> CommandParser:
-    p = command("tables", __doc__)
-    add_results(p)
-    p.add_argument(
-        "--study", metavar="NAME", help="a study by name, a YAML file, or 'list'; without it, a page a protocol"
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m harness.tables", description=__doc__)
+    parser.add_argument(
+        "--results", type=Path, default=Path("runs"), metavar="ROOT", help="results folder (default: runs)"
     )
-    p.add_argument(
+    parser.add_argument(
+        "--study", metavar="NAME", help="a study by name, a YAML file, or `list`; without it, a page a protocol"
+    )
+    parser.add_argument(
         "--metrics",
         metavar="NAMES",
         help="columns of these metrics, such as iou,dice; prints and writes nothing (a study's field: table.metrics)",
     )
-    p.add_argument("--format", choices=sorted(SUFFIX), default="markdown", help="default: markdown")
-    p.add_argument(
+    parser.add_argument("--format", choices=sorted(SUFFIX), default="markdown", help="default: markdown")
+    parser.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if a table differs from what the records give"
     )
-    return p
+    return parser
 
 
 def _write(path: Path, text: str) -> None:
@@ -89,8 +90,17 @@ def _check(root: Path, found: Mapping[Path, str], *, style: Format, whole: bool)
             if path not in found:
                 wrong += 1
                 print(f"{path}: no record gives this table")
+    checked = f"{len(found)} tables"
+    if whole and style == "markdown" and (figures := figure_files(root)):
+        lines, notes = wrong_figures(root)
+        for note in notes:
+            say(note)
+        for line in lines:
+            print(f"{line}; draw it again with python -m harness.figures")
+        wrong += len(lines)
+        checked += f" and {len(figures)} figures"
     hint = f"; run python -m harness.tables --results {root}" if wrong else ""
-    print(f"{len(found)} tables checked, {wrong} wrong{hint}")
+    print(f"{checked} checked, {wrong} wrong{hint}")
     return 1 if wrong else 0
 
 

@@ -104,8 +104,7 @@ def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
             "mask_tokens": int(run.rules["mask_tokens"]),
         }
         encoder = config.encoder_parameters(backbone_shape(backbone, size))
-        total = total_parameters(backbone, image_size=size, **head) + config.added_parameters(
-            backbone_shape(backbone, size)
-        )
+        added = 0 if run.method in ("full", "bitfit") else encoder
+        total = total_parameters(backbone, image_size=size, **head) + added
         found.append((variant, backbone, encoder, encoder + decoder_parameters(backbone, **head), total))
     return found

@@ -25,7 +25,6 @@ from methods.configs.common import (
 from methods.configs.lowrank import (
     ConvLoRAConfig,
     LoRAConfig,
-    LowRankConfig,
     NASLoRAConfig,
     NASPCLoRAConfig,
     SAMedConfig,
@@ -42,7 +41,6 @@ __all__ = [
     "FullConfig",
     "LSTConfig",
     "LoRAConfig",
-    "LowRankConfig",
     "MethodConfig",
     "NASLoRAConfig",
     "NASPCLoRAConfig",

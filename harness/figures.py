@@ -1,0 +1,109 @@
+"""``python -m harness.figures``: draw figures from the records of a results folder as SVG, PDF and PNG, or check them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness.cli import verb
+from harness.errors import UsageError, os_reason
+from harness.files import write_atomically
+from harness.reporting.figures import FIGURES, draw, resolve
+from harness.reporting.figures.checking import figure_files, wrong_figures
+from harness.reporting.figures.material import Material, NothingToDrawError, materials
+from harness.reporting.figures.style import FORMATS, Format, encoded
+from harness.streams import say
+from harness.studies import load_study
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    if options.check:
+        return _check(options.results)
+    if not options.names:
+        raise UsageError(f"name a figure: all, {', '.join(FIGURES)}")
+    wanted = list(FIGURES) if "all" in options.names else [resolve(name) for name in options.names]
+    formats = _formats(options.format)
+    found = materials(
+        options.results, study=load_study(options.study) if options.study else None, baseline=options.baseline
+    )
+    out = options.out or options.results / "figures"
+    reasons: list[str] = []
+    written = 0
+    for material in found:
+        for name in wanted:
+            try:
+                written += _write(name, material, out, formats)
+            except NothingToDrawError as error:
+                reasons.append(f"{material.name}: no {name}: {error}")
+    if not written:
+        more = f" (and {len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
+        raise UsageError(f"nothing to draw: {reasons[0]}{more}")
+    for reason in reasons:
+        say(reason)
+    print(f"{written} figures written below {out}")
+    return 0
+
+
+def _write(name: str, material: Material, out: Path, formats: list[Format]) -> int:
+    count = 0
+    for stem, drawing in draw(name, material):
+        files: dict[str, str | bytes] = {
+            style: encoded(drawing.figure, style, title=stem, caption=drawing.caption) for style in formats
+        }
+        for ending, content in {**files, "txt": drawing.caption + "\n"}.items():
+            path = out / f"{stem}.{ending}"
+            try:
+                write_atomically(path, content)
+            except OSError as error:
+                raise UsageError(f"cannot write the figure {path}: {os_reason(error)}") from error
+        print(f"{out / stem}: {drawing.caption}", file=sys.stderr)
+        count += 1
+    return count
+
+
+def _check(root: Path) -> int:
+    wrong, notes = wrong_figures(root)
+    for note in notes:
+        say(note)
+    for line in wrong:
+        print(line)
+    print(f"{len(figure_files(root))} figures checked, {len(wrong)} wrong")
+    return 1 if wrong else 0
+
+
+def _formats(text: str) -> list[Format]:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in FORMATS:
+            raise UsageError(f"unknown format {name!r} (choose from {', '.join(FORMATS)}, separated by commas)")
+    return [known for known in FORMATS if known in names]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="figures:\n" + "\n".join(f"  {name:17s} {what}" for name, what in FIGURES.items()),
+    )  # fmt: skip
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a figure, several, or all")
+    parser.add_argument(
+        "--results", type=Path, default=Path("runs"), metavar="DIR", help="results folder (default: runs)"
+    )
+    parser.add_argument("--study", metavar="NAME", help="only the rows, benchmarks and seeds of a study")
+    parser.add_argument(
+        "--baseline", default="", metavar="ROW", help="label of the row to compare with (default: LoRA's)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: DIR/figures of --results)")
+    parser.add_argument("--format", default=",".join(FORMATS), metavar="NAMES", help=f"default: {','.join(FORMATS)}")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit 1 if an SVG in DIR/figures differs from what records give",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
