@@ -41,7 +41,7 @@ CVC = [str(frame) for frame in range(1, 613)]
 CAMO = [f"camourflage_{index:05d}" for index in range(1, 1001)]
 SBU = [f"lssd{index:04d}" for index in range(4085)]
 ISIC = [f"ISIC_{index:07d}" for index in range(300)]
-TILES = [f"{10078660 + 15 * image}_15_r{tile}c0" for image in range(39) for tile in range(2)]
+TILES = [f"{10078660 + 15 * image}_15_r{tile}c0" for image in range(41) for tile in range(1 + image % 2)]
 
 WHOLE = [
     ("kvasir", "original", {"all": KVASIR}, {"split_rule": "carved"}, (800, 100, 100), "e448913f5ea7 32f0d25e6b03"),
@@ -66,7 +66,7 @@ WHOLE = [
         (270, 30, 1),
         "fbe029d78e1f af6c7a92cd83",
     ),
-    ("road", "tiles", {"all": TILES}, {}, (46, 8, 24), "1b6f89f8cdd7 d4161132ae5f"),
+    ("road", "tiles", {"all": TILES}, {}, (37, 6, 18), "b44c8b03b573 5962f5fdd2d6"),
 ]
 
 
@@ -104,3 +104,31 @@ def test_no_sequence_is_on_two_sides_of_a_carved_split(make: MakeBenchmark, rule
         for part in (train, val, test["test"])
     ]
     assert sum(map(len, sides)) == len(set().union(*sides)) == 29
+
+
+SAME_LESION = [
+    ("0000164", "0014795"), ("0000165", "0014788"), ("0000177", "0014657"), ("0000204", "0014748"),
+    ("0000206", "0014739"), ("0000222", "0014846"), ("0000223", "0014818"), ("0000225", "0014778"),
+    ("0000229", "0014771"), ("0000240", "0009998"), ("0000423", "0010571"), ("0012290", "0013594"),
+    ("0012672", "0012673"), ("0012756", "0013184"),
+]  # fmt: skip
+TESTED_TOO = [("0012970", "0012127"), ("0000171", "0015124"), ("0000157", "0014946"), ("0000215", "0015313")]
+"""(training, validation)"""
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_isic_lesions_are_never_on_two_sides(make: MakeBenchmark, seed: int) -> None:
+    isic = make("isic2017", split_rule="val-as-test", split_seed=seed)
+    assert isinstance(isic, FolderBenchmark)
+    numbers = [number for pair in SAME_LESION for number in pair] + [number for number, _ in TESTED_TOO]
+    given = {
+        "train": pairs([f"ISIC_{number}" for number in numbers]),
+        "val": pairs([f"ISIC_{number}" for _, number in TESTED_TOO]),
+    }
+    train, val, test, rule = isic.arrange(given, root=Path("nowhere"), layout=layout_of(isic, "original"))
+    assert "4 training images of tested lesions left out" in rule
+    assert len(train) + len(val) == 2 * len(SAME_LESION)
+    for part in (train, val):
+        stems = {pair.stem.removeprefix("ISIC_") for pair in part}
+        assert all((first in stems) is (second in stems) for first, second in SAME_LESION)
+    assert len(test["test"]) == 4

@@ -96,6 +96,19 @@ def test_inverted_masks_fail(road: Path, tmp_path: Path) -> None:
     assert failed(judged("road", tmp_path)) == {"mask polarity"}
 
 
+@pytest.mark.parametrize("kind", ["large objects", "thick frames"])
+def test_large_objects_and_frames_are_not_taken_for_inverted_masks(road: Path, tmp_path: Path, kind: str) -> None:
+    """Most of the picture, or most of its border, is not both."""
+    for path in road.glob("*/map/*.tif"):
+        mask = np.zeros_like(np.asarray(Image.open(path).convert("L")))
+        if kind == "large objects":
+            mask[4:-4, 4:-4] = 255
+        else:
+            mask[:3], mask[-3:], mask[:, :3], mask[:, -3:] = 255, 255, 255, 255
+        Image.fromarray(mask).save(path)
+    assert not failed(judged("road", tmp_path))
+
+
 def test_masks_of_another_size_fail(road: Path, tmp_path: Path) -> None:
     mask = mask_of(images(road, "val" if (road / "val").is_dir() else "valid")[0])
     Image.open(mask).resize((32, 32), Image.Resampling.NEAREST).save(mask)

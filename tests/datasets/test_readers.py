@@ -323,6 +323,15 @@ def test_road_missing_imagery_becomes_ignore_only_when_asked(make, sample_of) ->
     assert changed == 8  # every fifth of 36
 
 
+@pytest.mark.parametrize(("pixels", "missing"), [(79, False), (80, True)])
+def test_road_white_areas_from_two_thousandths_of_the_image_are_missing_imagery(pixels: int, missing: bool) -> None:
+    from datasets.road import missing_imagery
+
+    image = np.full((200, 200, 3), 90, np.uint8)
+    image[3, 100 : 100 + pixels] = 255
+    assert missing_imagery(image).any() == missing
+
+
 def test_road_small_white_roofs_are_not_missing_imagery() -> None:
     from datasets.road import missing_imagery
 

@@ -172,6 +172,8 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
 def test_eight_bits_in_a_wider_file_stay_what_they_are(tmp_path: Path) -> None:
     levels = np.array([[0, 1, 128, 255]])
     assert read_image(save_grey16(tmp_path / "a.png", levels))[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert "end at 256" in refused(save_grey16(tmp_path / "b.png", np.array([[0, 256]])))
+    assert read_image(save_grey16(tmp_path / "c.png", np.array([[0, 4096]])))[0, :, 0].tolist() == [0, 16]
 
 
 @pytest.mark.parametrize(("level", "foreground"), [(32767, False), (32768, True), (65535, True)])
