@@ -1,4 +1,4 @@
-"""``python -m datasets list | prepare | check | sample``: the nine benchmarks as people download them."""
+"""``python -m datasets``: list, prepare and check the nine benchmarks as people download them, or write samples of them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from typing import Any
 
 from datasets.base import Benchmark, DataOptions, DatasetError
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.registry import BENCHMARKS
+from harness.settings.read import load_settings, named
 
 DEFAULT_ROOT = Path("data")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m datasets", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> CommandParser:
+    p = command("datasets", __doc__)
+    commands = p.add_subparsers(dest="command", required=True)
 
     listing = commands.add_parser("list", help="what each benchmark needs, its terms and size, and which are found")
-    _root(listing)
+    _data(listing)
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=run_list)
 
@@ -33,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     preparing.add_argument(
         "--from", dest="sources", nargs="+", required=True, metavar="ARCHIVE_OR_URL", help="what it comes in"
     )
-    _root(preparing)
+    _data(preparing)
     preparing.add_argument("--sha256", nargs="+", default=[], metavar="HEX", help="known hash of each archive")
     preparing.add_argument("--size", nargs="+", type=int, default=[], metavar="BYTES", help="known sizes")
     preparing.add_argument("--json", action="store_true", help="print JSON")
@@ -41,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     checking = commands.add_parser("check", help="judge the files by rules; exit code 1 where one fails")
     checking.add_argument("name", help="benchmark, or all that are found")
-    _root(checking)
+    _data(checking)
     checking.add_argument("--split-rule", default="default", help="split rule of the benchmark")
     checking.add_argument("--split-seed", type=int, default=0, help="seed of carved splits")
     checking.add_argument("--workers", type=int, default=0, help="processes; 0 for one a core")
@@ -50,22 +52,35 @@ def build_parser() -> argparse.ArgumentParser:
 
     sampling = commands.add_parser("sample", help="write a generated sample in one of the real layouts")
     sampling.add_argument("name", help="benchmark, or all")
-    _root(sampling)
+    _data(sampling, help="folder to write into (default: data; never what is set)")
     sampling.add_argument("--layout", default="original", help="layout, or all (each in a folder of its own)")
     sampling.add_argument("--images", type=int, default=None, help="images in all")
     sampling.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     sampling.add_argument("--size", type=int, default=None, help="side of the images in pixels")
     sampling.set_defaults(run=run_sample)
-    return parser
+    return p
 
 
-def _root(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, default=DEFAULT_ROOT, help="data root (default: data)")
+def _data(
+    parser: argparse.ArgumentParser,
+    *,
+    help: str = "folder that holds the benchmarks' folders (default: as set, else data)",
+) -> None:
+    parser.add_argument("--data", type=Path, metavar="DIR", help=help)
+    parser.add_argument("--root", type=Path, dest="data", help=argparse.SUPPRESS)  # what it was called
+
+
+def _folder(arguments: argparse.Namespace, name: str = "") -> Path:
+    """Where a benchmark is looked for: what the command line says, else what is set for it or for all."""
+    if arguments.data is not None:
+        return Path(arguments.data)
+    settings = load_settings()
+    return named(settings, "datasets", BENCHMARKS.resolve).get(name) or settings.data or DEFAULT_ROOT
 
 
 @verb
 def main(argv: list[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     return run(arguments)
 
@@ -75,7 +90,7 @@ def _benchmark(name: str, options: DataOptions | None = None) -> Benchmark:
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    entries = [_entry(name, arguments.root) for name in BENCHMARKS.names()]
+    entries = [_entry(name, _folder(arguments, name)) for name in BENCHMARKS.names()]
     if arguments.json:
         print(json.dumps(entries, indent=1))
         return 0
@@ -122,11 +137,12 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     benchmark = _benchmark(arguments.name)
     if not isinstance(benchmark, FolderBenchmark):
         raise UsageError(f"{benchmark.name} does not say how its archives lie; unpack them yourself")
-    with _writing(arguments.root), _progress() as progress:
+    root = _folder(arguments)
+    with _writing(root), _progress() as progress:
         done = prepare(
             benchmark,
             arguments.sources,
-            arguments.root,
+            root,
             progress=progress,
             sha256=arguments.sha256,
             sizes=arguments.size,
@@ -137,11 +153,11 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     for archive, verified in zip(done.archives, done.verified, strict=True):
         print(f"{archive.source}: {archive.size} bytes, SHA-256 {archive.sha256} ({verified})")
     for archive in done.archives:
-        if archive.path.is_relative_to(arguments.root):
+        if archive.path.is_relative_to(root):
             print(f"the download is kept: {archive.path} (remove it to free {archive.size / 1e6:.1f} MB)")
     counts = ", ".join(f"{split} {count}" for split, count in done.counts.items())
     print(f"{'prepared' if done.new else 'already prepared'}: {done.folder} (layout {done.layout}; {counts})")
-    print(f"next: python -m datasets check {benchmark.name} --root {arguments.root}")
+    print(f"next: python -m datasets check {benchmark.name} --data {root}")
     return 0
 
 
@@ -152,15 +168,15 @@ def run_check(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--workers {arguments.workers} is negative; give a number of processes, or 0 for one a core")
     options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed)
     if arguments.name == "all":
-        names = [name for name in BENCHMARKS.names() if _entry(name, arguments.root)["found"]]
+        names = [name for name in BENCHMARKS.names() if _entry(name, _folder(arguments, name))["found"]]
         if not names:
-            raise UsageError(f"nothing is found in {arguments.root}; python -m datasets list says where to get it")
+            raise UsageError(f"nothing is found in {_folder(arguments)}; python -m datasets list says where to get it")
     else:
         names = [BENCHMARKS.resolve(arguments.name)]
     checks = []
     for name in names:
         benchmark = _benchmark(name, options)
-        root = benchmark.locate(arguments.root)
+        root = benchmark.locate(_folder(arguments, name))
         with _progress() as progress:
             checks.append(check(benchmark, root, workers=arguments.workers, progress=progress))
     if arguments.json:
@@ -202,11 +218,12 @@ def run_sample(arguments: argparse.Namespace) -> int:
     from datasets import BUILTIN, samples
 
     names = list(BUILTIN) if arguments.name == "all" else [BENCHMARKS.resolve(arguments.name)]
+    folder = arguments.data or DEFAULT_ROOT
     size = samples.DEFAULT_SIZE if arguments.size is None else arguments.size
     for name in names:
         every = arguments.layout == "all"
         for layout in samples.layouts(name) if every else (arguments.layout,):
-            root = arguments.root / name / layout if every else arguments.root
+            root = folder / name / layout if every else folder
             with _writing(root):
                 folder = samples.write(
                     name, root, layout=layout, images=arguments.images, seed=arguments.seed, size=size
@@ -223,7 +240,7 @@ def _writing(root: Path) -> Iterator[None]:
     except OSError as error:
         raise DatasetError(
             f"cannot write below {root}: {error.filename or root}: {error.strerror or error}; "
-            "mend that, or choose another folder with --root"
+            "mend that, or choose another folder with --data"
         ) from error
 
 

@@ -124,6 +124,11 @@ class Benchmark(ABC):
             DatasetError: an image without a mask, an empty split, two files with one stem.
         """
 
+    def group(self, pair: Pair) -> str:
+        """What a pair shares with others of its kind (a video, an original image, a patient): pairs of one group are never
+        split, and intervals count a group of test images as one. Looks at the pair's stem alone."""
+        return pair.stem
+
     @abstractmethod
     def read(self, pair: Pair) -> Sample:
         """Decode one pair.

@@ -1,12 +1,12 @@
-"""``python -m harness.claims``: the papers' claims judged from records, with the seeds that would settle each."""
+"""``python -m harness.claims``: judge the papers' claims from records, with the seeds that would settle each."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.errors import UsageError, did_you_mean
 from harness.protocols.load import card_rules
 from harness.records.cost import CostStore
@@ -14,13 +14,15 @@ from harness.records.store import RecordStore
 from harness.reporting.claims import FILE, Subject, read
 from harness.reporting.judging import describe, judge_claims
 from harness.reporting.pages import sources_below
+from harness.settings.options import add_results, results_of
 from harness.streams import say_skipped
 from harness.text import printable
 
 
 @verb
 def main(argv: list[str] | None = None) -> int:
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
+    options.results = results_of(options)
     claims = read(options.file)
     known = [claim.name for claim in claims]
     for name in options.names:
@@ -30,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     if not store.folder.is_dir() and not costs.folder.is_dir():
         raise UsageError(
             f"{options.results} holds neither records nor costs; run something first (python -m harness.run …), or give"
-            " --results ROOT"
+            " --results DIR"
         )
     records, problems = store.summaries()
     say_skipped({**problems, **costs.problems()})
@@ -46,15 +48,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.claims", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="CLAIM", help="only these claims")
-    parser.add_argument(
-        "--results", type=Path, default=Path("runs"), metavar="ROOT", help="results folder (default: runs)"
-    )
-    parser.add_argument("--protocol", default="nas-lora", metavar="CARD", help="whose scores count (default: nas-lora)")
-    parser.add_argument("--file", type=Path, default=FILE, help="claims as YAML (default: results/claims.yaml)")
-    return parser
+def parser() -> CommandParser:
+    p = command("claims", __doc__)
+    p.add_argument("names", nargs="*", metavar="CLAIM", help="only these claims")
+    add_results(p)
+    p.add_argument("--protocol", default="nas-lora", metavar="CARD", help="whose scores count (default: nas-lora)")
+    p.add_argument("--file", type=Path, default=FILE, help="claims as YAML (default: results/claims.yaml)")
+    return p
 
 
 def trained_parameters(subject: Subject, backbone: str) -> int | None:

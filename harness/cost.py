@@ -1,4 +1,4 @@
-"""``python -m harness.cost``: what methods cost to train and to run, measured interleaved in one process on one device.
+"""``python -m harness.cost``: measure what methods cost to train and to run, interleaved in one process on one device.
 
 Rounds go A B C A B C …, so that whatever slows the machine slows all; ratios are paired by round. The result is a
 cost record below ``ROOT/cost``; ``python -m harness.tables --study cost`` prints the table.
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.registry import METHODS, load_plugins
+from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.validation import parse_assignments
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 DEFAULT_BASELINES = "full,lora"
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m harness.cost", description=__doc__.split("\n\n")[0])
+def parser() -> CommandParser:
+    p = command("cost", __doc__)
     p.add_argument(
         "--methods", required=True, metavar="A,B[opt=1],…", help="methods in the order of a round; 'all' for every one"
     )
@@ -62,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override: fused_attention=false, lora.rank=6"
     )
-    p.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="a file that defines more methods")
-    p.add_argument("--results", type=Path, default=Path("runs"), metavar="ROOT", help="results folder (default: runs)")
+    add_plugins(p)
+    add_results(p)
     return p
 
 
@@ -71,16 +73,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     _check(arguments)
-    for line in load_plugins(arguments.plugin)[1]:
+    for line in load_plugins(plugins_of(arguments))[1]:
         print(line, file=sys.stderr)
 
-    import torch
-
-    from harness.costing.baselines import baselines_among
-    from harness.costing.device import used_by_others
-    from harness.costing.measure import measure
-    from harness.costing.session import Row, Session
-    from harness.costing.summary import summary
     from harness.models.catalog import backbone_shape, resolve_backbone
     from harness.planning.rows import method_row, split_overrides
     from harness.planning.words import expand, parse_entry, usable
@@ -99,11 +94,22 @@ def main(argv: list[str] | None = None) -> int:
     protocol = load_protocol(arguments.protocol, general)
     backbone = resolve_backbone(arguments.backbone or protocol.backbone)
     backbone_shape(backbone, protocol.image_size)
-    rows = []
-    for word in expand(arguments.methods, usable(METHODS)):
-        method, config, variant, _ = method_row(parse_entry(word), protocol, by_method, backbone)
-        rows.append(Row(method=method, config=config, variant=variant))
+    words = expand(arguments.methods, usable(METHODS))
+    chosen = [method_row(parse_entry(word), protocol, by_method, backbone) for word in words]
+    if arguments.checkpoint is not None and not arguments.checkpoint.is_file():
+        raise UsageError(f"--checkpoint {arguments.checkpoint} does not exist; leave it away to measure random weights")
+    store = CostStore(results_of(arguments))
     entries = [parse_entry(word) for word in expand(arguments.baselines or DEFAULT_BASELINES, usable(METHODS))]
+
+    import torch
+
+    from harness.costing.baselines import baselines_among
+    from harness.costing.device import used_by_others
+    from harness.costing.measure import measure
+    from harness.costing.session import Row, Session
+    from harness.costing.summary import summary
+
+    rows = [Row(method=method, config=config, variant=variant) for method, config, variant, _ in chosen]
     baselines, absent = baselines_among(rows, entries, protocol=protocol, overrides=by_method, backbone=backbone)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -128,9 +134,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     if absent and (arguments.baselines or not baselines):
         print(f"no ratios to {', '.join(absent)}: not among --methods", file=sys.stderr)
-    require_writable(CostStore(arguments.results).folder)
+    require_writable(store.folder)
     record = measure(session, report=lambda line: print(line, file=sys.stderr, flush=True))
-    path = CostStore(arguments.results).write(record)
+    path = store.write(record)
     print(summary(record))
     print(f"written: {path}", file=sys.stderr)
     return 1 if record.dropped else 0

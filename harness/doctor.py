@@ -1,29 +1,26 @@
-"""``python -m harness.doctor``: run the contract on methods and print what each can do."""
+"""``python -m harness.doctor``: run the contract of methods on a tiny SAM and a tiny timm ViT, and print what each can do."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.registry import METHODS, load_plugins, method_config, normalise
+from harness.settings.options import add_plugins, plugins_of
 from harness.validation import parse_assignments
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """The command line; building it imports no torch."""
-    p = argparse.ArgumentParser(
-        prog="python -m harness.doctor",
-        description="Run the contract of methods on a tiny SAM and a tiny timm ViT, and print what each can do.",
-        epilog="Exit code 1 if a method breaks the contract or a plug-in is broken.",
-    )
+    p = command("doctor", __doc__, epilog="Exit code 1 if a method breaks the contract or a plug-in is broken.")
     p.add_argument("--methods", default="all", metavar="A,B,…", help="which (default: all, plug-ins included)")
     p.add_argument("--backbone", default="vit_h", metavar="NAME", help="count parameters on this one (default: vit_h)")
     p.add_argument("--set", action="append", default=[], metavar="METHOD.KEY=VALUE", help="such as lora.rank=8")
-    p.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="a file that defines more methods")
+    add_plugins(p)
     form = p.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a list of objects, one a method")
     form.add_argument(
@@ -39,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    _, broken = load_plugins(arguments.plugin)
+    _, broken = load_plugins(plugins_of(arguments))
     for line in broken:
         print(line, file=sys.stderr)
     names = chosen_methods(arguments.methods)
@@ -49,10 +46,12 @@ def main(argv: list[str] | None = None) -> int:
     if page is not None and not page.is_file():
         raise UsageError(f"--markdown {page}: no such file")
 
-    from harness.contract.matrix import examine, markdown, replace_section
-    from harness.models.catalog import backbone
+    from harness.models.catalog import resolve_backbone
 
-    known = backbone(arguments.backbone).name
+    known = resolve_backbone(arguments.backbone)
+
+    from harness.contract.matrix import examine, markdown, replace_section
+
     rows = []
     for name in names:
         row = examine(name, backbone=known, options=options.get(name))

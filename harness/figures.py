@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.reporting.figures import FIGURES, draw, resolve
 from harness.reporting.figures.checking import figure_files, wrong_figures
 from harness.reporting.figures.material import Material, NothingToDrawError, materials
 from harness.reporting.figures.style import FORMATS, Format, encoded
+from harness.settings.options import add_results, results_of
 from harness.streams import say
 from harness.studies import load_study
 
 
 @verb
 def main(argv: list[str] | None = None) -> int:
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
+    options.results = results_of(options)
     if options.check:
         return _check(options.results)
     if not options.names:
@@ -82,27 +84,18 @@ def _formats(text: str) -> list[Format]:
     return [known for known in FORMATS if known in names]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="figures:\n" + "\n".join(f"  {name:17s} {what}" for name, what in FIGURES.items()),
-    )  # fmt: skip
-    parser.add_argument("names", nargs="*", metavar="NAME", help="a figure, several, or all")
-    parser.add_argument(
-        "--results", type=Path, default=Path("runs"), metavar="DIR", help="results folder (default: runs)"
+def parser() -> CommandParser:
+    p = command("figures", __doc__, epilog="figures: " + "; ".join(f"{name}: {what}" for name, what in FIGURES.items()))
+    p.add_argument("names", nargs="*", metavar="NAME", help="a figure, several, or all")
+    add_results(p)
+    p.add_argument("--study", metavar="NAME", help="only the rows, benchmarks and seeds of a study")
+    p.add_argument("--baseline", default="", metavar="ROW", help="label of the row to compare with (default: LoRA's)")
+    p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: figures below the results folder)")
+    p.add_argument("--format", default=",".join(FORMATS), metavar="NAMES", help=f"default: {','.join(FORMATS)}")
+    p.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if an SVG there differs from what the records give"
     )
-    parser.add_argument("--study", metavar="NAME", help="only the rows, benchmarks and seeds of a study")
-    parser.add_argument(
-        "--baseline", default="", metavar="ROW", help="label of the row to compare with (default: LoRA's)"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: DIR/figures of --results)")
-    parser.add_argument("--format", default=",".join(FORMATS), metavar="NAMES", help=f"default: {','.join(FORMATS)}")
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; exit 1 if an SVG in DIR/figures differs from what records give",
-    )
-    return parser
+    return p
 
 
 if __name__ == "__main__":

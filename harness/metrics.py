@@ -1,8 +1,7 @@
-"""``python -m harness.metrics``: score a folder of predictions against a folder of masks, wherever they came from."""
+"""``python -m harness.metrics``: score a folder of predictions against a folder of masks, paired by file name, wherever they came from."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 from dataclasses import fields, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.errors import UsageError, did_you_mean, os_reason
 from harness.evaluation.conventions import Conventions, Overlap, Resolution
 from harness.evaluation.names import CLASSES, METRICS
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 DEFAULT = ("s_measure", "e_mean", "weighted_f", "mae", "iou", "dice")
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m harness.metrics",
-        description="Score a folder of predictions against a folder of masks, paired by file name.",
+def parser() -> CommandParser:
+    p = command(
+        "metrics",
+        __doc__,
         epilog=f"Metrics: {', '.join(METRICS)}. See docs/metrics.md for what each is, and each convention.",
     )
     p.add_argument(
@@ -59,9 +59,6 @@ def parser() -> argparse.ArgumentParser:
 
 @verb
 def main(argv: list[str] | None = None) -> int:
-    from harness.evaluation.folders import FolderScoring, pair_predictions, score_folders
-    from harness.evaluation.scorer import SplitScorer
-
     args = parser().parse_args(argv)
     if not 2 <= args.num_classes <= 255 or args.workers < 0 or not 1 <= args.input_size <= 2**14:
         raise UsageError("--num-classes is 2 to 255, --input-size 1 to 16384, and --workers not negative")
@@ -69,6 +66,10 @@ def main(argv: list[str] | None = None) -> int:
     metrics = chosen_metrics(args.metrics, multiclass=task == "multiclass")
     conventions = chosen_conventions(args.set)
     variants = variants_of(conventions, multiclass=task == "multiclass") if args.conventions else {"": conventions}
+
+    from harness.evaluation.folders import FolderScoring, pair_predictions, score_folders
+    from harness.evaluation.scorer import SplitScorer
+
     scorers = {
         name: SplitScorer(metrics, task=task, num_classes=args.num_classes, conventions=rules)
         for name, rules in variants.items()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.registry import BENCHMARKS, METHODS
 from harness.reporting.published import FOLDER, MARKS, PARAMETERS, Published, add, problems, read, read_file
@@ -15,7 +16,7 @@ from harness.reporting.published import FOLDER, MARKS, PARAMETERS, Published, ad
 
 @verb
 def main(argv: list[str] | None = None) -> int:
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     if options.command == "check":
         return _check(options.folder)
     if options.value is None:
@@ -27,9 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.paper", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> CommandParser:
+    p = command("paper", __doc__)
+    commands = p.add_subparsers(dest="command", required=True)
     adding = commands.add_parser("add", help="add one cell, or be asked for every empty one")
     adding.add_argument("--paper", required=True, help="nas-lora, conv-lora, or a new name")
     adding.add_argument("--table", default="", help="its number in the paper")
@@ -47,11 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     adding.add_argument("--source", default="", help="where you read it, such as 'PDF v2, Table 1'")
     adding.add_argument("--mark", default="P", choices=[mark for mark in MARKS if mark != "?"], help="default: P")
     commands.add_parser("check", help="names, ranges, sources, duplicates; exit 1 if anything is wrong")
-    for command in commands.choices.values():
-        command.add_argument(
+    for each in commands.choices.values():
+        each.add_argument(
             "--folder", type=Path, default=FOLDER, help="folder of the CSV files (default: results/paper)"
         )
-    return parser
+    return p
 
 
 def _cell(options: argparse.Namespace) -> Published:

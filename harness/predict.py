@@ -1,4 +1,4 @@
-"""``python -m harness.predict``: masks of your own images by the model of a finished run or of an exported adapter."""
+"""``python -m harness.predict``: write the masks of your own images by the model of a finished run or of an exported adapter."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.progress import counter
 from harness.registry import load_plugin
+from harness.settings.options import add_plugins, add_results, plugins_of, results_of
+from harness.settings.read import load_settings
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m harness.predict",
-        description="Write the masks of your own images: PNG at each image's own size, 0 and 255, or class indices with "
-        "a palette. The same command again goes on where it was stopped.",
+def parser() -> CommandParser:
+    p = command(
+        "predict",
+        __doc__,
+        epilog="Masks are PNG at each image's own size: 0 and 255, or class indices with a palette. The same command again "
+        "goes on where it was stopped.",
     )
     model = p.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", metavar="KEY", help="key of a finished run, or the beginning of it")
@@ -37,10 +41,10 @@ def parser() -> argparse.ArgumentParser:
         "--merge", choices=("exact", "conv", "calibrated"), help="fold the method into the backbone first (default: no)"
     )
     p.add_argument("--batch", type=int, default=4, metavar="N", help="images a forward pass (default: 4)")
-    p.add_argument("--results", type=Path, metavar="DIR", help="results folder of --run (default: runs)")
+    add_results(p, help="results folder of --run (default: as set, else runs)")
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the run started from")
     p.add_argument("--data", type=Path, metavar="DIR", help="--merge calibrated: the folder that the run trained on")
-    p.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py", help="as the run had it")
+    add_plugins(p, help="as the run had it")
     return p
 
 
@@ -56,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in arguments.images:
         if not path.exists():
             raise UsageError(f"--images {path}: no such file or folder")
-    for path in arguments.plugin:
+    for path in plugins_of(arguments):
         load_plugin(path)
 
     from harness.experiment.experiment import own_device
@@ -76,20 +80,23 @@ def asked(arguments: argparse.Namespace) -> Any:
     from harness.experiment.exporting import calibration_images, data_folder
     from harness.experiment.predicting import Predict, find_images
     from harness.experiment.trained import adapter, of_results
+    from harness.planning.asked import checkpoint_of, folder_of
     from harness.protocols.load import from_rules
 
-    results = arguments.results or Path("runs")
+    results, settings = results_of(arguments), load_settings()
     trained = adapter(arguments.adapter) if arguments.adapter else of_results(results, arguments.run)
-    trained.require_checkpoint(arguments.checkpoint)
+    checkpoint = arguments.checkpoint or checkpoint_of(trained.run, settings)
+    trained.require_checkpoint(checkpoint)
     size = arguments.probabilities
     if size == "scored":
         size = "input" if from_rules(trained.run.rules).evaluation.resolution == "input" else "own"
-    data = data_folder(trained.run, data=arguments.data, results=results)
+    given = arguments.data or (folder_of(trained.run, settings) if arguments.merge == "calibrated" else None)
+    data = data_folder(trained.run, data=given, results=results)
     if arguments.merge == "calibrated" and data is None:
         raise UsageError("--merge calibrated fits on training images; give their folder with --data")
     return Predict(
         trained=trained,
-        checkpoint=arguments.checkpoint,
+        checkpoint=checkpoint,
         images=find_images(arguments.images),
         out=arguments.out,
         merge=arguments.merge,

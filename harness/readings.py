@@ -1,21 +1,22 @@
-"""``python -m harness.readings``: what many readings of a method say together; ``--plan`` shows the screening design.
+"""``python -m harness.readings``: report what many readings of a method say together, or show the screening design (--plan).
 
 The readings run like any study: ``python -m harness.run --study readings``.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.files import write_atomically
 from harness.records.store import RecordStore
 from harness.reporting.claims import FILE, read
 from harness.reporting.pages import images_below
-from harness.reporting.readings import report
+from harness.reporting.readings import curve, report, with_readings
+from harness.settings.options import add_results, results_of
 from harness.streams import say_skipped
 from harness.studies import Study, load_study
 from harness.studies.design import aliases
@@ -23,7 +24,8 @@ from harness.studies.design import aliases
 
 @verb
 def main(argv: list[str] | None = None) -> int:
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
+    options.results = results_of(options)
     study = load_study(options.study)
     if study.readings is None:
         raise UsageError(
@@ -45,6 +47,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     path = options.results / "tables" / f"{study.name}.readings.md"
     write_atomically(path, text)
+    if options.figure:
+        from harness.reporting.specification import draw
+
+        for number, (grid, _, here) in enumerate(with_readings(records, study, protocol=protocol)):
+            one = options.figure if not number else options.figure.with_stem(f"{options.figure.stem}-{number + 1}")
+            caption = f"{grid.protocol}, hash {grid.protocol_hash}; bars: 95 % over seeds and images"
+            found = curve(grid, here, images_below(options.results))
+            draw(found, study.readings, one, baseline=study.table.baseline, caption=caption)
+            print(f"written: {one}", file=sys.stderr)
     print(text, end="")
     print(f"written: {path}", file=sys.stderr)
     return 0
@@ -70,18 +81,15 @@ def plan_text(study: Study) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.readings", description=__doc__)
-    parser.add_argument("--study", default="readings", metavar="NAME", help="a study with readings (default: readings)")
-    parser.add_argument(
-        "--results", type=Path, default=Path("runs"), metavar="ROOT", help="results folder (default: runs)"
-    )
-    parser.add_argument("--protocol", metavar="CARD", help="whose records count (default: the study's)")
-    parser.add_argument("--claims", type=Path, default=FILE, help="claims as YAML (default: results/claims.yaml)")
-    parser.add_argument(
-        "--plan", action="store_true", help="show the design and what it cannot tell apart; read no record"
-    )
-    return parser
+def parser() -> CommandParser:
+    p = command("readings", __doc__)
+    p.add_argument("--study", default="readings", metavar="NAME", help="a study with readings (default: readings)")
+    add_results(p)
+    p.add_argument("--protocol", metavar="CARD", help="whose records count (default: the study's)")
+    p.add_argument("--claims", type=Path, default=FILE, help="claims as YAML (default: results/claims.yaml)")
+    p.add_argument("--figure", type=Path, metavar="FILE", help="draw the specification curve: .pdf, .svg or .png")
+    p.add_argument("--plan", action="store_true", help="show the design and what it cannot tell apart; read no record")
+    return p
 
 
 if __name__ == "__main__":

@@ -149,7 +149,11 @@ def config_fault(method: Any) -> str:
 
 
 METHODS = Registry(
-    "method", builtin=methods.BUILTIN, group=METHOD_GROUP, base="methods.base:Method", fault=config_fault
+    "method",
+    builtin={name: entry.method for name, entry in methods.BUILTIN.items()},
+    group=METHOD_GROUP,
+    base="methods.base:Method",
+    fault=config_fault,
 )
 BENCHMARKS = Registry("benchmark", builtin=datasets.BUILTIN, group=BENCHMARK_GROUP, base="datasets.base:Benchmark")
 
@@ -157,8 +161,8 @@ BENCHMARKS = Registry("benchmark", builtin=datasets.BUILTIN, group=BENCHMARK_GRO
 def method_config_class(name: str) -> Any:
     """The configuration dataclass of a method, without importing torch where the method is built in."""
     name = METHODS.resolve(name)
-    if name in methods.CONFIGS:
-        return EntryPoint(name, methods.CONFIGS[name], "").load()
+    if name in methods.BUILTIN:
+        return EntryPoint(name, methods.BUILTIN[name].config, "").load()
     return METHODS.get(name).config_class
 
 
@@ -177,7 +181,7 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
     known = {field.name for field in fields(config_class)}
     for key in ("blocks", "sites"):
         if key in values and key not in known:
-            placed = [other for other in methods.CONFIGS if key in {f.name for f in fields(method_config_class(other))}]
+            placed = [other for other in methods.BUILTIN if key in {f.name for f in fields(method_config_class(other))}]
             raise UsageError(f"method {name}: {key}= has no meaning for it; methods with {key}: {', '.join(placed)}")
     try:
         config = from_mapping(config_class, values, where=f"method {name}")
@@ -189,6 +193,19 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
         if (rate := getattr(config, key, None)) is not None and not rate > 0:
             raise UsageError(f"method {name}: {key}={rate} must be above 0")
     return config
+
+
+def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:
+    """stem -> group by the benchmark's own rule (`datasets.base.Benchmark.group`), for records that are older than groups;
+    empty where each image stands alone, the benchmark is not known here or does not know the stems."""
+    from datasets.base import Pair  # imports numpy, which listing names need not wait for
+
+    try:
+        rule = BENCHMARKS.get(benchmark)().group
+        found = {stem: str(rule(Pair(stem=stem, image=Path(), mask=Path()))) for stem in stems}
+    except Exception:  # a record is data, and a plug-in may raise anything
+        return {}
+    return found if len(set(found.values())) < len(found) else {}
 
 
 def label_note(name: str, values: Mapping[str, Any]) -> str:

@@ -15,16 +15,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command, copy_in_use
 from harness.errors import UsageError
 from harness.registry import load_plugins
-from harness.settings.read import Settings, load_settings, trusted_cluster, trusted_plugins
+from harness.settings.options import add_plugins, add_results, plugins_of
+from harness.settings.read import Settings, load_settings, trusted_cluster
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """The command line; building it imports neither torch nor mmengine."""
-    p = argparse.ArgumentParser(
-        prog="python -m harness.run",
-        description="Compare ways to fine-tune SAM: plan a grid of runs, run what is not finished, print the table.",
+    p = command(
+        "run",
+        __doc__,
         epilog="Without data it runs the card demo (generated images, minutes on a laptop); --plan shows what would run and "
         "starts nothing. python -m harness.settings says where data, checkpoints and results lie.",
     )
@@ -52,19 +54,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="override: lr=3e-4, lora.rank=6, cluster.time=2h",
     )
-    grid.add_argument(
-        "--plugin",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="FILE.py",
-        help="a file that defines more methods or benchmarks",
-    )
-    grid.add_argument(
-        "--trust-settings",
-        action="store_true",
-        help="run the plug-ins and the cluster profile that harness.toml of this folder names",
-    )
+    add_plugins(grid, help="a file that defines more methods or benchmarks")
     data = p.add_argument_group("inputs and outputs")
     data.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the benchmarks' folders")
     data.add_argument(
@@ -77,9 +67,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE|BACKBONE=FILE",
         help="pretrained weights; 'none' for random",
     )
-    data.add_argument(
-        "--results", type=Path, metavar="DIR", help="records, tables, checkpoints (default: runs, or as set)"
-    )
+    add_results(data, help="records, tables, checkpoints (default: as set, else runs)")
     data.add_argument("--skip-missing", action="store_true", help="leave out benchmarks that are not on disk")
     data.add_argument(
         "--no-cache", action="store_true", help="decode images anew instead of keeping them memory-mapped"
@@ -138,15 +126,39 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.study == "list":
         return list_studies()
     settings = load_settings()
-    set_plugins = trusted_plugins(settings, trust=arguments.trust_settings)
-    if set_plugins:
-        print(f"plug-ins of {settings.origins['plugins'].name}: {', '.join(map(str, set_plugins))}", file=sys.stderr)
-    arguments.plugin, left_out = load_plugins(dict.fromkeys([*arguments.plugin, *set_plugins]))
+    _check(arguments, settings)
+    if line := copy_in_use():
+        print(line, file=sys.stderr)
+    arguments.plugin, left_out = load_plugins(plugins_of(arguments))
     for line in left_out:
         print(line, file=sys.stderr)
     arguments.priced = {}
     phases = phases_of(arguments)
     return programme(arguments, phases, settings) if phases else run(arguments, settings)
+
+
+def _check(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Options that would have no effect are refused."""
+    if arguments.cancel and arguments.budget is not None:
+        raise UsageError("--budget chooses what to start and --cancel starts nothing; give one of them")
+    if not _cluster(arguments, settings):
+        for option, why in (
+            ("wait", "here a command stays until its runs end"),
+            ("retry", "here runs that failed start again"),
+            ("cancel", "a run here is stopped with Ctrl-C"),
+        ):
+            if getattr(arguments, option):
+                raise UsageError(f"--{option} is for --cluster NAME: {why}")
+    if arguments.plan:
+        for option in ("wait", "retry", "cancel"):
+            if getattr(arguments, option):
+                raise UsageError(f"--plan starts nothing, so --{option} has no effect; give one of them")
+
+
+def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
+    """The cluster that runs go to, empty for this machine, which --executor and --workers mean."""
+    here = arguments.executor is not None or arguments.workers is not None
+    return arguments.cluster or ("" if here else trusted_cluster(settings, trust=arguments.trust_settings))
 
 
 def phases_of(arguments: argparse.Namespace) -> Any:
@@ -203,11 +215,10 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     request = asked.request
     if asked.note:
         print(asked.note, file=sys.stderr)
-    here = arguments.executor is not None or arguments.workers is not None
     where = place(
         arguments.executor,
         workers=arguments.workers,
-        cluster=arguments.cluster or ("" if here else trusted_cluster(settings, trust=arguments.trust_settings)),
+        cluster=_cluster(arguments, settings),
         cluster_overrides=asked.cluster_overrides,
     )
     with ExitStack() as stack:
@@ -301,8 +312,6 @@ def carry_out(planned: Any, request: Any, arguments: argparse.Namespace, where: 
     if arguments.budget is not None:
         from harness.pricing.price import affordable, price
 
-        if arguments.cancel:
-            raise UsageError("--budget chooses what to start and --cancel starts nothing; give one of them")
         prices = price(planned, request.results, where=where)
         planned, choice = affordable(planned, prices, hours=budget_left(arguments))
         print(choice, file=sys.stderr)

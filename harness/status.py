@@ -1,8 +1,7 @@
-"""``python -m harness.status``: where every run of a results folder is. Reads files, asks the cluster's queue once; no torch."""
+"""``python -m harness.status``: show where every run of a results folder is; reads files and asks the cluster's queue."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -13,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.dispatch.display import clock, eta
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import (
@@ -30,6 +30,7 @@ from harness.dispatch.run_states import (
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.sweeps import read_chunks
 from harness.errors import UsageError
+from harness.settings.options import add_results, results_of
 from harness.streams import say_skipped
 from harness.text import printable, printable_line
 
@@ -37,9 +38,9 @@ WATCH_SECONDS = 5.0
 SHORT = {RUNNING: "run", QUEUED: "queue", WAITING: "wait", INTERRUPTED: "stop", CANCELLED: "cancel", LOST: "lost"}
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m harness.status", description="Where every run of a results folder is.")
-    p.add_argument("--results", type=Path, default=Path("runs"), metavar="DIR", help="results folder (default: runs)")
+def parser() -> CommandParser:
+    p = command("status", __doc__)
+    add_results(p)
     p.add_argument("--sweep", metavar="ID", help="only the runs of this sweep ('last' for the newest)")
     p.add_argument("--failed", action="store_true", help="list runs that failed or were interrupted, and why")
     p.add_argument(
@@ -55,11 +56,9 @@ def parser() -> argparse.ArgumentParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    if not arguments.results.is_dir():
-        raise UsageError(
-            f"results folder {arguments.results} does not exist; give the one of your runs with --results DIR"
-        )
-    results = arguments.results.absolute()
+    results = results_of(arguments).absolute()
+    if not results.is_dir():
+        raise UsageError(f"results folder {results} does not exist; give the one of your runs with --results DIR")
     while True:
         seen = look(results, sweep=arguments.sweep)
         if arguments.logs:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.protocols.load import card_rules
@@ -15,13 +15,15 @@ from harness.reporting.figures.checking import figure_files, wrong_figures
 from harness.reporting.page import SUFFIX, Format
 from harness.reporting.pages import built_pages, written
 from harness.reporting.writing import write
+from harness.settings.options import add_results, results_of
 from harness.streams import say, say_skipped, terminal_width
 from harness.studies import load_study, study_names
 
 
 @verb
 def main(argv: list[str] | None = None) -> int:
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
+    options.results = results_of(options)
     if options.study == "list":
         print("\n".join(f"{name:14s} {load_study(name).title}" for name in study_names()))
         return 0
@@ -50,24 +52,22 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.tables", description=__doc__)
-    parser.add_argument(
-        "--results", type=Path, default=Path("runs"), metavar="ROOT", help="results folder (default: runs)"
+def parser() -> CommandParser:
+    p = command("tables", __doc__)
+    add_results(p)
+    p.add_argument(
+        "--study", metavar="NAME", help="a study by name, a YAML file, or 'list'; without it, a page a protocol"
     )
-    parser.add_argument(
-        "--study", metavar="NAME", help="a study by name, a YAML file, or `list`; without it, a page a protocol"
-    )
-    parser.add_argument(
+    p.add_argument(
         "--metrics",
         metavar="NAMES",
         help="columns of these metrics, such as iou,dice; prints and writes nothing (a study's field: table.metrics)",
     )
-    parser.add_argument("--format", choices=sorted(SUFFIX), default="markdown", help="default: markdown")
-    parser.add_argument(
+    p.add_argument("--format", choices=sorted(SUFFIX), default="markdown", help="default: markdown")
+    p.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if a table differs from what the records give"
     )
-    return parser
+    return p
 
 
 def _write(path: Path, text: str) -> None:

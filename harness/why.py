@@ -1,11 +1,11 @@
-"""``python -m harness.why TABLE ROW COLUMN``: the runs, seeds, hashes, exclusions and files behind a cell."""
+"""``python -m harness.why``: show the runs, seeds, hashes, exclusions and files behind a cell."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.errors import UsageError, did_you_mean
 from harness.protocols.load import card_rules
 from harness.records.store import RecordStore
@@ -14,27 +14,33 @@ from harness.reporting.pages import cost_page_below, sources_below
 from harness.reporting.provenance import Folder
 from harness.reporting.tables import score_page
 from harness.reporting.why import explain
+from harness.settings.options import results_of
 from harness.streams import say_skipped
 from harness.studies import load_study, study_names
 from harness.text import printable
 
 
-@verb
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m harness.why", description=__doc__)
-    parser.add_argument(
+def parser() -> CommandParser:
+    p = command("why", __doc__)
+    p.add_argument(
         "table",
         help="a protocol's or a study's name, or the table's file, which is explained from its own results folder",
     )
-    parser.add_argument("row", help="the row's label, or a part of it")
-    parser.add_argument(
-        "column", help="the column's heading or a part of it, or BENCHMARK.METRIC such as kvasir.s_measure"
+    p.add_argument("row", help="the row's label, or a part of it")
+    p.add_argument("column", help="the column's heading or a part of it, or BENCHMARK.METRIC such as kvasir.s_measure")
+    p.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="results folder (default: that of the table's file, else as set or runs)",
     )
-    parser.add_argument(
-        "--results", type=Path, metavar="ROOT", help="results folder (default: that of the table's file, else runs)"
-    )
-    options = parser.parse_args(argv)
-    root = options.results or _folder_of(Path(options.table)) or Path("runs")
+    return p
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    root = options.results or _folder_of(Path(options.table)) or results_of(options)
     store = RecordStore(root)
     records, skipped = store.summaries()
     say_skipped(skipped)

@@ -1,38 +1,30 @@
-"""What is compared: one method, one file. Importing this package imports no torch; classes load when asked for.
+"""What is compared: one method, one file. Importing this package imports no torch; classes load when asked for."""
 
-``BUILTIN`` maps a name to its class and ``CONFIGS`` to its configuration, both as lazy ``module:Class`` entries.
-"""
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """A method's class and its configuration, each as a lazy ``module:Class``."""
+
+    method: str
+    config: str
+
 
 BUILTIN = {
-    "full": "methods.full:Full",
-    "decoder": "methods.decoder:DecoderOnly",
-    "bitfit": "methods.bitfit:BitFit",
-    "ssf": "methods.ssf:SSF",
-    "adapter": "methods.adapter:Adapter",
-    "adaptformer": "methods.adaptformer:AdaptFormer",
-    "vpt": "methods.vpt:VPT",
-    "lst": "methods.lst:LST",
-    "samadapter": "methods.samadapter:SAMAdapter",
-    "lora": "methods.lora:LoRA",
-    "samed": "methods.samed:SAMed",
-    "convlora": "methods.convlora:ConvLoRA",
-    "naslora": "methods.naslora:NASLoRA",
-    "naspclora": "methods.naspclora:NASPCLoRA",
+    "full": Entry("methods.full:Full", "methods.configs.common:FullConfig"),
+    "decoder": Entry("methods.decoder:DecoderOnly", "methods.configs.common:DecoderOnlyConfig"),
+    "bitfit": Entry("methods.bitfit:BitFit", "methods.configs.baselines:BitFitConfig"),
+    "ssf": Entry("methods.ssf:SSF", "methods.configs.baselines:SSFConfig"),
+    "adapter": Entry("methods.adapter:Adapter", "methods.configs.baselines:AdapterConfig"),
+    "adaptformer": Entry("methods.adaptformer:AdaptFormer", "methods.configs.baselines:AdaptFormerConfig"),
+    "vpt": Entry("methods.vpt:VPT", "methods.configs.baselines:VPTConfig"),
+    "lst": Entry("methods.lst:LST", "methods.configs.baselines:LSTConfig"),
+    "samadapter": Entry("methods.samadapter:SAMAdapter", "methods.configs.baselines:SAMAdapterConfig"),
+    "lora": Entry("methods.lora:LoRA", "methods.configs.lowrank:LoRAConfig"),
+    "dora": Entry("methods.dora:DoRA", "methods.configs.lowrank:DoRAConfig"),
+    "samed": Entry("methods.samed:SAMed", "methods.configs.lowrank:SAMedConfig"),
+    "convlora": Entry("methods.convlora:ConvLoRA", "methods.configs.lowrank:ConvLoRAConfig"),
+    "naslora": Entry("methods.naslora:NASLoRA", "methods.configs.lowrank:NASLoRAConfig"),
+    "naspclora": Entry("methods.naspclora:NASPCLoRA", "methods.configs.lowrank:NASPCLoRAConfig"),
 }
-
-CONFIGS = {
-    "full": "methods.configs:FullConfig",
-    "decoder": "methods.configs:DecoderOnlyConfig",
-    "bitfit": "methods.configs:BitFitConfig",
-    "ssf": "methods.configs:SSFConfig",
-    "adapter": "methods.configs:AdapterConfig",
-    "adaptformer": "methods.configs:AdaptFormerConfig",
-    "vpt": "methods.configs:VPTConfig",
-    "lst": "methods.configs:LSTConfig",
-    "samadapter": "methods.configs:SAMAdapterConfig",
-    "lora": "methods.configs:LoRAConfig",
-    "samed": "methods.configs:SAMedConfig",
-    "convlora": "methods.configs:ConvLoRAConfig",
-    "naslora": "methods.configs:NASLoRAConfig",
-    "naspclora": "methods.configs:NASPCLoRAConfig",
-}
+"""By name, in the order of rows: coarse baselines first, the methods under test last."""

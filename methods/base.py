@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.configs import MethodConfig
+from methods.parts.folding import Folding, deviation, predictions
 from methods.parts.placement import MethodError
 from methods.parts.sites import Adaptable
 
@@ -80,8 +81,6 @@ class Method(ABC):
     identity_at_init: bool = True
     """Whether the attached segmenter's output equals the plain one's before training; False is a declared deviation.
     An instance may override its class where that depends on the configuration."""
-    trains_backbone: ClassVar[bool] = True
-    """Whether gradient passes the encoder. False (decoder-only) lets the harness cache image embeddings."""
 
     def __init__(self, config: MethodConfig, *, seed: int = 0) -> None:
         if not isinstance(config, self.config_class):
@@ -89,6 +88,7 @@ class Method(ABC):
         self.config = config
         self.generator = torch.Generator().manual_seed(seed)
         self._segmenter: nn.Module | None = None
+        self._merged = False
 
     @property
     def segmenter(self) -> nn.Module:
@@ -130,9 +130,15 @@ class Method(ABC):
         """Which roles the optimiser step ``step`` (0-based, within ``epoch``, 0-based) updates; the others' gradients
         are dropped.
 
-        One role a step where a method is stage-wise, both where weights and architecture are learnt jointly.
+        One role a step where a method is stage-wise, both where weights and architecture are learnt jointly. A pure
+        function of its arguments: it is asked ahead of time, again after an interruption, and in any order.
         """
         return (WEIGHTS,)
+
+    def after_update(self, *, epoch: int, step: int, total: int) -> None:  # noqa: B027 - optional, most have none
+        """Called when the step ``step`` of ``epoch`` has updated what it updates, with the number of steps of the whole
+        run: the place for what acts on the trained weights themselves, such as pruning ranks. It must depend on its
+        arguments and on what `state` holds alone, so that a resumed run does the same."""
 
     def passes_at(self, *, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
         """The forward and backward passes of ``step``, in order, each with the roles that it updates.
@@ -212,7 +218,27 @@ class Method(ABC):
             held_out: batches on which the deviation is measured.
 
         Raises:
-            MethodError: this method has no such mode.
+            MethodError: this method has no such mode, or is merged already.
         """
-        modes = f"its modes are {', '.join(self.merge_modes)}" if self.merge_modes else "it has no merge mode"
-        raise MethodError(f"{self.name} cannot be merged ({mode}): {modes}")
+        if mode not in self.merge_modes:
+            modes = f"its modes are {', '.join(self.merge_modes)}" if self.merge_modes else "it has no merge mode"
+            raise MethodError(f"{self.name} cannot be merged ({mode}): {modes}")
+        if self._merged:
+            raise MethodError(f"{self.name} is merged already; attach it to a fresh segmenter and load its state first")
+        before = predictions(self.segmenter, held_out)
+        done = self._fold(mode, calibration)
+        self._merged = True
+        largest, relative = deviation(before, predictions(self.segmenter, held_out))
+        return MergeReport(
+            mode=mode,
+            folded=tuple(done.folded),
+            left=done.left,
+            partly=tuple(done.partly),
+            extra_parameters=done.extra_parameters,
+            max_deviation=largest,
+            relative_deviation=relative,
+        )
+
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
+        """What `merge` does in one of ``merge_modes``; methods that have any say how."""
+        raise NotImplementedError

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from methods.base import MergeMode, MergeReport, Method
+from methods.base import MergeMode, Method
 from methods.configs import BitFitConfig
-from methods.parts.deviation import deviation, predictions
+from methods.parts.folding import Folding
 from methods.parts.sites import Adaptable, block_sites
 
 
@@ -34,16 +34,8 @@ class BitFit(Method):
             if name.endswith(".bias") and id(parameter) in trained:
                 parameter.requires_grad_(True)
 
-    def merge(
-        self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()
-    ) -> MergeReport:
-        if mode not in self.merge_modes:
-            return super().merge(mode, calibration=calibration, held_out=held_out)
-        before = predictions(self.segmenter, held_out)
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
         encoder = self.segmenter.get_submodule("encoder")
-        folded = tuple(f"encoder.{name}" for name, parameter in encoder.named_parameters() if parameter.requires_grad)
+        trained = [f"encoder.{name}" for name, parameter in encoder.named_parameters() if parameter.requires_grad]
         encoder.requires_grad_(False)
-        largest, relative = deviation(before, predictions(self.segmenter, held_out))
-        return MergeReport(
-            mode=mode, folded=folded, left={}, extra_parameters=0, max_deviation=largest, relative_deviation=relative
-        )
+        return Folding(folded=trained)

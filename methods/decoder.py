@@ -12,7 +12,6 @@ class DecoderOnly(Method):
 
     name = "decoder"
     config_class = DecoderOnlyConfig
-    trains_backbone = False
 
     def _insert(self, segmenter: Adaptable) -> None:
         return None

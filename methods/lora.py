@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from methods.base import MergeMode, MergeReport, Method
-from methods.configs import LoRAConfig
-from methods.parts.deviation import deviation, predictions
+from methods.base import MergeMode, Method
+from methods.configs import LoRAConfig, LowRankConfig
+from methods.parts.folding import Folding
 from methods.parts.initialisation import kaiming_uniform
 from methods.parts.lowrank import AdaptedLinear, LowRank
-from methods.parts.merging import Layer, Merge, fold_calibrated, fold_exactly
+from methods.parts.merging import Layer, fold_calibrated, fold_exactly
 from methods.parts.placement import MethodError, parse_sites
 from methods.parts.sites import Adaptable, BlockSite, TokenLayout, block_sites
 
@@ -41,13 +41,14 @@ class LowRankMethod(Method):
     Subclasses choose the scale and the core, that is, what stands between down- and up-projection.
     """
 
+    config_class = LowRankConfig
+    config: LowRankConfig
     merge_modes: tuple[MergeMode, ...] = ("exact", "calibrated")
     _layers: list[Layer]
 
     def _insert(self, segmenter: Adaptable) -> None:
-        config: LoRAConfig = self.config  # type: ignore[assignment]
+        config = self.config
         self._layers = []
-        self._merged = False
         for place in block_sites(segmenter.encoder, config.blocks):
             for module, names in modules_of(config.sites).items():
                 adapted = self._adapt(place, module, names)
@@ -67,7 +68,7 @@ class LowRankMethod(Method):
         return AdaptedLinear(base, adapters)
 
     def _low_rank(self, base: nn.Linear, *, outputs: int, start: int, layout: TokenLayout) -> LowRank:
-        rank: int = self.config.rank  # type: ignore[attr-defined]
+        rank = self.config.rank
         down = kaiming_uniform((rank, base.in_features), fan_in=base.in_features, generator=self.generator)
         core = self._core(layout)
         adapter = LowRank(down=down, up=torch.zeros(outputs, rank), scale=self._scale(), start=start, core=core)
@@ -85,15 +86,8 @@ class LowRankMethod(Method):
         """Every adapter by site, such as ``blocks.0.qkv`` or, on a slice, ``blocks.0.qkv.q``; a merge removes them."""
         return {site: adapter for layer in self._layers for site, adapter in layer.adapters().items()}
 
-    def merge(
-        self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()
-    ) -> MergeReport:
-        if mode not in self.merge_modes:
-            return super().merge(mode)
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
         segmenter = self.segmenter
-        if self._merged:
-            raise MethodError(f"{self.name} is merged already; attach it to a fresh segmenter and load its state first")
-        before = predictions(segmenter, held_out)
         if mode == "calibrated" and any(adapter.core is not None for adapter in self.adapters().values()):
             if not calibration:
                 raise MethodError(f"merging {self.name} by calibration needs images: pass calibration=[batch, …]")
@@ -102,21 +96,12 @@ class LowRankMethod(Method):
             segmenter.train(training)
         else:  # without a core there is nothing to fit
             done = self._fold_convolutions() if mode == "conv" else fold_exactly(self._layers)
-        self._merged = True
         self._layers = [layer for layer in self._layers if layer.adapters()]
         left = [p for adapter in self.adapters().values() for p in adapter.requires_grad_(False).parameters()]
-        largest, relative = deviation(before, predictions(segmenter, held_out))
-        return MergeReport(
-            mode=mode,
-            folded=tuple(done.folded),
-            left=done.left,
-            partly=tuple(done.partly),
-            extra_parameters=sum(p.numel() for p in left),
-            max_deviation=largest,
-            relative_deviation=relative,
-        )
+        done.extra_parameters = sum(p.numel() for p in left)
+        return done
 
-    def _fold_convolutions(self) -> Merge:
+    def _fold_convolutions(self) -> Folding:
         """The merge mode ``conv``; methods that have it say how."""
         raise NotImplementedError
 
@@ -126,7 +111,7 @@ class LoRA(LowRankMethod):
 
     name = "lora"
     config_class = LoRAConfig
+    config: LoRAConfig
 
     def _scale(self) -> float:
-        config: LoRAConfig = self.config  # type: ignore[assignment]
-        return config.alpha / config.rank
+        return self.config.alpha / self.config.rank

@@ -17,7 +17,7 @@ from methods.configs import NASLoRAConfig
 from methods.lora import LowRankMethod
 from methods.parts.cell import MOMENTUM, Cell
 from methods.parts.cell_tokens import CellOnTokens, OneConvolution
-from methods.parts.merging import Merge
+from methods.parts.folding import Folding
 from methods.parts.operations import parse_operations
 from methods.parts.sites import TokenLayout
 
@@ -109,8 +109,8 @@ class NASLoRA(LowRankMethod):
         own = {id(buffer) for cell in self.cells().values() for buffer in cell.buffers() if buffer.numel()}
         return [name for name, buffer in self.segmenter.named_buffers() if id(buffer) in own]
 
-    def _fold_convolutions(self) -> Merge:
-        done = Merge()
+    def _fold_convolutions(self) -> Folding:
+        done = Folding()
         for site, adapter in self.adapters().items():
             assert isinstance(adapter.core, CellOnTokens)
             assert isinstance(adapter.core.cell, Cell)

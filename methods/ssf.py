@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from methods.base import MergeMode, MergeReport, Method
+from methods.base import MergeMode, Method
 from methods.configs import SSFConfig
-from methods.parts.deviation import deviation, predictions
+from methods.parts.folding import Folding
 from methods.parts.placement import MethodError
 from methods.parts.sites import Adaptable, block_sites
 
@@ -86,25 +86,12 @@ class SSF(Method):
             shift += _NOISE * torch.randn(len(bias), generator=self.generator)
         return ScaleShift(base, scale=scale.to(bias.device), shift=shift.to(bias.device))
 
-    def merge(
-        self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()
-    ) -> MergeReport:
-        if mode not in self.merge_modes:
-            return super().merge(mode, calibration=calibration, held_out=held_out)
-        before = predictions(self.segmenter, held_out)
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
         places = [(name, module) for name, module in self.segmenter.named_modules() if isinstance(module, ScaleShift)]
         for name, module in places:
             parent, _, leaf = name.rpartition(".")
             self.segmenter.get_submodule(parent).register_module(leaf, module.folded())
-        largest, relative = deviation(before, predictions(self.segmenter, held_out))
-        return MergeReport(
-            mode=mode,
-            folded=tuple(name for name, _ in places),
-            left={},
-            extra_parameters=0,
-            max_deviation=largest,
-            relative_deviation=relative,
-        )
+        return Folding(folded=[name for name, _ in places])
 
 
 def patch_embedding(encoder: nn.Module) -> nn.Module:

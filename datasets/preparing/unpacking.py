@@ -92,7 +92,7 @@ def unpack(archive: Path, target: Path, *, progress: Progress, limits: Limits | 
     except OSError as error:
         # gzip and bz2 report damage as OSError; a full disk is one too, and its text says so.
         raise DatasetError(f"{archive} cannot be unpacked ({error})") from error
-    raise DatasetError(f"{archive} is neither zip nor tar; unpack it yourself and use the folder with --root")
+    raise DatasetError(f"{archive} is neither zip nor tar; unpack it yourself and use the folder with --data")
 
 
 def _compression(archive: Path) -> Callable[..., Any] | None:

@@ -179,7 +179,6 @@ class FolderBenchmark(Benchmark):
         return train, val, f"val carved (seed {seed}, {len(val)} of {len(pairs)} train images by {self.carved_by})"
 
     def group(self, pair: Pair) -> str:
-        """Pairs of one group are never split."""
         return splitting.own_stem(pair)
 
     def _refuse_unpaired(self, parts: Mapping[str, Paired]) -> tuple[Path, ...]:

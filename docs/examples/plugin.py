@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from datasets.base import Benchmark, DatasetError, Pair, Sample, Splits
 from methods.base import MergeMode, MergeReport, Method
 from methods.configs import PlacedConfig
-from methods.parts.deviation import deviation, predictions
+from methods.parts.folding import deviation, predictions
 from methods.parts.placement import BackboneShape
 from methods.parts.sites import Adaptable, block_sites
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -12,12 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from harness.contract.declared import properties, schedule
 from harness.contract.merging import merge
+from harness.contract.placement import placement
 from harness.contract.subject import STEPS, Subject, logits, train, trained_parameters
 from harness.contract.violation import first, refusal, require
 from harness.models.segmenter import Segmenter
 from methods.base import Method
-from methods.parts.placement import parse_blocks
 
 IDENTITY_TOLERANCE = 1e-6
 BATCH_TOLERANCE = 1e-5
@@ -194,7 +194,7 @@ def checkpointing(subject: Subject) -> str:
     _require_close(gradients, gradients_, "gradient of")
     _require_close(buffers, buffers_, "buffer")
     require(torch.equal(generator, generator_), "recomputation draws from the method's generator again")
-    if not subject.method.trains_backbone:
+    if not subject.config.trains_encoder:
         return "same loss, gradients and buffers; the encoder keeps nothing either way"
     require(sizes[1] < sizes[0], f"backward keeps {sizes[1]} bytes with checkpointing, {sizes[0]} without")
     return f"same loss, gradients and buffers; backward keeps {sizes[1]} instead of {sizes[0]} bytes"
@@ -214,32 +214,6 @@ def _loss_and_kept_bytes(subject: Subject, segmenter: Segmenter, method: Method)
     return loss, sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in known)
 
 
-def placement(subject: Subject) -> str:
-    """``blocks`` restricts the method to the blocks it names and refuses nonsense, where the method has that field."""
-    names = {field.name for field in fields(subject.config)}
-    if "blocks" not in names:
-        return "no placement"
-    whole, _ = replace(subject, config=replace(subject.config, blocks="all")).attached()  # type: ignore[call-arg]
-    config = replace(subject.config, blocks="last-half")  # type: ignore[call-arg]
-    segmenter, _ = replace(subject, config=config).attached()
-    shape = subject.shape
-    placed = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
-    require(
-        placed == config.encoder_parameters(shape),
-        f"with blocks=last-half {placed} parameters train, not its closed form",
-    )
-    everywhere = sum(p.numel() for p in whole.encoder.parameters() if p.requires_grad)
-    require(placed < everywhere, "blocks=last-half trains as much as all blocks do")
-    allowed = set(parse_blocks("last-half", depth=shape.depth, global_blocks=shape.global_blocks))
-    for index, block in enumerate(segmenter.encoder.blocks):  # type: ignore[arg-type]
-        if index not in allowed:
-            require(not any(p.requires_grad for p in block.parameters()), f"blocks=last-half trains in block {index}")
-    for nonsense in ("no-such-blocks", str(shape.depth)):
-        with refusal(f"blocks={nonsense!r} is accepted"):
-            replace(subject, config=replace(subject.config, blocks=nonsense)).attached()  # type: ignore[call-arg]
-    return "blocks, sites" if "sites" in names else "blocks"
-
-
 CHECKS: dict[str, Check] = {
     "identity": identity,
     "gradient": gradient,
@@ -251,6 +225,8 @@ CHECKS: dict[str, Check] = {
     "batch": batch,
     "checkpointing": checkpointing,
     "placement": placement,
+    "schedule": schedule,
+    "properties": properties,
     "merge": merge,
 }
 

@@ -109,7 +109,7 @@ class Subject:
         batches = 2 if method.architecture_holdout() else 1
         images = RandomImages(batches * protocol.batch_size, image_size=protocol.image_size, num_classes=num_classes)
         self._plan = Plan(indices=range(len(images)), batch_size=protocol.batch_size)
-        caching = not method.trains_backbone and protocol.cache_embeddings
+        caching = not method.config.trains_encoder and protocol.cache_embeddings
         self._cache = EmbeddingCache(count=len(images), key="cost") if caching else None
         feed = {"plan": self._plan, "protocol": protocol, "device": device, "workers": ALONE}
         self._feeder = Feeder(segmenter, images, embeddings=None, **feed)  # type: ignore[arg-type]
@@ -168,7 +168,7 @@ class Subject:
     def _begin(self, phase: Phase) -> tuple[Feeder, list[nn.Parameter]]:
         """Modes as in training; the feeder and the parameters of a kind of step."""
         self.segmenter.train()
-        if not self.method.trains_backbone:
+        if not self.method.config.trains_encoder:
             self.segmenter.encoder.eval()
         feeder = self._cached_feeder if phase.cached else self._feeder
         if feeder not in self._prepared:

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.code import code_version
 from harness.dispatch import snapshot
 from harness.dispatch.attempts import Holder, attempts, state_folder
 from harness.dispatch.sweeps import Chunk, Limits, Sweep, create_sweep, new_id
 from harness.errors import UsageError, os_reason
 from harness.planning.job import Job
-from harness.records.code import code_version
 
 
 def worker_command(chunk: Chunk, frozen: Path, *, python: str, variables: Mapping[str, str]) -> str:

@@ -33,6 +33,11 @@ class RunData:
         """Images by split."""
         return {"train": len(self.train), "val": len(self.val)} | {name: len(one) for name, one in self.tests.items()}
 
+    def groups(self, split: str) -> dict[str, str]:
+        """Test image -> what it shares with others of its split (`Benchmark.group`); empty where each stands alone."""
+        found = {pair.stem: self.benchmark.group(pair) for pair in self.tests[split].pairs}
+        return found if len(set(found.values())) < len(found) else {}
+
 
 def open_data(run: Run, root: Path, *, cache: Path | None = None) -> RunData:
     """Open the benchmark below ``root``.

@@ -8,8 +8,8 @@ from importlib.metadata import version
 
 import torch
 
+from harness.code import code_version
 from harness.machine import processor
-from harness.records.code import code_version
 
 
 def environment(device: torch.device) -> dict[str, str]:

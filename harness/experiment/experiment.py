@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,14 +27,16 @@ from harness.experiment.building import attached_segmenter
 from harness.experiment.data import open_data
 from harness.experiment.environment import environment
 from harness.experiment.failure import one_line, reason_code
+from harness.experiment.number_code import number_code
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import probabilities
 from harness.planning.job import Job
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
+from harness.records.images import GROUP
 from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
-from harness.registry import load_plugin
+from harness.registry import METHODS, load_plugin
 from harness.training.distributed import join, leave
 from harness.training.embeddings import EmbeddingCache, RememberedEmbeddings, encoder_fingerprint, encoder_is_frozen
 from harness.training.feeding import DTYPES, normalise
@@ -200,7 +202,8 @@ class Experiment:
             budget=trained.budget,
             merge=merges,
         )
-        return record, images_csv(images)
+        groups = {split: self.data.groups(split) for split in self.data.tests}
+        return record, images_csv(images, groups)
 
     def record(self, code: Code) -> Record:
         """What is known of the run without its result."""
@@ -210,8 +213,12 @@ class Experiment:
             code=code,
             parameters=self.parameters,
             counts=self.counts,
-            environment=environment(self.device),
+            environment={**environment(self.device), **self._number_code()},
         )
+
+    def _number_code(self) -> dict[str, str]:
+        method = METHODS.get(self.run.method)
+        return number_code(method, method.config_class, type(self.data.benchmark))
 
     def discard_checkpoints(self) -> None:
         """What only an unfinished run needs."""
@@ -328,10 +335,19 @@ def count_parameters(segmenter: nn.Module) -> dict[str, int]:
     }
 
 
-def images_csv(images: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
-    """variant -> split -> stem -> metric -> value, as CSV."""
+def images_csv(
+    images: dict[str, dict[str, dict[str, dict[str, float]]]], groups: Mapping[str, Mapping[str, str]]
+) -> str:
+    """variant -> split -> stem -> metric -> value, as CSV; ``groups`` (split -> stem -> group) is a column where there is one."""
+    grouped = any(groups.values())
     rows = [
-        {"variant": variant, "split": split, "stem": stem, **values}
+        {
+            "variant": variant,
+            "split": split,
+            "stem": stem,
+            **({GROUP: groups[split].get(stem, stem)} if grouped else {}),
+            **values,
+        }
         for variant, splits in images.items()
         for split, stems in splits.items()
         for stem, values in sorted(stems.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from harness.planning.rows import split_overrides
 from harness.planning.tuning import Tuning, parse_tune
 from harness.planning.words import expand, parse_entry, parse_roots, parse_seeds, usable
 from harness.protocols.load import load_protocol
+from harness.records.schema import Run
 from harness.registry import BENCHMARKS, METHODS
-from harness.settings.read import Settings
+from harness.settings.read import Settings, named
 from harness.validation import parse_assignments
 
 WITH_DATA = "nas-lora"
@@ -75,7 +76,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
 
     given = {BENCHMARKS.resolve(name): path for name, path in parse_roots(arguments.dataset_root).items()}
     files = checkpoint_paths(arguments.checkpoint)
-    checkpoints = files if "" in files else {**set_checkpoints(settings), **files}
+    checkpoints = files if "" in files else {**named(settings, "checkpoints", resolve_backbone), **files}
     has_data = bool(arguments.data or given or settings.data or settings.datasets)
     has_files = has_data or any(str(path) != "none" for path in checkpoints.values())
     values["protocol"], note = _card(arguments.protocol or values.get("protocol", ""), settings, has_files=has_files)
@@ -83,7 +84,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     generated = load_protocol(values["protocol"], split_overrides(overrides)[0]).data == "sample"
     roots = given
     if not arguments.data and not generated:  # a folder of the command line beats all that settings say of data
-        roots = {**set_folders(settings), **given}
+        roots = {**named(settings, "datasets", BENCHMARKS.resolve), **given}
     request = Request(
         **values,
         overrides=overrides,
@@ -150,29 +151,13 @@ def _card(asked: str, settings: Settings, *, has_files: bool) -> tuple[str, str]
     )
 
 
-def set_folders(settings: Settings) -> dict[str, Path]:
-    """Benchmark -> its own folder, as settings say.
-
-    Raises:
-        UsageError: no such benchmark.
-    """
-    return _named(settings, "datasets", BENCHMARKS.resolve)
+def checkpoint_of(run: Run, settings: Settings) -> Path | None:
+    """The pretrained weights that are set for the backbone of a finished run; None where none are, or it used none."""
+    return named(settings, "checkpoints", resolve_backbone).get(run.backbone) if run.checkpoint else None
 
 
-def set_checkpoints(settings: Settings) -> dict[str, Path]:
-    """Backbone -> its pretrained weights, as settings say.
-
-    Raises:
-        UsageError: no such backbone.
-    """
-    return _named(settings, "checkpoints", resolve_backbone)
-
-
-def _named(settings: Settings, table: str, resolve: Callable[[str], str]) -> dict[str, Path]:
-    found = {}
-    for name, path in getattr(settings, table).items():
-        try:
-            found[resolve(name)] = path
-        except UsageError as error:
-            raise UsageError(f"{settings.origins[f'{table}.{name}'].name}: {table}: {error}") from error
-    return found
+def folder_of(run: Run, settings: Settings) -> Path | None:
+    """Where the files of a finished run's benchmark are set to lie; None for generated images."""
+    if run.rules.get("data") == "sample":
+        return None
+    return named(settings, "datasets", BENCHMARKS.resolve).get(run.benchmark) or settings.data

@@ -5,10 +5,15 @@ A multiply-add counts as two operations. Softmax, norms and element-wise operati
 
 from __future__ import annotations
 
+import functools
+import json
+
+from harness.errors import UsageError
 from harness.planning.data import Images
 from harness.records.schema import Run
-from harness.registry import method_config_class
-from methods.parts.placement import BackboneShape, MethodError, parse_blocks
+from harness.registry import method_config
+from methods.configs import MethodConfig, PlacedConfig
+from methods.parts.placement import BackboneShape, MethodError
 
 DECODER_DIM = 256
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -46,22 +51,29 @@ def step_flops(run: Run, shape: BackboneShape) -> float:
     embed, *blocks, neck = encoder_flops(shape, image_size=size)
     decoder = 3 * decoder_flops(shape, image_size=size)
     forward = embed + sum(blocks) + neck
-    if run.method in ("decoder", "lst"):  # no gradient passes the backbone
+    config = config_of(run)
+    first = config.gradient_from(shape)
+    if first is None:
         return forward + decoder
-    if run.method == "full":
+    if config.trains_backbone_weights:
         return 3 * forward + decoder
-    behind = sum(blocks[first_block(run, shape) :]) + neck
+    behind = sum(blocks[first:]) + neck
     recomputed = behind if run.rules.get("activation_checkpointing") else 0.0
     return forward + behind + recomputed + decoder
 
 
-def first_block(run: Run, shape: BackboneShape) -> int:
-    """The block where the backward pass can stop: the first that holds something trainable."""
-    blocks = str(run.method_config.get("blocks", "all"))
+def config_of(run: Run) -> MethodConfig:
+    """The run's method configuration; one that trains all of the encoder's blocks where the method is not known here, or
+    no longer takes such options: older records and others' plug-ins are priced too."""
+    return _config_of(run.method, json.dumps(run.method_config, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=4096)
+def _config_of(method: str, options: str) -> MethodConfig:
     try:
-        return parse_blocks(blocks, depth=shape.depth, global_blocks=shape.global_blocks)[0]
-    except MethodError:
-        return 0
+        return method_config(method, json.loads(options))
+    except (UsageError, MethodError):
+        return PlacedConfig()
 
 
 def forward_flops(run: Run, shape: BackboneShape) -> float:
@@ -83,7 +95,7 @@ def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
         embeddings = (views * images.train + images.val + images.test) * (forward - head)
         shown = int(rules.get("epoch_images", 0)) or images.train
         return embeddings + head * (3 * epochs * shown + evaluations)
-    config = method_config_class(run.method)(**run.method_config)
+    config = config_of(run)
     passes = config.passes(epochs=epochs, of_updates=rules.get("budget") == "updates")
     shown = int(rules.get("epoch_images", 0)) or images.train
     return passes * epochs * shown * step_flops(run, shape) + evaluations * forward
@@ -91,7 +103,7 @@ def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
 
 def encodes_once(run: Run) -> bool:
     """Whether the encoder stays as it is and its embeddings are kept, so that an image passes it once."""
-    return run.method == "decoder" and bool(run.rules.get("cache_embeddings"))
+    return not config_of(run).trains_encoder and bool(run.rules.get("cache_embeddings"))
 
 
 def activation_bytes(run: Run, shape: BackboneShape) -> float:
@@ -104,8 +116,10 @@ def activation_bytes(run: Run, shape: BackboneShape) -> float:
     width = BYTES.get(str(run.rules.get("precision", "fp32")), 4) / 2
     side = size // shape.patch
     tokens = side * side + shape.prefix_tokens
-    one_block = tokens * shape.dim * width * (32 if run.method == "full" else 22)
-    kept = 1 if run.method in ("decoder", "lst") else shape.depth - first_block(run, shape)
+    config = config_of(run)
+    first = config.gradient_from(shape)
+    one_block = tokens * shape.dim * width * (32 if config.trains_backbone_weights else 22)
+    kept = 1 if first is None else shape.depth - first
     recomputed = kept * tokens * shape.dim * 2 * width + one_block
     blocks = recomputed if run.rules.get("activation_checkpointing") else kept * one_block
     masks = 8 * 4 * size * size  # logits, probabilities, losses and their gradients at full size

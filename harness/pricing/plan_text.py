@@ -104,7 +104,8 @@ def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
             "mask_tokens": int(run.rules["mask_tokens"]),
         }
         encoder = config.encoder_parameters(backbone_shape(backbone, size))
-        added = 0 if run.method in ("full", "bitfit") else encoder
-        total = total_parameters(backbone, image_size=size, **head) + added
+        total = total_parameters(backbone, image_size=size, **head) + config.added_parameters(
+            backbone_shape(backbone, size)
+        )
         found.append((variant, backbone, encoder, encoder + decoder_parameters(backbone, **head), total))
     return found

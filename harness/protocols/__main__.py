@@ -1,47 +1,76 @@
-"""``python -m harness.protocols show CARD [--diff OTHER]``: the rules of a card, field by field, with where each value comes from."""
+"""``python -m harness.protocols``: show the rules of a card with where each value comes from, or compare two cards."""
 
 from __future__ import annotations
 
-import argparse
+import json
 import re
 from typing import Any
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.protocols.inheritance import read_card
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash
 from harness.protocols.quirks import quirks_page
 
 
-@verb
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m harness.protocols", description="Show and compare protocol cards.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="the cards that come with the harness")
+def parser() -> CommandParser:
+    p = command("protocols", __doc__)
+    commands = p.add_subparsers(dest="command", required=True)
+    listed = commands.add_parser("list", help="the cards that come with the harness")
     show = commands.add_parser("show", help="every field of a card with its value and its mark: paper, code or ours")
     show.add_argument("card", help="name of a card or path of a .yaml file")
     show.add_argument("--diff", metavar="OTHER", help="show only the fields in which OTHER differs")
+    for each in (listed, show):
+        each.add_argument("--json", action="store_true", help="print JSON instead of a table")
     commands.add_parser("quirks", help="print docs/quirks.md, generated from the switches")
-    arguments = parser.parse_args(argv)
-    if arguments.command == "list":
-        for name in card_names():
-            print(f"{name:12} {protocol_hash(load_protocol(name))}")
-        return 0
+    return p
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
     if arguments.command == "quirks":
         print(quirks_page(), end="")
-        return 0
-    values, marks = flat(arguments.card), comments(arguments.card)
-    if not arguments.diff:
-        print(f"# {arguments.card}  hash {protocol_hash(load_protocol(arguments.card))}")
-        for key, value in values.items():
-            print(f"{key:36} {_text(value):32} {mark(key, marks)}".rstrip())
-        return 0
-    other = flat(arguments.diff)
-    differing = [key for key in {**values, **other} if values.get(key) != other.get(key)]
-    width = max((len(_text(values.get(key, "–"))) for key in differing), default=0)
-    print(f"{'':36} {arguments.card:{width}} {arguments.diff}")
-    for key in differing:
-        print(f"{key:36} {_text(values.get(key, '–')):{width}} {_text(other.get(key, '–'))}")
+    elif arguments.command == "list":
+        _list(as_json=arguments.json)
+    elif arguments.diff:
+        _compare(arguments.card, arguments.diff, as_json=arguments.json)
+    else:
+        _show(arguments.card, as_json=arguments.json)
     return 0
+
+
+def _list(*, as_json: bool) -> None:
+    hashes = {name: protocol_hash(load_protocol(name)) for name in card_names()}
+    if as_json:
+        print(json.dumps([{"card": name, "hash": digest} for name, digest in hashes.items()], indent=1))
+        return
+    for name, digest in hashes.items():
+        print(f"{name:12} {digest}")
+
+
+def _show(card: str, *, as_json: bool) -> None:
+    values, marks, digest = flat(card), comments(card), protocol_hash(load_protocol(card))
+    if as_json:
+        fields = [{"field": key, "value": value, "mark": mark(key, marks)} for key, value in values.items()]
+        print(json.dumps({"card": card, "hash": digest, "fields": fields}, indent=1))
+        return
+    print(f"# {card}  hash {digest}")
+    for key, value in values.items():
+        print(f"{key:36} {_text(value):32} {mark(key, marks)}".rstrip())
+
+
+def _compare(card: str, other: str, *, as_json: bool) -> None:
+    values, others = flat(card), flat(other)
+    differing = [key for key in {**values, **others} if values.get(key) != others.get(key)]
+    if as_json:
+        rows = [{"field": key, card: values.get(key), other: others.get(key)} for key in differing]
+        print(json.dumps(rows, indent=1))
+        return
+    width = max((len(_text(values.get(key, "–"))) for key in differing), default=0)
+    print(f"{'':36} {card:{width}} {other}")
+    for key in differing:
+        print(f"{key:36} {_text(values.get(key, '–')):{width}} {_text(others.get(key, '–'))}")
 
 
 def flat(card: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.records.agreement import disagreement
 from harness.records.cost import CostStore
@@ -16,13 +17,16 @@ from harness.records.reading import load
 from harness.records.schema import Record
 from harness.records.store import RecordStore, add_seal, is_sealed
 from harness.records.verify import verify_checkpoint
+from harness.settings.read import load_settings
 from harness.streams import say_skipped
 from harness.text import printable_line
 
 
 @verb
 def main(argv: list[str] | None = None) -> int:
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
+    if options.command != "merge":
+        options.root = options.root or load_settings().results
     if options.command == "verify-checkpoint":
         print(verify_checkpoint(options.file, options.root))
         return 0
@@ -31,9 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     return _merge(options) if options.command == "merge" else _check(options.root)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.records", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> CommandParser:
+    p = command("records", __doc__)
+    commands = p.add_subparsers(dest="command", required=True)
     joined = commands.add_parser(
         "merge",
         help="merge A B --out C, or merge A B to bring A into B (merge runs results publishes)",
@@ -43,10 +47,10 @@ def _parser() -> argparse.ArgumentParser:
         "folders",
         nargs="+",
         type=Path,
-        metavar="FOLDER",
+        metavar="DIR",
         help="results folders; without --out the last is the destination",
     )
-    joined.add_argument("--out", type=Path, metavar="FOLDER", help="results folder to write; may be new")
+    joined.add_argument("--out", type=Path, metavar="DIR", help="results folder to write; may be new")
     joined.add_argument(
         "--protocol", action="append", default=[], metavar="CARD", help="only records of this protocol; may be repeated"
     )
@@ -61,28 +65,28 @@ def _parser() -> argparse.ArgumentParser:
         description="Every record is written with a hash of all that it says and of the files beside it. This adds it to "
         "older records; their content and their keys stay.",
     )
-    for command in (checked, seal):
-        command.add_argument(
-            "root", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="results folder (default: runs)"
+    for each in (checked, seal):
+        each.add_argument(
+            "root", nargs="?", type=Path, metavar="DIR", help="results folder (default: as set, else runs)"
         )
     verified = commands.add_parser(
         "verify-checkpoint",
         help="hash all of a checkpoint that older records know by a short fingerprint, and note the hash beside them",
         description="Records made before checkpoints were hashed as a whole count as finished once the file that they "
-        "were made with was verified; that is noted in FOLDER/checkpoints.json.",
+        "were made with was verified; that is noted in DIR/checkpoints.json.",
     )
     verified.add_argument("file", type=Path, metavar="FILE", help="the checkpoint that the records were made with")
     verified.add_argument(
-        "root", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="results folder (default: runs)"
+        "root", nargs="?", type=Path, metavar="DIR", help="results folder (default: as set, else runs)"
     )
-    return parser
+    return p
 
 
 def _merge(options: argparse.Namespace) -> int:
     sources, out = list(options.folders), options.out
     if out is None:
         if len(sources) < 2:
-            raise UsageError("merge needs two folders (merge A B brings A into B), or --out FOLDER")
+            raise UsageError("merge needs two folders (merge A B brings A into B), or --out DIR")
         out = sources.pop()
     report = merge(sources, out, protocols=options.protocol)
     say_skipped(report.skipped)

@@ -1,4 +1,5 @@
-"""Per-image scores beside a record: columns variant, split, stem, then one a metric."""
+"""Per-image scores beside a record: columns variant, split, stem, then one a metric; before these the group of images that
+are not independent (frames of one video), where a benchmark has such."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from harness.records.ranges import largest
 ImageScores = dict[tuple[str, str], dict[str, dict[str, float]]]
 """(scored model, split) -> metric -> stem -> score."""
 
+GROUP = "group"
 _FIRST = ["variant", "split", "stem"]
 
 
@@ -24,7 +26,7 @@ def image_scores(path: Path, *, variant: str, split: str, metric: str, expected:
     try:
         lines = _lines(path, expected=expected)
         header = next(csv.reader(lines), [])
-        if metric not in header:
+        if metric not in header or metric == GROUP:
             return None
         place, mine = header.index(metric), f"{variant},{split},"
         rows = list(csv.reader(line for line in lines if line.startswith(mine)))
@@ -34,6 +36,18 @@ def image_scores(path: Path, *, variant: str, split: str, metric: str, expected:
     if not scores or len(scores) < len(rows) or not all(0 <= score <= largest(metric) for score in scores.values()):
         return None
     return scores
+
+
+def image_groups(path: Path, *, variant: str, split: str, expected: str = "") -> dict[str, str]:
+    """stem -> group of one model's images of one split; empty where the file has no groups, or is not what was written."""
+    try:
+        lines = _lines(path, expected=expected)
+        header = next(csv.reader(lines), [])
+        if header[3:4] != [GROUP]:
+            return {}
+        return {row[2]: row[3] for row in csv.reader(line for line in lines if line.startswith(f"{variant},{split},"))}
+    except (ValueError, IndexError, csv.Error):
+        return {}
 
 
 def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
@@ -49,11 +63,12 @@ def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
         header = next(reader, [])
         if header[:3] != _FIRST or len(set(header)) < len(header):
             raise ValueError(f"its columns are not {', '.join(_FIRST)}, then metrics")
+        first = len(_FIRST) + (header[3:4] == [GROUP])
         for row in reader:
             if len(row) != len(header):
                 raise ValueError(f"line {reader.line_num} has {len(row)} columns, not {len(header)}")
-            scores = found.setdefault((row[0], row[1]), {metric: {} for metric in header[3:]})
-            for metric, text in zip(header[3:], row[3:], strict=True):
+            scores = found.setdefault((row[0], row[1]), {metric: {} for metric in header[first:]})
+            for metric, text in zip(header[first:], row[first:], strict=True):
                 if row[2] in scores[metric]:
                     raise ValueError(f"image {row[2]!r} is there twice")
                 if not 0 <= (value := float(text)) <= largest(metric):

@@ -179,7 +179,8 @@ class Record:
         merge: merge reports by mode, as plain dicts.
         counts: images used: ``train``, ``val`` and each test split.
         environment: ``torch``, ``python``, ``device``, ``driver``, ``host``, ``commit``, ``dirty`` (hash of the diff),
-            ``snapshot``.
+            ``snapshot``, and ``numbers``, ``numbers_method``, ``numbers_benchmark`` (fingerprints of the code that makes
+            numbers, without comments; missing in older records).
         attempts: how many times the run was started.
         finished: UTC time in ISO format.
         beside: ending of a file that was written beside the record (``images.csv``) -> digest of its bytes; the store

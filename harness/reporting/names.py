@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.registry import METHODS
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -61,10 +63,7 @@ PAPER_METRICS = {
     "trans10k_v2": ("miou", "accuracy"),
 }
 
-METHOD_ORDER = (
-    *("full", "decoder", "bitfit", "ssf", "adapter", "adaptformer", "vpt", "lst", "samadapter", "samed"),
-    *("lora", "convlora", "naslora", "naspclora"),
-)
+METHOD_ORDER = tuple(METHODS.names())
 """Rows without a study: coarse baselines first, the methods under test last."""
 
 SCORE_TITLES = {

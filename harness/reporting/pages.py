@@ -9,9 +9,10 @@ from pathlib import Path
 
 from harness.errors import UsageError, did_you_mean
 from harness.records.cost import CostStore
-from harness.records.images import image_scores
+from harness.records.images import image_groups, image_scores
 from harness.records.schema import Record
 from harness.records.store import RecordStore
+from harness.registry import groups_by_rule
 from harness.reporting import claims, published, setups
 from harness.reporting.costs import cost_page
 from harness.reporting.page import SUFFIX, Format, Page
@@ -121,9 +122,20 @@ def images_below(root: Path) -> ImagesOf:
     def scores_of(key: str, expected: str, score: str, split: str, metric: str) -> dict[str, float] | None:
         return image_scores(store.images_path(key), variant=score, split=split, metric=metric, expected=expected)
 
+    @lru_cache(maxsize=32)
+    def groups_of(
+        key: str, expected: str, benchmark: str, score: str, split: str, stems: frozenset[str]
+    ) -> dict[str, str]:
+        told = image_groups(store.images_path(key), variant=score, split=split, expected=expected)
+        return told or groups_by_rule(benchmark, stems)
+
     def images_of(record: Record, score: str, split: str, metric: str) -> PerImage | None:
-        scores = scores_of(record.key, record.beside.get("images.csv", ""), score, split, metric)
-        return PerImage(scores=scores) if scores else None
+        expected = record.beside.get("images.csv", "")
+        scores = scores_of(record.key, expected, score, split, metric)
+        if not scores:
+            return None
+        groups = groups_of(record.key, expected, record.run.benchmark, score, split, frozenset(scores))
+        return PerImage(scores=scores, clusters=groups)
 
     return images_of
 

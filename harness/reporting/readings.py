@@ -45,6 +45,19 @@ class Effect:
     replicates: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Specification:
+    """A reading and its difference to the baseline, by benchmark."""
+
+    point: Point
+    differences: Mapping[str, Difference]
+
+    @property
+    def mean(self) -> float:
+        """Over benchmarks."""
+        return statistics.fmean(one.mean for one in self.differences.values())
+
+
 def report(
     records: Iterable[Record], study: Study, *, claims: Sequence[Claim] = (), images_of: ImagesOf, protocol: str
 ) -> str:
@@ -54,23 +67,28 @@ def report(
         records: any; those of the study's rows under ``protocol`` count.
         claims: score differences that name the method without options are judged under every reading.
     """
-    assert study.readings is not None
-    mine = [record for record in records if record.run.protocol == protocol]
     blocks = []
-    for sheet, members in sheets(mine).items():
-        there = {record.run.benchmark for record in members}
-        here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
-        grid = build(sheet, members, study=here, metrics=())
-        if not any(grid.members[row] for row in _rows(grid, study)):
-            continue
+    for grid, members, here in with_readings(records, study, protocol=protocol):
         blocks += [
-            _curve(grid, study, images_of),
-            _effects(grid, study),
+            _curve(grid, here, images_of),
+            _effects(grid, here),
             _claims(claims, members, here, images_of),
         ]
     if not blocks:
         blocks = [Block(heading=study.name, above=[f"No record of these readings under protocol {protocol} yet."])]
     return write(Page(title=study.title, blocks=blocks))
+
+
+def with_readings(records: Iterable[Record], study: Study, *, protocol: str) -> list[tuple[Grid, list[Record], Study]]:
+    """Each sheet of ``protocol`` that has a run of a reading: its grid, its records, the study on its benchmarks."""
+    found = []
+    for sheet, members in sheets(record for record in records if record.run.protocol == protocol).items():
+        there = {record.run.benchmark for record in members}
+        here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
+        grid = build(sheet, members, study=here, metrics=())
+        if any(grid.members[row] for row in _rows(grid, here)):
+            found.append((grid, members, here))
+    return found
 
 
 def _rows(grid: Grid, study: Study) -> dict[int, Point]:
@@ -88,38 +106,46 @@ def _first_columns(grid: Grid) -> list[int]:
     return list(first.values())
 
 
-def _curve(grid: Grid, study: Study, images_of: ImagesOf) -> Block:
-    readings = study.readings
-    assert readings is not None
+def curve(grid: Grid, study: Study, images_of: ImagesOf) -> list[Specification]:
+    """Every reading with a run, the one that says least for the method first; empty where the baseline has none."""
     rows, places = _rows(grid, study), _first_columns(grid)
     base = next((i for i, row in enumerate(grid.rows) if row.label == study.table.baseline), None)
-    found: dict[int, dict[int, Difference]] = {}
-    for row in rows:
+    found = []
+    for row, point in rows.items():
+        if base is None:
+            break
+        differences = {}
         for place in places:
-            if base is None:
-                continue
             difference = paired_difference(
                 grid.cells[row, place], grid.cells[base, place], grid.columns[place],
                 scored=(grid.rows[row].score, grid.rows[base].score), images_of=images_of,
             )  # fmt: skip
             if difference is not None:
-                found.setdefault(row, {})[place] = difference
-    order = sorted(found, key=lambda row: statistics.fmean(one.mean for one in found[row].values()))
+                differences[grid.columns[place].benchmark] = difference
+        if differences:
+            found.append(Specification(point=point, differences=differences))
+    return sorted(found, key=lambda one: one.mean)
+
+
+def _curve(grid: Grid, study: Study, images_of: ImagesOf) -> Block:
+    readings = study.readings
+    assert readings is not None
+    places, found = _first_columns(grid), curve(grid, study, images_of)
     table = []
-    for row in order:
-        cells = [f"{statistics.fmean(one.mean for one in found[row].values()):+.1f}"]
-        cells += [_interval(found[row].get(place)) for place in places]
-        cells += [_choice(level, field.levels) for level, field in zip(rows[row].levels, readings.fields, strict=True)]
+    for one in found:
+        cells = [f"{one.mean:+.1f}"]
+        cells += [_interval(one.differences.get(grid.columns[place].benchmark)) for place in places]
+        cells += [choice(level, field.levels) for level, field in zip(one.point.levels, readings.fields, strict=True)]
         table.append([Text(text=cell) for cell in cells])
     titles = [
         names.benchmark_title(grid.columns[place].benchmark) + f" {names.metric(grid.columns[place].metric).heading}"
         for place in places
     ]
-    missing = len(rows) - len(found)
+    missing = len(readings.points) - len(found)
     return Block(
         heading=f"{grid.protocol} · {grid.backbone}: every reading against {study.table.baseline}",
         above=[
-            f"Protocol: {grid.protocol}, hash {grid.protocol_hash}; {len(found)} of {len(rows)} readings have a run"
+            f"Protocol: {grid.protocol}, hash {grid.protocol_hash}; {len(found)} of {len(readings.points)} readings have a run"
             + (f", {missing} have none yet" if missing else ""),
             "Default: " + ", ".join(_words(field.levels[0]) for field in readings.fields),
         ],
@@ -141,7 +167,8 @@ def _interval(difference: Difference | None) -> str:
     return f"{text} ({len(difference.by_seed)})"
 
 
-def _choice(level: int, levels: Sequence[Mapping[str, object]]) -> str:
+def choice(level: int, levels: Sequence[Mapping[str, object]]) -> str:
+    """What differs from the default, in few words."""
     return "·" if level == 0 else _words({k: v for k, v in levels[level].items() if levels[0].get(k) != v}, short=True)
 
 

@@ -89,9 +89,10 @@ def groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:
     groups = []
     for entry in study.entries:
         found = [record for record in by_method.get(entry.method, []) if is_entry(record, entry.options)]
-        tuned = [record for record in found if record.run.tuning]
-        untuned = [record for record in found if not record.run.tuning]
-        members = tuned if _tunes(study, entry) or not untuned else untuned
+        if _tunes(study, entry):
+            members = [record for record in found if "chosen" in record.run.tuning]
+        else:  # what a row names itself is not tuned, even where another study has tuned it
+            members = [record for record in found if record.run.changed.keys() <= entry.options.keys()] or found
         scores = entry.scores or study.table.scores
         groups.append(
             Group(label=entry.label, method=entry.method, members=members, scores=scores, options=entry.options)
@@ -100,12 +101,15 @@ def groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:
 
 
 def is_entry(record: Record, options: Mapping[str, Any]) -> bool:
-    """Whether a run's configuration is the protocol's with ``options`` and nothing else changed; labels may differ."""
+    """Whether a run's configuration is the protocol's with ``options`` and nothing else changed, but for what tuning
+    chose; labels may differ."""
     config = {**OPTIONS_ADDED_LATER, **first_names(record.run.method_config)}
     wanted = first_names(options)
     asked = all(name in config and _plain(value) == _plain(config[name]) for name, value in wanted.items())
-    known = options.keys() | record.run.tuning.get("grid", {}).keys()
-    return asked and is_result(record.run) and record.run.changed.keys() <= known
+    if not asked or record.run.changed.keys() <= options.keys():
+        return asked
+    chosen = record.run.tuning.get("chosen", {})
+    return record.run.changed.keys() <= options.keys() | chosen.keys()
 
 
 def _tunes(study: Study, entry: Entry) -> bool:

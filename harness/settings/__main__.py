@@ -1,11 +1,11 @@
-"""``python -m harness.settings``: every setting with its value and where it comes from; ``--init`` writes a commented file."""
+"""``python -m harness.settings``: print every setting with its value and where it comes from, or write a commented file (--init)."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from harness.cli import verb
+from harness.command_line import CommandParser, command
 from harness.errors import UsageError, os_reason
 from harness.settings.keys import KEYS, Key
 from harness.settings.read import HERE, Settings, load_settings, user_file
@@ -17,10 +17,10 @@ HEAD = """\
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m harness.settings",
-        description="Print every setting with its value and where it comes from.",
+def parser() -> CommandParser:
+    p = command(
+        "settings",
+        __doc__,
         epilog=f"Read, the later above the earlier: {user_file()}, {HERE} of the working folder, variables SAM_PEFT_…",
     )
     p.add_argument("--init", action="store_true", help=f"write a commented {HERE} into this folder, or to --out")

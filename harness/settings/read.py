@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.errors import UsageError, did_you_mean, os_reason
 from harness.settings.keys import KEYS, PREFIX, Key
@@ -96,6 +96,23 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
                 found[key.name].pop(name, None)  # the highest level comes last
                 found[key.name][name], origins[f"{key.name}.{name}"] = path, origin
     return Settings(**found, origins=origins)
+
+
+def named(
+    settings: Settings, table: Literal["datasets", "checkpoints"], resolve: Callable[[str], str]
+) -> dict[str, Path]:
+    """A table under the names that ``resolve`` gives.
+
+    Raises:
+        UsageError: a name that ``resolve`` refuses; says where it stands.
+    """
+    found = {}
+    for name, path in getattr(settings, table).items():
+        try:
+            found[resolve(name)] = path
+        except UsageError as error:
+            raise UsageError(f"{settings.origins[f'{table}.{name}'].name}: {table}: {error}") from error
+    return found
 
 
 def trusted_plugins(settings: Settings, *, trust: bool) -> tuple[Path, ...]:

@@ -1,6 +1,6 @@
 """Image embeddings of a frozen encoder, computed once for each image and flip.
 
-For a method that trains nothing in the encoder (`methods.base.Method.trains_backbone` is False) the embedding is a
+For a method that trains nothing in the encoder (`methods.configs.MethodConfig.trains_encoder` is False) the embedding is a
 constant. Every image is encoded alone, so that its embedding does not depend on which others it met; it is stored in
 the very type in which the encoder gives it (fp32, or what autocast leaves), so nothing is rounded.
 
@@ -32,7 +32,7 @@ MEMORY_LIMIT = 4 << 30
 def encoder_is_frozen(method: Method, segmenter: nn.Module) -> bool:
     """Whether the image embedding is the same before and after training, so that it can be kept."""
     encoder = segmenter.get_submodule("encoder")
-    return not method.trains_backbone and not any(parameter.requires_grad for parameter in encoder.parameters())
+    return not method.config.trains_encoder and not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def encoder_fingerprint(encoder: nn.Module) -> str:

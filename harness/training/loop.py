@@ -201,6 +201,7 @@ class _Loop:
                 position.peak = max(position.peak, peak_bytes(self.device))
                 position.count_update("+".join(roles), loss=loss, seconds=seconds, waited=waited, timed=not self.cold)
                 begun = time.monotonic()
+            self.method.after_update(epoch=position.epoch, step=position.step, total=self.total)
             position.step += 1
             self.cold = max(0, self.cold - 1)
             self._tell("step", loss=loss)

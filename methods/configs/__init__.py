@@ -25,6 +25,7 @@ from methods.configs.common import (
 from methods.configs.lowrank import (
     ConvLoRAConfig,
     LoRAConfig,
+    LowRankConfig,
     NASLoRAConfig,
     NASPCLoRAConfig,
     SAMedConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "FullConfig",
     "LSTConfig",
     "LoRAConfig",
+    "LowRankConfig",
     "MethodConfig",
     "NASLoRAConfig",
     "NASPCLoRAConfig",

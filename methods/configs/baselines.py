@@ -25,6 +25,12 @@ class BitFitConfig(PlacedConfig):
         outside = shape.dim + final_norm + 2 * shape.neck_dim if self.outside else 0
         return self.block_count(shape) * block + outside
 
+    def added_parameters(self, shape: BackboneShape) -> int:
+        return 0
+
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        return 0 if self.outside else super().gradient_from(shape)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SSFConfig(PlacedConfig):
@@ -44,6 +50,9 @@ class SSFConfig(PlacedConfig):
     def encoder_parameters(self, shape: BackboneShape) -> int:
         channels = 7 * shape.dim + shape.mlp_dim
         return 2 * (self.block_count(shape) * channels + (shape.dim if self.outside else 0))
+
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        return 0 if self.outside else super().gradient_from(shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +131,9 @@ class LSTConfig(PlacedConfig):
 
     def __post_init__(self) -> None:
         require_whole("reduction", self.reduction)
+
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        return None
 
     def width(self, shape: BackboneShape) -> int:
         return max(1, shape.dim // self.reduction)

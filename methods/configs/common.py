@@ -41,9 +41,28 @@ class MethodConfig:
         """
         return 1.0
 
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether anything in the encoder trains; where nothing does, an image's embedding is computed once and kept."""
+        return True
+
+    @property
+    def trains_backbone_weights(self) -> bool:
+        """Whether the backbone's own matrices train, so that backward needs their gradients and the inputs of every
+        linear layer."""
+        return False
+
     def encoder_parameters(self, shape: BackboneShape) -> int:
         """Trainable parameters in the encoder, mask decoder not counted."""
         raise NotImplementedError
+
+    def added_parameters(self, shape: BackboneShape) -> int:
+        """Those of them that the plain backbone does not have."""
+        return self.encoder_parameters(shape)
+
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        """The first block that backward passes, None where no gradient passes the backbone."""
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +74,23 @@ class PlacedConfig(MethodConfig):
     def block_count(self, shape: BackboneShape) -> int:
         return len(parse_blocks(self.blocks, depth=shape.depth, global_blocks=shape.global_blocks))
 
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        return parse_blocks(self.blocks, depth=shape.depth, global_blocks=shape.global_blocks)[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderOnlyConfig(MethodConfig):
     """Encoder frozen; only mask decoder and head train."""
 
+    @property
+    def trains_encoder(self) -> bool:
+        return False
+
     def encoder_parameters(self, shape: BackboneShape) -> int:
         return 0
+
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +106,13 @@ class FullConfig(MethodConfig):
     def __post_init__(self) -> None:
         if self.encoder_lr is not None:
             require_positive("encoder_lr", self.encoder_lr)
+
+    @property
+    def trains_backbone_weights(self) -> bool:
+        return True
+
+    def added_parameters(self, shape: BackboneShape) -> int:
+        return 0
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         dim, hidden, neck = shape.dim, shape.mlp_dim, shape.neck_dim

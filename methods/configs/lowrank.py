@@ -11,24 +11,42 @@ from methods.parts.placement import BackboneShape, MethodError, parse_sites
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRAConfig(PlacedConfig):
-    """LoRA (2106.09685) as the SAM papers use it.
+class LowRankConfig(PlacedConfig):
+    """A low-rank update of linear layers.
 
     Args:
         sites: which linears (default: the fused qkv, one adapter a block, as Conv-LoRA released).
         rank: r = 3 (Conv-LoRA, NAS-LoRA).
-        alpha: scale is alpha / rank; 32 as released by Conv-LoRA.
     """
 
     sites: str = "qkv"
     rank: int = 3
-    alpha: float = 32.0
 
     def __post_init__(self) -> None:
         require_whole("rank", self.rank)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         return self.block_count(shape) * low_rank_parameters(shape, self.sites, self.rank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig(LowRankConfig):
+    """LoRA (2106.09685) as the SAM papers use it.
+
+    Args:
+        alpha: scale is alpha / rank; 32 as released by Conv-LoRA.
+    """
+
+    alpha: float = 32.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoRAConfig(LoRAConfig):
+    """DoRA (2402.09353): LoRA on the direction of each output's weights, and a learnt magnitude for each output."""
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        outputs = sum(outputs for _, outputs in site_widths(shape, self.sites))
+        return super().encoder_parameters(shape) + self.block_count(shape) * outputs
 
 
 def site_widths(shape: BackboneShape, sites: str) -> list[tuple[int, int]]:
@@ -56,7 +74,7 @@ class SAMedConfig(LoRAConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NASLoRAConfig(PlacedConfig):
+class NASLoRAConfig(LowRankConfig):
     """NAS-LoRA (2512.03499). What the paper leaves open is our choice and says so.
 
     Args:
@@ -89,8 +107,6 @@ class NASLoRAConfig(PlacedConfig):
         fused: run the operations of a cell as few batched convolutions; equal to running them one by one.
     """
 
-    sites: str = "qkv"
-    rank: int = 3
     scale: float = 1.0
     style: str = "darts"
     operations: str = "all"
@@ -109,6 +125,7 @@ class NASLoRAConfig(PlacedConfig):
     fused: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         parse_operations(self.operations, style=self.style)
         require_choice("scope", self.scope, ("window", "image"))
         require_choice("alternate", self.alternate, ("both", "joint", "iteration", "epoch"))
@@ -119,7 +136,6 @@ class NASLoRAConfig(PlacedConfig):
             raise MethodError("norm=batch-affine: style=linear has no norms; use style=darts, or leave norm out")
         if self.alternate == "joint" and self.alpha_data == "holdout":
             raise MethodError("alpha_data=holdout: alternate=joint has one pass on one batch; use alternate=both")
-        require_whole("rank", self.rank)
         if not 0 < self.alpha_holdout < 1:
             raise MethodError(f"alpha_holdout={self.alpha_holdout}: a fraction of the training split, in (0, 1)")
 
@@ -157,7 +173,7 @@ class NASLoRAConfig(PlacedConfig):
         norms = normed(operations) if self.norm == "batch-affine" else 0
         cell = cell_parameters(operations, channels=self.cell_channels) + 2 * norms * self.cell_channels
         cells = len(site_widths(shape, self.sites))
-        return self.block_count(shape) * (low_rank_parameters(shape, self.sites, self.rank) + cells * cell)
+        return super().encoder_parameters(shape) + self.block_count(shape) * cells * cell
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from methods.parts.folding import Folding
 from methods.parts.lowrank import AdaptedLinear, LowRank
 from methods.parts.sites import BlockSite
 
@@ -68,15 +69,6 @@ class Layer:
             self.place.replace(self.module, self.adapted.base)
 
 
-@dataclass(kw_only=True)
-class Merge:
-    """Sites whose update went into the backbone whole or in part, and those that keep one, with the reason."""
-
-    folded: list[str] = field(default_factory=list)
-    partly: list[str] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
-
-
 @torch.no_grad()
 def add_update(base: nn.Linear, adapter: LowRank, matrix: Tensor, offset: Tensor | None = None) -> None:
     """W ← W + s·B·M·A and b ← b + s·B·c on the adapter's slice of the outputs, in float64.
@@ -97,9 +89,9 @@ def add_update(base: nn.Linear, adapter: LowRank, matrix: Tensor, offset: Tensor
     bias.copy_(bias.double() + adapter.scale * (up @ offset.to(up)))
 
 
-def fold_exactly(layers: Sequence[Layer]) -> Merge:
+def fold_exactly(layers: Sequence[Layer]) -> Folding:
     """Fold what is linear per token, in place."""
-    done = Merge()
+    done = Folding()
     for layer in layers:
         for site, adapter in layer.adapters().items():
             core = adapter.core
@@ -151,7 +143,7 @@ class LeastSquares:
 
 
 @torch.no_grad()
-def fold_calibrated(segmenter: nn.Module, layers: Sequence[Layer], calibration: Sequence[Tensor]) -> Merge:
+def fold_calibrated(segmenter: nn.Module, layers: Sequence[Layer], calibration: Sequence[Tensor]) -> Folding:
     """Replace every core by its least-squares affine map and fold that, in place.
 
     Args:
@@ -169,7 +161,7 @@ def fold_calibrated(segmenter: nn.Module, layers: Sequence[Layer], calibration: 
             watched.callback(adapter.core.register_forward_hook(fits[site].watch).remove)
         for batch in calibration:
             segmenter.encoder(batch)  # type: ignore[operator]
-    done = Merge()
+    done = Folding()
     for site, (layer, adapter) in adapters.items():
         add_update(layer.adapted.base, adapter, *fits[site].solve())
         layer.remove(adapter)

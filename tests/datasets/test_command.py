@@ -31,14 +31,14 @@ def said(capsys: pytest.CaptureFixture[str]):
 
 def test_list_names_all_nine_with_terms_source_and_what_is_found(said, tmp_path: Path) -> None:
     samples.write("camo", tmp_path, images=12, size=48)
-    code, out, _ = said("list", "--root", tmp_path)
+    code, out, _ = said("list", "--data", tmp_path)
     assert code == 0
     for name in datasets.BUILTIN:
         assert f"\n{name} " in f"\n{out}"
     assert f"found: {tmp_path / 'CAMO-V.1.0-CVIU2019'}" in out
     assert out.count("not found") == 8
     assert "non-commercial" in out
-    _, out, _ = said("list", "--root", tmp_path, "--json")
+    _, out, _ = said("list", "--data", tmp_path, "--json")
     entries = {entry["name"]: entry for entry in json.loads(out)}
     assert set(entries) == set(datasets.BUILTIN)
     assert entries["camo"]["found"]
@@ -47,7 +47,7 @@ def test_list_names_all_nine_with_terms_source_and_what_is_found(said, tmp_path:
 
 
 def test_list_without_data_root_is_no_error(said, tmp_path: Path) -> None:
-    code, out, _ = said("list", "--root", tmp_path / "absent")
+    code, out, _ = said("list", "--data", tmp_path / "absent")
     assert code == 0
     assert out.count("not found") == 9
 
@@ -55,24 +55,24 @@ def test_list_without_data_root_is_no_error(said, tmp_path: Path) -> None:
 def test_list_tells_of_two_candidates(said, tmp_path: Path) -> None:
     for layout in ("original", "autogluon"):
         samples.write("kvasir", tmp_path, layout=layout, images=12, size=48)
-    _, out, _ = said("list", "--root", tmp_path)
+    _, out, _ = said("list", "--data", tmp_path)
     assert "Kvasir-SEG is there more than once" in out
 
 
 def test_sample_prepare_check_in_a_row(said, tmp_path: Path) -> None:
     code, out, _ = said(
-        "sample", "CVC-612".lower().replace("-", ""), "--root", tmp_path / "s", "--images", 24, "--size", 48
+        "sample", "CVC-612".lower().replace("-", ""), "--data", tmp_path / "s", "--images", 24, "--size", 48
     )
     assert code == 0
     assert "CVC-ClinicDB (layout original)" in out
     archive = shutil.make_archive(str(tmp_path / "cvc"), "zip", tmp_path / "s")
-    code, out, _ = said("prepare", "cvc612", "--from", archive, "--root", tmp_path / "data")
+    code, out, _ = said("prepare", "cvc612", "--from", archive, "--data", tmp_path / "data")
     assert code == 0
     assert "SHA-256" in out
     assert "prepared: " in out
-    code, out, _ = said("check", "cvc612", "--root", tmp_path / "data", "--workers", 1)
+    code, out, _ = said("check", "cvc612", "--data", tmp_path / "data", "--workers", 1)
     assert code == 0, out
-    code, out, _ = said("prepare", "cvc612", "--from", archive, "--root", tmp_path / "data", "--json")
+    code, out, _ = said("prepare", "cvc612", "--from", archive, "--data", tmp_path / "data", "--json")
     assert code == 0
     assert json.loads(out)["new"] is False
 
@@ -80,10 +80,10 @@ def test_sample_prepare_check_in_a_row(said, tmp_path: Path) -> None:
 def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
     folder = samples.write("cvc612", tmp_path, images=24, size=48)
     (folder / "Original" / "1.tif").write_bytes(b"no image")
-    code, out, _ = said("check", "cvc612", "--root", tmp_path, "--workers", 1)
+    code, out, _ = said("check", "cvc612", "--data", tmp_path, "--workers", 1)
     assert code == 1
     assert "failed  readable" in out
-    code, out, _ = said("check", "cvc612", "--root", tmp_path, "--workers", 1, "--json")
+    code, out, _ = said("check", "cvc612", "--data", tmp_path, "--workers", 1, "--json")
     assert code == 1
     report = json.loads(out)
     assert report["passed"] is False
@@ -94,7 +94,7 @@ def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
 
 
 def test_every_layout_of_every_benchmark_can_be_sampled(said, tmp_path: Path) -> None:
-    code, out, _ = said("sample", "all", "--layout", "all", "--root", tmp_path, "--images", 12, "--size", 40)
+    code, out, _ = said("sample", "all", "--layout", "all", "--data", tmp_path, "--images", 12, "--size", 40)
     assert code == 0
     assert len(out.splitlines()) == sum(len(samples.layouts(name)) for name in datasets.BUILTIN)
 
@@ -112,7 +112,7 @@ def test_every_layout_of_every_benchmark_can_be_sampled(said, tmp_path: Path) ->
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(said, tmp_path: Path, arguments: list[str], words: str) -> None:
-    code, out, err = said(*arguments, "--root", tmp_path / "root")
+    code, out, err = said(*arguments, "--data", tmp_path / "root")
     assert code == 2
     assert not out
     assert err.startswith("error: ")
@@ -136,14 +136,14 @@ def test_a_folder_that_cannot_be_and_a_negative_number_are_one_line(
     (tmp_path / "source").mkdir()
     archive = shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "source")
     root = root.format(file=tmp_path / "file")
-    code, out, err = said(*(word.format(archive=archive) for word in arguments), "--root", root)
+    code, out, err = said(*(word.format(archive=archive) for word in arguments), "--data", root)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert words.format(root=root) in err
 
 
 def test_listing_does_not_import_torch() -> None:
     code = (
-        "import sys; from datasets.__main__ import main; main(['list', '--root', 'nowhere']); "
+        "import sys; from datasets.__main__ import main; main(['list', '--data', 'nowhere']); "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)

@@ -144,6 +144,7 @@ def test_main_job_trains_tests_records_and_prints_a_table_and_a_second_call_only
     assert record["cost"]["step_time_s"] > 0
     assert record["parameters"]["encoder"] == 3072
     assert (tmp_path / "records" / f"{record['key']}.images.csv").is_file()
+    assert all(record["environment"][name] for name in ("numbers", "numbers_method", "numbers_benchmark"))
     written = path.stat().st_mtime_ns
     assert main(arguments) == 0
     assert capsys.readouterr().out == first

@@ -191,6 +191,34 @@ class _MergesAnything(_Added):
         return MergeReport(mode=mode, folded=(), left={}, extra_parameters=0)
 
 
+class _CountsWhatItIsAsked(_Added):
+    asked = 0
+
+    def roles_at(self, *, epoch: int, step: int) -> tuple[Any, ...]:
+        self.asked += 1
+        return ("weights",) if self.asked % 5 else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ConfigWithoutGradient(LoRAConfig):
+    def gradient_from(self, shape: Any) -> None:
+        return None
+
+
+class _SaysNoGradientPasses(LoRA):
+    config_class = _ConfigWithoutGradient
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ConfigThatAddsNothing(LoRAConfig):
+    def added_parameters(self, shape: Any) -> int:
+        return 0
+
+
+class _SaysItAddsNothing(LoRA):
+    config_class = _ConfigThatAddsNothing
+
+
 BROKEN = [
     (_NotIdentity, "identity", "declares identity at init"),
     (_DeclaresDeviationFalsely, "identity", "there is none"),
@@ -205,7 +233,10 @@ BROKEN = [
     (_MixesImages, "batch", "together differ from one by one"),
     (_CountsRecomputation, "checkpointing", "differs by"),
     (_IgnoresCheckpointing, "checkpointing", "bytes with checkpointing"),
-    (_IgnoresPlacement, "placement", "blocks=last-half"),
+    (_IgnoresPlacement, "placement", "blocks=first-half"),
+    (_CountsWhatItIsAsked, "schedule", "first and .* later"),
+    (_SaysNoGradientPasses, "properties", "no gradient passes the backbone, but it reaches"),
+    (_SaysItAddsNothing, "properties", "its configuration says 0"),
     (_MergeLies, "merge", "reports a deviation"),
     (_LeavesAdapterBehind, "merge", "left_over"),
     (_MergesAnything, "merge", "is accepted"),

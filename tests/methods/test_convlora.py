@@ -92,6 +92,24 @@ def test_balance_loss_reaches_the_gate_and_its_noise_as_released() -> None:
     assert mixture.noise.grad.abs().max() > 0
 
 
+def test_the_noise_has_a_floor_where_the_gate_would_have_none() -> None:
+    """The released `noise_epsilon` 1e-2: softplus(−50) is 0, and the gate still draws with that spread."""
+    mixture, maps = _mixture(), _maps(200).abs()  # so that softplus(−50 · mean) is nothing
+    with torch.no_grad():
+        mixture.gate.mul_(0.02)
+        mixture.noise.fill_(-50.0)
+    drawn: list[torch.Tensor] = []
+    route = mixture._draw
+    mixture._draw = lambda like: drawn.append(route(like)) or drawn[-1]  # type: ignore[method-assign, func-returns-value]
+    mixture.train()(maps)
+    clean = maps.mean((2, 3)) @ mixture.gate
+    logits_ = clean + 0.01 * drawn[0]
+    importance = torch.nn.functional.one_hot(logits_.argmax(1), 4).sum(0)
+    expected = squared_variation(importance) + squared_variation(load(clean, logits_, torch.full_like(clean, 0.01)))
+    assert mixture.balance is not None
+    torch.testing.assert_close(mixture.balance, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_load_is_the_probability_of_winning_when_the_noise_is_drawn_again() -> None:
     generator = torch.Generator().manual_seed(0)
     clean = torch.randn(5, 4, generator=generator)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.code import code_version
 from harness.dispatch import snapshot, worker
 from harness.dispatch.submitting import begin_sweep
 from harness.dispatch.sweeps import Limits, create_chunk
 from harness.errors import UsageError
-from harness.records.code import code_version
 from tests.harness.dispatch.helpers import make_job
 
 

@@ -96,6 +96,49 @@ def test_ber_has_its_own_threshold():
     assert values == {"ber": 0.0, "iou": 0.0}
 
 
+def test_a_probability_on_the_threshold_is_background():
+    prediction, mask = np.full((8, 8), 0.5), np.zeros((8, 8), dtype=np.uint8)
+    mask[:2] = 1
+    prediction[0] = np.nextafter(0.5, 1)
+    scorer = SplitScorer(["iou", "dice", "miou"])
+    assert scorer.measure(prediction, mask).values == {
+        "iou": 0.5,
+        "dice": pytest.approx(2 / 3),
+        "miou": pytest.approx((0.5 + 48 / 56) / 2),
+    }
+    prediction[:], mask[:] = 125 / 255, 1
+    assert SplitScorer(["ber"]).measure(prediction, mask).values == {"ber": 1.0}, "likewise at BER's own threshold"
+
+
+@pytest.mark.parametrize(("value", "ber"), [(0.495, 0.0), (0.48, 1.0)])
+def test_accumulated_ber_keeps_its_own_threshold(value, ber):
+    """Between 125/255 and 0.5 a pixel is shadow to BER and background to IoU, also in areas summed over the split."""
+    scorer = SplitScorer(["ber", "iou"], conventions=Conventions(overlap="accumulated"))
+    for stem in "ab":
+        scorer.add(stem, np.full((8, 8), value), np.ones((8, 8), dtype=np.uint8))
+    assert scorer.summary() == {"ber": ber, "iou": 0.0}
+
+
+def test_a_class_that_is_predicted_and_in_no_mask_counts_nothing_in_the_mean():
+    """Mask: half class 0, half class 1; a quarter of the image is called class 2: IoU 1/2, 1 and 0, class 3 left out."""
+    mask = np.zeros((8, 8), dtype=np.uint8)
+    mask[4:] = 1
+    labels = mask.copy()
+    labels[:2] = 2
+    scorer = SplitScorer(CLASSES, task="multiclass", num_classes=4)
+    scorer.add("a", labels, mask)
+    assert scorer.summary() == {"miou": pytest.approx((0.5 + 1 + 0) / 3), "accuracy": 0.75}
+
+
+def test_a_class_is_seen_if_one_image_of_the_split_has_it():
+    """Counts are summed first: image b has class 1 nowhere, and its false alarms of class 1 still lower class 1's IoU."""
+    scorer = SplitScorer(["miou"], task="multiclass", num_classes=3)
+    ones, zeros = np.ones((4, 4), dtype=np.uint8), np.zeros((4, 4), dtype=np.uint8)
+    scorer.add("a", ones, ones)
+    scorer.add("b", ones, zeros)
+    assert scorer.summary()["miou"] == pytest.approx((0 + 16 / 32) / 2)
+
+
 def test_thresholds_apply_before_min_max_stretching():
     prediction, mask = np.full((8, 8), 0.2), np.ones((8, 8), dtype=np.uint8)
     prediction[0] = 0.1

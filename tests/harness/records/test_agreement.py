@@ -170,7 +170,9 @@ def test_an_edited_image_file_gives_no_paired_interval(tmp_path: Path) -> None:
     path = copied(tmp_path, NASPCLORA, with_seal=True)
     asked = (load(path), "best", "test", "iou")
     root = path.parent.parent
-    assert len(images_below(root)(*asked) or ()) == 100
+    found = images_below(root)(*asked)
+    assert found is not None
+    assert len(found.scores) == 100
     exchange(path.with_suffix(".images.csv"))
     assert images_below(root)(*asked) is None
     assert image_scores(path.with_suffix(".images.csv"), variant="best", split="test", metric="iou") is not None

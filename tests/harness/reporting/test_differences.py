@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from harness.reporting.pages import images_below
 from harness.reporting.tables import render
 from harness.studies import load_study, study_from_dict
 from harness.tables import main
-from tests.harness.reporting.sample import record, sources
+from tests.harness.reporting.sample import CARD, record, sources
 
 ROWS = ["lora", "decoder", "bitfit"]
 
@@ -33,6 +34,13 @@ def table(page: str, heading: str) -> dict[str, list[str]]:
         [cell.strip() for cell in line.strip("|").split(" | ")] for line in block.splitlines() if line.startswith("| ")
     ]
     return {row[0]: row[1:] for row in cells}
+
+
+def rows_of(page: str) -> dict[str, str]:
+    """Label -> first cell of the first table."""
+    block = re.split(r"\n##+ ", page)[1]
+    cells = [line.strip("| ").split(" | ") for line in block.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1].strip() for row in cells}
 
 
 def three(base: float, *, shift: float = 0.0, **changes: Any) -> list[Any]:
@@ -111,6 +119,64 @@ def test_a_claim_and_a_difference_table_give_one_interval(tmp_path: Path, capsys
     file.write_text(yaml.safe_dump([claim | {"expected": {"greater": 0}}]))
     assert claims(["--results", str(tmp_path), "--protocol", "demo", "--file", str(file)]) == 0
     assert f"+0.10 {bounds} points, n = 3: not judged" in capsys.readouterr().out
+
+
+def frames(root: Path, *, column: bool) -> list[Any]:
+    """Two methods on CVC: 12 sequences of 5 frames (by their numbers), whose differences all frames of a sequence share."""
+    store, records = RecordStore(root), []
+    first = [1, 26, 51, 79, 104, 127, 152, 178, 206, 228, 253, 278]
+    for method, sign in (("lora", 0.0), ("decoder", 1.0)):
+        for seed in range(3):
+            scores = {
+                str(start + n): 0.6 + 0.001 * seed + sign * 0.01 * ((7 * place) % 12 - 4)
+                for place, start in enumerate(first)
+                for n in range(5)
+            }
+            one = record(sum(scores.values()) / len(scores), method=method, seed=seed, benchmark="cvc612")
+            group = {stem: f"{place // 5}" for place, stem in enumerate(scores)}
+            head = "variant,split,stem,group,s_measure\n" if column else "variant,split,stem,s_measure\n"
+            lines = (
+                f"best,test,{stem},{group[stem]},{score!r}\n" if column else f"best,test,{stem},{score!r}\n"
+                for stem, score in scores.items()
+            )
+            store.write(one, head + "".join(lines))
+            records.append(store.summary(one.key))
+    return records
+
+
+@pytest.mark.parametrize("column", [True, False])
+def test_frames_of_one_sequence_count_as_one(tmp_path: Path, column: bool) -> None:
+    """By the group beside each score; older records, which have none, by the benchmark's own rule."""
+    page = render(
+        frames(tmp_path, column=column),
+        study=study(benchmarks=["cvc612"]),
+        sources=sources(images_of=images_below(tmp_path)),
+    )
+    found = table(page, "differences")["decoder"]
+    means = [(7 * place) % 12 - 4 for place in range(12)]
+    half = (
+        2.201 * statistics.stdev(means) / 12**0.5
+    )  # Student over the sequences; over 60 frames it would be under half
+    assert found[1] == "+1.50 (3)"
+    low, high = (float(number) for number in found[2].strip("[]").split(", "))
+    assert (high - low) / 2 == pytest.approx(half, abs=0.01)
+    assert "Images that are not independent count by cluster (CVC-612 Sα: 12)." in page
+    assert float(found[4]) > 0.05  # sign flips of 12 sequences; of 60 frames it would be below 0.001
+
+
+def test_seeds_in_conflict_are_in_no_difference() -> None:
+    records = three(0.8) + three(0.8, shift=-0.01, method="decoder")
+    records.append(record(0.5, seed=1, method="decoder", rules={**CARD, "image_size": 65}))  # another result of seed 1
+    page = render(records, study=study())
+    assert rows_of(page)["decoder"] == "CONFLICT (2/3)"
+    assert table(page, "differences")["decoder"][1] == "-1.00 (2)"
+
+
+def test_p_over_images_is_adjusted_after_holm(tmp_path: Path) -> None:
+    records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02, "bitfit": 0.03})
+    found = table(render(records, study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")
+    alone = table(render(records[:6], study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")
+    assert float(found["decoder"][4]) == pytest.approx(2 * float(alone["decoder"][4]), rel=0.05)
 
 
 def test_image_scores_whose_mean_is_not_the_score_are_not_used(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.reporting.claims import FILE, read
 from harness.reporting.grid import build, sheets
-from harness.reporting.readings import lenth_margin, main_effects, report
+from harness.reporting.readings import curve, lenth_margin, main_effects, report, with_readings
+from harness.reporting.specification import draw
 from harness.studies import Study, load_study, study_from_dict
 from harness.studies.design import aliases, label_of, options_of, parse_fields, points
 from tests.harness.reporting.sample import record
@@ -171,6 +172,20 @@ def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: P
         store.write(replace(one, run=replace(one.run, protocol="nas-lora")))
     assert verb.main(["--results", str(tmp_path)]) == 0
     assert (tmp_path / "tables" / "readings.readings.md").is_file()
+
+
+def test_the_curve_is_drawn_with_a_mark_for_every_choice(tmp_path: Path) -> None:
+    ((grid, _, here),) = with_readings(everything(), study(), protocol="demo")
+    found = curve(grid, here, no_images)
+    readings = here.readings
+    assert readings is not None
+    draw(found, readings, tmp_path / "curve.svg", baseline="LoRA", caption="made up")
+
+    assert "<svg" in (tmp_path / "curve.svg").read_text(encoding="utf-8")
+    with pytest.raises(UsageError, match="no curve to draw yet"):
+        draw([], readings, tmp_path / "none.svg", baseline="LoRA", caption="")
+    with pytest.raises(UsageError, match="cannot write the figure"):
+        draw(found, readings, tmp_path / "curve.docx", baseline="LoRA", caption="")
 
 
 def test_the_default_reading_is_the_cards_own_run_so_that_it_is_not_made_twice() -> None:

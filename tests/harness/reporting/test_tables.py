@@ -566,3 +566,23 @@ def test_updates_are_shown_where_rows_of_a_benchmark_differ_and_nowhere_else() -
     assert "updates" not in render(elsewhere)
     assert rows(render(fewer))["naslora"][-1] == "40 + 20 α"
     assert "updates: of the weights" in render(fewer)
+
+
+def test_a_row_that_names_a_rate_shows_its_runs_whatever_a_tuning_made_of_them() -> None:
+    grid = {"grid": {"lr": [1e-3, 1e-2]}}
+    told = {"chosen": {"lr": 1e-3}, "trials": [], "edge": [], "metric": "s_measure", "on": ["kvasir"], "hours": 0.1}
+    chosen = {**grid, **told}
+    rates = {"config": {"lr": 1e-3}, "changed": {"lr": 1e-3}}
+    lost = record(0.5, config={"lr": 1e-2}, changed={"lr": 1e-2}, tuning=grid)
+    records = [record(0.8, tuning=chosen, **rates), record(0.9, seed=1, **rates), lost]
+    entries = [
+        {"label": "named", "method": "lora", "options": {"lr": 1e-3}},
+        {"label": "lost", "method": "lora", "options": {"lr": 1e-2}},
+        {"label": "tuned", "method": "lora"},
+    ]
+    text = render(records, study=study(entries=entries, seeds=2, benchmarks=["kvasir"]))
+    page = rows(text.partition(": tuned")[0])
+
+    assert page["named"][0] == "85.0 ± 7.1 (2)"
+    assert page["lost"][0] == "MISSING (1/2)"
+    assert next(cells for name, cells in page.items() if name.startswith("tuned"))[0] == "MISSING (1/2)"

@@ -25,21 +25,27 @@ class Forks:
     def close(self) -> None:
         self.server.communicate()
 
-    def run(self, options: dict[str, Any], *, kill_at: str = "", may_fail: bool = False) -> list[str]:
-        """What the run printed; it is killed as soon as it prints a line that starts with ``kill_at``."""
+    def run(self, *options: dict[str, Any], kill_at: str = "") -> list[str]:
+        """What the runs printed, which go on at once; the first is killed as soon as it prints a line that starts with
+        ``kill_at``, and then the others may fail."""
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         self.server.stdin.write(json.dumps(options) + "\n")
         self.server.stdin.flush()
-        pid, killed, printed = 0, False, []
+        pids: list[int] = []
+        printed: list[str] = []
+        killed = False
         for line in self.server.stdout:
             if line.startswith("pid "):
-                pid = int(line.split()[1])
-            if line.startswith("ended "):
-                assert may_fail or int(line.split()[1]) == (-signal.SIGKILL if kill_at else 0), printed
+                pids.append(int(line.split()[1]))
+            elif line.startswith("ended "):
+                first, *others = map(int, line.split()[1:])
+                assert first == (-signal.SIGKILL if kill_at else 0), printed
+                assert kill_at or not any(others), printed
                 return printed
-            printed.append(line.strip())
+            else:
+                printed.append(line.strip())
             if kill_at and not killed and line.startswith(kill_at):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pids[0], signal.SIGKILL)
                 killed = True
         raise AssertionError("the server died")

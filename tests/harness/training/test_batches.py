@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 
 from harness.training.batches import Plan, choose, draw, hold_out, load, shuffled, slice_of
-from tests.harness.training.tiny import Discs
+from harness.training.distributed import ALONE
+from harness.training.feeding import Feeder
+from tests.harness.training.tiny import CPU, Discs, protocol
 
 
 def plan(count: int = 10, **fields: object) -> Plan:
@@ -57,6 +61,36 @@ def test_flips_have_the_protocols_probability_and_change_from_epoch_to_epoch() -
     assert all(plan(flip=1.0).flipped(0, index) for index in range(100))
 
 
+def test_a_flip_is_a_function_of_seed_epoch_and_image() -> None:
+    def drawn(seed: int, epoch: int, index: int) -> bool:
+        digest = hashlib.blake2b(f"flip:{seed}:{epoch}:{index}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") < 2**63
+
+    for seed, epoch in ((1, 0), (1, 3), (2, 0)):
+        found = [plan(seed=seed).flipped(epoch, index) for index in range(64)]
+        assert found == [drawn(seed, epoch, index) for index in range(64)]
+
+
+@pytest.mark.parametrize("fields", [{}, {"batch_size": 5}, {"accumulate": 2}, {"seed": 4}])
+def test_an_images_flip_does_not_depend_on_where_in_the_epoch_it_comes(fields: dict[str, int]) -> None:
+    chosen = plan(**fields)
+    feeder = Feeder(
+        torch.nn.Identity(), Discs(10), plan=chosen, protocol=protocol(), device=CPU, workers=ALONE, embeddings=None
+    )
+    with feeder:
+        for step in range(chosen.updates_per_epoch):
+            feeder.prepare(2, step)
+        batches = [batch for _ in range(chosen.updates_per_epoch) for batch in feeder.take()[0]]
+    flips = {index: flip for batch in batches for index, flip in zip(batch.indices, batch.flips, strict=True)}
+    assert flips == {index: chosen.flipped(2, index) for index in range(10)}
+    assert len(set(flips.values())) == 2
+    for batch in batches:
+        assert batch.images is not None
+        for place, index in enumerate(batch.indices):
+            image = torch.from_numpy(Discs(10).image(index))
+            assert torch.equal(batch.images[place], image.flip(-1) if flips[index] else image)
+
+
 def test_a_flip_mirrors_image_and_mask_alike() -> None:
     source = Discs(3)
     images, targets = load(source, [1, 2], [True, False])
@@ -80,6 +114,12 @@ def test_the_held_out_part_is_disjoint_and_leaves_something(count: int, fraction
     kept, held_out = hold_out(count, fraction, seed=0)
     assert len(held_out) == held
     assert sorted(kept + held_out) == list(range(count))
+
+
+def test_which_images_are_held_out_depends_on_the_seed() -> None:
+    parts = {tuple(hold_out(20, 0.5, seed=seed)[1]) for seed in range(5)}
+    assert len(parts) == 5
+    assert hold_out(20, 0.5, seed=3) == hold_out(20, 0.5, seed=3)
 
 
 def test_architecture_steps_go_round_the_held_out_part() -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.errors import UsageError
-from harness.training.batches import hold_out, shuffled
+from harness.training.batches import draw, hold_out, shuffled
 from harness.training.distributed import Workers
 from harness.training.feeding import normalise
 from harness.training.outcome import Diverged, Interrupted, Progress, Selection, StopRequest
@@ -296,12 +296,41 @@ def test_noise_does_not_depend_on_what_else_drew_from_torchs_generator(tmp_path:
     assert summary(Run(folder=tmp_path / "b", method="convlora", report=draws).train()) == first
 
 
+def test_the_noise_of_every_step_is_its_own(tmp_path: Path) -> None:
+    run = Run(folder=tmp_path, method="convlora", images=4, seed=3, rules=protocol(epochs=2))
+    seeds: list[tuple[int, int]] = []
+
+    def look(progress: Progress) -> None:
+        if progress.kind == "step":
+            seeds.append((run.attached.generator.initial_seed(), torch.initial_seed()))
+
+    run.report = look
+    run.train()
+    places = [(3, epoch, step, 0) for epoch in range(2) for step in range(2)]
+    assert seeds == [(draw("method", *place), draw("torch", *place)) for place in places]
+    assert len(set(seeds)) == 4
+
+
+def test_an_epochs_loss_is_the_mean_over_its_own_updates(tmp_path: Path) -> None:
+    losses: dict[int, list[float]] = {}
+
+    def look(progress: Progress) -> None:
+        if progress.kind == "step":
+            losses.setdefault(progress.epoch, []).append(progress.loss)
+
+    result = Run(folder=tmp_path, images=5, rules=protocol(epochs=3), report=look).train()
+    assert [len(losses[epoch]) for epoch in (1, 2, 3)] == [3, 3, 3]
+    for entry in result.history:
+        assert entry["loss"] == pytest.approx(statistics.fmean(losses[entry["epoch"]]), rel=1e-12)
+        assert entry["updates"] == {"weights": 3}
+
+
 STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout"}
 
 
-def watched(folder: Path, config: dict[str, Any]) -> tuple[Run, list[tuple[int, set[str], set[int]]]]:
+def watched(folder: Path, config: dict[str, Any], **more: Any) -> tuple[Run, list[tuple[int, set[str], set[int]]]]:
     """A NAS-LoRA run, and for each step its epoch, the roles whose parameters moved, and the images it used."""
-    run = Run(folder=folder, method="naslora", config=config, images=10)
+    run = Run(folder=folder, method="naslora", config=config, images=10, **more)
     roles = {group.role: group.named for group in run.attached.parameter_groups()}
     before = {role: {name: p.detach().clone() for name, p in named.items()} for role, named in roles.items()}
     images = trained_on(run)
@@ -416,6 +445,15 @@ def test_running_statistics_are_the_mean_over_batches_where_asked(tmp_path: Path
 
     assert name.endswith("running_mean")
     torch.testing.assert_close(seen[0], torch.stack(of_batches).mean(dim=0))
+
+
+def test_the_held_out_images_are_those_of_the_runs_seed(tmp_path: Path) -> None:
+    run, steps = watched(tmp_path, {**STAGEWISE, "search_start_epoch": 0}, seed=5, rules=protocol(epochs=1))
+    run.train()
+    kept, held_out = hold_out(10, run.attached.architecture_holdout(), seed=5)
+    assert held_out != hold_out(10, run.attached.architecture_holdout(), seed=0)[1]
+    for _, moved, used in steps:
+        assert used <= set(kept if moved == {WEIGHTS} else held_out)
 
 
 def test_joint_steps_move_both_roles(tmp_path: Path) -> None:

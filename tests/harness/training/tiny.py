@@ -1,7 +1,7 @@
 """A training run small enough for tests: drawn discs, the tiny SAM, a fraction of a second an epoch.
 
-Run as a module, it reads a line of JSON a run from standard input and forks a process for each, which prints its id, a
-line a step and, at the end, a line of JSON; the tests kill these processes.
+Run as a module, it reads lines of JSON from standard input, each a list of runs, and forks a process for each run of the
+list; it prints their ids, the first worker a line a step and, at the end, a line of JSON; the tests kill these processes.
 """
 
 from __future__ import annotations
@@ -144,18 +144,22 @@ def main(options: dict[str, Any]) -> None:
 
 
 def serve() -> None:
-    """Runs in processes of their own, without importing everything again for each."""
+    """Runs in processes of their own, without importing everything again for each; a line holds those that run together."""
     for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            print("pid", os.getpid(), flush=True)
-            try:
-                main(json.loads(line))
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        children = []
+        for options in json.loads(line):
+            child = os.fork()
+            if not child:
+                try:
+                    main(options)
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(1)
+                os._exit(0)
+            children.append(child)
+            print("pid", child, flush=True)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        print("ended", *codes, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,26 @@
-"""How far a merged model is from the unmerged one, measured on images."""
+"""What of a method went into the backbone, and how far the merged model is from the unmerged one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(kw_only=True)
+class Folding:
+    """Sites whose update went into the backbone whole or in part, and those that keep one, with the reason.
+
+    Args:
+        extra_parameters: that inference still needs beyond the plain backbone.
+    """
+
+    folded: list[str] = field(default_factory=list)
+    partly: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    extra_parameters: int = 0
 
 
 @torch.no_grad()

@@ -1,0 +1,114 @@
+"""Fingerprints of the code that makes numbers, so that a table tells records of other code from records of moved comments.
+
+A fingerprint is over the top-level definitions of the modules behind something, each without comments, docstrings and
+imports, and whatever the order of modules: code that moves to another file keeps it. Python's own version enters through
+how it writes code back.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOMS = ("harness.models", "harness.training", "harness.evaluation", "harness.experiment")
+"""What every run goes through, whatever its method and benchmark."""
+NO_NUMBERS = tuple(f"harness.experiment.{name}" for name in ("environment", "failure", "number_code"))
+"""What is in these rooms and only tells of a run."""
+
+
+def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
+    """``numbers`` of the rooms, ``numbers_method``, ``numbers_benchmark``: 12 hex digits each.
+
+    Args:
+        method, config, benchmark: the classes of a run; their bases and what their modules import from their own
+            packages count too.
+    """
+    shared = _definitions(_behind("harness.experiment.experiment", ROOMS, without=NO_NUMBERS))
+    own = _definitions(_behind(method.__module__, ("methods",), without=("methods.configs",)))
+    options = [_stripped(inspect.getsource(one)) for one in config.__mro__ if one.__module__ != "builtins"]
+    files = _definitions(_behind(benchmark.__module__, ("datasets",)))
+    return {
+        "numbers": _digest(shared),
+        "numbers_method": _digest([*own, *options]),
+        "numbers_benchmark": _digest(files),
+    }
+
+
+def _digest(definitions: Iterable[str]) -> str:
+    return hashlib.sha256("\n\n".join(sorted(definitions)).encode()).hexdigest()[:12]
+
+
+def _definitions(modules: Iterable[str]) -> list[str]:
+    return [text for module in modules for text in _of_module(module)]
+
+
+@functools.cache
+def _of_module(module: str) -> tuple[str, ...]:
+    nodes = [node for node in _tree(module).body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    return tuple(filter(None, (_stripped(ast.unparse(node)) for node in nodes)))
+
+
+def _stripped(source: str) -> str:
+    """Without docstrings and other strings that stand alone; comments go with parsing."""
+    tree = ast.parse(textwrap.dedent(source))
+    for node in ast.walk(tree):
+        body: Any = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [one for one in body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
+            node.body = kept or ([] if isinstance(node, ast.Module) else [ast.Pass()])  # type: ignore[attr-defined]
+    return ast.unparse(tree)
+
+
+def _behind(module: str, prefixes: tuple[str, ...], *, without: tuple[str, ...] = ()) -> list[str]:
+    """``module`` and what it imports from ``prefixes``, directly or not."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or _path(name) is None:
+            continue
+        found.add(name)
+        for node in ast.walk(_tree(name)):
+            for wanted in _imported(node):
+                if _is_below(wanted, prefixes) and not _is_below(wanted, without):
+                    waiting.append(wanted)
+    return sorted(found)
+
+
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def _is_below(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+@functools.cache
+def _path(module: str) -> Path | None:
+    """The file of a module; None where there is none, as for a class named in an import."""
+    loaded = getattr(sys.modules.get(module), "__file__", None)
+    if loaded:
+        return Path(loaded)
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+@functools.cache
+def _tree(module: str) -> ast.Module:
+    path = _path(module)
+    return ast.parse(path.read_text(encoding="utf-8")) if path else ast.parse("")

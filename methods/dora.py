@@ -1,0 +1,89 @@
+"""DoRA (2402.09353): y = m ⊙ (W + s B A) x / ‖W + s B A‖ + b, the norm taken over the inputs of each output.
+
+The magnitude m (one number an output) starts at ‖W‖, so that with B = 0 the start is the identity; direction and
+magnitude then learn apart. The norm is a constant in backward (equation 11, section 4.3), as HF peft does. The update is
+linear per token, so that all of it folds into W. Deviation: on slices of a fused qkv (``sites=q,v``) each slice has a
+magnitude of its own for its own outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.base import MergeMode
+from methods.configs.lowrank import DoRAConfig
+from methods.lora import LoRA
+from methods.parts.folding import Folding
+from methods.parts.lowrank import AdaptedLinear, LowRank
+from methods.parts.sites import BlockSite
+
+
+class Decomposed(AdaptedLinear):
+    """An adapted linear layer whose outputs are rescaled to a learnt magnitude.
+
+    Args:
+        base: the backbone's own layer, (outputs, inputs).
+        adapters: by site name; outputs that none of them reaches stay as they are.
+    """
+
+    def __init__(self, base: nn.Linear, adapters: dict[str, LowRank]) -> None:
+        super().__init__(base, adapters)
+        norms = base.weight.detach().norm(dim=1)
+        self.magnitudes = nn.ParameterDict(
+            {name: nn.Parameter(norms[adapter.start : adapter.stop].clone()) for name, adapter in adapters.items()}
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        bias = self.base.bias
+        linear = super().forward(tokens)
+        plain = linear if bias is None else linear - bias
+        scaled = plain * self.gain().to(plain.dtype)
+        return scaled if bias is None else scaled + bias
+
+    def gain(self) -> Tensor:
+        """m / ‖W + s B A‖ of every output, (outputs,); 1 where no adapter reaches. No gradient passes the norm."""
+        gain = torch.ones_like(self.base.weight[:, 0])
+        with torch.no_grad():
+            norms = self.updated().norm(dim=1)
+        for name, magnitude in self.magnitudes.items():
+            adapter: LowRank = self.adapters[name]  # type: ignore[assignment]
+            reached = slice(adapter.start, adapter.stop)
+            gain = gain.index_copy(
+                0, torch.arange(*reached.indices(len(gain)), device=gain.device), magnitude / norms[reached]
+            )
+        return gain
+
+    def updated(self) -> Tensor:
+        """W + s B A, (outputs, inputs)."""
+        weight = self.base.weight
+        for adapter in self.adapters.values():
+            weight = weight + F.linear(adapter.spread_up(len(weight)), adapter.down.t())  # type: ignore[operator]
+        return weight
+
+
+class DoRA(LoRA):
+    """DoRA; see the module."""
+
+    name = "dora"
+    config_class = DoRAConfig
+    merge_modes = ("exact",)
+
+    def _adapt(self, place: BlockSite, module: str, names: Sequence[str]) -> AdaptedLinear:
+        adapted = super()._adapt(place, module, names)
+        return Decomposed(adapted.base, dict(adapted.adapters.items()))  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
+        done = Folding()
+        for layer in self._layers:
+            adapted = layer.adapted
+            assert isinstance(adapted, Decomposed)
+            adapted.base.weight.copy_(adapted.gain()[:, None] * adapted.updated())
+            done.folded += list(layer.adapters())
+            layer.place.replace(layer.module, adapted.base)
+        self._layers = []
+        return done

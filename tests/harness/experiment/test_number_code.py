@@ -1,0 +1,89 @@
+"""The fingerprint of code that makes numbers moves with what can touch one, and with nothing else."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from datasets.kvasir import Kvasir
+from harness.experiment import number_code as module
+from harness.experiment.number_code import number_code
+from harness.registry import METHODS, load_plugin
+
+PLUGIN = '''
+from dataclasses import dataclass
+from methods.lora import LoRA
+from methods.configs.lowrank import LowRankConfig
+
+SCALE = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MineConfig(LowRankConfig):
+    """Options."""
+
+    width: int = 3
+
+
+def half(value: float) -> float:
+    return value / 2
+
+
+class Mine(LoRA):
+    """Docstring."""
+
+    name = "mine"
+    config_class = MineConfig
+
+    def auxiliary_loss(self) -> None:
+        # nothing here
+        return None
+'''
+
+
+@pytest.fixture
+def fingerprint(tmp_path: Path):  # type: ignore[no-untyped-def]
+    def of(source: str) -> dict[str, str]:
+        path = tmp_path / "mine.py"
+        path.write_text(source, encoding="utf-8")
+        load_plugin(path)
+        method = METHODS.get("mine")
+        found = number_code(method, method.config_class, Kvasir)
+        del sys.modules[method.__module__]
+        METHODS._loaded.pop("mine")
+        return found
+
+    return of
+
+
+def test_comments_docstrings_and_the_order_of_definitions_change_nothing(fingerprint) -> None:  # type: ignore[no-untyped-def]
+    first = fingerprint(PLUGIN)
+    assert fingerprint(PLUGIN.replace("# nothing here", "# a word").replace("Docstring.", "Other words.")) == first
+    moved = PLUGIN.replace("def half(value: float) -> float:\n    return value / 2\n", "")
+    assert fingerprint(moved + "\n\ndef half(value: float) -> float:\n    return value / 2\n") == first
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("2.0", "2.5"), ("value / 2", "value / 3"), ("width: int = 3", "width: int = 4")]
+)
+def test_code_of_the_method_changes_its_part_alone(fingerprint, old: str, new: str) -> None:  # type: ignore[no-untyped-def]
+    first, second = fingerprint(PLUGIN), fingerprint(PLUGIN.replace(old, new))
+    assert first["numbers_method"] != second["numbers_method"]
+    assert (first["numbers"], first["numbers_benchmark"]) == (second["numbers"], second["numbers_benchmark"])
+
+
+def test_what_a_method_is_made_of_counts_and_other_methods_do_not() -> None:
+    behind = module._behind("methods.lora", ("methods",), without=("methods.configs",))
+    assert "methods.parts.lowrank" in behind
+    assert "methods.naslora" not in behind
+    rooms = module._behind("harness.experiment.experiment", module.ROOMS, without=module.NO_NUMBERS)
+    assert {"harness.training.loop", "harness.evaluation.saliency", "harness.models.sam_encoder"} <= set(rooms)
+    assert not any(name.startswith(("harness.dispatch", "harness.reporting")) for name in rooms)
+
+
+def test_methods_differ_in_their_own_part_and_share_the_rooms() -> None:
+    found = [number_code(METHODS.get(name), METHODS.get(name).config_class, Kvasir) for name in ("lora", "naslora")]
+    assert found[0]["numbers"] == found[1]["numbers"]
+    assert found[0]["numbers_method"] != found[1]["numbers_method"]

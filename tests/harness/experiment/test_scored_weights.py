@@ -1,0 +1,161 @@
+"""Which weights stand behind each score of a run whose best epoch is not its last: every one against a state that is built
+and scored by hand, outside of the experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import harness.experiment.experiment as experiment_module
+from harness.experiment.building import attached_segmenter
+from harness.experiment.data import RunData, open_data
+from harness.experiment.experiment import run_experiment
+from harness.planning.job import Job
+from harness.planning.plan import plan
+from harness.planning.request import Entry, Request
+from harness.planning.samples import sample_writer
+from harness.protocols.load import from_rules
+from harness.records.schema import Record
+from harness.training.outcome import Selection
+from methods.base import Method
+
+CALIBRATION, HELD_OUT = 3, 4
+
+
+class FirstIsBest(Selection):
+    """Calls the first epoch the best whatever comes."""
+
+    def improves(self, value: float, best: float | None) -> bool:
+        return best is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    job: Job
+    record: Record
+    states: dict[str, Path]
+    data: RunData
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    root = tmp_path_factory.mktemp("runs")
+    rules = {"image_size": 64, "epochs": 2, "train_limit": 6, "val_limit": 4, "test_limit": 3, "lr": 5e-3, "flip": 0}
+    request = Request(
+        entries=(Entry(method="naslora", options={"search_start_epoch": 0}),),
+        benchmarks=("kvasir",),
+        protocol="demo",
+        overrides={**rules, "merge": ["exact", "calibrated"], "calibration_images": CALIBRATION, "cache_images": False},
+        results=root,
+    )
+    (job,) = plan(request, prepare_samples=sample_writer(root)).jobs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment_module, "Selection", FirstIsBest)
+        record = run_experiment(job)
+    assert (record.code, record.selected_epoch, len(record.history)) == ("OK", 1, 2)
+    folder = root / "state" / job.run.key
+    states = {"best": folder / "best.safetensors", "last": folder / "last.safetensors"}
+    return Finished(job=job, record=record, states=states, data=open_data(job.run, Path(job.dataset_root)))
+
+
+def built(finished: Finished, state: str) -> tuple[nn.Module, Method]:
+    segmenter, method = attached_segmenter(finished.job.run, task="binary", num_classes=2, checkpoint=None)
+    method.load_state(load_file(finished.states[state]))
+    return segmenter.eval(), method
+
+
+def inputs(finished: Finished, source: Any, count: int) -> Tensor:
+    rules = from_rules(finished.job.run.rules)
+    images = np.stack([np.asarray(source.image(index), dtype=np.float32) / 255 for index in range(count)])
+    mean, std = (
+        np.array(values, dtype=np.float32).reshape(1, 3, 1, 1) for values in (rules.pixel_mean, rules.pixel_std)
+    )
+    return torch.from_numpy((images - mean) / std)
+
+
+@torch.no_grad()
+def ious(finished: Finished, segmenter: nn.Module, source: Any) -> dict[str, float]:
+    """stem -> IoU at the mask's own size, by plain arithmetic."""
+    found = {}
+    for index in range(len(source)):
+        image = inputs(finished, source, index + 1)[index:]
+        mask = np.asarray(source.mask_native(index)) == 1
+        logits = segmenter(image).masks
+        probability = nn.functional.interpolate(
+            logits, size=image.shape[-2:], mode="bilinear", align_corners=False
+        ).sigmoid()
+        native = nn.functional.interpolate(probability.double(), size=mask.shape, mode="bilinear", align_corners=False)
+        predicted = native[0, 0].numpy() > 0.5
+        union = np.count_nonzero(predicted | mask)
+        found[source.stem(index)] = np.count_nonzero(predicted & mask) / union if union else 1.0
+    return found
+
+
+def merged(finished: Finished, mode: Any, *, calibration: Any) -> nn.Module:
+    segmenter, method = built(finished, "best")
+    method.merge(mode, calibration=[inputs(finished, calibration, CALIBRATION)])
+    return segmenter.eval()
+
+
+def recorded(finished: Finished, variant: str) -> float:
+    return finished.record.scores[variant]["test"]["iou"]
+
+
+def by_hand(finished: Finished, segmenter: nn.Module) -> float:
+    scores = ious(finished, segmenter, finished.data.tests["test"])
+    return sum(scores.values()) / len(scores)
+
+
+@pytest.mark.parametrize("variant", ["best", "last"])
+def test_best_and_last_are_scored_with_their_own_states(finished: Finished, variant: str) -> None:
+    segmenter, _ = built(finished, variant)
+    assert recorded(finished, variant) == pytest.approx(by_hand(finished, segmenter), abs=1e-3)
+
+
+def test_the_two_states_differ_so_that_a_swap_would_show(finished: Finished) -> None:
+    assert abs(recorded(finished, "best") - recorded(finished, "last")) > 5e-3
+
+
+@pytest.mark.parametrize("mode", ["exact", "calibrated"])
+def test_a_merged_model_is_made_of_the_best_state(finished: Finished, mode: str) -> None:
+    expected = by_hand(finished, merged(finished, mode, calibration=finished.data.train))
+    assert recorded(finished, f"merged-{mode}") == pytest.approx(expected, abs=1e-3)
+
+
+def test_calibration_sees_training_images_and_the_deviation_held_out_ones(finished: Finished) -> None:
+    report = finished.record.merge["calibrated"]
+    before, _ = built(finished, "best")
+    held_out = inputs(finished, finished.data.val, HELD_OUT)
+    with torch.no_grad():
+        plain = before(held_out).masks
+    moved = {}
+    for name, source in (("train", finished.data.train), ("val", finished.data.val)):
+        with torch.no_grad():
+            moved[name] = float(
+                (merged(finished, "calibrated", calibration=source)(held_out).masks - plain).abs().max()
+            )
+    assert report["max_deviation"] == pytest.approx(moved["train"], rel=1e-3)
+    assert abs(moved["train"] - moved["val"]) > 1e-2 * moved["train"], "or the images would make no difference"
+
+
+def test_the_validation_score_is_that_of_the_best_epoch(finished: Finished) -> None:
+    metric = finished.data.benchmark.selection_metric
+    assert finished.record.scores["best"]["val"] == finished.record.history[0]["val"]
+    assert finished.record.history[0]["val"][metric] != finished.record.history[1]["val"][metric]
+
+
+def test_the_images_scores_are_those_of_their_variant(finished: Finished) -> None:
+    lines = (Path(finished.job.results) / "records" / f"{finished.job.run.key}.images.csv").read_text().splitlines()
+    head, *rows = (line.split(",") for line in lines)
+    for variant in ("best", "last"):
+        segmenter, _ = built(finished, variant)
+        expected = ious(finished, segmenter, finished.data.tests["test"])
+        found = {row[head.index("stem")]: float(row[head.index("iou")]) for row in rows if row[0] == variant}
+        assert found == pytest.approx(expected, abs=3e-3)

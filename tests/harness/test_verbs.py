@@ -1,0 +1,157 @@
+"""One entry, many verbs: every verb is listed, speaks the same words, and refuses a wrong word before torch is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from harness.__main__ import main
+from harness.completion import main as completion
+from harness.verbs import VERBS, summaries
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def python(*words: str, cwd: Path = REPOSITORY, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "SAM_PEFT_SETTINGS": "none", **variables}
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and those of its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from parsers(below)
+
+
+def test_every_verb_is_listed() -> None:
+    found = set()
+    for package in ("harness", "datasets"):
+        for path in (REPOSITORY / package).rglob("*.py"):
+            if re.search(r"^@verb\ndef main", path.read_text(encoding="utf-8"), re.MULTILINE):
+                found.add(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
+    assert found == set(VERBS.values())
+
+
+def test_help_lists_every_verb_with_what_it_does_and_imports_none(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--help"]):
+        assert main(words) == 0
+        shown = capsys.readouterr().out
+        for name, summary in summaries().items():
+            assert f"  {name}" in shown
+            assert summary in shown
+            assert re.fullmatch(r"[A-Z][^`:]*\.", summary), summary
+    imported = python(
+        "-c", "import sys, harness.__main__ as m; m.main([]); print(*sys.modules, file=sys.stderr)"
+    ).stderr
+    assert not {"torch", "pandas", "harness.run", "harness.tables"} & set(imported.split())
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_has_no_markup_and_the_words_that_all_verbs_share(name: str) -> None:
+    for parser in parsers(import_module(VERBS[name]).parser()):
+        text = parser.format_help()
+        assert "`" not in text
+        assert not re.search(r":\w+:", text)
+        options = {word: action for action in parser._actions for word in action.option_strings}
+        for word, metavar in (("--results", "DIR"), ("--data", "DIR"), ("--plugin", "FILE.py"), ("--set", None)):
+            if word in options and metavar:
+                assert options[word].metavar == metavar
+        assert "--root" not in text
+        assert " ROOT" not in text
+
+
+def test_a_wrong_word_is_one_line_before_torch_is_loaded() -> None:
+    words = {name: ["--nonsense"] for name in VERBS}
+    words |= {"doctor": ["--backbone", "vit_x"], "cost": ["--methods", "lora", "--backbone", "vit_x"]}
+    words |= {"run": ["--methods", "lora", "--datasets", "all", "--retry", "oom"]}
+    words |= {"metrics": ["--pred", ".", "--gt", ".", "--metrics", "iuo"], "datasets": ["check", "kvazir"]}
+    code = f"""
+import sys
+from harness.__main__ import main
+for name, words in {words!r}.items():
+    assert main([name, *words]) == 2, name
+assert 'torch' not in sys.modules
+"""
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(VERBS)
+    assert all(line.startswith("error: ") for line in lines)
+
+
+def test_the_nearest_verb_and_option_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stauts"]) == 2
+    assert capsys.readouterr().err == "error: unknown verb 'stauts' (did you mean 'status'?)\n"
+    assert main(["run", "--metods", "lora"]) == 2
+    assert "unknown argument '--metods' (did you mean --methods?); " in capsys.readouterr().err
+
+
+def test_all_spellings_of_a_verb_are_the_same_and_help_names_the_one_that_was_used(tmp_path: Path) -> None:
+    script = tmp_path / "sam-peft"
+    script.write_text("import sys\nfrom harness.__main__ import main\nsys.exit(main())\n")
+    for words, name in (
+        (["-m", "harness", "tables"], "python -m harness tables"),
+        (["-m", "harness.tables"], "python -m harness.tables"),
+        ([str(script), "tables"], "sam-peft tables"),
+    ):
+        shown = python(*words, "--help").stdout
+        assert shown.startswith(f"usage: {name} ")
+        assert python(*words, "--results", "/nowhere").returncode == 2
+
+
+def test_the_installed_command_is_this_entry() -> None:
+    import tomllib
+
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["scripts"] == {"sam-peft": "harness.__main__:main"}
+
+
+@pytest.mark.parametrize("words", [["-m", "harness"], ["-m", "harness.run"], ["-m", "datasets"]])
+def test_version_says_which_copy(words: list[str], tmp_path: Path) -> None:
+    shown = python(*words, "--version", cwd=tmp_path).stdout
+    assert re.fullmatch(rf"sam-peft [\d.]+(, commit [0-9a-f]{{12}}( with changes)?)?, in {REPOSITORY}\n", shown)
+
+
+def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path: Path) -> None:
+    words = ["-m", "harness.run", "--methods", "lora", "--datasets", "kvasir", "--plan"]
+    assert python(*words, cwd=tmp_path).stderr.startswith("sam-peft ")
+    assert str(REPOSITORY) not in python(*words).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--wait"], "--wait is for --cluster NAME"),
+        (["--retry", "oom"], "--retry is for --cluster NAME: here runs that failed start again"),
+        (["--cancel"], "--cancel is for --cluster NAME"),
+        (["--cluster", "gpu", "--plan", "--wait"], "--plan starts nothing, so --wait has no effect"),
+    ],
+)
+def test_options_without_effect_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--methods", "lora", "--datasets", "kvasir", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completions_know_every_verb_and_its_options(
+    shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert completion([shell]) == 0
+    script = capsys.readouterr().out
+    assert all(name in script for name in VERBS)
+    assert "--methods" in script
+    assert "--dataset-root" in script
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
