@@ -1,0 +1,107 @@
+"""What docs/findings.md says is in the committed records and tables."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+
+from harness.records.cost import CostStore
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+TABLE = (ROOT / "results" / "tables" / "small-search.md").read_text(encoding="utf-8")
+
+
+def small() -> list[Record]:
+    return [record for record in RecordStore(ROOT / "results") if record.run.protocol == "small"]
+
+
+def rows(text: str) -> list[list[str]]:
+    lines = (line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| "))
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+def section(title: str) -> str:
+    return next(part for part in PAGE.split("\n## ") if part.startswith(title))
+
+
+def test_every_difference_is_that_of_the_table() -> None:
+    table = {(row[0], row[1]): row[2:4] for row in rows(TABLE.partition(": differences")[2])[1:]}
+    said = {(row[0], row[1]): row[2:4] for row in rows(section("Differences"))[1:]}
+    assert said == table
+
+
+def test_every_trial_is_in_the_table() -> None:
+    table = {row[0]: row[3:5] for row in rows(TABLE.partition(": tuned")[2].partition(": differences")[0])}
+    said = {row[0]: row[1:3] for row in rows(section("Rates"))[1:]}
+    assert said == {name: table[name] for name in said}
+    assert said
+
+
+def test_the_numbers_of_the_text_are_in_the_records() -> None:
+    def score(protocol: str, method: str, seed: int, *, split: str = "test", **options: float) -> float:
+        wanted = {"scale": 1.0, "search_start_epoch": 2 if protocol == "mini" else 1, **options}
+        (value,) = {
+            100 * record.scores["best"][split]["s_measure"]
+            for record in RecordStore(ROOT / "results")
+            if (record.run.protocol, record.run.benchmark, record.run.seed) == (protocol, "kvasir", seed)
+            and (record.run.method, record.code) == (method, "OK")
+            and all(record.run.method_config.get(name, value) == value for name, value in wanted.items())
+        }
+        return value
+
+    lora = [score("small", "lora", seed, lr=1e-3) for seed in range(3)]
+    at_loras, at_its_own = (score("small", "naslora", 0, lr=rate) - lora[0] for rate in (1e-3, 3e-3))
+    assert f"{-at_loras:.1f} points Sα below LoRA's; at its own, 3e-3, it scores {at_its_own:.1f} above" in PAGE
+    mini = [np.mean([score("mini", name, seed) for seed in range(3)]) for name in ("lora", "naslora")]
+    assert f"it was {mini[0] - mini[1]:.1f} points below" in PAGE
+    behind = [
+        score("small", "lora", seed, split="val", lr=1e-3) - score("small", "naslora", seed, split="val", lr=3e-3)
+        for seed in range(3)
+    ]
+    assert f"{min(behind):.1f} to {max(behind):.1f} points below LoRA's there" in PAGE
+    answer = PAGE.partition("## Differences")[0]
+    (main,) = (row for row in rows(section("Differences")) if row[:2] == ["NAS-LoRA, tuned, 3 trials", "Kvasir-SEG Sα"])
+    assert f"{main[2].split()[0]} points Sα against LoRA,\n95 % {main[3]}" in answer
+    low, high = (float(end) for end in main[3].strip("[]").split(", "))
+    assert f"about {(high - low) / 2:.1f} points" in answer
+    assert f"({score('small', 'naslora', 0, lr=3e-3, search_start_epoch=4) - lora[0]:+.2f})" in answer
+    assert f"({at_its_own:+.2f})" in answer
+
+
+def test_the_cost_is_that_of_the_session() -> None:
+    (ratio,) = [
+        method.ratios["lora"]["time"]
+        for session in CostStore(ROOT / "results")
+        for method in session.methods
+        if method.variant == "naslora" and session.comparability.image_size == 196
+    ]
+    assert f"{ratio.value:.2f} times LoRA's training\nstep (95 % [{ratio.low:.2f}, {ratio.high:.2f}]" in PAGE
+
+
+def test_what_alpha_chose_is_in_the_histories() -> None:
+    default = {"lr": 3e-3, "search_start_epoch": 1, "scale": 1.0}
+    chosen = {
+        (record.run.benchmark, record.run.seed): np.array([sites[name] for name in sorted(sites)])
+        for record in small()
+        if record.run.method == "naslora" and default.items() <= record.run.method_config.items()
+        for sites in record.architecture[-1:]
+    }
+    text = section("What α chose")
+    low, high = re.findall(r"between (0\.\d+) and (0\.\d+)", text)[0]
+    assert float(low) <= min(shares.min() for shares in chosen.values())
+    assert float(high) >= max(shares.max() for shares in chosen.values())
+    kvasir = [chosen["kvasir", seed] for seed in range(3)]
+    pairs = list(itertools.combinations(kvasir, 2))
+    correlations = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in pairs]
+    same = [int((one.argmax(1) == other.argmax(1)).sum()) for one, other in pairs]
+    assert re.findall(r"correlate by (.*?) \(", text) == [", ".join(f"{value:.2f}" for value in correlations)]
+    assert re.findall(r"in (.*?) of 12 cells", text) == [", ".join(map(str, same))]
+    (cap,) = {round(record.budget["share_cap"], 2) for record in small() if (record.run.benchmark, record.run.seed) in chosen
+              and default.items() <= record.run.method_config.items()}  # fmt: skip
+    assert f"allowed {cap:.2f}" in text
