@@ -1,22 +1,33 @@
-"""``python -m harness.export``: write the best model of a finished run, as a SAM checkpoint with the method merged into it
-or as its trained tensors."""
+"""``python -m harness.export``: write the best model of a finished run, as a SAM checkpoint with the method merged into it,
+as its trained tensors, or as an adapter for transformers' SamModel."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
+from harness.progress import stages
 from harness.registry import load_plugin
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
+
+if TYPE_CHECKING:
+    from harness.experiment.exporting import Form
 
 
 def parser() -> CommandParser:
     p = command("export", __doc__)
     p.add_argument("--run", required=True, metavar="KEY", help="key of the run, or the beginning of it")
-    p.add_argument("--out", required=True, type=Path, metavar="FILE", help=".pth, or .safetensors with --adapter-only")
+    p.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help=".pth; .safetensors with --adapter-only; a folder with --peft",
+    )
     p.add_argument(
         "--merge",
         choices=("exact", "conv", "calibrated"),
@@ -24,7 +35,14 @@ def parser() -> CommandParser:
         help="fold what is linear (default), or fit and fold the rest by least squares on training images; "
         "conv keeps a convolution, so no SAM checkpoint comes of it",
     )
-    p.add_argument("--adapter-only", action="store_true", help="write the trained tensors as safetensors, unmerged")
+    form = p.add_mutually_exclusive_group()
+    form.add_argument("--adapter-only", action="store_true", help="write the trained tensors as safetensors, unmerged")
+    form.add_argument(
+        "--peft",
+        action="store_true",
+        help="write adapter_config.json and adapter_model.safetensors for Hugging Face's PEFT: low-rank methods; cells "
+        "with --merge calibrated",
+    )
     p.add_argument("--verify", action="store_true", help="reload the file in a fresh process and compare predictions")
     add_results(p)
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the run started from")
@@ -37,11 +55,12 @@ def parser() -> CommandParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    suffix = ".safetensors" if arguments.adapter_only else ".pth"
-    if arguments.out.suffix != suffix:
-        raise UsageError(f"--out {arguments.out}: the name must end in {suffix}")
-    if arguments.out.exists() and not arguments.force:
-        raise UsageError(f"--out {arguments.out} exists; choose another name, or --force to overwrite it")
+    form: Form = "adapter" if arguments.adapter_only else "peft" if arguments.peft else "sam"
+    require_out(arguments.out, form, force=arguments.force)
+    if form == "peft" and arguments.verify:
+        raise UsageError(
+            "--verify loads without PEFT and transformers, so it takes no --peft; leave one of the two away"
+        )
 
     plugins = plugins_of(arguments)
     for path in plugins:
@@ -54,22 +73,44 @@ def main(argv: list[str] | None = None) -> int:
 
     results, settings = results_of(arguments), load_settings()
     run = find_run(results, arguments.run)
-    calibrated = arguments.merge == "calibrated" and not arguments.adapter_only
+    calibrated = arguments.merge == "calibrated" and form != "adapter"
     request = Export(
         results=results,
         run=run.key,
         out=arguments.out,
         merge=arguments.merge,
-        adapter_only=arguments.adapter_only,
+        form=form,
         checkpoint=arguments.checkpoint or checkpoint_of(run, settings),
         data=arguments.data or (folder_of(run, settings) if calibrated else None),
         plugins=tuple(plugins),
     )
-    exported = export(request)
+    with stages() as tell:
+        exported = export(request, tell=tell)
+        tell("verifying in a fresh process")
+        difference = verify(exported, request) if arguments.verify else None
     print(f"{request.out}: {exported.summary()}")
-    if arguments.verify:
-        print(f"verified in a fresh process: relative difference of predictions {verify(exported, request):.1e}")
+    if difference is not None:
+        print(f"verified in a fresh process: relative difference of predictions {difference:.1e}")
     return 0
+
+
+def require_out(out: Path, form: Form, *, force: bool) -> None:
+    """Refuse, before anything is loaded, what could not be written.
+
+    Raises:
+        UsageError: another ending, no folder to write into, or a file that is there already.
+    """
+    suffix = {"sam": ".pth", "adapter": ".safetensors", "peft": ""}[form]
+    if suffix and out.suffix != suffix:
+        raise UsageError(f"--out {out}: the name must end in {suffix}")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first, or correct the path")
+    if form == "peft" and out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; --peft writes a folder")
+    if out.exists() and not force and (form != "peft" or any(out.iterdir())):
+        raise UsageError(f"--out {out} exists; choose another name, or --force to overwrite it")
+    if form != "peft" and out.is_dir():
+        raise UsageError(f"--out {out} is a folder; give the name of a file")
 
 
 if __name__ == "__main__":

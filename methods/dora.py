@@ -71,6 +71,7 @@ class DoRA(LoRA):
     name = "dora"
     config_class = DoRAConfig
     merge_modes = ("exact",)
+    affine_updates = None  # type: ignore[assignment]  # the magnitudes rescale W as well, which is no low-rank update
 
     def _adapt(self, place: BlockSite, module: str, names: Sequence[str]) -> AdaptedLinear:
         adapted = super()._adapt(place, module, names)

@@ -17,7 +17,7 @@ from methods.configs import LoRAConfig, LowRankConfig
 from methods.parts.folding import Folding
 from methods.parts.initialisation import kaiming_uniform
 from methods.parts.lowrank import AdaptedLinear, LowRank
-from methods.parts.merging import Layer, fold_calibrated, fold_exactly
+from methods.parts.merging import AffineUpdate, Layer, affine_updates, fold_calibrated, fold_exactly
 from methods.parts.placement import MethodError, parse_sites
 from methods.parts.sites import Adaptable, BlockSite, TokenLayout, block_sites
 
@@ -100,6 +100,17 @@ class LowRankMethod(Method):
         left = [p for adapter in self.adapters().values() for p in adapter.requires_grad_(False).parameters()]
         done.extra_parameters = sum(p.numel() for p in left)
         return done
+
+    def affine_updates(self, calibration: Sequence[Tensor]) -> list[AffineUpdate]:
+        """See `methods.parts.merging.Affine`; nothing is changed, and without a core no image is looked at."""
+        if self._merged:
+            raise MethodError(f"{self.name} is merged already, so its updates are gone; load its state afresh")
+        if not calibration and any(adapter.core is not None for adapter in self.adapters().values()):
+            raise MethodError(f"the cells of {self.name} are fitted on images: pass calibration=[batch, …]")
+        training = self.segmenter.training
+        updates = affine_updates(self.segmenter.eval(), self._layers, calibration)
+        self.segmenter.train(training)
+        return updates
 
     def _fold_convolutions(self) -> Folding:
         """The merge mode ``conv``; methods that have it say how."""

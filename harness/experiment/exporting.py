@@ -1,4 +1,4 @@
-"""The trained model of a finished run as a file: a plain SAM checkpoint, or the trained tensors alone.
+"""The trained model of a finished run as a file: a plain SAM checkpoint, the trained tensors alone, or a PEFT adapter.
 
 Read `export` downwards. `harness.experiment.reloading` verifies what was written.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from harness.errors import UsageError, os_reason
 from harness.experiment.data import open_data
+from harness.experiment.peft_format import peft_adapter, require_affine, write_peft
 from harness.experiment.trained import METADATA, of_results
 from harness.files import replace_atomically
 from harness.models.build import sam_state_dict
@@ -29,6 +31,9 @@ from harness.registry import BENCHMARKS
 from harness.training.feeding import normalise
 from harness.training.images import ImageSource
 from methods.base import MergeMode, MergeReport, Method
+from methods.parts.placement import MethodError
+
+Form = Literal["sam", "adapter", "peft"]
 
 HELD_OUT = 4
 """Images on which a deviation is measured."""
@@ -42,9 +47,10 @@ class Export:
     Args:
         results: results folder of the run.
         run: the run's key, or a beginning of it that fits one run only.
-        out: the file to write.
-        merge: merge mode; of no account with ``adapter_only``.
-        adapter_only: write the trained tensors instead of a whole checkpoint.
+        out: the file to write; of ``peft`` the folder.
+        form: ``sam``, a whole checkpoint; ``adapter``, the trained tensors alone; ``peft``, see
+            `harness.experiment.peft_format`.
+        merge: merge mode; of no account for ``adapter``.
         checkpoint: the pretrained weights that the run started from, None for a run from random weights.
         data: folder that holds the benchmark; needed by ``calibrated``, and used for the deviation where given. A run
             on generated samples finds its own.
@@ -54,8 +60,8 @@ class Export:
     results: Path
     run: str
     out: Path
+    form: Form = "sam"
     merge: MergeMode = "exact"
-    adapter_only: bool = False
     checkpoint: Path | None = None
     data: Path | None = None
     plugins: tuple[Path, ...] = ()
@@ -68,7 +74,7 @@ class Exported:
     Args:
         run: the run.
         out: the file.
-        whole: whether the file is a SAM checkpoint; otherwise it holds the trained tensors alone.
+        form: what it is.
         report: the merge, None where there was nothing to merge.
         held_out: the images of the deviation, (B, 3, S, S), normalised.
         masks: mask logits of the exported model on them, (B, K, h, w).
@@ -77,7 +83,7 @@ class Exported:
 
     run: Run
     out: Path
-    whole: bool
+    form: Form
     report: MergeReport | None
     held_out: Tensor
     masks: Tensor
@@ -93,12 +99,14 @@ class Exported:
                 f", merged by {self.report.mode}: {len(self.report.folded)} sites folded, mask logits differ from the "
                 f"unmerged model's by {self.report.relative_deviation:.1e} (relative, on {images})"
             )
-        if self.whole and not in_registry(self.run):
+        if self.form == "sam" and not in_registry(self.run):
             side = from_rules(self.run.rules).image_size
             line += (
                 f"; positions fitted to {side} px; load with harness.models.build.plain_sam({self.run.backbone!r}, "
                 f"image_size={side}); segment_anything's registry takes {', '.join(REGISTRY)} at {REGISTRY_SIZE} px only"
             )
+        if self.form == "peft":
+            line += f"; load with peft.PeftModel.from_pretrained(model, {str(self.out)!r}) into a transformers SamModel"
         return line
 
 
@@ -112,35 +120,64 @@ def in_registry(run: Run) -> bool:
     return run.backbone in REGISTRY and from_rules(run.rules).image_size == REGISTRY_SIZE
 
 
-def export(request: Export) -> Exported:
+def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None) -> Exported:
     """Build the run's segmenter, load its best state, merge, and write the file (whole or not at all).
+
+    Args:
+        request: what.
+        tell: is told each stage as it begins.
 
     Raises:
         UsageError: unknown run, a run without a trained state, the wrong checkpoint, or a model that the file cannot
             hold; the message says what would work.
         MethodError: the method has no such merge mode.
     """
+    tell("loading the model")
     trained = of_results(request.results, request.run)
     run = trained.run
     segmenter, method = trained.segmenter(request.checkpoint)
+    if request.form != "adapter":
+        _require_sam(segmenter, run)
+    tell("reading images")
     train, held_out = calibration_images(run, data_folder(run, data=request.data, results=request.results))
     real = held_out is not None
     held_out = _random_images(run) if held_out is None else held_out
     report = None
-    if not request.adapter_only:
-        _require_sam(segmenter, run)
+    if request.form == "peft":
+        tell("fitting low-rank updates")
+        write_peft(request.out, *_peft(segmenter, method, request, train), metadata=_metadata(run))
+    if request.form != "adapter":
+        tell(f"merging ({request.merge})")
         report = _merge(method, request, train=train, held_out=held_out)
-    content = trained.state if request.adapter_only else _plain_state(segmenter, method, request.merge)
-    _write(request, run, content)
+    tell("writing")
+    if request.form == "sam":
+        _write(request, run, _plain_state(segmenter, method, request.merge))
+    elif request.form == "adapter":
+        _write(request, run, trained.state)
     return Exported(
         run=run,
         out=request.out,
-        whole=not request.adapter_only,
+        form=request.form,
         report=report,
         held_out=held_out,
         masks=mask_logits(segmenter, held_out),
         real=real,
     )
+
+
+def _peft(
+    segmenter: Segmenter, method: Method, request: Export, train: Sequence[Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    affine = require_affine(method)
+    if request.merge == "calibrated":
+        _require_images(train)
+    try:
+        return peft_adapter(segmenter, affine, train if request.merge == "calibrated" else ())
+    except MethodError as error:
+        raise UsageError(
+            f"{method.name} has cells, which PEFT's format holds only as low-rank updates that are fitted to them; "
+            "use --merge calibrated or --adapter-only"
+        ) from error
 
 
 def data_folder(run: Run, *, data: Path | None, results: Path) -> Path | None:
@@ -185,11 +222,16 @@ def _require_sam(segmenter: Segmenter, run: Run) -> None:
 
 
 def _merge(method: Method, request: Export, *, train: Sequence[Tensor], held_out: Tensor) -> MergeReport | None:
-    if request.merge == "calibrated" and not train:
-        raise UsageError("--merge calibrated fits on training images; give their folder with --data")
+    if request.merge == "calibrated":
+        _require_images(train)
     if not method.merge_modes:  # full fine-tuning and decoder-only add nothing; others are refused when written
         return None
     return method.merge(request.merge, calibration=train, held_out=list(held_out.split(BATCH)))
+
+
+def _require_images(train: Sequence[Tensor]) -> None:
+    if not train:
+        raise UsageError("--merge calibrated fits on training images; give their folder with --data")
 
 
 def _plain_state(segmenter: Segmenter, method: Method, mode: MergeMode) -> dict[str, Tensor]:
@@ -203,13 +245,16 @@ def _plain_state(segmenter: Segmenter, method: Method, mode: MergeMode) -> dict[
         ) from error
 
 
+def _metadata(run: Run) -> str:
+    return json.dumps({"run": asdict(run)}, sort_keys=True)
+
+
 def _write(request: Export, run: Run, content: Mapping[str, Tensor]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}
-    metadata = {METADATA: json.dumps({"run": asdict(run)}, sort_keys=True)}
 
     def write(path: Path) -> None:
-        if request.adapter_only:
-            save_file(tensors, path, metadata=metadata)
+        if request.form == "adapter":
+            save_file(tensors, path, metadata={METADATA: _metadata(run)})
         else:
             torch.save(tensors, path)
 

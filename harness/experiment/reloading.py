@@ -46,7 +46,7 @@ def verify(exported: Exported, request: Export) -> float:
             "run": asdict(exported.run),
             "file": str(request.out.absolute()),
             "expected": str(expected),
-            "adapter_only": request.adapter_only,
+            "adapter_only": request.form == "adapter",
             "checkpoint": str(request.checkpoint.absolute()) if request.checkpoint else "",
             "plugins": [str(path.absolute()) for path in request.plugins],
         }

@@ -143,27 +143,92 @@ class LeastSquares:
 
 
 @torch.no_grad()
-def fold_calibrated(segmenter: nn.Module, layers: Sequence[Layer], calibration: Sequence[Tensor]) -> Folding:
-    """Replace every core by its least-squares affine map and fold that, in place.
+def fit_cores(
+    segmenter: nn.Module, layers: Sequence[Layer], calibration: Sequence[Tensor]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The affine map (M, c) of the bottleneck nearest to each core, by site; the identity where there is no core.
 
     Args:
         segmenter: in evaluation mode.
         layers: the adapted layers.
         calibration: batches (B, 3, H, W) of training images.
     """
-    adapters = {site: (layer, adapter) for layer in layers for site, adapter in layer.adapters().items()}
-    fits = {
-        site: LeastSquares(len(adapter.down), device=adapter.down.device) for site, (_, adapter) in adapters.items()
-    }
+    adapters = {site: adapter for layer in layers for site, adapter in layer.adapters().items()}
+    ranks = {site: len(adapter.down) for site, adapter in adapters.items()}
+    cores = {site: adapter.core for site, adapter in adapters.items() if adapter.core is not None}
+    fits = {site: LeastSquares(ranks[site], device=adapters[site].down.device) for site in cores}
     with ExitStack() as watched:
-        for site, (_, adapter) in adapters.items():
-            assert adapter.core is not None
-            watched.callback(adapter.core.register_forward_hook(fits[site].watch).remove)
-        for batch in calibration:
+        for site, core in cores.items():
+            watched.callback(core.register_forward_hook(fits[site].watch).remove)
+        for batch in calibration if cores else ():
             segmenter.encoder(batch)  # type: ignore[operator]
+    plain = {site: (torch.eye(rank), torch.zeros(rank)) for site, rank in ranks.items()}
+    return plain | {site: fit.solve() for site, fit in fits.items()}
+
+
+@torch.no_grad()
+def fold_calibrated(segmenter: nn.Module, layers: Sequence[Layer], calibration: Sequence[Tensor]) -> Folding:
+    """Replace every core by its least-squares affine map and fold that, in place; see `fit_cores`."""
+    fitted = fit_cores(segmenter, layers, calibration)
     done = Folding()
-    for site, (layer, adapter) in adapters.items():
-        add_update(layer.adapted.base, adapter, *fits[site].solve())
-        layer.remove(adapter)
-        done.folded.append(site)
+    for layer in layers:
+        for site, adapter in layer.adapters().items():
+            add_update(layer.adapted.base, adapter, *fitted[site])
+            layer.remove(adapter)
+            done.folded.append(site)
     return done
+
+
+@dataclass(frozen=True, kw_only=True)
+class AffineUpdate:
+    """What adapters add to one linear layer, as an affine map of rank r: y ← y + B A x + c.
+
+    Args:
+        layer: path of the layer in the encoder, such as ``blocks.0.attn.qkv``.
+        down: A, (r, inputs).
+        up: B, (outputs, r), the scale in it.
+        offset: c, (outputs,).
+    """
+
+    layer: str
+    down: Tensor
+    up: Tensor
+    offset: Tensor
+
+
+@runtime_checkable
+class Affine(Protocol):
+    """A method whose updates are affine maps of low rank, or are fitted by such."""
+
+    def affine_updates(self, calibration: Sequence[Tensor]) -> list[AffineUpdate]:
+        """One a layer; see `affine_updates`.
+
+        Raises:
+            MethodError: a core must be fitted, and there are no images; or it is merged already.
+        """
+        ...
+
+
+@torch.no_grad()
+def affine_updates(segmenter: nn.Module, layers: Sequence[Layer], calibration: Sequence[Tensor]) -> list[AffineUpdate]:
+    """s · B · (M A x + c) of every layer with what `fit_cores` gives, the adapters of one layer side by side."""
+    fitted = fit_cores(segmenter, layers, calibration)
+    updates = []
+    for layer in layers:
+        downs, ups = [], []
+        offset = torch.zeros(layer.adapted.base.out_features, dtype=torch.float64)
+        for site, adapter in layer.adapters().items():
+            matrix, shift = (tensor.double() for tensor in fitted[site])
+            up = adapter.spread_up(len(offset)).double().cpu()
+            downs.append(matrix @ adapter.down.double().cpu())
+            ups.append(up)
+            offset += up @ shift
+        updates.append(
+            AffineUpdate(
+                layer=f"{layer.place.name}.{layer.place.path(layer.module)}",
+                down=torch.cat(downs).float(),
+                up=torch.cat(ups, dim=1).float(),
+                offset=offset.float(),
+            )
+        )
+    return updates

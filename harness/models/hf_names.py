@@ -1,0 +1,41 @@
+"""Names of SAM's tensors in transformers' ``SamModel``, and in PEFT's adapters of one."""
+
+from __future__ import annotations
+
+_PARTS = (
+    ("image_encoder.", "vision_encoder."),
+    (".patch_embed.proj.", ".patch_embed.projection."),
+    (".blocks.", ".layers."),
+    (".neck.0.", ".neck.conv1."),
+    (".neck.1.", ".neck.layer_norm1."),
+    (".neck.2.", ".neck.conv2."),
+    (".neck.3.", ".neck.layer_norm2."),
+    (".output_upscaling.0.", ".upscale_conv1."),
+    (".output_upscaling.1.", ".upscale_layer_norm."),
+    (".output_upscaling.3.", ".upscale_conv2."),
+    (".mask_downscaling.0.", ".mask_embed.conv1."),
+    (".mask_downscaling.1.", ".mask_embed.layer_norm1."),
+    (".mask_downscaling.3.", ".mask_embed.conv2."),
+    (".mask_downscaling.4.", ".mask_embed.layer_norm2."),
+    (".mask_downscaling.6.", ".mask_embed.conv3."),
+    (".point_embeddings.", ".point_embed."),
+    (".pe_layer.positional_encoding_gaussian_matrix", ".shared_embedding.positional_embedding"),
+    (".norm", ".layer_norm"),
+)
+_MLP = {"0": "proj_in", "1": "layers.0", "2": "proj_out"}
+"""The layers of segment_anything's MLPs of depth 3: hypernetworks and IoU head."""
+
+
+def hf_name(name: str) -> str:
+    """``image_encoder.blocks.0.norm1.weight`` as ``vision_encoder.layers.0.layer_norm1.weight``.
+
+    Args:
+        name: of a tensor or a module in segment_anything's ``Sam``.
+    """
+    head, found, rest = name.partition(".layers.")
+    if found and ("output_hypernetworks_mlps." in head or head.endswith("iou_prediction_head")):
+        index, _, leaf = rest.partition(".")
+        return f"{head}.{_MLP[index]}.{leaf}"
+    for old, new in _PARTS:
+        name = name.replace(old, new)
+    return name

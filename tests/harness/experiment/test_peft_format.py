@@ -1,0 +1,214 @@
+"""Adapters in PEFT's format, held against peft and transformers themselves; adapters that travel in our own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import SamConfig, SamModel
+
+from harness import export
+from harness.experiment.building import attached_segmenter
+from harness.experiment.exporting import calibration_images
+from harness.experiment.trained import load_adapter, of_results
+from harness.models.build import build_segmenter, plain_sam, sam_state_dict
+from harness.models.catalog import backbone
+from harness.models.fingerprints import fingerprint
+from harness.models.hf_names import hf_name
+from harness.planning.plan import plan
+from harness.planning.request import Entry, Request
+from harness.planning.samples import sample_writer
+from harness.records.schema import Record, Run
+from harness.records.store import RecordStore
+from harness.training.batches import draw
+from tests.harness.experiment.test_exporting import _finished
+
+SIDE = 128
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def _plain_hf(run: Run) -> SamModel:
+    """transformers' SAM with the pretrained weights that the run started from."""
+    entry = backbone(run.backbone)
+    shape, decoder = entry.shape, entry.decoder
+    config = SamConfig(
+        vision_config={
+            "hidden_size": shape.dim,
+            "num_hidden_layers": shape.depth,
+            "num_attention_heads": shape.heads,
+            "mlp_dim": shape.mlp_dim,
+            "image_size": SIDE,
+            "patch_size": shape.patch,
+            "output_channels": shape.neck_dim,
+            "window_size": shape.window,
+            "global_attn_indexes": list(shape.global_blocks),
+            "num_pos_feats": decoder.dim // 2,
+        },
+        prompt_encoder_config={
+            "hidden_size": decoder.dim,
+            "image_size": SIDE,
+            "patch_size": shape.patch,
+            "mask_input_channels": decoder.mask_channels,
+        },
+        mask_decoder_config={
+            "hidden_size": decoder.dim,
+            "mlp_dim": decoder.mlp_dim,
+            "num_hidden_layers": decoder.depth,
+            "num_attention_heads": decoder.heads,
+            "iou_head_hidden_dim": decoder.dim,
+        },
+    )
+    model = SamModel(config)
+    state = {hf_name(name): tensor for name, tensor in _start(run).items()}
+    state["shared_image_embedding.positional_embedding"] = state["prompt_encoder.shared_embedding.positional_embedding"]
+    model.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+def _start(run: Run) -> dict[str, torch.Tensor]:
+    """Under segment_anything's names: the run's start, which decoder-only shares with every method."""
+    segmenter = build_segmenter(run.backbone, task="binary", image_size=SIDE, head_seed=draw("head", run.seed) % 2**31)
+    return sam_state_dict(segmenter)
+
+
+METHODS: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("lora", {}, []),
+    ("lora", {"sites": "q,k,v,proj,mlp", "blocks": "0,2"}, []),
+    ("samed", {}, []),
+    ("naslora", {}, ["--merge", "calibrated"]),
+    ("naspclora", {}, ["--merge", "calibrated"]),
+    ("convlora", {}, ["--merge", "calibrated"]),
+]
+
+
+@pytest.mark.parametrize(("method", "options", "arguments"), METHODS)
+@torch.no_grad()
+def test_peft_and_transformers_load_an_export_and_encode_and_segment_alike(
+    results: Path, tmp_path: Path, method: str, options: dict[str, Any], arguments: list[str]
+) -> None:
+    run, out = _finished(results, method, **options), tmp_path / "adapter"
+
+    assert export.main(["--results", str(results), "--run", run.key, "--out", str(out), "--peft", *arguments]) == 0
+
+    plain = _plain_hf(run)
+    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    untrained = plain.vision_encoder(images).last_hidden_state
+    loaded = PeftModel.from_pretrained(plain, out).eval()
+    expected, adapted = of_results(results, run.key).segmenter(None)
+    if arguments:
+        train, _ = calibration_images(run, results / "sample-data" / "kvasir")
+        adapted.merge("calibrated", calibration=train)
+    embedding = loaded.base_model.model.vision_encoder(images).last_hidden_state
+    torch.testing.assert_close(embedding, expected.encode(images), atol=1e-5, rtol=1e-5)
+    assert (embedding - untrained).abs().max() > 1e-2
+
+    masks = loaded(image_embeddings=embedding, multimask_output=False).pred_masks[:, 0]
+    torch.testing.assert_close(masks, expected(images).masks, atol=1e-4, rtol=1e-4)
+
+
+def test_a_cell_travels_as_a_bias_and_a_rank_that_is_its_own(results: Path, tmp_path: Path) -> None:
+    for method, arguments, rank in (("naslora", ["--merge", "calibrated"], 3), ("samed", [], 8)):
+        run, out = _finished(results, method), tmp_path / method
+        assert export.main(["--results", str(results), "--run", run.key, "--out", str(out), "--peft", *arguments]) == 0
+        config = json.loads((out / "adapter_config.json").read_text())
+        assert config["r"] == config["lora_alpha"] == rank
+        assert config["lora_bias"] == (method == "naslora")
+        assert "vision_encoder.layers.0.attn.qkv" in config["target_modules"]
+
+
+def test_names_of_a_whole_sam_are_those_that_transformers_has(results: Path) -> None:
+    run = _finished(results, "lora")
+    names = {hf_name(name) for name in plain_sam("vit_t").state_dict() if not name.startswith("pixel_")}
+    assert names == _plain_hf(run).state_dict().keys() - {"shared_image_embedding.positional_embedding"}
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("ssf", ["--peft"], "no low-rank update of linear layers"),
+        ("dora", ["--peft"], "no low-rank update of linear layers"),
+        ("naslora", ["--peft"], "use --merge calibrated or --adapter-only"),
+        ("lora", ["--peft", "--verify"], "takes no --peft"),
+        ("lora", ["--peft", "--out", "/nowhere/at/all"], "there is no folder /nowhere/at; make it first"),
+        ("lora", ["--out", "/nowhere/sam.pth"], "there is no folder /nowhere; make it first"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(
+    results: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+    arguments: list[str],
+    message: str,
+) -> None:
+    run = _finished(results, method)
+    assert export.main(["--results", str(results), "--run", run.key, "--out", str(tmp_path / "a"), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_files_is_overwritten_only_by_force(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _finished(results, "lora")
+    (tmp_path / "a").mkdir()
+    command = ["--results", str(results), "--run", run.key, "--out", str(tmp_path / "a"), "--peft"]
+    assert export.main(command) == 0  # an empty folder is free
+    assert export.main(command) == 2
+    assert "--force" in capsys.readouterr().err
+    assert export.main([*command, "--force"]) == 0
+
+
+def _from_weights(results: Path, checkpoint: Path) -> Run:
+    """A finished run from pretrained weights."""
+    request = Request(
+        entries=(Entry(method="lora", options={}),),
+        benchmarks=("kvasir",),
+        protocol="demo",
+        backbones=("vit_t",),
+        checkpoints={"": checkpoint},
+        results=results,
+    )
+    run = plan(request, prepare_samples=sample_writer(results)).jobs[0].run
+    _, method = attached_segmenter(run, task="binary", num_classes=2, checkpoint=checkpoint)
+    folder = results / "state" / run.key
+    folder.mkdir(parents=True)
+    save_file({name: tensor + 0.05 for name, tensor in method.state().items()}, folder / "best.safetensors")
+    RecordStore(results).write(Record(run=run, key=run.key, code="OK"))
+    return run
+
+
+@torch.no_grad()
+def test_an_adapter_loads_in_python_on_the_weights_that_it_was_trained_on_and_on_no_others(
+    results: Path, tmp_path: Path
+) -> None:
+    mine, other = tmp_path / "mine.pth", tmp_path / "other.pth"
+    weights = plain_sam("vit_t").state_dict()
+    torch.save(weights, mine)
+    torch.save({name: tensor + 1 for name, tensor in weights.items()}, other)
+    run, file = _from_weights(results, mine), tmp_path / "adapter.safetensors"
+    command = ["--results", str(results), "--run", run.key, "--out", str(file), "--checkpoint", str(mine)]
+    assert export.main([*command, "--adapter-only"]) == 0
+
+    segmenter, method = load_adapter(file, checkpoint=mine)
+
+    expected, _ = of_results(results, run.key).segmenter(mine)
+    images = torch.randn(1, 3, SIDE, SIDE)
+    assert torch.equal(segmenter(images).masks, expected(images).masks)
+    assert method.merge("exact").folded
+    with pytest.raises(ValueError, match=rf"is not the file that run {run.key} started from.*{fingerprint(mine)}"):
+        load_adapter(file, checkpoint=other)
+    with pytest.raises(ValueError, match="started from pretrained vit_t weights"):
+        load_adapter(file)
+    with pytest.raises(ValueError, match="does not say which run"):
+        load_adapter(results / "state" / run.key / "best.safetensors", checkpoint=mine)
