@@ -255,7 +255,7 @@ def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *
     """Run the trials that have no result yet; the request with what was chosen, or the exit status where there is no
     choice yet (runs go on without this process, some failed, or only a plan was asked for)."""
     from harness.planning.plan import plan
-    from harness.planning.tuning import choose, plan_trials, unfinished, with_first_values
+    from harness.planning.tuning import choose, plan_trials, unfinished, with_first_values, without_lost
     from harness.records.store import RecordStore
 
     planned, trials = plan_trials(request, tuning, prepare_samples=samples)
@@ -268,7 +268,7 @@ def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *
         heading = "second phase, each first value standing for the one to be chosen"
         return max(first, show_plan(planned, request, arguments, where, heading=heading))
     print(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first", file=sys.stderr)
-    outcome = carry_out(planned, request, arguments, where)
+    outcome = carry_out(without_lost(planned), request, arguments, where)
     planned, trials = plan_trials(request, tuning, prepare_samples=samples)
     left = unfinished(planned)
     if not left:

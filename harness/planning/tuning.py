@@ -174,6 +174,13 @@ def unfinished(planned: Plan) -> list[str]:
     return [job.run.key for job in planned.pending if planned.failed.get(job.run.key) not in LOST]
 
 
+def without_lost(planned: Plan) -> Plan:
+    """The plan without the trials that are answered by their failure, which nothing should start again."""
+    lost = {key for key, code in planned.failed.items() if code in LOST}
+    jobs = tuple(job for job in planned.jobs if job.run.key not in lost)
+    return replace(planned, jobs=jobs, failed={key: code for key, code in planned.failed.items() if key not in lost})
+
+
 def _with(entry: Entry, grid: Mapping[str, Sequence[Any]], values: Sequence[Any]) -> Entry:
     chosen = dict(zip(grid, values, strict=True))
     options = {**entry.options, **chosen}

@@ -160,6 +160,16 @@ def test_a_diverged_value_is_not_chosen_and_not_tried_again(tuned: Any, tmp_path
     assert work.done == [[]]
 
 
+def test_a_diverged_value_is_not_started_again_with_the_trials_that_are_left(tuned: Any, tmp_path: Path) -> None:
+    def score(run: Any) -> float:
+        return math.nan if rate(run) > 5e-3 else best_at(1e-2)(run)
+
+    tuned(score)
+    RecordStore(tmp_path).write(replace(records(tmp_path)["0.0001/kvasir/0"], code="OOM"))
+    _, work = tuned(score)
+    assert work.done[0] == ["lora[lr=1e-4] on kvasir, seed 0"]
+
+
 def test_a_trial_that_failed_otherwise_keeps_the_choice_open(
     tuned: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
