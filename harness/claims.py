@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command
@@ -12,7 +15,7 @@ from harness.protocols.load import card_rules
 from harness.records.cost import CostStore
 from harness.records.store import RecordStore
 from harness.reporting.claims import FILE, Subject, read
-from harness.reporting.judging import describe, judge_claims
+from harness.reporting.judging import Finding, describe, judge_claims
 from harness.reporting.pages import sources_below
 from harness.settings.options import add_results, results_of
 from harness.streams import say_skipped
@@ -41,7 +44,10 @@ def main(argv: list[str] | None = None) -> int:
         chosen, records, costs, protocol=options.protocol, count_of=trained_parameters,
         sources=sources_below(options.results, card_of=card_rules),
     )  # fmt: skip
-    print(printable(describe(findings)), end="")
+    if options.json:
+        print(json.dumps([as_data(finding) for finding in findings], indent=1))
+    else:
+        print(printable(describe(findings)), end="")
     others = sorted({record.run.protocol for record in records} - {options.protocol})
     if others:
         print(f"records of other protocols do not count here: {', '.join(others)} (--protocol)", file=sys.stderr)
@@ -54,7 +60,13 @@ def parser() -> CommandParser:
     add_results(p)
     p.add_argument("--protocol", default="nas-lora", metavar="CARD", help="whose scores count (default: nas-lora)")
     p.add_argument("--file", type=Path, default=FILE, help="claims as YAML (default: results/claims.yaml)")
+    p.add_argument("--json", action="store_true", help="print JSON, one object a claim")
     return p
+
+
+def as_data(finding: Finding) -> dict[str, Any]:
+    """A judged claim, JSON-ready."""
+    return {"name": finding.claim.name, "verdict": finding.verdict, **asdict(finding)}
 
 
 def trained_parameters(subject: Subject, backbone: str) -> int | None:

@@ -7,7 +7,9 @@ cost record below ``ROOT/cost``; ``python -m harness.tables --study cost`` print
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +68,7 @@ def parser() -> CommandParser:
     )
     add_plugins(p)
     add_results(p)
+    p.add_argument("--json", action="store_true", help="print the record as JSON instead of a table")
     return p
 
 
@@ -137,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     require_writable(store.folder)
     record = measure(session, report=lambda line: print(line, file=sys.stderr, flush=True))
     path = store.write(record)
-    print(summary(record))
+    print(json.dumps(asdict(record), indent=1) if arguments.json else summary(record))
     print(f"written: {path}", file=sys.stderr)
     return 1 if record.dropped else 0
 

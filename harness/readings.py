@@ -15,7 +15,8 @@ from harness.files import write_atomically
 from harness.records.store import RecordStore
 from harness.reporting.claims import FILE, read
 from harness.reporting.pages import images_below
-from harness.reporting.readings import curve, report, with_readings
+from harness.reporting.readings import curve, reading_page, with_readings
+from harness.reporting.writing import write
 from harness.settings.options import add_results, results_of
 from harness.streams import say_skipped
 from harness.studies import Study, load_study
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(
             f"study {study.name} has no readings; name one that has (readings), or add them to a copy of it"
         )
+    if options.plan and options.json:
+        raise UsageError("--json is for the report; the design (--plan) is text")
     if options.plan:
         print(plan_text(study), end="")
         return 0
@@ -42,9 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     records, problems = store.summaries()
     say_skipped(problems)
     protocol = options.protocol or study.protocol
-    text = report(
+    page = reading_page(
         records, study, claims=read(options.claims), images_of=images_below(options.results), protocol=protocol
     )
+    text = write(page)
     path = options.results / "tables" / f"{study.name}.readings.md"
     write_atomically(path, text)
     if options.figure:
@@ -56,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             found = curve(grid, here, images_below(options.results))
             draw(found, study.readings, one, baseline=study.table.baseline, caption=caption)
             print(f"written: {one}", file=sys.stderr)
-    print(text, end="")
+    print(write(page, style="json") if options.json else text, end="")
     print(f"written: {path}", file=sys.stderr)
     return 0
 
@@ -89,6 +93,7 @@ def parser() -> CommandParser:
     p.add_argument("--claims", type=Path, default=FILE, help="claims as YAML (default: results/claims.yaml)")
     p.add_argument("--figure", type=Path, metavar="FILE", help="draw the specification curve: .pdf, .svg or .png")
     p.add_argument("--plan", action="store_true", help="show the design and what it cannot tell apart; read no record")
+    p.add_argument("--json", action="store_true", help="print the page as JSON")
     return p
 
 

@@ -7,6 +7,7 @@ rendered from the records.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -87,6 +88,11 @@ def parser() -> CommandParser:
     how = p.add_argument_group("how to run")
     how.add_argument(
         "--plan", action="store_true", help="print runs, parameters, memory, what is missing; start nothing"
+    )
+    how.add_argument(
+        "--json",
+        action="store_true",
+        help="print plan or table as JSON, one object a line (the phases of a study: several)",
     )
     how.add_argument(
         "--budget",
@@ -180,7 +186,8 @@ def programme(arguments: argparse.Namespace, phases: Any, settings: Settings) ->
     budget is spent from the first to the last."""
     status, hours = 0, arguments.priced
     for number, phase in enumerate(phases, start=1):
-        print(f"{number}. {phase.title} ({phase.study})\n", file=sys.stdout if arguments.plan else sys.stderr)
+        text = arguments.plan and not arguments.json
+        print(f"{number}. {phase.title} ({phase.study})\n", file=sys.stdout if text else sys.stderr)
         own = argparse.Namespace(**vars(arguments))
         own.study = phase.study
         asked = {item.partition("=")[0] for item in arguments.set}
@@ -197,7 +204,7 @@ def programme(arguments: argparse.Namespace, phases: Any, settings: Settings) ->
         if arguments.budget is not None and budget_left(arguments) < arguments.budget / 100:
             print("the budget ends here", file=sys.stderr)
             break
-    if arguments.plan:
+    if arguments.plan and not arguments.json:
         print(f"\nall phases: {len(hours)} runs to make, {sum(hours.values()):.1f} device-hours")
     return status
 
@@ -247,7 +254,15 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     from harness.streams import terminal_width
 
     runs, width = [job.run for job in planned.jobs], terminal_width(sys.stdout)
-    print(finished_table(runs, request.results, study=arguments.study, card_of=card_rules, width=width), end="")
+    table = finished_table(
+        runs,
+        request.results,
+        study=arguments.study,
+        card_of=card_rules,
+        style="json" if arguments.json else "text" if width else "markdown",
+        width=width,
+    )
+    print(table, end="")
     return 1 if outcome.failed else 0
 
 
@@ -280,7 +295,7 @@ def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *
 
 def show_plan(planned: Any, request: Any, arguments: argparse.Namespace, where: Any, *, heading: str = "") -> int:
     """Print a plan with its price, without what an earlier phase has in its own; 1 where something is missing."""
-    from harness.pricing.plan_text import plan_text
+    from harness.pricing.plan_text import plan_data, plan_text
     from harness.pricing.price import bought
 
     for line in planned.problems:
@@ -288,6 +303,9 @@ def show_plan(planned: Any, request: Any, arguments: argparse.Namespace, where: 
     left = None if arguments.budget is None else budget_left(arguments)
     planned, hours = bought(planned, request.results, where=where, before=arguments.priced, budget=left)
     arguments.priced |= hours
+    if arguments.json:
+        print(json.dumps({"phase": heading, **plan_data(planned, request.results, where=where)}))
+        return 1 if planned.missing else 0
     text = plan_text(planned, request.results, where=where, budget=left)
     print(f"{heading}: {text}" if heading else text, end="\n" if heading else "")
     return 1 if planned.missing else 0

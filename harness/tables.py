@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from harness.reporting.figures.checking import figure_files, wrong_figures
 from harness.reporting.page import SUFFIX, Format
 from harness.reporting.pages import built_pages, written
 from harness.reporting.writing import write
+from harness.reporting.writing.data import as_data
 from harness.settings.options import add_results, results_of
 from harness.streams import say, say_skipped, terminal_width
 from harness.studies import load_study, study_names
@@ -29,9 +31,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     study = load_study(options.study) if options.study else None
     metrics = [name.strip() for name in options.metrics.split(",")] if options.metrics is not None else []
-    if metrics and options.check:
-        raise UsageError("--metrics prints a page and writes none, so there is none to --check")
+    if options.check and (metrics or options.json):
+        option = "--metrics" if metrics else "--json"
+        raise UsageError(f"{option} prints and writes nothing, so there is nothing to --check")
     built = built_pages(options.results, study=study, metrics=metrics, card_of=card_rules)
+    if options.json:
+        say_skipped(built.skipped)
+        print(json.dumps([as_data(page) for page in built.content.values()], indent=1))
+        return 0
     found = written(built, options.results, style=options.format)
     say_skipped(found.skipped)
     if options.check:
@@ -63,7 +70,9 @@ def parser() -> CommandParser:
         metavar="NAMES",
         help="columns of these metrics, such as iou,dice; prints and writes nothing (a study's field: table.metrics)",
     )
-    p.add_argument("--format", choices=sorted(SUFFIX), default="markdown", help="default: markdown")
+    form = p.add_mutually_exclusive_group()
+    form.add_argument("--format", choices=sorted(SUFFIX), default="markdown", help="default: markdown")
+    form.add_argument("--json", action="store_true", help="print pages and their numbers as JSON; write nothing")
     p.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if a table differs from what the records give"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from harness.dispatch.place import Place
 from harness.models.catalog import backbone_shape, decoder_parameters, total_parameters
@@ -45,6 +46,29 @@ def plan_text(planned: Plan, results: Path, *, where: Place, budget: float | Non
     else:
         lines += ["", "nothing is missing"]
     return "\n".join(lines) + "\n"
+
+
+def plan_data(planned: Plan, results: Path, *, where: Place) -> dict[str, Any]:
+    """The plan JSON-ready: every run with its state and its price, and what is missing."""
+    prices = {one.run.key: one for one in price(planned, results, where=where).runs} if planned.pending else {}
+    runs = []
+    for job in planned.jobs:
+        run, priced = job.run, prices.get(job.run.key)
+        state = "finished" if run.key in planned.finished else planned.failed.get(run.key, "planned")
+        told = {
+            name: getattr(run, name)
+            for name in ("key", "variant", "method", "backbone", "benchmark", "protocol", "seed")
+        }
+        if priced is not None:
+            told |= {
+                "hours": priced.hours,
+                "time_basis": priced.time_basis,
+                "peak_memory_bytes": priced.peak_memory_bytes,
+                "memory_basis": priced.memory_basis,
+                "disk_bytes": priced.disk_bytes,
+            }
+        runs.append({**told, "state": state})
+    return {"runs": runs, "missing": list(planned.missing), "note": without_gpu(planned, where)}
 
 
 def describe(prices: Forecast) -> str:

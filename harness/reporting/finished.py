@@ -11,6 +11,7 @@ from harness.files import write_atomically
 from harness.records.schema import Run
 from harness.records.store import RecordStore
 from harness.reporting.grid import placeholder
+from harness.reporting.page import Format
 from harness.reporting.pages import pages, sources_below
 from harness.reporting.rows import is_entry
 from harness.reporting.rules import CardOf, no_card
@@ -44,13 +45,19 @@ def narrowed(study: Study, runs: Sequence[Run]) -> Study:
 
 
 def finished_table(
-    runs: Sequence[Run], results: Path, *, study: str | None, card_of: CardOf = no_card, width: int = 0
+    runs: Sequence[Run],
+    results: Path,
+    *,
+    study: str | None,
+    card_of: CardOf = no_card,
+    style: Format = "markdown",
+    width: int = 0,
 ) -> str:
     """The table of what was planned, from its records; the pages below ``results/tables`` hold every record there.
 
     Args:
         card_of: see `harness.reporting.rules`.
-        width: of the terminal that it is for; 0 for markdown.
+        width: of the terminal that ``text`` is for.
     """
     grid = load_study(study) if study else None
     store = RecordStore(results)
@@ -59,7 +66,7 @@ def finished_table(
         study=narrowed(grid, runs) if grid else None,
         runs=list(runs),
         sources=sources_below(results, card_of=card_of),
-        style="text" if width else "markdown",
+        style=style,
         width=width,
     )
     if not store.folder.is_dir():  # the first runs were all interrupted: no pages yet

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from harness.reporting.provenance import Folder
 
-Format = Literal["markdown", "latex", "csv", "text"]
+Format = Literal["markdown", "latex", "csv", "text", "json"]
 Mark = Literal["", "best", "tied", "second"]
 SUFFIX: Mapping[str, str] = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
 

@@ -24,7 +24,6 @@ from harness.reporting.page import Block, Page, Text
 from harness.reporting.paired import Difference, ImagesOf, paired_difference
 from harness.reporting.sources import Sources
 from harness.reporting.statistics import t_interval
-from harness.reporting.writing import write
 from harness.studies import Readings, Study
 from harness.studies.design import Point, aliases, options_of
 
@@ -58,9 +57,9 @@ class Specification:
         return statistics.fmean(one.mean for one in self.differences.values())
 
 
-def report(
+def reading_page(
     records: Iterable[Record], study: Study, *, claims: Sequence[Claim] = (), images_of: ImagesOf, protocol: str
-) -> str:
+) -> Page:
     """The page of a study with readings.
 
     Args:
@@ -76,7 +75,7 @@ def report(
         ]
     if not blocks:
         blocks = [Block(heading=study.name, above=[f"No record of these readings under protocol {protocol} yet."])]
-    return write(Page(title=study.title, blocks=blocks))
+    return Page(title=study.title, blocks=blocks)
 
 
 def with_readings(records: Iterable[Record], study: Study, *, protocol: str) -> list[tuple[Grid, list[Record], Study]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from harness.cli import verb
@@ -24,6 +25,7 @@ def parser() -> CommandParser:
         epilog=f"Read, the later above the earlier: {user_file()}, {HERE} of the working folder, variables SAM_PEFT_…",
     )
     p.add_argument("--init", action="store_true", help=f"write a commented {HERE} into this folder, or to --out")
+    p.add_argument("--json", action="store_true", help="print JSON, one object a setting")
     p.add_argument("--out", type=Path, metavar="FILE", help="with --init: the file to write, which must not exist")
     return p
 
@@ -36,6 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.out:
         raise UsageError("--out is for --init, which writes a file")
     rows = list(_rows(load_settings()))
+    if arguments.json:
+        print(json.dumps([{"setting": name, "value": value, "from": origin} for name, value, origin in rows], indent=1))
+        return 0
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, origin in rows:
         print(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}".rstrip())

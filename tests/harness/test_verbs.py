@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from datasets import samples
 from harness.__main__ import main
 from harness.completion import main as completion
 from harness.verbs import VERBS, summaries
@@ -155,3 +158,33 @@ def test_completions_know_every_verb_and_its_options(
     assert "--dataset-root" in script
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_every_verb_that_prints_a_table_prints_it_as_json_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = str(REPOSITORY / "results")
+    samples.write("kvasir", tmp_path / "data", images=12, size=32)
+    (tmp_path / "empty" / "records").mkdir(parents=True)
+    for folder in ("predicted", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (8, 8), 255).save(tmp_path / folder / "a.png")
+    grid = ["--methods", "lora", "--datasets", "kvasir", "--protocol", "demo"]
+    for words, look in (
+        (["run", *grid, "--plan"], lambda data: data["runs"][0]["hours"] > 0 and not data["missing"]),
+        (["status", "--results", results], lambda data: data[0]["state"] == "OK"),
+        (["tables", "--results", results], lambda data: data[0]["tables"][0]["rows"] and data[0]["numbers"]),
+        (["claims", "--results", results], lambda data: data[0]["verdict"] and data[0]["readings"] is not None),
+        (["readings", "--results", "empty"], lambda data: data["title"]),
+        (["metrics", "--pred", "predicted", "--gt", "masks"], lambda data: data["scores"]["iou"] == 1),
+        (["settings"], lambda data: data[2] == {"setting": "results", "value": "runs", "from": "default"}),
+        (["datasets", "list", "--data", "data"], lambda data: data[0]["found"]),
+        (["datasets", "check", "kvasir", "--data", "data"], lambda data: data["verdicts"]),
+        (["protocols", "list"], lambda data: {"card", "hash"} == set(data[0])),
+        (["protocols", "show", "demo"], lambda data: data["fields"][0]["mark"]),
+        (["protocols", "show", "demo", "--diff", "mini"], lambda data: data[0]["demo"] != data[0]["mini"]),
+    ):
+        main([*words, "--json"])
+        assert look(json.loads(capsys.readouterr().out)), words
+    assert not (tmp_path / "runs").exists()

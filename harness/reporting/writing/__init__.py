@@ -1,9 +1,9 @@
-"""A page as markdown, LaTeX, tidy CSV, or text for a terminal: one module each."""
+"""A page as markdown, LaTeX, tidy CSV, JSON, or text for a terminal: one module each."""
 
 from __future__ import annotations
 
 from harness.reporting.page import Format, Page
-from harness.reporting.writing import latex, markdown, terminal, tidy
+from harness.reporting.writing import data, latex, markdown, terminal, tidy
 
 
 def write(page: Page, *, style: Format = "markdown", width: int = 100) -> str:
@@ -14,4 +14,4 @@ def write(page: Page, *, style: Format = "markdown", width: int = 100) -> str:
     """
     if style == "text":
         return terminal.write(page, width=width)
-    return {"markdown": markdown.write, "latex": latex.write, "csv": tidy.write}[style](page)
+    return {"markdown": markdown.write, "latex": latex.write, "csv": tidy.write, "json": data.write}[style](page)

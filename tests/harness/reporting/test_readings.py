@@ -16,8 +16,9 @@ from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.reporting.claims import FILE, read
 from harness.reporting.grid import build, sheets
-from harness.reporting.readings import curve, lenth_margin, main_effects, report, with_readings
+from harness.reporting.readings import curve, lenth_margin, main_effects, reading_page, with_readings
 from harness.reporting.specification import draw
+from harness.reporting.writing import write
 from harness.studies import Study, load_study, study_from_dict
 from harness.studies.design import aliases, label_of, options_of, parse_fields, points
 from tests.harness.reporting.sample import record
@@ -117,7 +118,9 @@ def test_effects_wait_for_every_run_of_a_seed() -> None:
     ((sheet, members),) = sheets(records[:-4]).items()
 
     assert main_effects(build(sheet, members, study=study(seeds=1)), study(seeds=1)) == []
-    assert "runs of the design are in" in report(records[:-4], study(seeds=1), images_of=no_images, protocol="demo")
+    assert "runs of the design are in" in write(
+        reading_page(records[:-4], study(seeds=1), images_of=no_images, protocol="demo")
+    )
 
 
 def test_lenths_margin_is_that_of_his_paper() -> None:
@@ -130,7 +133,7 @@ def test_lenths_margin_is_that_of_his_paper() -> None:
 
 
 def test_the_curve_is_sorted_and_shows_differences_and_choices() -> None:
-    page = report(everything(), study(), images_of=no_images, protocol="demo")
+    page = write(reading_page(everything(), study(), images_of=no_images, protocol="demo"))
     curve = page.split("## ")[1].splitlines()
     rows = [line.strip("| ").split(" | ") for line in curve if line.startswith("| ") and "mean" not in line]
     means = [float(row[0]) for row in rows]
@@ -144,7 +147,7 @@ def test_the_curve_is_sorted_and_shows_differences_and_choices() -> None:
 
 def test_a_claim_is_counted_over_the_readings() -> None:
     claims = [claim for claim in read(FILE) if claim.name in ("naslora-over-lora", "stagewise-over-joint")]
-    page = report(everything(), study(), claims=claims, images_of=no_images, protocol="demo")
+    page = write(reading_page(everything(), study(), claims=claims, images_of=no_images, protocol="demo"))
     row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
     readings = study().readings
     assert readings is not None
