@@ -13,9 +13,9 @@ from dataclasses import asdict
 import torch
 
 from benchmarks.saving import add_json, save
+from harness.costing.contestant import RandomImages
 from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.ratios import paired_ratio
-from harness.costing.subject import RandomImages
 from harness.evaluation.evaluate import evaluate_split
 from harness.evaluation.scorer import SplitScorer
 from harness.models.build import build_segmenter

@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 from datasets.base import Benchmark, Pair, Sample, Splits
 from datasets.reading.decoding import read_binary, read_image
 from harness.protocols.load import load_protocol
-from harness.training.batches import Plan
+from harness.training.batches import UpdatePlan
 from harness.training.distributed import Workers
 from harness.training.feeding import LOADERS, Feeder
 from harness.training.images import ImageSource
@@ -82,7 +82,7 @@ def images_per_second(source: ImageSource, *, threads: int, rounds: int) -> floa
 
 def wait_share(source: ImageSource, *, step_seconds: float, batch: int, updates: int) -> float:
     """Share of the time that the loop waits for images, from the second update on."""
-    plan = Plan(indices=range(len(source)), batch_size=batch, flip=0.5)
+    plan = UpdatePlan(indices=range(len(source)), batch_size=batch, flip=0.5)
     protocol = load_protocol("standard", {"image_size": source.image_size, "batch_size": batch})
     feeder = Feeder(
         torch.nn.Identity(),

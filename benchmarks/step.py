@@ -24,10 +24,10 @@ from tabulate import tabulate
 
 from benchmarks.reference import plain_twin
 from benchmarks.saving import add_json, save
+from harness.costing.contestant import RandomImages
 from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.live import LiveBytes
 from harness.costing.ratios import paired_ratio
-from harness.costing.subject import RandomImages
 from harness.models.build import build_segmenter
 from harness.training.losses import StructureLoss
 from harness.training.memory import peak_bytes, reset_peak

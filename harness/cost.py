@@ -109,10 +109,10 @@ def main(argv: list[str] | None = None) -> int:
     from harness.costing.baselines import baselines_among
     from harness.costing.device import used_by_others
     from harness.costing.measure import measure
-    from harness.costing.session import Row, Session
+    from harness.costing.session import Measured, Session
     from harness.costing.summary import summary
 
-    rows = [Row(method=method, config=config, variant=variant) for method, config, variant, _ in chosen]
+    rows = [Measured(method=method, config=config, variant=variant) for method, config, variant, _ in chosen]
     baselines, absent = baselines_among(rows, entries, protocol=protocol, overrides=by_method, backbone=backbone)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Entry(NamedTuple):
+class MethodEntry(NamedTuple):
     """A method's class and its configuration, each as a lazy ``module:Class``."""
 
     method: str
@@ -11,20 +11,20 @@ class Entry(NamedTuple):
 
 
 BUILTIN = {
-    "full": Entry("methods.full:Full", "methods.configs.common:FullConfig"),
-    "decoder": Entry("methods.decoder:DecoderOnly", "methods.configs.common:DecoderOnlyConfig"),
-    "bitfit": Entry("methods.bitfit:BitFit", "methods.configs.baselines:BitFitConfig"),
-    "ssf": Entry("methods.ssf:SSF", "methods.configs.baselines:SSFConfig"),
-    "adapter": Entry("methods.adapter:Adapter", "methods.configs.baselines:AdapterConfig"),
-    "adaptformer": Entry("methods.adaptformer:AdaptFormer", "methods.configs.baselines:AdaptFormerConfig"),
-    "vpt": Entry("methods.vpt:VPT", "methods.configs.baselines:VPTConfig"),
-    "lst": Entry("methods.lst:LST", "methods.configs.baselines:LSTConfig"),
-    "samadapter": Entry("methods.samadapter:SAMAdapter", "methods.configs.baselines:SAMAdapterConfig"),
-    "lora": Entry("methods.lora:LoRA", "methods.configs.lowrank:LoRAConfig"),
-    "dora": Entry("methods.dora:DoRA", "methods.configs.lowrank:DoRAConfig"),
-    "samed": Entry("methods.samed:SAMed", "methods.configs.lowrank:SAMedConfig"),
-    "convlora": Entry("methods.convlora:ConvLoRA", "methods.configs.lowrank:ConvLoRAConfig"),
-    "naslora": Entry("methods.naslora:NASLoRA", "methods.configs.lowrank:NASLoRAConfig"),
-    "naspclora": Entry("methods.naspclora:NASPCLoRA", "methods.configs.lowrank:NASPCLoRAConfig"),
+    "full": MethodEntry("methods.full:Full", "methods.configs.common:FullConfig"),
+    "decoder": MethodEntry("methods.decoder:DecoderOnly", "methods.configs.common:DecoderOnlyConfig"),
+    "bitfit": MethodEntry("methods.bitfit:BitFit", "methods.configs.baselines:BitFitConfig"),
+    "ssf": MethodEntry("methods.ssf:SSF", "methods.configs.baselines:SSFConfig"),
+    "adapter": MethodEntry("methods.adapter:Adapter", "methods.configs.baselines:AdapterConfig"),
+    "adaptformer": MethodEntry("methods.adaptformer:AdaptFormer", "methods.configs.baselines:AdaptFormerConfig"),
+    "vpt": MethodEntry("methods.vpt:VPT", "methods.configs.baselines:VPTConfig"),
+    "lst": MethodEntry("methods.lst:LST", "methods.configs.baselines:LSTConfig"),
+    "samadapter": MethodEntry("methods.samadapter:SAMAdapter", "methods.configs.baselines:SAMAdapterConfig"),
+    "lora": MethodEntry("methods.lora:LoRA", "methods.configs.lowrank:LoRAConfig"),
+    "dora": MethodEntry("methods.dora:DoRA", "methods.configs.lowrank:DoRAConfig"),
+    "samed": MethodEntry("methods.samed:SAMed", "methods.configs.lowrank:SAMedConfig"),
+    "convlora": MethodEntry("methods.convlora:ConvLoRA", "methods.configs.lowrank:ConvLoRAConfig"),
+    "naslora": MethodEntry("methods.naslora:NASLoRA", "methods.configs.lowrank:NASLoRAConfig"),
+    "naspclora": MethodEntry("methods.naspclora:NASPCLoRA", "methods.configs.lowrank:NASPCLoRAConfig"),
 }
 """By name, in the order of rows: coarse baselines first, the methods under test last."""

@@ -27,7 +27,7 @@ from methods.configs import LSTConfig
 from methods.parts.bottleneck import linear
 from methods.parts.initialisation import kaiming_uniform
 from methods.parts.placement import BackboneShape
-from methods.parts.sites import Adaptable, Encoder, Grid, TokenLayout, block_sites
+from methods.parts.sites import Adaptable, Encoder, TokenGrid, TokenLayout, block_sites
 
 TEMPERATURE = 0.1
 
@@ -131,7 +131,7 @@ class LadderEncoder(nn.Module):
         return self.base.blocks
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> TokenGrid:
         return self.base.grid
 
     @property

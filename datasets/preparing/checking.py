@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +15,10 @@ from typing import Literal
 
 from datasets.base import Benchmark, DatasetError, Pair, Splits
 from datasets.preparing.fingerprints import Fingerprint, exact_groups, fingerprint, label, near_pairs
+from datasets.preparing.progress import TellProgress
 from datasets.reading.folder_benchmark import SAMPLE_MARKER
 
 Status = Literal["passed", "warned", "failed"]
-Progress = Callable[[str, int, int | None], None]
 
 _FILES_LISTED = 20
 
@@ -54,7 +54,7 @@ class Check:
         return all(verdict.status != "failed" for verdict in self.verdicts)
 
 
-def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: Progress) -> Check:
+def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: TellProgress) -> Check:
     """Read everything below ``root`` (as `Benchmark.locate` returned it) and judge it.
 
     Args:
@@ -85,7 +85,7 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: Progr
     return Check(benchmark=benchmark.name, root=root, splits=splits, verdicts=tuple(verdicts))
 
 
-def _fingerprints(benchmark: Benchmark, splits: Splits, workers: int, progress: Progress) -> list[Fingerprint]:
+def _fingerprints(benchmark: Benchmark, splits: Splits, workers: int, progress: TellProgress) -> list[Fingerprint]:
     parts = {"train": splits.train, "val": splits.val, **splits.test}
     items = [(split, pair) for split, pairs in parts.items() for pair in pairs]
     describe = partial(_describe, benchmark)
@@ -111,7 +111,7 @@ def _describe(benchmark: Benchmark, item: tuple[str, Pair]) -> Fingerprint:
     return fingerprint(benchmark, *item)
 
 
-def _counted(found: Iterable[Fingerprint], total: int, progress: Progress) -> Iterable[Fingerprint]:
+def _counted(found: Iterable[Fingerprint], total: int, progress: TellProgress) -> Iterable[Fingerprint]:
     for number, one in enumerate(found, 1):
         progress("reading", number, total)
         yield one

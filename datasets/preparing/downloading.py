@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -18,9 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from filelock import FileLock, Timeout
 
 from datasets.base import DatasetError
-
-Progress = Callable[[str, int, int | None], None]
-"""(what, bytes so far, bytes in all or None)"""
+from datasets.preparing.progress import TellProgress
 
 FOLDER = ".downloads"
 """Below the data root: archives on their way, and ``seen.json``."""
@@ -70,7 +67,7 @@ def file_name(url: str) -> str:
     return f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name or 'download'}"
 
 
-def obtain(source: str, data_root: Path, *, progress: Progress) -> Archive:
+def obtain(source: str, data_root: Path, *, progress: TellProgress) -> Archive:
     """The archive behind ``source``, downloaded where it is a URL.
 
     A download that was cut goes on where it stopped; where the server cannot, it starts over.
@@ -100,7 +97,7 @@ def obtain(source: str, data_root: Path, *, progress: Progress) -> Archive:
     return Archive(source=source, path=path, size=path.stat().st_size, sha256=sha256_of(path, progress=progress))
 
 
-def _download(url: str, path: Path, *, progress: Progress) -> None:
+def _download(url: str, path: Path, *, progress: TellProgress) -> None:
     import gdown  # only this verb needs it, and it is slow to import
     import requests
     from gdown.exceptions import DownloadError
@@ -148,7 +145,7 @@ def discard_partial(path: Path) -> None:
         found.unlink(missing_ok=True)
 
 
-def sha256_of(path: Path, *, progress: Progress) -> str:
+def sha256_of(path: Path, *, progress: TellProgress) -> str:
     """SHA-256 of a file, read in pieces."""
     digest, done, total = hashlib.sha256(), 0, path.stat().st_size
     with path.open("rb") as file:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from datasets.base import DatasetError
 from datasets.preparing import downloading, unpacking
-from datasets.preparing.downloading import Archive, Progress
-from datasets.preparing.unpacking import Limits
+from datasets.preparing.downloading import Archive
+from datasets.preparing.progress import TellProgress
+from datasets.preparing.unpacking import ArchiveLimits
 from datasets.reading.folder_benchmark import FolderBenchmark
 
 RECEIPT = ".prepared.json"
@@ -50,10 +51,10 @@ def prepare(
     sources: Sequence[str],
     data_root: Path,
     *,
-    progress: Progress,
+    progress: TellProgress,
     sha256: Sequence[str] = (),
     sizes: Sequence[int] = (),
-    limits: Limits | None = None,
+    limits: ArchiveLimits | None = None,
 ) -> Prepared:
     """Obtain, verify, unpack, read and put in place.
 
@@ -101,7 +102,12 @@ def prepare(
 
 
 def _stage(
-    benchmark: FolderBenchmark, archives: Sequence[Archive], staging: Path, *, progress: Progress, limits: Limits | None
+    benchmark: FolderBenchmark,
+    archives: Sequence[Archive],
+    staging: Path,
+    *,
+    progress: TellProgress,
+    limits: ArchiveLimits | None,
 ) -> tuple[dict[str, int], str]:
     for archive in archives:
         try:

@@ -21,8 +21,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 from datasets.base import DatasetError
-
-Progress = Callable[[str, int, int | None], None]
+from datasets.preparing.progress import TellProgress
 
 _CHUNK = 1 << 20
 _MOST_AT_ONCE = 1 << 26
@@ -53,7 +52,7 @@ _DAMAGE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ArchiveLimits:
     """Beyond these an archive is a bomb. Plain masks shrink a hundredfold, so the ratio counts for large ones only.
 
     Args:
@@ -69,13 +68,13 @@ class Limits:
     size: int | None = None
 
 
-def unpack(archive: Path, target: Path, *, progress: Progress, limits: Limits | None = None) -> int:
+def unpack(archive: Path, target: Path, *, progress: TellProgress, limits: ArchiveLimits | None = None) -> int:
     """Unpack a zip or tar archive into ``target``; returns the number of files.
 
     Raises:
         DatasetError: hostile, damaged, protected by a password, or of another kind. ``target`` may then hold a part.
     """
-    limits = limits or Limits()
+    limits = limits or ArchiveLimits()
     target.mkdir(parents=True, exist_ok=True)
     budget = _Budget(archive, target, limits)
     try:
@@ -116,7 +115,7 @@ def _is_plain_tar(archive: Path) -> bool:
 class _Budget:
     """Counts files and bytes against the limits while they are written: what a header says is no evidence."""
 
-    def __init__(self, archive: Path, target: Path, limits: Limits) -> None:
+    def __init__(self, archive: Path, target: Path, limits: ArchiveLimits) -> None:
         self.archive = archive
         self.limits = limits
         self.archive_size = archive.stat().st_size
@@ -170,7 +169,7 @@ def safe_path(name: str, archive: Path) -> PurePosixPath:
     return posix
 
 
-def _unpack_zip(archive: Path, target: Path, budget: _Budget, progress: Progress) -> int:
+def _unpack_zip(archive: Path, target: Path, budget: _Budget, progress: TellProgress) -> int:
     with zipfile.ZipFile(archive) as opened:
         members = [info for info in opened.infolist() if not info.is_dir()]
         for info in opened.infolist():
@@ -241,7 +240,7 @@ class _Watched:
                 raise tarfile.ReadError("files follow its end mark, or the header of a file is damaged")
 
 
-def _unpack_tar(stream: _Watched, target: Path, budget: _Budget, progress: Progress) -> int:
+def _unpack_tar(stream: _Watched, target: Path, budget: _Budget, progress: TellProgress) -> int:
     archive, count = budget.archive, 0
     with tarfile.open(fileobj=stream, mode="r:") as opened:  # type: ignore[call-overload]
         for info in opened:

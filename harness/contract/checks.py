@@ -1,4 +1,4 @@
-"""The clauses of the contract: each takes a `Subject`, raises `Violation` where it is broken, and says what it saw."""
+"""The clauses of the contract: each takes a `ContractCase`, raises `Violation` where it is broken, and says what it saw."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from harness.contract.case import STEPS, ContractCase, logits, train, trained_parameters
 from harness.contract.declared import properties, schedule
 from harness.contract.merging import merge
 from harness.contract.placement import placement
-from harness.contract.subject import STEPS, Subject, logits, train, trained_parameters
 from harness.contract.violation import first, refusal, require
 from harness.models.segmenter import Segmenter
 from methods.base import Method
@@ -26,10 +26,10 @@ FILE_OVERHEAD = 300
 """Bytes that a safetensors file may need for each tensor beyond its values: name, type, shape, offsets."""
 
 
-Check = Callable[[Subject], str]
+Check = Callable[[ContractCase], str]
 
 
-def identity(subject: Subject) -> str:
+def identity(subject: ContractCase) -> str:
     """Attaching changes no output, or the method declares that it does."""
     before = logits(subject.plain(), subject.images)
     segmenter, method = subject.attached()
@@ -42,7 +42,7 @@ def identity(subject: Subject) -> str:
     return f"declared deviation, moves logits by {largest:.1e}"
 
 
-def gradient(subject: Subject) -> str:
+def gradient(subject: ContractCase) -> str:
     """Gradient reaches exactly the declared parameters, each within three steps unless a router passes it by."""
     segmenter, method = subject.attached()
     declared = trained_parameters(method)
@@ -72,7 +72,7 @@ def gradient(subject: Subject) -> str:
     return f"{len(reached)} of {len(marked)} tensors within {STEPS} steps" + (" (routed)" if routed else "")
 
 
-def count(subject: Subject) -> str:
+def count(subject: ContractCase) -> str:
     """The encoder's trainable parameters equal the closed form of the configuration."""
     segmenter, method = subject.attached()
     attached = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
@@ -81,7 +81,7 @@ def count(subject: Subject) -> str:
     return f"{attached}"
 
 
-def frozen(subject: Subject) -> str:
+def frozen(subject: ContractCase) -> str:
     """Training leaves every frozen weight and every buffer of the backbone bit-identical."""
     segmenter = subject.plain()
     parameters = dict(segmenter.named_parameters())
@@ -97,7 +97,7 @@ def frozen(subject: Subject) -> str:
     return f"{len(kept)} tensors"
 
 
-def state(subject: Subject) -> str:
+def state(subject: ContractCase) -> str:
     """The state restores bit-identical outputs from a small file, and refuses foreign names and shapes."""
     segmenter, method = subject.trained(seed=1)
     saved = method.state()
@@ -132,7 +132,7 @@ def state(subject: Subject) -> str:
     return f"{size} bytes"
 
 
-def determinism(subject: Subject) -> str:
+def determinism(subject: ContractCase) -> str:
     """The same seed trains to the same bits, and nothing is drawn from the global generator."""
     states, losses = [], []
     for burn in (0, 5):
@@ -148,7 +148,7 @@ def determinism(subject: Subject) -> str:
     return "two runs, the same bits"
 
 
-def autocast(subject: Subject) -> str:
+def autocast(subject: ContractCase) -> str:
     """Loss and gradients stay finite under bf16 autocast, parameters stay float32."""
     segmenter, method = subject.trained()
     segmenter.zero_grad()
@@ -162,7 +162,7 @@ def autocast(subject: Subject) -> str:
     return f"loss {float(loss.detach()):.3f}"
 
 
-def batch(subject: Subject) -> str:
+def batch(subject: ContractCase) -> str:
     """In evaluation an image's output does not depend on the others of its batch."""
     segmenter, _ = subject.trained()
     together = logits(segmenter, subject.images[:2])
@@ -172,7 +172,7 @@ def batch(subject: Subject) -> str:
     return f"differs by {largest:.1e}"
 
 
-def checkpointing(subject: Subject) -> str:
+def checkpointing(subject: ContractCase) -> str:
     """With activation checkpointing loss, gradients, buffers and random draws are the same, and backward keeps less."""
     seen = []
     sizes = []
@@ -200,7 +200,7 @@ def checkpointing(subject: Subject) -> str:
     return f"same loss, gradients and buffers; backward keeps {sizes[1]} instead of {sizes[0]} bytes"
 
 
-def _loss_and_kept_bytes(subject: Subject, segmenter: Segmenter, method: Method) -> tuple[Tensor, int]:
+def _loss_and_kept_bytes(subject: ContractCase, segmenter: Segmenter, method: Method) -> tuple[Tensor, int]:
     """The loss, and the bytes of all storages besides parameters and buffers that its forward pass keeps for backward."""
     known = {tensor.untyped_storage()._cdata for tensor in (*segmenter.parameters(), *segmenter.buffers())}
     kept: dict[int, Tensor] = {}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from harness.contract.subject import Subject
+from harness.contract.case import ContractCase
 from harness.contract.violation import require
 from methods.base import Method
 
 EPOCHS, STEPS = 4, 3
 
 
-def schedule(subject: Subject) -> str:
+def schedule(subject: ContractCase) -> str:
     """`roles_at` and `passes_at` are pure: asked again, backwards, and after training they say the same."""
     _, method = subject.trained()
     _, fresh = subject.attached()
@@ -28,7 +28,7 @@ def schedule(subject: Subject) -> str:
     return "pure"
 
 
-def properties(subject: Subject) -> str:
+def properties(subject: ContractCase) -> str:
     """What the configuration says of gradients and added parameters is what the attached model does."""
     plain = sum(p.numel() for p in subject.plain().encoder.parameters())
     segmenter, method = subject.attached()
@@ -60,7 +60,7 @@ def _at(method: Method, epoch: int, step: int) -> tuple[object, tuple[tuple[str,
     )
 
 
-def _blocks_with_gradient(subject: Subject) -> set[int]:
+def _blocks_with_gradient(subject: ContractCase) -> set[int]:
     """Blocks whose output gets a gradient in backward, and which therefore backward passes or ends at."""
     segmenter, method = subject.attached()
     reached: set[int] = set()

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
-from harness.contract.subject import Subject
 from harness.errors import UsageError
 from harness.models.build import build_segmenter
 from harness.registry import METHODS, method_config
@@ -90,7 +90,7 @@ def run_contract(method: type[Method], config: MethodConfig) -> dict[str, str]:
     """Violations and crashes by ``clause@backbone``; empty if the contract holds."""
     failures = {}
     for backbone in CONTRACT_BACKBONES:
-        subject = Subject(method=method, config=config, backbone=backbone)
+        subject = ContractCase(method=method, config=config, backbone=backbone)
         for clause, check in CHECKS.items():
             try:
                 check(subject)

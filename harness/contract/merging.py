@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.contract.subject import Subject, logits
+from harness.contract.case import ContractCase, logits
 from harness.contract.violation import Violation, first, refusal, require
 from harness.models.build import plain_sam, sam_state_dict
 from harness.models.sam_encoder import SAMEncoder
@@ -15,7 +15,7 @@ MERGE_TOLERANCE = 1e-4
 """Relative, of ``exact`` and ``conv`` merges; ``calibrated`` approximates and only has to report its error truly."""
 
 
-def merge(subject: Subject) -> str:
+def merge(subject: ContractCase) -> str:
     """Every declared mode merges within its tolerance and reports truly; every other mode is refused."""
     modes: tuple[MergeMode, ...] = ("exact", "conv", "calibrated")
     seen = []
@@ -29,7 +29,7 @@ def merge(subject: Subject) -> str:
     return "; ".join(seen) or "not mergeable"
 
 
-def _merged(subject: Subject, mode: MergeMode) -> str:
+def _merged(subject: ContractCase, mode: MergeMode) -> str:
     segmenter, method = subject.trained(seed=5)
     before = logits(segmenter, subject.images)
     report = method.merge(mode, calibration=[subject.images[:2]], held_out=[subject.images])
@@ -63,7 +63,7 @@ def _merged(subject: Subject, mode: MergeMode) -> str:
     return f"{mode} {relative:.1e}"
 
 
-def _require_plain(subject: Subject, segmenter: Segmenter, report: MergeReport) -> None:
+def _require_plain(subject: ContractCase, segmenter: Segmenter, report: MergeReport) -> None:
     """A whole merge is a plain SAM: segment_anything's own modules load it strictly and embed images the same."""
     require(
         report.extra_parameters == 0,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from harness.contract.subject import Subject
+from harness.contract.case import ContractCase
 from harness.contract.violation import refusal, require
 from harness.models.segmenter import Segmenter
 from methods.parts.placement import MethodError, parse_blocks
@@ -18,7 +18,7 @@ BLOCKS = ("all", "first-half", "last-half", "global", "0")
 SITES = ("qkv", "q,v", "q,k,v", "proj", "mlp", "proj,mlp")
 
 
-def placement(subject: Subject) -> str:
+def placement(subject: ContractCase) -> str:
     """``blocks`` and ``sites`` restrict the method to what they name, with the closed form's count; nonsense is refused."""
     names = {field.name for field in fields(subject.config)}
     if "blocks" not in names:
@@ -38,7 +38,7 @@ def placement(subject: Subject) -> str:
     return "blocks, sites" if "sites" in names else "blocks"
 
 
-def _placed_at(subject: Subject) -> Iterator[tuple[str, Subject]]:
+def _placed_at(subject: ContractCase) -> Iterator[tuple[str, ContractCase]]:
     """The sites that the configuration does not refuse."""
     for sites in SITES:
         try:
@@ -47,7 +47,7 @@ def _placed_at(subject: Subject) -> Iterator[tuple[str, Subject]]:
             continue
 
 
-def _require_blocks(subject: Subject, blocks: str) -> None:
+def _require_blocks(subject: ContractCase, blocks: str) -> None:
     segmenter = _require_count(subject, f"blocks={blocks}")
     shape = subject.shape
     allowed = set(parse_blocks(blocks, depth=shape.depth, global_blocks=shape.global_blocks))
@@ -56,7 +56,7 @@ def _require_blocks(subject: Subject, blocks: str) -> None:
         require(index in allowed or not trains, f"blocks={blocks} trains in block {index}")
 
 
-def _require_count(subject: Subject, what: str) -> Segmenter:
+def _require_count(subject: ContractCase, what: str) -> Segmenter:
     try:
         segmenter, _ = subject.attached()
     except AttributeError as error:
@@ -67,5 +67,5 @@ def _require_count(subject: Subject, what: str) -> Segmenter:
     return segmenter
 
 
-def _with(subject: Subject, **changes: Any) -> Subject:
+def _with(subject: ContractCase, **changes: Any) -> ContractCase:
     return replace(subject, config=replace(subject.config, **changes))

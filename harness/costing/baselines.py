@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.costing.session import Row
-from harness.planning.request import Entry
+from harness.costing.session import Measured
+from harness.planning.request import Variant
 from harness.planning.rows import method_row
 from harness.protocols.card import Protocol
 
 
 def baselines_among(
-    rows: Sequence[Row],
-    entries: Sequence[Entry],
+    rows: Sequence[Measured],
+    entries: Sequence[Variant],
     *,
     protocol: Protocol,
     overrides: Mapping[str, Mapping[str, Any]],

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.costing.contestant import Contestant
 from harness.costing.device import CLOCKS
 from harness.costing.live import LiveBytes
 from harness.costing.memory import bytes_of
 from harness.costing.roster import Roster, release, why
 from harness.costing.session import Session
-from harness.costing.subject import Subject
 from harness.training.feeding import autocast
 from harness.training.memory import reset_peak
 from methods.base import MergeMode, Method
@@ -59,7 +59,7 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
     }
 
 
-def _models(subject: Subject, *, calibration: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, str]]:
+def _models(subject: Contestant, *, calibration: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, str]]:
     """The unmerged model and every merged one; mode -> why it could not be merged."""
     own: dict[str, Any] = {"unmerged": subject.segmenter}
     failed: dict[str, str] = {}

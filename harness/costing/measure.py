@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from harness.costing.contestant import PARTS, Contestant
 from harness.costing.device import CLOCKS, EnergyMeter, driver
 from harness.costing.flops import encoder_forward_flops
 from harness.costing.inference import measure_inference
 from harness.costing.memory import peak_memory
 from harness.costing.ratios import ratios_to
 from harness.costing.roster import Roster
-from harness.costing.session import Row, Session
-from harness.costing.subject import PARTS, Subject
+from harness.costing.session import Measured, Session
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment
 from harness.protocols.load import as_rules
@@ -86,7 +86,7 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
     return _record(session, costs, dropped=roster.dropped)
 
 
-def build_subject(row: Row, session: Session) -> Subject:
+def build_subject(row: Measured, session: Session) -> Contestant:
     """A fresh segmenter with the row's method attached, built as a run of it would be."""
     protocol = session.protocol
     run = Run(
@@ -106,7 +106,7 @@ def build_subject(row: Row, session: Session) -> Subject:
     segmenter, method = attached_segmenter(
         run, task=session.task, num_classes=session.num_classes, checkpoint=session.checkpoint
     )
-    return Subject(
+    return Contestant(
         row.variant,
         segmenter=segmenter.to(session.device),
         method=method,
@@ -127,7 +127,7 @@ def _measure_sizes(roster: Roster, *, report: Callable[[str], None]) -> dict[str
     return sizes
 
 
-def _sizes(subject: Subject) -> dict[str, Any]:
+def _sizes(subject: Contestant) -> dict[str, Any]:
     """Memory, FLOPs, parameters and checkpoint size: what does not vary from round to round."""
     protocol = subject.protocol
     for phase in subject.shares():

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from harness.costing.subject import Subject
+from harness.costing.contestant import Contestant
 from harness.errors import UsageError
 from harness.experiment.failure import one_line, reason_code
 
@@ -23,11 +23,11 @@ class Roster:
     """
 
     def __init__(self, *, report: Callable[[str], None]) -> None:
-        self.subjects: dict[str, Subject] = {}
+        self.subjects: dict[str, Contestant] = {}
         self.dropped: dict[str, str] = {}
         self._report = report
 
-    def __iter__(self) -> Iterator[tuple[str, Subject]]:
+    def __iter__(self) -> Iterator[tuple[str, Contestant]]:
         """Everyone who is in; safe against drops on the way."""
         for variant in list(self.subjects):
             yield variant, self.subjects[variant]

@@ -15,7 +15,7 @@ from harness.protocols.card import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Measured:
     """A method to measure: canonical name, configuration, and what tables call it."""
 
     method: str
@@ -44,7 +44,7 @@ class Session:
         UsageError: two rows have one name, or the clock does not fit the device.
     """
 
-    rows: Sequence[Row]
+    rows: Sequence[Measured]
     backbone: str
     checkpoint: Path | None
     protocol: Protocol

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.dispatch.attempts import Attempt, End, attempts, close, log_path, state_folder
 from harness.dispatch.queue import Account, Accounting
-from harness.dispatch.sweeps import Planned
+from harness.dispatch.sweeps import PlannedRun
 from harness.records.schema import Code, Record, Run
 from harness.records.store import RecordStore
 
@@ -137,7 +137,7 @@ def settle(
     *,
     end: End,
     detail: str,
-    planned: Planned,
+    planned: PlannedRun,
     environment: dict[str, str],
     accounting: Accounting | None = None,
 ) -> Record | None:

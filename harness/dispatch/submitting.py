@@ -13,7 +13,7 @@ from typing import Any
 from harness.code import code_version
 from harness.dispatch import snapshot
 from harness.dispatch.attempts import Holder, attempts, state_folder
-from harness.dispatch.sweeps import Chunk, Limits, Sweep, create_sweep, new_id
+from harness.dispatch.sweeps import AttemptLimits, Chunk, Sweep, create_sweep, new_id
 from harness.errors import UsageError, os_reason
 from harness.planning.job import Job
 
@@ -67,11 +67,11 @@ def writing(results: Path) -> Iterator[None]:
         raise UsageError(f"cannot write {where}: {os_reason(error)}; nothing was submitted by this step") from error
 
 
-def attempt_limits(results: Path, keys: Collection[str], *, allowed: int) -> dict[str, Limits]:
+def attempt_limits(results: Path, keys: Collection[str], *, allowed: int) -> dict[str, AttemptLimits]:
     """The attempts of a new submission: ``allowed`` more than there were."""
     limits = {}
     for key in keys:
         starts = attempts(state_folder(results, key))
         before = starts[-1].number if starts else 0
-        limits[key] = Limits(before=before, limit=before + allowed)
+        limits[key] = AttemptLimits(before=before, limit=before + allowed)
     return limits

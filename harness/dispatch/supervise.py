@@ -42,7 +42,7 @@ from harness.files import write_atomically
 from harness.planning.job import Job
 from harness.records.schema import Record
 
-Outcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
+StartOutcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
 """``finished`` and ``failed``: there is a record. ``interrupted``: asked to stop, continues from its checkpoint. ``elsewhere``: somebody
 else works on it. ``crashed``: the child died; it may be started again."""
 
@@ -79,7 +79,7 @@ class Circumstances:
 
     Args:
         holder: this process.
-        limit, before: see `harness.dispatch.sweeps.Planned`.
+        limit, before: see `harness.dispatch.sweeps.PlannedRun`.
         gpus: GPUs that the job occupies.
         lease_s: see `Lease.acquire`.
         patience_s: after a stop signal, how long the child may take to write its checkpoint.
@@ -148,7 +148,9 @@ class Meeting:
         return {**asdict(place), "RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(self.size)}
 
 
-def supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None = None) -> Outcome:
+def supervise(
+    job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None = None
+) -> StartOutcome:
     """Start the run once, under its lease. Returns when the child has ended."""
     try:
         return _supervise(job, circumstances=circumstances, stop=stop, meeting=meeting)
@@ -157,7 +159,7 @@ def supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, meet
             meeting.call_off()
 
 
-def _supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None) -> Outcome:
+def _supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None) -> StartOutcome:
     results = Path(job.results)
     key = job.run.key
     folder = state_folder(results, key)
@@ -314,7 +316,7 @@ def watch(child: int, *, lease: Lease | None, circumstances: Circumstances, stop
         os.close(handle)
 
 
-def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumstances: Circumstances) -> Outcome:
+def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumstances: Circumstances) -> StartOutcome:
     """Say how the attempt ended, from the record or from the child's wait status."""
     results = Path(job.results)
     record = settled(results, job.run.key, replaces=circumstances.replaces)
@@ -340,7 +342,7 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumst
     return "failed"
 
 
-def _exhausted(job: Job, starts: list[Attempt], circumstances: Circumstances) -> Outcome:
+def _exhausted(job: Job, starts: list[Attempt], circumstances: Circumstances) -> StartOutcome:
     verdict = judge(starts, limit=circumstances.limit, before=circumstances.before)
     _give_up(job, starts, verdict or ("killed", f"started {len(starts)} times without finishing"), circumstances)
     return "failed"

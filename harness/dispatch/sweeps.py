@@ -39,7 +39,7 @@ LARGEST_JOBS = 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class AttemptLimits:
     """Attempts of a run that belong to one submission: after ``before``, up to ``limit``."""
 
     before: int
@@ -47,7 +47,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlannedRun:
     """What is known of a run without reading its job.
 
     Args:
@@ -68,7 +68,7 @@ class Planned:
     replaces: str = ""
 
     @classmethod
-    def of(cls, run: Run, *, limits: Limits, replaces: str = "") -> Planned:
+    def of(cls, run: Run, *, limits: AttemptLimits, replaces: str = "") -> PlannedRun:
         return cls(
             key=run.key,
             method=run.method,
@@ -149,7 +149,7 @@ class Chunk:
     name: str
     created: float
     shape: dict[str, Any]
-    runs: tuple[Planned, ...]
+    runs: tuple[PlannedRun, ...]
     job: str = ""
     closed: str = ""
     ends: dict[str, str] = field(default_factory=dict)
@@ -226,13 +226,13 @@ def new_id() -> str:
 
 
 def create_chunk(
-    folder: Path, *, number: int, jobs: Sequence[Job], shape: Mapping[str, Any], limits: Mapping[str, Limits]
+    folder: Path, *, number: int, jobs: Sequence[Job], shape: Mapping[str, Any], limits: Mapping[str, AttemptLimits]
 ) -> Chunk:
     """Write the intent: jobs first, then the file that makes them count."""
     path = folder / f"chunk.{number:03d}.json"
     write_atomically(_jobs_path(path), "".join(json.dumps(job.as_json()) + "\n" for job in jobs))
     runs = tuple(
-        Planned.of(job.run, limits=limits[job.run.key], replaces=_fingerprint_at(job.results, job.run.key))
+        PlannedRun.of(job.run, limits=limits[job.run.key], replaces=_fingerprint_at(job.results, job.run.key))
         for job in jobs
     )
     chunk = Chunk(
@@ -260,7 +260,7 @@ class _Intent:
     name: str
     created: float
     shape: dict[str, str | int | float | bool | None]
-    runs: tuple[Planned, ...]
+    runs: tuple[PlannedRun, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from harness.dispatch.snapshot import require_unaltered
 from harness.dispatch.supervise import (
     Circumstances,
     Meeting,
-    Outcome,
+    StartOutcome,
     StopSignals,
     fork_child,
     supervise,
@@ -165,7 +165,9 @@ def _requeue(task: str) -> None:
     time.sleep(REQUEUE_WAIT_S)
 
 
-def _persist(job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None = None) -> Outcome:
+def _persist(
+    job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None = None
+) -> StartOutcome:
     """Start the run again where its process died without a reason from outside (bounded, see `ending.judge`)."""
     while True:
         outcome = supervise(job, circumstances=circumstances, stop=stop, meeting=meeting)

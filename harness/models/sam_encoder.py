@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.models.attention import RelativeAttention
 from methods.parts.placement import BackboneShape
-from methods.parts.sites import Grid
+from methods.parts.sites import TokenGrid
 
 
 class Block(nn.Module):
@@ -73,7 +73,7 @@ class SAMEncoder(ImageEncoderViT):
         windows = (0 if index in shape.global_blocks else shape.window for index in range(shape.depth))
         self.blocks = nn.ModuleList(Block(shape, window=window, fused=fused) for window in windows)
         self.shape = shape
-        self.grid = Grid()
+        self.grid = TokenGrid()
         self.activation_checkpointing = activation_checkpointing
 
     def embed(self, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.models.sam_encoder import run_blocks
 from methods.parts.placement import BackboneShape
-from methods.parts.sites import Grid
+from methods.parts.sites import TokenGrid
 
 
 def create_vit(model: str, image_size: int) -> VisionTransformer:
@@ -60,7 +60,7 @@ class TimmEncoder(nn.Module):
         for block in self.blocks:
             block.attn.fused_attn = fused  # type: ignore[union-attr]
         self.shape = shape
-        self.grid = Grid()
+        self.grid = TokenGrid()
         self.activation_checkpointing = activation_checkpointing
         self._prefix_has_positions = not vit.no_embed_class
 

@@ -11,7 +11,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.models.catalog import resolve_backbone
 from harness.models.checkpoint import checkpoint_paths
-from harness.planning.request import Entry, Request
+from harness.planning.request import Request, Variant
 from harness.planning.rows import split_overrides
 from harness.planning.tuning import Tuning, parse_tune
 from harness.planning.words import expand, parse_entry, parse_roots, parse_seeds, usable
@@ -130,7 +130,7 @@ def _of_study(name: str) -> dict[str, Any]:
     if not study.entries:
         raise UsageError(f"study {study.name} has no runs of its own; measure it with python -m harness.cost")
     return {
-        "entries": tuple(Entry(method=e.method, options=e.options, label=e.label) for e in study.entries),
+        "entries": tuple(Variant(method=e.method, options=e.options, label=e.label) for e in study.entries),
         "benchmarks": study.benchmarks,
         "protocol": study.protocol,
         "seeds": study.seeds,

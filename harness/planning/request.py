@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class Variant:
     """A row of the comparison: a method with configuration overrides, under the name that tables show.
 
     Args:
@@ -43,7 +43,7 @@ class Request:
         skip_missing: leave out benchmarks that are not on disk instead of refusing.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[Variant, ...]
     benchmarks: tuple[str, ...]
     protocol: str
     overrides: Mapping[str, Any] = field(default_factory=dict)

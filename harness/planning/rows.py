@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.errors import UsageError, did_you_mean
 from harness.models.catalog import backbone_shape
-from harness.planning.request import Entry
+from harness.planning.request import Variant
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config, method_config_class
 from methods.parts.placement import MethodError
@@ -32,7 +32,7 @@ def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 
 
 def method_row(
-    entry: Entry, protocol: Protocol, overrides: Mapping[str, Mapping[str, Any]], backbone: str
+    entry: Variant, protocol: Protocol, overrides: Mapping[str, Mapping[str, Any]], backbone: str
 ) -> tuple[str, Any, str, dict[str, Any]]:
     """Canonical name, configuration, what tables call it, and the fields in which it differs from the card's own configuration.
 

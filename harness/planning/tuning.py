@@ -15,7 +15,7 @@ from typing import Any
 from harness.errors import UsageError, did_you_mean
 from harness.evaluation.names import higher_is_better
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Entry, Request
+from harness.planning.request import Request, Variant
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS, method_config_class
@@ -51,7 +51,7 @@ class Trials:
         runs: values -> the keys of its runs.
     """
 
-    entry: Entry
+    entry: Variant
     grid: dict[str, list[Any]]
     benchmarks: tuple[str, ...]
     runs: dict[tuple[Any, ...], list[str]] = field(default_factory=dict)
@@ -90,7 +90,7 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     rows = [(entry, grid_of(entry, tuning.grids)) for entry in request.entries]
     _check_grids(rows, tuning.grids)
     benchmarks = tuple(BENCHMARKS.resolve(name) for name in tuning.on or request.benchmarks)
-    entries: list[Entry] = []
+    entries: list[Variant] = []
     trials: list[Trials] = []
     for entry, grid in rows:
         if not grid:
@@ -106,7 +106,7 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     return planned, trials
 
 
-def grid_of(entry: Entry, grids: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+def grid_of(entry: Variant, grids: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     """The grids of one row: those of its method before those of all, none for a field that the row itself sets."""
     known = {f.name for f in fields(method_config_class(METHODS.resolve(entry.method)))}
     found: dict[str, list[Any]] = {}
@@ -130,7 +130,7 @@ def choose(
     Raises:
         UsageError: every value of a row diverged.
     """
-    entries: list[Entry] = []
+    entries: list[Variant] = []
     everywhere = tuple(BENCHMARKS.resolve(name) for name in request.benchmarks)
     tuned = {id(trial.entry) for trial in trials}
     entries += [entry for entry in request.entries if id(entry) not in tuned]
@@ -181,7 +181,7 @@ def without_lost(planned: Plan) -> Plan:
     return replace(planned, jobs=jobs, failed={key: code for key, code in planned.failed.items() if key not in lost})
 
 
-def _with(entry: Entry, grid: Mapping[str, Sequence[Any]], values: Sequence[Any]) -> Entry:
+def _with(entry: Variant, grid: Mapping[str, Sequence[Any]], values: Sequence[Any]) -> Variant:
     chosen = dict(zip(grid, values, strict=True))
     options = {**entry.options, **chosen}
     words = ",".join(f"{name}={value}" for name, value in chosen.items())
@@ -246,7 +246,7 @@ def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
                 store.write(replace(record, run=replace(record.run, tuning=dict(told), variant=name)))
 
 
-def _check_grids(rows: Iterable[tuple[Entry, Mapping[str, Any]]], grids: Mapping[str, Sequence[Any]]) -> None:
+def _check_grids(rows: Iterable[tuple[Variant, Mapping[str, Any]]], grids: Mapping[str, Sequence[Any]]) -> None:
     used = {name for _, grid in rows for name in grid}
     for name in grids:
         if name.rpartition(".")[2] not in used:

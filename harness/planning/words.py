@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.planning.request import Entry
+from harness.planning.request import Variant
 from harness.registry import METHODS, Registry
 from harness.validation import parse_assignments
 
@@ -41,7 +41,7 @@ def expand(text: str, everything: list[str]) -> list[str]:
     return [name for word in words for name in (everything if word == "all" else [word])]
 
 
-def parse_entry(word: str) -> Entry:
+def parse_entry(word: str) -> Variant:
     """``lora[rank=6,alpha=12]`` as an entry; a value with a comma is put in quotes: ``lora[sites='q,v']``.
 
     Raises:
@@ -52,7 +52,7 @@ def parse_entry(word: str) -> Entry:
         raise UsageError(f"--methods: {word!r} is not NAME or NAME[option=value,…]")
     items = re.findall(r"""((?:[^,'"]|'[^']*'|"[^"]*")+)""", match[2] or "")
     options = {key: value.strip("'\"") for key, value in parse_assignments([item.strip() for item in items]).items()}
-    return Entry(method=METHODS.resolve(match[1]), options=options)
+    return Variant(method=METHODS.resolve(match[1]), options=options)
 
 
 def parse_seeds(text: str, *, name: str = "--seeds") -> tuple[int, ...]:

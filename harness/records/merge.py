@@ -49,7 +49,7 @@ class Conflict:
 
 
 @dataclass(kw_only=True)
-class MergeReport:
+class ArchiveMerge:
     """What `merge` did."""
 
     added: int = 0
@@ -85,7 +85,7 @@ class _Candidate:
         return (self.record.code != "OK", untold, not self.here, self.record.finished, _hash(self.content))
 
 
-def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str] = ()) -> MergeReport:
+def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str] = ()) -> ArchiveMerge:
     """Copy the records of ``sources`` (results folders) into ``destination``; it may be new or hold records already.
 
     Args:
@@ -94,7 +94,7 @@ def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str
     Raises:
         UsageError: a source has no records folder, or the destination cannot be written.
     """
-    report = MergeReport()
+    report = ArchiveMerge()
     found: dict[str, list[_Candidate]] = {}
     for root in sources:
         if not RecordStore(root).folder.is_dir():
@@ -120,7 +120,7 @@ def conflicts(root: Path) -> list[Path]:
     return sorted((RecordStore(root).folder / CONFLICTS).glob("*.json"))
 
 
-def _candidates(root: Path, report: MergeReport, *, here: bool) -> list[_Candidate]:
+def _candidates(root: Path, report: ArchiveMerge, *, here: bool) -> list[_Candidate]:
     found = []
     for path in sorted(RecordStore(root).folder.glob("*.json")) + conflicts(root):
         try:
@@ -135,7 +135,7 @@ def _candidates(root: Path, report: MergeReport, *, here: bool) -> list[_Candida
     return found
 
 
-def _settle(key: str, candidates: list[_Candidate], store: RecordStore, report: MergeReport) -> None:
+def _settle(key: str, candidates: list[_Candidate], store: RecordStore, report: ArchiveMerge) -> None:
     unique: dict[str, _Candidate] = {}
     for candidate in sorted(candidates, key=lambda one: one.rank):
         unique.setdefault(candidate.result, candidate)
@@ -203,7 +203,7 @@ def _differences(first: Record, second: Record) -> set[str]:
     return {name for name in one if one[name] != other[name]} or {"per-image scores or history"}
 
 
-def _merge_costs(sources: Sequence[Path], destination: Path, report: MergeReport) -> None:
+def _merge_costs(sources: Sequence[Path], destination: Path, report: ArchiveMerge) -> None:
     """Cost records have no key: equal content is one record, an equal name with other content gets its hash added."""
     folder = destination / "cost"
     there = {_hash(path.read_bytes()) for path in folder.glob("*.json") if path.is_file()}
@@ -223,7 +223,7 @@ def _merge_costs(sources: Sequence[Path], destination: Path, report: MergeReport
             report.added += 1
 
 
-def _merge_notes(sources: Sequence[Path], destination: Path, report: MergeReport) -> None:
+def _merge_notes(sources: Sequence[Path], destination: Path, report: ArchiveMerge) -> None:
     """Which file stands behind short fingerprints; where two folders disagree, the destination's word stays."""
     there = noted(destination)
     merged = dict(there)

@@ -69,7 +69,7 @@ def hold_out(count: int, fraction: float, *, seed: int) -> tuple[list[int], list
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class UpdatePlan:
     """The updates of every epoch.
 
     Args:

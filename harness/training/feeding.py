@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.protocols.card import Protocol
-from harness.training.batches import Plan, TrainingImages, load, shuffled, slice_of
+from harness.training.batches import TrainingImages, UpdatePlan, load, shuffled, slice_of
 from harness.training.distributed import Workers
 from harness.training.embeddings import EmbeddingCache
 from harness.training.prediction import Loss, Prediction
@@ -77,7 +77,7 @@ class Feeder:
         segmenter: nn.Module,
         images: TrainingImages,
         *,
-        plan: Plan,
+        plan: UpdatePlan,
         protocol: Protocol,
         device: torch.device,
         workers: Workers,
@@ -102,7 +102,7 @@ class Feeder:
         self._loader.shutdown(cancel_futures=True)
 
     def prepare(self, epoch: int, step: int, *, for_architecture: bool = False) -> None:
-        """Start loading an update; see `Plan.update`."""
+        """Start loading an update; see `UpdatePlan.update`."""
         self._pending.append(self._loader.submit(self._load, epoch, step, for_architecture))
 
     def take(self) -> tuple[list[Batch], float]:

@@ -20,7 +20,7 @@ from torch import nn
 
 from harness.errors import UsageError
 from harness.protocols.card import Protocol
-from harness.training.batches import Plan, TrainingImages, draw, hold_out
+from harness.training.batches import TrainingImages, UpdatePlan, draw, hold_out
 from harness.training.checkpoint import CheckpointFiles, StateFiles
 from harness.training.determinism import deterministic
 from harness.training.distributed import ALONE, Workers
@@ -88,7 +88,7 @@ def train(
     if workers.size > protocol.batch_size:
         raise UsageError(f"{workers.size} workers share batches of {protocol.batch_size} images; use fewer workers")
     kept, held_out = hold_out(len(images), method.architecture_holdout(), seed=seed)
-    plan = Plan(
+    plan = UpdatePlan(
         indices=kept,
         held_out=held_out,
         batch_size=protocol.batch_size,
@@ -129,7 +129,7 @@ def train(
         return loop.run()
 
 
-def planned_steps(method: Method, plan: Plan, protocol: Protocol, *, images: int) -> int:
+def planned_steps(method: Method, plan: UpdatePlan, protocol: Protocol, *, images: int) -> int:
     """Steps of the whole run.
 
     ``budget=epochs``: those of the protocol's epochs. ``budget=updates``: as many as the weights need for the updates
@@ -157,7 +157,7 @@ class _Loop:
     protocol: Protocol
     device: torch.device
     workers: Workers
-    plan: Plan
+    plan: UpdatePlan
     feeder: Feeder
     loss: Loss
     optimisers: dict[Role, torch.optim.Optimizer]

@@ -27,7 +27,7 @@ _PATHS = {
 
 
 @dataclass
-class Grid:
+class TokenGrid:
     """Side lengths, in tokens, of the map that the encoder works on; the encoder writes it, token layouts read it."""
 
     height: int = 0
@@ -41,7 +41,7 @@ class Encoder(Protocol):
     """
 
     blocks: nn.ModuleList
-    grid: Grid
+    grid: TokenGrid
     shape: BackboneShape
     activation_checkpointing: bool  # a method that runs blocks of its own recomputes them too
 
@@ -73,7 +73,7 @@ class TokenLayout:
         kind: ``map`` for (B', h, w, C), ``sequence`` for (B, N, C).
     """
 
-    grid: Grid
+    grid: TokenGrid
     window: int
     prefix_tokens: int
     kind: str

@@ -14,7 +14,7 @@ from datasets import samples
 from harness.models.build import plain_sam
 from harness.models.checkpoint import checkpoint_paths
 from harness.planning.plan import plan
-from harness.planning.request import Entry, Request
+from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.protocols.__main__ import main as show_protocol
 from harness.records.schema import Record, Run
@@ -139,7 +139,7 @@ def test_checkpoints_name_backbones_as_everywhere(tmp_path: Path, capsys: pytest
 
 def _planned(results: Path, *, root: Path | None = None) -> Run:
     request = Request(
-        entries=(Entry(method="lora"),),
+        entries=(Variant(method="lora"),),
         benchmarks=("kvasir",),
         protocol="demo",
         dataset_roots={"kvasir": root} if root else {},

@@ -20,10 +20,10 @@ from harness import run, status
 from harness.dispatch import worker
 from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, attempts, state_folder
 from harness.dispatch.run_states import survey
-from harness.dispatch.sweeps import Limits, Sweep, create_chunk, create_sweep, read_chunk
+from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep, read_chunk
 from harness.errors import UsageError
 from harness.planning.plan import plan
-from harness.planning.request import Entry, Request
+from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -38,7 +38,7 @@ def results_folder(root: Path) -> Path:
     jobs = [make_job(root, seed=seed) for seed in (0, 1)]
     gone = replace(Holder.here(), ticks=1)
     folder = create_sweep(root, Sweep(id=SWEEP, executor="local", command="run", created=0.0, submitter=gone))
-    limits = {job.run.key: Limits(before=0, limit=10) for job in jobs}
+    limits = {job.run.key: AttemptLimits(before=0, limit=10) for job in jobs}
     chunk = create_chunk(folder, number=0, jobs=jobs, shape={}, limits=limits)
     chunk.answered("7")
     chunk.close("done")
@@ -280,7 +280,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def priced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the demo card, whose attempts tell what the next seed will take."""
     root = tmp_path_factory.mktemp("state") / "runs"
-    request = Request(entries=(Entry(method="lora"),), benchmarks=("kvasir",), protocol="demo", results=root)
+    request = Request(entries=(Variant(method="lora"),), benchmarks=("kvasir",), protocol="demo", results=root)
     (job,) = plan(request, prepare_samples=sample_writer(root)).jobs
     cost = {"wall_time_s": 60.0}
     counts = {"train": 28, "val": 4, "test": 4}

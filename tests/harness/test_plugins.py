@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from harness import registry
+from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
-from harness.contract.subject import Subject
 from harness.doctor import main as doctor
 from harness.errors import UsageError
 from harness.registry import METHODS, load_plugin, load_plugins
@@ -48,7 +48,7 @@ def _package(folder: Path, *, entries: dict[str, str], code: str) -> Path:
 def test_worked_example_fulfils_the_contract(check: str, backbone: str) -> None:
     load_plugin(EXAMPLE)
     method = METHODS.get("ia3")
-    CHECKS[check](Subject(method=method, config=method.config_class(), backbone=backbone))
+    CHECKS[check](ContractCase(method=method, config=method.config_class(), backbone=backbone))
 
 
 def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path) -> None:

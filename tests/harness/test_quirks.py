@@ -22,7 +22,7 @@ from harness.models.build import build_segmenter, plain_sam, sam_state_dict
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.planning.data import data_options
 from harness.planning.plan import plan
-from harness.planning.request import Entry, Request
+from harness.planning.request import Request, Variant
 from harness.planning.rows import method_row
 from harness.planning.samples import sample_writer
 from harness.protocols.load import from_rules, load_protocol, resolve
@@ -174,7 +174,7 @@ def test_samadapter_embedding_changes() -> None:
     outputs = []
     for quirk in ("released", "intended"):
         rules = load_protocol("demo", {"quirks.samadapter_embedding": quirk})
-        _, config, _, _ = method_row(Entry(method="samadapter"), rules, {}, "vit_t")
+        _, config, _, _ = method_row(Variant(method="samadapter"), rules, {}, "vit_t")
         segmenter = build_segmenter("vit_t", task="binary").eval()
         METHODS.get("samadapter")(config).attach(segmenter)
         with torch.no_grad():  # the up-projection starts at zero, which hides the prompts
@@ -205,7 +205,7 @@ def test_cards_give_several_classes_several_masks_and_one_stays_reachable(card: 
 
 def small_request(root: Path, benchmark: str, **overrides: str) -> Request:
     return Request(
-        entries=(Entry(method="decoder"),),
+        entries=(Variant(method="decoder"),),
         benchmarks=(benchmark,),
         protocol="demo",
         overrides={"epochs": "2", "image_size": "96", "merge": [], "cache_images": "false", **overrides},

@@ -16,7 +16,7 @@ from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
 from harness.dispatch.display import clock, eta
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import RunState, survey
-from harness.dispatch.sweeps import Limits, Sweep, create_chunk, create_sweep
+from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job
@@ -30,7 +30,7 @@ def sweep(results, jobs, *, executor="slurm", job="7", submitter=None, created=0
         id="20260101-000000-abcd", executor=executor, command="run", created=created, submitter=submitter or gone()
     )
     folder = create_sweep(results, content)
-    limits = {item.run.key: Limits(before=0, limit=10) for item in jobs}
+    limits = {item.run.key: AttemptLimits(before=0, limit=10) for item in jobs}
     chunk = create_chunk(folder, number=0, jobs=jobs, shape={}, limits=limits)
     return chunk.answered(job) if job else chunk
 

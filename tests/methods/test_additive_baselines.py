@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, linear
 
-from harness.contract.subject import Subject, trained_parameters
+from harness.contract.case import ContractCase, trained_parameters
 from methods.adapter import Adapter
 from methods.adaptformer import AdaptFormer
 from methods.bitfit import BitFit
@@ -29,7 +29,7 @@ def _perturb(module: nn.Module) -> None:
 
 
 def test_bitfit_trains_every_bias_of_the_encoder_and_nothing_else_in_it() -> None:
-    segmenter, method = Subject(method=BitFit, config=BitFitConfig()).attached()
+    segmenter, method = ContractCase(method=BitFit, config=BitFitConfig()).attached()
     trained = {name for name in trained_parameters(method) if name.startswith("encoder.")}
     assert trained == {
         name for name, _ in segmenter.named_parameters() if name.startswith("encoder.") and name.endswith("bias")
@@ -38,14 +38,14 @@ def test_bitfit_trains_every_bias_of_the_encoder_and_nothing_else_in_it() -> Non
 
 
 def test_bitfit_leaves_outer_biases_and_other_blocks_alone_when_asked() -> None:
-    _, method = Subject(method=BitFit, config=BitFitConfig(blocks="1", outside=False)).attached()
+    _, method = ContractCase(method=BitFit, config=BitFitConfig(blocks="1", outside=False)).attached()
     trained = {name for name in trained_parameters(method) if name.startswith("encoder.")}
     assert trained
     assert all(name.startswith("encoder.blocks.1.") for name in trained)
 
 
 def test_ssf_scales_and_shifts_the_output_of_each_listed_module() -> None:
-    segmenter, _ = Subject(method=SSF, config=SSFConfig()).attached()
+    segmenter, _ = ContractCase(method=SSF, config=SSFConfig()).attached()
     names = [name for name, module in segmenter.named_modules() if isinstance(module, ScaleShift)]
     sites = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.lin1", "mlp.lin2")
     assert names == ["encoder.patch_embed.proj", *(f"encoder.blocks.{i}.{site}" for i in range(4) for site in sites)]
@@ -62,7 +62,7 @@ def test_ssf_scales_and_shifts_the_output_of_each_listed_module() -> None:
 
 def test_ssf_starts_from_noise_as_released_and_from_the_identity_as_intended() -> None:
     for init, std in (("released", 0.02), ("intended", 0.0)):
-        segmenter, method = Subject(method=SSF, config=SSFConfig(init=init)).attached()  # type: ignore[arg-type]
+        segmenter, method = ContractCase(method=SSF, config=SSFConfig(init=init)).attached()  # type: ignore[arg-type]
         layers = [module for module in segmenter.modules() if isinstance(module, ScaleShift)]
         scales, shifts = (torch.cat([getattr(layer, key) for layer in layers]) for key in ("scale", "shift"))
         assert method.identity_at_init == (init == "intended")
@@ -73,7 +73,7 @@ def test_ssf_starts_from_noise_as_released_and_from_the_identity_as_intended() -
 
 
 def test_adapter_follows_attention_and_mlp_before_the_residual() -> None:
-    segmenter, _ = Subject(method=Adapter, config=AdapterConfig(hidden=5)).attached()
+    segmenter, _ = ContractCase(method=Adapter, config=AdapterConfig(hidden=5)).attached()
     _perturb(segmenter.encoder)
     block = segmenter.encoder.get_submodule("blocks.1")  # global attention
     proj, lin2 = block.get_submodule("attn.proj"), block.get_submodule("mlp.lin2")
@@ -83,14 +83,14 @@ def test_adapter_follows_attention_and_mlp_before_the_residual() -> None:
         return y + linear(gelu(linear(y, down.weight, down.bias)), up.weight, up.bias)
 
     x = _tokens()
-    plain = Subject(method=Adapter, config=AdapterConfig()).plain().encoder.get_submodule("blocks.1")
+    plain = ContractCase(method=Adapter, config=AdapterConfig()).plain().encoder.get_submodule("blocks.1")
     attended = x + adapt(plain.attn(plain.norm1(x)), proj)
     expected = attended + adapt(plain.mlp(plain.norm2(attended)), lin2)
     torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_adapter_starts_near_the_identity_and_can_learn() -> None:
-    segmenter, _ = Subject(method=Adapter, config=AdapterConfig(hidden=16)).attached()
+    segmenter, _ = ContractCase(method=Adapter, config=AdapterConfig(hidden=16)).attached()
     weights = torch.cat(
         [p.flatten() for n, p in segmenter.named_parameters() if ".adapter." in n and n.endswith("weight")]
     )
@@ -99,10 +99,10 @@ def test_adapter_starts_near_the_identity_and_can_learn() -> None:
 
 
 def test_adaptformer_reads_the_tokens_before_the_norm_beside_the_mlp() -> None:
-    segmenter, _ = Subject(method=AdaptFormer, config=AdaptFormerConfig(hidden=8, scale=0.3)).attached()
+    segmenter, _ = ContractCase(method=AdaptFormer, config=AdaptFormerConfig(hidden=8, scale=0.3)).attached()
     _perturb(segmenter.encoder)
     block = segmenter.encoder.get_submodule("blocks.1")
-    plain = Subject(method=AdaptFormer, config=AdaptFormerConfig()).plain().encoder.get_submodule("blocks.1")
+    plain = ContractCase(method=AdaptFormer, config=AdaptFormerConfig()).plain().encoder.get_submodule("blocks.1")
     down, up = block.get_submodule("mlp.adapter.down"), block.get_submodule("mlp.adapter.up")
     x = _tokens()
     attended = x + plain.attn(plain.norm1(x))
@@ -118,6 +118,6 @@ def test_adapter_refuses_sites_that_it_cannot_follow(sites: str) -> None:
 
 
 def test_ssf_leaves_the_norm_behind_a_timm_vits_last_block() -> None:
-    segmenter, method = Subject(method=SSF, config=SSFConfig(), backbone="vit_t_timm").attached()
+    segmenter, method = ContractCase(method=SSF, config=SSFConfig(), backbone="vit_t_timm").attached()
     assert segmenter.encoder.get_submodule("norm").__class__.__name__ != "ScaleShift"
     assert not [name for name in method.state() if name.startswith("encoder.norm.")]

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import methods
+from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
-from harness.contract.subject import Subject
 from harness.contract.violation import Violation
 from harness.registry import METHODS, method_config_class
 from methods.base import MergeReport
@@ -51,7 +51,7 @@ def _label(case: tuple[str, dict[str, Any], str]) -> str:
 def test_method_fulfils_contract(case: tuple[str, dict[str, Any], str], check: str) -> None:
     name, options, backbone = case
     config = method_config_class(name)(**options)
-    CHECKS[check](Subject(method=METHODS.get(name), config=config, backbone=backbone))
+    CHECKS[check](ContractCase(method=METHODS.get(name), config=config, backbone=backbone))
 
 
 class _Added(LoRA):
@@ -247,9 +247,9 @@ BROKEN = [
 def test_contract_catches_a_method_that_breaks_it(method: Any, check: str, message: str) -> None:
     config = BitFitConfig() if issubclass(method, BitFit) else method.config_class(blocks="all")
     with pytest.raises(Violation, match=message):
-        CHECKS[check](Subject(method=method, config=config))
+        CHECKS[check](ContractCase(method=method, config=config))
 
 
 def test_the_method_that_the_broken_ones_start_from_is_right() -> None:
     for check in CHECKS.values():
-        check(Subject(method=_Added, config=LoRAConfig()))
+        check(ContractCase(method=_Added, config=LoRAConfig()))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, gelu, interpolate
 
-from harness.contract.subject import Subject, logits
-from harness.planning.request import Entry
+from harness.contract.case import ContractCase, logits
+from harness.planning.request import Variant
 from harness.planning.rows import method_row
 from harness.protocols.load import load_protocol
 from methods.configs import ConvLoRAConfig
@@ -30,8 +30,8 @@ def _maps(count: int = 6) -> torch.Tensor:
     return torch.randn(count, 3, 5, 4, generator=torch.Generator().manual_seed(3))
 
 
-def _subject(**options: object) -> Subject:
-    return Subject(method=ConvLoRA, config=ConvLoRAConfig(**options))  # type: ignore[arg-type]
+def _subject(**options: object) -> ContractCase:
+    return ContractCase(method=ConvLoRA, config=ConvLoRAConfig(**options))  # type: ignore[arg-type]
 
 
 def test_each_map_passes_the_expert_of_its_largest_logit_and_no_other() -> None:
@@ -69,7 +69,7 @@ def test_experts_start_without_bias_as_released_and_with_the_same_weights() -> N
 
 @pytest.mark.parametrize("card", ["conv-lora", "nas-lora", "standard"])
 def test_cards_at_the_papers_scale_start_experts_without_bias(card: str) -> None:
-    _, config, _, _ = method_row(Entry(method="convlora"), load_protocol(card), {}, "vit_b")
+    _, config, _, _ = method_row(Variant(method="convlora"), load_protocol(card), {}, "vit_b")
     assert config.expert_bias == "zero"
 
 
@@ -77,7 +77,7 @@ def test_the_gate_that_is_switchs_is_named_so_and_found_under_its_older_name() -
     assert ConvLoRAConfig(gate="intended") == ConvLoRAConfig(gate="switch")
     assert ConvLoRAConfig(gate="intended").gate == "switch"
     assert (ConvLoRAConfig(gate="switch").label_note, ConvLoRAConfig().label_note) == ("Switch gate", "")
-    _, config, label, _ = method_row(Entry(method="convlora"), load_protocol("mini"), {}, "vit_t")
+    _, config, label, _ = method_row(Variant(method="convlora"), load_protocol("mini"), {}, "vit_t")
     assert (config.gate, label) == ("switch", "convlora")
 
 

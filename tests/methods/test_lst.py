@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.contract.subject import IMAGE_SIZE, Subject
+from harness.contract.case import IMAGE_SIZE, ContractCase
 from harness.models.catalog import backbone_shape
 from harness.models.segmenter import Segmenter
 from methods.configs import LoRAConfig, LSTConfig
@@ -19,11 +19,11 @@ from methods.lora import LoRA
 from methods.lst import LST, Rung
 
 
-def _lst(backbone: str = "vit_t") -> Subject:
-    return Subject(method=LST, config=LSTConfig(), backbone=backbone)
+def _lst(backbone: str = "vit_t") -> ContractCase:
+    return ContractCase(method=LST, config=LSTConfig(), backbone=backbone)
 
 
-def _kept_inside_blocks(subject: Subject) -> int:
+def _kept_inside_blocks(subject: ContractCase) -> int:
     """How many tensors made inside frozen blocks backward keeps."""
     segmenter, method = subject.attached()
     inside: dict[int, torch.Tensor] = {}
@@ -50,7 +50,9 @@ def _blocks(segmenter: Segmenter) -> list[nn.Module]:
 def test_backward_keeps_no_activation_made_inside_a_frozen_block() -> None:
     for backbone in ("vit_t", "vit_t_timm"):
         assert _kept_inside_blocks(_lst(backbone)) == 0
-        assert _kept_inside_blocks(Subject(method=LoRA, config=LoRAConfig(), backbone=backbone)) > 0, "the probe sees"
+        assert _kept_inside_blocks(ContractCase(method=LoRA, config=LoRAConfig(), backbone=backbone)) > 0, (
+            "the probe sees"
+        )
 
 
 class _LiveMemory(TorchDispatchMode):
@@ -82,7 +84,7 @@ class _LiveMemory(TorchDispatchMode):
         self.live -= size
 
 
-def _peak(subject: Subject) -> int:
+def _peak(subject: ContractCase) -> int:
     segmenter, method = subject.attached()
     with _LiveMemory() as memory:
         subject.loss(segmenter, method).backward()
@@ -91,7 +93,7 @@ def _peak(subject: Subject) -> int:
 
 def test_a_step_peaks_below_loras() -> None:
     for backbone in ("vit_t", "vit_t_timm"):
-        lst, lora = _peak(_lst(backbone)), _peak(Subject(method=LoRA, config=LoRAConfig(), backbone=backbone))
+        lst, lora = _peak(_lst(backbone)), _peak(ContractCase(method=LoRA, config=LoRAConfig(), backbone=backbone))
         assert lst < lora, (backbone, lst, lora)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.contract.subject import Subject, logits
+from harness.contract.case import ContractCase, logits
 from harness.models.build import build_segmenter
 from methods.base import ARCHITECTURE, WEIGHTS
 from methods.configs import LoRAConfig, NASLoRAConfig, NASPCLoRAConfig
@@ -215,10 +215,10 @@ def test_passes_are_known_before_a_run(options: dict[str, Any], of_updates: bool
 
 
 def test_partial_channels_at_rank_one_are_naslora_and_say_so() -> None:
-    images = Subject(method=NASLoRA, config=NASLoRAConfig()).images
+    images = ContractCase(method=NASLoRA, config=NASLoRAConfig()).images
     outputs = []
     for method, config in ((NASLoRA, NASLoRAConfig(rank=1)), (NASPCLoRA, NASPCLoRAConfig(rank=1))):
-        segmenter, attached = Subject(method=method, config=config).trained()
+        segmenter, attached = ContractCase(method=method, config=config).trained()
         outputs.append((attached.state(), logits(segmenter, images)))
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
     assert NASPCLoRAConfig(rank=1).label_note == "no channel left out: naslora"

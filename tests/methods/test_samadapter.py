@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import gelu
 
-from harness.contract.subject import Subject
+from harness.contract.case import ContractCase
 from methods.configs import SAMAdapterConfig
 from methods.parts.placement import MethodError
 from methods.samadapter import SAMAdapter, high_frequencies, scrambled
@@ -36,7 +36,7 @@ def test_removed_square_holds_the_asked_fraction_of_the_spectrum() -> None:
 
 
 def test_each_block_gets_its_prompt_from_patches_and_high_frequencies_by_one_shared_up_projection() -> None:
-    subject = Subject(method=SAMAdapter, config=SAMAdapterConfig(scale=8, blocks="0,2"))
+    subject = ContractCase(method=SAMAdapter, config=SAMAdapterConfig(scale=8, blocks="0,2"))
     segmenter, _ = subject.attached()
     encoder = segmenter.encoder
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_the_released_code_scrambles_the_patch_embedding() -> None:
 def test_scrambling_changes_the_tuned_embedding_alone() -> None:
     outputs = {}
     for quirk in ("released", "intended"):
-        subject = Subject(method=SAMAdapter, config=SAMAdapterConfig(scale=8, patch_embedding=quirk))  # type: ignore[arg-type]
+        subject = ContractCase(method=SAMAdapter, config=SAMAdapterConfig(scale=8, patch_embedding=quirk))  # type: ignore[arg-type]
         segmenter, _ = subject.attached()
         embedding = segmenter.encoder.get_submodule("patch_embed")
         tokens = embedding(subject.images)

@@ -7,19 +7,19 @@ import math
 import torch
 from segment_anything.modeling.image_encoder import get_rel_pos, window_partition
 
-from harness.contract.subject import Subject, logits
+from harness.contract.case import ContractCase, logits
 from methods.configs import VPTConfig
 from methods.vpt import VPT
 
 
 def _attached(backbone: str) -> torch.nn.Module:
-    segmenter, _ = Subject(method=VPT, config=VPTConfig(tokens=5), backbone=backbone).attached()
+    segmenter, _ = ContractCase(method=VPT, config=VPTConfig(tokens=5), backbone=backbone).attached()
     return segmenter.encoder
 
 
 def test_prompts_in_a_sequence_equal_a_block_run_over_the_longer_sequence() -> None:
     encoder = _attached("vit_t_timm")
-    plain = Subject(method=VPT, config=VPTConfig(), backbone="vit_t_timm").plain().encoder
+    plain = ContractCase(method=VPT, config=VPTConfig(), backbone="vit_t_timm").plain().encoder
     tokens = torch.randn(2, 17, 64, generator=torch.Generator().manual_seed(0))
     prompted = encoder.get_submodule("blocks.2")
     prompts = prompted.get_submodule("attn").prompts
@@ -31,7 +31,7 @@ def test_prompts_in_a_sequence_equal_a_block_run_over_the_longer_sequence() -> N
 def test_each_window_attends_to_its_copy_of_the_prompts_with_no_position() -> None:
     encoder = _attached("vit_t")
     block = encoder.get_submodule("blocks.0")  # windows of 3 on a grid of 4: padded
-    plain = Subject(method=VPT, config=VPTConfig()).plain().encoder.get_submodule("blocks.0")
+    plain = ContractCase(method=VPT, config=VPTConfig()).plain().encoder.get_submodule("blocks.0")
     tokens = torch.randn(2, 4, 4, 64, generator=torch.Generator().manual_seed(0))
     windows, _ = window_partition(plain.norm1(tokens), 3)
     prompts = plain.norm1(block.get_submodule("attn").prompts)
@@ -53,7 +53,7 @@ def test_each_window_attends_to_its_copy_of_the_prompts_with_no_position() -> No
 
 def test_no_image_sees_another_or_its_prompts_outputs() -> None:
     for backbone in ("vit_t", "vit_t_timm"):
-        subject = Subject(method=VPT, config=VPTConfig(), backbone=backbone)
+        subject = ContractCase(method=VPT, config=VPTConfig(), backbone=backbone)
         segmenter, _ = subject.trained()
         images = subject.images
         apart = torch.cat([logits(segmenter, image[None]) for image in images])

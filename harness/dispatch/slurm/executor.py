@@ -28,8 +28,8 @@ from harness.dispatch.slurm.reconcile import is_own, reconcile
 from harness.dispatch.slurm.sbatch import array_of, refusal
 from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, writing
 from harness.dispatch.sweeps import (
+    AttemptLimits,
     Chunk,
-    Limits,
     Sweep,
     create_chunk,
     job_log,
@@ -64,7 +64,7 @@ class SlurmExecutor(Executor):
         self.slurm = Slurm(patience_s=profile.patience_seconds)
         self.slurm.require()
         self._jobs: dict[str, Job] = {}
-        self._limits: dict[str, Limits] = {}
+        self._limits: dict[str, AttemptLimits] = {}
         self._submissions: Counter[str] = Counter()
         self._origin = {"command": "", "request": request}
 
@@ -216,7 +216,7 @@ class SlurmExecutor(Executor):
                 found[key] = f"runs in process {starts[-1].holder.pid} on {starts[-1].holder.host}"
         return found
 
-    def _write_intent(self, wanted: Mapping[Shape, list[Job]], limits: Mapping[str, Limits]) -> list[Chunk]:
+    def _write_intent(self, wanted: Mapping[Shape, list[Job]], limits: Mapping[str, AttemptLimits]) -> list[Chunk]:
         everything = [job for group in wanted.values() for job in group]
         folder = Path(self.profile.snapshot_folder) if self.profile.snapshot_folder else self.results / "snapshots"
         frozen, everything = freeze(folder.absolute(), everything)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from datasets.base import DatasetError
-from datasets.preparing.unpacking import Limits, unpack
+from datasets.preparing.unpacking import ArchiveLimits, unpack
 
 
 def quiet(what: str, done: int, total: int | None) -> None:
@@ -114,9 +114,9 @@ def test_bombs_are_refused_by_ratio_by_size_and_by_count(tmp_path: Path, kind: s
     zeros = bytes(8 << 20)
     many = {f"{index}.txt": b"" for index in range(30)}
     for content, limits, words in (
-        ({"zeros": zeros}, Limits(ratio_from=1 << 20), "times its size"),
-        ({"zeros": zeros}, Limits(size=1 << 20), "the limit"),
-        (many, Limits(members=20), "more than 20 files"),
+        ({"zeros": zeros}, ArchiveLimits(ratio_from=1 << 20), "times its size"),
+        ({"zeros": zeros}, ArchiveLimits(size=1 << 20), "the limit"),
+        (many, ArchiveLimits(members=20), "more than 20 files"),
     ):
         if kind == "zip":
             archive = zipped(tmp_path / "a.zip", content)
@@ -259,8 +259,8 @@ def test_many_small_members_over_the_limit_are_refused(tmp_path: Path, kind: str
     random = np.random.default_rng(0)
     archive = packed(tmp_path / f"a.{kind}", {f"{index}.txt": random.bytes(1000) for index in range(50)})
     with pytest.raises(DatasetError, match="more than 20000 bytes, the limit"):
-        unpack(archive, tmp_path / "target", progress=quiet, limits=Limits(size=20_000))
-    assert unpack(archive, tmp_path / "whole", progress=quiet, limits=Limits(size=50_000)) == 50
+        unpack(archive, tmp_path / "target", progress=quiet, limits=ArchiveLimits(size=20_000))
+    assert unpack(archive, tmp_path / "whole", progress=quiet, limits=ArchiveLimits(size=50_000)) == 50
 
 
 def test_zeros_without_end_after_the_end_mark_are_refused(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_zeros_without_end_after_the_end_mark_are_refused(tmp_path: Path) -> Non
     with gzip.open(archive, "wb") as file:
         file.write(tar + bytes(16 << 20))
     with pytest.raises(DatasetError, match="times its size"):
-        unpack(archive, tmp_path / "target", progress=quiet, limits=Limits(ratio_from=1 << 20))
+        unpack(archive, tmp_path / "target", progress=quiet, limits=ArchiveLimits(ratio_from=1 << 20))
 
 
 def test_header_that_claims_gigabytes_is_not_read_into_memory(tmp_path: Path) -> None:

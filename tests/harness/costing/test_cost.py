@@ -13,9 +13,9 @@ from harness import cost
 from harness.costing import inference
 from harness.costing import measure as measuring
 from harness.costing.baselines import baselines_among
+from harness.costing.contestant import PARTS, Contestant
 from harness.costing.measure import measure
-from harness.costing.session import Row, Session
-from harness.costing.subject import PARTS, Subject
+from harness.costing.session import Measured, Session
 from harness.errors import UsageError
 from harness.planning.rows import method_row
 from harness.planning.words import expand, parse_entry
@@ -29,7 +29,7 @@ SMALL = {"image_size": 64, "batch_size": 2, "epochs": 20}
 
 def _session(*names: str, **options: object) -> Session:
     protocol = load_protocol("demo", SMALL)
-    rows = [Row(method=name, config=method_config_class(name)(), variant=name) for name in names]
+    rows = [Measured(method=name, config=method_config_class(name)(), variant=name) for name in names]
     return Session(rows=rows, backbone="vit_t", checkpoint=None, protocol=protocol, rounds=2, **options)  # type: ignore[arg-type]
 
 
@@ -116,19 +116,19 @@ def test_a_record_reads_back_as_it_was(record, tmp_path: Path) -> None:
 
 def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    step = Subject.step
+    step = Contestant.step
 
-    def noted(self: Subject, phase):
+    def noted(self: Contestant, phase):
         order.append(self.variant)
         return step(self, phase)
 
-    monkeypatch.setattr(Subject, "step", noted)
+    monkeypatch.setattr(Contestant, "step", noted)
     monkeypatch.setattr(measuring, "_sizes", _no_sizes)
     measure(_session("full", "lora", "bitfit"))
     assert order == ["full", "lora", "bitfit"] * 2
 
 
-def _no_sizes(_: Subject) -> dict:
+def _no_sizes(_: Contestant) -> dict:
     return {
         "memory_bytes": {"allocated": 1},
         "flops": {"forward": 1.0, "backward": 1.0},
@@ -223,8 +223,8 @@ def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(
         monkeypatch.setattr(measuring, "peak_memory", failing(measuring.peak_memory, is_naslora))
     elif place == "training":
         counts = []
-        second_turn = failing(Subject.step, lambda s, _: is_naslora(s) and (counts.append(1) or len(counts) > 8))
-        monkeypatch.setattr(Subject, "step", second_turn)
+        second_turn = failing(Contestant.step, lambda s, _: is_naslora(s) and (counts.append(1) or len(counts) > 8))
+        monkeypatch.setattr(Contestant, "step", second_turn)
     else:
         infer = inference._infer
         monkeypatch.setattr(
@@ -253,7 +253,7 @@ def test_a_merge_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_session_in_which_every_method_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Subject, "step", lambda *_: 1 / 0)
+    monkeypatch.setattr(Contestant, "step", lambda *_: 1 / 0)
     with pytest.raises(UsageError, match=r"no method could be measured .lora: ERROR: ZeroDivisionError"):
         measure(_session("lora"))
 
@@ -360,7 +360,7 @@ def test_baselines_are_found_by_name_by_options_or_by_method(
     rows = []
     for word in expand(methods, []):
         method, config, variant, _ = method_row(parse_entry(word), protocol, {}, "vit_t")
-        rows.append(Row(method=method, config=config, variant=variant))
+        rows.append(Measured(method=method, config=config, variant=variant))
     entries = [parse_entry(word) for word in expand(baselines, [])]
     assert baselines_among(rows, entries, **where) == (found, absent)
 

@@ -9,7 +9,7 @@ import pytest
 from harness.dispatch.attempt_end import end_from_state, exceeded_memory, gpu_hours, judge, settle
 from harness.dispatch.attempts import Attempt, Holder, Lease, attempts, state_folder
 from harness.dispatch.queue import Account
-from harness.dispatch.sweeps import Limits, Planned
+from harness.dispatch.sweeps import AttemptLimits, PlannedRun
 from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job
 
@@ -82,7 +82,7 @@ def test_a_run_out_of_attempts_gets_a_record_with_its_reason(tmp_path, end, code
         job.run,
         end=end,
         detail="",
-        planned=Planned.of(job.run, limits=Limits(before=0, limit=2)),
+        planned=PlannedRun.of(job.run, limits=AttemptLimits(before=0, limit=2)),
         environment={"snapshot": "abc"},
     )
     assert record == RecordStore(tmp_path).read(job.run.key)
@@ -100,7 +100,7 @@ def test_settling_closes_a_dead_start_and_leaves_the_run_to_be_started_again(tmp
             job.run,
             end="PREEMPTED",
             detail="job 1_0 ended",
-            planned=Planned.of(job.run, limits=Limits(before=0, limit=5)),
+            planned=PlannedRun.of(job.run, limits=AttemptLimits(before=0, limit=5)),
             environment={},
         )
         is None
@@ -139,7 +139,7 @@ def test_a_run_that_is_given_up_has_the_hours_of_accounting_where_that_is_on(tmp
     for _ in range(2):
         Lease.acquire(folder, holder=Holder.here(job="7_0"), gpus=1).release("PREEMPTED")
     accounts = [Account(job="7_0", state="PREEMPTED", seconds=1800, gpus=1) for _ in range(2)]
-    planned = Planned.of(job.run, limits=Limits(before=0, limit=2))
+    planned = PlannedRun.of(job.run, limits=AttemptLimits(before=0, limit=2))
     for slurm, hours, source in ((Accounting(accounts), 1.0, "sacct"), (Accounting(None), 0.0, "clock")):
         record = settle(
             tmp_path, job.run, end="PREEMPTED", detail="", planned=planned, environment={}, accounting=slurm

@@ -12,7 +12,7 @@ import pytest
 from harness.code import code_version
 from harness.dispatch import snapshot, worker
 from harness.dispatch.submitting import begin_sweep
-from harness.dispatch.sweeps import Limits, create_chunk
+from harness.dispatch.sweeps import AttemptLimits, create_chunk
 from harness.errors import UsageError
 from tests.harness.dispatch.helpers import make_job
 
@@ -86,7 +86,7 @@ def test_an_altered_snapshot_is_used_neither_by_a_submission_nor_by_a_worker(tmp
         snapshot.take(tmp_path / "snapshots")
     _, folder = begin_sweep(tmp_path, executor="local", command="", frozen=frozen)
     job = make_job(tmp_path)
-    chunk = create_chunk(folder, number=0, jobs=[job], shape={}, limits={job.run.key: Limits(before=0, limit=1)})
+    chunk = create_chunk(folder, number=0, jobs=[job], shape={}, limits={job.run.key: AttemptLimits(before=0, limit=1)})
     assert worker.main([str(chunk.path)]) == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: the frozen code in {frozen} was altered")

@@ -17,7 +17,7 @@ from harness.experiment.building import attached_segmenter
 from harness.experiment.reloading import sam_masks
 from harness.models.build import plain_sam
 from harness.planning.plan import plan
-from harness.planning.request import Entry, Request
+from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
@@ -42,7 +42,7 @@ def _finished(
 ) -> Run:
     """A run with a record and a state as training leaves them; the state is far from its start, not learnt."""
     request = Request(
-        entries=(Entry(method=method, options=options),),
+        entries=(Variant(method=method, options=options),),
         benchmarks=(benchmark,),
         protocol="demo",
         overrides=rules or {},

@@ -21,7 +21,7 @@ from harness.models.catalog import backbone
 from harness.models.fingerprints import fingerprint
 from harness.models.hf_names import hf_name
 from harness.planning.plan import plan
-from harness.planning.request import Entry, Request
+from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
@@ -172,7 +172,7 @@ def test_a_folder_with_files_is_overwritten_only_by_force(
 def _from_weights(results: Path, checkpoint: Path) -> Run:
     """A finished run from pretrained weights."""
     request = Request(
-        entries=(Entry(method="lora", options={}),),
+        entries=(Variant(method="lora", options={}),),
         benchmarks=("kvasir",),
         protocol="demo",
         backbones=("vit_t",),

@@ -17,7 +17,7 @@ from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
 from harness.experiment.predicting import overlay, palette
 from harness.planning.plan import plan
-from harness.planning.request import Entry, Request
+from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.records.schema import Record
 
@@ -29,7 +29,7 @@ class Finished:
 
     def __init__(self, results: Path, benchmark: str, **rules: str) -> None:
         request = Request(
-            entries=(Entry(method="lora", options={}),),
+            entries=(Variant(method="lora", options={}),),
             benchmarks=(benchmark,),
             protocol="demo",
             overrides={"epochs": "1", **rules},

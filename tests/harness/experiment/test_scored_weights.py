@@ -19,7 +19,7 @@ from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
 from harness.planning.job import Job
 from harness.planning.plan import plan
-from harness.planning.request import Entry, Request
+from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.protocols.load import from_rules
 from harness.records.schema import Record
@@ -49,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     root = tmp_path_factory.mktemp("runs")
     rules = {"image_size": 64, "epochs": 2, "train_limit": 6, "val_limit": 4, "test_limit": 3, "lr": 5e-3, "flip": 0}
     request = Request(
-        entries=(Entry(method="naslora", options={"search_start_epoch": 0}),),
+        entries=(Variant(method="naslora", options={"search_start_epoch": 0}),),
         benchmarks=("kvasir",),
         protocol="demo",
         overrides={**rules, "merge": ["exact", "calibrated"], "calibration_images": CALIBRATION, "cache_images": False},

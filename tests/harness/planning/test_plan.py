@@ -10,7 +10,7 @@ import pytest
 from harness.dispatch.place import place
 from harness.errors import UsageError
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Entry, Request
+from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.pricing.plan_text import parameter_rows, plan_text
 from harness.records.schema import Record
@@ -20,7 +20,7 @@ from methods.parts.placement import MethodError
 
 def planned(samples: Path, tmp_path: Path, **changes: object) -> Plan:
     request = {
-        "entries": (Entry(method="lora"), Entry(method="nas-lora")),
+        "entries": (Variant(method="lora"), Variant(method="nas-lora")),
         "benchmarks": ("kvasir", "leaf"),
         "protocol": "demo",
         "results": tmp_path,
@@ -39,22 +39,22 @@ def test_grid_is_methods_by_benchmarks_by_seeds(samples: Path, tmp_path: Path) -
 def test_key_depends_on_content_and_not_on_place_or_label(samples: Path, tmp_path: Path) -> None:
     def key(**changes: object) -> str:
         return (
-            planned(samples, tmp_path, benchmarks=("kvasir",), **{"entries": (Entry(method="lora"),), **changes})
+            planned(samples, tmp_path, benchmarks=("kvasir",), **{"entries": (Variant(method="lora"),), **changes})
             .jobs[0]
             .run.key
         )
 
     plain = key()
-    assert key(entries=(Entry(method="lora", label="mine"),)) == plain
+    assert key(entries=(Variant(method="lora", label="mine"),)) == plain
     assert key(results=tmp_path / "elsewhere") == plain
     assert key(overrides={"checkpoint_minutes": "3"}) == plain
     assert key(overrides={"lr": "1e-3"}) != plain
     assert key(overrides={"lora.rank": "4"}) != plain
-    assert key(entries=(Entry(method="lora", options={"rank": 4}),)) == key(overrides={"lora.rank": "4"})
+    assert key(entries=(Variant(method="lora", options={"rank": 4}),)) == key(overrides={"lora.rank": "4"})
 
 
 def test_one_run_under_two_words_is_planned_once(samples: Path, tmp_path: Path) -> None:
-    entries = (Entry(method="lora"), Entry(method="lora"), Entry(method="lora", options={"rank": 3}))
+    entries = (Variant(method="lora"), Variant(method="lora"), Variant(method="lora", options={"rank": 3}))
     assert [job.run.variant for job in planned(samples, tmp_path, entries=entries).jobs] == ["lora", "lora"]
 
 
@@ -70,7 +70,7 @@ def test_finished_runs_drop_out_and_failed_ones_do_not(samples: Path, tmp_path: 
 
 
 def test_quirk_switches_reach_the_methods_they_concern(samples: Path, tmp_path: Path) -> None:
-    entries = (Entry(method="convlora"), Entry(method="ssf"))
+    entries = (Variant(method="convlora"), Variant(method="ssf"))
     jobs = planned(
         samples, tmp_path, entries=entries, benchmarks=("kvasir",), overrides={"quirks.moe_gate": "released"}
     ).jobs
@@ -80,7 +80,7 @@ def test_quirk_switches_reach_the_methods_they_concern(samples: Path, tmp_path: 
 
 def test_placement_outside_the_backbone_is_found_while_planning(samples: Path, tmp_path: Path) -> None:
     with pytest.raises((MethodError, UsageError), match="blocks are 0-3"):
-        planned(samples, tmp_path, entries=(Entry(method="lora", options={"blocks": "9"}),))
+        planned(samples, tmp_path, entries=(Variant(method="lora", options={"blocks": "9"}),))
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_placement_outside_the_backbone_is_found_while_planning(samples: Path, t
 )
 def test_option_that_a_method_lacks_is_an_error(samples: Path, tmp_path: Path, option: str, said: str) -> None:
     with pytest.raises((UsageError, MethodError), match=said):
-        planned(samples, tmp_path, entries=(Entry(method="decoder", options={option: "3"}),))
+        planned(samples, tmp_path, entries=(Variant(method="decoder", options={option: "3"}),))
 
 
 def test_missing_data_and_checkpoint_are_named_and_nothing_starts(tmp_path: Path) -> None:
     request = Request(
-        entries=(Entry(method="lora"),), benchmarks=("kvasir", "camo"), protocol="nas-lora", results=tmp_path
+        entries=(Variant(method="lora"),), benchmarks=("kvasir", "camo"), protocol="nas-lora", results=tmp_path
     )
     missing = plan(request).missing
     assert any("--checkpoint" in line for line in missing)
@@ -102,7 +102,7 @@ def test_missing_data_and_checkpoint_are_named_and_nothing_starts(tmp_path: Path
 
 def test_whole_paper_grid_plans_with_exact_counts_and_no_data(tmp_path: Path) -> None:
     request = Request(
-        entries=(Entry(method="lora"), Entry(method="convlora"), Entry(method="decoder")),
+        entries=(Variant(method="lora"), Variant(method="convlora"), Variant(method="decoder")),
         benchmarks=("kvasir",),
         protocol="nas-lora",
         backbones=("vit_h",),

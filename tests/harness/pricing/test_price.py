@@ -16,7 +16,7 @@ from harness.errors import UsageError
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images, limited
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Entry, Request
+from harness.planning.request import Request, Variant
 from harness.pricing.flops import run_flops
 from harness.pricing.forecast import GPU, cpu, published_images
 from harness.pricing.plan_text import plan_text
@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planned(results: Path, **changes: Any) -> Plan:
     """Of the paper's protocol on ``vit_b``; no benchmark is on disk unless a root is given."""
     request = {
-        "entries": (Entry(method="lora"),),
+        "entries": (Variant(method="lora"),),
         "benchmarks": ("kvasir",),
         "protocol": "nas-lora",
         "backbones": ("vit_b",),

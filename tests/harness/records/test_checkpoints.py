@@ -17,7 +17,7 @@ from harness.models.build import plain_sam
 from harness.models.fingerprints import fingerprint, short_fingerprint
 from harness.planning.job import Job
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Entry, Request
+from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.records.__main__ import main as records
 from harness.records.checkpoints import FILE, noted
@@ -51,7 +51,7 @@ def altered(checkpoint: Path, tmp_path: Path) -> Path:
 
 def planned(results: Path, checkpoint: Path, *, seeds: tuple[int, ...] = (0,)) -> Plan:
     request = Request(
-        entries=(Entry(method="lora"),),
+        entries=(Variant(method="lora"),),
         benchmarks=("kvasir",),
         protocol="demo",
         checkpoints={"": checkpoint},

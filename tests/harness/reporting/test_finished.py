@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Entry, Request
+from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
@@ -19,7 +19,7 @@ STUDY = "title: mine\nprotocol: demo\nbenchmarks: [kvasir, leaf]\nentries: [deco
 
 
 def planned(samples: Path, results: Path, **changes: Any) -> Plan:
-    request = {"entries": (Entry(method="lora"),), "benchmarks": ("kvasir",), "protocol": "demo", "results": results}
+    request = {"entries": (Variant(method="lora"),), "benchmarks": ("kvasir",), "protocol": "demo", "results": results}
     return plan(Request(**{**request, **changes}), prepare_samples=sample_writer(samples))
 
 
@@ -44,7 +44,7 @@ def study(tmp_path: Path) -> str:
 
 def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, study: str) -> None:
     made = planned(
-        samples, tmp_path, entries=(Entry(method="decoder"), Entry(method="lora")), benchmarks=("kvasir", "leaf")
+        samples, tmp_path, entries=(Variant(method="decoder"), Variant(method="lora")), benchmarks=("kvasir", "leaf")
     )
     finish(tmp_path, made)
     text = finished_table(runs_of(made), tmp_path, study=study)
@@ -70,7 +70,7 @@ def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(sa
 def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_them(
     samples: Path, tmp_path: Path
 ) -> None:
-    entries = (Entry(method="lora", options={"rank": 6}), Entry(method="lora"), Entry(method="ssf"))
+    entries = (Variant(method="lora", options={"rank": 6}), Variant(method="lora"), Variant(method="ssf"))
     made = planned(samples, tmp_path, entries=entries, seeds=(4, 2))
     given = study_from_dict(
         {

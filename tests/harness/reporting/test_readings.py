@@ -192,7 +192,7 @@ def test_the_curve_is_drawn_with_a_mark_for_every_choice(tmp_path: Path) -> None
 
 
 def test_the_default_reading_is_the_cards_own_run_so_that_it_is_not_made_twice() -> None:
-    from harness.planning.request import Entry as Row
+    from harness.planning.request import Variant as Row
     from harness.planning.rows import method_row
     from harness.protocols.load import load_protocol
 

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from harness.training.batches import Plan, choose, draw, hold_out, load, shuffled, slice_of
+from harness.training.batches import UpdatePlan, choose, draw, hold_out, load, shuffled, slice_of
 from harness.training.distributed import ALONE
 from harness.training.feeding import Feeder
 from tests.harness.training.tiny import CPU, Discs, protocol
 
 
-def plan(count: int = 10, **fields: object) -> Plan:
-    return Plan(**{"indices": range(count), "batch_size": 3, "flip": 0.5, "seed": 1, **fields})  # type: ignore[arg-type]
+def plan(count: int = 10, **fields: object) -> UpdatePlan:
+    return UpdatePlan(**{"indices": range(count), "batch_size": 3, "flip": 0.5, "seed": 1, **fields})  # type: ignore[arg-type]
 
 
-def epoch_of(plan: Plan, epoch: int) -> list[int]:
+def epoch_of(plan: UpdatePlan, epoch: int) -> list[int]:
     steps = range(plan.updates_per_epoch)
     return [index for step in steps for batch in plan.update(epoch, step) for index in batch]
 
@@ -132,7 +132,7 @@ def test_architecture_steps_go_round_the_held_out_part() -> None:
 
 
 def test_a_small_split_comes_round_again_in_an_epoch_of_more_images() -> None:
-    plan = Plan(indices=range(5), batch_size=4, epoch_images=14, seed=3)
+    plan = UpdatePlan(indices=range(5), batch_size=4, epoch_images=14, seed=3)
     batches = [plan.update(2, step)[0] for step in range(plan.updates_per_epoch)]
     seen = [index for batch in batches for index in batch]
 
@@ -140,12 +140,12 @@ def test_a_small_split_comes_round_again_in_an_epoch_of_more_images() -> None:
     assert sorted(seen[:5]) == sorted(seen[5:10]) == list(range(5))
     assert seen[:5] != seen[5:10]
     assert seen[:5] == [
-        index for step in range(2) for index in Plan(indices=range(5), batch_size=4, seed=3).update(2, step)[0]
+        index for step in range(2) for index in UpdatePlan(indices=range(5), batch_size=4, seed=3).update(2, step)[0]
     ]
 
 
 def test_the_architectures_own_batches_leave_those_of_the_weights_alone() -> None:
-    plan = Plan(indices=range(8), batch_size=2, seed=1)
+    plan = UpdatePlan(indices=range(8), batch_size=2, seed=1)
     architecture = [plan.update(0, step, for_architecture=True)[0] for step in range(4)]
 
     assert sorted(index for batch in architecture for index in batch) == list(range(8))

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.errors import UsageError
-from harness.training.batches import Plan, draw, load, slice_of
+from harness.training.batches import UpdatePlan, draw, load, slice_of
 from harness.training.distributed import ALONE, join
 from harness.training.feeding import normalise
 from harness.training.losses import build_loss
@@ -86,13 +86,13 @@ def loss_of_two_workers(images: int, *, balance: float) -> float:
     segmenter, method = attached("convlora", balance=balance)
     segmenter.train()
     rules, source = protocol(), Discs(images)
-    (whole,) = Plan(indices=range(images), batch_size=2, flip=rules.flip).update(0, 0)
+    (whole,) = UpdatePlan(indices=range(images), batch_size=2, flip=rules.flip).update(0, 0)
     loss = build_loss(rules, task="binary", num_classes=2)
     shares = 0.0
     for rank in (0, 1):
         if not (own := slice_of(whole, rank=rank, size=2)):
             continue
-        flips = [Plan(indices=range(images), batch_size=2, flip=rules.flip).flipped(0, index) for index in own]
+        flips = [UpdatePlan(indices=range(images), batch_size=2, flip=rules.flip).flipped(0, index) for index in own]
         pixels, target = load(source, own, flips)
         method.generator.manual_seed(draw("method", 0, 0, 0, rank))
         assert pixels is not None

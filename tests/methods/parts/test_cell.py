@@ -13,7 +13,7 @@ from methods.parts.cell import Cell
 from methods.parts.cell_tokens import CellOnTokens
 from methods.parts.operations import CONVOLUTIONS, OPERATIONS, cell_parameters, parse_operations
 from methods.parts.placement import MethodError
-from methods.parts.sites import Grid, TokenLayout
+from methods.parts.sites import TokenGrid, TokenLayout
 
 SPECS = ["all", "no-conv", "no-pool", "skip_connect,none", "sep_conv_3x3", "dil_conv_5x5", "avg_pool_3x3,sep_conv_5x5"]
 
@@ -203,7 +203,7 @@ def test_cell_computes_in_float32_under_autocast() -> None:
 
 
 def _layout(kind: str, *, window: int = 0, prefix: int = 0, grid: tuple[int, int] = (4, 5)) -> TokenLayout:
-    return TokenLayout(grid=Grid(*grid), window=window, prefix_tokens=prefix, kind=kind)
+    return TokenLayout(grid=TokenGrid(*grid), window=window, prefix_tokens=prefix, kind=kind)
 
 
 def test_channels_beyond_the_cell_bypass_it() -> None:

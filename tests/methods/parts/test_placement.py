@@ -11,7 +11,7 @@ from torch import nn
 
 from harness.models.build import build_segmenter
 from methods.parts.placement import MethodError, parse_blocks, parse_sites
-from methods.parts.sites import Grid, TokenLayout, block_sites
+from methods.parts.sites import TokenGrid, TokenLayout, block_sites
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_sites_come_in_one_order_and_exclude_what_holds_them() -> None:
 def test_windows_become_the_image_that_sam_cut_them_from(grid: tuple[int, int]) -> None:
     image = torch.randn(2, *grid, 4, generator=torch.Generator().manual_seed(0))
     windows, padded = window_partition(image, 3)
-    layout = TokenLayout(grid=Grid(*grid), window=3, prefix_tokens=0, kind="map")
+    layout = TokenLayout(grid=TokenGrid(*grid), window=3, prefix_tokens=0, kind="map")
 
     whole = layout.to_image(windows)
 
@@ -80,7 +80,7 @@ def test_windows_become_the_image_that_sam_cut_them_from(grid: tuple[int, int]) 
 
 
 def test_a_sequence_is_a_map_behind_its_prefix() -> None:
-    layout = TokenLayout(grid=Grid(2, 3), window=0, prefix_tokens=1, kind="sequence")
+    layout = TokenLayout(grid=TokenGrid(2, 3), window=0, prefix_tokens=1, kind="sequence")
     tokens = torch.arange(2 * 7 * 4.0).reshape(2, 7, 4)
     seen: list[tuple[int, ...]] = []
 

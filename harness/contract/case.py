@@ -21,7 +21,7 @@ STEPS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class ContractCase:
     """A method to be checked.
 
     Args:
@@ -73,7 +73,7 @@ class Subject:
         return loss if extra is None else loss + extra
 
 
-def train(segmenter: Segmenter, method: Method, subject: Subject, *, steps: int) -> list[float]:
+def train(segmenter: Segmenter, method: Method, subject: ContractCase, *, steps: int) -> list[float]:
     """Train what the method's groups name, all roles on every step; returns the losses."""
     segmenter.train()
     optimiser = torch.optim.AdamW(trained_parameters(method).values(), lr=1e-2, weight_decay=1e-2)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from harness.costing.device import Clock
 from harness.costing.flops import FlopCount
 from harness.protocols.card import Protocol
-from harness.training.batches import Plan, hold_out
+from harness.training.batches import UpdatePlan, hold_out
 from harness.training.distributed import ALONE
 from harness.training.embeddings import EmbeddingCache
 from harness.training.feeding import Batch, Feeder, task_loss
@@ -73,7 +73,7 @@ class Phase:
         return "+".join(self.roles) + (f"-{CACHED}" if self.cached else "")
 
 
-class Subject:
+class Contestant:
     """A method to measure.
 
     Args:
@@ -108,7 +108,7 @@ class Subject:
         self._scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
         batches = 2 if method.architecture_holdout() else 1
         images = RandomImages(batches * protocol.batch_size, image_size=protocol.image_size, num_classes=num_classes)
-        self._plan = Plan(indices=range(len(images)), batch_size=protocol.batch_size)
+        self._plan = UpdatePlan(indices=range(len(images)), batch_size=protocol.batch_size)
         caching = not method.config.trains_encoder and protocol.cache_embeddings
         self._cache = EmbeddingCache(count=len(images), key="cost") if caching else None
         feed = {"plan": self._plan, "protocol": protocol, "device": device, "workers": ALONE}
