@@ -1,9 +1,15 @@
-"""``python -m harness.protocols``: show the rules of a card with where each value comes from, or compare two cards."""
+"""``python -m harness.protocols``: show the rules of a card with where each value comes from, or compare two cards.
+
+In place of a card's name the hash over a table works too; its rules are then those of the records made under it.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.cli import verb
@@ -11,6 +17,8 @@ from harness.command_line import CommandParser, command
 from harness.protocols.inheritance import read_card
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash
 from harness.protocols.quirks import quirks_page
+from harness.protocols.recorded import TABLES, is_hash, recorded
+from harness.text import printable_line
 
 
 def parser() -> CommandParser:
@@ -18,8 +26,11 @@ def parser() -> CommandParser:
     commands = p.add_subparsers(dest="command", required=True)
     listed = commands.add_parser("list", help="the cards that come with the harness")
     show = commands.add_parser("show", help="every field of a card with its value and its mark: paper, code or ours")
-    show.add_argument("card", help="name of a card or path of a .yaml file")
+    show.add_argument("card", help="name of a card, path of a .yaml file, or the hash over a table")
     show.add_argument("--diff", metavar="OTHER", help="show only the fields in which OTHER differs")
+    show.add_argument(
+        "--results", type=Path, default=Path("runs"), metavar="ROOT", help="where a hash's records lie (default: runs)"
+    )
     for each in (listed, show):
         each.add_argument("--json", action="store_true", help="print JSON instead of a table")
     commands.add_parser("quirks", help="print docs/quirks.md, generated from the switches")
@@ -34,9 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     elif arguments.command == "list":
         _list(as_json=arguments.json)
     elif arguments.diff:
-        _compare(arguments.card, arguments.diff, as_json=arguments.json)
+        _compare(arguments.card, arguments.diff, root=arguments.results, as_json=arguments.json)
     else:
-        _show(arguments.card, as_json=arguments.json)
+        _show(arguments.card, root=arguments.results, as_json=arguments.json)
     return 0
 
 
@@ -49,19 +60,22 @@ def _list(*, as_json: bool) -> None:
         print(f"{name:12} {digest}")
 
 
-def _show(card: str, *, as_json: bool) -> None:
-    values, marks, digest = flat(card), comments(card), protocol_hash(load_protocol(card))
+def _show(card: str, *, root: Path, as_json: bool) -> None:
+    shown = _read(card, root)
+    values, marks, digest = shown.values, shown.marks, shown.digest
     if as_json:
         fields = [{"field": key, "value": value, "mark": mark(key, marks)} for key, value in values.items()]
         print(json.dumps({"card": card, "hash": digest, "fields": fields}, indent=1))
         return
-    print(f"# {card}  hash {digest}")
+    print(shown.title)
     for key, value in values.items():
         print(f"{key:36} {_text(value):32} {mark(key, marks)}".rstrip())
 
 
-def _compare(card: str, other: str, *, as_json: bool) -> None:
-    values, others = flat(card), flat(other)
+def _compare(card: str, other: str, *, root: Path, as_json: bool) -> None:
+    values, others = _read(card, root).values, _read(other, root).values
+    if is_hash(card) or is_hash(other):  # records have a card's tables applied
+        values, others = ({k: v for k, v in one.items() if k.split(".")[0] not in TABLES} for one in (values, others))
     differing = [key for key in {**values, **others} if values.get(key) != others.get(key)]
     if as_json:
         rows = [{"field": key, card: values.get(key), other: others.get(key)} for key in differing]
@@ -73,19 +87,52 @@ def _compare(card: str, other: str, *, as_json: bool) -> None:
         print(f"{key:36} {_text(values.get(key, '–')):{width}} {_text(others.get(key, '–'))}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """A card, or the rules behind a hash: field -> value, field -> mark."""
+
+    values: dict[str, Any]
+    marks: dict[str, str]
+    digest: str
+    title: str
+
+
+def _read(name: str, root: Path) -> _Shown:
+    digests = {card: protocol_hash(load_protocol(card)) for card in card_names()} if is_hash(name) else {}
+    same = [card for card, digest in digests.items() if digest.startswith(name)]
+    if same or not is_hash(name) or name in card_names():
+        card = same[0] if same else name
+        digest = protocol_hash(load_protocol(card))
+        return _Shown(values=flat(card), marks=comments(card), digest=digest, title=f"# {card}  hash {digest}")
+    found = recorded(name, root)
+    first, *others = found.rules
+    values = opened(found.rules[first])
+    for benchmark in others:
+        here = opened(found.rules[benchmark])
+        values |= {f"benchmarks.{benchmark}.{key}": here.get(key) for key in here if here.get(key) != values.get(key)}
+    marks = comments(found.card) if found.card in card_names() else {}
+    title = f"# {found.card} with overrides  hash {found.digest}  ({found.records} records, first {first})"
+    return _Shown(values=values, marks=marks, digest=found.digest, title=printable_line(title))
+
+
 def flat(card: str) -> dict[str, Any]:
     """Field path -> value, nested tables opened."""
+    return opened(as_rules(load_protocol(card)))
+
+
+def opened(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of rules as a run has them."""
     found: dict[str, Any] = {}
 
-    def walk(values: dict[str, Any], path: str) -> None:
+    def walk(values: Mapping[str, Any], path: str) -> None:
         for key, value in values.items():
             if isinstance(value, dict) and value:
                 walk(value, f"{path}{key}.")
             else:
                 found[path + key] = value
 
-    walk(as_rules(load_protocol(card)), "")
-    del found["name"]
+    walk(rules, "")
+    found.pop("name", None)
     return found
 
 
@@ -113,7 +160,7 @@ def mark(path: str, comments: dict[str, str]) -> str:
 
 
 def _text(value: Any) -> str:
-    return str(list(value) if isinstance(value, tuple) else value)
+    return printable_line(str(list(value) if isinstance(value, tuple) else value))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,49 @@ class Block:
     aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     level: int = 2
 
+    def parts(self, widths: Sequence[int], *, most: int) -> list[list[int]]:
+        """Columns of each part of a table that is wider than ``most``, the first column in each.
+
+        Parts are about equally wide, and the columns of one benchmark stay together where they fit.
+
+        Args:
+            widths: of the columns, with what stands between them.
+        """
+        groups: list[list[int]] = []
+        for place in range(1, len(widths)):
+            belongs = self._benchmark(place)
+            if groups and belongs and belongs == self._benchmark(groups[-1][-1]):
+                groups[-1].append(place)
+            else:
+                groups.append([place])
+        room = most - widths[0]
+        groups = [
+            part for group in groups for part in ([group] if _wide(group, widths) <= room else [[one] for one in group])
+        ]
+        fewest = len(_packed(groups, widths, room))
+        while room > 1 and len(_packed(groups, widths, room - 1)) == fewest:
+            room -= 1
+        return [[0, *part] for part in _packed(groups, widths, room)] or [[0]]
+
+    def _benchmark(self, place: int) -> str:
+        names = self.aliases.get(self.columns[place], ())
+        return names[0].partition(".")[0] if names else ""
+
+
+def _wide(places: Sequence[int], widths: Sequence[int]) -> int:
+    return sum(widths[place] for place in places)
+
+
+def _packed(groups: Sequence[list[int]], widths: Sequence[int], room: int) -> list[list[int]]:
+    """Groups in their order, as many in a part as fit; one that is too wide has a part of its own."""
+    parts: list[list[int]] = []
+    for group in groups:
+        if parts and _wide(parts[-1], widths) + _wide(group, widths) <= room:
+            parts[-1] += group
+        else:
+            parts.append(list(group))
+    return parts
+
 
 @dataclass(frozen=True, kw_only=True)
 class Page:

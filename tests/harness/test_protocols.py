@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
+from harness.protocols.__main__ import main as protocols_main
 from harness.protocols.load import load_protocol, protocol_hash, resolve
 
 
@@ -37,7 +38,7 @@ def test_cards_have_the_hashes_that_they_had() -> None:
         "conv-lora": "5ee5acbf",
         "demo": "e088d645",
         "mini": "47defd50",
-        "small": "876b586e",
+        "small": "fef063d1",
         "standard": "0a759843",
     }
     assert protocol_hash(resolve(load_protocol("conv-lora"), "road")) == "af57161d"
@@ -136,3 +137,24 @@ def test_a_protocol_cannot_be_named_so_that_its_table_lies_elsewhere(name: str) 
 
 def test_a_protocol_can_be_named_in_any_language() -> None:
     assert load_protocol("demo", {"name": "Größe 2.0 表"}).name == "Größe 2.0 表"
+
+
+def test_a_hash_over_a_table_finds_its_rules_in_the_records(capsys: pytest.CaptureFixture[str]) -> None:
+    """7df48870 is mini with 400 training images at 266 px, among the committed records."""
+    committed = ["--results", str(Path(__file__).parents[2] / "results")]
+    assert protocols_main(["show", "7df48870", *committed]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("# mini with overrides  hash 7df48870  (3 records, first kvasir)\n")
+    assert re.search(r"^image_size +266 ", shown, re.MULTILINE)
+    assert protocols_main(["show", "7df4", "--diff", "mini", *committed]) == 0
+    differing = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert differing == [
+        "batch_size", "image_size", "lr", "merge", "precision", "select_every", "train_limit", "val_limit"
+    ]  # fmt: skip
+    assert protocols_main(["show", protocol_hash(load_protocol("demo"))]) == 0
+    assert capsys.readouterr().out.startswith("# demo  hash ")
+
+
+def test_a_hash_that_nothing_has_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert protocols_main(["show", "abcdef12", "--results", str(tmp_path)]) == 2
+    assert "no card and no record below" in capsys.readouterr().err

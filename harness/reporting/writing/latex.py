@@ -1,6 +1,7 @@
 """A page as LaTeX: tabulars that need booktabs and graphicx, and fit the width of a page.
 
-A wide table is split between its columns; what is still too wide is scaled down to the line, never up.
+A wide table is split between benchmarks and a long one between rows; what is still too wide is scaled down to the line,
+never up.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from harness.text import printable_line
 
 HEAD = r"% written by `python -m harness.tables --format latex`; needs \usepackage{booktabs,graphicx}"
 FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-MOST_LETTERS = 110
-"""Of a row, before a table is split: at a text width of 345 pt that is scaled to about 60 %."""
+MOST_LETTERS = 90
+"""Of a row, before a table is split between its columns: at a text width of 345 pt that is scaled to about 70 %."""
+MOST_FLOATS = 12
+"""Before they are all printed: LaTeX keeps few tables in mind."""
+MOST_ROWS = 36
+"""Before a table is split between its rows."""
 
 _TEX = str.maketrans(
     {
@@ -35,48 +40,50 @@ def write(page: Page) -> str:
     lines = [HEAD, f"% {printable_line(page.title)}"]
     for line in ([page.note] if page.note else []) + list(page.lead):
         lines += ["", r"\noindent " + _tex(line)]
+    tables = 0
     for block in page.blocks:
-        parts = _parts(block) if block.columns else [[]]
-        for number, places in enumerate(parts):
+        parts = [
+            (places, block.rows[start : start + MOST_ROWS])
+            for places in _columns(block)
+            for start in range(0, max(len(block.rows), 1), MOST_ROWS)
+        ]
+        for number, (places, rows) in enumerate(parts):
             part = f" (part {number + 1} of {len(parts)})" if len(parts) > 1 else ""
-            above = block.above if number == 0 else ()
-            lines += ["", r"\begin{table}[htbp]", r"\centering"]
-            lines.append(rf"\caption{{{_tex(block.heading)}{part}. {' '.join(_tex(line) + '.' for line in above)}}}")
+            lines += ["", r"\begin{table}[htbp]", r"\centering", rf"\caption{{{_tex(block.heading)}{part}.}}"]
             if places:
-                lines += [FIT, *_tabular(block, places), "}"]
-            if number == len(parts) - 1:
-                lines += [r"\par\raggedright\footnotesize " + _tex(line) for line in block.below]
+                lines += [FIT, *_tabular(block, places, rows), "}"]
+            said = [*block.above, *block.below] if number == len(parts) - 1 else []
+            lines += [r"\par\raggedright\footnotesize " + _tex(line) for line in said]
             lines.append(r"\end{table}")
+            tables += 1
+            lines += [r"\clearpage"] if tables % MOST_FLOATS == 0 else []
     foot = [*page.foot, *legend(page, best="Bold", tied="≈", second="Underlined")]
     for line in foot:
         lines += ["", r"\noindent{\footnotesize " + _tex(line) + "}"]
     return "\n".join(lines) + "\n"
 
 
-def _tabular(block: Block, places: Sequence[int]) -> list[str]:
+def _tabular(block: Block, places: Sequence[int], rows: Sequence[Sequence[Text]]) -> list[str]:
     return [
         rf"\begin{{tabular}}{{l{'r' * (len(places) - 1)}}}",
         r"\toprule",
         " & ".join(_tex(block.columns[place]) for place in places) + r" \\",
         r"\midrule",
-        *(" & ".join(_marked(row[place]) for place in places) + r" \\" for row in block.rows),
+        *(" & ".join(_marked(row[place]) for place in places) + r" \\" for row in rows),
         r"\bottomrule",
         r"\end{tabular}",
     ]
 
 
-def _parts(block: Block) -> list[list[int]]:
-    """Columns by part, the first one in each."""
+def _columns(block: Block) -> list[list[int]]:
+    """Of each part; none where the block is words alone."""
+    if not block.columns:
+        return [[]]
     widths = [
         max(len(heading), *(len(row[place].text) for row in block.rows), 0)
         for place, heading in enumerate(block.columns)
     ]
-    parts: list[list[int]] = [[0]]
-    for place in range(1, len(widths)):
-        if len(parts[-1]) > 1 and sum(widths[one] for one in parts[-1]) + widths[place] > MOST_LETTERS:
-            parts.append([0])
-        parts[-1].append(place)
-    return parts
+    return block.parts(widths, most=MOST_LETTERS)
 
 
 def _marked(cell: Text) -> str:

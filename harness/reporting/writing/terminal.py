@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import textwrap
 import unicodedata
-from collections.abc import Sequence
 
 from harness.reporting.page import Block, Page, Text, legend
 from harness.text import printable
@@ -49,7 +48,7 @@ def _table(block: Block, *, width: int) -> list[str]:
     top = [[([""] * (depth - len(head)) + head)[line] for head in heads] for line in range(depth)]
     rule = ["-" * one for one in widths]
     lines: list[str] = []
-    for places in _parts(widths, width):
+    for places in block.parts([one + len(GAP) for one in widths], most=width + len(GAP)):
         lines += [""] if lines else []
         for row in (*top, rule, *body):
             lines.append(GAP.join(_padded(row[place], widths[place], left=place == 0) for place in places))
@@ -60,16 +59,6 @@ def _heading(name: str, cells: int) -> list[str]:
     kept = re.sub(r" (?=[↑↓])", "\N{NO-BREAK SPACE}", name)  # an arrow stays with its metric
     wrapped = textwrap.wrap(kept, max(cells, SHORTEST_HEADING), break_long_words=False) or [""]
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in wrapped]
-
-
-def _parts(widths: Sequence[int], width: int) -> list[list[int]]:
-    parts: list[list[int]] = [[0]]
-    for place in range(1, len(widths)):
-        taken = sum(widths[one] + len(GAP) for one in parts[-1])
-        if len(parts[-1]) > 1 and taken + widths[place] > width:
-            parts.append([0])
-        parts[-1].append(place)
-    return parts
 
 
 def _marked(cell: Text, *, room: bool) -> str:
