@@ -1,4 +1,4 @@
-"""Decoder only: the encoder stays frozen; mask decoder and head train. The floor of every comparison (FACTS: "decoder only")."""
+"""Decoder only: the encoder stays frozen; mask decoder and head train. The floor of every comparison."""
 
 from __future__ import annotations
 

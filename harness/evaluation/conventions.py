@@ -1,4 +1,4 @@
-"""The conventions under which a prediction is scored: the ones that change numbers (FACTS section 5)."""
+"""The conventions under which a prediction is scored: the ones that change numbers (docs/metrics.md)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The rules of training and evaluation as one frozen dataclass; a YAML card fills it, unknown keys are refused with the nearest name.
 
-Fields marked *paper* are stated by a paper, *code* read in released code, *ours* chosen here because nobody says (FACTS, [I] and [?]).
+Fields marked *paper* are stated by a paper, *code* read in released code, *ours* chosen here because nobody says (docs/nas-lora.md).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RANGES: dict[str, tuple[int, int]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Quirks:
-    """Switches for what public code does against what it meant to do (FACTS section 6).
+    """Switches for what public code does against what it meant to do (docs/quirks.md).
 
     Args:
         structure_loss: 1: ``released`` is plain mean BCE + weighted IoU; ``intended`` weights the BCE towards boundaries.

@@ -78,7 +78,7 @@ def test_a_false_alarm_on_an_empty_mask_scores_zero_under_any_empty_rule():
 
 
 def test_empty_mask_follows_the_papers():
-    """FACTS: S is 1 − mean of the map, the weighted F 0."""
+    """As released: S is 1 − mean of the map, the weighted F 0."""
     prediction = np.linspace(0, 1, 64).reshape(8, 8)
     values = SplitScorer(["s_measure", "weighted_f"]).measure(prediction, EMPTY).values
     assert values == {"s_measure": pytest.approx(0.5), "weighted_f": 0.0}
