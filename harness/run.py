@@ -7,17 +7,15 @@ rendered from the records.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command, copy_in_use
 from harness.errors import UsageError
+from harness.phases import carry_out, phases_of, programme, show_plan, tune
 from harness.registry import load_plugins
 from harness.settings.options import add_plugins, add_results, plugins_of
 from harness.settings.read import Settings, load_settings, trusted_cluster
@@ -140,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         print(line, file=sys.stderr)
     arguments.priced = {}
     phases = phases_of(arguments)
-    return programme(arguments, phases, settings) if phases else run(arguments, settings)
+    return programme(arguments, phases, lambda own: run(own, settings)) if phases else run(arguments, settings)
 
 
 def _check(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -165,48 +163,6 @@ def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
     """The cluster that runs go to, empty for this machine, which --executor and --workers mean."""
     here = arguments.executor is not None or arguments.workers is not None
     return arguments.cluster or ("" if here else trusted_cluster(settings, trust=arguments.trust_settings))
-
-
-def phases_of(arguments: argparse.Namespace) -> Any:
-    """The phases of a study that is a programme, as `harness.studies.Phase`."""
-    if not arguments.study:
-        return ()
-    from harness.studies import load_study
-
-    phases = load_study(arguments.study).phases
-    if phases and arguments.methods:
-        raise UsageError(
-            f"--study {arguments.study} is a programme of several studies; --methods cannot replace their rows"
-        )
-    return phases
-
-
-def programme(arguments: argparse.Namespace, phases: Any, settings: Settings) -> int:
-    """Plan, price or run the phases one after another: a run that two of them ask for is made and priced once, and a
-    budget is spent from the first to the last."""
-    status, hours = 0, arguments.priced
-    for number, phase in enumerate(phases, start=1):
-        text = arguments.plan and not arguments.json
-        print(f"{number}. {phase.title} ({phase.study})\n", file=sys.stdout if text else sys.stderr)
-        own = argparse.Namespace(**vars(arguments))
-        own.study = phase.study
-        asked = {item.partition("=")[0] for item in arguments.set}
-        own.set = [*(f"{key}={value}" for key, value in phase.set.items() if key not in asked), *arguments.set]
-        own.datasets = arguments.datasets or ",".join(phase.benchmarks) or None
-        own.seeds = arguments.seeds or (",".join(map(str, phase.seeds)) if len(phase.seeds) > 1 else None)
-        try:
-            status = max(status, run(own, settings))
-        except UsageError as error:
-            if arguments.budget is None or not arguments.priced:
-                raise
-            print(f"the budget ends here: {error}", file=sys.stderr)
-            break
-        if arguments.budget is not None and budget_left(arguments) < arguments.budget / 100:
-            print("the budget ends here", file=sys.stderr)
-            break
-    if arguments.plan and not arguments.json:
-        print(f"\nall phases: {len(hours)} runs to make, {sum(hours.values()):.1f} device-hours")
-    return status
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -264,100 +220,6 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     )
     print(table, end="")
     return 1 if outcome.failed else 0
-
-
-def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *, samples: Any) -> Any:
-    """Run the trials that have no result yet; the request with what was chosen, or the exit status where there is no
-    choice yet (runs go on without this process, some failed, or only a plan was asked for)."""
-    from harness.planning.plan import plan
-    from harness.planning.tuning import choose, plan_trials, unfinished, with_first_values, without_lost
-    from harness.records.store import RecordStore
-
-    planned, trials = plan_trials(request, tuning, prepare_samples=samples)
-    left = unfinished(planned)
-    if not left:
-        return choose(request, tuning, trials, RecordStore(request.results), write=not arguments.plan)
-    if arguments.plan:
-        first = show_plan(planned, request, arguments, where, heading="first phase, the trials")
-        planned = plan(with_first_values(request, tuning), prepare_samples=samples)
-        heading = "second phase, each first value standing for the one to be chosen"
-        return max(first, show_plan(planned, request, arguments, where, heading=heading))
-    print(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first", file=sys.stderr)
-    outcome = carry_out(without_lost(planned), request, arguments, where)
-    planned, trials = plan_trials(request, tuning, prepare_samples=samples)
-    left = unfinished(planned)
-    if not left:
-        return choose(request, tuning, trials, RecordStore(request.results))
-    what = "are on their way" if outcome.submitted else "have no result"
-    print(f"tuning: {len(left)} trials {what}; start the same command again to go on", file=sys.stderr)
-    return 0 if outcome.submitted or arguments.cancel else 1
-
-
-def show_plan(planned: Any, request: Any, arguments: argparse.Namespace, where: Any, *, heading: str = "") -> int:
-    """Print a plan with its price, without what an earlier phase has in its own; 1 where something is missing."""
-    from harness.pricing.plan_text import plan_data, plan_text
-    from harness.pricing.price import bought
-
-    for line in planned.problems:
-        print(line, file=sys.stderr)
-    left = None if arguments.budget is None else budget_left(arguments)
-    planned, hours = bought(planned, request.results, where=where, before=arguments.priced, budget=left)
-    arguments.priced |= hours
-    if arguments.json:
-        print(json.dumps({"phase": heading, **plan_data(planned, request.results, where=where)}))
-        return 1 if planned.missing else 0
-    text = plan_text(planned, request.results, where=where, budget=left)
-    print(f"{heading}: {text}" if heading else text, end="\n" if heading else "")
-    return 1 if planned.missing else 0
-
-
-def budget_left(arguments: argparse.Namespace) -> float:
-    """Of ``--budget``, after the trials and phases before."""
-    budget: float = arguments.budget
-    return max(budget - sum(arguments.priced.values()), 1e-9) if arguments.priced else budget
-
-
-def carry_out(planned: Any, request: Any, arguments: argparse.Namespace, where: Any) -> Any:
-    """Run what is pending, as far as a budget goes; returns a `harness.dispatch.run_jobs.Outcome`.
-
-    Raises:
-        UsageError: something is missing, or see `harness.dispatch.run_jobs.run_jobs`.
-    """
-    for line in planned.problems:
-        print(line, file=sys.stderr)
-    if planned.missing:
-        raise UsageError(_missing(planned.missing))
-    if arguments.budget is not None:
-        from harness.pricing.price import affordable, price
-
-        prices = price(planned, request.results, where=where)
-        planned, choice = affordable(planned, prices, hours=budget_left(arguments))
-        print(choice, file=sys.stderr)
-        kept = {job.run.key for job in planned.pending}
-        arguments.priced |= {one.run.key: one.hours for one in prices.runs if one.run.key in kept}
-
-    from harness.dispatch.run_jobs import run_jobs
-
-    return run_jobs(
-        planned,
-        where,
-        results=request.results,
-        wait=arguments.wait,
-        retry=arguments.retry,
-        cancel=arguments.cancel,
-    )
-
-
-def _missing(lines: Sequence[str]) -> str:
-    """One line for all that is missing; where it is more than one thing, each is said on a line of its own before."""
-    from harness.planning.needs import card_needs
-
-    needs = f"cards by what they need (--protocol): {card_needs()}"
-    if len(lines) == 1:
-        return f"{lines[0]}; {needs}"
-    for line in lines:
-        print(f"missing: {line}", file=sys.stderr)
-    return f"{len(lines)} things are missing, so nothing was started; {needs}"
 
 
 def list_studies() -> int:
