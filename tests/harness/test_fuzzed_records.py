@@ -1,0 +1,246 @@
+"""Whatever a results folder holds, every verb that reads it ends with 0, 1 or 2 in words, and writes nothing elsewhere.
+
+Records, cost records and the files beside them are mutated: values, names, types, bytes, kinds of files; half of the
+mutants have the key and the seal that fit them, as a forger's would. ``FUZZ_EXAMPLES=2000`` tries more of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from datasets import samples
+from harness import claims, readings, run, status, tables, why
+from harness.cli import Main
+from harness.records.__main__ import main as records
+from harness.records.cost import Comparability
+from harness.records.schema import Run
+from harness.records.seal import sealed
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
+COMMITTED = Path(__file__).parents[2] / "results"
+KEYS = ("0208a83a876e42cc", "3ad2cd27c6cedd5a", "123f3554271b5168", "04a8a1629e3d5826")
+ESCAPE = "\x1b]0;owned\x07"
+HOSTILE: tuple[Any, ...] = (
+    *(None, True, 0, -1, 1, 2, 0.5, -0.5, 1e308, 10**30, 2**63, float("nan"), float("inf"), -float("inf")),
+    *(
+        "",
+        " ",
+        "x",
+        "../../NOTES",
+        "/etc/passwd",
+        "..",
+        "a/b",
+        "a\\b",
+        "\0",
+        ESCAPE,
+        "\u202e",
+        "x" * 100_000,
+        "é" * 300,
+    ),
+    *(
+        "<script>alert(1)</script>",
+        "a|b",
+        "=1+cmd|' /C calc'!A0",
+        "{x}",
+        "%s",
+        "\\write18{ls}",
+        "[x](javascript:y)",
+        "#",
+    ),
+    *("nan", "1e999", "mini", "demo", "kvasir", "lora", "best", "val", "all", "OK", "OOM", "2026-13-45", "9999999999"),
+    *(
+        [],
+        {},
+        [[]],
+        [1, "x", None],
+        {"a": {"b": []}},
+        {"": ""},
+        {"../x": {"y": 0.5}},
+        [[[[[[]]]]]],
+        {"val": {"iou": 0.5}},
+    ),
+)
+Place = tuple[Any, ...]
+
+
+def places(value: Any, here: Place = ()) -> Iterator[Place]:
+    """Every place in nested mappings and lists."""
+    if here:
+        yield here
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        yield from places(item, (*here, name))
+
+
+def mutate(content: Any, data: st.DataObject) -> None:
+    """One change somewhere in a file's content; the fields of the run as often as everything else together."""
+    if not (known := list(places(content))):
+        return
+    in_run = [place for place in known if place[0] in ("run", "comparability", "scores")]
+    place = data.draw(st.sampled_from(in_run if in_run and data.draw(st.booleans()) else known))
+    target = content
+    for name in place[:-1]:
+        target = target[name]
+    how = data.draw(st.sampled_from(["replace", "replace", "replace", "drop", "rename", "add", "nest"]))
+    value = data.draw(st.sampled_from(HOSTILE))
+    if how == "drop":
+        del target[place[-1]]
+    elif how == "rename" and isinstance(target, dict):
+        target[str(value)] = target.pop(place[-1])
+    elif how == "add" and isinstance(target, dict):
+        target[str(data.draw(st.sampled_from(HOSTILE)))] = value
+    elif how == "nest":
+        target[place[-1]] = {"x": [target[place[-1]]]}
+    else:
+        target[place[-1]] = value
+
+
+def forged(content: Any) -> tuple[str, bytes]:
+    """The key that fits a changed content, where it has one, and its file with a seal that fits."""
+    with contextlib.suppress(TypeError, KeyError, AttributeError, ValueError):
+        kind = Run if "run" in content else Comparability
+        content["key"] = kind(**content["run" if kind is Run else "comparability"]).key
+    with contextlib.suppress(TypeError, KeyError, ValueError):
+        return str(content["key"]), sealed(content)
+    return "", json.dumps(content).encode(errors="replace")
+
+
+def damage(path: Path, data: st.DataObject) -> None:
+    """Something else in a file's place."""
+    how = data.draw(st.sampled_from(["cut", "flip", "insert", "empty", "deep", "fifo", "folder", "link", "device"]))
+    content = path.read_bytes()
+    place = data.draw(st.integers(0, len(content)))
+    hostile = str(data.draw(st.sampled_from(HOSTILE))).encode(errors="replace")
+    if how in ("cut", "flip", "insert", "empty", "deep"):
+        middle = {"flip": bytes(byte ^ (1 << place % 8) for byte in content[place : place + 1]), "insert": hostile}.get(
+            how, b""
+        )
+        end = content[place + (how == "flip") :] if how in ("flip", "insert") else b""
+        path.write_bytes({"empty": b"", "deep": b"[" * 200_000}.get(how, content[:place] + middle + end))
+        return
+    path.unlink()
+    if how == "fifo":
+        os.mkfifo(path)
+    elif how == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to({"link": path.parent.parent.parent / "NOTES.md", "device": "/dev/zero"}[how])
+
+
+def spoil(root: Path, data: st.DataObject) -> None:
+    """One mutant among the files of a results folder."""
+    path = data.draw(
+        st.sampled_from(sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink()))
+    )
+    if path.suffix != ".json" or data.draw(st.integers(0, 3)) == 0:
+        damage(path, data)
+        return
+    try:
+        content = json.loads(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 3))):
+            mutate(content, data)
+    except (ValueError, IndexError, RecursionError):  # spoilt before
+        return
+    key, text = forged(content) if data.draw(st.booleans()) else ("", json.dumps(content).encode(errors="replace"))
+    path.write_bytes(text)
+    if path.parent.name == "records" and len(key) == 16 and key.isalnum():
+        for name in ("json", "images.csv", "architecture.csv"):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path.with_name(f"{path.stem}.{name}"), path.with_name(f"{key}.{name}"))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder as small as it can be and with everything in it."""
+    root = tmp_path_factory.mktemp("original")
+    for folder in ("records", "cost"):
+        (root / folder).mkdir()
+    for key in KEYS:
+        for path in (COMMITTED / "records").glob(f"{key}*"):
+            shutil.copy(path, root / "records")
+    for path in (COMMITTED / "cost").glob("*.json"):
+        shutil.copy(path, root / "cost")
+    shutil.copy(COMMITTED / "checkpoints.json", root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def kvasir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generated images for plans."""
+    return samples.write("kvasir", tmp_path_factory.mktemp("data"))
+
+
+def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
+    results = ["--results", str(root)]
+    plan = ["--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", "--dataset-root", f"kvasir={kvasir}"]
+    return [
+        (tables.main, results),
+        (tables.main, [*results, "--check"]),
+        (tables.main, [*results, "--study", "real-images", "--format", "latex"]),
+        (tables.main, [*results, "--study", "main", "--format", "csv"]),
+        (tables.main, [*results, "--study", "cost"]),
+        (tables.main, [*results, "--metrics", "iou,dice"]),
+        (status.main, results),
+        (status.main, [*results, "--failed"]),
+        (status.main, [*results, "--json"]),
+        (status.main, [*results, "--logs", KEYS[0]]),
+        (why.main, ["mini", "lora", "kvasir.s_measure", *results]),
+        (why.main, ["demo", "naslora", "trans10k_v1.all.miou", *results]),
+        (claims.main, results),
+        (claims.main, [*results, "--protocol", "mini"]),
+        (readings.main, results),
+        (run.main, [*plan, *results, "--plan"]),
+        (records, ["check", str(root)]),
+        (records, ["merge", str(root), "--out", str(root.parent / "out")]),
+        (records, ["merge", str(root.parent / "out"), str(root)]),
+        (records, ["seal", str(root)]),
+    ]
+
+
+def outside(box: Path) -> dict[str, bytes]:
+    """What lies beside the results folders."""
+    files = (path for path in box.rglob("*") if path.is_file() and not path.is_symlink())
+    mine = (path for path in files if path.relative_to(box).parts[0] not in ("results", "out"))
+    return {str(path): path.read_bytes() for path in mine}
+
+
+@pytest.mark.timeout(0)
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],  # a mutant has one to nine changes: nothing to shrink
+    derandomize=True,
+    database=None,
+)
+@given(st.data())
+def test_no_verb_falls_over_or_writes_outside(original: Path, kvasir: Path, data: st.DataObject) -> None:
+    with TemporaryDirectory() as folder:
+        box = Path(folder)
+        root = box / "results"
+        shutil.copytree(original, root)
+        (box / "NOTES.md").write_text("mine")
+        for _ in range(data.draw(st.integers(1, 3))):
+            spoil(root, data)
+        before = outside(box)
+        for verb, words in verbs(root, kvasir):
+            shown = io.StringIO()
+            with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+                code = verb([*words, "--debug"])
+            text = shown.getvalue()
+            assert code in (0, 1, 2), (verb, words, text)
+            assert "Traceback" not in text
+            assert not {"\x1b", "\x07", "\0"} & set(text), (verb, words)
+        assert outside(box) == before
