@@ -77,7 +77,8 @@ def parser() -> CommandParser:
         action="append",
         default=[],
         metavar="FIELD=A,B,…",
-        help="try these values (lr=1e-4,3e-4,1e-3; naslora.alpha_lr=…), choose on validation, run the seeds with the choice",
+        help="try these values (lr=1e-4,3e-4,1e-3; naslora.alpha_lr=…; or 'card' for the card's own grids), choose on "
+        "validation, run the seeds with the choice",
     )
     tuned.add_argument("--tune-seeds", metavar="N|A,B,…", help="seeds of the trials (default: 1)")
     tuned.add_argument(

@@ -95,14 +95,14 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
         plugins=tuple(str(path.absolute()) for path in arguments.plugin),
         skip_missing=arguments.skip_missing,
     )
-    return Asked(request=request, cluster_overrides=of_cluster, tuning=tuning_of(arguments), note=note)
+    return Asked(request=request, cluster_overrides=of_cluster, tuning=tuning_of(arguments, request), note=note)
 
 
-def tuning_of(arguments: argparse.Namespace) -> Tuning | None:
+def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
     """What is tuned before the runs, None for nothing.
 
     Raises:
-        UsageError: malformed grids.
+        UsageError: malformed grids, or the card has none.
     """
     found: dict[str, Any] = {"grids": {}}
     if arguments.study:
@@ -110,7 +110,13 @@ def tuning_of(arguments: argparse.Namespace) -> Tuning | None:
 
         study = load_study(arguments.study)
         found = {"grids": study.tune, "seeds": study.tune_seeds, "on": study.tune_on}
-    if arguments.tune:
+    if arguments.tune == ["card"]:
+        found["grids"] = load_protocol(request.protocol, split_overrides(request.overrides)[0]).tune
+        if not found["grids"]:
+            raise UsageError(
+                f"--tune card: the card {request.protocol} has no grids; give some, such as --tune lr=1e-4,1e-3"
+            )
+    elif arguments.tune:
         found["grids"] = parse_tune(arguments.tune)
     if not found["grids"]:
         if arguments.tune_seeds or arguments.tune_on:

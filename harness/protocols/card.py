@@ -105,6 +105,7 @@ class Protocol:
         quirks: see `Quirks`.
         methods: method name -> configuration overrides of this card.
         benchmarks: benchmark name -> field overrides of this card.
+        tune: field of a method's configuration -> the values that ``--tune card`` tries; changes no number by itself.
     """
 
     name: str
@@ -158,6 +159,7 @@ class Protocol:
     quirks: Quirks = field(default_factory=Quirks)
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tune: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checked_name(self.name, what="the protocol's name")

@@ -60,7 +60,7 @@ def load_protocol(name: str, overrides: Mapping[str, Any] | None = None) -> Prot
 def resolve(protocol: Protocol, benchmark: str) -> Protocol:
     """The rules for one benchmark: the card's overrides for it applied, the tables of overrides dropped."""
     overrides = protocol.benchmarks.get(benchmark, {})
-    plain = {**_plain(protocol), "methods": {}, "benchmarks": {}}
+    plain = {**_plain(protocol), "methods": {}, "benchmarks": {}, "tune": {}}
     for key, value in overrides.items():
         _assign(plain, key, value)
     return from_mapping(Protocol, plain, where=f"protocol {protocol.name}, benchmark {benchmark}")

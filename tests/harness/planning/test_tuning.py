@@ -16,6 +16,7 @@ from harness.errors import UsageError
 from harness.planning.plan import Plan
 from harness.planning.samples import sample_writer
 from harness.planning.tuning import parse_tune
+from harness.protocols.load import load_protocol, protocol_hash
 from harness.records.merge import merge
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -245,3 +246,13 @@ def test_trials_on_their_way_end_the_command_and_the_next_one_goes_on(
 
     _, work = tuned(best_at(1e-3))
     assert [len(done) for done in work.done] == [3, 1]
+
+
+def test_a_card_may_bring_its_grids_and_they_change_no_hash(tuned: Any, capsys: Any) -> None:
+    assert tuned(best_at(1e-3), "--tune", "card")[0] == 2
+    assert "has no grids; give some" in capsys.readouterr().err
+    card = load_protocol("small")
+    assert card.tune["naslora.lr"] == (1e-3, 3e-3, 1e-2)
+    assert protocol_hash(replace(card, tune={})) == protocol_hash(card)
+    _, work = tuned(best_at(1e-3), "--tune", "card", "--set", "tune.lr=[1e-4,1e-3]")
+    assert work.done[0] == [f"lora[lr={value}] on kvasir, seed 0" for value in ("1e-4", "1e-3")]
