@@ -1,0 +1,32 @@
+"""The map of the first hour is true: its files exist, in number and length as it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "ARCHITECTURE.md"
+
+
+def test_the_walk_of_a_local_run_is_short_enough_to_read() -> None:
+    if not PAGE.is_file():
+        pytest.skip("this checkout has no ARCHITECTURE.md")
+    files = [
+        ROOT / name
+        for name in re.findall(r"^\| `(harness/\S+\.py)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert files[0].name == "run.py"
+    assert files[-1].name == "finished.py"
+    assert len(files) <= 14
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) <= 3200
+
+
+def test_every_module_that_the_page_names_exists() -> None:
+    if not PAGE.is_file():
+        pytest.skip("this checkout has no ARCHITECTURE.md")
+    named = re.findall(r"`((?:harness|methods|datasets)/[\w/]+\.py)`", PAGE.read_text(encoding="utf-8"))
+    assert named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
