@@ -94,7 +94,8 @@ class ISIC2017(FolderBenchmark):
             if not parts.get("test"):
                 raise DatasetError(
                     f"{root} has no test part of {self.title} (ISIC-2017_Test_v2_Data and its ground truth); get it, or "
-                    f"test the official validation images: --set benchmarks.{self.name}.split_rule={VAL_AS_TEST}"
+                    f"take split rule {VAL_AS_TEST!r}, which tests the official validation images "
+                    f"(--set benchmarks.{self.name}.split_rule={VAL_AS_TEST})"
                 )
             return super().arrange(parts, root=root, layout=layout)
         tested = parts.get("val", ())
