@@ -217,6 +217,14 @@ def label_note(name: str, values: Mapping[str, Any]) -> str:
         return ""
 
 
+def never_reached(name: str, values: Mapping[str, Any], *, epochs: int) -> str:
+    """What of the method a run never comes to; empty where the method is not known here, as `label_note`."""
+    try:
+        return str(method_config_class(name)(**values).never_reached(epochs))
+    except Exception:  # see label_note
+        return ""
+
+
 def operation_names(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
     """What the shares of softmax(α) in a record stand for; empty where the method is not known here, as `label_note`."""
     try:

@@ -103,6 +103,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
     images: dict[str, Images] = {}
     absent: dict[str, str] = {}
     one_mask: list[str] = []
+    unreached: dict[str, None] = {}
     digest = protocol_hash(protocol)
     planned = list(dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks))
     for name in planned:
@@ -152,6 +153,8 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
                 )
                 jobs.setdefault(run.key, job)  # two words may name one run: naslora,all
                 keys.setdefault((label, name), []).append(run.key)
+            if words := config.never_reached(rules.epochs):
+                unreached.setdefault(f"{label}: {words}; more --set epochs, or an earlier search_start_epoch")
     if absent and not (request.skip_missing and jobs):
         missing += _absent_lines(absent, request)
     asked = content_hash(sorted(jobs))
@@ -167,7 +170,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         missing=tuple(missing),
         protocol=protocol,
         images=images,
-        problems=(*before.problems, *unverified, *map(_one_mask_line, one_mask)),
+        problems=(*before.problems, *unverified, *map(_one_mask_line, one_mask), *unreached),
         request=asked,
         keys={place: tuple(names[key] for key in mine) for place, mine in keys.items()},
     )

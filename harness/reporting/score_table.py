@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from harness.records.schema import Record
+from harness.registry import never_reached
 from harness.reporting import provenance
 from harness.reporting.code_versions import CodeDifferences, code_differences
 from harness.reporting.columns import column_names, column_title
@@ -159,20 +160,12 @@ def _notes(grid: Grid, code: CodeDifferences) -> list[str]:
 
 
 def _warnings(grid: Grid) -> list[str]:
-    """Rows whose architecture was never trained: its first epoch lies beyond the last."""
+    """Rows that never came to a part of their method."""
     found = []
     for index, row in enumerate(grid.rows):
-        for record in grid.members[index]:
-            start, epochs = search_start(record.run.method_config), record.run.rules.get("epochs", 0)
-            never = start is not None and start >= epochs
-            if "alpha_updates" in record.budget:
-                never = start is not None and not record.budget["alpha_updates"]
-            if never:
-                found.append(f"{row.label}: T_B = {start} lies beyond {epochs} epochs: its architecture never trained.")
-                break
+        words = [
+            never_reached(row.method, one.run.method_config, epochs=int(one.run.rules.get("epochs", 0)))
+            for one in grid.members[index]
+        ]
+        found += [f"{row.label}: {text}." for text in dict.fromkeys(words) if text]
     return found
-
-
-def search_start(config: dict) -> int | None:
-    """T_B, the epoch after which a stage-wise method trains its architecture; None for others."""
-    return config.get("search_start_epoch") if config.get("stagewise") else None

@@ -28,6 +28,10 @@ class MethodConfig:
         """What a table must say behind the method's name, because the row is not what a reader takes that name for."""
         return ""
 
+    def never_reached(self, epochs: int) -> str:
+        """What of the method a run of so many epochs never comes to, in words; empty where it comes to everything."""
+        return ""
+
     @property
     def mixed_operations(self) -> tuple[str, ...]:
         """Names of the operations that an α weighs, in the order of its shares; empty for a method without one."""

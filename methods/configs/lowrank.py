@@ -163,6 +163,11 @@ class NASLoRAConfig(LowRankConfig):
         in_turns = self.searches and self.stagewise and self.alternate in ("iteration", "epoch")
         return in_turns or self.holds_out
 
+    def never_reached(self, epochs: int) -> str:
+        if not (self.searches and self.stagewise) or self.search_start_epoch < epochs:
+            return ""
+        return f"T_B = {self.search_start_epoch} lies not before the end of {epochs} epochs, so its architecture never trains"
+
     def passes(self, *, epochs: int, of_updates: bool) -> float:
         searched = max(0, epochs - self.search_start_epoch) if self.searches and self.stagewise else 0
         twice = self.alternate == "both" or (of_updates and self.alternate in ("iteration", "epoch"))

@@ -134,3 +134,18 @@ def test_a_budget_of_updates_makes_another_run_only_of_a_method_whose_weights_lo
     assert epochs[0] == updates[0]
     assert epochs[1] != updates[1]
     assert keys(**both) == keys(budget="updates", **both)
+
+
+def test_a_search_that_would_never_start_is_said_once_before_anything_runs(samples: Path, tmp_path: Path) -> None:
+    entries = tuple(Variant(method="naslora", options={"search_start_epoch": n}, label=f"T_B={n}") for n in (1, 4, 20))
+    said = planned(samples, tmp_path, entries=entries, seeds=(0, 1)).problems  # the card demo has 4 epochs
+    assert [line.partition(":")[0] for line in said] == ["T_B=4", "T_B=20"]
+    assert "T_B = 20 lies not before the end of 4 epochs, so its architecture never trains" in said[1]
+
+
+def test_a_run_says_what_its_sweep_planned_and_its_key_does_not(samples: Path, tmp_path: Path) -> None:
+    one, three = (planned(samples, tmp_path, seeds=seeds).jobs[0].run for seeds in ((0,), (0, 1, 2)))
+    assert (one.planned_seeds, three.planned_seeds) == ([0], [0, 1, 2])
+    assert one.planned_benchmarks == three.planned_benchmarks
+    assert one.benchmark in one.planned_benchmarks
+    assert one.key == three.key

@@ -212,14 +212,14 @@ def test_csv_holds_paired_differences_too() -> None:
 
 
 def test_a_search_that_never_starts_is_said() -> None:
-    config = {"stagewise": True, "search_start_epoch": 20}
-    page = render([record(method="naslora", config=config, rules={"epochs": 5})])
-    assert "naslora: T_B = 20 lies beyond 5 epochs: its architecture never trained." in page
-    moved = record(
-        method="naslora", config=config, rules={"epochs": 5}, budget={"weight_updates": 9.0, "alpha_updates": 3.0}
-    )
-    assert "never trained" not in render([moved])
-    assert "never trained" not in render([record(method="naslora", config=config, rules={"epochs": 40})])
+    def page(epochs: int, **config: Any) -> str:
+        stagewise = {"rank": 3, "stagewise": True, "search_start_epoch": 20, **config}
+        return render([record(method="naslora", config=stagewise, rules={"epochs": epochs})])
+
+    assert "naslora: T_B = 20 lies not before the end of 20 epochs, so its architecture never trains." in page(20)
+    assert "never trains" not in page(21)
+    assert "never trains" not in page(5, stagewise=False)
+    assert "never trains" not in page(5, operations="skip_connect"), "a single operation has no α"
 
 
 def test_a_terminal_gets_aligned_tables_that_fit() -> None:
@@ -490,7 +490,7 @@ def test_other_metrics_that_the_records_hold_are_printed_and_not_written(
     [
         (["--metrics", "iouu"], "no record holds a metric 'iouu' (did you mean"),
         (["--metrics", ""], "no record holds a metric ''"),
-        (["--metrics", "ber", "--check"], "none to --check"),
+        (["--metrics", "ber", "--check"], "nothing to --check"),
         (["--metrics", "ber", "--study", "cost"], "shows costs, no metrics"),
     ],
 )
