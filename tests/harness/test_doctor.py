@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def _matrix(backbone: str, names: list[str]) -> str:
-    """The table for methods that pass; whether they do is what tests/methods/test_contract.py says."""
+    """The table for methods that pass; whether they do is what tests/methods/contract says."""
     rows = [
         capability(METHODS.get(name), method_config_class(name)(), name=name, backbone=backbone, failures={})
         for name in names

@@ -1,4 +1,4 @@
-"""Every method under the contract (`harness.contract.checks`), and the contract under methods that break it."""
+"""The contract (`harness.contract.checks`) under methods that break it: each is caught by the clause that it breaks."""
 
 from __future__ import annotations
 
@@ -9,49 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-import methods
-from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
+from harness.contract.case import ContractCase
 from harness.contract.violation import Violation
-from harness.registry import METHODS, method_config_class
 from methods.base import MergeReport
 from methods.bitfit import BitFit
 from methods.configs import BitFitConfig, LoRAConfig
 from methods.lora import LoRA
-
-DEFAULTS = [(name, {}) for name in methods.BUILTIN]
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    ("convlora", {"gate": "switch", "expert_bias": "zero"}),
-    ("convlora", {"scope": "image", "sites": "q,v"}),
-    ("ssf", {"init": "released", "outside": False}),
-    ("bitfit", {"outside": False}),
-    ("adapter", {"sites": "mlp", "hidden": 8}),
-    ("vpt", {"blocks": "global", "tokens": 3}),
-    ("lst", {"blocks": "0,2-3", "reduction": 4}),
-    ("samadapter", {"scale": 16, "blocks": "windowed", "patch_embedding": "released"}),
-    ("lora", {"sites": "q,k,v,proj,mlp", "blocks": "1,3"}),
-    ("naslora", {"style": "linear", "scope": "image"}),
-    ("naslora", {"operations": "no-conv", "sites": "q,v"}),
-    ("naspclora", {"style": "linear"}),
-    ("naslora", {"norm": "batch-affine", "residual": True}),
-    ("naslora", {"norm": "none", "operations": "no-pool"}),
-    ("naspclora", {"style": "linear", "residual": True}),
-]
-CASES = [(name, options, "vit_t") for name, options in DEFAULTS + VARIANTS]
-CASES += [(name, options, "vit_t_timm") for name, options in DEFAULTS]
-
-
-def _label(case: tuple[str, dict[str, Any], str]) -> str:
-    name, options, backbone = case
-    return "-".join([name, *(f"{key}={value}" for key, value in options.items()), backbone])
-
-
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("case", CASES, ids=_label)
-def test_method_fulfils_contract(case: tuple[str, dict[str, Any], str], check: str) -> None:
-    name, options, backbone = case
-    config = method_config_class(name)(**options)
-    CHECKS[check](ContractCase(method=METHODS.get(name), config=config, backbone=backbone))
 
 
 class _Added(LoRA):

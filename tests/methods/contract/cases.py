@@ -1,0 +1,37 @@
+"""Methods, their options and backbones to hold under every clause of the contract (`harness.contract.checks`).
+
+The cases are spread over the files beside this one so that none of them takes long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+import methods
+from harness.contract.checks import CHECKS
+from harness.contract.case import ContractCase
+from harness.registry import METHODS, method_config_class
+
+Options = dict[str, Any]
+LOW_RANK = ("lora", "samed", "convlora", "naslora", "naspclora")
+OTHERS = tuple(name for name in methods.BUILTIN if name not in LOW_RANK)
+
+
+def under_every_clause(
+    cases: Iterable[tuple[str, Options]], *, backbone: str = "vit_t"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A test with one parameter, ``clause``: a function without arguments that raises where the clause is broken."""
+    clauses = []
+    for name, options in cases:
+        label = "-".join([name, *(f"{key}={value}" for key, value in options.items()), backbone])
+        config = method_config_class(name)(**options)
+        for check in CHECKS:
+            clauses.append(pytest.param(_clause(name, config, backbone, check), id=f"{label}-{check}"))
+    return pytest.mark.parametrize("clause", clauses)
+
+
+def _clause(name: str, config: Any, backbone: str, check: str) -> Callable[[], str]:
+    return lambda: CHECKS[check](ContractCase(method=METHODS.get(name), config=config, backbone=backbone))

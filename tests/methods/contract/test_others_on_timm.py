@@ -1,0 +1,12 @@
+"""The methods beside LoRA's family, as they come, on a tiny timm ViT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.methods.contract.cases import OTHERS, under_every_clause
+
+
+@under_every_clause(((name, {}) for name in OTHERS), backbone="vit_t_timm")
+def test_method_fulfils_contract(clause: Callable[[], str]) -> None:
+    clause()
