@@ -114,6 +114,12 @@ class Run:
         return {"iou": float((found & masks).sum() / (found | masks).sum())}
 
 
+def scripted(*values: float) -> Any:
+    """A validation that returns these scores one after the other."""
+    left = iter(values)
+    return lambda: {"iou": next(left)}
+
+
 def summary(result: TrainingResult) -> dict[str, Any]:
     """What must not depend on interruptions: every number except times and memory."""
     untimed = [{key: value for key, value in entry.items() if key != "seconds"} for entry in result.history]

@@ -1,0 +1,201 @@
+"""Who is learnt in which step of the loop, from which images, and how many updates each role gets."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.training.batches import hold_out, shuffled
+from harness.training.feeding import normalise
+from harness.training.outcome import Interrupted, Progress, StopRequest
+from methods.base import ARCHITECTURE, WEIGHTS
+from tests.harness.training.tiny import Run, protocol, summary
+
+
+def trained_on(run: Run) -> list[int]:
+    """Fills up with the positions of the images that pass the segmenter in training."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (run.rules.pixel_mean, run.rules.pixel_std))
+    known = {}
+    for index in range(len(run.source)):
+        image = torch.from_numpy(run.source.image(index))
+        known[int((image * torch.tensor([1, 7, 49]).view(3, 1, 1)).sum())] = index  # a flip leaves the sum as it is
+    found: list[int] = []
+
+    def look(module: Any, inputs: tuple[torch.Tensor]) -> None:
+        if module.training:
+            for image in ((inputs[0] * std + mean) * 255).round().long():
+                found.append(known[int((image * torch.tensor([1, 7, 49]).view(3, 1, 1)).sum())])
+
+    run.segmenter.register_forward_pre_hook(look)
+    return found
+
+
+def test_methods_see_the_same_images_in_the_same_order(tmp_path: Path) -> None:
+    seen = []
+    for method in ("lora", "naslora", "decoder"):
+        run = Run(folder=tmp_path / method, method=method, rules=protocol(cache_embeddings=False))
+        seen.append(trained_on(run))
+        run.train()
+    assert len(seen[0]) == 21
+    assert seen[0] == seen[1] == seen[2]
+
+
+STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout"}
+
+
+def watched(folder: Path, config: dict[str, Any], **more: Any) -> tuple[Run, list[tuple[int, set[str], set[int]]]]:
+    """A NAS-LoRA run, and for each step its epoch, the roles whose parameters moved, and the images it used."""
+    run = Run(folder=folder, method="naslora", config=config, images=10, **more)
+    roles = {group.role: group.named for group in run.attached.parameter_groups()}
+    before = {role: {name: p.detach().clone() for name, p in named.items()} for role, named in roles.items()}
+    images = trained_on(run)
+    steps: list[tuple[int, set[str], set[int]]] = []
+
+    def look(progress: Progress) -> None:
+        if progress.kind != "step":
+            return
+        moved: set[str] = set()
+        for role, named in roles.items():
+            if any(not torch.equal(p.detach(), before[role][name]) for name, p in named.items()):
+                moved.add(role)
+            before[role] = {name: p.detach().clone() for name, p in named.items()}
+        steps.append((progress.epoch, moved, set(images)))
+        images.clear()
+
+    run.report = look
+    return run, steps
+
+
+def test_stagewise_steps_move_one_role_and_use_its_own_images(tmp_path: Path) -> None:
+    run, steps = watched(tmp_path, STAGEWISE)
+    result = run.train()
+    assert all(len(moved) == 1 for _, moved, _ in steps)
+    assert all(moved == {WEIGHTS} for epoch, moved, _ in steps if epoch == 1)
+    assert {ARCHITECTURE, WEIGHTS} == {role for epoch, moved, _ in steps if epoch > 1 for role in moved}
+    kept, held_out = hold_out(10, run.attached.architecture_holdout(), seed=0)
+    assert held_out
+    for _, moved, used in steps:
+        assert used <= set(held_out if moved == {ARCHITECTURE} else kept)
+    assert set.union(*(used for epoch, _, used in steps if epoch == 1)) == set(kept)
+    assert len(result.architecture) == 3
+    assert result.architecture[0] != result.architecture[2]
+    assert set(result.cost) >= {"step_time_weights_s", "step_time_architecture_s"}
+    assert sum(result.history[1]["updates"].values()) == sum(result.history[0]["updates"].values())
+
+
+def test_both_moves_both_roles_in_a_step_and_weights_see_the_images_of_every_method(tmp_path: Path) -> None:
+    run, steps = watched(tmp_path / "nas", {"alternate": "both", "search_start_epoch": 1})
+    result = run.train()
+    other = Run(folder=tmp_path / "lora", images=10).train()
+
+    assert all(moved == {WEIGHTS} for epoch, moved, _ in steps if epoch == 1)
+    assert all(moved == {WEIGHTS, ARCHITECTURE} for epoch, moved, _ in steps if epoch > 1)
+    assert [entry["updates"] for entry in result.history[1:]] == [{"weights": 5, "architecture": 5}] * 2
+    assert [entry["updates"]["weights"] for entry in result.history] == [
+        entry["updates"]["weights"] for entry in other.history
+    ]
+
+
+def test_a_run_of_both_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    config = {"alternate": "both", "search_start_epoch": 1}
+    whole = summary(Run(folder=tmp_path / "whole", method="naslora", config=config).train())
+    stop = StopRequest()
+
+    def after_step(progress: Progress) -> None:
+        stop.requested = progress.kind == "step" and (progress.epoch, progress.step) == (2, 2)
+
+    with pytest.raises(Interrupted):
+        Run(folder=tmp_path / "cut", method="naslora", config=config, stop=stop, report=after_step).train()
+    resumed = Run(folder=tmp_path / "cut", method="naslora", config=config).train()
+
+    assert summary(resumed) == whole
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"alternate": "iteration", "search_start_epoch": 1},
+        {"alternate": "epoch", "search_start_epoch": 1},
+        {"alternate": "both", "search_start_epoch": 1, "alpha_data": "holdout"},
+        {"alternate": "joint", "search_start_epoch": 0},
+    ],
+)
+def test_a_budget_of_updates_gives_the_weights_of_every_reading_as_many(tmp_path: Path, config: dict[str, Any]) -> None:
+    rules = protocol(budget="updates")
+    lora = Run(folder=tmp_path / "lora", rules=rules, images=9).train()
+    reading = Run(folder=tmp_path / "nas", method="naslora", config=config, rules=rules, images=9).train()
+
+    assert lora.budget == {"weight_updates": 15.0}
+    assert reading.budget["weight_updates"] == 15.0
+    assert reading.budget["alpha_updates"] > 0
+
+
+def test_the_budget_of_alpha_is_the_sum_of_its_rates_and_the_cap_that_follows(tmp_path: Path) -> None:
+    config = {"alternate": "both", "search_start_epoch": 1, "alpha_lr": 0.01}
+    result = Run(folder=tmp_path, method="naslora", config=config, images=8).train()
+    rates = [0.01 * (1 - update / 12) for update in range(4, 12)]
+
+    assert result.budget["alpha_updates"] == 8.0
+    assert result.budget["alpha_lr_sum"] == pytest.approx(sum(rates))
+    assert result.budget["share_cap"] == pytest.approx(1 / (1 + 7 * math.exp(-2 * sum(rates))))
+
+
+def test_running_statistics_are_the_mean_over_batches_where_asked(tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+    run = Run(folder=tmp_path, method="naslora", rules=protocol(epochs=1, statistics_batches=3), images=8)
+    name = next(iter(run.attached.own_buffers()))
+    run.validate = lambda: {"iou": float(seen.append(run.segmenter.get_buffer(name).clone()) or 0)}
+    run.train()
+    cell = run.segmenter.get_submodule(name.rpartition(".")[0])
+    of_batches = []
+    order = shuffled(8, "statistics", 0)
+    run.segmenter.train()
+    cell.momentum = 1.0
+    for start in (0, 2, 4):
+        images = np.stack([run.source.image(index) for index in order[start : start + 2]])
+        batch = normalise(torch.from_numpy(images), mean=run.rules.pixel_mean, std=run.rules.pixel_std)
+        with torch.no_grad():
+            run.segmenter(batch)
+        of_batches.append(run.segmenter.get_buffer(name).clone())
+
+    assert name.endswith("running_mean")
+    torch.testing.assert_close(seen[0], torch.stack(of_batches).mean(dim=0))
+
+
+def test_the_held_out_images_are_those_of_the_runs_seed(tmp_path: Path) -> None:
+    run, steps = watched(tmp_path, {**STAGEWISE, "search_start_epoch": 0}, seed=5, rules=protocol(epochs=1))
+    run.train()
+    kept, held_out = hold_out(10, run.attached.architecture_holdout(), seed=5)
+    assert held_out != hold_out(10, run.attached.architecture_holdout(), seed=0)[1]
+    for _, moved, used in steps:
+        assert used <= set(kept if moved == {WEIGHTS} else held_out)
+
+
+def test_joint_steps_move_both_roles(tmp_path: Path) -> None:
+    run, steps = watched(tmp_path, {"stagewise": False})
+    result = run.train()
+    # The up-projection starts at zero, so no gradient reaches α in the very first step.
+    assert [moved for _, moved, _ in steps] == [{WEIGHTS}] + [{ARCHITECTURE, WEIGHTS}] * (len(steps) - 1)
+    assert [entry["updates"] for entry in result.history] == [{"weights+architecture": 5}] * 3
+
+
+def test_gradients_of_the_idle_role_are_not_even_computed(tmp_path: Path) -> None:
+    run = Run(folder=tmp_path, method="naslora", config=STAGEWISE, rules=protocol(epochs=2))
+    groups = {group.role: list(group.named.values()) for group in run.attached.parameter_groups()}
+    run.report = lambda progress: seen.append([p.grad is None for named in groups.values() for p in named])
+    seen: list[list[bool]] = []
+    computed: list[str] = []
+    groups[ARCHITECTURE][0].register_hook(lambda gradient: computed.append("architecture"))
+    groups[WEIGHTS][0].register_hook(lambda gradient: computed.append("weights"))
+    result = run.train()
+    updates: dict[str, int] = {}
+    for entry in result.history:
+        for role, count in entry["updates"].items():
+            updates[role] = updates.get(role, 0) + count
+    assert {role: computed.count(role) for role in updates} == updates
+    assert all(all(cleared) for cleared in seen)

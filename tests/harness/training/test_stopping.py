@@ -1,0 +1,106 @@
+"""Runs that stop, end and start again in one process: what they keep, continue from and refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.training.outcome import Interrupted, Progress, StopRequest
+from tests.harness.training.tiny import Run, protocol, scripted, summary
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    alone = summary(Run(folder=tmp_path / "alone").train())
+    stop = StopRequest()
+
+    def stop_in_epoch_two(progress: Progress) -> None:
+        if progress.kind == "step" and (progress.epoch, progress.step) == (2, 3):
+            stop.request()
+
+    with pytest.raises(Interrupted, match="stopped in epoch 2 after step 3; run again to go on"):
+        Run(folder=tmp_path / "stopped", stop=stop, report=stop_in_epoch_two).train()
+    steps: list[tuple[int, int]] = []
+
+    def look(progress: Progress) -> None:
+        if progress.kind == "step":
+            steps.append((progress.epoch, progress.step))
+
+    again = Run(folder=tmp_path / "stopped", report=look)
+    assert summary(again.train()) == alone
+    assert steps[0] == (2, 4)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first = summary(Run(folder=tmp_path).train())
+    told: list[str] = []
+    again = Run(folder=tmp_path, report=lambda progress: told.append(progress.kind), validate=scripted())
+    assert summary(again.train()) == first
+    assert "step" not in told
+
+
+def test_a_missing_best_state_starts_the_run_over_and_says_so(tmp_path: Path) -> None:
+    first = summary(Run(folder=tmp_path).train())
+    (tmp_path / "best.safetensors").unlink()
+    notes: list[str] = []
+    again = Run(folder=tmp_path, report=lambda progress: notes.append(progress.text) if progress.text else None)
+    assert summary(again.train()) == first
+    assert any("best state of epoch" in note for note in notes)
+
+
+def test_checkpoints_are_written_by_time(tmp_path: Path) -> None:
+    def checkpoints(minutes: float) -> int:
+        kinds: list[str] = []
+        folder = tmp_path / str(minutes)
+        Run(folder=folder, rules=protocol(checkpoint_minutes=minutes), report=lambda p: kinds.append(p.kind)).train()
+        return kinds.count("checkpoint")
+
+    assert checkpoints(60.0) == 3  # the ends of epochs
+    assert checkpoints(1e-9) == 3 + 12  # and each step
+
+
+def test_a_checkpoint_holds_only_what_is_trained(tmp_path: Path) -> None:
+    run = Run(folder=tmp_path)
+    run.train()
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    trained = {name for name, parameter in run.segmenter.named_parameters() if parameter.requires_grad}
+    assert content["state"].keys() == trained
+    # Adam keeps two moments of each, and the scalars are small.
+    numbers = sum(tensor.numel() for tensor in content["state"].values())
+    assert (tmp_path / "checkpoint.pt").stat().st_size < 3 * 4 * numbers + 400_000
+
+
+def test_a_stop_during_validation_is_heard_before_the_next_epoch(tmp_path: Path) -> None:
+    alone = summary(Run(folder=tmp_path / "alone").train())
+    stop = StopRequest()
+    run = Run(folder=tmp_path / "stopped", stop=stop)
+
+    def validate() -> dict[str, float]:
+        stop.request()
+        return run.scores()
+
+    run.validate = validate
+    with pytest.raises(Interrupted, match="stopped in epoch 2 after step 0"):
+        run.train()
+    assert summary(Run(folder=tmp_path / "stopped").train()) == alone
+
+
+def test_another_runs_checkpoint_is_not_continued(tmp_path: Path) -> None:
+    Run(folder=tmp_path).train()
+    path = tmp_path / "checkpoint.pt"
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "identity": "other"}, path)
+    (tmp_path / "checkpoint.previous.pt").unlink()
+    notes: list[str] = []
+    steps: list[int] = []
+
+    def look(progress: Progress) -> None:
+        if progress.text:
+            notes.append(progress.text)
+        if progress.kind == "step":
+            steps.append(progress.step)
+
+    Run(folder=tmp_path, report=look).train()
+    assert any("belongs to run other" in note for note in notes)
+    assert len(steps) == 12
