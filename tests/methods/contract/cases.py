@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import methods
-from harness.contract.checks import CHECKS
 from harness.contract.case import ContractCase
+from harness.contract.checks import CHECKS
 from harness.registry import METHODS, method_config_class
 
 Options = dict[str, Any]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from harness.contract.checks import CHECKS
 from harness.contract.case import ContractCase
+from harness.contract.checks import CHECKS
 from harness.contract.violation import Violation
 from methods.base import MergeReport
 from methods.bitfit import BitFit
