@@ -15,7 +15,7 @@ from datasets.base import Benchmark, DataOptions, DatasetError
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
-from harness.registry import BENCHMARKS
+from harness.registry import BENCHMARKS, dataset_name, is_own
 from harness.settings.read import load_settings, named
 
 DEFAULT_ROOT = Path("data")
@@ -42,10 +42,13 @@ def parser() -> CommandParser:
     preparing.set_defaults(run=run_prepare)
 
     checking = commands.add_parser("check", help="judge the files by rules; exit code 1 where one fails")
-    checking.add_argument("name", help="benchmark, or all that are found")
+    checking.add_argument("name", help="benchmark, or all that are found; NAME=DIR for data of your own")
     _data(checking)
     checking.add_argument("--split-rule", default="default", help="split rule of the benchmark")
     checking.add_argument("--split-seed", type=int, default=0, help="seed of carved splits")
+    checking.add_argument(
+        "--group", default="", metavar="REGEX", help="of your own data: what in a name keeps images in one split"
+    )
     checking.add_argument("--workers", type=int, default=0, help="processes; 0 for one a core")
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.set_defaults(run=run_check)
@@ -75,7 +78,7 @@ def _folder(arguments: argparse.Namespace, name: str = "") -> Path:
     if arguments.data is not None:
         return Path(arguments.data)
     settings = load_settings()
-    return named(settings, "datasets", BENCHMARKS.resolve).get(name) or settings.data or DEFAULT_ROOT
+    return named(settings, "datasets", dataset_name).get(name) or settings.data or DEFAULT_ROOT
 
 
 @verb
@@ -166,13 +169,18 @@ def run_check(arguments: argparse.Namespace) -> int:
 
     if arguments.workers < 0:
         raise UsageError(f"--workers {arguments.workers} is negative; give a number of processes, or 0 for one a core")
-    options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed)
+    options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed, group=arguments.group)
     if arguments.name == "all":
         names = [name for name in BENCHMARKS.names() if _entry(name, _folder(arguments, name))["found"]]
         if not names:
             raise UsageError(f"nothing is found in {_folder(arguments)}; python -m datasets list says where to get it")
     else:
-        names = [BENCHMARKS.resolve(arguments.name)]
+        name, _, folder = arguments.name.partition("=")
+        if folder:
+            arguments.data = Path(folder).expanduser()
+        names = [_known(name, arguments)]
+    if arguments.group and not is_own(names[0]):
+        raise UsageError("--group is for data of your own; the benchmarks have rules of their own")
     checks = []
     for name in names:
         benchmark = _benchmark(name, options)
@@ -186,6 +194,19 @@ def run_check(arguments: argparse.Namespace) -> int:
         for found in checks:
             _print_check(found)
     return 0 if all(found.passed for found in checks) else 1
+
+
+def _known(name: str, arguments: argparse.Namespace) -> str:
+    """The name of a benchmark, or of data of one's own that the command line or the settings give a folder for."""
+    own = dataset_name(name)
+    if own in BENCHMARKS.names() and not is_own(own):
+        return own
+    if arguments.data is None and own not in named(load_settings(), "datasets", dataset_name):
+        return BENCHMARKS.resolve(name)  # which refuses it
+    from datasets.own import own_folder
+
+    BENCHMARKS.add(own, own_folder(own, _folder(arguments, own))[0])
+    return own
 
 
 def _plain(found: Any) -> dict[str, Any]:

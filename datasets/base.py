@@ -68,6 +68,7 @@ class DataOptions:
         split_rule: ``default``, or a benchmark's own word (cvc612: ``sequences`` | ``pranet``; isic2017: ``val-as-test``;
             camo: ``camo`` | ``camo+cod10k``).
         road_missing_ignore: white missing-imagery areas of the road images become ignore.
+        group: of one's own data: a regular expression; images in whose names it matches the same stay in one split.
         mask_255_only: quirk 11 of InfoSAM: only the value 255 counts as foreground.
     """
 
@@ -75,6 +76,7 @@ class DataOptions:
     split_rule: str = "default"
     road_missing_ignore: bool = False
     mask_255_only: bool = False
+    group: str = ""
 
 
 class Benchmark(ABC):

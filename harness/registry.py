@@ -6,10 +6,12 @@ Listing names imports nothing. A plug-in file calls nothing here: it defines sub
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -124,6 +126,10 @@ class Registry:
         reason = self._fault(loaded)
         return f"{self.kind} {name!r} cannot be used: {reason}" if reason else ""
 
+    def is_fixed(self, name: str) -> bool:
+        """Whether ``name`` is built in or of an installed package."""
+        return name in self._entries
+
     def add(self, name: str, loaded: type) -> None:
         """Register a plug-in's class that nothing refuses."""
         self._loaded[normalise(name)] = loaded
@@ -156,6 +162,58 @@ METHODS = Registry(
     fault=config_fault,
 )
 BENCHMARKS = Registry("benchmark", builtin=datasets.BUILTIN, group=BENCHMARK_GROUP, base="datasets.base:Benchmark")
+
+
+def dataset_name(name: str) -> str:
+    """The canonical name of a benchmark, or of a data set of one's own, which may have any name that is no misspelling.
+
+    Raises:
+        UsageError: nearly a benchmark's name, or none that files can be called by.
+    """
+    from harness.file_names import checked_name
+
+    try:
+        return BENCHMARKS.resolve(name)
+    except UsageError:
+        own = checked_name(normalise(name), what="the data set's name")
+    if not re.fullmatch(r"[a-z0-9_]+", own) or own == "all":
+        raise UsageError(f"the data set's name {name!r} must be of letters, digits, - and _, and not 'all'") from None
+
+    def letters(text: str) -> str:
+        return re.sub(r"[^a-z]", "", text)
+
+    near = difflib.get_close_matches(own, BENCHMARKS.names(), n=1, cutoff=0.8)
+    if near and letters(near[0]) != letters(own):  # isic2018 is no misspelling of isic2017
+        raise UsageError(f"unknown benchmark {name!r} (did you mean {near[0]!r}?)")
+    return own
+
+
+def add_own(name: str, classes: Sequence[str]) -> None:
+    """Make a data set of one's own known as a benchmark, in this process; see `datasets.own`."""
+    from datasets.own import own_benchmark
+
+    BENCHMARKS.add(name, own_benchmark(name, classes))
+
+
+def add_own_of(name: str, rules: Mapping[str, Any]) -> None:
+    """The same from the rules of a run, for a worker or whoever else has nothing but the run; others are left alone.
+
+    Raises:
+        UsageError: the run's benchmark is one of the harness's.
+    """
+    classes = rules.get("own_classes")
+    if not classes:
+        return
+    if dataset_name(name) != name or BENCHMARKS.is_fixed(name) or len(classes) < 2:
+        raise UsageError(f"the run names {name!r} as a data set of one's own, which it cannot be")
+    add_own(name, [str(one) for one in classes])
+
+
+def is_own(name: str) -> bool:
+    """Whether a known benchmark is a data set of one's own."""
+    from datasets.own import OwnBenchmark
+
+    return not BENCHMARKS.is_fixed(name) and issubclass(BENCHMARKS.get(name), OwnBenchmark)
 
 
 def method_config_class(name: str) -> Any:

@@ -33,7 +33,11 @@ def parser() -> CommandParser:
     grid.add_argument(
         "--methods", metavar="A,B[opt=1],…", help="methods, with options in brackets; 'all' for every one"
     )
-    grid.add_argument("--datasets", metavar="A,B,…", help="benchmarks; 'all' for every one")
+    grid.add_argument(
+        "--datasets",
+        metavar="A,B=DIR,…",
+        help="benchmarks; 'all' for every one; NAME=DIR for a folder of your own (docs/own-data.md)",
+    )
     grid.add_argument(
         "--protocol",
         metavar="CARD",

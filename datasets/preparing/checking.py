@@ -21,6 +21,10 @@ from datasets.reading.folder_benchmark import SAMPLE_MARKER
 Status = Literal["passed", "warned", "failed"]
 
 _FILES_LISTED = 20
+INVERTED = (
+    "; inverted? What is looked for must be white (above 127), 1, or any colour of a palette but black: invert the masks, "
+    "such as with ImageMagick's mogrify -negate"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +190,7 @@ def _polarity(prints: Sequence[Fingerprint]) -> Verdict:
     border = statistics.median(found.border_share for found in prints)
     told = f"foreground covers {share:.0%} of the median mask and {border:.0%} of its border"
     status: Status = "failed" if share > 0.5 and border > 0.5 else "passed"
-    return Verdict(rule="mask polarity", status=status, message=told + ("; inverted?" if status == "failed" else ""))
+    return Verdict(rule="mask polarity", status=status, message=told + (INVERTED if status == "failed" else ""))
 
 
 def _classes(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:

@@ -53,6 +53,10 @@ class FolderBenchmark(Benchmark):
     """(width, height) of the images where all original ones are of one size."""
     stretched_copies: ClassVar[bool] = False
     """Copies are around whose images were stretched to squares beside masks of the original shape."""
+    mend: ClassVar[str] = "unpack the archive again"
+    """What messages about missing files say."""
+    whose_splits: ClassVar[str] = "official"
+    """Splits that come with the files, in the words of the rule."""
 
     def __init__(self, options: DataOptions | None = None) -> None:
         super().__init__(options)
@@ -125,7 +129,7 @@ class FolderBenchmark(Benchmark):
         train, val, test, rule = self.arrange(pairs, root=root, layout=layout)
         for name, part in {"train": train, "val": val, **test}.items():
             if not part:
-                raise DatasetError(f"{root}: the {name} split of {self.title} is empty; unpack the archive again")
+                raise DatasetError(f"{root}: the {name} split of {self.title} is empty; {self.mend}")
         for kind, other, files in (("images", "a mask", images), ("masks", "an image", masks)):
             if files:
                 rule += f"; {len(files)} {kind} without {other} left out ({files[0].name}{', …' * (len(files) > 1)})"
@@ -153,10 +157,11 @@ class FolderBenchmark(Benchmark):
                 f"carved (seed {seed}, {len(tested)} test and {len(val)} val by {self.carved_by})",
             )
         test = {name: parts.get(name, ()) for name in self.test_splits}
+        whose = _WHOSE_SPLITS.get(layout.name, self.whose_splits)
         if parts.get("val"):
-            return parts["train"], parts["val"], test, _WHOSE_SPLITS.get(layout.name, "official")
+            return parts["train"], parts["val"], test, whose
         train, val, rule = self.carve_val(parts["train"])
-        return train, val, test, f"{_WHOSE_SPLITS.get(layout.name, 'official')} test; {rule}"
+        return train, val, test, f"{whose} test; {rule}"
 
     def split_by_list(self, pairs: Sequence[Pair], name: str) -> Arranged | None:
         """Test images by a committed list of stems, validation carved from the rest; None where none is there."""
@@ -172,7 +177,7 @@ class FolderBenchmark(Benchmark):
         """Validation from training images, as (train, val, rule in words)."""
         seed = self.options.split_seed
         if not pairs:
-            raise DatasetError(f"the train split of {self.title} is empty; unpack the archive again")
+            raise DatasetError(f"the train split of {self.title} is empty; {self.mend}")
         train, val = splitting.carve(
             pairs, count=splitting.share(len(pairs), self.val_fraction), seed=seed, group=self.group
         )
@@ -184,9 +189,7 @@ class FolderBenchmark(Benchmark):
     def _refuse_unpaired(self, parts: Mapping[str, Paired]) -> tuple[Path, ...]:
         unpaired = tuple(path for part in parts.values() for path in part.unpaired_images)
         if unpaired and not self.unpaired_allowed:
-            raise DatasetError(
-                f"{len(unpaired)} images of {self.title} have no mask, first {unpaired[0]}; unpack the archive again"
-            )
+            raise DatasetError(f"{len(unpaired)} images of {self.title} have no mask, first {unpaired[0]}; {self.mend}")
         return unpaired
 
     def notes(self, pairs: Sequence[Pair], *, layout: Layout) -> list[str]:

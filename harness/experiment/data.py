@@ -10,7 +10,7 @@ from datasets.base import Benchmark, DatasetError, Pair
 from harness.planning.data import data_fingerprint, data_options, manifest_hash
 from harness.protocols.load import from_rules
 from harness.records.schema import Run
-from harness.registry import BENCHMARKS
+from harness.registry import BENCHMARKS, add_own_of
 from harness.training.batches import choose
 from harness.training.images import ImageSource
 
@@ -51,6 +51,7 @@ def open_data(run: Run, root: Path, *, cache: Path | None = None) -> RunData:
         DatasetError: the files are not those that the run was planned with.
     """
     rules = from_rules(run.rules)
+    add_own_of(run.benchmark, run.rules)
     benchmark: Benchmark = BENCHMARKS.get(run.benchmark)(data_options(rules, run.benchmark))
     splits = benchmark.splits(root)
     known = run.data_fingerprint

@@ -27,7 +27,7 @@ from harness.models.build import plain_sam
 from harness.models.checkpoint import read_tensors
 from harness.protocols.load import from_rules
 from harness.records.schema import Run
-from harness.registry import load_plugin
+from harness.registry import add_own_of, load_plugin
 
 TOLERANCE = 1e-4
 """Largest difference of mask logits, relative to their largest magnitude, that passes as equal after reloading."""
@@ -73,6 +73,7 @@ def answer(order: str) -> None:
     for path in asked["plugins"]:
         load_plugin(Path(path))
     run = Run(**asked["run"])
+    add_own_of(run.benchmark, run.rules)
     expected = load_file(asked["expected"])
     if asked["adapter_only"]:
         checkpoint = Path(asked["checkpoint"]) if asked["checkpoint"] else None

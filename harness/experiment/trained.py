@@ -20,7 +20,7 @@ from harness.models.segmenter import Segmenter
 from harness.records.checkpoints import noted
 from harness.records.schema import Run
 from harness.records.store import RecordStore
-from harness.registry import BENCHMARKS
+from harness.registry import BENCHMARKS, add_own_of
 from harness.training.checkpoint import BEST
 from methods.base import Method
 
@@ -125,6 +125,7 @@ def adapter(file: Path) -> Trained:
         run = TypeAdapter(dict[str, Run]).validate_json(said, strict=True)["run"]
     except (ValidationError, KeyError) as error:
         raise UsageError(f"{file} names no run of this harness; write it with harness.export --adapter-only") from error
+    add_own_of(run.benchmark, run.rules)
     return Trained(run=run, state=state, checkpoints={})
 
 
@@ -138,6 +139,7 @@ def of_results(results: Path, key: str) -> Trained:
     file = results / "state" / run.key / BEST
     if not file.is_file():
         raise UsageError(f"run {run.key} has no trained state at {file}; run it again to get one")
+    add_own_of(run.benchmark, run.rules)
     return Trained(run=run, state=read_tensors(file), checkpoints=noted(results))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets.own import own_folder
 from harness.errors import UsageError
 from harness.models.catalog import resolve_backbone
 from harness.models.checkpoint import checkpoint_paths
@@ -17,7 +18,7 @@ from harness.planning.tuning import Tuning, parse_tune
 from harness.planning.words import expand, parse_entry, parse_roots, parse_seeds, usable
 from harness.protocols.load import load_protocol
 from harness.records.schema import Run
-from harness.registry import BENCHMARKS, METHODS
+from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
 from harness.settings.read import Settings, named
 from harness.validation import parse_assignments
 
@@ -62,8 +63,9 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     overrides = {**values.pop("set", {}), **overrides}
     if arguments.methods:
         values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, usable(METHODS)))
+    folders: dict[str, Path] = {}
     if arguments.datasets:
-        values["benchmarks"] = tuple(expand(arguments.datasets, usable(BENCHMARKS)))
+        values["benchmarks"], folders = _benchmarks(arguments, settings)
     for needed, example in (("entries", "--methods lora,naslora"), ("benchmarks", "--datasets all")):
         if not values.get(needed):
             raise UsageError(f"say {example} (or --study NAME for a whole table; --help lists everything)")
@@ -74,7 +76,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     elif "seeds" not in values and settings.seeds:
         values["seeds"] = parse_seeds(settings.seeds, name=f"{settings.origins['seeds'].name}: seeds")
 
-    given = {BENCHMARKS.resolve(name): path for name, path in parse_roots(arguments.dataset_root).items()}
+    given = {dataset_name(name): path for name, path in parse_roots(arguments.dataset_root).items()} | folders
     files = checkpoint_paths(arguments.checkpoint)
     checkpoints = files if "" in files else {**named(settings, "checkpoints", resolve_backbone), **files}
     has_data = bool(arguments.data or given or settings.data or settings.datasets)
@@ -84,7 +86,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     generated = load_protocol(values["protocol"], split_overrides(overrides)[0]).data == "sample"
     roots = given
     if not arguments.data and not generated:  # a folder of the command line beats all that settings say of data
-        roots = {**named(settings, "datasets", BENCHMARKS.resolve), **given}
+        roots = {**named(settings, "datasets", dataset_name), **given}
     request = Request(
         **values,
         overrides=overrides,
@@ -96,6 +98,36 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
         skip_missing=arguments.skip_missing,
     )
     return Asked(request=request, cluster_overrides=of_cluster, tuning=tuning_of(arguments, request), note=note)
+
+
+def _benchmarks(arguments: argparse.Namespace, settings: Settings) -> tuple[tuple[str, ...], dict[str, Path]]:
+    """The words of ``--datasets`` as names, and the folders of those that bring one: ``NAME=DIR``, or a data set of one's
+    own that ``--dataset-root`` or the settings name.
+
+    Raises:
+        UsageError, DatasetError: an unknown name, or no data set in the folder.
+    """
+    given = {dataset_name(name): path for name, path in parse_roots(arguments.dataset_root).items()}
+    names: list[str] = []
+    folders: dict[str, Path] = {}
+    known = [name for name in usable(BENCHMARKS) if not is_own(name)]
+    for word in expand(arguments.datasets, known):
+        name, equals, folder = word.partition("=")
+        if not equals:
+            name = dataset_name(word)
+            there = {} if name in known else {**named(settings, "datasets", dataset_name), **given}
+            if name not in there:
+                names.append(BENCHMARKS.resolve(word))
+                continue
+            folder = str(there[name])
+        if not name.strip() or not folder:
+            raise UsageError(f"--datasets {word!r} is not NAME=DIR, such as --datasets mine=/data/mine")
+        names.append(name := dataset_name(name))
+        folders[name] = Path(folder).expanduser()
+        if name not in known:
+            made, folders[name] = own_folder(name, folders[name])
+            BENCHMARKS.add(name, made)
+    return tuple(names), folders
 
 
 def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
@@ -164,6 +196,6 @@ def checkpoint_of(run: Run, settings: Settings) -> Path | None:
 
 def folder_of(run: Run, settings: Settings) -> Path | None:
     """Where the files of a finished run's benchmark are set to lie; None for generated images."""
-    if run.rules.get("data") == "sample":
+    if run.rules.get("data") == "sample" and not run.rules.get("own_classes"):
         return None
-    return named(settings, "datasets", BENCHMARKS.resolve).get(run.benchmark) or settings.data
+    return named(settings, "datasets", dataset_name).get(run.benchmark) or settings.data

@@ -6,10 +6,11 @@ No torch here, unless there is a checkpoint to look into: planning a thousand ru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from datasets.base import DatasetError
+from harness.errors import UsageError
 from harness.models.catalog import resolve_backbone
 from harness.models.checkpoint import require_finite
 from harness.models.fingerprints import fingerprint, is_remembered, short_fingerprint
@@ -22,7 +23,7 @@ from harness.planning.rows import method_row, split_overrides
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve
 from harness.records.schema import Run, content_hash
-from harness.registry import BENCHMARKS, METHODS
+from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
     digest = protocol_hash(protocol)
     planned = list(dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks))
     for name in planned:
-        rules = resolve(protocol, name)
+        rules = _own_rules(name, resolve(protocol, name))
         try:
             data, images[name] = _data(name, rules, request, prepare_samples)
         except DatasetError as error:
@@ -219,7 +220,8 @@ def _data(
     else:
         root = benchmark.locate(request.data_root)
     splits = benchmark.splits(root)
-    note = "generated samples" if rules.data == "sample" else splits.note
+    generated = rules.data == "sample" and not rules.own_classes
+    note = "generated samples" if generated else splits.note
     tests = sum(map(len, splits.test.values()))
     images = Images(train=len(splits.train), val=len(splits.val), test=tests)
     data = _Data(
@@ -232,6 +234,23 @@ def _data(
     return data, images
 
 
+def _own_rules(name: str, rules: Protocol) -> Protocol:
+    """With what makes a data set of one's own known to whoever has the run alone.
+
+    Raises:
+        UsageError: a rule that is not for this benchmark.
+    """
+    if rules.own_classes:
+        raise UsageError("own_classes is read from classes.txt in the folder of the data; it cannot be set")
+    if is_own(name):
+        return replace(rules, own_classes=BENCHMARKS.get(name).class_names)
+    if rules.group:
+        raise UsageError(
+            f"group is for data of your own, and {name} has its own rule; --set benchmarks.NAME.group=REGEX sets it for one"
+        )
+    return rules
+
+
 def _one_mask_line(benchmark: str) -> str:
     return (
         f"{benchmark}: mask_tokens is 1, so every pixel of an image gets the same class (quirk 10); "
@@ -242,7 +261,7 @@ def _one_mask_line(benchmark: str) -> str:
 def _absent_lines(absent: Mapping[str, str], request: Request) -> list[str]:
     """One line a benchmark, or one for all of them where there is no folder to look into."""
     root = request.data_root
-    elsewhere = {BENCHMARKS.resolve(name) for name in request.dataset_roots}
+    elsewhere = {dataset_name(name) for name in request.dataset_roots}
     shared = [name for name in absent if name not in elsewhere and (root is None or not root.is_dir())]
     lines = []
     if shared:

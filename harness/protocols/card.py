@@ -5,6 +5,7 @@ Fields marked *paper* are stated by a paper, *code* read in released code, *ours
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -100,7 +101,9 @@ class Protocol:
         fused_attention, batched_decoder, cache_embeddings, fused_cell: optimisations, each equal
             to the plain way and each off with one field.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
-        split_rule: see `datasets.base.DataOptions`; road_missing_ignore likewise.
+        split_rule: see `datasets.base.DataOptions`; road_missing_ignore and group likewise.
+        own_classes: of one's own data, the names of its classes, so that a run is known by them and can be made anywhere;
+            planning fills it in, and it is empty for the harness's benchmarks.
         evaluation: see `Conventions`.
         quirks: see `Quirks`.
         methods: method name -> configuration overrides of this card.
@@ -121,6 +124,8 @@ class Protocol:
     split_rule: str = "default"
     split_seed: int = 0
     road_missing_ignore: bool = False
+    group: str = ""
+    own_classes: tuple[str, ...] = ()
     epochs: int = 30
     batch_size: int = 4
     accumulate: int = 1
@@ -167,6 +172,7 @@ class Protocol:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise ValueError(f"{name}={shown(value)} must be at least {least} and at most {most}")
+        _check_pattern(self.group)
         for name in ("lr", "eps", "checkpoint_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
@@ -177,3 +183,12 @@ class Protocol:
             if not fits:
                 bound = "each above 0" if name == "pixel_std" else "in [0, 1)"
                 raise ValueError(f"{name}={list(getattr(self, name))} must be {bound}")
+
+
+def _check_pattern(text: str) -> None:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"group={shown(text)} is no regular expression: {error}") from error
+    if len(text) > 200:
+        raise ValueError(f"group={shown(text)} must be at most 200 characters")

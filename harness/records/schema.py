@@ -38,6 +38,8 @@ ADDED_LATER: dict[str, Any] = {
     "match_class_weight": None,
     "match_mask_weight": None,
     "match_dice_weight": None,
+    "group": "",
+    "own_classes": [],
 }
 """Rules younger than the first records: left out of keys and hashes at the value that those records were made with."""
 

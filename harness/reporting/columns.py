@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.records.schema import Record, Run
-from harness.reporting.names import PAPER_METRICS, benchmark_title, metric
+from harness.reporting.names import PAPER_METRICS, USUAL_METRICS, benchmark_title, metric
 from harness.studies import Study
 
 
@@ -60,7 +60,8 @@ def _metrics(benchmark: str, seen: set[str], *, study: Study | None, metrics: Se
         return tuple(name for name in metrics if name in seen or not seen)
     if study is not None and study.table.metrics != "paper":
         return tuple(study.table.metrics)
-    return PAPER_METRICS.get(benchmark) or tuple(sorted(seen)) or ("iou",)
+    usual = tuple(name for name in USUAL_METRICS if name in seen)
+    return PAPER_METRICS.get(benchmark) or usual or tuple(sorted(seen)) or ("iou",)
 
 
 def _splits(benchmark: str, seen: Mapping[str, object], *, study: Study | None) -> tuple[str, ...]:

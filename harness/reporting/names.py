@@ -63,6 +63,9 @@ PAPER_METRICS = {
     "trans10k_v2": ("miou", "accuracy"),
 }
 
+USUAL_METRICS = ("s_measure", "iou", "dice", "miou", "accuracy")
+"""What other benchmarks are shown by, as far as they are scored so: binary ones by the first three."""
+
 METHOD_ORDER = tuple(METHODS.names())
 """Rows without a study: coarse baselines first, the methods under test last."""
 

@@ -46,7 +46,7 @@ def differences(ours: Rules, card: Rules) -> dict[str, tuple[Any, Any]]:
     """Fields in which the two differ; one that only one of them has is `NOT_THERE` in the other.
 
     A budget of epochs under a card with one of updates is no difference: planning gives it to methods for which the two
-    are the same runs.
+    are the same runs. The classes of one's own data are no rule that a card could have.
     """
     first, second = flat(ours), flat(card)
     return {
@@ -54,6 +54,7 @@ def differences(ours: Rules, card: Rules) -> dict[str, tuple[Any, Any]]:
         for name in [*PROMINENT, *sorted((first.keys() | second.keys()) - {*PROMINENT})]
         if first.get(name, NOT_THERE) != second.get(name, NOT_THERE)
         and (name, first.get(name), second.get(name)) != ("budget", "epochs", "updates")
+        and name != "own_classes"
     }
 
 

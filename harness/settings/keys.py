@@ -80,7 +80,7 @@ KEYS = (
     Key(
         name="datasets",
         kind="table",
-        help="folders of single benchmarks that lie elsewhere",
+        help="folders of single benchmarks that lie elsewhere, and of data of your own by any name",
         example='kvasir = "/data/Kvasir-SEG"',
         option="--dataset-root",
     ),

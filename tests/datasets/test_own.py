@@ -1,0 +1,258 @@
+"""Folders of one's own as benchmarks: every layout, binary and several classes, given and carved splits, groups."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.__main__ import main
+from datasets.base import Benchmark, DataOptions, DatasetError, Splits
+from datasets.own import own_folder, read_classes
+from harness.registry import dataset_name
+
+STEMS = [f"site{site}_r{row}c0" for site in range(8) for row in range(3)]
+
+
+def _image(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (24, 30, 3), dtype=np.uint8)).save(path)
+
+
+def _mask(path: Path, values: tuple[int, ...] = (0, 255)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.full((24, 30), values[0], dtype=np.uint8)
+    for place, value in enumerate(values[1:]):
+        mask[8:12, 6 * place + 2 : 6 * place + 6] = value
+    Image.fromarray(mask).save(path)
+
+
+def _write(root: Path, images: str = "images", masks: str = "masks", stems: list[str] = STEMS, **kind: tuple) -> None:
+    for index, stem in enumerate(stems):
+        _image(root / images / f"{stem}.jpg", index)
+        _mask(root / masks / f"{stem}_mask.png", **kind)
+
+
+def _opened(root: Path, **options: str) -> tuple[Benchmark, Splits]:
+    made, found = own_folder("mine", root)
+    benchmark = made(DataOptions(**options))  # type: ignore[arg-type]
+    return benchmark, benchmark.splits(found)
+
+
+def _flat(root: Path) -> None:
+    _write(root)
+
+
+def _nested(root: Path) -> None:
+    _write(root / "unpacked", "img", "labels")
+
+
+def _split_outside(root: Path) -> None:
+    for split, stems in (("train", STEMS[:16]), ("valid", STEMS[16:20]), ("test", STEMS[20:])):
+        _write(root / split, stems=stems)
+
+
+def _split_inside(root: Path) -> None:
+    for split, stems in (("train", STEMS[:16]), ("val", STEMS[16:20]), ("test", STEMS[20:])):
+        _write(root, f"images/{split}", f"masks/{split}", stems)
+
+
+def _lists(root: Path) -> None:
+    _write(root)
+    for split, stems in (("train", STEMS[:16]), ("val", STEMS[16:20]), ("test", STEMS[20:])):
+        (root / f"{split}.txt").write_text("\n".join(stems))
+
+
+def _csv(root: Path, **parts: list[str]) -> None:
+    _write(root, "a", "b")
+    for name, stems in parts.items():
+        (root / f"{name}.csv").write_text("image,label\n" + "".join(f"a/{s}.jpg,b/{s}_mask.png\n" for s in stems))
+
+
+def _csvs(root: Path) -> None:
+    _csv(root, train=STEMS[:16], val=STEMS[16:20], test=STEMS[20:])
+
+
+def _one_csv(root: Path) -> None:
+    _csv(root, everything=STEMS)
+
+
+GIVEN, CARVED = (16, 4, 4), (20, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("write", "sizes", "rule"),
+    [
+        (_flat, CARVED, "carved (seed 0, 2 test and 2 val by hashed stem)"),
+        (_nested, CARVED, "carved (seed 0, 2 test and 2 val by hashed stem)"),
+        (_split_outside, GIVEN, "given"),
+        (_split_inside, GIVEN, "given"),
+        (_lists, GIVEN, "lists in "),
+        (_csvs, GIVEN, "given"),
+        (_one_csv, CARVED, "carved (seed 0"),
+    ],
+)
+def test_every_layout_gives_its_pairs_and_says_how_they_were_split(
+    tmp_path: Path, write: Callable[[Path], None], sizes: tuple[int, int, int], rule: str
+) -> None:
+    write(tmp_path / "set")
+
+    benchmark, splits = _opened(tmp_path / "set")
+
+    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == sizes
+    assert splits.rule.startswith(rule)
+    assert {pair.stem for pair in (*splits.train, *splits.val, *splits.test["test"])} == set(STEMS)
+    sample = benchmark.read(splits.train[0])
+    assert sample.image.shape == (24, 30, 3)
+    assert set(np.unique(sample.mask)) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        (("train",), "carved (seed 0, 2 test and 2 val"),
+        (("train", "test"), "given test; val carved (seed 0"),
+        (("train", "val"), "given val; test carved (seed 0"),
+    ],
+)
+def test_splits_that_are_missing_are_carved_from_training_images(
+    tmp_path: Path, given: tuple[str, ...], rule: str
+) -> None:
+    for number, split in enumerate(given):
+        _write(tmp_path / split, stems=STEMS if not number else [f"other{k}" for k in range(3)])
+
+    _, splits = _opened(tmp_path)
+
+    assert splits.rule.startswith(rule)
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test["test"]}
+    assert all(parts.values())
+    for split in given[1:]:
+        assert {pair.stem for pair in parts[split]} == {"other0", "other1", "other2"}
+
+
+def test_a_group_rule_keeps_what_belongs_together_on_one_side(tmp_path: Path) -> None:
+    _write(tmp_path)
+
+    _, splits = _opened(tmp_path, group=r"(.+)_r\d+c\d+")
+
+    sides = [{pair.stem.partition("_")[0] for pair in part} for part in (splits.train, splits.val, splits.test["test"])]
+    assert len(set().union(*sides)) == sum(map(len, sides))
+    assert "by groups of" in splits.rule
+    _, alone = _opened(tmp_path)
+    assert {pair.stem.partition("_")[0] for pair in alone.test["test"]} & {
+        pair.stem.partition("_")[0] for pair in alone.train
+    }
+    with pytest.raises(DatasetError, match="fits no part of the name 'site0_r0c0'"):
+        _opened(tmp_path, group="patient(.)")
+
+
+def test_classes_make_it_one_of_several_classes_and_255_is_ignored(tmp_path: Path) -> None:
+    _write(tmp_path, values=(0, 1, 2, 255))
+    (tmp_path / "classes.txt").write_text("ground\ntree\n\nhouse\n")
+
+    benchmark, splits = _opened(tmp_path)
+
+    assert (benchmark.task, benchmark.num_classes, benchmark.class_names) == (
+        "multiclass",
+        3,
+        ("ground", "tree", "house"),
+    )
+    assert (benchmark.metrics, benchmark.selection_metric) == (("miou", "accuracy"), "miou")
+    assert set(np.unique(benchmark.read(splits.val[0]).mask)) == {0, 1, 2, 255}
+    assert pickle.loads(pickle.dumps(benchmark)).class_names == benchmark.class_names
+    (tmp_path / "classes.txt").write_text("ground\ntree\n")
+    binary, splits = _opened(tmp_path)
+    assert binary.task == "binary"
+
+
+@pytest.mark.parametrize("text", ["one\n", "a\na\n", "", "x" * 100 + "\nb", "\n".join(map(str, range(300)))])
+def test_a_list_of_classes_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=r"classes\.txt"):
+        read_classes(path)
+
+
+def _colours(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colours = np.zeros((24, 30, 3), dtype=np.uint8)
+    colours[:8] = (255, 0, 0)
+    Image.fromarray(colours).save(path)
+
+
+def _palette(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.tile(np.arange(3, dtype=np.uint8), (24, 10)))
+    image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    image.save(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "classes", "message"),
+    [
+        (_palette, "", "a binary palette has two; masks are binary as long as there is no classes.txt"),
+        (_colours, "a\nb\nc\n", "masks of several classes hold one index a pixel (grey or palette PNG), not colours"),
+        (_palette, "", "for several classes name them there"),
+        (lambda path: _mask(path, (0, 7)), "a\nb\nc\n", "class indices 7, and classes.txt names 3 classes, so 0 to 2"),
+    ],
+)
+def test_check_explains_masks_that_do_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None], classes: str, message: str
+) -> None:
+    _write(tmp_path, values=(0, 1, 2) if classes else (0, 255))
+    if classes:
+        (tmp_path / "classes.txt").write_text(classes)
+    spoil(tmp_path / "masks" / f"{STEMS[0]}_mask.png")
+
+    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 1
+
+    assert message in capsys.readouterr().out
+
+
+def test_check_explains_inverted_masks_and_passes_good_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _write(tmp_path / "good")
+    _write(tmp_path / "inverted", values=(255, 0))
+
+    assert main(["check", f"mine={tmp_path / 'good'}", "--workers", "1", "--group", r"(.+)_r\d"]) == 0
+    assert "groups of (.+)_r" in capsys.readouterr().out
+    assert main(["check", "mine", "--data", str(tmp_path / "inverted"), "--workers", "1"]) == 1
+    assert "inverted? What is looked for must be white" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["kvazir=DIR"], "did you mean 'kvasir'"),
+        (["mine"], "unknown benchmark 'mine'"),
+        (["mine=/no/such/folder"], "no folder /no/such/folder for mine"),
+        (["mine=EMPTY"], "is no data set that mine could be; give a folder with images/ and masks/"),
+        (["../x=DIR"], "holds a slash"),
+        (["kvasir", "--group", "x"], "--group is for data of your own"),
+        (["mine=TWO"], "holds several data sets"),
+        (["mine=DIR", "--group", "("], "is no regular expression"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    _write(tmp_path / "DIR")
+    _write(tmp_path / "TWO" / "a")
+    _write(tmp_path / "TWO" / "b")
+    (tmp_path / "EMPTY").mkdir()
+    words = [word.replace("=DIR", f"={tmp_path}/DIR").replace("=TWO", f"={tmp_path}/TWO") for word in arguments]
+    words = [word.replace("=EMPTY", f"={tmp_path}/EMPTY") for word in words]
+
+    assert main(["check", *words, "--workers", "1"]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_the_names_of_nearly_a_benchmark_are_free_where_only_numbers_differ() -> None:
+    assert dataset_name("ISIC-2018") == "isic_2018"
+    assert dataset_name("Kvasir") == "kvasir"
+    assert dataset_name("tiles") == "tiles"
