@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from harness.evaluation.evaluate import Item, evaluate_split
 from harness.evaluation.names import CLASSES, OVERLAP, SALIENCY, higher_is_better
 from harness.evaluation.scorer import SplitScorer
 from harness.experiment.building import attached_segmenter
-from harness.experiment.data import open_data
+from harness.experiment.data import RunData, open_data
 from harness.experiment.environment import environment
 from harness.experiment.failure import one_line, reason_code
 from harness.experiment.number_code import number_code
@@ -36,7 +37,7 @@ from harness.protocols.load import from_rules
 from harness.records.images import GROUP
 from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
-from harness.registry import METHODS, load_plugin
+from harness.registry import BENCHMARKS, METHODS, load_plugin
 from harness.training.distributed import join, leave
 from harness.training.embeddings import EmbeddingCache, RememberedEmbeddings, encoder_fingerprint, encoder_is_frozen
 from harness.training.feeding import DTYPES, normalise
@@ -127,12 +128,23 @@ class Experiment:
         self.remembered: RememberedEmbeddings | None = None
         """Embeddings of scored images, where the encoder is frozen."""
 
+    @cached_property
+    def data(self) -> RunData:
+        """Opened when somebody asks: a run whose files are gone fails with their name, and has a record all the same."""
+        return open_data(self.run, Path(self.job.dataset_root), cache=Path(self.job.results) / "cache" / "images")
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Quirk 7: released code counts the classes that the training masks show."""
+        if self.data.benchmark.task == "multiclass" and self.rules.quirks.class_count == "released":
+            masks = (self.data.train.mask_input(index) for index in range(len(self.data.train)))
+            return 1 + max(int(mask[mask != 255].max(initial=0)) for mask in masks)
+        return self.data.benchmark.num_classes
+
     def train(self, *, workers: Any, stop: StopRequest | None) -> TrainingResult:
         """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""
         self._require_checkpoint()
-        self.data = open_data(self.run, Path(self.job.dataset_root), cache=Path(self.job.results) / "cache" / "images")
         self.counts = self.data.counts
-        self.num_classes = self._count_classes()
         segmenter, method = self._attached()
         self.parameters = count_parameters(segmenter)
         if self.rules.cache_embeddings and encoder_is_frozen(method, segmenter):
@@ -218,7 +230,7 @@ class Experiment:
 
     def _number_code(self) -> dict[str, str]:
         method = METHODS.get(self.run.method)
-        return number_code(method, method.config_class, type(self.data.benchmark))
+        return number_code(method, method.config_class, BENCHMARKS.get(self.run.benchmark))
 
     def discard_checkpoints(self) -> None:
         """What only an unfinished run needs."""
@@ -230,13 +242,6 @@ class Experiment:
         path = self.job.checkpoint
         if path and not is_checkpoint(Path(path), self.run.checkpoint):
             raise UsageError(f"the checkpoint {path} changed since this run was planned; plan it again")
-
-    def _count_classes(self) -> int:
-        """Quirk 7: released code counts the classes that the training masks show."""
-        if self.data.benchmark.task == "multiclass" and self.rules.quirks.class_count == "released":
-            masks = (self.data.train.mask_input(index) for index in range(len(self.data.train)))
-            return 1 + max(int(mask[mask != 255].max(initial=0)) for mask in masks)
-        return self.data.benchmark.num_classes
 
     def _attached(self) -> tuple[nn.Module, Method]:
         checkpoint = Path(self.job.checkpoint) if self.job.checkpoint else None

@@ -209,7 +209,7 @@ def test_plan_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     grid = ["--protocol", "nas-lora", "--backbone", "vit_h", "--methods", "all", "--datasets", "all"]
     assert main([*grid, "--plan", "--results", str(tmp_path)]) == 1
     text = capsys.readouterr().out
-    assert "126 runs" in text
+    assert "135 runs" in text
     assert "4,020,096" in text
     assert len([line for line in text.splitlines() if line.startswith("missing: ")]) == 2
     assert not any(tmp_path.iterdir())
