@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from datasets.base import Benchmark, DatasetError, Pair
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
+from harness.planning.data import data_options
+from harness.protocols.load import from_rules
+from harness.records.schema import Record
+from harness.registry import BENCHMARKS
 from harness.reporting.figures import FIGURES, draw, resolve
 from harness.reporting.figures.checking import figure_files, wrong_figures
-from harness.reporting.figures.material import Material, NothingToDrawError, materials
+from harness.reporting.figures.material import Material, NothingToDrawError, PictureOf, materials
 from harness.reporting.figures.style import FORMATS, Format, encoded
 from harness.settings.options import add_results, results_of
+from harness.settings.read import load_settings
 from harness.streams import say
 from harness.studies import load_study
 
@@ -29,7 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     wanted = list(FIGURES) if "all" in options.names else [resolve(name) for name in options.names]
     formats = _formats(options.format)
     found = materials(
-        options.results, study=load_study(options.study) if options.study else None, baseline=options.baseline
+        options.results,
+        study=load_study(options.study) if options.study else None,
+        baseline=options.baseline,
+        picture_of=pictures(options.results, data=options.data) if "masks" in wanted else None,
     )
     out = options.out or options.results / "figures"
     reasons: list[str] = []
@@ -47,6 +61,45 @@ def main(argv: list[str] | None = None) -> int:
         say(reason)
     print(f"{written} figures written below {out}")
     return 0
+
+
+def pictures(results: Path, *, data: Path | None) -> PictureOf:
+    """Images of a run's test split as the network sees them: from ``data``, from where they are set to lie, or from the
+    generated samples; none where they are not at hand, unless ``data`` was given.
+
+    Raises:
+        DatasetError: ``data`` holds no such benchmark.
+    """
+    from PIL import Image
+
+    settings = load_settings()
+
+    @cache
+    def pairs(name: str, rules: str) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
+        run_rules = json.loads(rules)
+        benchmark: Benchmark = BENCHMARKS.get(name)(data_options(from_rules(run_rules), name))
+        samples = results / "sample-data" / name
+        set_to = settings.data if run_rules.get("data") != "sample" else samples if samples.is_dir() else None
+        folder = data or set_to
+        if folder is None:
+            return None
+        try:
+            splits = benchmark.splits(benchmark.locate(folder))
+        except DatasetError:
+            if data is not None:
+                raise
+            return None
+        return benchmark, {(split, pair.stem): pair for split, mine in splits.test.items() for pair in mine}
+
+    def picture_of(record: Record, split: str, stem: str) -> Any:
+        opened = pairs(record.run.benchmark, json.dumps(record.run.rules, sort_keys=True))
+        if opened is None or (pair := opened[1].get((split, stem))) is None:
+            return None
+        side = int(record.run.rules["image_size"])
+        image = Image.fromarray(opened[0].read(pair).image)
+        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+
+    return picture_of
 
 
 def _write(name: str, material: Material, out: Path, formats: list[Format]) -> int:
@@ -90,6 +143,9 @@ def parser() -> CommandParser:
     add_results(p)
     p.add_argument("--study", metavar="NAME", help="only the rows, benchmarks and seeds of a study")
     p.add_argument("--baseline", default="", metavar="ROW", help="label of the row to compare with (default: LoRA's)")
+    p.add_argument(
+        "--data", type=Path, metavar="DIR", help="masks: the benchmarks' folder, to show images too (default: as set)"
+    )
     p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: figures below the results folder)")
     p.add_argument("--format", default=",".join(FORMATS), metavar="NAMES", help=f"default: {','.join(FORMATS)}")
     p.add_argument(

@@ -28,6 +28,7 @@ from harness.experiment.building import attached_segmenter
 from harness.experiment.data import RunData, open_data
 from harness.experiment.environment import environment
 from harness.experiment.failure import one_line, reason_code
+from harness.experiment.kept import kept_masks
 from harness.experiment.number_code import number_code
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import probabilities
@@ -35,6 +36,7 @@ from harness.planning.job import Job
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
 from harness.records.images import GROUP
+from harness.records.masks import KeptMask, encoded_masks
 from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS, load_plugin
@@ -78,12 +80,13 @@ def run_experiment(
     workers = join(device=device)
     experiment = Experiment(job, device=device, tell=progress or (lambda _: None))
     store = RecordStore(Path(job.results))
-    images = ""
+    images, masks = "", b""
     try:
         trained = experiment.train(workers=workers, stop=stop)
         record = experiment.record("OK")
         if workers.leads:
             record, images = experiment.test(record, trained)
+            masks = encoded_masks(experiment.kept)
     except Interrupted:
         raise
     except Exception as error:
@@ -95,7 +98,7 @@ def run_experiment(
         leave(workers)
     record = complete(replace(record, finished=datetime.now(UTC).isoformat(timespec="seconds")))
     if workers.leads:
-        store.write(record, images)
+        store.write(record, images, masks)
         if record.code == "OK":
             experiment.discard_checkpoints()
     return record
@@ -127,6 +130,8 @@ class Experiment:
         self.counts: dict[str, int] = {}
         self.remembered: RememberedEmbeddings | None = None
         """Embeddings of scored images, where the encoder is frozen."""
+        self.kept: list[KeptMask] = []
+        """Masks that `test` keeps of a few images, by the best checkpoint."""
 
     @cached_property
     def data(self) -> RunData:
@@ -185,6 +190,14 @@ class Experiment:
             scores[variant], images[variant] = self._score(
                 segmenter, self.data.tests, metrics=metrics, stage=f"test {variant}"
             )
+            if variant == "best":
+                self.kept = kept_masks(
+                    self.data.tests,
+                    count=self.rules.keep_masks,
+                    predict=self._predictor(segmenter),
+                    read=self._input,
+                    threshold=self.rules.evaluation.threshold if metrics is BINARY_METRICS else None,
+                )
         if "last" not in scores:
             scores["last"] = scores["best"]
         validated = [entry["val"] for entry in trained.history if entry["epoch"] == trained.selected_epoch]

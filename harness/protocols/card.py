@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("class_weight", "mask_weight", "dice_weight"), (0, 10**9)),
     **dict.fromkeys(("match_class_weight", "match_mask_weight", "match_dice_weight"), (0, 10**9)),
     "flip": (0, 1),
+    "keep_masks": (0, 100),
 }
 """Least and largest value of a field; what no machine could do is refused before it is tried."""
 
@@ -100,6 +101,7 @@ class Protocol:
         activation_checkpointing: recompute block activations in backward.
         fused_attention, batched_decoder, cache_embeddings, fused_cell: optimisations, each equal
             to the plain way and each off with one field.
+        keep_masks: the predicted masks of so many test images, the same for every method and seed, stay beside the record.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
         split_rule: see `datasets.base.DataOptions`; road_missing_ignore and group likewise.
         own_classes: of one's own data, the names of its classes, so that a run is known by them and can be made anywhere;
@@ -157,6 +159,7 @@ class Protocol:
     batched_decoder: bool = True
     cache_embeddings: bool = True
     cache_images: bool = True
+    keep_masks: int = 6
     fused_cell: bool = True
     merge: tuple[Literal["exact", "conv", "calibrated"], ...] = ()
     calibration_images: int = 16

@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.records.architecture import read_architecture
 from harness.records.files import BESIDE
 from harness.records.images import ImageScores, all_image_scores
+from harness.records.masks import read_masks
 from harness.records.ranges import OVERLAP
 from harness.records.schema import Record
 from harness.text import printable_line
@@ -43,8 +44,10 @@ def _disagreements(record: Record, stem: Path) -> Iterator[str]:
         try:
             if name == "images.csv":
                 yield from _of_images(record, all_image_scores(path, expected=record.beside.get(name, "")))
-            else:
+            elif name == "architecture.csv":
                 yield from _of_architecture(record, path)
+            else:
+                read_masks(path, expected=record.beside.get(name, ""))
         except ValueError as error:
             yield f"{path.name}: {printable_line(str(error))}"
 

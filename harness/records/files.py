@@ -7,8 +7,11 @@ import os
 import stat
 from pathlib import Path
 
-BESIDE = ("images.csv", "architecture.csv")
-"""Endings of the files beside a record, whose names begin with its key."""
+RESULTS_BESIDE = ("images.csv", "architecture.csv")
+"""Endings of the files beside a record that are part of its result; their names begin with its key."""
+
+BESIDE = (*RESULTS_BESIDE, "masks.png")
+"""The same, with what is kept to look at."""
 
 LARGEST_RECORD = 64 << 20
 LARGEST_TABLE = 256 << 20

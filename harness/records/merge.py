@@ -21,7 +21,7 @@ from harness.files import write_atomically
 from harness.records.agreement import disagreement
 from harness.records.checkpoints import FILE, noted
 from harness.records.cost import load_cost
-from harness.records.files import BESIDE, digest
+from harness.records.files import BESIDE, RESULTS_BESIDE, digest
 from harness.records.reading import load
 from harness.records.schema import Record, content_hash
 from harness.records.store import RecordStore
@@ -74,7 +74,7 @@ class _Candidate:
         told = {name: value for name, value in asdict(record).items() if name not in CIRCUMSTANCES}
         told["history"] = [{name: entry[name] for name in entry if name != "seconds"} for entry in record.history]
         stem = self.path.name.removesuffix(".json")
-        files = [self.path.with_name(f"{stem}.{name}") for name in BESIDE]
+        files = [self.path.with_name(f"{stem}.{name}") for name in RESULTS_BESIDE]
         return content_hash([told, [digest(file.read_bytes()) if file.is_file() else "" for file in files]])
 
     @property

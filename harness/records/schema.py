@@ -25,7 +25,7 @@ Variants: ``best`` (checkpoint chosen on validation), ``last``, and the merged m
 """
 
 
-EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "tune")
+EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "keep_masks", "tune")
 """Rules that change how a run is executed and never its numbers; they are left out of keys and hashes."""
 _LEFT_OUT = ("name", "backbone", *EXECUTION_ONLY)
 

@@ -21,6 +21,7 @@ from harness.files import write_atomically
 from harness.records.architecture import architecture_csv, read_architecture
 from harness.records.checkpoints import noted
 from harness.records.files import BESIDE, LARGEST_RECORD, LARGEST_TABLE, digest, read_regular
+from harness.records.masks import MASKS
 from harness.records.reading import load
 from harness.records.schema import SCHEMA_VERSION, Record
 from harness.records.seal import seal_holds, sealed
@@ -75,17 +76,22 @@ class RecordStore:
     def architecture_path(self, key: str) -> Path:
         return self.folder / f"{key}.architecture.csv"
 
-    def write(self, record: Record, images_csv: str = "") -> Path:
+    def masks_path(self, key: str) -> Path:
+        return self.folder / f"{key}.{MASKS}"
+
+    def write(self, record: Record, images_csv: str = "", masks_png: bytes = b"") -> Path:
         """What lies beside it first, the record last; a file under its name that is no record is set aside.
+
+        Args:
+            images_csv: per-image scores.
+            masks_png: `harness.records.masks.encoded_masks`.
 
         Raises:
             UsageError: the disk is full or the folder cannot be written; older records stay as they were.
         """
-        beside = {
-            name: text.encode(errors="replace")
-            for name, text in zip(BESIDE, (images_csv, architecture_csv(record.architecture)), strict=True)
-            if text
-        }
+        texts = (images_csv, architecture_csv(record.architecture))
+        contents = (*(text.encode(errors="replace") for text in texts), masks_png)
+        beside = {name: data for name, data in zip(BESIDE, contents, strict=True) if data}
         content = asdict(
             replace(
                 record,

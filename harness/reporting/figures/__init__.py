@@ -23,6 +23,7 @@ FIGURES: Mapping[str, str] = {
     "alpha-entropy": "entropy of softmax(α) over epochs",
     "alpha-benchmarks": "softmax(α) at the end by benchmark, and whether benchmarks differ",
     "merging": "deviation and score of merged models",
+    "masks": "masks that runs kept, side by side, errors coloured",
 }
 """Name -> what it shows."""
 

@@ -22,8 +22,8 @@ from harness.studies import Study
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PictureOf = Callable[[str, str, str], Any]
-"""(benchmark, split, stem) -> image (H, W, 3) uint8, None where it is not at hand."""
+PictureOf = Callable[[Record, str, str], Any]
+"""(a record, split, stem) -> image (S, S, 3) uint8 at the network's input size, None where it is not at hand."""
 
 
 class NothingToDrawError(UsageError):
@@ -54,7 +54,7 @@ class Material:
     images_of: per-image scores.
     costs: every cost session of the results folder.
     baseline: label of the row that others are compared with.
-    masks: key -> content of the file of kept masks, None where there is none.
+    masks: a record -> the file of its kept masks, which need not be there.
     picture_of: images for `masks`.
     """
 
@@ -65,7 +65,7 @@ class Material:
     costs: Sequence[CostRecord]
     baseline: str
     masks: Callable[[Record], Path]
-    picture_of: PictureOf = field(default=lambda benchmark, split, stem: None)
+    picture_of: PictureOf = field(default=lambda record, split, stem: None)
 
     @property
     def benchmarks(self) -> list[str]:
@@ -154,8 +154,8 @@ def materials(
             images_of=images_below(root),
             costs=sorted(CostStore(root), key=lambda one: (one.key, one.session)),
             baseline=_baseline(grid, study, baseline),
-            masks=lambda record: store.folder / f"{record.key}.masks.png",
-            picture_of=picture_of or (lambda benchmark, split, stem: None),
+            masks=lambda record: store.masks_path(record.key),
+            picture_of=picture_of or (lambda record, split, stem: None),
         )
         for grid in found
     ]
