@@ -260,6 +260,19 @@ def test_parameters_are_counted_in_closed_form() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tolerance", "verdict"), [(0.005, "reproduced"), (0.00295, "reproduced"), (0.0029, "not reproduced")]
+)
+def test_a_claim_on_parameters_holds_within_its_tolerance_and_no_further(
+    tmp_path: Path, tolerance: float, verdict: str
+) -> None:
+    """3,997,056 are 2,944 away from 4.00 million."""
+    kinds = {"quantity": "trained parameters", "unit": "millions", "benchmarks": None, "denominator": None}
+    one = claim(tmp_path, **kinds, backbone="vit_h", expected={"equal": 4.0}, tolerance=tolerance)
+    (finding,) = judge_claims([one], [], [], protocol="demo", count_of=trained_parameters)
+    assert finding.verdict == verdict
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"quantitiy": "x"}, "unknown key 'quantitiy'"),

@@ -213,6 +213,24 @@ def test_other_rules_weights_backbones_and_generated_images_get_no_verdict() -> 
     assert "not judged: what p used is not known here" in page
 
 
+@pytest.mark.parametrize(
+    ("printed", "verdict"),
+    [
+        ("3.62", "reproduced"),
+        ("3.616", "reproduced"),
+        ("3.615", "not reproduced"),
+        ("3.6", "reproduced"),
+        ("3.61", "not reproduced"),
+    ],
+)
+def test_parameters_agree_in_every_printed_digit(printed: str, verdict: str) -> None:
+    """3,616,128: half a unit of the last printed digit is the tolerance."""
+    cell = replace(GOOD, metric=PARAMETERS, benchmark="", split="", value=printed)
+    page = render([record(0.9)], study=main_study(1), sources=sources(published=[cell]))
+    (line,) = [line for line in page.splitlines() if "[P]" in line]
+    assert line.endswith(f"| {verdict} |")
+
+
 def test_many_differences_are_counted_in_the_cell() -> None:
     rules = {"image_size": 32, "epochs": 1, "lr": 1.0, "flip": 0.0, "batch_size": 1, "clip": 3.0}
     first = "epochs 1 instead of nothing; image_size 32 instead of 64; lr 1 instead of nothing"
