@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +120,18 @@ def test_how_often_an_interval_holds_the_truth(what: str, seeds: int, low: float
     """The whole table is in docs/tables.md; where assumptions fail the intervals do too, and the page says so."""
     (case,) = [case for case in CASES if case.what == what and case.seeds == seeds]
     assert low <= coverage(case, simulations=400) <= high
+
+
+@pytest.mark.parametrize(
+    ("what", "seeds"),
+    [("normal seeds and images", 3), ("one run in ten collapses", 5), ("heavy-tailed seeds (t, 3 df)", 2)],
+)
+def test_the_figures_of_the_page_are_those_of_the_simulation(what: str, seeds: int) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "tables.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {what} |")]
+    said = line.strip("| ").split(" | ")[1 + (2, 3, 5, 10).index(seeds)]
+    (case,) = [case for case in CASES if case.what == what and case.seeds == seeds]
+    assert said == f"{100 * coverage(case, simulations=4000):.0f} %"
 
 
 @pytest.mark.parametrize(("runs", "spread"), [(3, "se"), (3, ""), (1, "")])
