@@ -196,8 +196,19 @@ class SlurmExecutor(Executor):
     def _by_shape(self, jobs: Sequence[Job]) -> dict[Shape, list[Job]]:
         groups: dict[Shape, list[Job]] = {}
         for job in jobs:
-            groups.setdefault(self.profile.shape(job.run.backbone), []).append(job)
+            shape = self.profile.shape(job.run.backbone)
+            self._require_images(shape, job)
+            groups.setdefault(shape, []).append(job)
         return groups
+
+    def _require_images(self, shape: Shape, job: Job) -> None:
+        """Every worker of a run needs an image of each forward pass; refused here and not after a night in the queue."""
+        batch = int(job.run.rules.get("batch_size", shape.gpus_per_run))
+        if shape.gpus_per_run > batch:
+            raise UsageError(
+                f"profile {self.profile.name} gives a run gpus_per_run: {shape.gpus_per_run}, and {job.run.protocol} has batches "
+                f"of {batch} images to share among them (batch_size); add --set cluster.gpus_per_run={batch}"
+            )
 
     def _elsewhere(self, tasks: Mapping[str, Task], keys: set[str]) -> dict[str, str]:
         """Runs that are queued or running already, and where."""

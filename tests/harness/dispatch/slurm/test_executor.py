@@ -56,6 +56,16 @@ def test_what_sbatch_refuses_is_one_line_with_what_to_do(tmp_path, idle_cluster,
     assert "\n" not in message
 
 
+def test_more_gpus_a_run_than_images_in_a_batch_are_refused_before_anything_is_submitted(tmp_path, idle_cluster):
+    """The card conv-lora has one image a pass, as released: its workers could not share it."""
+    idle_cluster("sbatch", 'echo "Submitted batch job 43"')
+    results = tmp_path / "runs"
+    with pytest.raises(UsageError, match=r"gpus_per_run: 4, .*batches of 1 images .*--set cluster.gpus_per_run=1"):
+        slurm(results, gpus_per_run="4").submit([make_job(results, batch_size=1)])
+    assert not list(read_chunks(results))
+    assert slurm(results, gpus_per_run="4").submit([make_job(results, batch_size=4)]).job_ids == ("43",)
+
+
 def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tmp_path, idle_cluster):
     results = tmp_path / "runs"
     jobs = [make_job(results, seed=seed) for seed in range(5)]
