@@ -130,9 +130,10 @@ class FolderBenchmark(Benchmark):
         for name, part in {"train": train, "val": val, **test}.items():
             if not part:
                 raise DatasetError(f"{root}: the {name} split of {self.title} is empty; {self.mend}")
-        for kind, other, files in (("images", "a mask", images), ("masks", "an image", masks)):
-            if files:
-                rule += f"; {len(files)} {kind} without {other} left out ({files[0].name}{', …' * (len(files) > 1)})"
+        if images:
+            rule += f"; {len(images)} images without a mask left out"
+        if masks:
+            rule += f"; {len(masks)} masks without an image left out ({masks[0].name}{', …' * (len(masks) > 1)})"
         every = [*train, *val, *(pair for part in test.values() for pair in part)]
         note = "generated sample" if (root / SAMPLE_MARKER).exists() else ", ".join(self.notes(every, layout=layout))
         return Splits(
