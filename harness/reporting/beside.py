@@ -56,6 +56,11 @@ def published_block(grid: Grid, *, sources: Sources, heading: Heading) -> Block 
     )
 
 
+def published_cards(sources: Sources) -> set[str]:
+    """The cards that hold a paper's rules: numbers stand beside what was run under them, whatever the study's own card."""
+    return {setup.card for setup in (sources.setups or {}).values()}
+
+
 def _is_row(grid: Grid, index: int, published: Published) -> bool:
     """Whether a number is of this row: of the method with the options that the paper changed, and nothing else."""
     members = grid.members[index]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.records.schema import Run
 from harness.records.store import RecordStore
+from harness.reporting.beside import published_cards
 from harness.reporting.grid import placeholder
 from harness.reporting.page import Format
 from harness.reporting.pages import pages, sources_below
@@ -20,10 +21,13 @@ from harness.streams import say_skipped
 from harness.studies import Entry, Study, load_study
 
 
-def narrowed(study: Study, runs: Sequence[Run]) -> Study:
+def narrowed(study: Study, runs: Sequence[Run], *, cards: Collection[str] = ()) -> Study:
     """The study as it was planned, where the command line replaced its seeds, benchmarks, backbones, methods or protocol.
 
-    Published numbers stand beside the study's own protocol only.
+    Published numbers stand beside the study's own protocol and the papers' cards.
+
+    Args:
+        cards: those of the papers.
     """
     entries: dict[str, Entry] = {}
     for run in runs:
@@ -40,7 +44,7 @@ def narrowed(study: Study, runs: Sequence[Run]) -> Study:
         benchmarks=tuple(dict.fromkeys(run.benchmark for run in runs)),
         entries=tuple(rows),
         seeds=tuple(sorted({run.seed for run in runs})),
-        table=replace(study.table, paper=study.table.paper and runs[0].protocol == study.protocol),
+        table=replace(study.table, paper=study.table.paper and runs[0].protocol in {study.protocol, *cards}),
     )
 
 
@@ -60,12 +64,12 @@ def finished_table(
         width: of the terminal that ``text`` is for.
     """
     grid = load_study(study) if study else None
-    store = RecordStore(results)
+    store, sources = RecordStore(results), sources_below(results, card_of=card_of)
     text = render(
         store.summaries()[0],
-        study=narrowed(grid, runs) if grid else None,
+        study=narrowed(grid, runs, cards=published_cards(sources)) if grid else None,
         runs=list(runs),
-        sources=sources_below(results, card_of=card_of),
+        sources=sources,
         style=style,
         width=width,
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from harness.records.schema import Record, Run
 from harness.reporting.answers import answers
-from harness.reporting.beside import published_block
+from harness.reporting.beside import published_block, published_cards
 from harness.reporting.differences import comparison, difference_blocks
 from harness.reporting.grid import Grid, build, is_run, placeholder, sheets
 from harness.reporting.headings import Heading, headings
@@ -77,7 +77,7 @@ def score_page(
         if not _is_generated(grid):
             said.append((heading, answers(grid, sources=sources)))
         blocks += difference_blocks(grid, against, heading=heading) if against else []
-        if study and study.table.paper and grid.protocol == study.protocol:
+        if study and study.table.paper and grid.protocol in {study.protocol, *published_cards(sources)}:
             beside = published_block(grid, sources=sources, heading=heading)
             blocks += [beside] if beside else []
     if not blocks:

@@ -14,6 +14,7 @@ from harness.models.catalog import backbone_names
 from harness.paper import main
 from harness.protocols.load import card_rules
 from harness.reporting.beside import against
+from harness.reporting.finished import narrowed
 from harness.reporting.names import BENCHMARK_TITLES
 from harness.reporting.published import PARAMETERS, Published, problems, read, read_file
 from harness.reporting.setups import read_setups
@@ -273,6 +274,12 @@ def test_a_failed_seed_gets_no_number_beside_the_paper() -> None:
     assert "inconclusive (no score)" in page
 
 
-def test_another_protocol_is_not_set_beside_the_paper() -> None:
+def test_numbers_stand_beside_the_studys_own_protocol_and_the_papers_cards_alone() -> None:
     study = main_study(1, protocol="nas-lora")
-    assert "beside the papers" not in render([record()], study=study, sources=sources(published=[GOOD]))
+    unknown, known = (sources(published=[GOOD], **more) for more in ({"setups": {}}, {}))  # demo is the card of paper p
+    assert "beside the papers" not in render([record()], study=study, sources=unknown)
+    assert "beside the papers" in render([record()], study=study, sources=known)
+    run = record().run
+    assert not narrowed(study, [run]).table.paper
+    assert narrowed(study, [run], cards=["demo"]).table.paper
+    assert narrowed(main_study(1), [run]).table.paper
