@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from datasets.base import DatasetError
-from datasets.reading import decoding
 from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
 from datasets.reading.lists import Arranged, Pairs
@@ -69,6 +68,3 @@ class CAMO(FolderBenchmark):
         train, val, test, words = super().arrange(parts, root=root, layout=layout)
         foreign = sum(not is_camo(pair.stem) for pair in train)
         return train, val, test, f"{words}; {foreign} COD10K images in train" if foreign else words
-
-    def decode_mask(self, path: Path) -> decoding.Array:
-        return decoding.read_binary(path, only_255=self.options.mask_255_only)

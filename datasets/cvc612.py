@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from datasets.base import DatasetError, Pair
-from datasets.reading import decoding
 from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
 from datasets.reading.lists import Arranged, Pairs
@@ -93,6 +92,3 @@ class CVC612(FolderBenchmark):
         if self.options.split_rule == "polyp" and not pair.stem.isdigit():
             return pair.stem  # one of Kvasir's
         return f"sequence {sequence_of(pair.stem):02d}"
-
-    def decode_mask(self, path: Path) -> decoding.Array:
-        return decoding.read_binary(path, only_255=self.options.mask_255_only)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from datasets.base import DatasetError, Pair
-from datasets.reading import decoding
 from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
 from datasets.reading.lists import Arranged, Pairs
@@ -113,6 +112,3 @@ class ISIC2017(FolderBenchmark):
     def notes(self, pairs: Sequence[Pair], *, layout: Layout) -> list[str]:
         rule = ["validation as test"] if self.options.split_rule == VAL_AS_TEST else []
         return rule + super().notes(pairs, layout=layout)
-
-    def decode_mask(self, path: Path) -> decoding.Array:
-        return decoding.read_binary(path, only_255=self.options.mask_255_only)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from datasets.base import DatasetError, Pair
-from datasets.reading import decoding
 from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
 from datasets.reading.lists import Arranged, Pairs, split_by_lists
@@ -100,6 +99,3 @@ class Kvasir(FolderBenchmark):
         if layout.name == "original" and foreign:
             return [f"other images: {foreign} of {len(stems)} have no name of Kvasir-SEG"]
         return super().notes(pairs, layout=layout)
-
-    def decode_mask(self, path: Path) -> decoding.Array:
-        return decoding.read_binary(path, only_255=self.options.mask_255_only)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from datasets.reading import decoding
 from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
 from datasets.reading.pairing import image_files
@@ -29,6 +28,7 @@ class Leaf(FolderBenchmark):
 
     name = "leaf"
     title = "Leaf"
+    mask_rule = "index"
     class_names = ("background", "disease")
     metrics = ("iou", "dice", "mae")
     selection_metric = "iou"
@@ -48,6 +48,3 @@ class Leaf(FolderBenchmark):
             _layout("flat", "", distinctive=False),
             CsvLayout(),
         )
-
-    def decode_mask(self, path: Path) -> decoding.Array:
-        return decoding.read_binary(path, rule="index", only_255=self.options.mask_255_only)

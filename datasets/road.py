@@ -109,9 +109,6 @@ class Road(FolderBenchmark):
             return super().notes(pairs, layout=layout)
         return [f"{len(pairs)} tiles of {len({self.group(pair) for pair in pairs})} images"]
 
-    def decode_mask(self, path: Path) -> decoding.Array:
-        return decoding.read_binary(path, only_255=self.options.mask_255_only)
-
     def read(self, pair: Pair) -> Sample:
         sample = super().read(pair)
         if not self.options.road_missing_ignore:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
-from datasets.reading import decoding
 from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
 from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
 
@@ -15,6 +13,7 @@ class SBU(FolderBenchmark):
 
     name = "sbu"
     title = "SBU shadow"
+    mask_rule = "nonzero"
     class_names = ("background", "shadow")
     metrics = ("ber", "iou", "mae")
     selection_metric = "ber"
@@ -38,6 +37,3 @@ class SBU(FolderBenchmark):
             ),
             CsvLayout(),
         )
-
-    def decode_mask(self, path: Path) -> decoding.Array:
-        return decoding.read_binary(path, rule="nonzero", only_255=self.options.mask_255_only)

@@ -55,6 +55,8 @@ class FolderBenchmark(Benchmark):
     """Copies are around whose images were stretched to squares beside masks of the original shape."""
     mend: ClassVar[str] = "unpack the archive again"
     """What messages about missing files say."""
+    mask_rule: ClassVar[decoding.Rule] = "half"
+    """What is foreground in a binary mask, see `datasets.reading.decoding.read_binary`."""
     whose_splits: ClassVar[str] = "official"
     """Splits that come with the files, in the words of the rule."""
 
@@ -68,9 +70,9 @@ class FolderBenchmark(Benchmark):
     def layouts(self) -> tuple[Layout, ...]:
         """The layouts that are recognised."""
 
-    @abstractmethod
     def decode_mask(self, path: Path) -> decoding.Array:
-        """The mask as class indices, (H, W) uint8."""
+        """The mask as class indices, (H, W) uint8; a binary one by ``mask_rule``."""
+        return decoding.read_binary(path, rule=self.mask_rule, only_255=self.options.mask_255_only)
 
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
