@@ -123,7 +123,16 @@ def _read(
                 f"checkpoint {path} may hold code besides tensors and was not opened; save its state_dict alone"
             ) from error
         raise UsageError(f"checkpoint {path} is no checkpoint or is damaged; download it again") from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OSError,
+    ) as error:
         raise UsageError(
             f"checkpoint {path} is truncated or damaged; download it again ({_first_line(error)})"
         ) from error

@@ -125,6 +125,7 @@ def _plain_pickle_with_code(path: Path, state: dict) -> None:
         ("a.pth", _truncated, "truncated or damaged"),
         ("a.safetensors", _truncated_safetensors, "truncated or damaged"),
         ("a.pth", lambda path, state: path.write_bytes(b""), "truncated or damaged"),
+        ("a.pth", lambda path, state: path.write_text("sam_vit_h_4b8939"), "truncated or damaged"),
         ("a.pth", lambda path, state: path.write_text("<html>not found</html>"), "damaged"),
         ("a.pth", _with_code, "may hold code"),
         ("a.pth", _plain_pickle_with_code, "may hold code"),

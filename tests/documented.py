@@ -1,0 +1,62 @@
+"""The commands that README and docs show, word by word."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = (
+    REPOSITORY / "README.md",
+    REPOSITORY / "ARCHITECTURE.md",
+    REPOSITORY / "datasets" / "README.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+)
+COMMAND = re.compile(
+    r"^(?:\$ )?((?:[A-Z_]+=\S+ )*)(?:python -m (harness|datasets)(?:\.(\w+))?|sam-peft)(?![\w/.])(.*)$"
+)
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """(page:line, verb and its arguments) for every one, from blocks of code and from code within a line."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for start, code in _codes(text):
+            for offset, line in enumerate(_joined(code)):
+                if found := COMMAND.match(line):
+                    words = shlex.split(found[4], comments=True)
+                    verb = [found[3] or "datasets"] if found[2] == "datasets" or found[3] else []
+                    yield f"{page.relative_to(REPOSITORY)}:{start + offset}", [*verb, *words]
+
+
+def _codes(text: str) -> Iterator[tuple[int, str]]:
+    """(line, code) of fenced blocks, and of spans outside of them."""
+    fenced = False
+    block: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.startswith("```"):
+            if fenced:
+                yield number - len(block), "\n".join(block)
+            fenced, block = not fenced, []
+        elif fenced:
+            block.append(line)
+        else:
+            for span in re.findall(r"`([^`]+)`", line):
+                yield number, span
+
+
+def _joined(code: str) -> list[str]:
+    """Lines, those that end in a backslash joined with the next; empty ones keep the count."""
+    lines: list[str] = []
+    open_line = ""
+    pad = 0
+    for line in code.splitlines():
+        if line.endswith("\\"):
+            open_line += line[:-1]
+            pad += 1
+            continue
+        lines += [open_line + line, *[""] * pad]
+        open_line, pad = "", 0
+    return lines

@@ -1,0 +1,162 @@
+"""Every command that README and docs show runs as it stands, in a folder that has what its page speaks of.
+
+Words in capitals are what a reader fills in; `FILLED` does that. What takes minutes (training, measuring, the contract,
+drawing a network's masks) ends where the work would begin: ``run`` plans, the others meet a stand-in.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import BUILTIN, samples
+from harness.__main__ import main
+from harness.contract.matrix import Capability
+from harness.models.fingerprints import short_fingerprint
+from harness.records.cost import CostRecord, CostStore
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from harness.registry import method_config
+from harness.verbs import VERBS
+from tests.documented import REPOSITORY, commands
+from tests.harness.reporting.sample import record
+
+pytestmark = pytest.mark.slow
+
+FILLED = {"NAME": "kvasir", "ARCHIVE": "kvasir-seg.zip", "FILE": "WEIGHTS", "RESULTS": "runs"}
+FILES = ("WEIGHTS", "vit_small_patch14_dinov2.safetensors", "sam_vit_h_4b8939.pth", "sam_vit_b_01ec64.pth")
+NAMES = (["cost"], ["datasets"], ["VERB"])
+"""Not commands but the names of verbs, in a sentence."""
+COMMANDS = [(where, words) for where, words in commands() if words not in NAMES]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages speak of: data, weights, archives, predictions, and the records of finished runs."""
+    root = tmp_path_factory.mktemp("place")
+    for name in FILES:
+        (root / name).write_text(name)
+    for name in BUILTIN:
+        samples.write(name, root / "DATA", images=24, size=32)
+    shutil.make_archive(str(root / "kvasir-seg"), "zip", root / "DATA", "Kvasir-SEG")
+    for folder in ("DIR", "P", "G", "MASKS", "photos", "results/mymodel", "Kvasir-SEG/masks"):
+        (root / folder).mkdir(parents=True)
+        Image.fromarray(np.eye(8, dtype=np.uint8)).save(root / folder / "a.png")
+    for kind in ("images", "masks"):
+        for split in ("train", "val", "test"):
+            (root / "DIR" / "pets" / split / kind).mkdir(parents=True)
+            for number in range(4):
+                Image.fromarray(np.eye(8, dtype=np.uint8) * 2 + 1).save(
+                    root / "DIR" / "pets" / split / kind / f"{number}.png"
+                )
+    for name in ("a.jpg", "b.png"):
+        Image.fromarray(np.eye(8, dtype=np.uint8)).save(root / name)
+    shutil.copytree(REPOSITORY / "results", root / "results", dirs_exist_ok=True)
+    shutil.copytree(REPOSITORY / "results" / "cost", root / "runs" / "cost")
+    for folder in ("runs", "A", "B"):
+        for made in finished(root / "WEIGHTS"):
+            RecordStore(root / folder).write(made)
+    generator = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (root / "tiles" / kind).mkdir(parents=True)
+    for number in range(30):
+        Image.fromarray(generator.integers(0, 256, (40, 40, 3), np.uint8)).save(
+            root / "tiles" / "images" / f"{number}.png"
+        )
+        mask = np.zeros((40, 40), np.uint8)
+        mask[number : number + 9, 5:20] = 255
+        Image.fromarray(mask).save(root / "tiles" / "masks" / f"{number}.png")
+    shutil.copytree(REPOSITORY / "docs", root / "docs")
+    (root / "broken.py").write_text("class Mine(Methd): ...\n")
+    (root / "settings.toml").write_text(
+        'data = "DATA"\n[checkpoints]\nvit_h = "sam_vit_h_4b8939.pth"\nvit_b = "sam_vit_b_01ec64.pth"\n'
+    )
+    return root
+
+
+def finished(weights: Path) -> Iterator[Record]:
+    """Records of the paper's card."""
+    for method in ("lora", "naslora"):
+        for seed in range(3):
+            yield record(
+                method=method, seed=seed, protocol="nas-lora", backbone="vit_h",
+                config=vars(method_config(method, {})), checkpoint=short_fingerprint(weights),
+                scores={"best": {"test": dict.fromkeys(("s_measure", "e_mean", "iou", "dice"), 0.9 + 0.01 * seed)}},
+            )  # fmt: skip
+
+
+def test_commands_are_found() -> None:
+    verbs = {words[0] for _, words in COMMANDS if words}
+    assert {"run", "status", "tables", "datasets", "export", "predict", "settings"} <= verbs
+    assert verbs <= set(VERBS)
+
+
+@pytest.mark.parametrize("words", [pytest.param(words, id=f"{where} {words[:2]}") for where, words in COMMANDS])
+def test_a_documented_command_runs(
+    words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("SAM_PEFT_SETTINGS", str(place / "settings.toml"))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    stand_in(monkeypatch)
+    key = next(finished(place / "WEIGHTS")).key
+    if not words:
+        assert main([]) == 0
+        return
+    verb, *arguments = [{**FILLED, "KEY": key}.get(word, word.replace("/data/tiles", "tiles")) for word in words]
+    if "verify-checkpoint" in words:  # the records that the page speaks of were made from weights that are not here
+        arguments = ["runs" if word == "results" else word for word in arguments]
+    if verb == "run" and "--plan" not in arguments:
+        arguments.append("--plan")
+    before(words)
+    code = import_module(VERBS[verb]).main(arguments)
+    shown = capsys.readouterr()
+    assert code == (1 if "broken.py" in words else 0), shown.err or shown.out
+
+
+def before(words: list[str]) -> None:
+    """Undo what an earlier command did, where a reader would give each once."""
+    if "--init" in words:
+        Path("harness.toml").unlink(missing_ok=True)
+    if "prepare" in words:
+        shutil.rmtree(Path("data" if "--data" in words else "DATA", "Kvasir-SEG"), ignore_errors=True)
+    if "--check" in words:
+        for verb in ("tables", "figures"):
+            if verb == words[0] and "--results" not in words:
+                import_module(VERBS[verb]).main(["forest"] if verb == "figures" else [])
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what takes long or wants real weights; each answers as the real one does."""
+    report = SimpleNamespace(summary=lambda: "exported", done=1, skipped=0)
+    request = SimpleNamespace(
+        images=["a.png"], out=Path("masks"), trained=SimpleNamespace(run=SimpleNamespace(key="k"))
+    )
+
+    def capability(name: str, **options: Any) -> Capability:
+        return Capability(method=name, backbone=options["backbone"], passed=True)
+
+    def measured(*_: Any, **__: Any) -> CostRecord:
+        return next(iter(CostStore(REPOSITORY / "results")))
+
+    for name, stand in {
+        "harness.models.build.require_checkpoint": lambda *_: None,
+        "harness.planning.plan.require_finite": lambda *_: None,
+        "harness.costing.device.used_by_others": lambda *_: "",
+        "harness.contract.matrix.examine": capability,
+        "harness.costing.measure.measure": measured,
+        "harness.experiment.exporting.export": lambda *_, **__: report,
+        "harness.predict.asked": lambda _: request,
+        "harness.experiment.predicting.predict": lambda *_, **__: report,
+        "harness.experiment.predicting.scoring_command": lambda *_: "score",
+    }.items():
+        monkeypatch.setattr(name, stand)
