@@ -18,6 +18,7 @@ from harness.protocols.inheritance import read_card
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash
 from harness.protocols.quirks import quirks_page
 from harness.protocols.recorded import TABLES, is_hash, recorded
+from harness.records.schema import EXECUTION_ONLY
 from harness.text import printable_line
 
 
@@ -76,7 +77,8 @@ def _compare(card: str, other: str, *, root: Path, as_json: bool) -> None:
     values, others = _read(card, root).values, _read(other, root).values
     if is_hash(card) or is_hash(other):  # records have a card's tables applied
         values, others = ({k: v for k, v in one.items() if k.split(".")[0] not in TABLES} for one in (values, others))
-    differing = [key for key in {**values, **others} if values.get(key) != others.get(key)]
+    untold = {key for key in values.keys() ^ others.keys() if key.partition(".")[0] in EXECUTION_ONLY}
+    differing = [key for key in {**values, **others} if values.get(key) != others.get(key) and key not in untold]
     if as_json:
         rows = [{"field": key, card: values.get(key), other: others.get(key)} for key in differing]
         print(json.dumps(rows, indent=1))

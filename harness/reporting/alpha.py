@@ -31,6 +31,12 @@ MEANINGS: Mapping[str, str] = {
 }
 """Code -> what a table says below."""
 
+
+def no_alpha(record: Record) -> AlphaCode:
+    """For pages that look at no α history."""
+    return ""
+
+
 MOST_ARRANGEMENTS = 20_000
 """Permutations are enumerated up to this many and drawn beyond."""
 
@@ -55,8 +61,14 @@ def alpha_code(record: Record, last: Shares) -> AlphaCode:
 def alpha_codes_below(root: Path) -> AlphaOf:
     """`alpha_code` with the histories beside the records; methods without an α cost nothing."""
     store = RecordStore(root)
+    known: dict[str, AlphaCode] = {}
 
     def code(record: Record) -> AlphaCode:
+        if record.key not in known:
+            known[record.key] = _read(record)
+        return known[record.key]
+
+    def _read(record: Record) -> AlphaCode:
         if record.code != "OK" or len(operation_names(record.run.method, record.run.method_config)) < 2:
             return ""
         try:

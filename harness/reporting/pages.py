@@ -14,6 +14,7 @@ from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.registry import groups_by_rule
 from harness.reporting import claims, published, setups
+from harness.reporting.alpha import alpha_codes_below
 from harness.reporting.costs import cost_page
 from harness.reporting.page import SUFFIX, Format, Page
 from harness.reporting.paired import ImagesOf, PerImage
@@ -110,7 +111,11 @@ def _require_held(metrics: Sequence[str], records: Iterable[Record]) -> None:
 def sources_below(root: Path, *, card_of: CardOf = no_card) -> Sources:
     """Everything that pages of this results folder look at besides its records."""
     return Sources(
-        images_of=images_below(root), card_of=card_of, published=published.read(), setups=setups.read_setups()
+        images_of=images_below(root),
+        alpha_of=alpha_codes_below(root),
+        card_of=card_of,
+        published=published.read(),
+        setups=setups.read_setups(),
     )
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from harness.records.schema import Record
 from harness.registry import never_reached
 from harness.reporting import provenance
+from harness.reporting.alpha import MEANINGS as ALPHA_MEANINGS
 from harness.reporting.code_versions import CodeDifferences, code_differences
 from harness.reporting.columns import column_names, column_title
 from harness.reporting.extra_columns import EXTRA_NOTES, extra_columns
@@ -49,7 +50,7 @@ def score_blocks(grid: Grid, *, heading: Heading, sources: Sources, rank: bool) 
                 },
                 rows=[
                     [
-                        _name(grid, index, code),
+                        _name(grid, index, code, sources),
                         *(
                             Text(
                                 text=cell_text(grid.cells[index, place]),
@@ -62,7 +63,7 @@ def score_blocks(grid: Grid, *, heading: Heading, sources: Sources, rank: bool) 
                     ]
                     for index in rows
                 ],
-                below=_notes(grid, code) if number == 0 else (),
+                below=_notes(grid, code, sources) if number == 0 else (),
             )
         )
     return blocks
@@ -88,13 +89,19 @@ def _parts(grid: Grid) -> list[tuple[list[int], list[int]]]:
     ]
 
 
-def _name(grid: Grid, index: int, code: CodeDifferences) -> Text:
+def _name(grid: Grid, index: int, code: CodeDifferences, sources: Sources) -> Text:
     mine = [record for record in grid.members[index] if is_run(record)]
     sign = "†" if any(record.key in code.touched for record in mine) else ""
     sign += "‡" if any(selected_on_test(record.run.rules) for record in mine) else ""
     sign += "§" if any(chose_an_edge(record) for record in mine) else ""
     row = grid.rows[index]
-    return Text(text=f"{row.shown} {sign}".rstrip(), name=row.label, behind=_behind_row(grid, index))
+    flags = " ".join([sign, *alpha_codes(grid, index, sources)]).strip()
+    return Text(text=f"{row.shown} {flags}".rstrip(), name=row.label, behind=_behind_row(grid, index))
+
+
+def alpha_codes(grid: Grid, index: int, sources: Sources) -> list[str]:
+    """The codes of a row whose runs' α says nothing, each once."""
+    return sorted({code for one in grid.members[index] if (code := sources.alpha_of(one))})
 
 
 def chose_an_edge(record: Record) -> bool:
@@ -150,13 +157,15 @@ def footnotes(grids: Sequence[Grid]) -> list[str]:
     return lines
 
 
-def _notes(grid: Grid, code: CodeDifferences) -> list[str]:
+def _notes(grid: Grid, code: CodeDifferences, sources: Sources) -> list[str]:
     """What must be known of this table alone."""
     untold = (
         f"Other versions of the code ({', '.join(code.untold)}) made some of these runs, before records told whether what"
         " differs makes numbers."
     )
-    return [untold] * bool(code.untold) + _warnings(grid)
+    flagged = {flag for index in range(len(grid.rows)) for flag in alpha_codes(grid, index, sources)}
+    alpha = [f"{flag}: {ALPHA_MEANINGS[flag]}." for flag in sorted(flagged)]
+    return [untold] * bool(code.untold) + alpha + _warnings(grid)
 
 
 def _warnings(grid: Grid) -> list[str]:

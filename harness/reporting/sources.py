@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from harness.reporting.alpha import AlphaOf, no_alpha
 from harness.reporting.paired import ImagesOf, no_images
 from harness.reporting.published import Published
 from harness.reporting.rules import CardOf, no_card
@@ -17,12 +18,14 @@ class Sources:
 
     Args:
         images_of: per-image scores, for paired intervals.
+        alpha_of: the code of a run whose α says nothing.
         card_of: the harness's own cards, to say what a page was run with instead.
         published: numbers of papers.
         setups: paper -> what its numbers were made with; None to judge claims on whatever was run, for pages that say so.
     """
 
     images_of: ImagesOf = no_images
+    alpha_of: AlphaOf = no_alpha
     card_of: CardOf = no_card
     published: Sequence[Published] = ()
     setups: Mapping[str, Setup] | None = field(default_factory=dict)

@@ -8,6 +8,7 @@ import pytest
 
 from harness.records.store import RecordStore
 from harness.reporting.alpha import alpha_code, alpha_codes_below, distance, domains, entropy
+from harness.reporting.pages import pages
 from tests.harness.reporting.sample import record
 
 UNIFORM = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.26, 0.24, 0.25, 0.25]}
@@ -96,3 +97,14 @@ def test_many_benchmarks_are_drawn_and_null_p_values_are_even():
         values.append(found.test.p)
     assert 0.3 < np.mean(values) < 0.72
     assert np.mean(np.array(values) <= 0.1) < 0.25
+
+
+def test_tables_flag_a_row_whose_alpha_says_nothing(tmp_path: Path):
+    store = RecordStore(tmp_path)
+    store.write(record(method="naslora", variant="naslora", architecture=[UNIFORM], budget={"share_cap": 0.9}))
+    store.write(record(method="naslora", variant="free", config={"rank": 4}, architecture=[CHOSEN]))
+    store.write(record())
+    (page,) = pages(tmp_path).content.values()
+    (flagged,) = [line for line in page.splitlines() if line.startswith("| ") and "ALPHA_UNIFORM" in line]
+    assert flagged.startswith("| naslora")
+    assert "ALPHA_UNIFORM: α stayed uniform" in page
