@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness.reporting import statistics as stats
 from harness.reporting.beside import TOLERANCE, against
+from harness.reporting.claims.verdicts import judge
 from harness.reporting.published import Published
-from harness.reporting.verdicts import judge
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 

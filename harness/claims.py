@@ -14,8 +14,8 @@ from harness.errors import UsageError, did_you_mean
 from harness.protocols.load import card_rules
 from harness.records.cost import CostStore
 from harness.records.store import RecordStore
-from harness.reporting.claims import FILE, Subject, read
-from harness.reporting.judging import Finding, describe, judge_claims
+from harness.reporting.claims.definitions import FILE, Subject, read
+from harness.reporting.claims.judging import Finding, describe, judge_claims
 from harness.reporting.pages import sources_below
 from harness.settings.options import add_results, results_of
 from harness.streams import say_skipped

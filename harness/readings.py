@@ -13,7 +13,7 @@ from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.files import write_atomically
 from harness.records.store import RecordStore
-from harness.reporting.claims import FILE, read
+from harness.reporting.claims.definitions import FILE, read
 from harness.reporting.pages import images_below
 from harness.reporting.readings import curve, reading_page, with_readings
 from harness.reporting.writing import write

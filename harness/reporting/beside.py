@@ -9,6 +9,7 @@ from functools import partial
 from harness.records.schema import Record
 from harness.reporting import provenance
 from harness.reporting import statistics as stats
+from harness.reporting.claims.verdicts import judge
 from harness.reporting.grid import Grid, is_run
 from harness.reporting.headings import Heading
 from harness.reporting.page import Block, Text, texts
@@ -16,7 +17,6 @@ from harness.reporting.published import PARAMETERS, Published, by_row
 from harness.reporting.rows import is_entry
 from harness.reporting.setups import departures, shortly
 from harness.reporting.sources import Sources
-from harness.reporting.verdicts import judge
 
 TOLERANCE = 1.0
 """Percentage points around a published score that count as the same: our choice, no paper states one."""

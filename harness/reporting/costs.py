@@ -9,9 +9,9 @@ from functools import partial
 
 from harness.records.cost import CostRecord, MethodCost, Ratio
 from harness.reporting import provenance
-from harness.reporting.claims import Claim
+from harness.reporting.claims.definitions import Claim
+from harness.reporting.claims.judging import Reading, judge_claims
 from harness.reporting.cost_numbers import cost_numbers
-from harness.reporting.judging import Reading, judge_claims
 from harness.reporting.page import Block, Page, Text, texts
 from harness.reporting.rules import CardOf, no_card
 from harness.reporting.setups import Setup

@@ -13,8 +13,9 @@ from harness.records.images import image_groups, image_scores
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.registry import groups_by_rule
-from harness.reporting import claims, published, setups
+from harness.reporting import published, setups
 from harness.reporting.alpha import alpha_codes_below
+from harness.reporting.claims import definitions as claims
 from harness.reporting.costs import cost_page
 from harness.reporting.page import SUFFIX, Format, Page
 from harness.reporting.paired import ImagesOf, PerImage

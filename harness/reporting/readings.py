@@ -17,9 +17,9 @@ from scipy import stats
 
 from harness.records.schema import Record
 from harness.reporting import names
-from harness.reporting.claims import Claim
+from harness.reporting.claims.definitions import Claim
+from harness.reporting.claims.judging import judge_claims
 from harness.reporting.grid import Grid, build, sheets
-from harness.reporting.judging import judge_claims
 from harness.reporting.page import Block, Page, Text
 from harness.reporting.paired import Difference, ImagesOf, paired_difference
 from harness.reporting.sources import Sources

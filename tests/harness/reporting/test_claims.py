@@ -14,8 +14,8 @@ from harness.protocols.load import load_protocol
 from harness.records.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
 from harness.records.store import RecordStore
 from harness.registry import method_config_class
-from harness.reporting.claims import FILE, Claim, Subject, read
-from harness.reporting.judging import Finding, describe, judge_claims
+from harness.reporting.claims.definitions import FILE, Claim, Subject, read
+from harness.reporting.claims.judging import Finding, describe, judge_claims
 from harness.reporting.setups import Setup
 from tests.harness.reporting.sample import record, sources
 

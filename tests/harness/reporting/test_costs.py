@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.records.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
-from harness.reporting.claims import read
+from harness.reporting.claims.definitions import read
 from harness.reporting.costs import cost_page
 from harness.reporting.setups import Setup
 from harness.reporting.writing import write

@@ -14,13 +14,13 @@ from harness.models.catalog import backbone_names
 from harness.paper import main
 from harness.protocols.load import card_rules
 from harness.reporting.beside import against
+from harness.reporting.claims.verdicts import judge, seeds_in_words, seeds_to_settle
 from harness.reporting.finished import narrowed
 from harness.reporting.names import BENCHMARK_TITLES
 from harness.reporting.published import PARAMETERS, Published, problems, read, read_file
 from harness.reporting.setups import read_setups
 from harness.reporting.statistics import Interval, of_seeds
 from harness.reporting.tables import render
-from harness.reporting.verdicts import judge, seeds_in_words, seeds_to_settle
 from harness.studies import study_from_dict
 from tests.harness.reporting.sample import record, sources
 

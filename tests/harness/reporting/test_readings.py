@@ -14,7 +14,7 @@ import harness.readings as verb
 from harness.errors import UsageError
 from harness.records.schema import Record
 from harness.records.store import RecordStore
-from harness.reporting.claims import FILE, read
+from harness.reporting.claims.definitions import FILE, read
 from harness.reporting.grid import build, sheets
 from harness.reporting.readings import curve, lenth_margin, main_effects, reading_page, with_readings
 from harness.reporting.specification import draw

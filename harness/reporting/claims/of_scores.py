@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from harness.records.schema import Record
 from harness.reporting import names
 from harness.reporting import statistics as stats
-from harness.reporting.claim_reading import Reading, without_data
-from harness.reporting.claims import Claim, Subject
+from harness.reporting.claims.definitions import Claim, Subject
+from harness.reporting.claims.reading import Reading, without_data
+from harness.reporting.claims.verdicts import judge, seeds_in_words, seeds_to_settle
 from harness.reporting.columns import Column
 from harness.reporting.grid import Cell, Sheet, cell_of
 from harness.reporting.paired import Difference, paired_difference
 from harness.reporting.rows import is_entry
 from harness.reporting.setups import departures
 from harness.reporting.sources import Sources
-from harness.reporting.verdicts import judge, seeds_in_words, seeds_to_settle
 
 
 @dataclass(frozen=True, kw_only=True)

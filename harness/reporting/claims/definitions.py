@@ -14,7 +14,7 @@ from harness.reporting.names import METRICS, PAPER_METRICS
 from harness.yaml_files import read_yaml
 
 T = TypeVar("T")
-FILE = Path(__file__).parents[2] / "results" / "claims.yaml"
+FILE = Path(__file__).parents[3] / "results" / "claims.yaml"
 QUANTITIES = ("score difference", "cost change", "inference change", "trained parameters")
 COSTS = {
     "cost change": ("time", "device_hours", "flops", "memory"),

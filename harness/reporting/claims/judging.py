@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from harness.records.cost import CostRecord
 from harness.records.schema import Record
-from harness.reporting.claim_reading import Reading, exact, without_data
-from harness.reporting.claims import Claim, Subject
-from harness.reporting.cost_claims import cost_readings
+from harness.reporting.claims.definitions import Claim, Subject
+from harness.reporting.claims.of_costs import cost_readings
+from harness.reporting.claims.of_scores import score_readings
+from harness.reporting.claims.reading import Reading, exact, without_data
+from harness.reporting.claims.verdicts import Verdict
 from harness.reporting.grid import sheets
-from harness.reporting.score_claims import score_readings
 from harness.reporting.sources import Sources
-from harness.reporting.verdicts import Verdict
 
 CountOf = Callable[[Subject, str], int | None]
 """(subject, backbone) -> trained parameters in closed form, mask decoder included; None where that cannot be told."""

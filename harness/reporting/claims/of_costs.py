@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from harness.records.cost import CostRecord, MethodCost
-from harness.reporting.claim_reading import Reading, exact, without_data
-from harness.reporting.claims import Claim, Subject
+from harness.reporting.claims.definitions import Claim, Subject
+from harness.reporting.claims.reading import Reading, exact, without_data
+from harness.reporting.claims.verdicts import judge
 from harness.reporting.setups import departures_of_session
 from harness.reporting.sources import Sources
 from harness.reporting.statistics import Interval, t_interval
-from harness.reporting.verdicts import judge
 
 
 def cost_readings(claim: Claim, sessions: Sequence[CostRecord], sources: Sources) -> list[Reading]:

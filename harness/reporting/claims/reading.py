@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.reporting.claims import Claim
+from harness.reporting.claims.definitions import Claim
+from harness.reporting.claims.verdicts import Verdict, judge
 from harness.reporting.setups import shortly
 from harness.reporting.statistics import Interval
-from harness.reporting.verdicts import Verdict, judge
 
 
 @dataclass(frozen=True, kw_only=True)
