@@ -17,7 +17,9 @@ from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
+from harness.records.cost import CostStore
 from harness.records.schema import Record
+from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS
 from harness.reporting.figures import FIGURES, draw, resolve
 from harness.reporting.figures.checking import figure_files, wrong_figures
@@ -25,7 +27,7 @@ from harness.reporting.figures.material import Material, NothingToDrawError, Pic
 from harness.reporting.figures.style import FORMATS, Format, encoded
 from harness.settings.options import add_results, results_of
 from harness.settings.read import load_settings
-from harness.streams import say
+from harness.streams import say, say_skipped
 from harness.studies import load_study
 
 
@@ -45,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         baseline=options.baseline,
         picture_of=pictures(options.results, data=options.data) if "masks" in wanted else None,
     )
+    say_skipped({**RecordStore(options.results).problems(), **CostStore(options.results).problems()})
     out = options.out or options.results / "figures"
     reasons: list[str] = []
     written = 0
@@ -77,15 +80,15 @@ def pictures(results: Path, *, data: Path | None) -> PictureOf:
     @cache
     def pairs(name: str, rules: str) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
         run_rules = json.loads(rules)
-        benchmark: Benchmark = BENCHMARKS.get(name)(data_options(from_rules(run_rules), name))
         samples = results / "sample-data" / name
         set_to = settings.data if run_rules.get("data") != "sample" else samples if samples.is_dir() else None
         folder = data or set_to
         if folder is None:
             return None
         try:
+            benchmark: Benchmark = BENCHMARKS.get(name)(data_options(from_rules(run_rules), name))
             splits = benchmark.splits(benchmark.locate(folder))
-        except DatasetError:
+        except (DatasetError, UsageError):  # of a plug-in that is not here, or a card that this code does not know
             if data is not None:
                 raise
             return None

@@ -166,3 +166,10 @@ def test_matplotlib_is_imported_where_something_is_drawn():
         "sys.exit(bool({'matplotlib', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_records_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_results(tmp_path)
+    (tmp_path / "records" / "0000.json").write_text("{", encoding="utf-8")
+    assert verb.main(["forest", "--results", str(tmp_path), "--format", "svg"]) == 0
+    assert "0000.json" in capsys.readouterr().err

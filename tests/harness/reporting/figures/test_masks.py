@@ -95,3 +95,9 @@ def test_one_seed_is_shown_that_most_rows_have_masks_of(tmp_path: Path):
     _write(tmp_path, "decoder", seed=1)
     (material,) = materials(tmp_path)
     assert {one.record.run.seed for one in kept(material, "kvasir")} == {1}
+
+
+def test_masks_are_drawn_where_neither_data_nor_card_are_known_here(tmp_path: Path):
+    _write(tmp_path, "lora")
+    assert verb.main(["masks", "--results", str(tmp_path), "--format", "svg"]) == 0
+    assert verb.main(["masks", "--results", str(tmp_path), "--format", "svg", "--data", str(tmp_path)]) == 2
