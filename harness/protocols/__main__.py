@@ -30,7 +30,7 @@ def parser() -> CommandParser:
     show.add_argument("card", help="name of a card, path of a .yaml file, or the hash over a table")
     show.add_argument("--diff", metavar="OTHER", help="show only the fields in which OTHER differs")
     show.add_argument(
-        "--results", type=Path, default=Path("runs"), metavar="ROOT", help="where a hash's records lie (default: runs)"
+        "--results", type=Path, default=Path("runs"), metavar="DIR", help="where a hash's records lie (default: runs)"
     )
     for each in (listed, show):
         each.add_argument("--json", action="store_true", help="print JSON instead of a table")
