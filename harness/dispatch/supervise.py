@@ -36,6 +36,7 @@ from harness.dispatch.attempts import (
     state_folder,
 )
 from harness.dispatch.queue import Accounting
+from harness.dispatch.run_log import logged
 from harness.dispatch.state_files import read_as
 from harness.dispatch.sweeps import settled
 from harness.files import write_atomically
@@ -229,7 +230,8 @@ def _execute(job: Job, *, circumstances: Circumstances) -> int:
         signal.signal(number, lambda *_: request.request())
     folder = state_folder(Path(job.results), job.run.key)
     try:
-        run_experiment(job, progress=ProgressFile(folder), stop=request, complete=completion(folder, circumstances))
+        progress = logged(ProgressFile(folder))
+        run_experiment(job, progress=progress, stop=request, complete=completion(folder, circumstances))
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         return INTERRUPTED_STATUS

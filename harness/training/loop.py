@@ -411,6 +411,8 @@ class _Loop:
                     step=self.position.step,
                     steps=max(1, self._steps_in(min(self.position.epoch, self._epochs - 1))),
                     loss=loss,
+                    rate=self.position.lr,
+                    seconds=self.position.epoch_seconds,
                     metrics=metrics or {},
                     text=text,
                 )

@@ -61,6 +61,8 @@ class Progress:
         epoch, epochs: 1-based, and how many there are.
         step, steps: updates done in the epoch, and how many it has.
         loss: of the update, or the epoch's mean.
+        rate: latest learning rate of the weights.
+        seconds: in the epoch's updates so far.
         metrics: validation metrics of an epoch.
         text: a line for the user, empty where there is none.
     """
@@ -71,6 +73,8 @@ class Progress:
     step: int
     steps: int
     loss: float = math.nan
+    rate: float = 0.0
+    seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     text: str = ""
 
