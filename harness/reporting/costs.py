@@ -202,16 +202,17 @@ def _claims(
 ) -> Block | None:
     """Readings of claims on cost that these sessions can judge."""
     about_cost = [claim for claim in claims if claim.quantity in ("cost change", "inference change")]
+    findings = judge_claims(about_cost, [], sessions, protocol="", sources=Sources(card_of=card_of, setups=setups))
+    readings = [(found, one) for found in findings for one in found.readings if one.estimate is not None]
+    alike = {one.differs for _, one in readings}
+    shared = alike.pop() if len(alike) == 1 else ()  # said once above the table instead of in every cell
     rows = []
-    for finding in judge_claims(about_cost, [], sessions, protocol="", sources=Sources(card_of=card_of, setups=setups)):
-        for reading in finding.readings:
-            if reading.estimate is None:
-                continue
-            claim = finding.claim
-            verdict = reading.verdict_in_words
-            verdict += f" ({finding.verdict} as it stands)" if claim.ambiguous else ""
-            words = (claim.name, claim.expected, reading.what, f"{reading.estimate:+.2f}", _bounds(reading), verdict)
-            rows.append(texts(words, behind=partial(_behind_claim, claim=claim, reading=reading)))
+    for finding, reading in readings:
+        claim = finding.claim
+        verdict: str = reading.verdict if shared else reading.verdict_in_words
+        verdict += f" ({finding.verdict} as it stands)" if claim.ambiguous else ""
+        words = (claim.name, claim.expected, reading.what, f"{reading.estimate:+.2f}", _bounds(reading), verdict)
+        rows.append(texts(words, behind=partial(_behind_claim, claim=claim, reading=reading)))
     if not rows:
         return None
     sentences = [f"{claim.name}: {claim.text} [{claim.mark}: {claim.source}]." for claim in about_cost]
@@ -219,6 +220,7 @@ def _claims(
     return Block(
         heading=f"claims on cost · {_place(sessions[0])}",
         level=3,
+        above=[f"Not judged, since this is not the published set-up: {'; '.join(shared)}"] if shared else (),
         columns=["claim", "holds for", "reading", "ours (%)", "95 % CI", "verdict"],
         rows=rows,
         below=[*sentences, *ambiguous],

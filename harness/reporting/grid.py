@@ -14,7 +14,7 @@ from typing import Any, cast
 from harness.records.schema import Code, Record, Run
 from harness.reporting.columns import Column, columns_of
 from harness.reporting.names import SCORE_TITLES, benchmark_rank
-from harness.reporting.rows import Group, groups_of_records, groups_of_study, note_of
+from harness.reporting.rows import Group, groups_of_records, groups_of_study, note_of, trials_of
 from harness.reporting.statistics import sd
 from harness.studies import Study
 
@@ -28,19 +28,26 @@ class Row:
 
     Args:
         options: what is changed in the protocol's configuration.
-        note: what is printed behind the label: what its configuration says of itself, and how it was tuned.
+        note: what its configuration says of itself, behind the label wherever that is printed.
+        trials: how it was tuned, behind the label in tables.
     """
 
     label: str
     method: str
     score: str = "best"
     note: str = ""
+    trials: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def shown(self) -> str:
-        """The label as it is printed."""
+    def named(self) -> str:
+        """The label in a sentence."""
         return self.label + self.note
+
+    @property
+    def shown(self) -> str:
+        """The label in a table."""
+        return self.named + self.trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +161,16 @@ def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None
             title = SCORE_TITLES.get(score, score)
             label = group.label + (f" ({title})" if title and len(group.scores) > 1 else "")
             kept[index] = tuple(record for record in group.members if record.key in chosen_keys)
-            note = note_of(group.members, kept[index])
-            rows.append(Row(label=label, method=group.method, score=score, note=note, options=group.options))
+            rows.append(
+                Row(
+                    label=label,
+                    method=group.method,
+                    score=score,
+                    note=note_of(group.members),
+                    trials=trials_of(kept[index]),
+                    options=group.options,
+                )
+            )
             for position, column in enumerate(columns):
                 planned = study.seeds if study else _planned_seeds(column, group, usual=seeds[column])
                 cells[index, position] = cell_of(column, score, group.members, planned)

@@ -52,6 +52,11 @@ class Block:
     aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     level: int = 2
 
+    def is_words(self, place: int) -> bool:
+        """Whether a column holds words and no numbers: rows' names, verdicts, what a number is of."""
+        cells = [row[place].text for row in self.rows]
+        return place == 0 or (not self._benchmark(place) and bool(cells) and all(text[:1].isalpha() for text in cells))
+
     def parts(self, widths: Sequence[int], *, most: int) -> list[list[int]]:
         """Columns of each part of a table that is wider than ``most``, the first column in each.
 

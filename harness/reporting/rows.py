@@ -60,14 +60,17 @@ def is_result(run: Run) -> bool:
     return not run.tuning or "chosen" in run.tuning
 
 
-def note_of(records: Sequence[Record], shown: Iterable[Record]) -> str:
-    """What is printed behind a label: what the configuration says of itself (`methods.configs.MethodConfig.label_note`;
-    nothing where its runs do not agree or the method is not known here), and how the shown runs were tuned."""
+def note_of(records: Sequence[Record]) -> str:
+    """What the configuration says of itself (`methods.configs.MethodConfig.label_note`); nothing where the runs of a row do
+    not agree or the method is not known here."""
     notes = {label_note(record.run.method, record.run.method_config) for record in records}
-    own = f" ({note})" if len(notes) == 1 and (note := notes.pop()) else ""
-    counts = sorted({len(record.run.tuning.get("trials", ())) for record in shown} - {0})
-    trials = "–".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else ""
-    return own + (f", tuned, {trials} trials" if trials else "")
+    return f" ({note})" if len(notes) == 1 and (note := notes.pop()) else ""
+
+
+def trials_of(records: Iterable[Record]) -> str:
+    """``, tuned, 4 trials``; empty for rows that were not."""
+    counts = sorted({len(record.run.tuning.get("trials", ())) for record in records} - {0})
+    return f", tuned, {'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} trials" if counts else ""
 
 
 def _label(records: Sequence[Record]) -> str:

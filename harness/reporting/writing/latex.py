@@ -65,7 +65,7 @@ def write(page: Page) -> str:
 
 def _tabular(block: Block, places: Sequence[int], rows: Sequence[Sequence[Text]]) -> list[str]:
     return [
-        rf"\begin{{tabular}}{{l{'r' * (len(places) - 1)}}}",
+        rf"\begin{{tabular}}{{{''.join('l' if block.is_words(place) else 'r' for place in places)}}}",
         r"\toprule",
         " & ".join(_tex(block.columns[place]) for place in places) + r" \\",
         r"\midrule",

@@ -19,7 +19,8 @@ def write(page: Page) -> str:
         lines += [f"- {markdown(line)}" for line in block.above] + ([""] if block.above else [])
         if block.columns:
             lines.append("| " + " | ".join(map(markdown, block.columns)) + " |")
-            lines.append("|" + "|".join(["---"] + ["---:"] * (len(block.columns) - 1)) + "|")
+            sides = ["---" if block.is_words(place) else "---:" for place in range(len(block.columns))]
+            lines.append("|" + "|".join(sides) + "|")
             lines += ["| " + " | ".join(map(_marked, row)) + " |" for row in block.rows]
         lines += ([""] if block.below else []) + [f"{markdown(line)}  " for line in block.below]
     foot = [*page.foot, *legend(page, best="Bold", tied="≈", second="Underlined")]

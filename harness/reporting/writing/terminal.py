@@ -51,7 +51,7 @@ def _table(block: Block, *, width: int) -> list[str]:
     for places in block.parts([one + len(GAP) for one in widths], most=width + len(GAP)):
         lines += [""] if lines else []
         for row in (*top, rule, *body):
-            lines.append(GAP.join(_padded(row[place], widths[place], left=place == 0) for place in places))
+            lines.append(GAP.join(_padded(row[place], widths[place], left=block.is_words(place)) for place in places))
     return lines
 
 

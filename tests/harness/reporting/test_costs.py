@@ -169,13 +169,14 @@ def test_a_session_of_another_set_up_gets_no_verdict(changes: dict[str, Any], wo
     page = render_costs([session(comparability=place, key=place.key)], claims=read(), **PUBLISHED)
     readings = [line for line in page.splitlines() if line.startswith("| training-cost |")]
     assert len(readings) == 4
-    assert all(f"not judged: {words}" in line for line in readings)
+    assert all("| not judged (ambiguous as it stands) |" in line for line in readings)
+    assert f"- Not judged, since this is not the published set-up: {words}" in page
     assert "reproduced" not in page
 
 
 def test_a_shared_session_gets_no_verdict() -> None:
     page = render_costs([session(shared="process 7")], claims=read(), **PUBLISHED)
-    assert "not judged: device shared" in page
+    assert "published set-up: device shared" in page
     assert "reproduced" not in page
 
 

@@ -57,6 +57,11 @@ def test_best_is_bold_and_second_underlined_and_lower_is_better_for_error_rates(
     assert page["full"][0] == "21.0 ± 1.0 (3)"
 
 
+def noisy_as(method: str) -> list[Any]:
+    values = [0.03, 0.10, 0.09]
+    return [record(value, seed=seed, benchmark="sbu", metric="ber", method=method) for seed, value in enumerate(values)]
+
+
 def test_a_row_that_cannot_be_told_from_the_best_is_marked_as_such() -> None:
     noisy = [
         record(value, seed=seed, benchmark="sbu", metric="ber", method="full")
@@ -66,6 +71,10 @@ def test_a_row_that_cannot_be_told_from_the_best_is_marked_as_such() -> None:
     assert page["decoder"][0] == "**6.0 ± 1.0 (3)**"
     assert page["full"][0] == "7.0 ± 3.6 (3) ≈"
     assert page["lora"][0] == "<u>11.0 ± 1.0 (3)</u>"
+    page_text = render(
+        three(0.10) + three(0.05, method="decoder") + noisy + three(0.055, method="ssf") + noisy_as("vpt")
+    )
+    assert "- SBU BER: decoder is best (6.0); not distinguishable from it: full and vpt; 2 are worse, from" in page_text
     assert "≈: cannot be told from it" in render(three(0.10) + three(0.05, method="decoder"))
 
 
