@@ -32,7 +32,14 @@ from tests.harness.reporting.sample import record
 
 pytestmark = pytest.mark.slow
 
-FILLED = {"NAME": "kvasir", "ARCHIVE": "kvasir-seg.zip", "FILE": "WEIGHTS", "RESULTS": "runs"}
+FILLED = {
+    "NAME": "kvasir",
+    "ARCHIVE": "kvasir-seg.zip",
+    "FILE": "WEIGHTS",
+    "RESULTS": "runs",
+    "HASH": "47defd50",
+    "ROOT": "results",
+}
 FILES = ("WEIGHTS", "vit_small_patch14_dinov2.safetensors", "sam_vit_h_4b8939.pth", "sam_vit_b_01ec64.pth")
 NAMES = (["cost"], ["datasets"], ["VERB"])
 """Not commands but the names of verbs, in a sentence."""
