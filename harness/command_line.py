@@ -68,6 +68,21 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+def require_effect(arguments: argparse.Namespace, *options: str, without: str) -> None:
+    """Refuse options that were given and change nothing.
+
+    Args:
+        options: long names without dashes.
+        without: in which case, such as ``with --check``.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    for option in options:
+        if getattr(arguments, option.replace("-", "_")) not in (None, False, [], ""):
+            raise UsageError(f"--{option} has no effect {without}; leave it away")
+
+
 def command(verb: str, documentation: str | None, *, epilog: str | None = None) -> CommandParser:
     """The parser of a verb, with what all of them have.
 

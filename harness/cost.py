@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.command_line import CommandParser, command, copy_in_use
 from harness.errors import UsageError
 from harness.registry import METHODS, load_plugins
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
@@ -76,6 +76,8 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     _check(arguments)
+    if line := copy_in_use():
+        print(line, file=sys.stderr)
     for line in load_plugins(plugins_of(arguments))[1]:
         print(line, file=sys.stderr)
 

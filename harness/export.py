@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError
+from harness.models.checkpoint import require_checkpoint_file
 from harness.progress import stages
+from harness.records.lookup import find_run
 from harness.registry import load_plugin
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
@@ -31,7 +33,6 @@ def parser() -> CommandParser:
     p.add_argument(
         "--merge",
         choices=("exact", "conv", "calibrated"),
-        default="exact",
         help="fold what is linear (default), or fit and fold the rest by least squares on training images; "
         "conv keeps a convolution, so no SAM checkpoint comes of it",
     )
@@ -56,7 +57,10 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     form: Form = "adapter" if arguments.adapter_only else "peft" if arguments.peft else "sam"
+    if form == "adapter":
+        require_effect(arguments, "merge", without="with --adapter-only, which writes the tensors unmerged")
     require_out(arguments.out, form, force=arguments.force)
+    require_checkpoint_file(arguments.checkpoint)
     if form == "peft" and arguments.verify:
         raise UsageError(
             "--verify loads without PEFT and transformers, so it takes no --peft; leave one of the two away"
@@ -66,19 +70,19 @@ def main(argv: list[str] | None = None) -> int:
     for path in plugins:
         load_plugin(path)
 
-    from harness.experiment.exporting import Export, export
-    from harness.experiment.reloading import verify
-    from harness.experiment.trained import find_run
-    from harness.planning.asked import checkpoint_of, folder_of
-
     results, settings = results_of(arguments), load_settings()
     run = find_run(results, arguments.run)
+
+    from harness.experiment.exporting import Export, export
+    from harness.experiment.reloading import verify
+    from harness.planning.asked import checkpoint_of, folder_of
+
     calibrated = arguments.merge == "calibrated" and form != "adapter"
     request = Export(
         results=results,
         run=run.key,
         out=arguments.out,
-        merge=arguments.merge,
+        merge=arguments.merge or "exact",
         form=form,
         checkpoint=arguments.checkpoint or checkpoint_of(run, settings),
         data=arguments.data or (folder_of(run, settings) if calibrated else None),

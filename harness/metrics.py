@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError, did_you_mean, os_reason
 from harness.evaluation.conventions import Conventions, Overlap, Resolution
 from harness.evaluation.names import CLASSES, METRICS
@@ -36,15 +36,13 @@ def parser() -> CommandParser:
     )
     p.add_argument("--num-classes", type=int, default=2, metavar="N", help="more than 2: files hold class indices")
     p.add_argument(
-        "--foreground", choices=("half", "nonzero"), default="half", help="mask levels above 127, or above 0"
+        "--foreground", choices=("half", "nonzero"), help="mask levels above 127 (half, default), or above 0"
     )
     p.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a convention, such as empty=0"
     )
     p.add_argument("--conventions", action="store_true", help="score the same predictions under every convention")
-    p.add_argument(
-        "--input-size", type=int, default=1024, metavar="S", help="side for resolution=input (default: 1024)"
-    )
+    p.add_argument("--input-size", type=int, metavar="S", help="side for resolution=input (default: 1024)")
     p.add_argument(
         "--stretched",
         action="store_true",
@@ -60,11 +58,16 @@ def parser() -> CommandParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    if not 2 <= args.num_classes <= 255 or args.workers < 0 or not 1 <= args.input_size <= 2**14:
+    side = 1024 if args.input_size is None else args.input_size
+    if not 2 <= args.num_classes <= 255 or args.workers < 0 or not 1 <= side <= 2**14:
         raise UsageError("--num-classes is 2 to 255, --input-size 1 to 16384, and --workers not negative")
     task: Task = "binary" if args.num_classes == 2 else "multiclass"
     metrics = chosen_metrics(args.metrics, multiclass=task == "multiclass")
     conventions = chosen_conventions(args.set)
+    if task == "multiclass":
+        require_effect(args, "foreground", without="with --num-classes, where files hold class indices")
+    if conventions.resolution != "input" and not args.conventions:
+        require_effect(args, "input-size", without="without --set resolution=input or --conventions")
     variants = variants_of(conventions, multiclass=task == "multiclass") if args.conventions else {"": conventions}
 
     from harness.evaluation.folders import FolderScoring, pair_predictions, score_folders
@@ -76,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     pairs = pair_predictions(args.pred, args.gt, partial=args.partial)
     scoring = FolderScoring(
-        scorers=scorers, input_size=args.input_size, foreground=args.foreground, stretched=args.stretched
+        scorers=scorers, input_size=side, foreground=args.foreground or "half", stretched=args.stretched
     )
     with counter("scoring", len(pairs)) as progress:
         score_folders(pairs, scoring, workers=args.workers, progress=progress)

@@ -9,7 +9,9 @@ from typing import Any
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
+from harness.models.checkpoint import require_checkpoint_file
 from harness.progress import counter
+from harness.records.lookup import find_run
 from harness.registry import load_plugin
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
@@ -60,8 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     for path in arguments.images:
         if not path.exists():
             raise UsageError(f"--images {path}: no such file or folder")
+    require_checkpoint_file(arguments.checkpoint)
     for path in plugins_of(arguments):
         load_plugin(path)
+    if arguments.run is not None:
+        find_run(results_of(arguments), arguments.run)
 
     from harness.experiment.experiment import own_device
     from harness.experiment.predicting import predict, scoring_command

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError
 from harness.files import write_atomically
 from harness.records.store import RecordStore
@@ -32,9 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(
             f"study {study.name} has no readings; name one that has (readings), or add them to a copy of it"
         )
-    if options.plan and options.json:
-        raise UsageError("--json is for the report; the design (--plan) is text")
     if options.plan:
+        require_effect(options, "json", "figure", "protocol", without="with --plan, which reads no record")
         print(plan_text(study), end="")
         return 0
     store = RecordStore(options.results)

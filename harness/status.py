@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.command_line import CommandParser, command, require_effect
 from harness.dispatch.display import clock, eta
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import (
@@ -56,6 +56,11 @@ def parser() -> CommandParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    if arguments.watch:
+        require_effect(arguments, "json", "logs", without="with --watch, which shows the overview again and again")
+    if arguments.json or arguments.logs:
+        other = "--json" if arguments.json else "--logs"
+        require_effect(arguments, *{"failed", "logs"} - {other[2:]}, without=f"with {other}")
     results = results_of(arguments).absolute()
     if not results.is_dir():
         raise UsageError(f"results folder {results} does not exist; give the one of your runs with --results DIR")

@@ -18,8 +18,8 @@ from harness.models.checkpoint import read_tensors
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import Segmenter
 from harness.records.checkpoints import noted
+from harness.records.lookup import find_run
 from harness.records.schema import Run
-from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, add_own_of
 from harness.training.checkpoint import BEST
 from methods.base import Method
@@ -141,26 +141,6 @@ def of_results(results: Path, key: str) -> Trained:
         raise UsageError(f"run {run.key} has no trained state at {file}; run it again to get one")
     add_own_of(run.benchmark, run.rules)
     return Trained(run=run, state=read_tensors(file), checkpoints=noted(results))
-
-
-def find_run(results: Path, key: str) -> Run:
-    """The run with ``key``, or the only one whose key begins so.
-
-    Raises:
-        UsageError: none, several, or a run that failed.
-    """
-    store = RecordStore(results)
-    records = {path.stem: path for path in sorted(store.folder.glob("*.json")) if path.stem.startswith(key)}
-    if key not in records and len(records) != 1:
-        known = f"{len(records)} runs begin so" if records else f"no record in {store.folder} begins so"
-        raise UsageError(f"--run {key}: {known}; give a key as python -m harness.status lists it")
-    record = store.read(key if key in records else next(iter(records)))
-    assert record is not None
-    if record.code != "OK":
-        raise UsageError(
-            f"run {record.key} ended with {record.code} ({record.message}); only finished runs have a trained model"
-        )
-    return record.run
 
 
 def trained_segmenter(run: Run, state: dict[str, Tensor], *, checkpoint: Path | None) -> tuple[Segmenter, Method]:

@@ -36,6 +36,16 @@ def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
     return found
 
 
+def require_checkpoint_file(path: Path | None) -> None:
+    """Refuse a path with no file behind it, before torch is loaded to read it.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if path is not None and not path.is_file():
+        raise UsageError(f"checkpoint {path} does not exist; give the path of a .pth or .safetensors file")
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors by name from a ``.safetensors`` file or a ``.pth`` file, on the CPU; a pickle with code in it is refused.
 
@@ -110,8 +120,7 @@ def _read(
     import torch
     from safetensors import SafetensorError
 
-    if not path.is_file():
-        raise UsageError(f"checkpoint {path} does not exist; give the path of a .pth or .safetensors file")
+    require_checkpoint_file(path)
     try:
         if path.suffix == ".safetensors":
             return safetensors(path)

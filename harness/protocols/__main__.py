@@ -19,6 +19,7 @@ from harness.protocols.load import as_rules, card_names, card_path, load_protoco
 from harness.protocols.quirks import quirks_page
 from harness.protocols.recorded import TABLES, is_hash, recorded
 from harness.records.schema import EXECUTION_ONLY
+from harness.settings.options import add_results, results_of
 from harness.text import printable_line
 
 
@@ -29,9 +30,7 @@ def parser() -> CommandParser:
     show = commands.add_parser("show", help="every field of a card with its value and its mark: paper, code or ours")
     show.add_argument("card", help="name of a card, path of a .yaml file, or the hash over a table")
     show.add_argument("--diff", metavar="OTHER", help="show only the fields in which OTHER differs")
-    show.add_argument(
-        "--results", type=Path, default=Path("runs"), metavar="DIR", help="where a hash's records lie (default: runs)"
-    )
+    add_results(show, help="where a hash's records lie (default: as set, else runs)")
     for each in (listed, show):
         each.add_argument("--json", action="store_true", help="print JSON instead of a table")
     commands.add_parser("quirks", help="print docs/quirks.md, generated from the switches")
@@ -46,9 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     elif arguments.command == "list":
         _list(as_json=arguments.json)
     elif arguments.diff:
-        _compare(arguments.card, arguments.diff, root=arguments.results, as_json=arguments.json)
+        _compare(arguments.card, arguments.diff, root=results_of(arguments), as_json=arguments.json)
     else:
-        _show(arguments.card, root=arguments.results, as_json=arguments.json)
+        _show(arguments.card, root=results_of(arguments), as_json=arguments.json)
     return 0
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError, os_reason
 from harness.settings.keys import KEYS, Key
 from harness.settings.read import HERE, Settings, load_settings, user_file
@@ -34,6 +34,7 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.init:
+        require_effect(arguments, "json", without="with --init, which writes a file")
         return _write(arguments.out or HERE)
     if arguments.out:
         raise UsageError("--out is for --init, which writes a file")

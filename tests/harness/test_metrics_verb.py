@@ -301,7 +301,8 @@ def test_bad_arrays_of_several_classes_are_one_line(capsys, tmp_path, array, mes
     (tmp_path / "g").mkdir()
     np.save(tmp_path / "p" / "a.npy", array)
     Image.fromarray(np.eye(60, 45, dtype=np.uint8)).save(tmp_path / "g" / "a.png")
-    options = ["--num-classes", "3", "--set", f"resolution={resolution}", "--input-size", "30", "--workers", "1"]
+    options = ["--num-classes", "3", "--set", f"resolution={resolution}", "--workers", "1"]
+    options += ["--input-size", "30"] if resolution == "input" else []
     assert main(["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), *options]) == 2
     error = capsys.readouterr().err
     assert message in error

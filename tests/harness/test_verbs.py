@@ -80,6 +80,8 @@ def test_a_wrong_word_is_one_line_before_torch_is_loaded() -> None:
     words |= {"doctor": ["--backbone", "vit_x"], "cost": ["--methods", "lora", "--backbone", "vit_x"]}
     words |= {"run": ["--methods", "lora", "--datasets", "all", "--retry", "oom"]}
     words |= {"metrics": ["--pred", ".", "--gt", ".", "--metrics", "iuo"], "datasets": ["check", "kvazir"]}
+    words |= {"export": ["--run", "nowhere", "--out", "a.pth"]}
+    words |= {"predict": ["--run", "nowhere", "--images", ".", "--out", "masks"]}
     code = f"""
 import sys
 from harness.__main__ import main
@@ -131,6 +133,31 @@ def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path: Path) -> No
     words = ["-m", "harness.run", "--methods", "lora", "--datasets", "kvasir", "--plan"]
     assert python(*words, cwd=tmp_path).stderr.startswith("sam-peft ")
     assert str(REPOSITORY) not in python(*words).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["status", "--watch", "--json"], "--json has no effect with --watch"),
+        (["status", "--json", "--failed"], "--failed has no effect with --json"),
+        (["status", "--logs", "a", "--failed"], "--failed has no effect with --logs"),
+        (["metrics", "--pred", ".", "--gt", ".", "--input-size", "64"], "--input-size has no effect without --set"),
+        (["metrics", "--pred", ".", "--gt", ".", "--num-classes", "3", "--foreground", "half"], "--foreground has no"),
+        (["readings", "--plan", "--figure", "a.svg"], "--figure has no effect with --plan"),
+        (["settings", "--init", "--json"], "--json has no effect with --init"),
+        (["settings", "--out", "a"], "--out is for --init"),
+        (["tables", "--check", "--json"], "there is nothing to --check"),
+        (
+            ["export", "--run", "a", "--out", "a.safetensors", "--adapter-only", "--merge", "exact"],
+            "--merge has no effect",
+        ),
+    ],
+)
+def test_an_option_that_another_one_silences_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
