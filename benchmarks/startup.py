@@ -15,7 +15,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-HARNESS = Path(__file__).parents[1] / "harness"
+from datasets import BUILTIN
+from harness.planning.samples import sample_writer
+from harness.verbs import VERBS
+
 SEEDS = 28  # x 4 methods x 9 benchmarks = 1,008 runs
 PLAN = ["--protocol", "demo", "--methods", "lora,naslora,bitfit,decoder", "--datasets", "all", "--seeds", str(SEEDS)]
 
@@ -24,11 +27,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args(argv).rounds
-    verbs = sorted(path.stem for path in HARNESS.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
-    commands = {f"{verb} --help": ["-m", f"harness.{verb}", "--help"] for verb in verbs}
+    commands = {f"{verb} --help": ["-m", "harness", verb, "--help"] for verb in VERBS}
     with tempfile.TemporaryDirectory() as folder:
         plan = ["-m", "harness.run", *PLAN, "--results", folder, "--plan"]
-        _run(plan)  # writes the sample data that later plans find
+        for name in BUILTIN:  # a plan writes none
+            sample_writer(Path(folder))(name)
         commands[f"run --plan, {4 * 9 * SEEDS} runs"] = plan
         rows = []
         for name, command in commands.items():

@@ -1,4 +1,4 @@
-"""``python -m harness VERB …``: compare ways to fine-tune SAM with few parameters; installed as ``sam-peft VERB …``."""
+"""``python -m harness VERB …``: compare ways to fine-tune SAM with few parameters."""
 
 from __future__ import annotations
 
