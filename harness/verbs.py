@@ -11,6 +11,7 @@ from harness.command_line import plain
 VERBS = {
     "run": "harness.run",
     "status": "harness.status",
+    "show": "harness.show",
     "tables": "harness.tables",
     "figures": "harness.figures",
     "why": "harness.why",

@@ -32,6 +32,14 @@ MEANINGS: Mapping[str, str] = {
 """Code -> what a table says below."""
 
 
+def search_start(record: Record) -> int | None:
+    """T_B, the last epoch before α's updates begin; None where a run has no such stage."""
+    config = record.run.method_config
+    start = config.get("search_start_epoch")
+    searched = config.get("stagewise") and isinstance(start, int) and 0 < start < len(record.history)
+    return start if searched else None
+
+
 def no_alpha(record: Record) -> AlphaCode:
     """For pages that look at no α history."""
     return ""

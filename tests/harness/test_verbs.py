@@ -201,6 +201,7 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(
     for words, look in (
         (["run", *grid, "--plan"], lambda data: data["runs"][0]["hours"] > 0 and not data["missing"]),
         (["status", "--results", results], lambda data: data[0]["state"] == "OK"),
+        (["show", "0208a83a", "--results", results], lambda data: data["history"] and data["search_start"] == 2),
         (["tables", "--results", results], lambda data: data[0]["tables"][0]["rows"] and data[0]["numbers"]),
         (["claims", "--results", results], lambda data: data[0]["verdict"] and data[0]["readings"] is not None),
         (["readings", "--results", "empty"], lambda data: data["title"]),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from harness.reporting.alpha import MEANINGS
-from harness.reporting.figures.curves import search_start
+from harness.reporting.alpha import MEANINGS, search_start
 from harness.reporting.figures.material import Drawing, Material
 from harness.reporting.figures.mixtures import COLOURS, MARKERS, cap, heading, mean_shares, mixtures, title
 from harness.reporting.figures.style import COLUMN, GREY, PAGE, panels

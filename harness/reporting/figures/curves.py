@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.records.schema import Record
 from harness.reporting import names
+from harness.reporting.alpha import search_start
 from harness.reporting.figures.material import Drawing, Material, NothingToDrawError, short
 from harness.reporting.figures.style import GREY, PAGE, looks, panels
 
@@ -43,14 +44,6 @@ def validation_curve(record: Record, metric: str) -> Curve:
         for entry in record.history
         if math.isfinite(entry.get("val", {}).get(metric, math.nan))
     }
-
-
-def search_start(record: Record) -> int | None:
-    """T_B, the last epoch before α's updates begin; None where a run has no such stage."""
-    config = record.run.method_config
-    start = config.get("search_start_epoch")
-    searched = config.get("stagewise") and isinstance(start, int) and 0 < start < len(record.history)
-    return start if searched else None
 
 
 def largest_drop(curve: Curve, start: int, *, lower_is_better: bool = False) -> float | None:
