@@ -98,7 +98,9 @@ def test_json_holds_what_the_page_shows(results: Path, capsys: pytest.CaptureFix
     ("words", "said"),
     [
         (["0000"], "has the key '0000'"),
-        ([""], "has the key ''"),
+        ([""], "give the KEY of a run, or --compare A B"),
+        (["0", "--compare", "0", "1"], "give the KEY of a run, or --compare A B"),
+        (["--compare", "0000", "1"], "has the key '0000'"),
         (["fedc"], "run fedcba9876543210 has no record yet"),
         (["0", "--results", "nowhere"], "results folder nowhere does not exist"),
     ],
@@ -110,6 +112,30 @@ def test_what_cannot_be_shown_is_one_line(
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n")) == ("", 1)
     assert said in shown.err
+
+
+def test_two_runs_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = record(0.9, seed=1, cost={"step_time_s": 0.5})
+    second = record(
+        0.92, seed=2, config={"rank": 6}, rules={"image_size": 128}, cost={"step_time_s": 0.25, "gpu_hours": 1.0}
+    )
+    for one in (first, second):
+        RecordStore(tmp_path).write(one)
+    assert main(["--compare", first.key, second.key, "--results", str(tmp_path)]) == 0
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for line in (
+        f"A: {first.key}, lora on kvasir, seed 1: OK",
+        "seed 1 2",
+        "option rank 3 6",
+        "rule image_size 64 128",
+        "best test s_measure 90.00 92.00 +2.00",
+        "step_time_s 0.5 0.25 -0.25",
+        "gpu_hours – 1",
+    ):
+        assert line in shown
+    assert not [line for line in shown if line.startswith(("benchmark", "option alpha"))]
+    assert main(["--compare", first.key, second.key, "--results", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["differences"]["option rank"] == [3, 6]
 
 
 def test_several_runs_of_one_beginning_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
