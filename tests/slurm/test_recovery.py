@@ -155,7 +155,9 @@ def starts_of(results):
 
 def progressed(results, *, start):
     """Whether the ``start``-th start trains, and has gone beyond where it continued."""
-    begun = starts_of(results) if (results / "state").is_dir() else []
+    begun = (
+        starts_of(results) if list(results.glob("state/*")) else []
+    )  # the folder of states is there a moment before a run's
     if len(begun) < start or begun[-1].end:
         return False
     path = results / "state" / next(iter((results / "state").iterdir())).name / "progress.json"
