@@ -76,6 +76,20 @@ def test_the_numbers_of_the_text_are_in_the_records() -> None:
     assert f"about {(high - low) / 2:.1f} points" in answer
 
 
+def test_the_seed_that_hardly_learnt_is_told_as_it_was() -> None:
+    runs = {
+        (record.run.method, record.run.seed): record
+        for record in small()
+        if record.run.benchmark == "cvc612" and record.run.method_config["lr"] in (1e-3, 3e-3)
+    }
+    (first, second), (third, fourth) = (
+        [entry["loss"] for entry in runs["naslora", seed].history[:2]] for seed in (1, 0)
+    )
+    assert f"(training loss {first:.2f} and {second:.2f}, its first seed {third:.2f} and {fourth:.2f})" in PAGE
+    behind = [100 * runs[name, 1].scores["best"]["test"]["s_measure"] for name in ("lora", "naslora")]
+    assert f"ends\n{behind[0] - behind[1]:.1f} points below LoRA" in PAGE
+
+
 def test_searching_against_not_searching_is_paired_as_tables_pair() -> None:
     study = load_study("small-search")
     ((sheet, members),) = sheets(small()).items()
