@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import harness.run as verb
+from harness import phases
 from harness.dispatch.run_jobs import Outcome
 from harness.errors import UsageError
 from harness.planning.plan import Plan
@@ -70,7 +71,8 @@ def tuned(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
         score: Score, *words: str, methods: str = "lora", datasets: str = "kvasir", seeds: str = "2"
     ) -> tuple[int, Work]:
         work = Work(score)
-        monkeypatch.setattr(verb, "carry_out", work)
+        for module in (verb, phases):  # trials are carried out by the one, the chosen runs by the other
+            monkeypatch.setattr(module, "carry_out", work)
         grid = ["--methods", methods, "--datasets", datasets, "--protocol", "demo", "--seeds", seeds]
         return verb.main([*grid, "--results", str(tmp_path), *(words or GRID)]), work
 
