@@ -58,6 +58,10 @@ class CommandParser(argparse.ArgumentParser):
             message = f"unknown argument {unknown.split()[0]!r}{f' (did you mean {near[0]}?)' if near else ''}"
         raise UsageError(f"{message}; {self.prog} --help lists what there is")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """argparse would pass over a full disk in silence where output is not buffered."""
+        (file or sys.stdout).write(message)
+
 
 class _Version(argparse.Action):
     def __init__(self, option_strings: list[str], dest: str, **_: Any) -> None:

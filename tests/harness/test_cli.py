@@ -96,7 +96,9 @@ def test_a_full_disk_is_called_that(number: int, said: str, capsys: pytest.Captu
     assert said in line
 
 
-@pytest.mark.parametrize("words", [("-m", "harness.run", "--help"), ("-c", VERB, "show")])
+@pytest.mark.parametrize(
+    "words", [("-m", "harness.run", "--help"), ("-u", "-m", "harness.run", "--help"), ("-c", VERB, "show")]
+)
 def test_full_output_is_an_error(words: tuple[str, ...]) -> None:
     done = shell('"$@" > /dev/full', *words)
     assert done.returncode == 2
