@@ -11,6 +11,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.records.schema import ADDED_LATER, QUIRKS_ADDED_LATER
 from harness.records.store import RecordStore
+from harness.streams import say_skipped
 
 SHORTEST = 4
 """Digits of a hash that are looked for."""
@@ -46,7 +47,8 @@ def recorded(digest: str, root: Path) -> Recorded:
     Raises:
         UsageError: no record was made under it, or several hashes begin so.
     """
-    records, _ = RecordStore(root).summaries()
+    records, skipped = RecordStore(root).summaries()
+    say_skipped(skipped)
     hashes = sorted({one.run.protocol_hash for one in records if one.run.protocol_hash.startswith(digest)})
     if not hashes:
         raise UsageError(

@@ -188,7 +188,7 @@ def load_cost(path: Path) -> CostRecord:
         ValueError: no readable cost record, or one that was edited.
     """
     data = read_regular(path, largest=LARGEST_RECORD)
-    record = validated(_adapter(), data, version=COST_SCHEMA_VERSION, kind="cost record", field="comparability")
+    record = validated(_shaped, data, version=COST_SCHEMA_VERSION, kind="cost record", field="comparability")
     if record.comparability.key != record.key:
         raise ValueError(
             "its key is not the hash of its comparability: the device, the options or the like were edited"
@@ -202,6 +202,10 @@ def load_cost(path: Path) -> CostRecord:
     if not holds:
         raise ValueError("its seal does not fit: a number was edited after it was written")
     return spelt(record)
+
+
+def _shaped(data: bytes) -> CostRecord:
+    return _adapter().validate_json(data, strict=True)
 
 
 @lru_cache(maxsize=1)

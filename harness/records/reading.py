@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, is_dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from harness.errors import UsageError
 from harness.file_names import checked_name
@@ -24,53 +24,12 @@ from harness.records.files import LARGEST_RECORD, read_regular
 from harness.records.ranges import largest
 from harness.records.schema import SCHEMA_VERSION, Record
 from harness.records.seal import seal_holds
+from harness.records.shape import MOST, OF_A_CHOICE, shaped
 from harness.text import printable_line
 
 T = TypeVar("T")
 
-_MOST = 10**12
-"""Bound on every count: no run has so many images, parameters or epochs."""
 _ESCAPES = re.compile(rb"\\[bfnrtu]")
-
-
-_RULES: dict[str, Any] = {
-    **dict.fromkeys(("image_size", "batch_size", "accumulate", "epochs", "select_every", "mask_tokens"), int),
-    **dict.fromkeys(("quirks", "evaluation", "methods", "benchmarks"), dict),
-    **{"merge": list, "precision": str, "activation_checkpointing": bool},
-}
-"""Types of the rules that readers of records look at; training checks every one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Trial:
-    options: dict[str, Any]
-    score: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Chosen:
-    """What readers look at of `Run.tuning`, where an option was chosen."""
-
-    grid: dict[str, list[Any]]
-    chosen: dict[str, Any]
-    edge: list[str]
-    trials: list[_Trial]
-    metric: str
-    on: list[str]
-    hours: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Tried:
-    """The same of a trial that was not chosen."""
-
-    grid: dict[str, list[Any]]
-
-
-@lru_cache(maxsize=1)
-def _adapter() -> TypeAdapter[Record]:
-    """Built once and only where a record is read."""
-    return TypeAdapter(Record)
 
 
 def load(path: Path) -> Record:
@@ -87,7 +46,7 @@ def load(path: Path) -> Record:
 
 def parse(data: bytes) -> Record:
     """Raises ValueError where ``data`` is no record of a schema that this code reads (1 to `SCHEMA_VERSION`)."""
-    record = validated(_adapter(), data, version=SCHEMA_VERSION, kind="record of a run", field="run")
+    record = validated(shaped, data, version=SCHEMA_VERSION, kind="record of a run", field="run")
     for reason in _wrong(record):
         raise ValueError(reason)
     if record.run.key != record.key:
@@ -106,11 +65,11 @@ def parse(data: bytes) -> Record:
     return replace(spelt(record), run=run)
 
 
-def validated(adapter: TypeAdapter[T], data: bytes, *, version: int, kind: str, field: str) -> T:
+def validated(read: Callable[[bytes], T], data: bytes, *, version: int, kind: str, field: str) -> T:
     """The content of a file as a dataclass with a ``schema_version``.
 
     Args:
-        adapter: of the dataclass.
+        read: to the dataclass; raises pydantic's ValidationError.
         data: JSON.
         version: the last schema that this code reads.
         kind: what the file should be, for messages.
@@ -120,7 +79,7 @@ def validated(adapter: TypeAdapter[T], data: bytes, *, version: int, kind: str, 
         ValueError: no JSON, another kind, a later schema, or a field of a wrong type; the message is one line.
     """
     try:
-        record = adapter.validate_json(data, strict=True)
+        record = read(data)
     except ValidationError as error:
         raise ValueError(_reason(data, error, version=version, kind=kind, field=field)) from error
     _require_version(getattr(record, "schema_version", None), version)
@@ -143,26 +102,15 @@ def _wrong(record: Record) -> Iterable[str]:
             yield f"its {what} holds characters that cannot be printed"
     if not 0 <= run.seed < 2**63:
         yield f"its seed {_short(run.seed)} is out of range"
-    if record.attempts < 1 or not 1 <= (record.selected_epoch or 1) <= _MOST:
+    if record.attempts < 1 or not 1 <= (record.selected_epoch or 1) <= MOST:
         yield "its attempts or its selected epoch are below 1"
     for what in ("counts", "parameters", "cost", "budget"):
         if not all(0 <= number < math.inf for number in getattr(record, what).values()):
             yield f"{what}: a number is negative or not finite"
     if record.parameters and "trainable" not in record.parameters:
         yield "parameters: trainable is missing"
-    for name, kind in _RULES.items():
-        value: Any = run.rules.get(name)
-        if value is not None and (type(value) is not kind or (kind is int and not 1 <= value <= _MOST)):
-            yield f"its rule {name} is {_short(value)}"
-    if not all(isinstance(one, dict) for name in ("methods", "benchmarks") for one in run.rules.get(name, {}).values()):
-        yield "its rules for methods or benchmarks are no mappings"
-    if run.tuning:
-        try:
-            TypeAdapter(_Chosen if "chosen" in run.tuning else _Tried).validate_json(
-                json.dumps(run.tuning), strict=True
-            )
-        except ValidationError as error:
-            yield f"run.tuning.{_first(error)}"
+    if "chosen" in run.tuning and not run.tuning.keys() >= set(OF_A_CHOICE):
+        yield f"run.tuning: {', '.join(sorted(set(OF_A_CHOICE) - run.tuning.keys()))} is missing"
     yield from _wrong_scores(record)
 
 

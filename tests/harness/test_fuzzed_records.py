@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from datasets import samples
-from harness import claims, readings, run, status, tables, why
+from harness import claims, export, figures, readings, run, status, tables, why
 from harness.cli import Main
+from harness.protocols.__main__ import main as protocols
 from harness.records.__main__ import main as records
 from harness.records.cost import Comparability
 from harness.records.schema import Run
@@ -185,7 +186,12 @@ def kvasir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
     results = ["--results", str(root)]
     plan = ["--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", "--dataset-root", f"kvasir={kvasir}"]
+    further: list[tuple[Main, list[str]]] = [  # dear: torch, matplotlib
+        (export.main, ["--run", KEYS[0], "--out", str(root.parent / "out" / "x.pth"), *results]),
+        (figures.main, ["all", "--format", "svg", "--out", str(root.parent / "out" / "figures"), *results]),
+    ]
     return [
+        *(further if EXAMPLES > 50 else []),
         (tables.main, results),
         (tables.main, [*results, "--check"]),
         (tables.main, [*results, "--study", "real-images", "--format", "latex"]),
@@ -201,6 +207,8 @@ def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
         (claims.main, results),
         (claims.main, [*results, "--protocol", "mini"]),
         (readings.main, results),
+        (protocols, ["show", "47defd50", *results]),
+        (tables.main, [*results, "--json"]),
         (run.main, [*plan, *results, "--plan"]),
         (records, ["check", str(root)]),
         (records, ["merge", str(root), "--out", str(root.parent / "out")]),

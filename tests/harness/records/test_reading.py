@@ -38,7 +38,7 @@ def changed(tmp_path: Path, change: Change, *, forged: bool = True) -> Path:
         path.write_text(json.dumps(content), encoding="utf-8")
         return path
     known = {name: value for name, value in content["run"].items() if name in Run.__dataclass_fields__}
-    with contextlib.suppress(TypeError):  # a field is missing
+    with contextlib.suppress(TypeError, AttributeError):  # a field is missing or no mapping
         content["key"] = Run(**known).key
     path.unlink()
     path = path.with_name(f"{content['key']}.json")
@@ -65,10 +65,27 @@ FORGED: dict[str, tuple[Change, str]] = {
     "a seed in words": (lambda c: c["run"].update(seed="0"), "run.seed: must be a valid integer"),
     "a seed of 30 digits": (lambda c: c["run"].update(seed=10**30), "seed"),
     "a yes for a seed": (lambda c: c["run"].update(seed=True), "run.seed: must be a valid integer"),
-    "a rule of another type": (lambda c: c["run"]["rules"].update(quirks=[1]), "its rule quirks is [1]"),
-    "a size of 0": (lambda c: c["run"]["rules"].update(image_size=0), "its rule image_size is 0"),
+    "a rule of another type": (lambda c: c["run"]["rules"].update(quirks=[1]), "run.rules.quirks: must be a mapping"),
+    "a size of 0": (lambda c: c["run"]["rules"].update(image_size=0), "run.rules.image_size: must be greater"),
     "a field of the run that is unknown": (lambda c: c["run"].update(more=1), "run.more"),
     "a field that is missing": (lambda c: c["run"].pop("manifest"), "run.manifest: is missing"),
+    "options of a method that are none": (
+        lambda c: c["run"]["rules"].update(methods={"lora": 3}),
+        "rules.methods.lora",
+    ),
+    "an epoch's updates that are a list": (
+        lambda c: c.update(history=[{"updates": []}]),
+        "history.0.updates: must be a map",
+    ),
+    "an epoch's loss in words": (
+        lambda c: c.update(history=[{"loss": "low"}]),
+        "history.0.loss: must be a valid number",
+    ),
+    "a choice without its trials": (lambda c: c["run"].update(tuning={"chosen": {"lr": 1}}), "edge, grid, hours"),
+    "a trial without a score": (
+        lambda c: c["run"].update(tuning={"trials": [{"options": {}}]}),
+        "trials.0.score: is missing",
+    ),
     "a negative count": (lambda c: c["counts"].update(test=-1), "counts"),
     "a cost without end": (lambda c: c["cost"].update(step_time_s=float("inf")), "cost"),
     "parameters without the trainable": (lambda c: c["parameters"].pop("trainable"), "trainable is missing"),
