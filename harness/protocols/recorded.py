@@ -65,4 +65,4 @@ def _filled(rules: Mapping[str, Any]) -> dict[str, Any]:
     """With the fields that are younger than a record, at the value that it was made with; without the tables that a card
     has for methods and benchmarks: a run's options are in its configuration, its benchmark's rules are applied."""
     found = {**ADDED_LATER, **rules, "quirks": {**QUIRKS_ADDED_LATER, **rules.get("quirks", {})}}
-    return {name: value for name, value in found.items() if name not in TABLES}
+    return {name: found[name] for name in sorted(found) if name not in TABLES}
