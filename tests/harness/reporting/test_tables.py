@@ -534,7 +534,7 @@ def test_ten_thousand_records_make_their_tables_in_five_seconds_and_500_mb(tmp_p
     folder.mkdir()
     store = RecordStore(tmp_path)
     history = [
-        {"epoch": e, "loss": 0.123456789, "lr": 1e-4, "val": {"iou": 0.5, "dice": 0.6}, "seconds": 12.3}
+        {"epoch": e + 1, "loss": 0.123456789, "lr": 1e-4, "val": {"iou": 0.5, "dice": 0.6}, "seconds": 12.3}
         for e in range(40)
     ]
     rules = {f"rule_{n}": "a value" for n in range(60)}
