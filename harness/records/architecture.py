@@ -19,6 +19,7 @@ def read_architecture(path: Path, *, expected: str = "") -> list[dict[str, list[
         ValueError: it is no such file, or not the one that was written.
     """
     history: list[dict[str, list[float]]] = []
+    widths: dict[str, int] = {}
     try:
         data = read_regular(path, largest=LARGEST_TABLE)
         if expected and digest(data) != expected:
@@ -34,6 +35,8 @@ def read_architecture(path: Path, *, expected: str = "") -> list[dict[str, list[
                 raise ValueError(f"epoch {epoch} follows {len(history)}")
             if row[1]:
                 history[-1][row[1]] = [float(value) for value in row[2:]]
+                if len(row) - 2 != widths.setdefault(row[1], len(row) - 2):
+                    raise ValueError(f"line {rows.line_num} has {len(row)} columns")
     except (ValueError, IndexError, csv.Error) as error:
         raise ValueError(f"{path.name} holds no α history ({error})") from error
     return history

@@ -209,7 +209,8 @@ class RecordStore:
         """Raises ValueError where the file beside it holds no α history."""
         path = self.architecture_path(record.key)
         if not record.architecture and os.path.lexists(path):
-            record.architecture.extend(read_architecture(path))
+            expected = record.beside.get("architecture.csv", "")
+            record.architecture.extend(read_architecture(path, expected=expected))
         return record
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from harness.errors import UsageError
 from harness.records.__main__ import main
 from harness.records.agreement import disagreement
 from harness.records.cost import CostStore
@@ -214,6 +215,15 @@ def replaced_in_cost(path: Path, old: str, new: str, capsys: pytest.CaptureFixtu
     assert main(["check", str(root)]) == 1
     assert f"wrong: {path}: " in capsys.readouterr().out
     assert list(CostStore(root)) == []
+
+
+@pytest.mark.parametrize("with_seal", [True, False], ids=["sealed", "older"])
+def test_an_alpha_history_that_was_cut_off_is_not_read(tmp_path: Path, with_seal: bool) -> None:
+    path = copied(tmp_path, NASPCLORA, with_seal=with_seal)
+    history = path.with_suffix(".architecture.csv")
+    history.write_bytes(history.read_bytes()[:-21])  # one share of the last site
+    with pytest.raises(UsageError, match=r"cannot be read whole: .*architecture\.csv holds no α history"):
+        RecordStore(path.parent.parent).read(NASPCLORA)
 
 
 def test_sealing_says_the_same_twice(tmp_path: Path) -> None:
