@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         records, study, claims=read(options.claims), images_of=images_below(options.results), protocol=protocol
     )
     text = write(page)
-    path = options.results / "tables" / f"{study.name}.readings.md"
+    path = options.results / "readings" / f"{study.name}.md"
     write_atomically(path, text)
     if options.figure:
         from harness.reporting.specification import draw

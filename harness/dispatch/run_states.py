@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.dispatch.attempts import LEASE_SECONDS, Attempt, attempts, log_path, state_folder
 from harness.dispatch.queue import Task
 from harness.dispatch.state_files import read_as
-from harness.dispatch.sweeps import Chunk, Problems, Sweep, read_chunks, read_sweeps, settles
+from harness.dispatch.sweeps import Chunk, Problems, Sweep, named, read_chunks, read_sweeps, settles
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 
@@ -128,13 +128,7 @@ def survey(
 def _of_record(record: Record) -> RunState:
     run = record.run
     return RunState(
-        key=record.key,
-        method=run.method,
-        variant=run.variant,
-        benchmark=run.benchmark,
-        backbone=run.backbone,
-        protocol=run.protocol,
-        seed=run.seed,
+        **{**named(run), "key": record.key},
         state=record.code,
         message=record.message,
         attempts=record.attempts,
@@ -167,13 +161,7 @@ def _state(
     number = last.number if last else record.attempts if record else 0
     done, stage = _progress(folder) if state == RUNNING else (1.0 if state == FINISHED else 0.0, "")
     return RunState(
-        key=run.key,
-        method=run.method,
-        variant=run.variant,
-        benchmark=run.benchmark,
-        backbone=run.backbone,
-        protocol=run.protocol,
-        seed=run.seed,
+        **named(run),
         state=state,
         message=message,
         attempts=number,

@@ -69,18 +69,13 @@ class PlannedRun:
 
     @classmethod
     def of(cls, run: Run, *, limits: AttemptLimits, replaces: str = "") -> PlannedRun:
-        return cls(
-            key=run.key,
-            method=run.method,
-            variant=run.variant,
-            benchmark=run.benchmark,
-            backbone=run.backbone,
-            protocol=run.protocol,
-            seed=run.seed,
-            limit=limits.limit,
-            before=limits.before,
-            replaces=replaces,
-        )
+        return cls(**named(run), limit=limits.limit, before=limits.before, replaces=replaces)
+
+
+def named(run: Run | PlannedRun) -> dict[str, Any]:
+    """What a run is called everywhere on disk and on a screen."""
+    names = ("key", "method", "variant", "benchmark", "backbone", "protocol", "seed")
+    return {name: getattr(run, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

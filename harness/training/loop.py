@@ -33,11 +33,10 @@ from harness.training.outcome import Diverged, Interrupted, Progress, Selection,
 from harness.training.position import Position
 from harness.training.prediction import Loss
 from harness.training.schedule import learning_rate_factor
-from methods.base import ARCHITECTURE, WEIGHTS, Method, Role
+from harness.training.steps import planned_steps
+from methods.base import ARCHITECTURE, Method, Role
 from methods.parts.placement import MethodError
 
-MOST_STEPS = 1000
-"""Steps for an update of the weights; a method that takes more than this never gives them one."""
 LOOKAHEAD = 2
 """Updates whose images load while one computes."""
 WARMUP_STEPS = 3
@@ -129,25 +128,6 @@ def train(
         return loop.run()
 
 
-def planned_steps(method: Method, plan: UpdatePlan, protocol: Protocol, *, images: int) -> int:
-    """Steps of the whole run.
-
-    ``budget=epochs``: those of the protocol's epochs. ``budget=updates``: as many as the weights need for the updates
-    that they would get in the protocol's epochs over all ``images`` if every step were theirs.
-    """
-    if protocol.budget == "epochs" or not method.config.spares_weight_updates:
-        return plan.updates_per_epoch * protocol.epochs
-    wanted = -(-(protocol.epoch_images or images) // (plan.batch_size * plan.accumulate)) * protocol.epochs
-    total = done = 0
-    while done < wanted:
-        epoch, step = divmod(total, plan.updates_per_epoch)
-        done += sum(WEIGHTS in roles for roles in method.passes_at(epoch=epoch, step=step))
-        total += 1
-        if total > MOST_STEPS * wanted:
-            raise MethodError(f"{method.name} gives its weights no {wanted} updates within {total} steps")
-    return total
-
-
 @dataclass(kw_only=True)
 class _Loop:
     """The built parts of a run, and where it is; see `train`."""
@@ -225,7 +205,7 @@ class _Loop:
         return passes
 
     def _steps_in(self, epoch: int) -> int:
-        """Steps of an epoch; the last one may end early, see `planned_steps`."""
+        """Steps of an epoch; the last one may end early, see `harness.training.steps`."""
         return min(self.plan.updates_per_epoch, self.total - epoch * self.plan.updates_per_epoch)
 
     @property

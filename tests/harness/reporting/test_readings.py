@@ -21,6 +21,7 @@ from harness.reporting.specification import draw
 from harness.reporting.writing import write
 from harness.studies import Study, load_study, study_from_dict
 from harness.studies.design import aliases, label_of, options_of, parse_fields, points
+from harness.tables import main as tables
 from tests.harness.reporting.sample import record
 
 FIELDS = {
@@ -174,7 +175,9 @@ def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: P
     for one in everything():
         store.write(replace(one, run=replace(one.run, protocol="nas-lora")))
     assert verb.main(["--results", str(tmp_path)]) == 0
-    assert (tmp_path / "tables" / "readings.readings.md").is_file()
+    assert (tmp_path / "readings" / "readings.md").is_file()
+    assert tables(["--results", str(tmp_path)]) == 0
+    assert tables(["--check", "--results", str(tmp_path)]) == 0  # it is no table that records alone would give
 
 
 def test_the_curve_is_drawn_with_a_mark_for_every_choice(tmp_path: Path) -> None:
