@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -235,12 +234,13 @@ def test_bad_input_is_one_line_and_loses_nothing(
 
 
 def test_calibrated_merging_fits_on_the_runs_own_images(
-    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where no demo has left the images of its runs
     file = tmp_path / "adapter.safetensors"
     assert export.main([*binary.model, "--out", str(file), "--adapter-only"]) == 0
-    arguments: list[Any] = ["--adapter", str(file), "--images", str(binary.images), "--results", "runs"]
-    arguments = [*arguments[:-2], "--out", str(tmp_path / "out"), "--merge", "calibrated"]
+    arguments = ["--adapter", str(file), "--images", str(binary.images)]
+    arguments += ["--out", str(tmp_path / "out"), "--merge", "calibrated"]
     assert predict.main(arguments) == 2
     assert "give their folder with --data" in capsys.readouterr().err
 
