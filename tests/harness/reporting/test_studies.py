@@ -29,7 +29,11 @@ ASKED_FOR = {
         "main-tuned",
         "search",
         "lengths",
+        "small-methods",
+        "small-operations",
+        "small-readings",
         "small-search",
+        "small-stagewise",
     ),
 }
 
