@@ -160,11 +160,12 @@ class LocalExecutor(Executor):
         process.update_parameters(timeout_min=60 * 24 * 365, stderr_to_stdout=True)
         variables = self._variables(index)
         # Ctrl-C reaches the whole process group; workers are told by us instead, so that they can write a checkpoint.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Blocked, not ignored: one that comes meanwhile is ours when the worker has begun.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return process.begin(worker_command(chunk, frozen, python=shlex.quote(sys.executable), variables=variables))
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _variables(self, index: int) -> dict[str, str]:
         """Environment of a worker: its GPU by the name that was given for it (submitit takes whole numbers only)."""

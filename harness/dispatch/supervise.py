@@ -184,7 +184,8 @@ def _supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, mee
     if meeting is not None:
         circumstances = replace(circumstances, variables={**circumstances.variables, **meeting.open()})
     oom_before = oom_kills()
-    child = fork_child(job, circumstances=circumstances, log=log_path(folder, lease.attempt.number))
+    log = log_path(folder, lease.attempt.number)
+    child = fork_child(job, circumstances=circumstances, log=log, stop=stop)
     try:
         status, overdue = watch(child, lease=lease, circumstances=circumstances, stop=stop)
     except Lost:
@@ -197,8 +198,11 @@ def _supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, mee
     return _conclude(job, lease, status, oom_killed=oom_kills() > oom_before, circumstances=circumstances)
 
 
-def fork_child(job: Job, *, circumstances: Circumstances, log: Path) -> int:
-    """Fork the process that executes ``job``; returns its number."""
+def fork_child(job: Job, *, circumstances: Circumstances, log: Path, stop: StopSignals) -> int:
+    """Fork the process that executes ``job``; returns its number.
+
+    ``stop`` remembers in the child too, until the run can be asked: importing torch may take half a minute.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     supervisor = os.getpid()
@@ -211,7 +215,7 @@ def fork_child(job: Job, *, circumstances: Circumstances, log: Path) -> int:
         os.setpgid(0, 0)  # signals reach the child through its supervisor only
         _redirect(log)
         os.environ.update(circumstances.variables)
-        status = _execute(job, circumstances=circumstances)
+        status = _execute(job, circumstances=circumstances, stop=stop)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -221,13 +225,15 @@ def fork_child(job: Job, *, circumstances: Circumstances, log: Path) -> int:
         os._exit(status)
 
 
-def _execute(job: Job, *, circumstances: Circumstances) -> int:
+def _execute(job: Job, *, circumstances: Circumstances, stop: StopSignals) -> int:
     from harness.experiment.experiment import run_experiment
     from harness.training.outcome import Interrupted, StopRequest
 
     request = StopRequest()
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, lambda *_: request.request())
+    if stop:  # it came before there was a request to set
+        request.request()
     folder = state_folder(Path(job.results), job.run.key)
     try:
         progress = logged(ProgressFile(folder))

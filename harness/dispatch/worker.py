@@ -118,7 +118,8 @@ def follow(job: Job, meeting: Meeting, *, rank: int, circumstances: Circumstance
     if not variables:
         return 0
     os.environ.update(variables)
-    child = fork_child(job, circumstances=circumstances, log=meeting.path.with_suffix(f".rank{rank}.log"))
+    log = meeting.path.with_suffix(f".rank{rank}.log")
+    child = fork_child(job, circumstances=circumstances, log=log, stop=stop)
     status = os.waitstatus_to_exitcode(watch(child, lease=None, circumstances=circumstances, stop=stop)[0])
     if stop:
         time.sleep(REQUEUE_WAIT_S)  # rank 0 asks for the requeue, which ends this process

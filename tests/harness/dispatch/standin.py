@@ -1,7 +1,7 @@
 """A stand-in for `harness.experiment.experiment`: a run of seconds that counts, checkpoints, stops when asked, or fails as it is told.
 
-Its rules: ``steps`` of ``step_s`` seconds, a checkpoint each ``save_every`` steps, and ``failure``: what happens at step
-``fail_at``, once, or each time if ``always``.
+Its rules: ``steps`` of ``step_s`` seconds, a checkpoint each ``save_every`` steps, ``until``: a file before whose being there it
+does not go beyond step 20, and ``failure``: what happens at step ``fail_at``, once, or each time if ``always``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from harness.training.outcome import Interrupted
 
 
 def run_experiment(job, *, progress=None, stop=None, complete=lambda record: record):
-    rules = {"steps": 5, "step_s": 0.0, "save_every": 1, "failure": "", "fail_at": 2, "always": False, **job.run.rules}
+    rules = {"steps": 5, "step_s": 0.0, "save_every": 1, "failure": "", "fail_at": 2, "always": False, "until": ""}
+    rules |= job.run.rules
     results = Path(job.results)
     folder = state_folder(results, job.run.key)
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,6 +35,8 @@ def run_experiment(job, *, progress=None, stop=None, complete=lambda record: rec
             write_atomically(checkpoint, json.dumps(state))
             raise Interrupted(f"stopped at step {state['step']}")
         time.sleep(rules["step_s"])
+        if rules["until"] and state["step"] == 20 and not Path(rules["until"]).exists():
+            continue
         state = {"step": state["step"] + 1, "value": (state["value"] * 1.000001 + 0.1) % 1.0}
         first = not (folder / "failed").exists()
         if rules["failure"] and state["step"] == rules["fail_at"] and (first or rules["always"]):

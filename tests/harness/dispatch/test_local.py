@@ -28,11 +28,12 @@ from pathlib import Path
 from harness.dispatch import snapshot
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
-from tests.harness.dispatch.helpers import make_job, with_standin
+from tests.harness.dispatch.helpers import with_standin
+from tests.harness.dispatch.test_local import held_jobs
 snapshot.take = with_standin(snapshot.take)
 results = Path(sys.argv[1])
 executor = make_executor(place("local", workers=2), results=results)
-submission = executor.submit([make_job(results, seed=seed, steps=100, step_s=0.05, save_every=10) for seed in range(2)])
+submission = executor.submit(held_jobs(results))
 print("submitted", flush=True)
 executor.wait(submission)
 """
@@ -48,6 +49,16 @@ def run_all(results, jobs, *, workers=2):
     return executor.wait(executor.submit(jobs))
 
 
+def held_jobs(results):
+    """Two runs that do not end before they are let go (`let_go`), however late on a busy machine the other begins."""
+    rules = {"steps": 30, "step_s": 0.02, "save_every": 10, "until": str(results / "go")}
+    return [make_job(results, seed=seed, **rules) for seed in range(2)]
+
+
+def let_go(results):
+    (results / "go").touch()
+
+
 def in_background(results):
     process = subprocess.Popen(
         [sys.executable, "-c", BACKGROUND, str(results)],
@@ -59,7 +70,7 @@ def in_background(results):
         preexec_fn=as_in_a_terminal,
     )
     assert process.stdout.readline() == "submitted\n"
-    keys = [make_job(results, seed=seed, steps=100, step_s=0.05, save_every=10).run.key for seed in range(2)]
+    keys = [job.run.key for job in held_jobs(results)]
     wait_until(lambda: all(step(results, key) >= 10 for key in keys))
     return process, keys
 
@@ -71,7 +82,7 @@ def step(results, key):
         return 0
 
 
-def wait_until(condition, *, patience=30.0):
+def wait_until(condition, *, patience=120.0):
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline
@@ -140,21 +151,21 @@ def test_a_killed_worker_process_loses_no_run(tmp_path, standin):
 def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, standin):
     process, keys = in_background(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=120)
     assert "the same command continues" in error
     for key in keys:
         (start,) = attempts(state_folder(tmp_path, key))
         assert (start.end, start.live()) == ("interrupted", False)
     reached = [step(tmp_path, key) for key in keys]
-    jobs = [make_job(tmp_path, seed=seed, steps=100, step_s=0.05, save_every=10) for seed in range(2)]
-    assert {state.state for state in run_all(tmp_path, jobs).values()} == {"OK"}
+    let_go(tmp_path)
+    assert {state.state for state in run_all(tmp_path, held_jobs(tmp_path)).values()} == {"OK"}
     assert [starts(tmp_path, key)[1] for key in keys] == reached
 
 
 def test_a_terminal_that_closes_leaves_checkpoints(tmp_path, standin):
     process, keys = in_background(tmp_path)
     os.killpg(process.pid, signal.SIGHUP)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     for key in keys:
         wait_until(lambda key=key: attempts(state_folder(tmp_path, key))[0].end == "interrupted")
 

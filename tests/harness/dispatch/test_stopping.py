@@ -1,0 +1,73 @@
+"""A request to stop is heard whenever it comes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from harness.dispatch.attempts import Holder, attempts, state_folder
+from harness.dispatch.place import place
+from harness.dispatch.run_jobs import make_executor
+from harness.dispatch.supervise import Circumstances, StopSignals, supervise
+from harness.training.outcome import Interrupted
+from tests.harness.dispatch.helpers import make_job, use_standin
+
+
+def stopped_while_importing(results: Path) -> None:
+    """Supervise a run that is asked to stop before its experiment is imported."""
+    stop = StopSignals()
+    stop.install()
+
+    class Experiment(types.ModuleType):
+        def __getattr__(self, name: str):
+            if name != "run_experiment":  # the import machinery's own questions
+                raise AttributeError(name)
+            os.kill(os.getppid(), signal.SIGTERM)
+            while not stop:  # the supervisor passes it on
+                time.sleep(0.01)
+            return until_stopped
+
+    def until_stopped(job, *, progress, stop, complete):
+        while not stop.requested:
+            time.sleep(0.01)
+        raise Interrupted("stopped")
+
+    sys.modules["harness.experiment.experiment"] = Experiment("harness.experiment.experiment")
+    circumstances = Circumstances(holder=Holder.here(), limit=1, patience_s=10)
+    assert supervise(make_job(results), circumstances=circumstances, stop=stop) == "interrupted"
+
+
+def test_a_run_that_is_asked_to_stop_before_it_is_imported_stops(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=stopped_while_importing, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    (start,) = attempts(state_folder(tmp_path, make_job(tmp_path).run.key))
+    assert (start.end, start.detail) == ("interrupted", "asked to stop")
+
+
+def test_ctrl_c_while_workers_are_started_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_standin(monkeypatch)
+    begun = []
+
+    def begin(self, command: str) -> None:
+        begun.append(True)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.SIGINT in signal.sigpending()  # nor does the worker get it: what is blocked is inherited
+
+    monkeypatch.setattr("submitit.local.local.LocalExecutor._submit_command", begin)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            make_executor(place("local", workers=2), results=tmp_path).submit([make_job(tmp_path)])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert begun == [True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
