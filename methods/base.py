@@ -31,12 +31,14 @@ class ParameterGroup:
         named: parameters by their full name in the segmenter.
         lr: learning rate of the group, None for the protocol's.
         weight_decay: None for the protocol's.
+        lr_factor: multiplies the rate, the protocol's too.
     """
 
     role: Role
     named: dict[str, nn.Parameter]
     lr: float | None = None
     weight_decay: float | None = None
+    lr_factor: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

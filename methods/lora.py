@@ -2,21 +2,23 @@
 
 A starts Kaiming-uniform (a = √5), B at zero, as the SAM papers release it (Conv-LoRA, 2401.17868). On the fused qkv of
 a ViT the default is one adapter for all three outputs, as they released; ``sites=q,v`` gives each slice its own. No
-dropout.
+dropout. Options: rsLoRA's scale α/√r, LoRA+'s faster B, PiSSA's start from the principal part of W; see
+`methods.configs.LoRAConfig`. Deviation: LoRA+'s rate is that of B alone, not of biases and decoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from methods.base import MergeMode, Method
+from methods.base import MergeMode, Method, ParameterGroup
 from methods.configs import LoRAConfig, LowRankConfig
 from methods.parts.folding import Folding
 from methods.parts.initialisation import kaiming_uniform
-from methods.parts.lowrank import AdaptedLinear, LowRank
+from methods.parts.lowrank import AdaptedLinear, LowRank, LowRankChange
 from methods.parts.merging import AffineUpdate, Layer, affine_updates, fold_calibrated, fold_exactly
 from methods.parts.placement import MethodError, parse_sites
 from methods.parts.sites import Adaptable, BlockSite, TokenLayout, block_sites
@@ -125,4 +127,38 @@ class LoRA(LowRankMethod):
     config: LoRAConfig
 
     def _scale(self) -> float:
-        return self.config.alpha / self.config.rank
+        return self.config.scale
+
+    def _low_rank(self, base: nn.Linear, *, outputs: int, start: int, layout: TokenLayout) -> LowRank:
+        if self.config.initialisation == "kaiming":
+            return super()._low_rank(base, outputs=outputs, start=start, layout=layout)
+        down, up = principal(base.weight.detach()[start : start + outputs] / self._scale(), rank=self.config.rank)
+        return LowRankChange(down=down, up=up, scale=self._scale(), start=start)
+
+    def own_buffers(self) -> Iterable[str]:
+        return [name for name, _ in self.segmenter.named_buffers() if name.endswith((".start_down", ".start_up"))]
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        if self.config.rate_ratio == 1:
+            return super().parameter_groups()
+        (whole,) = super().parameter_groups()
+        ups = {id(adapter.up) for adapter in self.adapters().values()}
+        faster = {name: parameter for name, parameter in whole.named.items() if id(parameter) in ups}
+        rest = {name: parameter for name, parameter in whole.named.items() if name not in faster}
+        return [replace(whole, named=rest), replace(whole, named=faster, lr_factor=self.config.rate_ratio)]
+
+
+def principal(weight: Tensor, *, rank: int) -> tuple[Tensor, Tensor]:
+    """A (rank, inputs) and B (outputs, rank) whose product is the nearest to ``weight`` of that rank, each with the root of
+    the singular values.
+
+    Raises:
+        MethodError: the matrix has no such rank.
+    """
+    if rank > min(weight.shape):
+        raise MethodError(
+            f"rank={rank}: the principal part of {tuple(weight.shape)} weights has at most {min(weight.shape)}"
+        )
+    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    roots = values[:rank].sqrt()
+    return (roots[:, None] * right[:rank]).contiguous(), (left[:, :rank] * roots).contiguous()

@@ -52,6 +52,9 @@ OPTIONS_ADDED_LATER = {
     "norm": "batch",
     "expert_bias": "uniform",
     "patch_embedding": "intended",
+    "scaling": "lora",
+    "rate_ratio": 1.0,
+    "initialisation": "kaiming",
 }
 """The same for fields of method configurations."""
 

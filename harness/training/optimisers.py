@@ -29,7 +29,7 @@ def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> di
         if twice := seen & group.named.keys():
             raise UsageError(f"{min(twice)} is in two parameter groups; each parameter has one optimiser")
         seen |= group.named.keys()
-        lr = protocol.lr if group.lr is None else group.lr
+        lr = group.lr_factor * (protocol.lr if group.lr is None else group.lr)
         parts: dict[float, list[nn.Parameter]] = {}
         for parameter in group.named.values():
             decay = group.weight_decay

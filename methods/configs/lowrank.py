@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from methods.configs.common import PlacedConfig, require_choice, require_whole
+from methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
 from methods.parts.operations import NORMS, cell_parameters, normed, parse_operations
 from methods.parts.placement import BackboneShape, MethodError, parse_sites
 
@@ -35,9 +35,27 @@ class LoRAConfig(LowRankConfig):
 
     Args:
         alpha: scale is alpha / rank; 32 as released by Conv-LoRA.
+        scaling: ``lora`` divides alpha by the rank, ``rslora`` by its root (2312.03732), so that high ranks learn as fast.
+        rate_ratio: learning rate of B over that of A and of all else that trains; 1, and 16 in LoRA+ (2402.12354).
+        initialisation: ``kaiming`` (A random, B zero), or ``pissa`` (2404.02948): B A starts as the best approximation of
+            the frozen weights of this rank, and what is learnt is its change.
     """
 
     alpha: float = 32.0
+    scaling: Literal["lora", "rslora"] = "lora"
+    rate_ratio: float = 1.0
+    initialisation: Literal["kaiming", "pissa"] = "kaiming"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("scaling", self.scaling, ("lora", "rslora"))
+        require_choice("initialisation", self.initialisation, ("kaiming", "pissa"))
+        require_positive("rate_ratio", self.rate_ratio)
+
+    @property
+    def scale(self) -> float:
+        """Factor of the update."""
+        return self.alpha / (self.rank if self.scaling == "lora" else self.rank**0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +249,10 @@ class ConvLoRAConfig(LoRAConfig):
         super().__post_init__()
         if self.gate == "intended":
             object.__setattr__(self, "gate", "switch")
+        if self.initialisation == "pissa":
+            raise MethodError(
+                "initialisation=pissa: Conv-LoRA's experts would act from the start; use lora, samed or dora"
+            )
         require_choice("gate", self.gate, ("released", "switch"))
         require_choice("expert_bias", self.expert_bias, ("zero", "uniform"))
         require_choice("scope", self.scope, ("window", "image"))

@@ -37,10 +37,38 @@ class LowRank(nn.Module):
     def stop(self) -> int:
         return self.start + len(self.up)
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """The A (r', inputs) and the B (stop − start, r') that act; r' = r where they are what is learnt."""
+        return self.down, self.up
+
     def spread_up(self, outputs: int) -> Tensor:
-        """s · B with rows of zeros for the outputs that the update does not reach, (outputs, r)."""
-        scaled = self.scale * self.up
+        """s · B with rows of zeros for the outputs that the update does not reach, (outputs, r')."""
+        scaled = self.scale * self.factors()[1]
         return scaled if len(scaled) == outputs else F.pad(scaled, (0, 0, self.start, outputs - self.stop))
+
+
+class LowRankChange(LowRank):
+    """s · (B A − B₀ A₀): an update that starts from B₀ A₀ and counts from there (PiSSA, 2404.02948).
+
+    The paper takes s · B₀ A₀ out of the frozen weights instead, which is the same function; here they stay the backbone's.
+
+    Args:
+        down: A₀, (r, inputs).
+        up: B₀, (outputs, r).
+        scale: s.
+        start: first output that the update reaches.
+    """
+
+    start_down: Tensor
+    start_up: Tensor
+
+    def __init__(self, *, down: Tensor, up: Tensor, scale: float, start: int = 0) -> None:
+        super().__init__(down=down.clone(), up=up.clone(), scale=scale, start=start)
+        self.register_buffer("start_down", down)
+        self.register_buffer("start_up", up)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.down, self.start_down]), torch.cat([self.up, -self.start_up], dim=1)
 
 
 class AdaptedLinear(nn.Module):
@@ -60,8 +88,9 @@ class AdaptedLinear(nn.Module):
         plain = self.base(tokens)
         adapters: list[LowRank] = list(self.adapters.values())  # type: ignore[arg-type]
         # One product down, one multiply-add up: several adapters cost no more tensors of the layer's size than one.
-        narrow = F.linear(tokens, _joined([adapter.down for adapter in adapters], dim=0))
-        parts = narrow.split([len(adapter.down) for adapter in adapters], dim=-1)
+        downs = [adapter.factors()[0] for adapter in adapters]
+        narrow = F.linear(tokens, _joined(downs, dim=0))
+        parts = narrow.split([len(down) for down in downs], dim=-1)
         cores = [part if a.core is None else a.core(part) for a, part in zip(adapters, parts, strict=True)]
         up = _joined([adapter.spread_up(plain.shape[-1]) for adapter in adapters], dim=1)
         narrow = _joined(cores, dim=-1).flatten(0, -2).to(plain.dtype)

@@ -74,7 +74,7 @@ def add_update(base: nn.Linear, adapter: LowRank, matrix: Tensor, offset: Tensor
         matrix: M, (r, r).
         offset: c, (r,), or None for zero.
     """
-    up, down = adapter.up.double(), adapter.down.double()
+    down, up = (factor.double() for factor in adapter.factors())
     rows = slice(adapter.start, adapter.stop)
     weight = base.weight[rows]
     weight.copy_(weight.double() + adapter.scale * (up @ matrix.to(up) @ down))
@@ -93,7 +93,7 @@ def fold_exactly(layers: Sequence[Layer]) -> Folding:
         for site, adapter in layer.adapters().items():
             core = adapter.core
             if core is None:
-                add_update(layer.adapted.base, adapter, torch.eye(adapter.down.shape[0]))
+                add_update(layer.adapted.base, adapter, torch.eye(len(adapter.factors()[0])))
             elif not isinstance(core, Splittable):
                 done.left[site] = f"{type(core).__name__} is not linear"
                 continue
@@ -151,7 +151,7 @@ def fit_cores(
         calibration: batches (B, 3, H, W) of training images.
     """
     adapters = {site: adapter for layer in layers for site, adapter in layer.adapters().items()}
-    ranks = {site: len(adapter.down) for site, adapter in adapters.items()}
+    ranks = {site: len(adapter.factors()[0]) for site, adapter in adapters.items()}
     cores = {site: adapter.core for site, adapter in adapters.items() if adapter.core is not None}
     fits = {site: LeastSquares(ranks[site], device=adapters[site].down.device) for site in cores}
     with ExitStack() as watched:
@@ -217,7 +217,7 @@ def affine_updates(segmenter: nn.Module, layers: Sequence[Layer], calibration: S
         for site, adapter in layer.adapters().items():
             matrix, shift = (tensor.double() for tensor in fitted[site])
             up = adapter.spread_up(len(offset)).double().cpu()
-            downs.append(matrix @ adapter.down.double().cpu())
+            downs.append(matrix @ adapter.factors()[0].double().cpu())
             ups.append(up)
             offset += up @ shift
         updates.append(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig as PeftConfig
-from peft import inject_adapter_in_model
+from peft import get_peft_model, inject_adapter_in_model
+from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor, nn
 
 from harness.models.build import build_segmenter
-from methods.configs import LoRAConfig, SAMedConfig
+from harness.protocols.card import Protocol
+from harness.training.optimisers import build_optimisers
+from methods.configs import ConvLoRAConfig, LoRAConfig, SAMedConfig
+from methods.dora import DoRA
 from methods.lora import LoRA
 from methods.parts.lowrank import AdaptedLinear, LowRank
 from methods.parts.placement import MethodError
@@ -39,12 +43,7 @@ def test_output_and_gradients_equal_peft(sites: str) -> None:
     modules = {name.rpartition(".")[2] for name in method.adapters()}
     targets = [PEFT_NAMES[module] for module in modules]
     inject_adapter_in_model(PeftConfig(r=3, lora_alpha=32, target_modules=targets, bias="none"), reference)
-    pairs = []
-    for site, adapter in method.adapters().items():
-        block, module = site.rsplit(".", 1)
-        path = {"qkv": "attn.qkv", "proj": "attn.proj", "mlp_in": "mlp.lin1", "mlp_out": "mlp.lin2"}[module]
-        twin = reference.get_submodule(f"{block}.{path}")
-        pairs.append((adapter, twin.lora_A["default"].weight, twin.lora_B["default"].weight))
+    pairs = _twins(reference, method)
     with torch.no_grad():
         for adapter, down, up in pairs:
             down.copy_(adapter.down)
@@ -59,6 +58,107 @@ def test_output_and_gradients_equal_peft(sites: str) -> None:
     for adapter, down, up in pairs:
         _close(adapter.down.grad, down.grad)
         _close(adapter.up.grad, up.grad)
+
+
+def _twins(reference: nn.Module, method: LoRA) -> list[tuple[LowRank, Tensor, Tensor]]:
+    """Our adapters, each with A and B of peft's in ``reference``."""
+    pairs = []
+    for site, adapter in method.adapters().items():
+        block, module = site.rsplit(".", 1)
+        path = {"qkv": "attn.qkv", "proj": "attn.proj", "mlp_in": "mlp.lin1", "mlp_out": "mlp.lin2"}[module]
+        twin = reference.get_submodule(f"{block}.{path}")
+        pairs.append((adapter, twin.lora_A["default"].weight, twin.lora_B["default"].weight))
+    return pairs
+
+
+def test_rslora_divides_by_the_root_of_the_rank_as_peft_does() -> None:
+    _, method = _attached(LoRAConfig(scaling="rslora", rank=9, alpha=6.0))
+    layer = inject_adapter_in_model(
+        PeftConfig(r=9, lora_alpha=6, target_modules=["0"], use_rslora=True), nn.Sequential(nn.Linear(4, 4))
+    ).get_submodule("0")
+
+    assert {adapter.scale for adapter in method.adapters().values()} == {layer.scaling["default"]} == {2.0}
+
+
+@pytest.mark.parametrize("kind", [LoRA, DoRA])
+@pytest.mark.parametrize("scaling", ["lora", "rslora"])
+def test_pissa_equals_peft_from_the_start_on(kind: type[LoRA], scaling: str) -> None:
+    options = {"sites": "qkv,mlp", "rank": 4, "alpha": 6.0, "initialisation": "pissa", "scaling": scaling}
+    segmenter = build_segmenter("vit_t", task="binary").double()
+    method = kind(kind.config_class(**options), seed=1)
+    method.attach(segmenter)
+    reference = build_segmenter("vit_t", task="binary").encoder.requires_grad_(False)
+    theirs = PeftConfig(
+        r=4, lora_alpha=6, target_modules=["qkv", "lin1", "lin2"], init_lora_weights="pissa",
+        use_rslora=scaling == "rslora", use_dora=kind is DoRA,
+    )  # fmt: skip
+    inject_adapter_in_model(theirs, reference)
+    pairs = _twins(reference, method)
+    for adapter, down, up in pairs:  # peft keeps float32 adapters; singular vectors are unique up to their signs
+        torch.testing.assert_close(adapter.up @ adapter.down, (up @ down).double(), rtol=1e-4, atol=1e-5)
+    reference.double()
+    with torch.no_grad():
+        for adapter, down, up in pairs:
+            down.copy_(adapter.down)
+            up.copy_(adapter.up)
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(
+        segmenter.encoder(images).shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
+    for step in range(2):
+        outputs = [segmenter.encoder(images), reference(images)]
+        torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-4)
+        for output in outputs:
+            (output * weights).sum().backward()
+        for adapter, down, up in pairs:
+            torch.testing.assert_close(adapter.down.grad, down.grad, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(adapter.up.grad, up.grad, rtol=1e-3, atol=1e-3)
+        with torch.no_grad():  # and on from other weights than those of the start
+            generator = torch.Generator().manual_seed(step)
+            for adapter, down, up in pairs:
+                for mine, other in ((adapter.down, down), (adapter.up, up)):
+                    mine.add_(0.1 * torch.randn(mine.shape, generator=generator))
+                    other.copy_(mine)
+                    mine.grad, other.grad = None, None
+
+
+def test_pissa_needs_a_matrix_of_that_rank() -> None:
+    with pytest.raises(MethodError, match=r"^rank=65: .* at most 64"):
+        _attached(LoRAConfig(rank=65, initialisation="pissa"))
+    with pytest.raises(MethodError, match=r"^initialisation=pissa: "):
+        ConvLoRAConfig(initialisation="pissa")
+
+
+@pytest.mark.parametrize("ratio", [1.0, 16.0])
+def test_lora_plus_steps_as_pefts_optimiser_does(ratio: float) -> None:
+    segmenter, method = _attached(LoRAConfig(rate_ratio=ratio, lr=1e-2))
+    reference = get_peft_model(
+        build_segmenter("vit_t", task="binary").encoder, PeftConfig(r=3, lora_alpha=32, target_modules=["qkv"])
+    )
+    segmenter, reference = segmenter.double(), reference.double()
+    pairs = _twins(reference.base_model.model, method)
+    with torch.no_grad():
+        for adapter, down, up in pairs:
+            down.copy_(adapter.down)
+            up.copy_(adapter.up)
+    theirs = create_loraplus_optimizer(reference, torch.optim.AdamW, lr=1e-2, loraplus_lr_ratio=ratio, weight_decay=0.0)
+    card = Protocol(name="x", optimizer="adamw", lr=1e-3, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-6)
+    for group in theirs.param_groups:
+        group["eps"] = card.eps
+    ours = build_optimisers(method.parameter_groups(), card)["weights"]
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        for output, optimiser in ((segmenter.encoder(images), ours), (reference(images), theirs)):
+            optimiser.zero_grad()
+            output[:, 0].sum().backward()
+            optimiser.step()
+    for adapter, down, up in pairs:
+        torch.testing.assert_close(adapter.down, down, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(adapter.up, up, rtol=1e-6, atol=1e-9)
+    rates = {id(p): group["lr"] for group in ours.param_groups for p in group["params"]}
+    ups = {id(adapter.up) for adapter in method.adapters().values()}
+    assert {rates[key] for key in ups} == {1e-2 * ratio}
+    assert {rate for key, rate in rates.items() if key not in ups} == {1e-2}
 
 
 @pytest.mark.parametrize("slices", ["q", "v", "q,v", "k,v", "q,k,v"])

@@ -16,6 +16,9 @@ OPTIONS: list[tuple[str, Options]] = [
     ("lst", {"blocks": "0,2-3", "reduction": 4}),
     ("samadapter", {"scale": 16, "blocks": "windowed", "patch_embedding": "released"}),
     ("lora", {"sites": "q,k,v,proj,mlp", "blocks": "1,3"}),
+    ("lora", {"scaling": "rslora", "rate_ratio": 4.0, "rank": 9}),
+    ("samed", {"initialisation": "pissa"}),
+    ("dora", {"initialisation": "pissa", "sites": "proj,mlp"}),
 ]
 
 
