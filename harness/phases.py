@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.errors import UsageError
+from harness.streams import say
 
 
 def phases_of(arguments: argparse.Namespace) -> Any:
@@ -46,10 +47,10 @@ def programme(arguments: argparse.Namespace, phases: Any, run: Callable[[argpars
         except UsageError as error:
             if arguments.budget is None or not arguments.priced:
                 raise
-            print(f"the budget ends here: {error}", file=sys.stderr)
+            say(f"the budget ends here: {error}")
             break
         if arguments.budget is not None and budget_left(arguments) < arguments.budget / 100:
-            print("the budget ends here", file=sys.stderr)
+            say("the budget ends here")
             break
     if arguments.plan and not arguments.json:
         print(f"\nall phases: {len(hours)} runs to make, {sum(hours.values()):.1f} device-hours")
@@ -72,14 +73,14 @@ def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *
         planned = plan(with_first_values(request, tuning), prepare_samples=samples)
         heading = "second phase, each first value standing for the one to be chosen"
         return max(first, show_plan(planned, request, arguments, where, heading=heading))
-    print(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first", file=sys.stderr)
+    say(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first")
     outcome = carry_out(without_lost(planned), request, arguments, where)
     planned, trials = plan_trials(request, tuning, prepare_samples=samples)
     left = unfinished(planned)
     if not left:
         return choose(request, tuning, trials, RecordStore(request.results))
     what = "are on their way" if outcome.submitted else "have no result"
-    print(f"tuning: {len(left)} trials {what}; start the same command again to go on", file=sys.stderr)
+    say(f"tuning: {len(left)} trials {what}; start the same command again to go on")
     return 0 if outcome.submitted or arguments.cancel else 1
 
 
@@ -89,7 +90,7 @@ def show_plan(planned: Any, request: Any, arguments: argparse.Namespace, where: 
     from harness.pricing.price import bought
 
     for line in planned.problems:
-        print(line, file=sys.stderr)
+        say(line)
     left = None if arguments.budget is None else budget_left(arguments)
     planned, hours = bought(planned, request.results, where=where, before=arguments.priced, budget=left)
     arguments.priced |= hours
@@ -114,7 +115,7 @@ def carry_out(planned: Any, request: Any, arguments: argparse.Namespace, where: 
         UsageError: something is missing, or see `harness.dispatch.run_jobs.run_jobs`.
     """
     for line in planned.problems:
-        print(line, file=sys.stderr)
+        say(line)
     if planned.missing:
         raise UsageError(_missing(planned.missing))
     if arguments.budget is not None:
@@ -122,7 +123,7 @@ def carry_out(planned: Any, request: Any, arguments: argparse.Namespace, where: 
 
         prices = price(planned, request.results, where=where)
         planned, choice = affordable(planned, prices, hours=budget_left(arguments))
-        print(choice, file=sys.stderr)
+        say(choice)
         kept = {job.run.key for job in planned.pending}
         arguments.priced |= {one.run.key: one.hours for one in prices.runs if one.run.key in kept}
 
@@ -146,5 +147,5 @@ def _missing(lines: Sequence[str]) -> str:
     if len(lines) == 1:
         return f"{lines[0]}; {needs}"
     for line in lines:
-        print(f"missing: {line}", file=sys.stderr)
+        say(f"missing: {line}")
     return f"{len(lines)} things are missing, so nothing was started; {needs}"

@@ -16,9 +16,11 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command, copy_in_use
 from harness.errors import UsageError
 from harness.phases import carry_out, phases_of, programme, show_plan, tune
+from harness.progress import stages
 from harness.registry import load_plugins
 from harness.settings.options import add_plugins, add_results, plugins_of
 from harness.settings.read import Settings, load_settings, trusted_cluster
+from harness.streams import say, terminal_width
 
 
 def parser() -> CommandParser:
@@ -137,10 +139,10 @@ def main(argv: list[str] | None = None) -> int:
     settings = load_settings()
     _check(arguments, settings)
     if line := copy_in_use():
-        print(line, file=sys.stderr)
+        say(line)
     arguments.plugin, left_out = load_plugins(plugins_of(arguments))
     for line in left_out:
-        print(line, file=sys.stderr)
+        say(line)
     arguments.priced = {}
     phases = phases_of(arguments)
     return programme(arguments, phases, lambda own: run(own, settings)) if phases else run(arguments, settings)
@@ -179,10 +181,12 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     from harness.planning.tuning import tell_finished
     from harness.records.store import RecordStore, require_writable
 
-    asked = understand(arguments, settings)
+    with stages() as tell:
+        tell("reading settings and cards")
+        asked = understand(arguments, settings)
     request = asked.request
     if asked.note:
-        print(asked.note, file=sys.stderr)
+        say(asked.note)
     where = place(
         arguments.executor,
         workers=arguments.workers,
@@ -212,18 +216,21 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
     from harness.protocols.load import card_rules
     from harness.reporting.finished import finished_table
-    from harness.streams import terminal_width
 
     runs, width = [job.run for job in planned.jobs], terminal_width(sys.stdout)
-    table = finished_table(
-        runs,
-        request.results,
-        study=arguments.study,
-        card_of=card_rules,
-        style="json" if arguments.json else "text" if width else "markdown",
-        width=width,
-    )
-    print(table, end="")
+    with stages() as tell:
+        tell("writing the tables")
+        table, page = finished_table(
+            runs,
+            request.results,
+            study=arguments.study,
+            card_of=card_rules,
+            style="json" if arguments.json else "text" if width else "markdown",
+            width=width,
+        )
+    print(table, end="", flush=True)
+    if page is not None:
+        say(f"as markdown: {page}")
     return 1 if outcome.failed else 0
 
 

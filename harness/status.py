@@ -7,16 +7,14 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
-from harness.dispatch.display import clock, eta
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import (
-    CANCELLED,
     FINISHED,
     INTERRUPTED,
     LOST,
@@ -29,13 +27,31 @@ from harness.dispatch.run_states import (
 )
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.sweeps import read_chunks
+from harness.dispatch.time_left import time_left
 from harness.errors import UsageError
+from harness.reporting.page import Block, texts
+from harness.reporting.writing.terminal import fitted
 from harness.settings.options import add_results, results_of
-from harness.streams import say_skipped
+from harness.streams import folded, say_skipped, terminal_width
 from harness.text import printable, printable_line
 
 WATCH_SECONDS = 5.0
-SHORT = {RUNNING: "run", QUEUED: "queue", WAITING: "wait", INTERRUPTED: "stop", CANCELLED: "cancel", LOST: "lost"}
+MOST_AT_WORK = 8
+REASON_WORDS = {
+    "OOM": "out of memory",
+    "DIVERGED": "diverged",
+    "NO_DATA": "without its data",
+    "TIMEOUT": "out of time",
+    "PREEMPTED": "preempted",
+    "ERROR": "failed",
+}
+WORDS = {
+    FINISHED: "finished",
+    WAITING: "waiting for a worker",
+    QUEUED: "queued on the cluster",
+    LOST: "lost before they began",
+    **{code: f"{words} ({code})" for code, words in REASON_WORDS.items()},
+}
 
 
 def parser() -> CommandParser:
@@ -64,6 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     results = results_of(arguments).absolute()
     if not results.is_dir():
         raise UsageError(f"results folder {results} does not exist; give the one of your runs with --results DIR")
+    if arguments.watch and sys.stdout.isatty():
+        return watch(lambda: look(results, sweep=arguments.sweep), failures if arguments.failed else overview)
     while True:
         seen = look(results, sweep=arguments.sweep)
         if arguments.logs:
@@ -74,13 +92,31 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.json:
             print(json.dumps([as_data(run) for run in seen.runs.values()], indent=1))
             return 0
-        text = failures(seen) if arguments.failed else overview(seen)
-        if arguments.watch and sys.stdout.isatty():
-            print("\033[H\033[2J", end="")
-        print(printable(text), flush=True)
+        width = terminal_width(sys.stdout)
+        print(printable((failures if arguments.failed else overview)(seen, width=width)), flush=True)
         if not arguments.watch or not any(run.unsettled for run in seen.runs.values()):
             return 0
         time.sleep(WATCH_SECONDS)
+
+
+def watch(look_again: Callable[[], Survey], in_words: Callable[..., str]) -> int:
+    """Show the whole on a screen of its own, at the size that it has just now, until nothing is to come; then print it."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    seen, console = look_again(), Console(highlight=False)
+
+    def screen() -> Text:
+        lines = printable(in_words(seen, width=console.width)).splitlines()
+        return Text("\n".join(lines[-console.height :]), no_wrap=True, overflow="ellipsis")
+
+    with Live(get_renderable=screen, console=console, screen=True, refresh_per_second=2):
+        while any(run.unsettled for run in seen.runs.values()):
+            time.sleep(WATCH_SECONDS)
+            seen = look_again()
+    print(printable(in_words(seen, width=console.width)))
+    return 0
 
 
 def look(results: Path, *, sweep: str | None = None) -> Survey:
@@ -119,66 +155,81 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
     )
 
 
-def overview(seen: Survey) -> str:
-    """Method × benchmark: seeds done of seeds asked for, and what the others are at."""
+def overview(seen: Survey, *, width: int = 0) -> str:
+    """Method × benchmark: seeds finished of those asked for, and what the others are at; then all of it in words.
+
+    Args:
+        width: of a terminal; a table that is wider is split between its columns.
+    """
     runs = list(seen.runs.values())
     if not runs:
-        return "no runs yet; start with python -m harness.run --protocol demo --methods lora,naslora --datasets all"
-    lines = []
+        return "no runs yet; start with python -m harness.run --methods lora,naslora --datasets all"
+    lines = ["seeds finished / asked for, and what the others are at"]
     for protocol, backbone in dict.fromkeys((run.protocol, run.backbone) for run in runs):
         group = [run for run in runs if (run.protocol, run.backbone) == (protocol, backbone)]
-        lines += [f"{protocol}, {backbone}", *_table(group), ""]
+        lines += ["", f"{protocol}, {backbone}", *fitted(_table(group), width=width or 1000)]
+    lines += ["", *(folded(line, width=width) if width else line for line in _in_words(seen, runs))]
+    return "\n".join(lines)
+
+
+def _in_words(seen: Survey, runs: Sequence[RunState]) -> list[str]:
     counts = Counter(run.state for run in runs)
-    words = ", ".join(f"{count} {state}" for state, count in counts.most_common())
-    left = eta(seen.runs, now=time.time())
+    words = ", ".join(f"{count} {WORDS.get(state, state)}" for state, count in counts.most_common())
     still = any(run.unsettled for run in runs)
-    lines.append(f"{len(runs)} runs: {words}" + (f"; {clock(left)} left" if still else ""))
+    total = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
+    lines = [f"{total}: {words}" + (f"; {time_left(seen.runs, now=time.time())}" if still else "")]
+    running = [run for run in runs if run.state == RUNNING]
+    lines += [
+        f"at work: {run.variant} on {run.benchmark}, seed {run.seed}: {run.stage} ({run.message})"
+        for run in running[:MOST_AT_WORK]
+    ]
+    lines += [f"and {len(running) - MOST_AT_WORK} more"] if len(running) > MOST_AT_WORK else []
     reasons = Counter(run.message for run in runs if run.state == QUEUED and run.message)
     lines += [f"{count} queued: {reason}" for reason, count in reasons.most_common(3)]
     stopped = sum(run.state in (INTERRUPTED, LOST) for run in runs)
     if stopped:
         lines.append(f"{stopped} interrupted: the command that started them continues them")
+    failed = sum(run.state in REASON_WORDS for run in runs)
+    if failed:
+        lines.append(f"{failed} failed: python -m harness.status --failed says why; the same command starts them again")
     lines += [f"unreadable: {printable_line(str(path))}: {reason}" for path, reason in seen.problems.items()]
-    if seen.note:
-        lines.append(f"note: {seen.note}")
-    return "\n".join(lines)
+    return [*lines, *([f"note: {seen.note}"] if seen.note else [])]
 
 
-def _table(runs: Sequence[RunState]) -> list[str]:
+def _table(runs: Sequence[RunState]) -> Block:
     methods = list(dict.fromkeys(run.variant for run in runs))
     benchmarks = list(dict.fromkeys(run.benchmark for run in runs))
     cells: dict[tuple[str, str], list[RunState]] = {}
     for run in runs:
         cells.setdefault((run.variant, run.benchmark), []).append(run)
-    rows = [["", *benchmarks]]
-    rows += [[method, *(_cell(cells.get((method, benchmark), [])) for benchmark in benchmarks)] for method in methods]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    rows = [[method, *(_cell(cells.get((method, benchmark), [])) for benchmark in benchmarks)] for method in methods]
+    return Block(heading="", columns=["", *benchmarks], rows=[texts(row) for row in rows])
 
 
 def _cell(runs: Sequence[RunState]) -> str:
-    """``2/3 run 40%``: two of three seeds done, one at 40 %."""
+    """``2/3, one at 40 %``: two of three seeds done, one at 40 % of its epochs."""
     if not runs:
         return "-"
     done = sum(run.state == FINISHED for run in runs)
-    others = Counter(SHORT.get(run.state, run.state) for run in runs if run.state != FINISHED)
-    words = [f"{word}×{count}" if count > 1 else word for word, count in others.items()]
+    others = Counter(run.state for run in runs if run.state not in (FINISHED, RUNNING))
+    words = [f"{count} {state}" if len(runs) > 1 else state for state, count in others.items()]
     running = [run.done for run in runs if run.state == RUNNING]
     if running:
-        words[[word.split("×")[0] for word in words].index("run")] += f" {100 * sum(running) / len(running):.0f}%"
-    return " ".join([f"{done}/{len(runs)}", *words])
+        words.insert(0, f"{100 * sum(running) / len(running):.0f} %")
+    return ", ".join([f"{done}/{len(runs)}", *words])
 
 
-def failures(seen: Survey) -> str:
+def failures(seen: Survey, *, width: int = 0) -> str:
     """One line a run that is neither finished nor on its way."""
     wrong = [run for run in seen.runs.values() if run.state != FINISHED and not run.unsettled]
     if not wrong:
         return "no failed run"
-    return "\n".join(
+    lines = [
         f"{run.key}  {run.state:11} {run.variant} on {run.benchmark}, seed {run.seed}"
-        f" (started {run.attempts} times): {run.message or 'no message'}"
+        f" (started {run.attempts} time{'s' if run.attempts != 1 else ''}): {run.message or 'no message'}"
         for run in wrong
-    )
+    ]
+    return "\n".join(folded(line, width=width) if width else line for line in lines)
 
 
 def print_log(seen: Survey, key: str) -> None:

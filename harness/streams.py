@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
@@ -62,10 +63,18 @@ def terminal_width(stream: TextIO) -> int:
 
 
 def say(text: str) -> None:
-    """One line on standard error, without what a terminal would obey; nobody may be there to read it."""
-    line = " ".join(text.splitlines())
+    """One line on standard error, without what a terminal would obey; nobody may be there to read it. A terminal that is
+    narrower gets it folded between words."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.splitlines()))
     with contextlib.suppress(OSError):
-        print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr, flush=True)
+        width = terminal_width(sys.stderr)
+        print(folded(line, width=width) if width else line, file=sys.stderr, flush=True)
+
+
+def folded(line: str, *, width: int) -> str:
+    """A line as several of at most ``width`` columns; words, paths among them, stay whole."""
+    folding = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return folding.fill(line)
 
 
 def say_skipped(problems: Mapping[Path, str]) -> None:

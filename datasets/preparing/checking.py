@@ -77,6 +77,7 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: TellP
     verdicts = [
         _pairing(splits, len(prints), root),
         _counts(benchmark, splits, root),
+        _groups(benchmark, splits, root),
         _readable(prints, root),
         _values(benchmark, whole),
         *([_polarity(whole)] if benchmark.task == "binary" else [_classes(benchmark, whole)]),
@@ -155,6 +156,29 @@ def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     official = benchmark.sizes_to_expect(splits.layout) == benchmark.published_sizes
     whole = "as published" if official else "all that this split rule takes"
     return Verdict(rule="counts", status="warned" if note else "passed", message=f"{whole}: {told}{note}")
+
+
+def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
+    """Images of one group (a video, an original image, a patient) in two splits: given splits are kept, so only the user can
+    mend them."""
+    parts = {"train": splits.train, "val": splits.val, **splits.test}
+    groups: dict[str, list[tuple[str, Pair]]] = {}
+    for split, pairs in parts.items():
+        for pair in pairs:
+            groups.setdefault(benchmark.group(pair), []).append((split, pair))
+    rule = "groups across splits"
+    if all(len(members) == 1 for members in groups.values()):
+        return Verdict(rule=rule, status="passed", message="no two images belong together, as far as a rule says")
+    across = {name: members for name, members in groups.items() if len({split for split, _ in members}) > 1}
+    if not across:
+        return Verdict(rule=rule, status="passed", message=f"{len(groups)} groups, each in one split")
+    told = tuple(
+        f"{name}: " + ", ".join(f"{split} {label(pair.image, root)}" for split, pair in members[:4])
+        for name, members in list(across.items())[:_FILES_LISTED]
+    )
+    message = f"{len(across)} of {len(groups)} groups have images in several splits, so a test knows its images; the first: {told[0]}"
+    own = getattr(benchmark, "whose_splits", "") == "given"
+    return Verdict(rule=rule, status="failed" if own else "warned", message=message, files=told)
 
 
 def _readable(prints: Sequence[Fingerprint], root: Path) -> Verdict:

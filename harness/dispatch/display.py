@@ -1,45 +1,23 @@
-"""Progress of many runs: a bar on a terminal, one line a change elsewhere."""
+"""Progress of many runs: on a terminal a line for each run at work, elsewhere one line a change."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from harness.dispatch.run_states import FINISHED, RUNNING, RunState
-
-
-def eta(runs: Mapping[str, RunState], *, now: float) -> float | None:
-    """Seconds until all runs are done, from the mean time of finished ones and how many run at once; None if unknown."""
-    finished = [run.seconds for run in runs.values() if run.state == FINISHED and run.seconds > 0]
-    running = [run for run in runs.values() if run.state == RUNNING]
-    open_runs = [run for run in runs.values() if run.unsettled]
-    if not open_runs:
-        return 0.0
-    if not running:
-        return None
-    shares = [(now - run.started) / run.done for run in running if run.done > 0.05 and run.started]
-    known = finished or shares
-    if not known:
-        return None
-    mean = sum(known) / len(known)
-    left = sum(mean * (1.0 - run.done) for run in open_runs)
-    return left / len(running)
-
-
-def clock(seconds: float | None) -> str:
-    """``1:02:03``, ``2:03`` or ``?``."""
-    if seconds is None:
-        return "?"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-
+from harness.dispatch.time_left import clock, run_left, time_left
+from harness.progress import live
 
 LINE_SECONDS = 30.0
 """Without a terminal, a running run says where it is at most this often."""
+MOST_LINES = 8
+"""Runs at work that have a line on a terminal."""
+BAR = 16
 
 
 class Display:
@@ -51,42 +29,65 @@ class Display:
 
     def __init__(self, *, total: int) -> None:
         self._total = total
+        self._runs: dict[str, RunState] = {}
         self._shown: dict[str, str] = {}
         self._told: dict[str, float] = {}
-        self._began = time.time()
-        self._bar: Any = None
-        self._task: Any = None
+        self._started: dict[str, float] = {}
+        self._live: Any = None
 
     def __enter__(self) -> Display:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            columns = (BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} runs  {task.description}"))
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task("", total=self._total)
-            self._bar.start()
+        self._live = live(self._lines) if sys.stderr.isatty() else None
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def show(self, runs: Mapping[str, RunState]) -> None:
         """Print what changed since the last call."""
-        settled = [run for run in runs.values() if not run.unsettled]
-        for number, run in enumerate([run for run in settled if self._shown.get(run.key) != run.state], start=1):
-            self._shown[run.key] = run.state
-            self._line(run, sum(1 for _ in self._shown) if number else 0)
-        running = [run for run in runs.values() if run.state == RUNNING]
-        if self._bar is None:
-            self._tell_stages(running)
-            return
-        names = ", ".join(f"{run.variant} on {run.benchmark} {100 * run.done:.0f} %" for run in running[:2])
-        text = f"{names}{' …' if len(running) > 2 else ''}  {clock(eta(runs, now=time.time()))} left"
-        self._bar.update(self._task, completed=len(settled), description=text)
+        now = time.time()
+        self._runs = {key: self._timed(run, now) for key, run in runs.items()}
+        for run in self._runs.values():
+            if not run.unsettled and self._shown.get(run.key) != run.state:
+                self._shown[run.key] = run.state
+                self._line(run)
+        if self._live is None:
+            self._tell_stages([run for run in self._runs.values() if run.state == RUNNING])
+
+    def _timed(self, run: RunState, now: float) -> RunState:
+        """A run that ended while this looked on took so long as that, tests and merges included."""
+        if run.state == RUNNING and run.started:
+            self._started[run.key] = run.started
+        elif run.key in self._started and run.key not in self._shown and not run.unsettled:
+            return replace(run, seconds=now - self._started[run.key])
+        before = self._runs.get(run.key)
+        return replace(run, seconds=before.seconds) if before is not None and before.state == run.state else run
+
+    def _lines(self, width: int) -> list[tuple[str, str]]:
+        """(text, style): how many runs there are and how long they take, then a line a run at work."""
+        now = time.time()
+        running = [run for run in self._runs.values() if run.state == RUNNING]
+        settled = [run for run in self._runs.values() if not run.unsettled]
+        full = round(BAR * (len(settled) + sum(run.done for run in running)) / max(1, self._total))
+        bar = "━" * full + "─" * (BAR - full)
+        if not running:
+            return [(f"{len(settled)}/{self._total} runs {bar} starting workers: loading torch …", "")]
+        lines = [(f"{len(settled)}/{self._total} runs {bar} {time_left(self._runs, now=now)}", "")]
+        finished = [run for run in settled if run.state == FINISHED]
+        names = {run.key: f"{run.variant} on {run.benchmark}, seed {run.seed}" for run in running[:MOST_LINES]}
+        room = min(max(map(len, names.values())), width // 2)
+        for run in running[:MOST_LINES]:
+            left = run_left(run, finished, now=now)
+            name = names[run.key] if len(names[run.key]) <= room else names[run.key][: room - 1] + "…"
+            stage = run.stage + (f", {clock(left)} left" if left is not None else "")
+            lines.append((f"  {name:<{room}}  {stage}", "dim" if not run.done else ""))
+        if len(running) > MOST_LINES:
+            lines.append((f"  and {len(running) - MOST_LINES} more at work", "dim"))
+        return lines
 
     def _tell_stages(self, running: Sequence[RunState]) -> None:
         now = time.monotonic()
@@ -96,11 +97,13 @@ class Display:
                 text = f"{run.variant} on {run.benchmark}, seed {run.seed}: {run.stage}"
                 print(text, file=sys.stderr, flush=True)
 
-    def _line(self, run: RunState, number: int) -> None:
+    def _line(self, run: RunState) -> None:
         took = f" ({clock(run.seconds)})" if run.seconds else ""
         why = f": {run.message}" if run.message and run.state != FINISHED else ""
-        text = f"[{number}/{self._total}] {run.variant} on {run.benchmark}, seed {run.seed}: {run.state}{took}{why}"
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+        place = f"[{len(self._shown)}/{self._total}]"
+        text = f"{place} {run.variant} on {run.benchmark}, seed {run.seed}: {run.state}{took}{why}"
+        if self._live is not None:
+            style = None if run.state == FINISHED else "red"
+            self._live.console.print(text, markup=False, highlight=False, style=style)
         else:
             print(text, file=sys.stderr, flush=True)

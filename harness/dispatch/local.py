@@ -110,7 +110,11 @@ class LocalExecutor(Executor):
         self._chunk: Chunk | None = None
 
     def describe(self) -> str:
-        where = f"GPU {', '.join(self.devices)}" if self.devices else f"CPU, {self.threads} threads each"
+        where = (
+            f"GPU {', '.join(self.devices)}"
+            if self.devices
+            else f"CPU, {self.threads} thread{'s' if self.threads != 1 else ''} each"
+        )
         return f"local: {self.workers} worker processes here ({where}); --workers N changes that"
 
     def submit(self, jobs: Sequence[Job], *, command: str = "") -> Submission:

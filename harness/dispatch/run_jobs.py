@@ -19,7 +19,9 @@ from harness.dispatch.run_states import INTERRUPTED, RunState
 from harness.dispatch.slurm.executor import SlurmExecutor
 from harness.errors import UsageError, did_you_mean
 from harness.planning.plan import Plan
+from harness.progress import stages
 from harness.records.store import RecordStore
+from harness.streams import say
 
 RETRY_CLASSES = ("oom", "timeout", "preempted", "node_fail", "diverged", "no_data", "error")
 
@@ -73,18 +75,17 @@ def run_jobs(
     left_out = {key: code for key, code in planned.failed.items() if key not in again}
     if left_out:
         classes = ",".join(sorted({code.lower() for code in left_out.values()}))
-        print(
-            f"{len(left_out)} runs failed before and are not started again; --retry {classes} does that",
-            file=sys.stderr,
-        )
+        say(f"{len(left_out)} runs failed before and are not started again; --retry {classes} does that")
     if not pending:
         return Outcome(submitted=False, failed=left_out)
-    print(chosen.describe(), file=sys.stderr)
-    submission = chosen.submit(pending, command=shlex.join(["python", "-m", "harness.run", *sys.argv[1:]]))
+    say(chosen.describe())
+    with stages() as tell:
+        tell("freezing the code and handing over the runs")
+        submission = chosen.submit(pending, command=shlex.join(["python", "-m", "harness.run", *sys.argv[1:]]))
     for key, who in list(submission.elsewhere.items())[:3]:
-        print(f"not submitted again: {key} {who}", file=sys.stderr)
+        say(f"not submitted again: {key} {who}")
     if len(submission.elsewhere) > 3:
-        print(f"not submitted again: {len(submission.elsewhere) - 3} more", file=sys.stderr)
+        say(f"not submitted again: {len(submission.elsewhere) - 3} more")
     if chosen.detached:
         _say_next(submission, results)
         if not wait:
@@ -111,7 +112,7 @@ def _say_interrupted(runs: Sequence[RunState]) -> None:
         return
     names = "; ".join(f"{run.variant} on {run.benchmark}, seed {run.seed}" for run in runs[:3])
     more = f"; and {len(runs) - 3} more" if len(runs) > 3 else ""
-    print(f"{len(runs)} interrupted: {names}{more}; run the same command again to go on", file=sys.stderr)
+    say(f"{len(runs)} interrupted: {names}{more}; run the same command again to go on")
 
 
 def _cancel(planned: Plan, executor: Executor) -> Outcome:

@@ -24,6 +24,8 @@ LOST = "lost"
 """States besides the reason codes of records. ``waiting``: planned here, not started yet. ``queued``: on the cluster.
 ``interrupted``: stopped or killed, continues when the same command is given again. ``lost``: its job ended before the
 worker began."""
+STARTING = "starting"
+"""The stage of a run that has not told one yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class RunState:
         task: its job on the cluster.
         started, seconds: of the last start (seconds since the epoch), and how long it ran.
         done: share of its epochs, 0 to 1.
+        begun: the share that was done when its last start began.
         stage: what it does now, in words; empty unless it runs.
         log: of the last start, None where there is none.
     """
@@ -57,6 +60,7 @@ class RunState:
     started: float = 0.0
     seconds: float = 0.0
     done: float = 0.0
+    begun: float = 0.0
     stage: str = ""
     log: Path | None = None
 
@@ -159,7 +163,9 @@ def _state(
         state, message = _unfinished(chunk, index, task, last, sweep, tasks)
     seconds = record.cost.get("wall_time_s", 0.0) if settled and record else 3600 * last.hours if last else 0.0
     number = last.number if last else record.attempts if record else 0
-    done, stage = _progress(folder) if state == RUNNING else (1.0 if state == FINISHED else 0.0, "")
+    done, begun, stage = 1.0 if state == FINISHED else 0.0, 0.0, ""
+    if state == RUNNING and last is not None:
+        done, begun, stage = _progress(folder, since=last.started)
     return RunState(
         **named(run),
         state=state,
@@ -170,6 +176,7 @@ def _state(
         started=last.started if last else 0.0,
         seconds=seconds,
         done=done,
+        begun=begun,
         stage=stage,
         log=log_path(folder, number) if number else None,
     )
@@ -227,18 +234,20 @@ def _gone(last: Attempt, tasks: Mapping[str, Task] | None) -> bool:
     return tasks is not None and bool(last.holder.job) and last.holder.job not in tasks
 
 
-def _progress(folder: Path) -> tuple[float, str]:
-    """The share of epochs done and the stage in words, from the file that the run's process writes."""
+def _progress(folder: Path, *, since: float) -> tuple[float, float, str]:
+    """The share of epochs done, that with which this start began, and the stage in words, from the file that the run's
+    process writes; an earlier start's file says nothing."""
     try:
         at = read_as(folder / "progress.json", _Position)
     except (OSError, ValueError):
-        return 0.0, ""
-    if at.stage != "training":
-        return 1.0, at.stage  # merging and testing come after the last epoch
-    words = f"epoch {at.epoch} of {at.epochs}, update {at.step} of {at.steps}"
-    if at.loss is not None:
-        words += f", loss {at.loss:.3f}"
-    return min(1.0, max(0.0, (at.epoch - 1 + at.step / max(1, at.steps)) / max(1, at.epochs))), words
+        return 0.0, 0.0, STARTING
+    if at.at < since:
+        return 0.0, 0.0, STARTING
+    where = f"epoch {at.epoch}/{at.epochs}"
+    loss = "" if at.loss is None else f", loss {at.loss:.3f}"
+    words = {"training": f"training {where}{loss}", "validation": f"validating {where}"}
+    after = at.stage.startswith(("test", "merging"))  # both come after the last epoch
+    return 1.0 if after else at.share, at.begun, words.get(at.stage, at.stage.replace("test ", "testing "))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,3 +260,14 @@ class _Position:
     step: int = 0
     steps: int = 0
     loss: float | None = None
+    begun: float = 0.0
+    at: float = 0.0
+
+    @property
+    def share(self) -> float:
+        return share_of_epochs(self.epoch, self.epochs, self.step, self.steps)
+
+
+def share_of_epochs(epoch: int, epochs: int, step: int, steps: int) -> float:
+    """Of a run, 0 to 1, after ``step`` of the ``steps`` updates of its ``epoch``-th of ``epochs``."""
+    return min(1.0, max(0.0, (epoch - 1 + step / max(1, steps)) / max(1, epochs)))

@@ -37,6 +37,7 @@ from harness.dispatch.attempts import (
 )
 from harness.dispatch.queue import Accounting
 from harness.dispatch.run_log import logged
+from harness.dispatch.run_states import share_of_epochs
 from harness.dispatch.state_files import read_as
 from harness.dispatch.sweeps import settled
 from harness.files import write_atomically
@@ -262,7 +263,9 @@ def completion(folder: Path, circumstances: Circumstances) -> Callable[[Record],
 
 
 class ProgressFile:
-    """Where a run is, for whoever asks: ``state/<key>/progress.json``, at most every two seconds.
+    """Where a run is, for whoever asks: ``state/<key>/progress.json``, at each change of stage and every two seconds.
+
+    Other stages are told with the last position in training.
 
     Args:
         folder: of the run.
@@ -273,16 +276,24 @@ class ProgressFile:
         self._path = folder / "progress.json"
         self._then = written
         self._written = 0.0
+        self._stage: object = None
+        self._position: dict[str, Any] = {}
 
     def __call__(self, content: dict[str, Any]) -> None:
         now = time.monotonic()
-        if now - self._written < PROGRESS_SECONDS:
+        stage = (content.get("stage"), content.get("split"))
+        if stage == self._stage and now - self._written < PROGRESS_SECONDS:
             return
-        self._written = now
+        self._written, self._stage = now, stage
+        if "epoch" in content:
+            position = {name: int(content[name]) for name in ("epoch", "epochs", "step", "steps")}
+            before = {**position, "step": max(0, position["step"] - 1)}
+            self._position = {"begun": share_of_epochs(**before), **self._position, **position}
         content = {name: None if value != value else value for name, value in content.items()}  # NaN is no JSON
         temporary = self._path.with_suffix(".tmp")
         with contextlib.suppress(OSError):  # a full disk must not end a run for its progress display
-            temporary.write_text(json.dumps({**content, "at": time.time()}, default=str), encoding="utf-8")
+            text = json.dumps({**self._position, **content, "at": time.time()}, default=str)
+            temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, self._path)
         self._then()
 

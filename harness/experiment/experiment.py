@@ -149,7 +149,9 @@ class Experiment:
     def train(self, *, workers: Any, stop: StopRequest | None) -> TrainingResult:
         """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""
         self._require_checkpoint()
+        self.tell({"stage": "opening data"})
         self.counts = self.data.counts
+        self.tell({"stage": "building the model"})
         segmenter, method = self._attached()
         self.parameters = count_parameters(segmenter)
         if self.rules.cache_embeddings and encoder_is_frozen(method, segmenter):

@@ -8,12 +8,12 @@ import json
 import os
 import re
 import stat
-import sys
 import time
 from pathlib import Path
 
 from harness.errors import UsageError
 from harness.files import write_atomically
+from harness.streams import say
 
 PREFIX = "sha256-"
 _MEBIBYTE = 1 << 20
@@ -40,7 +40,7 @@ def fingerprint(path: Path) -> str:
             return PREFIX + known
         if before.st_size >= _SAID_FROM:
             size = f"{before.st_size / 1e9:.2f} GB"
-            print(f"reading all {size} of {path} for its fingerprint (once; it is remembered)", file=sys.stderr)
+            say(f"reading all {size} of {path} for its fingerprint (once; it is remembered)")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             after = os.fstat(file.fileno())

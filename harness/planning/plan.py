@@ -20,6 +20,7 @@ from harness.planning.job import Job
 from harness.planning.needs import weights
 from harness.planning.request import Request
 from harness.planning.rows import method_row, split_overrides
+from harness.progress import stages
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve
 from harness.records.schema import Run, content_hash
@@ -88,11 +89,19 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         UsageError, MethodError: an unknown name, a wrong value, a checkpoint that does not fit, data that changed since a
             finished run. Missing data and checkpoints are in `Plan.missing`.
     """
+    with stages() as tell:
+        return _plan(request, prepare_samples, tell)
+
+
+def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell: Callable[[str], None]) -> Plan:
+    tell("planning")
     protocol_overrides, method_overrides = split_overrides(request.overrides)
     protocol = load_protocol(request.protocol, protocol_overrides)
     _check_tables(protocol)
     backbones = [resolve_backbone(name) for name in request.backbones or (protocol.backbone,)]
     missing: list[str] = []
+    if any(str(path) != "none" for path in request.checkpoints.values()):
+        tell("loading torch to look into checkpoints")
     weights = {backbone: _checkpoint(request, backbone, protocol, missing) for backbone in backbones}
     rows = [
         (entry, backbone, *method_row(entry, protocol, method_overrides, backbone))
@@ -107,8 +116,10 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
     unreached: dict[str, None] = {}
     digest = protocol_hash(protocol)
     planned = list(dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks))
-    for name in planned:
+    for number, name in enumerate(planned, start=1):
         rules = _own_rules(name, resolve(protocol, name))
+        doing = f"writing the {protocol.name}'s images" if rules.data == "sample" else "looking through images"
+        tell(f"{doing}: {name} ({number}/{len(planned)})")
         try:
             data, images[name] = _data(name, rules, request, prepare_samples)
         except DatasetError as error:

@@ -12,7 +12,7 @@ from harness.records.schema import Run
 from harness.records.store import RecordStore
 from harness.reporting.beside import published_cards
 from harness.reporting.grid import placeholder
-from harness.reporting.page import Format
+from harness.reporting.page import SUFFIX, Format
 from harness.reporting.pages import pages, sources_below
 from harness.reporting.rows import is_entry
 from harness.reporting.rules import CardOf, no_card
@@ -56,8 +56,11 @@ def finished_table(
     card_of: CardOf = no_card,
     style: Format = "markdown",
     width: int = 0,
-) -> str:
+) -> tuple[str, Path | None]:
     """The table of what was planned, from its records; the pages below ``results/tables`` hold every record there.
+
+    Returns:
+        The table, and the page that holds it too; None where there is none yet.
 
     Args:
         card_of: see `harness.reporting.rules`.
@@ -73,8 +76,8 @@ def finished_table(
         style=style,
         width=width,
     )
-    if not store.folder.is_dir():  # the first runs were all interrupted: no pages yet
-        return text
+    if not store.folder.is_dir() or not runs:  # the first runs were all interrupted: no pages yet
+        return text, None
     found = pages(results, card_of=card_of)
     say_skipped(found.skipped)
     for path, page in {
@@ -87,4 +90,4 @@ def finished_table(
             raise UsageError(
                 f"table {path} could not be written: {os_reason(error)}; regenerate it with python -m harness.tables"
             ) from error
-    return text
+    return text, results / "tables" / f"{grid.name if grid else runs[0].protocol}{SUFFIX['markdown']}"

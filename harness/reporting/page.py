@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal
+
+from harness.reporting.names import BENCHMARK_GROUPS
 
 if TYPE_CHECKING:
     from harness.reporting.provenance import Folder
@@ -60,30 +63,39 @@ class Block:
     def parts(self, widths: Sequence[int], *, most: int) -> list[list[int]]:
         """Columns of each part of a table that is wider than ``most``, the first column in each.
 
-        Parts are about equally wide, and the columns of one benchmark stay together where they fit.
+        Parts are about equally wide. The columns of a group of benchmarks stay together where they fit, else those of a
+        benchmark.
 
         Args:
             widths: of the columns, with what stands between them.
         """
-        groups: list[list[int]] = []
-        for place in range(1, len(widths)):
-            belongs = self._benchmark(place)
-            if groups and belongs and belongs == self._benchmark(groups[-1][-1]):
-                groups[-1].append(place)
-            else:
-                groups.append([place])
         room = most - widths[0]
-        groups = [
-            part for group in groups for part in ([group] if _wide(group, widths) <= room else [[one] for one in group])
-        ]
-        fewest = len(_packed(groups, widths, room))
-        while room > 1 and len(_packed(groups, widths, room - 1)) == fewest:
+        units = _units(range(1, len(widths)), (self._group, self._benchmark), widths, room)
+        fewest = len(_packed(units, widths, room))
+        while room > 1 and len(_packed(units, widths, room - 1)) == fewest:
             room -= 1
-        return [[0, *part] for part in _packed(groups, widths, room)] or [[0]]
+        return [[0, *part] for part in _packed(units, widths, room)] or [[0]]
+
+    def _group(self, place: int) -> str:
+        benchmark = self._benchmark(place)
+        return BENCHMARK_GROUPS.get(benchmark, benchmark)
 
     def _benchmark(self, place: int) -> str:
         names = self.aliases.get(self.columns[place], ())
         return names[0].partition(".")[0] if names else ""
+
+
+def _units(
+    places: Iterable[int], kinds: Sequence[Callable[[int], str]], widths: Sequence[int], room: int
+) -> list[list[int]]:
+    """Neighbours of one kind where they fit, else those of the next kind; columns without one are alone."""
+    if not kinds:
+        return [[place] for place in places]
+    found = []
+    for _, members in groupby(places, key=lambda place: kinds[0](place) or place):
+        unit = list(members)
+        found += [unit] if _wide(unit, widths) <= room else _units(unit, kinds[1:], widths, room)
+    return found
 
 
 def _wide(places: Sequence[int], widths: Sequence[int]) -> int:

@@ -223,6 +223,26 @@ def test_check_explains_inverted_masks_and_passes_good_ones(tmp_path: Path, caps
     assert "inverted? What is looked for must be white" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("shared", "code"), [(False, 0), (True, 1)])
+def test_check_names_groups_that_lie_in_two_given_splits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shared: bool, code: int
+) -> None:
+    for number, (split, stems) in enumerate((("train", STEMS[:15]), ("val", STEMS[15:18]), ("test", STEMS[18:]))):
+        for index, stem in enumerate(stems):
+            name = stem.replace("site7", "site0") if shared else stem
+            _image(tmp_path / split / "images" / f"{name}{split}.jpg", 100 * number + index)
+            _mask(tmp_path / split / "masks" / f"{name}{split}.png")
+
+    assert main(["check", f"mine={tmp_path}", "--workers", "1", "--group", r"(site\d+)_"]) == code
+
+    told = capsys.readouterr().out
+    if shared:
+        assert "1 of 7 groups have images in several splits" in told
+        assert "site0: train train/images/site0_r0c0train.jpg" in told
+    else:
+        assert "8 groups, each in one split" in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -13,10 +13,11 @@ import pytest
 
 from harness import status
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
-from harness.dispatch.display import clock, eta
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import RunState, survey
+from harness.dispatch.supervise import ProgressFile
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
+from harness.dispatch.time_left import clock, time_left
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job
@@ -100,9 +101,10 @@ def test_the_table_the_failures_and_the_log_are_printed(tmp_path, capsys):
     log_path(state_folder(tmp_path, jobs[3].run.key), 1).write_text("step 7: nan\n")
     assert status.main(["--results", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["kvasir", "leaf"]
-    assert lines[2].split() == ["lora", "2/2", "1/2", "DIVERGED"]
-    assert "4 runs: 3 OK, 1 DIVERGED" in lines
+    assert lines[3].split() == ["kvasir", "leaf"]
+    assert lines[5].split() == ["lora", "2/2", "1/2,", "1", "DIVERGED"]
+    assert "4 runs: 3 finished, 1 diverged (DIVERGED)" in lines
+    assert any(line.startswith("1 failed: python -m harness.status --failed says why") for line in lines)
     assert status.main(["--results", str(tmp_path), "--failed"]) == 0
     assert "loss is not finite at step 7" in capsys.readouterr().out
     assert status.main(["--results", str(tmp_path), "--json"]) == 0
@@ -134,7 +136,7 @@ def test_a_damaged_record_is_named_and_hides_nothing(tmp_path, capsys):
     (tmp_path / "records" / "broken.json").write_text("{")
     assert status.main(["--results", str(tmp_path)]) == 0
     output = capsys.readouterr().out
-    assert "1 runs: 1 OK" in output
+    assert "1 run: 1 finished" in output
     assert "unreadable: " in output
 
 
@@ -156,7 +158,7 @@ def test_a_thousand_runs_take_less_than_a_second_and_no_torch(tmp_path):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert "1000 runs: 900 OK, 100 waiting" in done.stdout
+    assert "1000 runs: 900 finished, 100 waiting for a worker; time left: " in done.stdout
     # processor time: what others do on the machine does not count
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
@@ -169,7 +171,61 @@ def run_state(**changes):
 def test_the_time_left_comes_from_finished_runs_and_how_many_run_at_once():
     runs = [run_state(seconds=100.0) for _ in range(4)]
     runs += [run_state(state="running", done=0.5), run_state(state="running", done=0.5), run_state(state="queued")]
-    assert eta({str(n): run for n, run in enumerate(runs)}, now=0.0) == pytest.approx(100 * 2.0 / 2)
-    assert eta({"a": run_state(state="queued")}, now=0.0) is None
-    assert eta({"a": run_state()}, now=0.0) == 0.0
-    assert [clock(value) for value in (None, 0.0, 83.0, 3723.0)] == ["?", "0:00", "1:23", "1:02:03"]
+    left = time_left({str(n): run for n, run in enumerate(runs)}, now=0.0)
+    assert left.seconds == pytest.approx(100 * 2.0 / 2)
+    assert str(left) == "1:40 left, told from 4 finished runs"
+    assert time_left({"a": run_state(state="queued")}, now=0.0).seconds is None
+    assert time_left({"a": run_state()}, now=0.0).seconds == 0.0
+    assert [clock(value) for value in (0.0, 83.0, 3723.0)] == ["0:00", "1:23", "1:02:03"]
+
+
+def test_a_run_that_goes_on_has_the_pace_of_this_start_and_not_of_what_was_done_before():
+    run = run_state(state="running", done=0.6, begun=0.5, started=100.0)
+    left = time_left({"a": run}, now=110.0)
+    assert left.seconds == pytest.approx(0.4 * 100.0)
+    assert str(left).endswith("left, at the pace of those that run")
+
+
+def test_a_row_takes_what_its_own_finished_runs_took():
+    runs = [run_state(variant="fast", seconds=10.0), run_state(variant="slow", seconds=100.0)]
+    runs += [run_state(variant="slow", state="running", started=50.0), run_state(variant="fast", state="waiting")]
+    assert time_left(dict(enumerate(runs)), now=60.0).seconds == pytest.approx(90.0 + 10.0)
+
+
+def test_the_stage_is_told_in_words_and_an_earlier_start_says_nothing(tmp_path):
+    job = make_job(tmp_path)
+    sweep(tmp_path, [job], executor="local", job="", submitter=Holder.here())
+    folder = state_folder(tmp_path, job.run.key)
+    folder.mkdir(parents=True)
+    old = ProgressFile(folder)
+    old({"stage": "training", "epoch": 3, "epochs": 4, "step": 5, "steps": 10, "loss": 0.25})
+    Lease.acquire(folder, holder=Holder.here())
+    assert survey(tmp_path).runs[job.run.key].stage == "starting"
+    tell = ProgressFile(folder)
+    seen = []
+    for content in (
+        {"stage": "training", "epoch": 3, "epochs": 4, "step": 1, "steps": 10, "loss": 0.25},
+        {"stage": "validation", "split": "val", "images": 4},
+        {"stage": "merging (exact)"},
+        {"stage": "test merged-exact", "split": "test", "images": 4},
+    ):
+        tell(content)
+        run = survey(tmp_path).runs[job.run.key]
+        seen.append((run.stage, run.done, run.begun))
+    assert seen == [
+        ("training epoch 3/4, loss 0.250", 0.525, 0.5),
+        ("validating epoch 3/4", 0.525, 0.5),
+        ("merging (exact)", 1.0, 0.5),
+        ("testing merged-exact", 1.0, 0.5),
+    ]
+
+
+def test_a_narrow_terminal_gets_the_overview_in_parts_that_fit(tmp_path):
+    names = ("kvasir", "cvc612", "isic2017", "camo", "sbu", "leaf", "road", "trans10k_v1", "trans10k_v2")
+    jobs = [make_job(tmp_path, benchmark=name) for name in names]
+    sweep(tmp_path, jobs, executor="local", job="", submitter=Holder.here())
+    text = status.overview(survey(tmp_path), width=60)
+    assert all(len(line) <= 60 for line in text.splitlines())
+    assert all(name in text for name in names)
+    assert text.count("0/1, waiting") == len(names)
+    assert "9 runs: 9 waiting for a worker" in text

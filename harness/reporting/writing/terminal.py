@@ -23,7 +23,7 @@ def write(page: Page, *, width: int) -> str:
         for line in block.above:
             lines += _wrapped(line, width)
         if block.columns:
-            lines += ["", *_table(block, width=width)]
+            lines += ["", *fitted(block, width=width)]
         lines += [""] if block.below else []
         for line in block.below:
             lines += _wrapped(line, width)
@@ -34,7 +34,7 @@ def write(page: Page, *, width: int) -> str:
     return printable("\n".join(line.rstrip() for line in lines)) + "\n"
 
 
-def _table(block: Block, *, width: int) -> list[str]:
+def fitted(block: Block, *, width: int) -> list[str]:
     """The rows' names stand before every part of a split table; headings are wrapped to the width of their cells."""
     marked = [any(row[place].mark for row in block.rows) for place in range(len(block.columns))]
     body = [[_marked(cell, room=marked[place]) for place, cell in enumerate(row)] for row in block.rows]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -144,17 +146,8 @@ def test_the_debugging_executor_leaves_alone_what_somebody_else_runs(tmp_path, i
 
 
 def state(key, word, **changes):
-    return RunState(
-        key=key,
-        method="lora",
-        variant="lora",
-        benchmark="leaf",
-        backbone="b",
-        protocol="p",
-        seed=0,
-        state=word,
-        **changes,
-    )
+    named = {"method": "lora", "variant": "lora", "benchmark": "leaf", "backbone": "b", "protocol": "p", "seed": 0}
+    return RunState(key=key, state=word, **{**named, **changes})
 
 
 def test_away_from_a_terminal_each_ending_is_one_line(capsys):
@@ -175,3 +168,32 @@ def test_without_a_terminal_a_long_run_says_where_it_is_but_not_at_every_look(ca
             display.show({"a": state("a", "running", stage=f"epoch {second}")})
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"lora on leaf, seed 0: epoch {second}" for second in (30, 60, 90)]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_each_run_at_work_has_a_line_that_fits_and_failures_are_red(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    long = {"variant": "naslora[rank=3,blocks=last-half,sites=q,v]", "started": time.time() - 30.0, "done": 0.5}
+    with Display(total=3) as display:
+        assert "loading torch" in display._lines(78)[0][0]
+        working = state("b", "running", stage="training epoch 3/6, loss 0.412", **long)
+        display.show(
+            {"a": state("a", "OOM", message="killed"), "b": working, "c": state("c", "running", stage="starting")}
+        )
+        lines = [text for text, _ in display._lines(78)]
+        display._live.refresh()
+    assert lines[0].startswith("1/3 runs ")
+    assert lines[0].endswith("at the pace of those that run")
+    assert lines[1].endswith("training epoch 3/6, loss 0.412, 0:30 left")
+    assert lines[2].endswith("  starting")
+    assert max(map(len, lines)) <= 84  # what is longer is cut with a sign, see below
+    shown = terminal.getvalue()
+    assert "\x1b[31m[1/3] lora on leaf, seed 0: OOM: killed\x1b[0m" in shown
+    assert all(len(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line)) <= 80 for line in re.split(r"[\r\n]", shown))

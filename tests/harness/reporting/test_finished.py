@@ -47,7 +47,9 @@ def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, st
         samples, tmp_path, entries=(Variant(method="decoder"), Variant(method="lora")), benchmarks=("kvasir", "leaf")
     )
     finish(tmp_path, made)
-    text = finished_table(runs_of(made), tmp_path, study=study)
+    text, page = finished_table(runs_of(made), tmp_path, study=study)
+    assert page is not None
+    assert page.read_text().startswith("# ")
     assert "MISSING" not in text
     assert "n = 1 (seed 0)" in text
     assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| decoder", "| lora"))] == [
@@ -59,7 +61,7 @@ def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, st
 def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(samples: Path, tmp_path: Path) -> None:
     made = planned(samples, tmp_path)
     finish(tmp_path, made)
-    text = finished_table(runs_of(made), tmp_path, study="main")
+    text, _ = finished_table(runs_of(made), tmp_path, study="main")
     assert "| lora |" in text
     assert "90.0 (1)" in text
     assert "MISSING" not in text
@@ -99,6 +101,6 @@ def test_published_numbers_stand_beside_the_studys_own_protocol_only(samples: Pa
 
 def test_runs_that_were_all_interrupted_are_missing_and_no_error(samples: Path, tmp_path: Path, study: str) -> None:
     made = planned(samples, tmp_path)
-    assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=None)
-    assert "No record of this table yet" in finished_table(runs_of(made), tmp_path, study=study)
+    assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=None)[0]
+    assert "No record of this table yet" in finished_table(runs_of(made), tmp_path, study=study)[0]
     assert not (tmp_path / "tables").exists()

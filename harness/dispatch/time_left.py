@@ -1,0 +1,80 @@
+"""How long runs still take, and what that is told from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.dispatch.run_states import FINISHED, RUNNING, RunState
+
+LEAST_DONE = 0.05
+"""Share of a run before its own pace says something."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeLeft:
+    """Seconds until all runs are done, None if nothing tells, and in words what does."""
+
+    seconds: float | None
+    origin: str
+
+    def __str__(self) -> str:
+        return self.origin if self.seconds is None else f"{clock(self.seconds)} left, {self.origin}"
+
+
+def time_left(runs: Mapping[str, RunState], *, now: float) -> TimeLeft:
+    """From what finished runs took (of the same row where there are some), else from the pace of those that run; as many at
+    once as now."""
+    everything = list(runs.values())
+    running = [run for run in everything if run.state == RUNNING]
+    open_runs = [run for run in everything if run.unsettled]
+    if not open_runs:
+        return TimeLeft(seconds=0.0, origin="all done")
+    if not running:
+        return TimeLeft(seconds=None, origin="time left: known once runs are under way")
+    finished = [run for run in everything if run.state == FINISHED and run.seconds > 0]
+    paces = [pace for run in running if (pace := own_pace(run, now=now)) is not None]
+    known = [run.seconds for run in finished] or paces
+    if not known:
+        return TimeLeft(seconds=None, origin="time left: known after the first epochs")
+    usual = math.fsum(known) / len(known)
+    total = 0.0
+    for run in open_runs:
+        mine = [other.seconds for other in finished if other.variant == run.variant]
+        whole = math.fsum(mine) / len(mine) if mine else usual
+        total += _rest(run, whole, now=now) if run.state == RUNNING else whole
+    runs_in_words = f"{len(finished)} finished run{'s' if len(finished) != 1 else ''}"
+    origin = f"told from {runs_in_words}" if finished else "at the pace of those that run"
+    return TimeLeft(seconds=total / len(running), origin=origin)
+
+
+def run_left(run: RunState, finished: Sequence[RunState], *, now: float) -> float | None:
+    """Seconds that a running run still takes: as finished ones of its row took, on its benchmark if any, else at its own
+    pace."""
+    mine = [one for one in finished if one.variant == run.variant and one.seconds]
+    alike = [one.seconds for one in mine if one.benchmark == run.benchmark] or [one.seconds for one in mine]
+    if alike and run.started:
+        return _rest(run, math.fsum(alike) / len(alike), now=now)
+    pace = own_pace(run, now=now)
+    return None if pace is None or run.done >= 1.0 else pace * (1.0 - run.done)
+
+
+def own_pace(run: RunState, *, now: float) -> float | None:
+    """Seconds that all of a run would take at the pace of this start; None before that tells."""
+    made = run.done - run.begun
+    return (now - run.started) / made if run.started and made > LEAST_DONE else None
+
+
+def _rest(run: RunState, whole: float, *, now: float) -> float:
+    """Of a run that takes ``whole`` seconds: by the clock where this start began it, by its epochs where it went on."""
+    if run.started and not run.begun:
+        return max(0.0, whole - (now - run.started))
+    return whole * (1.0 - run.done)
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
