@@ -3,37 +3,85 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+REDRAWN_EVERY_S = 0.125
 
-def live(lines: Callable[[int], Sequence[tuple[str, str]]]) -> Any:
-    """A `rich.live.Live` on stderr that asks ``lines`` again and again, a moving sign before the first; what is printed
-    meanwhile stands above it.
+
+class Live:
+    """Lines on stderr that are drawn again and again, a moving sign before the first; what is printed meanwhile stands above.
 
     Args:
-        lines: width -> (text, style) a line; each is cut at the width that it has just now.
+        lines: width -> (text, style) a line; each is cut at the width that the terminal has just now.
     """
-    from rich.console import Console, Group
-    from rich.live import Live
-    from rich.spinner import Spinner
-    from rich.table import Table
-    from rich.text import Text
 
-    console = Console(stderr=True, highlight=False)
-    spinner = Spinner("dots")
+    def __init__(self, lines: Callable[[int], Sequence[tuple[str, str]]]) -> None:
+        from rich.live import Live as RichLive
+        from rich.spinner import Spinner
 
-    def render() -> Group:
-        width = console.width
-        rows = [Text(text, style=style, no_wrap=True, overflow="ellipsis") for text, style in lines(width - 2)]
+        self._lines, self._spinner = lines, Spinner("dots")
+        self.console = _gated_console()
+        self._live = RichLive(
+            get_renderable=self._render, console=self.console, transient=True, auto_refresh=False, redirect_stdout=False
+        )
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._redraw, daemon=True)
+
+    def __enter__(self) -> Live:
+        self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._live.stop()
+
+    def _redraw(self) -> None:
+        while not self._done.wait(REDRAWN_EVERY_S):
+            with self.console:
+                self._live.refresh()
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        rows = [
+            Text(text, style=style, no_wrap=True, overflow="ellipsis")
+            for text, style in self._lines(self.console.width - 2)
+        ]
         first = Table.grid(padding=(0, 1))
         first.add_column(width=1)
         first.add_column(no_wrap=True, overflow="ellipsis")
-        first.add_row(spinner, rows[0] if rows else Text(""))
+        first.add_row(self._spinner, rows[0] if rows else Text(""))
         return Group(first, *rows[1:])
 
-    return Live(get_renderable=render, console=console, transient=True, refresh_per_second=8, redirect_stdout=False)
+
+def _gated_console() -> Any:
+    """A console on stderr that prints one thing at a time: rich works out how many lines it draws over before it writes, and
+    what another thread drew between the two would take a printed line with it."""
+    from rich.console import Console
+
+    class GatedConsole(Console):
+        def __init__(self) -> None:
+            self._gate = threading.RLock()
+            super().__init__(stderr=True, highlight=False)
+
+        def __enter__(self) -> Console:
+            self._gate.acquire()
+            return super().__enter__()
+
+        def __exit__(self, *error: Any) -> None:
+            try:
+                super().__exit__(*error)
+            finally:
+                self._gate.release()
+
+    return GatedConsole()
 
 
 @contextmanager
@@ -57,5 +105,5 @@ def stages() -> Iterator[Callable[[str], None]]:
         yield lambda stage: None
         return
     said = [""]
-    with live(lambda width: [(f"{said[0]} …", "")]):
+    with Live(lambda width: [(f"{said[0]} …", "")]):
         yield lambda stage: said.__setitem__(0, stage)

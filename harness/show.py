@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError
 from harness.protocols.load import card_rules
+from harness.records.lookup import find_record
 from harness.records.store import RecordStore
-from harness.reporting.show import as_data, find_run, in_terminal
+from harness.reporting.names import METRICS, benchmark_title
+from harness.reporting.show import as_data, in_terminal
+from harness.reporting.two_folders import folders_as_data, folders_in_terminal
 from harness.reporting.two_runs import compared, compared_in_terminal
 from harness.settings.options import add_results, results_of
 from harness.text import printable
@@ -17,9 +24,17 @@ from harness.text import printable
 
 def parser() -> CommandParser:
     p = command("show", __doc__, epilog="harness.status and harness.why print the keys of runs.")
-    p.add_argument("key", metavar="KEY", nargs="?", help="key of a run that has a record, or the beginning of it")
     p.add_argument(
-        "--compare", nargs=2, metavar=("A", "B"), help="two keys: in what the runs differ, and their numbers"
+        "key",
+        metavar="KEY",
+        nargs="*",
+        help="key of a run that has a record, or the beginning of it; or words of a table's cell: lora kvasir 0",
+    )
+    p.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="two runs by key or words: in what they differ, and their numbers; or two results folders",
     )
     add_results(p)
     p.add_argument("--json", action="store_true", help="print JSON instead of a page")
@@ -29,25 +44,38 @@ def parser() -> CommandParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    if bool(arguments.key) == bool(arguments.compare):
+    asked = " ".join(arguments.key)
+    if bool(asked) == bool(arguments.compare):
         raise UsageError("give the KEY of a run, or --compare A B with those of two")
+    if arguments.compare and all((Path(one) / "records").is_dir() for one in arguments.compare):
+        require_effect(arguments, "results", without="with two results folders to compare")
+        folders = [RecordStore(Path(one)) for one in arguments.compare]
+        _print(lambda: folders_as_data(*folders), lambda: folders_in_terminal(*folders), arguments)
+        return 0
     root = results_of(arguments)
     if not root.is_dir():
         raise UsageError(f"results folder {root} does not exist; give the one of your runs with --results DIR")
     store = RecordStore(root)
+    titles = [METRICS[name].title for name in METRICS]
+    found = [find_record(store, one, title=benchmark_title, metrics=titles) for one in arguments.compare or (asked,)]
     if arguments.compare:
-        first, second = (find_run(store, key) for key in arguments.compare)
-        if arguments.json:
-            print(json.dumps({"A": first.key, "B": second.key, **compared(first, second)}, indent=1))
-        else:
-            print(printable(compared_in_terminal(first, second)), end="")
+        first, second = found
+        _print(
+            lambda: {"A": first.key, "B": second.key, **compared(first, second)},
+            lambda: compared_in_terminal(first, second),
+            arguments,
+        )
         return 0
-    record = find_run(store, arguments.key)
-    if arguments.json:
-        print(json.dumps(as_data(record, store, card_of=card_rules), indent=1))
-    else:
-        print(printable(in_terminal(record, store, card_of=card_rules)), end="")
+    _print(
+        lambda: as_data(found[0], store, card_of=card_rules),
+        lambda: in_terminal(found[0], store, card_of=card_rules),
+        arguments,
+    )
     return 0
+
+
+def _print(data: Callable[[], Any], text: Callable[[], str], arguments: argparse.Namespace) -> None:
+    print(json.dumps(data(), indent=1) + "\n" if arguments.json else printable(text()), end="")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
 from harness.dispatch.run_states import FINISHED, RUNNING, RunState
 from harness.dispatch.time_left import clock, run_left, time_left
-from harness.progress import live
+from harness.progress import Live
 
 LINE_SECONDS = 30.0
 """Without a terminal, a running run says where it is at most this often."""
@@ -33,19 +32,19 @@ class Display:
         self._shown: dict[str, str] = {}
         self._told: dict[str, float] = {}
         self._started: dict[str, float] = {}
-        self._live: Any = None
+        self._live: Live | None = None
 
     def __enter__(self) -> Display:
-        self._live = live(self._lines) if sys.stderr.isatty() else None
+        self._live = Live(self._lines) if sys.stderr.isatty() else None
         if self._live is not None:
-            self._live.start()
+            self._live.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._live.stop()
+            self._live.__exit__(kind, error, trace)
 
     def show(self, runs: Mapping[str, RunState]) -> None:
         """Print what changed since the last call."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from harness.errors import UsageError
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.registry import operation_names
@@ -20,32 +19,6 @@ from harness.reporting.rules import CardOf, Difference, differences, in_words
 GIB = 2**30
 BAR = 30
 """Columns of a share of 1."""
-
-
-def find_run(store: RecordStore, key: str) -> Record:
-    """The whole record whose key is or begins with ``key``.
-
-    Raises:
-        UsageError: there is none, or several, or it cannot be read.
-    """
-    keys = [path.stem for path in store.files() if key and path.stem.startswith(key)]
-    if len(keys) > 1 and key not in keys:
-        raise UsageError(
-            f"{key!r} is the beginning of {', '.join(keys[:5])}{' …' if len(keys) > 5 else ''}; give more of it"
-        )
-    if not keys:
-        started = sorted(path.name for path in store.root.glob("state/*") if key and path.name.startswith(key))
-        if started:
-            raise UsageError(
-                f"run {started[0]} has no record yet; python -m harness.status --results {store.root} says where it is"
-            )
-        raise UsageError(
-            f"no record below {store.root} has the key {key!r}; python -m harness.status and harness.why print keys,"
-            " and --results DIR chooses the folder"
-        )
-    record = store.read(key if key in keys else keys[0])
-    assert record is not None
-    return record
 
 
 def as_data(record: Record, store: RecordStore, *, card_of: CardOf) -> dict[str, Any]:

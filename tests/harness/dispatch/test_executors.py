@@ -188,7 +188,7 @@ def test_on_a_terminal_each_run_at_work_has_a_line_that_fits_and_failures_are_re
             {"a": state("a", "OOM", message="killed"), "b": working, "c": state("c", "running", stage="starting")}
         )
         lines = [text for text, _ in display._lines(78)]
-        display._live.refresh()
+        time.sleep(0.5)
     assert lines[0].startswith("1/3 runs ")
     assert lines[0].endswith("at the pace of those that run")
     assert lines[1].endswith("training epoch 3/6, loss 0.412, 0:30 left")
@@ -197,3 +197,31 @@ def test_on_a_terminal_each_run_at_work_has_a_line_that_fits_and_failures_are_re
     shown = terminal.getvalue()
     assert "\x1b[31m[1/3] lora on leaf, seed 0: OOM: killed\x1b[0m" in shown
     assert all(len(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line)) <= 80 for line in re.split(r"[\r\n]", shown))
+
+
+def test_no_printed_line_is_drawn_over_while_lines_come_and_go(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("harness.progress.REDRAWN_EVERY_S", 0.0005)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    runs = {}
+    with Display(total=300) as display:
+        for number in range(150):
+            runs = {f"w{one}": state(f"w{one}", "running", stage="x") for one in range(1 + number % 5)} | runs
+            runs[f"r{number}"] = state(f"r{number}", "OK", seed=number)
+            display.show({key: run for key, run in runs.items() if key[0] == "r" or int(key[1:]) <= number % 5})
+    screen = [""]
+    row = 0
+    for part in re.findall(r"\x1b\[[0-9;?]*[a-zA-Z]|\n|\r|[^\x1b\n\r]+", terminal.getvalue()):
+        if part == "\n":
+            row += 1
+            screen += [""] * (row + 1 - len(screen))
+        elif part.endswith("A") and part[0] == "\x1b":
+            row -= int(part[2:-1] or 1)
+        elif part == "\x1b[2K":
+            screen[row] = ""
+        elif part[0] not in "\x1b\r":
+            screen[row] += part
+    kept = [line for line in screen if line.startswith("[")]
+    assert [line.partition(" seed ")[2] for line in kept] == [f"{number}: OK" for number in range(150)]

@@ -250,7 +250,7 @@ def test_bad_input_is_one_line(results: Path, tmp_path: Path, capsys: pytest.Cap
     there.write_text("kept")
     base, out = ["--results", str(results)], ["--out", str(tmp_path / "sam.pth")]
     cases = {
-        "begins so": [*base, *out, "--run", "zzz"],
+        "has the key 'zzz'": [*base, *out, "--run", "zzz"],
         "ended with OOM (it failed)": [*base, *out, "--run", failed.key],
         "has no trained state": [*base, *out, "--run", stateless.key],
         "is not the file that run": [*base, *out, "--run", run.key, "--checkpoint", str(weights)],

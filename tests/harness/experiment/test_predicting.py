@@ -211,7 +211,7 @@ def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:
         ("holds the images themselves", [*good, "--out", str(image.parent)]),
         ("another model or merge", [*good, "--out", str(other), "--merge", "exact"]),
         ("its modes are exact, calibrated", [*good, "--merge", "conv"]),
-        ("begins so", [*good, "--run", "zzz"]),
+        ("has the key 'zzz'", [*good, "--run", "zzz"]),
         ("--batch 0", [*good, "--batch", "0"]),
         ("--data is for --merge calibrated", [*good, "--data", str(folder)]),
         ("is not the file that run", [*good, "--checkpoint", str(image)]),

@@ -154,6 +154,60 @@ def test_several_runs_of_one_beginning_are_named(tmp_path: Path, capsys: pytest.
     assert "give more of it" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["lora kvasir 1"], "lora on kvasir, seed 1: OK"),
+        (["lora", "Kvasir-SEG", "1"], "lora on kvasir, seed 1: OK"),
+        (["LoRA Kvasir-SEG Sα ↑ seed 0"], "lora on kvasir, seed 0: OK"),
+        (["wide kvasir"], "wide on kvasir, seed 0: OK"),
+        (["decoder"], "decoder on kvasir, seed 0: OK"),
+    ],
+)
+def test_a_run_is_found_by_the_words_of_a_cell(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [record(seed=0), record(seed=1), record(method="decoder"), record(config={"rank": 9}, variant="wide")]
+    for one in made:
+        RecordStore(tmp_path).write(one)
+    assert main([*words, "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_words_that_fit_several_runs_name_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        RecordStore(tmp_path).write(record(seed=seed))
+    assert main(["lora kvasir", "--results", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "'lora kvasir' fits 2 runs: " in said
+    assert f"{record(seed=1).key} (lora on kvasir, seed 1, demo, vit_t)" in said
+
+
+def test_two_results_folders_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here, there = RecordStore(tmp_path / "here"), RecordStore(tmp_path / "there")
+    for store, second, rank in ((here, 0.9, 3), (there, 0.925, 6)):
+        store.write(record(0.8, seed=0))
+        store.write(record(second, seed=1))
+        store.write(record(seed=2, config={"rank": rank}))
+    here.write(record(seed=7))
+    there.write(record(code="OOM", benchmark="leaf"))
+    assert main(["--compare", str(here.root), str(there.root)]) == 0
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for line in (
+        "2 runs in both, 1 of them with the same scores to the last digit",
+        "1 of the same name under other rules, options, data or weights (*)",
+        "1 in A alone, 1 in B alone",
+        "lora, seed 1 Kvasir-SEG Sα 90.00 92.50 +2.50 2.50",
+        "lora, seed 2 * Kvasir-SEG Sα 90.00 90.00 +0.00 0.00",
+    ):
+        assert line in shown
+    assert not [line for line in shown if line.startswith("lora, seed 0 ")]
+    assert main(["--compare", str(here.root), str(there.root), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [pair["differences"]["best test s_measure"] for pair in data["both"]] == pytest.approx([0, 2.5, 0], abs=1e-9)
+    assert data["A"] == [record(seed=7).key]
+
+
 def test_a_curve_has_its_extremes_as_labels_and_blanks_where_nothing_was_measured() -> None:
     lines = curve({1: 1.0, 2: math.nan, 4: 3.0}, epochs=4, height=2, mark=2)
     assert [line.partition("│")[0].strip() for line in lines] == ["3", "1", ""]
