@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     for line in load_plugins(plugins_of(arguments))[1]:
         print(line, file=sys.stderr)
 
-    from harness.models.catalog import backbone_shape, resolve_backbone
+    from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
     from harness.planning.rows import method_row, split_overrides
     from harness.planning.words import expand, parse_entry, usable
     from harness.protocols.load import load_protocol
@@ -99,6 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     protocol = load_protocol(arguments.protocol, general)
     backbone = resolve_backbone(arguments.backbone or protocol.backbone)
     backbone_shape(backbone, protocol.image_size)
+    require_stands(protocol.decoder, backbone)
     words = expand(arguments.methods, usable(METHODS))
     chosen = [method_row(parse_entry(word), protocol, by_method, backbone) for word in words]
     if arguments.checkpoint is not None and not arguments.checkpoint.is_file():

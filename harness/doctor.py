@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
+from harness.models.decoders import DECODERS
 from harness.registry import METHODS, load_plugins, method_config, normalise
 from harness.settings.options import add_plugins, plugins_of
 from harness.validation import parse_assignments
@@ -19,6 +20,12 @@ def parser() -> CommandParser:
     p = command("doctor", __doc__, epilog="Exit code 1 if a method breaks the contract or a plug-in is broken.")
     p.add_argument("--methods", default="all", metavar="A,B,…", help="which (default: all, plug-ins included)")
     p.add_argument("--backbone", default="vit_h", metavar="NAME", help="count parameters on this one (default: vit_h)")
+    p.add_argument(
+        "--decoder",
+        default="sam",
+        choices=DECODERS,
+        help="check and count under this one (default: sam); see --backbone",
+    )
     p.add_argument("--set", action="append", default=[], metavar="METHOD.KEY=VALUE", help="such as lora.rank=8")
     add_plugins(p)
     form = p.add_mutually_exclusive_group()
@@ -46,15 +53,16 @@ def main(argv: list[str] | None = None) -> int:
     if page is not None and not page.is_file():
         raise UsageError(f"--markdown {page}: no such file")
 
-    from harness.models.catalog import resolve_backbone
+    from harness.models.catalog import require_stands, resolve_backbone
 
     known = resolve_backbone(arguments.backbone)
+    require_stands(arguments.decoder, known)
 
     from harness.contract.matrix import examine, markdown, replace_section
 
     rows = []
     for name in names:
-        row = examine(name, backbone=known, options=options.get(name))
+        row = examine(name, backbone=known, decoder=arguments.decoder, options=options.get(name))
         print(f"{name}: {'contract holds' if row.passed else 'contract broken'}", file=sys.stderr, flush=True)
         rows.append(row)
 

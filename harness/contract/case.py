@@ -10,7 +10,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
-from harness.models.segmenter import Segmenter
+from harness.models.decoders import Decoder
+from harness.models.segmenter import Segmenter, upsample
 from methods.base import Method
 from methods.configs import MethodConfig
 from methods.parts.placement import BackboneShape
@@ -28,11 +29,14 @@ class ContractCase:
         method: the class.
         config: its configuration.
         backbone: ``vit_t`` (SAM) or ``vit_t_timm``.
+        decoder: see `harness.models.decoders`. Its dropout is off: it would draw from torch's own generator, which
+            training seeds and the contract forbids to methods.
     """
 
     method: type[Method]
     config: MethodConfig
     backbone: str = "vit_t"
+    decoder: Decoder = "sam"
     images: Tensor = field(init=False, repr=False)
     targets: Tensor = field(init=False, repr=False)
 
@@ -49,9 +53,18 @@ class ContractCase:
 
     def plain(self, *, recompute: bool = False) -> Segmenter:
         """The segmenter without the method; the same weights every time."""
-        return build_segmenter(
-            self.backbone, task="binary", image_size=IMAGE_SIZE, head_seed=11, activation_checkpointing=recompute
+        segmenter = build_segmenter(
+            self.backbone,
+            task="binary",
+            image_size=IMAGE_SIZE,
+            head_seed=11,
+            activation_checkpointing=recompute,
+            decoder=self.decoder,
         )
+        for part in segmenter.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
+        return segmenter
 
     def attached(self, *, recompute: bool = False, seed: int = 0) -> tuple[Segmenter, Method]:
         segmenter = self.plain(recompute=recompute)
@@ -67,7 +80,9 @@ class ContractCase:
 
     def loss(self, segmenter: Segmenter, method: Method) -> Tensor:
         """Task loss plus the method's auxiliary loss on the subject's images."""
-        masks = segmenter(self.images).masks
+        masks = upsample(
+            segmenter(self.images).masks, (IMAGE_SIZE // 4, IMAGE_SIZE // 4)
+        )  # SAM's have that size already
         loss = binary_cross_entropy_with_logits(masks, self.targets)
         extra = method.auxiliary_loss()
         return loss if extra is None else loss + extra

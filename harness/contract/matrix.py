@@ -13,6 +13,8 @@ from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
 from harness.errors import UsageError
 from harness.models.build import build_segmenter
+from harness.models.catalog import require_stands
+from harness.models.decoders import Decoder
 from harness.registry import METHODS, method_config
 from methods.base import Method
 from methods.configs import MethodConfig
@@ -29,6 +31,7 @@ class Capability:
     Args:
         method: its name.
         backbone: what the counts are for.
+        decoder: what it stands under, in the contract and in the counts.
         encoder_parameters: trainable in the encoder, that is, without the mask decoder.
         trainable_parameters: trainable with mask decoder and head.
         total_parameters: of the whole attached segmenter.
@@ -44,6 +47,7 @@ class Capability:
 
     method: str
     backbone: str
+    decoder: Decoder = "sam"
     encoder_parameters: int | None = None
     trainable_parameters: int | None = None
     total_parameters: int | None = None
@@ -60,37 +64,43 @@ class Capability:
         return asdict(self)
 
 
-def examine(name: str, *, backbone: str, options: Mapping[str, Any] | None = None) -> Capability:
+def examine(
+    name: str, *, backbone: str, decoder: Decoder = "sam", options: Mapping[str, Any] | None = None
+) -> Capability:
     """Run the contract on one method and count it on ``backbone``. Whatever the method's code raises becomes a failure, and
     so does a configuration that it refuses.
 
+    Args:
+        decoder: one of Segmenter's checks the contract on the tiny timm ViT alone, which it stands on.
+
     Raises:
-        UsageError: unknown method or backbone.
+        UsageError: unknown method or backbone, or a decoder that does not stand on it.
     """
+    require_stands(decoder, backbone)
     name = METHODS.resolve(name)
     try:
         method = METHODS.get(name)
     except UsageError as error:
-        return Capability(method=name, backbone=backbone, failures={"import": str(error)})
+        return Capability(method=name, backbone=backbone, decoder=decoder, failures={"import": str(error)})
     try:
         config = method_config(name, dict(options or {}))
     except (UsageError, MethodError) as error:
-        return Capability(method=name, backbone=backbone, failures={"configuration": str(error)})
-    failures = run_contract(method, config)
+        return Capability(method=name, backbone=backbone, decoder=decoder, failures={"configuration": str(error)})
+    failures = run_contract(method, config, decoder=decoder)
     try:
-        return capability(method, config, name=name, backbone=backbone, failures=failures)
+        return capability(method, config, name=name, backbone=backbone, decoder=decoder, failures=failures)
     except UsageError:
         raise
     except Exception as error:
         failures[f"count@{backbone}"] = describe(error)
-        return Capability(method=name, backbone=backbone, failures=failures)
+        return Capability(method=name, backbone=backbone, decoder=decoder, failures=failures)
 
 
-def run_contract(method: type[Method], config: MethodConfig) -> dict[str, str]:
+def run_contract(method: type[Method], config: MethodConfig, *, decoder: Decoder = "sam") -> dict[str, str]:
     """Violations and crashes by ``clause@backbone``; empty if the contract holds."""
     failures = {}
-    for backbone in CONTRACT_BACKBONES:
-        subject = ContractCase(method=method, config=config, backbone=backbone)
+    for backbone in CONTRACT_BACKBONES if decoder == "sam" else ("vit_t_timm",):
+        subject = ContractCase(method=method, config=config, backbone=backbone, decoder=decoder)
         for clause, check in CHECKS.items():
             try:
                 check(subject)
@@ -100,7 +110,13 @@ def run_contract(method: type[Method], config: MethodConfig) -> dict[str, str]:
 
 
 def capability(
-    method: type[Method], config: MethodConfig, *, name: str, backbone: str, failures: dict[str, str]
+    method: type[Method],
+    config: MethodConfig,
+    *,
+    name: str,
+    backbone: str,
+    failures: dict[str, str],
+    decoder: Decoder = "sam",
 ) -> Capability:
     """The row of a method whose contract has been run; counts on the meta device, which needs no memory.
 
@@ -109,7 +125,7 @@ def capability(
         MethodError: the method does not fit the backbone.
     """
     with torch.device("meta"):
-        segmenter = build_segmenter(backbone, task="binary")
+        segmenter = build_segmenter(backbone, task="binary", decoder=decoder)
     attached = method(config)
     attached.attach(segmenter)
     broken = {key.partition("@")[0] for key in failures}
@@ -117,6 +133,7 @@ def capability(
     return Capability(
         method=name,
         backbone=backbone,
+        decoder=decoder,
         encoder_parameters=sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad),
         trainable_parameters=sum(p.numel() for p in segmenter.parameters() if p.requires_grad),
         total_parameters=sum(p.numel() for p in segmenter.parameters()),
@@ -141,6 +158,7 @@ def markdown(rows: Iterable[Capability]) -> str:
     """The matrix as a markdown table, the same bytes for the same rows."""
     rows = list(rows)
     backbone = rows[0].backbone if rows else ""
+    decoder = "mask decoder" if not rows or rows[0].decoder == "sam" else f"{rows[0].decoder} decoder"
     headers = [
         "method",
         "identity at init",
@@ -149,9 +167,9 @@ def markdown(rows: Iterable[Capability]) -> str:
         "checkpointing",
         "placement",
         f"trained: encoder ({backbone})",
-        "trained: with mask decoder",
+        f"trained: with {decoder}",
         "all: encoder",
-        "all: with mask decoder",
+        f"all: with {decoder}",
         "contract",
     ]
     cells = [

@@ -38,7 +38,7 @@ _OPTIONS = (
     "clip",
     "loss",
 )
-_DEFAULTS = {"num_classes": 2, "mask_tokens": 1, "accumulate": 1}
+_DEFAULTS = {"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sam"}
 """Named among the options where they differ: older records hold none of them and were measured so."""
 
 
@@ -213,8 +213,11 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
     multiclass = session.task == "multiclass"
     further = {
         "num_classes": session.num_classes,
-        "mask_tokens": protocol.mask_tokens if multiclass else 1,  # a binary head has one, whatever the card says
+        "mask_tokens": protocol.mask_tokens
+        if multiclass and protocol.decoder == "sam"
+        else 1,  # a binary head has one, whatever the card says
         "accumulate": protocol.accumulate,
+        "decoder": protocol.decoder,
     }
     comparability = Comparability(
         device=where["device"],

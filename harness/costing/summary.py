@@ -26,7 +26,9 @@ def summary(record: CostRecord) -> str:
     )
     clock = "" if at.options.get("clock", "wall") == "wall" else f", {at.options['clock']} time"
     further = [
-        f"{name}={at.options[name]}" for name in ("num_classes", "mask_tokens", "accumulate") if name in at.options
+        f"{name}={at.options[name]}"
+        for name in ("num_classes", "mask_tokens", "accumulate", "decoder")
+        if name in at.options
     ]
     task = ", ".join([at.task, *further])
     what = f"{at.backbone} {at.image_size} px, batch {at.batch}, {at.precision}, {task}, {record.rounds} rounds{clock}"

@@ -42,6 +42,7 @@ def attached_segmenter(
         activation_checkpointing=rules.activation_checkpointing,
         strict_loading=rules.quirks.strict_loading,
         spare_tokens=rules.quirks.spare_tokens,
+        decoder=rules.decoder,
     )
     config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
     method: Method = METHODS.get(run.method)(config, seed=draw("method", run.seed) % 2**31)

@@ -23,7 +23,7 @@ from harness.experiment.trained import METADATA, of_results
 from harness.files import replace_atomically
 from harness.models.build import sam_state_dict
 from harness.models.sam_encoder import SAMEncoder
-from harness.models.segmenter import Segmenter
+from harness.models.segmenter import SAMSegmenter, Segmenter
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
 from harness.records.schema import Run
@@ -145,7 +145,7 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
     report = None
     if request.form == "peft":
         tell("fitting low-rank updates")
-        write_peft(request.out, *_peft(segmenter, method, request, train), metadata=_metadata(run))
+        write_peft(request.out, *_peft(_require_sam(segmenter, run), method, request, train), metadata=_metadata(run))
     if request.form != "adapter":
         tell(f"merging ({request.merge})")
         report = _merge(method, request, train=train, held_out=held_out)
@@ -166,7 +166,7 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
 
 
 def _peft(
-    segmenter: Segmenter, method: Method, request: Export, train: Sequence[Tensor]
+    segmenter: SAMSegmenter, method: Method, request: Export, train: Sequence[Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     affine = require_affine(method)
     if request.merge == "calibrated":
@@ -208,10 +208,11 @@ def _random_images(run: Run) -> Tensor:
     return torch.randn(HELD_OUT, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-def _require_sam(segmenter: Segmenter, run: Run) -> None:
+def _require_sam(segmenter: Segmenter, run: Run) -> SAMSegmenter:
     """Refuse before the work of a merge what cannot become a SAM checkpoint after it."""
     if not isinstance(segmenter.encoder, SAMEncoder):
         raise UsageError(f"{run.backbone} is no SAM backbone and cannot become a SAM checkpoint; use --adapter-only")
+    assert isinstance(segmenter, SAMSegmenter)  # no other decoder stands on SAM's encoder
     if segmenter.head is not None:
         raise UsageError(f"{run.benchmark} has a class head, which a SAM checkpoint cannot hold; use --adapter-only")
     if not segmenter.mask_decoder.attends_to_spare_tokens:
@@ -219,6 +220,7 @@ def _require_sam(segmenter: Segmenter, run: Run) -> None:
             f"run {run.key} was trained without SAM's mask tokens 1-3 (quirk 14), so a SAM checkpoint would give other masks; "
             "use --adapter-only, or train with --set quirks.spare_tokens=intended"
         )
+    return segmenter
 
 
 def _merge(method: Method, request: Export, *, train: Sequence[Tensor], held_out: Tensor) -> MergeReport | None:

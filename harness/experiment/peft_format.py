@@ -19,7 +19,7 @@ from harness.errors import UsageError, os_reason
 from harness.experiment.trained import METADATA
 from harness.files import replace_atomically, write_atomically
 from harness.models.hf_names import hf_name
-from harness.models.segmenter import Segmenter
+from harness.models.segmenter import SAMSegmenter
 from methods.base import Method
 from methods.parts.merging import Affine, AffineUpdate
 
@@ -39,7 +39,7 @@ def require_affine(method: Method) -> Affine:
 
 
 def peft_adapter(
-    segmenter: Segmenter, method: Affine, calibration: Sequence[Tensor]
+    segmenter: SAMSegmenter, method: Affine, calibration: Sequence[Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Content of ``adapter_config.json``, and the tensors of ``adapter_model.safetensors``.
 

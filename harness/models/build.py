@@ -16,11 +16,13 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from harness.models.catalog import Backbone, Task, backbone, backbone_shape
+from harness.models.catalog import Backbone, Task, backbone, backbone_shape, require_stands
 from harness.models.checkpoint import read_shapes, read_tensors, require_match
+from harness.models.decoders import Decoder
+from harness.models.dense_decoders import dense_decoder
 from harness.models.mask_decoder import BatchedMaskDecoder, plain_mask_decoder
 from harness.models.sam_encoder import SAMEncoder, resize_state
-from harness.models.segmenter import Segmenter
+from harness.models.segmenter import DenseSegmenter, SAMSegmenter, Segmenter
 from harness.models.timm_encoder import TimmEncoder, create_vit, sam_neck
 from methods.parts.placement import BackboneShape
 
@@ -44,6 +46,7 @@ def build_segmenter(
     activation_checkpointing: bool = False,
     strict_loading: Literal["released", "intended"] = "intended",
     spare_tokens: Literal["released", "intended"] = "intended",
+    decoder: Decoder = "sam",
 ) -> Segmenter:
     """A segmenter in training mode with every parameter trainable; a method freezes what it does not train.
 
@@ -65,28 +68,37 @@ def build_segmenter(
         activation_checkpointing: recompute block activations in backward.
         strict_loading: ``released`` leaves SAM's positional encoding random after loading (quirk 12).
         spare_tokens: ``released`` leaves SAM's mask tokens 1-3 out of the decoder (quirk 14).
+        decoder: ``sam``, or Segmenter's ``linear`` or ``mask-transformer`` on a timm ViT, which have neither neck nor
+            prompts nor mask tokens.
 
     Raises:
-        UsageError: unknown backbone, unfit image size, or a checkpoint that does not belong to the backbone.
+        UsageError: unknown backbone, unfit image size, a decoder that does not stand on the backbone, or a checkpoint
+            that does not belong to it.
     """
     entry, shape = backbone(name), backbone_shape(name, image_size)
+    require_stands(decoder, name)
     parts = _timm_parts if entry.timm_model else _sam_parts
     encoder, prompt_encoder, plain_decoder, neck = parts(
         entry, shape, checkpoint=checkpoint, seed=head_seed, fused=fused_attention, recompute=activation_checkpointing
     )
+    if decoder != "sam":
+        with seeded(head_seed + 1):
+            classes = num_classes if task == "multiclass" else 2
+            dense = dense_decoder(decoder, dim=shape.dim, classes=classes, fused=fused_attention)
+        return DenseSegmenter(encoder=encoder, decoder=dense, binary=task == "binary")
     tokens = mask_tokens if task == "multiclass" else 1
     with seeded(head_seed + 1):
-        decoder = BatchedMaskDecoder(plain_decoder, mask_tokens=tokens, spare_tokens=spare_tokens == "intended")
+        mask_decoder = BatchedMaskDecoder(plain_decoder, mask_tokens=tokens, spare_tokens=spare_tokens == "intended")
         if tokens > 1:
             with torch.no_grad():
-                decoder.mask_tokens.add_(_TOKEN_NOISE * torch.randn_like(decoder.mask_tokens))
+                mask_decoder.mask_tokens.add_(_TOKEN_NOISE * torch.randn_like(mask_decoder.mask_tokens))
         head = nn.Linear(entry.decoder.dim, num_classes + 1) if task == "multiclass" else None
         if strict_loading == "released" and checkpoint is not None:
             prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.normal_()
-    return Segmenter(
+    return SAMSegmenter(
         encoder=encoder,
         prompt_encoder=prompt_encoder,
-        mask_decoder=decoder,
+        mask_decoder=mask_decoder,
         neck=neck,
         head=head,
         batched_decoder=batched_decoder,
@@ -142,6 +154,7 @@ def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
     """
     if not isinstance(segmenter.encoder, SAMEncoder):
         raise ValueError("only SAM's own backbones save as a SAM checkpoint")
+    assert isinstance(segmenter, SAMSegmenter)  # no other decoder stands on SAM's encoder
     if segmenter.head is not None or len(segmenter.mask_decoder.mask_tokens) > 1:
         raise ValueError("a multi-class segmenter has a class head and mask tokens that a SAM checkpoint cannot hold")
     if not segmenter.mask_decoder.attends_to_spare_tokens:

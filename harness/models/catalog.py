@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from harness.errors import UsageError, did_you_mean
+from harness.models.decoders import HEAD_DIM, Decoder, dense_parameters
 from methods.configs import FullConfig
 from methods.parts.placement import BackboneShape
 
@@ -236,6 +237,21 @@ def resolve_backbone(name: str) -> str:
     return backbone(name).name
 
 
+def require_stands(decoder: Decoder, name: str) -> None:
+    """Raises UsageError where the decoder cannot stand on the backbone ``name``."""
+    entry = backbone(name)
+    if decoder != "sam" and not entry.timm_model:
+        raise UsageError(
+            f"decoder={decoder} is Segmenter's and stands on a plain ViT of timm, not on {entry.name}; "
+            f"take one such as --backbone {TIMM}vit_base_patch16_224, or decoder=sam"
+        )
+    if decoder == "mask-transformer" and entry.shape.dim % HEAD_DIM:
+        raise UsageError(
+            f"decoder=mask-transformer has heads of {HEAD_DIM} channels, and {entry.name} is {entry.shape.dim} wide; "
+            "take decoder=linear"
+        )
+
+
 def backbone_shape(name: str, image_size: int | None = None) -> BackboneShape:
     """The encoder's numbers at ``image_size`` pixels a side (its own size where None).
 
@@ -254,15 +270,22 @@ def backbone_shape(name: str, image_size: int | None = None) -> BackboneShape:
     return replace(shape, image_size=image_size)
 
 
-def decoder_parameters(name: str, *, task: Task, num_classes: int = 2, mask_tokens: int = 1) -> int:
-    """Trained parameters of mask decoder and head (3,505,536 at 256-d, binary), and of the neck behind a timm ViT.
+def decoder_parameters(
+    name: str, *, task: Task, num_classes: int = 2, mask_tokens: int = 1, decoder: Decoder = "sam"
+) -> int:
+    """Trained parameters of mask decoder and head (3,505,536 at 256-d, binary), and of the neck behind a timm ViT; or of
+    Segmenter's decoder, which has neither.
 
     Args:
         task: ``binary`` has one mask token and no class head.
         num_classes: classes of a multi-class benchmark, background included; the head adds one for "nothing".
         mask_tokens: K mask tokens of a multi-class head.
+        decoder: see `harness.models.decoders`.
     """
     entry = backbone(name)
+    if decoder != "sam":
+        classes = num_classes if task == "multiclass" else 2
+        return dense_parameters(decoder, dim=entry.shape.dim, classes=classes)
     dim = entry.decoder.dim
     neck = entry.shape.dim * dim + 9 * dim**2 + 4 * dim if entry.timm_model else 0
     return neck + entry.decoder.trained(task=task, num_classes=num_classes, mask_tokens=mask_tokens)
@@ -274,11 +297,18 @@ def encoder_parameters(name: str, *, image_size: int | None = None) -> int:
 
 
 def total_parameters(
-    name: str, *, task: Task, num_classes: int = 2, mask_tokens: int = 1, image_size: int | None = None
+    name: str,
+    *,
+    task: Task,
+    num_classes: int = 2,
+    mask_tokens: int = 1,
+    image_size: int | None = None,
+    decoder: Decoder = "sam",
 ) -> int:
     """All parameters of the plain segmenter, before a method adds its own."""
-    trained = decoder_parameters(name, task=task, num_classes=num_classes, mask_tokens=mask_tokens)
-    return encoder_parameters(name, image_size=image_size) + trained + backbone(name).decoder.frozen
+    trained = decoder_parameters(name, task=task, num_classes=num_classes, mask_tokens=mask_tokens, decoder=decoder)
+    frozen = backbone(name).decoder.frozen if decoder == "sam" else 0
+    return encoder_parameters(name, image_size=image_size) + trained + frozen
 
 
 @lru_cache(maxsize=64)

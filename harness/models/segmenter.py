@@ -1,7 +1,8 @@
-"""The segmenter: backbone, mask decoder and head; image in, logits out, no prompts."""
+"""The segmenter: backbone, decoder and head; image in, logits out, no prompts."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,17 +18,46 @@ class SegmenterOutput(NamedTuple):
     """What the decoder says, before any resizing.
 
     Args:
-        masks: (B, K, h, w) mask logits at four times the encoder's grid (a quarter of the input for 16-pixel
-            patches), float32.
-        classes: (B, K, C + 1) class logits of each mask, the last one "nothing"; None for a binary task.
+        masks: float32 logits. SAM's decoder: (B, K, h, w) of masks at four times the encoder's grid (a quarter of the
+            input for 16-pixel patches). Segmenter's: (B, 1, h, w) of the foreground or (B, C, h, w) of the classes, at
+            the encoder's grid.
+        classes: (B, K, C + 1) class logits of each mask, the last one "nothing"; None for a binary task, and where
+            ``masks`` are the classes' own.
     """
 
     masks: Tensor
     classes: Tensor | None
 
 
-class Segmenter(nn.Module):
+class Segmenter(nn.Module, ABC):
     """Images (B, 3, H, W), normalised, to `SegmenterOutput`. Satisfies `methods.parts.sites.Adaptable`.
+
+    Args:
+        encoder: see `methods.parts.sites.Encoder`.
+    """
+
+    def __init__(self, *, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) to the image embedding (B, D, h, w), or to a timm ViT's features (B, C, h, w)."""
+        return self.encoder(images)
+
+    @abstractmethod
+    def decode(self, embedding: Tensor) -> SegmenterOutput:
+        """What `encode` returns to logits; with `encode` apart, embeddings of a frozen encoder can be cached."""
+
+    @abstractmethod
+    def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What every method trains besides its own: decoder, neck and head."""
+
+    def forward(self, images: Tensor) -> SegmenterOutput:
+        return self.decode(self.encode(images))
+
+
+class SAMSegmenter(Segmenter):
+    """With SAM's mask decoder.
 
     Args:
         encoder: see `methods.parts.sites.Encoder`.
@@ -49,20 +79,14 @@ class Segmenter(nn.Module):
         head: nn.Module | None,
         batched_decoder: bool = True,
     ) -> None:
-        super().__init__()
-        self.encoder = encoder
+        super().__init__(encoder=encoder)
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         self.neck = neck
         self.head = head
         self.batched_decoder = batched_decoder
 
-    def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) to the image embedding (B, D, h, w), or to a timm ViT's features (B, C, h, w)."""
-        return self.encoder(images)
-
     def decode(self, embedding: Tensor) -> SegmenterOutput:
-        """What `encode` returns to logits; with `encode` apart, embeddings of a frozen encoder can be cached."""
         if self.neck is not None:
             embedding = self.neck(embedding)
         positions = self.prompt_encoder.pe_layer(embedding.shape[-2:]).unsqueeze(0)
@@ -71,9 +95,6 @@ class Segmenter(nn.Module):
         decoded = [self.mask_decoder(part, positions=positions, dense_prompt=no_mask) for part in parts]
         masks, tokens = (torch.cat(tensors) if len(parts) > 1 else tensors[0] for tensors in zip(*decoded, strict=True))
         return SegmenterOutput(masks.float(), None if self.head is None else self.head(tokens).float())
-
-    def forward(self, images: Tensor) -> SegmenterOutput:
-        return self.decode(self.encode(images))
 
     def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Mask decoder, neck (timm) and head, without IoU head, spare mask tokens and spare hypernetwork MLPs."""
@@ -85,6 +106,29 @@ class Segmenter(nn.Module):
                     yield f"{prefix}.{name}", parameter
 
 
+class DenseSegmenter(Segmenter):
+    """With a decoder of `harness.models.dense_decoders`, which gives every place the logits of all classes.
+
+    Args:
+        encoder: see `methods.parts.sites.Encoder`; its prefix tokens are gone and its final norm is applied.
+        decoder: (B, d, h, w) to (B, C, h, w).
+        binary: C is 2 (background, foreground), and the output is the foreground's logit less the background's: its
+            sigmoid is the softmax of the two, and resizing, which is linear, may come before or after.
+    """
+
+    def __init__(self, *, encoder: nn.Module, decoder: nn.Module, binary: bool) -> None:
+        super().__init__(encoder=encoder)
+        self.decoder = decoder
+        self.binary = binary
+
+    def decode(self, embedding: Tensor) -> SegmenterOutput:
+        logits = self.decoder(embedding).float()
+        return SegmenterOutput(logits[:, 1:] - logits[:, :1] if self.binary else logits, None)
+
+    def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((f"decoder.{name}", parameter) for name, parameter in self.decoder.named_parameters())
+
+
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, K, h, w) to (B, K, *size), bilinear as SAM does."""
     return interpolate(logits, size=size, mode="bilinear", align_corners=False)
@@ -93,9 +137,10 @@ def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
 def probabilities(output: SegmenterOutput, size: tuple[int, int]) -> Tensor:
     """Probabilities at ``size``: (B, H, W) of the foreground, or (B, C, H, W) by class.
 
-    Multi-class: sum over masks of softmax(class) without "nothing", times sigmoid(mask) (Mask2Former, 2112.01527).
+    Multi-class: sum over masks of softmax(class) without "nothing", times sigmoid(mask) (Mask2Former, 2112.01527), or
+    the softmax over the classes' own maps.
     """
-    masks = upsample(output.masks, size).sigmoid()
-    if output.classes is None:
-        return masks[:, 0]
-    return torch.einsum("bkc,bkhw->bchw", output.classes.softmax(dim=-1)[..., :-1], masks)
+    masks = upsample(output.masks, size)
+    if output.classes is not None:
+        return torch.einsum("bkc,bkhw->bchw", output.classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
+    return masks[:, 0].sigmoid() if masks.shape[1] == 1 else masks.softmax(dim=1)

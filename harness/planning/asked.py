@@ -60,6 +60,8 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     if arguments.no_cache:
         overrides["cache_images"] = "false"
     values: dict[str, Any] = _of_study(arguments.study) if arguments.study else {}
+    if "decoder" in overrides:  # the command line's word instead of the study's several
+        values.pop("decoders", None)
     overrides = {**values.pop("set", {}), **overrides}
     if arguments.methods:
         values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, usable(METHODS)))
@@ -173,6 +175,7 @@ def _of_study(name: str) -> dict[str, Any]:
         "protocol": study.protocol,
         "seeds": study.seeds,
         "backbones": study.backbones,
+        "decoders": study.decoders,
         "set": {**study.set, **({"budget": study.budget} if study.budget else {})},
     }
 

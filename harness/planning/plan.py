@@ -5,13 +5,14 @@ No torch here, unless there is a checkpoint to look into: planning a thousand ru
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from datasets.base import DatasetError
 from harness.errors import UsageError
-from harness.models.catalog import resolve_backbone
+from harness.models.catalog import require_stands, resolve_backbone
 from harness.models.checkpoint import require_finite
 from harness.models.fingerprints import fingerprint, is_remembered, short_fingerprint
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash
@@ -40,7 +41,7 @@ class Plan:
         protocol: the card.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
         request: identity of the grid that was asked for, which a budget does not change.
-        keys: (variant, benchmark) -> its runs, one a backbone and seed.
+        keys: (variant, benchmark) -> its runs, one a backbone, decoder and seed.
     """
 
     jobs: tuple[Job, ...]
@@ -99,6 +100,7 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
     protocol = load_protocol(request.protocol, protocol_overrides)
     _check_tables(protocol)
     backbones = [resolve_backbone(name) for name in request.backbones or (protocol.backbone,)]
+    under = [load_protocol(request.protocol, {**protocol_overrides, "decoder": name}) for name in request.decoders]
     missing: list[str] = []
     if any(str(path) != "none" for path in request.checkpoints.values()):
         tell("loading torch to look into checkpoints")
@@ -114,7 +116,7 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
     absent: dict[str, str] = {}
     one_mask: list[str] = []
     unreached: dict[str, None] = {}
-    digest = protocol_hash(protocol)
+    digests = {card.decoder: protocol_hash(card) for card in under or (protocol,)}
     planned = list(dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks))
     for number, name in enumerate(planned, start=1):
         rules = _own_rules(name, resolve(protocol, name))
@@ -127,14 +129,15 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
             if request.skip_missing:
                 continue
             data = _Data()
-        if rules.mask_tokens == 1 and BENCHMARKS.get(name).task == "multiclass":
+        if rules.mask_tokens == 1 and rules.decoder == "sam" and BENCHMARKS.get(name).task == "multiclass":
             one_mask.append(name)
-        plain = as_rules(rules)
-        # A budget of updates is one of epochs for whoever spares none, so that both share their runs.
-        of_epochs = {**plain, "budget": "epochs"}
-        for entry, backbone, method, config, label, changed in rows:
+        grid = [(card, _own_rules(name, resolve(card, name))) for card in under or (protocol,)]
+        for (card, rules), (entry, backbone, method, config, label, changed) in itertools.product(grid, rows):
             if entry.benchmarks and name not in entry.benchmarks:
                 continue
+            require_stands(rules.decoder, backbone)
+            # A budget of updates is one of epochs for whoever spares none, so that both share their runs.
+            budget = {} if config.spares_weight_updates else {"budget": "epochs"}
             for seed in request.seeds:
                 run = Run(
                     method=method,
@@ -144,8 +147,8 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
                     backbone=backbone,
                     checkpoint=weights[backbone].fingerprint,
                     protocol=protocol.name,
-                    protocol_hash=digest,
-                    rules=plain if config.spares_weight_updates else of_epochs,
+                    protocol_hash=digests[card.decoder],
+                    rules={**as_rules(rules), **budget},
                     seed=seed,
                     manifest=data.manifest,
                     split_rule=data.split_rule,

@@ -34,6 +34,7 @@ class Request:
         protocol: card name or path of a YAML file.
         overrides: dotted protocol fields from ``--set``.
         backbones: override the card's, if given.
+        decoders: override the card's, if given.
         seeds: one run a seed.
         data_root: folder that holds the benchmarks' folders, None if none was given.
         dataset_roots: benchmark -> its own folder.
@@ -48,6 +49,7 @@ class Request:
     protocol: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     backbones: tuple[str, ...] = ()
+    decoders: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     data_root: Path | None = None
     dataset_roots: Mapping[str, Path] = field(default_factory=dict)

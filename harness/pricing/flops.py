@@ -9,6 +9,7 @@ import functools
 import json
 
 from harness.errors import UsageError
+from harness.models.decoders import Decoder, dense_activations, dense_flops
 from harness.planning.data import Images
 from harness.records.schema import Run
 from harness.registry import method_config
@@ -19,8 +20,8 @@ DECODER_DIM = 256
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
-def encoder_flops(shape: BackboneShape, *, image_size: int) -> list[float]:
-    """Of one image: the patch embedding, then every block, then the neck."""
+def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> list[float]:
+    """Of one image: the patch embedding, then every block, then the neck that SAM's decoder reads."""
     side = image_size // shape.patch
     tokens = side * side + shape.prefix_tokens
     embed = 2.0 * side * side * 3 * shape.patch**2 * shape.dim
@@ -34,12 +35,15 @@ def encoder_flops(shape: BackboneShape, *, image_size: int) -> list[float]:
         attention = 2.0 * attended * 4 * shape.dim**2 + 4.0 * attended * span * shape.dim
         blocks.append(attention + 2.0 * tokens * 2 * shape.dim * shape.mlp_dim)
     neck = shape.neck_dim or DECODER_DIM
-    return [embed, *blocks, 2.0 * side * side * (shape.dim * neck + 9 * neck**2)]
+    return [embed, *blocks, 2.0 * side * side * (shape.dim * neck + 9 * neck**2) if decoder == "sam" else 0.0]
 
 
-def decoder_flops(shape: BackboneShape, *, image_size: int) -> float:
-    """Of one image, the image side of the two-way transformer and the upscaling; the few output tokens cost nothing."""
+def decoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> float:
+    """Of one image, the image side of the two-way transformer and the upscaling; the few output tokens cost nothing.
+    Of Segmenter's decoders see `dense_flops`."""
     side, dim = image_size // shape.patch, shape.neck_dim or DECODER_DIM
+    if decoder != "sam":
+        return dense_flops(decoder, dim=shape.dim, tokens=side * side)
     layers = 2.0 * side * side * dim * (dim // 2) * (4 * 2 + 2)
     upscaling = 2.0 * side * side * (4 * dim * (dim // 4) + 16 * (dim // 4) * (dim // 8))
     return layers + upscaling
@@ -47,9 +51,9 @@ def decoder_flops(shape: BackboneShape, *, image_size: int) -> float:
 
 def step_flops(run: Run, shape: BackboneShape) -> float:
     """Forward and backward of one training image."""
-    size = int(run.rules["image_size"])
-    embed, *blocks, neck = encoder_flops(shape, image_size=size)
-    decoder = 3 * decoder_flops(shape, image_size=size)
+    size, name = int(run.rules["image_size"]), decoder_of(run)
+    embed, *blocks, neck = encoder_flops(shape, image_size=size, decoder=name)
+    decoder = 3 * decoder_flops(shape, image_size=size, decoder=name)
     forward = embed + sum(blocks) + neck
     config = config_of(run)
     first = config.gradient_from(shape)
@@ -60,6 +64,17 @@ def step_flops(run: Run, shape: BackboneShape) -> float:
     behind = sum(blocks[first:]) + neck
     recomputed = behind if run.rules.get("activation_checkpointing") else 0.0
     return forward + behind + recomputed + decoder
+
+
+def decoder_of(run: Run) -> Decoder:
+    """SAM's in records that are older than the others."""
+    found: Decoder = run.rules.get("decoder", "sam")
+    return found
+
+
+def model_of(run: Run) -> str:
+    """The backbone, with its decoder where that is not SAM's."""
+    return run.backbone + (f" + {decoder}" if (decoder := decoder_of(run)) != "sam" else "")
 
 
 def config_of(run: Run) -> MethodConfig:
@@ -78,8 +93,9 @@ def _config_of(method: str, options: str) -> MethodConfig:
 
 def forward_flops(run: Run, shape: BackboneShape) -> float:
     """Of one image, as in evaluation."""
-    size = int(run.rules["image_size"])
-    return sum(encoder_flops(shape, image_size=size)) + decoder_flops(shape, image_size=size)
+    size, name = int(run.rules["image_size"]), decoder_of(run)
+    encoder = sum(encoder_flops(shape, image_size=size, decoder=name))
+    return encoder + decoder_flops(shape, image_size=size, decoder=name)
 
 
 def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
@@ -90,7 +106,7 @@ def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
     evaluations = epochs // max(1, int(rules.get("select_every", 1))) * images.val
     evaluations += images.test * (2 + len(rules.get("merge", ())))
     if encodes_once(run):
-        head = decoder_flops(shape, image_size=int(rules["image_size"]))
+        head = decoder_flops(shape, image_size=int(rules["image_size"]), decoder=decoder_of(run))
         views = 2 if rules.get("flip") else 1
         embeddings = (views * images.train + images.val + images.test) * (forward - head)
         shown = int(rules.get("epoch_images", 0)) or images.train
@@ -124,4 +140,6 @@ def activation_bytes(run: Run, shape: BackboneShape) -> float:
     blocks = recomputed if run.rules.get("activation_checkpointing") else kept * one_block
     masks = 8 * 4 * size * size  # logits, probabilities, losses and their gradients at full size
     upscaled = 2 * side * side * 16 * (DECODER_DIM // 8) * 8 * width
+    if (name := decoder_of(run)) != "sam":
+        upscaled = dense_activations(name, dim=shape.dim, tokens=side * side) * width
     return batch * (blocks + masks + upscaled)

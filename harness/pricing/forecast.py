@@ -17,7 +17,7 @@ from harness.errors import UsageError
 from harness.models.catalog import decoder_parameters
 from harness.planning.data import Images, limited
 from harness.pricing.disk import FINISHED, UNFINISHED, embedding_cache_bytes, image_cache_bytes, result_bytes
-from harness.pricing.flops import activation_bytes, run_flops
+from harness.pricing.flops import activation_bytes, decoder_of, model_of, run_flops
 from harness.records.schema import Record, Run
 from methods.parts.placement import BackboneShape, MethodError
 
@@ -126,10 +126,10 @@ class Forecast:
         return sum(run.disk_bytes for run in self.runs)
 
     def by_method(self) -> dict[tuple[str, str], list[RunForecast]]:
-        """(variant, backbone) -> its runs, in the order of the plan."""
+        """(variant, backbone with its decoder) -> its runs, in the order of the plan."""
         found: dict[tuple[str, str], list[RunForecast]] = {}
         for run in self.runs:
-            found.setdefault((run.run.variant, run.run.backbone), []).append(run)
+            found.setdefault((run.run.variant, model_of(run.run)), []).append(run)
         return found
 
 
@@ -309,7 +309,7 @@ def _machine(record: Record) -> str:
 def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
     """From the most to the least alike."""
     rules = run.rules
-    device_shape = (run.backbone, rules.get("image_size"), rules.get("precision"))
+    device_shape = (model_of(run), rules.get("image_size"), rules.get("precision"))
     config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
     batch = (rules.get("batch_size"), rules.get("activation_checkpointing"))
     return (
@@ -327,7 +327,7 @@ def _trained(run: Run, shape: BackboneShape) -> float:
 
 def _decoder(run: Run) -> int:
     """Of the binary task; the head of several classes is small beside it."""
-    return decoder_parameters(run.backbone, task="binary")
+    return decoder_parameters(run.backbone, task="binary", decoder=decoder_of(run))
 
 
 def _encoder_parameters(shape: BackboneShape) -> float:

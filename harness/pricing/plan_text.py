@@ -10,6 +10,7 @@ from harness.dispatch.place import Place
 from harness.models.catalog import backbone_shape, decoder_parameters, total_parameters
 from harness.planning.needs import card_needs
 from harness.planning.plan import Plan
+from harness.pricing.flops import decoder_of, model_of
 from harness.pricing.forecast import Forecast, RunForecast, within_budget
 from harness.pricing.price import named, price, without_gpu
 from harness.records.schema import Run
@@ -113,23 +114,25 @@ def _hours(runs: Iterable[RunForecast]) -> str:
 
 
 def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
-    """(variant, backbone, trained in the encoder, trained, all) for every row, in closed form on the first benchmark it meets."""
+    """(variant, backbone with its decoder, trained in the encoder, trained, all) for every row, in closed form on the first
+    benchmark it meets."""
     rows: dict[tuple[str, str], Run] = {}
     for job in planned.jobs:
-        rows.setdefault((job.run.variant, job.run.backbone), job.run)
+        rows.setdefault((job.run.variant, model_of(job.run)), job.run)
     found = []
-    for (variant, backbone), run in rows.items():
-        size = int(run.rules["image_size"])
+    for (variant, model), run in rows.items():
+        size, backbone = int(run.rules["image_size"]), run.backbone
         config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
         benchmark = BENCHMARKS.get(run.benchmark)
         head = {
             "task": benchmark.task,
             "num_classes": benchmark.num_classes,
             "mask_tokens": int(run.rules["mask_tokens"]),
+            "decoder": decoder_of(run),
         }
         encoder = config.encoder_parameters(backbone_shape(backbone, size))
         total = total_parameters(backbone, image_size=size, **head) + config.added_parameters(
             backbone_shape(backbone, size)
         )
-        found.append((variant, backbone, encoder, encoder + decoder_parameters(backbone, **head), total))
+        found.append((variant, model, encoder, encoder + decoder_parameters(backbone, **head), total))
     return found

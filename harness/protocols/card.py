@@ -12,6 +12,7 @@ from typing import Any, Literal
 from harness.errors import shown
 from harness.evaluation.conventions import Conventions
 from harness.file_names import checked_name
+from harness.models.decoders import Decoder
 
 Quirk = Literal["released", "intended"]
 
@@ -72,6 +73,7 @@ class Protocol:
     Args:
         data: ``files`` reads the benchmarks below ``--data``; ``sample`` generates small stand-ins in the same layouts.
         backbone: name in the backbone catalogue, unless ``--backbone`` says otherwise.
+        decoder: ``sam`` | ``linear`` | ``mask-transformer``: SAM's, or one of Segmenter's on a plain ViT of timm (2105.05633).
         image_size: side of the square input in pixels; aspect ratio is lost, as released by Conv-LoRA (code).
         pixel_mean, pixel_std: normalisation of RGB in [0, 1] (ImageNet's, code).
         flip: probability of a horizontal flip in training (0.5, code).
@@ -86,8 +88,8 @@ class Protocol:
         schedule: ``linear`` | ``cosine`` | ``constant``, to zero over all updates, after ``warmup`` updates.
         clip: largest gradient norm, 0 for none.
         precision: ``fp32`` | ``bf16`` | ``fp16`` autocast.
-        loss: ``structure`` | ``balanced-bce`` | ``mask2former`` | ``auto`` (structure for binary,
-            mask2former for multi-class).
+        loss: ``structure`` | ``balanced-bce`` | ``mask2former`` | ``cross-entropy`` | ``auto`` (structure for binary,
+            mask2former for multi-class; cross entropy with Segmenter's decoders, as published).
         mask_tokens: K mask tokens of the multi-class head (quirk 10).
         class_weight, mask_weight, dice_weight: terms of the multi-class loss (2, 5, 5 in Mask2Former; the release names
             10, 5, 5 and never applies them, see quirk 13).
@@ -116,6 +118,7 @@ class Protocol:
     name: str
     data: Literal["files", "sample"] = "files"
     backbone: str = "vit_b"
+    decoder: Decoder = "sam"
     image_size: int = 1024
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -142,7 +145,7 @@ class Protocol:
     warmup: int = 0
     clip: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    loss: Literal["auto", "structure", "balanced-bce", "mask2former"] = "auto"
+    loss: Literal["auto", "structure", "balanced-bce", "mask2former", "cross-entropy"] = "auto"
     mask_tokens: int = 1
     class_weight: float = 10.0
     mask_weight: float = 5.0

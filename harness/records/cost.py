@@ -40,7 +40,7 @@ class Comparability:
         batch: images a step.
         task: ``binary`` or ``multiclass``.
         options: optimisations and schedule of the protocol (fused_attention, activation_checkpointing, epochs, …);
-            ``num_classes``, ``mask_tokens`` and ``accumulate`` only where they are not 2, 1 and 1.
+            ``num_classes``, ``mask_tokens``, ``accumulate`` and ``decoder`` only where they are not 2, 1, 1 and ``sam``.
     """
 
     device: str

@@ -40,6 +40,7 @@ ADDED_LATER: dict[str, Any] = {
     "match_dice_weight": None,
     "group": "",
     "own_classes": [],
+    "decoder": "sam",
 }
 """Rules younger than the first records: left out of keys and hashes at the value that those records were made with."""
 

@@ -95,6 +95,7 @@ def shared(differences: Sequence[Difference]) -> dict[str, tuple[Any, Any]]:
 
 
 HEADED: Mapping[str, Callable[[Any], str]] = {
+    "decoder": lambda value: f"decoder {value}",
     "train_limit": lambda value: f"{value} training images" if value else "all training images",
     "image_size": lambda value: f"{value} px",
     "epochs": lambda value: f"{value} epoch{'s' if value != 1 else ''}",

@@ -118,6 +118,8 @@ def grids(records: Iterable[Record], *, study: Study | None = None, metrics: Seq
             continue
         if study.backbones and backbone not in study.backbones:
             continue
+        if members[0].run.rules.get("decoder", "sam") not in (study.decoders or (study.set.get("decoder", "sam"),)):
+            continue
         here = study
         if protocol != study.protocol:  # what another protocol has not run of the study is no gap
             there = {record.run.benchmark for record in members}

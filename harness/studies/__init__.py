@@ -102,7 +102,7 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A grid: entries x benchmarks x backbones x seeds under one protocol.
+    """A grid: entries x benchmarks x backbones x decoders x seeds under one protocol.
 
     Args:
         name: the study's name, and its table's.
@@ -111,6 +111,7 @@ class Study:
         protocol: name of the protocol card.
         set: overrides of the card, by dotted name (``merge: [exact]``), as ``--set`` takes them.
         backbones: names in the backbone catalogue, empty for the card's own.
+        decoders: names that the card's ``decoder`` takes, one table each; empty for the card's own.
         benchmarks: canonical names.
         entries: the rows, in order.
         readings: ``method`` and ``fields`` (question that a paper leaves open -> plausible values, the default first);
@@ -131,6 +132,7 @@ class Study:
     protocol: str = "nas-lora"
     set: dict[str, Any] = field(default_factory=dict)
     backbones: tuple[str, ...] = ()
+    decoders: tuple[str, ...] = ()
     benchmarks: tuple[str, ...] = ()
     entries: tuple[Entry, ...] = ()
     readings: Readings | None = None
@@ -206,6 +208,7 @@ def study_from_dict(data: Any, *, name: str) -> Study:
         tune_on=_benchmarks(content.pop("tune_on", ()), f"{where}: tune_on"),
         benchmarks=_benchmarks(content.pop("benchmarks", ()), f"{where}: benchmarks"),
         backbones=_texts(content.pop("backbones", ()), f"{where}: backbones"),
+        decoders=_texts(content.pop("decoders", ()), f"{where}: decoders"),
         **content,
     )
 

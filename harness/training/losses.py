@@ -1,4 +1,4 @@
-"""Losses on full-resolution masks: structure loss, class-balanced BCE, and the choice of one by the protocol.
+"""Losses on full-resolution masks: structure loss, class-balanced BCE, cross entropy, and the choice by the protocol.
 
 Every loss returns this worker's *share* of the loss of the global batch: shares add up over workers, so that N workers
 and one worker with the same images train alike. Whatever divides a loss (number of images, of pixels, of masks) is
@@ -84,9 +84,36 @@ class BalancedBCE(Loss):
         return (weight * bce).sum() / pixels
 
 
+class CrossEntropy(Loss):
+    """Mean cross entropy of the pixels that count, over all images of the batch (Segmenter, 2105.05633).
+
+    Logits (B, C, h, w) of the classes, or (B, 1, h, w) of the foreground against the background, resized to the target.
+
+    Args:
+        num_classes: C, background included.
+    """
+
+    def __init__(self, *, num_classes: int) -> None:
+        self.num_classes = num_classes
+
+    def __call__(self, prediction: Prediction, target: Tensor, *, total: Total = alone) -> Tensor:
+        """Raises ValueError where a mask holds a class that the decoder does not have."""
+        if prediction.masks.shape[1] == 1:
+            logits, mask, valid = _binary(prediction, target)
+            entropy = (valid * F.binary_cross_entropy_with_logits(logits, mask, reduction="none")).sum()
+            return entropy / total(valid.sum()).clamp(min=1)
+        counted = target[target != IGNORE]
+        if len(counted) and int(counted.max()) >= self.num_classes:
+            raise ValueError(f"a mask holds class {int(counted.max())}, but there are {self.num_classes} classes")
+        size = (int(target.shape[-2]), int(target.shape[-1]))
+        logits = upsampled(prediction.masks, size)
+        entropy = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction="sum")
+        return entropy / total(logits.new_tensor(float(len(counted)))).clamp(min=1)
+
+
 def build_loss(protocol: Protocol, *, task: Literal["binary", "multiclass"], num_classes: int) -> Loss:
     """The loss that ``protocol`` names for a task; ``auto`` is structure loss for binary, Mask2Former's for
-    multi-class.
+    multi-class, and cross entropy for decoders that give the classes' own maps.
 
     Args:
         num_classes: classes with the background, as masks encode them.
@@ -94,12 +121,19 @@ def build_loss(protocol: Protocol, *, task: Literal["binary", "multiclass"], num
     Raises:
         UsageError: the loss does not fit the task.
     """
-    name = protocol.loss
+    name, by_class = protocol.loss, protocol.decoder != "sam"
     if name == "auto":
-        name = "structure" if task == "binary" else "mask2former"
-    if (name == "mask2former") != (task == "multiclass"):
-        fitting = "structure or balanced-bce" if task == "binary" else "mask2former"
-        raise UsageError(f"loss={name} does not fit a {task} benchmark; set loss to auto or to {fitting}")
+        name = "cross-entropy" if by_class else "structure" if task == "binary" else "mask2former"
+    fitting = ["structure", "balanced-bce", "cross-entropy"]
+    if task == "multiclass":
+        fitting = ["cross-entropy"] if by_class else ["mask2former"]
+    if name not in fitting:
+        under = f" under decoder={protocol.decoder}" if by_class else ""
+        raise UsageError(
+            f"loss={name} does not fit a {task} benchmark{under}; set loss to auto or to {' or '.join(fitting)}"
+        )
+    if name == "cross-entropy":
+        return CrossEntropy(num_classes=num_classes)
     if name == "structure":
         return StructureLoss(quirk=protocol.quirks.structure_loss)
     if name == "balanced-bce":

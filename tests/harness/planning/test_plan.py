@@ -149,3 +149,35 @@ def test_a_run_says_what_its_sweep_planned_and_its_key_does_not(samples: Path, t
     assert one.planned_benchmarks == three.planned_benchmarks
     assert one.benchmark in one.planned_benchmarks
     assert one.key == three.key
+
+
+def test_every_decoder_has_its_runs_and_sams_keep_their_keys(samples: Path, tmp_path: Path) -> None:
+    where = {"backbones": ("vit_t_timm",), "benchmarks": ("kvasir",), "entries": (Variant(method="lora"),)}
+    (plain,) = planned(samples, tmp_path, **where).jobs
+    found = planned(samples, tmp_path, decoders=("sam", "linear", "mask-transformer"), **where)
+    assert [job.run.rules["decoder"] for job in found.jobs] == ["sam", "linear", "mask-transformer"]
+    assert found.jobs[0].run.key == plain.run.key
+    assert len({job.run.key for job in found.jobs}) == len({job.run.protocol_hash for job in found.jobs}) == 3
+    models = {model: trained for _, model, _, trained, _ in parameter_rows(found)}
+    assert models.keys() == {"vit_t_timm", "vit_t_timm + linear", "vit_t_timm + mask-transformer"}
+    assert models["vit_t_timm + mask-transformer"] - models["vit_t_timm + linear"] == 112_580 - 130
+    assert "vit_t_timm + linear" in plan_text(found, tmp_path, where=place())
+    (linear,) = planned(samples, tmp_path, overrides={"decoder": "linear"}, **where).jobs
+    assert linear.run.key == found.jobs[1].run.key
+
+
+def test_a_decoder_that_cannot_stand_on_the_backbone_is_refused(samples: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match="decoder=linear is Segmenter's and stands on a plain ViT of timm, not on vit_t"
+    ):
+        planned(samples, tmp_path, overrides={"decoder": "linear"})
+    with pytest.raises(UsageError, match="decoder"):
+        planned(samples, tmp_path, overrides={"decoder": "mask2former"})
+
+
+def test_mask_tokens_are_no_matter_of_segmenters_decoders(samples: Path, tmp_path: Path) -> None:
+    where = {"backbones": ("vit_t_timm",), "benchmarks": ("trans10k_v1",), "entries": (Variant(method="lora"),)}
+    one = {"mask_tokens": "1"}
+    assert any("mask_tokens" in line for line in planned(samples, tmp_path, overrides=one, **where).problems)
+    under = planned(samples, tmp_path, overrides={**one, "decoder": "linear"}, **where)
+    assert not any("mask_tokens" in line for line in under.problems)

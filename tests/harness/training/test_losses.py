@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from harness.errors import UsageError
 from harness.protocols.card import Protocol, Quirks
 from harness.protocols.load import load_protocol
-from harness.training.losses import BalancedBCE, StructureLoss, boundary_weight, build_loss
+from harness.training.losses import BalancedBCE, CrossEntropy, StructureLoss, boundary_weight, build_loss
 from harness.training.mask2former import Mask2FormerLoss, Terms
 from harness.training.prediction import IGNORE, Loss
 
@@ -257,6 +257,8 @@ LOSSES = [
         functools.partial(multiclass_case, tokens=2),
         id="mask2former released, two tokens",
     ),
+    pytest.param(CrossEntropy(num_classes=2), binary_case, id="cross entropy, one logit"),
+    pytest.param(CrossEntropy(num_classes=5), multiclass_case, id="cross entropy"),
 ]
 
 
@@ -322,6 +324,39 @@ def test_the_protocol_chooses_the_loss() -> None:
     chosen = built("multiclass", class_weight=2.0)
     assert isinstance(chosen, Mask2FormerLoss)
     assert chosen.weights.classes == chosen.matching.classes == 2.0
+
+
+def test_segmenters_decoders_train_with_cross_entropy_as_published() -> None:
+    for decoder in ("linear", "mask-transformer"):
+        for task in ("binary", "multiclass"):
+            built = build_loss(Protocol(name="x", decoder=decoder), task=task, num_classes=4)  # type: ignore[arg-type]
+            assert isinstance(built, CrossEntropy)
+    assert isinstance(
+        build_loss(Protocol(name="x", decoder="linear", loss="structure"), task="binary", num_classes=2), StructureLoss
+    )
+    for name in ("mask2former", "structure"):
+        with pytest.raises(UsageError, match="under decoder=linear; set loss to auto or to cross-entropy"):
+            build_loss(Protocol(name="x", decoder="linear", loss=name), task="multiclass", num_classes=4)  # type: ignore[arg-type]
+
+
+def test_cross_entropy_is_pytorchs_mean_over_the_pixels_that_count() -> None:
+    _, target = multiclass_case()
+    target[:, :5] = IGNORE
+    logits = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    full = F.interpolate(logits, size=(32, 32), mode="bilinear", align_corners=False)
+    expected = torch.nn.CrossEntropyLoss(ignore_index=IGNORE)(full, target.long())
+    torch.testing.assert_close(CrossEntropy(num_classes=4)(Output(logits), target), expected)
+    with pytest.raises(ValueError, match="a mask holds class 3, but there are 3 classes"):
+        CrossEntropy(num_classes=3)(Output(logits[:, :3]), target)
+
+
+def test_one_logit_of_two_classes_has_the_same_cross_entropy() -> None:
+    _, target = binary_case(ignore=True)
+    two = torch.randn(3, 2, 12, 12, generator=torch.Generator().manual_seed(2))
+    full = F.interpolate(two, size=(48, 48), mode="bilinear", align_corners=False)
+    expected = torch.nn.CrossEntropyLoss(ignore_index=IGNORE)(full, target.long())
+    found = CrossEntropy(num_classes=2)(Output(two[:, 1:] - two[:, :1]), target)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(("task", "name"), [("binary", "mask2former"), ("multiclass", "structure")])

@@ -13,6 +13,7 @@ import pytest
 import methods
 from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
+from harness.models.decoders import Decoder
 from harness.registry import METHODS, method_config_class
 
 Options = dict[str, Any]
@@ -21,17 +22,30 @@ OTHERS = tuple(name for name in methods.BUILTIN if name not in LOW_RANK)
 
 
 def under_every_clause(
-    cases: Iterable[tuple[str, Options]], *, backbone: str = "vit_t"
+    cases: Iterable[tuple[str, Options]],
+    *,
+    backbone: str = "vit_t",
+    decoder: Decoder = "sam",
+    checks: Iterable[str] = tuple(CHECKS),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A test with one parameter, ``clause``: a function without arguments that raises where the clause is broken."""
+    """A test with one parameter, ``clause``: a function without arguments that raises where the clause is broken.
+
+    Args:
+        checks: which clauses; all of them by default.
+    """
     clauses = []
     for name, options in cases:
         label = "-".join([name, *(f"{key}={value}" for key, value in options.items()), backbone])
-        config = method_config_class(name)(**options)
-        for check in CHECKS:
-            clauses.append(pytest.param(_clause(name, config, backbone, check), id=f"{label}-{check}"))
+        subject = {
+            "method": name,
+            "config": method_config_class(name)(**options),
+            "backbone": backbone,
+            "decoder": decoder,
+        }
+        for check in checks:
+            clauses.append(pytest.param(_clause(check, **subject), id=f"{label}-{check}"))
     return pytest.mark.parametrize("clause", clauses)
 
 
-def _clause(name: str, config: Any, backbone: str, check: str) -> Callable[[], str]:
-    return lambda: CHECKS[check](ContractCase(method=METHODS.get(name), config=config, backbone=backbone))
+def _clause(check: str, *, method: str, **subject: Any) -> Callable[[], str]:
+    return lambda: CHECKS[check](ContractCase(method=METHODS.get(method), **subject))

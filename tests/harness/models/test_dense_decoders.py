@@ -1,0 +1,200 @@
+"""Segmenter's decoders against the published structure, written out again in plain tensor operations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from timm import create_model
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.errors import UsageError
+from harness.models import catalog
+from harness.models.build import build_segmenter
+from harness.models.catalog import decoder_parameters, require_stands, total_parameters
+from harness.models.decoders import dense_parameters
+from harness.models.dense_decoders import MaskTransformer
+from harness.models.segmenter import DenseSegmenter, probabilities, upsample
+
+DENSE = ["linear", "mask-transformer"]
+
+
+def _images(batch: int = 2, side: int = 64) -> Tensor:
+    return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(3))
+
+
+def _linear_again(w: dict[str, Tensor], tokens: Tensor) -> Tensor:
+    return tokens @ w["head.weight"].T + w["head.bias"]
+
+
+def _mask_transformer_again(w: dict[str, Tensor], tokens: Tensor) -> Tensor:
+    """(B, N, d) patches to (B, N, C): 2105.05633, section 3.2 and its released configuration, without dropout."""
+    batch, patches, dim = tokens.shape
+    heads = dim // 64
+    x = torch.cat([tokens @ w["proj_dec.weight"].T + w["proj_dec.bias"], w["cls_emb"].expand(batch, -1, -1)], dim=1)
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return (
+            centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
+        )
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    for n in range(2):
+        q, k, v = linear(norm(x, f"blocks.{n}.norm1"), f"blocks.{n}.attn.qkv").chunk(3, dim=-1)
+        out = []
+        for head in range(heads):
+            own = slice(64 * head, 64 * (head + 1))
+            out.append(torch.softmax(q[..., own] @ k[..., own].mT / 8, dim=-1) @ v[..., own])
+        x = x + linear(torch.cat(out, dim=-1), f"blocks.{n}.attn.proj")
+        hidden = linear(norm(x, f"blocks.{n}.norm2"), f"blocks.{n}.mlp.fc1")
+        x = x + linear(hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2, f"blocks.{n}.mlp.fc2")
+    x = norm(x, "decoder_norm")
+    own, of_classes = x[:, :patches] @ w["proj_patch"], x[:, patches:] @ w["proj_classes"]
+    own, of_classes = (
+        own / own.square().sum(-1, keepdim=True).sqrt(),
+        of_classes / of_classes.norm(dim=-1, keepdim=True),
+    )
+    return norm(own @ of_classes.mT, "mask_norm")
+
+
+AGAIN = {"linear": _linear_again, "mask-transformer": _mask_transformer_again}
+
+
+@pytest.mark.parametrize("decoder", DENSE)
+@pytest.mark.parametrize("fused", [True, False])
+def test_outputs_and_gradients_equal_the_published_structure(decoder: Any, fused: bool) -> None:
+    segmenter = build_segmenter(
+        "timm/test_vit", task="multiclass", num_classes=5, decoder=decoder, image_size=64, fused_attention=fused
+    ).eval()
+    vit = create_model("test_vit", num_classes=0, global_pool="", img_size=64).eval()
+    vit.load_state_dict(segmenter.encoder.state_dict(), strict=True)
+    mine = dict(segmenter.decoder.named_parameters())
+    theirs = {name: p.detach().clone().requires_grad_() for name, p in mine.items()}
+    with torch.no_grad():  # away from zero biases and unit norms, which would hide a mistake
+        for name, p in mine.items():
+            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name)))
+            theirs[name].copy_(p)
+    images, target = _images(), torch.randint(0, 5, (2, 64, 64), generator=torch.Generator().manual_seed(1))
+    tokens = vit(images)[:, 1:]  # after timm's final norm, without the class token
+    expected = AGAIN[decoder](theirs, tokens).mT.reshape(2, 5, 4, 4)
+    found = segmenter(images).masks
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    full = F.interpolate(expected, size=(64, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(upsample(found, (64, 64)), full, atol=1e-5, rtol=1e-5)
+    F.cross_entropy(upsample(found, (64, 64)), target).backward()
+    F.cross_entropy(full, target).backward()
+    for name, p in mine.items():
+        torch.testing.assert_close(p.grad, theirs[name].grad, atol=1e-5, rtol=1e-4, msg=name)
+    timm = dict(vit.named_parameters())
+    for name, p in segmenter.encoder.named_parameters():
+        torch.testing.assert_close(p.grad, timm[name].grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("decoder", DENSE)
+def test_two_classes_become_one_logit_with_the_same_probability(decoder: Any) -> None:
+    segmenter = build_segmenter("vit_t_timm", task="binary", decoder=decoder, image_size=64).eval()
+    assert isinstance(segmenter, DenseSegmenter)
+    with torch.no_grad():
+        two = segmenter.decoder(segmenter.encode(_images()))
+        output = segmenter(_images())
+    assert two.shape[1] == 2
+    assert output.masks.shape == (2, 1, 4, 4)
+    expected = upsample(two, (64, 64)).softmax(dim=1)[:, 1]
+    torch.testing.assert_close(probabilities(output, (64, 64)), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_probabilities_of_several_classes_are_their_softmax() -> None:
+    segmenter = build_segmenter("vit_t_timm", task="multiclass", num_classes=4, decoder="linear", image_size=64).eval()
+    with torch.no_grad():
+        found = probabilities(segmenter(_images()), (64, 64))
+    assert found.shape == (2, 4, 64, 64)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(2, 64, 64))
+
+
+@pytest.mark.parametrize(("dim", "classes", "count"), [
+    (768, 2, 15_949_060), (768, 12, 15_956_760), (768, 150, 16_063_020), (384, 2, 3_993_220),
+])  # fmt: skip
+def test_the_mask_transformer_has_the_published_count(dim: int, classes: int, count: int) -> None:
+    assert dense_parameters("mask-transformer", dim=dim, classes=classes) == count
+    with torch.device("meta"):
+        assert sum(p.numel() for p in MaskTransformer(dim, classes=classes).parameters()) == count
+
+
+@pytest.mark.parametrize("decoder", DENSE)
+@pytest.mark.parametrize(("task", "classes"), [("binary", 2), ("multiclass", 7)])
+def test_closed_forms_are_exact(decoder: Any, task: Any, classes: int) -> None:
+    name = "timm/vit_small_patch14_dinov2"
+    with torch.device("meta"):
+        segmenter = build_segmenter(name, task=task, num_classes=classes, decoder=decoder)
+    head = {"task": task, "num_classes": classes, "decoder": decoder}
+    assert sum(p.numel() for _, p in segmenter.decoder_parameters()) == decoder_parameters(name, **head)
+    assert sum(p.numel() for p in segmenter.parameters()) == total_parameters(name, **head)
+
+
+def test_a_timm_checkpoint_loads_strictly_and_its_positions_are_resized_as_timm_does(tmp_path: Path) -> None:
+    vit = create_model("test_vit", num_classes=10)
+    path = tmp_path / "vit.safetensors"
+    save_file(vit.state_dict(), path)
+    segmenter = build_segmenter(
+        "timm/test_vit", task="binary", decoder="mask-transformer", image_size=96, checkpoint=path
+    )
+    resized = resample_abs_pos_embed(vit.pos_embed, new_size=[6, 6], old_size=[10, 10], num_prefix_tokens=1)
+    assert resized.shape == segmenter.encoder.pos_embed.shape
+    torch.testing.assert_close(segmenter.encoder.pos_embed, resized)
+    torch.testing.assert_close(segmenter.encoder.blocks[2].mlp.fc1.weight, vit.blocks[2].mlp.fc1.weight)
+    save_file({k: v for k, v in vit.state_dict().items() if k != "norm.bias"}, path)
+    with pytest.raises(UsageError, match=r"norm\.bias"):
+        build_segmenter("timm/test_vit", task="binary", decoder="linear", checkpoint=path)
+
+
+def test_dropout_is_in_training_alone_and_follows_torchs_seed() -> None:
+    segmenter = build_segmenter("vit_t_timm", task="binary", decoder="mask-transformer", image_size=64)
+    with torch.no_grad():
+        seen = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            seen.append(segmenter(_images()).masks)
+        assert torch.equal(seen[0], seen[1])
+        assert not torch.equal(seen[0], seen[2])
+        segmenter.eval()
+        assert torch.equal(segmenter(_images()).masks, segmenter(_images()).masks)
+
+
+def test_bf16_keeps_the_last_norm_in_fp32() -> None:
+    segmenter = build_segmenter("vit_t_timm", task="binary", decoder="mask-transformer", image_size=64).eval()
+    with torch.no_grad():
+        exact = segmenter(_images()).masks
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = segmenter(_images()).masks
+    assert half.dtype == torch.float32
+    assert (half - exact).norm() / exact.norm() < 0.1
+
+
+def test_no_patch_of_length_zero_gives_nan() -> None:
+    decoder = MaskTransformer(64, classes=2).eval()
+    with torch.no_grad():
+        decoder.proj_patch.zero_()
+        assert decoder(torch.randn(1, 64, 3, 3)).isfinite().all()
+
+
+def test_a_decoder_that_does_not_stand_on_a_backbone_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        UsageError, match="stands on a plain ViT of timm, not on vit_b; take one such as --backbone timm/"
+    ):
+        build_segmenter("vit_b", task="binary", decoder="linear")
+    require_stands("mask-transformer", "timm/vit_tiny_patch16_224")
+    odd = catalog.backbone("timm/vit_tiny_patch16_224")
+    monkeypatch.setitem(catalog._KNOWN, "timm/odd", replace(odd, name="timm/odd", shape=replace(odd.shape, dim=96)))
+    with pytest.raises(UsageError, match="heads of 64 channels, and timm/odd is 96 wide; take decoder=linear"):
+        require_stands("mask-transformer", "timm/odd")
+    require_stands("linear", "timm/odd")
