@@ -12,6 +12,7 @@ VERBS = {
     "run": "harness.run",
     "status": "harness.status",
     "show": "harness.show",
+    "evidence": "harness.evidence.__main__",
     "tables": "harness.tables",
     "figures": "harness.figures",
     "why": "harness.why",

@@ -28,7 +28,7 @@ from harness.records.store import RecordStore
 from harness.registry import method_config
 from harness.verbs import VERBS
 from tests.documented import REPOSITORY, commands
-from tests.harness.reporting.sample import record
+from tests.harness.reporting.sample import evidence, record
 
 pytestmark = pytest.mark.slow
 
@@ -162,6 +162,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "harness.contract.matrix.examine": capability,
         "harness.costing.measure.measure": measured,
         "harness.experiment.exporting.export": lambda *_, **__: report,
+        "harness.evidence.__main__.asked": lambda *_: request,
+        "harness.evidence.measuring.measure": lambda *_, **__: evidence("k"),
         "harness.predict.asked": lambda _: request,
         "harness.experiment.predicting.predict": lambda *_, **__: report,
         "harness.experiment.predicting.scoring_command": lambda *_: "score",

@@ -12,6 +12,7 @@ from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.records.agreement import disagreement
 from harness.records.cost import CostStore
+from harness.records.evidence import EvidenceStore
 from harness.records.merge import conflicts, merge
 from harness.records.reading import load
 from harness.records.schema import Record
@@ -110,7 +111,7 @@ def _check(root: Path) -> int:
         else:
             codes.append(found.code)
             unsealed += not is_sealed(path)
-    for path, reason in CostStore(root).problems().items():
+    for path, reason in {**CostStore(root).problems(), **EvidenceStore(root).problems()}.items():
         wrong += 1
         print(f"wrong: {printable_line(str(path))}: {reason}")
     apart = conflicts(root)

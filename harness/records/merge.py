@@ -21,6 +21,7 @@ from harness.files import write_atomically
 from harness.records.agreement import disagreement
 from harness.records.checkpoints import FILE, noted
 from harness.records.cost import load_cost
+from harness.records.evidence import EvidenceStore, load_evidence
 from harness.records.files import BESIDE, RESULTS_BESIDE, digest
 from harness.records.reading import load
 from harness.records.schema import Record, content_hash
@@ -107,6 +108,7 @@ def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str
         for key in sorted(found):
             _settle(key, found[key], RecordStore(destination), report)
         _merge_costs(sources, destination, report)
+        _merge_evidence(sources, destination, report)
         _merge_notes(sources, destination, report)
     except OSError as error:
         raise UsageError(
@@ -221,6 +223,27 @@ def _merge_costs(sources: Sequence[Path], destination: Path, report: ArchiveMerg
             target = folder / path.name
             write_atomically(target if not target.exists() else folder / f"{path.stem}.{_hash(content)}.json", content)
             report.added += 1
+
+
+def _merge_evidence(sources: Sequence[Path], destination: Path, report: ArchiveMerge) -> None:
+    """What runs do inside goes where their records are; of two that differ the destination's stays."""
+    there = EvidenceStore(destination)
+    for root in sources:
+        for path in sorted((root / "evidence").glob("*.json")):
+            try:
+                load_evidence(path)
+                content = path.read_bytes()
+            except ValueError as error:
+                report.skipped[path] = str(error)
+                continue
+            target = there.path(path.stem)
+            if not RecordStore(destination).path(path.stem).is_file():
+                continue
+            if not target.is_file():
+                write_atomically(target, content)
+                report.added += 1
+            elif target.read_bytes() != content:
+                report.skipped[path] = f"{target} is other evidence of this run; delete one of the two"
 
 
 def _merge_notes(sources: Sequence[Path], destination: Path, report: ArchiveMerge) -> None:

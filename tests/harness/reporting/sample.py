@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from harness.records.cka import upper
+from harness.records.evidence import BlockEvidence, EvidenceRecord, Inside
 from harness.records.schema import Record, Run
 from harness.reporting.setups import Setup
 from harness.reporting.sources import Sources
@@ -76,3 +80,36 @@ def record(
             **changes,
         },
     )
+
+
+def evidence(key: str, *, shift: float = 0.0, blocks: int = 4, merge: Any = None) -> EvidenceRecord:
+    """Evidence of a model that attends ``shift`` pixels farther than its frozen backbone; every other block is windowed."""
+    generator = np.random.default_rng(0)
+
+    def inside(moved: float) -> Inside:
+        features = generator.standard_normal((8, 12))
+        curve = [0.0, -1.0 + moved / 10, -2.0 + moved / 10]
+        gram = upper(features @ features.T)
+        return Inside(
+            distance_px=[20.0 + moved, 24.0 + moved],
+            after_attention=curve,
+            after_mlp=curve,
+            grams=[gram[:6], gram[6:12]],
+        )
+
+    return EvidenceRecord(
+        key=key,
+        state="0" * 16,
+        images=[("test", str(number)) for number in range(8)],
+        batch=4,
+        grid=(6, 6),
+        patch=8,
+        blocks=[
+            BlockEvidence(
+                window=3 * (number % 2 == 0), uniform_px=25.0, trained=inside(shift), frozen=inside(0.0),
+                update={"q": 0.1 * number, "k": 0.0, "block": 0.2},
+            )
+            for number in range(blocks)
+        ],
+        merge=merge or {},
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""``python -m harness.evidence``: measure what finished runs' best models do inside, against their frozen backbones."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+from harness.cli import verb
+from harness.command_line import CommandParser, command
+from harness.errors import UsageError
+from harness.models.checkpoint import require_checkpoint_file
+from harness.progress import stages
+from harness.records.cka import FEWEST, cka
+from harness.records.evidence import EvidenceRecord, EvidenceStore
+from harness.records.lookup import find_run
+from harness.records.schema import Run
+from harness.records.store import require_writable
+from harness.registry import load_plugin
+from harness.settings.options import add_plugins, add_results, plugins_of, results_of
+from harness.settings.read import load_settings
+
+
+def parser() -> CommandParser:
+    p = command(
+        "evidence",
+        __doc__,
+        epilog="Writes DIR/evidence/KEY.json: attention distance by block and head, frequencies, Gram matrices for CKA, the"
+        " size of the update by site. python -m harness.figures draws them, python -m harness.claims judges by them.",
+    )
+    p.add_argument(
+        "--run",
+        required=True,
+        action="append",
+        metavar="KEY",
+        help="of a finished run, or its beginning; may be repeated",
+    )
+    add_results(p)
+    p.add_argument("--data", type=Path, metavar="DIR", help="the benchmarks' folder (default: as set)")
+    p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the runs started from")
+    p.add_argument("--images", type=int, default=32, metavar="N", help="test images (default: 32)")
+    p.add_argument("--batch", type=int, default=8, metavar="N", help="images a minibatch of CKA (default: 8)")
+    p.add_argument(
+        "--merge",
+        action="append",
+        choices=("exact", "conv", "calibrated"),
+        help="modes of merging whose deviation is measured block by block (default: those of the run's protocol)",
+    )
+    add_plugins(p, help="as the runs had it")
+    return p
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    if arguments.batch < FEWEST or arguments.images < arguments.batch:
+        raise UsageError(
+            f"--images {arguments.images} --batch {arguments.batch}: a minibatch needs {FEWEST} images, and at least one is"
+            " needed"
+        )
+    require_checkpoint_file(arguments.checkpoint)
+    for path in plugins_of(arguments):
+        load_plugin(path)
+    results = results_of(arguments)
+    runs = [find_run(results, key) for key in arguments.run]
+    store = EvidenceStore(results)
+    require_writable(store.folder)
+
+    from harness.evidence.measuring import measure
+    from harness.experiment.experiment import own_device
+
+    for run in runs:
+        with stages() as tell:
+            record = measure(asked(arguments, run), device=own_device(), tell=tell)
+        print(f"{store.write(record)}: {summary(run, record)}")
+    return 0
+
+
+def asked(arguments: argparse.Namespace, run: Run) -> Any:
+    """The request for one run; torch is loaded here."""
+    from harness.evidence.measuring import Measure
+    from harness.experiment.exporting import data_folder
+    from harness.experiment.trained import of_results
+    from harness.planning.asked import checkpoint_of, folder_of
+
+    results, settings = results_of(arguments), load_settings()
+    data = data_folder(run, data=arguments.data or folder_of(run, settings), results=results)
+    if data is None:
+        raise UsageError(f"run {run.key} was tested on images of {run.benchmark}; give their folder with --data")
+    return Measure(
+        trained=of_results(results, run.key),
+        checkpoint=arguments.checkpoint or checkpoint_of(run, settings),
+        data=data,
+        images=arguments.images,
+        batch=arguments.batch,
+        merges=arguments.merge,
+    )
+
+
+def summary(run: Run, record: EvidenceRecord) -> str:
+    """One line: windowed and global blocks apart, trained against frozen."""
+    told = [f"{run.variant} on {run.benchmark}, seed {run.seed}, {len(record.images)} images"]
+    for name, blocks in (
+        ("windowed", [block for block in record.blocks if block.window]),
+        ("global", [block for block in record.blocks if not block.window]),
+    ):
+        if blocks:
+            now, then = (
+                statistics.fmean(getattr(block, side).mean_distance for block in blocks)
+                for side in ("trained", "frozen")
+            )
+            uniform = statistics.fmean(block.uniform_px for block in blocks)
+            told.append(
+                f"attention distance in {len(blocks)} {name} blocks {now:.1f} px, frozen {then:.1f}, uniform {uniform:.1f}"
+            )
+    last = record.blocks[-1]
+    told.append(f"CKA to the frozen last block {cka(last.trained.grams, last.frozen.grams):.3f}")
+    return "; ".join(told)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

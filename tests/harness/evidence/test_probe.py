@@ -1,0 +1,111 @@
+"""What is read off blocks: updates against closed forms, and every method against the frozen backbone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from harness.evidence.merging import block_deviations
+from harness.evidence.probe import gram, watched
+from harness.models.build import build_segmenter
+from harness.records.cka import cka
+from harness.registry import METHODS, method_config_class
+from methods.base import Method
+
+CPU = torch.device("cpu")
+IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def _encoders(name: str, backbone: str = "vit_t", **config: object) -> tuple[nn.Module, nn.Module, Method]:
+    """Frozen encoder, adapted encoder, and its method."""
+    frozen, segmenter = (build_segmenter(backbone, task="binary", image_size=64, head_seed=5).eval() for _ in range(2))
+    method = METHODS.get(name)(method_config_class(name)(**config), seed=1)
+    method.attach(segmenter)
+    return frozen.encoder, segmenter.eval().encoder, method
+
+
+@torch.no_grad()
+def _seen(encoder: nn.Module, against: nn.Module | None = None):
+    with watched(encoder, against=against) as seen:
+        encoder.run_blocks(encoder.embed(IMAGES))
+    return seen
+
+
+@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_method_is_read_and_one_that_starts_as_the_identity_moves_nothing(name: str, backbone: str):
+    frozen, adapted, method = _encoders(name, backbone)
+    before, after = _seen(frozen), _seen(adapted, frozen)
+    assert len(after) == len(frozen.blocks)
+    for then, now in zip(before, after, strict=True):
+        assert "block" in now.update
+        assert cka(now.inside.grams, then.inside.grams) <= 1 + 1e-6
+        if method.identity_at_init:
+            assert now.inside.distance_px == pytest.approx(then.inside.distance_px, rel=1e-4)
+            assert max(now.update.values()) < 1e-4
+            assert cka(now.inside.grams, then.inside.grams) == pytest.approx(1, abs=1e-4)
+
+
+def test_hooks_are_gone_afterwards():
+    frozen, adapted, _ = _encoders("lora")
+    seen = _seen(adapted, frozen)
+    adapted.run_blocks(adapted.embed(IMAGES))
+    assert len(seen[0].grams) == 1
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in adapted.modules())
+
+
+@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+def test_the_update_of_lora_is_its_product_over_the_frozen_output(backbone: str):
+    frozen, adapted, method = _encoders("lora", backbone)
+    with torch.no_grad():
+        for adapter in method.adapters().values():
+            adapter.up.normal_(std=0.1, generator=torch.Generator().manual_seed(2))
+    inputs: list[torch.Tensor] = []
+    layer = adapted.blocks[1].attn.qkv  # a global block: nothing is padded
+    handle = layer.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    found = _seen(adapted, frozen)[1].update
+    handle.remove()
+    (adapter,) = layer.adapters.values()
+    x, adapter = inputs[0].detach(), adapter.requires_grad_(False)
+    moved = (adapter.scale * (x @ adapter.down.T) @ adapter.up.T).chunk(3, -1)
+    base = layer.base(x).chunk(3, -1)
+    for name, delta, plain in zip("qkv", moved, base, strict=True):
+        assert found[name] == pytest.approx(float(delta.norm() / plain.norm()), rel=1e-4)
+    assert found["mlp_in"] == found["proj"] == 0
+
+
+def test_padding_of_windows_does_not_enter_the_update():
+    """An update that is a constant is counted on the 16 places of the map, not on the 36 of its padded windows."""
+    frozen, adapted, _ = _encoders("bitfit")
+    block = next(block for block in adapted.blocks if block.window_size)
+    index = list(adapted.blocks).index(block)
+    with torch.no_grad():
+        block.attn.proj.bias += 1.0
+        seen = _seen(adapted, frozen)[index]
+    width = block.attn.proj.out_features
+    assert seen.squares["proj"][0] == pytest.approx(len(IMAGES) * 16 * width, rel=1e-4)
+
+
+def test_grams_are_of_centred_features_in_float64():
+    maps = 1000 + torch.randn(5, 3, 4, 4)
+    flat = maps.double().flatten(1)
+    flat = flat - flat.mean(dim=0)
+    assert torch.allclose(gram(maps), flat @ flat.T, atol=1e-2)
+    assert gram(maps).dtype == torch.float64
+
+
+def test_an_exact_merge_moves_no_block_and_a_wrong_one_does():
+    _, adapted, method = _encoders("lora")
+    _, merged, merging = _encoders("lora")
+    with torch.no_grad():
+        for one in (method, merging):
+            for adapter in one.adapters().values():
+                adapter.up.normal_(std=0.1, generator=torch.Generator().manual_seed(2))
+    merging.merge("exact")
+    assert max(block_deviations(adapted, merged, [IMAGES], device=CPU)) < 1e-5
+    with torch.no_grad():
+        merged.blocks[2].mlp.lin2.bias += 1
+    found = block_deviations(adapted, merged, [IMAGES], device=CPU)
+    assert max(found[:2]) < 1e-5
+    assert min(found[2:]) > 1e-2
