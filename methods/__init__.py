@@ -26,5 +26,8 @@ BUILTIN = {
     "convlora": MethodEntry("methods.convlora:ConvLoRA", "methods.configs.lowrank:ConvLoRAConfig"),
     "naslora": MethodEntry("methods.naslora:NASLoRA", "methods.configs.lowrank:NASLoRAConfig"),
     "naspclora": MethodEntry("methods.naspclora:NASPCLoRA", "methods.configs.lowrank:NASPCLoRAConfig"),
+    "layernorm": MethodEntry("methods.layernorm:LayerNormTuning", "methods.configs.baselines:LayerNormConfig"),
+    "mona": MethodEntry("methods.mona:Mona", "methods.configs.baselines:MonaConfig"),
+    "fact": MethodEntry("methods.fact:FacT", "methods.configs.baselines:FacTConfig"),
 }
 """By name, in the order of rows: coarse baselines first, the methods under test last."""

@@ -16,7 +16,7 @@ from methods.parts.sites import Adaptable, block_sites
 
 
 class BitFit(Method):
-    """BitFit; see the module."""
+    """BitFit; see the module. A method that trains others of the backbone's own parameters says which in `_trains`."""
 
     name = "bitfit"
     config_class = BitFitConfig
@@ -25,14 +25,17 @@ class BitFit(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder = segmenter.encoder
-        chosen: list[nn.Module] = [place.block for place in block_sites(encoder, self.config.blocks)]
-        trained = {id(p) for block in chosen for p in block.parameters()}
+        chosen = {module for place in block_sites(encoder, self.config.blocks) for module in place.block.modules()}
         if self.config.outside:
-            inside = {id(p) for p in encoder.blocks.parameters()}
-            trained |= {id(p) for p in encoder.parameters()} - inside
-        for name, parameter in encoder.named_parameters():
-            if name.endswith(".bias") and id(parameter) in trained:
-                parameter.requires_grad_(True)
+            chosen |= set(encoder.modules()) - set(encoder.blocks.modules())
+        for module in chosen:
+            for name, parameter in module.named_parameters(recurse=False):
+                if self._trains(module, name):
+                    parameter.requires_grad_(True)
+
+    def _trains(self, module: nn.Module, name: str) -> bool:
+        """Whether ``name``, one of the module's own parameters, trains."""
+        return name == "bias"
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
         encoder = self.segmenter.get_submodule("encoder")

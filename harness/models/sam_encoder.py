@@ -39,15 +39,19 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, C) to the same."""
-        x = x + self._attend(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        return self.mlp_half(self.attention_half(x))
 
-    def _attend(self, x: Tensor) -> Tensor:
+    def attention_half(self, x: Tensor) -> Tensor:
+        """x + attention(norm(x)), in windows where the block has them."""
+        normed = self.norm1(x)
         if not self.window_size:
-            return self.attn(x)
-        size = x.shape[1:3]
-        windows, padded = window_partition(x, self.window_size)
-        return window_unpartition(self.attn(windows), self.window_size, padded, size)
+            return x + self.attn(normed)
+        windows, padded = window_partition(normed, self.window_size)
+        return x + window_unpartition(self.attn(windows), self.window_size, padded, x.shape[1:3])
+
+    def mlp_half(self, x: Tensor) -> Tensor:
+        """x + MLP(norm(x))."""
+        return x + self.mlp(self.norm2(x))
 
 
 class SAMEncoder(ImageEncoderViT):

@@ -20,16 +20,96 @@ class BitFitConfig(PlacedConfig):
     outside: bool = True
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        block = 7 * shape.dim + shape.mlp_dim  # norms, qkv (3), proj, both MLP linears
-        final_norm = shape.dim if shape.final_norm else 0
-        outside = shape.dim + final_norm + 2 * shape.neck_dim if self.outside else 0
-        return self.block_count(shape) * block + outside
+        widths = 7 if shape.qkv_bias else 4  # norms, qkv (3), proj, the MLP's second linear
+        block = widths * shape.dim + shape.mlp_dim
+        around = shape.dim * (shape.patch_bias + shape.pre_norm + shape.final_norm) + 2 * shape.neck_dim
+        return self.block_count(shape) * block + (around if self.outside else 0)
 
     def added_parameters(self, shape: BackboneShape) -> int:
         return 0
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
         return 0 if self.outside else super().gradient_from(shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNormConfig(BitFitConfig):
+    """LayerNorm tuning (2304.01917): the scales and shifts that the encoder's norms have.
+
+    Args:
+        outside: also the norms outside the blocks: the final one (timm), the neck's two (SAM), one before them (SAM 3).
+    """
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        around = 2 * shape.dim * (shape.pre_norm + shape.final_norm) + 4 * shape.neck_dim
+        return self.block_count(shape) * 4 * shape.dim + (around if self.outside else 0)
+
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        return 0 if self.outside and shape.pre_norm else PlacedConfig.gradient_from(self, shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonaConfig(PlacedConfig):
+    """Mona (2408.08345): a multi-scale convolutional adapter behind attention and another behind the MLP.
+
+    Args:
+        hidden: channels of the bottleneck, 64 (paper).
+    """
+
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        require_whole("hidden", self.hidden)
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        hidden = self.hidden
+        scaled_norm = 4 * shape.dim
+        projections = 2 * shape.dim * hidden + hidden + shape.dim
+        filters = hidden * (3**2 + 5**2 + 7**2) + 3 * hidden + hidden**2 + hidden
+        return self.block_count(shape) * 2 * (scaled_norm + projections + filters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FacTConfig(PlacedConfig):
+    """FacT (2212.03145): the updates of all layers as one tensor, factored.
+
+    Args:
+        sites: which linears (paper: all of a block). The MLP's width must be a multiple of the token's, as its weights
+            are seen as so many square ones.
+        form: ``tt`` (tensor train: U, V for all layers, an r×r core for each square weight) or ``tk`` (Tucker: the cores
+            are mixed from one r×r×r core by an r-vector for each).
+        rank: r = 16 (paper, tensor train).
+        scale: s = 1 (code; the paper tunes it over 0.01 to 100).
+    """
+
+    sites: str = "qkv,proj,mlp"
+    form: Literal["tt", "tk"] = "tt"
+    rank: int = 16
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_whole("rank", self.rank)
+        require_choice("form", self.form, ("tt", "tk"))
+
+    def squares(self, shape: BackboneShape) -> int:
+        """How many square weights of the token's width the sites of one block hold.
+
+        Raises:
+            MethodError: the MLP does not divide into such.
+        """
+        ratio, rest = divmod(shape.mlp_dim, shape.dim)
+        sites = parse_sites(self.sites)
+        if "mlp" in sites and rest:
+            raise MethodError(
+                f"sites={self.sites!r}: FacT sees the MLP as square weights, and {shape.mlp_dim} is no multiple of "
+                f"{shape.dim}; leave mlp out, as in sites=qkv,proj"
+            )
+        return sum({"qkv": 3, "mlp": 2 * ratio}.get(site, 1) for site in sites)
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        rank, squares = self.rank, self.block_count(shape) * self.squares(shape)
+        cores = squares * rank**2 if self.form == "tt" else rank**3 + squares * rank
+        return 2 * shape.dim * rank + cores
 
 
 @dataclass(frozen=True, kw_only=True)

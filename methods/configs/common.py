@@ -121,17 +121,20 @@ class FullConfig(MethodConfig):
     def encoder_parameters(self, shape: BackboneShape) -> int:
         dim, hidden, neck = shape.dim, shape.mlp_dim, shape.neck_dim
         side = shape.image_size // shape.patch
-        norm, attention, mlp = 2 * dim, 4 * dim * dim + 4 * dim, 2 * dim * hidden + dim + hidden
+        norm, mlp = 2 * dim, 2 * dim * hidden + dim + hidden
+        attention = 4 * dim * dim + dim + (3 * dim if shape.qkv_bias else 0)
         block = 2 * norm + attention + mlp + (2 * dim if shape.layer_scale else 0)
         # Both axes learn one vector a distance, for attention over the window or over the whole grid.
         spans = [
             side if index in shape.global_blocks or not shape.window else shape.window for index in range(shape.depth)
         ]
         relative = sum(2 * (2 * span - 1) * (dim // shape.heads) for span in spans) if shape.relative_positions else 0
-        patches = 3 * shape.patch**2 * dim + dim
-        positions = (side**2 + shape.positioned_prefix) * dim + shape.prefix_tokens * dim
-        neck_layers = dim * neck + 9 * neck * neck + 2 * 2 * neck + (norm if shape.final_norm else 0)
-        return patches + positions + shape.depth * block + relative + neck_layers
+        patches = 3 * shape.patch**2 * dim + (dim if shape.patch_bias else 0)
+        places = side**2 if shape.learnt_positions is None else shape.learnt_positions
+        positions = (places + shape.positioned_prefix + shape.prefix_tokens) * dim
+        neck_layers = dim * neck + 9 * neck * neck + 2 * 2 * neck
+        norms = norm * (shape.final_norm + shape.pre_norm)
+        return patches + positions + shape.depth * block + relative + neck_layers + norms
 
 
 def require_choice(key: str, value: str, choices: tuple[str, ...]) -> None:

@@ -33,6 +33,11 @@ class BackboneShape:
         relative_positions: blocks learn decomposed relative positions (SAM; a timm ViT does not).
         layer_scale: blocks scale both residual branches by a learnt vector (timm's DINOv2).
         positioned_prefix: prefix tokens that have a row in the position embedding.
+        learnt_positions: rows of the position embedding besides, None for one a patch, 0 for a ViT that learns none and
+            rotates queries and keys instead (RoPE).
+        qkv_bias: whether the fused q, k, v have a bias (DINOv3 in timm: none).
+        patch_bias: whether the patch projection has one (SAM 3: none).
+        pre_norm: whether a norm precedes the first block (SAM 3).
     """
 
     dim: int
@@ -49,6 +54,10 @@ class BackboneShape:
     relative_positions: bool = True
     layer_scale: bool = False
     positioned_prefix: int = 0
+    learnt_positions: int | None = None
+    qkv_bias: bool = True
+    patch_bias: bool = True
+    pre_norm: bool = False
 
 
 SITES = ("qkv", "q", "k", "v", "proj", "mlp")

@@ -178,3 +178,17 @@ def block_sites(encoder: Encoder, blocks: str) -> list[BlockSite]:
         layout = TokenLayout(grid=encoder.grid, window=window, prefix_tokens=shape.prefix_tokens, kind=kind)
         sites.append(BlockSite(index=index, block=block, name=f"blocks.{index}", layout=layout))
     return sites
+
+
+def halves(block: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """The two residual halves of a block, x + attention(norm(x)) and x + MLP(norm(x)), each from tokens to tokens.
+
+    The harness's own blocks say what they are; timm's does both in one call, so that they are written out here.
+    """
+    own: Any = block
+    if hasattr(block, "attention_half"):
+        return own.attention_half, own.mlp_half
+    return (
+        lambda tokens: tokens + own.drop_path1(own.ls1(own.attn(own.norm1(tokens)))),
+        lambda tokens: tokens + own.drop_path2(own.ls2(own.mlp(own.norm2(tokens)))),
+    )

@@ -21,6 +21,12 @@ COUNTS: list[tuple[str, dict[str, Any], int, int | None]] = [
     ("samadapter", {}, 186_960, None),
     ("convlora", {}, 491_520 + 23_040, 110_592 + 8_640),
     ("adaptformer", {}, 5_285_888, None),
+    # Derived from the published structures: 4 d a block and the neck's 1,024; two adapters a block of
+    # 4 d + 2·64 d + d + 9,728; 2 d r + 12 r² a block, and 2 d r + r³ + 12 r a block.
+    ("layernorm", {}, 164_864, 37_888),
+    ("mona", {}, 11_517_952, 2_684_928),
+    ("fact", {}, 139_264, 61_440),
+    ("fact", {"form": "tk", "rank": 32}, 126_976, 86_528),
 ]
 
 

@@ -18,7 +18,8 @@ from harness.registry import METHODS, method_config_class
 
 Options = dict[str, Any]
 LOW_RANK = ("lora", "samed", "convlora", "naslora", "naspclora")
-OTHERS = tuple(name for name in methods.BUILTIN if name not in LOW_RANK)
+OWN = ("full", "decoder", "bitfit", "layernorm", "ssf")
+OTHERS = tuple(name for name in methods.BUILTIN if name not in (*LOW_RANK, *OWN))
 
 
 def under_every_clause(

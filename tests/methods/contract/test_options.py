@@ -11,6 +11,8 @@ OPTIONS: list[tuple[str, Options]] = [
     ("convlora", {"scope": "image", "sites": "q,v"}),
     ("ssf", {"init": "released", "outside": False}),
     ("bitfit", {"outside": False}),
+    ("layernorm", {"outside": False}),
+    ("fact", {"form": "tk", "sites": "q,v,mlp", "rank": 4}),
     ("adapter", {"sites": "mlp", "hidden": 8}),
     ("vpt", {"blocks": "global", "tokens": 3}),
     ("lst", {"blocks": "0,2-3", "reduction": 4}),

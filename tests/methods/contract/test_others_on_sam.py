@@ -1,4 +1,4 @@
-"""The methods beside LoRA's family, as they come, on the tiny SAM."""
+"""The methods beside LoRA's family that add modules, as they come, on the tiny SAM."""
 
 from __future__ import annotations
 

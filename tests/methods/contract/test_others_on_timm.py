@@ -1,4 +1,4 @@
-"""The methods beside LoRA's family, as they come, on a tiny timm ViT."""
+"""The methods beside LoRA's family that add modules, as they come, on a tiny timm ViT."""
 
 from __future__ import annotations
 

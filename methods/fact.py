@@ -1,0 +1,158 @@
+"""FacT (2212.03145): the updates of all layers are one tensor, ΔW_i = s · V Σ_i U, with U (r×d) and V (d×r) shared by all.
+
+Every linear layer of a block is seen as d×d weights: q, k, v, the output projection, and the MLP's two layers as m each
+for an MLP m times as wide as a token. FacT-TT (``form=tt``, tensor train) learns each Σ_i; FacT-TK (``form=tk``, Tucker)
+mixes them from one core, Σ_i = Σ_j P_ij C_j. U, Σ and C and P start as in the released code, V at zero, so that the start
+is the identity. What is added is linear per token and folds into W. Deviations: no dropout. For the MLP of FacT-TK the
+released code reshapes mixed cores so that rows of several Σ_i stand in one; here each keeps to the paper's equation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.base import MergeMode, Method
+from methods.configs import FacTConfig
+from methods.lora import modules_of
+from methods.parts.folding import Folding
+from methods.parts.initialisation import kaiming_uniform
+from methods.parts.placement import MethodError
+from methods.parts.sites import Adaptable, BlockSite, block_sites
+
+_SLICES = {"q": 0, "k": 1, "v": 2}
+
+
+class Factors(nn.Module):
+    """What all layers share.
+
+    Args:
+        down: U, (r, d).
+        up: V, (d, r).
+        core: C, (r, r, r), the last axis mixed; None where each layer has its cores whole (tensor train).
+        scale: s.
+    """
+
+    def __init__(self, *, down: Tensor, up: Tensor, core: Tensor | None, scale: float) -> None:
+        super().__init__()
+        self.down = nn.Parameter(down)
+        self.up = nn.Parameter(up)
+        self.core = None if core is None else nn.Parameter(core)
+        self.scale = scale
+
+    def cores(self, own: Tensor) -> Tensor:
+        """Σ (n, r, r) from what a layer has of its own: these themselves, or P (n, r)."""
+        return own if self.core is None else torch.einsum("abj,nj->nab", self.core, own)
+
+
+class FactoredLinear(nn.Module):
+    """base(x) plus s · V Σ U on each square part of its weights.
+
+    Args:
+        base: the backbone's own layer, frozen.
+        own: Σ (n, r, r) or P (n, r), for the parts by output, then by input.
+        outputs: which d-wide parts of the outputs are reached.
+        factors: what all layers share; stays the encoder's own module.
+    """
+
+    def __init__(self, base: nn.Linear, *, own: Tensor, outputs: Sequence[int], factors: Factors) -> None:
+        super().__init__()
+        self.base = base
+        self.own = nn.Parameter(own)
+        self.outputs = tuple(outputs)
+        self._shared = (factors,)  # in a tuple, so that it is not registered once a layer
+
+    def _blocks(self) -> Tensor:
+        """Σ by output part and input part, (outputs, inputs, r, r)."""
+        cores = self._shared[0].cores(self.own)
+        return cores.unflatten(0, (len(self.outputs), -1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        (factors,) = self._shared
+        blocks = self._blocks()
+        parts, inputs, rank, _ = blocks.shape
+        plain = self.base(tokens)
+        narrow = F.linear(tokens.unflatten(-1, (inputs, -1)), factors.down).flatten(-2)
+        mixed = F.linear(narrow, blocks.transpose(1, 2).reshape(parts * rank, inputs * rank))
+        update = F.linear(mixed.unflatten(-1, (parts, rank)), factors.scale * factors.up).to(plain.dtype)
+        if parts * len(factors.up) == plain.shape[-1]:
+            return plain + update.flatten(-2)
+        reached = torch.tensor(self.outputs, device=plain.device)
+        return plain.unflatten(-1, (-1, len(factors.up))).index_add(-2, reached, update).flatten(-2)
+
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """The base with the update in its own weights, computed in float64."""
+        (factors,) = self._shared
+        dim = len(factors.up)
+        for row, blocks in zip(self.outputs, self._blocks().double(), strict=True):
+            update = torch.cat([factors.up.double() @ core @ factors.down.double() for core in blocks], dim=1)
+            weight = self.base.weight[row * dim : (row + 1) * dim]
+            weight.copy_(weight.double() + factors.scale * update)
+        return self.base
+
+
+class FacT(Method):
+    """FacT; see the module."""
+
+    name = "fact"
+    config_class = FacTConfig
+    config: FacTConfig
+    merge_modes = ("exact",)
+    _layers: list[tuple[BlockSite, str]]
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        encoder, config = segmenter.encoder, self.config
+        places = block_sites(encoder, config.blocks)
+        squares = len(places) * config.squares(encoder.shape)
+        factors = self._factors(encoder.shape.dim).to(next(encoder.parameters()).device)
+        encoder.register_module("factors", factors)
+        self._layers = []
+        for place in places:
+            for module, names in modules_of(config.sites).items():
+                place.replace(module, self._factored(place, module, names, factors=factors, squares=squares))
+                self._layers.append((place, module))
+
+    def _factors(self, dim: int) -> Factors:
+        rank = self.config.rank
+        down = kaiming_uniform((rank, dim), fan_in=dim, generator=self.generator)
+        core = None
+        if self.config.form == "tk":
+            core = self._xavier((rank, rank, rank), fans=2 * rank**2)
+        return Factors(down=down, up=torch.zeros(dim, rank), core=core, scale=self.config.scale)
+
+    def _factored(
+        self, place: BlockSite, module: str, names: Sequence[str], *, factors: Factors, squares: int
+    ) -> FactoredLinear:
+        base, dim, rank = place.get(module), len(factors.up), self.config.rank
+        if not isinstance(base, nn.Linear):
+            raise MethodError(
+                f"fact adapts linear layers, and {module} of block {place.index} is a {type(base).__name__}"
+            )
+        outputs = [_SLICES[name] for name in names if name in _SLICES] or range(base.out_features // dim)
+        parts = len(outputs) * (base.in_features // dim)
+        if self.config.form == "tt":
+            # The MLP's second layer reads all of its parts at once, so that its fan in is theirs together.
+            fan_in = rank * (base.in_features // dim)
+            own = kaiming_uniform((parts, rank, rank), fan_in=fan_in, generator=self.generator)
+        else:
+            own = self._xavier((parts, rank), fans=rank + squares)
+        return FactoredLinear(base, own=own.to(base.weight.device), outputs=outputs, factors=factors)
+
+    def _xavier(self, shape: tuple[int, ...], *, fans: int) -> Tensor:
+        """U(−b, b) with b² = 6 / (fan in + fan out)."""
+        return math.sqrt(6) * kaiming_uniform(shape, fan_in=fans, generator=self.generator)
+
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
+        done = Folding()
+        for place, module in self._layers:
+            layer = place.get(module)
+            assert isinstance(layer, FactoredLinear)
+            place.replace(module, layer.folded())
+            done.folded.append(f"{place.name}.{module}")
+        del self.segmenter.get_submodule("encoder").factors
+        return done

@@ -1,0 +1,17 @@
+"""The methods that train or rescale what the backbone has, as they come, on the tiny SAM and a tiny timm ViT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.methods.contract.cases import OWN, under_every_clause
+
+
+@under_every_clause((name, {}) for name in OWN)
+def test_method_fulfils_contract_on_sam(clause: Callable[[], str]) -> None:
+    clause()
+
+
+@under_every_clause(((name, {}) for name in OWN), backbone="vit_t_timm")
+def test_method_fulfils_contract_on_timm(clause: Callable[[], str]) -> None:
+    clause()

@@ -1,0 +1,109 @@
+"""FacT against its equation, executed a second time on whole weights: outputs, gradients, merge, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from harness.contract.case import ContractCase
+from harness.models.catalog import backbone_shape
+from methods.configs import FacTConfig
+from methods.fact import FacT
+from methods.parts.placement import MethodError
+
+SCALE = 0.5
+
+
+def _moved(backbone: str, form: Any, sites: str) -> tuple[ContractCase, nn.Module, FacT]:
+    """Attached, with every factor away from its start."""
+    config = FacTConfig(form=form, rank=3, scale=SCALE, sites=sites)
+    case = ContractCase(method=FacT, config=config, backbone=backbone)
+    segmenter, method = case.attached()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in segmenter.named_parameters():
+            if parameter.requires_grad and name.startswith("encoder."):
+                parameter.copy_(0.5 * torch.randn_like(parameter))
+    return case, segmenter, method
+
+
+def _dense_updates(segmenter: nn.Module, form: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """ΔW by the name of the weight in a plain encoder, from copies of the factors; and the copies, by their own names."""
+    copies = {
+        name: parameter.detach().clone().requires_grad_()
+        for name, parameter in segmenter.encoder.named_parameters()
+        if parameter.requires_grad
+    }
+    u, v = copies["factors.down"], copies["factors.up"]
+    updates = {}
+    for name in copies:
+        if name.startswith("factors."):
+            continue
+        layer = name.removesuffix(".own")
+        outputs = segmenter.encoder.get_submodule(layer).outputs
+        weight = segmenter.encoder.get_submodule(layer).base.weight
+        columns = weight.shape[1] // 64
+        update = [[torch.zeros(64, 64) for _ in range(columns)] for _ in range(weight.shape[0] // 64)]
+        for position, row in enumerate(outputs):
+            for column in range(columns):
+                own = copies[name][position * columns + column]
+                if form == "tk":  # mode-3 product of the core with one row of P
+                    own = sum(own[j] * copies["factors.core"][:, :, j] for j in range(3))  # type: ignore[assignment]
+                update[row][column] = SCALE * v @ own @ u
+        updates[f"{layer}.weight"] = torch.cat([torch.cat(row, dim=1) for row in update])
+    return updates, copies
+
+
+@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("form", ["tt", "tk"])
+@pytest.mark.parametrize("sites", ["qkv,proj,mlp", "q,v"])
+def test_outputs_and_gradients_equal_the_equation_on_whole_weights(backbone: str, form: str, sites: str) -> None:
+    case, segmenter, _ = _moved(backbone, form, sites)
+    plain = case.plain().encoder
+    updates, copies = _dense_updates(segmenter, form)
+    weights = dict(plain.named_parameters())
+    features = segmenter.encoder(case.images)
+    expected = functional_call(plain, {name: weights[name] + update for name, update in updates.items()}, case.images)
+    torch.testing.assert_close(features, expected, atol=1e-5 * float(expected.detach().abs().max()), rtol=1e-4)
+    direction = torch.randn_like(features)
+    (features * direction).sum().backward()
+    (expected * direction).sum().backward()
+    for name, copy in copies.items():
+        gradient = segmenter.encoder.get_parameter(name).grad
+        assert gradient.abs().max() > 0, name
+        scale = float(copy.grad.abs().max())
+        torch.testing.assert_close(gradient, copy.grad, atol=1e-4 * scale, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("form", ["tt", "tk"])
+def test_merged_equals_unmerged_and_leaves_nothing(form: str) -> None:
+    case, segmenter, method = _moved("vit_t", form, "q,v,mlp")
+    report = method.merge("exact", held_out=[case.images])
+    assert report.relative_deviation is not None
+    assert report.relative_deviation < 1e-5
+    assert len(report.folded) == 4 * 3
+    assert segmenter.state_dict().keys() == case.plain().state_dict().keys()
+
+
+def test_an_mlp_that_is_no_whole_multiple_is_refused_in_one_line() -> None:
+    from dataclasses import replace
+
+    shape = replace(backbone_shape("vit_t"), mlp_dim=296)
+    with pytest.raises(MethodError, match="296 is no multiple of 64; leave mlp out") as caught:
+        FacTConfig().encoder_parameters(shape)
+    assert "\n" not in str(caught.value)
+    assert FacTConfig(sites="qkv,proj").encoder_parameters(shape) == 2 * 64 * 16 + 4 * 4 * 256
+
+
+def test_starts_as_the_released_layers_do() -> None:
+    segmenter, _ = ContractCase(method=FacT, config=FacTConfig(form="tk", rank=8)).attached()
+    factors = segmenter.encoder.factors
+    assert factors.up.abs().max() == 0
+    assert 0.9 / 8 < factors.down.abs().max() <= 1 / 8
+    assert 0.9 < factors.core.abs().max() / (3**0.5 / 8) <= 1
+    mixed = torch.cat([p.flatten() for name, p in segmenter.named_parameters() if name.endswith(".own")])
+    assert 0.9 < mixed.abs().max() / (6 / (8 + 12 * 4)) ** 0.5 <= 1
