@@ -92,12 +92,12 @@ def show_plan(planned: Any, request: Any, arguments: argparse.Namespace, where: 
     for line in planned.problems:
         say(line)
     left = None if arguments.budget is None else budget_left(arguments)
-    planned, hours = bought(planned, request.results, where=where, before=arguments.priced, budget=left)
+    planned, prices, hours = bought(planned, request.results, where=where, before=arguments.priced, budget=left)
     arguments.priced |= hours
     if arguments.json:
-        print(json.dumps({"phase": heading, **plan_data(planned, request.results, where=where)}))
+        print(json.dumps({"phase": heading, **plan_data(planned, prices, where=where)}))
         return 1 if planned.missing else 0
-    text = plan_text(planned, request.results, where=where, budget=left)
+    text = plan_text(planned, prices, where=where, budget=left)
     print(f"{heading}: {text}" if heading else text, end="\n" if heading else "")
     return 1 if planned.missing else 0
 

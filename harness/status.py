@@ -9,7 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
@@ -27,7 +29,8 @@ from harness.dispatch.run_states import (
 )
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.sweeps import read_chunks
-from harness.dispatch.time_left import time_left
+from harness.dispatch.tally import Cell, Tally, tally, tally_of
+from harness.dispatch.time_left import Took, time_left_of
 from harness.errors import UsageError
 from harness.reporting.page import Block, texts
 from harness.reporting.writing.terminal import fitted
@@ -80,26 +83,32 @@ def main(argv: list[str] | None = None) -> int:
     results = results_of(arguments).absolute()
     if not results.is_dir():
         raise UsageError(f"results folder {results} does not exist; give the one of your runs with --results DIR")
-    if arguments.watch and sys.stdout.isatty():
-        return watch(lambda: look(results, sweep=arguments.sweep), failures if arguments.failed else overview)
-    while True:
+    if arguments.logs or arguments.json:
         seen = look(results, sweep=arguments.sweep)
         if arguments.logs:
             print_log(seen, arguments.logs)
-            return 0
-        if arguments.json or arguments.failed:
+        else:
             say_skipped(seen.problems)
-        if arguments.json:
             print(json.dumps([as_data(run) for run in seen.runs.values()], indent=1))
-            return 0
-        width = terminal_width(sys.stdout)
-        print(printable((failures if arguments.failed else overview)(seen, width=width)), flush=True)
-        if not arguments.watch or not any(run.unsettled for run in seen.runs.values()):
+        return 0
+    ways: dict[bool, tuple[Callable[[], Any], Callable[..., str]]] = {
+        True: (partial(look, results, sweep=arguments.sweep), failures),
+        False: (partial(count, results, sweep=arguments.sweep), overview),
+    }
+    look_again, in_words = ways[arguments.failed]
+    if arguments.watch and sys.stdout.isatty():
+        return watch(look_again, in_words)
+    while True:
+        now = look_again()
+        if arguments.failed:
+            say_skipped(now.problems)
+        print(printable(in_words(now, width=terminal_width(sys.stdout))), flush=True)
+        if not arguments.watch or not now.unsettled:
             return 0
         time.sleep(WATCH_SECONDS)
 
 
-def watch(look_again: Callable[[], Survey], in_words: Callable[..., str]) -> int:
+def watch(look_again: Callable[[], Any], in_words: Callable[..., str]) -> int:
     """Show the whole on a screen of its own, at the size that it has just now, until nothing is to come; then print it."""
     from rich.console import Console
     from rich.live import Live
@@ -112,19 +121,23 @@ def watch(look_again: Callable[[], Survey], in_words: Callable[..., str]) -> int
         return Text("\n".join(lines[-console.height :]), no_wrap=True, overflow="ellipsis")
 
     with Live(get_renderable=screen, console=console, screen=True, refresh_per_second=2):
-        while any(run.unsettled for run in seen.runs.values()):
+        while seen.unsettled:
             time.sleep(WATCH_SECONDS)
             seen = look_again()
     print(printable(in_words(seen, width=console.width)))
     return 0
 
 
-def look(results: Path, *, sweep: str | None = None) -> Survey:
-    """Survey the folder; the cluster is asked only where something was submitted to one and may still run.
+def count(results: Path, *, sweep: str | None = None) -> Tally:
+    """As `look`, in numbers."""
+    if sweep is not None:
+        return tally_of(look(results, sweep=sweep))
+    tasks, cluster, note = ask_cluster(results)
+    return tally(results, tasks=tasks, cluster=cluster, note=note)
 
-    Raises:
-        UsageError: no such sweep.
-    """
+
+def ask_cluster(results: Path) -> tuple[Mapping[str, Task] | None, str, str]:
+    """The queue, the cluster's name and a note, where something was submitted to a cluster and may still run."""
     tasks: Mapping[str, Task] | None = None
     note = cluster = ""
     open_chunks = list(read_chunks(results, open_only=True, problems={}))
@@ -138,6 +151,16 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
                 tasks = slurm.tasks(chunk.name for chunk in open_chunks)
             except UsageError as error:
                 note = f"{error}; states of queued runs are as last seen on disk"
+    return tasks, cluster, note
+
+
+def look(results: Path, *, sweep: str | None = None) -> Survey:
+    """Survey the folder, run by run.
+
+    Raises:
+        UsageError: no such sweep.
+    """
+    tasks, cluster, note = ask_cluster(results)
     seen = survey(results, tasks=tasks, cluster=cluster, note=note)
     if sweep is None:
         return seen
@@ -155,68 +178,78 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
     )
 
 
-def overview(seen: Survey, *, width: int = 0) -> str:
+def overview(seen: Tally, *, width: int = 0) -> str:
     """Method × benchmark: seeds finished of those asked for, and what the others are at; then all of it in words.
 
     Args:
         width: of a terminal; a table that is wider is split between its columns.
     """
-    runs = list(seen.runs.values())
-    if not runs:
+    if not seen.cells:
         return "no runs yet; start with python -m harness.run --methods lora,naslora --datasets all"
     lines = ["seeds finished / asked for, and what the others are at"]
-    for protocol, backbone in dict.fromkeys((run.protocol, run.backbone) for run in runs):
-        group = [run for run in runs if (run.protocol, run.backbone) == (protocol, backbone)]
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in seen.cells:
+        groups.setdefault((cell.protocol, cell.backbone), []).append(cell)
+    for (protocol, backbone), group in groups.items():
         lines += ["", f"{protocol}, {backbone}", *fitted(_table(group), width=width or 1000)]
-    lines += ["", *(folded(line, width=width) if width else line for line in _in_words(seen, runs))]
+    lines += ["", *(folded(line, width=width) if width else line for line in _in_words(seen))]
     return "\n".join(lines)
 
 
-def _in_words(seen: Survey, runs: Sequence[RunState]) -> list[str]:
-    counts = Counter(run.state for run in runs)
+def _in_words(seen: Tally) -> list[str]:
+    counts: Counter[str] = Counter()
+    took: dict[str, Took] = {}
+    for cell in seen.cells:
+        counts[cell.state] += cell.count
+        if cell.timed:
+            took.setdefault(cell.variant, Took()).add(cell.timed, cell.seconds)
     words = ", ".join(f"{count} {WORDS.get(state, state)}" for state, count in counts.most_common())
-    still = any(run.unsettled for run in runs)
-    total = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
-    lines = [f"{total}: {words}" + (f"; {time_left(seen.runs, now=time.time())}" if still else "")]
-    running = [run for run in runs if run.state == RUNNING]
+    still = [run for run in seen.open if run.unsettled]
+    number = sum(counts.values())
+    total = f"{number} run{'s' if number != 1 else ''}"
+    lines = [f"{total}: {words}" + (f"; {time_left_of(still, took, now=time.time())}" if still else "")]
+    running = [run for run in still if run.state == RUNNING]
     lines += [
         f"at work: {run.variant} on {run.benchmark}, seed {run.seed}: {run.stage} ({run.message})"
         for run in running[:MOST_AT_WORK]
     ]
     lines += [f"and {len(running) - MOST_AT_WORK} more"] if len(running) > MOST_AT_WORK else []
-    reasons = Counter(run.message for run in runs if run.state == QUEUED and run.message)
+    reasons = Counter(run.message for run in still if run.state == QUEUED and run.message)
     lines += [f"{count} queued: {reason}" for reason, count in reasons.most_common(3)]
-    stopped = sum(run.state in (INTERRUPTED, LOST) for run in runs)
+    stopped = counts[INTERRUPTED] + counts[LOST]
     if stopped:
         lines.append(f"{stopped} interrupted: the command that started them continues them")
-    failed = sum(run.state in REASON_WORDS for run in runs)
+    failed = sum(counts[code] for code in REASON_WORDS)
     if failed:
         lines.append(f"{failed} failed: python -m harness.status --failed says why; the same command starts them again")
     lines += [f"unreadable: {printable_line(str(path))}: {reason}" for path, reason in seen.problems.items()]
     return [*lines, *([f"note: {seen.note}"] if seen.note else [])]
 
 
-def _table(runs: Sequence[RunState]) -> Block:
-    methods = list(dict.fromkeys(run.variant for run in runs))
-    benchmarks = list(dict.fromkeys(run.benchmark for run in runs))
-    cells: dict[tuple[str, str], list[RunState]] = {}
-    for run in runs:
-        cells.setdefault((run.variant, run.benchmark), []).append(run)
+def _table(found: Sequence[Cell]) -> Block:
+    methods = list(dict.fromkeys(cell.variant for cell in found))
+    benchmarks = list(dict.fromkeys(cell.benchmark for cell in found))
+    cells: dict[tuple[str, str], list[Cell]] = {}
+    for cell in found:
+        cells.setdefault((cell.variant, cell.benchmark), []).append(cell)
     rows = [[method, *(_cell(cells.get((method, benchmark), [])) for benchmark in benchmarks)] for method in methods]
     return Block(heading="", columns=["", *benchmarks], rows=[texts(row) for row in rows])
 
 
-def _cell(runs: Sequence[RunState]) -> str:
+def _cell(cells: Sequence[Cell]) -> str:
     """``2/3, one at 40 %``: two of three seeds done, one at 40 % of its epochs."""
-    if not runs:
+    if not cells:
         return "-"
-    done = sum(run.state == FINISHED for run in runs)
-    others = Counter(run.state for run in runs if run.state not in (FINISHED, RUNNING))
-    words = [f"{count} {state}" if len(runs) > 1 else state for state, count in others.items()]
-    running = [run.done for run in runs if run.state == RUNNING]
-    if running:
-        words.insert(0, f"{100 * sum(running) / len(running):.0f} %")
-    return ", ".join([f"{done}/{len(runs)}", *words])
+    counts: Counter[str] = Counter()
+    for cell in cells:
+        counts[cell.state] += cell.count
+    number = sum(counts.values())
+    others = {state: count for state, count in counts.items() if state not in (FINISHED, RUNNING)}
+    words = [f"{count} {state}" if number > 1 else state for state, count in others.items()]
+    if counts[RUNNING]:
+        share = sum(cell.done for cell in cells if cell.state == RUNNING) / counts[RUNNING]
+        words.insert(0, f"{100 * share:.0f} %")
+    return ", ".join([f"{counts[FINISHED]}/{number}", *words])
 
 
 def failures(seen: Survey, *, width: int = 0) -> str:

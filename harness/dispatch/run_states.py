@@ -11,7 +11,7 @@ from harness.dispatch.attempts import LEASE_SECONDS, Attempt, attempts, log_path
 from harness.dispatch.queue import Task
 from harness.dispatch.state_files import read_as
 from harness.dispatch.sweeps import Chunk, Problems, Sweep, named, read_chunks, read_sweeps, settles
-from harness.records.schema import Record
+from harness.records.index import Ending
 from harness.records.store import RecordStore
 
 FINISHED = "OK"
@@ -86,6 +86,11 @@ class Survey:
     problems: dict[Path, str]
     note: str = ""
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether something is still to come."""
+        return any(run.unsettled for run in self.runs.values())
+
 
 def survey(
     results: Path,
@@ -112,44 +117,45 @@ def survey(
             if wanted is None or run.key in wanted:
                 latest[run.key] = (chunk, index)
     store = RecordStore(results)
+    ended = store.endings(wanted)
     if wanted is None:
-        found, unreadable = store.summaries()
-        problems |= unreadable
-        records = {record.key: record for record in found}
-    else:
-        records = {key: record for key in wanted if (record := store.find(key)) is not None}
-    runs = {}
-    for key, (chunk, index) in latest.items():
-        sweep = sweeps.get(chunk.sweep)
-        asked = not cluster or sweep is None or sweep.cluster in ("", cluster) or bool(chunk.closed)
-        runs[key] = _state(results, chunk, index, records.get(key), sweep, tasks if asked else None, problems)
+        problems |= {store.path(key): ending.problem for key, ending in ended.items() if ending.problem}
+    records = {key: ending for key, ending in ended.items() if not ending.problem}
+    runs = {
+        key: state_of(results, chunk, index, records.get(key), sweeps, tasks, cluster, problems)
+        for key, (chunk, index) in latest.items()
+    }
     for key, record in records.items():
         if key not in runs:
             runs[key] = _of_record(record)
     return Survey(runs=runs, sweeps=sweeps, problems=problems, note=note)
 
 
-def _of_record(record: Record) -> RunState:
-    run = record.run
+def _of_record(record: Ending) -> RunState:
     return RunState(
-        **{**named(run), "key": record.key},
+        **named(record),
         state=record.code,
         message=record.message,
         attempts=record.attempts,
-        seconds=record.cost.get("wall_time_s", 0.0),
+        seconds=record.seconds,
         done=1.0 if record.code == "OK" else 0.0,
     )
 
 
-def _state(
+def state_of(
     results: Path,
     chunk: Chunk,
     index: int,
-    record: Record | None,
-    sweep: Sweep | None,
+    record: Ending | None,
+    sweeps: Mapping[str, Sweep],
     tasks: Mapping[str, Task] | None,
+    cluster: str,
     problems: Problems,
 ) -> RunState:
+    """Where one run of a chunk is; arguments as of `survey`."""
+    sweep = sweeps.get(chunk.sweep)
+    asked = not cluster or sweep is None or sweep.cluster in ("", cluster) or bool(chunk.closed)
+    tasks = tasks if asked else None
     run = chunk.runs[index]
     task = chunk.task(index) if sweep is not None and sweep.executor == "slurm" else ""
     folder = state_folder(results, run.key)
@@ -161,7 +167,7 @@ def _state(
         state, message = str(record.code), record.message
     else:
         state, message = _unfinished(chunk, index, task, last, sweep, tasks)
-    seconds = record.cost.get("wall_time_s", 0.0) if settled and record else 3600 * last.hours if last else 0.0
+    seconds = record.seconds if settled and record else 3600 * last.hours if last else 0.0
     number = last.number if last else record.attempts if record else 0
     done, begun, stage = 1.0 if state == FINISHED else 0.0, 0.0, ""
     if state == RUNNING and last is not None:

@@ -29,6 +29,7 @@ from harness.errors import UsageError
 from harness.files import create_exclusively, write_atomically
 from harness.planning.job import Job
 from harness.records.files import read_regular
+from harness.records.index import Ending
 from harness.records.schema import Record, Run, content_hash
 from harness.records.store import RecordStore
 
@@ -72,7 +73,7 @@ class PlannedRun:
         return cls(**named(run), limit=limits.limit, before=limits.before, replaces=replaces)
 
 
-def named(run: Run | PlannedRun) -> dict[str, Any]:
+def named(run: Run | PlannedRun | Ending) -> dict[str, Any]:
     """What a run is called everywhere on disk and on a screen."""
     names = ("key", "method", "variant", "benchmark", "backbone", "protocol", "seed")
     return {name: getattr(run, name) for name in names}
@@ -293,7 +294,8 @@ def read_sweeps(results: Path, problems: Problems | None = None) -> list[Sweep]:
         UsageError: one cannot be read.
     """
     found = (
-        _read(read_sweep, path, path.parent, problems) for path in sorted(sweeps_folder(results).glob("*/sweep.json"))
+        read_readable(read_sweep, path, path.parent, problems)
+        for path in sorted(sweeps_folder(results).glob("*/sweep.json"))
     )
     return [sweep for sweep in found if sweep is not None]
 
@@ -320,6 +322,11 @@ def read_chunk(path: Path) -> Chunk:
     )
 
 
+def chunk_paths(results: Path, *, sweep: str = "*") -> list[Path]:
+    """Of all sweeps, oldest first."""
+    return sorted(sweeps_folder(results).glob(f"{sweep}/chunk.[0-9][0-9][0-9].json"))
+
+
 def read_chunks(
     results: Path, *, sweep: str = "*", open_only: bool = False, problems: Problems | None = None
 ) -> Iterator[Chunk]:
@@ -328,15 +335,20 @@ def read_chunks(
     Raises:
         UsageError: one cannot be read.
     """
-    for path in sorted(sweeps_folder(results).glob(f"{sweep}/chunk.[0-9][0-9][0-9].json")):
+    for path in chunk_paths(results, sweep=sweep):
         if open_only and _beside(path, "closed").exists():
             continue
-        chunk = _read(read_chunk, path, path, problems)
+        chunk = read_readable(read_chunk, path, path, problems)
         if chunk is not None:
             yield chunk
 
 
-def _read(read: Callable[[Path], T], path: Path, place: Path, problems: Problems | None) -> T | None:
+def read_readable(read: Callable[[Path], T], path: Path, place: Path, problems: Problems | None) -> T | None:
+    """``read(place)``, or None where that fails, with the reason at ``path`` in ``problems`` where there is one.
+
+    Raises:
+        UsageError: it fails and there is none.
+    """
     try:
         return read(place)
     except UsageError as error:
@@ -368,11 +380,11 @@ def settled(results: Path, key: str, *, replaces: str) -> Record | None:
     return record if record is not None and settles(record, replaces=replaces) else None
 
 
-def settles(record: Record, *, replaces: str) -> bool:
+def settles(record: Record | Ending, *, replaces: str) -> bool:
     return record.code == "OK" or fingerprint(record) != replaces
 
 
-def fingerprint(record: Record) -> str:
+def fingerprint(record: Record | Ending) -> str:
     """Tells the records of two endings of one run apart, without comparing clocks of two machines."""
     return content_hash([record.code, record.attempts, record.finished])
 

@@ -26,25 +26,48 @@ class TimeLeft:
 def time_left(runs: Mapping[str, RunState], *, now: float) -> TimeLeft:
     """From what finished runs took (of the same row where there are some), else from the pace of those that run; as many at
     once as now."""
-    everything = list(runs.values())
-    running = [run for run in everything if run.state == RUNNING]
-    open_runs = [run for run in everything if run.unsettled]
+    took: dict[str, Took] = {}
+    for run in runs.values():
+        if run.state == FINISHED and run.seconds > 0:
+            took.setdefault(run.variant, Took()).add(1, run.seconds)
+    return time_left_of([run for run in runs.values() if run.unsettled], took, now=now)
+
+
+@dataclass
+class Took:
+    """How many runs finished, and the seconds that they took together."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, count: int, seconds: float) -> None:
+        self.count += count
+        self.seconds += seconds
+
+
+def time_left_of(open_runs: Sequence[RunState], took: Mapping[str, Took], *, now: float) -> TimeLeft:
+    """`time_left` of runs that are still to end.
+
+    Args:
+        took: row -> its finished runs that say how long they took.
+    """
+    running = [run for run in open_runs if run.state == RUNNING]
     if not open_runs:
         return TimeLeft(seconds=0.0, origin="all done")
     if not running:
         return TimeLeft(seconds=None, origin="time left: known once runs are under way")
-    finished = [run for run in everything if run.state == FINISHED and run.seconds > 0]
+    finished = sum(one.count for one in took.values())
     paces = [pace for run in running if (pace := own_pace(run, now=now)) is not None]
-    known = [run.seconds for run in finished] or paces
-    if not known:
+    if not finished and not paces:
         return TimeLeft(seconds=None, origin="time left: known after the first epochs")
-    usual = math.fsum(known) / len(known)
+    known = [one.seconds for one in took.values()] if finished else paces
+    usual = math.fsum(known) / (finished or len(paces))
     total = 0.0
     for run in open_runs:
-        mine = [other.seconds for other in finished if other.variant == run.variant]
-        whole = math.fsum(mine) / len(mine) if mine else usual
+        mine = took.get(run.variant)
+        whole = mine.seconds / mine.count if mine else usual
         total += _rest(run, whole, now=now) if run.state == RUNNING else whole
-    runs_in_words = f"{len(finished)} finished run{'s' if len(finished) != 1 else ''}"
+    runs_in_words = f"{finished} finished run{'s' if finished != 1 else ''}"
     origin = f"told from {runs_in_words}" if finished else "at the pace of those that run"
     return TimeLeft(seconds=total / len(running), origin=origin)
 

@@ -39,16 +39,15 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> Earlier:
     failed: dict[str, str] = {}
     problems: list[str] = []
     outdated: dict[str, list[Path]] = {}
-    for key, job in jobs.items():
-        record = store.find(key)
-        if record is None:
-            if reason := store.problem(key):
-                problems.append(_damaged(store.path(key), reason))
-        elif record.code != "OK":
-            failed[key] = record.code
+    for key, ending in store.endings(jobs.keys()).items():
+        job = jobs[key]
+        if ending.problem:
+            problems.append(_damaged(store.path(key), ending.problem))
+        elif ending.code != "OK":
+            failed[key] = ending.code
         else:
             finished.add(key)
-            then, now = record.run.data_fingerprint, job.run.data_fingerprint
+            then, now = ending.data_fingerprint, job.run.data_fingerprint
             if then and now and then != now:
                 outdated.setdefault(job.run.benchmark, []).append(store.path(key))
     if outdated:
@@ -68,30 +67,27 @@ def under_short_fingerprints(
     Raises:
         UsageError: the notes are damaged.
     """
-    store, notes = RecordStore(results), noted(results)
+    notes = noted(results)
+    olders = {
+        key: replace(job.run, checkpoint=shorts[whole])
+        for key, job in jobs.items()
+        if (whole := job.run.checkpoint) in shorts
+    }
+    asked = [*olders, *(older.key for older in olders.values())]
+    ended = RecordStore(results).endings(asked)
+    finished = {key for key, ending in ended.items() if ending.code == "OK"}
     found: dict[str, Job] = {}
     others: dict[tuple[str, str], int] = {}
     for key, job in jobs.items():
-        whole = job.run.checkpoint
-        older = replace(job.run, checkpoint=shorts.get(whole, whole))
-        if (
-            older.key != key
-            and store.path(older.key).is_file()
-            and not _finished(store, key)
-            and _finished(store, older.key)
-        ):
-            if notes.get(older.checkpoint) == whole:
+        older = olders.get(key, job.run)
+        if older.key in finished and key not in finished and older.key != key:
+            if notes.get(older.checkpoint) == job.run.checkpoint:
                 job = replace(job, run=older)
             else:
                 place = (job.checkpoint, older.checkpoint)
                 others[place] = others.get(place, 0) + 1
         found[job.run.key] = job
     return found, [_unverified(count, *place, results, notes) for place, count in others.items()]
-
-
-def _finished(store: RecordStore, key: str) -> bool:
-    record = store.find(key)
-    return record is not None and record.code == "OK"
 
 
 def _unverified(count: int, path: str, short: str, results: Path, notes: Mapping[str, str]) -> str:

@@ -131,24 +131,27 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
             data = _Data()
         if rules.mask_tokens == 1 and rules.decoder == "sam" and BENCHMARKS.get(name).task == "multiclass":
             one_mask.append(name)
-        grid = [(card, _own_rules(name, resolve(card, name))) for card in under or (protocol,)]
-        for (card, rules), (entry, backbone, method, config, label, changed) in itertools.product(grid, rows):
+        resolved = [(card, _own_rules(name, resolve(card, name))) for card in under or (protocol,)]
+        grid = [(card, rules, as_rules(rules)) for card, rules in resolved]
+        for (card, rules, plain), (entry, backbone, method, config, label, changed) in itertools.product(grid, rows):
             if entry.benchmarks and name not in entry.benchmarks:
                 continue
             require_stands(rules.decoder, backbone)
             # A budget of updates is one of epochs for whoever spares none, so that both share their runs.
             budget = {} if config.spares_weight_updates else {"budget": "epochs"}
+            options, row_rules = asdict(config), {**plain, **budget}  # seeds share them, and what pricing makes of them
+            benchmarks = [one for one in planned if one in (entry.benchmarks or planned)]
             for seed in request.seeds:
                 run = Run(
                     method=method,
-                    method_config=asdict(config),
+                    method_config=options,
                     variant=label,
                     benchmark=name,
                     backbone=backbone,
                     checkpoint=weights[backbone].fingerprint,
                     protocol=protocol.name,
                     protocol_hash=digests[card.decoder],
-                    rules={**as_rules(rules), **budget},
+                    rules=row_rules,
                     seed=seed,
                     manifest=data.manifest,
                     split_rule=data.split_rule,
@@ -157,7 +160,7 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
                     tuning=dict(entry.tuning),
                     changed=changed,
                     planned_seeds=list(request.seeds),
-                    planned_benchmarks=[one for one in planned if one in (entry.benchmarks or planned)],
+                    planned_benchmarks=list(benchmarks),
                 )
                 job = Job(
                     run=run,

@@ -162,25 +162,16 @@ def forecast(
     known = _Earlier(alike, shape_of, device, seconds_of, shapes={_levels(run)[-1] for run in runs})
     priced = []
     sizes = []
+    alone: dict[tuple[object, ...], RunForecast] = {}
     for run in runs:
         shape = shape_of(run.backbone)
         images = limited(images_of(run), run.rules)
         sizes.append((run, images, shape))
-        states, results = 4.0 * _trained(run, shape), result_bytes(run, images)
-        work = run_flops(run, shape, images)
-        seconds, time_basis = known.seconds(run, work, images)
-        memory, memory_basis = known.memory(run, shape)
-        priced.append(
-            RunForecast(
-                run=run,
-                hours=seconds / 3600,
-                peak_memory_bytes=memory,
-                disk_bytes=UNFINISHED * states + results,
-                kept_bytes=FINISHED * states + results,
-                time_basis=time_basis,
-                memory_basis=memory_basis,
-            )
-        )
+        # Seeds of one plan hold the same options and rules, the very objects, and cost the same.
+        place = (run.method, id(run.method_config), run.benchmark, run.backbone, id(run.rules), images)
+        if place not in alone:
+            alone[place] = _priced(run, shape, images, known)
+        priced.append(replace(alone[place], run=run))
     finish = None if start is None else _after(start, _makespan([run.hours for run in priced], parallel))
     return Forecast(
         runs=tuple(priced),
@@ -188,6 +179,21 @@ def forecast(
         finish=finish,
         image_cache_bytes=image_cache_bytes((run, images) for run, images, _ in sizes),
         embedding_cache_bytes=embedding_cache_bytes(sizes),
+    )
+
+
+def _priced(run: Run, shape: BackboneShape, images: Images, known: _Earlier) -> RunForecast:
+    states, results = 4.0 * _trained(run, shape), result_bytes(run, images)
+    seconds, time_basis = known.seconds(run, run_flops(run, shape, images), images)
+    memory, memory_basis = known.memory(run, shape)
+    return RunForecast(
+        run=run,
+        hours=seconds / 3600,
+        peak_memory_bytes=memory,
+        disk_bytes=UNFINISHED * states + results,
+        kept_bytes=FINISHED * states + results,
+        time_basis=time_basis,
+        memory_basis=memory_basis,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from harness.dispatch.place import Place
@@ -12,18 +11,18 @@ from harness.planning.needs import card_needs
 from harness.planning.plan import Plan
 from harness.pricing.flops import decoder_of, model_of
 from harness.pricing.forecast import Forecast, RunForecast, within_budget
-from harness.pricing.price import named, price, without_gpu
+from harness.pricing.price import named, without_gpu
 from harness.records.schema import Run
 from harness.registry import BENCHMARKS, method_config_class
 from harness.validation import from_mapping
 
 
-def plan_text(planned: Plan, results: Path, *, where: Place, budget: float | None = None) -> str:
+def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: float | None = None) -> str:
     """Runs, trainable parameters, forecast and what is missing; starts nothing.
 
     Args:
         planned: the plan.
-        results: where earlier records are, which the forecast learns from.
+        prices: of what is pending (`harness.pricing.price.price`).
         where: what the runs would run on.
         budget: device-hours; names the runs that fit.
     """
@@ -34,8 +33,7 @@ def plan_text(planned: Plan, results: Path, *, where: Place, budget: float | Non
     benchmarks = dict.fromkeys((job.run.benchmark, job.run.split_rule, job.run.data_note) for job in planned.jobs)
     lines += ["", f"{'benchmark':14} splits"]
     lines += [f"{name:14} {rule or 'not on disk'}{f' · {note}' if note else ''}" for name, rule, note in benchmarks]
-    if planned.pending:
-        prices = price(planned, results, where=where)
+    if prices is not None:
         lines += ["", describe(prices), *filter(None, [without_gpu(planned, where)])]
         if budget is not None:
             chosen = within_budget(prices, budget)
@@ -49,12 +47,12 @@ def plan_text(planned: Plan, results: Path, *, where: Place, budget: float | Non
     return "\n".join(lines) + "\n"
 
 
-def plan_data(planned: Plan, results: Path, *, where: Place) -> dict[str, Any]:
+def plan_data(planned: Plan, prices: Forecast | None, *, where: Place) -> dict[str, Any]:
     """The plan JSON-ready: every run with its state and its price, and what is missing."""
-    prices = {one.run.key: one for one in price(planned, results, where=where).runs} if planned.pending else {}
+    priced_runs = {one.run.key: one for one in prices.runs} if prices is not None else {}
     runs = []
     for job in planned.jobs:
-        run, priced = job.run, prices.get(job.run.key)
+        run, priced = job.run, priced_runs.get(job.run.key)
         state = "finished" if run.key in planned.finished else planned.failed.get(run.key, "planned")
         told = {
             name: getattr(run, name)

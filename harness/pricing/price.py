@@ -90,15 +90,15 @@ def affordable(planned: Plan, prices: Forecast, *, hours: float) -> tuple[Plan, 
 
 def bought(
     planned: Plan, results: Path, *, where: Place, before: Mapping[str, float], budget: float | None
-) -> tuple[Plan, dict[str, float]]:
-    """The plan without the runs that are priced ``before``, and the hours of those that are to be made, by key: all that
-    are pending, or with a budget those that fit."""
+) -> tuple[Plan, Forecast | None, dict[str, float]]:
+    """The plan without the runs that are priced ``before``; its price, None where nothing is pending; and the hours of
+    those that are to be made, by key: all that are pending, or with a budget those that fit."""
     planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in before))
     if not planned.pending:
-        return planned, {}
+        return planned, None, {}
     prices = price(planned, results, where=where)
     chosen = prices.runs if budget is None else within_budget(prices, budget)
-    return planned, {one.run.key: one.hours for one in chosen}
+    return planned, prices, {one.run.key: one.hours for one in chosen}
 
 
 def named(run: Run) -> str:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,7 +148,7 @@ def spelt(value: Any) -> Any:
     if isinstance(value, dict):
         return {printable_line(key): spelt(item) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{name: spelt(item) for name, item in vars(value).items()})
+        return replace(value, **{field.name: spelt(getattr(value, field.name)) for field in fields(value)})
     return [spelt(item) for item in value] if isinstance(value, list) else value
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 SCHEMA_VERSION = 2
@@ -153,10 +154,11 @@ class Run:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # an unknown field would not be in the key
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content hash of what determines the result; labels (variant, notes) are left out, and so is what the files hold:
-        data are known by their stems, and ``data_fingerprint`` tells where that was not enough."""
+        data are known by their stems, and ``data_fingerprint`` tells where that was not enough. Computed once: a run that
+        is to differ is made with `dataclasses.replace`."""
         content = {name: value for name, value in vars(self).items() if name not in LABELS}
         content["rules"] = hashed_rules(self.rules)
         content["method_config"] = hashed_options(self.method_config)

@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from harness.files import write_atomically
 from harness.records.architecture import architecture_csv, read_architecture
 from harness.records.checkpoints import noted
 from harness.records.files import BESIDE, LARGEST_RECORD, LARGEST_TABLE, digest, read_regular
+from harness.records.index import Ending, from_index
 from harness.records.masks import MASKS
 from harness.records.reading import load
 from harness.records.schema import SCHEMA_VERSION, Record
@@ -54,6 +55,19 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _ending(path: Path) -> Ending | None:
+    if not os.path.lexists(path):
+        return None
+    try:
+        return Ending.of(load(path))
+    except ValueError as error:
+        return Ending(key=path.stem, problem=str(error))
+
+
+FEW = 64
+"""Keys up to which records are looked up one by one: more are worth a listing of the folder."""
 
 
 class RecordStore:
@@ -174,20 +188,39 @@ class RecordStore:
             UsageError: the notes are damaged.
         """
         whole = noted(self.root)
-        records, problems = [], {}
         with _collector_paused():
-            for path in self.files():
-                try:
-                    record = load(path)
-                except ValueError as error:
-                    problems[path] = str(error)
-                    continue
-                record.history.clear()
-                record.architecture.clear()
+            told = from_index(self.root, lambda index: (list(index.summaries()), index.problems()))
+            records, problems = told or self._summaries()
+            for place, record in enumerate(records):
                 if record.run.checkpoint in whole:
-                    record = replace(record, run=replace(record.run, checkpoint=whole[record.run.checkpoint]))
-                records.append(record)
+                    run = replace(record.run, checkpoint=whole[record.run.checkpoint])
+                    records[place] = replace(record, run=run)
         return records, problems
+
+    def _summaries(self) -> tuple[list[Record], dict[Path, str]]:
+        records, problems = [], {}
+        for path in self.files():
+            try:
+                record = load(path)
+            except ValueError as error:
+                problems[path] = str(error)
+                continue
+            record.history.clear()
+            record.architecture.clear()
+            records.append(record)
+        return records, problems
+
+    def endings(self, keys: Collection[str] | None = None) -> dict[str, Ending]:
+        """How runs ended, by key in the order of the keys, files that are no readable record among them; with ``keys``
+        those that have a file."""
+        few = keys is not None and len(keys) < FEW
+        told = None if few else from_index(self.root, lambda index: list(index.endings(keys)))
+        if told is None:
+            there = self.files() if not few else []
+            names = {path.stem for path in there}
+            paths = there if keys is None else [self.path(key) for key in keys if few or key in names]
+            told = [ending for path in paths if (ending := _ending(path)) is not None]
+        return {ending.key: ending for ending in told}
 
     def files(self) -> list[Path]:
         """Everything that may be a record, in the order of the names."""

@@ -8,6 +8,8 @@ from typing import Literal
 Kind = Literal["text", "path", "seeds", "paths", "table"]
 
 PREFIX = "SAM_PEFT_"
+SWITCHES = (f"{PREFIX}INDEX",)
+"""Variables that change how something is done and never what comes out: ``off`` does it the plain way."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import UsageError, did_you_mean, os_reason
-from harness.settings.keys import KEYS, PREFIX, Key
+from harness.settings.keys import KEYS, PREFIX, SWITCHES, Key
 
 HERE = Path("harness.toml")
 INSTEAD = f"{PREFIX}SETTINGS"
@@ -199,7 +199,7 @@ def _of_environment(environment: Mapping[str, str]) -> _Level:
     keys = {key.variable: key for key in KEYS}
     values: dict[str, Any] = {}
     for variable, text in environment.items():
-        if not variable.startswith(PREFIX) or variable == INSTEAD or not text:
+        if not variable.startswith(PREFIX) or variable in (INSTEAD, *SWITCHES) or not text:
             continue
         if variable not in keys:
             near = did_you_mean(variable.removeprefix(PREFIX), [key.name for key in KEYS])

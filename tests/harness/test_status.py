@@ -17,6 +17,7 @@ from harness.dispatch.queue import Task
 from harness.dispatch.run_states import RunState, survey
 from harness.dispatch.supervise import ProgressFile
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
+from harness.dispatch.tally import tally_of
 from harness.dispatch.time_left import clock, time_left
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -224,7 +225,7 @@ def test_a_narrow_terminal_gets_the_overview_in_parts_that_fit(tmp_path):
     names = ("kvasir", "cvc612", "isic2017", "camo", "sbu", "leaf", "road", "trans10k_v1", "trans10k_v2")
     jobs = [make_job(tmp_path, benchmark=name) for name in names]
     sweep(tmp_path, jobs, executor="local", job="", submitter=Holder.here())
-    text = status.overview(survey(tmp_path), width=60)
+    text = status.overview(tally_of(survey(tmp_path)), width=60)
     assert all(len(line) <= 60 for line in text.splitlines())
     assert all(name in text for name in names)
     assert text.count("0/1, waiting") == len(names)

@@ -13,6 +13,7 @@ from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.pricing.plan_text import parameter_rows, plan_text
+from harness.pricing.price import price
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from methods.parts.placement import MethodError
@@ -111,13 +112,13 @@ def test_whole_paper_grid_plans_with_exact_counts_and_no_data(tmp_path: Path) ->
     made = plan(request)
     rows = {name: (encoder, trainable) for name, _, encoder, trainable, _ in parameter_rows(made)}
     assert rows == {"lora": (491_520, 3_997_056), "convlora": (514_560, 4_020_096), "decoder": (0, 3_505_536)}
-    assert "3,997,056" in plan_text(made, tmp_path, where=place())
+    assert "3,997,056" in plan_text(made, price(made, tmp_path, where=place()), where=place())
 
 
 def test_thousand_runs_plan_in_two_seconds(samples: Path, tmp_path: Path) -> None:
     begun = time.process_time()
     made = planned(samples, tmp_path, seeds=tuple(range(250)))
-    plan_text(made, tmp_path, where=place())
+    plan_text(made, price(made, tmp_path, where=place()), where=place())
     assert len(made.jobs) == 1000
     assert time.process_time() - begun < 2.0
 
@@ -161,7 +162,7 @@ def test_every_decoder_has_its_runs_and_sams_keep_their_keys(samples: Path, tmp_
     models = {model: trained for _, model, _, trained, _ in parameter_rows(found)}
     assert models.keys() == {"vit_t_timm", "vit_t_timm + linear", "vit_t_timm + mask-transformer"}
     assert models["vit_t_timm + mask-transformer"] - models["vit_t_timm + linear"] == 112_580 - 130
-    assert "vit_t_timm + linear" in plan_text(found, tmp_path, where=place())
+    assert "vit_t_timm + linear" in plan_text(found, price(found, tmp_path, where=place()), where=place())
     (linear,) = planned(samples, tmp_path, overrides={"decoder": "linear"}, **where).jobs
     assert linear.run.key == found.jobs[1].run.key
 

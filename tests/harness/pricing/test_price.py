@@ -130,11 +130,13 @@ def test_a_gpu_of_this_machine_has_its_name(tmp_path: Path, monkeypatch: pytest.
 def test_a_plan_that_wants_a_gpu_says_that_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     large, small = planned(tmp_path), planned(tmp_path, overrides={"image_size": "128"})
-    text = plan_text(large, tmp_path, where=place(workers=1))
+    text = plan_text(large, price(large, tmp_path, where=place(workers=1)), where=place(workers=1))
     assert "no GPU here: these are hours of " in text
     assert "data-centre GPU" not in text
-    assert "no GPU here" not in plan_text(small, tmp_path, where=place())
-    assert "no GPU here" not in plan_text(large, tmp_path, where=place(cluster="gpu"))
+    assert "no GPU here" not in plan_text(small, price(small, tmp_path, where=place()), where=place())
+    assert "no GPU here" not in plan_text(
+        large, price(large, tmp_path, where=place(cluster="gpu")), where=place(cluster="gpu")
+    )
 
 
 def test_a_budget_leaves_finished_runs_and_those_that_fit(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,301 @@
+"""An index beside the records, so that a file that nothing touched is not read again: ``ROOT/cache/records-<user>.sqlite``.
+
+It is never the truth. What it says of a file counts while that file has the inode, size and times that it had when it was
+read, long enough after its last change; everything else is read anew, with every check of `harness.records.reading`. An
+index that another version of this code made, that does not open, or that somebody else may have written is made anew or
+left alone, and deleting it loses nothing but time. ``SAM_PEFT_INDEX=off`` reads every record instead.
+
+Looking costs one listing of the folder and the times of its files, in memory that does not grow with the archive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import sqlite3
+import stat
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.records.reading import load
+from harness.records.schema import Record, Run
+
+T = TypeVar("T")
+
+SWITCH = "SAM_PEFT_INDEX"
+SMALLEST = 500
+"""Records from which on a folder has an index: fewer are read in a tenth of a second."""
+
+_SETTLED_NS = 2_000_000_000
+"""A file that changed a moment ago may change again within one tick of its clock: it is read again next time."""
+_BATCH = 1000
+_WAIT_S = 5.0
+
+_NAMES = ("method", "variant", "benchmark", "backbone", "protocol", "seed", "data_fingerprint")
+_ENDING = ("code", "message", "attempts", "finished")
+_TABLES = f"""
+CREATE TABLE made(by TEXT);
+CREATE TABLE file(key TEXT PRIMARY KEY, stamp INTEGER, problem TEXT, seconds REAL,
+                  {", ".join(_NAMES)}, {", ".join(_ENDING)}) WITHOUT ROWID;
+CREATE TABLE summary(key TEXT PRIMARY KEY, rules INTEGER, content TEXT);
+CREATE TABLE shared(id INTEGER PRIMARY KEY, content TEXT UNIQUE);
+"""
+_SEEN = "CREATE TEMP TABLE seen(key TEXT PRIMARY KEY, stamp INTEGER) WITHOUT ROWID"
+_TOUCHED = """CREATE TEMP TABLE touched AS
+SELECT seen.key, seen.stamp FROM seen LEFT JOIN file USING(key) WHERE file.stamp IS NOT seen.stamp"""
+_GONE = "SELECT key FROM file WHERE key NOT IN (SELECT key FROM seen)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """What a record says of its run besides the numbers, and why its file is none (``problem``).
+
+    Args:
+        seconds: of training.
+    """
+
+    key: str
+    problem: str = ""
+    seconds: float = 0.0
+    method: str = ""
+    variant: str = ""
+    benchmark: str = ""
+    backbone: str = ""
+    protocol: str = ""
+    seed: int = 0
+    data_fingerprint: str = ""
+    code: str = ""
+    message: str = ""
+    attempts: int = 0
+    finished: str = ""
+
+    @classmethod
+    def of(cls, record: Record) -> Ending:
+        run = {name: getattr(record.run, name) for name in _NAMES}
+        own = {name: getattr(record, name) for name in _ENDING}
+        return cls(key=record.key, seconds=record.cost.get("wall_time_s", 0.0), **run, **own)
+
+
+_COLUMNS = tuple(field.name for field in fields(Ending))
+
+
+class RecordIndex:
+    """What the records of a folder say; made by `looked_up`.
+
+    Args:
+        folder: of the records.
+        database: open, and up to date.
+    """
+
+    def __init__(self, folder: Path, database: sqlite3.Connection) -> None:
+        self.folder = folder
+        self.database = database
+
+    def summaries(self) -> Iterator[Record]:
+        """As `harness.records.store.RecordStore.summaries`, in the order of the keys; equal rules are one object."""
+        rules = {number: json.loads(text) for number, text in self.database.execute("SELECT id, content FROM shared")}
+        for number, text in self.database.execute("SELECT rules, content FROM summary ORDER BY key"):
+            content = json.loads(text)
+            yield Record(**{**content, "run": Run(**content["run"], rules=rules[number])})
+
+    def endings(self, keys: Collection[str] | None = None) -> Iterator[Ending]:
+        """Of all files in the order of their keys, or of those with these keys."""
+        columns = f"SELECT {', '.join(_COLUMNS)} FROM file"
+        rows: Iterable[tuple[Any, ...]]
+        if keys is None:
+            rows = self.database.execute(f"{columns} ORDER BY key")
+        else:
+            rows = (row for key in keys for row in self.database.execute(f"{columns} WHERE key = ?", (key,)))
+        for row in rows:
+            yield Ending(**dict(zip(_COLUMNS, row, strict=True)))
+
+    def problems(self) -> dict[Path, str]:
+        """Files that are no readable record, with the reason."""
+        rows = self.database.execute("SELECT key, problem FROM file WHERE problem != '' ORDER BY key")
+        return {self.folder / f"{key}.json": problem for key, problem in rows}
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One change of the whole, or none."""
+        with _writing(self.database):
+            yield self.database
+
+    def refresh(self, entries: Iterable[tuple[str, int]]) -> None:
+        """Read what changed.
+
+        Args:
+            entries: key and stamp of every file of the folder; see `_listing`.
+        """
+        self.database.execute(_SEEN)
+        self.database.executemany("INSERT INTO seen VALUES (?, ?)", entries)
+        self.database.execute(_TOUCHED)
+        last = 0
+        while rows := self.database.execute(
+            "SELECT rowid, key, stamp FROM touched WHERE rowid > ? ORDER BY rowid LIMIT ?", (last, _BATCH)
+        ).fetchall():
+            with _writing(self.database):
+                for _, key, stamp in rows:
+                    self._read(key, stamp)
+            last = rows[-1][0]
+        if self.database.execute(f"SELECT EXISTS({_GONE})").fetchone()[0]:
+            with _writing(self.database):
+                for table in ("summary", "file"):
+                    self.database.execute(f"DELETE FROM {table} WHERE key IN ({_GONE})")
+
+    def _read(self, key: str, stamp: int) -> None:
+        self.database.execute("DELETE FROM summary WHERE key = ?", (key,))
+        try:
+            record = load(self.folder / f"{key}.json")
+        except ValueError as error:
+            ending = Ending(key=key, problem=str(error))
+            if isinstance(error.__cause__, OSError):  # which may pass without a trace on the file
+                stamp = time.time_ns()
+        else:
+            ending = Ending.of(record)
+            self.database.execute(
+                "INSERT INTO summary VALUES (?, ?, ?)", (key, self._shared(record.run.rules), _summary(record))
+            )
+        values = {"stamp": stamp, **{name: getattr(ending, name) for name in _COLUMNS}}
+        places = ", ".join("?" * len(values))
+        columns = ", ".join(values)
+        self.database.execute(f"INSERT OR REPLACE INTO file({columns}) VALUES ({places})", tuple(values.values()))
+
+    def _shared(self, content: Any) -> int:
+        text = json.dumps(content)
+        self.database.execute("INSERT OR IGNORE INTO shared(content) VALUES (?)", (text,))
+        number: int = self.database.execute("SELECT id FROM shared WHERE content = ?", (text,)).fetchone()[0]
+        return number
+
+
+def from_index(root: Path, tell: Callable[[RecordIndex], T]) -> T | None:
+    """What ``tell`` makes of the index of a results folder, brought up to date; None where the records are to be read
+    instead."""
+    folder, path = root / "records", root / "cache" / f"records-{os.getuid()}.sqlite"
+    if os.environ.get(SWITCH) == "off":
+        return None
+    entries = _listing(folder)
+    first = list(itertools.islice(entries, SMALLEST))
+    database = _opened(path) if len(first) == SMALLEST else None
+    if database is None:
+        return None
+    with contextlib.closing(database):
+        try:
+            index = RecordIndex(folder, database)
+            index.refresh(itertools.chain(first, entries))
+            return tell(index)
+        except (sqlite3.Error, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+            # Busy, full or damaged, or names that it cannot hold: what it would have told lies in the files.
+            if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                _remove(path)
+            return None
+
+
+def _listing(folder: Path) -> Iterator[tuple[str, int]]:
+    """Key and stamp of every file that may be a record; the stamp is new every time where a file just changed."""
+    now = time.time_ns()
+    try:
+        found = os.scandir(folder)
+    except OSError:
+        return
+    with found:
+        for entry in found:
+            if not entry.name.endswith(".json") or entry.name.startswith("."):
+                continue
+            try:
+                status = entry.stat()
+            except OSError:
+                yield entry.name[:-5], now
+                continue
+            changed = max(status.st_mtime_ns, status.st_ctime_ns)
+            same = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            yield entry.name[:-5], hash(same) if changed < now - _SETTLED_NS else now
+
+
+def _opened(path: Path) -> sqlite3.Connection | None:
+    """The database with its tables, made anew where it is damaged; None where it cannot be ours."""
+    for _ in range(2):
+        try:
+            if not _is_ours(path):
+                return None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+            database = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
+        except (sqlite3.Error, OSError):
+            return None
+        try:
+            database.execute("PRAGMA trusted_schema = OFF")
+            if _made_by(database) == _version():
+                return database
+            if _made_by(database) is None and not database.execute("SELECT 1 FROM sqlite_master").fetchone():
+                with _writing(database):
+                    for statement in filter(str.strip, _TABLES.split(";")):
+                        database.execute(statement)
+                    database.execute("INSERT INTO made VALUES (?)", (_version(),))
+                return database
+        except sqlite3.OperationalError:  # busy
+            database.close()
+            return None
+        except sqlite3.Error:
+            pass
+        database.close()
+        _remove(path)
+    return None
+
+
+def _remove(path: Path) -> None:
+    for name in (path, path.with_name(path.name + "-journal")):
+        with contextlib.suppress(OSError):
+            name.unlink()
+
+
+def _made_by(database: sqlite3.Connection) -> str | None:
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'made'").fetchone():
+        return None
+    row = database.execute("SELECT by FROM made").fetchone()
+    return row[0] if row else ""
+
+
+def _is_ours(path: Path) -> bool:
+    """Not there yet, or a plain file that nobody else may write to."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+_READERS = ("records", "dispatch")
+
+
+@cache
+def _version() -> str:
+    """Of what reads records, and of what sweeps add here: another one may read them otherwise."""
+    harness = Path(__file__).parents[1]
+    content = b"".join(path.read_bytes() for path in sorted(harness.glob("*/*.py")) if path.parent.name in _READERS)
+    return f"{hashlib.sha256(content).hexdigest()} {sys.version}"
+
+
+@contextlib.contextmanager
+def _writing(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.rollback()
+        raise
+    database.commit()
+
+
+def _summary(record: Record) -> str:
+    """Without histories, and without the rules, which many records share."""
+    content = {field.name: getattr(record, field.name) for field in fields(Record)}
+    run = {field.name: getattr(record.run, field.name) for field in fields(Run) if field.name != "rules"}
+    return json.dumps({**content, "history": [], "architecture": [], "run": run})
