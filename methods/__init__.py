@@ -29,5 +29,6 @@ BUILTIN = {
     "layernorm": MethodEntry("methods.layernorm:LayerNormTuning", "methods.configs.baselines:LayerNormConfig"),
     "mona": MethodEntry("methods.mona:Mona", "methods.configs.baselines:MonaConfig"),
     "fact": MethodEntry("methods.fact:FacT", "methods.configs.baselines:FacTConfig"),
+    "vera": MethodEntry("methods.vera:VeRA", "methods.configs.lowrank:VeRAConfig"),
 }
 """By name, in the order of rows: coarse baselines first, the methods under test last."""

@@ -1,4 +1,4 @@
-"""LoRA and its descendants: SAMed, NAS-LoRA, NAS-PC-LoRA, Conv-LoRA."""
+"""LoRA and its descendants: DoRA, VeRA, SAMed, NAS-LoRA, NAS-PC-LoRA, Conv-LoRA."""
 
 from __future__ import annotations
 
@@ -79,6 +79,23 @@ def site_widths(shape: BackboneShape, sites: str) -> list[tuple[int, int]]:
 def low_rank_parameters(shape: BackboneShape, sites: str, rank: int) -> int:
     """Parameters of the down- and up-projections of one block."""
     return sum(rank * (inputs + outputs) for inputs, outputs in site_widths(shape, sites))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VeRAConfig(LowRankConfig):
+    """VeRA (2310.11454): frozen random matrices that all layers share, and two learnt vectors a layer.
+
+    Args:
+        rank: 256, as the paper takes for ViTs.
+        initial: what the inner vector d starts from, 0.1 (paper); the outer one starts at zero.
+    """
+
+    rank: int = 256
+    initial: float = 0.1
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        vectors = sum(self.rank + outputs for _, outputs in site_widths(shape, self.sites))
+        return self.block_count(shape) * vectors
 
 
 @dataclass(frozen=True, kw_only=True)

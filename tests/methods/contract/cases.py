@@ -17,7 +17,7 @@ from harness.models.decoders import Decoder
 from harness.registry import METHODS, method_config_class
 
 Options = dict[str, Any]
-LOW_RANK = ("lora", "samed", "convlora", "naslora", "naspclora")
+LOW_RANK = ("lora", "vera", "samed", "convlora", "naslora", "naspclora")
 OWN = ("full", "decoder", "bitfit", "layernorm", "ssf")
 OTHERS = tuple(name for name in methods.BUILTIN if name not in (*LOW_RANK, *OWN))
 

@@ -1,0 +1,89 @@
+"""VeRA (2310.11454): y = W x + b + Λ_b B Λ_d A x, with W, b, A and B frozen and the diagonals b and d learnt.
+
+One random pair A (r, inputs), B (outputs, r) serves every adapted layer, each with the leading rows and columns that it needs;
+both start Kaiming-uniform, d at a constant, b at zero, as HF peft draws them. A and B are buffers that the state holds, so that
+it restores on any machine. The update is linear per token, so that all of it folds into W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from methods.configs.lowrank import VeRAConfig, site_widths
+from methods.lora import LowRankMethod
+from methods.parts.initialisation import kaiming_uniform
+from methods.parts.lowrank import LowRank
+from methods.parts.sites import Adaptable, TokenLayout
+
+GAIN = 6**0.5
+"""Of Kaiming's bound for a ReLU over the 1/√fan_in of `kaiming_uniform`."""
+
+
+class Projections(nn.Module):
+    """A and B of all layers, frozen.
+
+    Args:
+        down: A, (r, most inputs).
+        up: B, (most outputs, r).
+    """
+
+    down: Tensor
+    up: Tensor
+
+    def __init__(self, *, down: Tensor, up: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("down", down)
+        self.register_buffer("up", up)
+
+
+class Scaled(LowRank):
+    """Λ_b B Λ_d A on the outputs from ``start`` on.
+
+    Args:
+        shared: A and B.
+        inputs: of the layer.
+        outputs: that the update reaches.
+        initial: what d starts from.
+        start: first of these outputs.
+    """
+
+    def __init__(self, shared: Projections, *, inputs: int, outputs: int, initial: float, start: int) -> None:
+        rank = len(shared.down)
+        super().__init__(down=torch.full((rank,), initial), up=torch.zeros(outputs), scale=1.0, start=start)
+        self.shared = shared
+        self.inputs = inputs
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Λ_d A and Λ_b B; ``down`` is d, ``up`` is b."""
+        return self.down[:, None] * self.shared.down[:, : self.inputs], self.up[:, None] * self.shared.up[
+            : len(self.up)
+        ]
+
+
+class VeRA(LowRankMethod):
+    """VeRA; see the module."""
+
+    name = "vera"
+    config_class = VeRAConfig
+    config: VeRAConfig
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        widths = site_widths(segmenter.encoder.shape, self.config.sites)
+        inputs, outputs, rank = max(i for i, _ in widths), max(o for _, o in widths), self.config.rank
+        self._shared = Projections(
+            down=GAIN * kaiming_uniform((rank, inputs), fan_in=inputs, generator=self.generator),
+            up=GAIN * kaiming_uniform((outputs, rank), fan_in=rank, generator=self.generator),
+        )
+        super()._insert(segmenter)
+
+    def _low_rank(self, base: nn.Linear, *, outputs: int, start: int, layout: TokenLayout) -> LowRank:
+        initial = self.config.initial
+        adapter = Scaled(self._shared, inputs=base.in_features, outputs=outputs, initial=initial, start=start)
+        return adapter.to(base.weight.device)
+
+    def own_buffers(self) -> Iterable[str]:
+        shared = {id(buffer) for adapter in self.adapters().values() for buffer in adapter.buffers()}
+        return [name for name, buffer in self.segmenter.named_buffers() if id(buffer) in shared]
