@@ -15,7 +15,6 @@ from harness.protocols.load import card_rules
 from harness.reporting.figures.checking import figure_files, wrong_figures
 from harness.reporting.page import SUFFIX, Format
 from harness.reporting.pages import built_pages, written
-from harness.reporting.writing import write
 from harness.reporting.writing.data import as_data
 from harness.settings.options import add_results, results_of
 from harness.streams import say, say_skipped, terminal_width
@@ -34,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.check and (metrics or options.json):
         option = "--metrics" if metrics else "--json"
         raise UsageError(f"{option} prints and writes nothing, so there is nothing to --check")
-    built = built_pages(options.results, study=study, metrics=metrics, card_of=card_rules)
+    built = built_pages(
+        options.results, study=study, metrics=metrics, card_of=card_rules, anew="anew" if options.check else ""
+    )
     if options.json:
         say_skipped(built.skipped)
         print(json.dumps([as_data(page) for page in built.content.values()], indent=1))
@@ -47,9 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         if not metrics:
             _write(path, text)
     width = terminal_width(sys.stdout) if options.format == "markdown" else 0
-    shown = (
-        [write(page, style="text", width=width) for page in built.content.values()] if width else found.content.values()
-    )
+    shown = (built.texts("text", width=width) if width else found.content).values()
     print(*shown, sep="\n", end="")
     if metrics:
         print("printed only: a written table has the metrics of its study or of the papers", file=sys.stderr)

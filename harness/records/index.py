@@ -178,7 +178,7 @@ class RecordIndex:
 def from_index(root: Path, tell: Callable[[RecordIndex], T]) -> T | None:
     """What ``tell`` makes of the index of a results folder, brought up to date; None where the records are to be read
     instead."""
-    folder, path = root / "records", root / "cache" / f"records-{os.getuid()}.sqlite"
+    folder, path = root / "records", _path(root)
     if os.environ.get(SWITCH) == "off":
         return None
     entries = _listing(folder)
@@ -198,6 +198,19 @@ def from_index(root: Path, tell: Callable[[RecordIndex], T]) -> T | None:
             return None
 
 
+def write_to_index(root: Path, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Add to a table that somebody made while `from_index` told; nothing where the index is busy or gone."""
+    path = _path(root)
+    if not path.exists() or (database := _opened(path)) is None:
+        return
+    with contextlib.closing(database), contextlib.suppress(sqlite3.Error, OSError), _writing(database):
+        database.executemany(statement, rows)
+
+
+def _path(root: Path) -> Path:
+    return root / "cache" / f"records-{os.getuid()}.sqlite"
+
+
 def _listing(folder: Path) -> Iterator[tuple[str, int]]:
     """Key and stamp of every file that may be a record; the stamp is new every time where a file just changed."""
     now = time.time_ns()
@@ -209,14 +222,18 @@ def _listing(folder: Path) -> Iterator[tuple[str, int]]:
         for entry in found:
             if not entry.name.endswith(".json") or entry.name.startswith("."):
                 continue
-            try:
-                status = entry.stat()
-            except OSError:
-                yield entry.name[:-5], now
-                continue
-            changed = max(status.st_mtime_ns, status.st_ctime_ns)
-            same = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            yield entry.name[:-5], hash(same) if changed < now - _SETTLED_NS else now
+            yield entry.name[:-5], stamp_of(entry, now)
+
+
+def stamp_of(entry: os.DirEntry[str], now: int) -> int:
+    """Of a file as it is now; ``now`` (nanoseconds) where it just changed or cannot be looked at."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return now
+    changed = max(status.st_mtime_ns, status.st_ctime_ns)
+    same = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return hash(same) if changed < now - _SETTLED_NS else now
 
 
 def _opened(path: Path) -> sqlite3.Connection | None:

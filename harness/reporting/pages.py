@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache, partial
 from pathlib import Path
+from typing import Literal
 
 from harness.errors import UsageError, did_you_mean
 from harness.records.cost import CostStore
 from harness.records.images import image_groups, image_scores
-from harness.records.schema import Record
+from harness.records.schema import Record, content_hash
 from harness.records.store import RecordStore
-from harness.registry import groups_by_rule
+from harness.registry import BENCHMARKS, METHODS, groups_by_rule
 from harness.reporting import published, setups
 from harness.reporting.alpha import alpha_codes_below
 from harness.reporting.claims import definitions as claims
 from harness.reporting.costs import cost_page
+from harness.reporting.kept_texts import KeptTexts, kept_texts
 from harness.reporting.page import SUFFIX, Format, Page
 from harness.reporting.paired import ImagesOf, PerImage
 from harness.reporting.rules import CardOf, no_card
@@ -34,12 +36,52 @@ class Pages:
     skipped: Mapping[Path, str]
 
 
+class Lazy(Mapping[str, Page]):
+    """name -> page of every table, each built when somebody asks for it."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Page]]) -> None:
+        self._makers = {name: cache(make) for name, make in makers.items()}
+
+    def __getitem__(self, name: str) -> Page:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """name -> page of every table; and files that no table counts since they cannot be read, with the reason."""
+    """The tables of a folder.
+
+    Args:
+        content: name -> page of every table.
+        skipped: files that no table counts since they cannot be read, with the reason.
+        made_of: page -> digest of what it is made of, where that is known.
+        kept: texts of pages that were made before, None where nothing is kept.
+    """
 
     content: Mapping[str, Page]
     skipped: Mapping[Path, str]
+    made_of: Mapping[str, str] = field(default_factory=dict)
+    kept: KeptTexts | None = None
+
+    def texts(self, style: Format, *, width: int = 100) -> dict[str, str]:
+        """Every page written; one that nothing touched is not built again."""
+        found = {}
+        for name in self.content:
+            made_of, form = self.made_of.get(name, ""), f"{style} {width}"
+            text = self.kept.get(name, form, made_of) if self.kept and made_of else None
+            if text is None:
+                text = write(self.content[name], style=style, width=width)
+                if self.kept and made_of:
+                    self.kept.put(name, form, made_of, text)
+            found[name] = text
+        if self.kept:
+            self.kept.keep()
+        return found
 
 
 def pages(root: Path, *, study: Study | None = None, card_of: CardOf = no_card) -> Pages:
@@ -49,14 +91,17 @@ def pages(root: Path, *, study: Study | None = None, card_of: CardOf = no_card) 
 
 def written(built: Built, root: Path, *, style: Format = "markdown") -> Pages:
     """Pages as the files of a results folder."""
-    content = {
-        root / "tables" / f"{name}{SUFFIX[style]}": write(page, style=style) for name, page in built.content.items()
-    }
+    content = {root / "tables" / f"{name}{SUFFIX[style]}": text for name, text in built.texts(style).items()}
     return Pages(content=content, skipped=built.skipped)
 
 
 def built_pages(
-    root: Path, *, study: Study | None = None, metrics: Sequence[str] = (), card_of: CardOf = no_card
+    root: Path,
+    *,
+    study: Study | None = None,
+    metrics: Sequence[str] = (),
+    card_of: CardOf = no_card,
+    anew: Literal["anew", ""] = "",
 ) -> Built:
     """The tables that the records below ``root`` give.
 
@@ -66,6 +111,7 @@ def built_pages(
     Args:
         metrics: columns of these, on the page of ``study`` or on those of the protocols alone.
         card_of: the harness's own cards, to say what was run with instead (`harness.reporting.rules`).
+        anew: build every page, whatever was kept.
 
     Raises:
         UsageError: there is no folder of records, or no record holds one of the metrics.
@@ -80,26 +126,41 @@ def built_pages(
         raise UsageError(
             f"{store.folder} does not exist; run something first (python -m harness.run …), or give --results ROOT"
         )
-    records, skipped = store.summaries()
-    _require_held(metrics, records)
-    sources = sources_below(root, card_of=card_of)
-    if study is not None:
-        page = score_page(records, study=study, sources=sources, metrics=metrics)
-        return Built(content={study.name: page}, skipped=skipped)
-    found = {}
-    for protocol in sorted({record.run.protocol for record in records}):
-        mine = [record for record in records if record.run.protocol == protocol]
-        found[protocol] = score_page(mine, metrics=metrics, sources=sources)
+    kept = (
+        None
+        if anew or metrics or card_of is no_card or METHODS.is_extended or BENCHMARKS.is_extended
+        else kept_texts(root)
+    )
+    read = cache(store.summaries)
     if metrics:
-        return Built(content=found, skipped=skipped)
+        _require_held(metrics, read()[0])
+    sources = sources_below(root, card_of=card_of)
+
+    def scored(protocol: str = "", study: Study | None = None) -> Page:
+        mine = [record for record in read()[0] if protocol in ("", record.run.protocol)]
+        return score_page(mine, study=study, sources=sources, metrics=metrics)
+
+    skipped = kept.problems if kept else read()[1]
+    every = content_hash(kept.made_of) if kept else ""
+    if study is not None:
+        made_of = {study.name: content_hash([every, repr(study)])} if kept else {}
+        alone = Lazy({study.name: partial(scored, study=study)})
+        return Built(content=alone, skipped=skipped, made_of=made_of, kept=kept)
+    protocols = sorted(kept.made_of if kept else {record.run.protocol for record in read()[0]})
+    found: dict[str, Callable[[], Page]] = {protocol: partial(scored, protocol) for protocol in protocols}
+    if metrics:
+        return Built(content=Lazy(found), skipped=skipped)
+    made_of = dict(kept.made_of) if kept else {}
     written = {path.stem for path in (root / "tables").glob("*") if path.suffix in SUFFIX.values()}
     for name in study_names():
         one = load_study(name)
         if one.table.kind == "cost" and (name in written or any(CostStore(root))):
-            found[name] = cost_page_below(root, one, card_of=card_of)
+            found[name] = partial(cost_page_below, root, one, card_of=card_of)
+            made_of.pop(name, "")
         elif name in written and name not in found:
-            found[name] = score_page(records, study=one, sources=sources)
-    return Built(content=found, skipped={**skipped, **CostStore(root).problems()})
+            found[name] = partial(scored, study=one)
+            made_of |= {name: content_hash([every, repr(one)])} if kept else {}
+    return Built(content=Lazy(found), skipped={**skipped, **CostStore(root).problems()}, made_of=made_of, kept=kept)
 
 
 def _require_held(metrics: Sequence[str], records: Iterable[Record]) -> None:

@@ -1,0 +1,104 @@
+"""Texts of pages that nothing touched: kept in the index of the records, by all that a page is made of.
+
+A page is made of records, of what lies beside them, of this code with the cards, studies, claims and published numbers that
+come with it, and of the folder's notes on checkpoints. What is kept under another mixture of these is not looked at, and
+without an index nothing is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness.records.checkpoints import FILE
+from harness.records.index import RecordIndex, from_index, stamp_of, write_to_index
+
+_TABLE = "CREATE TABLE IF NOT EXISTS page(name TEXT, form TEXT, made_of TEXT, text TEXT, PRIMARY KEY(name, form))"
+_ROWS = """SELECT protocol, file.key, file.stamp, beside.stamp FROM file LEFT JOIN beside USING(key)
+WHERE problem = '' ORDER BY protocol, file.key, beside.stamp"""
+_HERE = Path(__file__).parents[2]
+_CODE = ("harness", "methods", "datasets", "results/paper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptTexts:
+    """What an index knows of the pages of a results folder.
+
+    Args:
+        root: the results folder.
+        made_of: protocol -> digest of its records and of all else that a page looks at.
+        problems: files that are no readable record, with the reason.
+        texts: (page, form) -> what it was made of, and its text.
+    """
+
+    root: Path
+    made_of: Mapping[str, str]
+    problems: Mapping[Path, str]
+    texts: Mapping[tuple[str, str], tuple[str, str]]
+    new: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+
+    def get(self, name: str, form: str, made_of: str) -> str | None:
+        """The text of a page, None where it is to be made."""
+        then, text = self.texts.get((name, form), ("", ""))
+        return text if then == made_of else None
+
+    def put(self, name: str, form: str, made_of: str, text: str) -> None:
+        """Remember it until `keep`."""
+        self.new[name, form] = (made_of, text)
+
+    def keep(self) -> None:
+        """Write down what is new; where that cannot be done the page is made again next time."""
+        if not self.new:
+            return
+        rows = [(name, form, made_of, text) for (name, form), (made_of, text) in self.new.items()]
+        write_to_index(self.root, "INSERT OR REPLACE INTO page VALUES (?, ?, ?, ?)", rows)
+
+
+def kept_texts(root: Path) -> KeptTexts | None:
+    """None where the folder has no index, and its pages are made anew."""
+    return from_index(root, lambda index: _told(root, index))
+
+
+def _told(root: Path, index: RecordIndex) -> KeptTexts:
+    database = index.database
+    database.execute(_TABLE)
+    database.execute("CREATE TEMP TABLE beside(key TEXT, stamp INTEGER)")
+    now = time.time_ns()
+    with os.scandir(index.folder) as found:
+        database.executemany(
+            "INSERT INTO beside VALUES (?, ?)",
+            (
+                (entry.name[:16], stamp_of(entry, now) ^ zlib.crc32(entry.name[16:].encode()))
+                for entry in found
+                if entry.name.endswith(".csv")
+            ),
+        )
+    database.execute("CREATE INDEX temp.beside_key ON beside(key)")
+    notes = root / FILE
+    around = _around() + (notes.read_bytes() if notes.is_file() else b"")
+    made_of: dict[str, Any] = {}
+    for protocol, *values in database.execute(_ROWS):
+        digest = made_of.get(protocol) or made_of.setdefault(protocol, hashlib.blake2b(around, digest_size=16))
+        digest.update(repr(values).encode())
+    texts = {(name, form): (of, text) for name, form, of, text in database.execute("SELECT * FROM page")}
+    digests = {protocol: digest.hexdigest() for protocol, digest in made_of.items()}
+    return KeptTexts(root=root, made_of=digests, problems=index.problems(), texts=texts)
+
+
+@cache
+def _around() -> bytes:
+    """Of this code, and of all that comes with it."""
+    digest = hashlib.blake2b(sys.version.encode())
+    files = [path for folder in _CODE for path in sorted((_HERE / folder).rglob("*")) if path.suffix != ".pyc"]
+    for path in (*files, _HERE / "results" / "claims.yaml"):
+        if path.is_file():
+            digest.update(str(path).encode() + path.read_bytes())
+    return digest.digest()
