@@ -8,7 +8,10 @@ LOCK := $(if $(LOCKED),--constraint requirements.lock)
 # What trains nothing and starts few processes.
 FAST := $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/reporting)
 
-.PHONY: demo test test-fast lint format test-slurm clean
+# What tests notice of small wrong changes in one room: records, evaluation, training, methods, datasets, reporting, leases.
+ROOM ?= records
+
+.PHONY: demo test test-fast mutants lint format test-slurm clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml
@@ -30,6 +33,13 @@ test: $(VENV)/installed-dev
 
 test-fast: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile $(FAST)
+
+$(VENV)/installed-mutants: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet $(LOCK) --editable '.[mutants]'
+	touch $@
+
+mutants: $(VENV)/installed-mutants
+	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python -m tests.mutation $(ROOM)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

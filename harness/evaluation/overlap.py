@@ -44,13 +44,13 @@ def areas(predicted: NDArray[np.bool_], foreground: NDArray[np.bool_], valid: ND
     )
 
 
-def iou(counts: Areas, *, empty: float = 1.0) -> float:
+def iou(counts: Areas, *, empty: float) -> float:
     """Intersection over union, also called Jaccard index; ``empty`` where mask and prediction both are empty."""
     union = counts.hits + counts.false_alarms + counts.misses
     return counts.hits / union if union else empty
 
 
-def dice(counts: Areas, *, empty: float = 1.0) -> float:
+def dice(counts: Areas, *, empty: float) -> float:
     """2 |A ∩ B| / (|A| + |B|); ``empty`` where mask and prediction both are empty."""
     both = 2 * counts.hits + counts.false_alarms + counts.misses
     return 2 * counts.hits / both if both else empty

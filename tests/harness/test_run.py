@@ -140,8 +140,7 @@ def test_main_job_trains_tests_records_and_prints_a_table_and_a_second_call_only
     record = json.loads(path.read_text())
     assert record["code"] == "OK"
     assert set(record["scores"]) == {"best", "last", "merged-exact"}
-    assert record["scores"]["best"]["test"]["s_measure"] > 0
-    assert record["cost"]["step_time_s"] > 0
+    assert 0 < record["cost"]["step_time_s"] < record["cost"]["wall_time_s"]  # what scores are: test_run_by_hand.py
     assert record["parameters"]["encoder"] == 3072
     assert (tmp_path / "records" / f"{record['key']}.images.csv").is_file()
     assert all(record["environment"][name] for name in ("numbers", "numbers_method", "numbers_benchmark"))

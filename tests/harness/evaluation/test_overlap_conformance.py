@@ -65,6 +65,15 @@ def test_accumulated_overlap_equals_torchmetrics_over_the_split():
     assert summary["iou"] != pytest.approx(np.mean(per_image), abs=1e-2)
 
 
+def test_accumulated_ber_is_that_of_all_pixels_as_one_image():
+    pairs = [(prediction / 255, mask) for _, prediction, mask in random_pairs(12, seed=5)]
+    scorer = SplitScorer(["ber"], conventions=Conventions(overlap="accumulated"))
+    for index, (prediction, mask) in enumerate(pairs):
+        scorer.add(str(index), prediction, mask)
+    whole = [np.concatenate([pair[part].ravel() for pair in pairs])[None] for part in (0, 1)]
+    assert scorer.summary()["ber"] == pytest.approx(reference(*whole)["ber"], abs=TOLERANCE)
+
+
 @pytest.mark.parametrize("classes", [3, 12])
 def test_multiclass_split_equals_torchmetrics(classes):
     """Classes that occur nowhere (class 2 and the last here) are left out of the mean, in both."""

@@ -58,6 +58,16 @@ def test_large_images_equal_pysodmetrics(side):
     assert found == {metric: pytest.approx(expected[metric], abs=TOLERANCE) for metric in SALIENCY}
 
 
+def test_weighted_f_takes_ignored_pixels_for_background_without_error():
+    rng = np.random.default_rng(4)
+    for name, prediction, mask in random_pairs(20, seed=4):
+        ignored = rng.random(mask.shape) < 0.3
+        probability = np.where(ignored, 0.0, prediction / 255)
+        expected = reference(probability, np.where(ignored, 0, mask).astype(np.uint8), normalize=False)["weighted_f"]
+        found = ours(prediction / 255, np.where(ignored, 255, mask).astype(np.uint8), min_max=False)["weighted_f"]
+        assert found == pytest.approx(expected, abs=TOLERANCE), name
+
+
 def test_far_errors_equal_pysodmetrics():
     """A small object and errors much farther off than the distance at which their weight is taken as 2."""
     rng = np.random.default_rng(3)

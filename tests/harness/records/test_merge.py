@@ -168,8 +168,8 @@ def test_what_is_no_cost_record_is_skipped_with_the_reason(tmp_path: Path, conte
 
 def test_cost_records_of_one_name_and_other_content_both_stay(tmp_path: Path) -> None:
     texts = {cost(tmp_path / name, rounds=rounds).read_text() for name, rounds in (("a", 5), ("b", 7))}
-    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
-    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+    assert merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c").added == 3  # both, and the record of both folders
+    assert merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c").added == 0
     assert {path.read_text() for path in (tmp_path / "c" / "cost").iterdir()} == texts
     assert len(list(CostStore(tmp_path / "c"))) == 2
 

@@ -18,6 +18,7 @@ from harness.evaluation import names
 from harness.evaluation.scorer import SplitScorer
 from harness.records import ranges
 from harness.records.__main__ import main as records
+from harness.records.files import read_regular
 from harness.records.reading import load
 from harness.records.schema import Run
 from harness.records.seal import sealed
@@ -106,6 +107,20 @@ EDITED: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize(("case", "forged"), [*((case, True) for case in FORGED), *((case, False) for case in EDITED)])
+def test_a_bad_record_is_refused_with_the_reason(tmp_path: Path, case: str, forged: bool) -> None:
+    change, reason = (FORGED if forged else EDITED)[case]
+    path = changed(tmp_path, change, forged=forged)
+    (problem,) = RecordStore(tmp_path).summaries()[1].items()
+    assert problem[0] == path
+    assert reason in problem[1]
+    assert problem[1].isprintable()
+    assert [one.run.seed for one in RecordStore(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("case", "forged"),
+    [("a score over 1", True), ("a method with an escape", True), ("a seed in words", True), ("a score", False)],
+)
 def test_a_bad_record_is_one_line_in_every_verb_and_no_number(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str, forged: bool
 ) -> None:
@@ -166,6 +181,13 @@ def test_a_fifo_a_folder_a_device_and_a_huge_file_are_named_and_not_waited_for(t
     }
 
 
+def test_a_file_of_just_the_size_that_may_be_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"1234")
+    assert read_regular(tmp_path / "file", largest=4) == b"1234"
+    with pytest.raises(ValueError, match="larger than"):
+        read_regular(tmp_path / "file", largest=3)
+
+
 @pytest.mark.parametrize("kind", ["fifo", "folder", "broken link"])
 def test_what_lies_in_the_place_of_a_record_is_kept_when_the_record_comes(tmp_path: Path, kind: str) -> None:
     store = RecordStore(tmp_path)
@@ -190,6 +212,17 @@ def test_what_a_terminal_would_obey_is_spelt_out_where_it_is_read(tmp_path: Path
     assert store.read(one.key).run.variant == r"lora\x1b]0;title\x07 \x9b31m \u202e \x0d\n x"  # type: ignore[union-attr]
     found = RecordStore(tmp_path).summaries()[0]
     assert {each.key for each in found} == {one.key, failed.key}
+
+
+def test_it_is_spelt_out_where_another_tool_wrote_it_as_it_is(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    one = record(variant="lora \u202e", config={"note": "\u202e"})
+    path = store.write(one)
+    path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False, indent=2), encoding="utf-8")
+    (found,) = store.summaries()[0]
+    assert found.run.variant == r"lora \u202e"
+    assert found.run.method_config == one.run.method_config  # its key is a hash of it
+    assert found.run.key == found.key == one.key
 
 
 def test_a_message_with_half_a_character_does_not_cost_the_record(tmp_path: Path) -> None:
