@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from harness.records.schema import Code, Record, Run
@@ -179,6 +179,33 @@ def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None
         protocol=protocol, protocol_hash=protocol_hash, backbone=backbone, checkpoint=checkpoint,
         rows=tuple(rows), columns=tuple(columns), cells=cells, members=kept,
     )  # fmt: skip
+
+
+def grids(records: Iterable[Record], *, study: Study | None = None, metrics: Sequence[str] = ()) -> list[Grid]:
+    """A grid a sheet. With a study: sheets of its protocol, and others where at least half of its rows were run.
+
+    Args:
+        metrics: see `build`.
+    """
+    found = []
+    for sheet, members in sheets(records).items():
+        protocol, _, backbone, _ = sheet
+        if study is None:
+            found.append(build(sheet, members, metrics=metrics))
+            continue
+        if study.backbones and backbone not in study.backbones:
+            continue
+        if members[0].run.rules.get("decoder", "sam") not in (study.decoders or (study.set.get("decoder", "sam"),)):
+            continue
+        here = study
+        if protocol != study.protocol:  # what another protocol has not run of the study is no gap
+            there = {record.run.benchmark for record in members}
+            here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
+        grid = build(sheet, members, study=here, metrics=metrics)
+        filled = sum(any(is_run(record) for record in mine) for mine in grid.members.values())
+        if filled and (protocol == study.protocol or 2 * filled >= len(grid.rows)):
+            found.append(grid)
+    return found
 
 
 def _seeds_of(column: Column, group: Group) -> set[int]:

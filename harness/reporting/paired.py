@@ -81,7 +81,7 @@ def paired_difference(
     sign = -1 if names.metric(column.metric).lower_is_better else 1
     by_seed = tuple(100 * sign * (first.values[seed] - second.values[seed]) for seed in seeds)
     sides = [
-        _images(cell, column, score=score, images_of=images_of, seeds=seeds)
+        runs_images(cell, column, score=score, images_of=images_of, seeds=seeds)
         for cell, score in zip((first, second), scored, strict=True)
     ]
     mine, other = sides
@@ -98,14 +98,14 @@ def paired_difference(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Side:
+class Side:
     """seed -> stem -> points, higher is better; and the clusters that all its runs agree on."""
 
     scores: Mapping[int, Mapping[str, float]]
     clusters: Mapping[str, str]
 
 
-def _images(cell: Cell, column: Column, *, score: str, images_of: ImagesOf, seeds: Sequence[int]) -> _Side | None:
+def runs_images(cell: Cell, column: Column, *, score: str, images_of: ImagesOf, seeds: Sequence[int]) -> Side | None:
     """None unless every run has per-image scores that average to its score."""
     sign = -1 if names.metric(column.metric).lower_is_better else 1
     scores: dict[int, dict[str, float]] = {}
@@ -119,10 +119,10 @@ def _images(cell: Cell, column: Column, *, score: str, images_of: ImagesOf, seed
             return None
         scores[seed] = {stem: 100 * sign * value for stem, value in one.scores.items()}
         clusters.update(one.clusters)
-    return _Side(scores=scores, clusters=clusters)
+    return Side(scores=scores, clusters=clusters)
 
 
-def _between(first: _Side, second: _Side, *, seeds: Sequence[int]) -> _Side | None:
+def _between(first: Side, second: Side, *, seeds: Sequence[int]) -> Side | None:
     """First minus second; None unless all runs score the same images."""
     try:
         differences = stats.paired(first.scores, second.scores)
@@ -130,4 +130,4 @@ def _between(first: _Side, second: _Side, *, seeds: Sequence[int]) -> _Side | No
         return None
     if any(one.keys() != differences[seeds[0]].keys() for one in differences.values()):
         return None
-    return _Side(scores=differences, clusters={**second.clusters, **first.clusters})
+    return Side(scores=differences, clusters={**second.clusters, **first.clusters})

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from harness.records.schema import Record, Run
+from harness.reporting.agreement import agreement_blocks
 from harness.reporting.answers import answers
 from harness.reporting.beside import published_block, published_cards
 from harness.reporting.differences import comparison, difference_blocks
-from harness.reporting.grid import Grid, build, is_run, placeholder, sheets
+from harness.reporting.grid import Grid, grids, placeholder
 from harness.reporting.headings import Heading, headings
 from harness.reporting.numbers import numbers_of
 from harness.reporting.page import Block, Format, Page
@@ -82,6 +83,10 @@ def score_page(
             blocks += [beside] if beside else []
     if not blocks:
         blocks = [Block(heading=study.name if study else title, above=["No record of this table yet."])]
+    if study is not None:
+        blocks += agreement_blocks(
+            [grid for grid in found if not _is_generated(grid)], title=study.title, images_of=sources.images_of
+        )
     telling = [(heading, lines) for heading, lines in said if lines]
     lead = [f"{heading.title}: {line}" if len(telling) > 1 else line for heading, lines in telling for line in lines]
     generated = bool(found) and all(map(_is_generated, found))
@@ -102,33 +107,6 @@ def _under_label(record: Record, run: Run) -> Record:
     made_from = ("split_rule", "data_note", "data_fingerprint", "checkpoint")
     run = replace(run, **{name: getattr(own, name) for name in made_from})
     return replace(record, run=run)
-
-
-def grids(records: Iterable[Record], *, study: Study | None = None, metrics: Sequence[str] = ()) -> list[Grid]:
-    """A grid a sheet. With a study: sheets of its protocol, and others where at least half of its rows were run.
-
-    Args:
-        metrics: see `build`.
-    """
-    found = []
-    for sheet, members in sheets(records).items():
-        protocol, _, backbone, _ = sheet
-        if study is None:
-            found.append(build(sheet, members, metrics=metrics))
-            continue
-        if study.backbones and backbone not in study.backbones:
-            continue
-        if members[0].run.rules.get("decoder", "sam") not in (study.decoders or (study.set.get("decoder", "sam"),)):
-            continue
-        here = study
-        if protocol != study.protocol:  # what another protocol has not run of the study is no gap
-            there = {record.run.benchmark for record in members}
-            here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
-        grid = build(sheet, members, study=here, metrics=metrics)
-        filled = sum(any(is_run(record) for record in mine) for mine in grid.members.values())
-        if filled and (protocol == study.protocol or 2 * filled >= len(grid.rows)):
-            found.append(grid)
-    return found
 
 
 def _weight(grid: Grid) -> tuple[bool, int, int]:

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 from harness.errors import UsageError, did_you_mean
 from harness.registry import BENCHMARKS, METHODS, Registry, method_config
 from harness.reporting.names import METRICS, PAPER_METRICS
+from harness.studies import load_study
 from harness.yaml_files import read_yaml
 
 T = TypeVar("T")
 FILE = Path(__file__).parents[3] / "results" / "claims.yaml"
-QUANTITIES = ("score difference", "cost change", "inference change", "trained parameters")
+QUANTITIES = ("score difference", "cost change", "inference change", "trained parameters", "rank agreement")
 COSTS = {
     "cost change": ("time", "device_hours", "flops", "memory"),
     "inference change": ("time", "memory", "parameters"),
@@ -43,6 +44,9 @@ class Subject:
         return f"{self.method}[{options}]{score}" if options else f"{self.method}{score}"
 
 
+NOTHING = Subject(method="")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """One sentence of a paper.
@@ -53,13 +57,14 @@ class Claim:
         source: where.
         mark: how sure the source is, see `harness.reporting.published.MARKS`.
         quantity: one of `QUANTITIES`.
-        numerator: what is praised; for parameters, what is counted.
+        numerator: what is praised; for parameters, what is counted; nothing for rankings.
         denominator: what it is compared with; each is a reading of its own.
         benchmarks: where scores are compared; each is a reading of its own.
         metric: of the scores, empty for the first by which a benchmark is reported.
         costs: which costs, each a reading of its own.
         backbone: for parameters.
-        unit: ``points``, ``percent`` or ``millions``.
+        studies: for rankings: studies whose rows are ranked under several models.
+        unit: ``points``, ``percent``, ``millions`` or ``tau``.
         low, high: the claim holds for values in between.
         paper: whose numbers; what they were made with is in ``results/paper/setups.yaml``.
         ambiguous: why the sentence cannot be judged as it stands, empty if it can.
@@ -70,15 +75,16 @@ class Claim:
     source: str
     mark: str
     quantity: str
-    numerator: Subject
-    denominator: tuple[Subject, ...]
     unit: str
     low: float
     high: float
+    numerator: Subject = NOTHING
+    denominator: tuple[Subject, ...] = ()
     benchmarks: tuple[str, ...] = ()
     metric: str = ""
     costs: tuple[str, ...] = ()
     backbone: str = ""
+    studies: tuple[str, ...] = ()
     paper: str = "nas-lora"
     ambiguous: str = ""
 
@@ -109,8 +115,13 @@ def read(path: Path = FILE) -> list[Claim]:
     return claims
 
 
+_NEEDED_BY = {
+    "score difference": ("numerator", "benchmarks", "denominator"),
+    "trained parameters": ("numerator", "backbone"),
+    "rank agreement": ("studies",),
+}
 _FIELDS = {f.name for f in fields(Claim)} - {"low", "high"} | {"expected", "tolerance"}
-_NEEDED = ("name", "text", "source", "mark", "quantity", "numerator", "unit", "expected")
+_NEEDED = ("name", "text", "source", "mark", "quantity", "unit", "expected")
 
 
 def _claim(item: Any, where: str) -> Claim:
@@ -127,7 +138,9 @@ def _claim(item: Any, where: str) -> Claim:
     low, high = _region(item, where)
     denominators = item.get("denominator", ())
     denominators = denominators if isinstance(denominators, list | tuple) else [denominators]
-    content |= {"low": low, "high": high, "numerator": _subject(item["numerator"], where)}
+    content |= {"low": low, "high": high}
+    if "numerator" in item:
+        content["numerator"] = _subject(item["numerator"], where)
     content["denominator"] = tuple(_subject(one, where) for one in denominators)
     claim = _typed(Claim, content, where)
     _check(claim, where)
@@ -145,11 +158,13 @@ def _check(claim: Claim, where: str) -> None:
     for cost in claim.costs:
         if cost not in COSTS.get(claim.quantity, ()):
             raise UsageError(f"{where}: {claim.quantity} has no {cost!r}")
-    needed = {"score difference": "benchmarks", "trained parameters": "backbone"}.get(claim.quantity, "costs")
-    if not getattr(claim, needed):
-        raise UsageError(f"{where}: a {claim.quantity} needs {needed!r}")
-    if not claim.denominator and claim.quantity != "trained parameters":
-        raise UsageError(f"{where}: a {claim.quantity} needs a 'denominator'")
+    needed = _NEEDED_BY.get(claim.quantity, ("numerator", "costs", "denominator"))
+    for name in needed:
+        if getattr(claim, name) in ((), "", NOTHING):
+            article = "a " if name == "denominator" else ""
+            raise UsageError(f"{where}: a {claim.quantity} needs {article}{name!r}")
+    for name in claim.studies:
+        load_study(name)
 
 
 def _region(item: Mapping[str, Any], where: str) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from harness.records.cost import CostRecord
 from harness.records.schema import Record
 from harness.reporting.claims.definitions import Claim, Subject
 from harness.reporting.claims.of_costs import cost_readings
+from harness.reporting.claims.of_rankings import rank_readings
 from harness.reporting.claims.of_scores import score_readings
 from harness.reporting.claims.reading import Reading, exact, without_data
 from harness.reporting.claims.verdicts import Verdict
@@ -69,13 +70,16 @@ def judge_claims(
         sources: per-image scores, cards, and what each paper's numbers were made with.
     """
     sources = sources or Sources()
-    mine = sheets(record for record in records if record.run.protocol == protocol)
+    scored = [record for record in records if record.run.protocol == protocol]
+    mine = sheets(scored)
     sessions = sorted(costs, key=lambda session: (session.key, session.session))
     findings = []
     for claim in claims:
         averages: list[Reading] = []
         if claim.quantity == "score difference":
             readings, averages = score_readings(claim, mine, sources)
+        elif claim.quantity == "rank agreement":
+            readings = rank_readings(claim, scored, sources, protocol=protocol)
         elif claim.quantity == "trained parameters":
             readings = [_parameters(claim, count_of)]
         else:

@@ -1,5 +1,6 @@
 """Statistics of comparisons: small n, paired by seed and image, every random draw from a seeded generator."""
 
+from harness.reporting.statistics.agreement import MOST_ORDERS, Agreement, ModelScores, agreement
 from harness.reporting.statistics.intervals import (
     Estimate,
     Interval,
@@ -29,11 +30,15 @@ from harness.reporting.statistics.ranks import (
 
 __all__ = [
     "ALPHA",
+    "MOST_ORDERS",
+    "Agreement",
     "Estimate",
     "Interval",
+    "ModelScores",
     "Part",
     "Scores",
     "Test",
+    "agreement",
     "average_of",
     "average_ranks",
     "crossed",
