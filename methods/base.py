@@ -174,6 +174,11 @@ class Method(ABC):
         """Architecture weights by site for the record's history, empty where there are none."""
         return {}
 
+    def decode(self) -> bool:
+        """After training: of everything that was searched keep the strongest alone, at full weight, in place and without
+        training again; whether there was a choice."""
+        return False
+
     def own_buffers(self) -> Iterable[str]:
         """Full names of buffers that belong to the method (running statistics of its own norms)."""
         return ()

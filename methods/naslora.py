@@ -105,6 +105,9 @@ class NASLoRA(LowRankMethod):
     def architecture(self) -> dict[str, list[float]]:
         return {site: cell.mixture().tolist() for site, cell in self.cells().items() if cell.alpha is not None}
 
+    def decode(self) -> bool:
+        return sum(cell.decode() for cell in self.cells().values()) > 0  # all of them, where any() would stop early
+
     def own_buffers(self) -> Iterable[str]:
         own = {id(buffer) for cell in self.cells().values() for buffer in cell.buffers() if buffer.numel()}
         return [name for name, buffer in self.segmenter.named_buffers() if id(buffer) in own]

@@ -178,7 +178,7 @@ class Experiment:
         )
 
     def test(self, record: Record, trained: TrainingResult) -> tuple[Record, str]:
-        """Score best and last checkpoint and every merged form of the best; returns the record and the per-image CSV."""
+        """Score best and last checkpoint, every merged form of the best and the best decoded; returns the record and the per-image CSV."""
         scores: dict[str, dict[str, dict[str, float]]] = {}
         images: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
         merges: dict[str, dict[str, Any]] = {}
@@ -219,6 +219,12 @@ class Experiment:
             scores[variant], images[variant] = self._score(
                 merged, self.data.tests, metrics=metrics, stage=f"test {variant}"
             )
+        if trained.architecture:
+            method.load_state(self._on_device(load_file(trained.best_state)))
+            if method.decode():
+                scores["decoded"], images["decoded"] = self._score(
+                    segmenter, self.data.tests, metrics=metrics, stage="test decoded"
+                )
         record = replace(
             record,
             scores=scores,

@@ -99,12 +99,13 @@ def forward_flops(run: Run, shape: BackboneShape) -> float:
 
 
 def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
-    """Training, every validation, and the test of the best, the last and each merged model."""
+    """Training, every validation, and the test of the best, the last, each merged and the decoded model."""
     rules = run.rules
     epochs = int(rules.get("epochs", 1))
     forward = forward_flops(run, shape)
     evaluations = epochs // max(1, int(rules.get("select_every", 1))) * images.val
-    evaluations += images.test * (2 + len(rules.get("merge", ())))
+    decoded = len(config_of(run).mixed_operations) > 1
+    evaluations += images.test * (2 + len(rules.get("merge", ())) + decoded)
     if encodes_once(run):
         head = decoder_flops(shape, image_size=int(rules["image_size"]), decoder=decoder_of(run))
         views = 2 if rules.get("flip") else 1

@@ -21,8 +21,9 @@ Code = Literal["OK", "OOM", "DIVERGED", "NO_DATA", "TIMEOUT", "PREEMPTED", "ERRO
 Scores = dict[str, dict[str, dict[str, float]]]
 """variant -> split -> metric -> value in [0, 1].
 
-Variants: ``best`` (checkpoint chosen on validation), ``last``, and the merged model ``merged-exact``, ``merged-conv``,
-``merged-calibrated`` (of the best checkpoint). Splits: ``val`` and tests (``test``; or ``easy``, ``hard``, ``all``).
+Variants: ``best`` (checkpoint chosen on validation), ``last``, and of the best checkpoint the merged model
+``merged-exact``, ``merged-conv``, ``merged-calibrated`` and, where an architecture was searched, ``decoded``: every cell
+reduced to its strongest operation (older records have none). Splits: ``val`` and tests (``test``; or ``easy``, ``hard``, ``all``).
 """
 
 

@@ -84,6 +84,7 @@ SCORE_TITLES = {
     "merged-exact": "merged exact",
     "merged-conv": "merged conv",
     "merged-calibrated": "merged calibrated",
+    "decoded": "decoded",
 }
 
 

@@ -46,7 +46,7 @@ class Layout:
         kind: ``grid`` (scores by method and benchmark) or ``cost`` (cost records, no runs).
         metrics: ``paper`` (what the paper reports a benchmark by) or the names of metrics to show for every benchmark.
         scores: which model is scored, one row each: ``best``, ``last``, ``merged-exact``, ``merged-conv``,
-            ``merged-calibrated``.
+            ``merged-calibrated``, ``decoded``.
         splits: benchmark -> test splits to show, where it has more than one.
         baseline: label of the entry that the others are compared with, empty for none.
         paper: print the published value, ours, their difference, its interval and a verdict below the table.

@@ -100,6 +100,21 @@ class Cell(nn.Module):
             return self.running_mean.new_ones(1)
         return self.alpha.softmax(dim=0)
 
+    @torch.no_grad()
+    def decode(self) -> bool:
+        """Give the strongest operation all of the mixture; whether there was a choice.
+
+        As DARTS decodes, ``none`` is not chosen. Running statistics stay those of the search.
+        """
+        if self.alpha is None:
+            return False
+        shares = self.alpha.tolist()
+        passing = [index for index, name in enumerate(self.operations) if name != "none"]
+        strongest = max(passing, key=shares.__getitem__)
+        self.alpha.fill_(-torch.inf)
+        self.alpha[strongest] = 0
+        return True
+
     def skip_weight(self) -> Tensor:
         """What passes as it is: the skip connection's share of the mixture, and 1 beside it with ``residual``; 0 where
         there is neither or a merge has folded them."""

@@ -30,7 +30,7 @@ class Subject:
     Args:
         method: canonical name.
         options: configuration fields that differ from the protocol's.
-        score: which of its models: ``best``, ``merged-exact``, …; ``unmerged`` or ``merged-…`` of inference costs.
+        score: which of its models: ``best``, ``decoded``, ``merged-exact``, …; ``unmerged`` or ``merged-…`` of inference costs.
     """
 
     method: str

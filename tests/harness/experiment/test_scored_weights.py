@@ -129,6 +129,16 @@ def test_a_merged_model_is_made_of_the_best_state(finished: Finished, mode: str)
     assert recorded(finished, f"merged-{mode}") == pytest.approx(expected, abs=1e-3)
 
 
+def test_the_decoded_model_is_the_best_state_with_one_operation_a_cell(finished: Finished) -> None:
+    segmenter, method = built(finished, "best")
+    for site, shares in method.architecture().items():
+        cell = segmenter.get_submodule(f"encoder.{site.removesuffix('.qkv')}.attn.qkv.adapters.qkv.core.cell")
+        strongest = max(range(1, len(shares)), key=shares.__getitem__)
+        cell.alpha.data = 1e4 * torch.eye(len(shares))[strongest]
+    assert recorded(finished, "decoded") == pytest.approx(by_hand(finished, segmenter.eval()), abs=1e-3)
+    assert recorded(finished, "decoded") != recorded(finished, "best")
+
+
 def test_calibration_sees_training_images_and_the_deviation_held_out_ones(finished: Finished) -> None:
     report = finished.record.merge["calibrated"]
     before, _ = built(finished, "best")

@@ -75,6 +75,23 @@ def test_darts_cell_is_the_softmax_mixture_of_torch_modules(training: bool, fuse
     torch.testing.assert_close(cell(maps), expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("strongest", ["dil_conv_3x3", "skip_connect", "max_pool_3x3", "sep_conv_5x5"])
+def test_a_decoded_cell_is_its_strongest_operation_alone_and_never_none(strongest: str, fused: bool) -> None:
+    cell, maps = _cell("all", fused=fused), _maps(4, 3, 9, 11)
+    operation = _reference(strongest, cell).double()
+    cell(maps), operation(maps)  # the same running statistics
+    with torch.no_grad():
+        cell.alpha[OPERATIONS.index("none")] = 9.0
+        cell.alpha[OPERATIONS.index(strongest)] = 8.0
+
+    assert cell.decode()
+
+    torch.testing.assert_close(cell.eval()(maps), operation.eval()(maps), rtol=1e-9, atol=1e-9)
+    assert cell.mixture().tolist() == [float(name == strongest) for name in OPERATIONS]
+    assert not _cell("sep_conv_3x3").decode()
+
+
 @pytest.mark.parametrize(
     ("spec", "style", "channels", "more"),
     [(spec, style, channels, {}) for spec in SPECS for style in ("darts", "linear") for channels in (1, 2, 3)]
