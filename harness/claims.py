@@ -11,10 +11,11 @@ from typing import Any
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError, did_you_mean
+from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import card_rules
 from harness.records.cost import CostStore
 from harness.records.store import RecordStore
-from harness.reporting.claims.definitions import FILE, Subject, read
+from harness.reporting.claims.definitions import FILE, read
 from harness.reporting.claims.judging import Finding, describe, judge_claims
 from harness.reporting.pages import sources_below
 from harness.settings.options import add_results, results_of
@@ -67,15 +68,6 @@ def parser() -> CommandParser:
 def as_data(finding: Finding) -> dict[str, Any]:
     """A judged claim, JSON-ready."""
     return {"name": finding.claim.name, "verdict": finding.verdict, **asdict(finding)}
-
-
-def trained_parameters(subject: Subject, backbone: str) -> int | None:
-    """Closed form on ``backbone``, mask decoder of the binary task included; imports no torch."""
-    from harness.models.catalog import backbone_shape, decoder_parameters
-    from harness.registry import method_config
-
-    config = method_config(subject.method, subject.options)
-    return int(config.encoder_parameters(backbone_shape(backbone))) + decoder_parameters(backbone, task="binary")
 
 
 if __name__ == "__main__":

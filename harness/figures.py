@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from datasets.base import Benchmark, DatasetError, Pair
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
-from harness.planning.data import data_options
-from harness.protocols.load import from_rules
+from harness.planning.pictures import pictures
 from harness.records.cost import CostStore
-from harness.records.schema import Record
 from harness.records.store import RecordStore
-from harness.registry import BENCHMARKS
 from harness.reporting.figures import FIGURES, draw, resolve
 from harness.reporting.figures.checking import figure_files, wrong_figures
-from harness.reporting.figures.material import Material, NothingToDrawError, PictureOf, materials
+from harness.reporting.figures.material import Material, NothingToDrawError, materials
 from harness.reporting.figures.style import FORMATS, Format, encoded
 from harness.settings.options import add_results, results_of
-from harness.settings.read import load_settings
 from harness.streams import say, say_skipped
 from harness.studies import load_study
 
@@ -64,45 +54,6 @@ def main(argv: list[str] | None = None) -> int:
         say(reason)
     print(f"{written} figures written below {out}")
     return 0
-
-
-def pictures(results: Path, *, data: Path | None) -> PictureOf:
-    """Images of a run's test split as the network sees them: from ``data``, from where they are set to lie, or from the
-    generated samples; none where they are not at hand, unless ``data`` was given.
-
-    Raises:
-        DatasetError: ``data`` holds no such benchmark.
-    """
-    from PIL import Image
-
-    settings = load_settings()
-
-    @cache
-    def pairs(name: str, rules: str) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
-        run_rules = json.loads(rules)
-        samples = results / "sample-data" / name
-        set_to = settings.data if run_rules.get("data") != "sample" else samples if samples.is_dir() else None
-        folder = data or set_to
-        if folder is None:
-            return None
-        try:
-            benchmark: Benchmark = BENCHMARKS.get(name)(data_options(from_rules(run_rules), name))
-            splits = benchmark.splits(benchmark.locate(folder))
-        except (DatasetError, UsageError):  # of a plug-in that is not here, or a card that this code does not know
-            if data is not None:
-                raise
-            return None
-        return benchmark, {(split, pair.stem): pair for split, mine in splits.test.items() for pair in mine}
-
-    def picture_of(record: Record, split: str, stem: str) -> Any:
-        opened = pairs(record.run.benchmark, json.dumps(record.run.rules, sort_keys=True))
-        if opened is None or (pair := opened[1].get((split, stem))) is None:
-            return None
-        side = int(record.run.rules["image_size"])
-        image = Image.fromarray(opened[0].read(pair).image)
-        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
-
-    return picture_of
 
 
 def _write(name: str, material: Material, out: Path, formats: list[Format]) -> int:

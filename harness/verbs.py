@@ -15,6 +15,7 @@ VERBS = {
     "evidence": "harness.evidence.__main__",
     "tables": "harness.tables",
     "figures": "harness.figures",
+    "report": "harness.report",
     "why": "harness.why",
     "claims": "harness.claims",
     "readings": "harness.readings",

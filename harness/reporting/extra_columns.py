@@ -30,15 +30,15 @@ def extra_columns(grid: Grid, rows: Sequence[int], places: Sequence[int]) -> lis
         (PARAMETERS, lambda index: _span([one.parameters.get("trainable") for one in runs[index]], unit=1e6, digits=3)),
         (ENCODER, lambda index: _span([one.parameters.get("encoder") for one in runs[index]], unit=1e6, digits=3)),
     ]
-    if _updates_differ(here):
-        found.append((UPDATES, lambda index: _updates(runs[index])))
+    if updates_differ(here):
+        found.append((UPDATES, lambda index: updates_in_words(runs[index])))
     if any(record.environment.get("driver") and record.cost.get("peak_memory_bytes") for record in here):
         peaks = {index: [one.cost.get("peak_memory_bytes") for one in members] for index, members in runs.items()}
         found.append((PEAK, lambda index: _span(peaks[index], unit=2**30, digits=2)))
     return found
 
 
-def _updates_differ(records: Iterable[Record]) -> bool:
+def updates_differ(records: Iterable[Record]) -> bool:
     """Whether the weights had more updates in one row than in another, on the same benchmark."""
     counts: dict[str, set[float | None]] = {}
     for record in records:
@@ -47,7 +47,7 @@ def _updates_differ(records: Iterable[Record]) -> bool:
     return any(len(found) > 1 for found in counts.values())
 
 
-def _updates(records: Sequence[Record]) -> str:
+def updates_in_words(records: Sequence[Record]) -> str:
     """``400``, ``400 + 300 α``; a range where the row's runs differ."""
     weights = _span([record.budget.get("weight_updates") for record in records], unit=1, digits=0)
     alpha = [record.budget.get("alpha_updates") for record in records]

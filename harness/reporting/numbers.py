@@ -46,7 +46,7 @@ def numbers_of(grid: Grid, against: Comparison | None, *, heading: Heading) -> l
     for index, row in enumerate(rows):
         for place, column in enumerate(grid.columns):
             if grid.cells[index, place].planned:
-                found.append({"quantity": "score", **row, **_of_column(column), **_of_cell(grid.cells[index, place])})
+                found.append({"quantity": "score", **row, **_of_column(column), **summary_of(grid.cells[index, place])})
         counts = sorted({one.parameters.get("trainable", 0) for one in grid.members[index] if is_run(one)} - {0})
         found += [{"quantity": "trained parameters", **row, "mean": str(count)} for count in counts]
     for one in against.found if against else ():
@@ -72,7 +72,8 @@ def _of_column(column: Column) -> dict[str, str]:
     }
 
 
-def _of_cell(cell: Cell) -> Mapping[str, str]:
+def summary_of(cell: Cell) -> Mapping[str, str]:
+    """What is known of one number, as the columns from ``n`` on; no mean over a gap."""
     seeds = sorted(cell.values.keys() - cell.codes.keys())
     content = {
         "n": str(len(seeds)),

@@ -62,12 +62,13 @@ def score_page(
     sources = sources or Sources()
     chosen = list(records) if runs is None else of_runs(records, runs)
     title = study.title if study else ", ".join(sorted({record.run.protocol for record in chosen})) or "no records"
-    found = sorted(grids(chosen, study=study, metrics=metrics), key=_weight)
+    headed = headed_grids(chosen, study=study, sources=sources, metrics=metrics)
+    found = [grid for grid, _ in headed]
     blocks: list[Block] = []
     said: list[tuple[Heading, list[str]]] = []
     numbers = []
-    for grid, heading in zip(found, headings(found, card_of=sources.card_of), strict=True):
-        main = score_blocks(grid, heading=heading, sources=sources, rank=not _is_generated(grid))
+    for grid, heading in headed:
+        main = score_blocks(grid, heading=heading, sources=sources, rank=not is_generated(grid))
         if study and study.note:
             main[0] = replace(main[0], above=[study.note, *main[0].above])
         blocks += main
@@ -75,7 +76,7 @@ def score_page(
         baseline = study.table.baseline if study else ""
         against = comparison(grid, baseline=baseline, images_of=sources.images_of) if baseline else None
         numbers += numbers_of(grid, against, heading=heading)
-        if not _is_generated(grid):
+        if not is_generated(grid):
             said.append((heading, answers(grid, sources=sources)))
         blocks += difference_blocks(grid, against, heading=heading) if against else []
         if study and study.table.paper and grid.protocol in {study.protocol, *published_cards(sources)}:
@@ -85,11 +86,11 @@ def score_page(
         blocks = [Block(heading=study.name if study else title, above=["No record of this table yet."])]
     if study is not None:
         blocks += agreement_blocks(
-            [grid for grid in found if not _is_generated(grid)], title=study.title, images_of=sources.images_of
+            [grid for grid in found if not is_generated(grid)], title=study.title, images_of=sources.images_of
         )
     telling = [(heading, lines) for heading, lines in said if lines]
     lead = [f"{heading.title}: {line}" if len(telling) > 1 else line for heading, lines in telling for line in lines]
-    generated = bool(found) and all(map(_is_generated, found))
+    generated = bool(found) and all(map(is_generated, found))
     note = RANKS_NOTHING if generated else ""
     title += ": generated images, whose numbers rank nothing" if generated else ""
     return Page(title=title, lead=lead, blocks=blocks, foot=footnotes(found), numbers=numbers, note=note)
@@ -109,11 +110,20 @@ def _under_label(record: Record, run: Run) -> Record:
     return replace(record, run=run)
 
 
+def headed_grids(
+    records: Iterable[Record], *, study: Study | None = None, sources: Sources, metrics: Sequence[str] = ()
+) -> list[tuple[Grid, Heading]]:
+    """The grids of a page in the order of what they say, each with what stands over it."""
+    found = sorted(grids(records, study=study, metrics=metrics), key=_weight)
+    return list(zip(found, headings(found, card_of=sources.card_of), strict=True))
+
+
 def _weight(grid: Grid) -> tuple[bool, int, int]:
     """Sort key: many runs before few, real images before generated ones; `sheets` has settled the order of ties."""
-    return (_is_generated(grid), -len(grid.rows), -len(grid.records))
+    return (is_generated(grid), -len(grid.rows), -len(grid.records))
 
 
-def _is_generated(grid: Grid) -> bool:
+def is_generated(grid: Grid) -> bool:
+    """Whether all of its images are made up, so that nothing is ranked."""
     notes = [record.run.data_note for record in grid.records]
     return bool(notes) and all(note.startswith(GENERATED) for note in notes)

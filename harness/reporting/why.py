@@ -22,7 +22,7 @@ def explain(page: Page, folder: Folder, *, row: str, column: str) -> str:
         UsageError: no such row or column, or several; or no table has both.
     """
     tables = [block for block in page.blocks if block.columns]
-    rows = {_label(line): {_label(line), line[0].text} for block in tables for line in block.rows}
+    rows = {label_of(line): {label_of(line), line[0].text} for block in tables for line in block.rows}
     label = _one("row", row, rows)
     columns: dict[str, set[str]] = {}
     for block in tables:
@@ -41,23 +41,32 @@ def _explained(block: Block, folder: Folder, *, label: str, title: str) -> list[
     place = list(block.columns).index(title)
     found = []
     for line in block.rows:
-        if _label(line) != label:
+        if label_of(line) != label:
             continue
         cell = line[place]
-        words = [one.text for one in line[1:place]] if place and _is_text(line) else []
-        head = " · ".join([block.heading, label, *words, f"{title}: {cell.text}"])
-        behind = cell.behind(folder) if cell.behind else ["  nothing else is known of it"]
-        found.append("\n".join([head, *behind]) + "\n")
+        head = " · ".join([block.heading, label, *words_before(line, place), f"{title}: {cell.text}"])
+        found.append("\n".join([head, *behind(cell, folder)]) + "\n")
     return found
+
+
+def behind(cell: Text, folder: Folder) -> Sequence[str]:
+    """What a cell tells of itself, line by line."""
+    return cell.behind(folder) if cell.behind else ["  nothing else is known of it"]
+
+
+def words_before(line: Sequence[Text], place: int) -> list[str]:
+    """The cells between a row's name and the one at ``place``, where they tell its rows apart."""
+    return [one.text for one in line[1:place]] if place and _is_text(line) else []
+
+
+def label_of(line: Sequence[Text]) -> str:
+    """What a row is found by."""
+    return line[0].name or line[0].text
 
 
 def _is_text(line: Sequence[Text]) -> bool:
     """Whether the second cell tells the rows of one method apart (``Kvasir-SEG Sα``), as no number does."""
     return len(line) > 1 and line[1].text[:1].isalpha()
-
-
-def _label(line: Sequence[Text]) -> str:
-    return line[0].name or line[0].text
 
 
 def _one(kind: str, asked: str, choices: Mapping[str, set[str]]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from harness.records.cost import CostRecord
 from harness.records.schema import Record
-from harness.reporting.claims.definitions import Claim, Subject
+from harness.reporting.claims.definitions import Claim
 from harness.reporting.claims.of_costs import cost_readings
 from harness.reporting.claims.of_rankings import rank_readings
 from harness.reporting.claims.of_scores import score_readings
@@ -16,8 +17,8 @@ from harness.reporting.claims.verdicts import Verdict
 from harness.reporting.grid import sheets
 from harness.reporting.sources import Sources
 
-CountOf = Callable[[Subject, str], int | None]
-"""(subject, backbone) -> trained parameters in closed form, mask decoder included; None where that cannot be told."""
+CountOf = Callable[[str, Mapping[str, Any], str], int | None]
+"""(method, options, backbone) -> trained parameters in closed form, mask decoder included; None where that cannot be told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ def judge_claims(
     costs: Iterable[CostRecord],
     *,
     protocol: str,
-    count_of: CountOf = lambda subject, backbone: None,
+    count_of: CountOf = lambda method, options, backbone: None,
     sources: Sources | None = None,
 ) -> list[Finding]:
     """Judge every claim.
@@ -89,7 +90,7 @@ def judge_claims(
 
 
 def _parameters(claim: Claim, count_of: CountOf) -> Reading:
-    count = count_of(claim.numerator, claim.backbone)
+    count = count_of(claim.numerator.method, claim.numerator.options, claim.backbone)
     what, where = f"{claim.numerator.text}, closed form", claim.backbone
     if count is None:
         return without_data(what, where)
@@ -100,17 +101,24 @@ def describe(findings: Sequence[Finding]) -> str:
     """The findings as text, ending in a newline."""
     lines = []
     for finding in findings:
-        claim = finding.claim
-        lines += [f"{claim.name}: {finding.verdict}", f"  {claim.text} [{claim.mark}: {claim.source}]"]
-        lines.append(f"  holds for {claim.expected}")
-        if claim.ambiguous:
-            lines.append(f"  ambiguous: {claim.ambiguous}; every reading on its own:")
-        lines += [f"    {_line(claim, reading)}" for reading in (*finding.readings, *finding.averages)]
-        lines.append("")
+        lines += [f"{finding.claim.name}: {finding.verdict}", *details(finding), ""]
+    return "\n".join([*lines, counted(findings)]).rstrip() + "\n"
+
+
+def details(finding: Finding) -> list[str]:
+    """The sentence, what it holds for, and every reading, a line each."""
+    claim = finding.claim
+    lines = [f"  {claim.text} [{claim.mark}: {claim.source}]", f"  holds for {claim.expected}"]
+    if claim.ambiguous:
+        lines.append(f"  ambiguous: {claim.ambiguous}; every reading on its own:")
+    return [*lines, *(f"    {_line(claim, reading)}" for reading in (*finding.readings, *finding.averages))]
+
+
+def counted(findings: Sequence[Finding]) -> str:
+    """How many claims have which verdict."""
     verdicts: list[str] = [finding.verdict for finding in findings]
     order = ("reproduced", "not reproduced", "inconclusive", "not judged", "ambiguous")
-    lines.append(f"claims: {len(verdicts)}; " + ", ".join(f"{verdicts.count(word)} {word}" for word in order))
-    return "\n".join(lines).rstrip() + "\n"
+    return f"claims: {len(verdicts)}; " + ", ".join(f"{verdicts.count(word)} {word}" for word in order)
 
 
 def _line(claim: Claim, reading: Reading) -> str:

@@ -153,7 +153,7 @@ def materials(
             whole=whole,
             images_of=images_below(root),
             costs=sorted(CostStore(root), key=lambda one: (one.key, one.session)),
-            baseline=_baseline(grid, study, baseline),
+            baseline=baseline_of(grid, study, baseline),
             masks=lambda record: store.masks_path(record.key),
             picture_of=picture_of or (lambda record, split, stem: None),
         )
@@ -172,7 +172,7 @@ def _names(found: Sequence[Grid], study: Study | None) -> dict[str, str]:
     return {one: f"{name}-{one[:6]}" if name in twice else name for one, name in plain.items()}
 
 
-def _baseline(grid: Grid, study: Study | None, asked: str) -> str:
+def baseline_of(grid: Grid, study: Study | None, asked: str) -> str:
     labels = [row.label for row in grid.rows]
     wanted = [asked, study.table.baseline if study else ""]
     for method in ("lora", "decoder"):

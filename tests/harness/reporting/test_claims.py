@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.claims import main, trained_parameters
+from harness.claims import main
 from harness.errors import UsageError
+from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import load_protocol
 from harness.records.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
 from harness.records.store import RecordStore
 from harness.registry import method_config_class
-from harness.reporting.claims.definitions import FILE, Claim, Subject, read
+from harness.reporting.claims.definitions import FILE, Claim, read
 from harness.reporting.claims.judging import Finding, describe, judge_claims
 from harness.reporting.setups import Setup
 from tests.harness.reporting.sample import record, sources
@@ -255,8 +256,8 @@ def test_inference_overhead_is_paired_by_round(tmp_path: Path) -> None:
 
 
 def test_parameters_are_counted_in_closed_form() -> None:
-    assert trained_parameters(Subject(method="lora", options={"rank": 3}), "vit_h") == 3_997_056
-    assert trained_parameters(Subject(method="convlora"), "vit_h") == 4_020_096
+    assert trained_parameters("lora", {"rank": 3}, "vit_h") == 3_997_056
+    assert trained_parameters("convlora", {}, "vit_h") == 4_020_096
 
 
 @pytest.mark.parametrize(

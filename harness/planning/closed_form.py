@@ -1,0 +1,16 @@
+"""Counts of trained parameters that need no network: closed forms of methods and backbones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.registry import method_config
+
+
+def trained_parameters(method: str, options: Mapping[str, Any], backbone: str) -> int:
+    """Of a method on ``backbone``, mask decoder of the binary task included; imports no torch."""
+    from harness.models.catalog import backbone_shape, decoder_parameters
+
+    config = method_config(method, options)
+    return int(config.encoder_parameters(backbone_shape(backbone))) + decoder_parameters(backbone, task="binary")
