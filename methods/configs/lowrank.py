@@ -118,7 +118,8 @@ class NASLoRAConfig(LowRankConfig):
         rank: r = 3 (paper).
         scale: factor of the update; 1, the paper's formula has none.
         style: see `methods.parts.operations` (the paper does not say whether ReLU and batch norm stay; ours: as DARTS).
-        operations: ``all``, ``no-conv``, ``no-pool``, or names separated by commas.
+        operations: ``all`` (DARTS's eight, paper), ``no-conv``, ``no-pool``, ``wide`` (three more, ours), or names separated
+            by commas.
         scope: ``window`` runs the cell inside the attention window, ``image`` on the whole map (ours: window, as
             Conv-LoRA released).
         alpha_std: α ~ N(0, alpha_std²) at init, one α a cell (1e-3, paper).

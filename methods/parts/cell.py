@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from methods.parts.beyond import BeyondDarts
 from methods.parts.kernels import chain, spread, widen
-from methods.parts.operations import CONVOLUTIONS, POOLS
+from methods.parts.operations import BEYOND, CONVOLUTIONS, POOLS
 from methods.parts.placement import MethodError
 from methods.parts.recompute import recomputing
 from methods.parts.stages import Stages
@@ -27,8 +28,9 @@ _GROUPS = (
     ("skip_connect",),
     tuple(name for name, form in CONVOLUTIONS.items() if form.stages == 2),
     tuple(name for name, form in CONVOLUTIONS.items() if form.stages == 1),
+    tuple(BEYOND),
 )
-"""Operations that lie side by side in DARTS's order and are computed together."""
+"""Operations that lie side by side in their order and are computed together, but for those beyond DARTS's."""
 MOMENTUM = 0.1
 EPSILON = 1e-5
 
@@ -37,7 +39,7 @@ class Cell(nn.Module):
     """One softmax-mixed edge.
 
     Args:
-        operations: names in DARTS's order, as `methods.parts.operations.parse_operations` returns them.
+        operations: names in order, as `methods.parts.operations.parse_operations` returns them.
         channels: channels of the map.
         style: ``darts`` or ``linear``.
         alpha_std: standard deviation of α at init. A single operation has no α.
@@ -79,11 +81,14 @@ class Cell(nn.Module):
         self.alpha = nn.Parameter(alpha_std * torch.randn(len(operations), generator=generator)) if several else None
         convolutions = [name for name in operations if name in CONVOLUTIONS]
         self.stages = Stages(operations, channels=channels, generator=generator) if convolutions else None
-        # One row of running statistics a batch norm: pools, dilated and first stages, then second stages.
+        self._beyond = [name for name in operations if name in BEYOND]
+        self.beyond = BeyondDarts(self._beyond, channels=channels, generator=generator) if self._beyond else None
+        # One row of running statistics a batch norm: pools, dilated and first stages, second stages, and what is beyond.
         twice = [name for name in convolutions if CONVOLUTIONS[name].stages == 2]
         once = [name for name in convolutions if CONVOLUTIONS[name].stages == 1]
         pools = [name for name in operations if name in POOLS]
         norms = [(name, 0) for name in (*pools, *once, *twice)] + [(name, 1) for name in twice]
+        norms += [(name, 0) for name in self._beyond]
         self._row = {key: row for row, key in enumerate(norms)}
         self._first = len(pools) + len(convolutions)
         self._counts = [sum(name in group for name in operations) for group in _GROUPS]
@@ -141,7 +146,7 @@ class Cell(nn.Module):
         if self.style != "linear":
             raise MethodError("only a cell of style=linear equals one convolution; this one has ReLU and batch norm")
         identity = torch.eye(self.channels).to(self.running_mean)[:, :, None, None]
-        _, average, _, twice, once = self.mixture().split(self._counts)
+        _, average, _, twice, once, beyond = self.mixture().split(self._counts)
         parts = [self.skip_weight() * identity]
         parts += [share * (identity / 9).expand(-1, -1, 3, 3) for share in average]
         if self.stages is not None:
@@ -149,10 +154,13 @@ class Cell(nn.Module):
             whole = [chain(first, second)] if len(first) else []
             whole += [spread(dilated, 2)] if len(dilated) else []
             parts.append((torch.cat([twice, once]).view(-1, 1, 1, 1, 1) * torch.cat(whole)).sum(dim=0))
+        if self.beyond is not None:
+            parts += [share * self.beyond.kernel(name) for share, name in zip(beyond, self._beyond, strict=True)]
         side = max((part.shape[-1] for part in parts), default=1)
         kernel = sum((widen(part, side) for part in parts), start=torch.zeros_like(identity))
-        forms = [CONVOLUTIONS[name] for name in self.operations if name in CONVOLUTIONS]
-        rim = (side - max(form.reach for form in forms)) // 2 if forms else 0
+        reaches = [CONVOLUTIONS[name].reach for name in self.operations if name in CONVOLUTIONS]
+        reaches += [BEYOND[name].reach for name in self._beyond]
+        rim = (side - max(reaches)) // 2 if self.stages is not None else 0
         return kernel[..., rim : side - rim, rim : side - rim]
 
     def _one_by_one(self, maps: Tensor) -> Tensor:
@@ -165,9 +173,13 @@ class Cell(nn.Module):
 
     def _operate(self, name: str, maps: Tensor) -> Tensor:
         darts = self.style == "darts"
-        if name in POOLS:
-            pooled = self._pool(name, maps)
-            return self._normalise(pooled, self._row[name, 0], self._row[name, 0] + 1) if darts else pooled
+        if name in POOLS or name in BEYOND:
+            if name in POOLS:
+                done = self._pool(name, maps)
+            else:
+                assert self.beyond is not None
+                done = self.beyond.operate(name, maps.relu() if darts and name != "low_pass" else maps)
+            return self._normalise(done, self._row[name, 0], self._row[name, 0] + 1) if darts else done
         half, count = CONVOLUTIONS[name].span // 2, CONVOLUTIONS[name].stages
         if not darts:
             maps = F.pad(maps, [half * count] * 4)
@@ -184,8 +196,10 @@ class Cell(nn.Module):
 
         A share of the mixture is the scale of its operation's last batch norm.
         """
-        _, pools, _, twice, once = self.mixture().split(self._counts)
+        _, pools, _, twice, once, beyond = self.mixture().split(self._counts)
         mixed = maps * self.skip_weight()
+        for share, name in zip(beyond, self._beyond, strict=True):
+            mixed = mixed + share * self._operate(name, maps)
         parts = [self._pool(name, maps) for name in self.operations if name in POOLS]
         if self.stages is not None:
             first, dilated, second = self.stages.kernels()

@@ -1,5 +1,5 @@
-"""The candidate operations of a cell, by name: DARTS's eight (1806.09055). Free of torch, as planning counts their
-parameters.
+"""The candidate operations of a cell, by name: DARTS's eight (1806.09055), and three beyond them. Free of torch, as
+planning counts their parameters.
 
 ``style`` says what an operation is made of:
 
@@ -8,6 +8,12 @@ parameters.
 - ``linear``: the same weights without ReLU and batch norm, zero padding once at the cell's input, average pooling
   divides by 9 everywhere. Maximum pooling is not linear, so this style leaves it out (seven operations). The whole
   cell then equals one convolution, borders included.
+
+Beyond DARTS's, ours, for the paper's open question on the set (``wide`` names all eleven): ``dw_conv_7x7``, a depthwise
+convolution alone, as in ConvNeXt (2201.03545); ``conv_1x3_3x1``, two dense ones in a row, as DARTS writes its 1×7 and 7×1;
+``low_pass``, the frequencies of the map up to half of the largest along both axes. In the style of DARTS a ReLU stands before
+the convolutions and a norm behind each of the three. ``low_pass`` is linear, but reaches over the whole map, which no kernel of
+the linear style does.
 """
 
 from __future__ import annotations
@@ -56,13 +62,41 @@ CONVOLUTIONS = {
 }
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
 OPERATIONS = ("none", *POOLS, "skip_connect", *CONVOLUTIONS)
+"""DARTS's, in its order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beyond:
+    """An operation that DARTS does not have.
+
+    Args:
+        taps: weights a channel that act on that channel alone.
+        mixing: weights a pair of channels.
+        reach: side of the square of inputs that it sees, 0 for the whole map.
+    """
+
+    taps: int = 0
+    mixing: int = 0
+    reach: int = 0
+
+    def weights(self, channels: int) -> int:
+        return channels * self.taps + channels**2 * self.mixing
+
+
+BEYOND = {
+    "dw_conv_7x7": Beyond(taps=49, reach=7),
+    "conv_1x3_3x1": Beyond(mixing=6, reach=3),
+    "low_pass": Beyond(),
+}
 STYLES = ("darts", "linear")
 NORMS = ("batch", "batch-affine", "none")
-"""After every pool and every stage of a convolution, in the style of DARTS."""
+"""After every pool, every stage of a convolution and each of `BEYOND`, in the style of DARTS."""
+_NOT_LINEAR = {"max_pool_3x3": "is not linear", "low_pass": "is no convolution of a few taps"}
 
 
 def parse_operations(spec: str, *, style: str) -> tuple[str, ...]:
-    """Operation names in DARTS's order for ``all``, ``no-conv``, ``no-pool``, or names separated by commas.
+    """Operation names, DARTS's first and in its order, for ``all`` (DARTS's), ``no-conv``, ``no-pool``, ``wide`` (`BEYOND`
+    too), or names separated by commas.
 
     Raises:
         MethodError: unknown style or operation, a non-linear operation in a linear cell, or nothing that lets a signal
@@ -70,37 +104,42 @@ def parse_operations(spec: str, *, style: str) -> tuple[str, ...]:
     """
     if style not in STYLES:
         raise MethodError(f"style={style!r} is unknown; choose from {', '.join(STYLES)}")
-    allowed = tuple(name for name in OPERATIONS if style == "darts" or name != "max_pool_3x3")
+    known = (*OPERATIONS, *BEYOND)
+    allowed = tuple(name for name in known if style == "darts" or name not in _NOT_LINEAR)
+    darts = tuple(name for name in allowed if name not in BEYOND)
     named = {
-        "all": allowed,
-        "no-conv": tuple(name for name in allowed if name not in CONVOLUTIONS),
-        "no-pool": tuple(name for name in allowed if name not in POOLS),
+        "all": darts,
+        "no-conv": tuple(name for name in darts if name not in CONVOLUTIONS),
+        "no-pool": tuple(name for name in darts if name not in POOLS),
+        "wide": allowed,
     }
     word = str(spec).replace(" ", "")
     if word in named:
         return named[word]
     parts = word.split(",")
     for part in parts:
-        if part not in OPERATIONS:
-            known = f"{', '.join(named)}, or names of {', '.join(OPERATIONS)}"
-            raise MethodError(f"operations={spec!r}: {part!r} is unknown; choose from {known}")
+        if part not in known:
+            choices = f"{', '.join(named)}, or names of {', '.join(known)}"
+            raise MethodError(f"operations={spec!r}: {part!r} is unknown; choose from {choices}")
         if part not in allowed:
             raise MethodError(
-                f"operations={spec!r}: {part} is not linear, so style=linear has no such operation; use style=darts"
+                f"operations={spec!r}: {part} {_NOT_LINEAR[part]}, so style=linear has no such operation; use style=darts"
             )
     if set(parts) == {"none"}:
         raise MethodError(f"operations={spec!r}: none alone lets nothing pass; name at least one other operation")
-    return tuple(name for name in OPERATIONS if name in parts)
+    return tuple(name for name in known if name in parts)
 
 
 def cell_parameters(operations: tuple[str, ...], *, channels: int) -> int:
     """Trainable parameters of one cell: its convolutions, and one architecture weight an operation where there is a
     choice."""
     architecture = len(operations) if len(operations) > 1 else 0
-    return architecture + sum(CONVOLUTIONS[name].weights(channels) for name in operations if name in CONVOLUTIONS)
+    weighted: dict[str, Separable | Beyond] = {**CONVOLUTIONS, **BEYOND}
+    return architecture + sum(weighted[name].weights(channels) for name in operations if name in weighted)
 
 
 def normed(operations: tuple[str, ...]) -> int:
-    """How many norms the operations have in the style of DARTS: one a pool, one a stage of a convolution."""
+    """How many norms the operations have in the style of DARTS: one a pool, one a stage of a convolution, one of each
+    beyond DARTS's."""
     stages = (CONVOLUTIONS[name].stages for name in operations if name in CONVOLUTIONS)
-    return sum(name in POOLS for name in operations) + sum(stages)
+    return sum(name in POOLS or name in BEYOND for name in operations) + sum(stages)

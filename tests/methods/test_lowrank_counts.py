@@ -43,6 +43,7 @@ COUNTS: list[tuple[str, dict[str, Any], str, int]] = [
     ("naslora", {"norm": "batch-affine"}, "vit_b", 110_592 + 12 * (CELL + 2 * 3 * 8)),
     ("naslora", {"norm": "none", "residual": True}, "vit_b", 110_592 + 12 * CELL),
     ("naslora", {"operations": "skip_connect"}, "vit_b", 110_592),
+    ("naslora", {"operations": "wide"}, "vit_b", 110_592 + 12 * (CELL + 147 + 54 + 3)),
     ("naspclora", {}, "vit_h", 491_520 + 32 * PARTIAL_CELL),
     ("naspclora", {}, "vit_b", 110_592 + 12 * PARTIAL_CELL),
     ("full", {}, "vit_h", 637_026_048),

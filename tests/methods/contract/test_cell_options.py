@@ -13,6 +13,8 @@ OPTIONS: list[tuple[str, Options]] = [
     ("naslora", {"norm": "batch-affine", "residual": True}),
     ("naslora", {"norm": "none", "operations": "no-pool"}),
     ("naspclora", {"style": "linear", "residual": True}),
+    ("naslora", {"operations": "wide", "norm": "batch-affine"}),
+    ("naslora", {"operations": "wide", "style": "linear", "scope": "image"}),
 ]
 
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.fft
+import scipy.linalg
 import torch
 from torch import Tensor, nn
 
+from methods.parts.beyond import low_pass
 from methods.parts.cell import Cell
 from methods.parts.cell_tokens import CellOnTokens
-from methods.parts.operations import CONVOLUTIONS, OPERATIONS, cell_parameters, parse_operations
+from methods.parts.operations import BEYOND, CONVOLUTIONS, OPERATIONS, cell_parameters, normed, parse_operations
 from methods.parts.placement import MethodError
 from methods.parts.sites import TokenGrid, TokenLayout
 
 SPECS = ["all", "no-conv", "no-pool", "skip_connect,none", "sep_conv_3x3", "dil_conv_5x5", "avg_pool_3x3,sep_conv_5x5"]
+SPECS += ["wide", "dw_conv_7x7", "conv_1x3_3x1,dil_conv_3x3"]
 
 
 def _cell(
@@ -45,7 +50,24 @@ def _reference(name: str, cell: Cell) -> nn.Module:
         return nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), norm())
     if name == "avg_pool_3x3":
         return nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), norm())
+    if name == "low_pass":
+        return nn.Sequential(LowPass(), norm())
     layers: list[nn.Module] = []
+    if name in BEYOND:
+        assert cell.beyond is not None
+        width = cell.channels
+        if name == "dw_conv_7x7":
+            layers = [nn.Conv2d(width, width, 7, padding=3, groups=width, bias=False)]
+            weights = [cell.beyond.depthwise]
+        else:
+            layers = [
+                nn.Conv2d(width, width, (1, 3), padding=(0, 1), bias=False),
+                nn.Conv2d(width, width, (3, 1), padding=(1, 0), bias=False),
+            ]
+            weights = [cell.beyond.row, cell.beyond.column]
+        for layer, weight in zip(layers, weights, strict=True):
+            layer.weight = weight
+        return nn.Sequential(nn.ReLU(), *layers, norm())
     form = CONVOLUTIONS[name]
     assert cell.stages is not None
     for stage in (cell.stages.stage(name, index) for index in range(form.stages)):
@@ -57,22 +79,58 @@ def _reference(name: str, cell: Cell) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+class LowPass(nn.Module):
+    """The frequencies up to a quarter of a cycle a token, by scipy's matrix of the discrete Fourier transform."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        rows, columns = (torch.from_numpy(self.projection(side)) for side in maps.shape[-2:])
+        return rows @ maps @ columns
+
+    @staticmethod
+    def projection(side: int) -> np.ndarray:
+        matrix = scipy.linalg.dft(side, scale="sqrtn")
+        keep = np.abs(scipy.fft.fftfreq(side)) <= 0.25
+        return np.real(matrix.conj().T @ (keep[:, None] * matrix))
+
+
+@pytest.mark.parametrize("size", [(14, 14), (5, 12), (1, 1), (2, 7)])
+def test_low_pass_and_its_gradient_are_those_of_scipys_transform(size: tuple[int, int]) -> None:
+    maps = [_maps(2, 3, *size).requires_grad_() for _ in range(2)]
+    weight = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    outputs = [low_pass(maps[0]), LowPass()(maps[1])]
+    for output in outputs:
+        (output * weight).sum().backward()
+
+    torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(maps[0].grad, maps[1].grad, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(low_pass(outputs[0].detach()), outputs[0], rtol=1e-9, atol=1e-12)  # a projection
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("training", [True, False])
-def test_darts_cell_is_the_softmax_mixture_of_torch_modules(training: bool, fused: bool) -> None:
-    cell = _cell("all", fused=fused)
+@pytest.mark.parametrize("spec", ["all", "wide"])
+def test_darts_cell_is_the_softmax_mixture_of_torch_modules(spec: str, training: bool, fused: bool) -> None:
+    cell = _cell(spec, fused=fused)
     maps = _maps(4, 3, 9, 11)
-    operations = {name: _reference(name, cell).double() for name in OPERATIONS if name != "none"}
+    operations = {name: _reference(name, cell).double() for name in cell.operations if name != "none"}
     cell(maps)
     for operation in operations.values():  # one training pass gives both the same running statistics
         operation(maps)
     cell.train(training)
-    shares = dict(zip(OPERATIONS, cell.mixture().tolist(), strict=True))
+    shares = dict(zip(cell.operations, cell.mixture().tolist(), strict=True))
     assert sum(shares.values()) == pytest.approx(1)
+    weight, inputs = _maps(5, 3, 9, 11)[1:], [maps.clone().requires_grad_() for _ in range(2)]
 
-    expected = sum(shares[name] * operation.train(training)(maps) for name, operation in operations.items())
+    expected = sum(shares[name] * operation.train(training)(inputs[0]) for name, operation in operations.items())
+    mixed = cell(inputs[1])
 
-    torch.testing.assert_close(cell(maps), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(mixed, expected, rtol=1e-9, atol=1e-9)
+    shared = [] if cell.beyond is None else list(cell.beyond.parameters())  # the modules hold the very same
+    gradients = [
+        torch.autograd.grad((output * weight).sum(), [into, *shared])
+        for output, into in ((expected, inputs[0]), (mixed, inputs[1]))
+    ]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -122,7 +180,7 @@ def test_batched_cell_equals_one_operation_at_a_time(
 
 
 @pytest.mark.parametrize("size", [(14, 14), (3, 3), (1, 1), (5, 12)])
-@pytest.mark.parametrize("spec", ["all", "no-conv", "sep_conv_5x5", "dil_conv_3x3,none"])
+@pytest.mark.parametrize("spec", ["all", "no-conv", "sep_conv_5x5", "dil_conv_3x3,none", *SPECS[-3:]])
 def test_linear_cell_equals_its_one_kernel_at_the_borders_too(spec: str, size: tuple[int, int]) -> None:
     cell = _cell(spec, style="linear")
     maps = _maps(2, 3, *size)
@@ -188,6 +246,16 @@ def test_convolution_weights_are_those_of_the_paper() -> None:
 
     assert sum(form.weights(3) for form in forms) == 360
     assert sum(form.weights(2) for form in forms) == 228
+
+
+def test_operations_beyond_darts_are_counted_and_darts_own_set_is_as_it_was() -> None:
+    assert [form.weights(3) for form in BEYOND.values()] == [147, 54, 0]
+    assert parse_operations("wide", style="darts") == (*OPERATIONS, "dw_conv_7x7", "conv_1x3_3x1", "low_pass")
+    assert "low_pass" not in parse_operations("wide", style="linear")
+    assert len(parse_operations("all", style="darts")) == 8
+    for spec, norms in (("all", 8), ("wide", 11), ("low_pass", 1)):
+        operations = parse_operations(spec, style="darts")
+        assert normed(operations) == norms == len(_cell(spec).running_mean)
 
 
 def test_alpha_starts_near_uniform() -> None:
@@ -267,6 +335,7 @@ def test_image_scope_sees_across_windows_and_window_scope_does_not() -> None:
         ("sepconv", "darts", "'sepconv' is unknown"),
         ("none", "darts", "lets nothing pass"),
         ("max_pool_3x3", "linear", "not linear"),
+        ("low_pass", "linear", "low_pass is no convolution of a few taps"),
         ("all", "relu", "style='relu'"),
     ],
 )
