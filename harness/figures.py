@@ -11,6 +11,7 @@ from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.planning.pictures import pictures
 from harness.records.cost import CostStore
+from harness.records.evidence import EvidenceStore
 from harness.records.store import RecordStore
 from harness.reporting.figures import FIGURES, draw, resolve
 from harness.reporting.figures.checking import figure_files, wrong_figures
@@ -37,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         baseline=options.baseline,
         picture_of=pictures(options.results, data=options.data) if "masks" in wanted else None,
     )
-    say_skipped({**RecordStore(options.results).problems(), **CostStore(options.results).problems()})
+    stores = (RecordStore, CostStore, EvidenceStore)
+    say_skipped({path: reason for one in stores for path, reason in one(options.results).problems().items()})
     out = options.out or options.results / "figures"
     reasons: list[str] = []
     written = 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.records.architecture import read_architecture
 from harness.records.schema import Record
@@ -46,7 +45,7 @@ def no_alpha(record: Record) -> AlphaCode:
 
 
 MOST_ARRANGEMENTS = 20_000
-"""Permutations are enumerated up to this many and drawn beyond."""
+"""Permutations are enumerated up to this many and drawn beyond (`scipy.stats.permutation_test`)."""
 
 
 def alpha_code(record: Record, last: Shares) -> AlphaCode:
@@ -144,49 +143,38 @@ def domains(ends: Mapping[str, Mapping[int, Shares]], *, seed: int = 0) -> Domai
     None with fewer than two benchmarks or two common seeds.
     """
     import numpy as np
+    from scipy.stats import permutation_test
 
     seeds = sorted(set.intersection(*(set(runs) for runs in ends.values()))) if ends else []
     benchmarks = sorted(ends)
-    if len(benchmarks) < 2 or len(seeds) < 2:
-        return None
-    runs = [(place, one) for one in seeds for place in range(len(benchmarks))]
-    shares = [ends[benchmarks[place]][one] for place, one in runs]
-    table = np.array([[distance(first, second) for second in shares] for first in shares])
-    other_seed = np.array([[a[1] != b[1] for b in runs] for a in runs])
-    upper = np.triu(np.ones_like(other_seed), k=1).astype(bool)
-
-    def means(labels: Sequence[int]) -> tuple[float, float]:
-        mine = np.asarray(labels)
-        same = mine[:, None] == mine[None, :]
-        return float(table[~same & upper].mean()), float(table[same & other_seed & upper].mean())
-
     count = len(benchmarks)
-    orders = list(itertools.permutations(range(count))) if count <= 7 else []
-    arrangements = math.factorial(count) ** (len(seeds) - 1)  # the first seed may stay: only who is together counts
-    smallest = 1 / arrangements
-    between, within = means([place for place, _ in runs])
-    if smallest > ALPHA:
-        return Domains(
-            between=between,
-            within=within,
-            test=Test(p=None, statistic=between - within, n=len(seeds), smallest=smallest),
-        )
-    if arrangements <= MOST_ARRANGEMENTS:
-        drawn = [
-            [*range(count), *itertools.chain.from_iterable(one)]
-            for one in itertools.product(orders, repeat=len(seeds) - 1)
-        ]
-        extra = 0
-    else:
-        generator = np.random.default_rng(seed)
-        drawn = [
-            [place for _ in seeds for place in map(int, generator.permutation(count))]
-            for _ in range(MOST_ARRANGEMENTS // 4)
-        ]
-        extra = 1
-    gaps = [first - second for first, second in map(means, drawn)]
-    hits = sum(gap >= between - within - 1e-12 for gap in gaps)
-    p = (hits + extra) / (len(drawn) + extra)
+    if count < 2 or len(seeds) < 2:
+        return None
+    shares = [ends[benchmark][one] for benchmark in benchmarks for one in seeds]
+    table = np.array([[distance(first, second) for second in shares] for first in shares])
+    runs = np.arange(len(shares)).reshape(count, len(seeds))
+    pairs = np.triu(np.ones_like(table, dtype=bool), k=1)
+
+    def means(*samples: Any) -> tuple[float, float]:
+        """Between and within, for runs grouped as in ``samples``, one a benchmark; none holds two runs of one seed."""
+        label = np.empty(len(shares), dtype=int)
+        for place, sample in enumerate(samples):
+            label[np.asarray(sample, dtype=int)] = place
+        same = label[:, None] == label[None, :]
+        return float(table[pairs & ~same].mean()), float(table[pairs & same].mean())
+
+    def gap(*samples: Any) -> float:
+        between, within = means(*samples)
+        return round(between - within, 12)  # ties that differ in the last bit are ties
+
+    between, within = means(*runs)
+    smallest, p = math.factorial(count) ** (1.0 - len(seeds)), None  # one seed may stay: only who is together counts
+    if smallest <= ALPHA:
+        found = permutation_test(
+            tuple(runs), gap, permutation_type="samples", n_resamples=MOST_ARRANGEMENTS, alternative="greater",
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
+        p = float(found.pvalue)
     return Domains(
         between=between, within=within, test=Test(p=p, statistic=between - within, n=len(seeds), smallest=smallest)
     )

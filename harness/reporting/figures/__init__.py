@@ -23,6 +23,11 @@ FIGURES: Mapping[str, str] = {
     "alpha-entropy": "entropy of softmax(α) over epochs",
     "alpha-benchmarks": "softmax(α) at the end by benchmark, and whether benchmarks differ",
     "merging": "deviation and score of merged models",
+    "merging-blocks": "where merged models deviate, block by block",
+    "attention-distance": "how far attention reaches by block, against the frozen backbone",
+    "frequency": "frequencies of the features by depth, against the frozen backbone",
+    "cka": "how alike features are, to the frozen backbone and between rows",
+    "update": "size of the update, blocks by sites",
     "masks": "masks that runs kept, side by side, errors coloured",
 }
 """Name -> what it shows."""

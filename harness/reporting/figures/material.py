@@ -13,6 +13,7 @@ from harness.records.cost import CostRecord, CostStore
 from harness.records.schema import Record, content_hash
 from harness.records.store import RecordStore
 from harness.reporting import names
+from harness.reporting.evidence import EvidenceOf, evidence_below, no_evidence
 from harness.reporting.grid import Column, Grid, Row
 from harness.reporting.pages import images_below
 from harness.reporting.paired import ImagesOf
@@ -56,6 +57,7 @@ class Material:
     baseline: label of the row that others are compared with.
     masks: a record -> the file of its kept masks, which need not be there.
     picture_of: images for `masks`.
+    evidence_of: what a run's model does inside, None where it was not measured.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Material:
     baseline: str
     masks: Callable[[Record], Path]
     picture_of: PictureOf = field(default=lambda record, split, stem: None)
+    evidence_of: EvidenceOf = no_evidence
 
     @property
     def benchmarks(self) -> list[str]:
@@ -140,6 +143,8 @@ def materials(
         raise UsageError(f"no row is called {baseline!r}; choose from {', '.join(sorted(labels))}")
     known: Mapping[str, str] = _names(found, study)
 
+    evidence = evidence_below(root)
+
     @cache
     def whole(key: str) -> Record:
         record = store.read(key)
@@ -156,6 +161,7 @@ def materials(
             baseline=baseline_of(grid, study, baseline),
             masks=lambda record: store.masks_path(record.key),
             picture_of=picture_of or (lambda record, split, stem: None),
+            evidence_of=evidence,
         )
         for grid in found
     ]

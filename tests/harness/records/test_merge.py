@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.records.__main__ import main
 from harness.records.cost import CostStore
+from harness.records.masks import KeptMask, encoded_masks, read_masks
 from harness.records.merge import conflicts, merge
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -50,6 +52,27 @@ def test_records_of_two_clusters_come_together_with_what_lies_beside(tmp_path: P
     again = merged.read(record(seed=1).key)
     assert again is not None
     assert again.architecture == alpha
+
+
+def test_masks_travel_with_their_record_and_a_conflict_keeps_both(tmp_path: Path) -> None:
+    def kept(predicted: int) -> bytes:
+        picture = np.full((8, 8), predicted, np.uint8)
+        return encoded_masks([KeptMask(split="test", stem="a", predicted=picture, truth=picture)])
+
+    one, other = record(0.9, finished="2026-01-01"), record(0.8, finished="2026-01-02")
+    for name, made, masks in (("a", one, kept(1)), ("b", other, kept(0))):
+        RecordStore(tmp_path / name).write(made, images(made), masks)
+    assert main(["merge", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0
+    merged = RecordStore(tmp_path / "c")
+    found = merged.find(one.key)
+    assert found is not None
+    (mask,) = read_masks(merged.masks_path(one.key), expected=found.beside["masks.png"])
+    assert mask.predicted.min() == 1
+    (apart,) = conflicts(tmp_path / "c")
+    assert apart.with_name(apart.name.replace(".json", ".masks.png")).read_bytes() == kept(0)
+    assert main(["check", str(tmp_path / "c")]) == 0
+    merged.masks_path(one.key).write_bytes(kept(0))
+    assert main(["check", str(tmp_path / "c")]) == 1
 
 
 def test_a_conflict_is_reported_and_both_contents_stay(tmp_path: Path) -> None:
