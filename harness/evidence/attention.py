@@ -18,6 +18,7 @@ from segment_anything.modeling.image_encoder import window_partition
 from torch import Tensor, nn
 
 from harness.models.attention import RelativeAttention
+from harness.models.rotary import RotaryAttention
 
 CHUNK = 1 << 24
 """Scores at a time: 64 MiB in float32, and about three times that with what is made of them."""
@@ -52,7 +53,7 @@ def attention_distance(attn: nn.Module, tokens: Tensor, *, grid: tuple[int, int]
     """Mean attention distance of every image and head, (B, heads), in pixels.
 
     Args:
-        attn: SAM's attention over maps, or timm's over sequences; its ``qkv`` may be adapted.
+        attn: SAM's attention over maps, timm's over sequences, or a rotary one over either; its ``qkv`` may be adapted.
         tokens: what reaches it: (B', h, w, C), a window or an image an entry, or (B, P + N, C) with P tokens without a place
             in front.
         grid: height and width of the map in tokens.
@@ -71,10 +72,14 @@ def attention_distance(attn: nn.Module, tokens: Tensor, *, grid: tuple[int, int]
 
 
 def _projected(attn: Any, tokens: Tensor, *, places: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Queries and keys (B', heads, N, d) of the tokens with a place, with SAM's row and column terms, None in timm."""
+    """Queries and keys (B', heads, N, d) of the tokens with a place, with SAM's row and column terms, None elsewhere."""
     if isinstance(attn, RelativeAttention):
         q, k, _ = attn._heads(attn.qkv(tokens))
         return q, k, *attn._relative_scores(q, *tokens.shape[1:3])
+    if isinstance(attn, RotaryAttention):
+        q, k, _ = attn.heads(tokens)
+        placeless = 0 if tokens.dim() == 4 else tokens.shape[1] - places
+        return q[:, :, placeless:], k[:, :, placeless:], None, None
     batch, length, _ = tokens.shape
     q, k, _ = attn.qkv(tokens).reshape(batch, length, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     q, k = attn.q_norm(q), attn.k_norm(k)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from harness.evidence.attention import attention_distance, window_validity
 from harness.evidence.frequency import half_diagonal
 from harness.models.attention import RelativeAttention
+from harness.models.rotary import RotaryAttention
 from harness.records.cka import upper
 from harness.records.evidence import Inside
 from methods.parts.placement import MethodError
@@ -140,7 +141,9 @@ def _of_site(site: str, frozen: nn.Module, layout: TokenLayout, seen: Seen) -> C
 
 
 def _is_attention(module: nn.Module) -> bool:
-    return isinstance(module, RelativeAttention) or (hasattr(module, "qkv") and hasattr(module, "q_norm"))
+    return isinstance(module, RelativeAttention | RotaryAttention) or (
+        hasattr(module, "qkv") and hasattr(module, "q_norm")
+    )
 
 
 def _maps(tokens: Tensor, layout: TokenLayout) -> Tensor:

@@ -13,14 +13,18 @@ from typing import Literal
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam
-from timm.models.vision_transformer import checkpoint_filter_fn
+from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
-from harness.models.catalog import Backbone, Task, backbone, backbone_shape, require_stands
+from harness.models.catalog import backbone, backbone_shape, require_stands
 from harness.models.checkpoint import read_shapes, read_tensors, require_match
+from harness.models.decoder_shape import Task
 from harness.models.decoders import Decoder
 from harness.models.dense_decoders import dense_decoder
+from harness.models.dinov3_encoder import DINOv3Encoder
+from harness.models.known import Backbone
 from harness.models.mask_decoder import BatchedMaskDecoder, plain_mask_decoder
+from harness.models.sam3_encoder import SAM3Encoder, trunk_state
 from harness.models.sam_encoder import SAMEncoder, resize_state
 from harness.models.segmenter import DenseSegmenter, SAMSegmenter, Segmenter
 from harness.models.timm_encoder import TimmEncoder, create_vit, sam_neck
@@ -50,7 +54,7 @@ def build_segmenter(
 ) -> Segmenter:
     """A segmenter in training mode with every parameter trainable; a method freezes what it does not train.
 
-    A SAM checkpoint fills encoder, prompt encoder and decoder; a timm checkpoint fills the encoder, while neck,
+    A SAM checkpoint fills encoder, prompt encoder and decoder; one of timm or of SAM 3 fills the encoder, while neck,
     prompt encoder and decoder start from ``head_seed``. Without a checkpoint everything starts from ``head_seed``.
     Position tables are fitted to ``image_size`` when loaded (`resize_state`; timm's ``checkpoint_filter_fn``).
 
@@ -61,7 +65,7 @@ def build_segmenter(
         mask_tokens: K of a multi-class head; where K > 1 each starts as SAM's token 0 plus noise of standard
             deviation 0.02 (ours).
         image_size: side of the square input in pixels, None for the backbone's own.
-        checkpoint: a SAM ``.pth`` or ``.safetensors`` file, or the weights of a timm encoder; None for random weights.
+        checkpoint: a SAM ``.pth`` or ``.safetensors`` file, the weights of a timm encoder, or SAM 3's; None for random weights.
         head_seed: seeds whatever no checkpoint brings.
         fused_attention: False builds attention scores as segment_anything does.
         batched_decoder: False decodes one image after the other as segment_anything does.
@@ -77,7 +81,7 @@ def build_segmenter(
     """
     entry, shape = backbone(name), backbone_shape(name, image_size)
     require_stands(decoder, name)
-    parts = _timm_parts if entry.timm_model else _sam_parts
+    parts = _sam_parts if entry.shape.neck_dim else _neckless_parts
     encoder, prompt_encoder, plain_decoder, neck = parts(
         entry, shape, checkpoint=checkpoint, seed=head_seed, fused=fused_attention, recompute=activation_checkpointing
     )
@@ -112,7 +116,7 @@ def require_checkpoint(name: str, checkpoint: Path) -> None:
         UsageError: as `build_segmenter`.
     """
     entry = backbone(name)
-    parts = _timm_parts if entry.timm_model else _sam_parts
+    parts = _sam_parts if entry.shape.neck_dim else _neckless_parts
     with torch.device("meta"):
         parts(entry, entry.shape, checkpoint=checkpoint, seed=0, fused=True, recompute=False, read=read_shapes)
 
@@ -219,7 +223,7 @@ def _sam_parts(
     return encoder, prompts, decoder, None
 
 
-def _timm_parts(
+def _neckless_parts(
     entry: Backbone,
     shape: BackboneShape,
     *,
@@ -229,25 +233,59 @@ def _timm_parts(
     recompute: bool,
     read: Callable[[Path], dict[str, Tensor]] = read_tensors,
 ) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
+    fill = _timm_encoder if entry.timm_model else _sam3_encoder
     with seeded(seed):
         neck = sam_neck(shape.dim, entry.decoder.dim)
         prompts, decoder = _prompt_encoder(entry, shape), plain_mask_decoder(entry.decoder)
-        vit = create_vit(entry.timm_model, shape.image_size)
+        encoder = fill(entry, shape, checkpoint=checkpoint, fused=fused, recompute=recompute, read=read)
+    return encoder, prompts, decoder, neck
+
+
+def _timm_encoder(
+    entry: Backbone,
+    shape: BackboneShape,
+    *,
+    checkpoint: Path | None,
+    fused: bool,
+    recompute: bool,
+    read: Callable[[Path], dict[str, Tensor]],
+) -> nn.Module:
+    vit = create_vit(entry.timm_model, shape.image_size, **entry.timm_options)
+    rotary = isinstance(vit, eva.Eva)
     if checkpoint is not None:
         found = read(checkpoint)
         own_size = _vit_state(entry)
         classifier = [key for key in found if key.startswith("head.") and key not in own_size]
         found = {key: tensor.float() for key, tensor in found.items() if key not in classifier}
         require_match(found, own_size, path=checkpoint, backbone=entry.name)
-        vit.load_state_dict(checkpoint_filter_fn(found, vit, interpolation="bicubic", antialias=True), strict=True)
-    encoder = TimmEncoder(vit, shape=shape, fused=fused, activation_checkpointing=recompute)
-    return encoder, prompts, decoder, neck
+        fit = eva.checkpoint_filter_fn if rotary else vision_transformer.checkpoint_filter_fn
+        vit.load_state_dict(fit(found, vit, interpolation="bicubic", antialias=True), strict=True)  # type: ignore[arg-type]
+    if isinstance(vit, eva.Eva):
+        return DINOv3Encoder(vit, shape=shape, fused=fused, activation_checkpointing=recompute)
+    return TimmEncoder(vit, shape=shape, fused=fused, activation_checkpointing=recompute)
+
+
+def _sam3_encoder(
+    entry: Backbone,
+    shape: BackboneShape,
+    *,
+    checkpoint: Path | None,
+    fused: bool,
+    recompute: bool,
+    read: Callable[[Path], dict[str, Tensor]],
+) -> nn.Module:
+    encoder = SAM3Encoder(shape, fused=fused, activation_checkpointing=recompute)
+    if checkpoint is not None:
+        found = trunk_state(read(checkpoint))
+        require_match(found, encoder.state_dict(), path=checkpoint, backbone=entry.name)
+        encoder.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=True)
+    return encoder
 
 
 def _vit_state(entry: Backbone) -> dict[str, Tensor]:
     """Names and shapes of a timm model's tensors at its own image size, without memory."""
     with torch.device("meta"):
-        return create_vit(entry.timm_model, entry.shape.image_size).state_dict()
+        return create_vit(entry.timm_model, entry.shape.image_size, **entry.timm_options).state_dict()
 
 
 def _prompt_encoder(entry: Backbone, shape: BackboneShape) -> PromptEncoder:

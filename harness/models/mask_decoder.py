@@ -15,7 +15,7 @@ from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.mask_decoder import MLP, MaskDecoder
 from torch import Tensor, nn
 
-from harness.models.catalog import SPARE_TOKENS, DecoderShape
+from harness.models.decoder_shape import SPARE_TOKENS, DecoderShape
 
 _FROZEN = ("spare_tokens", "spare_hypernetworks", "iou_prediction_head")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 from segment_anything.modeling.common import LayerNorm2d
 from timm.layers import resample_abs_pos_embed
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -14,12 +17,16 @@ from methods.parts.placement import BackboneShape
 from methods.parts.sites import TokenGrid
 
 
-def create_vit(model: str, image_size: int) -> VisionTransformer:
-    """timm's model without a head, its position table made for ``image_size`` pixels a side."""
+def create_vit(model: str, image_size: int, **options: Any) -> VisionTransformer | Eva:
+    """timm's model without a head, its position table made for ``image_size`` pixels a side.
+
+    Args:
+        options: numbers in which it differs from timm's own of that name.
+    """
     vit = timm.create_model(
-        model, pretrained=False, num_classes=0, global_pool="", img_size=image_size, dynamic_img_size=False
+        model, pretrained=False, num_classes=0, global_pool="", img_size=image_size, dynamic_img_size=False, **options
     )
-    assert isinstance(vit, VisionTransformer)
+    assert isinstance(vit, VisionTransformer | Eva)
     return vit
 
 

@@ -128,6 +128,16 @@ class SSFConfig(PlacedConfig):
         require_choice("init", self.init, ("released", "intended"))
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
+        what = (
+            "q, k and v"
+            if not shape.qkv_bias
+            else "its patch projection"
+            if self.outside and not shape.patch_bias
+            else ""
+        )
+        if what:
+            more = "another method" if not shape.qkv_bias else "ssf[outside=false]"
+            raise MethodError(f"ssf folds into weight and bias, and this backbone has no bias at {what}; take {more}")
         channels = 7 * shape.dim + shape.mlp_dim
         return 2 * (self.block_count(shape) * channels + (shape.dim if self.outside else 0))
 

@@ -78,7 +78,7 @@ def add_update(base: nn.Linear, adapter: LowRank, matrix: Tensor, offset: Tensor
     rows = slice(adapter.start, adapter.stop)
     weight = base.weight[rows]
     weight.copy_(weight.double() + adapter.scale * (up @ matrix.to(up) @ down))
-    if offset is None:
+    if offset is None or (base.bias is None and not offset.any()):
         return
     if base.bias is None:
         base.bias = nn.Parameter(base.weight.new_zeros(base.out_features), requires_grad=False)
@@ -116,16 +116,18 @@ class LeastSquares:
     Args:
         rank: r, the width of z and of y.
         device: where to accumulate.
+        affine: fit c too, else it is zero.
     """
 
-    def __init__(self, rank: int, *, device: torch.device) -> None:
+    def __init__(self, rank: int, *, device: torch.device, affine: bool) -> None:
+        self.affine = affine
         self.gram = torch.zeros(rank + 1, rank + 1, dtype=torch.float64, device=device)
         self.moment = torch.zeros(rank + 1, rank, dtype=torch.float64, device=device)
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
         """Inputs and targets (…, r) of the same tokens."""
         flat = inputs.flatten(0, -2).double()
-        flat = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
+        flat = torch.cat([flat, flat.new_full((len(flat), 1), self.affine)], dim=1)
         self.gram += flat.T @ flat
         self.moment += flat.T @ targets.flatten(0, -2).double()
 
@@ -136,14 +138,15 @@ class LeastSquares:
     def solve(self) -> tuple[Tensor, Tensor]:
         """M (r, r) and c (r,), on the CPU. Where the tokens leave directions open, the solution of least norm."""
         solution = torch.linalg.pinv(self.gram.cpu(), hermitian=True, rtol=1e-10) @ self.moment.cpu()
-        return solution[:-1].T, solution[-1]
+        return solution[:-1].T, solution[-1] if self.affine else torch.zeros_like(solution[-1])
 
 
 @torch.no_grad()
 def fit_cores(
     segmenter: nn.Module, layers: Sequence[Layer], calibration: Sequence[Tensor]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """The affine map (M, c) of the bottleneck nearest to each core, by site; the identity where there is no core.
+    """The affine map (M, c) of the bottleneck nearest to each core, by site; the identity where there is no core. Where
+    the layer has no bias (DINOv3's qkv) there is no place for c, which is then zero, and M is fitted without it.
 
     Args:
         segmenter: in evaluation mode.
@@ -153,7 +156,8 @@ def fit_cores(
     adapters = {site: adapter for layer in layers for site, adapter in layer.adapters().items()}
     ranks = {site: len(adapter.factors()[0]) for site, adapter in adapters.items()}
     cores = {site: adapter.core for site, adapter in adapters.items() if adapter.core is not None}
-    fits = {site: LeastSquares(ranks[site], device=adapters[site].down.device) for site in cores}
+    biased = {site: layer.adapted.base.bias is not None for layer in layers for site in layer.adapters()}
+    fits = {site: LeastSquares(ranks[site], device=adapters[site].down.device, affine=biased[site]) for site in cores}
     with ExitStack() as watched:
         for site, core in cores.items():
             watched.callback(core.register_forward_hook(fits[site].watch).remove)

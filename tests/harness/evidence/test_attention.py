@@ -127,3 +127,22 @@ def test_tokens_without_a_place_are_left_out_in_timm():
     side = 64 // patch
     expected = (shares * pixel_distances(side, side, patch=patch)).sum(dim=-1).mean(dim=-1)
     assert torch.allclose(seen[0].distances[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("backbone", "index"), [("vit_t_dinov3", 0), ("vit_t_sam3", 0), ("vit_t_sam3", 1)])
+def test_distances_of_rotary_attention_follow_its_own_weights(backbone: str, index: int):
+    encoder = build_segmenter(backbone, task="binary", image_size=48, head_seed=1).encoder.eval()
+    attn = encoder.blocks[index].attn
+    with torch.no_grad():
+        attn.qkv.weight.normal_(std=0.5)  # far from uniform attention
+    inputs: list[torch.Tensor] = []
+    attn.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    with watched(encoder) as seen, torch.no_grad():
+        encoder(torch.randn(2, 3, 48, 48))
+    q, k, _ = attn.heads(inputs[0])
+    # The 3x3 places of an image, which fill one window, behind what tokens have none.
+    shares = ((q * attn.scale) @ k.transpose(-2, -1)).softmax(dim=-1)[:, :, -9:, -9:]
+    shares = shares / shares.sum(dim=-1, keepdim=True)
+    expected = (shares * pixel_distances(3, 3, patch=16)).sum(dim=-1).mean(dim=-1)
+    assert torch.allclose(seen[index].distances[0], expected, rtol=1e-5)
+    assert expected.std() > 0

@@ -47,6 +47,10 @@ def test_totals_equal_segment_anything(name: str, published: int) -> None:
         *KNOWN_TIMM,
         "timm/deit3_small_patch16_224",
         "timm/vit_base_patch16_clip_224",
+        "vit_t_dinov3",
+        "vit_t_sam3",
+        "timm/vit_large_patch16_dinov3",
+        "sam3",
     ],
 )
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
@@ -82,8 +86,14 @@ def test_known_shapes_equal_timm(name: str) -> None:
         ("vit_bb", "did you mean 'vit_b'"),
         ("resnet50", "choose from"),
         ("timm/vit_smal_patch16_224", "did you mean 'vit_small_patch16_224'"),
-        ("timm/resnet50", "no plain ViT"),
-        ("timm/vit_base_patch16_siglip_224", "no plain ViT"),
+        ("timm/resnet50", r"no plain ViT: it lacks .* \(it is a ResNet\)"),
+        ("timm/vit_base_patch16_siglip_224", "a pooling of their own"),
+        ("timm/vit_base_r50_s16_224", "lacks patches by one convolution"),
+        ("timm/vit_giant_patch14_dinov2", r"an MLP of two linear layers \(it has GluMlp\)"),
+        ("timm/vit_small_plus_patch16_dinov3", "an MLP of two linear layers"),
+        ("timm/vit_small_patch16_dinov3_qkvb", "one linear layer for q, k and v"),
+        ("timm/eva02_tiny_patch14_224", "rotary positions alone"),
+        ("timm/vit_small_resnet26d_224", "patches by one convolution"),
     ],
 )
 def test_unknown_backbones_name_the_nearest(name: str, hint: str) -> None:

@@ -171,7 +171,7 @@ def test_calibrated_merge_of_a_linear_update_is_exact() -> None:
 def test_least_squares_finds_the_affine_map_behind_its_samples() -> None:
     generator = torch.Generator().manual_seed(0)
     matrix, offset = torch.randn(3, 3, generator=generator).double(), torch.randn(3, generator=generator).double()
-    fit = LeastSquares(3, device=torch.device("cpu"))
+    fit = LeastSquares(3, device=torch.device("cpu"), affine=True)
     for _ in range(3):
         tokens = torch.randn(2, 5, 5, 3, generator=generator).double()
         fit.add(tokens, tokens @ matrix.T + offset)
@@ -188,7 +188,7 @@ def test_least_squares_equals_a_solver_on_noisy_samples() -> None:
         torch.randn(200, 3, generator=generator).double(),
         torch.randn(200, 3, generator=generator).double(),
     )
-    fit = LeastSquares(3, device=torch.device("cpu"))
+    fit = LeastSquares(3, device=torch.device("cpu"), affine=True)
     fit.add(inputs, targets)
 
     expected = torch.linalg.lstsq(torch.cat([inputs, torch.ones(200, 1).double()], dim=1), targets).solution
@@ -199,7 +199,7 @@ def test_least_squares_equals_a_solver_on_noisy_samples() -> None:
 
 
 def test_least_squares_of_silent_channels_is_finite() -> None:
-    fit = LeastSquares(3, device=torch.device("cpu"))
+    fit = LeastSquares(3, device=torch.device("cpu"), affine=True)
     fit.add(torch.zeros(4, 3), torch.ones(4, 3))
 
     found, constant = fit.solve()
@@ -237,3 +237,15 @@ def test_merging_twice_is_refused() -> None:
 
     with pytest.raises(MethodError, match="merged already"):
         method.merge("calibrated", calibration=[_images(1, seed=0)])
+
+
+def test_a_layer_without_bias_gets_the_best_map_without_offset() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = 1 + torch.randn(200, 3, generator=generator)
+    targets = inputs @ torch.randn(3, 3, generator=generator) + 0.5
+    fit = LeastSquares(3, device=torch.device("cpu"), affine=False)
+    fit.add(inputs, targets)
+    matrix, offset = fit.solve()
+    expected = torch.linalg.lstsq(inputs.double(), targets.double()).solution.T
+    torch.testing.assert_close(matrix, expected, rtol=1e-8, atol=1e-8)
+    assert not offset.any()

@@ -1,0 +1,232 @@
+"""The backbones that are known by name without building one: those of SAM, SAM 3's trunk, and common ones of timm.
+
+``vit_b``, ``vit_l`` and ``vit_h`` carry the numbers of segment_anything's own builders (2304.02643), ``sam3`` those of
+facebookresearch/sam3. ``vit_t`` is a SAM small enough for tests and demos, with everything the large ones have: windows that
+need padding, global blocks, relative positions. ``vit_t_timm``, ``vit_t_dinov3`` and ``vit_t_sam3`` are as small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from harness.models.decoder_shape import DecoderShape
+from methods.parts.placement import BackboneShape
+
+TIMM = "timm/"
+_SAM_DECODER = DecoderShape()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """One entry of the catalogue.
+
+    Args:
+        name: as on the command line.
+        shape: numbers of the encoder at its own image size.
+        decoder: numbers of the mask decoder on top.
+        timm_model: timm's name, empty for the encoders of SAM and SAM 3.
+        timm_options: numbers of a small one in which it differs from timm's model of that name.
+        unlisted_parameters: what a timm model has beyond the closed form (such as CLIP's norm before the blocks).
+    """
+
+    name: str
+    shape: BackboneShape
+    decoder: DecoderShape = _SAM_DECODER
+    timm_model: str = ""
+    timm_options: Mapping[str, Any] = field(default_factory=dict)
+    unlisted_parameters: int = 0
+
+
+def _sam(name: str, *, dim: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> Backbone:
+    shape = BackboneShape(
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        mlp_dim=4 * dim,
+        patch=16,
+        window=14,
+        global_blocks=global_blocks,
+        neck_dim=256,
+        prefix_tokens=0,
+        image_size=1024,
+    )
+    return Backbone(name=name, shape=shape)
+
+
+def _timm(
+    model: str,
+    *,
+    dim: int,
+    depth: int,
+    heads: int,
+    patch: int,
+    image_size: int,
+    mlp_dim: int = 0,
+    prefix_tokens: int = 1,
+    positioned_prefix: int = 1,
+    layer_scale: bool = False,
+    rotary: bool = False,
+    decoder: DecoderShape = _SAM_DECODER,
+    name: str = "",
+    options: Mapping[str, Any] | None = None,
+) -> Backbone:
+    shape = BackboneShape(
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        mlp_dim=mlp_dim or 4 * dim,
+        patch=patch,
+        window=0,
+        global_blocks=tuple(range(depth)),
+        neck_dim=0,
+        prefix_tokens=prefix_tokens,
+        image_size=image_size,
+        final_norm=True,
+        relative_positions=False,
+        layer_scale=layer_scale,
+        positioned_prefix=0 if rotary else positioned_prefix,
+        learnt_positions=0 if rotary else None,
+        qkv_bias=not rotary,
+    )
+    return Backbone(
+        name=name or TIMM + model, shape=shape, decoder=decoder, timm_model=model, timm_options=options or {}
+    )
+
+
+def _sam3(
+    name: str,
+    *,
+    dim: int,
+    depth: int,
+    heads: int,
+    mlp_dim: int,
+    patch: int,
+    image_size: int,
+    window: int,
+    global_blocks: tuple[int, ...],
+    decoder: DecoderShape = _SAM_DECODER,
+) -> Backbone:
+    shape = BackboneShape(
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        mlp_dim=mlp_dim,
+        patch=patch,
+        window=window,
+        global_blocks=global_blocks,
+        neck_dim=0,
+        prefix_tokens=0,
+        image_size=image_size,
+        relative_positions=False,
+        learnt_positions=window**2,
+        patch_bias=False,
+        pre_norm=True,
+    )
+    return Backbone(name=name, shape=shape, decoder=decoder)
+
+
+_TINY_DECODER = DecoderShape(dim=64, mlp_dim=128, heads=4)
+_WIDTHS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+
+
+def known_backbones() -> dict[str, Backbone]:
+    """Every entry by name."""
+    tiny = BackboneShape(
+        dim=64,
+        depth=4,
+        heads=2,
+        mlp_dim=256,
+        patch=16,
+        window=3,
+        global_blocks=(1, 3),
+        neck_dim=64,
+        prefix_tokens=0,
+        image_size=128,
+    )
+    entries = [
+        Backbone(name="vit_t", shape=tiny, decoder=_TINY_DECODER),
+        _sam("vit_b", dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
+        _sam("vit_l", dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
+        _sam("vit_h", dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
+        _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160),
+        _timm(
+            "test_vit",
+            dim=64,
+            depth=6,
+            heads=2,
+            mlp_dim=192,
+            patch=16,
+            image_size=160,
+            decoder=_TINY_DECODER,
+            name="vit_t_timm",
+        ),
+        _timm(
+            "vit_small_patch16_dinov3",
+            dim=64,
+            depth=4,
+            heads=2,
+            patch=16,
+            image_size=128,
+            prefix_tokens=5,
+            layer_scale=True,
+            rotary=True,
+            decoder=_TINY_DECODER,
+            name="vit_t_dinov3",
+            # timm's layer scales of 1e-5 would hide every block of a random model.
+            options={"embed_dim": 64, "depth": 4, "num_heads": 2, "init_values": 0.5},
+        ),
+        _sam3(
+            "vit_t_sam3",
+            dim=64,
+            depth=4,
+            heads=2,
+            mlp_dim=296,
+            patch=16,
+            image_size=128,
+            window=3,
+            global_blocks=(1, 3),
+            decoder=_TINY_DECODER,
+        ),
+        _sam3(
+            "sam3",
+            dim=1024,
+            depth=32,
+            heads=16,
+            mlp_dim=4736,
+            patch=14,
+            image_size=1008,
+            window=24,
+            global_blocks=(7, 15, 23, 31),
+        ),
+    ]
+    for width, (dim, depth, heads) in _WIDTHS.items():
+        for size in (224, 384):
+            entries.append(
+                _timm(f"vit_{width}_patch16_{size}", dim=dim, depth=depth, heads=heads, patch=16, image_size=size)
+            )
+        if width == "tiny":
+            continue
+        dino = _timm(
+            f"vit_{width}_patch14_dinov2", dim=dim, depth=depth, heads=heads, patch=14, image_size=518, layer_scale=True
+        )
+        registers = replace(
+            dino,
+            name=f"timm/vit_{width}_patch14_reg4_dinov2",
+            timm_model=f"vit_{width}_patch14_reg4_dinov2",
+            shape=replace(dino.shape, prefix_tokens=5, positioned_prefix=0),
+        )
+        third = _timm(
+            f"vit_{width}_patch16_dinov3",
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            patch=16,
+            image_size=256,
+            prefix_tokens=5,
+            layer_scale=True,
+            rotary=True,
+        )
+        entries += [dino, registers, third]
+    return {entry.name: entry for entry in entries}
