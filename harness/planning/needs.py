@@ -7,6 +7,8 @@ from harness.protocols.load import card_names, load_protocol
 
 SAM_FILES = {"vit_b": "sam_vit_b_01ec64.pth", "vit_l": "sam_vit_l_0b3195.pth", "vit_h": "sam_vit_h_4b8939.pth"}
 """Of the segment-anything repository."""
+SAM3_FILE = "sam3.pt"
+"""Of facebook/sam3; transformers' file of that model is read as well."""
 SMALL = 256
 """Pixels a side up to which a CPU will do."""
 DEMO_TIME = "about 2 min for lora,naslora on two cores"
@@ -17,6 +19,8 @@ def weights(backbone: str) -> str:
     """The pretrained file of a backbone, in words."""
     if backbone in SAM_FILES:
         return f"SAM's {SAM_FILES[backbone]}"
+    if backbone == "sam3":
+        return f"SAM 3's {SAM3_FILE}"
     return f"weights of timm's {backbone.removeprefix('timm/')}" if backbone.startswith("timm/") else "no weights"
 
 
