@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # what reads claims and figures need not wait for numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
 FEWEST = 4
 """Images a minibatch: the estimator divides by n − 3."""
@@ -51,10 +53,14 @@ def hsic(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
 
 def upper(gram: NDArray[np.float64]) -> list[float]:
     """The entries above the diagonal, row by row, with eight significant digits."""
+    import numpy as np
+
     return [float(f"{value:.8g}") for value in gram[np.triu_indices(len(gram), k=1)]]
 
 
 def _square(entries: Sequence[float]) -> NDArray[np.float64]:
+    import numpy as np
+
     n = round((1 + math.sqrt(1 + 8 * len(entries))) / 2)
     gram = np.zeros((n, n))
     gram[np.triu_indices(n, k=1)] = entries

@@ -19,6 +19,7 @@ Shares = Mapping[str, Sequence[float]]
 
 AlphaCode = Literal["", "ALPHA_STUCK", "ALPHA_UNIFORM"]
 AlphaOf = Callable[[Record], AlphaCode]
+EndOf = Callable[[Record], Shares | None]
 
 NEAR_UNIFORM = 1.1
 """Shares up to this multiple of 1/n count as uniform: our choice. α ~ N(0, 0.001²) alone gives 1.003."""
@@ -44,6 +45,11 @@ def no_alpha(record: Record) -> AlphaCode:
     return ""
 
 
+def no_end(record: Record) -> Shares | None:
+    """The same."""
+    return None
+
+
 MOST_ARRANGEMENTS = 20_000
 """Permutations are enumerated up to this many and drawn beyond (`scipy.stats.permutation_test`)."""
 
@@ -67,24 +73,35 @@ def alpha_code(record: Record, last: Shares) -> AlphaCode:
 
 def alpha_codes_below(root: Path) -> AlphaOf:
     """`alpha_code` with the histories beside the records; methods without an α cost nothing."""
-    store = RecordStore(root)
-    known: dict[str, AlphaCode] = {}
+    end_of = ends_below(root)
 
     def code(record: Record) -> AlphaCode:
+        end = end_of(record)
+        return alpha_code(record, end) if end else ""
+
+    return code
+
+
+def ends_below(root: Path) -> EndOf:
+    """softmax(α) at the end from the histories beside the records, each read once; None of a run that has none."""
+    store = RecordStore(root)
+    known: dict[str, Shares | None] = {}
+
+    def end(record: Record) -> Shares | None:
         if record.key not in known:
             known[record.key] = _read(record)
         return known[record.key]
 
-    def _read(record: Record) -> AlphaCode:
+    def _read(record: Record) -> Shares | None:
         if record.code != "OK" or len(operation_names(record.run.method, record.run.method_config)) < 2:
-            return ""
+            return None
         try:
             history = record.architecture or read_architecture(store.architecture_path(record.key))
         except ValueError:
-            return ""
-        return alpha_code(record, history[-1]) if history else ""
+            return None
+        return history[-1] if history else None
 
-    return code
+    return end
 
 
 def entropy(shares: Shares) -> float:

@@ -15,9 +15,10 @@ from harness.records.schema import Record, content_hash
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS, groups_by_rule
 from harness.reporting import published, setups
-from harness.reporting.alpha import alpha_codes_below
+from harness.reporting.alpha import alpha_codes_below, ends_below
 from harness.reporting.claims import definitions as claims
 from harness.reporting.costs import cost_page
+from harness.reporting.evidence import evidence_below
 from harness.reporting.kept_texts import KeptTexts, kept_texts
 from harness.reporting.page import SUFFIX, Format, Page
 from harness.reporting.paired import ImagesOf, PerImage
@@ -175,6 +176,8 @@ def sources_below(root: Path, *, card_of: CardOf = no_card) -> Sources:
     return Sources(
         images_of=images_below(root),
         alpha_of=alpha_codes_below(root),
+        end_of=ends_below(root),
+        evidence_of=evidence_below(root),
         card_of=card_of,
         published=published.read(),
         setups=setups.read_setups(),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.reporting.alpha import AlphaOf, no_alpha
+from harness.reporting.alpha import AlphaOf, EndOf, no_alpha, no_end
+from harness.reporting.evidence import EvidenceOf, no_evidence
 from harness.reporting.paired import ImagesOf, no_images
 from harness.reporting.published import Published
 from harness.reporting.rules import CardOf, no_card
@@ -19,6 +20,8 @@ class Sources:
     Args:
         images_of: per-image scores, for paired intervals.
         alpha_of: the code of a run whose α says nothing.
+        end_of: softmax(α) of a run at its end.
+        evidence_of: what a run's model does inside.
         card_of: the harness's own cards, to say what a page was run with instead.
         published: numbers of papers.
         setups: paper -> what its numbers were made with; None to judge claims on whatever was run, for pages that say so.
@@ -26,6 +29,8 @@ class Sources:
 
     images_of: ImagesOf = no_images
     alpha_of: AlphaOf = no_alpha
+    end_of: EndOf = no_end
+    evidence_of: EvidenceOf = no_evidence
     card_of: CardOf = no_card
     published: Sequence[Published] = ()
     setups: Mapping[str, Setup] | None = field(default_factory=dict)

@@ -10,13 +10,19 @@ from typing import Any, TypeVar
 
 from harness.errors import UsageError, did_you_mean
 from harness.registry import BENCHMARKS, METHODS, Registry, method_config
+from harness.reporting.evidence import KINDS, MEASURES
 from harness.reporting.names import METRICS, PAPER_METRICS
 from harness.studies import load_study
 from harness.yaml_files import read_yaml
 
 T = TypeVar("T")
 FILE = Path(__file__).parents[3] / "results" / "claims.yaml"
-QUANTITIES = ("score difference", "cost change", "inference change", "trained parameters", "rank agreement")
+QUANTITIES = (
+    "score difference", "cost change", "inference change", "trained parameters", "rank agreement", "evidence difference",
+    "prior distance",
+)  # fmt: skip
+UNKNOWN = "unknown"
+"""Expected where a paper shows something and no number or direction of it is known here."""
 COSTS = {
     "cost change": ("time", "device_hours", "flops", "memory"),
     "inference change": ("time", "memory", "parameters"),
@@ -64,8 +70,10 @@ class Claim:
         costs: which costs, each a reading of its own.
         backbone: for parameters.
         studies: for rankings: studies whose rows are ranked under several models.
-        unit: ``points``, ``percent``, ``millions`` or ``tau``.
-        low, high: the claim holds for values in between.
+        measure: for evidence: one of `harness.reporting.evidence.MEASURES`, always against the frozen backbone.
+        blocks: for evidence: which of `harness.reporting.evidence.KINDS`, each a reading of its own.
+        unit: ``points``, ``percent``, ``millions``, ``tau``, ``px``, ``ln amplitude`` or ``total variation``.
+        low, high: the claim holds for values in between; without bounds where what it says is unknown.
         paper: whose numbers; what they were made with is in ``results/paper/setups.yaml``.
         ambiguous: why the sentence cannot be judged as it stands, empty if it can.
     """
@@ -85,11 +93,20 @@ class Claim:
     costs: tuple[str, ...] = ()
     backbone: str = ""
     studies: tuple[str, ...] = ()
+    measure: str = ""
+    blocks: tuple[str, ...] = ()
     paper: str = "nas-lora"
     ambiguous: str = ""
 
     @property
+    def is_unknown(self) -> bool:
+        """Whether nobody here knows what the sentence expects."""
+        return math.isinf(self.low) and math.isinf(self.high)
+
+    @property
     def expected(self) -> str:
+        if self.is_unknown:
+            return f"{UNKNOWN}: nothing published that could be held against ours"
         if math.isinf(self.high):
             return f"> {self.low:g} {self.unit}"
         if math.isinf(self.low):
@@ -119,6 +136,8 @@ _NEEDED_BY = {
     "score difference": ("numerator", "benchmarks", "denominator"),
     "trained parameters": ("numerator", "backbone"),
     "rank agreement": ("studies",),
+    "evidence difference": ("numerator", "denominator", "benchmarks", "measure", "blocks"),
+    "prior distance": ("numerator", "benchmarks"),
 }
 _FIELDS = {f.name for f in fields(Claim)} - {"low", "high"} | {"expected", "tolerance"}
 _NEEDED = ("name", "text", "source", "mark", "quantity", "unit", "expected")
@@ -158,6 +177,10 @@ def _check(claim: Claim, where: str) -> None:
     for cost in claim.costs:
         if cost not in COSTS.get(claim.quantity, ()):
             raise UsageError(f"{where}: {claim.quantity} has no {cost!r}")
+    for known, given in ((MEASURES, [claim.measure] if claim.measure else []), (KINDS, claim.blocks)):
+        for word in given:
+            if word not in known:
+                raise UsageError(f"{where}: {word!r} is none of {', '.join(known)}")
     needed = _NEEDED_BY.get(claim.quantity, ("numerator", "costs", "denominator"))
     for name in needed:
         if getattr(claim, name) in ((), "", NOTHING):
@@ -169,8 +192,12 @@ def _check(claim: Claim, where: str) -> None:
 
 def _region(item: Mapping[str, Any], where: str) -> tuple[float, float]:
     expected, tolerance = item["expected"], item.get("tolerance")
+    if expected == UNKNOWN:
+        if item["mark"] != "?" or tolerance is not None:
+            raise UsageError(f"{where}: what is expected: {UNKNOWN} has the mark '?' and no tolerance")
+        return -math.inf, math.inf
     if not isinstance(expected, Mapping) or len(expected) != 1 or not expected.keys() <= {"equal", "greater", "less"}:
-        raise UsageError(f"{where}: expected must be one of equal: X, greater: X, less: X")
+        raise UsageError(f"{where}: expected must be one of equal: X, greater: X, less: X, or {UNKNOWN}")
     ((kind, value),) = expected.items()
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise UsageError(f"{where}: expected {kind} {value!r} is not a number")

@@ -10,6 +10,8 @@ from harness.records.cost import CostRecord
 from harness.records.schema import Record
 from harness.reporting.claims.definitions import Claim
 from harness.reporting.claims.of_costs import cost_readings
+from harness.reporting.claims.of_evidence import evidence_readings
+from harness.reporting.claims.of_priors import prior_readings
 from harness.reporting.claims.of_rankings import rank_readings
 from harness.reporting.claims.of_scores import score_readings
 from harness.reporting.claims.reading import Reading, exact, without_data
@@ -36,10 +38,13 @@ class Finding:
 
     @property
     def verdict(self) -> Verdict:
-        """Ambiguous if the claim says so; reproduced if every reading is; not reproduced if one is not.
+        """Unknown where nobody here knows what the paper shows; ambiguous if the claim says so; reproduced if every reading
+        is; not reproduced if one is not.
 
         Readings of another set-up than the published one count for nothing; with no other, the claim is not judged.
         """
+        if self.claim.is_unknown:
+            return "unknown"
         if self.claim.ambiguous:
             return "ambiguous"
         verdicts = {reading.verdict for reading in self.readings if reading.verdict != "not judged"}
@@ -81,6 +86,10 @@ def judge_claims(
             readings, averages = score_readings(claim, mine, sources)
         elif claim.quantity == "rank agreement":
             readings = rank_readings(claim, scored, sources, protocol=protocol)
+        elif claim.quantity == "evidence difference":
+            readings = evidence_readings(claim, mine, sources)
+        elif claim.quantity == "prior distance":
+            readings = prior_readings(claim, mine, sources)
         elif claim.quantity == "trained parameters":
             readings = [_parameters(claim, count_of)]
         else:
@@ -117,14 +126,14 @@ def details(finding: Finding) -> list[str]:
 def counted(findings: Sequence[Finding]) -> str:
     """How many claims have which verdict."""
     verdicts: list[str] = [finding.verdict for finding in findings]
-    order = ("reproduced", "not reproduced", "inconclusive", "not judged", "ambiguous")
+    order = ("reproduced", "not reproduced", "inconclusive", "not judged", "ambiguous", "unknown")
     return f"claims: {len(verdicts)}; " + ", ".join(f"{verdicts.count(word)} {word}" for word in order)
 
 
 def _line(claim: Claim, reading: Reading) -> str:
     if reading.estimate is None:
         return f"{reading.what}: {reading.verdict} ({reading.where})"
-    digits = 3 if claim.unit == "millions" else 2
+    digits = {"millions": 3, "ln amplitude": 3, "total variation": 4}.get(claim.unit, 2)
     sign = "" if claim.unit == "millions" else "+"
     number = f"{reading.estimate:{sign}.{digits}f}"
     interval = reading.interval

@@ -7,7 +7,7 @@ from typing import Literal
 
 from harness.reporting.statistics import Estimate, Interval, seeds_for_power
 
-Verdict = Literal["reproduced", "not reproduced", "inconclusive", "ambiguous", "not judged"]
+Verdict = Literal["reproduced", "not reproduced", "inconclusive", "ambiguous", "not judged", "unknown"]
 
 POWER = 0.8
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -18,7 +20,7 @@ from harness.registry import method_config_class
 from harness.reporting.claims.definitions import FILE, Claim, read
 from harness.reporting.claims.judging import Finding, describe, judge_claims
 from harness.reporting.setups import Setup
-from tests.harness.reporting.sample import record, sources
+from tests.harness.reporting.sample import evidence, record, sources
 
 BASE: dict[str, Any] = {
     "name": "better",
@@ -55,6 +57,7 @@ def test_every_claim_asked_for_is_there_and_names_real_things() -> None:
     claims = {one.name: one for one in read()}
     asked = {
         *("naslora-over-lora", "training-cost", "stagewise-over-joint", "channel-ratio-two-thirds-best"),
+        *("domains-choose-different-priors", "naslora-attention-distance", "naslora-frequencies"),
         *("last-half-over-first-half", "convolutions-contribute-most", "no-inference-overhead", "lora-parameters"),
     }
     assert asked <= claims.keys()
@@ -350,3 +353,107 @@ def test_tuned_rows_are_compared_with_tuned_ones_and_not_with_the_rest(tmp_path:
     assert judged(tmp_path, untuned).readings[0].estimate == pytest.approx(20)
     assert judged(tmp_path, untuned + tuned + losing).readings[0].estimate == pytest.approx(1)
     assert judged(tmp_path, untuned + tuned[:3]).readings[0].estimate == pytest.approx(20)
+
+
+def _inside(method: str, shifts: list[float], **changes: Any) -> list[tuple[Any, Any]]:
+    """Runs of a method with evidence that it attends so many pixels farther than its frozen backbone."""
+    found = [record(0.9, method=method, seed=seed, **changes) for seed in range(len(shifts))]
+    return [(one, evidence(one.key, shift=shift)) for one, shift in zip(found, shifts, strict=True)]
+
+
+EVIDENCE: dict[str, Any] = {
+    "quantity": "evidence difference",
+    "measure": "attention distance",
+    "blocks": ["windowed"],
+    "unit": "px",
+    "expected": {"less": 0},
+}
+
+
+def _judged_inside(tmp_path: Path, pairs: list[tuple[Any, Any]], **changes: Any) -> Finding:
+    known = {one.key: found for one, found in pairs}
+    given = sources(evidence_of=lambda one: known.get(one.key))
+    asked = claim(tmp_path, **{**EVIDENCE, **changes})
+    return judge_claims([asked], [one for one, _ in pairs], [], protocol="demo", sources=given)[0]
+
+
+def test_evidence_is_compared_against_frozen_backbones_by_seed(tmp_path: Path) -> None:
+    pairs = _inside("lora", [-3.0, -4.0, -3.5]) + _inside("decoder", [0.5, -0.5, 0.0])
+    finding = _judged_inside(tmp_path, pairs)
+    (reading,) = finding.readings
+    assert reading.estimate == pytest.approx(-3.5)
+    assert reading.n == 3
+    assert finding.verdict == "reproduced"
+    assert _judged_inside(tmp_path, pairs, expected={"greater": 0}).verdict == "not reproduced"
+    assert _judged_inside(tmp_path, pairs[:1] + pairs[3:4]).verdict == "inconclusive"
+
+
+def test_what_nobody_read_in_the_paper_stays_unknown_beside_our_numbers(tmp_path: Path) -> None:
+    pairs = _inside("lora", [-3.0, -4.0, -3.5]) + _inside("decoder", [0.5, -0.5, 0.0])
+    finding = _judged_inside(tmp_path, pairs, expected="unknown", mark="?")
+    assert finding.verdict == finding.readings[0].verdict == "unknown"
+    text = describe([finding])
+    assert "holds for unknown: nothing published" in text
+    assert "-3.50 [-" in text
+    assert "1 unknown" in text
+    with pytest.raises(UsageError, match="has the mark"):
+        _judged_inside(tmp_path, pairs, expected="unknown")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"measure": "reach"}, "'reach' is none of attention distance"), ({"blocks": ["middle"]}, "'middle' is none of all"),
+     ({"measure": None}, "needs 'measure'"), ({"denominator": None}, "needs a 'denominator'")],
+)  # fmt: skip
+def test_a_claim_on_evidence_that_names_nothing_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        claim(tmp_path, **{**EVIDENCE, **changes})
+
+
+def test_without_evidence_and_without_such_blocks_there_is_no_reading(tmp_path: Path) -> None:
+    pairs = _inside("lora", [1.0]) + _inside("decoder", [0.0])
+    assert _judged_inside(tmp_path, pairs[:1]).readings[0].estimate is None
+    plain = [(one, replace(e, blocks=[replace(block, window=0) for block in e.blocks])) for one, e in pairs]
+    assert _judged_inside(tmp_path, plain).readings[0].estimate is None
+    other = [(pairs[0][0], replace(pairs[0][1], images=[("test", f"x{number}") for number in range(8)])), pairs[1]]
+    assert _judged_inside(tmp_path, other).readings[0].estimate is None
+
+
+PRIOR: dict[str, Any] = {
+    "quantity": "prior distance",
+    "numerator": {"method": "naslora"},
+    "denominator": None,
+    "benchmarks": ["kvasir", "leaf", "sbu"],
+    "unit": "total variation",
+}
+
+
+def _prior(tmp_path: Path, gap: float, *, seeds: int = 3, **given: Any) -> Finding:
+    generator = np.random.default_rng(0)
+    runs, ends = [], {}
+    for place, benchmark in enumerate(PRIOR["benchmarks"]):
+        for seed in range(seeds):
+            one = record(0.9, method="naslora", benchmark=benchmark, seed=seed, metric="iou")
+            weights = np.ones(4) + 0.01 * generator.standard_normal(4)
+            weights[place] += gap
+            runs.append(one)
+            ends[one.key] = {"blocks.0.qkv": list(weights / weights.sum())}
+    found = sources(end_of=lambda one: ends.get(one.key), **given)
+    return judge_claims([claim(tmp_path, **PRIOR)], runs, [], protocol="demo", sources=found)[0]
+
+
+def test_domains_choose_different_priors_where_the_permutation_test_says_so(tmp_path: Path) -> None:
+    apart = _prior(tmp_path, 0.5)
+    assert apart.verdict == "reproduced"
+    assert "p = 0.028 (n = 3)" in describe([apart])
+    alike = _prior(tmp_path, 0.0)
+    assert alike.verdict == "inconclusive"  # a test that finds nothing shows nothing
+    assert alike.readings[0].estimate is not None
+    assert _prior(tmp_path, 0.5, seeds=1).readings[0].estimate is None
+
+
+def test_mixtures_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> None:
+    other = Setup(card="demo", backbone="vit_h", checkpoint="", test_images={})
+    finding = _prior(tmp_path, 0.5, setups={"nas-lora": other})
+    assert finding.verdict == "not judged"
+    assert "backbone vit_t instead of vit_h" in describe([finding])
