@@ -1,4 +1,5 @@
-"""Files that are there whole or not at all, and may be shared: the one place that writes so."""
+"""Files that are there whole or not at all, and may be shared: the one place that writes so. Those that others may have put
+there are read if they are plain and of a bounded size."""
 
 from __future__ import annotations
 
@@ -11,6 +12,30 @@ import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+
+
+def read_regular(path: Path, *, largest: int) -> bytes:
+    """The content of a plain file, or of the one that a link points to; a FIFO or a device is never waited for.
+
+    Raises:
+        ValueError: no plain file, not readable, or more than ``largest`` bytes.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError("no plain file")
+            if found.st_size > largest:
+                raise ValueError(f"larger than {largest >> 20} MiB")
+            data = b""
+            while chunk := os.read(descriptor, found.st_size - len(data)):
+                data += chunk
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    return data
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

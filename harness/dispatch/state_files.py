@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from harness.records.files import read_regular
+from harness.files import read_regular
 from harness.text import printable_line
 
 if TYPE_CHECKING:

@@ -26,9 +26,8 @@ from harness.dispatch.attempts import Holder
 from harness.dispatch.queue import Task
 from harness.dispatch.state_files import read_as
 from harness.errors import UsageError
-from harness.files import create_exclusively, write_atomically
+from harness.files import create_exclusively, read_regular, write_atomically
 from harness.planning.job import Job
-from harness.records.files import read_regular
 from harness.records.index import Ending
 from harness.records.schema import Record, Run, content_hash
 from harness.records.store import RecordStore

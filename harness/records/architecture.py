@@ -6,7 +6,8 @@ import csv
 import io
 from pathlib import Path
 
-from harness.records.files import LARGEST_TABLE, digest, read_regular
+from harness.files import read_regular
+from harness.records.files import LARGEST_TABLE, digest
 
 
 def read_architecture(path: Path, *, expected: str = "") -> list[dict[str, list[float]]]:

@@ -7,7 +7,8 @@ import csv
 import io
 from pathlib import Path
 
-from harness.records.files import LARGEST_TABLE, digest, read_regular
+from harness.files import read_regular
+from harness.records.files import LARGEST_TABLE, digest
 from harness.records.ranges import largest
 
 ImageScores = dict[tuple[str, str], dict[str, dict[str, float]]]

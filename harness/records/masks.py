@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.records.files import digest, read_regular
+from harness.files import read_regular
+from harness.records.files import digest
 
 MASKS = "masks.png"
 LARGEST_MASKS = 64 << 20

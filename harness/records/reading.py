@@ -19,8 +19,9 @@ from pydantic import ValidationError
 
 from harness.errors import UsageError
 from harness.file_names import checked_name
+from harness.files import read_regular
 from harness.records.budget import counted_updates
-from harness.records.files import LARGEST_RECORD, read_regular
+from harness.records.files import LARGEST_RECORD
 from harness.records.ranges import largest
 from harness.records.schema import SCHEMA_VERSION, Record
 from harness.records.seal import seal_holds

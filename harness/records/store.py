@@ -17,10 +17,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.files import write_atomically
+from harness.files import read_regular, write_atomically
 from harness.records.architecture import architecture_csv, read_architecture
 from harness.records.checkpoints import noted
-from harness.records.files import BESIDE, LARGEST_RECORD, LARGEST_TABLE, digest, read_regular
+from harness.records.files import BESIDE, LARGEST_RECORD, LARGEST_TABLE, digest
 from harness.records.index import Ending, from_index
 from harness.records.masks import MASKS
 from harness.records.reading import load
