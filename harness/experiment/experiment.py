@@ -40,6 +40,7 @@ from harness.records.masks import KeptMask, encoded_masks
 from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS, load_plugin
+from harness.training.assignment import Assignment
 from harness.training.distributed import join, leave
 from harness.training.embeddings import EmbeddingCache, RememberedEmbeddings, encoder_fingerprint, encoder_is_frozen
 from harness.training.feeding import DTYPES, normalise
@@ -159,22 +160,24 @@ class Experiment:
         scored = self.data.tests if self.rules.quirks.selection == "released" else {"val": self.data.val}
         metric = self.data.benchmark.selection_metric
         return train(
-            segmenter,
-            method,
-            self.data.train,
-            protocol=self.rules,
-            task=self.data.benchmark.task,
-            num_classes=self.num_classes,
-            seed=self.run.seed,
-            folder=self.folder,
-            identity=self.run.key,
-            validate=lambda: self._score(segmenter, scored, metrics=(metric,), stage="validation")[0]["all"],
-            selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
-            device=self.device,
-            workers=workers,
-            embeddings=self._embeddings(segmenter),
-            stop=stop,
-            report=self._report,
+            Assignment(
+                segmenter=segmenter,
+                method=method,
+                images=self.data.train,
+                protocol=self.rules,
+                task=self.data.benchmark.task,
+                num_classes=self.num_classes,
+                seed=self.run.seed,
+                folder=self.folder,
+                identity=self.run.key,
+                validate=lambda: self._score(segmenter, scored, metrics=(metric,), stage="validation")[0]["all"],
+                selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
+                device=self.device,
+                workers=workers,
+                embeddings=self._embeddings(segmenter),
+                stop=stop or StopRequest(),
+                report=self._report,
+            )
         )
 
     def test(self, record: Record, trained: TrainingResult) -> tuple[Record, str]:

@@ -10,31 +10,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from harness.errors import UsageError
-from harness.protocols.card import Protocol
-from harness.training.batches import TrainingImages, UpdatePlan, draw, hold_out
+from harness.training.assignment import Assignment
+from harness.training.batches import UpdatePlan, draw, hold_out
 from harness.training.checkpoint import CheckpointFiles, StateFiles
 from harness.training.determinism import deterministic
-from harness.training.distributed import ALONE, Workers
-from harness.training.embeddings import EmbeddingCache, encoder_is_frozen
+from harness.training.embeddings import encoder_is_frozen
 from harness.training.feeding import Feeder, task_loss
 from harness.training.losses import build_loss
 from harness.training.memory import peak_bytes, reset_peak
 from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
-from harness.training.outcome import Diverged, Interrupted, Progress, Selection, StopRequest, TrainingResult
+from harness.training.outcome import Diverged, Interrupted, Progress, TrainingResult
 from harness.training.position import Position
 from harness.training.prediction import Loss
 from harness.training.schedule import learning_rate_factor
 from harness.training.steps import planned_steps
-from methods.base import ARCHITECTURE, Method, Role
+from methods.base import ARCHITECTURE, Role
 from methods.parts.placement import MethodError
 
 LOOKAHEAD = 2
@@ -43,50 +39,20 @@ WARMUP_STEPS = 3
 """Updates after each start that the median step time leaves out: allocators, kernels and files are still cold."""
 
 
-def train(
-    segmenter: nn.Module,
-    method: Method,
-    images: TrainingImages,
-    *,
-    protocol: Protocol,
-    task: Literal["binary", "multiclass"],
-    num_classes: int,
-    seed: int,
-    folder: Path,
-    identity: str,
-    validate: Callable[[], dict[str, float]],
-    selection: Selection,
-    device: torch.device,
-    workers: Workers = ALONE,
-    embeddings: EmbeddingCache | None = None,
-    stop: StopRequest | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> TrainingResult:
-    """Train the attached ``method`` as ``protocol`` says, continuing from a checkpoint in ``folder`` where there is
-    one.
-
-    Args:
-        segmenter: on ``device``, with ``method`` attached: images (B, 3, S, S) to low-resolution logits.
-        images: the training split at the network's input size.
-        task, num_classes: of the benchmark; they choose the loss.
-        seed: of batch order, flips and the method's noise.
-        folder: the run's state folder; only worker 0 writes there.
-        identity: the run's key.
-        validate: scores the segmenter on validation; called on worker 0 in evaluation mode without gradient.
-        selection: which of these scores chooses the best epoch.
-        workers: of this run, each with its own process; a batch of the protocol is shared out among them.
-        embeddings: where a frozen encoder's embeddings go, None to compute them every time.
-        stop: asks for an early, resumable end.
-        report: is told of every step.
+def train(given: Assignment) -> TrainingResult:
+    """Train the attached method as the protocol says, continuing from a checkpoint in ``given.folder`` where there is one.
 
     Raises:
         Diverged: loss or gradients are not finite.
-        Interrupted: ``stop`` was requested; call again with the same folder to go on.
+        Interrupted: a stop was requested; call again with the same folder to go on.
         UsageError: the protocol does not fit the task, or a batch has fewer images than there are workers.
     """
-    if workers.size > protocol.batch_size:
-        raise UsageError(f"{workers.size} workers share batches of {protocol.batch_size} images; use fewer workers")
-    kept, held_out = hold_out(len(images), method.architecture_holdout(), seed=seed)
+    protocol, method, images = given.protocol, given.method, given.images
+    if given.workers.size > protocol.batch_size:
+        raise UsageError(
+            f"{given.workers.size} workers share batches of {protocol.batch_size} images; use fewer workers"
+        )
+    kept, held_out = hold_out(len(images), method.architecture_holdout(), seed=given.seed)
     plan = UpdatePlan(
         indices=kept,
         held_out=held_out,
@@ -94,37 +60,29 @@ def train(
         accumulate=protocol.accumulate,
         epoch_images=protocol.epoch_images,
         flip=protocol.flip,
-        seed=seed,
+        seed=given.seed,
     )
-    cacheable = protocol.cache_embeddings and encoder_is_frozen(method, segmenter)
+    cacheable = protocol.cache_embeddings and encoder_is_frozen(method, given.segmenter)
     loop = _Loop(
-        segmenter=segmenter,
-        method=method,
-        protocol=protocol,
-        device=device,
-        workers=workers,
+        given=given,
         plan=plan,
         feeder=Feeder(
-            segmenter,
+            given.segmenter,
             images,
             plan=plan,
             protocol=protocol,
-            device=device,
-            workers=workers,
-            embeddings=embeddings if cacheable else None,
+            device=given.device,
+            workers=given.workers,
+            embeddings=given.embeddings if cacheable else None,
         ),
-        loss=build_loss(protocol, task=task, num_classes=num_classes),
+        loss=build_loss(protocol, task=given.task, num_classes=given.num_classes),
         optimisers=build_optimisers(method.parameter_groups(), protocol),
-        scaler=torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16"),
+        scaler=torch.amp.GradScaler(given.device.type, enabled=protocol.precision == "fp16"),
         total=planned_steps(method, plan, protocol, images=len(images)),
-        checkpoints=CheckpointFiles(folder, identity=identity),
-        states=StateFiles(folder, identity=identity),
-        validate=validate,
-        selection=selection,
-        stop=stop or StopRequest(),
-        report=report,
+        checkpoints=CheckpointFiles(given.folder, identity=given.identity),
+        states=StateFiles(given.folder, identity=given.identity),
     )
-    with deterministic(device):
+    with deterministic(given.device):
         return loop.run()
 
 
@@ -132,11 +90,7 @@ def train(
 class _Loop:
     """The built parts of a run, and where it is; see `train`."""
 
-    segmenter: nn.Module
-    method: Method
-    protocol: Protocol
-    device: torch.device
-    workers: Workers
+    given: Assignment
     plan: UpdatePlan
     feeder: Feeder
     loss: Loss
@@ -145,10 +99,6 @@ class _Loop:
     total: int
     checkpoints: CheckpointFiles
     states: StateFiles
-    validate: Callable[[], dict[str, float]]
-    selection: Selection
-    stop: StopRequest
-    report: Callable[[Progress], None]
     position: Position = field(default_factory=Position)
     prepared: int = 0
     saved_best: int = 0
@@ -169,8 +119,8 @@ class _Loop:
 
     def _train_epoch(self) -> None:
         position = self.position
-        self.segmenter.train()
-        reset_peak(self.device)
+        self.given.segmenter.train()
+        reset_peak(self.given.device)
         while position.step < self._steps_in(position.epoch):
             begun = time.monotonic()
             self._prepare_ahead()
@@ -178,30 +128,30 @@ class _Loop:
                 batches, waited = self.feeder.take()
                 loss = self._update(roles, batches)
                 seconds = time.monotonic() - begun
-                position.peak = max(position.peak, peak_bytes(self.device))
+                position.peak = max(position.peak, peak_bytes(self.given.device))
                 position.count_update("+".join(roles), loss=loss, seconds=seconds, waited=waited, timed=not self.cold)
                 begun = time.monotonic()
-            self.method.after_update(epoch=position.epoch, step=position.step, total=self.total)
+            self.given.method.after_update(epoch=position.epoch, step=position.step, total=self.total)
             position.step += 1
             self.cold = max(0, self.cold - 1)
             self._tell("step", loss=loss)
             self._stop_if_asked()
-            if time.monotonic() - self.saved_at >= 60 * self.protocol.checkpoint_minutes:
+            if time.monotonic() - self.saved_at >= 60 * self.given.protocol.checkpoint_minutes:
                 self._save()
 
     def _over(self) -> bool:
-        return self._number() >= self.total or self.position.out_of_patience(self.protocol.patience)
+        return self._number() >= self.total or self.position.out_of_patience(self.given.protocol.patience)
 
     def _stop_if_asked(self) -> None:
-        if self.workers.any(self.stop.requested):
+        if self.given.workers.any(self.given.stop.requested):
             self._save()
             where = f"epoch {self.position.epoch + 1} after step {self.position.step}"
             raise Interrupted(f"stopped in {where}; run again to go on")
 
     def _passes(self, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
-        passes = self.method.passes_at(epoch=epoch, step=step)
+        passes = self.given.method.passes_at(epoch=epoch, step=step)
         if missing := [role for roles in passes for role in roles if role not in self.optimisers]:
-            raise MethodError(f"{self.method.name} updates {missing[0]}, but no parameter group has that role")
+            raise MethodError(f"{self.given.method.name} updates {missing[0]}, but no parameter group has that role")
         return passes
 
     def _steps_in(self, epoch: int) -> int:
@@ -240,22 +190,22 @@ class _Loop:
         if ARCHITECTURE in roles:
             position.alpha_lr_sum += rates[roles.index(ARCHITECTURE)]
         parameters = [parameter for optimiser in active for parameter in parameters_of(optimiser)]
-        shares = torch.zeros((), device=self.device)
+        shares = torch.zeros((), device=self.given.device)
         for batch in batches:
-            with self.workers.shared_statistics(counts=batch.share > 0):
+            with self.given.workers.shared_statistics(counts=batch.share > 0):
                 with self.feeder.autocast():
                     prediction = self.feeder.predict(batch)
-                loss = task_loss(self.loss, prediction, batch, workers=self.workers)
-                extra = self.method.auxiliary_loss()
+                loss = task_loss(self.loss, prediction, batch, workers=self.given.workers)
+                extra = self.given.method.auxiliary_loss()
                 if extra is not None:
                     loss = loss + batch.share * extra
                 loss = loss / len(batches)
                 # Only the active roles' gradients are computed; autograd leaves out what leads to no other input.
                 self.scaler.scale(loss).backward(inputs=parameters)
             shares += loss.detach()
-        self.workers.sum_gradients(parameters)
-        total = float(self.workers.total(shares))
-        norm = update(active, clip=self.protocol.clip, scaler=self.scaler) if math.isfinite(total) else shares
+        self.given.workers.sum_gradients(parameters)
+        total = float(self.given.workers.total(shares))
+        norm = update(active, clip=self.given.protocol.clip, scaler=self.scaler) if math.isfinite(total) else shares
         # fp16 gradients may overflow: the scaler skips that step and lowers its scale.
         if not math.isfinite(total) or not (self.scaler.is_enabled() or math.isfinite(float(norm))):
             what = "gradient" if math.isfinite(total) else "loss"
@@ -265,65 +215,65 @@ class _Loop:
         return total
 
     def _learning_rate_factor(self) -> float:
-        kind, warmup = self.protocol.schedule, self.protocol.warmup
+        kind, warmup = self.given.protocol.schedule, self.given.protocol.warmup
         return learning_rate_factor(self._number(), total=self.total, kind=kind, warmup=warmup)
 
     def _seed_noise(self, roles: tuple[Role, ...]) -> None:
         """Noise is a function of the position too: the method's own, and torch's, which plug-ins may use."""
-        key: tuple[int | str, ...] = (self.plan.seed, self.position.epoch, self.position.step, self.workers.rank)
+        key: tuple[int | str, ...] = (self.plan.seed, self.position.epoch, self.position.step, self.given.workers.rank)
         if len(self._passes(self.position.epoch, self.position.step)) > 1 and roles == (ARCHITECTURE,):
             key = (*key, ARCHITECTURE)
-        self.method.generator.manual_seed(draw("method", *key))
+        self.given.method.generator.manual_seed(draw("method", *key))
         torch.manual_seed(draw("torch", *key))
 
     def _finish_epoch(self) -> None:
         position = self.position
         epoch = position.epoch + 1
         metrics: dict[str, float] = {}
-        if epoch % self.protocol.select_every == 0 or epoch == self._epochs:
+        if epoch % self.given.protocol.select_every == 0 or epoch == self._epochs:
             metrics = self._validate()
-            value = metrics[self.selection.metric]
-            if self.selection.improves(value, position.best_value):
+            value = metrics[self.given.selection.metric]
+            if self.given.selection.improves(value, position.best_value):
                 position.best_epoch, position.best_value = epoch, value
-                if self.workers.leads:
-                    self.states.save_candidate(self.method.state(), epoch=epoch)
+                if self.given.workers.leads:
+                    self.states.save_candidate(self.given.method.state(), epoch=epoch)
         self._tell("epoch", loss=position.mean_loss(), metrics=metrics)
-        self.position = position.after_epoch(metrics, architecture=self.method.architecture())
+        self.position = position.after_epoch(metrics, architecture=self.given.method.architecture())
         self._save()
 
     def _validate(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
-        if self.workers.leads:
+        if self.given.workers.leads:
             self._calibrate_statistics()
-            self.segmenter.eval()
+            self.given.segmenter.eval()
             with torch.no_grad():
-                metrics = self.validate()
-        return self.workers.from_leader(metrics)
+                metrics = self.given.validate()
+        return self.given.workers.from_leader(metrics)
 
     def _calibrate_statistics(self) -> None:
         """Let the method's running statistics be the mean over a few batches of training images, all seen by the weights
         as they are now. Training itself uses those of its batches."""
-        batches = self.protocol.statistics_batches
-        if not batches or not list(self.method.own_buffers()):
+        batches = self.given.protocol.statistics_batches
+        if not batches or not list(self.given.method.own_buffers()):
             return
-        self.segmenter.train()
+        self.given.segmenter.train()
         with torch.no_grad(), self.feeder.autocast():
             for number, images in enumerate(self.feeder.first(batches), start=1):
-                self.method.set_statistics_momentum(1 / number)
-                self.segmenter(images)
-        self.method.set_statistics_momentum(None)
+                self.given.method.set_statistics_momentum(1 / number)
+                self.given.segmenter(images)
+        self.given.method.set_statistics_momentum(None)
 
     def _save(self) -> None:
         now = time.monotonic()
         self.position.wall_seconds += now - self.started
         self.started = self.saved_at = now
-        if not self.workers.leads:
+        if not self.given.workers.leads:
             return
         self.position.threads = torch.get_num_threads()
         self.checkpoints.save(
             {
                 "position": asdict(self.position),
-                "state": self.method.state(),
+                "state": self.given.method.state(),
                 "optimisers": {role: optimiser.state_dict() for role, optimiser in self.optimisers.items()},
                 "scaler": self.scaler.state_dict(),
             }
@@ -334,7 +284,7 @@ class _Loop:
         self._tell("checkpoint")
 
     def _resume(self) -> None:
-        content, problems = self.checkpoints.load() if self.workers.leads else (None, [])
+        content, problems = self.checkpoints.load() if self.given.workers.leads else (None, [])
         if content is not None:
             best = content["position"]["best_epoch"]
             if best and not self.states.has_candidate(best):
@@ -342,24 +292,24 @@ class _Loop:
                 content = None
         for line in problems:
             self._tell("note", text=line)
-        content = self.workers.from_leader(content)
+        content = self.given.workers.from_leader(content)
         if content is None:
             return
         self.position = Position(**content["position"])
-        self.method.load_state({name: tensor.to(self.device) for name, tensor in content["state"].items()})
+        self.given.method.load_state({name: tensor.to(self.given.device) for name, tensor in content["state"].items()})
         for role, optimiser in self.optimisers.items():
             optimiser.load_state_dict(content["optimisers"][role])
         self.scaler.load_state_dict(content["scaler"])
         self.saved_best = self.position.best_epoch
         self._tell("note", text=f"continues in epoch {self.position.epoch + 1} after step {self.position.step}")
-        if self.device.type == "cpu" and self.position.threads != torch.get_num_threads():
+        if self.given.device.type == "cpu" and self.position.threads != torch.get_num_threads():
             threads = f"{self.position.threads} threads before, {torch.get_num_threads()} now"
             self._tell("note", text=f"{threads}: results may differ in the last digits from an uninterrupted run")
 
     def _result(self) -> TrainingResult:
         position = self.position
-        if self.workers.leads:
-            self.states.finish(self.method.state(), epoch=position.epoch, best_epoch=position.best_epoch)
+        if self.given.workers.leads:
+            self.states.finish(self.given.method.state(), epoch=position.epoch, best_epoch=position.best_epoch)
         return TrainingResult(
             history=position.history,
             architecture=position.architecture,
@@ -372,7 +322,7 @@ class _Loop:
 
     def _operations(self) -> int:
         """How many a cell mixes, 0 where there is no architecture."""
-        return max((len(shares) for shares in self.method.architecture().values()), default=0)
+        return max((len(shares) for shares in self.given.method.architecture().values()), default=0)
 
     def _tell(
         self,
@@ -382,8 +332,8 @@ class _Loop:
         metrics: dict[str, float] | None = None,
         text: str = "",
     ) -> None:
-        if self.workers.leads:
-            self.report(
+        if self.given.workers.leads:
+            self.given.report(
                 Progress(
                     kind=kind,
                     epoch=min(self.position.epoch + 1, self._epochs),

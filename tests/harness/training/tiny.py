@@ -24,6 +24,7 @@ from harness.models.build import build_segmenter
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config_class
+from harness.training.assignment import Assignment
 from harness.training.distributed import ALONE, Workers, join, leave
 from harness.training.embeddings import EmbeddingCache
 from harness.training.feeding import normalise
@@ -96,12 +97,13 @@ class Run:
         )
 
     def train(self) -> TrainingResult:
-        return train(
-            self.segmenter, self.attached, self.source, protocol=self.rules, task=self.task, num_classes=self.classes,
-            seed=self.seed, folder=self.folder, identity="tiny", validate=self.validate or self.scores,
-            selection=Selection(metric="iou"), device=CPU, workers=self.workers, embeddings=self.embeddings,
-            stop=self.stop, report=self.report,
+        given = Assignment(
+            segmenter=self.segmenter, method=self.attached, images=self.source, protocol=self.rules, task=self.task,
+            num_classes=self.classes, seed=self.seed, folder=self.folder, identity="tiny",
+            validate=self.validate or self.scores, selection=Selection(metric="iou"), device=CPU, workers=self.workers,
+            embeddings=self.embeddings, stop=self.stop or StopRequest(), report=self.report,
         )  # fmt: skip
+        return train(given)
 
     def scores(self) -> dict[str, float]:
         """IoU on three images that are not trained on."""

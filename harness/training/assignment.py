@@ -1,0 +1,55 @@
+"""What a run hands to the training loop: one object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from harness.protocols.card import Protocol
+from harness.training.batches import TrainingImages
+from harness.training.distributed import ALONE, Workers
+from harness.training.embeddings import EmbeddingCache
+from harness.training.outcome import Progress, Selection, StopRequest
+from methods.base import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What is trained, on what, by which rules, and who is told.
+
+    Args:
+        segmenter: on ``device``, with ``method`` attached: images (B, 3, S, S) to low-resolution logits.
+        images: the training split at the network's input size.
+        task, num_classes: of the benchmark; they choose the loss.
+        seed: of batch order, flips and the method's noise.
+        folder: the run's state folder; only worker 0 writes there.
+        identity: the run's key.
+        validate: scores the segmenter on validation; called on worker 0 in evaluation mode without gradient.
+        selection: which of these scores chooses the best epoch.
+        workers: of this run, each with its own process; a batch of the protocol is shared out among them.
+        embeddings: where a frozen encoder's embeddings go, None to compute them every time.
+        stop: asks for an early, resumable end.
+        report: is told of every step.
+    """
+
+    segmenter: nn.Module
+    method: Method
+    images: TrainingImages
+    protocol: Protocol
+    task: Literal["binary", "multiclass"]
+    num_classes: int
+    seed: int
+    folder: Path
+    identity: str
+    validate: Callable[[], dict[str, float]]
+    selection: Selection
+    device: torch.device
+    workers: Workers = ALONE
+    embeddings: EmbeddingCache | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
+    report: Callable[[Progress], None] = lambda progress: None
