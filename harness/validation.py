@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from functools import lru_cache
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -28,12 +30,14 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless
     """
     _check_keys(cls, values, where=where, path="")
     try:
-        found = TypeAdapter(cls).validate_python(dict(values))
+        found: T = _adapter(cast("Any", cls)).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         message = message.split(", unable to parse")[0].replace("Input should be", "must be")
+        message = re.sub(r"a valid dictionary|a dictionary or an instance of \w+", "a mapping", message)
+        message = message.replace("Field required", "is missing").replace("a valid string", "text")
         if not key:
             raise UsageError(f"{where}: {message}") from error
         if isinstance(first["input"], Mapping):  # a whole table; the message names the field in it
@@ -58,13 +62,22 @@ def _unusable(value: Any) -> int | float | None:
 
 
 def _check_keys(cls: Any, values: Mapping[str, Any], *, where: str, path: str) -> None:
+    """Unknown keys, of the tables inside and of lists of tables too; pydantic would pass over them."""
     hints = get_type_hints(cls)
     known = {field.name for field in fields(cls)}
     for key, value in values.items():
         if key not in known:
             raise UsageError(f"{where}: unknown key {path + str(key)!r}{did_you_mean(str(key), known)}")
-        if is_dataclass(hints[key]) and isinstance(value, Mapping):
-            _check_keys(hints[key], value, where=where, path=f"{path}{key}.")
+        listed = get_origin(hints[key]) is tuple and isinstance(value, list)
+        if inner := next((kind for kind in (hints[key], *get_args(hints[key])) if is_dataclass(kind)), None):
+            for part in value if listed else [value] if inner is hints[key] else []:
+                if isinstance(part, Mapping):
+                    _check_keys(inner, part, where=where, path=f"{path}{key}.")
+
+
+@lru_cache(maxsize=32)
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
 
 
 def parse_assignments(items: list[str]) -> dict[str, Any]:

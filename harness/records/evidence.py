@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from harness.files import write_atomically
-from harness.records.files import LARGEST_RECORD, read_regular
+from harness.files import read_regular, write_atomically
+from harness.records.files import LARGEST_RECORD
 from harness.records.reading import spelt, validated
 from harness.records.seal import seal_holds, sealed
 

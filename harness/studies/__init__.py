@@ -7,18 +7,71 @@ fields.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, StrictInt
+from pydantic import Field as Bound
 
 from harness.errors import UsageError, did_you_mean
 from harness.file_names import checked_name
 from harness.registry import BENCHMARKS, METHODS
 from harness.studies.design import Field, Point, label_of, options_of, parse_fields, points
+from harness.validation import from_mapping
 from harness.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent
 MOST_SEEDS = 1000
+
+
+def _several(value: Any) -> Any:
+    """One value as a list of it."""
+    return [value] if isinstance(value, str | int | float) else value
+
+
+def _as_seeds(value: Any) -> Any:
+    """A number of seeds as the list of them."""
+    if isinstance(value, int) and value > MOST_SEEDS:
+        raise ValueError(f"is too many: at most {MOST_SEEDS} seeds")
+    seeds = list(range(value)) if isinstance(value, int) else value
+    if not isinstance(seeds, list | tuple) or not seeds or len(set(map(str, seeds))) < len(seeds):
+        raise ValueError("must be a number of seeds, or a list of different whole numbers")
+    return seeds
+
+
+def _as_metrics(value: Any) -> Any:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError("must be paper, or a list of metrics' names")
+    return value if value == "paper" else tuple(names)
+
+
+def _as_entry(value: Any) -> Any:
+    return {"method": value} if isinstance(value, str) else value
+
+
+def _as_readings(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if set(value) != {"method", "fields"} or not isinstance(value["method"], str):
+        raise ValueError(f"must be a mapping with method and fields, not {sorted(map(str, value))}")
+    asked = parse_fields(value["fields"], where="readings.fields")
+    return Readings(method=METHODS.resolve(value["method"]), fields=asked, points=tuple(points(asked)))
+
+
+def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(values) < 2 or len({str(one) for one in values}) < len(values):
+        raise ValueError("must be at least two different values")
+    return values
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
+MethodName = Annotated[str, AfterValidator(METHODS.resolve)]
+BenchmarkName = Annotated[str, AfterValidator(BENCHMARKS.resolve)]
+BenchmarkNames = Annotated[tuple[BenchmarkName, ...], BeforeValidator(_several)]
+Seeds = Annotated[tuple[Annotated[StrictInt, Bound(ge=0)], ...], BeforeValidator(_as_seeds)]
+Grid = Annotated[tuple[Any, ...], BeforeValidator(_several), AfterValidator(_different)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +79,19 @@ class Entry:
     """One row of the table: a method with configuration overrides.
 
     Args:
-        label: what the table calls the row; unique within the study.
+        label: what the table calls the row, the method's name without one; unique within the study.
         method: canonical name of the method.
         options: configuration fields of the method that differ from the protocol's.
         scores: which of its models are scored, instead of the table's own list.
     """
 
-    label: str
-    method: str
+    method: MethodName
+    label: str = ""
     options: dict[str, Any] = field(default_factory=dict)
-    scores: tuple[str, ...] = ()
+    scores: Texts = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", self.label or self.method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +108,10 @@ class Layout:
         paper: print the published value, ours, their difference, its interval and a verdict below the table.
     """
 
-    kind: str = "grid"
-    metrics: str | tuple[str, ...] = "paper"
-    scores: tuple[str, ...] = ("best",)
-    splits: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    kind: Literal["grid", "cost"] = "grid"
+    metrics: Annotated[str | tuple[str, ...], PlainValidator(_as_metrics)] = "paper"
+    scores: Texts = ("best",)
+    splits: dict[BenchmarkName, Texts] = field(default_factory=dict)
     baseline: str = ""
     paper: bool = False
 
@@ -96,8 +152,8 @@ class Phase:
     study: str
     title: str
     set: dict[str, Any] = field(default_factory=dict)
-    benchmarks: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
+    benchmarks: BenchmarkNames = ()
+    seeds: Seeds = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,17 +187,17 @@ class Study:
     note: str = ""
     protocol: str = "nas-lora"
     set: dict[str, Any] = field(default_factory=dict)
-    backbones: tuple[str, ...] = ()
-    decoders: tuple[str, ...] = ()
-    benchmarks: tuple[str, ...] = ()
-    entries: tuple[Entry, ...] = ()
-    readings: Readings | None = None
+    backbones: Texts = ()
+    decoders: Texts = ()
+    benchmarks: BenchmarkNames = ()
+    entries: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = ()
+    readings: Annotated[Readings | None, BeforeValidator(_as_readings)] = None
     phases: tuple[Phase, ...] = ()
-    seeds: tuple[int, ...] = (0, 1, 2)
-    budget: str = ""
-    tune: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    tune_seeds: tuple[int, ...] = (0,)
-    tune_on: tuple[str, ...] = ()
+    seeds: Seeds = (0, 1, 2)
+    budget: Literal["", "epochs", "updates"] = ""
+    tune: dict[str, Grid] = field(default_factory=dict)
+    tune_seeds: Seeds = (0,)
+    tune_on: BenchmarkNames = ()
     table: Layout = field(default_factory=Layout)
 
 
@@ -169,147 +225,19 @@ def study_from_dict(data: Any, *, name: str) -> Study:
         UsageError: see `load_study`.
     """
     where = f"study {name!r}"
-    content = dict(_checked(data, Study, where=where, without=("name",)))
-    for name_of_text in ("title", "note", "protocol"):
-        if not isinstance(content.get(name_of_text, ""), str):
-            raise UsageError(f"{where}: {name_of_text} must be text, not {content[name_of_text]!r}")
-    overrides = content["set"] = content.get("set") or {}
-    if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
-        raise UsageError(f"{where}: set must be a mapping of a card's fields to values, not {overrides!r}")
-    if content.get("budget", "") not in ("", "epochs", "updates"):
-        raise UsageError(f"{where}: budget={content['budget']!r}: choose epochs or updates")
-    entries = tuple(_entry(item, where=where) for item in _sequence(content.pop("entries", ()), f"{where}: entries"))
-    readings = _readings(content.pop("readings", None), where=where)
-    entries += readings.entries() if readings else ()
-    labels = [entry.label for entry in entries]
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{where}: expected a mapping of fields, found {type(data).__name__}")
+    if "name" in data:
+        raise UsageError(f"{where}: its name is that of its file; leave 'name' away")
+    given = {key: value for key, value in data.items() if value is not None}
+    study = from_mapping(Study, {**given, "name": name}, where=where)
+    if study.readings:
+        study = replace(study, entries=study.entries + study.readings.entries())
+    labels = [entry.label for entry in study.entries]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise UsageError(f"{where}: two entries are labelled {twice[0]!r}; give one of them another label")
-    table = dict(_checked(content.pop("table", None) or {}, Layout, where=f"{where}: table"))
-    if "metrics" in table and table["metrics"] != "paper":
-        table["metrics"] = _texts(table["metrics"], f"{where}: table.metrics")
-    if "scores" in table:
-        table["scores"] = _texts(table["scores"], f"{where}: table.scores")
-    if "splits" in table:
-        table["splits"] = _splits(table["splits"], f"{where}: table.splits")
-    if table.get("baseline") and _text(table["baseline"], f"{where}: table.baseline") not in labels:
-        raise UsageError(
-            f"{where}: table.baseline {table['baseline']!r} is no entry{did_you_mean(table['baseline'], labels)}"
-        )
-    return Study(
-        name=name,
-        table=Layout(**table),
-        entries=entries,
-        readings=readings,
-        phases=tuple(_phase(item, where=where) for item in _sequence(content.pop("phases", ()), f"{where}: phases")),
-        seeds=_seeds(content.pop("seeds", 3), f"{where}: seeds"),
-        tune=_grids(content.pop("tune", None) or {}, f"{where}: tune"),
-        tune_seeds=_seeds(content.pop("tune_seeds", 1), f"{where}: tune_seeds"),
-        tune_on=_benchmarks(content.pop("tune_on", ()), f"{where}: tune_on"),
-        benchmarks=_benchmarks(content.pop("benchmarks", ()), f"{where}: benchmarks"),
-        backbones=_texts(content.pop("backbones", ()), f"{where}: backbones"),
-        decoders=_texts(content.pop("decoders", ()), f"{where}: decoders"),
-        **content,
-    )
-
-
-def _checked(data: Any, kind: type, *, where: str, without: tuple[str, ...] = ()) -> Mapping[str, Any]:
-    if not isinstance(data, Mapping):
-        raise UsageError(f"{where}: expected a mapping of fields, found {type(data).__name__}")
-    described = [f for f in fields(kind) if f.name not in without]
-    known = [f.name for f in described]
-    for key in data:
-        if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
-    for needed in described:
-        if needed.name not in data and needed.default is MISSING and needed.default_factory is MISSING:
-            raise UsageError(f"{where}: {needed.name!r} is missing")
-    return data
-
-
-def _entry(item: Any, *, where: str) -> Entry:
-    if isinstance(item, str):
-        name = METHODS.resolve(item)
-        return Entry(label=name, method=name)
-    content = dict(
-        _checked({"label": "", **item} if isinstance(item, Mapping) else item, Entry, where=f"{where}: entry")
-    )
-    method = METHODS.resolve(str(content["method"]))
-    options = content.get("options") or {}
-    if not isinstance(options, Mapping):
-        raise UsageError(f"{where}: options of {method!r} must be a mapping, found {type(options).__name__}")
-    scores = _texts(content.get("scores", ()), f"{where}: scores of {method!r}")
-    label = _text(content["label"] or method, f"{where}: label of {method!r}")
-    return Entry(label=label, method=method, options=dict(options), scores=scores)
-
-
-def _phase(item: Any, *, where: str) -> Phase:
-    content = dict(_checked(item, Phase, where=f"{where}: phase"))
-    inside = f"{where}: phase {content['study']!r}"
-    if not isinstance(content.get("set", {}), Mapping):
-        raise UsageError(f"{inside}: set must be a mapping of a card's fields to values, not {content['set']!r}")
-    seeds = _seeds(content["seeds"], f"{inside}: seeds") if "seeds" in content else ()
-    return Phase(
-        study=_text(content["study"], inside),
-        title=_text(content["title"], inside),
-        set=dict(content.get("set", {})),
-        benchmarks=_benchmarks(content.get("benchmarks", ()), f"{inside}: benchmarks"),
-        seeds=seeds,
-    )
-
-
-def _readings(data: Any, *, where: str) -> Readings | None:
-    if data is None:
-        return None
-    if not isinstance(data, Mapping) or set(data) != {"method", "fields"}:
-        raise UsageError(f"{where}: readings: expected a mapping with method and fields, found {data!r}")
-    asked = parse_fields(data["fields"], where=f"{where}: readings.fields")
-    method = METHODS.resolve(_text(data["method"], f"{where}: readings.method"))
-    return Readings(method=method, fields=asked, points=tuple(points(asked)))
-
-
-def _seeds(value: Any, where: str) -> tuple[int, ...]:
-    if isinstance(value, int) and value > MOST_SEEDS:
-        raise UsageError(f"{where}: at most {MOST_SEEDS} seeds, not {value}")
-    chosen = tuple(range(value)) if isinstance(value, int) else _sequence(value, where)
-    if not chosen or not all(isinstance(seed, int) and seed >= 0 for seed in chosen) or len(set(chosen)) < len(chosen):
-        raise UsageError(f"{where} must be a number of seeds, or a list of different whole numbers, not {value!r}")
-    return chosen
-
-
-def _grids(value: Any, where: str) -> dict[str, tuple[Any, ...]]:
-    if not isinstance(value, Mapping):
-        raise UsageError(f"{where}: expected a mapping of fields to values, such as lr: [1e-4, 1e-3], found {value!r}")
-    grids = {_text(name, where): _sequence(values, f"{where}.{name}") for name, values in value.items()}
-    for name, values in grids.items():
-        if len(values) < 2 or len({str(one) for one in values}) < len(values):
-            raise UsageError(f"{where}.{name}: at least two different values, not {list(values)!r}")
-    return grids
-
-
-def _benchmarks(value: Any, where: str) -> tuple[str, ...]:
-    return tuple(BENCHMARKS.resolve(item) for item in _texts(value, where))
-
-
-def _splits(value: Any, where: str) -> dict[str, tuple[str, ...]]:
-    if not isinstance(value, Mapping):
-        raise UsageError(f"{where}: expected a mapping of benchmarks to test splits, found {value!r}")
-    return {BENCHMARKS.resolve(_text(key, where)): _texts(splits, where) for key, splits in value.items()}
-
-
-def _texts(value: Any, where: str) -> tuple[str, ...]:
-    return tuple(_text(item, where) for item in _sequence(value, where))
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise UsageError(f"{where}: {value!r} is no text; a number that is meant as text needs quotes")
-    return value
-
-
-def _sequence(value: Any, where: str) -> tuple[Any, ...]:
-    if isinstance(value, str | int | float):
-        return (value,)
-    if not isinstance(value, list | tuple):
-        raise UsageError(f"{where}: expected a list, found {type(value).__name__}")
-    return tuple(value)
+    baseline = study.table.baseline
+    if baseline and baseline not in labels:
+        raise UsageError(f"{where}: table.baseline {baseline!r} is no entry{did_you_mean(baseline, labels)}")
+    return study

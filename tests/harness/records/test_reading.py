@@ -16,9 +16,9 @@ import pytest
 from harness import claims, status, tables, why
 from harness.evaluation import names
 from harness.evaluation.scorer import SplitScorer
+from harness.files import read_regular
 from harness.records import ranges
 from harness.records.__main__ import main as records
-from harness.records.files import read_regular
 from harness.records.reading import load
 from harness.records.schema import Run
 from harness.records.seal import sealed
