@@ -150,7 +150,7 @@ def own_benchmark(name: str, class_names: Sequence[str]) -> type[Benchmark]:
         "task": "binary" if binary else "multiclass",
         "num_classes": len(class_names),
         "class_names": tuple(class_names),
-        "metrics": ("s_measure", "e_mean", "weighted_f", "mae", "iou", "dice") if binary else ("miou", "accuracy"),
+        "metrics": ("s_measure", "iou", "dice") if binary else ("miou", "accuracy"),
         "selection_metric": "iou" if binary else "miou",
     }
     return type("Own", (OwnBenchmark,), described)

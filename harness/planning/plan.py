@@ -129,7 +129,8 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
             if request.skip_missing:
                 continue
             data = _Data()
-        if rules.mask_tokens == 1 and rules.decoder == "sam" and BENCHMARKS.get(name).task == "multiclass":
+        benchmark = BENCHMARKS.get(name)
+        if rules.mask_tokens == 1 and rules.decoder == "sam" and benchmark.task == "multiclass":
             one_mask.append(name)
         resolved = [(card, _own_rules(name, resolve(card, name))) for card in under or (protocol,)]
         grid = [(card, rules, as_rules(rules)) for card, rules in resolved]
@@ -161,6 +162,8 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
                     changed=changed,
                     planned_seeds=list(request.seeds),
                     planned_benchmarks=list(benchmarks),
+                    benchmark_title=str(getattr(benchmark, "title", "")),  # a plug-in may have left it out
+                    benchmark_metrics=list(map(str, getattr(benchmark, "metrics", ()))),
                 )
                 job = Job(
                     run=run,

@@ -67,7 +67,7 @@ OPTIONS_RENAMED = {("gate", "switch"): "intended"}
 
 LABELS = (
     "variant", "protocol", "protocol_hash", "split_rule", "data_note", "data_fingerprint", "tuning", "changed",
-    "planned_seeds", "planned_benchmarks",
+    "planned_seeds", "planned_benchmarks", "benchmark_title", "benchmark_metrics",
 )  # fmt: skip
 """What a run says of itself besides what determines its result."""
 
@@ -132,6 +132,8 @@ class Run:
             finds its rows by them.
         planned_seeds, planned_benchmarks: what its sweep planned for this method configuration, so that a table tells a
             gap from what nobody asked for; empty in older records.
+        benchmark_title, benchmark_metrics: what the benchmark itself says that tables call it and show of it; empty in older
+            records.
     """
 
     method: str
@@ -152,6 +154,8 @@ class Run:
     changed: dict[str, Any] = field(default_factory=dict)
     planned_seeds: list[int] = field(default_factory=list, compare=False)
     planned_benchmarks: list[str] = field(default_factory=list, compare=False)
+    benchmark_title: str = field(default="", compare=False)
+    benchmark_metrics: list[str] = field(default_factory=list, compare=False)
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # an unknown field would not be in the key
 

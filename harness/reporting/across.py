@@ -51,7 +51,7 @@ def _left_out(grid: Grid, places: Sequence[int], complete: Sequence[int]) -> str
             cell = grid.cells[index, place]
             if not cell.complete:
                 why = "/".join(sorted(set(cell.codes.values()))) or "not planned"
-                missing.setdefault(why, []).append(names.benchmark_title(grid.columns[place].benchmark))
+                missing.setdefault(why, []).append(grid.columns[place].benchmark_title)
         words = "; ".join(f"{why} on {', '.join(dict.fromkeys(on))}" for why, on in missing.items())
         reasons.append(f"{row.shown} ({words})")
     if not reasons:

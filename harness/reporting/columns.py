@@ -6,19 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.records.schema import Record, Run
-from harness.reporting.names import PAPER_METRICS, USUAL_METRICS, benchmark_title, metric
+from harness.reporting.names import benchmark_title, metric, shown_metrics
 from harness.studies import Study
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """benchmark, test split and metric; ``manifest`` is the hash of the split, or "" where no record tells."""
+    """benchmark, test split and metric; ``manifest`` is the hash of the split, or "" where no record tells; ``title`` is what
+    the benchmark is called."""
 
     benchmark: str
     split: str
     metric: str
     manifest: str
     note: str = ""
+    title: str = ""
+
+    @property
+    def benchmark_title(self) -> str:
+        return self.title or benchmark_title(self.benchmark)
 
     def holds(self, run: Run) -> bool:
         """Whether a run was scored on this benchmark and this split."""
@@ -28,7 +34,7 @@ class Column:
     def short(self) -> str:
         """``Trans10K-v1 easy mIoU``: without the notes that tell it from others of a table."""
         split = f" {self.split}" if self.split != "test" else ""
-        return f"{benchmark_title(self.benchmark)}{split} {metric(self.metric).title}"
+        return f"{self.benchmark_title}{split} {metric(self.metric).title}"
 
 
 def columns_of(
@@ -36,6 +42,7 @@ def columns_of(
 ) -> list[Column]:
     """The columns of one benchmark: a manifest after the other, of each its splits, of each its metrics."""
     mine = [record for record in records if record.run.benchmark == benchmark]
+    title = benchmark_title(benchmark, [record.run for record in mine])
     manifests = sorted({record.run.manifest for record in mine if record.run.manifest}) or [""]
     columns = []
     for manifest in manifests:
@@ -45,23 +52,26 @@ def columns_of(
             for split, scores in record.scores.get("best", {}).items():
                 if split != "val":
                     seen.setdefault(split, set()).update(scores)
-        names = _metrics(benchmark, set().union(*seen.values()), study=study, metrics=metrics)
+        names = _metrics(benchmark, here, set().union(*seen.values()), study=study, metrics=metrics)
         notes = sorted({record.run.data_note for record in here if record.run.data_note})
         for split in _splits(benchmark, seen, study=study):
             columns += [
-                Column(benchmark=benchmark, split=split, metric=m, manifest=manifest, note=", ".join(notes))
+                Column(
+                    benchmark=benchmark, split=split, metric=m, manifest=manifest, note=", ".join(notes), title=title
+                )
                 for m in names
             ]
     return columns
 
 
-def _metrics(benchmark: str, seen: set[str], *, study: Study | None, metrics: Sequence[str]) -> tuple[str, ...]:
+def _metrics(
+    benchmark: str, records: Sequence[Record], seen: set[str], *, study: Study | None, metrics: Sequence[str]
+) -> tuple[str, ...]:
     if metrics:
         return tuple(name for name in metrics if name in seen or not seen)
     if study is not None and study.table.metrics != "paper":
         return tuple(study.table.metrics)
-    usual = tuple(name for name in USUAL_METRICS if name in seen)
-    return PAPER_METRICS.get(benchmark) or usual or tuple(sorted(seen)) or ("iou",)
+    return shown_metrics(benchmark, [record.run for record in records], scored=seen)
 
 
 def _splits(benchmark: str, seen: Mapping[str, object], *, study: Study | None) -> tuple[str, ...]:
@@ -74,7 +84,7 @@ def _splits(benchmark: str, seen: Mapping[str, object], *, study: Study | None) 
 
 def column_title(column: Column, beside: Sequence[Column]) -> str:
     """The heading over a column: benchmark, split where there are several, metric; ``beside``: all of the table."""
-    title = benchmark_title(column.benchmark)
+    title = column.benchmark_title
     notes = {other.note for other in beside}
     if column.note and len(column.note) <= 24 and len(notes) > 1:
         title += f" ({column.note})"

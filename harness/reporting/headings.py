@@ -100,7 +100,9 @@ def _data(grid: Grid) -> list[str]:
         notes = sorted({record.run.data_note for record in mine if record.run.data_note})
         rules = sorted({record.run.split_rule for record in mine if record.run.split_rule})
         sizes = sorted({_sizes(record) for record in mine if record.counts})
-        title = names.benchmark_title(name) + (f" ({', '.join(notes)})" if notes else "")
+        title = names.benchmark_title(name, [record.run for record in mine]) + (
+            f" ({', '.join(notes)})" if notes else ""
+        )
         details = [" or ".join(sizes) + " training/validation/test images"] * bool(sizes)
         details += [f"split: {' or '.join(rules)}"] * bool(rules)
         found.append(title + (f": {'; '.join(details)}" if details else ""))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from harness.records.schema import Run
 from harness.registry import METHODS
 
 
@@ -73,7 +75,7 @@ PAPER_METRICS = {
 }
 
 USUAL_METRICS = ("s_measure", "iou", "dice", "miou", "accuracy")
-"""What other benchmarks are shown by, as far as they are scored so: binary ones by the first three."""
+"""What benchmarks that say nothing are shown by, as far as they are scored so: binary ones by the first three."""
 
 METHOD_ORDER = tuple(METHODS.names())
 """Rows without a study: coarse baselines first, the methods under test last."""
@@ -93,8 +95,19 @@ def metric(name: str) -> Metric:
     return METRICS.get(name, Metric(title=name))
 
 
-def benchmark_title(name: str) -> str:
-    return BENCHMARK_TITLES.get(name, name)
+def benchmark_title(name: str, runs: Iterable[Run] = ()) -> str:
+    """The papers' word, else what the benchmark itself says in ``runs``, else its name."""
+    told = (run.benchmark_title for run in runs if run.benchmark == name and run.benchmark_title)
+    return BENCHMARK_TITLES.get(name) or next(told, name)
+
+
+def shown_metrics(name: str, runs: Iterable[Run], *, scored: Collection[str]) -> tuple[str, ...]:
+    """What tables show of a benchmark: what the papers report, else what the benchmark itself says in ``runs``, else the
+    usual metrics, as far as records hold them."""
+    declared = next((run.benchmark_metrics for run in runs if run.benchmark == name and run.benchmark_metrics), ())
+    told = tuple(dict.fromkeys(one for one in declared if one in scored))
+    usual = tuple(one for one in USUAL_METRICS if one in scored)
+    return PAPER_METRICS.get(name) or told or usual or tuple(sorted(scored)) or ("iou",)
 
 
 def benchmark_rank(name: str) -> tuple[int, str]:

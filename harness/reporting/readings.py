@@ -137,8 +137,7 @@ def _curve(grid: Grid, study: Study, images_of: ImagesOf) -> Block:
         cells += [choice(level, field.levels) for level, field in zip(one.point.levels, readings.fields, strict=True)]
         table.append([Text(text=cell) for cell in cells])
     titles = [
-        names.benchmark_title(grid.columns[place].benchmark) + f" {names.metric(grid.columns[place].metric).heading}"
-        for place in places
+        grid.columns[place].benchmark_title + f" {names.metric(grid.columns[place].metric).heading}" for place in places
     ]
     missing = len(readings.points) - len(found)
     return Block(

@@ -15,7 +15,6 @@ from harness.reporting.extra_columns import EXTRA_NOTES, extra_columns
 from harness.reporting.grid import Cell, Grid, is_run
 from harness.reporting.headings import Heading, lines_above
 from harness.reporting.marks import best_marks
-from harness.reporting.names import benchmark_title
 from harness.reporting.page import Behind, Block, Text
 from harness.reporting.sources import Sources
 
@@ -34,7 +33,7 @@ def score_blocks(grid: Grid, *, heading: Heading, sources: Sources, rank: bool) 
     code = code_differences(grid.records)
     blocks = []
     for number, (rows, places) in enumerate(_parts(grid)):
-        benchmarks = dict.fromkeys(benchmark_title(grid.columns[place].benchmark) for place in places)
+        benchmarks = dict.fromkeys(grid.columns[place].benchmark_title for place in places)
         title = heading.title + (f": {', '.join(benchmarks)}" if number else "")
         columns = [column_title(grid.columns[place], grid.columns) for place in places]
         extra = extra_columns(grid, rows, places)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import registry
+from harness import registry, tables
 from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
 from harness.doctor import main as doctor
@@ -72,6 +72,11 @@ def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path)
     records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/records/**/*.json")]
     assert [record["run"]["method"] for record in records] == ["ia3"]
     assert [record["run"]["benchmark"] for record in records] == ["pets"]
+    (header,) = [line for line in done.stdout.splitlines() if line.startswith("| method |")]
+    scores = [cell.strip() for cell in header.strip("| ").split("|")][1:3]
+    assert scores == ["Pets IoU ↑", "Pets Dice ↑"]
+    assert tables.main(["--results", str(tmp_path / "runs")]) == 0  # from records alone: no plug-in is loaded here
+    assert "| Pets IoU ↑ | Pets Dice ↑ |" in (tmp_path / "runs" / "tables" / "demo.md").read_text()
 
 
 def test_doctor_examines_a_plugin_and_reports_json(capsys: pytest.CaptureFixture[str]) -> None:

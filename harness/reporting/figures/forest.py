@@ -54,7 +54,7 @@ def draw(material: Material) -> list[Drawing]:
         raise NothingToDrawError(f"no row has a seed in common with the baseline {material.baseline}; see --baseline")
     bars = {name: {label: _bar(one) for label, one in mine.items()} for name, mine in found.items()}
     titles = {
-        name: f"{names.benchmark_title(name)} {names.metric(grid.columns[place].metric).title}"
+        name: f"{grid.columns[place].benchmark_title} {names.metric(grid.columns[place].metric).title}"
         for name, place in columns.items()
     }
     if len(found) > 1 and (overall := _overall(found)):

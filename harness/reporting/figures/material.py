@@ -108,7 +108,7 @@ class Material:
 def score_label(column: Column) -> str:
     """``Kvasir-SEG Sα (%)``, with the split where it is not the test split."""
     split = f" {column.split}" if column.split != "test" else ""
-    return f"{names.benchmark_title(column.benchmark)}{split} {names.metric(column.metric).title} (%)"
+    return f"{column.benchmark_title}{split} {names.metric(column.metric).title} (%)"
 
 
 def short(label: str, *, most: int = 36) -> str:
