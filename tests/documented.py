@@ -1,4 +1,4 @@
-"""The commands that README and docs show, word by word."""
+"""The commands that README, CONTRIBUTING and docs show, word by word."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ REPOSITORY = Path(__file__).parents[1]
 PAGES = (
     REPOSITORY / "README.md",
     REPOSITORY / "ARCHITECTURE.md",
+    REPOSITORY / "CONTRIBUTING.md",
     REPOSITORY / "datasets" / "README.md",
     *sorted((REPOSITORY / "docs").glob("*.md")),
 )
@@ -19,16 +20,21 @@ COMMAND = re.compile(
 )
 
 
+def code_of(page: Path) -> Iterator[tuple[int, str]]:
+    """(line, code) of every line of code, in blocks and within sentences."""
+    for start, code in _codes(page.read_text(encoding="utf-8")):
+        for offset, line in enumerate(_joined(code)):
+            yield start + offset, line
+
+
 def commands() -> Iterator[tuple[str, list[str]]]:
     """(page:line, verb and its arguments) for every one, from blocks of code and from code within a line."""
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for start, code in _codes(text):
-            for offset, line in enumerate(_joined(code)):
-                if found := COMMAND.match(line):
-                    words = shlex.split(found[4], comments=True)
-                    verb = [found[3] or "datasets"] if found[2] == "datasets" or found[3] else []
-                    yield f"{page.relative_to(REPOSITORY)}:{start + offset}", [*verb, *words]
+        for number, line in code_of(page):
+            if found := COMMAND.match(line):
+                words = shlex.split(found[4], comments=True)
+                verb = [found[3] or "datasets"] if found[2] == "datasets" or found[3] else []
+                yield f"{page.relative_to(REPOSITORY)}:{number}", [*verb, *words]
 
 
 def _codes(text: str) -> Iterator[tuple[int, str]]:

@@ -83,6 +83,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask[number : number + 9, 5:20] = 255
         Image.fromarray(mask).save(root / "tiles" / "masks" / f"{number}.png")
     shutil.copytree(REPOSITORY / "docs", root / "docs")
+    shutil.copy(REPOSITORY / "README.md", root)
     (root / "broken.py").write_text("class Mine(Methd): ...\n")
     (root / "settings.toml").write_text(
         'data = "DATA"\n[checkpoints]\nvit_h = "sam_vit_h_4b8939.pth"\nvit_b = "sam_vit_b_01ec64.pth"\n'

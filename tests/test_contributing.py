@@ -1,0 +1,61 @@
+"""Who follows CONTRIBUTING.md finds what it names; the commands in Python run in `tests.test_documented_commands`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from tests.documented import REPOSITORY, code_of
+
+PAGE = [line for _, line in code_of(REPOSITORY / "CONTRIBUTING.md")]
+MAKE = [words for line in PAGE if (words := shlex.split(line, comments=True)) and words[0] == "make"]
+PATHS = [
+    code for code in PAGE if re.fullmatch(r"[\w./-]+/[\w./-]*|[\w/-]+\.(md|toml|yaml)", code) and "NAME" not in code
+]
+NAMES = [code for code in PAGE if re.fullmatch(r"(harness|methods|datasets|tests)(\.\w+)+", code)]
+
+
+def dry(words: list[str]) -> str:
+    """What make would run last."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "FILE")}
+    done = subprocess.run([*words, "--dry-run"], cwd=REPOSITORY, env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("words", [pytest.param(words, id=" ".join(words)) for words in MAKE])
+def test_every_target_of_make_is_there(words: list[str]) -> None:
+    assert dry(words)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_the_one_test_of_the_page_runs_by_its_command() -> None:
+    (words,) = [words for words in MAKE if any(word.startswith("FILE=") for word in words)]
+    command = dry(words)
+    assert command.count(".venv/bin/python") == 1
+    command = command.replace(".venv/bin/python", sys.executable)
+    done = subprocess.run(command, cwd=REPOSITORY, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\d+ passed", done.stdout)
+
+
+def test_the_page_names_files_that_are_there() -> None:
+    assert {"methods/dora.py", "harness/studies/", "datasets/samples/trees.py"} <= set(PATHS)
+    assert [path for path in PATHS if not (REPOSITORY / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_names_code_that_is_there(name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    try:
+        import_module(name)
+    except ModuleNotFoundError:
+        assert hasattr(import_module(module), attribute)
