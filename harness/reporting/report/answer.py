@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from harness.records.schema import Record
 from harness.reporting import names
 from harness.reporting.answers import MOST_NAMED, answers
@@ -10,43 +12,65 @@ from harness.reporting.extra_columns import updates_in_words
 from harness.reporting.grid import Grid, is_run
 from harness.reporting.headings import Heading
 from harness.reporting.marks import best_marks
+from harness.reporting.page import Mark
 from harness.reporting.report.content import Answer
 from harness.reporting.rules import HEADED, headed
 from harness.reporting.sources import Sources
 from harness.reporting.tables import RANKS_NOTHING, is_generated
 
+Marks = Mapping[tuple[int, int], Mark]
+"""(row, column) -> mark"""
+FIRST = ("best", "tied")
 NO_TWO = "No two rows have two seeds each on one benchmark: nothing is ranked."
 
 
 def answer(grid: Grid, heading: Heading, *, sources: Sources) -> Answer:
     """The sentences of one grid."""
     generated = is_generated(grid)
-    ranked = [] if generated else [*answers(grid, sources=sources), *_per_parameter(grid, sources)]
+    marks = {} if generated else best_marks(grid, sources.images_of)
+    ranked = [*_overall(grid, marks), *answers(grid, sources=sources), *_per_parameter(grid, marks)] if marks else []
     said = ranked or [RANKS_NOTHING if generated else NO_TWO]
     return Answer(heading=heading.title, sentences=[*said, *_budgets(grid), _missing(grid)], ranks=bool(ranked))
 
 
-def _per_parameter(grid: Grid, sources: Sources) -> list[str]:
-    """Which of the rows that cannot be told from the best trains least in the encoder; one sentence a benchmark."""
-    marks = best_marks(grid, sources.images_of)
-    found = []
+def _overall(grid: Grid, marks: Marks) -> list[str]:
+    """On how many benchmarks a row is best or cannot be told from the best, for grids with several."""
+    places = [place for place in first_metrics(grid) if any(at == place for _, at in marks)]
+    if len(places) < 2:
+        return []
+    found: dict[int, tuple[int, int]] = {}
+    for index in range(len(grid.rows)):
+        ranked = [place for place in places if grid.cells[index, place].complete]
+        found[index] = sum(marks.get((index, place)) in FIRST for place in ranked), len(ranked)
+    order = sorted((index for index in found if found[index][0]), key=lambda index: (-found[index][0], found[index][1]))
+    words = _some([f"{grid.rows[index].named} on {found[index][0]} of {found[index][1]}" for index in order])
+    none = sum(1 for best, of in found.values() if of and not best)
+    said = f"Over {len(places)} benchmarks, best or not distinguishable from the best: {words}"
+    return [said + (f"; {none} other rows on none." if none else ".")]
+
+
+def _per_parameter(grid: Grid, marks: Marks) -> list[str]:
+    """Which of the rows that cannot be told from the best trains least in the encoder; one sentence an answer."""
+    found: dict[str, list[str]] = {}
     for place in first_metrics(grid):
         column = grid.columns[place]
         counts = {}
         for index in range(len(grid.rows)):
             sizes = {one.parameters.get("encoder") for one in grid.cells[index, place].records} - {None}
-            if marks.get((index, place)) in ("best", "tied") and len(sizes) == 1:
+            if marks.get((index, place)) in FIRST and len(sizes) == 1:
                 counts[index] = sizes.pop() or 0
         best = [index for index in counts if marks[index, place] == "best"]
         if len(counts) < 2 or not best:
             continue
         least = min(counts, key=lambda index: (counts[index], index))
-        sentence = f"Per parameter, {column.short}: of the rows that cannot be told from the best,"
-        sentence += f" {grid.rows[least].named} trains least in the encoder ({_millions(counts[least])})"
+        words = f"{grid.rows[least].named} trains least in the encoder ({_millions(counts[least])})"
         if least != best[0]:
-            sentence += f"; the best, {grid.rows[best[0]].named}, trains {_millions(counts[best[0]])}"
-        found.append(sentence + ".")
-    return found
+            words += f"; the best, {grid.rows[best[0]].named}, trains {_millions(counts[best[0]])}"
+        found.setdefault(words, []).append(column.short)
+    return [
+        f"Per parameter, of the rows that cannot be told from the best on {', '.join(on)}: {words}."
+        for words, on in found.items()
+    ]
 
 
 def _budgets(grid: Grid) -> list[str]:

@@ -75,6 +75,10 @@ def build(root: Path, wanted: Wanted, hands: Hands) -> Content:
     Raises:
         UsageError: there is no folder of records, none in it that is asked for, or no row of the baseline's label.
     """
+    if wanted.study is not None and wanted.study.table.kind == "cost":
+        raise UsageError(
+            f"study {wanted.study.name!r} has costs and no scores; without --study the report shows costs too"
+        )
     built = built_pages(root, study=wanted.study, card_of=hands.card_of)
     store, costs = RecordStore(root), CostStore(root)
     records, _ = store.summaries()

@@ -173,7 +173,7 @@ function download(name, content) {
 /* Light and dark: as the system says, until the button says otherwise. */
 const theme = one("#theme"), dark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (document.documentElement.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
-const tell = () => theme.setAttribute("aria-pressed", String(isDark()));
+const tell = () => { theme.textContent = isDark() ? "Light" : "Dark"; };
 theme.addEventListener("click", () => { document.documentElement.dataset.theme = isDark() ? "light" : "dark"; tell(); });
 dark.addEventListener("change", tell);
 tell();

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.slow
 WIDTHS = (1400, 400)
 SCORES = "#demo-1"
 """The first table of the card's page."""
+PAPER = 1031
+"""CSS pixels of A4 lying on its side, less its margins: 273 mm."""
 OPEN_ALL = "document.querySelectorAll('main details').forEach((each) => { each.open = true; })"
 
 
@@ -320,3 +322,11 @@ def test_paper_gets_everything(opened: Any) -> None:
     assert pdf.startswith(b"%PDF")
     assert re.search(rb"/MediaBox \[0 0 84[12]", pdf)  # A4 lying on its side
     assert len(opened.find_elements("css selector", "main details:not([open])")) == closed
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    opened.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": PAPER, "height": 700, "deviceScaleFactor": 1, "mobile": False},
+    )
+    widths = opened.execute_script("return [...document.querySelectorAll('main table')].map((one) => one.offsetWidth)")
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert 0 < max(widths) <= PAPER
