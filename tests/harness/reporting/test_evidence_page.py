@@ -1,0 +1,41 @@
+"""The numbers of docs/evidence.md are those of the committed evidence and of the records beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.records.evidence import EvidenceRecord, EvidenceStore
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from harness.reporting.evidence import cka_to_frozen, mean_change
+from harness.reporting.names import BENCHMARK_TITLES
+
+ROOT = Path(__file__).parents[3]
+NUMBERS: dict[str, Callable[[EvidenceRecord, Record], str]] = {
+    "attention distance": lambda evidence, _: f"{mean_change(evidence, 'attention distance', 'all'):+.1f}",
+    "highest frequency": lambda evidence, _: f"{mean_change(evidence, 'high frequencies', 'all'):+.2f}",
+    "CKA": lambda evidence, _: f"{cka_to_frozen(evidence.blocks[-1]):.2f}",
+    "update": lambda evidence, _: f"{mean_change(evidence, 'update', 'all'):.2f}",
+    "IoU": lambda _, record: f"{record.scores['best']['test']['iou']:.2f}",
+}
+
+
+def test_the_table_is_what_the_records_give():
+    store, evidence = RecordStore(ROOT / "results"), EvidenceStore(ROOT / "results")
+    assert evidence.problems() == {}
+    found: dict[tuple[str, str, int], tuple[EvidenceRecord, Record]] = {}
+    for path in evidence.folder.glob("*.json"):
+        one, record = evidence.find(path.stem), store.find(path.stem)
+        assert one is not None
+        assert record is not None, f"{path.name} stands beside no record"
+        found[BENCHMARK_TITLES[record.run.benchmark], record.run.method, record.run.seed] = (one, record)
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8").partition("| benchmark |")[2]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if ", seeds " in line]
+    assert len(rows) == 3 * len(NUMBERS)
+    for where, what, *sides in rows:
+        benchmark, _, seeds = where.partition(", seeds ")
+        (number,) = [function for name, function in NUMBERS.items() if what.startswith(name)]
+        for method, cell in zip(("lora", "naslora"), sides, strict=True):
+            expected = [number(*found[benchmark, method, int(seed)]) for seed in seeds.split(",")]
+            assert cell.replace("−", "-").split(" / ") == expected, (where, what, method)
