@@ -10,8 +10,10 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.models.decoders import DECODERS
+from harness.progress import stages
 from harness.registry import METHODS, load_plugins, method_config, normalise
 from harness.settings.options import add_plugins, plugins_of
+from harness.streams import say
 from harness.validation import parse_assignments
 
 
@@ -58,13 +60,16 @@ def main(argv: list[str] | None = None) -> int:
     known = resolve_backbone(arguments.backbone)
     require_stands(arguments.decoder, known)
 
-    from harness.contract.matrix import examine, markdown, replace_section
-
     rows = []
-    for name in names:
-        row = examine(name, backbone=known, decoder=arguments.decoder, options=options.get(name))
-        print(f"{name}: {'contract holds' if row.passed else 'contract broken'}", file=sys.stderr, flush=True)
-        rows.append(row)
+    with stages() as tell:
+        tell("loading torch")
+        from harness.contract.matrix import examine, markdown, replace_section
+
+        for number, name in enumerate(names, start=1):
+            tell(f"trying {name} ({number}/{len(names)})")
+            row = examine(name, backbone=known, decoder=arguments.decoder, options=options.get(name))
+            say(f"{name}: {'contract holds' if row.passed else 'contract broken'}")
+            rows.append(row)
 
     if arguments.json:
         print(json.dumps([row.as_json() for row in rows], indent=2))

@@ -73,9 +73,11 @@ def main(argv: list[str] | None = None) -> int:
     results, settings = results_of(arguments), load_settings()
     run = find_run(results, arguments.run)
 
-    from harness.experiment.exporting import Export, export
-    from harness.experiment.reloading import verify
-    from harness.planning.asked import checkpoint_of, folder_of
+    with stages() as tell:
+        tell("loading torch")
+        from harness.experiment.exporting import Export, export
+        from harness.experiment.reloading import verify
+        from harness.planning.asked import checkpoint_of, folder_of
 
     calibrated = arguments.merge == "calibrated" and form != "adapter"
     request = Export(

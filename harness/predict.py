@@ -10,7 +10,7 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.models.checkpoint import require_checkpoint_file
-from harness.progress import counter
+from harness.progress import counter, stages
 from harness.records.lookup import find_run
 from harness.registry import load_plugin
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
@@ -68,10 +68,12 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.run is not None:
         find_run(results_of(arguments), arguments.run)
 
-    from harness.experiment.experiment import own_device
-    from harness.experiment.predicting import predict, scoring_command
+    with stages() as tell:
+        tell("loading torch and the run")
+        from harness.experiment.experiment import own_device
+        from harness.experiment.predicting import predict, scoring_command
 
-    request = asked(arguments)
+        request = asked(arguments)
     with counter("predicting", len(request.images)) as progress:
         predicted = predict(request, device=own_device(), progress=progress)
     skipped = f", {predicted.skipped} were there already" if predicted.skipped else ""

@@ -74,7 +74,8 @@ class Display:
         full = round(BAR * (len(settled) + sum(run.done for run in running)) / max(1, self._total))
         bar = "━" * full + "─" * (BAR - full)
         if not running:
-            return [(f"{len(settled)}/{self._total} runs {bar} starting workers: loading torch …", "")]
+            doing = "writing the last records …" if len(settled) == self._total else "starting: loading torch …"
+            return [(f"{len(settled)}/{self._total} runs {bar} {doing}", "")]
         lines = [(f"{len(settled)}/{self._total} runs {bar} {time_left(self._runs, now=now)}", "")]
         finished = [run for run in settled if run.state == FINISHED]
         names = {run.key: f"{run.variant} on {run.benchmark}, seed {run.seed}" for run in running[:MOST_LINES]}
