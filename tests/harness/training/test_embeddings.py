@@ -140,6 +140,17 @@ def test_a_folder_without_room_falls_back_to_memory(tmp_path: Path, monkeypatch:
     assert not list(tmp_path.glob("*.embeddings"))
 
 
+@pytest.mark.parametrize(("spare", "made"), [(1.05, False), (1.2, True)])
+def test_a_tenth_of_its_size_stays_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: float, made: bool
+) -> None:
+    embeddings = cache(tmp_path)
+    free = spare * 2 * 3 * VALUE.numel() * VALUE.element_size()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free})())
+    embeddings.get(0, flip=False, image=IMAGE, encode=Encode())
+    assert bool(list(tmp_path.glob("*.embeddings"))) == made
+
+
 def test_the_fingerprint_changes_with_any_weight() -> None:
     segmenter, _ = attached("decoder")
     encoder = segmenter.get_submodule("encoder")

@@ -244,7 +244,7 @@ def test_a_job_killed_while_it_writes_leaves_a_whole_entry_or_none(cache):
             np.testing.assert_array_equal(found, np.arange(2**22, dtype=np.uint32).view(np.uint8))
 
 
-def test_the_cache_stays_within_its_bound_and_what_finds_no_room_is_decoded(pairs, cache):
+def test_the_cache_stays_within_its_bound_and_what_finds_no_room_is_decoded(pairs, cache, caplog):
     entry = 4 * SIZE * SIZE + 128
     images = source(pairs, cache, cache_bytes=3 * entry)
     plain = [found[0] for found in everything(source(pairs))]
@@ -254,6 +254,7 @@ def test_the_cache_stays_within_its_bound_and_what_finds_no_room_is_decoded(pair
     kept = list(cache.rglob("*.npy"))
     assert 1 <= len(kept) <= 3
     assert sum(path.stat().st_size for path in kept) <= 3 * entry
+    assert "the bound of 0.0 GiB is reached" in caplog.text
 
 
 def test_entries_that_no_job_used_for_a_day_make_room_oldest_first(cache):

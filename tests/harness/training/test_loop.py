@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def test_training_lowers_the_loss_and_learns_the_disc(tmp_path: Path) -> None:
 
 def test_the_result_holds_history_cost_and_states(tmp_path: Path) -> None:
     run = Run(folder=tmp_path, images=7)
+    begun = time.monotonic()
     result = run.train()
+    assert result.cost["wall_time_s"] <= time.monotonic() - begun
     assert [entry["epoch"] for entry in result.history] == [1, 2, 3]
     assert [entry["updates"] for entry in result.history] == [{"weights": 4}] * 3
     assert result.cost["steps"] == 12

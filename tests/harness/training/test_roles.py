@@ -182,6 +182,7 @@ def test_joint_steps_move_both_roles(tmp_path: Path) -> None:
     # The up-projection starts at zero, so no gradient reaches α in the very first step.
     assert [moved for _, moved, _ in steps] == [{WEIGHTS}] + [{ARCHITECTURE, WEIGHTS}] * (len(steps) - 1)
     assert [entry["updates"] for entry in result.history] == [{"weights+architecture": 5}] * 3
+    assert [entry["lr"] for entry in result.history] == pytest.approx([2e-3 * (1 - last / 15) for last in (4, 9, 14)])
 
 
 def test_gradients_of_the_idle_role_are_not_even_computed(tmp_path: Path) -> None:

@@ -21,14 +21,11 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
 
     with pytest.raises(Interrupted, match="stopped in epoch 2 after step 3; run again to go on"):
         Run(folder=tmp_path / "stopped", stop=stop, report=stop_in_epoch_two).train()
-    steps: list[tuple[int, int]] = []
-
-    def look(progress: Progress) -> None:
-        if progress.kind == "step":
-            steps.append((progress.epoch, progress.step))
-
-    again = Run(folder=tmp_path / "stopped", report=look)
+    told: list[Progress] = []
+    again = Run(folder=tmp_path / "stopped", report=told.append)
     assert summary(again.train()) == alone
+    assert [note.text for note in told if note.kind == "note"] == ["continues in epoch 2 after step 3"]
+    steps = [(progress.epoch, progress.step) for progress in told if progress.kind == "step"]
     assert steps[0] == (2, 4)
 
 
