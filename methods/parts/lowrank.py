@@ -62,7 +62,7 @@ class LowRankChange(LowRank):
     start_down: Tensor
     start_up: Tensor
 
-    def __init__(self, *, down: Tensor, up: Tensor, scale: float, start: int = 0) -> None:
+    def __init__(self, *, down: Tensor, up: Tensor, scale: float, start: int) -> None:
         super().__init__(down=down.clone(), up=up.clone(), scale=scale, start=start)
         self.register_buffer("start_down", down)
         self.register_buffer("start_up", up)

@@ -13,7 +13,7 @@ from methods.adaptformer import AdaptFormer
 from methods.bitfit import BitFit
 from methods.configs import AdapterConfig, AdaptFormerConfig, BitFitConfig, SSFConfig
 from methods.parts.placement import MethodError
-from methods.ssf import SSF, ScaleShift
+from methods.ssf import SSF, ScaleShift, patch_embedding
 
 
 def _tokens() -> torch.Tensor:
@@ -121,3 +121,19 @@ def test_ssf_leaves_the_norm_behind_a_timm_vits_last_block() -> None:
     segmenter, method = ContractCase(method=SSF, config=SSFConfig(), backbone="vit_t_timm").attached()
     assert segmenter.encoder.get_submodule("norm").__class__.__name__ != "ScaleShift"
     assert not [name for name in method.state() if name.startswith("encoder.norm.")]
+
+
+def test_ssf_needs_a_bias_to_fold_its_shift_into() -> None:
+    with pytest.raises(MethodError, match="the projection of this backbone has no bias"):
+        SSF(SSFConfig())._scaled(nn.Linear(3, 4, bias=False), name="the projection")
+
+
+def test_the_patch_embedding_is_known_by_its_name_and_its_convolution() -> None:
+    encoder = nn.Module()
+    for name, layer in (("stem", nn.Conv2d(3, 4, 2)), ("block", nn.Linear(3, 4)), ("patch_embed", nn.Conv2d(3, 4, 2))):
+        encoder.register_module(name, nn.Module())
+        encoder.get_submodule(name).register_module("proj", layer)
+    assert patch_embedding(encoder) is encoder.get_submodule("patch_embed")
+    encoder.get_submodule("patch_embed").register_module("proj", nn.Linear(3, 4))
+    with pytest.raises(MethodError, match=r"no patch_embed\.proj convolution"):
+        patch_embedding(encoder)

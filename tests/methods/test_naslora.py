@@ -208,6 +208,7 @@ def test_state_holds_running_statistics_and_nothing_of_the_backbone() -> None:
         ({"alternate": "iteration"}, True, 1.75),
         ({"alternate": "both", "operations": "skip_connect"}, True, 1.0),
         ({"alternate": "both", "search_start_epoch": 40}, True, 1.0),
+        ({"alternate": "both", "search_start_epoch": 50}, True, 1.0),
     ],
 )
 def test_passes_are_known_before_a_run(options: dict[str, Any], of_updates: bool, passes: float) -> None:

@@ -249,3 +249,23 @@ def test_a_layer_without_bias_gets_the_best_map_without_offset() -> None:
     expected = torch.linalg.lstsq(inputs.double(), targets.double()).solution.T
     torch.testing.assert_close(matrix, expected, rtol=1e-8, atol=1e-8)
     assert not offset.any()
+
+
+@pytest.mark.parametrize(("name", "options"), [("lora", {}), ("naslora", {"sites": "q,v"})])
+def test_affine_updates_are_what_a_calibrated_merge_folds(name: str, options: dict[str, Any]) -> None:
+    calibration = [_images(4, seed=4), _images(4, seed=5)]
+    segmenter, method = _trained(name, **options)
+    before = {
+        key: tensor.clone()
+        for key, tensor in build_segmenter("vit_t", task="binary", image_size=SIZE).encoder.state_dict().items()
+    }
+    updates = method.affine_updates(calibration)
+    method.merge("calibrated" if "calibrated" in method.merge_modes else "exact", calibration=calibration, held_out=[])
+    after = segmenter.encoder.state_dict()
+    assert updates
+    for update in updates:
+        weight, bias = (
+            after[f"{update.layer}.{part}"] - before[f"{update.layer}.{part}"] for part in ("weight", "bias")
+        )
+        torch.testing.assert_close(update.up @ update.down, weight, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(update.offset, bias, rtol=1e-3, atol=1e-4)
