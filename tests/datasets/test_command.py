@@ -12,7 +12,10 @@ import pytest
 
 import datasets
 from datasets import samples
-from datasets.__main__ import main
+from datasets.__main__ import _print_check, main
+from datasets.preparing.checking import Check, Verdict
+from datasets.preparing.downloading import Archive
+from datasets.preparing.prepare import Prepared
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -83,6 +86,7 @@ def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
     code, out, _ = said("check", "cvc612", "--data", tmp_path, "--workers", 1)
     assert code == 1
     assert "failed  readable" in out
+    assert "\n            Original/1.tif\n" in out
     code, out, _ = said("check", "cvc612", "--data", tmp_path, "--workers", 1, "--json")
     assert code == 1
     report = json.loads(out)
@@ -91,6 +95,29 @@ def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
     readable = next(verdict for verdict in report["verdicts"] if verdict["rule"] == "readable")
     assert readable["status"] == "failed"
     assert readable["files"] == ["Original/1.tif"]
+
+
+def test_of_what_did_not_pass_five_files_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    files = tuple(f"{number}.png" for number in range(7))
+    verdicts = [Verdict(rule=rule, status=rule, message="so it is", files=files) for rule in ("passed", "failed")]
+    _print_check(Check(benchmark="x", root=Path("x"), splits=None, verdicts=tuple(verdicts)))
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in shown if line.endswith(".png")] == list(files[:5])
+    assert shown.index("            0.png") > next(i for i, line in enumerate(shown) if line.startswith("  failed"))
+
+
+def test_a_download_that_is_kept_is_told(said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives = [
+        Archive(source=name, path=folder / name, size=2_000_000, sha256="0")
+        for name, folder in (("kept.zip", tmp_path / "data" / ".downloads"), ("mine.zip", tmp_path / "mine"))
+    ]
+    done = Prepared(
+        folder=tmp_path, layout="original", counts={}, archives=tuple(archives), verified=("", ""), new=True
+    )
+    monkeypatch.setattr("datasets.preparing.prepare.prepare", lambda *arguments, **options: done)
+    _, out, _ = said("prepare", "kvasir", "--from", "kept.zip", "--data", tmp_path / "data")
+    (line,) = (line for line in out.splitlines() if line.startswith("the download is kept"))
+    assert line == f"the download is kept: {archives[0].path} (remove it to free 2.0 MB)"
 
 
 def test_every_layout_of_every_benchmark_can_be_sampled(said, tmp_path: Path) -> None:
@@ -125,7 +152,7 @@ def test_bad_input_is_one_line_and_exit_code_2(said, tmp_path: Path, arguments: 
     [
         (["prepare", "kvasir", "--from", "{archive}"], "cannot write below {root}"),
         (["sample", "kvasir"], "cannot write below {root}"),
-        (["check", "kvasir", "--workers", "-3"], "--workers -3 is negative"),
+        (["check", "kvasir", "--workers", "-1"], "--workers -1 is negative"),
     ],
 )
 @pytest.mark.parametrize("root", ["/proc/nope", "{file}/below"])

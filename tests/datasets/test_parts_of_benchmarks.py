@@ -288,3 +288,24 @@ def test_real_cvc_sequences_stay_whole(make: MakeBenchmark, real_data: Path) -> 
 def test_real_kvasir_originals_are_no_copy(make: MakeBenchmark, real_data: Path) -> None:
     kvasir = make("kvasir", split_rule="carved")
     assert kvasir.splits(real_data / "kvasir_original_names").note == "5 of 1000"
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("camo", {"train": 1000, "test": 250}),
+        ("cvc612", {"all": 612}),
+        ("isic2017", {"train": 2000, "val": 150, "test": 600}),
+        ("kvasir", {"all": 1000}),
+        ("leaf", {"all": 588}),
+        ("road", {"train": 1108, "val": 14, "test": 49}),
+        ("sbu", {"train": 4085, "test": 638}),
+        ("trans10k_v2", {"train": 5000, "val": 1000, "test": 4428}),
+    ],
+)
+def test_sizes_are_those_that_were_published(make: MakeBenchmark, name: str, sizes: dict[str, int]) -> None:
+    assert make(name).published_sizes == sizes
+
+
+def test_frames_and_tiles_have_the_size_of_their_cameras(make: MakeBenchmark) -> None:
+    assert (make("road").native_size, make("cvc612").native_size) == ((1500, 1500), (384, 288))

@@ -244,6 +244,15 @@ def test_unreachable_address_is_one_line(root: Path, archive: Path, monkeypatch)
     assert hidden_only(root)
 
 
+def test_a_data_root_that_is_not_there_yet_is_made(root: Path, archive: Path) -> None:
+    below = root / "not" / "yet"
+    with serve(archive) as served:
+        done = downloading.obtain(served.url, below, progress=quiet)
+    assert done.path.is_relative_to(below)
+    downloading.record([done], root / "nor" / "this")
+    assert done.sha256 in next((root / "nor" / "this").rglob("seen.json")).read_text(encoding="utf-8")
+
+
 def test_missing_archive_and_folder_are_told_apart(root: Path, archive: Path) -> None:
     with pytest.raises(DatasetError, match="no archive"):
         prepare(benchmark_of("kvasir"), [f"{archive}.absent"], root, progress=quiet)

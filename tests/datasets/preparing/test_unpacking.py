@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from datasets.base import DatasetError
-from datasets.preparing.unpacking import ArchiveLimits, unpack
+from datasets.preparing.unpacking import ArchiveLimits, _Budget, unpack
 
 
 def quiet(what: str, done: int, total: int | None) -> None:
@@ -279,3 +279,14 @@ def test_header_that_claims_gigabytes_is_not_read_into_memory(tmp_path: Path) ->
     archive.write_bytes(info.tobuf(tarfile.USTAR_FORMAT if info.size < 8**11 else tarfile.GNU_FORMAT) + bytes(4096))
     with pytest.raises(DatasetError):
         unpack(archive, tmp_path / "target", progress=quiet)
+
+
+def test_without_a_limit_a_tenth_of_the_free_disk_stays_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = zipped(tmp_path / "a.zip", {"a.png": b"x" * 901})
+    for free, fits in ((1002, True), (1001, False)):
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: type("Usage", (), {"free": free})())
+        target = tmp_path / str(free)
+        target.mkdir()
+        budget = _Budget(archive, target, ArchiveLimits())
+        assert budget.most == int(0.9 * free)
+        assert (budget.most >= 901) == fits

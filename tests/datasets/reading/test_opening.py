@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from datasets.base import DatasetError
 from datasets.reading.decoding import read_binary, read_image, read_indices
-from datasets.reading.opening import open_image, stored_size
+from datasets.reading.opening import open_image, orientation, stored_size, upright
 from datasets.samples import encodings
 from tests.datasets.conftest import MakeBenchmark
 
@@ -93,6 +93,28 @@ def test_rgb_that_calls_itself_grey_is_read_exactly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path), image)
     assert stored_size(path) == (40, 30)
     assert open_image(path).format == "TIFF"
+
+
+def test_a_mislabelled_tiff_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.tif"
+    encodings.mislabelled_tiff(path, RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    monkeypatch.setattr("datasets.reading.opening.MOST_PIXELS", 30 * 40)
+    assert open_image(path).size == (40, 30)
+    monkeypatch.setattr("datasets.reading.opening.MOST_PIXELS", 30 * 40 - 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("tifffile.TiffPage.asarray", lambda page: pytest.fail("it is decoded all the same"))
+        assert "40x30 pixels" in refused(path)
+
+
+def test_an_image_stands_upright_and_one_that_does_already_is_left_alone(tmp_path: Path) -> None:
+    image, exif = Image.new("RGB", (8, 4)), Image.Exif()
+    exif[274] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    image.save(tmp_path / "plain.jpg")
+    turned, plain = (open_image(tmp_path / f"{name}.jpg") for name in ("turned", "plain"))
+    assert (orientation(turned), upright(turned).size, upright(turned).format) == (6, (4, 8), "JPEG")
+    assert orientation(plain) == 1
+    assert upright(plain) is plain
 
 
 @pytest.mark.parametrize("damage", range(0, 400, 7))
