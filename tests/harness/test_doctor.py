@@ -18,6 +18,12 @@ from harness.registry import METHODS, load_plugin, method_config_class
 REPOSITORY = Path(__file__).parents[2]
 
 
+@pytest.fixture
+def unexamined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every method passes, at once: for tests of what the doctor prints, not of what it finds."""
+    monkeypatch.setattr("harness.contract.matrix.CHECKS", {})
+
+
 def _matrix(backbone: str, names: list[str]) -> str:
     """The table for methods that pass; whether they do is what tests/methods/contract says."""
     rows = [
@@ -51,6 +57,21 @@ def test_plugin_page_shows_what_the_doctor_prints() -> None:
     assert table in (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
 
 
+def test_what_the_contract_finds_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(case: object) -> str:
+        raise AssertionError("as seen")
+
+    monkeypatch.setattr("harness.contract.matrix.CHECKS", {"holds": lambda case: "", "does not": broken})
+    assert doctor(["--methods", "decoder", "--backbone", "vit_b", "--json"]) == 1
+    shown = capsys.readouterr()
+    (row,) = json.loads(shown.out)
+    assert row["passed"] is False
+    assert row["failures"].keys() == {"does not@vit_t", "does not@vit_t_timm"}
+    assert shown.err.startswith("decoder: contract broken\n")
+    assert all("as seen" in line for line in shown.err.splitlines()[1:])
+
+
+@pytest.mark.usefixtures("unexamined")
 def test_json_is_a_list_of_objects_with_counts_on_the_named_backbone(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor(["--methods", "bitfit,vpt", "--backbone", "vit_h", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -63,12 +84,14 @@ def test_json_is_a_list_of_objects_with_counts_on_the_named_backbone(capsys: pyt
     assert all(row["backbone"] == "vit_h" and row["passed"] is True and row["failures"] == {} for row in rows)
 
 
+@pytest.mark.usefixtures("unexamined")
 def test_options_reach_the_method(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor(["--methods", "lora", "--backbone", "vit-b", "--set", "lora.rank=6", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["encoder_parameters"] == 2 * 110_592
 
 
+@pytest.mark.usefixtures("unexamined")
 def test_table_goes_between_the_markers_and_nowhere_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")

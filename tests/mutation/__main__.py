@@ -1,7 +1,8 @@
 """``python -m tests.mutation ROOM``: how many small wrong changes of a room's code its tests notice.
 
-A seeded sample of mutants (`mutants.toml`); for each, the tests that run the changed line, until the first fails. The
-working tree is not touched: a copy of it is changed. Exit code 1 where the score lies under the target.
+A seeded sample of mutants (`mutants.toml`); for each, the tests that run the changed line, until the first fails, and for
+one that lives the room's ``last`` ones, whose processes of their own hide which lines they run. The working tree is not
+touched: a copy of it is changed. Exit code 1 where the score lies under the target.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=CONFIGURATION["seed"], help="draws them (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="TEXT", help="mutants whose file or lines hold this")
     parser.add_argument("--tests", nargs="+", metavar="FILE", help="run these for every mutant, unmeasured")
+    parser.add_argument("--measured", action="store_true", help="trust the last measurement of which tests run what")
     parser.add_argument("--again", action="store_true", help="only those that lived last time")
     arguments = parser.parse_args()
     room = CONFIGURATION["rooms"][arguments.room]
@@ -51,8 +53,13 @@ def main() -> int:
         drawn = [mutant for mutant in drawn if mutant.name in lived]
     drawn = [mutant for mutant in drawn if arguments.only in " ".join(mutant.name)]
     measured = build / f"{arguments.room}-covering.json"
-    covering = read(measured) if arguments.tests else _measured(measured, _files(room["tests"]), sources, tree)
+    if arguments.tests or arguments.measured:
+        covering = read(measured)
+    else:
+        covering = _measured(measured, _files(room["tests"], without=room.get("last", [])), sources, tree)
     preload(covering.modules)
+    if arguments.tests and _fails(arguments.tests, limit_s=1800, tree=tree):
+        raise SystemExit(f"these tests fail unchanged; see {build / f'{arguments.room}-last.log'}")
     return _score(drawn, covering, tree=tree, tests=arguments.tests, room=arguments.room, result=result)
 
 
@@ -88,7 +95,10 @@ def _score(
             continue
         run = tests or covering.tests_of(mutant.path, mutant.lines, most_s=CONFIGURATION["most_s"])
         took = time.monotonic()
-        dead = _noticed(mutant, run, limit_s=30 + 6 * sum(covering.seconds.get(test, 20) for test in run), tree=tree)
+        limit_s = 30 + 6 * sum(covering.seconds.get(test, 20) for test in run)
+        dead = _noticed(mutant, run, limit_s=limit_s, tree=tree)
+        if not dead and tests is None:
+            dead = _noticed(mutant, _files(CONFIGURATION["rooms"][room].get("last", [])), limit_s=300, tree=tree)
         (noticed if dead else lived).append(mutant)
         print(
             f"{'noticed' if dead else 'LIVES  '} {time.monotonic() - took:5.1f} s  {mutant.path}:{mutant.lines[0]}",
@@ -106,17 +116,19 @@ def _score(
 
 
 def _noticed(mutant: Mutant, tests: list[str], *, limit_s: float, tree: Path) -> bool:
-    if not tests:
-        return False
     target = tree / mutant.path
     right = target.read_bytes()
-    options = [*OPTIONS, "-x", f"--basetemp={tree.parent / 'tmp'}", *tests]
-    log = tree.parent / "last.log"
     try:
         _write(target, mutant.code.encode())
-        code = in_child(lambda: int(pytest.main(options)), tree=tree, log=log, limit_s=limit_s)
+        return bool(tests) and _fails(tests, limit_s=limit_s, tree=tree)
     finally:
         _write(target, right)
+
+
+def _fails(tests: list[str], *, limit_s: float, tree: Path) -> bool:
+    log = tree.with_name(f"{tree.name}-last.log")
+    options = [*OPTIONS, "-x", f"--basetemp={tree.with_name(f'{tree.name}-tmp')}", *tests]
+    code = in_child(lambda: int(pytest.main(options)), tree=tree, log=log, limit_s=limit_s)
     if code == pytest.ExitCode.USAGE_ERROR and "not found" in log.read_text(encoding="utf-8", errors="replace"):
         raise SystemExit(f"a test that was measured is not found; see {log}")
     return code != 0

@@ -16,7 +16,7 @@ from harness.reporting.pages import built_pages
 from harness.reporting.published import read
 from harness.reporting.setups import read_setups
 from harness.reporting.tables import score_page
-from harness.reporting.writing import write
+from harness.reporting.writing import latex, write
 from harness.studies import study_from_dict
 from tests.harness.reporting.sample import record, sources
 
@@ -94,3 +94,10 @@ def test_whatever_is_in_a_label_compiles(tmp_path: Path) -> None:
     block = Block(heading=letters, above=[letters], columns=["method", letters], rows=rows, below=[letters])
     page = Page(title=letters, lead=[letters], note=letters, blocks=[block])
     compiled(write(page, style="latex"), tmp_path)
+
+
+def test_a_page_is_cleared_before_latex_runs_out_of_floats() -> None:
+    blocks = tuple(Block(heading=f"Number {place}") for place in range(2 * latex.MOST_FLOATS + 1))
+    text = write(Page(title="Many", blocks=blocks), style="latex")
+    before = [part.count(r"\end{table}") for part in text.split(r"\clearpage")]
+    assert before == [latex.MOST_FLOATS, latex.MOST_FLOATS, 1]
