@@ -82,8 +82,9 @@ def measure(
         tell(f"merging ({mode})")
         other, merging = trained.segmenter(asked.checkpoint)
         calibration, _ = calibration_images(run, asked.data) if mode == "calibrated" else ([], None)
-        merging.merge(mode, calibration=calibration)
-        found = block_deviations(encoder, other.to(device).encoder, batches, device=device)
+        other.to(device)
+        merging.merge(mode, calibration=[batch.to(device) for batch in calibration])
+        found = block_deviations(encoder, other.encoder, batches, device=device)
         merged[mode] = [rounded(value) for value in found]
     blocks = []
     for index, (now, then) in enumerate(zip(after, before, strict=True)):

@@ -32,8 +32,15 @@ def _seen(encoder: nn.Module, against: nn.Module | None = None):
     return seen
 
 
-@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
-@pytest.mark.parametrize("name", METHODS.names())
+EVERYWHERE = [(name, backbone) for name in METHODS.names() for backbone in ("vit_t", "vit_t_timm")]
+ROTARY = [
+    (name, backbone)
+    for name in ("lora", "naslora", "vpt", "adaptformer")
+    for backbone in ("vit_t_dinov3", "vit_t_sam3")
+]
+
+
+@pytest.mark.parametrize(("name", "backbone"), EVERYWHERE + ROTARY)
 def test_every_method_is_read_and_one_that_starts_as_the_identity_moves_nothing(name: str, backbone: str):
     frozen, adapted, method = _encoders(name, backbone)
     before, after = _seen(frozen), _seen(adapted, frozen)

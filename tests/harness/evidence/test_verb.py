@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.evidence.__main__ import main
+from harness.evidence.measuring import frozen_encoder
+from harness.experiment.building import attached_segmenter
 from harness.experiment.experiment import run_experiment
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
@@ -121,3 +124,18 @@ def test_a_run_whose_state_is_gone_says_so(finished: Finished, tmp_path: Path, c
     shutil.copytree(finished.results / "sample-data", tmp_path / "sample-data")
     assert main(["--run", finished.lora, "--results", str(tmp_path)]) == 2
     assert "has no trained state" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("backbone", "decoder"), [("vit_t", "sam"), ("vit_t_timm", "sam"), ("vit_t_timm", "linear")])
+def test_the_frozen_backbone_is_the_one_that_training_met(tmp_path: Path, backbone: str, decoder: str):
+    """Random weights are drawn again, whatever decoder the run has."""
+    request = Request(
+        entries=(Variant(method="decoder", options={}),), benchmarks=("kvasir",), protocol="demo",
+        overrides={"decoder": decoder}, backbones=(backbone,), results=tmp_path,
+    )  # fmt: skip
+    run = plan(request, prepare_samples=sample_writer(tmp_path)).jobs[0].run
+    met, _ = attached_segmenter(run, task="binary", num_classes=2, checkpoint=None)
+    ours = frozen_encoder(run, None).state_dict()
+    theirs = met.get_submodule("encoder").state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
