@@ -114,7 +114,7 @@ class Method(ABC):
             )
         segmenter.requires_grad_(False)
         self._insert(segmenter)
-        for _, parameter in segmenter.decoder_parameters():
+        for _, parameter in self._trained_beside(segmenter):
             parameter.requires_grad_(True)
         self._segmenter = segmenter
 
@@ -122,6 +122,10 @@ class Method(ABC):
     def _insert(self, segmenter: Adaptable) -> None:
         """Insert the method's modules into the frozen segmenter and set ``requires_grad`` on what trains in the
         encoder."""
+
+    def _trained_beside(self, segmenter: Adaptable) -> Iterable[tuple[str, nn.Parameter]]:
+        """What trains besides the method's own: mask decoder, neck and head, as for every method."""
+        return segmenter.decoder_parameters()
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Everything that trains, by role. A stage-wise method adds a group with role ``architecture``."""

@@ -19,7 +19,7 @@ from methods.configs.lowrank import DoRAConfig
 from methods.lora import LoRA
 from methods.parts.folding import Folding
 from methods.parts.lowrank import AdaptedLinear, LowRank
-from methods.parts.sites import BlockSite
+from methods.parts.sites import BlockSite, DecoderSite
 
 
 class Decomposed(AdaptedLinear):
@@ -73,7 +73,7 @@ class DoRA(LoRA):
     merge_modes = ("exact",)
     affine_updates = None  # type: ignore[assignment]  # the magnitudes rescale W as well, which is no low-rank update
 
-    def _adapt(self, place: BlockSite, module: str, names: Sequence[str]) -> AdaptedLinear:
+    def _adapt(self, place: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> AdaptedLinear:
         adapted = super()._adapt(place, module, names)
         return Decomposed(adapted.base, dict(adapted.adapters.items()))  # type: ignore[arg-type]
 

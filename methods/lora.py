@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,15 @@ from methods.parts.initialisation import kaiming_uniform
 from methods.parts.lowrank import AdaptedLinear, LowRank, LowRankChange
 from methods.parts.merging import AffineUpdate, Layer, affine_updates, fold_calibrated, fold_exactly
 from methods.parts.placement import MethodError, parse_sites
-from methods.parts.sites import Adaptable, BlockSite, TokenLayout, block_sites
+from methods.parts.sites import (
+    Adaptable,
+    AdaptableDecoder,
+    BlockSite,
+    DecoderSite,
+    TokenLayout,
+    block_sites,
+    decoder_sites,
+)
 
 _SLICES = {"q": 0, "k": 1, "v": 2}
 
@@ -51,13 +60,24 @@ class LowRankMethod(Method):
     def _insert(self, segmenter: Adaptable) -> None:
         config = self.config
         self._layers = []
+        modules = modules_of(config.encoder_sites) if config.encoder_sites else {}
         for place in block_sites(segmenter.encoder, config.blocks):
-            for module, names in modules_of(config.sites).items():
-                adapted = self._adapt(place, module, names)
-                place.replace(module, adapted)
-                self._layers.append(Layer(place=place, module=module, adapted=adapted))
+            for module, names in modules.items():
+                self._replace(place, module, names)
+        for part, leaf in decoder_sites(cast(nn.Module, segmenter)) if config.freezes_decoder else ():
+            self._replace(part, leaf, [leaf])
 
-    def _adapt(self, place: BlockSite, module: str, names: Sequence[str]) -> AdaptedLinear:
+    def _replace(self, place: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
+        adapted = self._adapt(place, module, names)
+        place.replace(module, adapted)
+        self._layers.append(Layer(place=place, module=module, adapted=adapted))
+
+    def _trained_beside(self, segmenter: Adaptable) -> Iterable[tuple[str, nn.Parameter]]:
+        if self.config.freezes_decoder and isinstance(segmenter, AdaptableDecoder):
+            return segmenter.new_parameters()
+        return super()._trained_beside(segmenter)
+
+    def _adapt(self, place: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> AdaptedLinear:
         base = place.get(module)
         if not isinstance(base, nn.Linear):
             kind = type(base).__name__

@@ -8,6 +8,7 @@ it restores on any machine. The update is linear per token, so that all of it fo
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from methods.configs.lowrank import VeRAConfig, site_widths
 from methods.lora import LowRankMethod
 from methods.parts.initialisation import kaiming_uniform
 from methods.parts.lowrank import LowRank
-from methods.parts.sites import Adaptable, TokenLayout
+from methods.parts.sites import Adaptable, TokenLayout, decoder_sites
 
 GAIN = 6**0.5
 """Of Kaiming's bound for a ReLU over the 1/√fan_in of `kaiming_uniform`."""
@@ -71,7 +72,11 @@ class VeRA(LowRankMethod):
     config: VeRAConfig
 
     def _insert(self, segmenter: Adaptable) -> None:
-        widths = site_widths(segmenter.encoder.shape, self.config.sites)
+        sites = self.config.encoder_sites
+        widths = site_widths(segmenter.encoder.shape, sites) if sites else []
+        if self.config.freezes_decoder:
+            linears = (part.get(leaf) for part, leaf in decoder_sites(cast(nn.Module, segmenter)))
+            widths += [(linear.in_features, linear.out_features) for linear in linears if isinstance(linear, nn.Linear)]
         inputs, outputs, rank = max(i for i, _ in widths), max(o for _, o in widths), self.config.rank
         self._shared = Projections(
             down=GAIN * kaiming_uniform((rank, inputs), fan_in=inputs, generator=self.generator),

@@ -16,6 +16,7 @@ from harness.contract.declared import properties, schedule
 from harness.contract.merging import merge
 from harness.contract.placement import placement
 from harness.contract.violation import first, refusal, require
+from harness.models.catalog import trained_in_decoder
 from harness.models.segmenter import Segmenter
 from methods.base import Method
 
@@ -50,8 +51,9 @@ def gradient(subject: ContractCase) -> str:
     declared = trained_parameters(method)
     marked = {name for name, parameter in segmenter.named_parameters() if parameter.requires_grad}
     require(set(declared) == marked, f"groups and requires_grad differ: {first(set(declared) ^ marked)}")
-    decoder = {f"{name}" for name, _ in segmenter.decoder_parameters()}
-    require(decoder <= marked, f"mask decoder and head must train: {first(decoder - marked)} does not")
+    decoder = {name for name, _ in segmenter.decoder_parameters()}
+    if not method.config.freezes_decoder:
+        require(decoder <= marked, f"mask decoder and head must train: {first(decoder - marked)} does not")
     outside = {name for name in marked - decoder if not name.startswith("encoder.")}
     require(not outside, f"trains {first(outside)}, which is neither encoder nor mask decoder")
     optimiser = torch.optim.AdamW(declared.values(), lr=1e-2)
@@ -75,11 +77,14 @@ def gradient(subject: ContractCase) -> str:
 
 
 def count(subject: ContractCase) -> str:
-    """The encoder's trainable parameters equal the closed form of the configuration."""
+    """The trainable parameters of encoder and of mask decoder equal the closed forms of the configuration."""
     segmenter, method = subject.attached()
     attached = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
     closed_form = method.config.encoder_parameters(subject.shape)
     require(attached == closed_form, f"{attached} parameters train in the encoder, the closed form says {closed_form}")
+    beside = sum(p.numel() for p in segmenter.parameters() if p.requires_grad) - attached
+    closed_form = trained_in_decoder(method.config, subject.backbone, task="binary", decoder=subject.decoder)
+    require(beside == closed_form, f"{beside} parameters train in the decoder, the closed form says {closed_form}")
     return f"{attached}"
 
 

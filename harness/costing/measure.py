@@ -151,7 +151,7 @@ def _sizes(subject: Contestant) -> dict[str, Any]:
     closed = encoder_forward_flops(shape, image_size=protocol.image_size) * protocol.batch_size
     named = dict(subject.segmenter.named_parameters())
     trained = {name: p.numel() for name, p in named.items() if p.requires_grad}
-    decoder = sum(p.numel() for _, p in subject.segmenter.decoder_parameters())
+    decoder = sum(p.numel() for _, p in subject.segmenter.decoder_parameters() if p.requires_grad)
     return {
         "memory_bytes": parts,
         "flops": {**flops, "encoder_forward": float(encoder), "closed_form": closed},

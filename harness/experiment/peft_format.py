@@ -35,6 +35,11 @@ def require_affine(method: Method) -> Affine:
             f"{method.name} is no low-rank update of linear layers, which is all that PEFT's LoRA format holds; "
             "use --adapter-only"
         )
+    if method.config.freezes_decoder:
+        raise UsageError(
+            f"{method.name} adapts the mask decoder too, which goes whole into a PEFT export; merge it into a whole SAM, or use "
+            "--adapter-only"
+        )
     return method
 
 

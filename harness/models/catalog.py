@@ -13,7 +13,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.models.decoder_shape import Task
 from harness.models.decoders import HEAD_DIM, Decoder, dense_parameters
 from harness.models.known import TIMM, Backbone, known_backbones
-from methods.configs import FullConfig
+from methods.configs import FullConfig, MethodConfig
 from methods.parts.placement import BackboneShape
 
 _KNOWN = known_backbones()
@@ -95,6 +95,31 @@ def decoder_parameters(
     dim = entry.decoder.dim
     neck = entry.shape.dim * dim + 9 * dim**2 + 4 * dim if not entry.shape.neck_dim else 0
     return neck + entry.decoder.trained(task=task, num_classes=num_classes, mask_tokens=mask_tokens)
+
+
+def trained_in_decoder(
+    config: MethodConfig,
+    name: str,
+    *,
+    task: Task,
+    num_classes: int = 2,
+    mask_tokens: int = 1,
+    decoder: Decoder = "sam",
+) -> int:
+    """What a method with ``config`` trains outside of the encoder; see `decoder_parameters`."""
+    whole = decoder_parameters(name, task=task, num_classes=num_classes, mask_tokens=mask_tokens, decoder=decoder)
+    if not config.freezes_decoder:
+        return whole
+    shape = backbone(name).decoder
+    new = whole - shape.trained(task="binary", num_classes=2, mask_tokens=1)
+    first_token = shape.dim if task == "multiclass" and mask_tokens > 1 else 0  # of several tokens all train
+    return new + first_token + config.decoder_parameters(shape.linears)
+
+
+def added_parameters(config: MethodConfig, name: str, *, image_size: int | None = None) -> int:
+    """What a method with ``config`` adds to the plain segmenter."""
+    in_encoder = config.added_parameters(backbone_shape(name, image_size))
+    return in_encoder + config.decoder_parameters(backbone(name).decoder.linears)
 
 
 def encoder_parameters(name: str, *, image_size: int | None = None) -> int:

@@ -34,6 +34,14 @@ class DecoderShape:
         """Parameters of one hypernetwork MLP, dim -> dim -> dim -> dim / 8."""
         return 2 * _linear(self.dim, self.dim) + _linear(self.dim, self.dim // 8)
 
+    @property
+    def linears(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of the linear layers behind the masks: two-way transformer and one hypernetwork MLP."""
+        dim, hidden = self.dim, self.mlp_dim
+        narrow = [(dim, dim // 2)] * 3 + [(dim // 2, dim)]
+        layer = [(dim, dim)] * 4 + 2 * narrow + [(dim, hidden), (hidden, dim)]
+        return self.depth * layer + narrow + [(dim, dim), (dim, dim), (dim, dim // 8)]
+
     def trained(self, *, task: Task, num_classes: int, mask_tokens: int) -> int:
         """Parameters of decoder and head that every method trains: no IoU head, no spare tokens, one hypernetwork
         MLP."""

@@ -78,6 +78,11 @@ class BatchedMaskDecoder(nn.Module):
         """What training a segmenter without prompts changes."""
         return ((name, p) for name, p in self.named_parameters() if name.partition(".")[0] not in _FROZEN)
 
+    def used_linears(self) -> list[str]:
+        """Names of the linear layers behind the masks: two-way transformer and hypernetwork MLP of token 0."""
+        linears = (name for name, module in self.named_modules() if isinstance(module, nn.Linear))
+        return [name for name in linears if name.partition(".")[0] not in _FROZEN]
+
     def plain_state(self) -> dict[str, Tensor]:
         """The tensors under segment_anything's names; needs K = 1."""
         renamed = {

@@ -105,6 +105,17 @@ class SAMSegmenter(Segmenter):
                 for name, parameter in module.named_parameters():
                     yield f"{prefix}.{name}", parameter
 
+    def decoder_linears(self) -> Iterator[str]:
+        """See `methods.parts.sites.AdaptableDecoder`."""
+        return (f"mask_decoder.{name}" for name in self.mask_decoder.used_linears())
+
+    def new_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """See `methods.parts.sites.AdaptableDecoder`."""
+        several = len(self.mask_decoder.mask_tokens) > 1
+        for name, parameter in self.decoder_parameters():
+            if not name.startswith("mask_decoder.") or (several and name == "mask_decoder.mask_tokens"):
+                yield name, parameter
+
 
 class DenseSegmenter(Segmenter):
     """With a decoder of `harness.models.dense_decoders`, which gives every place the logits of all classes.

@@ -138,6 +138,10 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
             if entry.benchmarks and name not in entry.benchmarks:
                 continue
             require_stands(rules.decoder, backbone)
+            if config.freezes_decoder and rules.decoder != "sam":
+                raise UsageError(
+                    f"{label}: only SAM's mask decoder is adapted, not decoder={rules.decoder}; use decoder=sam"
+                )
             # A budget of updates is one of epochs for whoever spares none, so that both share their runs.
             budget = {} if config.spares_weight_updates else {"budget": "epochs"}
             options, row_rules = asdict(config), {**plain, **budget}  # seeds share them, and what pricing makes of them

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from harness.errors import UsageError
-from harness.models.catalog import decoder_parameters
+from harness.models.catalog import decoder_parameters, trained_in_decoder
 from harness.planning.data import Images, limited
 from harness.pricing.disk import FINISHED, UNFINISHED, embedding_cache_bytes, image_cache_bytes, result_bytes
 from harness.pricing.flops import activation_bytes, decoder_of, model_of, run_flops
@@ -328,7 +328,9 @@ def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
 def _trained(run: Run, shape: BackboneShape) -> float:
     from harness.registry import method_config_class
 
-    return float(method_config_class(run.method)(**run.method_config).encoder_parameters(shape)) + _decoder(run)
+    config = method_config_class(run.method)(**run.method_config)
+    head = trained_in_decoder(config, run.backbone, task="binary", decoder=decoder_of(run))
+    return float(config.encoder_parameters(shape)) + head
 
 
 def _decoder(run: Run) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness.dispatch.place import Place
-from harness.models.catalog import backbone_shape, decoder_parameters, total_parameters
+from harness.models.catalog import added_parameters, backbone_shape, total_parameters, trained_in_decoder
 from harness.planning.needs import card_needs
 from harness.planning.plan import Plan
 from harness.pricing.flops import decoder_of, model_of
@@ -129,8 +129,8 @@ def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
             "decoder": decoder_of(run),
         }
         encoder = config.encoder_parameters(backbone_shape(backbone, size))
-        total = total_parameters(backbone, image_size=size, **head) + config.added_parameters(
-            backbone_shape(backbone, size)
+        total = total_parameters(backbone, image_size=size, **head) + added_parameters(
+            config, backbone, image_size=size
         )
-        found.append((variant, model, encoder, encoder + decoder_parameters(backbone, **head), total))
+        found.append((variant, model, encoder, encoder + trained_in_decoder(config, backbone, **head), total))
     return found

@@ -32,7 +32,6 @@ from methods.configs.lowrank import (
     NASLoRAConfig,
     NASPCLoRAConfig,
     SAMedConfig,
-    low_rank_parameters,
     site_widths,
 )
 
@@ -57,7 +56,6 @@ __all__ = [
     "SAMedConfig",
     "SSFConfig",
     "VPTConfig",
-    "low_rank_parameters",
     "require_choice",
     "require_positive",
     "require_whole",

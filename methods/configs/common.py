@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from methods.parts.placement import BackboneShape, MethodError, parse_blocks
@@ -59,6 +60,16 @@ class MethodConfig:
     def encoder_parameters(self, shape: BackboneShape) -> int:
         """Trainable parameters in the encoder, mask decoder not counted."""
         raise NotImplementedError
+
+    @property
+    def freezes_decoder(self) -> bool:
+        """Whether of the mask decoder only what the method adds to it trains, and what is new to a benchmark or a backbone
+        (class head, neck behind a timm ViT, further mask tokens)."""
+        return False
+
+    def decoder_parameters(self, linears: Sequence[tuple[int, int]]) -> int:
+        """What the method adds to a frozen mask decoder with ``linears`` (inputs, outputs)."""
+        return 0
 
     def added_parameters(self, shape: BackboneShape) -> int:
         """Those of them that the plain backbone does not have."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
 from methods.parts.operations import NORMS, cell_parameters, normed, parse_operations
-from methods.parts.placement import BackboneShape, MethodError, parse_sites
+from methods.parts.placement import BackboneShape, MethodError, apart, parse_sites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,8 @@ class LowRankConfig(PlacedConfig):
     """A low-rank update of linear layers.
 
     Args:
-        sites: which linears (default: the fused qkv, one adapter a block, as Conv-LoRA released).
+        sites: which linears (default: the fused qkv, one adapter a block, as Conv-LoRA released). ``decoder``, alone or
+            beside others, is all linears that SAM's mask decoder uses; the decoder itself is then frozen.
         rank: r = 3 (Conv-LoRA, NAS-LoRA).
     """
 
@@ -25,8 +27,38 @@ class LowRankConfig(PlacedConfig):
     def __post_init__(self) -> None:
         require_whole("rank", self.rank)
 
+    @property
+    def encoder_sites(self) -> str:
+        return apart(self.sites)[0]
+
+    @property
+    def freezes_decoder(self) -> bool:
+        return apart(self.sites)[1]
+
+    @property
+    def trains_encoder(self) -> bool:
+        return bool(self.encoder_sites)
+
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        return super().gradient_from(shape) if self.trains_encoder else None
+
+    def linear_parameters(self, inputs: int, outputs: int) -> int:
+        """Of one adapted linear map; a cell is not counted."""
+        return self.rank * (inputs + outputs)
+
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        return self.block_count(shape) * low_rank_parameters(shape, self.sites, self.rank)
+        widths = site_widths(shape, self.encoder_sites) if self.encoder_sites else []
+        return self.block_count(shape) * sum(self.linear_parameters(*pair) for pair in widths)
+
+    def decoder_parameters(self, linears: Sequence[tuple[int, int]]) -> int:
+        return sum(self.linear_parameters(*pair) for pair in linears) if self.freezes_decoder else 0
+
+    def _require_maps(self) -> None:
+        if self.freezes_decoder:
+            raise MethodError(
+                f"sites={self.sites!r}: a cell needs a map, and the mask decoder's layers see mask tokens; use lora, dora, samed "
+                "or vera there"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +94,8 @@ class LoRAConfig(LowRankConfig):
 class DoRAConfig(LoRAConfig):
     """DoRA (2402.09353): LoRA on the direction of each output's weights, and a learnt magnitude for each output."""
 
-    def encoder_parameters(self, shape: BackboneShape) -> int:
-        outputs = sum(outputs for _, outputs in site_widths(shape, self.sites))
-        return super().encoder_parameters(shape) + self.block_count(shape) * outputs
+    def linear_parameters(self, inputs: int, outputs: int) -> int:
+        return super().linear_parameters(inputs, outputs) + outputs
 
 
 def site_widths(shape: BackboneShape, sites: str) -> list[tuple[int, int]]:
@@ -74,11 +105,6 @@ def site_widths(shape: BackboneShape, sites: str) -> list[tuple[int, int]]:
         "mlp": [(shape.dim, shape.mlp_dim), (shape.mlp_dim, shape.dim)],
     }
     return [pair for site in parse_sites(sites) for pair in widths.get(site, [(shape.dim, shape.dim)])]
-
-
-def low_rank_parameters(shape: BackboneShape, sites: str, rank: int) -> int:
-    """Parameters of the down- and up-projections of one block."""
-    return sum(rank * (inputs + outputs) for inputs, outputs in site_widths(shape, sites))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +119,8 @@ class VeRAConfig(LowRankConfig):
     rank: int = 256
     initial: float = 0.1
 
-    def encoder_parameters(self, shape: BackboneShape) -> int:
-        vectors = sum(self.rank + outputs for _, outputs in site_widths(shape, self.sites))
-        return self.block_count(shape) * vectors
+    def linear_parameters(self, inputs: int, outputs: int) -> int:
+        return self.rank + outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +187,7 @@ class NASLoRAConfig(LowRankConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._require_maps()
         parse_operations(self.operations, style=self.style)
         require_choice("scope", self.scope, ("window", "image"))
         require_choice("alternate", self.alternate, ("both", "joint", "iteration", "epoch"))
@@ -265,6 +291,7 @@ class ConvLoRAConfig(LoRAConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._require_maps()
         if self.gate == "intended":
             object.__setattr__(self, "gate", "switch")
         if self.initialisation == "pissa":

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from methods.parts.folding import Folding
 from methods.parts.lowrank import AdaptedLinear, LowRank
-from methods.parts.sites import BlockSite
+from methods.parts.sites import BlockSite, DecoderSite
 
 
 @runtime_checkable
@@ -43,12 +43,12 @@ class Layer:
     """An adapted linear layer and where it stands.
 
     Args:
-        place: its block.
+        place: its block, or its part of the mask decoder.
         module: its role in the block, such as ``qkv``.
         adapted: the layer.
     """
 
-    place: BlockSite
+    place: BlockSite | DecoderSite
     module: str
     adapted: AdaptedLinear
 
@@ -185,7 +185,7 @@ class AffineUpdate:
     """What adapters add to one linear layer, as an affine map of rank r: y ← y + B A x + c.
 
     Args:
-        layer: path of the layer in the encoder, such as ``blocks.0.attn.qkv``.
+        layer: path of the layer in the encoder, such as ``blocks.0.attn.qkv``, or in the segmenter (``mask_decoder.…``).
         down: A, (r, inputs).
         up: B, (outputs, r), the scale in it.
         offset: c, (outputs,).

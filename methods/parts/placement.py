@@ -61,6 +61,8 @@ class BackboneShape:
 
 
 SITES = ("qkv", "q", "k", "v", "proj", "mlp")
+DECODER = "decoder"
+"""A site beside those of the encoder, of methods that update linear layers: all that SAM's mask decoder uses."""
 _NAMED_BLOCKS = ("all", "first-half", "last-half", "global", "windowed")
 
 
@@ -94,6 +96,12 @@ def parse_blocks(spec: str, *, depth: int, global_blocks: Sequence[int]) -> tupl
     if not chosen:
         raise MethodError(f"blocks={spec!r} selects no block of this backbone")
     return tuple(sorted(chosen))
+
+
+def apart(spec: str) -> tuple[str, bool]:
+    """``spec`` without `DECODER`, and whether that was in it."""
+    parts = str(spec).replace(" ", "").split(",")
+    return ",".join(part for part in parts if part != DECODER), DECODER in parts
 
 
 def parse_sites(spec: str) -> tuple[str, ...]:

@@ -62,6 +62,20 @@ class Adaptable(Protocol):
         ...
 
 
+@runtime_checkable
+class AdaptableDecoder(Protocol):
+    """What a method may rely on in a segmenter with SAM's mask decoder, to adapt that."""
+
+    def decoder_linears(self) -> Iterable[str]:
+        """Full names of the linear layers that the mask decoder uses."""
+        ...
+
+    def new_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Those of `Adaptable.decoder_parameters` that no checkpoint of SAM holds: class head, neck behind a timm ViT, and
+        the mask tokens where there are several."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenLayout:
     """How the tokens at a site form maps.
@@ -160,6 +174,42 @@ class BlockSite:
     def replace(self, site: str, module: nn.Module) -> None:
         parent, _, leaf = self.path(site).rpartition(".")
         setattr(self.block.get_submodule(parent) if parent else self.block, leaf, module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSite:
+    """A module of the mask decoder with its linear layers; its tokens form no map."""
+
+    owner: nn.Module
+    name: str
+
+    @property
+    def index(self) -> str:
+        return self.name
+
+    def path(self, site: str) -> str:
+        return site
+
+    def get(self, site: str) -> nn.Module:
+        return self.owner.get_submodule(site)
+
+    def layout_at(self, site: str) -> TokenLayout:
+        return TokenLayout(grid=TokenGrid(), window=0, prefix_tokens=0, kind="sequence")
+
+    def replace(self, site: str, module: nn.Module) -> None:
+        setattr(self.owner, site, module)
+
+
+def decoder_sites(segmenter: nn.Module) -> list[tuple[DecoderSite, str]]:
+    """Where each linear layer of the mask decoder stands, and its name there.
+
+    Raises:
+        MethodError: the segmenter has another decoder.
+    """
+    if not isinstance(segmenter, AdaptableDecoder):
+        raise MethodError("sites=decoder: only SAM's mask decoder is adapted; use decoder=sam, or sites of the encoder")
+    places = (name.rpartition(".") for name in segmenter.decoder_linears())
+    return [(DecoderSite(owner=segmenter.get_submodule(parent), name=parent), leaf) for parent, _, leaf in places]
 
 
 def block_sites(encoder: Encoder, blocks: str) -> list[BlockSite]:

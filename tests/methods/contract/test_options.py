@@ -20,6 +20,8 @@ OPTIONS: list[tuple[str, Options]] = [
     ("lora", {"sites": "q,k,v,proj,mlp", "blocks": "1,3"}),
     ("lora", {"scaling": "rslora", "rate_ratio": 4.0, "rank": 9}),
     ("samed", {"initialisation": "pissa"}),
+    ("lora", {"sites": "decoder"}),
+    ("vera", {"sites": "qkv,decoder", "rank": 8}),
     ("dora", {"initialisation": "pissa", "sites": "proj,mlp"}),
 ]
 

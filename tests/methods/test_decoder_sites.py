@@ -1,0 +1,169 @@
+"""``sites=decoder``: low-rank modules in SAM's mask decoder, which is frozen, against HF peft on segment_anything's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, VeraConfig, inject_adapter_in_model
+from peft.tuners.vera import VeraModel
+from torch import Tensor, nn
+
+from harness.errors import UsageError
+from harness.experiment.peft_format import require_affine
+from harness.models.build import build_segmenter, plain_sam, sam_state_dict
+from harness.models.catalog import backbone_names, backbone_shape, trained_in_decoder
+from harness.registry import METHODS, method_config, method_config_class
+from harness.run import main as run
+from methods.base import Method
+from methods.lora import LowRankMethod
+from methods.parts.placement import MethodError
+
+SIDE = 64
+EMBEDDING = torch.randn(2, 256, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def _attached(name: str, **options: Any) -> tuple[Any, LowRankMethod]:
+    segmenter = build_segmenter("vit_t", task="binary", image_size=SIDE, head_seed=1)
+    method: Method = METHODS.get(name)(method_config(name, {"sites": "decoder", **options}), seed=1)
+    method.attach(segmenter)
+    assert isinstance(method, LowRankMethod)
+    return segmenter, method
+
+
+def _stir(segmenter: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in segmenter.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+@pytest.mark.parametrize("name", ["lora", "dora"])
+def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft(name: str) -> None:
+    segmenter, method = _attached(name, rank=3, alpha=6.0)
+    theirs = plain_sam("vit_t", image_size=SIDE)
+    theirs.load_state_dict(sam_state_dict(build_segmenter("vit_t", task="binary", image_size=SIDE, head_seed=1)))
+    targets = [site.replace("mask_decoder.hypernetwork", "output_hypernetworks_mlps.0") for site in method.adapters()]
+    targets = [target.removeprefix("mask_decoder.") for target in targets]
+    peft = LoraConfig(r=3, lora_alpha=6, target_modules=targets, use_dora=name == "dora")
+    decoder = inject_adapter_in_model(peft, theirs.mask_decoder)
+    _stir(segmenter)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for (site, adapter), target in zip(method.adapters().items(), targets, strict=True):
+        twin = decoder.get_submodule(target)
+        pairs += [(adapter.down, twin.lora_A["default"].weight), (adapter.up, twin.lora_B["default"].weight)]
+        if name == "dora":
+            magnitude = segmenter.get_submodule(site).magnitudes[site.rpartition(".")[2]]
+            pairs.append((magnitude, twin.lora_magnitude_vector["default"].weight))
+    with torch.no_grad():
+        for mine, other in pairs:
+            other.copy_(mine)
+    segmenter.mask_decoder.double(), theirs.mask_decoder.double()
+    dim = segmenter.prompt_encoder.no_mask_embed.weight.shape[1]
+    embedding = EMBEDDING[:, :dim]
+    sparse, dense = theirs.prompt_encoder(points=None, boxes=None, masks=None)
+    outputs = [
+        segmenter.decode(embedding).masks.double(),
+        torch.cat(
+            [
+                theirs.mask_decoder(
+                    image_embeddings=one, image_pe=theirs.prompt_encoder.get_dense_pe().double(),
+                    sparse_prompt_embeddings=sparse.double(), dense_prompt_embeddings=dense, multimask_output=False,
+                )[0]
+                for one in embedding.split(1)
+            ]
+        ),
+    ]  # fmt: skip
+    weights = torch.randn(outputs[0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for output in outputs:
+        (output * weights).sum().backward()
+
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)  # the segmenter says float32
+    for mine, other in pairs:
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_shared_matrices_are_as_large_as_the_decoder_needs() -> None:
+    _, method = _attached("vera", rank=4)
+    plain = build_segmenter("vit_t", task="binary", image_size=SIDE, head_seed=1).mask_decoder
+    names = [name.removeprefix("mask_decoder.") for name in method.adapters()]
+    theirs = VeraModel(plain, {"default": VeraConfig(r=4, target_modules=names)}, "default")
+    shared = next(adapter.shared for adapter in method.adapters().values())  # type: ignore[attr-defined]
+
+    assert shared.down.shape == theirs.vera_A["default"].shape
+    assert shared.up.shape == theirs.vera_B["default"].shape
+
+
+@pytest.mark.parametrize(("name", "options"), [("lora", {}), ("lora", {"sites": "qkv,decoder"}), ("vera", {"rank": 8})])
+def test_a_merge_is_a_plain_sam(name: str, options: dict[str, Any]) -> None:
+    segmenter, method = _attached(name, **options)
+    _stir(segmenter)
+    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+    report = method.merge("exact", held_out=[images])
+
+    assert report.relative_deviation is not None
+    assert report.relative_deviation < 1e-5
+    assert not report.left
+    assert "mask_decoder.transformer.layers.0.self_attn.q_proj" in report.folded
+    plain_sam("vit_t", image_size=SIDE).load_state_dict(sam_state_dict(segmenter), strict=True)
+    before = build_segmenter("vit_t", task="binary", image_size=SIDE, head_seed=1).mask_decoder.state_dict()
+    after = segmenter.mask_decoder.state_dict()
+    changed = {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}
+    assert changed == {f"{site.removeprefix('mask_decoder.')}.weight" for site in report.folded if "decoder" in site}
+
+
+@pytest.mark.parametrize("backbone", [name for name in backbone_names() if name.startswith("vit_")])
+@pytest.mark.parametrize("name", ["lora", "dora", "samed", "vera"])
+@pytest.mark.parametrize("head", [{"task": "binary"}, {"task": "multiclass", "num_classes": 3, "mask_tokens": 4}])
+def test_counts_are_exact_without_building(backbone: str, name: str, head: dict[str, Any]) -> None:
+    config = method_config_class(name)(sites="decoder")
+    with torch.device("meta"):
+        segmenter = build_segmenter(backbone, **head)
+    METHODS.get(name)(config).attach(segmenter)
+
+    trained = {key: p.numel() for key, p in segmenter.named_parameters() if p.requires_grad}
+
+    assert not any(key.startswith("encoder.") for key in trained)
+    assert sum(trained.values()) == trained_in_decoder(config, backbone, **head)
+    new = {key for key in trained if ".adapters." not in key and ".magnitudes." not in key}
+    neck = {key for key in new if key.startswith("neck.")}
+    assert new - neck == (
+        set() if head["task"] == "binary" else {"head.weight", "head.bias", "mask_decoder.mask_tokens"}
+    )
+    assert bool(neck) == (not backbone_shape(backbone).neck_dim)
+
+
+def test_lora_in_the_decoder_of_the_published_backbones_trains_few() -> None:
+    """r · (inputs + outputs) over 32 linears of the 256-d two-way transformer and 3 of the hypernetwork MLP."""
+    attention, narrow, mlp = 4 * 512, 3 * (256 + 128) + (128 + 256), 2 * (256 + 2048)
+    linears = 2 * (attention + 2 * narrow + mlp) + narrow + 2 * 512 + (256 + 32)
+    config = method_config_class("lora")(sites="decoder")
+    assert trained_in_decoder(config, "vit_h", task="binary") == 3 * linears
+    assert not config.trains_encoder
+
+
+@pytest.mark.parametrize(("name", "options"), [("naslora", {}), ("naspclora", {}), ("convlora", {})])
+def test_methods_with_cells_are_refused(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(MethodError, match=r"^sites='q,decoder': a cell needs a map"):
+        method_config_class(name)(sites="q,decoder", **options)
+
+
+def test_another_decoder_is_refused() -> None:
+    segmenter = build_segmenter("vit_t_timm", task="binary", image_size=SIDE, decoder="linear")
+    with pytest.raises(MethodError, match=r"^sites=decoder: only SAM's mask decoder"):
+        METHODS.get("lora")(method_config_class("lora")(sites="decoder")).attach(segmenter)
+
+
+def test_a_plan_under_another_decoder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--protocol", "demo", "--backbone", "vit_t_timm", "--set", "decoder=linear", "--datasets", "kvasir"]
+    assert run(["--methods", "lora[sites=decoder]", *arguments, "--plan", "--results", str(tmp_path)]) == 2
+    assert "lora[sites=decoder]: only SAM's mask decoder is adapted" in capsys.readouterr().err
+
+
+def test_pefts_format_refuses_it() -> None:
+    with pytest.raises(UsageError, match="adapts the mask decoder too"):
+        require_affine(_attached("lora")[1])
