@@ -359,3 +359,20 @@ def test_ctrl_c_is_one_line(folders, tmp_path):
     os.killpg(job.pid, signal.SIGINT)  # a terminal sends it to all processes of the job
     error = job.communicate(timeout=60)[1]
     assert (job.returncode, error) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (1, "has no mask for b.png; --partial"),
+        (2, "has no mask for b.png and 1 more; --partial"),
+        (3, "has no mask for b.png and 2 more; --partial"),
+    ],
+)
+def test_how_many_files_have_no_partner_is_told(tmp_path, given, message):
+    for folder, names in (("pred", "abcd"[: 1 + given]), ("gt", "a")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Image.new("L", (4, 4)).save(tmp_path / folder / f"{name}.png")
+    with pytest.raises(UsageError, match=message):
+        pair_predictions(tmp_path / "pred", tmp_path / "gt")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from harness.models.build import build_segmenter
+from harness.models.catalog import backbone_shape
 from harness.registry import METHODS, method_config_class
 
 DECODER = 3_505_536
@@ -40,6 +41,7 @@ def test_attached_method_has_the_published_count(
         with torch.device("meta"):
             segmenter = build_segmenter(backbone, task="binary")
         method = METHODS.get(name)(method_config_class(name)(**options))
+        assert method.config.encoder_parameters(backbone_shape(backbone, 1024)) == expected
         method.attach(segmenter)
         assert all(parameter.is_meta for parameter in segmenter.parameters())
         encoder = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)

@@ -17,6 +17,7 @@ from harness.reporting.pages import images_below
 from harness.reporting.tables import render
 from harness.studies import load_study, study_from_dict
 from harness.tables import main
+from harness.why import main as why
 from tests.harness.reporting.sample import CARD, record, sources
 
 ROWS = ["lora", "decoder", "bitfit"]
@@ -162,6 +163,16 @@ def test_frames_of_one_sequence_count_as_one(tmp_path: Path, column: bool) -> No
     assert (high - low) / 2 == pytest.approx(half, abs=0.01)
     assert "Images that are not independent count by cluster (CVC-612 Sα: 12)." in page
     assert float(found[4]) > 0.05  # sign flips of 12 sequences; of 60 frames it would be below 0.001
+
+
+def test_what_counts_by_cluster_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames(tmp_path, column=True)
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "title: Mine\nprotocol: demo\nbenchmarks: [cvc612]\nseeds: 3\nentries: [lora, decoder]\ntable: {baseline: lora}\n"
+    )
+    assert why([str(file), "decoder", "Δ (n)", "--results", str(tmp_path)]) == 0
+    assert "\n  images count by cluster: 12 of them\n" in capsys.readouterr().out
 
 
 def test_seeds_in_conflict_are_in_no_difference() -> None:

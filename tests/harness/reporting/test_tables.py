@@ -296,6 +296,14 @@ def test_two_results_of_one_cell_and_seed_are_a_conflict_and_no_number() -> None
         for value, size in ((0.1, 64), (0.2, 65))
     )
     assert rows(render([one, other]))["lora"][0] == "CONFLICT (0/1)"
+    third = record(0.1, benchmark="sbu", metric="ber", rules={"image_size": 66})
+    assert rows(render([one, other, third]))["lora"][0] == "CONFLICT (0/1)"
+
+
+def test_a_result_takes_the_place_of_a_failure_of_its_seed() -> None:
+    failed = record(code="OOM", benchmark="sbu", metric="ber", rules={"image_size": 64})
+    result = record(0.1, benchmark="sbu", metric="ber", rules={"image_size": 65})
+    assert rows(render([failed, result]))["lora"][0] == rows(render([result]))["lora"][0]
 
 
 def test_parameters_are_shown_with_and_without_the_mask_decoder() -> None:
