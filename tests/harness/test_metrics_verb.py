@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.base import DatasetError
 from harness.errors import UsageError
 from harness.evaluation.conventions import Conventions
-from harness.evaluation.folders import FolderScoring, pair_predictions, score_folders
+from harness.evaluation.folders import FolderScoring, _read_array, pair_predictions, score_folders
 from harness.evaluation.names import CLASSES, METRICS
 from harness.evaluation.scorer import SplitScorer
 from harness.metrics import main
@@ -376,3 +377,13 @@ def test_how_many_files_have_no_partner_is_told(tmp_path, given, message):
             Image.new("L", (4, 4)).save(tmp_path / folder / f"{name}.png")
     with pytest.raises(UsageError, match=message):
         pair_predictions(tmp_path / "pred", tmp_path / "gt")
+
+
+@pytest.mark.parametrize(("low", "high", "fits"), [(0, 255, True), (-1, 255, False), (0, 256, False)])
+def test_labels_are_the_numbers_of_a_byte(tmp_path, low, high, fits):
+    np.save(tmp_path / "a.npy", np.array([[low, high]]))
+    if fits:
+        assert _read_array(tmp_path / "a.npy", task="multiclass").tolist() == [[low, high]]
+    else:
+        with pytest.raises(DatasetError, match=f"labels from {low} to {high}"):
+            _read_array(tmp_path / "a.npy", task="multiclass")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from harness.protocols.load import load_protocol
 from harness.records.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
 from harness.records.store import RecordStore
 from harness.registry import method_config_class
-from harness.reporting.claims.definitions import FILE, Claim, read
+from harness.reporting.claims.definitions import FILE, Claim, Subject, read
 from harness.reporting.claims.judging import Finding, describe, judge_claims
+from harness.reporting.claims.of_costs import _method
 from harness.reporting.setups import Setup
 from tests.harness.reporting.sample import evidence, record, sources
 
@@ -457,3 +459,14 @@ def test_mixtures_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> 
     finding = _prior(tmp_path, 0.5, setups={"nas-lora": other})
     assert finding.verdict == "not judged"
     assert "backbone vit_t instead of vit_h" in describe([finding])
+
+
+def test_of_several_entries_the_one_that_changes_nothing_else_is_compared() -> None:
+    entries = [
+        SimpleNamespace(method="lora", variant=variant, config={"rank": rank})
+        for variant, rank in (("a[rank=3]", 3), ("lora", 3), ("lora[rank=6]", 6))
+    ]
+    session: Any = SimpleNamespace(methods=entries)
+    assert _method(session, Subject(method="lora")) is entries[1]
+    assert _method(session, Subject(method="lora", options={"rank": 6})) is entries[2]
+    assert _method(session, Subject(method="decoder")) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,9 @@ def test_runs_that_were_all_interrupted_are_missing_and_no_error(samples: Path, 
     assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=None)[0]
     assert "No record of this table yet" in finished_table(runs_of(made), tmp_path, study=study)[0]
     assert not (tmp_path / "tables").exists()
+
+
+def test_a_study_on_another_backbone_is_a_page_of_that_one(samples: Path, tmp_path: Path, study: str) -> None:
+    runs = [replace(run, backbone="vit_l") for run in runs_of(planned(samples, tmp_path))]
+    mine = narrowed(load_study(study), runs)
+    assert (mine.backbones, mine.benchmarks, mine.seeds) == (("vit_l",), ("kvasir",), (0,))

@@ -16,7 +16,7 @@ from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.reporting.claims.definitions import FILE, read
 from harness.reporting.grid import build, sheets
-from harness.reporting.readings import curve, lenth_margin, main_effects, reading_page, with_readings
+from harness.reporting.readings import choice, curve, lenth_margin, main_effects, reading_page, with_readings
 from harness.reporting.specification import draw
 from harness.reporting.writing import write
 from harness.studies import Study, load_study, study_from_dict
@@ -220,3 +220,8 @@ def test_the_default_reading_is_the_cards_own_run_so_that_it_is_not_made_twice()
 def test_malformed_fields_are_refused_in_a_line(fields: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         study(readings={"method": "naslora", "fields": fields})
+
+
+def test_a_choice_is_told_by_its_value_and_several_by_their_names() -> None:
+    levels = [{"norm": "none", "scale": 1}, {"norm": "batch", "scale": 1}, {"norm": "batch", "scale": 2}]
+    assert [choice(level, levels) for level in range(3)] == ["·", "batch", "norm=batch, scale=2"]

@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 
+from harness.errors import UsageError
 from harness.records.schema import Run
 from harness.records.seal import sealed
 from harness.records.store import RecordStore
+from harness.reporting.pages import built_pages
+from harness.reporting.score_table import NOT_PLANNED
 from harness.reporting.tables import render
 from harness.studies import study_from_dict
 from harness.tables import main
@@ -111,6 +114,12 @@ def test_the_page_answers_first() -> None:
     assert answer == (
         "- SBU BER: decoder is best (6.0); 3 are worse, from lora (by 5.0 [5.0, 5.0] points) to ssf (by 25.0 [25.0, 25.0])."
     )
+
+
+def test_what_was_not_planned_is_explained_where_it_is_shown() -> None:
+    whole = three(0.10) + three(0.05, method="decoder")
+    assert NOT_PLANNED not in render(whole)
+    assert NOT_PLANNED in render([*whole, record(0.5, benchmark="leaf", metric="iou")])
 
 
 def test_a_row_with_a_seed_missing_is_never_best() -> None:
@@ -603,3 +612,10 @@ def test_a_row_that_names_a_rate_shows_its_runs_whatever_a_tuning_made_of_them()
     assert page["named"][0] == "85.0 ± 7.1 (2)"
     assert page["lost"][0] == "MISSING (1/2)"
     assert next(cells for name, cells in page.items() if name.startswith("tuned"))[0] == "MISSING (1/2)"
+
+
+def test_a_metric_that_no_record_holds_is_refused(tmp_path: Path) -> None:
+    RecordStore(tmp_path).write(record(0.9))
+    assert built_pages(tmp_path, metrics=["s_measure"]).content
+    with pytest.raises(UsageError, match="ber"):
+        built_pages(tmp_path, metrics=["ber"])

@@ -23,6 +23,7 @@ def test_sd_and_t_interval_equal_scipy() -> None:
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-12)
     assert interval.estimate == pytest.approx(np.mean(VALUES))
     assert s.sd(VALUES) == pytest.approx(np.std(VALUES, ddof=1))
+    assert s.t_quantile(len(VALUES)) == pytest.approx(stats.t.ppf(0.975, len(VALUES) - 1))
 
 
 def test_one_value_has_neither_sd_nor_interval() -> None:
