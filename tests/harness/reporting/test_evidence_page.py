@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from harness.claims import main
 from harness.records.evidence import EvidenceRecord, EvidenceStore
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -39,3 +44,17 @@ def test_the_table_is_what_the_records_give():
         for method, cell in zip(("lora", "naslora"), sides, strict=True):
             expected = [number(*found[benchmark, method, int(seed)]) for seed in seeds.split(",")]
             assert cell.replace("−", "-").split(" / ") == expected, (where, what, method)
+
+
+def test_what_it_says_of_mixtures_is_what_the_claim_gives(capsys: pytest.CaptureFixture[str]):
+    words = ["domains-choose-different-priors", "--protocol", "small", "--results", str(ROOT / "results"), "--json"]
+    assert main(words) == 0
+    (finding,) = json.loads(capsys.readouterr().out)
+    (reading,) = finding["readings"]
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    between, within = re.findall(r"(0\.\d{4}) (?:between|within)", reading["settle"])
+    assert f"lie {between} apart" in page
+    assert f"one benchmark {within}:" in page
+    (p,) = re.findall(r"\(p = (0\.\d+), n = 3 seeds\)", page)
+    assert f"p = {p} (n = 3)" in reading["settle"]
+    assert finding["verdict"] == "not judged"
