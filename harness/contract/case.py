@@ -12,6 +12,8 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Decoder
 from harness.models.segmenter import Segmenter, upsample
+from harness.protocols.card import Protocol
+from harness.training.losses import build_loss
 from methods.base import Method
 from methods.configs import MethodConfig
 from methods.parts.placement import BackboneShape
@@ -80,10 +82,13 @@ class ContractCase:
 
     def loss(self, segmenter: Segmenter, method: Method) -> Tensor:
         """Task loss plus the method's auxiliary loss on the subject's images."""
-        masks = upsample(
-            segmenter(self.images).masks, (IMAGE_SIZE // 4, IMAGE_SIZE // 4)
-        )  # SAM's have that size already
-        loss = binary_cross_entropy_with_logits(masks, self.targets)
+        output = segmenter(self.images)
+        if output.classes is None:
+            masks = upsample(output.masks, (self.targets.shape[-2], self.targets.shape[-1]))  # SAM's have that size
+            loss = binary_cross_entropy_with_logits(masks, self.targets)
+        else:
+            scored = build_loss(Protocol(name="contract", decoder=self.decoder), task="binary", num_classes=2)
+            loss = scored(output, self.targets[:, 0].byte())
         extra = method.auxiliary_loss()
         return loss if extra is None else loss + extra
 

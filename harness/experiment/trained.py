@@ -147,7 +147,12 @@ def trained_segmenter(run: Run, state: dict[str, Tensor], *, checkpoint: Path | 
     """The segmenter in evaluation mode with the method attached and ``state`` loaded; the checkpoint is not checked."""
     benchmark = BENCHMARKS.get(run.benchmark)
     # A quirk may have counted classes in the masks; the trained class head (C + 1 rows) or decoder (C) knows.
-    tables = (("head.weight", 1), ("decoder.head.weight", 0), ("decoder.mask_norm.weight", 0))
+    tables = (
+        ("head.weight", 1),
+        ("decoder.head.weight", 0),
+        ("decoder.mask_norm.weight", 0),
+        ("decoder.model.class_predictor.weight", 1),
+    )
     known = [len(state[name]) - nothing for name, nothing in tables if name in state]
     num_classes = known[0] if known else benchmark.num_classes
     segmenter, method = attached_segmenter(run, task=benchmark.task, num_classes=num_classes, checkpoint=checkpoint)

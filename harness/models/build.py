@@ -23,10 +23,11 @@ from harness.models.decoders import Decoder
 from harness.models.dense_decoders import dense_decoder
 from harness.models.dinov3_encoder import DINOv3Encoder
 from harness.models.known import Backbone
+from harness.models.mask2former import Mask2FormerDecoder
 from harness.models.mask_decoder import BatchedMaskDecoder, plain_mask_decoder
 from harness.models.sam3_encoder import SAM3Encoder, trunk_state
 from harness.models.sam_encoder import SAMEncoder, resize_state
-from harness.models.segmenter import DenseSegmenter, SAMSegmenter, Segmenter
+from harness.models.segmenter import DenseSegmenter, QuerySegmenter, SAMSegmenter, Segmenter
 from harness.models.timm_encoder import TimmEncoder, create_vit, sam_neck
 from methods.parts.placement import BackboneShape
 
@@ -72,8 +73,8 @@ def build_segmenter(
         activation_checkpointing: recompute block activations in backward.
         strict_loading: ``released`` leaves SAM's positional encoding random after loading (quirk 12).
         spare_tokens: ``released`` leaves SAM's mask tokens 1-3 out of the decoder (quirk 14).
-        decoder: ``sam``, or Segmenter's ``linear`` or ``mask-transformer`` on a timm ViT, which have neither neck nor
-            prompts nor mask tokens.
+        decoder: ``sam``; or on a timm ViT, without neck, prompts and mask tokens, Segmenter's ``linear`` or
+            ``mask-transformer``, or ``mask2former``.
 
     Raises:
         UsageError: unknown backbone, unfit image size, a decoder that does not stand on the backbone, or a checkpoint
@@ -88,6 +89,9 @@ def build_segmenter(
     if decoder != "sam":
         with seeded(head_seed + 1):
             classes = num_classes if task == "multiclass" else 2
+            if decoder == "mask2former":
+                queries = Mask2FormerDecoder(shape.dim, shape=entry.decoder, classes=classes)
+                return QuerySegmenter(encoder=encoder, decoder=queries, binary=task == "binary")
             dense = dense_decoder(decoder, dim=shape.dim, classes=classes, fused=fused_attention)
         return DenseSegmenter(encoder=encoder, decoder=dense, binary=task == "binary")
     tokens = mask_tokens if task == "multiclass" else 1

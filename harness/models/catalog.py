@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from importlib.util import find_spec
 
 from harness.errors import UsageError, did_you_mean
+from harness.models import mask2former_forms
 from harness.models.decoder_shape import Task
 from harness.models.decoders import HEAD_DIM, Decoder, dense_parameters
 from harness.models.known import TIMM, Backbone, known_backbones
@@ -46,15 +48,21 @@ def resolve_backbone(name: str) -> str:
 def require_stands(decoder: Decoder, name: str) -> None:
     """Raises UsageError where the decoder cannot stand on the backbone ``name``."""
     entry = backbone(name)
+    owner = "transformers' Mask2Former" if decoder == "mask2former" else "Segmenter's"
     if decoder != "sam" and entry.shape.neck_dim:
         raise UsageError(
-            f"decoder={decoder} is Segmenter's and stands on a plain ViT of timm, not on {entry.name}; "
+            f"decoder={decoder} is {owner} and stands on a plain ViT of timm, not on {entry.name}; "
             f"take one such as --backbone {TIMM}vit_base_patch16_224, or decoder=sam"
         )
     if decoder == "mask-transformer" and entry.shape.dim % HEAD_DIM:
         raise UsageError(
             f"decoder=mask-transformer has heads of {HEAD_DIM} channels, and {entry.name} is {entry.shape.dim} wide; "
             "take decoder=linear"
+        )
+    if decoder == "mask2former" and find_spec("transformers") is None:
+        raise UsageError(
+            "decoder=mask2former needs transformers: pip install 'sam-peft-harness[mask2former]', or take "
+            "decoder=mask-transformer"
         )
 
 
@@ -91,6 +99,11 @@ def decoder_parameters(
     entry = backbone(name)
     if decoder != "sam":
         classes = num_classes if task == "multiclass" else 2
+        if decoder == "mask2former":
+            own = entry.decoder
+            return mask2former_forms.parameters(
+                dim=entry.shape.dim, width=own.dim, mlp=own.mlp_dim, heads=own.heads, classes=classes
+            )
         return dense_parameters(decoder, dim=entry.shape.dim, classes=classes)
     dim = entry.decoder.dim
     neck = entry.shape.dim * dim + 9 * dim**2 + 4 * dim if not entry.shape.neck_dim else 0

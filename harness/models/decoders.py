@@ -1,14 +1,17 @@
 """Decoders by name: which there are, what they stand on, their closed forms. Free of torch, so that planning is cheap.
 
 ``sam`` is SAM's mask decoder (`harness.models.mask_decoder`). ``linear`` and ``mask-transformer`` are Segmenter's
-(2105.05633; `harness.models.dense_decoders`), each on a plain ViT of timm as published there.
+(2105.05633; `harness.models.dense_decoders`), each on a plain ViT of timm as published there. ``mask2former`` is that of
+transformers (2112.01527; `harness.models.mask2former`) on the same ViTs.
 """
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
-Decoder = Literal["sam", "linear", "mask-transformer"]
+from harness.models import mask2former_forms
+
+Decoder = Literal["sam", "linear", "mask-transformer", "mask2former"]
 DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 MASK_LAYERS = 2
 HEAD_DIM = 64
@@ -31,6 +34,8 @@ def dense_flops(decoder: Decoder, *, dim: int, tokens: int) -> float:
     """Of one image with ``tokens`` patches; the few classes cost nothing. A multiply-add counts as two operations."""
     if decoder == "linear":
         return 0.0
+    if decoder == "mask2former":
+        return mask2former_forms.flops(dim=dim, tokens=tokens)
     block = 2.0 * tokens * 12 * dim**2 + 4.0 * tokens**2 * dim
     return 2.0 * tokens * 2 * dim**2 + MASK_LAYERS * block
 
@@ -40,5 +45,7 @@ def dense_activations(decoder: Decoder, *, dim: int, tokens: int) -> float:
     token and channel) with the attention map that its dropout needs (5 bytes an entry and head)."""
     if decoder == "linear":
         return 2.0 * tokens * dim
+    if decoder == "mask2former":
+        return mask2former_forms.activations(dim=dim, tokens=tokens)
     block = 34.0 * tokens * dim + 5.0 * (dim // HEAD_DIM) * tokens**2
     return MASK_LAYERS * block + 6 * 2.0 * tokens * dim

@@ -6,6 +6,8 @@ Blocks are timm's, which are the ones that Segmenter took over; names are Segmen
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -74,7 +76,7 @@ class MaskTransformer(nn.Module):
         tokens = torch.cat([tokens, self.cls_emb.expand(batch, -1, -1)], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features.device):
             tokens = self.decoder_norm(tokens.float())
             patches = normalize(tokens[:, : -self.classes] @ self.proj_patch, dim=-1)
             classes = normalize(tokens[:, -self.classes :] @ self.proj_classes, dim=-1)
@@ -87,6 +89,11 @@ def dense_decoder(name: Decoder, *, dim: int, classes: int, fused: bool = True) 
     return (
         LinearDecoder(dim, classes=classes) if name == "linear" else MaskTransformer(dim, classes=classes, fused=fused)
     )
+
+
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """No autocast inside; the meta device has none."""
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _initialise(module: nn.Module) -> None:

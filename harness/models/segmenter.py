@@ -23,10 +23,14 @@ class SegmenterOutput(NamedTuple):
             the encoder's grid.
         classes: (B, K, C + 1) class logits of each mask, the last one "nothing"; None for a binary task, and where
             ``masks`` are the classes' own.
+        foreground: a binary task with class logits: of background, foreground and "nothing".
+        auxiliary: what the layers before the last predict, in training, for decoders that learn from all of them.
     """
 
     masks: Tensor
     classes: Tensor | None
+    foreground: bool = False
+    auxiliary: tuple[SegmenterOutput, ...] = ()
 
 
 class Segmenter(nn.Module, ABC):
@@ -140,6 +144,29 @@ class DenseSegmenter(Segmenter):
         return ((f"decoder.{name}", parameter) for name, parameter in self.decoder.named_parameters())
 
 
+class QuerySegmenter(Segmenter):
+    """With `harness.models.mask2former`, whose queries each give a mask and a class.
+
+    Args:
+        encoder: see `methods.parts.sites.Encoder`; its prefix tokens are gone and its final norm is applied.
+        decoder: features to pairs of masks and classes, the last layer's first.
+        binary: the classes are background and foreground.
+    """
+
+    def __init__(self, *, encoder: nn.Module, decoder: nn.Module, binary: bool) -> None:
+        super().__init__(encoder=encoder)
+        self.decoder = decoder
+        self.binary = binary
+
+    def decode(self, embedding: Tensor) -> SegmenterOutput:
+        (masks, classes), *before = self.decoder(embedding)
+        auxiliary = tuple(SegmenterOutput(*one) for one in before)
+        return SegmenterOutput(masks, classes, foreground=self.binary, auxiliary=auxiliary)
+
+    def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((f"decoder.{name}", parameter) for name, parameter in self.decoder.named_parameters())
+
+
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, K, h, w) to (B, K, *size), bilinear as SAM does."""
     return interpolate(logits, size=size, mode="bilinear", align_corners=False)
@@ -149,9 +176,10 @@ def probabilities(output: SegmenterOutput, size: tuple[int, int]) -> Tensor:
     """Probabilities at ``size``: (B, H, W) of the foreground, or (B, C, H, W) by class.
 
     Multi-class: sum over masks of softmax(class) without "nothing", times sigmoid(mask) (Mask2Former, 2112.01527), or
-    the softmax over the classes' own maps.
+    the softmax over the classes' own maps. Of background and foreground the first gives the foreground's share.
     """
     masks = upsample(output.masks, size)
     if output.classes is not None:
-        return torch.einsum("bkc,bkhw->bchw", output.classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
+        found = torch.einsum("bkc,bkhw->bchw", output.classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
+        return found[:, 1] / found.sum(dim=1).clamp(min=1e-12) if output.foreground else found
     return masks[:, 0].sigmoid() if masks.shape[1] == 1 else masks.softmax(dim=1)

@@ -73,7 +73,8 @@ class Protocol:
     Args:
         data: ``files`` reads the benchmarks below ``--data``; ``sample`` generates small stand-ins in the same layouts.
         backbone: name in the backbone catalogue, unless ``--backbone`` says otherwise.
-        decoder: ``sam`` | ``linear`` | ``mask-transformer``: SAM's, or one of Segmenter's on a plain ViT of timm (2105.05633).
+        decoder: ``sam``; or on a plain ViT of timm ``linear`` | ``mask-transformer`` (Segmenter's, 2105.05633) or
+            ``mask2former`` (transformers', 2112.01527).
         image_size: side of the square input in pixels; aspect ratio is lost, as released by Conv-LoRA (code).
         pixel_mean, pixel_std: normalisation of RGB in [0, 1] (ImageNet's, code).
         flip: probability of a horizontal flip in training (0.5, code).

@@ -8,7 +8,7 @@ no weight in any term.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -111,9 +111,20 @@ class CrossEntropy(Loss):
         return entropy / total(logits.new_tensor(float(len(counted)))).clamp(min=1)
 
 
+class OfEveryLayer(Loss):
+    """The sum of one loss over the predictions of all decoder layers, as Mask2Former learns (2112.01527)."""
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+
+    def __call__(self, prediction: Any, target: Tensor, *, total: Total = alone) -> Tensor:
+        each = [self.loss(one, target, total=total) for one in (prediction, *prediction.auxiliary)]
+        return torch.stack(each).sum()
+
+
 def build_loss(protocol: Protocol, *, task: Literal["binary", "multiclass"], num_classes: int) -> Loss:
     """The loss that ``protocol`` names for a task; ``auto`` is structure loss for binary, Mask2Former's for
-    multi-class, and cross entropy for decoders that give the classes' own maps.
+    multi-class, cross entropy for decoders that give the classes' own maps, Mask2Former's of every layer for its own.
 
     Args:
         num_classes: classes with the background, as masks encode them.
@@ -121,14 +132,19 @@ def build_loss(protocol: Protocol, *, task: Literal["binary", "multiclass"], num
     Raises:
         UsageError: the loss does not fit the task.
     """
-    name, by_class = protocol.loss, protocol.decoder != "sam"
-    if name == "auto":
+    name, by_class = protocol.loss, protocol.decoder in ("linear", "mask-transformer")
+    by_query = protocol.decoder == "mask2former"
+    if name == "auto" and by_query:
+        name = "mask2former"
+    elif name == "auto":
         name = "cross-entropy" if by_class else "structure" if task == "binary" else "mask2former"
     fitting = ["structure", "balanced-bce", "cross-entropy"]
     if task == "multiclass":
         fitting = ["cross-entropy"] if by_class else ["mask2former"]
+    if by_query:
+        fitting = ["mask2former"]
     if name not in fitting:
-        under = f" under decoder={protocol.decoder}" if by_class else ""
+        under = f" under decoder={protocol.decoder}" if protocol.decoder != "sam" else ""
         raise UsageError(
             f"loss={name} does not fit a {task} benchmark{under}; set loss to auto or to {' or '.join(fitting)}"
         )
@@ -142,9 +158,10 @@ def build_loss(protocol: Protocol, *, task: Literal["binary", "multiclass"], num
     own = (protocol.match_class_weight, protocol.match_mask_weight, protocol.match_dice_weight)
     matching = [weight if mine is None else mine for weight, mine in zip(named, own, strict=True)]
     as_released = protocol.quirks.mask2former == "released"
-    return Mask2FormerLoss(
+    loss = Mask2FormerLoss(
         num_classes=num_classes,
         weights=Terms(1.0, 1.0, 1.0) if as_released else Terms(*named),
         matching=Terms(*matching),
         divide_by_all=as_released,
     )
+    return OfEveryLayer(loss) if by_query else loss

@@ -20,7 +20,7 @@ from harness.models import catalog
 from harness.models.build import build_segmenter
 from harness.models.catalog import decoder_parameters, require_stands, total_parameters
 from harness.models.decoders import dense_parameters
-from harness.models.dense_decoders import MaskTransformer
+from harness.models.dense_decoders import LinearDecoder, MaskTransformer
 from harness.models.segmenter import DenseSegmenter, probabilities, upsample
 
 DENSE = ["linear", "mask-transformer"]
@@ -198,3 +198,22 @@ def test_a_decoder_that_does_not_stand_on_a_backbone_is_refused_in_one_line(monk
     with pytest.raises(UsageError, match="heads of 64 channels, and timm/odd is 96 wide; take decoder=linear"):
         require_stands("mask-transformer", "timm/odd")
     require_stands("linear", "timm/odd")
+
+
+def test_parameters_have_the_names_of_segmenters_own_checkpoints() -> None:
+    """Those of the released ``decoder.*`` (rstrudel/segmenter, segm/model/decoder.py and blocks.py)."""
+    block = [
+        f"{part}.{kind}"
+        for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+        for kind in ("weight", "bias")
+    ]
+    norms = [f"{part}.{kind}" for part in ("proj_dec", "decoder_norm", "mask_norm") for kind in ("weight", "bias")]
+    expected = {
+        "cls_emb",
+        "proj_patch",
+        "proj_classes",
+        *norms,
+        *(f"blocks.{n}.{name}" for n in (0, 1) for name in block),
+    }
+    assert MaskTransformer(64, classes=2).state_dict().keys() == expected
+    assert LinearDecoder(64, classes=2).state_dict().keys() == {"head.weight", "head.bias"}

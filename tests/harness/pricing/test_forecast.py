@@ -14,7 +14,15 @@ import pytest
 from harness.errors import UsageError
 from harness.models.catalog import backbone_shape, decoder_parameters
 from harness.planning.data import Images
-from harness.pricing.flops import encoder_flops, forward_flops, run_flops, step_flops
+from harness.pricing.flops import (
+    activation_bytes,
+    decoder_flops,
+    encoder_flops,
+    forward_flops,
+    model_of,
+    run_flops,
+    step_flops,
+)
 from harness.pricing.forecast import (
     GPU,
     PROCESS_BYTES,
@@ -235,3 +243,39 @@ def test_a_thousand_runs_are_priced_in_a_moment_and_without_torch() -> None:
     seconds, torch = done.stdout.split()
     assert torch == "False"
     assert float(seconds) < 1, seconds
+
+
+@pytest.mark.parametrize("decoder", ["mask-transformer", "mask2former"])
+def test_closed_form_flops_of_other_decoders_are_those_that_are_counted(decoder: Any) -> None:
+    """What is left out: class tokens and deformable sampling."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from harness.models.build import build_segmenter
+
+    if decoder == "mask2former":
+        pytest.importorskip("transformers")
+    name = "timm/vit_small_patch14_dinov2"
+    segmenter = build_segmenter(name, task="binary", decoder=decoder, image_size=196, fused_attention=False).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        segmenter.decode(torch.zeros(1, 384, 14, 14))
+    ours = decoder_flops(backbone_shape(name, 196), image_size=196, decoder=decoder)
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_a_decoder_changes_the_price_of_a_run() -> None:
+    shape = backbone_shape("timm/vit_base_patch16_224", 224)
+    runs = {
+        name: made(backbone="timm/vit_base_patch16_224", rules={"image_size": 224, "decoder": name}).run
+        for name in ("sam", "linear", "mask-transformer", "mask2former")
+    }
+    work = {name: forward_flops(run, shape) for name, run in runs.items()}
+    encoder = sum(encoder_flops(shape, image_size=224, decoder="linear"))
+    assert work["linear"] == encoder < work["sam"] < work["mask2former"]
+    assert work["mask-transformer"] - work["linear"] == pytest.approx(2 * 196 * 26 * 768**2 + 2 * 4 * 196**2 * 768)
+    memory = {name: activation_bytes(run, shape) for name, run in runs.items()}
+    assert memory["linear"] < memory["mask-transformer"] < memory["mask2former"]
+    assert {model_of(run) for run in runs.values()} >= {
+        "timm/vit_base_patch16_224",
+        "timm/vit_base_patch16_224 + linear",
+    }

@@ -1,8 +1,10 @@
-"""The contract under Segmenter's decoders: every clause for one method of each kind, the heart of it for all."""
+"""The contract under Segmenter's decoders and Mask2Former's: every clause for one method of each kind, the heart of it for all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+import pytest
 
 import methods
 from tests.methods.contract.cases import under_every_clause
@@ -25,4 +27,15 @@ def test_lora_under_the_linear_decoder(clause: Callable[[], str]) -> None:
     checks=("identity", "gradient", "merge"),
 )
 def test_every_method_under_the_mask_transformer(clause: Callable[[], str]) -> None:
+    clause()
+
+
+@under_every_clause(
+    [("naslora", {}), ("adapter", {})],
+    backbone="vit_t_timm",
+    decoder="mask2former",
+    checks=("identity", "gradient", "count", "merge"),
+)
+def test_a_cell_and_an_adapter_under_mask2former(clause: Callable[[], str]) -> None:
+    pytest.importorskip("transformers")
     clause()

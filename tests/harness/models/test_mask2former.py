@@ -1,0 +1,128 @@
+"""Mask2Former on a plain ViT: transformers' own modules, their counts, and what becomes of their predictions."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.errors import UsageError
+from harness.models import catalog
+from harness.models.build import build_segmenter
+from harness.models.catalog import decoder_parameters, total_parameters
+from harness.models.segmenter import QuerySegmenter, SegmenterOutput, probabilities
+from harness.protocols.card import Protocol
+from harness.training.losses import OfEveryLayer, build_loss
+
+pytest.importorskip("transformers")
+
+
+def _images() -> Tensor:
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> QuerySegmenter:
+    built = build_segmenter("vit_t_timm", task="multiclass", num_classes=4, decoder="mask2former", image_size=64)
+    assert isinstance(built, QuerySegmenter)
+    return built
+
+
+def test_what_it_says_is_what_transformers_modules_say_of_the_pyramid(segmenter: QuerySegmenter) -> None:
+    inner = segmenter.eval().decoder.model  # type: ignore[union-attr]
+    with torch.no_grad():
+        found = segmenter(_images())
+        maps = inner.model.pixel_level_module.encoder.pyramid(segmenter.encode(_images()))
+        pixels = inner.model.pixel_level_module.decoder(maps)
+        said = inner.model.transformer_module(
+            multi_scale_features=pixels.multi_scale_features,
+            mask_features=pixels.mask_features,
+            output_hidden_states=True,
+        )
+        classes = inner.class_predictor(said.intermediate_hidden_states[-1].transpose(0, 1))
+    assert [tuple(one.shape[1:]) for one in maps] == [(16, 16, 16), (32, 8, 8), (64, 4, 4), (64, 2, 2)]
+    torch.testing.assert_close(found.masks, said.masks_queries_logits[-1], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found.classes, classes, atol=1e-6, rtol=1e-5)
+    assert found.masks.shape == (2, 100, 16, 16)
+    assert found.classes.shape == (2, 100, 5)
+
+
+def test_every_layer_is_learnt_from_in_training_and_the_last_alone_is_asked_otherwise(
+    segmenter: QuerySegmenter,
+) -> None:
+    with torch.no_grad():
+        assert len(segmenter.train()(_images()).auxiliary) == 9
+        assert segmenter.eval()(_images()).auxiliary == ()
+
+
+def test_several_classes_are_scored_as_transformers_post_processing_does(segmenter: QuerySegmenter) -> None:
+    from transformers import Mask2FormerImageProcessor
+
+    with torch.no_grad():
+        output = segmenter.eval()(_images())
+    said = SimpleNamespace(class_queries_logits=output.classes, masks_queries_logits=output.masks)
+    maps = Mask2FormerImageProcessor().post_process_semantic_segmentation(said)  # at 384 px
+    ours = probabilities(output, (384, 384)).argmax(dim=1)
+    assert (torch.stack(maps) == ours).float().mean() > 0.9999  # ties by rounding
+
+
+def test_of_background_and_foreground_the_probability_is_the_foregrounds_share() -> None:
+    masks = torch.tensor([[[[2.0]], [[-1.0]]]])
+    classes = torch.tensor([[[0.0, 1.0, 3.0], [2.0, 0.0, -1.0]]])
+    found = probabilities(SegmenterOutput(masks, classes, foreground=True), (1, 1))
+    weights, shown = classes.softmax(-1)[0], masks.sigmoid()[0, :, 0, 0]
+    back, front = (float((weights[:, place] * shown).sum()) for place in (0, 1))
+    assert found.shape == (1, 1, 1)
+    assert float(found) == pytest.approx(front / (back + front), rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "task", "classes"), [
+    ("vit_t_timm", "binary", 2), ("timm/vit_small_patch14_dinov2", "multiclass", 12),
+])  # fmt: skip
+def test_closed_forms_are_exact(name: str, task: Any, classes: int) -> None:
+    with torch.device("meta"):
+        built = build_segmenter(name, task=task, num_classes=classes, decoder="mask2former")
+    head = {"task": task, "num_classes": classes, "decoder": "mask2former"}
+    assert sum(p.numel() for _, p in built.decoder_parameters()) == decoder_parameters(name, **head)
+    assert sum(p.numel() for p in built.parameters()) == total_parameters(name, **head)
+
+
+def test_one_seed_gives_one_decoder_and_leaves_torchs_generator_alone() -> None:
+    states = []
+    for burn in (0, 3):
+        torch.rand(burn)
+        before = torch.get_rng_state()
+        built = build_segmenter("vit_t_timm", task="binary", decoder="mask2former", image_size=64, head_seed=4)
+        assert torch.equal(torch.get_rng_state(), before)
+        states.append(built.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_the_loss_is_the_sum_over_the_layers_and_reaches_every_parameter(segmenter: QuerySegmenter) -> None:
+    loss = build_loss(Protocol(name="x", decoder="mask2former"), task="multiclass", num_classes=4)
+    assert isinstance(loss, OfEveryLayer)
+    target = torch.zeros(2, 64, 64, dtype=torch.uint8)
+    target[:, 20:40, 10:50], target[:, :5] = 3, 255
+    output = segmenter.train()(_images())
+    total = loss(output, target)
+    each = [loss.loss(one, target) for one in (output._replace(auxiliary=()), *output.auxiliary)]
+    torch.testing.assert_close(total, torch.stack(each).sum())
+    total.backward()
+    assert not [name for name, p in segmenter.named_parameters() if p.grad is None]
+    segmenter.zero_grad()
+
+
+def test_other_losses_are_refused() -> None:
+    with pytest.raises(UsageError, match="under decoder=mask2former; set loss to auto or to mask2former"):
+        build_loss(Protocol(name="x", decoder="mask2former", loss="structure"), task="binary", num_classes=2)
+
+
+def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"needs transformers: pip install 'sam-peft-harness\[mask2former\]'"):
+        build_segmenter("vit_t_timm", task="binary", decoder="mask2former")
+    with pytest.raises(UsageError, match="transformers' Mask2Former and stands on a plain ViT of timm, not on vit_b"):
+        build_segmenter("vit_b", task="binary", decoder="mask2former")
