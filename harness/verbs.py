@@ -13,6 +13,7 @@ VERBS = {
     "status": "harness.status",
     "show": "harness.show",
     "evidence": "harness.evidence.__main__",
+    "forgetting": "harness.forgetting",
     "tables": "harness.tables",
     "figures": "harness.figures",
     "report": "harness.report",

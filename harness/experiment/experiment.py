@@ -185,7 +185,7 @@ class Experiment:
         scores: dict[str, dict[str, dict[str, float]]] = {}
         images: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
         merges: dict[str, dict[str, Any]] = {}
-        metrics = CLASSES if self.data.benchmark.task == "multiclass" else BINARY_METRICS
+        metrics = self._metrics
         segmenter, method = self._attached()
         variants = {"best": trained.best_state, "last": trained.last_state}
         if trained.selected_epoch == len(trained.history):
@@ -240,6 +240,14 @@ class Experiment:
         )
         groups = {split: self.data.groups(split) for split in self.data.tests}
         return record, images_csv(images, groups)
+
+    def test_scores(self, segmenter: nn.Module, *, stage: str) -> dict[str, dict[str, float]]:
+        """Split -> metric -> score of a model on this run's test images, whoever trained it."""
+        return self._score(segmenter, self.data.tests, metrics=self._metrics, stage=stage)[0]
+
+    @property
+    def _metrics(self) -> Sequence[str]:
+        return CLASSES if self.data.benchmark.task == "multiclass" else BINARY_METRICS
 
     def record(self, code: Code) -> Record:
         """What is known of the run without its result."""

@@ -13,6 +13,7 @@ from harness.errors import UsageError
 from harness.records.agreement import disagreement
 from harness.records.cost import CostStore
 from harness.records.evidence import EvidenceStore
+from harness.records.forgetting import ForgettingStore
 from harness.records.merge import conflicts, merge
 from harness.records.reading import load
 from harness.records.schema import Record
@@ -111,7 +112,8 @@ def _check(root: Path) -> int:
         else:
             codes.append(found.code)
             unsealed += not is_sealed(path)
-    for path, reason in {**CostStore(root).problems(), **EvidenceStore(root).problems()}.items():
+    stores = (CostStore(root), EvidenceStore(root), ForgettingStore(root))
+    for path, reason in (found for store in stores for found in store.problems().items()):
         wrong += 1
         print(f"wrong: {printable_line(str(path))}: {reason}")
     apart = conflicts(root)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from harness.files import write_atomically
 from harness.records.agreement import disagreement
 from harness.records.checkpoints import FILE, noted
 from harness.records.cost import load_cost
-from harness.records.evidence import EvidenceStore, load_evidence
+from harness.records.evidence import load_evidence
 from harness.records.files import BESIDE, RESULTS_BESIDE, digest
+from harness.records.forgetting import load_forgetting
 from harness.records.reading import load
 from harness.records.schema import Record, content_hash
 from harness.records.store import RecordStore
@@ -108,7 +109,8 @@ def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str
         for key in sorted(found):
             _settle(key, found[key], RecordStore(destination), report)
         _merge_costs(sources, destination, report)
-        _merge_evidence(sources, destination, report)
+        _merge_beside(sources, destination, report, folder="evidence", load=load_evidence)
+        _merge_beside(sources, destination, report, folder="forgetting", load=load_forgetting)
         _merge_notes(sources, destination, report)
     except OSError as error:
         raise UsageError(
@@ -225,25 +227,32 @@ def _merge_costs(sources: Sequence[Path], destination: Path, report: ArchiveMerg
             report.added += 1
 
 
-def _merge_evidence(sources: Sequence[Path], destination: Path, report: ArchiveMerge) -> None:
-    """What runs do inside goes where their records are; of two that differ the destination's stays."""
-    there = EvidenceStore(destination)
+def _merge_beside(
+    sources: Sequence[Path],
+    destination: Path,
+    report: ArchiveMerge,
+    *,
+    folder: str,
+    load: Callable[[Path], object],
+) -> None:
+    """What was measured on trained models (``evidence``, ``forgetting``) goes where their records are; of two files that
+    differ the destination's stays."""
     for root in sources:
-        for path in sorted((root / "evidence").glob("*.json")):
+        for path in sorted((root / folder).glob("*.json")):
             try:
-                load_evidence(path)
+                load(path)
                 content = path.read_bytes()
             except ValueError as error:
                 report.skipped[path] = str(error)
                 continue
-            target = there.path(path.stem)
+            target = destination / folder / path.name
             if not RecordStore(destination).path(path.stem).is_file():
                 continue
             if not target.is_file():
                 write_atomically(target, content)
                 report.added += 1
             elif target.read_bytes() != content:
-                report.skipped[path] = f"{target} is other evidence of this run; delete one of the two"
+                report.skipped[path] = f"{target} is other {folder} of this run; delete one of the two"
 
 
 def _merge_notes(sources: Sequence[Path], destination: Path, report: ArchiveMerge) -> None:

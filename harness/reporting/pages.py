@@ -10,6 +10,7 @@ from typing import Literal
 
 from harness.errors import UsageError, did_you_mean
 from harness.records.cost import CostStore
+from harness.records.forgetting import ForgettingStore
 from harness.records.images import image_groups, image_scores
 from harness.records.schema import Record, content_hash
 from harness.records.store import RecordStore
@@ -19,6 +20,8 @@ from harness.reporting.alpha import alpha_codes_below, ends_below
 from harness.reporting.claims import definitions as claims
 from harness.reporting.costs import cost_page
 from harness.reporting.evidence import evidence_below
+from harness.reporting.forgetting import TITLE as FORGETTING
+from harness.reporting.forgetting import forgetting_page
 from harness.reporting.kept_texts import KeptTexts, kept_texts
 from harness.reporting.page import SUFFIX, Format, Page
 from harness.reporting.paired import ImagesOf, PerImage
@@ -161,7 +164,11 @@ def built_pages(
         elif name in written and name not in found:
             found[name] = partial(scored, study=one)
             made_of |= {name: content_hash([every, repr(one)])} if kept else {}
-    return Built(content=Lazy(found), skipped={**skipped, **CostStore(root).problems()}, made_of=made_of, kept=kept)
+    elsewhere = ForgettingStore(root)
+    if any(elsewhere):
+        found[FORGETTING] = lambda: forgetting_page(read()[0], elsewhere)
+    problems = {**skipped, **CostStore(root).problems(), **elsewhere.problems()}
+    return Built(content=Lazy(found), skipped=problems, made_of=made_of, kept=kept)
 
 
 def _require_held(metrics: Sequence[str], records: Iterable[Record]) -> None:

@@ -1,0 +1,134 @@
+"""``python -m harness.forgetting``: score finished runs' best models on the benchmarks that they were not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.cli import verb
+from harness.command_line import CommandParser, command
+from harness.errors import UsageError
+from harness.files import write_atomically
+from harness.models.checkpoint import require_checkpoint_file
+from harness.progress import stages
+from harness.records.forgetting import ForgettingRecord, ForgettingStore
+from harness.records.lookup import find_run
+from harness.records.schema import Run
+from harness.records.store import RecordStore, require_writable
+from harness.registry import load_plugin
+from harness.reporting.forgetting import TITLE, forgetting_page
+from harness.reporting.writing import write
+from harness.settings.options import add_plugins, add_results, plugins_of, results_of
+from harness.settings.read import load_settings
+
+
+def parser() -> CommandParser:
+    p = command(
+        "forgetting",
+        __doc__,
+        epilog="Nothing is trained: kept states are loaded, and the data are those of finished runs with the same rules and"
+        " backbone. Writes DIR/forgetting/KEY.json and DIR/tables/forgetting.md, the difference to the frozen encoder.",
+    )
+    p.add_argument(
+        "--run",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="of a finished run, or its beginning; may be repeated (default: all whose state was kept)",
+    )
+    add_results(p)
+    p.add_argument("--data", type=Path, metavar="DIR", help="the benchmarks' folder (default: as set)")
+    p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the runs started from")
+    add_plugins(p, help="as the runs had it")
+    return p
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    require_checkpoint_file(arguments.checkpoint)
+    for path in plugins_of(arguments):
+        load_plugin(path)
+    results = results_of(arguments)
+    records, _ = RecordStore(results).summaries()
+    finished = [record.run for record in records if record.code == "OK"]
+    store = ForgettingStore(results)
+    wanted = [find_run(results, key) for key in arguments.run] or _with_state(results, finished)
+    if not wanted:
+        raise UsageError(f"no finished run below {results} has kept its trained state; run something first")
+    require_writable(store.folder)
+
+    from harness.experiment.elsewhere import fits
+
+    places = {run.key: _others(run, [other for other in finished if fits(run, other)]) for run in wanted}
+    if not any(places.values()):
+        raise UsageError(
+            f"no run below {results} was finished on another benchmark with the same rules, backbone and classes as one of"
+            " these; run one there, which also says which images are meant"
+        )
+    for run in wanted:
+        with stages() as tell:
+            record = _measured(arguments, run, places[run.key], store=store, tell=tell)
+        if record is not None:
+            print(
+                f"{store.write(record)}: {run.variant} of {run.benchmark}, seed {run.seed}, on {', '.join(record.elsewhere)}"
+            )
+    page = forgetting_page(records, store)
+    path = results / "tables" / f"{TITLE}.md"
+    write_atomically(path, write(page, style="markdown"))
+    print(write(page, style="text"), end="")
+    print(f"as markdown: {path}")
+    return 0
+
+
+def _with_state(results: Path, runs: Iterable[Run]) -> list[Run]:
+    from harness.training.checkpoint import BEST
+
+    return [run for run in runs if (results / "state" / run.key / BEST).is_file()]
+
+
+def _others(run: Run, fitting: Iterable[Run]) -> dict[str, Run]:
+    """One run a benchmark, always the same."""
+    found: dict[str, Run] = {}
+    for other in sorted(fitting, key=lambda one: (one.benchmark, one.seed, one.key)):
+        found.setdefault(other.benchmark, other)
+    return found
+
+
+def _measured(
+    arguments: Any, run: Run, others: dict[str, Run], *, store: ForgettingStore, tell: Any
+) -> ForgettingRecord | None:
+    """The run's record with what was missing; None where nothing was."""
+    from harness.experiment.elsewhere import scored_elsewhere
+    from harness.experiment.environment import environment
+    from harness.experiment.experiment import own_device
+    from harness.experiment.exporting import data_folder
+    from harness.experiment.trained import of_results
+    from harness.planning.asked import checkpoint_of, folder_of
+
+    results, settings, device = results_of(arguments), load_settings(), own_device()
+    trained = of_results(results, run.key)
+    known = store.find(run.key)
+    if known is None or known.state != trained.digest:
+        known = ForgettingRecord(key=run.key, state=trained.digest, elsewhere={})
+    missing = {name: other for name, other in others.items() if name not in known.elsewhere}
+    if not missing:
+        return None
+    segmenter, _ = trained.segmenter(arguments.checkpoint or checkpoint_of(run, settings))
+    scored = dict(known.elsewhere)
+    for name, other in missing.items():
+        tell(f"{run.variant} of {run.benchmark} on {name}")
+        data = data_folder(other, data=arguments.data or folder_of(other, settings), results=results)
+        if data is None:
+            raise UsageError(f"run {other.key} was tested on images of {name}; give their folder with --data")
+        scored[name] = scored_elsewhere(segmenter, other, data=data, results=results, device=device)
+    ordered = {name: scored[name] for name in sorted(scored)}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return replace(known, elsewhere=ordered, environment=environment(device), finished=now)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

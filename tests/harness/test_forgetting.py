@@ -1,0 +1,133 @@
+"""The verb: kept states are scored elsewhere as the runs there were, and the page holds the differences."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.experiment.elsewhere import scored_elsewhere
+from harness.experiment.experiment import run_experiment
+from harness.experiment.trained import of_results
+from harness.forgetting import main
+from harness.planning.plan import plan
+from harness.planning.request import Request, Variant
+from harness.planning.samples import sample_writer
+from harness.records.__main__ import main as records
+from harness.records.forgetting import ForgettingStore, load_forgetting
+from harness.records.store import RecordStore
+from harness.tables import main as tables
+
+METHODS, BENCHMARKS = ("lora", "decoder"), ("kvasir", "cvc612")
+
+
+class Finished:
+    """Two methods on two benchmarks of generated images, one epoch each, and what they score elsewhere."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        request = Request(
+            entries=tuple(Variant(method=name, options={}) for name in METHODS),
+            benchmarks=BENCHMARKS,
+            protocol="demo",
+            overrides={"epochs": "1"},
+            backbones=("vit_t",),
+            results=results,
+        )
+        done = [run_experiment(job) for job in plan(request, prepare_samples=sample_writer(results)).jobs]
+        self.keys = {(one.run.method, one.run.benchmark): one.key for one in done}
+        assert main(["--results", str(results)]) == 0
+
+    def own(self, method: str, benchmark: str) -> float:
+        record = RecordStore(self.results).read(self.keys[method, benchmark])
+        assert record is not None
+        return record.scores["best"]["test"]["s_measure"]
+
+    def elsewhere(self, method: str, trained: str, tested: str) -> float:
+        found = load_forgetting(ForgettingStore(self.results).path(self.keys[method, trained]))
+        assert list(found.elsewhere) == [tested]
+        return found.elsewhere[tested].scores["test"]["s_measure"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return Finished(tmp_path_factory.mktemp("results"))
+
+
+def test_a_model_is_scored_as_its_own_run_scored_it(finished: Finished) -> None:
+    key = finished.keys["lora", "kvasir"]
+    trained = of_results(finished.results, key)
+    found = scored_elsewhere(
+        trained.segmenter(None)[0],
+        trained.run,
+        data=finished.results / "sample-data" / "kvasir",
+        results=finished.results,
+        device=torch.device("cpu"),
+    )
+    record = RecordStore(finished.results).read(key)
+    assert record is not None
+    assert found.scores["test"] == record.scores["best"]["test"]
+    assert finished.elsewhere("lora", "kvasir", "cvc612") != finished.own("lora", "cvc612")
+
+
+def test_the_page_holds_differences_to_the_frozen_encoder(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tables(["--results", str(finished.results), "--format", "csv"]) == 0
+    page = (finished.results / "tables" / "forgetting.md").read_text()
+    home = [finished.own("lora", name) - finished.own("decoder", name) for name in BENCHMARKS]
+    pairs = {
+        tested: finished.elsewhere("lora", trained, tested) - finished.elsewhere("decoder", trained, tested)
+        for trained, tested in (BENCHMARKS, BENCHMARKS[::-1])
+    }
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in page.splitlines() if line.startswith("| ")}
+    cells = [cell.strip() for cell in rows["lora"]]
+    for cell, values in ((cells[0], home), (cells[1], list(pairs.values()))):
+        spread = torch.tensor(values, dtype=torch.float64).std().item()
+        assert cell == f"{100 * sum(values) / 2:+.1f} ± {100 * spread:.1f} (2)"
+    assert cells[2:] == [f"{100 * pairs[name]:+.1f} (1)" for name in BENCHMARKS]
+    assert rows["decoder (frozen)"][2].strip() == f"{100 * finished.elsewhere('decoder', 'cvc612', 'kvasir'):.1f} (1)"
+
+
+def test_again_nothing_is_measured_and_the_page_is_what_its_records_give(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in ForgettingStore(finished.results).folder.iterdir()}
+    assert main(["--results", str(finished.results)]) == 0
+    assert {path.name: path.read_bytes() for path in ForgettingStore(finished.results).folder.iterdir()} == before
+    assert tables(["--results", str(finished.results)]) == 0
+    assert tables(["--results", str(finished.results), "--check"]) == 0
+
+
+def test_an_edited_file_is_named_and_counts_for_nothing(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "results"
+    for folder in ("records", "forgetting"):
+        shutil.copytree(finished.results / folder, root / folder)
+    assert records(["check", str(root)]) == 0
+    path = ForgettingStore(root).path(finished.keys["lora", "kvasir"])
+    content = json.loads(path.read_text())
+    content["elsewhere"]["cvc612"]["scores"]["test"]["s_measure"] = 0.99
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert records(["check", str(root)]) == 1
+    assert f"{path}: its seal does not fit" in capsys.readouterr().out
+
+
+def test_without_another_benchmark_it_says_so_in_one_line(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "results"
+    key = finished.keys["lora", "kvasir"]
+    shutil.copytree(finished.results / "state" / key, root / "state" / key)
+    (root / "records").mkdir()
+    for path in (finished.results / "records").glob(f"{key}.*"):
+        shutil.copy(path, root / "records")
+    assert main(["--results", str(root)]) == 2
+    error = capsys.readouterr().err
+    assert "was finished on another benchmark" in error
+    assert len(error.strip().splitlines()) == 1
