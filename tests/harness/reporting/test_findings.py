@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +25,17 @@ TABLE = (ROOT / "results" / "tables" / "small-search.md").read_text(encoding="ut
 
 
 def small(warmup: int = 0) -> list[Record]:
-    """Records of the card as it is, or with a warm-up."""
-    kept = RecordStore(ROOT / "results")
-    return [one for one in kept if one.run.protocol == "small" and one.run.rules["warmup"] == warmup]
+    """Records of the card as it is, or with a warm-up; of its methods as the card has them, but for what a row of the page names."""
+    kept = [one for one in RecordStore(ROOT / "results") if one.run.protocol == "small"]
+    card = {one.run.method: one.run.method_config for one in kept if one.run.benchmark == "leaf"}
+    return [one for one in kept if one.run.rules["warmup"] == warmup and _as(card, one)]
+
+
+def _as(card: Mapping[str, Mapping[str, object]], record: Record) -> bool:
+    """Options that one of the two was made before are alike."""
+    own, default = record.run.method_config, card.get(record.run.method, {})
+    named = {"lr", "scale", "alpha", "search_start_epoch"}
+    return all(own[name] == default[name] for name in (own.keys() & default.keys()) - named)
 
 
 def rows(text: str) -> list[list[str]]:
@@ -60,7 +70,7 @@ def test_the_numbers_of_the_text_are_in_the_records() -> None:
         wanted = {"scale": 1.0, "search_start_epoch": 2 if protocol == "mini" else 1, **options}
         (value,) = {
             100 * record.scores["best"][split]["s_measure"]
-            for record in RecordStore(ROOT / "results")
+            for record in (small() if protocol == "small" else RecordStore(ROOT / "results"))
             if (record.run.protocol, record.run.benchmark, record.run.seed) == (protocol, "kvasir", seed)
             and (record.run.method, record.code) == (method, "OK")
             and all(record.run.method_config.get(name, value) == value for name, value in wanted.items())
@@ -90,6 +100,18 @@ def test_the_numbers_of_the_text_are_in_the_records() -> None:
     held = [tuple(float(end) for end in interval.strip("[]").split(", ")) for _, interval in intervals.values()]
     assert len(held) == 4
     assert all(low < 0 < high for low, high in held)
+
+
+def test_the_rows_that_take_rate_scale_and_cell_apart_are_those_of_their_page() -> None:
+    page = (ROOT / "results" / "tables" / "small-rate.md").read_text(encoding="utf-8").partition(": tuned")[0]
+    table = {
+        row[0].replace(", tuned, 3 trials", ""): re.sub(r"[*≈]|</?u>", "", row[1]).strip() for row in rows(page)[1:]
+    }
+    said = {row[0]: row[1] for row in rows(section("Road"))[1:]}
+    assert len(said) >= 6
+    assert said == {name: table[name] for name in said}
+    behind = float(said["LoRA, scale 1, lr 1e-3"].split()[0]) - float(said["NAS-LoRA, lr 1e-3"].split()[0])
+    assert f"at 1e-3 NAS-LoRA comes within {behind:.1f} points of it" in PAGE
 
 
 def test_the_seed_that_did_not_learn_and_its_warm_up_are_told_as_they_were() -> None:
