@@ -128,7 +128,7 @@ def test_a_documented_command_runs(
     before(words)
     code = import_module(VERBS[verb]).main(arguments)
     shown = capsys.readouterr()
-    assert code == (1 if "broken.py" in words else 0), shown.err or shown.out
+    assert code == (1 if "broken.py" in words else 0), shown.err + shown.out
 
 
 def before(words: list[str]) -> None:
@@ -138,6 +138,7 @@ def before(words: list[str]) -> None:
     if "prepare" in words:
         shutil.rmtree(Path("data" if "--data" in words else "DATA", "Kvasir-SEG"), ignore_errors=True)
     if "--check" in words:
+        Path("runs/tables/forgetting.md").unlink(missing_ok=True)  # of a stand-in, which measures nothing
         for verb in ("tables", "figures"):
             if verb == words[0] and "--results" not in words:
                 import_module(VERBS[verb]).main(["forest"] if verb == "figures" else [])

@@ -189,7 +189,9 @@ def classes_in_an_image(*, mask_tokens: int) -> int:
     tokens = segmenter.mask_decoder.mask_tokens
     with torch.no_grad():
         tokens.add_(5 * torch.randn(tokens.shape, generator=generator))
-        masks, classes = segmenter(torch.randn(1, 3, 128, 128, generator=generator))
+        output = segmenter(torch.randn(1, 3, 128, 128, generator=generator))
+    masks, classes = output.masks, output.classes
+    assert classes is not None
     sure = SegmenterOutput(100 * (masks - masks.mean(dim=(2, 3), keepdim=True)), 5 * classes)
     return len(probabilities(sure, (128, 128)).argmax(dim=1).unique())
 

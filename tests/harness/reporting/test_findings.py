@@ -114,6 +114,20 @@ def test_the_rows_that_take_rate_scale_and_cell_apart_are_those_of_their_page() 
     assert f"at 1e-3 NAS-LoRA comes within {behind:.1f} points of it" in PAGE
 
 
+def test_the_readings_are_those_of_their_page() -> None:
+    page = (
+        (ROOT / "results" / "readings" / "small-readings.md").read_text(encoding="utf-8").partition("main effects")[0]
+    )
+    table = [(float(row[0]), row[7]) for row in rows(page)[1:]]
+    lost, kept = ([row for row in table if (row[0] < -10) == bad] for bad in (True, False))
+    text = section("Readings")
+    assert len(table) == 14
+    assert f"{len(kept)} of them lie between {min(kept)[0]:+.1f} and {max(kept)[0]:+.1f} points" in text
+    assert f"{len(lost)} lost their features and lie {-max(lost)[0]:.1f} and {-min(lost)[0]:.1f} points below" in text
+    assert all(residual == "True" for _, residual in lost)
+    assert f"as have {sum(residual == 'True' for _, residual in kept)} that did not" in " ".join(text.split())
+
+
 def test_the_seed_that_did_not_learn_and_its_warm_up_are_told_as_they_were() -> None:
     runs = {
         (record.run.seed, record.run.rules["warmup"]): record

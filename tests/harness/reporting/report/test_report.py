@@ -242,7 +242,15 @@ def test_coordinates_are_rounded_and_shapes_of_letters_are_not() -> None:
         (["--out", "nowhere/there/\0.html"], ""),
     ],
 )
-def test_a_mistake_is_one_line(folder: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line(
+    folder: Path,
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(["--results", str(folder), "--no-figures", *words]) == 2
     shown = capsys.readouterr().err
     assert said in shown
