@@ -1,10 +1,18 @@
-"""What this machine is called in records. Free of torch."""
+"""What this machine is called in records, how many of its cores a process may use, and how its threads wait. Free of torch."""
 
 from __future__ import annotations
 
+import math
+import os
 import platform
+from collections.abc import Iterator, Mapping, MutableMapping
 from functools import lru_cache
 from pathlib import Path
+
+SPINS = 1000
+"""Rounds for which a thread of OpenMP looks for work before it sleeps (``GOMP_SPINCOUNT``): far fewer than libgomp's 300,000,
+since on a machine that others use the thread it waits for may not be running; `benchmarks.waiting` compares."""
+_WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 @lru_cache(maxsize=1)
@@ -16,3 +24,63 @@ def processor() -> str:
         return f"cpu {platform.processor()}".strip()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"cpu {names[0]} x{len(names)}" if names else "cpu"
+
+
+def cores(root: Path = Path("/")) -> int:
+    """The cores that this process may keep busy: those of its affinity, fewer where its control group has a quota.
+
+    Args:
+        root: of the file system that tells of control groups.
+    """
+    return max(1, min([len(os.sched_getaffinity(0)), *(math.ceil(share) for share in _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Cores that the control groups of this process allow, versions 1 and 2, from its own upwards."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    mounted = root / "sys/fs/cgroup"
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = mounted / controllers if controllers and (mounted / controllers).is_dir() else mounted
+        base = base if base.is_dir() or not controllers else mounted / "cpu"
+        own = base / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if not folder.is_relative_to(mounted):
+                break
+            try:
+                if controllers:
+                    quota, period = (
+                        (folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period")
+                    )
+                else:
+                    quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+                if float(quota) > 0:
+                    yield float(quota) / float(period)
+            except (OSError, ValueError):  # none here, or "max"
+                continue
+
+
+def thread_variables(threads: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Environment variables of a process that computes on a CPU: how many threads it has and how they wait, each unless the
+    user said it. OpenMP reads them when torch is loaded, and never again.
+
+    Args:
+        threads: what fits, where nothing is said.
+    """
+    found = {} if "OMP_NUM_THREADS" in environment else {"OMP_NUM_THREADS": str(threads)}
+    return found if any(name in environment for name in _WAITS) else {**found, "GOMP_SPINCOUNT": str(SPINS)}
+
+
+def waiting(environment: Mapping[str, str] = os.environ) -> str:
+    """How this process's threads of OpenMP wait for each other, as its environment says it."""
+    return " ".join(f"{name}={environment[name]}" for name in _WAITS if name in environment) or "default"
+
+
+def set_threads(threads: int, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Put `thread_variables` into the environment of this process, before it imports torch."""
+    environment.update(thread_variables(threads, environment))

@@ -20,6 +20,7 @@ from harness.dispatch.run_states import RunState, survey
 from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, worker_command, writing
 from harness.dispatch.supervise import Circumstances, ProgressFile, completion
 from harness.dispatch.sweeps import Chunk, create_chunk
+from harness.machine import cores, set_threads, thread_variables
 from harness.streams import say
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class InlineExecutor(Executor):
         return Submission(sweep=sweep.id, keys=_keys(jobs), elsewhere={}, job_ids=(str(os.getpid()),))
 
     def wait(self, submission: Submission, *, on_change: ShowStates | None = None) -> Mapping[str, RunState]:
+        if "torch" not in sys.modules:
+            set_threads(cores())
         from harness.experiment.experiment import run_experiment
         from harness.training.outcome import Interrupted, StopRequest
 
@@ -175,7 +178,7 @@ class LocalExecutor(Executor):
         """Environment of a worker: its GPU by the name that was given for it (submitit takes whole numbers only)."""
         if self.devices:
             return {"CUDA_VISIBLE_DEVICES": self.devices[index % len(self.devices)]}
-        return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads))}
+        return thread_variables(self.threads)
 
     def _stop(self) -> None:
         """Ask the workers to write checkpoints and end; kill those that do not."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.dispatch.slurm.profile import ClusterProfile, load_profile
 from harness.errors import UsageError, did_you_mean
+from harness.machine import cores
 
 EXECUTORS = ("inline", "local", "slurm")
 MAX_LOCAL_WORKERS = 4
@@ -71,11 +72,11 @@ def place(
             raise UsageError("--executor slurm needs --cluster NAME (a profile in slurm/profiles, or the path of one)")
         profile = load_profile(cluster, cluster_overrides)
         return Place(executor=name, workers=profile.parallelism, profile=profile)
-    devices, cores = tuple(visible_gpus()), len(os.sched_getaffinity(0))
+    devices, here = tuple(visible_gpus()), cores()
     if name == "inline":
-        return Place(executor=name, devices=devices, threads=cores)
-    count = workers or len(devices) or min(MAX_LOCAL_WORKERS, cores)
-    return Place(executor=name, devices=devices, workers=count, threads=max(1, cores // count))
+        return Place(executor=name, devices=devices, threads=here)
+    count = workers or len(devices) or min(MAX_LOCAL_WORKERS, here)
+    return Place(executor=name, devices=devices, workers=count, threads=max(1, here // count))
 
 
 def visible_gpus() -> list[str]:

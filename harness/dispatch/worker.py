@@ -29,6 +29,7 @@ from harness.dispatch.supervise import (
 )
 from harness.dispatch.sweeps import Chunk, Sweep, job_log, read_chunk, read_sweep, settled
 from harness.errors import UsageError
+from harness.machine import cores, set_threads
 from harness.planning.job import Job
 
 REQUEUE_WAIT_S = 120
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--after", type=int, metavar="STATUS", help="the task ended so: settle what it could not say")
     arguments = parser.parse_args(argv)
     stop = StopSignals()
+    set_threads(cores())
     try:
         chunk, sweep = read_chunk(arguments.chunk), read_sweep(arguments.chunk.parent)
         if arguments.after is not None:

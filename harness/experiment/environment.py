@@ -9,7 +9,7 @@ from importlib.metadata import version
 import torch
 
 from harness.code import code_version
-from harness.machine import processor
+from harness.machine import processor, waiting
 
 
 def environment(device: torch.device) -> dict[str, str]:
@@ -22,5 +22,6 @@ def environment(device: torch.device) -> dict[str, str]:
         "device": processor() if device.type == "cpu" else torch.cuda.get_device_name(device),
         "driver": str(torch.version.cuda or "") if device.type == "cuda" else "",
         "threads": str(torch.get_num_threads()),
+        **({"waiting": waiting()} if device.type == "cpu" else {}),
     }
     return {**found, **code_version()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -11,7 +10,7 @@ from pathlib import Path
 from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.place import Place, gpu_name
 from harness.errors import UsageError
-from harness.machine import processor
+from harness.machine import cores, processor
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images
 from harness.planning.needs import SMALL
@@ -30,7 +29,7 @@ def device(planned: Plan, where: Place) -> tuple[Device, int]:
     if where.devices:
         name = gpu_name(where.devices[0])
         return replace(GPU, name=name, model=name) if name else GPU, where.workers
-    return replace(cpu(where.threads), model=processor()), min(where.workers, len(os.sched_getaffinity(0)))
+    return replace(cpu(where.threads), model=processor()), min(where.workers, cores())
 
 
 def without_gpu(planned: Plan, where: Place) -> str:

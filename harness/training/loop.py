@@ -302,9 +302,10 @@ class _Loop:
         self.scaler.load_state_dict(content["scaler"])
         self.saved_best = self.position.best_epoch
         self._tell("note", text=f"continues in epoch {self.position.epoch + 1} after step {self.position.step}")
-        if self.given.device.type == "cpu" and self.position.threads != torch.get_num_threads():
-            threads = f"{self.position.threads} threads before, {torch.get_num_threads()} now"
-            self._tell("note", text=f"{threads}: results may differ in the last digits from an uninterrupted run")
+        if self.given.device.type == "cpu" and self.position.threads not in (0, torch.get_num_threads()):
+            threads = f"{self.position.threads} threads as before, not the {torch.get_num_threads()} of this start"
+            torch.set_num_threads(self.position.threads)
+            self._tell("note", text=f"{threads}: sums in another order would differ in the last digits")
 
     def _result(self) -> TrainingResult:
         position = self.position

@@ -101,3 +101,19 @@ def test_another_runs_checkpoint_is_not_continued(tmp_path: Path) -> None:
     Run(folder=tmp_path, report=look).train()
     assert any("belongs to run other" in note for note in notes)
     assert len(steps) == 12
+
+
+def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path: Path) -> None:
+    """Sums in another order differ in the last digits, whatever the machine of a later start has."""
+    stop, notes = StopRequest(), []
+
+    def stop_at_once(progress: Progress) -> None:
+        stop.request()
+
+    torch.set_num_threads(2)
+    with pytest.raises(Interrupted):
+        Run(folder=tmp_path, stop=stop, report=stop_at_once).train()
+    torch.set_num_threads(1)
+    Run(folder=tmp_path, report=lambda progress: notes.append(progress.text)).train()
+    assert torch.get_num_threads() == 2
+    assert any("2 threads as before, not the 1 of this start" in text for text in notes)
