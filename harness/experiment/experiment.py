@@ -47,6 +47,7 @@ from harness.training.feeding import DTYPES, normalise
 from harness.training.images import ImageSource
 from harness.training.loop import train
 from harness.training.outcome import Interrupted, Progress, Selection, StopRequest, TrainingResult
+from harness.training.prefix import SCORED_BYTES, TOKEN_BYTES, FrozenPrefix, RememberedTokens, frozen_prefix
 from methods.base import Method
 
 EVALUATION_BATCH = 4
@@ -131,6 +132,8 @@ class Experiment:
         self.counts: dict[str, int] = {}
         self.remembered: RememberedEmbeddings | None = None
         """Embeddings of scored images, where the encoder is frozen."""
+        self.tokens: RememberedTokens | None = None
+        """The same of tokens, where the first blocks are."""
         self.kept: list[KeptMask] = []
         """Masks that `test` keeps of a few images, by the best checkpoint."""
 
@@ -157,6 +160,9 @@ class Experiment:
         self.parameters = count_parameters(segmenter)
         if self.rules.cache_embeddings and encoder_is_frozen(method, segmenter):
             self.remembered = RememberedEmbeddings()
+        # On a GPU a block may take less than reading its tokens: not measured, so not done.
+        prefix = frozen_prefix(segmenter) if self.rules.cache_prefix and self.device.type == "cpu" else None
+        self.tokens = None if prefix is None else RememberedTokens(prefix)
         scored = self.data.tests if self.rules.quirks.selection == "released" else {"val": self.data.val}
         metric = self.data.benchmark.selection_metric
         return train(
@@ -174,7 +180,8 @@ class Experiment:
                 selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
                 device=self.device,
                 workers=workers,
-                embeddings=self._embeddings(segmenter),
+                embeddings=self._embeddings(segmenter, prefix),
+                prefix=prefix,
                 stop=stop or StopRequest(),
                 report=self._report,
             )
@@ -281,14 +288,19 @@ class Experiment:
         segmenter, method = attached_segmenter(self.run, task=task, num_classes=num_classes, checkpoint=checkpoint)
         return segmenter.to(self.device), method
 
-    def _embeddings(self, segmenter: nn.Module) -> EmbeddingCache | None:
-        if self.remembered is None:
+    def _embeddings(self, segmenter: nn.Module, prefix: FrozenPrefix | None) -> EmbeddingCache | None:
+        """Where embeddings of training images are kept, or the tokens of ``prefix``."""
+        if prefix is not None:
+            encoder = f"tokens {prefix.fingerprint()}"
+        elif self.remembered is not None:
+            encoder = encoder_fingerprint(segmenter.get_submodule("encoder"))
+        else:
             return None
-        encoder = encoder_fingerprint(segmenter.get_submodule("encoder"))
         data = f"{self.run.manifest}{self.run.data_fingerprint}"
         key = f"{encoder} {self.rules.precision} {self.rules.image_size} {data} {self.counts['train']}"
+        bounds = {} if prefix is None else {"memory_limit": SCORED_BYTES, "file_limit": TOKEN_BYTES}
         return EmbeddingCache(
-            count=len(self.data.train), key=key, folder=Path(self.job.results) / "cache" / "embeddings"
+            count=len(self.data.train), key=key, folder=Path(self.job.results) / "cache" / "embeddings", **bounds
         )
 
     def _score(
@@ -319,15 +331,17 @@ class Experiment:
 
     def _predictor(self, segmenter: Any) -> Callable[[Tensor], Tensor]:
         size = (self.rules.image_size, self.rules.image_size)
+        prefix = None if self.tokens is None else self.tokens.like(segmenter)
 
         def predict(images: Tensor) -> Tensor:
             images = images.to(self.device)
             with self._autocast():
-                output = (
-                    segmenter(images)
-                    if self.remembered is None
-                    else segmenter.decode(self.remembered.get(images, segmenter.encode))
-                )
+                if self.remembered is not None:
+                    output = segmenter.decode(self.remembered.get(images, segmenter.encode))
+                elif self.tokens is not None and prefix is not None:
+                    output = segmenter.decode(self.tokens.get(images, prefix))
+                else:
+                    output = segmenter(images)
             scores = probabilities(output, size)
             missing = self.data.benchmark.num_classes - self.num_classes
             return nn.functional.pad(scores, (0, 0, 0, 0, 0, missing)) if missing > 0 else scores

@@ -104,6 +104,7 @@ class Protocol:
         activation_checkpointing: recompute block activations in backward.
         fused_attention, batched_decoder, cache_embeddings, fused_cell: optimisations, each equal
             to the plain way and each off with one field.
+        cache_prefix: on a CPU the tokens that enter the first trained block are kept (`harness.training.prefix`).
         keep_masks: the predicted masks of so many test images, the same for every method and seed, stay beside the record.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
         split_rule: see `datasets.base.DataOptions`; road_missing_ignore and group likewise.
@@ -163,6 +164,7 @@ class Protocol:
     batched_decoder: bool = True
     cache_embeddings: bool = True
     cache_images: bool = True
+    cache_prefix: bool = True
     keep_masks: int = 6
     fused_cell: bool = True
     merge: tuple[Literal["exact", "conv", "calibrated"], ...] = ()

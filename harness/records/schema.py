@@ -27,7 +27,7 @@ reduced to its strongest operation (older records have none). Splits: ``val`` an
 """
 
 
-EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "keep_masks", "tune")
+EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "cache_prefix", "keep_masks", "tune")
 """Rules that change how a run is executed and never its numbers; they are left out of keys and hashes."""
 _LEFT_OUT = ("name", "backbone", *EXECUTION_ONLY)
 

@@ -15,6 +15,7 @@ from harness.training.batches import TrainingImages
 from harness.training.distributed import ALONE, Workers
 from harness.training.embeddings import EmbeddingCache
 from harness.training.outcome import Progress, Selection, StopRequest
+from harness.training.prefix import FrozenPrefix
 from methods.base import Method
 
 
@@ -32,7 +33,8 @@ class Assignment:
         validate: scores the segmenter on validation; called on worker 0 in evaluation mode without gradient.
         selection: which of these scores chooses the best epoch.
         workers: of this run, each with its own process; a batch of the protocol is shared out among them.
-        embeddings: where a frozen encoder's embeddings go, None to compute them every time.
+        embeddings: where a frozen encoder's embeddings go, or the tokens of ``prefix``; None to compute them every time.
+        prefix: the blocks in front of the first trained one (`harness.training.prefix`), None to run them every time.
         stop: asks for an early, resumable end.
         report: is told of every step.
     """
@@ -51,5 +53,6 @@ class Assignment:
     device: torch.device
     workers: Workers = ALONE
     embeddings: EmbeddingCache | None = None
+    prefix: FrozenPrefix | None = None
     stop: StopRequest = field(default_factory=StopRequest)
     report: Callable[[Progress], None] = lambda progress: None

@@ -40,7 +40,7 @@ def encoder_fingerprint(encoder: nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes_of(tensor))
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
 
 
@@ -93,7 +93,7 @@ class EmbeddingCache:
             assert self._file is not None
             return self._file[self._row(entry)]
         assert image is not None, "an entry that is not ready needs its image"
-        picture = zlib.crc32(_bytes_of(image)) or 1
+        picture = zlib.crc32(bytes_of(image)) or 1
         if self._file is None and not self._opened and self._folder is not None:
             self._open_existing()
         if self._file is not None and self._matches(entry, picture):
@@ -109,7 +109,7 @@ class EmbeddingCache:
         if self._file is not None and self._sums is not None:
             row = self._row(entry)
             self._file[row] = embedding
-            self._sums[row] = (zlib.crc32(_bytes_of(embedding)), picture)
+            self._sums[row] = (zlib.crc32(bytes_of(embedding)), picture)
             self._verified.add(entry)
             return
         size = embedding.numel() * embedding.element_size()
@@ -125,7 +125,7 @@ class EmbeddingCache:
         assert self._file is not None
         row = self._row(entry)
         own, seen = (int(value) for value in self._sums[row])
-        return seen == picture and zlib.crc32(_bytes_of(self._file[row])) == own
+        return seen == picture and zlib.crc32(bytes_of(self._file[row])) == own
 
     def _description(self) -> Path:
         assert self._folder is not None
@@ -190,7 +190,7 @@ class RememberedEmbeddings:
         return torch.cat([self._one(image[None], encode) for image in images])
 
     def _one(self, image: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
-        key = hashlib.blake2b(_bytes_of(image), digest_size=16).digest()
+        key = hashlib.blake2b(bytes_of(image), digest_size=16).digest()
         if key in self._known:
             return self._known[key].to(image.device)
         embedding = encode(image).detach()
@@ -201,5 +201,6 @@ class RememberedEmbeddings:
         return embedding
 
 
-def _bytes_of(tensor: Tensor) -> bytes:
+def bytes_of(tensor: Tensor) -> bytes:
+    """Its elements as they lie in memory."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

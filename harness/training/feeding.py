@@ -21,6 +21,7 @@ from harness.training.batches import TrainingImages, UpdatePlan, load, shuffled,
 from harness.training.distributed import Workers
 from harness.training.embeddings import EmbeddingCache
 from harness.training.prediction import Loss, Prediction
+from harness.training.prefix import FrozenPrefix
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -69,7 +70,8 @@ class Feeder:
         protocol: normalisation, precision.
         device: where to compute.
         workers: for this worker's slice.
-        embeddings: cache of the frozen encoder, None to run the encoder every time.
+        embeddings: cache of the frozen encoder, or of the tokens of ``prefix``; None to run the encoder every time.
+        prefix: the part of the encoder whose tokens ``embeddings`` holds; None where it holds what the encoder gives.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Feeder:
         device: torch.device,
         workers: Workers,
         embeddings: EmbeddingCache | None,
+        prefix: FrozenPrefix | None = None,
     ) -> None:
         self._segmenter: Any = segmenter
         self._images = images
@@ -90,6 +93,7 @@ class Feeder:
         self._device = device
         self._workers = workers
         self._embeddings = embeddings
+        self._prefix = prefix
         self._loader = ThreadPoolExecutor(min(LOADERS, os.cpu_count() or 1), thread_name_prefix="feeder")
         self._pending: deque[Future[list[Batch]]] = deque()
 
@@ -121,7 +125,11 @@ class Feeder:
         if self._embeddings is None:
             assert batch.images is not None
             return self._segmenter(self._normalised(batch.images))
-        return self._segmenter.decode(self._embed(batch, self._embeddings))
+        kept = self._embed(batch, self._embeddings)
+        if self._prefix is not None:
+            side = self._protocol.image_size
+            kept = self._prefix.embedding(kept, size=(side, side))
+        return self._segmenter.decode(kept)
 
     def first(self, batches: int) -> Iterator[Tensor]:
         """As many batches of the training split, normalised and not mirrored, always the same ones."""
@@ -162,7 +170,8 @@ class Feeder:
         return normalise(images, mean=self._protocol.pixel_mean, std=self._protocol.pixel_std)
 
     def _embed(self, batch: Batch, cache: EmbeddingCache) -> Tensor:
-        """(B, D, h, w) from the cache; each image that is missing is encoded alone."""
+        """(B, D, h, w), or tokens, from the cache; each image that is missing is encoded alone."""
+        encoded = self._segmenter.encode if self._prefix is None else self._prefix.tokens
         found = []
         for place, (index, flip) in enumerate(zip(batch.indices, batch.flips, strict=True)):
             image = None if batch.images is None else batch.images[place]
@@ -170,7 +179,7 @@ class Feeder:
             def encode(image: Tensor | None = image) -> Tensor:
                 assert image is not None
                 with torch.no_grad():
-                    return self._segmenter.encode(self._normalised(image[None].to(self._device)))[0]
+                    return encoded(self._normalised(image[None].to(self._device)))[0]
 
             found.append(cache.get(index, flip=flip, image=image, encode=encode))
         return torch.stack(found).to(self._device)

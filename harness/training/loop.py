@@ -62,7 +62,8 @@ def train(given: Assignment) -> TrainingResult:
         flip=protocol.flip,
         seed=given.seed,
     )
-    cacheable = protocol.cache_embeddings and encoder_is_frozen(method, given.segmenter)
+    prefix = given.prefix if protocol.cache_prefix else None
+    cacheable = bool(prefix) or (protocol.cache_embeddings and encoder_is_frozen(method, given.segmenter))
     loop = _Loop(
         given=given,
         plan=plan,
@@ -74,6 +75,7 @@ def train(given: Assignment) -> TrainingResult:
             device=given.device,
             workers=given.workers,
             embeddings=given.embeddings if cacheable else None,
+            prefix=prefix,
         ),
         loss=build_loss(protocol, task=given.task, num_classes=given.num_classes),
         optimisers=build_optimisers(method.parameter_groups(), protocol),
