@@ -30,6 +30,7 @@ from harness.experiment.environment import environment
 from harness.experiment.failure import one_line, reason_code
 from harness.experiment.kept import kept_masks
 from harness.experiment.number_code import number_code
+from harness.experiment.stages import Stages, process_started
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import probabilities
 from harness.planning.job import Job
@@ -84,7 +85,8 @@ def run_experiment(
     store = RecordStore(Path(job.results))
     images, masks = "", b""
     try:
-        trained = experiment.train(workers=workers, stop=stop)
+        with experiment.stages.during("training"):
+            trained = experiment.train(workers=workers, stop=stop)
         record = experiment.record("OK")
         if workers.leads:
             record, images = experiment.test(record, trained)
@@ -126,6 +128,7 @@ class Experiment:
 
     def __init__(self, job: Job, *, device: torch.device, tell: Tell) -> None:
         self.job, self.run, self.device, self.tell = job, job.run, device, tell
+        self.stages = Stages(started=process_started())
         self.folder = Path(job.results) / "state" / job.run.key
         self.rules: Protocol = from_rules(job.run.rules)
         self.parameters: dict[str, int] = {}
@@ -152,10 +155,11 @@ class Experiment:
 
     def train(self, *, workers: Any, stop: StopRequest | None) -> TrainingResult:
         """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""
-        self._require_checkpoint()
-        self.tell({"stage": "opening data"})
-        self.counts = self.data.counts
-        self.tell({"stage": "building the model"})
+        with self.stages.during("loading"):
+            self._require_checkpoint()
+            self.tell({"stage": "opening data"})
+            self.counts = self.data.counts
+            self.tell({"stage": "building the model"})
         segmenter, method = self._attached()
         self.parameters = count_parameters(segmenter)
         if self.rules.cache_embeddings and encoder_is_frozen(method, segmenter):
@@ -219,11 +223,12 @@ class Experiment:
             merging.load_state(self._on_device(load_file(trained.best_state)))
             merged.eval()
             self.tell({"stage": f"merging ({mode})"})
-            report = merging.merge(
-                mode,
-                calibration=list(self._batches(self.data.train, self.rules.calibration_images)),
-                held_out=list(self._batches(self.data.val, EVALUATION_BATCH)),
-            )
+            with self.stages.during("merging"):
+                report = merging.merge(
+                    mode,
+                    calibration=list(self._batches(self.data.train, self.rules.calibration_images)),
+                    held_out=list(self._batches(self.data.val, EVALUATION_BATCH)),
+                )
             merges[mode] = asdict(report)
             variant = f"merged-{mode}"
             scores[variant], images[variant] = self._score(
@@ -241,7 +246,7 @@ class Experiment:
             selected_epoch=trained.selected_epoch,
             history=trained.history,
             architecture=trained.architecture,
-            cost=trained.cost,
+            cost={**trained.cost, **self.stages.cost(trained.cost)},
             budget=trained.budget,
             merge=merges,
         )
@@ -285,8 +290,9 @@ class Experiment:
     def _attached(self) -> tuple[nn.Module, Method]:
         checkpoint = Path(self.job.checkpoint) if self.job.checkpoint else None
         task, num_classes = self.data.benchmark.task, self.num_classes
-        segmenter, method = attached_segmenter(self.run, task=task, num_classes=num_classes, checkpoint=checkpoint)
-        return segmenter.to(self.device), method
+        with self.stages.during("loading"):
+            segmenter, method = attached_segmenter(self.run, task=task, num_classes=num_classes, checkpoint=checkpoint)
+            return segmenter.to(self.device), method
 
     def _embeddings(self, segmenter: nn.Module, prefix: FrozenPrefix | None) -> EmbeddingCache | None:
         """Where embeddings of training images are kept, or the tokens of ``prefix``."""
@@ -312,9 +318,11 @@ class Experiment:
         together = self._scorer(metrics)
         for name, source in sets.items():
             self.tell({"stage": stage, "split": name, "images": len(source)})
-            scorers[name] = evaluate_split(
-                self._predictor(segmenter), self._items(source), self._scorer(metrics), batch_size=EVALUATION_BATCH
-            )
+            with self.stages.during("validating" if stage == "validation" else "testing"):
+                predict = self.stages.timed(self._predictor(segmenter))
+                scorers[name] = evaluate_split(
+                    predict, self._items(source), self._scorer(metrics), batch_size=EVALUATION_BATCH
+                )
             together.merge(scorers[name])
         if len(scorers) > 1 or stage == "validation":
             scorers["all"] = together

@@ -165,4 +165,18 @@ def _cost(record: Record) -> list[str]:
         ("gpu_hours", "{:.3g} GPU-hours", 1.0),
     ]
     words = [text.format(factor * cost[name]) for name, text, factor in said if cost.get(name)]
-    return textwrap.wrap(", ".join(words), 78)
+    return [*textwrap.wrap(", ".join(words), 78), *_where_time_went(cost)]
+
+
+def _where_time_went(cost: Mapping[str, float]) -> list[str]:
+    """The stages of the start that finished the run; none where the record is older than they are."""
+    stages = {name[6:-2]: seconds for name, seconds in cost.items() if name.startswith("stage_")}
+    whole = sum(stages.values())
+    if not whole:
+        return []
+    shares = [f"{name} {100 * seconds / whole:.0f} %" for name, seconds in stages.items() if seconds >= 0.005 * whole]
+    outside = max(0.0, 1 - cost.get("passes_s", 0.0) / whole)
+    text = (
+        f"{whole:.4g} s from start to record: {', '.join(shares)}; outside the network's passes {100 * outside:.0f} %"
+    )
+    return textwrap.wrap(text, 78)

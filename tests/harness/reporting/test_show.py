@@ -12,6 +12,7 @@ import pytest
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.records.schema import Record
 from harness.records.store import RecordStore
+from harness.reporting import show
 from harness.reporting.plot import curve
 from harness.show import main
 from tests.harness.reporting.sample import record
@@ -225,3 +226,12 @@ def test_a_long_curve_fits_the_terminal() -> None:
 
 def test_nothing_measured_is_no_curve() -> None:
     assert curve({1: math.nan}, epochs=1, height=4) == []
+
+
+def test_a_record_says_where_the_time_of_its_run_went() -> None:
+    cost = {"stage_start_s": 5.0, "stage_training_s": 80.0, "stage_testing_s": 14.8, "stage_other_s": 0.2}
+    lines = show._where_time_went({**cost, "passes_s": 90.0, "step_time_s": 1.0})
+    assert " ".join(lines) == (
+        "100 s from start to record: start 5 %, training 80 %, testing 15 %; outside the network's passes 10 %"
+    )
+    assert show._where_time_went({"step_time_s": 1.0}) == []
