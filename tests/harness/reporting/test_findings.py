@@ -12,6 +12,7 @@ import numpy as np
 from harness.records.cost import CostStore
 from harness.records.schema import Record
 from harness.records.store import RecordStore
+from harness.reporting.alpha import domains
 from harness.reporting.grid import build, sheets
 from harness.reporting.pages import images_below
 from harness.reporting.paired import paired_difference
@@ -206,6 +207,14 @@ def test_what_alpha_chose_is_in_the_histories() -> None:
         assert said.pop(title) == [correlations, same, skips]
     assert not said
     assert f"in any run is {max(shares.max() for shares in chosen.values()):.2f}, on Road" in text
+    apart = domains({
+        name: {seed: {str(cell): list(map(float, row)) for cell, row in enumerate(chosen[name, seed])} for seed in range(3)}
+        for name in NAMES
+    })  # fmt: skip
+    assert apart is not None
+    assert apart.test.p is not None
+    numbers = f"({apart.between:.4f} against {apart.within:.4f} in total variation, p = {apart.test.p:.3f} by"
+    assert numbers in " ".join(text.split())
     (cap,) = {round(record.budget["share_cap"], 2) for record in small() if (record.run.benchmark, record.run.seed) in chosen
               and default.items() <= record.run.method_config.items()}  # fmt: skip
     assert f"allowed {cap:.2f}" in text
