@@ -7,8 +7,11 @@ SALIENCY = ("s_measure", *E_MEASURES, "weighted_f", "mae")
 OVERLAP = ("iou", "dice", "jaccard")
 CLASSES = ("miou", "accuracy")
 METRICS = (*SALIENCY, *OVERLAP, "ber", *CLASSES)
+"""Of masks."""
+LABELS = ("accuracy", "nll", "ece")
+"""Of images with one label each."""
 
 
 def higher_is_better(metric: str) -> bool:
-    """False for errors: MAE and BER."""
-    return metric not in ("mae", "ber")
+    """False for errors: MAE and BER, NLL and ECE."""
+    return metric not in ("mae", "ber", "nll", "ece")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.saliency import e_measure, mae, s_measure, saliency_map
 from harness.evaluation.weighted_f import weighted_f
 
-Task = Literal["binary", "multiclass"]
+Task = Literal["binary", "multiclass", "classification"]
 
 IGNORE = 255
 _OF_CONFUSION: dict[str, Callable[[Confusion], float]] = {"miou": overlap.miou, "accuracy": overlap.accuracy}
@@ -50,14 +50,18 @@ class SplitScorer:
     `measure` is pure and may run in any thread; `insert` keeps what it returned. `add` is both.
 
     Args:
-        metrics: names out of `METRICS`.
-        task: ``binary`` or ``multiclass``; only accuracy and mIoU apply to multi-class masks.
+        metrics: names out of ``known``.
+        task: ``binary`` or ``multiclass``; only accuracy and mIoU apply to multi-class masks. Of ``classification`` see
+            `harness.evaluation.labels`.
         num_classes: classes of the mask, background included.
         conventions: how predictions meet ground truth.
 
     Raises:
         UsageError: an unknown metric, or one that does not apply to the task.
     """
+
+    known: ClassVar[Sequence[str]] = METRICS
+    """The metrics that there are."""
 
     def __init__(
         self,
@@ -68,8 +72,8 @@ class SplitScorer:
         conventions: Conventions | None = None,
     ) -> None:
         for metric in metrics:
-            if metric not in METRICS:
-                raise UsageError(f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}")
+            if metric not in self.known:
+                raise UsageError(f"unknown metric {metric!r}{did_you_mean(metric, self.known)}")
             if task == "multiclass" and metric not in CLASSES:
                 raise UsageError(f"metric {metric!r} is for binary masks; multi-class masks have {', '.join(CLASSES)}")
         self.metrics = tuple(dict.fromkeys(metrics))

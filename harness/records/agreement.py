@@ -116,6 +116,8 @@ def _may_sum_up(metric: str, score: float, values: list[float], *, accumulated: 
         return score <= mean + ROUNDING
     if metric == "miou" or (accumulated and metric == "ber"):
         return True
+    if metric == "ece":  # |Σ gaps| of each bin is no more than Σ |gap|
+        return score <= mean + ROUNDING
     if metric == "accuracy" or (accumulated and metric in OVERLAP):
         return min(values) - ROUNDING <= score <= max(values) + ROUNDING
     return abs(score - mean) <= ROUNDING

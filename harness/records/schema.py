@@ -19,7 +19,7 @@ Code = Literal["OK", "OOM", "DIVERGED", "NO_DATA", "TIMEOUT", "PREEMPTED", "ERRO
 """Outcome of a run: OK, or the reason code of its failure."""
 
 Scores = dict[str, dict[str, dict[str, float]]]
-"""variant -> split -> metric -> value in [0, 1].
+"""variant -> split -> metric -> value in [0, 1] (nats for ``nll``).
 
 Variants: ``best`` (checkpoint chosen on validation), ``last``, and of the best checkpoint the merged model
 ``merged-exact``, ``merged-conv``, ``merged-calibrated`` and, where an architecture was searched, ``decoded``: every cell

@@ -39,6 +39,8 @@ METRICS = {
     "ber": Metric(title="BER", lower_is_better=True),
     "miou": Metric(title="mIoU"),
     "accuracy": Metric(title="Acc"),
+    "nll": Metric(title="100·NLL", lower_is_better=True),  # cells are in percent, and nats are no share
+    "ece": Metric(title="ECE", lower_is_better=True),
 }
 
 BENCHMARK_TITLES = {
@@ -74,7 +76,7 @@ PAPER_METRICS = {
     "trans10k_v2": ("miou", "accuracy"),
 }
 
-USUAL_METRICS = ("s_measure", "iou", "dice", "miou", "accuracy")
+USUAL_METRICS = ("s_measure", "iou", "dice", "miou", "accuracy", "nll", "ece")
 """What benchmarks that say nothing are shown by, as far as they are scored so: binary ones by the first three."""
 
 METHOD_ORDER = tuple(METHODS.names())
