@@ -103,8 +103,7 @@ def _measured(
 ) -> ForgettingRecord | None:
     """The run's record with what was missing; None where nothing was."""
     from harness.experiment.elsewhere import scored_elsewhere
-    from harness.experiment.environment import environment
-    from harness.experiment.experiment import own_device
+    from harness.experiment.environment import environment, own_device
     from harness.experiment.exporting import data_folder
     from harness.experiment.trained import of_results
     from harness.planning.asked import checkpoint_of, folder_of

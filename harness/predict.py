@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
     with stages() as tell:
         tell("loading torch and the run")
-        from harness.experiment.experiment import own_device
+        from harness.experiment.environment import own_device
         from harness.experiment.predicting import predict, scoring_command
 
         request = asked(arguments)

@@ -20,6 +20,7 @@ from harness.costing.roster import Roster
 from harness.costing.session import Measured, Session
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment
+from harness.models.segmenter import count_parameters
 from harness.protocols.load import as_rules
 from harness.records.cost import Comparability, CostRecord, MethodCost
 from harness.records.schema import Run, content_hash
@@ -149,19 +150,11 @@ def _sizes(subject: Contestant) -> dict[str, Any]:
     encoder = subject.count_encoder_flops()
     shape = subject.segmenter.encoder.shape
     closed = encoder_forward_flops(shape, image_size=protocol.image_size) * protocol.batch_size
-    named = dict(subject.segmenter.named_parameters())
-    trained = {name: p.numel() for name, p in named.items() if p.requires_grad}
-    decoder = sum(p.numel() for _, p in subject.segmenter.decoder_parameters() if p.requires_grad)
     return {
         "memory_bytes": parts,
         "flops": {**flops, "encoder_forward": float(encoder), "closed_form": closed},
         "not_counted": not_counted,
-        "parameters": {
-            "encoder": sum(trained.values()) - decoder,
-            "decoder": decoder,
-            "trainable": sum(trained.values()),
-            "total": sum(p.numel() for p in named.values()),
-        },
+        "parameters": count_parameters(subject.segmenter),
         "checkpoint_bytes": len(save({name: t.contiguous().cpu() for name, t in subject.method.state().items()})),
     }
 

@@ -18,7 +18,7 @@ def logged(tell: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]],
 
 
 def log_line(content: dict[str, Any]) -> str:
-    """The line for what a run tells of itself (`harness.experiment.experiment.Tell`); empty for single updates."""
+    """The line for what a run tells of itself (`harness.experiment.scoring.Tell`); empty for single updates."""
     if content.get("stage") != "training":
         words = [str(content[name]) for name in ("stage", "split") if content.get(name)]
         images = f", {content['images']} images" if content.get("images") else ""

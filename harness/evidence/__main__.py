@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     require_writable(store.folder)
 
     from harness.evidence.measuring import measure
-    from harness.experiment.experiment import own_device
+    from harness.experiment.environment import own_device
 
     for run in runs:
         with stages() as tell:

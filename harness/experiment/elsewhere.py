@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
-from harness.experiment.experiment import Experiment
+from harness.experiment.data import open_data
+from harness.experiment.scoring import Scoring
+from harness.experiment.stages import Stages
 from harness.models.segmenter import Segmenter
 from harness.planning.data import data_options
-from harness.planning.job import Job
 from harness.protocols.load import from_rules
 from harness.records.forgetting import Elsewhere
 from harness.records.schema import Run
@@ -40,7 +41,8 @@ def scored_elsewhere(segmenter: Segmenter, other: Run, *, data: Path, results: P
     Raises:
         DatasetError: the files are not those of ``other``.
     """
-    root = BENCHMARKS.get(other.benchmark)(data_options(from_rules(other.rules), other.benchmark)).locate(data)
-    job = Job(run=other, dataset_root=str(root), checkpoint="", results=str(results))
-    experiment = Experiment(job, device=device, tell=lambda progress: None)
-    return Elsewhere(like=other.key, scores=experiment.test_scores(segmenter.to(device), stage="elsewhere"))
+    rules = from_rules(other.rules)
+    root = BENCHMARKS.get(other.benchmark)(data_options(rules, other.benchmark)).locate(data)
+    opened = open_data(other, root, cache=results / "cache" / "images")
+    scoring = Scoring(opened, rules, device=device, stages=Stages(), tell=lambda progress: None)
+    return Elsewhere(like=other.key, scores=scoring.test(segmenter.to(device), stage="elsewhere")[0])

@@ -1,7 +1,8 @@
-"""Where a run was made: what a record says about machine and code."""
+"""Where a run is made: its device, and what its record says about machine and code."""
 
 from __future__ import annotations
 
+import os
 import platform
 import socket
 from importlib.metadata import version
@@ -25,3 +26,12 @@ def environment(device: torch.device) -> dict[str, str]:
         **({"waiting": waiting()} if device.type == "cpu" else {}),
     }
     return {**found, **code_version()}
+
+
+def own_device() -> torch.device:
+    """This process's GPU, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device

@@ -183,3 +183,16 @@ def probabilities(output: SegmenterOutput, size: tuple[int, int]) -> Tensor:
         found = torch.einsum("bkc,bkhw->bchw", output.classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
         return found[:, 1] / found.sum(dim=1).clamp(min=1e-12) if output.foreground else found
     return masks[:, 0].sigmoid() if masks.shape[1] == 1 else masks.softmax(dim=1)
+
+
+def count_parameters(segmenter: nn.Module) -> dict[str, int]:
+    """Trained parameters by part, and all of the segmenter's (the method's own included)."""
+    trained = {name: p.numel() for name, p in segmenter.named_parameters() if p.requires_grad}
+    encoder = sum(count for name, count in trained.items() if name.startswith("encoder."))
+    everything = sum(p.numel() for p in segmenter.parameters())
+    return {
+        "encoder": encoder,
+        "decoder": sum(trained.values()) - encoder,
+        "trainable": sum(trained.values()),
+        "total": everything,
+    }

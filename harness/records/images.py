@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.files import read_regular
@@ -16,6 +17,30 @@ ImageScores = dict[tuple[str, str], dict[str, dict[str, float]]]
 
 GROUP = "group"
 _FIRST = ["variant", "split", "stem"]
+
+
+def images_csv(
+    images: dict[str, dict[str, dict[str, dict[str, float]]]], groups: Mapping[str, Mapping[str, str]]
+) -> str:
+    """variant -> split -> stem -> metric -> value, as CSV; ``groups`` (split -> stem -> group) is a column where there is one."""
+    import pandas as pd  # which reading records need not wait for
+
+    grouped = any(groups.values())
+    rows = [
+        {
+            "variant": variant,
+            "split": split,
+            "stem": stem,
+            **({GROUP: groups[split].get(stem, stem)} if grouped else {}),
+            **values,
+        }
+        for variant, splits in images.items()
+        for split, stems in splits.items()
+        for stem, values in sorted(stems.items())
+    ]
+    text = io.StringIO()
+    pd.DataFrame(rows).to_csv(text, index=False, float_format="%.6g")
+    return text.getvalue()
 
 
 def image_scores(path: Path, *, variant: str, split: str, metric: str, expected: str = "") -> dict[str, float] | None:

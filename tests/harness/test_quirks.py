@@ -17,6 +17,7 @@ from datasets.base import DataOptions
 from harness.evaluation.conventions import Conventions
 from harness.evaluation.scorer import SplitScorer
 from harness.experiment.experiment import run_experiment
+from harness.experiment.scoring import Scoring
 from harness.models.build import build_segmenter, plain_sam, sam_state_dict
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.planning.data import data_options
@@ -238,7 +239,7 @@ def test_a_plan_says_that_one_mask_gives_every_pixel_of_an_image_the_same_class(
 
 def test_selection_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, list[str]] = {}
-    original = experiment_module.Experiment._score
+    original = Scoring.scores
     for quirk in ("released", "intended"):
         splits: list[str] = []
 
@@ -246,7 +247,7 @@ def test_selection_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             into.extend(sets if stage == "validation" else [])
             return original(self, segmenter, sets, metrics=metrics, stage=stage)
 
-        monkeypatch.setattr(experiment_module.Experiment, "_score", watched)
+        monkeypatch.setattr(Scoring, "scores", watched)
         request = small_request(tmp_path, "kvasir", **{"quirks.selection": quirk})
         (job,) = plan(request, prepare_samples=sample_writer(tmp_path)).jobs
         assert run_experiment(job).code == "OK"
@@ -261,7 +262,7 @@ def test_class_count_changes(tmp_path: Path) -> None:
         request = small_request(tmp_path, "trans10k_v2", **{"quirks.class_count": quirk, "train_limit": "1"})
         (job,) = plan(request, prepare_samples=sample_writer(tmp_path)).jobs
         made = experiment_module.Experiment(job, device=torch.device("cpu"), tell=lambda _: None)
-        heads[quirk] = made.num_classes
+        heads[quirk] = made.scoring.num_classes
     assert heads["intended"] == 12
     assert heads["released"] < 12
 

@@ -8,8 +8,7 @@ import pytest
 
 from datasets.base import Pair
 from harness.experiment.data import RunData
-from harness.experiment.experiment import images_csv
-from harness.records.images import all_image_scores, image_groups, image_scores
+from harness.records.images import all_image_scores, image_groups, image_scores, images_csv
 from harness.registry import BENCHMARKS, groups_by_rule
 from harness.training.images import ImageSource
 

@@ -1,0 +1,145 @@
+"""Models of one run scored on the run's images: what the network is shown, and what its output counts as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.evaluation.evaluate import Item, evaluate_split
+from harness.evaluation.names import CLASSES, OVERLAP, SALIENCY
+from harness.evaluation.scorer import SplitScorer
+from harness.experiment.data import RunData
+from harness.experiment.stages import Stages
+from harness.models.segmenter import probabilities
+from harness.protocols.card import Protocol
+from harness.training.embeddings import RememberedEmbeddings, encoder_is_frozen
+from harness.training.feeding import autocast, normalise
+from harness.training.images import ImageSource
+from harness.training.prefix import FrozenPrefix, RememberedTokens, frozen_prefix
+from methods.base import Method
+
+EVALUATION_BATCH = 4
+BINARY_METRICS = (*SALIENCY, *OVERLAP, "ber")
+
+Tell = Callable[[dict[str, Any]], None]
+"""Called now and then with ``stage`` (``training``, ``testing`` …), ``epoch``, ``epochs``, ``step``, ``steps``, ``loss``."""
+
+Summary = dict[str, dict[str, float]]
+"""split -> metric -> score."""
+ImageTable = dict[str, dict[str, dict[str, float]]]
+"""split -> stem -> metric -> score."""
+
+
+class Scoring:
+    """Scores under the rules of a run.
+
+    Args:
+        data: of the run.
+        rules: of the run.
+        device: where to compute; the models are there.
+        stages: the seconds are counted to.
+        tell: is told the stage and the split.
+    """
+
+    def __init__(self, data: RunData, rules: Protocol, *, device: torch.device, stages: Stages, tell: Tell) -> None:
+        self._data, self._rules, self._device, self._stages, self._tell = data, rules, device, stages, tell
+        self._embeddings: RememberedEmbeddings | None = None
+        self._tokens: RememberedTokens | None = None
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Quirk 7: released code counts the classes that the training masks show."""
+        benchmark, train = self._data.benchmark, self._data.train
+        if benchmark.task == "multiclass" and self._rules.quirks.class_count == "released":
+            masks = (train.mask_input(index) for index in range(len(train)))
+            return 1 + max(int(mask[mask != 255].max(initial=0)) for mask in masks)
+        return benchmark.num_classes
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """What a test says of a model."""
+        return CLASSES if self._data.benchmark.task == "multiclass" else BINARY_METRICS
+
+    @property
+    def threshold(self) -> float | None:
+        """Of probabilities; None where the likeliest class is taken."""
+        return self._rules.evaluation.threshold if self.metrics is BINARY_METRICS else None
+
+    def remember_frozen(self, segmenter: nn.Module, method: Method) -> FrozenPrefix | None:
+        """Run each scored image once through what is frozen of a model with this method: the encoder, or its first blocks,
+        which are returned."""
+        if self._rules.cache_embeddings and encoder_is_frozen(method, segmenter):
+            self._embeddings = RememberedEmbeddings()
+        # On a GPU a block may take less than reading its tokens: not measured, so not done.
+        prefix = frozen_prefix(segmenter) if self._rules.cache_prefix and self._device.type == "cpu" else None
+        self._tokens = None if prefix is None else RememberedTokens(prefix)
+        return prefix
+
+    def scores(
+        self, segmenter: nn.Module, sets: Mapping[str, ImageSource], *, metrics: Sequence[str], stage: str
+    ) -> tuple[Summary, ImageTable]:
+        """Summary and per-image scores by split; ``all`` is every split together where there are several."""
+        segmenter.eval()
+        scorers: dict[str, SplitScorer] = {}
+        together = self._scorer(metrics)
+        for name, source in sets.items():
+            self._tell({"stage": stage, "split": name, "images": len(source)})
+            with self._stages.during("validating" if stage == "validation" else "testing"):
+                predict = self._stages.timed(self.predictor(segmenter))
+                scorers[name] = evaluate_split(
+                    predict, self._items(source), self._scorer(metrics), batch_size=EVALUATION_BATCH
+                )
+            together.merge(scorers[name])
+        if len(scorers) > 1 or stage == "validation":
+            scorers["all"] = together
+        summaries = {name: scorer.summary() for name, scorer in scorers.items()}
+        return summaries, {name: scorer.images() for name, scorer in scorers.items() if name != "all"}
+
+    def test(self, segmenter: nn.Module, *, stage: str) -> tuple[Summary, ImageTable]:
+        """`scores` of the run's test images by all its `metrics`."""
+        return self.scores(segmenter, self._data.tests, metrics=self.metrics, stage=stage)
+
+    def predictor(self, segmenter: Any) -> Callable[[Tensor], Tensor]:
+        """From inputs (B, 3, S, S) to probabilities (B, S, S), or to scores (B, C, S, S) of the benchmark's classes."""
+        size = (self._rules.image_size, self._rules.image_size)
+        prefix = None if self._tokens is None else self._tokens.like(segmenter)
+
+        def predict(images: Tensor) -> Tensor:
+            images = images.to(self._device)
+            with autocast(self._rules, self._device):
+                if self._embeddings is not None:
+                    output = segmenter.decode(self._embeddings.get(images, segmenter.encode))
+                elif self._tokens is not None and prefix is not None:
+                    output = segmenter.decode(self._tokens.get(images, prefix))
+                else:
+                    output = segmenter(images)
+            scores = probabilities(output, size)
+            missing = self._data.benchmark.num_classes - self.num_classes
+            return nn.functional.pad(scores, (0, 0, 0, 0, 0, missing)) if missing > 0 else scores
+
+        return predict
+
+    def batches(self, source: ImageSource, count: int) -> Iterator[Tensor]:
+        """The first ``count`` inputs of a split, on the device."""
+        inputs = [self.input(source, index) for index in range(min(count, len(source)))]
+        for start in range(0, len(inputs), EVALUATION_BATCH):
+            yield torch.stack(inputs[start : start + EVALUATION_BATCH]).to(self._device)
+
+    def input(self, source: ImageSource, index: int) -> Tensor:
+        """(3, S, S) of one image, normalised."""
+        image = torch.from_numpy(source.image(index)).unsqueeze(0)
+        return normalise(image, mean=self._rules.pixel_mean, std=self._rules.pixel_std)[0]
+
+    def _scorer(self, metrics: Sequence[str]) -> SplitScorer:
+        benchmark = self._data.benchmark
+        return SplitScorer(
+            metrics, task=benchmark.task, num_classes=benchmark.num_classes, conventions=self._rules.evaluation
+        )
+
+    def _items(self, source: ImageSource) -> Iterator[Item]:
+        for index in range(len(source)):
+            yield source.stem(index), self.input(source, index), source.mask_native(index)
