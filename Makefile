@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := $(if $(LOCKED),--constraint requirements.lock)
 
 # What trains nothing and starts few processes.
-FAST := $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/reporting)
+FAST := $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/judging harness/reporting)
 
 # What tests notice of small wrong changes in one room: records, evaluation, training, methods, datasets, reporting, leases.
 ROOM ?= records

@@ -1,7 +1,7 @@
 """How often the intervals of the tables hold the truth, and how often a verdict is wrong: the table of docs/tables.md.
 
 ``python benchmarks/coverage.py`` prints it; the same code gives the same figures. Truth is 0; seeds, images and their
-interaction are drawn; every interval is that of `harness.reporting.statistics`.
+interaction are drawn; every interval is that of `harness.statistics`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness.reporting import statistics as stats
-from harness.reporting.beside import TOLERANCE, against
-from harness.reporting.claims.verdicts import judge
-from harness.reporting.published import Published
+from harness import statistics as stats
+from harness.comparison.published import Published
+from harness.judging.verdicts import judge
+from harness.reporting.against_paper import TOLERANCE, against
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 

@@ -11,12 +11,12 @@ from typing import Any
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError, did_you_mean
+from harness.judging.definitions import FILE, read
+from harness.judging.judging import Finding, describe, judge_claims
 from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import card_rules
 from harness.records.cost import CostStore
 from harness.records.store import RecordStore
-from harness.reporting.claims.definitions import FILE, read
-from harness.reporting.claims.judging import Finding, describe, judge_claims
 from harness.reporting.pages import sources_below
 from harness.settings.options import add_results, results_of
 from harness.streams import say_skipped

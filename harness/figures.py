@@ -7,16 +7,16 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command
+from harness.drawing import FIGURES, draw, resolve
+from harness.drawing.checking import figure_files, wrong_figures
+from harness.drawing.material import Material, NothingToDrawError, materials
+from harness.drawing.style import FORMATS, Format, encoded
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.planning.pictures import pictures
 from harness.records.cost import CostStore
 from harness.records.evidence import EvidenceStore
 from harness.records.store import RecordStore
-from harness.reporting.figures import FIGURES, draw, resolve
-from harness.reporting.figures.checking import figure_files, wrong_figures
-from harness.reporting.figures.material import Material, NothingToDrawError, materials
-from harness.reporting.figures.style import FORMATS, Format, encoded
 from harness.settings.options import add_results, results_of
 from harness.streams import say, say_skipped
 from harness.studies import load_study

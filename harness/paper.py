@@ -9,9 +9,9 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command
+from harness.comparison.published import FOLDER, MARKS, PARAMETERS, Published, add, problems, read, read_file
 from harness.errors import UsageError
 from harness.registry import BENCHMARKS, METHODS
-from harness.reporting.published import FOLDER, MARKS, PARAMETERS, Published, add, problems, read, read_file
 
 
 @verb

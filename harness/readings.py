@@ -12,8 +12,8 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError
 from harness.files import write_atomically
+from harness.judging.definitions import FILE, read
 from harness.records.store import RecordStore
-from harness.reporting.claims.definitions import FILE, read
 from harness.reporting.pages import images_below
 from harness.reporting.readings import curve, reading_page, with_readings
 from harness.reporting.writing import write

@@ -8,11 +8,11 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
+from harness.html.build import Hands, Wanted, build
+from harness.html.rendering import html
 from harness.planning.closed_form import trained_parameters
 from harness.planning.pictures import pictures
 from harness.protocols.load import card_rules
-from harness.reporting.report.build import Hands, Wanted, build
-from harness.reporting.report.html import html
 from harness.settings.options import add_results, results_of
 from harness.streams import say
 from harness.studies import load_study

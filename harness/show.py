@@ -10,12 +10,12 @@ from typing import Any
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
+from harness.comparison.names import METRICS, benchmark_title
 from harness.errors import UsageError
 from harness.protocols.load import card_rules
 from harness.records.lookup import find_record
 from harness.records.store import RecordStore
-from harness.reporting.names import METRICS, benchmark_title
-from harness.reporting.show import as_data, in_terminal
+from harness.reporting.one_run import as_data, in_terminal
 from harness.reporting.two_folders import folders_as_data, folders_in_terminal
 from harness.reporting.two_runs import compared, compared_in_terminal
 from harness.settings.options import add_results, results_of

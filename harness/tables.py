@@ -9,10 +9,10 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command
+from harness.drawing.checking import figure_files, wrong_figures
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.protocols.load import card_rules
-from harness.reporting.figures.checking import figure_files, wrong_figures
 from harness.reporting.page import SUFFIX, Format
 from harness.reporting.pages import built_pages, written
 from harness.reporting.writing.data import as_data

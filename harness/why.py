@@ -6,12 +6,12 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command
+from harness.comparison.provenance import Folder
 from harness.errors import UsageError, did_you_mean
 from harness.protocols.load import card_rules
 from harness.records.store import RecordStore
 from harness.reporting.page import SUFFIX
 from harness.reporting.pages import cost_page_below, sources_below
-from harness.reporting.provenance import Folder
 from harness.reporting.tables import score_page
 from harness.reporting.why import explain
 from harness.settings.options import results_of

@@ -30,3 +30,12 @@ def test_every_module_that_the_page_names_exists() -> None:
     named = re.findall(r"`((?:harness|methods|datasets)/[\w/]+\.py)`", PAGE.read_text(encoding="utf-8"))
     assert named
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_no_room_holds_more_than_15_percent_of_the_harness() -> None:
+    lines: dict[str, int] = {}
+    for path in (ROOT / "harness").rglob("*.py"):
+        place = path.relative_to(ROOT / "harness").parts
+        room = place[0] if len(place) > 1 else "verbs"
+        lines[room] = lines.get(room, 0) + len(path.read_text(encoding="utf-8").splitlines())
+    assert {room: count for room, count in lines.items() if count > 0.15 * sum(lines.values())} == {}

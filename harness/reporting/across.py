@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from harness.reporting import names, provenance
-from harness.reporting import statistics as stats
-from harness.reporting.grid import Grid
+from harness import statistics as stats
+from harness.comparison import names, provenance
+from harness.comparison.grid import Grid
+from harness.comparison.paired import Difference
 from harness.reporting.headings import Heading
 from harness.reporting.page import Block, texts
-from harness.reporting.paired import Difference
 
 
 def across_blocks(

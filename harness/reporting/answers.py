@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from harness.reporting import names
-from harness.reporting.differences import first_metrics
-from harness.reporting.grid import Grid
+from harness.comparison import names
+from harness.comparison.grid import Grid, first_metrics
+from harness.comparison.paired import Difference, paired_difference
+from harness.comparison.sources import Sources
 from harness.reporting.marks import best_marks
-from harness.reporting.paired import Difference, paired_difference
-from harness.reporting.sources import Sources
 
 MOST_NAMED = 5
 

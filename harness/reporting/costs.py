@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from harness.comparison import provenance
+from harness.comparison.rules import CardOf, no_card
+from harness.comparison.setups import Setup
+from harness.comparison.sources import Sources
+from harness.judging.definitions import Claim
+from harness.judging.judging import Reading, judge_claims
 from harness.records.cost import CostRecord, MethodCost, Ratio
-from harness.reporting import provenance
-from harness.reporting.claims.definitions import Claim
-from harness.reporting.claims.judging import Reading, judge_claims
 from harness.reporting.cost_numbers import cost_numbers
 from harness.reporting.page import Block, Page, Text, texts
-from harness.reporting.rules import CardOf, no_card
-from harness.reporting.setups import Setup
-from harness.reporting.sources import Sources
 
 PARTS = ("data", "forward", "backward", "optimiser", "untracked")
 MEMORY = ("weights", "gradients", "optimiser", "activations")

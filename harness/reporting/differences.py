@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
-from harness.reporting import provenance
-from harness.reporting import statistics as stats
+from harness import statistics as stats
+from harness.comparison import provenance
+from harness.comparison.columns import Column
+from harness.comparison.grid import Grid, first_metrics, one_each
+from harness.comparison.paired import Difference, ImagesOf, paired_difference
 from harness.reporting.across import across_blocks
-from harness.reporting.columns import Column
-from harness.reporting.grid import Grid
 from harness.reporting.headings import Heading
 from harness.reporting.page import Block, Text, texts
-from harness.reporting.paired import Difference, ImagesOf, paired_difference
 
 NOTES = (
     "Δ: mean difference in points, paired by seed, positive is better (n pairs). 95 % CI: over seeds and images (crossed),"
@@ -85,28 +85,6 @@ def difference_blocks(grid: Grid, against: Comparison, *, heading: Heading) -> l
         if one.place in chosen:
             by_row.setdefault(one.row, {})[one.place] = one.difference
     return [differences, *across_blocks(grid, base, chosen, by_row, heading=heading)]
-
-
-def first_metrics(grid: Grid) -> list[int]:
-    """The first column of every benchmark, split and manifest: one number each."""
-    first: dict[tuple[str, str, str], int] = {}
-    for place, column in enumerate(grid.columns):
-        first.setdefault((column.benchmark, column.split, column.manifest), place)
-    return list(first.values())
-
-
-def one_each(grid: Grid, places: list[int]) -> list[int]:
-    """One column a benchmark, so that none counts twice: all test images together, else what most rows have."""
-    best: dict[str, int] = {}
-    for place in places:
-        name = grid.columns[place].benchmark
-        best[name] = max(best.get(name, place), place, key=lambda one: _fitness(grid, one))
-    return list(best.values())
-
-
-def _fitness(grid: Grid, place: int) -> tuple[bool, int, int]:
-    complete = sum(grid.cells[index, place].complete for index in range(len(grid.rows)))
-    return (grid.columns[place].split in ("all", "test"), complete, -place)
 
 
 def _compare(grid: Grid, base: int, place: int, images_of: ImagesOf) -> list[Compared]:

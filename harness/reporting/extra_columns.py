@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from harness.comparison.grid import Grid, is_run
 from harness.records.schema import Record
-from harness.reporting.grid import Grid, is_run
 
 PARAMETERS, ENCODER, UPDATES, PEAK = "params (M)", "encoder (M)", "updates", "peak (GiB)"
 

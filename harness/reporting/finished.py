@@ -6,16 +6,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from harness.comparison.grid import placeholder
+from harness.comparison.rows import is_entry
+from harness.comparison.rules import CardOf, no_card
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.records.schema import Run
 from harness.records.store import RecordStore
-from harness.reporting.beside import published_cards
-from harness.reporting.grid import placeholder
+from harness.reporting.against_paper import published_cards
 from harness.reporting.page import SUFFIX, Format
 from harness.reporting.pages import pages, sources_below
-from harness.reporting.rows import is_entry
-from harness.reporting.rules import CardOf, no_card
 from harness.reporting.tables import render
 from harness.streams import say_skipped
 from harness.studies import Entry, Study, load_study
@@ -63,7 +63,7 @@ def finished_table(
         The table, and the page that holds it too; None where there is none yet.
 
     Args:
-        card_of: see `harness.reporting.rules`.
+        card_of: see `harness.comparison.rules`.
         width: of the terminal that ``text`` is for.
     """
     grid = load_study(study) if study else None

@@ -10,14 +10,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.comparison.names import PAPER_METRICS, USUAL_METRICS, benchmark_rank, benchmark_title, method_rank, metric
 from harness.errors import UsageError
 from harness.records.forgetting import ForgettingRecord
 from harness.records.schema import Record
 from harness.registry import method_config_class
 from harness.reporting.headings import weights
-from harness.reporting.names import PAPER_METRICS, USUAL_METRICS, benchmark_rank, benchmark_title, method_rank, metric
 from harness.reporting.page import Block, Page, Text, texts
-from harness.reporting.statistics import sd
+from harness.statistics import sd
 
 TITLE = "forgetting"
 NOTES = (

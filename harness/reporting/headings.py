@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.records.schema import Record
-from harness.reporting import names
-from harness.reporting.grid import Grid
-from harness.reporting.rules import (
+from harness.comparison import names
+from harness.comparison.grid import Grid
+from harness.comparison.rules import (
     HEADED,
     CardOf,
     differences,
@@ -17,6 +16,7 @@ from harness.reporting.rules import (
     overrides_in_words,
     shared,
 )
+from harness.records.schema import Record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.reporting import names
-from harness.reporting.grid import Grid
+from harness.comparison import names
+from harness.comparison.grid import Grid
+from harness.comparison.paired import ImagesOf, paired_difference
 from harness.reporting.page import Mark
-from harness.reporting.paired import ImagesOf, paired_difference
 
 
 def best_marks(grid: Grid, images_of: ImagesOf) -> dict[tuple[int, int], Mark]:

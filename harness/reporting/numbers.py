@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from statistics import median
 
-from harness.reporting import statistics as stats
-from harness.reporting.columns import Column
+from harness import statistics as stats
+from harness.comparison.columns import Column
+from harness.comparison.grid import Cell, Grid, is_run
 from harness.reporting.differences import Comparison
-from harness.reporting.grid import Cell, Grid, is_run
 from harness.reporting.headings import Heading
 
 COLUMNS = (

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from harness.reporting.names import BENCHMARK_GROUPS
+from harness.comparison.names import BENCHMARK_GROUPS
 
 if TYPE_CHECKING:
-    from harness.reporting.provenance import Folder
+    from harness.comparison.provenance import Folder
 
 Format = Literal["markdown", "latex", "csv", "text", "json"]
 Mark = Literal["", "best", "tied", "second"]

@@ -8,25 +8,25 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
+from harness.comparison import published, setups
+from harness.comparison.alpha import alpha_codes_below, ends_below
+from harness.comparison.evidence import evidence_below
+from harness.comparison.paired import ImagesOf, PerImage
+from harness.comparison.rules import CardOf, no_card
+from harness.comparison.sources import Sources
 from harness.errors import UsageError, did_you_mean
+from harness.judging import definitions as claims
 from harness.records.cost import CostStore
 from harness.records.forgetting import ForgettingStore
 from harness.records.images import image_groups, image_scores
 from harness.records.schema import Record, content_hash
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS, groups_by_rule
-from harness.reporting import published, setups
-from harness.reporting.alpha import alpha_codes_below, ends_below
-from harness.reporting.claims import definitions as claims
 from harness.reporting.costs import cost_page
-from harness.reporting.evidence import evidence_below
 from harness.reporting.forgetting import TITLE as FORGETTING
 from harness.reporting.forgetting import forgetting_page
 from harness.reporting.kept_texts import KeptTexts, kept_texts
 from harness.reporting.page import SUFFIX, Format, Page
-from harness.reporting.paired import ImagesOf, PerImage
-from harness.reporting.rules import CardOf, no_card
-from harness.reporting.sources import Sources
 from harness.reporting.tables import score_page
 from harness.reporting.writing import write
 from harness.studies import Study, load_study, study_names
@@ -114,7 +114,7 @@ def built_pages(
 
     Args:
         metrics: columns of these, on the page of ``study`` or on those of the protocols alone.
-        card_of: the harness's own cards, to say what was run with instead (`harness.reporting.rules`).
+        card_of: the harness's own cards, to say what was run with instead (`harness.comparison.rules`).
         anew: build every page, whatever was kept.
 
     Raises:

@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 
 from scipy import stats
 
+from harness.comparison import names
+from harness.comparison.grid import Grid, build, sheets
+from harness.comparison.paired import Difference, ImagesOf, paired_difference
+from harness.comparison.sources import Sources
+from harness.judging.definitions import Claim
+from harness.judging.judging import judge_claims
 from harness.records.schema import Record
-from harness.reporting import names
-from harness.reporting.claims.definitions import Claim
-from harness.reporting.claims.judging import judge_claims
-from harness.reporting.grid import Grid, build, sheets
 from harness.reporting.page import Block, Page, Text
-from harness.reporting.paired import Difference, ImagesOf, paired_difference
-from harness.reporting.sources import Sources
-from harness.reporting.statistics import t_interval
+from harness.statistics import t_interval
 from harness.studies import Readings, Study
 from harness.studies.design import Point, aliases, options_of
 

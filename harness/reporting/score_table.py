@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from harness.comparison import provenance
+from harness.comparison.alpha import MEANINGS as ALPHA_MEANINGS
+from harness.comparison.code_versions import CodeDifferences, code_differences
+from harness.comparison.columns import column_names, column_title
+from harness.comparison.grid import Cell, Grid, is_run
+from harness.comparison.sources import Sources
 from harness.records.schema import Record
 from harness.registry import never_reached
-from harness.reporting import provenance
-from harness.reporting.alpha import MEANINGS as ALPHA_MEANINGS
-from harness.reporting.code_versions import CodeDifferences, code_differences
-from harness.reporting.columns import column_names, column_title
 from harness.reporting.extra_columns import EXTRA_NOTES, extra_columns
-from harness.reporting.grid import Cell, Grid, is_run
 from harness.reporting.headings import Heading, lines_above
 from harness.reporting.marks import best_marks
 from harness.reporting.page import Behind, Block, Text
-from harness.reporting.sources import Sources
 
 CELLS = "Cells: mean over seeds in %, ± SD over seeds (ddof = 1), (n)."
 GAP = "No mean is taken over a gap: CODE (done/planned) says why a number is missing."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.comparison import names
 from harness.errors import UsageError
-from harness.reporting import names
 from harness.reporting.readings import Specification, choice
 from harness.studies import Readings
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from harness.comparison.grid import Grid, grids, placeholder
+from harness.comparison.sources import Sources
 from harness.records.schema import Record, Run
+from harness.reporting.against_paper import published_block, published_cards
 from harness.reporting.agreement import agreement_blocks
 from harness.reporting.answers import answers
-from harness.reporting.beside import published_block, published_cards
 from harness.reporting.differences import comparison, difference_blocks
-from harness.reporting.grid import Grid, grids, placeholder
 from harness.reporting.headings import Heading, headings
 from harness.reporting.numbers import numbers_of
 from harness.reporting.page import Block, Format, Page
 from harness.reporting.score_table import footnotes, score_blocks
-from harness.reporting.sources import Sources
 from harness.reporting.tuned import tuning_blocks
 from harness.reporting.writing import write
 from harness.studies import Study

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from harness.reporting import names, provenance
-from harness.reporting.grid import Grid
+from harness.comparison import names, provenance
+from harness.comparison.grid import Grid
 from harness.reporting.headings import Heading
 from harness.reporting.page import Block, Text, texts
 

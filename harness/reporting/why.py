@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from harness.comparison.provenance import Folder
 from harness.errors import UsageError, did_you_mean
 from harness.reporting.page import Block, Page, Text
-from harness.reporting.provenance import Folder
 
 
 def explain(page: Page, folder: Folder, *, row: str, column: str) -> str:

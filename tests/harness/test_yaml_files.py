@@ -11,8 +11,8 @@ import yaml
 
 from harness.dispatch.slurm.profile import load_profile
 from harness.errors import UsageError
+from harness.judging import definitions as claims
 from harness.protocols.load import load_protocol
-from harness.reporting.claims import definitions as claims
 from harness.studies import load_study
 from harness.yaml_files import read_yaml
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from harness.comparison.grid import sheets
 from harness.errors import UsageError
 from harness.experiment.experiment import run_experiment
 from harness.experiment.exporting import Export, export
@@ -24,7 +25,6 @@ from harness.records.checkpoints import FILE, noted
 from harness.records.merge import merge
 from harness.records.schema import Record
 from harness.records.store import RecordStore
-from harness.reporting.grid import sheets
 from harness.reporting.tables import of_runs
 from methods.parts.placement import MethodError
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from harness.comparison.setups import Setup
+from harness.judging.definitions import read
 from harness.records.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
-from harness.reporting.claims.definitions import read
 from harness.reporting.costs import cost_page
-from harness.reporting.setups import Setup
 from harness.reporting.writing import write
 from harness.tables import main
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from harness.claims import main
+from harness.comparison.evidence import cka_to_frozen, mean_change
+from harness.comparison.names import BENCHMARK_TITLES
 from harness.records.evidence import EvidenceRecord, EvidenceStore
 from harness.records.schema import Record
 from harness.records.store import RecordStore
-from harness.reporting.evidence import cka_to_frozen, mean_change
-from harness.reporting.names import BENCHMARK_TITLES
 
 ROOT = Path(__file__).parents[3]
 NUMBERS: dict[str, Callable[[EvidenceRecord, Record], str]] = {

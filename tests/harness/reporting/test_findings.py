@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.comparison.alpha import domains
+from harness.comparison.grid import build, sheets
+from harness.comparison.paired import paired_difference
 from harness.records.cost import CostStore
 from harness.records.schema import Record
 from harness.records.store import RecordStore
-from harness.reporting.alpha import domains
-from harness.reporting.grid import build, sheets
 from harness.reporting.pages import images_below
-from harness.reporting.paired import paired_difference
 from harness.studies import load_study
 from methods.parts.operations import OPERATIONS
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness.reporting.grid import build, sheets
-from harness.reporting.rows import is_entry
+from harness.comparison.grid import build, sheets
+from harness.comparison.rows import is_entry
 from tests.harness.reporting.sample import record
 
 CONVLORA = {"lr": None, "blocks": "all", "sites": "qkv", "rank": 3, "alpha": 32.0, "experts": 8, "balance": 0.01}

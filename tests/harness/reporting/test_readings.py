@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import harness.readings as verb
+from harness.comparison.grid import build, sheets
 from harness.errors import UsageError
+from harness.judging.definitions import FILE, read
 from harness.records.schema import Record
 from harness.records.store import RecordStore
-from harness.reporting.claims.definitions import FILE, read
-from harness.reporting.grid import build, sheets
 from harness.reporting.readings import choice, curve, lenth_margin, main_effects, reading_page, with_readings
 from harness.reporting.specification import draw
 from harness.reporting.writing import write

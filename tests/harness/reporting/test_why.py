@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.comparison.provenance import Folder
 from harness.protocols.load import card_rules
 from harness.records.merge import merge
 from harness.records.store import RecordStore
 from harness.reporting.pages import built_pages, sources_below
-from harness.reporting.provenance import Folder
 from harness.reporting.tables import score_page
 from harness.reporting.why import explain
 from harness.studies import load_study

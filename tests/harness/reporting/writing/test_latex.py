@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.comparison.names import METHOD_ORDER, PAPER_METRICS
+from harness.comparison.published import read
+from harness.comparison.setups import read_setups
 from harness.protocols.load import card_rules
-from harness.reporting.names import METHOD_ORDER, PAPER_METRICS
 from harness.reporting.page import Block, Page, Text
 from harness.reporting.pages import built_pages
-from harness.reporting.published import read
-from harness.reporting.setups import read_setups
 from harness.reporting.tables import score_page
 from harness.reporting.writing import latex, write
 from harness.studies import study_from_dict

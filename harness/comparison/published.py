@@ -1,0 +1,254 @@
+"""Published numbers: CSV files, one a paper, each cell with where it comes from and how sure that is.
+
+``results/paper/<paper>.csv``; columns `COLUMNS`. An unknown cell is a row without a value and with the mark ``?``: it
+says that the paper has the number and that nobody here has read it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from harness.comparison.names import BENCHMARK_TITLES, METHOD_ORDER, METRICS, PAPER_METRICS
+from harness.errors import UsageError, did_you_mean, os_reason
+from harness.files import write_atomically
+from harness.registry import method_config
+
+FOLDER = Path(__file__).parents[2] / "results" / "paper"
+
+MARKS = {
+    "P": "stated on a public page about the paper",
+    "C": "read in public code",
+    "R": "read in public code and run",
+    "D": "derived by arithmetic",
+    "S": "quoted by third parties that had the paper; a typo is possible",
+    "?": "not known",
+}
+SPREADS = ("", "se", "sd")
+PARAMETERS = "parameters_m"
+"""Trained parameters with the mask decoder, in millions; such a cell belongs to no benchmark."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One cell of a paper's table; scores in percent, as printed.
+
+    Args:
+        paper: file name without suffix.
+        table: number or name of the table.
+        method, benchmark, split, metric: canonical names; benchmark and split are empty for `PARAMETERS`.
+        options: what an ablation changes in the method's configuration: ``rank=6``, ``search_start_epoch=0;stagewise=true``.
+        value: as printed, so that its digits are kept; empty if unknown.
+        spread: the number after ±, empty where there is none.
+        spread_kind: ``se`` or ``sd``.
+        runs: how many runs the paper averaged.
+        source: where the number was read.
+        mark: see `MARKS`.
+    """
+
+    paper: str
+    table: str
+    method: str
+    benchmark: str
+    split: str
+    metric: str
+    options: str = ""
+    value: str = ""
+    spread: str = ""
+    spread_kind: str = ""
+    runs: str = ""
+    source: str = ""
+    mark: str = "?"
+
+    @property
+    def cell(self) -> tuple[str, ...]:
+        """What must be unique."""
+        return (self.paper, self.table, self.method, self.benchmark, self.split, self.metric, self.options)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """``options`` with the values' own types.
+
+        Raises:
+            UsageError: not ``NAME=VALUE;…``.
+        """
+        return parse_settings(self.options)
+
+    @property
+    def number(self) -> float | None:
+        return float(self.value) if self.value else None
+
+    @property
+    def text(self) -> str:
+        return f"{self.value} ± {self.spread} {self.spread_kind.upper()}" if self.spread else self.value
+
+    @property
+    def half_digit(self) -> float:
+        """Half a unit of the last printed digit."""
+        return 0.5 * 10.0 ** -len(self.value.partition(".")[2])
+
+
+def parse_settings(text: str) -> dict[str, Any]:
+    """Values as JSON has them where they are JSON (numbers, true, lists), text else."""
+    found: dict[str, Any] = {}
+    for item in filter(None, (part.strip() for part in text.split(";"))):
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not (name and equals and value):
+            raise UsageError(f"options {text!r}: {item!r} is not NAME=VALUE (several are joined by ;)")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+COLUMNS = tuple(f.name for f in fields(Published) if f.name != "paper")
+
+
+def read(folder: Path = FOLDER) -> list[Published]:
+    """Every cell of every paper, in the order of the files.
+
+    Raises:
+        UsageError: a file is not CSV with the columns of `COLUMNS`.
+    """
+    return [cell for path in sorted(folder.glob("*.csv")) for cell in read_file(path)]
+
+
+def read_file(path: Path) -> list[Published]:
+    """Raises as `read`."""
+    try:
+        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} is not readable CSV: {error}") from error
+    if not rows or tuple(rows[0]) != COLUMNS:
+        raise UsageError(f"{path}: the first line must be {','.join(COLUMNS)}")
+    cells = []
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(COLUMNS):
+            raise UsageError(f"{path}, line {number}: {len(row)} fields instead of {len(COLUMNS)}")
+        cells.append(Published(paper=path.stem, **dict(zip(COLUMNS, (item.strip() for item in row), strict=True))))
+    return cells
+
+
+def write_file(path: Path, cells: Iterable[Published]) -> None:
+    """Raises UsageError if the file cannot be written; the old one stays whole."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(cell, name) for name in COLUMNS] for cell in cells)
+    try:
+        write_atomically(path, out.getvalue())
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {os_reason(error)}") from error
+
+
+def add(folder: Path, cell: Published) -> str:
+    """Fill an empty cell of its paper's file, or append a new one; returns which it was.
+
+    Raises:
+        UsageError: the cell is wrong (see `problems`), or holds a number already.
+    """
+    wrong = problems([cell])
+    if wrong:
+        raise UsageError(wrong[0])
+    path = folder / f"{cell.paper}.csv"
+    cells = read_file(path) if path.is_file() else []
+    for index, known in enumerate(cells):
+        if known.cell != cell.cell:
+            continue
+        if known.value:
+            raise UsageError(
+                f"{path} has {known.value} ({known.source}) in this cell already; edit the file to replace it"
+            )
+        cells[index] = replace(cell)
+        write_file(path, cells)
+        return f"{path}: filled"
+    write_file(path, [*cells, cell])
+    return f"{path}: added"
+
+
+def problems(cells: Iterable[Published], *, methods: Iterable[str] = METHOD_ORDER) -> list[str]:
+    """One line for everything that is wrong: unknown names, impossible numbers, missing sources, two of one cell."""
+    found = []
+    seen: dict[tuple[str, ...], int] = {}
+    known_methods = tuple(methods)
+    for cell in cells:
+        where = f"{cell.paper}, table {cell.table}, {cell.method}, {cell.benchmark or '-'}, {cell.metric}"
+        found += [f"{where}: {text}" for text in _problems_of(cell, known_methods)]
+        seen[cell.cell] = seen.get(cell.cell, 0) + 1
+        if seen[cell.cell] == 2:
+            found.append(f"{where}: this cell is there twice")
+    return found
+
+
+def _problems_of(cell: Published, methods: tuple[str, ...]) -> list[str]:
+    found = []
+    if cell.method not in methods:
+        found.append(f"unknown method {cell.method!r}{did_you_mean(cell.method, methods)}")
+    if cell.metric == PARAMETERS:
+        if cell.benchmark or cell.split:
+            found.append("a parameter count belongs to no benchmark")
+    elif cell.benchmark not in BENCHMARK_TITLES:
+        found.append(f"unknown benchmark {cell.benchmark!r}{did_you_mean(cell.benchmark, BENCHMARK_TITLES)}")
+    elif cell.metric not in METRICS:
+        found.append(f"unknown metric {cell.metric!r}{did_you_mean(cell.metric, METRICS)}")
+    elif cell.metric not in PAPER_METRICS[cell.benchmark]:
+        reported = ", ".join(PAPER_METRICS[cell.benchmark])
+        found.append(f"papers report {cell.benchmark} by {reported}, not by {cell.metric}")
+    found += _problems_of_options(cell, methods) + _problems_of_numbers(cell)
+    if cell.mark not in MARKS:
+        found.append(f"unknown mark {cell.mark!r} (choose from {', '.join(MARKS)})")
+    elif bool(cell.value) == (cell.mark == "?"):
+        found.append("a number needs a mark other than ?" if cell.value else f"no number, but the mark {cell.mark}")
+    if cell.value and not cell.source:
+        found.append("a number needs a source (the page or table where it was read)")
+    return found
+
+
+def _problems_of_options(cell: Published, methods: tuple[str, ...]) -> list[str]:
+    if not cell.options or cell.method not in methods:
+        return []
+    try:
+        method_config(cell.method, cell.settings)
+    except ValueError as error:  # UsageError, or what the method itself refuses
+        return [str(error)]
+    return []
+
+
+def _problems_of_numbers(cell: Published) -> list[str]:
+    found = []
+    for name in ("value", "spread"):
+        text = getattr(cell, name)
+        if not text:
+            continue
+        try:
+            number = float(text)
+        except ValueError:
+            found.append(f"{name} {text!r} is not a number")
+            continue
+        highest = 1e5 if cell.metric == PARAMETERS else 100.0
+        if not 0 <= number <= highest:
+            found.append(f"{name} {text} is outside 0 to {highest:g}" + (" (percent)" if highest == 100 else ""))
+        elif name == "value" and cell.metric != PARAMETERS and 0 < number <= 1:
+            found.append(f"value {text}: scores are in percent here; {100 * number:g} is meant?")
+    if cell.spread_kind not in SPREADS or bool(cell.spread) != bool(cell.spread_kind):
+        found.append(
+            f"a spread needs its kind (se or sd), and a kind its spread: {cell.spread!r}, {cell.spread_kind!r}"
+        )
+    if cell.runs and not (cell.runs.isdigit() and int(cell.runs) > 0):
+        found.append(f"runs {cell.runs!r} is not a count")
+    return found
+
+
+def by_row(cells: Iterable[Published]) -> Mapping[tuple[str, str, str, str], list[Published]]:
+    """Known numbers by (method, benchmark, split, metric)."""
+    found: dict[tuple[str, str, str, str], list[Published]] = {}
+    for cell in cells:
+        if cell.value:
+            found.setdefault((cell.method, cell.benchmark, cell.split, cell.metric), []).append(cell)
+    return found

@@ -1,0 +1,131 @@
+"""How every figure looks: sizes of a paper's columns, one colour, marker and dash a method, and files with fixed bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.comparison.grid import Row
+from harness.registry import METHODS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Format = Literal["svg", "pdf", "png"]
+FORMATS: tuple[Format, ...] = ("svg", "pdf", "png")
+
+COLUMN, PAGE = 3.35, 6.9
+"""Inches: one column (85 mm) and the width of a page with two."""
+
+GREY = "#8a8a8a"
+PALETTE = (
+    *("#1b1b1b", "#7f7f7f", "#b07aa1", "#9c755f", "#edc948", "#59a14f", "#76b7b2"),
+    *("#4e79a7", "#8cb6d9", "#f28e2b", "#bc8f20", "#8c2d8f", "#d62728", "#0b6e4f"),
+    *("#e377c2", "#17becf", "#98bf3c", "#5b3a29", "#1a3a8f"),
+)
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "h", "*", "d", "8", "H", "1", "2", "3", "4")
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (2, 1)))
+
+SETTINGS: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
+    "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "legend.fontsize": 6.5,
+    "xtick.labelsize": 6.5, "ytick.labelsize": 6.5, "figure.titlesize": 8,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.2, "lines.markersize": 4,
+    "legend.frameon": False, "figure.dpi": 100, "savefig.dpi": 200, "figure.facecolor": "white",
+    "axes.grid": False, "grid.linewidth": 0.4, "grid.color": "#dddddd", "axes.axisbelow": True,
+    "pdf.fonttype": 42, "ps.fonttype": 42,  # TrueType inside, as journals ask
+    "svg.fonttype": "path", "svg.hashsalt": "sam-peft-harness",
+    "axes.unicode_minus": True, "text.parse_math": False,  # a label is text, whatever it holds
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What tells a row from the others, with colour and without."""
+
+    colour: str
+    marker: str
+    dash: Any
+    filled: bool
+
+    def line(self, **more: Any) -> dict[str, Any]:
+        """Arguments of `Axes.plot`."""
+        return {"color": self.colour, "linestyle": self.dash, **self.points(), **more}
+
+    def points(self, **more: Any) -> dict[str, Any]:
+        face = self.colour if self.filled else "white"
+        return {
+            "color": self.colour, "marker": self.marker, "markerfacecolor": face,
+            "markeredgecolor": self.colour, "markeredgewidth": 0.9, **more,
+        }  # fmt: skip
+
+
+def looks(rows: Sequence[Row]) -> dict[str, Look]:
+    """Label -> look. Colour and marker are the method's place in the registry, the same in every figure; further rows of
+    one method differ by dash and by an empty marker. Methods that this registry does not know come after it, by name."""
+    known = METHODS.names()
+    strangers = sorted({row.method for row in rows} - set(known))
+    found: dict[str, Look] = {}
+    seen: dict[str, int] = {}
+    for row in rows:
+        place = (known + strangers).index(row.method)
+        number = seen[row.method] = seen.get(row.method, -1) + 1
+        found[row.label] = Look(
+            colour=PALETTE[place % len(PALETTE)],
+            marker=MARKERS[place % len(MARKERS)],
+            dash=DASHES[number % len(DASHES)],
+            filled=number == 0,
+        )
+    return found
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """matplotlib's own defaults with `SETTINGS`, whatever a user's matplotlibrc says."""
+    import matplotlib
+
+    defaults: Any = matplotlib.rcParamsDefault
+    settings: Any = {**defaults, "backend": matplotlib.rcParams["backend"], **SETTINGS}
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure in inches that arranges itself; it is known to no window system."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def panels(count: int, *, columns: int, width: float, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """``count`` axes in rows of at most ``columns``; ``height`` is that of a row."""
+    columns = min(columns, count)
+    lines = -(-count // columns)
+    figure = new_figure(width, height * lines)
+    axes = figure.subplots(lines, columns, squeeze=False, **shared)
+    flat = list(axes.flat)
+    for empty in flat[count:]:
+        empty.remove()
+    if lines > 1 and shared.get("sharex"):
+        for place in range(count - columns, count):  # the last of each column says what the axis is
+            flat[place].tick_params(labelbottom=True)
+    return figure, flat[:count]
+
+
+def encoded(figure: Figure, style: Format, *, title: str, caption: str) -> bytes:
+    """The file's bytes; equal figures give equal bytes, and no date or name of a machine is in them."""
+    metadata: Mapping[Format, dict[str, Any]] = {
+        "svg": {"Date": None, "Title": title, "Description": caption},
+        "pdf": {"CreationDate": None, "ModDate": None, "Title": title, "Subject": caption},
+        "png": {"Title": title, "Description": caption},
+    }
+    out = io.BytesIO()
+    with styled():
+        figure.savefig(out, format=style, metadata=metadata[style])
+    data = out.getvalue()
+    return b"\n".join(line.rstrip() for line in data.split(b"\n")) if style == "svg" else data

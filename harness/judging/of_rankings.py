@@ -1,0 +1,52 @@
+"""Claims on rankings: whether the rows of a study rank alike under every two of its models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness.comparison.grid import grids
+from harness.comparison.rankings import Pair, chance_in_words, pairs
+from harness.comparison.sources import Sources
+from harness.judging.definitions import Claim
+from harness.judging.reading import Reading, without_data
+from harness.judging.verdicts import judge
+from harness.records.schema import Record
+from harness.statistics import ALPHA
+from harness.studies import load_study
+
+
+def rank_readings(claim: Claim, records: Sequence[Record], sources: Sources, *, protocol: str) -> list[Reading]:
+    """One for every two models of each of the claim's studies under ``protocol``.
+
+    No set-up is asked for: the sentence speaks of models that the paper did not try.
+    """
+    readings = []
+    for name in claim.studies:
+        study = load_study(name)
+        if study.protocol != protocol:
+            continue
+        found = pairs(grids(records, study=study), images_of=sources.images_of)
+        readings += [_reading(claim, one, where=f"{protocol} · study {name}") for one in found]
+        if not found:
+            readings.append(without_data(f"rankings of {name}", "no two models with two rows in common"))
+    return readings
+
+
+def _reading(claim: Claim, pair: Pair, *, where: str) -> Reading:
+    """Judged by its interval, and not reproduced by methods so few that chance agrees as well too often."""
+    agreement = pair.agreement
+    verdict = judge(agreement.interval, low=claim.low, high=claim.high)
+    settle = ""
+    if verdict == "reproduced" and agreement.p > ALPHA:
+        verdict = "inconclusive"
+    if verdict == "inconclusive":
+        settle = f"{agreement.methods} rows agree so well by chance in {chance_in_words(agreement)}"
+        settle += "; at least 4 rows are needed" if agreement.least_p > ALPHA else ""
+    what = (
+        f"{pair.models[0]} – {pair.models[1]}, mean τ over {len(pair.columns)} benchmarks of {agreement.methods} rows"
+    )
+    interval = None if agreement.interval is None else replace(agreement.interval, n=pair.seeds)
+    return Reading(
+        what=what, where=where, estimate=agreement.mean, interval=interval, n=pair.seeds, verdict=verdict, settle=settle
+    )

@@ -1,0 +1,125 @@
+"""Claims on scores: differences of two methods by benchmark, and their mean over the benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness import statistics as stats
+from harness.comparison import names
+from harness.comparison.columns import Column
+from harness.comparison.grid import Cell, Sheet, cell_of
+from harness.comparison.paired import Difference, paired_difference
+from harness.comparison.rows import is_entry
+from harness.comparison.setups import departures
+from harness.comparison.sources import Sources
+from harness.judging.definitions import Claim, Subject
+from harness.judging.reading import Reading, without_data
+from harness.judging.verdicts import judge, seeds_in_words, seeds_to_settle
+from harness.records.schema import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A difference with how its runs depart from the published set-up."""
+
+    difference: Difference
+    differs: tuple[str, ...]
+
+
+def score_readings(
+    claim: Claim, found: Mapping[Sheet, Sequence[Record]], sources: Sources
+) -> tuple[list[Reading], list[Reading]]:
+    """(by benchmark, means over the benchmarks), each once for every denominator and sheet of records."""
+    readings, averages = [], []
+    by_mean: dict[tuple[str, Sheet], dict[str, _Found]] = {}
+    for benchmark in claim.benchmarks:
+        for other in claim.denominator:
+            what = f"{names.benchmark_title(benchmark)}, {claim.numerator.text} − {other.text}"
+            here = []
+            for sheet, members in found.items():
+                differences = _differences(claim, other, benchmark, members, sources)
+                for manifest in sorted(differences):
+                    where = _where(sheet) + (f" · split {manifest[:6]}" if len(differences) > 1 else "")
+                    one = differences[manifest]
+                    here.append(_reading(claim, what, where, one.difference.estimate, one.differs))
+                if differences:  # one split a benchmark enters the mean: that of most seeds
+                    best = max(differences.values(), key=lambda one: one.difference.estimate.n)
+                    by_mean.setdefault((other.text, sheet), {})[benchmark] = best
+            readings += here or [without_data(what, "no run")]
+    for (text, sheet), each in by_mean.items():
+        if len(each) < 2:
+            continue
+        what = f"mean over {len(each)} of {len(claim.benchmarks)} benchmarks, {claim.numerator.text} − {text}"
+        differs = tuple(dict.fromkeys(word for one in each.values() for word in one.differs))
+        if len(each) < len(claim.benchmarks):
+            differs = (*differs, "not all benchmarks")
+        mean = stats.average_of([one.difference.estimate for one in each.values()])
+        averages.append(_reading(claim, what, _where(sheet), mean, differs))
+    return readings, averages
+
+
+def _where(sheet: Sheet) -> str:
+    protocol, digest, backbone, _ = sheet
+    return f"{protocol} {digest} · {backbone}"
+
+
+def _differences(
+    claim: Claim, other: Subject, benchmark: str, records: Sequence[Record], sources: Sources
+) -> dict[str, _Found]:
+    """Split manifest -> difference, for the manifests on which both have a seed."""
+    mine = [record for record in records if record.run.benchmark == benchmark]
+    split = "all" if any("all" in scored for record in mine for scored in record.scores.values()) else "test"
+    metric = claim.metric or names.PAPER_METRICS[benchmark][0]
+    found: dict[str, _Found] = {}
+    for manifest in {record.run.manifest for record in mine}:
+        column = Column(benchmark=benchmark, split=split, metric=metric, manifest=manifest)
+        for tuned in (True, False):  # tuned with tuned where both were, else untuned with untuned
+            members = [record for record in mine if bool(record.run.tuning) == tuned]
+            cells = [_cell(subject, column, members) for subject in (claim.numerator, other)]
+            difference = paired_difference(
+                cells[0],
+                cells[1],
+                column,
+                scored=(claim.numerator.score, other.score),
+                images_of=sources.images_of,
+            )
+            if difference is not None:
+                behind = [record for cell in cells for record in cell.records]
+                found[manifest] = _Found(difference=difference, differs=_departures(claim, behind, sources))
+                break
+    return found
+
+
+def _departures(claim: Claim, behind: Sequence[Record], sources: Sources) -> tuple[str, ...]:
+    if sources.setups is None:
+        return ()
+    setup = sources.setups.get(claim.paper)
+    if setup is None:
+        return (f"what {claim.paper} used is not known here",)
+    return tuple(dict.fromkeys(word for record in behind for word in departures(record, setup, sources.card_of)))
+
+
+def _cell(subject: Subject, column: Column, members: Sequence[Record]) -> Cell:
+    fitting = [
+        record
+        for record in members
+        if record.run.method == subject.method
+        and record.run.manifest == column.manifest
+        and is_entry(record, subject.options)
+    ]
+    return cell_of(column, subject.score, fitting, sorted({record.run.seed for record in fitting}))
+
+
+def _reading(claim: Claim, what: str, where: str, estimate: stats.Estimate, differs: tuple[str, ...]) -> Reading:
+    interval = estimate.interval()
+    verdict = "not judged" if differs else judge(interval, low=claim.low, high=claim.high)
+    settle = ""
+    if verdict == "inconclusive":
+        settle = "at least 2 seeds are needed"
+        if interval is not None:
+            settle = seeds_in_words(seeds_to_settle(estimate, low=claim.low, high=claim.high))
+    return Reading(
+        what=what, where=where, estimate=estimate.mean, interval=interval, n=estimate.n, verdict=verdict,
+        settle=settle, differs=differs,
+    )  # fmt: skip

@@ -1,0 +1,50 @@
+"""One way to read a claim, judged on one set of runs or one session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.comparison.setups import shortly
+from harness.judging.definitions import Claim
+from harness.judging.verdicts import Verdict, judge
+from harness.statistics import Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One way to read a claim, judged.
+
+    Args:
+        what: benchmark, cost and denominator of this reading.
+        where: protocol, backbone and hash, or the device of a cost session.
+        estimate: in the claim's unit, None without data.
+        interval: None where n is too small.
+        n: seeds or rounds.
+        verdict: of this reading alone.
+        settle: what an inconclusive one needs, in words; empty where that cannot be told.
+        differs: how it was measured otherwise than what the claim speaks of; it is then not judged.
+    """
+
+    what: str
+    where: str
+    estimate: float | None
+    interval: Interval | None
+    n: int
+    verdict: Verdict
+    settle: str = ""
+    differs: tuple[str, ...] = ()
+
+    @property
+    def verdict_in_words(self) -> str:
+        return f"{self.verdict}: {shortly(self.differs)}" if self.differs else self.verdict
+
+
+def without_data(what: str, where: str) -> Reading:
+    return Reading(what=what, where=where, estimate=None, interval=None, n=0, verdict="inconclusive")
+
+
+def exact(claim: Claim, what: str, where: str, value: float) -> Reading:
+    """A count has no spread."""
+    interval = Interval(estimate=value, low=value, high=value, n=1)
+    verdict = judge(interval, low=claim.low, high=claim.high)
+    return Reading(what=what, where=where, estimate=value, interval=interval, n=1, verdict=verdict)

@@ -1,0 +1,61 @@
+"""Statistics of comparisons: small n, paired by seed and image, every random draw from a seeded generator."""
+
+from harness.statistics.agreement import MOST_ORDERS, Agreement, ModelScores, agreement
+from harness.statistics.intervals import (
+    Estimate,
+    Interval,
+    Part,
+    Scores,
+    average_of,
+    crossed,
+    differ,
+    iqm,
+    of_seeds,
+    paired,
+    sd,
+    seeds_for_power,
+    t_interval,
+    t_quantile,
+)
+from harness.statistics.permutation import ALPHA, Test, holm, sign_flip
+from harness.statistics.ranks import (
+    average_ranks,
+    friedman,
+    nemenyi,
+    nemenyi_critical_difference,
+    probability_of_improvement,
+    rank_stability,
+    stratified_interval,
+)
+
+__all__ = [
+    "ALPHA",
+    "MOST_ORDERS",
+    "Agreement",
+    "Estimate",
+    "Interval",
+    "ModelScores",
+    "Part",
+    "Scores",
+    "Test",
+    "agreement",
+    "average_of",
+    "average_ranks",
+    "crossed",
+    "differ",
+    "friedman",
+    "holm",
+    "iqm",
+    "nemenyi",
+    "nemenyi_critical_difference",
+    "of_seeds",
+    "paired",
+    "probability_of_improvement",
+    "rank_stability",
+    "sd",
+    "seeds_for_power",
+    "sign_flip",
+    "stratified_interval",
+    "t_interval",
+    "t_quantile",
+]

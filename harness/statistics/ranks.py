@@ -1,0 +1,161 @@
+"""Methods ranked over benchmarks: Friedman and Nemenyi (Demsar 2006), probability of improvement (Agarwal et al. 2021)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from harness.statistics.intervals import Interval
+from harness.statistics.permutation import ALPHA, Test
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def average_ranks(scores: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Mean rank of each method over blocks, 1 is best (highest score), ties share the mean of their ranks.
+
+    Args:
+        scores: one row a benchmark, one column a method, higher is better.
+    """
+    import numpy as np
+    from scipy import stats
+
+    return np.asarray(stats.rankdata(-np.asarray(scores, dtype=float), axis=1).mean(axis=0))
+
+
+def friedman(scores: Sequence[Sequence[float]], *, alpha: float = ALPHA) -> Test:
+    """Whether methods rank differently over benchmarks (χ² approximation, corrected for ties).
+
+    Args:
+        scores: one row a benchmark, one column a method (at least three), higher is better.
+    """
+    import numpy as np
+    from scipy import stats
+
+    table = np.asarray(scores, dtype=float)
+    blocks, methods = table.shape
+    smallest = float(stats.chi2.sf(blocks * (methods - 1), methods - 1))  # of complete agreement
+    if methods < 3:
+        raise ValueError("Friedman's test compares at least three methods; use sign_flip for two")
+    if smallest > alpha:
+        return Test(p=None, statistic=math.nan, n=blocks, smallest=smallest)
+    if (table == table[:, :1]).all():
+        return Test(p=1.0, statistic=0.0, n=blocks, smallest=smallest)
+    statistic, p = stats.friedmanchisquare(*table.T)
+    return Test(p=float(p), statistic=float(statistic), n=blocks, smallest=smallest)
+
+
+def nemenyi(scores: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """p of every pair of methods after Friedman's test (studentized range, infinite degrees of freedom), (k, k)."""
+    import numpy as np
+    from scipy import stats
+
+    ranks = average_ranks(scores)
+    blocks, methods = np.asarray(scores).shape
+    gaps = np.abs(ranks[:, None] - ranks[None, :]) / math.sqrt(methods * (methods + 1) / (6 * blocks))
+    p = stats.studentized_range.sf(gaps * math.sqrt(2), methods, np.inf)
+    np.fill_diagonal(p, 1.0)
+    return np.asarray(p)
+
+
+def nemenyi_critical_difference(*, methods: int, blocks: int, alpha: float = ALPHA) -> float:
+    """Average ranks further apart than this differ."""
+    return _nemenyi_quantile(methods, alpha) * math.sqrt(methods * (methods + 1) / (6 * blocks))
+
+
+@lru_cache(maxsize=256)
+def _nemenyi_quantile(methods: int, alpha: float) -> float:
+    from scipy import stats
+
+    return float(stats.studentized_range.ppf(1 - alpha, methods, math.inf)) / math.sqrt(2)
+
+
+def probability_of_improvement(
+    first: Sequence[Sequence[float]],
+    second: Sequence[Sequence[float]],
+    *,
+    seed: int = 0,
+    resamples: int = 2_000,
+    confidence: float = 0.95,
+) -> Interval:
+    """P(a run of ``first`` beats a run of ``second``), ties half, averaged over benchmarks; runs resampled within each.
+
+    Args:
+        first, second: one sequence of scores (one a seed, higher is better) a benchmark.
+    """
+    import numpy as np
+
+    def probability(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        left, right = a[..., :, None], b[..., None, :]
+        return np.asarray(((left > right) + 0.5 * (left == right)).mean(axis=(-2, -1)))
+
+    pairs = [(np.asarray(a, dtype=float), np.asarray(b, dtype=float)) for a, b in zip(first, second, strict=True)]
+    generator = np.random.default_rng(seed)
+    drawn = np.mean(
+        [probability(_redrawn(a, resamples, generator), _redrawn(b, resamples, generator)) for a, b in pairs], axis=0
+    )
+    low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    estimate = float(np.mean([probability(a, b) for a, b in pairs]))
+    return Interval(estimate=estimate, low=float(low), high=float(high), n=min(len(a) for a, _ in pairs))
+
+
+def _redrawn(runs: NDArray[np.float64], resamples: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """(resamples, runs), each row drawn with replacement."""
+    return runs[generator.integers(len(runs), size=(resamples, len(runs)))]
+
+
+def rank_stability(
+    scores: Mapping[str, Sequence[Sequence[float]]], *, seed: int = 0, resamples: int = 2_000
+) -> dict[str, dict[int, float]]:
+    """How often each method has each place (1 is best) by its mean rank when the seeds are drawn again.
+
+    Args:
+        scores: method -> one sequence of scores (one a seed, higher is better) a benchmark.
+
+    Methods that tie share the better place.
+    """
+    import numpy as np
+    from scipy import stats
+
+    names = sorted(scores)
+    generator = np.random.default_rng(seed)
+    means = [
+        [_redrawn(np.asarray(runs, dtype=float), resamples, generator).mean(axis=1) for runs in scores[name]]
+        for name in names
+    ]
+    table = np.array(means).transpose(2, 0, 1)  # resamples, methods, benchmarks
+    order = stats.rankdata(stats.rankdata(-table, axis=1).mean(axis=2), axis=1, method="min").astype(int)
+    found = {}
+    for index, name in enumerate(names):
+        places, counts = np.unique(order[:, index], return_counts=True)
+        found[name] = {int(place): float(count) / resamples for place, count in zip(places, counts, strict=True)}
+    return found
+
+
+def stratified_interval(
+    runs: Sequence[Sequence[float]],
+    statistic: Callable[[Sequence[float]], float],
+    *,
+    seed: int = 0,
+    resamples: int = 1_000,
+    confidence: float = 0.95,
+) -> Interval:
+    """``statistic`` of all runs together, with the middle of its resamples: seeds are drawn again within each benchmark.
+
+    As rliable does (Agarwal et al. 2021): too narrow for a confidence interval where seeds are few.
+
+    Args:
+        runs: one sequence of scores (one a seed, higher is better) a benchmark.
+    """
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    drawn = np.concatenate([_redrawn(np.asarray(one, dtype=float), resamples, generator) for one in runs], axis=1)
+    values = [statistic(list(row)) for row in drawn]
+    low, high = np.quantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    estimate = statistic([value for one in runs for value in one])
+    return Interval(estimate=estimate, low=float(low), high=float(high), n=min(len(one) for one in runs))

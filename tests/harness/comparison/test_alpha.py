@@ -1,0 +1,110 @@
+"""The detector of an α that says nothing, and the test of whether benchmarks choose different mixtures."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.comparison.alpha import alpha_code, alpha_codes_below, distance, domains, entropy
+from harness.records.store import RecordStore
+from harness.reporting.pages import pages
+from tests.harness.reporting.sample import record
+
+UNIFORM = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.26, 0.24, 0.25, 0.25]}
+CHOSEN = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.4, 0.2, 0.2, 0.2]}
+
+
+def test_alpha_that_could_not_move_is_told_from_one_that_did_not():
+    free, capped = {"alpha_updates": 400.0, "share_cap": 0.9}, {"alpha_updates": 4.0, "share_cap": 0.26}
+    assert alpha_code(record(budget=free), UNIFORM) == "ALPHA_UNIFORM"
+    assert alpha_code(record(budget=capped), UNIFORM) == "ALPHA_STUCK"
+    assert alpha_code(record(budget={"alpha_updates": 0.0}), UNIFORM) == "ALPHA_STUCK"
+
+
+def test_one_site_that_chose_is_enough_and_without_alpha_there_is_no_code():
+    assert alpha_code(record(budget={"share_cap": 0.9}), CHOSEN) == ""
+    assert alpha_code(record(), {}) == ""
+    assert alpha_code(record(), {"blocks.0.qkv": [1.0]}) == ""
+
+
+def test_codes_are_read_from_beside_the_records(tmp_path: Path):
+    store = RecordStore(tmp_path)
+    flat = record(method="naslora", architecture=[UNIFORM], seed=1)
+    moved = record(method="naslora", architecture=[UNIFORM, CHOSEN], seed=2)
+    for one in (flat, moved):
+        store.write(one)
+    code = alpha_codes_below(tmp_path)
+    summaries = {one.run.seed: one for one in store.summaries()[0]}
+    assert (code(summaries[1]), code(summaries[2])) == ("ALPHA_UNIFORM", "")
+    assert code(record()) == ""
+
+
+def test_entropy_and_distance_in_closed_form():
+    assert entropy({"a": [0.25] * 4}) == pytest.approx(1.0)
+    assert entropy({"a": [1.0, 0, 0, 0]}) == 0.0
+    assert entropy({"a": [0.5, 0.5, 0, 0]}) == pytest.approx(math.log(2) / math.log(4))
+    assert distance({"a": [1.0, 0.0]}, {"a": [0.0, 1.0]}) == 1.0
+    with pytest.raises(ValueError, match="sites"):
+        distance({"a": [1.0]}, {"b": [1.0]})
+
+
+def _ends(
+    gap: float, *, benchmarks: int, seeds: int, noise: float = 0.01
+) -> dict[str, dict[int, dict[str, list[float]]]]:
+    generator = np.random.default_rng(3)
+    found: dict[str, dict[int, dict[str, list[float]]]] = {}
+    for place in range(benchmarks):
+        for seed in range(seeds):
+            weights = np.ones(4) + noise * generator.standard_normal(4)
+            weights[place % 4] += gap
+            found.setdefault(f"b{place}", {})[seed] = {"a": list(weights / weights.sum())}
+    return found
+
+
+def test_domains_that_differ_are_told_from_seeds_that_differ():
+    apart = domains(_ends(1.0, benchmarks=3, seeds=3))
+    assert apart is not None
+    assert apart.between > 10 * apart.within
+    assert apart.test.p == pytest.approx(1 / 36)  # of 6 orders in each of the two other seeds only the true one
+    alike = domains(_ends(0.0, benchmarks=3, seeds=3))
+    assert alike is not None
+    assert alike.test.p is not None
+    assert alike.test.p > 0.05
+    assert "not shown" in alike.verdict
+
+
+def test_too_few_seeds_give_no_p_value():
+    few = domains(_ends(1.0, benchmarks=2, seeds=3))
+    assert few is not None
+    assert few.test.p is None
+    assert few.verdict.startswith("inconclusive")
+    assert domains(_ends(1.0, benchmarks=2, seeds=1)) is None
+    assert domains(_ends(1.0, benchmarks=1, seeds=5)) is None
+
+
+def test_many_benchmarks_are_drawn_and_null_p_values_are_even():
+    many = domains(_ends(1.0, benchmarks=9, seeds=3))
+    assert many is not None
+    assert many.test.p is not None
+    values = []
+    for seed in range(30):
+        generator = np.random.default_rng(seed)
+        ends = {f"b{b}": {s: {"a": list(generator.dirichlet([50] * 4))} for s in range(3)} for b in range(3)}
+        found = domains(ends)
+        assert found is not None
+        assert found.test.p is not None
+        values.append(found.test.p)
+    assert 0.3 < np.mean(values) < 0.72
+    assert np.mean(np.array(values) <= 0.1) < 0.25
+
+
+def test_tables_flag_a_row_whose_alpha_says_nothing(tmp_path: Path):
+    store = RecordStore(tmp_path)
+    store.write(record(method="naslora", variant="naslora", architecture=[UNIFORM], budget={"share_cap": 0.9}))
+    store.write(record(method="naslora", variant="free", config={"rank": 4}, architecture=[CHOSEN]))
+    store.write(record())
+    (page,) = pages(tmp_path).content.values()
+    (flagged,) = [line for line in page.splitlines() if line.startswith("| ") and "ALPHA_UNIFORM" in line]
+    assert flagged.startswith("| naslora")
+    assert "ALPHA_UNIFORM: α stayed uniform" in page

@@ -1,0 +1,134 @@
+"""Rankings under several models: what is compared, what the page says, how the claim is judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.errors import UsageError
+from harness.judging import judging, of_rankings
+from harness.judging.definitions import read
+from harness.judging.judging import describe, judge_claims
+from harness.reporting.tables import render
+from harness.studies import study_from_dict
+from tests.harness.reporting.sample import CARD, record, sources
+
+METHODS = ("decoder", "lora", "bitfit", "ssf")
+HASHES = {"sam": "aaaa0000aaaa0000", "linear": "bbbb0000bbbb0000", "mask-transformer": "cccc0000cccc0000"}
+
+
+def runs(
+    decoder: str, values: dict[str, float], *, benchmarks: tuple[str, ...] = ("kvasir", "leaf"), **rules: Any
+) -> list[Any]:
+    """Three seeds a method and benchmark; ``values`` are their middle scores."""
+    found = []
+    for benchmark in benchmarks:
+        metric = {"kvasir": "s_measure", "leaf": "iou"}[benchmark]
+        for method, value in values.items():
+            found += [
+                record(
+                    value + 0.001 * seed, method=method, benchmark=benchmark, metric=metric, seed=seed,
+                    protocol_hash=HASHES[decoder], rules={**CARD, "decoder": decoder, **rules},
+                )
+                for seed in range(3)
+            ]  # fmt: skip
+    return found
+
+
+def study(**changes: Any) -> Any:
+    content = {
+        "title": "Models", "protocol": "demo", "decoders": list(HASHES), "benchmarks": ["kvasir", "leaf"],
+        "entries": list(METHODS), **changes,
+    }  # fmt: skip
+    return study_from_dict(content, name="models")
+
+
+UP = dict(zip(METHODS, (0.5, 0.6, 0.7, 0.8), strict=True))
+DOWN = dict(zip(METHODS, (0.8, 0.7, 0.6, 0.5), strict=True))
+
+
+def agreement_rows(page: str) -> dict[str, list[str]]:
+    _, _, text = page.partition("do the methods rank alike?")
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_the_page_gives_tau_by_benchmark_its_mean_its_interval_and_chance() -> None:
+    records = runs("sam", UP) + runs("linear", UP) + runs("mask-transformer", DOWN)
+    found = agreement_rows(render(records, study=study(), sources=sources()))
+    assert found["models"][:3] == ["τ Kvasir-SEG Sα", "τ Leaf IoU", "mean τ"]
+    assert found["sam – linear"] == ["+1.00", "+1.00", "+1.00", "[+1.00, +1.00]", "1 of 24 orders"]
+    assert found["sam – mask-transformer"] == ["-1.00", "-1.00", "-1.00", "[-1.00, -1.00]", "24 of 24 orders"]
+    assert found["linear – mask-transformer"][2] == "-1.00"
+
+
+def test_models_that_were_trained_otherwise_too_are_not_compared() -> None:
+    records = runs("sam", UP) + runs("linear", UP, epochs=9)
+    assert "rank alike" not in render(records, study=study(), sources=sources())
+
+
+def test_rows_that_are_not_complete_under_both_are_left_out() -> None:
+    records = runs("sam", UP) + [one for one in runs("linear", UP) if (one.run.method, one.run.seed) != ("ssf", 2)]
+    page = render(records, study=study(), sources=sources())
+    assert agreement_rows(page)["sam – linear"][-1] == "1 of 6 orders"
+    assert "the same 3 rows (decoder, lora, bitfit)" in page
+
+
+def test_a_study_without_decoders_shows_sams_tables_alone() -> None:
+    records = runs("sam", UP) + runs("linear", UP)
+    page = render(records, study=study(decoders=[]), sources=sources())
+    assert "linear" not in page
+    assert "linear" in render(records, study=study(decoders=["linear"]), sources=sources())
+
+
+def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, records: list[Any]) -> Any:
+    monkeypatch.setattr(of_rankings, "load_study", lambda name: study())
+    content = {
+        "name": "alike", "text": "t", "source": "ours", "mark": "?", "quantity": "rank agreement", "studies": ["cross-model"],
+        "unit": "tau", "expected": {"greater": 0},
+    }  # fmt: skip
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump([content]))
+    return judge_claims(read(path), records, [], protocol="demo", sources=sources())[0]
+
+
+def test_the_claim_is_judged_by_every_pair_of_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    alike = judged(monkeypatch, tmp_path, runs("sam", UP) + runs("linear", UP))
+    assert alike.verdict == "reproduced"
+    text = describe([alike])
+    assert "sam – linear, mean τ over 2 benchmarks of 4 rows: +1.00 [+1.00, +1.00] tau, n = 3: reproduced" in text
+    reverse = judged(monkeypatch, tmp_path, runs("sam", UP) + runs("linear", UP) + runs("mask-transformer", DOWN))
+    assert [one.verdict for one in reverse.readings] == ["reproduced", "not reproduced", "not reproduced"]
+    assert reverse.verdict == "not reproduced"
+
+
+def test_three_rows_cannot_show_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    three = {name: UP[name] for name in METHODS[:3]}
+    found = judged(monkeypatch, tmp_path, runs("sam", three) + runs("linear", three))
+    assert found.verdict == "inconclusive"
+    assert found.readings[0].settle == "3 rows agree so well by chance in 1 of 6 orders; at least 4 rows are needed"
+
+
+def test_without_runs_it_is_inconclusive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = judged(monkeypatch, tmp_path, runs("sam", UP))
+    assert found.verdict == "inconclusive"
+    assert "no two models with two rows in common" in describe([found])
+
+
+def test_a_claim_on_rankings_names_real_studies(tmp_path: Path) -> None:
+    claims = {one.name: one for one in read()}
+    assert claims["architecture-independence"].studies == ("cross-model", "small-cross-model")
+    content = {
+        "name": "x", "text": "t", "source": "s", "mark": "?", "quantity": "rank agreement", "unit": "tau",
+        "expected": {"greater": 0},
+    }  # fmt: skip
+    path = tmp_path / "claims.yaml"
+    for studies, said in (([], "needs 'studies'"), (["cros-model"], "unknown study")):
+        path.write_text(yaml.safe_dump([{**content, "studies": studies}]))
+        with pytest.raises(UsageError, match=said):
+            read(path)
+    assert judging.judge_claims([], [], [], protocol="demo") == []

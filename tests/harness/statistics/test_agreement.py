@@ -1,0 +1,101 @@
+"""Agreement of rankings against scipy's Kendall's τ and against counting by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from harness.statistics import ModelScores, agreement
+from harness.statistics.agreement import _tau
+
+
+def scores(
+    first: list[float], second: list[float], *, seeds: int = 3, images: int = 20, noise: float = 0.0
+) -> ModelScores:
+    generator = np.random.default_rng(1)
+    sides = [
+        np.array(side)[:, None, None] + noise * generator.normal(size=(len(side), seeds, images))
+        for side in (first, second)
+    ]
+    return ModelScores(first=sides[0], second=sides[1], clusters=np.arange(images))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_tau_is_scipys(ties: bool) -> None:
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(size=(2, 50, 6))
+    if ties:
+        a, b = a.round(), b.round()
+    expected = [kendalltau(x, y).statistic for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(_tau(a, b), expected, atol=1e-12)
+
+
+def test_all_ties_agree_with_nothing() -> None:
+    assert _tau(np.ones((1, 4)), np.arange(4.0)[None]) == [0.0]
+
+
+def test_the_same_order_everywhere_is_one_and_chance_is_one_order_of_all() -> None:
+    found = agreement([scores([1, 2, 3], [10, 20, 30]), scores([5, 6, 7], [0, 1, 2])])
+    assert found.by_benchmark == (1.0, 1.0)
+    assert found.interval is not None
+    assert (found.interval.low, found.interval.high) == (1.0, 1.0)
+    assert found.p == pytest.approx(1 / 6) == found.least_p
+
+
+def test_the_share_of_orders_is_that_of_all_permutations_over_all_benchmarks() -> None:
+    first = ([1, 2, 3, 4], [2, 1, 3, 4])
+    second = ([4, 1, 2, 3], [1, 2, 4, 3])
+    found = agreement([scores(a, b) for a, b in zip(first, second, strict=True)])
+
+    def mean(order: tuple[int, ...]) -> float:
+        return float(
+            np.mean([kendalltau(a, np.array(b)[list(order)]).statistic for a, b in zip(first, second, strict=True)])
+        )
+
+    seen = mean((0, 1, 2, 3))
+    every = [mean(order) for order in itertools.permutations(range(4))]
+    assert found.mean == pytest.approx(seen)
+    assert found.p == pytest.approx(sum(one >= seen - 1e-9 for one in every) / 24)
+
+
+def test_noise_widens_the_interval_and_a_single_seed_has_none() -> None:
+    still = agreement([scores([1, 1.1, 1.2], [1, 1.1, 1.2], noise=0.001)]).interval
+    noisy = agreement([scores([1, 1.1, 1.2], [1, 1.1, 1.2], noise=1.0)]).interval
+    assert still is not None
+    assert noisy is not None
+    assert still.low == 1.0
+    assert noisy.low < 0.5
+    assert agreement([scores([1, 2], [1, 2], seeds=1)]).interval is None
+
+
+def test_images_of_one_cluster_are_drawn_together() -> None:
+    generator = np.random.default_rng(3)
+    first = generator.normal(size=(3, 2, 40))
+    second = generator.normal(size=(3, 2, 40))
+    alone = agreement([ModelScores(first=first, second=second, clusters=np.arange(40))]).interval
+    one_cluster = agreement(
+        [
+            ModelScores(
+                first=first[:, :1].repeat(2, 1), second=second[:, :1].repeat(2, 1), clusters=np.zeros(40, dtype=int)
+            )
+        ]
+    )
+    assert alone is not None
+    assert alone.low < alone.high
+    assert one_cluster.interval is not None
+    assert one_cluster.interval.low == one_cluster.interval.high  # equal seeds and a single cluster: nothing to redraw
+
+
+def test_many_methods_draw_their_orders_and_say_the_same_each_time() -> None:
+    values = list(range(9))
+    case = [scores(values, values)]
+    assert agreement(case) == agreement(case)
+    assert agreement(case).p == pytest.approx(1 / 5040)
+
+
+def test_one_method_has_no_ranking() -> None:
+    with pytest.raises(ValueError, match="two methods"):
+        agreement([scores([1], [1])])

@@ -1,0 +1,199 @@
+"""Intervals equal scipy's where scipy has them, and the resampled or simulated ones where it has not."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.coverage import CASES, coverage, falsely_reproduced
+from harness import statistics as s
+
+VALUES = [0.912, 0.905, 0.921, 0.899, 0.917]
+
+
+def test_sd_and_t_interval_equal_scipy() -> None:
+    interval = s.t_interval(VALUES)
+    assert interval is not None
+    low, high = stats.t.interval(0.95, len(VALUES) - 1, loc=np.mean(VALUES), scale=stats.sem(VALUES))
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-12)
+    assert interval.estimate == pytest.approx(np.mean(VALUES))
+    assert s.sd(VALUES) == pytest.approx(np.std(VALUES, ddof=1))
+    assert s.t_quantile(len(VALUES)) == pytest.approx(stats.t.ppf(0.975, len(VALUES) - 1))
+
+
+def test_one_value_has_neither_sd_nor_interval() -> None:
+    assert s.sd([1.0]) is None
+    assert s.t_interval([1.0]) is None
+
+
+def test_paired_differences_are_by_seed_and_image() -> None:
+    first = {0: {"a": 0.5, "b": 0.7}, 1: {"a": 0.6, "b": 0.6}, 2: {"a": 1.0, "b": 1.0}}
+    second = {0: {"b": 0.5, "a": 0.4}, 1: {"a": 0.7, "b": 0.1}}
+    assert s.paired(first, second) == {
+        0: {"a": pytest.approx(0.1), "b": pytest.approx(0.2)},
+        1: {"a": pytest.approx(-0.1), "b": pytest.approx(0.5)},
+    }
+
+
+def test_different_images_are_not_paired() -> None:
+    with pytest.raises(ValueError, match="not the same images"):
+        s.paired({0: {"a": 1.0}}, {0: {"b": 1.0}})
+
+
+def named(table: np.ndarray) -> dict[int, dict[str, float]]:
+    return {seed: {str(image): float(v) for image, v in enumerate(row)} for seed, row in enumerate(table)}
+
+
+def interval_of(estimate: s.Estimate | None) -> s.Interval:
+    assert estimate is not None
+    interval = estimate.interval()
+    assert interval is not None
+    return interval
+
+
+def test_crossed_interval_of_equal_images_is_students_over_seeds() -> None:
+    """With no spread between images only seeds are left."""
+    ours = interval_of(s.crossed({seed: {"a": value, "b": value} for seed, value in enumerate(VALUES)}))
+    theirs = s.t_interval(VALUES)
+    assert theirs is not None
+    assert (ours.low, ours.estimate, ours.high) == pytest.approx((theirs.low, theirs.estimate, theirs.high))
+
+
+def test_crossed_interval_of_equal_seeds_is_students_over_images() -> None:
+    ours = interval_of(s.crossed({seed: {str(i): value for i, value in enumerate(VALUES)} for seed in range(3)}))
+    theirs = s.t_interval(VALUES)
+    assert theirs is not None
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_its_variance_is_that_of_the_bootstrap_that_redraws_seeds_and_images() -> None:
+    """Owen's pigeonhole bootstrap of a large table, for which n / (n - 1) does not matter."""
+    generator = np.random.default_rng(0)
+    table = generator.normal(size=(60, 1)) + 3 * generator.normal(size=(1, 80)) + 2 * generator.normal(size=(60, 80))
+    estimate = s.crossed(named(table))
+    assert estimate is not None
+    assert estimate.seeds is not None
+    means = [table[generator.integers(60, size=60)][:, generator.integers(80, size=80)].mean() for _ in range(4000)]
+    variance = estimate.seeds.variance + sum(part.variance for part in estimate.rest)
+    assert variance == pytest.approx(np.var(means), rel=0.08)
+
+
+def test_frames_of_one_sequence_count_as_one() -> None:
+    """Each value five times in its own cluster is the value once."""
+    generator = np.random.default_rng(0)
+    table = generator.normal(size=(3, 12))
+    once = interval_of(s.crossed(named(table)))
+    repeated = np.repeat(table, 5, axis=1)
+    clusters = {str(image): f"sequence {image // 5}" for image in range(60)}
+    clustered = interval_of(s.crossed(named(repeated), clusters=clusters))
+    assert (clustered.low, clustered.high) == pytest.approx((once.low, once.high))
+    naive = interval_of(s.crossed(named(repeated)))
+    assert naive.half < 0.8 * once.half
+
+
+def test_there_is_no_interval_of_one_seed_one_image_or_one_cluster() -> None:
+    assert s.crossed({0: {"a": 1.0, "b": 2.0}}) is None
+    assert s.crossed({0: {"a": 1.0}, 1: {"a": 2.0}}) is None
+    assert s.crossed({0: {"a": 1.0, "b": 2.0}, 1: {"a": 2.0, "b": 1.0}}, clusters={"a": "x", "b": "x"}) is None
+    with pytest.raises(ValueError, match="not the same images"):
+        s.crossed({0: {"a": 1.0, "b": 2.0}, 1: {"a": 1.0, "c": 2.0}})
+
+
+@pytest.mark.parametrize(
+    ("what", "seeds", "low", "high"),
+    [
+        ("normal seeds and images", 3, 0.92, 0.98),
+        ("normal seeds and images", 10, 0.93, 0.98),
+        ("seeds spread more than images", 3, 0.91, 0.97),
+        ("strong interaction of the two", 3, 0.97, 1.0),
+        ("heavy-tailed seeds (t, 3 df)", 3, 0.91, 0.97),
+        ("20 sequences of 5 frames, told", 3, 0.91, 0.98),
+        ("20 sequences of 5 frames, not told", 3, 0.70, 0.87),
+        ("one run in ten collapses", 5, 0.35, 0.60),
+    ],
+)
+def test_how_often_an_interval_holds_the_truth(what: str, seeds: int, low: float, high: float) -> None:
+    """The whole table is in docs/tables.md; where assumptions fail the intervals do too, and the page says so."""
+    (case,) = [case for case in CASES if case.what == what and case.seeds == seeds]
+    assert low <= coverage(case, simulations=400) <= high
+
+
+@pytest.mark.parametrize(
+    ("what", "seeds"),
+    [("normal seeds and images", 3), ("one run in ten collapses", 5), ("heavy-tailed seeds (t, 3 df)", 2)],
+)
+def test_the_figures_of_the_page_are_those_of_the_simulation(what: str, seeds: int) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "tables.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {what} |")]
+    said = line.strip("| ").split(" | ")[1 + (2, 3, 5, 10).index(seeds)]
+    (case,) = [case for case in CASES if case.what == what and case.seeds == seeds]
+    assert said == f"{100 * coverage(case, simulations=4000):.0f} %"
+
+
+@pytest.mark.parametrize(("runs", "spread"), [(3, "se"), (3, ""), (1, "")])
+def test_a_mean_at_the_edge_of_the_tolerance_is_rarely_called_reproduced(runs: int, spread: str) -> None:
+    assert falsely_reproduced(seeds=3, runs=runs, spread=spread, seed_sd=0.4, simulations=800) <= 0.05
+
+
+def test_welch_equals_scipys_interval_of_two_samples() -> None:
+    theirs_values = [0.80, 0.84, 0.79]
+    estimate = s.differ(
+        s.of_seeds(VALUES), np.mean(theirs_values), error=float(stats.sem(theirs_values)), df=len(theirs_values) - 1
+    )
+    low, high = stats.ttest_ind(VALUES, theirs_values, equal_var=False).confidence_interval(0.95)
+    interval = interval_of(estimate)
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+
+
+def test_the_mean_over_benchmarks_pools_what_each_knows() -> None:
+    one, other = s.of_seeds([1.0, 2.0, 3.0]), s.of_seeds([2.0, 4.0, 6.0])
+    mean = s.average_of([one, other])
+    assert mean.mean == 3.0
+    assert mean.seeds is not None
+    assert mean.seeds.variance == pytest.approx((1 / 3 + 4 / 3) / 4)
+    assert 2 < mean.seeds.df < 4
+    assert interval_of(mean).half < (interval_of(one).half + interval_of(other).half) / 2
+    assert s.average_of([one, s.of_seeds([1.0])]).interval() is None
+
+
+def test_iqm_is_the_mean_of_the_middle_half() -> None:
+    values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 100.0]
+    assert s.iqm(values) == pytest.approx(stats.trim_mean(values, 0.25)) == 4.5
+    assert s.iqm([1.0, 2.0, 6.0]) == pytest.approx((0.25 * 1 + 2 + 0.25 * 6) / 1.5)
+    assert s.iqm([3.0]) == 3.0
+
+
+def test_the_seeds_asked_for_reach_their_power() -> None:
+    """At that SD, n seeds exclude the edge in about 80 of 100 simulations, and far fewer do not."""
+    pilot = s.of_seeds([0.0, 0.6, 1.2])
+    needed = s.seeds_for_power(pilot, 0.6, certainty=1e-9)  # the median SD that fits the pilot
+    spread = 0.6 * math.sqrt(2 / stats.chi2.ppf(0.5, 2))
+    assert needed is not None
+    n = needed[0]
+    generator = np.random.default_rng(0)
+
+    def excluded(count: int) -> float:
+        draws = generator.normal(0.6, spread, size=(2000, count))
+        half = s.t_quantile(count) * draws.std(axis=1, ddof=1) / math.sqrt(count)
+        return float((draws.mean(axis=1) - half > 0).mean())
+
+    assert 0.75 < excluded(n) < 0.9
+    assert excluded(n // 2) < 0.7
+
+
+def test_few_seeds_give_a_wide_range_and_images_can_make_it_hopeless() -> None:
+    few, many = s.of_seeds([0.0, 1.0, 2.0]), s.of_seeds([0.0, 1.0, 2.0] * 4)
+    ranges = [s.seeds_for_power(one, 0.8) for one in (few, many)]
+    assert ranges[0] is not None
+    assert ranges[1] is not None
+    narrow, wide = ((most or 10**6) / fewest for fewest, most in (ranges[1], ranges[0]))
+    assert 1 < narrow < wide / 3
+    images = s.Estimate(mean=1.0, n=3, seeds=few.seeds, rest=(s.Part(variance=1.0, df=99),))
+    assert s.seeds_for_power(images, 0.8) is None
+    assert s.seeds_for_power(s.of_seeds([1.0]), 0.8) is None
+    assert statistics.fmean([0.0, 1.0, 2.0]) == few.mean
