@@ -16,6 +16,7 @@ from typing import Any
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
 from harness.dispatch.queue import Task
+from harness.dispatch.reading_sweeps import read_chunks
 from harness.dispatch.run_states import (
     FINISHED,
     INTERRUPTED,
@@ -28,7 +29,6 @@ from harness.dispatch.run_states import (
     survey,
 )
 from harness.dispatch.slurm.client import Slurm
-from harness.dispatch.sweeps import read_chunks
 from harness.dispatch.tally import Cell, Tally, tally, tally_of
 from harness.dispatch.time_left import Took, time_left_of
 from harness.errors import UsageError

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.dispatch.attempts import Held, Holder, Lease, state_folder
+from harness.dispatch.circumstances import Circumstances
 from harness.dispatch.executor import LOCAL_ATTEMPTS, Executor, ShowStates, Submission
 from harness.dispatch.heartbeat import beating
 from harness.dispatch.place import Place
+from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.run_states import RunState, survey
 from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, worker_command, writing
-from harness.dispatch.supervise import Circumstances, ProgressFile, completion
+from harness.dispatch.supervise import completion
 from harness.dispatch.sweeps import Chunk, create_chunk
 from harness.machine import cores, set_threads, thread_variables
 from harness.streams import say

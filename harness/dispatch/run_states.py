@@ -9,8 +9,10 @@ from pathlib import Path
 
 from harness.dispatch.attempts import LEASE_SECONDS, Attempt, attempts, log_path, state_folder
 from harness.dispatch.queue import Task
+from harness.dispatch.reading_sweeps import Problems, read_chunks, read_sweeps
+from harness.dispatch.settled import settles
 from harness.dispatch.state_files import read_as
-from harness.dispatch.sweeps import Chunk, Problems, Sweep, named, read_chunks, read_sweeps, settles
+from harness.dispatch.sweeps import Chunk, Sweep, named
 from harness.records.index import Ending
 from harness.records.store import RecordStore
 

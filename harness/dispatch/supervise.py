@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import select
 import signal
-import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from harness.dispatch.attempt_end import give_up, gpu_hours, judge, last_line, oom_kills
 from harness.dispatch.attempts import (
@@ -28,19 +26,17 @@ from harness.dispatch.attempts import (
     End,
     Exhausted,
     Held,
-    Holder,
     Lease,
     Lost,
     attempts,
     log_path,
     state_folder,
 )
-from harness.dispatch.queue import Accounting
+from harness.dispatch.circumstances import Circumstances, StopSignals
+from harness.dispatch.meeting import Meeting
+from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.run_log import logged
-from harness.dispatch.run_states import share_of_epochs
-from harness.dispatch.state_files import read_as
-from harness.dispatch.sweeps import settled
-from harness.files import write_atomically
+from harness.dispatch.settled import settled
 from harness.planning.job import Job
 from harness.records.schema import Record
 
@@ -49,105 +45,7 @@ StartOutcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashe
 else works on it. ``crashed``: the child died; it may be started again."""
 
 INTERRUPTED_STATUS = 75
-PROGRESS_SECONDS = 2.0
 _TICK_S = 0.5
-
-
-@dataclass(kw_only=True)
-class StopSignals:
-    """Signals that ask a worker to stop, remembered from the handler, which does nothing else.
-
-    Args:
-        received: numbers, in order.
-    """
-
-    received: list[int] = field(default_factory=list)
-
-    def install(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-                signal.signal(number, self._remember)
-
-    def _remember(self, number: int, frame: object) -> None:
-        self.received.append(number)
-
-    def __bool__(self) -> bool:
-        return bool(self.received)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Circumstances:
-    """What a worker knows besides the job.
-
-    Args:
-        holder: this process.
-        limit, before: see `harness.dispatch.sweeps.PlannedRun`.
-        gpus: GPUs that the job occupies.
-        lease_s: see `Lease.acquire`.
-        patience_s: after a stop signal, how long the child may take to write its checkpoint.
-        replaces: see `harness.dispatch.sweeps.settled`.
-        environment: goes into the record: ``snapshot``, ``commit``, ``dirty``.
-        variables: environment variables of the child.
-        submitter: whose death ends the worker too; None on a cluster.
-        accounting: of the cluster that this process is a job of, None outside one.
-    """
-
-    holder: Holder
-    limit: int
-    before: int = 0
-    gpus: int = 0
-    lease_s: float = 90.0
-    patience_s: float = 60.0
-    replaces: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    variables: Mapping[str, str] = field(default_factory=dict)
-    submitter: Holder | None = None
-    accounting: Accounting | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """What a meeting's file holds: names of environment variables; empty where it was called off."""
-
-    MASTER_ADDR: str = ""
-    MASTER_PORT: str = ""
-
-
-class Meeting:
-    """Where the processes of one run find each other: rank 0 writes it once it has the lease, the others wait for it.
-
-    Args:
-        path: a file of this job and restart.
-        size: number of processes.
-    """
-
-    def __init__(self, path: Path, *, size: int) -> None:
-        self.path = path
-        self.size = size
-
-    def open(self) -> dict[str, str]:
-        """Choose a port and tell the others; returns rank 0's environment variables."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            port = probe.getsockname()[1]
-        address = "127.0.0.1" if os.environ.get("SLURM_JOB_NUM_NODES", "1") == "1" else socket.gethostname()
-        write_atomically(self.path, json.dumps({"MASTER_ADDR": address, "MASTER_PORT": str(port)}))
-        return self.variables(rank=0, local_rank=0)
-
-    def call_off(self) -> None:
-        """The run does not start; nobody need wait."""
-        write_atomically(self.path, "{}")
-
-    def variables(self, *, rank: int, local_rank: int) -> dict[str, str]:
-        """The environment variables of one process, empty where the run was called off.
-
-        Raises:
-            FileNotFoundError: rank 0 has not decided yet.
-        """
-        place = read_as(self.path, _Place)
-        if not place.MASTER_PORT:
-            return {}
-        return {**asdict(place), "RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(self.size)}
 
 
 def supervise(
@@ -260,42 +158,6 @@ def completion(folder: Path, circumstances: Circumstances) -> Callable[[Record],
         )
 
     return complete
-
-
-class ProgressFile:
-    """Where a run is, for whoever asks: ``state/<key>/progress.json``, at each change of stage and every two seconds.
-
-    Other stages are told with the last position in training.
-
-    Args:
-        folder: of the run.
-        written: called after each writing.
-    """
-
-    def __init__(self, folder: Path, *, written: Callable[[], None] = lambda: None) -> None:
-        self._path = folder / "progress.json"
-        self._then = written
-        self._written = 0.0
-        self._stage: object = None
-        self._position: dict[str, Any] = {}
-
-    def __call__(self, content: dict[str, Any]) -> None:
-        now = time.monotonic()
-        stage = (content.get("stage"), content.get("split"))
-        if stage == self._stage and now - self._written < PROGRESS_SECONDS:
-            return
-        self._written, self._stage = now, stage
-        if "epoch" in content:
-            position = {name: int(content[name]) for name in ("epoch", "epochs", "step", "steps")}
-            before = {**position, "step": max(0, position["step"] - 1)}
-            self._position = {"begun": share_of_epochs(**before), **self._position, **position}
-        content = {name: None if value != value else value for name, value in content.items()}  # NaN is no JSON
-        temporary = self._path.with_suffix(".tmp")
-        with contextlib.suppress(OSError):  # a full disk must not end a run for its progress display
-            text = json.dumps({**self._position, **content, "at": time.time()}, default=str)
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, self._path)
-        self._then()
 
 
 def watch(child: int, *, lease: Lease | None, circumstances: Circumstances, stop: StopSignals) -> tuple[int, bool]:

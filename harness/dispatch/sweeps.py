@@ -14,25 +14,21 @@ An intent without an answer is a crash in between, and is settled by asking the 
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from harness.dispatch.attempts import Holder
 from harness.dispatch.queue import Task
-from harness.dispatch.state_files import read_as
+from harness.dispatch.settled import fingerprint_at
 from harness.errors import UsageError
 from harness.files import create_exclusively, read_regular, write_atomically
 from harness.planning.job import Job
 from harness.records.index import Ending
-from harness.records.schema import Record, Run, content_hash
-from harness.records.store import RecordStore
-
-T = TypeVar("T")
+from harness.records.schema import Run
 
 LARGEST_JOBS = 256 << 20
 """Bytes of the jobs of one chunk: a job of 4 kB, 1000 to 10,000 of them."""
@@ -167,12 +163,12 @@ class Chunk:
 
     def answered(self, job: str) -> Chunk:
         """Write down the job id."""
-        write_atomically(_beside(self.path, "job"), json.dumps({"job": job, "at": time.time()}))
+        write_atomically(beside_chunk(self.path, "job"), json.dumps({"job": job, "at": time.time()}))
         return replace(self, job=job)
 
     def close(self, reason: str, *, ends: Mapping[str, str] | None = None) -> Chunk:
         content = {"reason": reason, "at": time.time(), "ends": dict(ends or {})}
-        create_exclusively(_beside(self.path, "closed"), json.dumps(content))
+        create_exclusively(beside_chunk(self.path, "closed"), json.dumps(content))
         return replace(self, closed=reason, ends=dict(ends or {}))
 
     def jobs(self) -> list[Job]:
@@ -190,7 +186,7 @@ class Chunk:
             if any(Path(job.results).resolve() != path.parents[2].resolve() for job in jobs):
                 raise ValueError("its runs belong to another results folder")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         return jobs
 
     def read_job(self, index: int) -> Job:
@@ -227,7 +223,7 @@ def create_chunk(
     path = folder / f"chunk.{number:03d}.json"
     write_atomically(_jobs_path(path), "".join(json.dumps(job.as_json()) + "\n" for job in jobs))
     runs = tuple(
-        PlannedRun.of(job.run, limits=limits[job.run.key], replaces=_fingerprint_at(job.results, job.run.key))
+        PlannedRun.of(job.run, limits=limits[job.run.key], replaces=fingerprint_at(Path(job.results), job.run.key))
         for job in jobs
     )
     chunk = Chunk(
@@ -248,152 +244,15 @@ def create_chunk(
     return chunk
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Intent:
-    """What ``chunk.<n>.json`` holds."""
-
-    name: str
-    created: float
-    shape: dict[str, str | int | float | bool | None]
-    runs: tuple[PlannedRun, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Answer:
-    """What ``chunk.<n>.job.json`` holds."""
-
-    job: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Closing:
-    """What ``chunk.<n>.closed.json`` holds."""
-
-    reason: str = ""
-    ends: dict[str, str] = field(default_factory=dict)
-
-
-Problems = dict[Path, str]
-"""Files that cannot be read, with the reason."""
-
-
-def read_sweep(folder: Path) -> Sweep:
-    """Raises UsageError where ``sweep.json`` is missing or damaged."""
-    path = folder / "sweep.json"
-    try:
-        return replace(read_as(path, Sweep), id=folder.name)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-
-
-def read_sweeps(results: Path, problems: Problems | None = None) -> list[Sweep]:
-    """All sweeps, oldest first; what cannot be read goes to ``problems`` where there is one.
-
-    Raises:
-        UsageError: one cannot be read.
-    """
-    found = (
-        read_readable(read_sweep, path, path.parent, problems)
-        for path in sorted(sweeps_folder(results).glob("*/sweep.json"))
-    )
-    return [sweep for sweep in found if sweep is not None]
-
-
-def read_chunk(path: Path) -> Chunk:
-    """Raises UsageError where its intent or what lies beside it is damaged."""
-    try:
-        intent = read_as(path, _Intent)
-        answer = read_as(_beside(path, "job"), _Answer) if _beside(path, "job").exists() else _Answer()
-        closing = read_as(_beside(path, "closed"), _Closing) if _beside(path, "closed").exists() else _Closing()
-        _check_names(intent, answer)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    return Chunk(
-        path=path,
-        sweep=path.parent.name,
-        name=intent.name,
-        created=intent.created,
-        shape=dict(intent.shape),
-        runs=intent.runs,
-        job=answer.job,
-        closed=closing.reason,
-        ends=closing.ends,
-    )
-
-
-def chunk_paths(results: Path, *, sweep: str = "*") -> list[Path]:
-    """Of all sweeps, oldest first."""
-    return sorted(sweeps_folder(results).glob(f"{sweep}/chunk.[0-9][0-9][0-9].json"))
-
-
-def read_chunks(
-    results: Path, *, sweep: str = "*", open_only: bool = False, problems: Problems | None = None
-) -> Iterator[Chunk]:
-    """Chunks of all sweeps, oldest first; what cannot be read goes to ``problems`` where there is one.
-
-    Raises:
-        UsageError: one cannot be read.
-    """
-    for path in chunk_paths(results, sweep=sweep):
-        if open_only and _beside(path, "closed").exists():
-            continue
-        chunk = read_readable(read_chunk, path, path, problems)
-        if chunk is not None:
-            yield chunk
-
-
-def read_readable(read: Callable[[Path], T], path: Path, place: Path, problems: Problems | None) -> T | None:
-    """``read(place)``, or None where that fails, with the reason at ``path`` in ``problems`` where there is one.
-
-    Raises:
-        UsageError: it fails and there is none.
-    """
-    try:
-        return read(place)
-    except UsageError as error:
-        if problems is None:
-            raise
-        problems[path] = str(error.__cause__)
-        return None
-
-
-def _check_names(intent: _Intent, answer: _Answer) -> None:
-    """What becomes a path, or a word of a command to the cluster."""
-    for run in intent.runs:
-        if not re.fullmatch(r"[0-9a-f]{16}", run.key):
-            raise ValueError(f"{run.key!r} is no key of a run")
-    if not re.fullmatch(r"\w[\w.-]{0,200}", intent.name) or not re.fullmatch(r"\d{0,20}", answer.job):
-        raise ValueError("it names no job of a cluster")
-
-
-def _unreadable(path: Path, error: Exception) -> UsageError:
+def unreadable(path: Path, error: Exception) -> UsageError:
     reason = error.strerror if isinstance(error, OSError) else error
     return UsageError(
         f"{path} cannot be read ({reason}); move the folder {path.parent} away (no record and no checkpoint is in it)"
     )
 
 
-def settled(results: Path, key: str, *, replaces: str) -> Record | None:
-    """The record that makes another start needless: a success, or a failure other than the one to be replaced."""
-    record = RecordStore(results).find(key)
-    return record if record is not None and settles(record, replaces=replaces) else None
-
-
-def settles(record: Record | Ending, *, replaces: str) -> bool:
-    return record.code == "OK" or fingerprint(record) != replaces
-
-
-def fingerprint(record: Record | Ending) -> str:
-    """Tells the records of two endings of one run apart, without comparing clocks of two machines."""
-    return content_hash([record.code, record.attempts, record.finished])
-
-
-def _fingerprint_at(results: str, key: str) -> str:
-    record = RecordStore(Path(results)).find(key)
-    return fingerprint(record) if record is not None else ""
-
-
-def _beside(path: Path, kind: str) -> Path:
+def beside_chunk(path: Path, kind: str) -> Path:
+    """The file beside a chunk's intent."""
     return path.with_name(f"{path.stem}.{kind}.json")
 
 

@@ -12,16 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from harness.dispatch.queue import Task
+from harness.dispatch.reading_sweeps import Problems, chunk_paths, read_chunk, read_readable, read_sweeps
 from harness.dispatch.run_states import FINISHED, RunState, Survey, state_of, survey
-from harness.dispatch.sweeps import (
-    Chunk,
-    Problems,
-    Sweep,
-    chunk_paths,
-    read_chunk,
-    read_readable,
-    read_sweeps,
-)
+from harness.dispatch.sweeps import Chunk, Sweep
 from harness.records.index import RecordIndex, from_index
 
 _PLANNED = ("key", "method", "variant", "benchmark", "backbone", "protocol", "seed", "replaces")
@@ -31,7 +24,7 @@ _TABLES = (
     " PRIMARY KEY(key)) WITHOUT ROWID",
 )
 _SETTLED = "file.problem = '' AND (file.code = 'OK' OR planned.replaces = '')"
-"""As `harness.dispatch.sweeps.settles`; a failure that was to be replaced is looked at one by one."""
+"""As `harness.dispatch.settled.settles`; a failure that was to be replaced is looked at one by one."""
 _GROUP = "protocol, backbone, variant, benchmark"
 _SUMS = "file.code, COUNT(*), SUM(file.seconds), SUM(file.seconds > 0)"
 _OF_PLANNED = ", ".join(f"planned.{name}" for name in _GROUP.split(", "))

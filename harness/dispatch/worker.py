@@ -16,18 +16,19 @@ from pathlib import Path
 
 from harness.dispatch.attempt_end import end_from_state, exceeded_memory, settle
 from harness.dispatch.attempts import Holder, attempts, close, state_folder
+from harness.dispatch.circumstances import Circumstances, StopSignals
+from harness.dispatch.meeting import Meeting
+from harness.dispatch.reading_sweeps import read_chunk, read_sweep
+from harness.dispatch.settled import settled
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.snapshot import require_unaltered
 from harness.dispatch.supervise import (
-    Circumstances,
-    Meeting,
     StartOutcome,
-    StopSignals,
     fork_child,
     supervise,
     watch,
 )
-from harness.dispatch.sweeps import Chunk, Sweep, job_log, read_chunk, read_sweep, settled
+from harness.dispatch.sweeps import Chunk, Sweep, job_log
 from harness.errors import UsageError
 from harness.machine import cores, set_threads
 from harness.planning.job import Job

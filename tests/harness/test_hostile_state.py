@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from harness import run, status
 from harness.dispatch import worker
 from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, attempts, state_folder
+from harness.dispatch.reading_sweeps import read_chunk
 from harness.dispatch.run_states import survey
-from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep, read_chunk
+from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
 from harness.errors import UsageError
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant

@@ -13,9 +13,9 @@ import pytest
 
 from harness import status
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
+from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import RunState, survey
-from harness.dispatch.supervise import ProgressFile
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
 from harness.dispatch.tally import tally_of
 from harness.dispatch.time_left import clock, time_left

@@ -21,22 +21,14 @@ from harness.dispatch.attempts import LEASE_SECONDS, Held, Holder, Lease, attemp
 from harness.dispatch.executor import Executor, ShowStates, Submission
 from harness.dispatch.heartbeat import beating
 from harness.dispatch.queue import Task
+from harness.dispatch.reading_sweeps import read_chunks, read_sweep
 from harness.dispatch.run_states import INTERRUPTED, LOST, RunState, survey
 from harness.dispatch.slurm.client import Refused, Slurm, Unreachable, one_line, patiently
 from harness.dispatch.slurm.profile import ClusterProfile, Shape, as_data
 from harness.dispatch.slurm.reconcile import is_own, reconcile
 from harness.dispatch.slurm.sbatch import array_of, refusal
 from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, writing
-from harness.dispatch.sweeps import (
-    AttemptLimits,
-    Chunk,
-    Sweep,
-    create_chunk,
-    job_log,
-    read_chunks,
-    read_sweep,
-    sweeps_folder,
-)
+from harness.dispatch.sweeps import AttemptLimits, Chunk, Sweep, create_chunk, job_log, sweeps_folder
 from harness.errors import UsageError
 from harness.records.schema import content_hash
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from harness.dispatch.attempts import Holder, log_path, state_folder
+from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.run_log import log_line
-from harness.dispatch.supervise import Circumstances, StopSignals, supervise
+from harness.dispatch.supervise import supervise
 from harness.planning.job import Job
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant

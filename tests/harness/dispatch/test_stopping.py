@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from harness.dispatch.attempts import Holder, attempts, state_folder
+from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
-from harness.dispatch.supervise import Circumstances, StopSignals, supervise
+from harness.dispatch.supervise import supervise
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch.helpers import make_job, use_standin
 

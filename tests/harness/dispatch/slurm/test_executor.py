@@ -10,9 +10,9 @@ import pytest
 
 from harness import status
 from harness.dispatch.place import place
+from harness.dispatch.reading_sweeps import read_chunk, read_chunks, read_sweeps
 from harness.dispatch.run_jobs import make_executor
 from harness.dispatch.slurm import executor as arrays
-from harness.dispatch.sweeps import read_chunk, read_chunks, read_sweeps
 from harness.errors import UsageError
 from harness.records.schema import Record
 from harness.records.store import RecordStore

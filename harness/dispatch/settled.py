@@ -1,0 +1,30 @@
+"""Which record makes another start of a run needless."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.records.index import Ending
+from harness.records.schema import Record, content_hash
+from harness.records.store import RecordStore
+
+
+def settled(results: Path, key: str, *, replaces: str) -> Record | None:
+    """The record that makes another start needless: a success, or a failure other than the one to be replaced."""
+    record = RecordStore(results).find(key)
+    return record if record is not None and settles(record, replaces=replaces) else None
+
+
+def settles(record: Record | Ending, *, replaces: str) -> bool:
+    return record.code == "OK" or fingerprint(record) != replaces
+
+
+def fingerprint(record: Record | Ending) -> str:
+    """Tells the records of two endings of one run apart, without comparing clocks of two machines."""
+    return content_hash([record.code, record.attempts, record.finished])
+
+
+def fingerprint_at(results: Path, key: str) -> str:
+    """`fingerprint` of the record there is, empty without one."""
+    record = RecordStore(results).find(key)
+    return fingerprint(record) if record is not None else ""
