@@ -105,9 +105,7 @@ def test_the_numbers_of_the_text_are_in_the_records() -> None:
 
 def test_the_rows_that_take_rate_scale_and_cell_apart_are_those_of_their_page() -> None:
     page = (ROOT / "results" / "tables" / "small-rate.md").read_text(encoding="utf-8").partition(": tuned")[0]
-    table = {
-        row[0].replace(", tuned, 3 trials", ""): re.sub(r"[*≈]|</?u>", "", row[1]).strip() for row in rows(page)[1:]
-    }
+    table = {row[0].replace(", tuned, 3 trials", ""): plain(row[1]) for row in rows(page)[1:]}
     said = {row[0]: row[1] for row in rows(section("Road"))[1:]}
     assert len(said) >= 6
     assert said == {name: table[name] for name in said}
@@ -122,11 +120,28 @@ def test_the_readings_are_those_of_their_page() -> None:
     table = [(float(row[0]), row[7]) for row in rows(page)[1:]]
     lost, kept = ([row for row in table if (row[0] < -10) == bad] for bad in (True, False))
     text = section("Readings")
-    assert len(table) == 14
+    assert len(table) == 16
     assert f"{len(kept)} of them lie between {min(kept)[0]:+.1f} and {max(kept)[0]:+.1f} points" in text
     assert f"{len(lost)} lost their features and lie {-max(lost)[0]:.1f} and {-min(lost)[0]:.1f} points below" in text
     assert all(residual == "True" for _, residual in lost)
     assert f"as have {sum(residual == 'True' for _, residual in kept)} that did not" in " ".join(text.split())
+
+
+def plain(cell: str) -> str:
+    """A cell without its marks."""
+    return re.sub(r"[*≈]|</?u>", "", cell).strip()
+
+
+def test_when_the_search_starts_is_told_as_its_page_has_it() -> None:
+    page = (ROOT / "results" / "tables" / "small-stagewise.md").read_text(encoding="utf-8")
+    table = {re.split(",| ALPHA", row[0])[0]: plain(row[1]) for row in rows(page.partition(": tuned")[0])[1:]}
+    differences = rows(page.partition("differences to never")[2].partition("\n#")[0])[1:]
+    apart = {row[0].partition(",")[0]: [row[2].partition(" ")[0], row[3]] for row in differences}
+    said = rows(section("When the search starts"))[1:]
+    assert len(said) == 4
+    assert said == [[name, table[name], *apart.get(name, ["–", "–"])] for name in table]
+    bounds = [[float(end) for end in interval.strip("[]").split(", ")] for _, interval in apart.values()]
+    assert f"is ±{max((high - low) / 2 for low, high in bounds):.2f} points" in PAGE
 
 
 def test_the_seed_that_did_not_learn_and_its_warm_up_are_told_as_they_were() -> None:
