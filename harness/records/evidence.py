@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from harness.files import read_regular, write_atomically
 from harness.records.files import LARGEST_RECORD
 from harness.records.reading import spelt, validated
-from harness.records.seal import seal_holds, sealed
+from harness.records.seal import compact, seal_holds, sealed
 
 EVIDENCE_SCHEMA_VERSION = 1
 
@@ -112,7 +112,7 @@ class EvidenceStore:
 
     def write(self, record: EvidenceRecord) -> Path:
         path = self.path(record.key)
-        write_atomically(path, sealed(asdict(record)))
+        write_atomically(path, compact(sealed(asdict(record))))
         return path
 
     def find(self, key: str) -> EvidenceRecord | None:

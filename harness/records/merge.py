@@ -240,8 +240,7 @@ def _merge_beside(
     for root in sources:
         for path in sorted((root / folder).glob("*.json")):
             try:
-                load(path)
-                content = path.read_bytes()
+                measured, content = load(path), path.read_bytes()
             except ValueError as error:
                 report.skipped[path] = str(error)
                 continue
@@ -251,8 +250,15 @@ def _merge_beside(
             if not target.is_file():
                 write_atomically(target, content)
                 report.added += 1
-            elif target.read_bytes() != content:
+            elif target.read_bytes() != content and not _holds(target, measured, load=load):  # layouts may differ
                 report.skipped[path] = f"{target} is other {folder} of this run; delete one of the two"
+
+
+def _holds(path: Path, measured: object, *, load: Callable[[Path], object]) -> bool:
+    try:
+        return load(path) == measured
+    except ValueError:
+        return False
 
 
 def _merge_notes(sources: Sequence[Path], destination: Path, report: ArchiveMerge) -> None:

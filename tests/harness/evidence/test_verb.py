@@ -19,6 +19,7 @@ from harness.planning.samples import sample_writer
 from harness.records.__main__ import main as records
 from harness.records.cka import cka
 from harness.records.evidence import EvidenceRecord, EvidenceStore, load_evidence
+from harness.records.seal import compact, seal_holds, sealed
 
 
 class Finished:
@@ -104,6 +105,26 @@ def test_evidence_travels_with_its_records(finished: Finished, tmp_path: Path):
     assert EvidenceStore(out).find(finished.lora) == finished.evidence(finished.lora)
     assert records(["merge", str(finished.results), "--out", str(tmp_path / "none"), "--protocol", "mini"]) == 0
     assert not EvidenceStore(tmp_path / "none").folder.exists()
+
+
+def test_a_file_of_the_old_layout_reads_merges_and_is_rewritten_in_few_lines(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = tmp_path / "old"
+    shutil.copytree(finished.results / "records", root / "records")
+    shutil.copytree(finished.results / "evidence", root / "evidence")
+    path = EvidenceStore(root).path(finished.lora)
+    written = path.read_bytes()
+    assert written.count(b"\n") < 25 * len(finished.evidence(finished.lora).blocks)
+    older = sealed(json.loads(written))
+    assert older.count(b"\n") > 3 * written.count(b"\n")
+    path.write_bytes(older)
+    assert seal_holds(older)
+    assert load_evidence(path) == finished.evidence(finished.lora)
+    assert records(["check", str(root)]) == 0
+    assert records(["merge", str(finished.results), str(root)]) == 0
+    assert "other evidence" not in capsys.readouterr().err
+    assert compact(older) == written
 
 
 @pytest.mark.parametrize(
