@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 REDRAWN_EVERY_S = 0.125
@@ -37,8 +37,10 @@ class Live:
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
-        self._thread.join()
-        self._live.stop()
+        try:
+            self._thread.join()
+        finally:  # of a second Ctrl-C too: the lines go
+            self._live.stop()
 
     def _redraw(self) -> None:
         while not self._done.wait(REDRAWN_EVERY_S):
@@ -88,12 +90,16 @@ def _gated_console() -> Any:
 def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Gives what is to be told how many of ``total`` are done; ``what`` is done to them, such as ``scoring``."""
     if not sys.stderr.isatty():
-        yield lambda done: None
+        with interrupted_while(lambda: what):
+            yield lambda done: None
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as display:
+    with (
+        interrupted_while(lambda: what),
+        Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as display,
+    ):
         bar = display.add_task(what, total=total)
         yield lambda done: display.update(bar, completed=done)
 
@@ -101,9 +107,18 @@ def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def stages() -> Iterator[Callable[[str], None]]:
     """Gives what is to be told each stage as it begins, such as ``merging``; the last one stands behind a moving sign."""
-    if not sys.stderr.isatty():
-        yield lambda stage: None
-        return
     said = [""]
-    with Live(lambda width: [(f"{said[0]} …", "")]):
+    shown = Live(lambda width: [(f"{said[0]} …", "")]) if sys.stderr.isatty() else nullcontext()
+    with interrupted_while(lambda: said[0]), shown:
         yield lambda stage: said.__setitem__(0, stage)
+
+
+@contextmanager
+def interrupted_while(doing: Callable[[], str]) -> Iterator[None]:
+    """A Ctrl-C in here says what it interrupted, unless it says so already."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args or not doing():
+            raise
+        raise KeyboardInterrupt(f"{doing()}; give the same command again") from interrupt

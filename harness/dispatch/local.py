@@ -23,6 +23,7 @@ from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, wor
 from harness.dispatch.supervise import completion
 from harness.dispatch.sweeps import Chunk, create_chunk
 from harness.machine import cores, set_threads, thread_variables
+from harness.progress import stages
 from harness.streams import say
 
 if TYPE_CHECKING:
@@ -140,18 +141,14 @@ class LocalExecutor(Executor):
 
     def wait(self, submission: Submission, *, on_change: ShowStates | None = None) -> Mapping[str, RunState]:
         assert self._chunk is not None
-        try:
-            while True:
-                ended = all(process.done() for process in self._processes)
-                runs = survey(self.results, keys=submission.keys).runs
-                if on_change is not None:
-                    on_change(runs)
-                if ended:
-                    break
-                time.sleep(POLL_S)
-        except KeyboardInterrupt:
-            self._stop()
-            raise
+        while True:
+            ended = all(process.done() for process in self._processes)
+            runs = survey(self.results, keys=submission.keys).runs
+            if on_change is not None:
+                on_change(runs)
+            if ended:
+                break
+            time.sleep(POLL_S)
         self._chunk.close("done")
         return survey(self.results, keys=submission.keys).runs
 
@@ -182,7 +179,7 @@ class LocalExecutor(Executor):
             return {"CUDA_VISIBLE_DEVICES": self.devices[index % len(self.devices)]}
         return thread_variables(self.threads)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         """Ask the workers to write checkpoints and end; kill those that do not."""
         say("stopping: workers write their checkpoints (the same command continues; Ctrl-C again kills)")
         for process in self._processes:
@@ -190,8 +187,10 @@ class LocalExecutor(Executor):
                 process._process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_PATIENCE_S
         try:
-            while time.monotonic() < deadline and not all(process.done() for process in self._processes):
-                time.sleep(0.1)
+            with stages() as tell:
+                while time.monotonic() < deadline and (left := sum(not one.done() for one in self._processes)):
+                    tell(f"waiting for {left} worker{'s' if left > 1 else ''} to end")
+                    time.sleep(0.1)
         finally:
             for process in self._processes:
                 if not process.done():

@@ -15,7 +15,7 @@ from harness.dispatch.display import Display
 from harness.dispatch.executor import Executor, Submission
 from harness.dispatch.local import InlineExecutor, LocalExecutor
 from harness.dispatch.place import Place
-from harness.dispatch.run_states import INTERRUPTED, RunState
+from harness.dispatch.run_states import INTERRUPTED, RunState, survey
 from harness.dispatch.slurm.executor import SlurmExecutor
 from harness.errors import UsageError, did_you_mean
 from harness.planning.plan import Plan
@@ -90,8 +90,14 @@ def run_jobs(
         _say_next(submission, results)
         if not wait:
             return Outcome(submitted=True, failed=left_out)
-    with Display(total=len(pending)) as display:
-        states = chosen.wait(submission, on_change=display.show)
+    try:
+        with Display(total=len(pending)) as display:
+            states = chosen.wait(submission, on_change=display.show)
+    except KeyboardInterrupt as interrupt:
+        chosen.stop()
+        if interrupt.args:
+            raise
+        raise KeyboardInterrupt(_what_was_interrupted(chosen, submission, results)) from interrupt
     _say_interrupted([state for state in states.values() if state.state == INTERRUPTED])
     failed = {key: state.state for key, state in states.items() if state.state != "OK"}
     return Outcome(submitted=False, failed={**left_out, **failed})
@@ -108,11 +114,25 @@ def _say_next(submission: Submission, results: Path) -> None:
 
 
 def _say_interrupted(runs: Sequence[RunState]) -> None:
-    if not runs:
-        return
+    if runs:
+        say(f"{len(runs)} interrupted: {_named(runs)}; run the same command again to go on")
+
+
+def _what_was_interrupted(executor: Executor, submission: Submission, results: Path) -> str:
+    """For the line after Ctrl-C: which runs, and how they go on."""
+    if executor.detached:
+        return f"only this command; its runs stay with the cluster: python -m harness.status --results {results} --watch"
+    runs = survey(results, keys=submission.keys).runs.values()
+    left = [run for run in runs if run.unsettled or run.state == INTERRUPTED]
+    begun = [run for run in left if run.attempts]
+    words = [f"{len(begun)} at work: {_named(begun)}"] if begun else []
+    words += [f"{len(left) - len(begun)} not begun"] if len(left) > len(begun) else []
+    return "; ".join([*(words or ["every run had ended"]), "run the same command again to go on"])
+
+
+def _named(runs: Sequence[RunState]) -> str:
     names = "; ".join(f"{run.variant} on {run.benchmark}, seed {run.seed}" for run in runs[:3])
-    more = f"; and {len(runs) - 3} more" if len(runs) > 3 else ""
-    say(f"{len(runs)} interrupted: {names}{more}; run the same command again to go on")
+    return f"{names}; and {len(runs) - 3} more" if len(runs) > 3 else names
 
 
 def _cancel(planned: Plan, executor: Executor) -> Outcome:

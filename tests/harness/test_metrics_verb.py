@@ -359,7 +359,7 @@ def test_ctrl_c_is_one_line(folders, tmp_path):
         time.sleep(0.001)
     os.killpg(job.pid, signal.SIGINT)  # a terminal sends it to all processes of the job
     error = job.communicate(timeout=60)[1]
-    assert (job.returncode, error) == (130, "interrupted\n")
+    assert (job.returncode, error) == (130, "interrupted: scoring; give the same command again\n")
 
 
 @pytest.mark.parametrize(

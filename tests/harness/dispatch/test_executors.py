@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import signal
@@ -24,6 +23,7 @@ from harness.records.schema import Record
 from harness.records.store import RecordStore
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, starts
+from tests.terminals import Terminal, screen_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +170,6 @@ def test_without_a_terminal_a_long_run_says_where_it_is_but_not_at_every_look(ca
     assert lines == [f"lora on leaf, seed 0: epoch {second}" for second in (30, 60, 90)]
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_on_a_terminal_each_run_at_work_has_a_line_that_fits_and_failures_are_red(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -211,17 +206,5 @@ def test_no_printed_line_is_drawn_over_while_lines_come_and_go(monkeypatch):
             runs = {f"w{one}": state(f"w{one}", "running", stage="x") for one in range(1 + number % 5)} | runs
             runs[f"r{number}"] = state(f"r{number}", "OK", seed=number)
             display.show({key: run for key, run in runs.items() if key[0] == "r" or int(key[1:]) <= number % 5})
-    screen = [""]
-    row = 0
-    for part in re.findall(r"\x1b\[[0-9;?]*[a-zA-Z]|\n|\r|[^\x1b\n\r]+", terminal.getvalue()):
-        if part == "\n":
-            row += 1
-            screen += [""] * (row + 1 - len(screen))
-        elif part.endswith("A") and part[0] == "\x1b":
-            row -= int(part[2:-1] or 1)
-        elif part == "\x1b[2K":
-            screen[row] = ""
-        elif part[0] not in "\x1b\r":
-            screen[row] += part
-    kept = [line for line in screen if line.startswith("[")]
+    kept = [line for line in screen_of(terminal.getvalue()) if line.startswith("[")]
     assert [line.partition(" seed ")[2] for line in kept] == [f"{number}: OK" for number in range(150)]

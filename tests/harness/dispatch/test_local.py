@@ -27,15 +27,14 @@ import sys
 from pathlib import Path
 from harness.dispatch import snapshot
 from harness.dispatch.place import place
-from harness.dispatch.run_jobs import make_executor
+from harness.dispatch.run_jobs import run_jobs
 from tests.harness.dispatch.helpers import with_standin
+from tests.harness.dispatch.test_executors import Plan
 from tests.harness.dispatch.test_local import held_jobs
 snapshot.take = with_standin(snapshot.take)
 results = Path(sys.argv[1])
-executor = make_executor(place("local", workers=2), results=results)
-submission = executor.submit(held_jobs(results))
-print("submitted", flush=True)
-executor.wait(submission)
+print("begun", flush=True)
+run_jobs(Plan(jobs=tuple(held_jobs(results))), place("local", workers=2), results=results)
 """
 
 
@@ -69,7 +68,7 @@ def in_background(results):
         start_new_session=True,
         preexec_fn=as_in_a_terminal,
     )
-    assert process.stdout.readline() == "submitted\n"
+    assert process.stdout.readline() == "begun\n"
     keys = [job.run.key for job in held_jobs(results)]
     wait_until(lambda: all(step(results, key) >= 10 for key in keys))
     return process, keys
@@ -153,6 +152,9 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, stan
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=120)
     assert "the same command continues" in error
+    assert error.splitlines()[-1] == (
+        "KeyboardInterrupt: 2 at work: lora on kvasir, seed 0; lora on kvasir, seed 1; run the same command again to go on"
+    )
     for key in keys:
         (start,) = attempts(state_folder(tmp_path, key))
         assert (start.end, start.live()) == ("interrupted", False)
