@@ -15,6 +15,10 @@ from harness.errors import UsageError
 from harness.streams import say
 
 
+class MissingError(UsageError):
+    """Data or a checkpoint is missing, and nothing was started."""
+
+
 def phases_of(arguments: argparse.Namespace) -> Any:
     """The phases of a study that is a programme, as `harness.studies.Phase`."""
     if not arguments.study:
@@ -112,12 +116,13 @@ def carry_out(planned: Any, request: Any, arguments: argparse.Namespace, where: 
     """Run what is pending, as far as a budget goes; returns a `harness.dispatch.run_jobs.Outcome`.
 
     Raises:
-        UsageError: something is missing, or see `harness.dispatch.run_jobs.run_jobs`.
+        MissingError: something is missing.
+        UsageError: see `harness.dispatch.run_jobs.run_jobs`.
     """
     for line in planned.problems:
         say(line)
     if planned.missing:
-        raise UsageError(_missing(planned.missing))
+        raise MissingError(_missing(planned.missing))
     if arguments.budget is not None:
         from harness.pricing.price import affordable, price
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from harness.cli import verb
 from harness.command_line import CommandParser, command, copy_in_use
 from harness.errors import UsageError
-from harness.phases import carry_out, phases_of, programme, show_plan, tune
+from harness.phases import MissingError, carry_out, phases_of, programme, show_plan, tune
 from harness.progress import stages
 from harness.registry import load_plugins
 from harness.settings.options import add_plugins, add_results, plugins_of
@@ -173,7 +173,17 @@ def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
-    """One grid: its trials where rates are tuned, its runs, its table."""
+    """One grid; where something is missing for it, nothing that was written stays."""
+    undo = ExitStack()
+    try:
+        return _grid(arguments, settings, undo)
+    except MissingError:
+        undo.close()
+        raise
+
+
+def _grid(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) -> int:
+    """Its trials where rates are tuned, its runs, its table."""
     from harness.dispatch.place import place
     from harness.planning.asked import understand
     from harness.planning.plan import plan
@@ -199,7 +209,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         else:
             require_writable(request.results)
             instead = None
-        samples = sample_writer(request.results, instead=instead)
+        samples = sample_writer(request.results, instead=instead, undo=undo)
         if asked.tuning is not None:
             tuned = tune(request, asked.tuning, arguments, where, samples=samples)
             if isinstance(tuned, int):

@@ -202,7 +202,7 @@ def _in_words(seen: Tally) -> list[str]:
     for cell in seen.cells:
         counts[cell.state] += cell.count
         if cell.timed:
-            took.setdefault(cell.variant, Took()).add(cell.timed, cell.seconds)
+            took.setdefault(cell.variant, Took()).add(cell.timed, cell.seconds, whole=cell.whole)
     words = ", ".join(f"{count} {WORDS.get(state, state)}" for state, count in counts.most_common())
     still = [run for run in seen.open if run.unsettled]
     number = sum(counts.values())

@@ -62,9 +62,11 @@ class Display:
         if run.state == RUNNING and run.started:
             self._started[run.key] = run.started
         elif run.key in self._started and run.key not in self._shown and not run.unsettled:
-            return replace(run, seconds=now - self._started[run.key])
+            return replace(run, seconds=now - self._started[run.key], whole=True)
         before = self._runs.get(run.key)
-        return replace(run, seconds=before.seconds) if before is not None and before.state == run.state else run
+        if before is None or before.state != run.state:
+            return run
+        return replace(run, seconds=before.seconds, whole=before.whole)
 
     def _lines(self, width: int) -> list[tuple[str, str]]:
         """(text, style): how many runs there are and how long they take, then a line a run at work."""

@@ -78,6 +78,3 @@ class Executor(ABC):
         Args:
             on_change: told the states now and then.
         """
-
-    def stop(self) -> None:
-        """After a Ctrl-C in `wait`: end what would not end by itself, its checkpoints written."""

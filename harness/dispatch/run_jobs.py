@@ -94,7 +94,8 @@ def run_jobs(
         with Display(total=len(pending)) as display:
             states = chosen.wait(submission, on_change=display.show)
     except KeyboardInterrupt as interrupt:
-        chosen.stop()
+        if isinstance(chosen, LocalExecutor):
+            chosen.stop()
         if interrupt.args:
             raise
         raise KeyboardInterrupt(_what_was_interrupted(chosen, submission, results)) from interrupt
@@ -121,7 +122,9 @@ def _say_interrupted(runs: Sequence[RunState]) -> None:
 def _what_was_interrupted(executor: Executor, submission: Submission, results: Path) -> str:
     """For the line after Ctrl-C: which runs, and how they go on."""
     if executor.detached:
-        return f"only this command; its runs stay with the cluster: python -m harness.status --results {results} --watch"
+        return (
+            f"only this command; its runs stay with the cluster: python -m harness.status --results {results} --watch"
+        )
     runs = survey(results, keys=submission.keys).runs.values()
     left = [run for run in runs if run.unsettled or run.state == INTERRUPTED]
     begun = [run for run in left if run.attempts]

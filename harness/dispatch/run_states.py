@@ -40,7 +40,9 @@ class RunState:
         attempts: starts so far.
         sweep: the last sweep that has it, empty for a record without one.
         task: its job on the cluster.
-        started, seconds: of the last start (seconds since the epoch), and how long it ran.
+        started: when its last start began (seconds since the epoch).
+        seconds: how long that start ran; of a finished run as `harness.records.index.seconds_of`.
+        whole: whether the seconds of a finished run are of more than its training.
         done: share of its epochs, 0 to 1.
         begun: the share that was done when its last start began.
         stage: what it does now, in words; empty unless it runs.
@@ -61,6 +63,7 @@ class RunState:
     task: str = ""
     started: float = 0.0
     seconds: float = 0.0
+    whole: bool = False
     done: float = 0.0
     begun: float = 0.0
     stage: str = ""
@@ -140,6 +143,7 @@ def _of_record(record: Ending) -> RunState:
         message=record.message,
         attempts=record.attempts,
         seconds=record.seconds,
+        whole=record.whole,
         done=1.0 if record.code == "OK" else 0.0,
     )
 
@@ -183,6 +187,7 @@ def state_of(
         task=task,
         started=last.started if last else 0.0,
         seconds=seconds,
+        whole=settled and record is not None and record.whole,
         done=done,
         begun=begun,
         stage=stage,

@@ -26,7 +26,7 @@ _TABLES = (
 _SETTLED = "file.problem = '' AND (file.code = 'OK' OR planned.replaces = '')"
 """As `harness.dispatch.settled.settles`; a failure that was to be replaced is looked at one by one."""
 _GROUP = "protocol, backbone, variant, benchmark"
-_SUMS = "file.code, COUNT(*), SUM(file.seconds), SUM(file.seconds > 0)"
+_SUMS = "file.code, COUNT(*), SUM(file.seconds), SUM(file.seconds > 0), file.whole"
 _OF_PLANNED = ", ".join(f"planned.{name}" for name in _GROUP.split(", "))
 _OF_OTHERS = ", ".join(f"file.{name}" for name in _GROUP.split(", "))
 
@@ -38,6 +38,7 @@ class Cell:
     Args:
         count: how many.
         seconds, timed: what they took together, and how many of them say so.
+        whole: whether that is all of the runs and not their training alone.
         done: sum of the shares of their epochs.
     """
 
@@ -49,6 +50,7 @@ class Cell:
     count: int = 1
     seconds: float = 0.0
     timed: int = 0
+    whole: bool = False
     done: float = 0.0
 
 
@@ -114,6 +116,7 @@ def _of(run: RunState) -> Cell:
         state=run.state,
         seconds=run.seconds if run.state == FINISHED else 0.0,
         timed=int(run.state == FINISHED and run.seconds > 0),
+        whole=run.whole,
         done=run.done,
     )
 
@@ -159,7 +162,7 @@ def _chunk_problems(index: RecordIndex) -> Problems:
 def _settled(index: RecordIndex) -> Iterator[tuple[int, Cell]]:
     rows = index.database.execute(
         f"SELECT MIN(first), {_OF_PLANNED}, {_SUMS} FROM planned JOIN file USING(key) WHERE {_SETTLED}"
-        f" GROUP BY {_OF_PLANNED}, file.code"
+        f" GROUP BY {_OF_PLANNED}, file.code, file.whole"
     )
     for first, *values in rows:
         yield first, _cell(values)
@@ -168,14 +171,14 @@ def _settled(index: RecordIndex) -> Iterator[tuple[int, Cell]]:
 def _unplanned(index: RecordIndex) -> Iterator[Cell]:
     rows = index.database.execute(
         f"SELECT MIN(file.key), {_OF_OTHERS}, {_SUMS} FROM file LEFT JOIN planned USING(key)"
-        f" WHERE file.problem = '' AND planned.key IS NULL GROUP BY {_OF_OTHERS}, file.code ORDER BY 1"
+        f" WHERE file.problem = '' AND planned.key IS NULL GROUP BY {_OF_OTHERS}, file.code, file.whole ORDER BY 1"
     )
     for _, *values in rows:
         yield _cell(values)
 
 
 def _cell(values: Sequence[object]) -> Cell:
-    names = ("protocol", "backbone", "variant", "benchmark", "state", "count", "seconds", "timed")
+    names = ("protocol", "backbone", "variant", "benchmark", "state", "count", "seconds", "timed", "whole")
     told = dict(zip(names, values, strict=True))
     finished = told["state"] == FINISHED
     done = told["count"] if finished else 0.0

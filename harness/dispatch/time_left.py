@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.dispatch.run_states import FINISHED, RUNNING, RunState
@@ -29,20 +29,24 @@ def time_left(runs: Mapping[str, RunState], *, now: float) -> TimeLeft:
     took: dict[str, Took] = {}
     for run in runs.values():
         if run.state == FINISHED and run.seconds > 0:
-            took.setdefault(run.variant, Took()).add(1, run.seconds)
+            took.setdefault(run.variant, Took()).add(1, run.seconds, whole=run.whole)
     return time_left_of([run for run in runs.values() if run.unsettled], took, now=now)
 
 
 @dataclass
 class Took:
-    """How many runs finished, and the seconds that they took together."""
+    """How many runs finished, and the seconds that they took together: of whole runs where some tell, else of training."""
 
     count: int = 0
     seconds: float = 0.0
+    whole: bool = False
 
-    def add(self, count: int, seconds: float) -> None:
-        self.count += count
-        self.seconds += seconds
+    def add(self, count: int, seconds: float, *, whole: bool) -> None:
+        if whole and not self.whole:
+            self.count, self.seconds, self.whole = 0, 0.0, True
+        if whole == self.whole:
+            self.count += count
+            self.seconds += seconds
 
 
 def time_left_of(open_runs: Sequence[RunState], took: Mapping[str, Took], *, now: float) -> TimeLeft:
@@ -56,26 +60,41 @@ def time_left_of(open_runs: Sequence[RunState], took: Mapping[str, Took], *, now
         return TimeLeft(seconds=0.0, origin="all done")
     if not running:
         return TimeLeft(seconds=None, origin="time left: known once runs are under way")
-    finished = sum(one.count for one in took.values())
+    rows = [one for one in took.values() if one.whole] or list(took.values())
+    finished = sum(one.count for one in rows)
     paces = [pace for run in running if (pace := own_pace(run, now=now)) is not None]
     if not finished and not paces:
         return TimeLeft(seconds=None, origin="time left: known after the first epochs")
-    known = [one.seconds for one in took.values()] if finished else paces
+    known = [one.seconds for one in rows] if finished else paces
     usual = math.fsum(known) / (finished or len(paces))
     total = 0.0
     for run in open_runs:
         mine = took.get(run.variant)
         whole = mine.seconds / mine.count if mine else usual
         total += _rest(run, whole, now=now) if run.state == RUNNING else whole
-    runs_in_words = f"{finished} finished run{'s' if finished != 1 else ''}"
-    origin = f"told from {runs_in_words}" if finished else "at the pace of those that run"
+    origin = f"told from {_in_words(took.values())}" if finished else "at the pace of those that run"
     return TimeLeft(seconds=total / len(running), origin=origin)
+
+
+def _in_words(took: Collection[Took]) -> str:
+    """``4 finished runs and the training of 2 others``."""
+    whole = sum(one.count for one in took if one.whole)
+    trained = sum(one.count for one in took if not one.whole)
+    if not whole:
+        return f"the training of {_count(trained, 'finished run')}"
+    others = f" and the training of {_count(trained, 'other')}" if trained else ""
+    return f"{_count(whole, 'finished run')}{others}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' if number != 1 else ''}"
 
 
 def run_left(run: RunState, finished: Sequence[RunState], *, now: float) -> float | None:
     """Seconds that a running run still takes: as finished ones of its row took, on its benchmark if any, else at its own
     pace."""
     mine = [one for one in finished if one.variant == run.variant and one.seconds]
+    mine = [one for one in mine if one.whole] or mine
     alike = [one.seconds for one in mine if one.benchmark == run.benchmark] or [one.seconds for one in mine]
     if alike and run.started:
         return _rest(run, math.fsum(alike) / len(alike), now=now)

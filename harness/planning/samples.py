@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from harness.errors import UsageError, os_reason
 
 
-def sample_writer(results: Path, *, instead: Path | None = None) -> Callable[[str], Path]:
+def sample_writer(
+    results: Path, *, instead: Path | None = None, undo: ExitStack | None = None
+) -> Callable[[str], Path]:
     """A function that writes a benchmark's sample below ``results/sample-data`` once, and returns its folder.
 
     Args:
         instead: folder for samples that are not there yet, for whoever must not write to ``results``.
+        undo: gets what removes again the folders that were written, for whoever may find that nothing can start.
     """
 
     def prepare(name: str) -> Path:
@@ -25,9 +29,14 @@ def sample_writer(results: Path, *, instead: Path | None = None) -> Callable[[st
         from datasets import samples
 
         temporary = folder.with_name(f".{name}.{os.getpid()}.part")
+        if undo is not None:
+            for parent in reversed([parent for parent in folder.parents if not parent.exists()]):
+                undo.callback(_remove_empty, parent)
         try:
             samples.write(name, temporary)
             temporary.rename(folder)
+            if undo is not None:
+                undo.callback(shutil.rmtree, folder, ignore_errors=True)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if folder.is_dir():  # another process was faster
@@ -38,3 +47,8 @@ def sample_writer(results: Path, *, instead: Path | None = None) -> Callable[[st
         return folder
 
     return prepare
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

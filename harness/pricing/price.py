@@ -16,6 +16,7 @@ from harness.planning.data import Images
 from harness.planning.needs import SMALL
 from harness.planning.plan import Plan
 from harness.pricing.forecast import GPU, Device, Forecast, cpu, forecast, published_images, within_budget
+from harness.records.index import seconds_of
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
 
@@ -47,15 +48,17 @@ def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
     def images_of(run: Run) -> Images:
         return planned.images.get(run.benchmark) or published_images(run.benchmark)
 
-    def seconds_of(record: Record) -> float:
-        return 3600 * sum(start.hours for start in attempts(state_folder(results, record.key)))
+    def taken(record: Record) -> float:
+        seconds, whole = seconds_of(record.cost)
+        starts = 3600 * sum(start.hours for start in attempts(state_folder(results, record.key)))
+        return starts or (seconds if whole else 0.0)  # what lies beside records is not in every archive
 
     return forecast(
         [job.run for job in planned.pending],
         RecordStore(results).summaries()[0],
         backbone_shape,
         images_of=images_of,
-        seconds_of=seconds_of,
+        seconds_of=taken,
         device=one,
         parallel=parallel,
         start=datetime.now(),

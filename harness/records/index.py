@@ -14,12 +14,13 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import sqlite3
 import stat
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -39,11 +40,12 @@ _SETTLED_NS = 2_000_000_000
 _BATCH = 1000
 _WAIT_S = 5.0
 
+_BESIDE_TRAINING = ("start", "loading", "testing", "merging", "other")
 _NAMES = ("method", "variant", "benchmark", "backbone", "protocol", "seed", "data_fingerprint")
 _ENDING = ("code", "message", "attempts", "finished")
 _TABLES = f"""
 CREATE TABLE made(by TEXT);
-CREATE TABLE file(key TEXT PRIMARY KEY, stamp INTEGER, problem TEXT, seconds REAL,
+CREATE TABLE file(key TEXT PRIMARY KEY, stamp INTEGER, problem TEXT, seconds REAL, whole INTEGER,
                   {", ".join(_NAMES)}, {", ".join(_ENDING)}) WITHOUT ROWID;
 CREATE TABLE summary(key TEXT PRIMARY KEY, rules INTEGER, content TEXT);
 CREATE TABLE shared(id INTEGER PRIMARY KEY, content TEXT UNIQUE);
@@ -59,12 +61,14 @@ class Ending:
     """What a record says of its run besides the numbers, and why its file is none (``problem``).
 
     Args:
-        seconds: of training.
+        seconds: of the whole run where the record tells, else of its training.
+        whole: whether they are of the whole run.
     """
 
     key: str
     problem: str = ""
     seconds: float = 0.0
+    whole: bool = False
     method: str = ""
     variant: str = ""
     benchmark: str = ""
@@ -81,7 +85,18 @@ class Ending:
     def of(cls, record: Record) -> Ending:
         run = {name: getattr(record.run, name) for name in _NAMES}
         own = {name: getattr(record, name) for name in _ENDING}
-        return cls(key=record.key, seconds=record.cost.get("wall_time_s", 0.0), **run, **own)
+        seconds, whole = seconds_of(record.cost)
+        return cls(key=record.key, seconds=seconds, whole=whole, **run, **own)
+
+
+def seconds_of(cost: Mapping[str, float]) -> tuple[float, bool]:
+    """How long a run took, and whether that is all of it: older records have the seconds of training alone.
+
+    Training and validation are of all starts of a run, the other stages of the last.
+    """
+    trained = cost.get("wall_time_s", 0.0)
+    others = [cost[f"stage_{name}_s"] for name in _BESIDE_TRAINING if f"stage_{name}_s" in cost]
+    return (trained + math.fsum(others), True) if others else (trained, False)
 
 
 _COLUMNS = tuple(field.name for field in fields(Ending))
@@ -115,7 +130,8 @@ class RecordIndex:
         else:
             rows = (row for key in keys for row in self.database.execute(f"{columns} WHERE key = ?", (key,)))
         for row in rows:
-            yield Ending(**dict(zip(_COLUMNS, row, strict=True)))
+            values = dict(zip(_COLUMNS, row, strict=True))
+            yield Ending(**{**values, "whole": bool(values["whole"])})
 
     def problems(self) -> dict[Path, str]:
         """Files that are no readable record, with the reason."""

@@ -30,14 +30,14 @@ from harness.text import printable_line
 
 
 def require_writable(root: Path) -> None:
-    """Create the results folder and try a file in it, before hours of work depend on it.
+    """Try a file in the results folder, or where it would be made, before hours of work depend on it; leaves nothing.
 
     Raises:
         UsageError: it cannot be written.
     """
+    there = next(folder for folder in (root, *root.absolute().parents) if os.path.lexists(folder))
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise UsageError(

@@ -255,6 +255,27 @@ def test_all_that_is_missing_is_said_at_once_with_what_each_card_needs(
     assert "nas-lora, standard: images (--data), SAM's sam_vit_h_4b8939.pth (--checkpoint), a GPU" in error
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["--protocol", "mini", "--methods", "lora", "--datasets", "leaf"], id="files"),
+        pytest.param([*DEMO, "--checkpoint", "nowhere.pth"], id="generated images"),
+        pytest.param([*DEMO, "--checkpoint", "nowhere.pth", "--tune", "lr=1e-4,1e-3"], id="trials"),
+    ],
+)
+@pytest.mark.parametrize("there", [False, True], ids=["no folder yet", "a folder with results"])
+def test_where_something_is_missing_nothing_is_written(
+    words: list[str], there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "new" / "runs"
+    if there:
+        (results / "records").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    assert main([*words, "--results", str(results)]) == 2
+    assert "python -m datasets list" in (error := capsys.readouterr().err) or "nowhere.pth does not exist" in error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_budget_starts_what_the_plan_says_fits_and_says_what_it_leaves_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

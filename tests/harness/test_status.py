@@ -19,6 +19,7 @@ from harness.dispatch.run_states import RunState, survey
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
 from harness.dispatch.tally import tally_of
 from harness.dispatch.time_left import clock, time_left
+from harness.records.index import seconds_of
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job
@@ -42,8 +43,8 @@ def gone():
 
 
 def finish(results, job, code="OK", message="", **changes):
-    record = Record(run=job.run, key=job.run.key, code=code, message=message, cost={"wall_time_s": 60.0}, **changes)
-    RecordStore(results).write(record)
+    changes = {"cost": {"wall_time_s": 60.0}, **changes}
+    RecordStore(results).write(Record(run=job.run, key=job.run.key, code=code, message=message, **changes))
 
 
 def states(results, jobs, tasks=None):
@@ -170,7 +171,7 @@ def run_state(**changes):
 
 
 def test_the_time_left_comes_from_finished_runs_and_how_many_run_at_once():
-    runs = [run_state(seconds=100.0) for _ in range(4)]
+    runs = [run_state(seconds=100.0, whole=True) for _ in range(4)]
     runs += [run_state(state="running", done=0.5), run_state(state="running", done=0.5), run_state(state="queued")]
     left = time_left({str(n): run for n, run in enumerate(runs)}, now=0.0)
     assert left.seconds == pytest.approx(100 * 2.0 / 2)
@@ -178,6 +179,27 @@ def test_the_time_left_comes_from_finished_runs_and_how_many_run_at_once():
     assert time_left({"a": run_state(state="queued")}, now=0.0).seconds is None
     assert time_left({"a": run_state()}, now=0.0).seconds == 0.0
     assert [clock(value) for value in (0.0, 83.0, 3723.0)] == ["0:00", "1:23", "1:02:03"]
+
+
+def test_whole_runs_tell_before_training_alone_and_the_origin_says_which():
+    running = run_state(state="running", done=0.5, begun=0.1)
+    old, new = run_state(seconds=60.0), run_state(seconds=100.0, whole=True)
+    other_old = run_state(variant="other", seconds=30.0)
+    said = "0:30 left, told from the training of 2 finished runs"
+    assert str(time_left(dict(enumerate([old, old, running])), now=0.0)) == said
+    left = time_left(dict(enumerate([old, new, other_old, running])), now=0.0)
+    assert str(left) == "0:50 left, told from 1 finished run and the training of 1 other"
+    queued = run_state(variant="a third", state="queued")
+    assert time_left(dict(enumerate([old, new, other_old, running, queued])), now=0.0).seconds == pytest.approx(150.0)
+
+
+def test_a_record_with_its_stages_tells_of_the_whole_run_and_an_older_one_of_training():
+    trained = {"wall_time_s": 100.0, "train_time_s": 80.0}
+    assert seconds_of(trained) == (100.0, False)
+    # training and validation of an earlier start are in the first alone
+    stages = {"start": 2.0, "loading": 3.0, "training": 50.0, "validating": 9.0, "testing": 20.0, "merging": 4.0}
+    assert seconds_of({**trained, **{f"stage_{name}_s": value for name, value in stages.items()}}) == (129.0, True)
+    assert seconds_of({}) == (0.0, False)
 
 
 def test_a_run_that_goes_on_has_the_pace_of_this_start_and_not_of_what_was_done_before():

@@ -90,6 +90,9 @@ def test_an_earlier_run_costs_the_time_of_its_starts_where_they_are_known(data: 
     assert without_test.hours > SECONDS / 3600
     assert without_test.runs[0].time_basis == "1 record of the same shape"
     (record,) = RecordStore(tmp_path)
+    cost = {**record.cost, "stage_training_s": SECONDS, "stage_testing_s": 0.5 * SECONDS}
+    RecordStore(tmp_path).write(replace(record, cost=cost))
+    assert price(made, tmp_path, where=ON_GPU).hours == pytest.approx(1.5 * SECONDS / 3600)
     lease = Lease.acquire(state_folder(tmp_path, record.key), holder=Holder.here())
     lease.release("finished", "OK")
     (path,) = state_folder(tmp_path, record.key).glob("attempt.1.json")

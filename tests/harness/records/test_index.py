@@ -14,7 +14,7 @@ import pytest
 
 from harness.dispatch.run_states import survey
 from harness.dispatch.sweeps import PlannedRun
-from harness.dispatch.tally import tally, tally_of
+from harness.dispatch.tally import Tally, tally, tally_of
 from harness.records import index as indexing
 from harness.records.index import SWITCH
 from harness.records.store import RecordStore
@@ -143,12 +143,16 @@ def test_the_overview_counts_what_the_survey_finds(
     finish(tmp_path, jobs[0])
     finish(tmp_path, jobs[1], "OOM")
     store.path(jobs[2].run.key).write_text("{", encoding="utf-8")
-    finish(tmp_path, jobs[5])
+    whole = {"wall_time_s": 50.0, "stage_training_s": 40.0, "stage_testing_s": 30.0}
+    finish(tmp_path, jobs[3], cost=whole)
+    finish(tmp_path, jobs[5], cost=whole)
     for _ in range(2):
         counted = tally(tmp_path, tasks=None, cluster="", note="")
         seen = tally_of(survey(tmp_path))
         assert overview(counted) == overview(seen)
         assert len(counted.cells) < len(seen.cells)
+        assert times(counted) == times(seen)
+        assert times(counted)[True] == (2, 160.0)
         assert counted.problems == seen.problems
     # the same failure, submitted again: it is looked at one by one
     folder = tmp_path / "sweeps" / "20260102-000000-abcd"
@@ -158,6 +162,15 @@ def test_the_overview_counts_what_the_survey_finds(
     content = {"name": "harness-again", "created": 0.0, "shape": {}, "runs": [vars(asked)]}
     (folder / "chunk.000.json").write_text(json.dumps(content), encoding="utf-8")
     assert overview(tally(tmp_path, tasks=None, cluster="", note="")) == overview(tally_of(survey(tmp_path)))
+
+
+def times(counted: Tally) -> dict[bool, tuple[int, float]]:
+    """Runs and their seconds, by whether those are of the whole run."""
+    by_kind = [[cell for cell in counted.cells if cell.whole == whole] for whole in (False, True)]
+    return {
+        bool(kind): (sum(cell.timed for cell in cells), sum(cell.seconds for cell in cells))
+        for kind, cells in enumerate(by_kind)
+    }
 
 
 def indexing_limits():
