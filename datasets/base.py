@@ -88,7 +88,7 @@ class Benchmark(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    task: ClassVar[Literal["binary", "multiclass"]] = "binary"
+    task: ClassVar[Literal["binary", "multiclass", "classification"]] = "binary"
     num_classes: ClassVar[int] = 2
     class_names: ClassVar[tuple[str, ...]] = ("background", "foreground")
     metrics: ClassVar[tuple[str, ...]]

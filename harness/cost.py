@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         print(line, file=sys.stderr)
 
     from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
+    from harness.models.decoders import LABELLING
     from harness.planning.rows import method_row, split_overrides
     from harness.planning.words import expand, parse_entry, usable
     from harness.protocols.load import load_protocol
@@ -130,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         backbone=backbone,
         checkpoint=arguments.checkpoint,
         protocol=protocol,
-        task="multiclass" if arguments.classes else "binary",
+        task="classification" if protocol.decoder in LABELLING else "multiclass" if arguments.classes else "binary",
         num_classes=arguments.classes or 2,
         rounds=arguments.rounds,
         device=device,

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
-from harness.models.decoders import Decoder
+from harness.models.decoders import LABELLING, Decoder
 from harness.models.segmenter import Segmenter, upsample
 from harness.protocols.card import Protocol
 from harness.training.losses import build_loss
@@ -50,6 +50,11 @@ class ContractCase:
         )
 
     @property
+    def labels(self) -> bool:
+        """Whether an image has one label, of two, instead of a mask."""
+        return self.decoder in LABELLING
+
+    @property
     def shape(self) -> BackboneShape:
         return backbone_shape(self.backbone, IMAGE_SIZE)
 
@@ -57,7 +62,7 @@ class ContractCase:
         """The segmenter without the method; the same weights every time."""
         segmenter = build_segmenter(
             self.backbone,
-            task="binary",
+            task="classification" if self.labels else "binary",
             image_size=IMAGE_SIZE,
             head_seed=11,
             activation_checkpointing=recompute,
@@ -83,7 +88,9 @@ class ContractCase:
     def loss(self, segmenter: Segmenter, method: Method) -> Tensor:
         """Task loss plus the method's auxiliary loss on the subject's images."""
         output = segmenter(self.images)
-        if output.classes is None:
+        if self.labels:
+            loss = cross_entropy(output.masks, self.targets[:, 0, :1, :1].long())
+        elif output.classes is None:
             masks = upsample(output.masks, (self.targets.shape[-2], self.targets.shape[-1]))  # SAM's have that size
             loss = binary_cross_entropy_with_logits(masks, self.targets)
         else:

@@ -17,11 +17,12 @@ from harness.contract.merging import merge
 from harness.contract.placement import placement
 from harness.contract.violation import first, refusal, require
 from harness.models.catalog import trained_in_decoder
+from harness.models.decoders import DECODERS
 from harness.models.segmenter import Segmenter
 from methods.base import Method
 
 IDENTITY_TOLERANCE = 1e-6
-BATCH_TOLERANCE = {"sam": 1e-5, "linear": 1e-5, "mask-transformer": 2e-4, "mask2former": 1e-4}
+BATCH_TOLERANCE = dict.fromkeys(DECODERS, 1e-05) | {"mask-transformer": 2e-4, "mask2former": 1e-4}
 """By decoder: the mask transformer's last norm divides the difference of two classes by itself and √ε, so that it makes
 rounding up to 1 / √1e-5 = 316 times larger."""
 RECOMPUTE_TOLERANCE = 1e-6

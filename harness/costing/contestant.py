@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from harness.costing.device import Clock
 from harness.costing.flops import FlopCount
+from harness.models.decoder_shape import Task
 from harness.protocols.card import Protocol
 from harness.training.batches import UpdatePlan, hold_out
 from harness.training.distributed import ALONE
@@ -36,15 +37,16 @@ class RandomImages:
         count: images.
         image_size: side in pixels.
         num_classes: classes in the masks.
+        labels: a class an image, (1, 1), instead of masks.
     """
 
-    def __init__(self, count: int, *, image_size: int, num_classes: int) -> None:
+    def __init__(self, count: int, *, image_size: int, num_classes: int, labels: bool = False) -> None:
         source = np.random.default_rng(0)
         self._images = source.integers(0, 256, (count, 3, image_size, image_size), dtype=np.uint8)
         # Blocks of a class, so that the loss meets regions with boundaries.
         coarse = source.integers(0, num_classes, (count, 8, 8), dtype=np.uint8)
         at = np.arange(image_size) * 8 // image_size
-        self._masks = coarse[:, at][:, :, at]
+        self._masks = coarse[:, :1, :1] if labels else coarse[:, at][:, :, at]
 
     def __len__(self) -> int:
         return len(self._images)
@@ -92,7 +94,7 @@ class Contestant:
         segmenter: nn.Module,
         method: Method,
         protocol: Protocol,
-        task: Literal["binary", "multiclass"],
+        task: Task,
         num_classes: int,
         device: torch.device,
         clock: Clock,
@@ -107,7 +109,12 @@ class Contestant:
         self._loss = build_loss(protocol, task=task, num_classes=num_classes)
         self._scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
         batches = 2 if method.architecture_holdout() else 1
-        images = RandomImages(batches * protocol.batch_size, image_size=protocol.image_size, num_classes=num_classes)
+        images = RandomImages(
+            batches * protocol.batch_size,
+            image_size=protocol.image_size,
+            num_classes=num_classes,
+            labels=task == "classification",
+        )
         self._plan = UpdatePlan(indices=range(len(images)), batch_size=protocol.batch_size)
         caching = not method.config.trains_encoder and protocol.cache_embeddings
         self._cache = EmbeddingCache(count=len(images), key="cost") if caching else None

@@ -11,6 +11,7 @@ import torch
 
 from harness.costing.device import CLOCKS
 from harness.errors import UsageError
+from harness.models.decoder_shape import Task
 from harness.protocols.card import Protocol
 
 
@@ -48,7 +49,7 @@ class Session:
     backbone: str
     checkpoint: Path | None
     protocol: Protocol
-    task: Literal["binary", "multiclass"] = "binary"
+    task: Task = "binary"
     num_classes: int = 2
     rounds: int = 9
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

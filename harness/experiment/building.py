@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from harness.models.build import build_segmenter
+from harness.models.decoder_shape import Task
 from harness.models.segmenter import Segmenter
 from harness.protocols.load import from_rules
 from harness.records.schema import Run
@@ -15,9 +15,7 @@ from harness.validation import from_mapping
 from methods.base import Method
 
 
-def attached_segmenter(
-    run: Run, *, task: Literal["binary", "multiclass"], num_classes: int, checkpoint: Path | None
-) -> tuple[Segmenter, Method]:
+def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Path | None) -> tuple[Segmenter, Method]:
     """A fresh segmenter on the CPU, in training mode, and the method attached to it.
 
     Head and method draw from streams of their own, so that for one seed every method meets the same head.

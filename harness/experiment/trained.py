@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -15,6 +14,7 @@ from torch import Tensor
 from harness.errors import UsageError
 from harness.experiment.building import attached_segmenter
 from harness.models.checkpoint import read_tensors
+from harness.models.decoder_shape import Task
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import Segmenter
 from harness.records.checkpoints import noted
@@ -43,7 +43,7 @@ class Trained:
     checkpoints: Mapping[str, str]
 
     @property
-    def task(self) -> Literal["binary", "multiclass"]:
+    def task(self) -> Task:
         """Of its benchmark."""
         return BENCHMARKS.get(self.run.benchmark).task
 

@@ -61,8 +61,8 @@ def build_segmenter(
 
     Args:
         name: see `harness.models.catalog`.
-        task: ``binary`` (one mask token) or ``multiclass`` (``mask_tokens`` of them and a class head).
-        num_classes: classes of a multi-class benchmark, background included.
+        task: ``binary`` (one mask token), ``multiclass`` (``mask_tokens`` of them and a class head) or ``classification``.
+        num_classes: classes, of masks with the background; two of a binary task.
         mask_tokens: K of a multi-class head; where K > 1 each starts as SAM's token 0 plus noise of standard
             deviation 0.02 (ours).
         image_size: side of the square input in pixels, None for the backbone's own.
@@ -74,7 +74,7 @@ def build_segmenter(
         strict_loading: ``released`` leaves SAM's positional encoding random after loading (quirk 12).
         spare_tokens: ``released`` leaves SAM's mask tokens 1-3 out of the decoder (quirk 14).
         decoder: ``sam``; or on a timm ViT, without neck, prompts and mask tokens, Segmenter's ``linear`` or
-            ``mask-transformer``, or ``mask2former``.
+            ``mask-transformer``, or ``mask2former``; for a task ``classification`` ``class-token`` or ``mean-pool``.
 
     Raises:
         UsageError: unknown backbone, unfit image size, a decoder that does not stand on the backbone, or a checkpoint
@@ -88,11 +88,13 @@ def build_segmenter(
     )
     if decoder != "sam":
         with seeded(head_seed + 1):
-            classes = num_classes if task == "multiclass" else 2
+            classes = 2 if task == "binary" else num_classes
             if decoder == "mask2former":
                 queries = Mask2FormerDecoder(shape.dim, shape=entry.decoder, classes=classes)
                 return QuerySegmenter(encoder=encoder, decoder=queries, binary=task == "binary")
             dense = dense_decoder(decoder, dim=shape.dim, classes=classes, fused=fused_attention)
+        if decoder == "class-token":
+            encoder.gives_class_token = True  # type: ignore[assignment]
         return DenseSegmenter(encoder=encoder, decoder=dense, binary=task == "binary")
     tokens = mask_tokens if task == "multiclass" else 1
     with seeded(head_seed + 1):

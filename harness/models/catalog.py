@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from harness.errors import UsageError, did_you_mean
 from harness.models import mask2former_forms
 from harness.models.decoder_shape import Task
-from harness.models.decoders import HEAD_DIM, Decoder, dense_parameters
+from harness.models.decoders import HEAD_DIM, LABELLING, Decoder, dense_parameters
 from harness.models.known import TIMM, Backbone, known_backbones
 from methods.configs import FullConfig, MethodConfig
 from methods.parts.placement import BackboneShape
@@ -49,11 +49,15 @@ def require_stands(decoder: Decoder, name: str) -> None:
     """Raises UsageError where the decoder cannot stand on the backbone ``name``."""
     entry = backbone(name)
     owner = "transformers' Mask2Former" if decoder == "mask2former" else "Segmenter's"
+    if decoder in LABELLING:
+        owner = "a classifier"
     if decoder != "sam" and entry.shape.neck_dim:
         raise UsageError(
             f"decoder={decoder} is {owner} and stands on a plain ViT of timm, not on {entry.name}; "
             f"take one such as --backbone {TIMM}vit_base_patch16_224, or decoder=sam"
         )
+    if decoder == "class-token" and not entry.class_token:
+        raise UsageError(f"decoder=class-token: {entry.name} has no class token; take decoder=mean-pool")
     if decoder == "mask-transformer" and entry.shape.dim % HEAD_DIM:
         raise UsageError(
             f"decoder=mask-transformer has heads of {HEAD_DIM} channels, and {entry.name} is {entry.shape.dim} wide; "
@@ -88,17 +92,18 @@ def decoder_parameters(
     name: str, *, task: Task, num_classes: int = 2, mask_tokens: int = 1, decoder: Decoder = "sam"
 ) -> int:
     """Trained parameters of mask decoder and head (3,505,536 at 256-d, binary), and of the neck behind an encoder without; or of
-    Segmenter's decoder, which has neither.
+    Segmenter's decoder or of a classifier, which have neither.
 
     Args:
         task: ``binary`` has one mask token and no class head.
-        num_classes: classes of a multi-class benchmark, background included; the head adds one for "nothing".
+        num_classes: classes of a multi-class benchmark, background included; the head adds one for "nothing". Of
+            ``classification`` the labels.
         mask_tokens: K mask tokens of a multi-class head.
         decoder: see `harness.models.decoders`.
     """
     entry = backbone(name)
     if decoder != "sam":
-        classes = num_classes if task == "multiclass" else 2
+        classes = 2 if task == "binary" else num_classes
         if decoder == "mask2former":
             own = entry.decoder
             return mask2former_forms.parameters(
@@ -159,5 +164,7 @@ def total_parameters(
 def _ask_timm(model: str) -> Backbone:
     from harness.models.timm_shapes import timm_shape
 
-    shape, unlisted = timm_shape(model)
-    return Backbone(name=TIMM + model, shape=shape, timm_model=model, unlisted_parameters=unlisted)
+    shape, unlisted, class_token = timm_shape(model)
+    return Backbone(
+        name=TIMM + model, shape=shape, timm_model=model, unlisted_parameters=unlisted, class_token=class_token
+    )

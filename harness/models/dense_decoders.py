@@ -1,4 +1,4 @@
-"""Segmenter's decoders (Strudel et al. 2105.05633): a ViT's patch tokens to one logit map a class.
+"""Segmenter's decoders (Strudel et al. 2105.05633): a ViT's patch tokens to one logit map a class; and a classifier.
 
 Blocks are timm's, which are the ones that Segmenter took over; names are Segmenter's own, so that its checkpoints'
 ``decoder.*`` load strictly.
@@ -13,7 +13,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from harness.models.decoders import HEAD_DIM, MASK_LAYERS, Decoder
+from harness.models.decoders import HEAD_DIM, LABELLING, MASK_LAYERS, Decoder
 
 DROPOUT = 0.1
 _STD = 0.02
@@ -34,6 +34,16 @@ class LinearDecoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.head(features.movedim(1, -1)).movedim(-1, 1)
+
+
+class Classifier(LinearDecoder):
+    """``logits = W·(mean of the tokens) + b``: features (B, d, h, w), of one token where that is the class token, to (B, C, 1, 1).
+
+    timm's head behind ``global_pool="token"``, or ``"avg"`` with the ViT's own final norm in front of the mean.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features.mean(dim=(2, 3), keepdim=True))
 
 
 class MaskTransformer(nn.Module):
@@ -86,6 +96,8 @@ class MaskTransformer(nn.Module):
 
 def dense_decoder(name: Decoder, *, dim: int, classes: int, fused: bool = True) -> nn.Module:
     """The decoder that a protocol names; draws its weights from torch's generator."""
+    if name in LABELLING:
+        return Classifier(dim, classes=classes)
     return (
         LinearDecoder(dim, classes=classes) if name == "linear" else MaskTransformer(dim, classes=classes, fused=fused)
     )

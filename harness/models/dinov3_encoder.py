@@ -23,6 +23,9 @@ class DINOv3Encoder(RotaryEncoder):
         activation_checkpointing: recompute each block in backward instead of keeping its activations.
     """
 
+    gives_class_token = False
+    """Whether what comes out is the class token instead of the patches."""
+
     def __init__(self, vit: Eva, *, shape: BackboneShape, fused: bool, activation_checkpointing: bool) -> None:
         rotations = Rotations()
         blocks = [_block(block, shape=shape, rotations=rotations, fused=fused) for block in vit.blocks]
@@ -39,8 +42,11 @@ class DINOv3Encoder(RotaryEncoder):
         return torch.cat([*prefix, self.patch_embed(images)], dim=1)
 
     def finish(self, tokens: Tensor) -> Tensor:
-        """Final norm: (B, N, C) to (B, C, h, w)."""
-        patches = self.norm(tokens)[:, self.shape.prefix_tokens :]
+        """Final norm: (B, N, C) to (B, C, h, w), or to (B, C, 1, 1) with `gives_class_token`."""
+        normed = self.norm(tokens)
+        if self.gives_class_token:
+            return normed[:, 0, :, None, None]
+        patches = normed[:, self.shape.prefix_tokens :]
         return patches.transpose(1, 2).reshape(len(tokens), -1, self.grid.height, self.grid.width)
 
 

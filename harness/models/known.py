@@ -29,6 +29,7 @@ class Backbone:
         timm_model: timm's name, empty for the encoders of SAM and SAM 3.
         timm_options: numbers of a small one in which it differs from timm's model of that name.
         unlisted_parameters: what a timm model has beyond the closed form (such as CLIP's norm before the blocks).
+        class_token: whether a class token comes first among the tokens.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Backbone:
     timm_model: str = ""
     timm_options: Mapping[str, Any] = field(default_factory=dict)
     unlisted_parameters: int = 0
+    class_token: bool = False
 
 
 def _sam(name: str, *, dim: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> Backbone:
@@ -91,7 +93,12 @@ def _timm(
         qkv_bias=not rotary,
     )
     return Backbone(
-        name=name or TIMM + model, shape=shape, decoder=decoder, timm_model=model, timm_options=options or {}
+        name=name or TIMM + model,
+        shape=shape,
+        decoder=decoder,
+        timm_model=model,
+        timm_options=options or {},
+        class_token=prefix_tokens > 0,
     )
 
 

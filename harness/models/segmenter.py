@@ -20,7 +20,7 @@ class SegmenterOutput(NamedTuple):
     Args:
         masks: float32 logits. SAM's decoder: (B, K, h, w) of masks at four times the encoder's grid (a quarter of the
             input for 16-pixel patches). Segmenter's: (B, 1, h, w) of the foreground or (B, C, h, w) of the classes, at
-            the encoder's grid.
+            the encoder's grid. A classifier's: (B, C, 1, 1).
         classes: (B, K, C + 1) class logits of each mask, the last one "nothing"; None for a binary task, and where
             ``masks`` are the classes' own.
         foreground: a binary task with class logits: of background, foreground and "nothing".

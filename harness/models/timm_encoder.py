@@ -50,6 +50,9 @@ class TimmEncoder(nn.Module):
         activation_checkpointing: recompute each block in backward instead of keeping its activations.
     """
 
+    gives_class_token = False
+    """Whether what comes out is the class token instead of the patches."""
+
     def __init__(
         self,
         vit: VisionTransformer,
@@ -95,8 +98,11 @@ class TimmEncoder(nn.Module):
         return run_blocks(self.blocks, tokens, recompute=self.activation_checkpointing)
 
     def finish(self, tokens: Tensor) -> Tensor:
-        """Final norm: (B, N, C) to (B, C, h, w)."""
-        patches = self.norm(tokens)[:, self.shape.prefix_tokens :]
+        """Final norm: (B, N, C) to (B, C, h, w), or to (B, C, 1, 1) with `gives_class_token`."""
+        normed = self.norm(tokens)
+        if self.gives_class_token:
+            return normed[:, 0, :, None, None]
+        patches = normed[:, self.shape.prefix_tokens :]
         return patches.transpose(1, 2).reshape(len(tokens), -1, self.grid.height, self.grid.width)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from methods.configs import FullConfig
 from methods.parts.placement import BackboneShape
 
 
-def timm_shape(model: str) -> tuple[BackboneShape, int]:
-    """The numbers of timm's ``model``, built without memory, and how many of its parameters the closed form does not list
-    (such as CLIP's norm before the blocks).
+def timm_shape(model: str) -> tuple[BackboneShape, int, bool]:
+    """The numbers of timm's ``model``, built without memory, how many of its parameters the closed form does not list
+    (such as CLIP's norm before the blocks), and whether it has a class token.
 
     Raises:
         UsageError: timm has no such model, or it is no plain ViT; says what it lacks.
@@ -51,7 +51,8 @@ def timm_shape(model: str) -> tuple[BackboneShape, int]:
         learnt_positions=0 if rotary else None,
         qkv_bias=block.attn.qkv.bias is not None,
     )
-    return shape, sum(p.numel() for p in vit.parameters()) - FullConfig().encoder_parameters(shape)
+    unlisted = sum(p.numel() for p in vit.parameters()) - FullConfig().encoder_parameters(shape)
+    return shape, unlisted, vit.cls_token is not None
 
 
 def _lacking(vit: Any) -> Iterator[str]:

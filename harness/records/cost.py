@@ -38,7 +38,7 @@ class Comparability:
         backbone: name in the catalogue.
         image_size: side of the square input in pixels.
         batch: images a step.
-        task: ``binary`` or ``multiclass``.
+        task: ``binary``, ``multiclass`` or ``classification``.
         options: optimisations and schedule of the protocol (fused_attention, activation_checkpointing, epochs, …);
             ``num_classes``, ``mask_tokens``, ``accumulate`` and ``decoder`` only where they are not 2, 1, 1 and ``sam``.
     """

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
 
+from harness.models.decoder_shape import Task
 from harness.protocols.card import Protocol
 from harness.training.batches import TrainingImages
 from harness.training.distributed import ALONE, Workers
@@ -43,7 +43,7 @@ class Assignment:
     method: Method
     images: TrainingImages
     protocol: Protocol
-    task: Literal["binary", "multiclass"]
+    task: Task
     num_classes: int
     seed: int
     folder: Path

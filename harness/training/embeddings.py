@@ -36,8 +36,10 @@ def encoder_is_frozen(method: Method, segmenter: nn.Module) -> bool:
 
 
 def encoder_fingerprint(encoder: nn.Module) -> str:
-    """Hash of all parameters and buffers, 16 hex digits."""
+    """Hash of all parameters and buffers, and of which tokens come out; 16 hex digits."""
     digest = hashlib.blake2b(digest_size=8)
+    if getattr(encoder, "gives_class_token", False):
+        digest.update(b"class token")
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(bytes_of(tensor))

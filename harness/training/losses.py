@@ -8,13 +8,15 @@ no weight in any term.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from harness.errors import UsageError
+from harness.models.decoder_shape import Task
+from harness.models.decoders import LABELLING
 from harness.protocols.card import Protocol, Quirk
 from harness.training.mask2former import Mask2FormerLoss, Terms
 from harness.training.prediction import IGNORE, Loss, Prediction, Total, alone, upsampled
@@ -85,7 +87,8 @@ class BalancedBCE(Loss):
 
 
 class CrossEntropy(Loss):
-    """Mean cross entropy of the pixels that count, over all images of the batch (Segmenter, 2105.05633).
+    """Mean cross entropy of the pixels that count, over all images of the batch (Segmenter, 2105.05633); of labels, which are maps of
+    one pixel, over the images.
 
     Logits (B, C, h, w) of the classes, or (B, 1, h, w) of the foreground against the background, resized to the target.
 
@@ -122,7 +125,7 @@ class OfEveryLayer(Loss):
         return torch.stack(each).sum()
 
 
-def build_loss(protocol: Protocol, *, task: Literal["binary", "multiclass"], num_classes: int) -> Loss:
+def build_loss(protocol: Protocol, *, task: Task, num_classes: int) -> Loss:
     """The loss that ``protocol`` names for a task; ``auto`` is structure loss for binary, Mask2Former's for
     multi-class, cross entropy for decoders that give the classes' own maps, Mask2Former's of every layer for its own.
 
@@ -132,7 +135,7 @@ def build_loss(protocol: Protocol, *, task: Literal["binary", "multiclass"], num
     Raises:
         UsageError: the loss does not fit the task.
     """
-    name, by_class = protocol.loss, protocol.decoder in ("linear", "mask-transformer")
+    name, by_class = protocol.loss, protocol.decoder in ("linear", "mask-transformer", *LABELLING)
     by_query = protocol.decoder == "mask2former"
     if name == "auto" and by_query:
         name = "mask2former"
@@ -141,6 +144,8 @@ def build_loss(protocol: Protocol, *, task: Literal["binary", "multiclass"], num
     fitting = ["structure", "balanced-bce", "cross-entropy"]
     if task == "multiclass":
         fitting = ["cross-entropy"] if by_class else ["mask2former"]
+    if task == "classification":
+        fitting = ["cross-entropy"]
     if by_query:
         fitting = ["mask2former"]
     if name not in fitting:

@@ -1,4 +1,4 @@
-"""The contract under Segmenter's decoders and Mask2Former's: every clause for one method of each kind, the heart of it for all."""
+"""The contract under Segmenter's decoders, Mask2Former's and a classifier: every clause for one method of each kind, the heart of it for all."""
 
 from __future__ import annotations
 
@@ -38,4 +38,14 @@ def test_every_method_under_the_mask_transformer(clause: Callable[[], str]) -> N
 )
 def test_a_cell_and_an_adapter_under_mask2former(clause: Callable[[], str]) -> None:
     pytest.importorskip("transformers")
+    clause()
+
+
+@under_every_clause(
+    [("lora", {}), ("lst", {}), ("naslora", {})],
+    backbone="vit_t_timm",
+    decoder="class-token",
+    checks=("identity", "gradient", "count", "batch", "merge"),
+)
+def test_three_kinds_of_method_on_the_class_token(clause: Callable[[], str]) -> None:
     clause()
