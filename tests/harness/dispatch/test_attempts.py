@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 
@@ -15,7 +14,7 @@ import pytest
 
 from harness import files
 from harness.dispatch import attempts as module
-from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts
+from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts, close
 from harness.files import create_exclusively
 
 
@@ -56,28 +55,73 @@ def test_a_process_number_that_was_used_again_does_not_count_as_alive(tmp_path):
     assert Lease.acquire(tmp_path, holder=Holder.here()).attempt.number == 2
 
 
-def test_a_holder_elsewhere_without_sign_of_life_is_taken_over_after_the_lease(tmp_path):
-    Lease.acquire(tmp_path, holder=elsewhere())
-    begin = time.monotonic()
-    assert Lease.acquire(tmp_path, holder=Holder.here(), lease_s=0.5).attempt.number == 2
-    assert time.monotonic() - begin >= 0.5
+class Clock:
+    """Ours, which goes on as we sleep, and in which something may happen on the other machine."""
+
+    def __init__(self, monkeypatch, *, happens=lambda slept: None):
+        self.now, self.naps, self._happens = 50.0, [], happens
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+
+    def sleep(self, seconds):
+        self.naps.append(seconds)
+        self.now += seconds
+        self._happens(len(self.naps))
+
+
+@pytest.mark.parametrize(("lease_s", "naps"), [(90.0, [2.0] * 45), (10.0, [0.5] * 20)])
+def test_a_holder_elsewhere_without_sign_of_life_is_taken_over_after_the_lease(tmp_path, monkeypatch, lease_s, naps):
+    far = Lease.acquire(tmp_path, holder=elsewhere())
+    clock = Clock(monkeypatch)
+    lease = Lease.acquire(tmp_path, holder=Holder.here(), lease_s=lease_s, sleep=clock.sleep)
+    assert (lease.attempt.number, clock.naps) == (2, naps)
+    first = attempts(tmp_path)[0]
+    assert (first.end, first.ended) == ("lost", far.attempt.seen)
+    assert first.detail == f"no sign of life from process {os.getpid()} on node7"
 
 
 def test_a_holder_elsewhere_that_beats_is_left_alone_whatever_its_clock_says(tmp_path, monkeypatch):
     monkeypatch.setattr(module.time, "time", lambda: 1.0)  # a clock that is decades behind
     lease = Lease.acquire(tmp_path, holder=elsewhere())
 
-    def beat():
-        for tick in range(20):
-            monkeypatch.setattr(module.time, "time", lambda tick=tick: 2.0 + tick)
+    def beat(naps):
+        if naps == 3:
+            monkeypatch.setattr(module.time, "time", lambda: 2.0)
             lease.beat()
-            time.sleep(0.05)
 
-    beating = threading.Thread(target=beat)
-    beating.start()
-    with pytest.raises(Held):
-        Lease.acquire(tmp_path, holder=Holder.here(), lease_s=5)
-    beating.join()
+    clock = Clock(monkeypatch, happens=beat)
+    with pytest.raises(Held) as held:
+        Lease.acquire(tmp_path, holder=Holder.here(), lease_s=10, sleep=clock.sleep)
+    assert (held.value.attempt.seen, len(clock.naps)) == (2.0, 3)
+
+
+def test_a_holder_elsewhere_that_ends_is_followed_at_once_and_its_own_word_stands(tmp_path, monkeypatch):
+    lease = Lease.acquire(tmp_path, holder=elsewhere())
+    clock = Clock(monkeypatch, happens=lambda naps: lease.release("interrupted", "asked to stop"))
+    assert Lease.acquire(tmp_path, holder=Holder.here(), sleep=clock.sleep).attempt.number == 2
+    assert len(clock.naps) == 1
+    assert attempts(tmp_path)[0].end == "interrupted"
+
+
+def test_the_hours_of_a_start_are_those_up_to_its_last_sign_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.time, "time", lambda: 3600.0)
+    lease = Lease.acquire(tmp_path, holder=Holder.here(), gpus=2)
+    assert attempts(tmp_path)[0].hours == 0.0
+    for hour, say in ((2.0, lease.beat), (4.0, lambda: lease.release("finished"))):
+        monkeypatch.setattr(module.time, "time", lambda hour=hour: hour * 3600.0)
+        say()
+        (attempt,) = attempts(tmp_path)
+        assert (attempt.hours, attempt.gpus) == (hour - 1.0, 2)
+    assert (attempt.seen, attempt.ended, attempt.end) == (7200.0, 14400.0, "finished")
+    close(tmp_path, lease.attempt, "lost")  # said too late
+    assert attempts(tmp_path) == [attempt]
+
+
+def test_an_end_that_is_from_before_it_was_dated_lasts_to_the_last_heartbeat(tmp_path):
+    lease = Lease.acquire(tmp_path, holder=Holder.here())
+    (tmp_path / "attempt.1.end.json").write_text('{"end": "finished"}')
+    (attempt,) = attempts(tmp_path)
+    assert (attempt.end, attempt.detail, attempt.ended, attempt.hours) == ("finished", "", 0.0, 0.0)
+    assert attempt.seen == lease.attempt.seen
 
 
 def test_an_overtaken_holder_notices_at_its_next_heartbeat(tmp_path):
@@ -121,6 +165,37 @@ def test_of_many_contenders_for_a_dead_holders_lease_one_wins(tmp_path):
         for process in processes:
             process.kill()
             process.join()
+
+
+def test_a_contender_between_look_and_creation_wins(tmp_path, monkeypatch):
+    first = []
+    token = module.secrets.token_hex
+
+    def meanwhile(size):
+        monkeypatch.setattr(module.secrets, "token_hex", token)
+        first.append(Lease.acquire(tmp_path, holder=Holder.here()))
+        return token(size)
+
+    monkeypatch.setattr(module.secrets, "token_hex", meanwhile)
+    with pytest.raises(Held):
+        Lease.acquire(tmp_path, holder=Holder.here())
+    first[0].beat()
+    assert attempts(tmp_path) == [first[0].attempt]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(tmp_path, monkeypatch, links):
+    path, link = tmp_path / "a.json", os.link
+
+    def late(source, target):
+        path.write_text("theirs")
+        if not links:
+            raise OSError(files.errno.EPERM, "no links here")
+        link(source, target)
+
+    monkeypatch.setattr(files.os, "link", late)
+    assert not create_exclusively(path, "ours")
+    assert path.read_text() == "theirs"
 
 
 def test_creation_is_exclusive_and_whole(tmp_path):

@@ -1,0 +1,182 @@
+"""Jobs that ended without a word: how each is settled from the queue, accounting, the job's log and what its worker left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
+from harness.dispatch.queue import Account, Task
+from harness.dispatch.reading_sweeps import read_chunk
+from harness.dispatch.slurm import reconcile as module
+from harness.dispatch.slurm.reconcile import reconcile
+from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep, job_log
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from tests.harness.dispatch.helpers import make_job
+
+TOO_LARGE = "slurmstepd: error: StepId=4.0 exceeded memory limit (387254272 > 314572800), being killed\n"
+
+
+class Cluster:
+    user = "me"
+
+    def __init__(self, *, queue=(), accounts=None, named=None):
+        self.queue, self.accounts, self.named = list(queue), accounts, named or {}
+
+    def cluster(self):
+        return "gpu"
+
+    def tasks(self, names):
+        wanted = set(names)
+        return {task.job: task for task in self.queue if task.name in wanted}
+
+    def history(self, jobs):
+        return self.accounts
+
+    def ids_by_name(self, names):
+        return {name: job for name, job in self.named.items() if name in set(names)}
+
+
+def submitted(results, jobs, *, answer="7", limit=5, **settings):
+    sweep = Sweep(
+        id="20260101-000000-abcd",
+        executor="slurm",
+        command="",
+        created=0.0,
+        submitter=Holder.here(),
+        snapshot="/snapshots/abc",
+        settings=settings,
+    )
+    limits = {job.run.key: AttemptLimits(before=0, limit=limit) for job in jobs}
+    chunk = create_chunk(create_sweep(results, sweep), number=0, jobs=jobs, shape={}, limits=limits)
+    return chunk.answered(answer) if answer else chunk
+
+
+def started(results, job, *, task="7_0", lives=False):
+    here = Holder.here(job=task)
+    return Lease.acquire(state_folder(results, job.run.key), holder=here if lives else replace(here, ticks=1))
+
+
+def log_says(chunk, task, text):
+    log = job_log(chunk.path.parent, task)
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(text)
+
+
+def test_a_job_that_waits_or_runs_is_left_alone(tmp_path):
+    jobs = [make_job(tmp_path, seed=seed) for seed in range(2)]
+    chunk = submitted(tmp_path, jobs)
+    waiting = Task(job="7_1", state="PENDING", name=chunk.name)
+    assert reconcile(tmp_path, Cluster(queue=[waiting])) == {"7_1": waiting}
+    assert not read_chunk(chunk.path).closed
+
+
+def test_a_chunk_whose_runs_have_records_is_done(tmp_path):
+    job = make_job(tmp_path)
+    chunk = submitted(tmp_path, [job])
+    RecordStore(tmp_path).write(Record(run=job.run, key=job.run.key, code="OK"))
+    reconcile(tmp_path, Cluster())
+    assert (read_chunk(chunk.path).closed, read_chunk(chunk.path).ends) == ("done", {})
+
+
+@pytest.mark.parametrize(
+    ("state", "end", "detail"),
+    [("TIMEOUT", "TIMEOUT", "job 7_0 ended as TIMEOUT"), ("", "lost", "job 7_0 ended as unknown")],
+)
+def test_a_start_that_died_ends_as_accounting_says(tmp_path, state, end, detail):
+    job = make_job(tmp_path)
+    chunk = submitted(tmp_path, [job])
+    started(tmp_path, job)
+    accounts = [Account(job="7_0", state=state, seconds=1.0, gpus=0)] if state else None
+    reconcile(tmp_path, Cluster(accounts=accounts))
+    (start,) = attempts(state_folder(tmp_path, job.run.key))
+    assert (start.end, start.detail) == (end, detail)
+    assert (read_chunk(chunk.path).closed, read_chunk(chunk.path).ends) == ("done", {})
+    assert RecordStore(tmp_path).read(job.run.key) is None
+
+
+def test_out_of_memory_is_read_from_the_jobs_log_where_accounting_is_off(tmp_path):
+    job = make_job(tmp_path)
+    chunk = submitted(tmp_path, [job])
+    started(tmp_path, job)
+    log_says(chunk, "7_0", TOO_LARGE)
+    reconcile(tmp_path, Cluster())
+    record = RecordStore(tmp_path).read(job.run.key)
+    assert (record.code, record.environment["snapshot"]) == ("OOM", "abc")
+
+
+def test_what_accounting_knows_is_believed_whatever_the_log_says(tmp_path):
+    job = make_job(tmp_path)
+    chunk = submitted(tmp_path, [job])
+    started(tmp_path, job)
+    log_says(chunk, "7_0", TOO_LARGE)
+    reconcile(tmp_path, Cluster(accounts=[Account(job="7_0", state="PREEMPTED", seconds=1.0, gpus=0)]))
+    assert attempts(state_folder(tmp_path, job.run.key))[0].end == "PREEMPTED"
+    assert RecordStore(tmp_path).read(job.run.key) is None
+
+
+def test_a_start_at_the_bound_is_given_up(tmp_path):
+    job = make_job(tmp_path)
+    submitted(tmp_path, [job], limit=1)
+    started(tmp_path, job)
+    reconcile(tmp_path, Cluster(accounts=[Account(job="7_0", state="NODE_FAIL", seconds=1.0, gpus=0)]))
+    assert RecordStore(tmp_path).read(job.run.key).message.startswith("NODE_FAIL: started 1 times without finishing")
+
+
+def test_a_worker_that_lives_though_its_job_is_gone_is_looked_at_again_later(tmp_path):
+    job = make_job(tmp_path)
+    chunk = submitted(tmp_path, [job])
+    started(tmp_path, job, lives=True)
+    reconcile(tmp_path, Cluster())
+    assert not read_chunk(chunk.path).closed
+    assert attempts(state_folder(tmp_path, job.run.key))[0].end == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "end", "recorded"),
+    [
+        ("CANCELLED", "CANCELLED", ""),
+        ("TIMEOUT", "TIMEOUT", ""),
+        ("", "lost", ""),
+        ("FAILED", "lost", "ERROR"),
+        ("OUT_OF_MEMORY", "OOM", "OOM"),
+    ],
+)
+def test_of_a_job_whose_worker_never_began_the_chunk_keeps_the_end(tmp_path, state, end, recorded):
+    job = make_job(tmp_path)
+    chunk = submitted(tmp_path, [job])
+    started(tmp_path, job, task="6_0")  # of an earlier submission
+    accounts = [Account(job="7_0", state=state, seconds=1.0, gpus=0)] if state else None
+    reconcile(tmp_path, Cluster(accounts=accounts))
+    closed = read_chunk(chunk.path)
+    assert (closed.closed, closed.ends) == ("done", {job.run.key: end})
+    record = RecordStore(tmp_path).read(job.run.key)
+    assert (record.code if record else "") == recorded
+    assert attempts(state_folder(tmp_path, job.run.key))[0].end == ""
+    if record:
+        assert f"job 7_0 ended as {state} before its worker began; see {chunk.path.parent}" in record.message
+
+
+@pytest.mark.parametrize(("user", "cluster"), [("me", "gpu"), ("", ""), ("you", "gpu"), ("me", "another")])
+def test_only_ones_own_sweep_on_this_cluster_is_settled(tmp_path, user, cluster):
+    chunk = submitted(tmp_path, [make_job(tmp_path)], user=user, cluster=cluster)
+    reconcile(tmp_path, Cluster())
+    assert bool(read_chunk(chunk.path).closed) == (user != "you" and cluster != "another")
+
+
+def test_an_intent_without_an_answer_is_found_by_its_name_or_abandoned_once_the_answer_had_its_time(
+    tmp_path, monkeypatch
+):
+    naps = []
+    monkeypatch.setattr(module.time, "sleep", naps.append)
+    chunk = submitted(tmp_path, [make_job(tmp_path)], answer="")
+    monkeypatch.setattr(module.time, "time", lambda: chunk.created + 1.0)
+    running = Task(job="9_0", state="RUNNING", name=chunk.name)
+    reconcile(tmp_path, Cluster(queue=[running], named={chunk.name: "9"}))
+    assert (read_chunk(chunk.path).job, read_chunk(chunk.path).closed) == ("9", "")
+    assert naps == [pytest.approx(module.ANSWER_S - 1.0)]
+    chunk.path.with_name("chunk.000.job.json").unlink()
+    reconcile(tmp_path, Cluster())
+    assert read_chunk(chunk.path).closed == "abandoned"

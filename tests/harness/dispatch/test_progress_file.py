@@ -1,0 +1,68 @@
+"""What a worker adds to a run's record, and tells of where the run is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.dispatch import progress_file as module
+from harness.dispatch.attempts import Holder, Lease
+from harness.dispatch.circumstances import Circumstances
+from harness.dispatch.progress_file import ProgressFile
+from harness.dispatch.supervise import completion
+from harness.records.schema import Record
+from tests.harness.dispatch.helpers import make_job
+
+
+def test_a_record_counts_all_starts_up_to_now(tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.dispatch.attempts.time.time", lambda: 1000.0)
+    Lease.acquire(tmp_path, holder=Holder.here(), gpus=2).release("interrupted")
+    Lease.acquire(tmp_path, holder=Holder.here(), gpus=2)
+    monkeypatch.setattr("harness.dispatch.attempts.time.time", lambda: 1000.0 + 1800.0)
+    complete = completion(tmp_path, Circumstances(holder=Holder.here(), limit=5, environment={"commit": "c"}))
+    job = make_job(tmp_path)
+    record = complete(Record(run=job.run, key=job.run.key, code="OK", cost={"epochs": 3}, environment={"torch": "2"}))
+    assert record.attempts == 2
+    assert record.cost == {"epochs": 3, "gpu_hours": 1.0}
+    assert record.environment == {"torch": "2", "commit": "c", "gpu_hours_source": "clock"}
+
+
+def told(folder: Path) -> Mapping[str, Any]:
+    content: Mapping[str, Any] = json.loads((folder / "progress.json").read_text())
+    return content
+
+
+def test_progress_is_written_at_each_stage_and_every_two_seconds(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: 5000.0 + now[0]))
+    looks: list[float] = []
+    tell = ProgressFile(tmp_path, written=lambda: looks.append(now[0]))
+
+    def step(number: int, *, after: float, **more) -> None:
+        now[0] += after
+        tell({"stage": "training", "epoch": 2, "epochs": 4, "step": number, "steps": 10, **more})
+
+    step(1, after=0.0, loss=float("nan"))
+    first = told(tmp_path)
+    assert first == {
+        "begun": 0.25, "stage": "training", "epoch": 2, "epochs": 4, "step": 1, "steps": 10, "loss": None, "at": 5100.0,
+    }  # fmt: skip
+    step(2, after=1.9)
+    assert told(tmp_path) == first
+    step(3, after=0.2)
+    assert (told(tmp_path)["step"], told(tmp_path)["begun"]) == (3, 0.25)
+    tell({"stage": "test", "split": "val"})
+    tell({"stage": "test", "split": "test"})
+    assert (told(tmp_path)["split"], told(tmp_path)["step"]) == ("test", 3)
+    assert looks == pytest.approx([100.0, 102.1, 102.1, 102.1])
+
+
+def test_a_folder_that_takes_no_progress_ends_no_run(tmp_path):
+    looks: list[bool] = []
+    ProgressFile(tmp_path / "nowhere", written=lambda: looks.append(True))({"stage": "training"})
+    assert looks == [True]

@@ -1,0 +1,182 @@
+"""Waiting for a run's process: heartbeats, signals passed on, and an end to patience, by a clock of our own."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from harness.dispatch import supervise as module
+from harness.dispatch.attempts import Holder, Lost
+from harness.dispatch.circumstances import Circumstances, StopSignals
+from harness.dispatch.supervise import INTERRUPTED_STATUS, watch
+
+HARD_LIMIT_S = 20.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Every look at the clock is a second after the last one; the list holds what was seen."""
+    seen: list[float] = []
+    end = time.monotonic() + HARD_LIMIT_S
+
+    def monotonic() -> float:
+        assert time.monotonic() < end, "the child was watched for ever"
+        seen.append(float(len(seen)))
+        return seen[-1]
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(module, "_TICK_S", 0.002)
+    return seen
+
+
+@pytest.fixture
+def child() -> Iterator[Callable[[Callable[[], None]], int]]:
+    """Forks a process that does what is given, with USR2 kept back until it asks; none is left behind."""
+    begun: list[int] = []
+
+    def begin(work: Callable[[], None]) -> int:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        child = os.fork()
+        if not child:
+            try:
+                work()
+            finally:
+                os._exit(1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        begun.append(child)
+        return child
+
+    yield begin
+    for one in begun:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(one, signal.SIGKILL)
+            os.waitpid(one, 0)
+
+
+def stops_when_asked() -> None:
+    signal.sigwait({signal.SIGUSR2})
+    os._exit(INTERRUPTED_STATUS)
+
+
+def deaf() -> None:
+    while True:
+        signal.pause()
+
+
+class Heart:
+    """In a lease's place: beats do what each of `deeds` says, in turn."""
+
+    def __init__(self, clock: list[float], *deeds: Callable[[], None]) -> None:
+        self.beats: list[float] = []
+        self._clock = clock
+        self._deeds = iter(deeds)
+
+    def beat(self) -> None:
+        self.beats.append(self._clock[-1])
+        next(self._deeds, lambda: None)()
+
+
+def fails(error: Exception) -> Callable[[], None]:
+    def deed() -> None:
+        raise error
+
+    return deed
+
+
+def watched(child: int, *, heart: Heart | None = None, stop: StopSignals | None = None, **changes) -> tuple[int, bool]:
+    circumstances = Circumstances(holder=Holder.here(), limit=1, **changes)
+    stop = StopSignals() if stop is None else stop
+    status, overdue = watch(child, lease=heart, circumstances=circumstances, stop=stop)  # type: ignore[arg-type]
+    return os.waitstatus_to_exitcode(status), overdue
+
+
+def test_an_end_of_the_child_is_its_own(child, clock):
+    assert watched(child(lambda: os._exit(7))) == (7, False)
+
+
+def test_the_lease_beats_six_times_while_it_lasts_and_a_full_disk_ends_nothing(child, clock):
+    one = child(deaf)
+    nothing, full = (lambda: None), fails(OSError(28, "No space left on device"))
+    heart = Heart(clock, nothing, full, nothing, lambda: os.kill(one, signal.SIGKILL))
+    assert watched(one, heart=heart, lease_s=60.0) == (-signal.SIGKILL, False)
+    gaps = [after - before for before, after in itertools.pairwise([0.0, *heart.beats])]
+    assert gaps == [11.0] * 4  # the first look after ten seconds
+
+
+def test_a_lease_that_is_lost_is_told(child, clock):
+    with pytest.raises(Lost):
+        watched(child(deaf), heart=Heart(clock, fails(Lost("overtaken"))), lease_s=60.0)
+
+
+def test_a_request_to_stop_reaches_the_child(child, clock):
+    stop = StopSignals(received=[signal.SIGTERM])
+    assert watched(child(stops_when_asked), stop=stop, patience_s=math.inf) == (INTERRUPTED_STATUS, False)
+
+
+def test_a_child_that_does_not_stop_in_time_is_killed_and_a_second_request_gives_it_no_more(child, clock, monkeypatch):
+    kill = os.kill
+    sent: list[tuple[int, float]] = []
+
+    def noted(process: int, number: int) -> None:
+        sent.append((number, clock[-1]))
+        kill(process, number)
+
+    monkeypatch.setattr(module, "os", SimpleNamespace(**{**vars(os), "kill": noted}))
+    stop = StopSignals(received=[signal.SIGTERM])
+    again = Heart(clock, lambda: stop.received.append(signal.SIGTERM))
+    assert watched(child(deaf), heart=again, stop=stop, lease_s=120.0, patience_s=50.0) == (-signal.SIGKILL, True)
+    assert sent == [(signal.SIGUSR2, 1.0), (signal.SIGUSR2, 22.0), (signal.SIGKILL, 52.0)]
+
+
+def test_the_end_of_the_submitter_is_a_request_to_stop(child, clock):
+    here, stop = Holder.here(), StopSignals()
+    gone = replace(here, ticks=1)
+    assert watched(child(stops_when_asked), stop=stop, submitter=gone, patience_s=math.inf) == (
+        INTERRUPTED_STATUS,
+        False,
+    )
+    assert stop.received == [signal.SIGTERM]
+    unseen = replace(here, host="elsewhere")
+    for submitter in (here, unseen):
+        one = child(deaf)
+        heart = Heart(clock, lambda one=one: os.kill(one, signal.SIGKILL))
+        stop = StopSignals()
+        clock.clear()
+        assert watched(one, heart=heart, stop=stop, submitter=submitter) == (-signal.SIGKILL, False)
+        assert not stop
+
+
+def test_no_handle_is_left_open(child, clock):
+    before = len(os.listdir("/proc/self/fd"))
+    watched(child(lambda: os._exit(0)))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(("ignored", "heard"), [("", "TERM USR2 INT HUP"), ("HUP", "TERM USR2 INT")])
+def test_what_asks_to_stop_is_remembered_and_nohup_is_left_alone(ignored, heard):
+    program = (
+        "import os, signal, sys\n"
+        "from harness.dispatch.circumstances import StopSignals\n"
+        "ignored, heard = (words.split() for words in sys.argv[1:])\n"
+        "for word in ('TERM', 'USR2', 'INT', 'HUP'):\n"
+        "    signal.signal(getattr(signal, f'SIG{word}'), signal.SIG_IGN if word in ignored else signal.SIG_DFL)\n"
+        "stop = StopSignals()\n"
+        "assert not stop\n"
+        "stop.install()\n"
+        "for word in ('TERM', 'USR2', 'INT', 'HUP'):\n"
+        "    os.kill(os.getpid(), getattr(signal, f'SIG{word}'))\n"
+        "assert stop\n"
+        "assert stop.received == [getattr(signal, f'SIG{word}') for word in heard], stop.received\n"
+    )
+    subprocess.run([sys.executable, "-c", program, ignored, heard], check=True)

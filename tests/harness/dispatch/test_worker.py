@@ -1,0 +1,302 @@
+"""A worker of a cluster's job: what it runs, when it asks to be queued again, and its job script's last word."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+
+import pytest
+
+from harness.dispatch import worker
+from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
+from harness.dispatch.circumstances import Circumstances, StopSignals
+from harness.dispatch.meeting import Meeting
+from harness.dispatch.queue import Account
+from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep, job_log
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from tests.harness.dispatch import standin
+from tests.harness.dispatch.helpers import make_job
+
+WARNED_TOO_EARLY = 128 + signal.SIGUSR2
+TOO_LARGE = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.\n"
+
+
+@dataclass(kw_only=True)
+class Cluster:
+    """In `Slurm`'s place; accounting is off unless it has something to say."""
+
+    accounts: list[Account] | None = None
+    requeued: list[str] = field(default_factory=list)
+
+    def __call__(self, **_):
+        return self
+
+    def history(self, jobs):
+        return self.accounts
+
+    def requeue(self, job):
+        self.requeued.append(job)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """We are task 0 of job 7, and no time passes."""
+    stand_in = Cluster()
+    monkeypatch.setattr(worker, "Slurm", stand_in)
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: 0.0))
+    for name, value in {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    return stand_in
+
+
+def account(state, *, job="7_0"):
+    return Account(job=job, state=state, seconds=1.0, gpus=0)
+
+
+def submitted(results, *, jobs=None, before=0, limit=5, **settings):
+    jobs = jobs or [make_job(results)]
+    sweep = Sweep(
+        id="20260101-000000-abcd", executor="slurm", command="", created=0.0, submitter=Holder.here(),
+        snapshot="/snapshots/abc", settings=settings,
+    )  # fmt: skip
+    limits = {job.run.key: AttemptLimits(before=before, limit=limit) for job in jobs}
+    folder = create_sweep(results, sweep)
+    return create_chunk(folder, number=0, jobs=jobs, shape={"gpus": 2}, limits=limits).answered("7"), sweep
+
+
+def started(results, *, task="7_0", holder=None):
+    folder = state_folder(results, make_job(results).run.key)
+    return Lease.acquire(folder, holder=holder or replace(Holder.here(job=task), ticks=1))
+
+
+def record_of(results):
+    return RecordStore(results).read(make_job(results).run.key)
+
+
+def ends(results):
+    return [(start.end, start.detail) for start in attempts(state_folder(results, make_job(results).run.key))]
+
+
+def test_a_step_that_was_killed_whole_is_settled_and_queued_again(tmp_path, cluster):
+    chunk, sweep = submitted(tmp_path)
+    started(tmp_path)
+    assert worker.after(chunk, sweep, status=137) == 137
+    assert ends(tmp_path) == [("killed", "its step ended with status 137")]
+    assert cluster.requeued == ["7_0"]
+    assert record_of(tmp_path) is None
+
+
+def test_a_step_that_ended_well_or_left_a_record_has_nothing_more_to_say(tmp_path, cluster):
+    chunk, sweep = submitted(tmp_path)
+    started(tmp_path)
+    assert worker.after(chunk, sweep, status=0) == 0
+    job = make_job(tmp_path)
+    RecordStore(tmp_path).write(Record(run=job.run, key=job.run.key, code="OK"))
+    assert worker.after(chunk, sweep, status=1) == 1
+    assert ends(tmp_path) == [("", "")]
+    assert cluster.requeued == []
+
+
+def test_out_of_memory_is_read_from_the_jobs_log_where_accounting_is_off(tmp_path, cluster):
+    chunk, sweep = submitted(tmp_path)
+    started(tmp_path)
+    log = job_log(chunk.path.parent, "7_0")
+    log.parent.mkdir()
+    log.write_text(TOO_LARGE)
+    assert worker.after(chunk, sweep, status=137) == 137
+    record = record_of(tmp_path)
+    assert (record.code, record.message) == ("OOM", "killed for exceeding its memory limit")
+    assert record.environment["snapshot"] == "abc"
+    assert cluster.requeued == []
+
+
+def test_a_run_that_is_given_up_is_not_queued_again(tmp_path, cluster):
+    chunk, sweep = submitted(tmp_path)
+    for _ in range(2):
+        started(tmp_path).release("killed", "signal SIGKILL")
+    started(tmp_path)
+    worker.after(chunk, sweep, status=137)
+    assert record_of(tmp_path).message == "its process died 3 times: its step ended with status 137"
+    assert cluster.requeued == []
+
+
+@pytest.mark.parametrize("begun", ["not at all", "by another job", "and its end was told"])
+@pytest.mark.parametrize(
+    ("status", "restarts", "again"),
+    [
+        (WARNED_TOO_EARLY, "", True),
+        (WARNED_TOO_EARLY, "2", True),
+        (WARNED_TOO_EARLY, "3", False),  # three of attempts 3 to 5 belong to this submission
+        (137, "", False),
+    ],
+)
+def test_a_warning_that_came_before_the_worker_began_queues_again_as_often_as_a_run_may_start(
+    tmp_path, cluster, monkeypatch, begun, status, restarts, again
+):
+    if restarts:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    chunk, sweep = submitted(tmp_path, before=2, limit=5)
+    if begun == "by another job":
+        started(tmp_path, task="6_0")
+    if begun == "and its end was told":
+        started(tmp_path).release("interrupted", "asked to stop")
+    before = ends(tmp_path)
+    assert worker.after(chunk, sweep, status=status) == status
+    assert cluster.requeued == (["7_0"] if again else [])
+    assert ends(tmp_path) == before
+
+
+@pytest.fixture
+def supervised(monkeypatch):
+    """Starts of runs end as the list says, in turn; keeps what each was told."""
+
+    def install(*outcomes, signals=()):
+        told, left = [], iter(outcomes)
+
+        def supervise(job, *, circumstances, stop, meeting):
+            told.append((job.run.seed, circumstances, meeting))
+            stop.received += signals
+            return next(left)
+
+        monkeypatch.setattr(worker, "supervise", supervise)
+        return told
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("outcome", "signals", "status", "again"),
+    [
+        ("finished", (), 0, False),
+        ("elsewhere", (), 0, False),
+        ("failed", (), 1, False),
+        ("interrupted", (signal.SIGUSR2,), 1, True),  # warned of the time limit
+        ("interrupted", (signal.SIGTERM,), 1, False),  # cancelled or preempted: the cluster does what it does
+        ("finished", (signal.SIGUSR2,), 0, False),
+    ],
+)
+def test_a_task_runs_its_own_job_and_asks_for_another_turn_when_time_is_up(
+    tmp_path, cluster, monkeypatch, supervised, outcome, signals, status, again
+):
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    jobs = [make_job(tmp_path, seed=seed) for seed in range(3)]
+    told = supervised(outcome, signals=signals)
+    chunk, sweep = submitted(tmp_path, jobs=jobs, before=2, limit=5, lease_seconds=30, signal_seconds=60)
+    assert worker.one_of_array(chunk, sweep, stop=StopSignals()) == status
+    assert cluster.requeued == (["7_1"] if again else [])
+    ((seed, circumstances, meeting),) = told
+    assert (seed, meeting) == (1, None)
+    assert circumstances == Circumstances(
+        holder=Holder.here(job="7_1"),
+        limit=5,
+        before=2,
+        gpus=2,
+        lease_s=30.0,
+        patience_s=30.0,
+        environment=sweep.environment,
+        accounting=cluster,
+    )
+
+
+def test_a_child_that_crashed_is_started_again_until_it_is_given_up_or_asked_to_stop(tmp_path, cluster, supervised):
+    chunk, sweep = submitted(tmp_path)
+    told = supervised("crashed", "crashed", "failed")
+    assert worker.one_of_array(chunk, sweep, stop=StopSignals()) == 1
+    assert len(told) == 3
+    told = supervised("crashed", "finished", signals=(signal.SIGTERM,))
+    assert worker.one_of_array(chunk, sweep, stop=StopSignals()) == 1
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("accounts", "end", "detail"),
+    [
+        (None, "PREEMPTED", "7_0 was queued again"),
+        ([account("RUNNING")], "PREEMPTED", "7_0 was queued again"),
+        ([account("NODE_FAIL"), account("RUNNING"), account("TIMEOUT", job="7_1")], "NODE_FAIL", "7_0 was NODE_FAIL"),
+    ],
+)
+def test_the_cluster_says_how_an_earlier_start_of_the_task_ended(tmp_path, cluster, supervised, accounts, end, detail):
+    cluster.accounts = accounts
+    chunk, sweep = submitted(tmp_path)
+    started(tmp_path)
+    supervised("finished")
+    worker.one_of_array(chunk, sweep, stop=StopSignals())
+    assert ends(tmp_path) == [(end, detail)]
+
+
+@pytest.mark.parametrize("holder", [Holder.here(job="7_0"), replace(Holder.here(job="6_0"), ticks=1)])
+def test_a_start_that_lives_or_is_another_jobs_is_left_alone(tmp_path, cluster, supervised, holder):
+    chunk, sweep = submitted(tmp_path)
+    started(tmp_path, holder=holder)
+    supervised("finished")
+    worker.one_of_array(chunk, sweep, stop=StopSignals())
+    assert ends(tmp_path) == [("", "")]
+
+
+def test_the_first_of_several_processes_leads_and_the_others_follow(tmp_path, cluster, supervised, monkeypatch):
+    for name, value in {"SLURM_NTASKS": "2", "SLURM_RESTART_COUNT": "3"}.items():
+        monkeypatch.setenv(name, value)
+    chunk, sweep = submitted(tmp_path)
+    told = supervised("finished")
+    worker.one_of_array(chunk, sweep, stop=StopSignals())
+    ((_, _, meeting),) = told
+    assert meeting.path == state_folder(tmp_path, make_job(tmp_path).run.key) / "meeting.7_0.3.json"
+    assert meeting.size == 2
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    meeting.call_off()
+    assert worker.one_of_array(chunk, sweep, stop=StopSignals()) == 0
+    assert len(told) == 1
+
+
+def test_who_follows_waits_for_the_first_as_long_as_it_may_and_takes_its_place(tmp_path, cluster, monkeypatch):
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now[0]))
+    meeting = Meeting(tmp_path / "meeting.json", size=2)
+    here = Circumstances(holder=Holder.here(), limit=1)
+    given = {"rank": 1, "circumstances": here}
+    assert worker.follow(make_job(tmp_path), meeting, stop=StopSignals(), **given) == 1
+    assert now[0] == pytest.approx(worker.MEETING_WAIT_S, abs=1.0)
+    assert worker.follow(make_job(tmp_path), meeting, stop=StopSignals(received=[15]), **given) == 1
+    assert now[0] == pytest.approx(worker.MEETING_WAIT_S, abs=1.0)
+    meeting.path.write_text(json.dumps({"MASTER_ADDR": "a", "MASTER_PORT": "7"}))
+    environment: dict[str, str] = {"SLURM_LOCALID": "5"}
+    monkeypatch.setattr(
+        worker, "os", SimpleNamespace(environ=environment, waitstatus_to_exitcode=lambda status: status)
+    )
+    forked = []
+    monkeypatch.setattr(worker, "fork_child", lambda job, *, log, **_: forked.append(log.name) or 42)
+    monkeypatch.setattr(
+        worker, "watch", lambda child, *, lease, **_: (-9 if (child, lease) == (42, None) else 0, False)
+    )
+    assert worker.follow(make_job(tmp_path), meeting, stop=StopSignals(), **given) == 9
+    assert forked == ["meeting.rank1.log"]
+    assert {name: environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")} == {
+        "RANK": "1", "LOCAL_RANK": "5", "WORLD_SIZE": "2", "MASTER_PORT": "7",
+    }  # fmt: skip
+
+
+def test_a_worker_here_goes_through_all_runs_and_comes_back_to_those_that_others_held(
+    tmp_path, cluster, supervised, monkeypatch
+):
+    naps = []
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=naps.append))
+    monkeypatch.setitem(sys.modules, "harness.experiment.experiment", standin)
+    chunk, sweep = submitted(tmp_path, jobs=[make_job(tmp_path, seed=seed) for seed in range(3)])
+    told = supervised("elsewhere", "finished", "elsewhere", "elsewhere", "elsewhere", "failed", "finished")
+    assert worker.drain(chunk, sweep, stop=StopSignals()) == 0
+    assert [seed for seed, *_ in told] == [0, 1, 2, 0, 2, 0, 2]
+    assert naps == [1.0]  # only where nothing was to do
+    assert told[0][1].holder == Holder.here()
+    assert told[0][1].accounting is None
+    told = supervised("interrupted", signals=(signal.SIGTERM,))
+    assert worker.drain(chunk, sweep, stop=StopSignals()) == 0
+    assert len(told) == 1
