@@ -26,7 +26,7 @@ VERBS = {
     "metrics": "harness.metrics",
     "doctor": "harness.doctor",
     "settings": "harness.settings.__main__",
-    "datasets": "datasets.__main__",
+    "datasets": "harness.data_sets",
     "protocols": "harness.protocols.__main__",
     "records": "harness.records.__main__",
     "paper": "harness.paper",

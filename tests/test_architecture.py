@@ -11,17 +11,30 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "ARCHITECTURE.md"
 
 
-def test_the_walk_of_a_local_run_is_short_enough_to_read() -> None:
+def walk() -> list[Path]:
+    """The files of a local run, in the order of the page."""
     if not PAGE.is_file():
         pytest.skip("this checkout has no ARCHITECTURE.md")
-    files = [
-        ROOT / name
-        for name in re.findall(r"^\| `(harness/\S+\.py)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    ]
+    rows = re.findall(r"^\| `(harness/\S+\.py)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return [ROOT / name for name in rows]
+
+
+def test_the_walk_of_a_local_run_is_short_enough_to_read() -> None:
+    files = walk()
     assert files[0].name == "run.py"
     assert files[-1].name == "finished.py"
     assert len(files) <= 14
     assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) <= 3200
+
+
+def test_every_file_of_the_walk_is_named_by_one_before_it() -> None:
+    """As an import or, of the worker, by the command that starts it: a reader gets from one to the next by their names."""
+    files = walk()
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    for place, path in enumerate(files[1:], start=1):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        named = rf"\b({re.escape(module)}|{path.stem}_command)\b"
+        assert any(re.search(named, text) for text in texts[:place]), module
 
 
 def test_every_module_that_the_page_names_exists() -> None:

@@ -12,10 +12,10 @@ import pytest
 
 import datasets
 from datasets import samples
-from datasets.__main__ import _print_check, main
 from datasets.preparing.checking import Check, Verdict
 from datasets.preparing.downloading import Archive
 from datasets.preparing.prepare import Prepared
+from harness.data_sets import _print_check, main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_and_a_negative_number_are_one_line(
 
 def test_listing_does_not_import_torch() -> None:
     code = (
-        "import sys; from datasets.__main__ import main; main(['list', '--data', 'nowhere']); "
+        "import sys; from harness.data_sets import main; main(['list', '--data', 'nowhere']); "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)

@@ -1,0 +1,288 @@
+"""``python -m datasets``: list, prepare and check the nine benchmarks as people download them, or write samples of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from datasets.base import Benchmark, DataOptions, DatasetError
+from harness.cli import verb
+from harness.command_line import CommandParser, command
+from harness.errors import UsageError
+from harness.registry import BENCHMARKS, dataset_name, is_own
+from harness.settings.read import load_settings, named
+
+DEFAULT_ROOT = Path("data")
+
+
+def parser() -> CommandParser:
+    p = command("datasets", __doc__)
+    commands = p.add_subparsers(dest="command", required=True)
+
+    listing = commands.add_parser("list", help="what each benchmark needs, its terms and size, and which are found")
+    _data(listing)
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(run=run_list)
+
+    preparing = commands.add_parser("prepare", help="download or take archives, verify, unpack safely")
+    preparing.add_argument("name", help="benchmark")
+    preparing.add_argument(
+        "--from", dest="sources", nargs="+", required=True, metavar="ARCHIVE_OR_URL", help="what it comes in"
+    )
+    _data(preparing)
+    preparing.add_argument("--sha256", nargs="+", default=[], metavar="HEX", help="known hash of each archive")
+    preparing.add_argument("--size", nargs="+", type=int, default=[], metavar="BYTES", help="known sizes")
+    preparing.add_argument("--json", action="store_true", help="print JSON")
+    preparing.set_defaults(run=run_prepare)
+
+    checking = commands.add_parser("check", help="judge the files by rules; exit code 1 where one fails")
+    checking.add_argument("name", help="benchmark, or all that are found; NAME=DIR for data of your own")
+    _data(checking)
+    checking.add_argument("--split-rule", default="default", help="split rule of the benchmark")
+    checking.add_argument("--split-seed", type=int, default=0, help="seed of carved splits")
+    checking.add_argument(
+        "--group", default="", metavar="REGEX", help="of your own data: what in a name keeps images in one split"
+    )
+    checking.add_argument("--workers", type=int, default=0, help="processes; 0 for one a core")
+    checking.add_argument("--json", action="store_true", help="print JSON")
+    checking.set_defaults(run=run_check)
+
+    sampling = commands.add_parser("sample", help="write a generated sample in one of the real layouts")
+    sampling.add_argument("name", help="benchmark, or all")
+    _data(sampling, help="folder to write into (default: data; never what is set)")
+    sampling.add_argument("--layout", default="original", help="layout, or all (each in a folder of its own)")
+    sampling.add_argument("--images", type=int, default=None, help="images in all")
+    sampling.add_argument("--seed", type=int, default=0, help="seed of the scenes")
+    sampling.add_argument("--size", type=int, default=None, help="side of the images in pixels")
+    sampling.set_defaults(run=run_sample)
+    return p
+
+
+def _data(
+    parser: argparse.ArgumentParser,
+    *,
+    help: str = "folder that holds the benchmarks' folders (default: as set, else data)",
+) -> None:
+    parser.add_argument("--data", type=Path, metavar="DIR", help=help)
+    parser.add_argument("--root", type=Path, dest="data", help=argparse.SUPPRESS)  # what it was called
+
+
+def _folder(arguments: argparse.Namespace, name: str = "") -> Path:
+    """Where a benchmark is looked for: what the command line says, else what is set for it or for all."""
+    if arguments.data is not None:
+        return Path(arguments.data)
+    settings = load_settings()
+    return named(settings, "datasets", dataset_name).get(name) or settings.data or DEFAULT_ROOT
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)
+
+
+def _benchmark(name: str, options: DataOptions | None = None) -> Benchmark:
+    return BENCHMARKS.get(name)(options)
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    entries = [_entry(name, _folder(arguments, name)) for name in BENCHMARKS.names()]
+    if arguments.json:
+        print(json.dumps(entries, indent=1))
+        return 0
+    for entry in entries:
+        sizes = "/".join(f"{count} {split}".removesuffix(" all") for split, count in entry["sizes"].items())
+        print(f"{entry['name']:<12} {entry['title']}: {sizes} images; terms: {entry['terms']}")
+        print(f"{'':<12} get it: {entry['source']}")
+        for address in entry["archives"]:
+            print(f"{'':<12} prepare {entry['name']} --from {address}")
+        print(f"{'':<12} layouts: {', '.join(entry['layouts'])}")
+        print(f"{'':<12} {'found: ' + entry['found'] if entry['found'] else 'not found: ' + entry['problem']}")
+    return 0
+
+
+def _entry(name: str, root: Path) -> dict[str, Any]:
+    benchmark = _benchmark(name)
+    layouts = getattr(benchmark, "layouts", None)
+    entry: dict[str, Any] = {
+        "name": name,
+        "title": benchmark.title,
+        "task": benchmark.task,
+        "classes": list(benchmark.class_names),
+        "metrics": list(benchmark.metrics),
+        "sizes": dict(benchmark.published_sizes),
+        "terms": benchmark.terms,
+        "source": benchmark.source,
+        "archives": list(getattr(benchmark, "archives", ())),
+        "layouts": [layout.name for layout in layouts()] if layouts else [],
+        "found": "",
+        "problem": "",
+    }
+    try:
+        entry["found"] = str(benchmark.locate(root))
+    except DatasetError as error:
+        missing = not root.is_dir() or str(error).startswith(f"no {benchmark.title}")
+        entry["problem"] = f"nothing of it in {root}" if missing else str(error)
+    return entry
+
+
+def run_prepare(arguments: argparse.Namespace) -> int:
+    from datasets.preparing.prepare import prepare
+    from datasets.reading.folder_benchmark import FolderBenchmark
+
+    benchmark = _benchmark(arguments.name)
+    if not isinstance(benchmark, FolderBenchmark):
+        raise UsageError(f"{benchmark.name} does not say how its archives lie; unpack them yourself")
+    root = _folder(arguments)
+    with _writing(root), _progress() as progress:
+        done = prepare(
+            benchmark,
+            arguments.sources,
+            root,
+            progress=progress,
+            sha256=arguments.sha256,
+            sizes=arguments.size,
+        )
+    if arguments.json:
+        print(json.dumps({**asdict(done), "folder": str(done.folder)}, indent=1, default=str))
+        return 0
+    for archive, verified in zip(done.archives, done.verified, strict=True):
+        print(f"{archive.source}: {archive.size} bytes, SHA-256 {archive.sha256} ({verified})")
+    for archive in done.archives:
+        if archive.path.is_relative_to(root):
+            print(f"the download is kept: {archive.path} (remove it to free {archive.size / 1e6:.1f} MB)")
+    counts = ", ".join(f"{split} {count}" for split, count in done.counts.items())
+    print(f"{'prepared' if done.new else 'already prepared'}: {done.folder} (layout {done.layout}; {counts})")
+    print(f"next: python -m datasets check {benchmark.name} --data {root}")
+    return 0
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    from datasets.preparing.checking import check
+
+    if arguments.workers < 0:
+        raise UsageError(f"--workers {arguments.workers} is negative; give a number of processes, or 0 for one a core")
+    options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed, group=arguments.group)
+    if arguments.name == "all":
+        names = [name for name in BENCHMARKS.names() if _entry(name, _folder(arguments, name))["found"]]
+        if not names:
+            raise UsageError(f"nothing is found in {_folder(arguments)}; python -m datasets list says where to get it")
+    else:
+        name, _, folder = arguments.name.partition("=")
+        if folder:
+            arguments.data = Path(folder).expanduser()
+        names = [_known(name, arguments)]
+    if arguments.group and not is_own(names[0]):
+        raise UsageError("--group is for data of your own; the benchmarks have rules of their own")
+    checks = []
+    for name in names:
+        benchmark = _benchmark(name, options)
+        root = benchmark.locate(_folder(arguments, name))
+        with _progress() as progress:
+            checks.append(check(benchmark, root, workers=arguments.workers, progress=progress))
+    if arguments.json:
+        plain = [_plain(found) for found in checks]
+        print(json.dumps(plain if arguments.name == "all" else plain[0], indent=1))
+    else:
+        for found in checks:
+            _print_check(found)
+    return 0 if all(found.passed for found in checks) else 1
+
+
+def _known(name: str, arguments: argparse.Namespace) -> str:
+    """The name of a benchmark, or of data of one's own that the command line or the settings give a folder for."""
+    own = dataset_name(name)
+    if own in BENCHMARKS.names() and not is_own(own):
+        return own
+    if arguments.data is None and own not in named(load_settings(), "datasets", dataset_name):
+        return BENCHMARKS.resolve(name)  # which refuses it
+    from datasets.own import own_folder
+
+    BENCHMARKS.add(own, own_folder(own, _folder(arguments, own))[0])
+    return own
+
+
+def _plain(found: Any) -> dict[str, Any]:
+    splits = found.splits
+    return {
+        "benchmark": found.benchmark,
+        "root": str(found.root),
+        "passed": found.passed,
+        "layout": splits.layout if splits else None,
+        "rule": splits.rule if splits else None,
+        "note": splits.note if splits else None,
+        "counts": {"train": len(splits.train), "val": len(splits.val), **{k: len(v) for k, v in splits.test.items()}}
+        if splits
+        else {},
+        "verdicts": [asdict(verdict) for verdict in found.verdicts],
+    }
+
+
+def _print_check(found: Any) -> None:
+    print(f"{found.benchmark} in {found.root}")
+    for verdict in found.verdicts:
+        print(f"  {verdict.status:<7} {verdict.rule}: {verdict.message}")
+        if verdict.status != "passed":
+            for name in verdict.files[:5]:
+                print(f"            {name}")
+    print(f"  {'passed' if found.passed else 'FAILED'}")
+
+
+def run_sample(arguments: argparse.Namespace) -> int:
+    from datasets import BUILTIN, samples
+
+    names = list(BUILTIN) if arguments.name == "all" else [BENCHMARKS.resolve(arguments.name)]
+    folder = arguments.data or DEFAULT_ROOT
+    size = samples.DEFAULT_SIZE if arguments.size is None else arguments.size
+    for name in names:
+        every = arguments.layout == "all"
+        for layout in samples.layouts(name) if every else (arguments.layout,):
+            root = folder / name / layout if every else folder
+            with _writing(root):
+                folder = samples.write(
+                    name, root, layout=layout, images=arguments.images, seed=arguments.seed, size=size
+                )
+            print(f"{name}: {folder} (layout {layout})")
+    return 0
+
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """Turn a full disk or a folder without permission into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"cannot write below {root}: {error.filename or root}: {error.strerror or error}; "
+            "mend that, or choose another folder with --data"
+        ) from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar on stderr where that is a terminal, silence elsewhere: (what, done, total) moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as display:
+        tasks: dict[str, Any] = {}
+
+        def move(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = display.add_task(what, total=total)
+            display.update(tasks[what], completed=done, total=total)
+
+        yield move
+
+
+if __name__ == "__main__":
+    sys.exit(main())
