@@ -195,7 +195,7 @@ def grids(records: Iterable[Record], *, study: Study | None = None, metrics: Seq
             continue
         if study.backbones and backbone not in study.backbones:
             continue
-        if members[0].run.rules.get("decoder", "sam") not in (study.decoders or (study.set.get("decoder", "sam"),)):
+        if not _is_model(study, members[0].run.rules):
             continue
         here = study
         if protocol != study.protocol:  # what another protocol has not run of the study is no gap
@@ -206,6 +206,15 @@ def grids(records: Iterable[Record], *, study: Study | None = None, metrics: Seq
         if filled and (protocol == study.protocol or 2 * filled >= len(grid.rows)):
             found.append(grid)
     return found
+
+
+def _is_model(study: Study, rules: Mapping[str, Any]) -> bool:
+    """Whether a run's decoder is one of the study's, with what its card says under that one."""
+    decoder = str(rules.get("decoder", "sam"))
+    if not study.decoders:
+        return decoder == study.set.get("decoder", "sam")
+    own = study.decoders.get(decoder)
+    return own is not None and rules.get("decoder_lr") == own.get("decoder_lr", study.set.get("decoder_lr"))
 
 
 def _seeds_of(column: Column, group: Group) -> set[int]:

@@ -13,7 +13,7 @@ from harness.comparison.grid import Grid, first_metrics, one_each
 from harness.comparison.paired import ImagesOf, runs_images
 from harness.comparison.rules import differences
 
-MODEL_RULES = {"decoder"}
+MODEL_RULES = {"decoder", "decoder_lr"}
 """Rules that make another model; in all others the two must be alike."""
 
 

@@ -100,7 +100,10 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
     protocol = load_protocol(request.protocol, protocol_overrides)
     _check_tables(protocol)
     backbones = [resolve_backbone(name) for name in request.backbones or (protocol.backbone,)]
-    under = [load_protocol(request.protocol, {**protocol_overrides, "decoder": name}) for name in request.decoders]
+    under = [
+        load_protocol(request.protocol, {**protocol_overrides, **own, "decoder": name})
+        for name, own in request.decoders.items()
+    ]
     missing: list[str] = []
     if any(str(path) != "none" for path in request.checkpoints.values()):
         tell("loading torch to look into checkpoints")
@@ -141,6 +144,10 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
             if config.freezes_decoder and rules.decoder != "sam":
                 raise UsageError(
                     f"{label}: only SAM's mask decoder is adapted, not decoder={rules.decoder}; use decoder=sam"
+                )
+            if config.freezes_decoder and rules.decoder_lr is not None:
+                raise UsageError(
+                    f"{label}: its decoder is frozen, and decoder_lr would be the adapters'; leave it away"
                 )
             # A budget of updates is one of epochs for whoever spares none, so that both share their runs.
             budget = {} if config.spares_weight_updates else {"budget": "epochs"}

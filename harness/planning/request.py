@@ -34,7 +34,7 @@ class Request:
         protocol: card name or path of a YAML file.
         overrides: dotted protocol fields from ``--set``.
         backbones: override the card's, if given.
-        decoders: override the card's, if given.
+        decoders: override the card's, if given: name -> what else the card says under it.
         seeds: one run a seed.
         data_root: folder that holds the benchmarks' folders, None if none was given.
         dataset_roots: benchmark -> its own folder.
@@ -49,7 +49,7 @@ class Request:
     protocol: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     backbones: tuple[str, ...] = ()
-    decoders: tuple[str, ...] = ()
+    decoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     data_root: Path | None = None
     dataset_roots: Mapping[str, Path] = field(default_factory=dict)

@@ -86,6 +86,8 @@ class Protocol:
             as ``epochs`` epochs over the whole training split have, however many more steps a method needs for them
             because some are its architecture's, or because the weights do not see all images.
         optimizer: ``adam`` or ``adamw``; lr, weight_decay, eps, betas: its settings (no decay on norms and biases).
+        decoder_lr: the rate of whatever stands on the encoder, for a decoder that bears less than the methods do; null for
+            the same rate as the method's.
         schedule: ``linear`` | ``cosine`` | ``constant``, to zero over all updates, after ``warmup`` updates.
         clip: largest gradient norm, 0 for none.
         precision: ``fp32`` | ``bf16`` | ``fp16`` autocast.
@@ -140,6 +142,7 @@ class Protocol:
     budget: Literal["epochs", "updates"] = "epochs"
     optimizer: Literal["adam", "adamw"] = "adamw"
     lr: float = 1e-4
+    decoder_lr: float | None = None
     weight_decay: float = 1e-4
     eps: float = 1e-8
     betas: tuple[float, float] = (0.9, 0.999)

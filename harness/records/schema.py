@@ -43,6 +43,7 @@ ADDED_LATER: dict[str, Any] = {
     "group": "",
     "own_classes": [],
     "decoder": "sam",
+    "decoder_lr": None,
 }
 """Rules younger than the first records: left out of keys and hashes at the value that those records were made with."""
 

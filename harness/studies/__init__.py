@@ -40,6 +40,11 @@ def _as_seeds(value: Any) -> Any:
     return seeds
 
 
+def _as_decoders(value: Any) -> Any:
+    """Names as a mapping to nothing besides."""
+    return {name: {} for name in _several(value)} if isinstance(value, str | list | tuple) else value
+
+
 def _as_metrics(value: Any) -> Any:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
@@ -167,7 +172,8 @@ class Study:
         protocol: name of the protocol card.
         set: overrides of the card, by dotted name (``merge: [exact]``), as ``--set`` takes them.
         backbones: names in the backbone catalogue, empty for the card's own.
-        decoders: names that the card's ``decoder`` takes, one table each; empty for the card's own.
+        decoders: names that the card's ``decoder`` takes, one table each, as a list or as a mapping to what else the card
+            says under that one (``mask-transformer: {decoder_lr: 1.0e-4}``); empty for the card's own.
         benchmarks: canonical names.
         entries: the rows, in order.
         readings: ``method`` and ``fields`` (question that a paper leaves open -> plausible values, the default first);
@@ -188,7 +194,7 @@ class Study:
     protocol: str = "nas-lora"
     set: dict[str, Any] = field(default_factory=dict)
     backbones: Texts = ()
-    decoders: Texts = ()
+    decoders: Annotated[dict[str, dict[str, Any]], BeforeValidator(_as_decoders)] = field(default_factory=dict)
     benchmarks: BenchmarkNames = ()
     entries: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = ()
     readings: Annotated[Readings | None, BeforeValidator(_as_readings)] = None

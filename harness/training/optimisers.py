@@ -16,8 +16,8 @@ def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> di
     """One Adam or AdamW for each role that has parameters.
 
     The protocol's weight decay spares norms and biases (parameters with fewer than two dimensions); a group's own
-    weight decay holds for all its parameters. Each optimiser group keeps its undecayed rate as ``base_lr`` for
-    `set_learning_rate`.
+    weight decay holds for all its parameters, and the protocol's ``decoder_lr`` for whatever is not in the encoder.
+    Each optimiser group keeps its undecayed rate as ``base_lr`` for `set_learning_rate`.
 
     Raises:
         UsageError: no parameter to train, or a parameter in two groups.
@@ -29,16 +29,17 @@ def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> di
         if twice := seen & group.named.keys():
             raise UsageError(f"{min(twice)} is in two parameter groups; each parameter has one optimiser")
         seen |= group.named.keys()
-        lr = group.lr_factor * (protocol.lr if group.lr is None else group.lr)
-        parts: dict[float, list[nn.Parameter]] = {}
-        for parameter in group.named.values():
+        own = group.lr_factor * (protocol.lr if group.lr is None else group.lr)
+        parts: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in group.named.items():
+            lr = own if protocol.decoder_lr is None or name.startswith("encoder.") else protocol.decoder_lr
             decay = group.weight_decay
             if decay is None:
                 decay = protocol.weight_decay if parameter.ndim > 1 else 0.0
-            parts.setdefault(decay, []).append(parameter)
+            parts.setdefault((lr, decay), []).append(parameter)
         prepared.setdefault(group.role, []).extend(
             {"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay}
-            for decay, parameters in parts.items()
+            for (lr, decay), parameters in parts.items()
         )
     optimisers: dict[Role, torch.optim.Optimizer] = {
         role: kinds[protocol.optimizer](parts, lr=protocol.lr, betas=protocol.betas, eps=protocol.eps)

@@ -85,6 +85,14 @@ def test_a_study_without_decoders_shows_sams_tables_alone() -> None:
     assert "linear" in render(records, study=study(decoders=["linear"]), sources=sources())
 
 
+def test_a_decoder_with_a_rate_of_its_own_is_the_same_model_and_without_it_another_page() -> None:
+    records = runs("sam", UP) + runs("linear", UP, decoder_lr=1e-4)
+    own = study(decoders={"sam": {}, "linear": {"decoder_lr": 1e-4}})
+    found = agreement_rows(render(records, study=own, sources=sources()))
+    assert found["sam – linear"][-1] == "1 of 24 orders"
+    assert "linear" not in render(records, study=study(), sources=sources())
+
+
 def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, records: list[Any]) -> Any:
     monkeypatch.setattr(of_rankings, "load_study", lambda name: study())
     content = {

@@ -155,7 +155,7 @@ def test_a_run_says_what_its_sweep_planned_and_its_key_does_not(samples: Path, t
 def test_every_decoder_has_its_runs_and_sams_keep_their_keys(samples: Path, tmp_path: Path) -> None:
     where = {"backbones": ("vit_t_timm",), "benchmarks": ("kvasir",), "entries": (Variant(method="lora"),)}
     (plain,) = planned(samples, tmp_path, **where).jobs
-    found = planned(samples, tmp_path, decoders=("sam", "linear", "mask-transformer"), **where)
+    found = planned(samples, tmp_path, decoders={"sam": {}, "linear": {}, "mask-transformer": {}}, **where)
     assert [job.run.rules["decoder"] for job in found.jobs] == ["sam", "linear", "mask-transformer"]
     assert found.jobs[0].run.key == plain.run.key
     assert len({job.run.key for job in found.jobs}) == len({job.run.protocol_hash for job in found.jobs}) == 3
@@ -165,6 +165,21 @@ def test_every_decoder_has_its_runs_and_sams_keep_their_keys(samples: Path, tmp_
     assert "vit_t_timm + linear" in plan_text(found, price(found, tmp_path, where=place()), where=place())
     (linear,) = planned(samples, tmp_path, overrides={"decoder": "linear"}, **where).jobs
     assert linear.run.key == found.jobs[1].run.key
+
+
+def test_the_card_may_say_more_under_one_decoder(samples: Path, tmp_path: Path) -> None:
+    decoders = {"sam": {}, "linear": {"decoder_lr": 1e-4}}
+    where = {"backbones": ("vit_t_timm",), "benchmarks": ("kvasir",), "entries": (Variant(method="lora"),)}
+    sam, linear = (job.run for job in planned(samples, tmp_path, decoders=decoders, **where).jobs)
+    assert [run.rules["decoder_lr"] for run in (sam, linear)] == [None, 1e-4]
+    assert sam.key == planned(samples, tmp_path, **where).jobs[0].run.key
+    assert linear.key != planned(samples, tmp_path, overrides={"decoder": "linear"}, **where).jobs[0].run.key
+
+
+def test_a_frozen_decoder_has_no_rate(samples: Path, tmp_path: Path) -> None:
+    entries = (Variant(method="lora", options={"sites": "decoder"}),)
+    with pytest.raises(UsageError, match=r"its decoder is frozen, and decoder_lr would be the adapters'"):
+        planned(samples, tmp_path, entries=entries, overrides={"decoder_lr": "1e-4"})
 
 
 def test_a_decoder_that_cannot_stand_on_the_backbone_is_refused(samples: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -42,6 +44,15 @@ def test_each_role_has_its_own_optimiser_with_its_own_rate_and_decay() -> None:
 def test_a_groups_own_decay_holds_for_all_its_parameters() -> None:
     group = ParameterGroup(role=ARCHITECTURE, named=named(alpha=(8,)), weight_decay=0.001)
     assert build_optimisers([group], RULES)[ARCHITECTURE].param_groups[0]["weight_decay"] == 0.001
+
+
+def test_what_stands_on_the_encoder_may_have_a_rate_of_its_own() -> None:
+    parameters = {"encoder.blocks.0.a": nn.Parameter(torch.ones(2, 2)), "decoder.w": nn.Parameter(torch.ones(2, 2))}
+    rules = replace(RULES, decoder_lr=1e-4)
+    for own, expected in ((None, 1e-2), (3e-3, 3e-3)):
+        optimiser = build_optimisers([ParameterGroup(role=WEIGHTS, named=parameters, lr=own)], rules)[WEIGHTS]
+        rates = {id(p): group["base_lr"] for group in optimiser.param_groups for p in group["params"]}
+        assert [rates[id(p)] for p in parameters.values()] == [expected, 1e-4]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])

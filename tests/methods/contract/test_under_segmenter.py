@@ -1,4 +1,5 @@
-"""The contract under Segmenter's decoders, Mask2Former's and a classifier: every clause for one method of each kind, the heart of it for all."""
+"""The contract under Segmenter's decoders, Mask2Former's and a classifier: every clause for one method of each kind,
+the heart of it for all."""
 
 from __future__ import annotations
 
