@@ -29,7 +29,8 @@ def small(warmup: int = 0) -> list[Record]:
     """Records of the card as it is, or with a warm-up; of its methods as the card has them, but for what a row of the page names."""
     kept = [one for one in RecordStore(ROOT / "results") if one.run.protocol == "small"]
     card = {one.run.method: one.run.method_config for one in kept if one.run.benchmark == "leaf"}
-    return [one for one in kept if one.run.rules["warmup"] == warmup and _as(card, one)]
+    kept = [one for one in kept if one.run.rules["warmup"] == warmup and one.run.rules.get("decoder", "sam") == "sam"]
+    return [one for one in kept if _as(card, one)]
 
 
 def _as(card: Mapping[str, Mapping[str, object]], record: Record) -> bool:
@@ -132,16 +133,35 @@ def plain(cell: str) -> str:
     return re.sub(r"[*≈]|</?u>", "", cell).strip()
 
 
+def scores_and_differences(study: str, baseline: str) -> list[list[str]]:
+    """Row, score, difference and interval of a page with one benchmark."""
+    page = (ROOT / "results" / "tables" / f"{study}.md").read_text(encoding="utf-8")
+    name = re.compile(", tuned.*| ALPHA.*")
+    table = {name.sub("", row[0]): plain(row[1]) for row in rows(page.partition(": tuned")[0])[1:]}
+    differences = rows(page.partition(f"differences to {baseline}")[2].partition("\n#")[0])[1:]
+    apart = {name.sub("", row[0]): [row[2].partition(" ")[0], row[3]] for row in differences}
+    return [[row, score, *apart.get(row, ["–", "–"])] for row, score in table.items()]
+
+
 def test_when_the_search_starts_is_told_as_its_page_has_it() -> None:
-    page = (ROOT / "results" / "tables" / "small-stagewise.md").read_text(encoding="utf-8")
-    table = {re.split(",| ALPHA", row[0])[0]: plain(row[1]) for row in rows(page.partition(": tuned")[0])[1:]}
-    differences = rows(page.partition("differences to never")[2].partition("\n#")[0])[1:]
-    apart = {row[0].partition(",")[0]: [row[2].partition(" ")[0], row[3]] for row in differences}
-    said = rows(section("When the search starts"))[1:]
-    assert len(said) == 4
-    assert said == [[name, table[name], *apart.get(name, ["–", "–"])] for name in table]
-    bounds = [[float(end) for end in interval.strip("[]").split(", ")] for _, interval in apart.values()]
+    found = scores_and_differences("small-stagewise", "never")
+    assert rows(section("When the search starts"))[1:] == found
+    assert len(found) == 4
+    bounds = [[float(end) for end in row[3].strip("[]").split(", ")] for row in found if row[3] != "–"]
     assert f"is ±{max((high - low) / 2 for low, high in bounds):.2f} points" in PAGE
+
+
+def test_what_the_cell_may_choose_from_is_told_as_its_page_has_it() -> None:
+    found = scores_and_differences("small-operations", "all eight, searched")
+    text = section("What the cell may choose from")
+    assert rows(text)[1:] == found
+    assert len(found) == 5
+    without = [one for one in RecordStore(ROOT / "results") if one.run.method_config.get("operations") == "no-pool"]
+    lost, *others = sorted(100 * one.scores["best"]["test"]["s_measure"] for one in without)
+    assert f"({lost:.1f}; its loss stays" in text
+    assert f"other two score {others[0]:.1f} and {others[1]:.1f}" in text
+    (history,) = (one.history for one in without if one.scores["best"]["test"]["s_measure"] < 0.5)
+    assert {round(epoch["loss"], 2) for epoch in history[1:]} == {1.41}
 
 
 def test_the_seed_that_did_not_learn_and_its_warm_up_are_told_as_they_were() -> None:
