@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from harness import statistics as stats
 from harness.comparison import names
@@ -18,13 +19,17 @@ from harness.judging.reading import Reading, without_data
 from harness.judging.verdicts import judge, seeds_in_words, seeds_to_settle
 from harness.records.schema import Record
 
+RATES = ("lr", "alpha_lr", "encoder_lr")
+"""Options in which two rows of one method may both differ from the card, if they do alike."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """A difference with how its runs depart from the published set-up."""
+    """A difference with how its runs depart from the published set-up, and the rate that both were given."""
 
     difference: Difference
     differs: tuple[str, ...]
+    rates: Mapping[str, Any]
 
 
 def score_readings(
@@ -42,6 +47,7 @@ def score_readings(
                 for manifest in sorted(differences):
                     where = _where(sheet) + (f" · split {manifest[:6]}" if len(differences) > 1 else "")
                     one = differences[manifest]
+                    where += "".join(f" · {name} {value:g}" for name, value in one.rates.items())
                     here.append(_reading(claim, what, where, one.difference.estimate, one.differs))
                 if differences:  # one split a benchmark enters the mean: that of most seeds
                     best = max(differences.values(), key=lambda one: one.difference.estimate.n)
@@ -67,16 +73,24 @@ def _where(sheet: Sheet) -> str:
 def _differences(
     claim: Claim, other: Subject, benchmark: str, records: Sequence[Record], sources: Sources
 ) -> dict[str, _Found]:
-    """Split manifest -> difference, for the manifests on which both have a seed."""
+    """Split manifest -> difference, for the manifests on which both have a seed.
+
+    Tuned rows with tuned ones where both were, else untuned with untuned at the card's rate, else, of one method, both at
+    another one.
+    """
     mine = [record for record in records if record.run.benchmark == benchmark]
     split = "all" if any("all" in scored for record in mine for scored in record.scores.values()) else "test"
     metric = claim.metric or names.PAPER_METRICS[benchmark][0]
+    ways: list[tuple[bool, dict[str, Any]]] = [(True, {}), (False, {})]
+    if claim.numerator.method == other.method:
+        given = [{name: record.run.changed[name] for name in RATES if name in record.run.changed} for record in mine]
+        ways += [(False, rates) for rates in sorted({str(one): one for one in given if one}.values(), key=str)]
     found: dict[str, _Found] = {}
     for manifest in {record.run.manifest for record in mine}:
         column = Column(benchmark=benchmark, split=split, metric=metric, manifest=manifest)
-        for tuned in (True, False):  # tuned with tuned where both were, else untuned with untuned
+        for tuned, rates in ways:
             members = [record for record in mine if bool(record.run.tuning) == tuned]
-            cells = [_cell(subject, column, members) for subject in (claim.numerator, other)]
+            cells = [_cell(subject, rates, column, members) for subject in (claim.numerator, other)]
             difference = paired_difference(
                 cells[0],
                 cells[1],
@@ -86,7 +100,9 @@ def _differences(
             )
             if difference is not None:
                 behind = [record for cell in cells for record in cell.records]
-                found[manifest] = _Found(difference=difference, differs=_departures(claim, behind, sources))
+                found[manifest] = _Found(
+                    difference=difference, differs=_departures(claim, behind, sources), rates=rates
+                )
                 break
     return found
 
@@ -100,13 +116,13 @@ def _departures(claim: Claim, behind: Sequence[Record], sources: Sources) -> tup
     return tuple(dict.fromkeys(word for record in behind for word in departures(record, setup, sources.card_of)))
 
 
-def _cell(subject: Subject, column: Column, members: Sequence[Record]) -> Cell:
+def _cell(subject: Subject, rates: Mapping[str, Any], column: Column, members: Sequence[Record]) -> Cell:
     fitting = [
         record
         for record in members
         if record.run.method == subject.method
         and record.run.manifest == column.manifest
-        and is_entry(record, subject.options)
+        and is_entry(record, {**rates, **subject.options})
     ]
     return cell_of(column, subject.score, fitting, sorted({record.run.seed for record in fitting}))
 

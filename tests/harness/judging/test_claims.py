@@ -357,6 +357,30 @@ def test_tuned_rows_are_compared_with_tuned_ones_and_not_with_the_rest(tmp_path:
     assert judged(tmp_path, untuned + tuned[:3]).readings[0].estimate == pytest.approx(20)
 
 
+def test_two_rows_of_one_method_may_both_have_another_rate(tmp_path: Path) -> None:
+    def at(values: list[float], lr: float, **options: Any) -> list[Any]:
+        config = {"lr": lr, "rank": 3, **options}
+        return runs(values, method="lora", config=config, changed={"lr": lr, **options})
+
+    ranks = {
+        "numerator": {"method": "lora", "options": {"rank": 6}},
+        "denominator": {"method": "lora", "options": {"rank": 3}},
+    }
+    alike = at([0.80, 0.81, 0.82], 3e-3, rank=6) + at([0.78, 0.79, 0.80], 3e-3)
+    (reading, *_) = judged(tmp_path, alike, **ranks).readings
+    assert reading.estimate == pytest.approx(2)
+    assert reading.where.endswith(" · lr 0.003")
+    apart = at([0.80, 0.81, 0.82], 3e-3, rank=6) + at([0.78, 0.79, 0.80], 1e-3)
+    assert "no run" in judged(tmp_path, apart, **ranks).readings[0].verdict + str(
+        judged(tmp_path, apart, **ranks).readings[0]
+    )
+    other = {"numerator": {"method": "lora"}, "denominator": {"method": "decoder"}}
+    methods = at([0.80, 0.81, 0.82], 3e-3) + runs(
+        [0.7, 0.7, 0.7], method="decoder", config={"lr": 3e-3}, changed={"lr": 3e-3}
+    )
+    assert judged(tmp_path, methods, **other).readings[0].estimate is None
+
+
 def _inside(method: str, shifts: list[float], **changes: Any) -> list[tuple[Any, Any]]:
     """Runs of a method with evidence that it attends so many pixels farther than its frozen backbone."""
     found = [record(0.9, method=method, seed=seed, **changes) for seed in range(len(shifts))]

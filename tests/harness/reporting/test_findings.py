@@ -12,6 +12,7 @@ import numpy as np
 from harness.comparison.alpha import domains
 from harness.comparison.grid import build, sheets
 from harness.comparison.paired import paired_difference
+from harness.comparison.rows import is_entry
 from harness.records.cost import CostStore
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -162,6 +163,36 @@ def test_what_the_cell_may_choose_from_is_told_as_its_page_has_it() -> None:
     assert f"other two score {others[0]:.1f} and {others[1]:.1f}" in text
     (history,) = (one.history for one in without if one.scores["best"]["test"]["s_measure"] < 0.5)
     assert {round(epoch["loss"], 2) for epoch in history[1:]} == {1.41}
+
+
+def test_what_decoding_costs_is_told_as_its_page_has_it() -> None:
+    page = (ROOT / "results" / "tables" / "small-decoded.md").read_text(encoding="utf-8")
+    table = {row[0]: plain(row[1]) for row in rows(page)[1:] if len(row) == 5}
+    text = section("The mixture, and its strongest operation")
+    names = [name for name in table if "decoded" not in name]
+    assert rows(text)[1:] == [[name, table[name], table[f"{name} (decoded)"]] for name in names]
+    losses = {
+        one.key: 100 * (one.scores["best"]["test"]["s_measure"] - one.scores["decoded"]["test"]["s_measure"])
+        for name in names
+        for one in load_rows("small-decoded")[name]
+        if one.scores["best"]["test"]["s_measure"] > 0.5
+    }
+    assert len(losses) == 11
+    assert f"between {min(losses.values()):.1f} and {max(losses.values()):.1f} points" in text
+
+
+def load_rows(study: str) -> dict[str, list[Record]]:
+    """Row of a study -> its runs under SAM's decoder."""
+    found = load_study(study)
+    kept = [one for one in RecordStore(ROOT / "results") if one.run.rules.get("decoder", "sam") == "sam"]
+    return {
+        entry.label: [
+            one
+            for one in kept
+            if one.run.method == entry.method and is_entry(one, entry.options) and one.run.protocol == "small"
+        ]
+        for entry in found.entries
+    }
 
 
 def test_the_seed_that_did_not_learn_and_its_warm_up_are_told_as_they_were() -> None:
