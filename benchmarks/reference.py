@@ -131,7 +131,7 @@ def plain_twin(name: str, segmenter: Segmenter, attach: Method | None) -> PlainS
         name: the backbone's name.
         segmenter: not adapted yet; ``attach``, a LoRA or NAS-LoRA not attached yet, is attached to it here.
     """
-    sam = plain_sam(name, image_size=segmenter.encoder.shape.image_size)  # type: ignore[union-attr,arg-type]
+    sam = plain_sam(name, image_size=segmenter.encoder.shape.image_size)
     sam.load_state_dict(sam_state_dict(segmenter))
     sam.requires_grad_(False)
     decoder = sam.mask_decoder

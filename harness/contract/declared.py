@@ -69,7 +69,7 @@ def _blocks_with_gradient(subject: ContractCase) -> set[int]:
         if output.requires_grad:
             output.register_hook(lambda gradient: reached.add(index))
 
-    for index, block in enumerate(segmenter.encoder.blocks):  # type: ignore[arg-type]
+    for index, block in enumerate(segmenter.encoder.blocks):
         block.register_forward_hook(lambda block, inputs, output, index=index: watch(index, output))
     segmenter.train()
     subject.loss(segmenter, method).backward()

@@ -51,7 +51,7 @@ def _require_blocks(subject: ContractCase, blocks: str) -> None:
     segmenter = _require_count(subject, f"blocks={blocks}")
     shape = subject.shape
     allowed = set(parse_blocks(blocks, depth=shape.depth, global_blocks=shape.global_blocks))
-    for index, block in enumerate(segmenter.encoder.blocks):  # type: ignore[arg-type]
+    for index, block in enumerate(segmenter.encoder.blocks):
         trains = any(parameter.requires_grad for parameter in block.parameters())
         require(index in allowed or not trains, f"blocks={blocks} trains in block {index}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from segment_anything.modeling import PromptEncoder
@@ -39,6 +39,8 @@ class Segmenter(nn.Module, ABC):
     Args:
         encoder: see `methods.parts.sites.Encoder`.
     """
+
+    encoder: Any  # see `methods.parts.sites.Adaptable`
 
     def __init__(self, *, encoder: nn.Module) -> None:
         super().__init__()

@@ -31,7 +31,8 @@ def test_outputs_and_gradients_equal_ours(cls: type[Method], config: type) -> No
         masks.square().mean().backward()
     for adapter, twin in zip(method.adapters().values(), twins, strict=True):  # type: ignore[attr-defined]
         for mine, other in ((adapter.down, twin.down.weight), (adapter.up, twin.up.weight)):
+            assert mine.grad is not None and other.grad is not None  # noqa: PT018
             assert (mine.grad - other.grad).norm() <= 1e-3 * other.grad.norm()
-    mine = dict(segmenter.mask_decoder.named_parameters())["output_upscaling.0.weight"].grad
+    mine = segmenter.get_parameter("mask_decoder.output_upscaling.0.weight").grad
     other = plain.sam.mask_decoder.output_upscaling[0].weight.grad
     torch.testing.assert_close(mine, other, atol=1e-7, rtol=1e-3)

@@ -10,14 +10,15 @@ import pytest
 
 import datasets
 from datasets import samples
-from datasets.base import Benchmark, DataOptions
+from datasets.base import DataOptions
+from datasets.reading.folder_benchmark import FolderBenchmark
 
-MakeBenchmark = Callable[..., Benchmark]
+MakeBenchmark = Callable[..., FolderBenchmark]
 CASES = [(name, layout) for name in datasets.BUILTIN for layout in samples.layouts(name)]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
-def benchmark_of(name: str, **options) -> Benchmark:
+def benchmark_of(name: str, **options) -> FolderBenchmark:
     module, _, attribute = datasets.BUILTIN[name].partition(":")
     return getattr(importlib.import_module(module), attribute)(DataOptions(**options))
 

@@ -150,8 +150,8 @@ def test_exact_copy_within_a_split_is_a_warning(road: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("change", ["mirrored", "scaled", "compressed"])
 def test_near_copy_across_splits_fails(road: Path, tmp_path: Path, change: str) -> None:
     source = images(road, "test")[1]
-    image = Image.open(source)
-    mask = Image.open(mask_of(source))
+    image: Image.Image = Image.open(source)
+    mask: Image.Image = Image.open(mask_of(source))
     if change == "mirrored":
         image, mask = ImageOps.mirror(image), ImageOps.mirror(mask)
     if change == "scaled":

@@ -152,7 +152,7 @@ def test_every_way_to_end_a_verb_says_what_ctrl_c_says(number: int) -> None:
 
 
 def test_a_background_job_with_ctrl_c_ignored_still_ends() -> None:
-    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    ignoring: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
     with subprocess.Popen(
         **command("-c", VERB, "wait"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **ignoring
     ) as process:

@@ -90,7 +90,8 @@ def mutate(content: Any, data: st.DataObject) -> None:
     if not (known := list(places(content))):
         return
     in_run = [place for place in known if place[0] in ("run", "comparability", "scores")]
-    place = data.draw(st.sampled_from(in_run if in_run and data.draw(st.booleans()) else known))
+    often = bool(in_run) and data.draw(st.booleans())
+    place = data.draw(st.sampled_from(in_run if often else known))
     target = content
     for name in place[:-1]:
         target = target[name]
@@ -137,7 +138,7 @@ def damage(path: Path, data: st.DataObject) -> None:
     elif how == "folder":
         path.mkdir()
     else:
-        path.symlink_to({"link": path.parent.parent.parent / "NOTES.md", "device": "/dev/zero"}[how])
+        path.symlink_to(path.parent.parent.parent / "NOTES.md" if how == "link" else Path("/dev/zero"))
 
 
 def spoil(root: Path, data: st.DataObject) -> None:

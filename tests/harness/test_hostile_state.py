@@ -31,7 +31,7 @@ from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job
 
 SWEEP = "20260101-000000-abcd"
-VERBS = ([], ["--failed"], ["--json"], ["--sweep", "last"], ["--logs", "{key}"])
+VERBS: tuple[list[str], ...] = ([], ["--failed"], ["--json"], ["--sweep", "last"], ["--logs", "{key}"])
 
 
 def results_folder(root: Path) -> Path:

@@ -49,7 +49,8 @@ def scores_of(capsys, predictions, masks, *more):
     return json.loads(capsys.readouterr().out)
 
 
-def expected(predictions, masks, metrics=METRICS, conventions=None):
+def expected(folders, metrics=METRICS, conventions=None):
+    predictions, masks = folders
     scorer = SplitScorer(metrics, conventions=conventions or Conventions())
     for index in range(COUNT):
         prediction = np.asarray(Image.open(predictions / f"Image{index}.png")) / 255
@@ -61,7 +62,7 @@ def expected(predictions, masks, metrics=METRICS, conventions=None):
 @pytest.mark.parametrize("workers", ["1", "2", "0"])
 def test_scores_equal_the_scorers_on_any_number_of_workers(capsys, folders, workers):
     found = scores_of(capsys, *folders, "--metrics", "all", "--workers", workers)
-    assert found == {"images": COUNT, "scores": expected(*folders).summary()}
+    assert found == {"images": COUNT, "scores": expected(folders).summary()}
 
 
 def test_the_table_names_metrics_and_images(capsys, folders):
@@ -71,14 +72,14 @@ def test_the_table_names_metrics_and_images(capsys, folders):
     assert lines[0].split("|")[1:3] == [" metric   ", " 11 images   "]
     assert lines[2].split()[1] == "iou"
     assert lines[3].split()[1] == "e_max"
-    assert float(lines[2].split("|")[2]) == pytest.approx(expected(*folders).summary()["iou"], abs=5e-5)
+    assert float(lines[2].split("|")[2]) == pytest.approx(expected(folders).summary()["iou"], abs=5e-5)
 
 
 def test_per_image_scores_are_written(capsys, folders, tmp_path):
     out = tmp_path / "images.csv"
     scores_of(capsys, *folders, "--metrics", "iou,mae", "--per-image", str(out))
     rows = list(csv.DictReader(out.open()))
-    images = expected(*folders, metrics=("iou", "mae")).images()
+    images = expected(folders, metrics=("iou", "mae")).images()
     assert {row["stem"]: {"iou": float(row["iou"]), "mae": float(row["mae"])} for row in rows} == images
 
 
@@ -86,13 +87,13 @@ def test_conventions_print_the_same_predictions_under_each(capsys, folders):
     found = scores_of(capsys, *folders, "--conventions", "--input-size", "96", "--metrics", "iou,weighted_f,mae")[
         "scores"
     ]
-    plain = expected(*folders).summary()
+    plain = expected(folders).summary()
     assert found["as given"] == {metric: plain[metric] for metric in ("iou", "weighted_f", "mae")}
-    released = expected(*folders, conventions=Conventions(weighted_f_beta2=0.3)).summary()
+    released = expected(folders, conventions=Conventions(weighted_f_beta2=0.3)).summary()
     assert found["weighted_f_beta2=0.3"]["weighted_f"] == released["weighted_f"]
-    accumulated = expected(*folders, conventions=Conventions(overlap="accumulated")).summary()
+    accumulated = expected(folders, conventions=Conventions(overlap="accumulated")).summary()
     assert found["overlap=accumulated"]["iou"] == accumulated["iou"]
-    unstretched = expected(*folders, conventions=Conventions(min_max=False)).summary()
+    unstretched = expected(folders, conventions=Conventions(min_max=False)).summary()
     assert found["min_max=false"]["mae"] == unstretched["mae"]
     assert found["resolution=input"]["iou"] != plain["iou"]
     assert found["as released"]["iou"] == found["resolution=input"]["iou"]
@@ -111,13 +112,13 @@ def test_the_empty_rule_shows_where_masks_are_empty(capsys, tmp_path):
 
 def test_input_resolution_scores_at_the_given_size(capsys, folders):
     found = scores_of(capsys, *folders, "--set", "resolution=input", "--input-size", "24", "--metrics", "mae")
-    assert found["scores"]["mae"] != expected(*folders).summary()["mae"]
+    assert found["scores"]["mae"] != expected(folders).summary()["mae"]
 
 
 def test_a_convention_is_set_by_name(capsys, folders):
     found = scores_of(capsys, *folders, "--set", "threshold=0.2", "--set", "min_max=false", "--metrics", "iou,mae")
     rules = Conventions(threshold=0.2, min_max=False)
-    assert found["scores"] == expected(*folders, metrics=("iou", "mae"), conventions=rules).summary()
+    assert found["scores"] == expected(folders, metrics=("iou", "mae"), conventions=rules).summary()
 
 
 @pytest.mark.parametrize("kind", ["npy", "sixteen", "one-bit", "palette"])
@@ -131,7 +132,7 @@ def test_other_encodings_of_a_prediction_are_read(capsys, tmp_path, kind):
     levels = soft(rng, mask)
     if kind == "npy":
         np.save(predictions / "a.npy", (levels / 255).astype(np.float32))
-        values = (levels / 255).astype(np.float32)
+        values: np.ndarray = (levels / 255).astype(np.float32)
     elif kind == "sixteen":
         Image.fromarray(levels.astype(np.uint16) * 257).save(predictions / "a.png")
         values = levels / 255

@@ -162,7 +162,7 @@ def test_spare_tokens_change() -> None:
     with torch.no_grad():
         assert (kept(images).masks - released(images).masks).abs().max() > 1e-4
         embedding = kept.encode(images)
-        decoder = kept.mask_decoder
+        decoder: Any = kept.mask_decoder
         decoder.spare_tokens = torch.nn.Parameter(decoder.spare_tokens[:0])
         torch.testing.assert_close(kept.decode(embedding).masks, released(images).masks)
     with pytest.raises(ValueError, match="mask tokens 1-3"):
@@ -187,7 +187,7 @@ def classes_in_an_image(*, mask_tokens: int) -> int:
     """How many classes the pixels of an image are given, by a segmenter whose masks differ and are as sure as trained ones."""
     segmenter = build_segmenter("vit_t", task="multiclass", num_classes=12, mask_tokens=mask_tokens).eval()
     generator = torch.Generator().manual_seed(0)
-    tokens = segmenter.mask_decoder.mask_tokens
+    tokens = segmenter.get_parameter("mask_decoder.mask_tokens")
     with torch.no_grad():
         tokens.add_(5 * torch.randn(tokens.shape, generator=generator))
         output = segmenter(torch.randn(1, 3, 128, 128, generator=generator))
@@ -296,8 +296,8 @@ def test_strict_loading_changes(tmp_path: Path) -> None:
     torch.save(plain_sam("vit_t").state_dict(), path)
     encodings = {}
     for quirk in ("released", "intended"):
-        segmenter = build_segmenter("vit_t", task="binary", checkpoint=path, strict_loading=quirk)  # type: ignore[arg-type]
-        encodings[quirk] = segmenter.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+        segmenter = build_segmenter("vit_t", task="binary", checkpoint=path, strict_loading=quirk)
+        encodings[quirk] = segmenter.get_buffer("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix")
     stored = torch.load(path, weights_only=True)["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"]
     assert torch.equal(encodings["intended"], stored)
     assert not torch.equal(encodings["released"], stored)

@@ -181,16 +181,20 @@ def test_the_time_left_comes_from_finished_runs_and_how_many_run_at_once():
     assert [clock(value) for value in (0.0, 83.0, 3723.0)] == ["0:00", "1:23", "1:02:03"]
 
 
+def by_key(runs):
+    return {str(number): run for number, run in enumerate(runs)}
+
+
 def test_whole_runs_tell_before_training_alone_and_the_origin_says_which():
     running = run_state(state="running", done=0.5, begun=0.1)
     old, new = run_state(seconds=60.0), run_state(seconds=100.0, whole=True)
     other_old = run_state(variant="other", seconds=30.0)
     said = "0:30 left, told from the training of 2 finished runs"
-    assert str(time_left(dict(enumerate([old, old, running])), now=0.0)) == said
-    left = time_left(dict(enumerate([old, new, other_old, running])), now=0.0)
+    assert str(time_left(by_key([old, old, running]), now=0.0)) == said
+    left = time_left(by_key([old, new, other_old, running]), now=0.0)
     assert str(left) == "0:50 left, told from 1 finished run and the training of 1 other"
     queued = run_state(variant="a third", state="queued")
-    assert time_left(dict(enumerate([old, new, other_old, running, queued])), now=0.0).seconds == pytest.approx(150.0)
+    assert time_left(by_key([old, new, other_old, running, queued]), now=0.0).seconds == pytest.approx(150.0)
 
 
 def test_a_record_with_its_stages_tells_of_the_whole_run_and_an_older_one_of_training():
@@ -212,7 +216,7 @@ def test_a_run_that_goes_on_has_the_pace_of_this_start_and_not_of_what_was_done_
 def test_a_row_takes_what_its_own_finished_runs_took():
     runs = [run_state(variant="fast", seconds=10.0), run_state(variant="slow", seconds=100.0)]
     runs += [run_state(variant="slow", state="running", started=50.0), run_state(variant="fast", state="waiting")]
-    assert time_left(dict(enumerate(runs)), now=60.0).seconds == pytest.approx(90.0 + 10.0)
+    assert time_left(by_key(runs), now=60.0).seconds == pytest.approx(90.0 + 10.0)
 
 
 def test_the_stage_is_told_in_words_and_an_earlier_start_says_nothing(tmp_path):

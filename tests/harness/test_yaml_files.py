@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(['*' + below] * 10)}]\n" for below, name in zip("abcdefg", "bcdefgh", strict=True)
 )
-HOSTILE = {
+HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "python tag": ("epochs: !!python/object/apply:os.system ['touch executed']\n", "line 1: the tag"),
     "harmless tag": ("epochs: !!int '3'\n", "line 1: the tag"),
     "alias bomb": (BOMB, "more than 20000 values, aliases expanded"),

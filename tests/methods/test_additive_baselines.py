@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -79,7 +81,8 @@ def test_adapter_follows_attention_and_mlp_before_the_residual() -> None:
     proj, lin2 = block.get_submodule("attn.proj"), block.get_submodule("mlp.lin2")
 
     def adapt(y: torch.Tensor, part: nn.Module) -> torch.Tensor:
-        down, up = part.get_submodule("adapter.down"), part.get_submodule("adapter.up")
+        down: Any = part.get_submodule("adapter.down")
+        up: Any = part.get_submodule("adapter.up")
         return y + linear(gelu(linear(y, down.weight, down.bias)), up.weight, up.bias)
 
     x = _tokens()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -134,6 +135,7 @@ def test_squared_variation_is_variance_over_squared_mean() -> None:
 def test_auxiliary_loss_sums_over_blocks_and_counts_none_twice() -> None:
     values = []
     for recompute in (False, True):
+        method: Any
         segmenter, method = _subject(balance=0.5).attached(recompute=recompute, seed=1)
         segmenter.train()
         loss = _subject().loss(segmenter, method)
@@ -187,9 +189,10 @@ def test_noise_comes_from_the_methods_generator_and_resumes_with_its_state() -> 
 
 def test_scope_decides_whether_a_map_is_a_window_or_the_image() -> None:
     rows = {}
+    method: Any
     for scope in ("window", "image"):
         segmenter, method = _subject(scope=scope).attached()
-        seen = []
+        seen: list[tuple[int, ...]] = []
         for mixture in method.mixtures().values():
             mixture.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(tuple(inputs[0].shape)))
         segmenter(_subject().images)

@@ -53,10 +53,11 @@ def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft
     _stir(segmenter)
     pairs: list[tuple[Tensor, Tensor]] = []
     for (site, adapter), target in zip(method.adapters().items(), targets, strict=True):
-        twin = decoder.get_submodule(target)
+        twin: Any = decoder.get_submodule(target)
         pairs += [(adapter.down, twin.lora_A["default"].weight), (adapter.up, twin.lora_B["default"].weight)]
         if name == "dora":
-            magnitude = segmenter.get_submodule(site).magnitudes[site.rpartition(".")[2]]
+            layer: Any = segmenter.get_submodule(site)
+            magnitude = layer.magnitudes[site.rpartition(".")[2]]
             pairs.append((magnitude, twin.lora_magnitude_vector["default"].weight))
     with torch.no_grad():
         for mine, other in pairs:
@@ -90,8 +91,8 @@ def test_shared_matrices_are_as_large_as_the_decoder_needs() -> None:
     _, method = _attached("vera", rank=4)
     plain = build_segmenter("vit_t", task="binary", image_size=SIDE, head_seed=1).mask_decoder
     names = [name.removeprefix("mask_decoder.") for name in method.adapters()]
-    theirs = VeraModel(plain, {"default": VeraConfig(r=4, target_modules=names)}, "default")
-    shared = next(adapter.shared for adapter in method.adapters().values())  # type: ignore[attr-defined]
+    theirs: Any = VeraModel(plain, {"default": VeraConfig(r=4, target_modules=names)}, "default")
+    shared: Any = next(adapter.shared for adapter in method.adapters().values())
 
     assert shared.down.shape == theirs.vera_A["default"].shape
     assert shared.up.shape == theirs.vera_B["default"].shape
@@ -110,8 +111,8 @@ def test_a_merge_is_a_plain_sam(name: str, options: dict[str, Any]) -> None:
     assert not report.left
     assert "mask_decoder.transformer.layers.0.self_attn.q_proj" in report.folded
     plain_sam("vit_t", image_size=SIDE).load_state_dict(sam_state_dict(segmenter), strict=True)
-    before = build_segmenter("vit_t", task="binary", image_size=SIDE, head_seed=1).mask_decoder.state_dict()
-    after = segmenter.mask_decoder.state_dict()
+    plain = build_segmenter("vit_t", task="binary", image_size=SIDE, head_seed=1)
+    before, after = (one.get_submodule("mask_decoder").state_dict() for one in (plain, segmenter))
     changed = {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}
     assert changed == {f"{site.removeprefix('mask_decoder.')}.weight" for site in report.folded if "decoder" in site}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -13,11 +15,11 @@ from methods.dora import Decomposed, DoRA
 from methods.parts.lowrank import LowRank
 
 
-def _layers(rank: int = 3, alpha: float = 32.0) -> tuple[Decomposed, nn.Module]:
+def _layers(rank: int = 3, alpha: int = 32) -> tuple[Decomposed, Any]:
     """Ours and peft's on one linear layer, with equal weights that are not those of the start."""
     torch.manual_seed(0)
     base = nn.Linear(12, 9)
-    theirs = get_peft_model(
+    theirs: Any = get_peft_model(
         nn.Sequential(nn.Linear(12, 9)), LoraConfig(r=rank, lora_alpha=alpha, target_modules=["0"], use_dora=True)
     )
     layer = theirs.base_model.model[0]
@@ -50,9 +52,7 @@ def test_outputs_and_gradients_equal_those_of_peft() -> None:
         "m": (ours.magnitudes["all"], theirs.lora_magnitude_vector["default"].weight),
     }
     for name, (mine, other) in pairs.items():
-        torch.testing.assert_close(
-            mine.grad, other.grad, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-4, msg=(name + ": {}").format)
 
 
 @pytest.mark.parametrize("sites", ["qkv", "q,v", "proj,mlp"])

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from harness.contract.case import ContractCase
 from harness.models.catalog import backbone_shape
+from harness.models.segmenter import Segmenter
+from methods.base import Method
 from methods.configs import FacTConfig
 from methods.fact import FacT
 from methods.parts.placement import MethodError
@@ -18,7 +20,7 @@ from methods.parts.placement import MethodError
 SCALE = 0.5
 
 
-def _moved(backbone: str, form: Any, sites: str) -> tuple[ContractCase, nn.Module, FacT]:
+def _moved(backbone: str, form: Any, sites: str) -> tuple[ContractCase, Segmenter, Method]:
     """Attached, with every factor away from its start."""
     config = FacTConfig(form=form, rank=3, scale=SCALE, sites=sites)
     case = ContractCase(method=FacT, config=config, backbone=backbone)
@@ -31,7 +33,7 @@ def _moved(backbone: str, form: Any, sites: str) -> tuple[ContractCase, nn.Modul
     return case, segmenter, method
 
 
-def _dense_updates(segmenter: nn.Module, form: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _dense_updates(segmenter: Segmenter, form: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """ΔW by the name of the weight in a plain encoder, from copies of the factors; and the copies, by their own names."""
     copies = {
         name: parameter.detach().clone().requires_grad_()
@@ -52,7 +54,7 @@ def _dense_updates(segmenter: nn.Module, form: str) -> tuple[dict[str, Tensor], 
             for column in range(columns):
                 own = copies[name][position * columns + column]
                 if form == "tk":  # mode-3 product of the core with one row of P
-                    own = sum(own[j] * copies["factors.core"][:, :, j] for j in range(3))  # type: ignore[assignment]
+                    own = sum(own[j] * copies["factors.core"][:, :, j] for j in range(3))
                 update[row][column] = SCALE * v @ own @ u
         updates[f"{layer}.weight"] = torch.cat([torch.cat(row, dim=1) for row in update])
     return updates, copies
@@ -75,6 +77,7 @@ def test_outputs_and_gradients_equal_the_equation_on_whole_weights(backbone: str
     for name, copy in copies.items():
         gradient = segmenter.encoder.get_parameter(name).grad
         assert gradient.abs().max() > 0, name
+        assert copy.grad is not None
         scale = float(copy.grad.abs().max())
         torch.testing.assert_close(gradient, copy.grad, atol=1e-4 * scale, rtol=1e-3, msg=name)
 

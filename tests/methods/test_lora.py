@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from peft import LoraConfig as PeftConfig
@@ -10,6 +12,7 @@ from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor, nn
 
 from harness.models.build import build_segmenter
+from harness.models.segmenter import Segmenter
 from harness.protocols.card import Protocol
 from harness.training.optimisers import build_optimisers
 from methods.configs import ConvLoRAConfig, LoRAConfig, SAMedConfig
@@ -22,7 +25,7 @@ from methods.samed import SAMed
 PEFT_NAMES = {"qkv": "qkv", "proj": "proj", "mlp_in": "lin1", "mlp_out": "lin2"}
 
 
-def _attached(config: LoRAConfig, *, seed: int = 1) -> tuple[nn.Module, LoRA]:
+def _attached(config: LoRAConfig, *, seed: int = 1) -> tuple[Segmenter, LoRA]:
     segmenter = build_segmenter("vit_t", task="binary")
     method = LoRA(config, seed=seed)
     method.attach(segmenter)
@@ -66,14 +69,14 @@ def _twins(reference: nn.Module, method: LoRA) -> list[tuple[LowRank, Tensor, Te
     for site, adapter in method.adapters().items():
         block, module = site.rsplit(".", 1)
         path = {"qkv": "attn.qkv", "proj": "attn.proj", "mlp_in": "mlp.lin1", "mlp_out": "mlp.lin2"}[module]
-        twin = reference.get_submodule(f"{block}.{path}")
+        twin: Any = reference.get_submodule(f"{block}.{path}")
         pairs.append((adapter, twin.lora_A["default"].weight, twin.lora_B["default"].weight))
     return pairs
 
 
 def test_rslora_divides_by_the_root_of_the_rank_as_peft_does() -> None:
     _, method = _attached(LoRAConfig(scaling="rslora", rank=9, alpha=6.0))
-    layer = inject_adapter_in_model(
+    layer: Any = inject_adapter_in_model(
         PeftConfig(r=9, lora_alpha=6, target_modules=["0"], use_rslora=True), nn.Sequential(nn.Linear(4, 4))
     ).get_submodule("0")
 
@@ -83,7 +86,13 @@ def test_rslora_divides_by_the_root_of_the_rank_as_peft_does() -> None:
 @pytest.mark.parametrize("kind", [LoRA, DoRA])
 @pytest.mark.parametrize("scaling", ["lora", "rslora"])
 def test_pissa_equals_peft_from_the_start_on(kind: type[LoRA], scaling: str) -> None:
-    options = {"sites": "qkv,mlp", "rank": 4, "alpha": 6.0, "initialisation": "pissa", "scaling": scaling}
+    options: dict[str, Any] = {
+        "sites": "qkv,mlp",
+        "rank": 4,
+        "alpha": 6.0,
+        "initialisation": "pissa",
+        "scaling": scaling,
+    }
     segmenter = build_segmenter("vit_t", task="binary").double()
     method = kind(kind.config_class(**options), seed=1)
     method.attach(segmenter)
@@ -132,7 +141,7 @@ def test_pissa_needs_a_matrix_of_that_rank() -> None:
 @pytest.mark.parametrize("ratio", [1.0, 16.0])
 def test_lora_plus_steps_as_pefts_optimiser_does(ratio: float) -> None:
     segmenter, method = _attached(LoRAConfig(rate_ratio=ratio, lr=1e-2))
-    reference = get_peft_model(
+    reference: Any = get_peft_model(
         build_segmenter("vit_t", task="binary").encoder, PeftConfig(r=3, lora_alpha=32, target_modules=["qkv"])
     )
     segmenter, reference = segmenter.double(), reference.double()
@@ -175,7 +184,7 @@ def test_slices_of_fused_qkv_equal_separate_projections_under_peft(slices: str) 
         )
         for name, start in chosen.items()
     }
-    separate = nn.ModuleDict({name: nn.Linear(dim, dim) for name in "qkv"})
+    separate: Any = nn.ModuleDict({name: nn.Linear(dim, dim) for name in "qkv"})
     with torch.no_grad():
         for name, start in (("q", 0), ("k", dim), ("v", 2 * dim)):
             separate[name].weight.copy_(fused.weight[start : start + dim])

@@ -44,7 +44,7 @@ def _kept_inside_blocks(subject: ContractCase) -> int:
 
 
 def _blocks(segmenter: Segmenter) -> list[nn.Module]:
-    return list(segmenter.encoder.blocks)  # type: ignore[arg-type]
+    return list(segmenter.encoder.blocks)
 
 
 def test_backward_keeps_no_activation_made_inside_a_frozen_block() -> None:
@@ -101,7 +101,7 @@ def test_rung_mixes_the_blocks_output_and_the_side_by_its_gate() -> None:
     segmenter, _ = _lst().attached()
     rung = segmenter.encoder.get_submodule("ladder.rungs.1")
     assert isinstance(rung, Rung)
-    segmenter.encoder.grid.height = segmenter.encoder.grid.width = IMAGE_SIZE // 16  # type: ignore[union-attr, assignment]
+    segmenter.encoder.grid.height = segmenter.encoder.grid.width = IMAGE_SIZE // 16
     generator = torch.Generator().manual_seed(0)
     side, frozen = torch.randn(1, 4, 4, 8, generator=generator), torch.randn(1, 4, 4, 64, generator=generator)
     torch.testing.assert_close(rung(side, frozen), rung.block((rung.down(frozen) + side) / 2))
@@ -114,7 +114,7 @@ def test_rung_mixes_the_blocks_output_and_the_side_by_its_gate() -> None:
 def test_side_attention_stays_inside_its_blocks_windows() -> None:
     segmenter, _ = _lst().attached()
     grid = segmenter.encoder.grid
-    grid.height = grid.width = 6  # type: ignore[union-attr, assignment]
+    grid.height = grid.width = 6
     windowed, whole = (segmenter.encoder.get_submodule(f"ladder.rungs.{index}.block") for index in (0, 1))
     tokens = torch.randn(1, 6, 6, 8, generator=torch.Generator().manual_seed(0))
     other = tokens.clone()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from harness.contract.case import ContractCase
 from methods.configs import MonaConfig
-from methods.mona import Mona, MonaAdapter, MonaBlock
+from methods.mona import Mona, MonaBlock
 
 HIDDEN = 8
 
@@ -32,7 +34,7 @@ class Published(nn.Module):
         return x + self.u(torch.nn.functional.gelu(z))
 
 
-def _pairs(ours: MonaAdapter, theirs: Published) -> list[tuple[nn.Parameter, nn.Parameter]]:
+def _pairs(ours: Any, theirs: Any) -> list[tuple[nn.Parameter, nn.Parameter]]:
     layers = [
         (ours.norm, theirs.ln),
         (ours.down, theirs.d),
@@ -41,7 +43,7 @@ def _pairs(ours: MonaAdapter, theirs: Published) -> list[tuple[nn.Parameter, nn.
     ]
     pairs = [(getattr(a, part), getattr(b, part)) for a, b in layers for part in ("weight", "bias")]
     pairs += [(ours.norm_share, theirs.s1), (ours.own_share, theirs.s2)]
-    return [*pairs, (ours.filter.projector.bias, theirs.pw.bias)]  # type: ignore[list-item]
+    return [*pairs, (ours.filter.projector.bias, theirs.pw.bias)]
 
 
 @pytest.mark.parametrize(("backbone", "index"), [("vit_t", 0), ("vit_t", 1), ("vit_t_timm", 0)])
@@ -52,8 +54,9 @@ def test_block_equals_the_published_structure(backbone: str, index: int) -> None
     plain = case.plain().encoder.blocks[index]
     assert isinstance(block, MonaBlock)
     torch.manual_seed(1)
-    published = [Published(64) for _ in range(2)]
-    for ours, theirs in zip((block.after_attention, block.after_mlp), published, strict=True):
+    published: list[Any] = [Published(64) for _ in range(2)]
+    adapters: list[Any] = [block.after_attention, block.after_mlp]
+    for ours, theirs in zip(adapters, published, strict=True):
         with torch.no_grad():
             for mine, other in _pairs(ours, theirs):
                 mine.copy_(0.3 * torch.randn_like(mine))
@@ -79,12 +82,12 @@ def test_block_equals_the_published_structure(backbone: str, index: int) -> None
     weights = torch.randn_like(output)
     (output * weights).sum().backward()
     (expected * weights).sum().backward()
-    for ours, theirs in zip((block.after_attention, block.after_mlp), published, strict=True):
-        gradients = [(a.grad, b.grad) for a, b in _pairs(ours, theirs)]
+    for ours, theirs in zip(adapters, published, strict=True):
+        gradients: list[Any] = [(a.grad, b.grad) for a, b in _pairs(ours, theirs)]
         gradients.append((ours.filter.projector.weight.grad[:, :, 0, 0], theirs.pw.weight.grad))
-        for mine, other in gradients:
-            assert mine.abs().max() > 0
-            torch.testing.assert_close(mine, other, atol=1e-4 * float(other.abs().max()), rtol=1e-4)
+        for moved, also in gradients:
+            assert moved.abs().max() > 0
+            torch.testing.assert_close(moved, also, atol=1e-4 * float(also.abs().max()), rtol=1e-4)
 
 
 def test_starts_as_released() -> None:

@@ -146,8 +146,8 @@ def test_architecture_names_every_cell_and_sums_to_one() -> None:
 def test_a_cell_that_only_skips_is_plain_lora(backbone: str, partial: bool) -> None:
     """h = W0 x + Wd We x: the formula without α/r, equal to LoRA with α = r, prefix tokens included."""
     outputs = []
-    skips = {"operations": "skip_connect"}
-    searched = NASPCLoRA(NASPCLoRAConfig(**skips)) if partial else NASLoRA(NASLoRAConfig(**skips))
+    config = (NASPCLoRAConfig if partial else NASLoRAConfig)(operations="skip_connect")
+    searched = (NASPCLoRA if partial else NASLoRA)(config)
     for method in (LoRA(LoRAConfig(rank=3, alpha=3.0)), searched):
         segmenter = build_segmenter(backbone, task="binary")
         method.attach(segmenter)

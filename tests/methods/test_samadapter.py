@@ -68,7 +68,7 @@ def test_the_released_code_scrambles_the_patch_embedding() -> None:
 def test_scrambling_changes_the_tuned_embedding_alone() -> None:
     outputs = {}
     for quirk in ("released", "intended"):
-        subject = ContractCase(method=SAMAdapter, config=SAMAdapterConfig(scale=8, patch_embedding=quirk))  # type: ignore[arg-type]
+        subject = ContractCase(method=SAMAdapter, config=SAMAdapterConfig(scale=8, patch_embedding=quirk))
         segmenter, _ = subject.attached()
         embedding = segmenter.encoder.get_submodule("patch_embed")
         tokens = embedding(subject.images)

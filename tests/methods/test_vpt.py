@@ -22,7 +22,7 @@ def test_prompts_in_a_sequence_equal_a_block_run_over_the_longer_sequence() -> N
     plain = ContractCase(method=VPT, config=VPTConfig(), backbone="vit_t_timm").plain().encoder
     tokens = torch.randn(2, 17, 64, generator=torch.Generator().manual_seed(0))
     prompted = encoder.get_submodule("blocks.2")
-    prompts = prompted.get_submodule("attn").prompts
+    prompts = prompted.get_parameter("attn.prompts")
     longer = torch.cat([prompts.expand(2, -1, -1), tokens], dim=1)
     expected = plain.get_submodule("blocks.2")(longer)[:, 5:]
     torch.testing.assert_close(prompted(tokens), expected, atol=1e-5, rtol=1e-5)

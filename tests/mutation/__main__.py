@@ -15,6 +15,7 @@ import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,7 +87,9 @@ def _score(
     drawn: list[Mutant], covering: Covering, *, tree: Path, tests: list[str] | None, room: str, result: Path
 ) -> int:
     listed = {(entry["path"], entry["was"], entry["becomes"]): entry for entry in CONFIGURATION.get("known", [])}
-    noticed, lived, same = [], [], []
+    noticed: list[Any] = []
+    lived: list[Any] = []
+    same: list[Any] = []
     begun = time.monotonic()
     for mutant in drawn:
         known = listed.get(mutant.name)

@@ -15,7 +15,7 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Operator
 from parso.tree import NodeOrLeaf
 
-from tests.mutation.dropping import DropArgument, DropStep
+from tests.mutation.dropping import DropArgument, DropStep, Node
 
 _OF_HELP = ("help", "description", "metavar")
 _NOT_HERE = ("TYPE_CHECKING", "__name__")
@@ -98,7 +98,7 @@ def _operator(name: str) -> Operator:
     return OWN[name]() if name in OWN else cosmic_ray.plugins.get_operator(f"core/{name}")()
 
 
-def _says_nothing(node: NodeOrLeaf) -> bool:
+def _says_nothing(node: Node) -> bool:
     """Whether it stands in a decorator, an annotation, an assertion for the type checker, a help text or below
     ``if __name__``, or is a lone ``*`` of a signature: changed, these change no result, or nothing can be imported.
     """
@@ -122,7 +122,7 @@ def _says_nothing(node: NodeOrLeaf) -> bool:
     return False
 
 
-def _before(node: NodeOrLeaf) -> list[str]:
+def _before(node: Node) -> list[str]:
     """The leaves among the node's elder siblings."""
     siblings = node.parent.children
     return [getattr(sibling, "value", "") for sibling in siblings[: siblings.index(node)]]

@@ -15,6 +15,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 
 spec = importlib.util.spec_from_file_location("testcluster", REPOSITORY / "slurm" / "testcluster" / "cluster.py")
+assert spec is not None and spec.loader is not None  # noqa: PT018
 testcluster = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(testcluster)
 

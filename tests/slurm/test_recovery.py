@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
@@ -80,7 +81,7 @@ def test_a_run_that_is_warned_of_its_time_limit_twice_continues_with_the_same_nu
 def test_a_run_that_meets_its_time_limit_twice_continues(cluster, tmp_path, monkeypatch):
     """The limit itself, with the stand-in experiment, which starts at once: SLURM looks at limits every half minute only."""
     use_standin(monkeypatch)
-    steps = {"steps": 780, "step_s": 0.09, "save_every": 5}
+    steps: dict[str, Any] = {"steps": 780, "step_s": 0.09, "save_every": 5}
     limits = {"time": "1", "signal_seconds": "50", "max_attempts": "40"}
     job = make_job(tmp_path, **steps)
     slurm = make_executor(place("slurm", cluster="testcluster", cluster_overrides=limits), results=tmp_path)
@@ -192,4 +193,5 @@ class Background:
         return self._process.wait(timeout=timeout)
 
     def output(self):
+        assert self._process.stdout is not None
         return self._process.stdout.read()

@@ -8,6 +8,7 @@ import stat
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,7 +175,8 @@ def packed(path: Path, members: dict[str, bytes]) -> Path:
     """As zip or tar, compressed as the name says."""
     if path.suffix == ".zip":
         return zipped(path, members)
-    with tarfile.open(path, f"w:{path.suffix.removeprefix('.').replace('tar', '')}") as archive:
+    mode: Any = f"w:{path.suffix.removeprefix('.').replace('tar', '')}"
+    with tarfile.open(path, mode) as archive:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)

@@ -247,7 +247,7 @@ def test_numbers_of_an_ablation_stand_beside_the_row_with_its_options() -> None:
         replace(GOOD, options="rank=12", value="93.0"),
         replace(GOOD, options="rank=3", value="90.0"),
     ]
-    six = {"config": {"rank": 6}, "changed": {"rank": 6}, "variant": "lora[rank=6]"}
+    six: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}, "variant": "lora[rank=6]"}
     entries = ["lora", {"label": "r=6", "method": "lora", "options": {"rank": 6}}]
     page = render(
         [record(0.9), record(0.91, **six)], study=main_study(1, entries=entries), sources=sources(published=cells)
@@ -276,7 +276,8 @@ def test_a_failed_seed_gets_no_number_beside_the_paper() -> None:
 
 def test_numbers_stand_beside_the_studys_own_protocol_and_the_papers_cards_alone() -> None:
     study = main_study(1, protocol="nas-lora")
-    unknown, known = (sources(published=[GOOD], **more) for more in ({"setups": {}}, {}))  # demo is the card of paper p
+    known = sources(published=[GOOD])  # demo is the card of paper p
+    unknown = sources(published=[GOOD], setups={})
     assert "beside the papers" not in render([record()], study=study, sources=unknown)
     assert "beside the papers" in render([record()], study=study, sources=known)
     run = record().run

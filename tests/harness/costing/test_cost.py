@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -139,7 +141,7 @@ def _no_sizes(_: Contestant) -> dict:
 
 
 def test_the_key_keeps_apart_what_differs() -> None:
-    base = {
+    base: dict[str, Any] = {
         "device": "a",
         "driver": "",
         "threads": 2,
@@ -222,8 +224,8 @@ def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(
     elif place == "sizes":
         monkeypatch.setattr(measuring, "peak_memory", failing(measuring.peak_memory, is_naslora))
     elif place == "training":
-        counts = []
-        second_turn = failing(Contestant.step, lambda s, _: is_naslora(s) and (counts.append(1) or len(counts) > 8))
+        counts = itertools.count(1)
+        second_turn = failing(Contestant.step, lambda s, _: is_naslora(s) and next(counts) > 8)
         monkeypatch.setattr(Contestant, "step", second_turn)
     else:
         infer = inference._infer
@@ -356,7 +358,7 @@ def test_baselines_are_found_by_name_by_options_or_by_method(
     methods: str, baselines: str, found: list[str], absent: list[str]
 ) -> None:
     protocol = load_protocol("demo", SMALL)
-    where = {"protocol": protocol, "overrides": {}, "backbone": "vit_t"}
+    where: dict[str, Any] = {"protocol": protocol, "overrides": {}, "backbone": "vit_t"}
     rows = []
     for word in expand(methods, []):
         method, config, variant, _ = method_row(parse_entry(word), protocol, {}, "vit_t")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from harness.dispatch import snapshot
 from harness.planning.job import Job
-from harness.records.schema import Run
+from harness.records.schema import Record, Run
+from harness.records.store import RecordStore
 
 STANDIN = Path(__file__).with_name("standin.py")
 
@@ -58,3 +59,10 @@ def starts(results: Path, key: str) -> list[int]:
     """The step at which each start of the stand-in began."""
     path = results / "state" / key / "starts.log"
     return [int(line.split()[0]) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def record_of(results: Path, key: str) -> Record:
+    """The record that a run must have."""
+    record = RecordStore(results).read(key)
+    assert record is not None
+    return record

@@ -11,17 +11,18 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from harness.dispatch.attempts import state_folder
 from harness.files import write_atomically
-from harness.records.schema import Record
+from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
 from harness.training.outcome import Interrupted
 
 
 def run_experiment(job, *, progress=None, stop=None, complete=lambda record: record):
-    rules = {"steps": 5, "step_s": 0.0, "save_every": 1, "failure": "", "fail_at": 2, "always": False, "until": ""}
-    rules |= job.run.rules
+    rules: dict[str, Any] = {"steps": 5, "step_s": 0.0, "save_every": 1, "failure": "", "fail_at": 2}
+    rules |= {"always": False, "until": "", **job.run.rules}
     results = Path(job.results)
     folder = state_folder(results, job.run.key)
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ def run_experiment(job, *, progress=None, stop=None, complete=lambda record: rec
             )
     with (folder / "finishes.log").open("a") as log:
         log.write("finished\n")
-    code = "OOM" if rules["failure"] == "torch-oom" else "OK"
+    code: Code = "OOM" if rules["failure"] == "torch-oom" else "OK"
     record = Record(
         run=job.run,
         key=job.run.key,

@@ -52,12 +52,18 @@ def test_slurms_ways_to_say_that_memory_ran_out_are_known(tmp_path, line):
     assert not exceeded_memory(log)
 
 
+def ended(starts):
+    verdict = judge(starts, limit=10)
+    assert verdict is not None
+    return verdict[0]
+
+
 def test_a_run_is_given_up_for_memory_at_once_and_for_crashes_or_attempts_at_the_bound():
-    assert judge([start(1, "OOM")], limit=10)[0] == "OOM"
+    assert ended([start(1, "OOM")]) == "OOM"
     assert judge([start(n, "killed") for n in (1, 2)], limit=10) is None
-    assert judge([start(n, "killed") for n in (1, 2, 3)], limit=10)[0] == "killed"
+    assert ended([start(n, "killed") for n in (1, 2, 3)]) == "killed"
     assert judge([start(n, "PREEMPTED") for n in range(1, 10)], limit=10) is None
-    assert judge([start(n, "PREEMPTED") for n in range(1, 11)], limit=10)[0] == "PREEMPTED"
+    assert ended([start(n, "PREEMPTED") for n in range(1, 11)]) == "PREEMPTED"
     assert judge([start(n, "CANCELLED") for n in range(1, 11)], limit=10) is None
     assert judge([start(1, "killed"), start(2, "killed"), start(3, "")], limit=10) is None
     assert judge([], limit=10) is None
@@ -85,6 +91,7 @@ def test_a_run_out_of_attempts_gets_a_record_with_its_reason(tmp_path, end, code
         planned=PlannedRun.of(job.run, limits=AttemptLimits(before=0, limit=2)),
         environment={"snapshot": "abc"},
     )
+    assert record is not None
     assert record == RecordStore(tmp_path).read(job.run.key)
     assert (record.code, record.attempts, record.environment["snapshot"]) == (code, 2, "abc")
     assert message in record.message
@@ -144,5 +151,6 @@ def test_a_run_that_is_given_up_has_the_hours_of_accounting_where_that_is_on(tmp
         record = settle(
             tmp_path, job.run, end="PREEMPTED", detail="", planned=planned, environment={}, accounting=slurm
         )
+        assert record is not None
         assert record.cost["gpu_hours"] == pytest.approx(hours, abs=0.01)
         assert record.environment["gpu_hours_source"] == source

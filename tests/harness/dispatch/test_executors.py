@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,8 @@ from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor, run_jobs
 from harness.dispatch.run_states import RunState
 from harness.errors import UsageError
-from harness.records.schema import Record
+from harness.planning.job import Job
+from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, starts
@@ -63,8 +65,8 @@ def test_contradictions_are_one_line(tmp_path, changes, said):
 
 
 def test_failed_runs_are_started_again_by_class(tmp_path, inline):
-    codes = {"OOM": "", "TIMEOUT": "", "ERROR": "a bug"}
-    jobs = {code: make_job(tmp_path, seed=seed) for seed, code in enumerate(codes)}
+    codes: dict[Code, str] = {"OOM": "", "TIMEOUT": "", "ERROR": "a bug"}
+    jobs: dict[str, Job] = {code: make_job(tmp_path, seed=seed) for seed, code in enumerate(codes)}
     jobs["node"] = make_job(tmp_path, seed=9)
     for code, message in codes.items():
         RecordStore(tmp_path).write(Record(run=jobs[code].run, key=jobs[code].run.key, code=code, message=message))
@@ -200,7 +202,7 @@ def test_no_printed_line_is_drawn_over_while_lines_come_and_go(monkeypatch):
     monkeypatch.setattr("harness.progress.REDRAWN_EVERY_S", 0.0005)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
-    runs = {}
+    runs: dict[str, Any] = {}
     with Display(total=300) as display:
         for number in range(150):
             runs = {f"w{one}": state(f"w{one}", "running", stage="x") for one in range(1 + number % 5)} | runs

@@ -6,13 +6,13 @@ import threading
 from types import SimpleNamespace
 
 from harness.dispatch import heartbeat as module
-from harness.dispatch.attempts import Lost
+from harness.dispatch.attempts import Lease, Lost
 from harness.dispatch.heartbeat import beating
 
 PATIENCE_S = 20.0
 
 
-class Lease:
+class Watched(Lease):
     """Beats are counted, and raise what is given, in turn."""
 
     def __init__(self, *errors):
@@ -31,7 +31,7 @@ class Lease:
 
 
 def test_the_lease_beats_while_the_work_goes_on_and_no_longer():
-    lease = Lease()
+    lease = Watched()
     with beating(lease, lease_s=0.006) as given:
         assert given is lease
         (thread,) = [one for one in threading.enumerate() if one is not threading.main_thread() and "_run" in one.name]
@@ -49,23 +49,24 @@ def test_the_interval_is_a_sixth_of_the_lease(monkeypatch):
             return True
 
     monkeypatch.setattr(module, "threading", SimpleNamespace(Event=Done, Thread=threading.Thread))
-    for options in ({"lease_s": 12.0}, {}):
-        with beating(Lease(), **options):
-            pass
+    with beating(Watched(), lease_s=12.0):
+        pass
+    with beating(Watched()):
+        pass
     assert waits == [2.0, 15.0]
 
 
 def test_a_disk_that_is_full_is_told_and_the_next_beat_comes(capsys):
-    lease = Lease(OSError(28, "No space left on device"))
+    lease = Watched(OSError(28, "No space left on device"))
     with beating(lease, lease_s=0.006):
         lease.wait_for(2)
     assert capsys.readouterr().err.startswith("heartbeat: [Errno 28] No space left on device\n")
 
 
 def test_a_lease_that_is_lost_ends_the_process_at_once(monkeypatch, capsys):
-    codes = []
+    codes: list[int] = []
     monkeypatch.setattr(module, "os", SimpleNamespace(_exit=codes.append))
-    lease = Lease(Lost("overtaken"))
+    lease = Watched(Lost("overtaken"))
     with beating(lease, lease_s=0.006):
         lease.wait_for(1)
     assert codes == [1]

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.dispatch.attempts import attempts, state_folder
+from harness.dispatch.local import LocalExecutor
 from harness.dispatch.place import place, visible_gpus
 from harness.dispatch.run_jobs import make_executor
 from harness.errors import UsageError
@@ -50,7 +52,7 @@ def run_all(results, jobs, *, workers=2):
 
 def held_jobs(results):
     """Two runs that do not end before they are let go (`let_go`), however late on a busy machine the other begins."""
-    rules = {"steps": 30, "step_s": 0.02, "save_every": 10, "until": str(results / "go")}
+    rules: dict[str, Any] = {"steps": 30, "step_s": 0.02, "save_every": 10, "until": str(results / "go")}
     return [make_job(results, seed=seed, **rules) for seed in range(2)]
 
 
@@ -68,6 +70,7 @@ def in_background(results):
         start_new_session=True,
         preexec_fn=as_in_a_terminal,
     )
+    assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     keys = [job.run.key for job in held_jobs(results)]
     wait_until(lambda: all(step(results, key) >= 10 for key in keys))
@@ -96,6 +99,7 @@ def test_workers_share_the_queue_and_every_run_is_trained_once(tmp_path, standin
     holders = {attempts(state_folder(tmp_path, job.run.key))[0].holder.pid for job in jobs}
     assert len(holders) > 1
     record = RecordStore(tmp_path).read(jobs[0].run.key)
+    assert record is not None
     assert record.attempts == 1
     frozen = tmp_path / "snapshots" / record.environment["snapshot"]
     assert (frozen / "harness" / "experiment" / "experiment.py").read_bytes() == STANDIN.read_bytes()
@@ -111,8 +115,9 @@ def test_a_run_whose_process_dies_continues_from_its_checkpoint(tmp_path, standi
     undisturbed = make_job(tmp_path / "other")
     run_all(tmp_path / "other", [undisturbed])
     scores = [
-        RecordStore(root).read(key).scores
+        record.scores
         for root, key in ((tmp_path, job.run.key), (tmp_path / "other", undisturbed.run.key))
+        if (record := RecordStore(root).read(key)) is not None
     ]
     assert scores[0] == scores[1]
 
@@ -208,6 +213,7 @@ def test_gpus_are_what_the_variable_names(monkeypatch, given, devices):
 def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, standin, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1b2c,GPU-8932f937")
     executor = make_executor(place("local"), results=tmp_path)
+    assert isinstance(executor, LocalExecutor)
     assert executor.workers == 2
     assert "GPU MIG-1b2c, GPU-8932f937" in executor.describe()
     jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.1) for seed in range(2)]

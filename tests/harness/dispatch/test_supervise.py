@@ -24,7 +24,7 @@ from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch import standin
-from tests.harness.dispatch.helpers import make_job, starts
+from tests.harness.dispatch.helpers import make_job, record_of, starts
 
 ASKING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
@@ -76,7 +76,7 @@ def written(job, code: str = "OK", **changes) -> Record:
 def test_a_run_that_finishes_has_a_record_that_knows_its_starts(tmp_path, experiment):
     job = make_job(tmp_path)
     assert started(job, environment={"snapshot": "abc"}, gpus=2) == "finished"
-    record = RecordStore(tmp_path).read(job.run.key)
+    record = record_of(tmp_path, job.run.key)
     assert (record.attempts, record.environment) == (1, {"snapshot": "abc", "gpu_hours_source": "clock"})
     assert (last(job).end, last(job).detail, last(job).gpus) == ("finished", "OK", 2)
     assert started(job) == "finished"
@@ -95,7 +95,7 @@ def test_only_the_failure_that_is_to_be_replaced_is_run_again(tmp_path, experime
     assert started(job, replaces="another") == "finished"  # somebody settled it since
     assert starts(tmp_path, job.run.key) == []
     assert started(job, replaces=fingerprint(failure)) == "finished"
-    assert RecordStore(tmp_path).read(job.run.key).code == "OK"
+    assert record_of(tmp_path, job.run.key).code == "OK"
 
 
 def test_a_record_that_was_written_while_a_dead_holder_was_waited_for_is_not_trained_again(
@@ -175,7 +175,7 @@ def test_a_run_whose_child_always_dies_is_given_up_with_a_record(tmp_path, exper
     experiment(ends(breaks))
     job = make_job(tmp_path)
     assert [started(job, environment={"snapshot": "abc"}) for _ in range(3)] == ["crashed", "crashed", "failed"]
-    record = RecordStore(tmp_path).read(job.run.key)
+    record = record_of(tmp_path, job.run.key)
     assert (record.code, record.attempts, record.environment["snapshot"]) == ("ERROR", 3, "abc")
     assert record.message == "its process died 3 times: exit status 1: RuntimeError: a bug in the experiment"
 
@@ -192,12 +192,12 @@ def test_a_run_at_its_bound_is_given_up_without_another_start(tmp_path, experime
         Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here()).release("PREEMPTED")
     assert started(job, limit=2) == "failed"
     assert starts(tmp_path, job.run.key) == []
-    record = RecordStore(tmp_path).read(job.run.key)
+    record = record_of(tmp_path, job.run.key)
     assert (record.code, record.attempts) == ("PREEMPTED", 2)
     cancelled = make_job(tmp_path, seed=1)
     Lease.acquire(state_folder(tmp_path, cancelled.run.key), holder=Holder.here()).release("CANCELLED")
     assert started(cancelled, limit=1) == "failed"
-    assert RecordStore(tmp_path).read(cancelled.run.key).message == "started 1 times without finishing"
+    assert record_of(tmp_path, cancelled.run.key).message == "started 1 times without finishing"
 
 
 def test_a_run_that_stops_when_asked_is_interrupted(tmp_path, experiment, asked):

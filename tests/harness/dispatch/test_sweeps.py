@@ -9,7 +9,7 @@ import pytest
 
 from harness.dispatch.attempts import Holder
 from harness.dispatch.queue import Task
-from harness.dispatch.reading_sweeps import chunk_paths, read_chunk, read_chunks, read_sweep, read_sweeps
+from harness.dispatch.reading_sweeps import Problems, chunk_paths, read_chunk, read_chunks, read_sweep, read_sweeps
 from harness.dispatch.settled import fingerprint, settled
 from harness.dispatch.state_files import read_as
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun, Sweep, create_chunk, create_sweep
@@ -100,7 +100,7 @@ def test_what_is_damaged_is_left_out_by_name_or_refused(tmp_path):
     good, bad = (chunk_of(tmp_path, [make_job(tmp_path)], name=f"20260101-000000-{name}") for name in ("aaaa", "bbbb"))
     for path in (bad.path, bad.path.with_name("sweep.json")):
         path.write_text("{")
-    problems = {}
+    problems: Problems = {}
     assert list(read_chunks(tmp_path, problems=problems)) == [good]
     assert [one.id for one in read_sweeps(tmp_path, problems)] == [good.sweep]
     assert set(problems) == {bad.path, bad.path.with_name("sweep.json")}

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -150,7 +151,7 @@ def test_the_end_of_the_submitter_is_a_request_to_stop(child, clock):
     unseen = replace(here, host="elsewhere")
     for submitter in (here, unseen):
         one = child(deaf)
-        heart = Heart(clock, lambda one=one: os.kill(one, signal.SIGKILL))
+        heart = Heart(clock, partial(os.kill, one, signal.SIGKILL))
         stop = StopSignals()
         clock.clear()
         assert watched(one, heart=heart, stop=stop, submitter=submitter) == (-signal.SIGKILL, False)

@@ -7,6 +7,7 @@ import signal
 import sys
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -262,7 +263,7 @@ def test_who_follows_waits_for_the_first_as_long_as_it_may_and_takes_its_place(t
     monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now[0]))
     meeting = Meeting(tmp_path / "meeting.json", size=2)
     here = Circumstances(holder=Holder.here(), limit=1)
-    given = {"rank": 1, "circumstances": here}
+    given: dict[str, Any] = {"rank": 1, "circumstances": here}
     assert worker.follow(make_job(tmp_path), meeting, stop=StopSignals(), **given) == 1
     assert now[0] == pytest.approx(worker.MEETING_WAIT_S, abs=1.0)
     assert worker.follow(make_job(tmp_path), meeting, stop=StopSignals(received=[15]), **given) == 1
@@ -272,8 +273,13 @@ def test_who_follows_waits_for_the_first_as_long_as_it_may_and_takes_its_place(t
     monkeypatch.setattr(
         worker, "os", SimpleNamespace(environ=environment, waitstatus_to_exitcode=lambda status: status)
     )
-    forked = []
-    monkeypatch.setattr(worker, "fork_child", lambda job, *, log, **_: forked.append(log.name) or 42)
+    forked: list[str] = []
+
+    def fork_child(job, *, log, **_):
+        forked.append(log.name)
+        return 42
+
+    monkeypatch.setattr(worker, "fork_child", fork_child)
     monkeypatch.setattr(
         worker, "watch", lambda child, *, lease, **_: (-9 if (child, lease) == (42, None) else 0, False)
     )
@@ -287,7 +293,7 @@ def test_who_follows_waits_for_the_first_as_long_as_it_may_and_takes_its_place(t
 def test_a_worker_here_goes_through_all_runs_and_comes_back_to_those_that_others_held(
     tmp_path, cluster, supervised, monkeypatch
 ):
-    naps = []
+    naps: list[float] = []
     monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=naps.append))
     monkeypatch.setitem(sys.modules, "harness.experiment.experiment", standin)
     chunk, sweep = submitted(tmp_path, jobs=[make_job(tmp_path, seed=seed) for seed in range(3)])

@@ -30,7 +30,7 @@ def write_results(root: Path, *, seeds: int = 2, label: str = "naslora", epochs:
 def _record(place: int, method: str, variant: str, benchmark: str, metric: str, *, seed: int, epochs: int) -> Any:
     generator = np.random.default_rng([place, seed, len(benchmark)])
     value = 0.5 + 0.1 * place + 0.02 * float(generator.standard_normal())
-    history = [
+    history: list[dict[str, Any]] = [
         {"epoch": epoch, "loss": 1 / epoch, "val": {metric: value * epoch / epochs}, "lr": 1e-3, "seconds": 1.0}
         for epoch in range(1, epochs + 1)
     ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.comparison.evidence import cka_to_frozen, distance_change, frequency_change, mean_change
@@ -19,7 +21,7 @@ from tests.harness.reporting.sample import evidence, record
 FIGURES = ("attention-distance", "frequency", "cka", "update")
 
 
-def _write(root: Path, method: str, *, seed: int = 0, shift: float = 0.0, **changes: object) -> EvidenceRecord:
+def _write(root: Path, method: str, *, seed: int = 0, shift: float = 0.0, **changes: Any) -> EvidenceRecord:
     one = record(0.7, method=method, seed=seed)
     RecordStore(root).write(one)
     found = replace(evidence(one.key, shift=shift), **changes)
@@ -51,8 +53,8 @@ def test_a_line_holds_every_seed_and_their_mean(tmp_path: Path):
     (mine,) = measured(material)["kvasir"]
     assert mine.by_block(distance_change)[0] == pytest.approx([1.0, 2.0, 6.0])
     ((_, drawing),) = draw("attention-distance", material)
-    line = next(line for line in drawing.figure.axes[1].lines if len(line.get_xdata()) == 4)
-    assert list(line.get_ydata()) == pytest.approx([3.0] * 4)
+    line = next(line for line in drawing.figure.axes[1].lines if np.size(line.get_xdata()) == 4)
+    assert np.asarray(line.get_ydata()).tolist() == pytest.approx([3.0] * 4)
     assert "seeds measured: lora: 3" in drawing.caption
     assert "Small symbols: windowed blocks" in drawing.caption
 

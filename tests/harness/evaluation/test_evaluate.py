@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_a_prediction_that_is_not_finite_names_its_image(workers):
 
 def test_what_waits_for_scoring_is_bounded():
     """A slow scorer holds the forward passes back, instead of letting predictions fill the memory."""
-    ahead = []
+    ahead: list[Any] = []
 
     class Slow(SplitScorer):
         def measure(self, scores, mask):

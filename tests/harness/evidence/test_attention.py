@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_every_block_of_the_tiny_sam_agrees_with_loops(monkeypatch: pytest.Monke
             assert mine.distances[0][image].tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def _inputs(encoder: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+def _inputs(encoder: Any, images: torch.Tensor) -> list[torch.Tensor]:
     """What every block's attention gets, before windows are made."""
     tokens, found = encoder.embed(images), []
     for block in encoder.blocks:
@@ -87,7 +88,7 @@ def _inputs(encoder: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
-def _by_loops(block: nn.Module, tokens: torch.Tensor, *, patch: int) -> list[float]:
+def _by_loops(block: Any, tokens: torch.Tensor, *, patch: int) -> list[float]:
     """As the model attends, with segment_anything's own relative positions; padding dropped and rows renormalised after."""
     height, width = tokens.shape[1:3]
     side = block.window_size or height

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -11,13 +13,12 @@ from harness.evidence.probe import gram, watched
 from harness.models.build import build_segmenter
 from harness.records.cka import cka
 from harness.registry import METHODS, method_config_class
-from methods.base import Method
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def _encoders(name: str, backbone: str = "vit_t", **config: object) -> tuple[nn.Module, nn.Module, Method]:
+def _encoders(name: str, backbone: str = "vit_t", **config: object) -> tuple[Any, Any, Any]:
     """Frozen encoder, adapted encoder, and its method."""
     frozen, segmenter = (build_segmenter(backbone, task="binary", image_size=64, head_seed=5).eval() for _ in range(2))
     method = METHODS.get(name)(method_config_class(name)(**config), seed=1)
@@ -26,7 +27,7 @@ def _encoders(name: str, backbone: str = "vit_t", **config: object) -> tuple[nn.
 
 
 @torch.no_grad()
-def _seen(encoder: nn.Module, against: nn.Module | None = None):
+def _seen(encoder: Any, against: nn.Module | None = None):
     with watched(encoder, against=against) as seen:
         encoder.run_blocks(encoder.embed(IMAGES))
     return seen

@@ -44,7 +44,7 @@ class Mine(LoRA):
 
 
 @pytest.fixture
-def fingerprint(tmp_path: Path):  # type: ignore[no-untyped-def]
+def fingerprint(tmp_path: Path):
     def of(source: str) -> dict[str, str]:
         path = tmp_path / "mine.py"
         path.write_text(source, encoding="utf-8")
@@ -58,7 +58,7 @@ def fingerprint(tmp_path: Path):  # type: ignore[no-untyped-def]
     return of
 
 
-def test_comments_docstrings_and_the_order_of_definitions_change_nothing(fingerprint) -> None:  # type: ignore[no-untyped-def]
+def test_comments_docstrings_and_the_order_of_definitions_change_nothing(fingerprint) -> None:
     first = fingerprint(PLUGIN)
     assert fingerprint(PLUGIN.replace("# nothing here", "# a word").replace("Docstring.", "Other words.")) == first
     moved = PLUGIN.replace("def half(value: float) -> float:\n    return value / 2\n", "")
@@ -68,7 +68,7 @@ def test_comments_docstrings_and_the_order_of_definitions_change_nothing(fingerp
 @pytest.mark.parametrize(
     ("old", "new"), [("2.0", "2.5"), ("value / 2", "value / 3"), ("width: int = 3", "width: int = 4")]
 )
-def test_code_of_the_method_changes_its_part_alone(fingerprint, old: str, new: str) -> None:  # type: ignore[no-untyped-def]
+def test_code_of_the_method_changes_its_part_alone(fingerprint, old: str, new: str) -> None:
     first, second = fingerprint(PLUGIN), fingerprint(PLUGIN.replace(old, new))
     assert first["numbers_method"] != second["numbers_method"]
     assert (first["numbers"], first["numbers_benchmark"]) == (second["numbers"], second["numbers_benchmark"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from segment_anything.modeling.image_encoder import Attention as ReferenceAttention
@@ -13,7 +15,7 @@ from harness.models.attention import RelativeAttention, plain_attention, widened
 from harness.models.sam_encoder import Block
 from methods.parts.placement import BackboneShape
 
-TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
+TOLERANCE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
 
 
 def _filled(module: nn.Module) -> nn.Module:
@@ -116,7 +118,7 @@ def test_a_block_equals_segment_anything(window: int, height: int, width: int) -
 
 @pytest.mark.parametrize("prefixes", [1, 3])
 def test_prefix_tokens_join_with_zero_bias_and_give_no_output(prefixes: int) -> None:
-    attention = _filled(RelativeAttention(dim=32, heads=2, side=5, fused=True))
+    attention: Any = _filled(RelativeAttention(dim=32, heads=2, side=5, fused=True))
     generator = torch.Generator().manual_seed(2)
     x, prefix = torch.randn(3, 5, 4, 32, generator=generator), torch.randn(prefixes, 4, 32, generator=generator)[:1]
     # Written out: scores among places with their bias, scores against prefixes without, softmax over both.

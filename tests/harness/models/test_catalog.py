@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from harness.models.catalog import (
     resolve_backbone,
     total_parameters,
 )
+from harness.models.decoder_shape import Task
 
 KNOWN_TIMM = ["timm/vit_tiny_patch16_224", "timm/vit_small_patch14_dinov2", "timm/vit_base_patch14_reg4_dinov2"]
 
@@ -54,11 +56,11 @@ def test_totals_equal_segment_anything(name: str, published: int) -> None:
     ],
 )
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_closed_forms_equal_the_modules(name: str, task: str) -> None:
+def test_closed_forms_equal_the_modules(name: str, task: Task) -> None:
     patch = backbone_shape(name).patch
     with torch.device("meta"):
         segmenter = build_segmenter(name, task=task, num_classes=12, mask_tokens=10, image_size=16 * patch)
-    given = {"task": task, "num_classes": 12, "mask_tokens": 10}
+    given: dict[str, Any] = {"task": task, "num_classes": 12, "mask_tokens": 10}
     trained = sum(p.numel() for _, p in segmenter.decoder_parameters())
     assert trained == decoder_parameters(name, **given)
     assert sum(p.numel() for p in segmenter.encoder.parameters()) == encoder_parameters(name, image_size=16 * patch)
@@ -73,7 +75,7 @@ def test_known_shapes_equal_timm(name: str) -> None:
 
     entry = backbone(name)
     with torch.device("meta"):
-        vit = timm.create_model(entry.timm_model, num_classes=0)
+        vit: Any = timm.create_model(entry.timm_model, num_classes=0)
     shape = entry.shape
     assert (shape.dim, shape.depth, shape.prefix_tokens) == (vit.embed_dim, len(vit.blocks), vit.num_prefix_tokens)
     assert (shape.heads, shape.mlp_dim) == (vit.blocks[0].attn.num_heads, vit.blocks[0].mlp.fc1.out_features)

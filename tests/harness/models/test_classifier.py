@@ -38,11 +38,11 @@ def _built(backbone: str, decoder: Any, *, classes: int = 5, side: int = 64) -> 
 
 @pytest.mark.parametrize("backbone", TINY)
 @pytest.mark.parametrize("decoder", LABELLING)
-def test_logits_and_gradients_are_those_of_timms_classifier(backbone: str, decoder: str) -> None:
+def test_logits_and_gradients_are_those_of_timms_classifier(backbone: str, decoder: Any) -> None:
     model, options = TINY[backbone]
     ours = _built(backbone, decoder).eval()
-    norm = {"fc_norm": False} if backbone == "vit_t_timm" else {"use_fc_norm": False}
-    theirs = create_model(model, num_classes=5, global_pool=POOL[decoder], img_size=64, **norm, **options).eval()
+    norm: dict[str, Any] = {"fc_norm": False} if backbone == "vit_t_timm" else {"use_fc_norm": False}
+    theirs: Any = create_model(model, num_classes=5, global_pool=POOL[decoder], img_size=64, **norm, **options).eval()
     theirs.load_state_dict({**theirs.state_dict(), **ours.encoder.state_dict()}, strict=True)
     with torch.no_grad():
         theirs.head.weight.copy_(ours.decoder.head.weight)

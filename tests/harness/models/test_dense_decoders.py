@@ -53,8 +53,8 @@ def _mask_transformer_again(w: dict[str, Tensor], tokens: Tensor) -> Tensor:
         q, k, v = linear(norm(x, f"blocks.{n}.norm1"), f"blocks.{n}.attn.qkv").chunk(3, dim=-1)
         out = []
         for head in range(heads):
-            own = slice(64 * head, 64 * (head + 1))
-            out.append(torch.softmax(q[..., own] @ k[..., own].mT / 8, dim=-1) @ v[..., own])
+            part = slice(64 * head, 64 * (head + 1))
+            out.append(torch.softmax(q[..., part] @ k[..., part].mT / 8, dim=-1) @ v[..., part])
         x = x + linear(torch.cat(out, dim=-1), f"blocks.{n}.attn.proj")
         hidden = linear(norm(x, f"blocks.{n}.norm2"), f"blocks.{n}.mlp.fc1")
         x = x + linear(hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2, f"blocks.{n}.mlp.fc2")
@@ -78,11 +78,11 @@ def test_outputs_and_gradients_equal_the_published_structure(decoder: Any, fused
     ).eval()
     vit = create_model("test_vit", num_classes=0, global_pool="", img_size=64).eval()
     vit.load_state_dict(segmenter.encoder.state_dict(), strict=True)
-    mine = dict(segmenter.decoder.named_parameters())
+    mine = dict(segmenter.get_submodule("decoder").named_parameters())
     theirs = {name: p.detach().clone().requires_grad_() for name, p in mine.items()}
     with torch.no_grad():  # away from zero biases and unit norms, which would hide a mistake
         for name, p in mine.items():
-            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name)))
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name))))
             theirs[name].copy_(p)
     images, target = _images(), torch.randint(0, 5, (2, 64, 64), generator=torch.Generator().manual_seed(1))
     tokens = vit(images)[:, 1:]  # after timm's final norm, without the class token
@@ -142,7 +142,7 @@ def test_closed_forms_are_exact(decoder: Any, task: Any, classes: int) -> None:
 
 
 def test_a_timm_checkpoint_loads_strictly_and_its_positions_are_resized_as_timm_does(tmp_path: Path) -> None:
-    vit = create_model("test_vit", num_classes=10)
+    vit: Any = create_model("test_vit", num_classes=10)
     path = tmp_path / "vit.safetensors"
     save_file(vit.state_dict(), path)
     segmenter = build_segmenter(

@@ -24,7 +24,7 @@ def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     read: list[str] = []
     digest = hashlib.file_digest
 
-    def counted(file, name):  # type: ignore[no-untyped-def]
+    def counted(file, name):
         read.append(Path(file.name).name)
         return digest(file, name)
 

@@ -32,7 +32,7 @@ def segmenter() -> QuerySegmenter:
 
 
 def test_what_it_says_is_what_transformers_modules_say_of_the_pyramid(segmenter: QuerySegmenter) -> None:
-    inner = segmenter.eval().decoder.model  # type: ignore[union-attr]
+    inner: Any = segmenter.eval().decoder.model
     with torch.no_grad():
         found = segmenter(_images())
         maps = inner.model.pixel_level_module.encoder.pyramid(segmenter.encode(_images()))
@@ -64,7 +64,7 @@ def test_several_classes_are_scored_as_transformers_post_processing_does(segment
     with torch.no_grad():
         output = segmenter.eval()(_images())
     said = SimpleNamespace(class_queries_logits=output.classes, masks_queries_logits=output.masks)
-    maps = Mask2FormerImageProcessor().post_process_semantic_segmentation(said)  # at 384 px
+    maps: Any = Mask2FormerImageProcessor().post_process_semantic_segmentation(said)  # at 384 px
     ours = probabilities(output, (384, 384)).argmax(dim=1)
     assert (torch.stack(maps) == ours).float().mean() > 0.9999  # ties by rounding
 

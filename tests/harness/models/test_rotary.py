@@ -63,7 +63,8 @@ def _transformers(**numbers: Any) -> nn.Module:
     from transformers import Sam3ViTConfig, Sam3ViTModel
 
     torch.manual_seed(0)
-    return Sam3ViTModel(Sam3ViTConfig(layer_norm_eps=1e-5, attn_implementation="eager", **numbers))
+    numbers |= {"layer_norm_eps": 1e-5, "attn_implementation": "eager"}
+    return Sam3ViTModel(Sam3ViTConfig(**numbers))
 
 
 def _small() -> nn.Module:
@@ -147,11 +148,12 @@ def test_sites_are_called_as_modules_with_their_layout(name: str) -> None:
         hook = lambda _module, args, part=part: seen.update({part: tuple(args[0].shape)})  # noqa: E731
         site.get(part).register_forward_pre_hook(hook)
     segmenter(_images(128, 128))
+    expected: dict[str, tuple[int, ...]]
     if name == "vit_t_dinov3":  # 64 patches behind five prefix tokens
         tokens = (2, 69, 64)
         expected = {**dict.fromkeys(("norm1", "qkv", "proj", "norm2", "mlp_in"), tokens), "mlp_out": (2, 69, 256)}
     else:  # 8x8 tokens padded to 9x9, nine windows of 3x3 an image
         whole, window = (2, 8, 8, 64), (18, 3, 3, 64)
-        expected = dict.fromkeys(("norm1", "norm2", "mlp_in"), whole) | dict.fromkeys(("qkv", "proj"), window)
-        expected["mlp_out"] = (2, 8, 8, 296)
+        maps, windows = dict.fromkeys(("norm1", "norm2", "mlp_in"), whole), dict.fromkeys(("qkv", "proj"), window)
+        expected = {**maps, **windows, "mlp_out": (2, 8, 8, 296)}
     assert seen == expected

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from harness.models.build import build_segmenter, plain_sam, sam_state_dict
-from harness.models.segmenter import Segmenter, SegmenterOutput, probabilities, upsample
+from harness.models.decoder_shape import Task
+from harness.models.segmenter import SAMSegmenter, Segmenter, SegmenterOutput, probabilities, upsample
 from methods.parts.sites import Adaptable, block_sites
 
 NAMES = ["vit_t", "vit_t_timm"]
@@ -49,7 +50,7 @@ def test_encoder_and_decoder_equal_segment_anything(fused: bool) -> None:
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_one_image_after_the_other_gives_the_same_outputs_and_gradients(task: str) -> None:
+def test_one_image_after_the_other_gives_the_same_outputs_and_gradients(task: Task) -> None:
     found = []
     for batched in (True, False):
         segmenter = build_segmenter("vit_t", task=task, num_classes=3, mask_tokens=2, batched_decoder=batched)
@@ -64,6 +65,7 @@ def test_one_image_after_the_other_gives_the_same_outputs_and_gradients(task: st
 
 def test_gradients_equal_segment_anything() -> None:
     segmenter = build_segmenter("vit_t", task="binary", head_seed=1)
+    assert isinstance(segmenter, SAMSegmenter)
     sam = plain_sam("vit_t")
     sam.load_state_dict(sam_state_dict(segmenter), strict=True)
     images = _images(2, 128)
@@ -74,8 +76,9 @@ def test_gradients_equal_segment_anything() -> None:
     for name, parameter in theirs.items():
         torch.testing.assert_close(ours[name].grad, parameter.grad, atol=1e-7, rtol=1e-3, msg=name)
     token = sam.mask_decoder.mask_tokens.weight.grad
-    torch.testing.assert_close(segmenter.mask_decoder.mask_tokens.grad[0], token[0], atol=1e-7, rtol=1e-3)
-    torch.testing.assert_close(segmenter.mask_decoder.spare_tokens.grad, token[1:], atol=1e-7, rtol=1e-3)
+    decoder: Any = segmenter.mask_decoder
+    torch.testing.assert_close(decoder.mask_tokens.grad[0], token[0], atol=1e-7, rtol=1e-3)
+    torch.testing.assert_close(decoder.spare_tokens.grad, token[1:], atol=1e-7, rtol=1e-3)
 
 
 def test_images_that_are_not_square_equal_segment_anything_with_resized_positions() -> None:
@@ -192,10 +195,9 @@ def test_random_weights_come_from_the_head_seed_alone(name: str) -> None:
 
 
 def test_extra_mask_tokens_start_near_token_0() -> None:
-    one = build_segmenter("vit_t", task="binary", head_seed=5).mask_decoder.mask_tokens
-    many = build_segmenter(
-        "vit_t", task="multiclass", num_classes=3, mask_tokens=6, head_seed=5
-    ).mask_decoder.mask_tokens
+    one = build_segmenter("vit_t", task="binary", head_seed=5).get_parameter("mask_decoder.mask_tokens")
+    segmenter = build_segmenter("vit_t", task="multiclass", num_classes=3, mask_tokens=6, head_seed=5)
+    many = segmenter.get_parameter("mask_decoder.mask_tokens")
     noise = (many - one).std()
     assert 0.01 < noise < 0.03
     assert len({tuple(row.tolist()) for row in many.detach()}) == 6
@@ -210,7 +212,7 @@ def test_only_the_trained_part_is_named() -> None:
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_output_shapes_and_probabilities(task: str) -> None:
+def test_output_shapes_and_probabilities(task: Task) -> None:
     segmenter = build_segmenter("vit_t", task=task, num_classes=3, mask_tokens=5)
     output = segmenter(_images(2, 128))
     assert output.masks.shape == (2, 1 if task == "binary" else 5, 32, 32)

@@ -19,7 +19,7 @@ from harness.planning.samples import sample_writer
 from harness.planning.tuning import parse_tune
 from harness.protocols.load import load_protocol, protocol_hash
 from harness.records.merge import merge
-from harness.records.schema import Record
+from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
 from harness.reporting.tables import render
 
@@ -38,7 +38,7 @@ class Work:
         self.done.append([f"{job.run.variant} on {job.run.benchmark}, seed {job.run.seed}" for job in planned.pending])
         for job in planned.pending:
             value = self.score(job.run)
-            code = "DIVERGED" if math.isnan(value) else "OK"
+            code: Code = "DIVERGED" if math.isnan(value) else "OK"
             scores = {
                 "best": {"val": {"s_measure": value, "iou": value}, "test": {"s_measure": 1 - value, "iou": 1 - value}}
             }
@@ -48,7 +48,7 @@ class Work:
                 code=code,
                 scores=scores if code == "OK" else {},
                 cost={"wall_time_s": 36.0},
-            )  # type: ignore[arg-type]
+            )
             RecordStore(request.results).write(record)
         return Outcome(submitted=False, failed={})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,7 +165,7 @@ def test_an_export_takes_only_the_verified_file(tmp_path: Path, checkpoint: Path
     state.parent.mkdir(parents=True)
     save_file({"unknown": torch.zeros(1)}, state)
     records(["verify-checkpoint", str(checkpoint), str(tmp_path)])
-    asked = {"results": tmp_path, "run": older.key, "out": tmp_path / "out.pth"}
+    asked: dict[str, Any] = {"results": tmp_path, "run": older.key, "out": tmp_path / "out.pth"}
     with pytest.raises(UsageError, match="is not the file that run"):
         export(Export(**asked, checkpoint=altered))
     with pytest.raises(MethodError, match="state does not belong"):  # the file was accepted

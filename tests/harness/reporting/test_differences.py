@@ -57,7 +57,7 @@ def test_differences_are_paired_by_seed_in_points() -> None:
 
 
 def test_lower_is_better_counts_as_positive() -> None:
-    kinds = {"benchmark": "sbu", "metric": "ber"}
+    kinds: dict[str, Any] = {"benchmark": "sbu", "metric": "ber"}
     records = three(0.2, **kinds) + three(0.2, shift=-0.01, method="decoder", **kinds)
     assert table(render(records, study=study(benchmarks=["sbu"])), "differences")["decoder"][1] == "+1.00 (3)"
 
@@ -114,7 +114,14 @@ def test_a_claim_and_a_difference_table_give_one_interval(tmp_path: Path, capsys
     bounds = table(render(records, study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")[
         "decoder"
     ][2]
-    claim = {"name": "c", "text": "t", "source": "s", "mark": "P", "quantity": "score difference", "unit": "points"}
+    claim: dict[str, Any] = {
+        "name": "c",
+        "text": "t",
+        "source": "s",
+        "mark": "P",
+        "quantity": "score difference",
+        "unit": "points",
+    }
     claim |= {"numerator": {"method": "decoder"}, "denominator": {"method": "lora"}, "benchmarks": ["kvasir"]}
     file = tmp_path / "claims.yaml"
     file.write_text(yaml.safe_dump([claim | {"expected": {"greater": 0}}]))

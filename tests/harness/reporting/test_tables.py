@@ -170,7 +170,7 @@ def test_a_benchmark_that_few_rows_were_run_on_has_a_table_of_its_own() -> None:
 
 
 def test_a_row_that_was_planned_for_a_benchmark_and_did_not_come_is_missing_there() -> None:
-    planned = {"planned_benchmarks": ["sbu", "leaf"], "planned_seeds": [0]}
+    planned: dict[str, Any] = {"planned_benchmarks": ["sbu", "leaf"], "planned_seeds": [0]}
     kinds: dict[str, Any] = {"benchmark": "sbu", "metric": "ber", **planned}
     found = [record(method="decoder", **kinds), record(**kinds), record(benchmark="leaf", metric="iou", **planned)]
     page = rows(render([*found, record(method="full", benchmark="sbu", metric="ber")]))
@@ -199,7 +199,7 @@ def test_a_page_says_what_was_run_instead_of_the_card(style: Any) -> None:
 
 def test_csv_is_long_and_tidy() -> None:
     failed = record(seed=1, benchmark="leaf", code="OOM")
-    six = {"config": {"rank": 6}, "changed": {"rank": 6}}
+    six: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}}
     one = record(0.5, benchmark="leaf", metric="iou", rules={"image_size": 32}, checkpoint="sha256-00", **six)
     found = list(csv.DictReader(io.StringIO(render([*three(0.1), failed, one], sources=sources(), style="csv"))))
     (cell,) = [row for row in found if row["quantity"] == "score" and row["metric"] == "ber"]
@@ -294,7 +294,7 @@ def test_one_configuration_under_two_names_is_one_row() -> None:
     """A study's label and the method's own name: the sweep that came first has named the run."""
     same = [record(0.9, benchmark="sbu", metric="ber"), record(0.8, benchmark="leaf", metric="iou", variant="LoRA r=3")]
     assert list(rows(render(same))) == ["method", "lora"]
-    six = {"config": {"rank": 6}, "changed": {"rank": 6}}
+    six: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}}
     same = [record(benchmark="sbu", variant=name, seed=seed, **six) for seed, name in enumerate(("r=6", "LoRA r=6"))]
     assert list(rows(render(same))) == ["method", "lora[rank=6]"]
 
@@ -598,7 +598,7 @@ def test_a_row_that_names_a_rate_shows_its_runs_whatever_a_tuning_made_of_them()
     grid = {"grid": {"lr": [1e-3, 1e-2]}}
     told = {"chosen": {"lr": 1e-3}, "trials": [], "edge": [], "metric": "s_measure", "on": ["kvasir"], "hours": 0.1}
     chosen = {**grid, **told}
-    rates = {"config": {"lr": 1e-3}, "changed": {"lr": 1e-3}}
+    rates: dict[str, Any] = {"config": {"lr": 1e-3}, "changed": {"lr": 1e-3}}
     lost = record(0.5, config={"lr": 1e-2}, changed={"lr": 1e-2}, tuning=grid)
     records = [record(0.8, tuning=chosen, **rates), record(0.9, seed=1, **rates), lost]
     entries = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from harness.statistics.agreement import _tau
 
 
 def scores(
-    first: list[float], second: list[float], *, seeds: int = 3, images: int = 20, noise: float = 0.0
+    first: Sequence[float], second: Sequence[float], *, seeds: int = 3, images: int = 20, noise: float = 0.0
 ) -> ModelScores:
     generator = np.random.default_rng(1)
     sides = [
@@ -34,7 +35,7 @@ def test_tau_is_scipys(ties: bool) -> None:
 
 
 def test_all_ties_agree_with_nothing() -> None:
-    assert _tau(np.ones((1, 4)), np.arange(4.0)[None]) == [0.0]
+    assert _tau(np.ones((1, 4)), np.arange(4, dtype=np.float64)[None]) == [0.0]
 
 
 def test_the_same_order_everywhere_is_one_and_chance_is_one_order_of_all() -> None:

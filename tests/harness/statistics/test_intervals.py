@@ -143,7 +143,10 @@ def test_a_mean_at_the_edge_of_the_tolerance_is_rarely_called_reproduced(runs: i
 def test_welch_equals_scipys_interval_of_two_samples() -> None:
     theirs_values = [0.80, 0.84, 0.79]
     estimate = s.differ(
-        s.of_seeds(VALUES), np.mean(theirs_values), error=float(stats.sem(theirs_values)), df=len(theirs_values) - 1
+        s.of_seeds(VALUES),
+        float(np.mean(theirs_values)),
+        error=float(stats.sem(theirs_values)),
+        df=len(theirs_values) - 1,
     )
     low, high = stats.ttest_ind(VALUES, theirs_values, equal_var=False).confidence_interval(0.95)
     interval = interval_of(estimate)

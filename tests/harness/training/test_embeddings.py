@@ -122,11 +122,16 @@ def test_scored_images_are_encoded_once_and_alone() -> None:
 
 
 def test_remembered_embeddings_have_a_bound() -> None:
-    encode, calls = (lambda image: image), []
+    calls: list[torch.Tensor] = []
+
+    def encode(image: torch.Tensor) -> torch.Tensor:
+        calls.append(image)
+        return image
+
     remembered = RememberedEmbeddings(memory_limit=3 * 4 * 4)
     images = torch.arange(24.0).view(2, 3, 2, 2)
     for _ in range(2):
-        found = remembered.get(images, lambda image: (calls.append(0), encode(image))[1])
+        found = remembered.get(images, encode)
         assert torch.equal(found, images)
     assert len(calls) == 3
 

@@ -103,6 +103,8 @@ def test_mask2former_loss_equals_the_best_of_all_assignments() -> None:
     present = target.unique().long()
     region = (target[0] == present[:, None, None]).float()
     small = F.avg_pool2d(region, 4).flatten(1)
+    assert output.classes is not None
+    classes = output.classes[0]
 
     def dice(logit: Tensor, mask: Tensor) -> Tensor:
         return 1 - (2 * (logit.sigmoid() * mask).sum() + 1) / (logit.sigmoid().sum() + mask.sum() + 1)
@@ -111,7 +113,7 @@ def test_mask2former_loss_equals_the_best_of_all_assignments() -> None:
         total = 0.0
         for place, token in enumerate(tokens):
             bce = F.binary_cross_entropy_with_logits(coarse[token], small[place])
-            chance = output.classes[0, token].softmax(-1)[present[place]]
+            chance = classes[token].softmax(-1)[present[place]]
             total += float(5 * bce + 5 * dice(coarse[token], small[place]) - 10 * chance)
         return total
 
@@ -148,7 +150,8 @@ def test_the_released_loss_is_the_unweighted_sum_of_what_transformers_returns(to
     from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss as Oracle
 
-    config = Mask2FormerConfig(num_labels=4, train_num_points=16 * 16)
+    numbers: dict[str, Any] = {"num_labels": 4, "train_num_points": 16 * 16}
+    config = Mask2FormerConfig(**numbers)
     assert (config.class_weight, config.mask_weight, config.dice_weight) == (2, 5, 5)
     oracle = Oracle(config, weight_dict={"loss_cross_entropy": 10.0, "loss_mask": 5.0, "loss_dice": 5.0})
     output, target = multiclass_case(tokens=tokens, side=16)
@@ -329,14 +332,14 @@ def test_the_protocol_chooses_the_loss() -> None:
 def test_segmenters_decoders_train_with_cross_entropy_as_published() -> None:
     for decoder in ("linear", "mask-transformer"):
         for task in ("binary", "multiclass"):
-            built = build_loss(Protocol(name="x", decoder=decoder), task=task, num_classes=4)  # type: ignore[arg-type]
+            built = build_loss(Protocol(name="x", decoder=decoder), task=task, num_classes=4)
             assert isinstance(built, CrossEntropy)
     assert isinstance(
         build_loss(Protocol(name="x", decoder="linear", loss="structure"), task="binary", num_classes=2), StructureLoss
     )
     for name in ("mask2former", "structure"):
         with pytest.raises(UsageError, match="under decoder=linear; set loss to auto or to cross-entropy"):
-            build_loss(Protocol(name="x", decoder="linear", loss=name), task="multiclass", num_classes=4)  # type: ignore[arg-type]
+            build_loss(Protocol(name="x", decoder="linear", loss=name), task="multiclass", num_classes=4)
 
 
 def test_cross_entropy_is_pytorchs_mean_over_the_pixels_that_count() -> None:

@@ -91,7 +91,7 @@ def test_clipping_spans_all_optimisers_of_the_step() -> None:
         for parameter in parameters_of(optimiser):
             parameter.grad = torch.tensor([3.0, 4.0])
         optimiser.register_step_pre_hook(
-            lambda opt, *_, role=role: seen.update({role: parameters_of(opt)[0].grad.norm().item()})
+            lambda opt, *_, role=role: seen.update({role: float(parameters_of(opt)[0].grad.norm())})  # type: ignore[union-attr]
         )
     norm = update(optimisers.values(), clip=1.0, scaler=OFF)
     assert float(norm) == pytest.approx(50**0.5)

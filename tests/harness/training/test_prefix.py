@@ -16,7 +16,7 @@ from harness.training.embeddings import EmbeddingCache
 from harness.training.prefix import FrozenPrefix, RememberedTokens, frozen_prefix
 from tests.harness.training.tiny import SIZE, Run, attached, protocol
 
-LATE = {"blocks": "last-half"}
+LATE: dict[str, Any] = {"blocks": "last-half"}
 
 
 def cache(folder: Path | None) -> EmbeddingCache:
@@ -138,7 +138,7 @@ def test_the_tests_of_unmerged_and_merged_models_share_what_is_in_front() -> Non
     merging.merge("exact")
     other, _ = attached("lora", seed=3, **LATE)
     with torch.no_grad():
-        other.get_submodule("encoder.blocks.0.norm1").weight.add_(1)  # type: ignore[union-attr, operator]
+        other.get_submodule("encoder.blocks.0.norm1").weight.add_(1)  # type: ignore[operator]
     assert shared.like(other) is None
     images = torch.randn(2, 3, SIZE, SIZE)
     calls = first_block_calls(segmenter), first_block_calls(merged)

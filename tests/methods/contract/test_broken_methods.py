@@ -56,7 +56,7 @@ class _CountsWrong(_Added):
 
 class _ChangesFrozenWeight(_Added):
     def auxiliary_loss(self) -> None:
-        self.segmenter.get_submodule("encoder.neck.1").weight.data.add_(1e-3)
+        self.segmenter.get_parameter("encoder.neck.1.weight").data.add_(1e-3)
 
 
 class _DropsState(_Added):
@@ -138,7 +138,7 @@ class _IgnoresPlacement(_Added):
 class _MergeLies(BitFit):
     def merge(self, mode: Any = "exact", *, calibration: Any = (), held_out: Any = ()) -> MergeReport:
         report = super().merge(mode, calibration=calibration, held_out=held_out)
-        self.segmenter.get_submodule("encoder.neck.1").weight.data.add_(0.5)
+        self.segmenter.get_parameter("encoder.neck.1.weight").data.add_(0.5)
         return report
 
 

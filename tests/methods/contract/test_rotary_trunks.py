@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ OPTIONS: dict[tuple[str, str], Options | None] = {
 }
 
 
-def _clauses() -> list[object]:
+def _clauses() -> list[Any]:
     cases = []
     for backbone in ("vit_t_dinov3", "vit_t_sam3"):
         for name in METHODS.names():

@@ -139,6 +139,7 @@ def test_a_decoded_cell_is_its_strongest_operation_alone_and_never_none(stronges
     cell, maps = _cell("all", fused=fused), _maps(4, 3, 9, 11)
     operation = _reference(strongest, cell).double()
     cell(maps), operation(maps)  # the same running statistics
+    assert cell.alpha is not None
     with torch.no_grad():
         cell.alpha[OPERATIONS.index("none")] = 9.0
         cell.alpha[OPERATIONS.index(strongest)] = 8.0
@@ -171,11 +172,9 @@ def test_batched_cell_equals_one_operation_at_a_time(
         torch.testing.assert_close(fused(maps), plain(maps), rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(second.grad, first.grad, rtol=1e-7, atol=1e-8)
         for (name, p), (_, q) in zip(plain.named_parameters(), fused.named_parameters(), strict=True):
-            torch.testing.assert_close(
-                q.grad, p.grad, rtol=1e-7, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
-            )
-    for p, q in zip(plain.buffers(), fused.buffers(), strict=True):
-        torch.testing.assert_close(q, p, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(q.grad, p.grad, rtol=1e-7, atol=1e-8, msg=(name + ": {}").format)
+    for statistics, theirs in zip(fused.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(statistics, theirs, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(fused.eval()(maps), plain.eval()(maps), rtol=1e-9, atol=1e-9)
 
 

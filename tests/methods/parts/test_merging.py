@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.models.build import build_segmenter, plain_sam, sam_state_dict
+from harness.models.segmenter import Segmenter
 from harness.registry import METHODS, method_config_class
 from methods.base import Method
 from methods.lora import LowRankMethod
@@ -23,7 +24,7 @@ def _images(count: int, *, seed: int) -> Tensor:
     return nn.functional.avg_pool2d(noise, 9, stride=1, padding=4) * 9
 
 
-def _trained(name: str, backbone: str = "vit_t", **options: Any) -> tuple[nn.Module, LowRankMethod]:
+def _trained(name: str, backbone: str = "vit_t", **options: Any) -> tuple[Segmenter, LowRankMethod]:
     """A segmenter whose adapters are far from their start, with running statistics of real passes; evaluation mode."""
     segmenter = build_segmenter(backbone, task="binary", image_size=SIZE)
     method = METHODS.get(name)(method_config_class(name)(**options), seed=1)
@@ -121,7 +122,8 @@ def test_conv_merge_of_a_linear_cell_is_one_convolution(name: str, options: dict
     adapters = method.adapters()
     side = 3 if options.get("operations") else 9
     projections = sum(adapter.down.numel() + adapter.up.numel() for adapter in adapters.values())
-    kernels = sum(side * side * adapter.core.cell.channels**2 for adapter in adapters.values())
+    cores: list[Any] = [adapter.core for adapter in adapters.values()]
+    kernels = sum(side * side * core.cell.channels**2 for core in cores)
 
     report = _merge(method, "conv")
 

@@ -52,7 +52,7 @@ def test_accounting_that_is_off_is_told_from_accounting_that_knows_nothing(clien
     client("sacct", "true")
     assert Slurm().history(["7_0"]) == []
     client("sacct", "echo '7_0|CANCELLED by 0|12|billing=1,gres/gpu=2'")
-    (account,) = Slurm().history(["7_0"])
+    (account,) = Slurm().history(["7_0"]) or []
     assert (account.state, account.seconds, account.gpus) == ("CANCELLED", 12.0, 2)
 
 
@@ -60,7 +60,7 @@ def test_a_controller_that_is_away_for_a_while_is_waited_for():
     answers = iter(
         [Refused("squeue: Unable to contact slurm controller (connect failure)"), Refused("x: Socket timed out"), "7"]
     )
-    said = []
+    said: list[str] = []
 
     def ask():
         answer = next(answers)

@@ -180,6 +180,7 @@ def test_a_job_that_dies_before_its_worker_begins_is_given_up_when_it_was_submit
     assert len(count.read_text().split()) == 3
     assert states[job.run.key].state == "ERROR"
     record = RecordStore(results).read(job.run.key)
+    assert record is not None
     assert record.message.startswith("submitted 3 times without finishing; job 3_0 ended before the worker began")
     (sweep,) = [chunk.path.parent for chunk in read_chunks(results) if chunk.job == "3"]
     assert str(sweep / "logs" / "3_0_0_log.out") in record.message

@@ -10,19 +10,19 @@ from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.queue import Account, Task
 from harness.dispatch.reading_sweeps import read_chunk
 from harness.dispatch.slurm import reconcile as module
+from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.slurm.reconcile import reconcile
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep, job_log
 from harness.records.schema import Record
 from harness.records.store import RecordStore
-from tests.harness.dispatch.helpers import make_job
+from tests.harness.dispatch.helpers import make_job, record_of
 
 TOO_LARGE = "slurmstepd: error: StepId=4.0 exceeded memory limit (387254272 > 314572800), being killed\n"
 
 
-class Cluster:
-    user = "me"
-
+class Cluster(Slurm):
     def __init__(self, *, queue=(), accounts=None, named=None):
+        self.user = "me"
         self.queue, self.accounts, self.named = list(queue), accounts, named or {}
 
     def cluster(self):
@@ -103,7 +103,7 @@ def test_out_of_memory_is_read_from_the_jobs_log_where_accounting_is_off(tmp_pat
     started(tmp_path, job)
     log_says(chunk, "7_0", TOO_LARGE)
     reconcile(tmp_path, Cluster())
-    record = RecordStore(tmp_path).read(job.run.key)
+    record = record_of(tmp_path, job.run.key)
     assert (record.code, record.environment["snapshot"]) == ("OOM", "abc")
 
 
@@ -122,7 +122,7 @@ def test_a_start_at_the_bound_is_given_up(tmp_path):
     submitted(tmp_path, [job], limit=1)
     started(tmp_path, job)
     reconcile(tmp_path, Cluster(accounts=[Account(job="7_0", state="NODE_FAIL", seconds=1.0, gpus=0)]))
-    assert RecordStore(tmp_path).read(job.run.key).message.startswith("NODE_FAIL: started 1 times without finishing")
+    assert record_of(tmp_path, job.run.key).message.startswith("NODE_FAIL: started 1 times without finishing")
 
 
 def test_a_worker_that_lives_though_its_job_is_gone_is_looked_at_again_later(tmp_path):
@@ -169,7 +169,7 @@ def test_only_ones_own_sweep_on_this_cluster_is_settled(tmp_path, user, cluster)
 def test_an_intent_without_an_answer_is_found_by_its_name_or_abandoned_once_the_answer_had_its_time(
     tmp_path, monkeypatch
 ):
-    naps = []
+    naps: list[float] = []
     monkeypatch.setattr(module.time, "sleep", naps.append)
     chunk = submitted(tmp_path, [make_job(tmp_path)], answer="")
     monkeypatch.setattr(module.time, "time", lambda: chunk.created + 1.0)
