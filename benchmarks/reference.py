@@ -11,7 +11,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from harness.models.build import plain_sam, sam_state_dict
+from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import Segmenter, SegmenterOutput
 from methods.base import Method
 from methods.parts.cell import Cell

@@ -78,6 +78,16 @@ def _data(record: Record, setup: Setup) -> list[str]:
     return [f"{ours} test images instead of {published}"] if ours and ours != published else []
 
 
+def departures_from(
+    paper: str, records: Iterable[Record], setups: Mapping[str, Setup], card_of: CardOf
+) -> tuple[str, ...]:
+    """How these runs differ from what a paper's numbers were made with; all of it, each once."""
+    setup = setups.get(paper)
+    if setup is None:
+        return (f"what {paper} used is not known here",)
+    return tuple(dict.fromkeys(one for record in records for one in departures(record, setup, card_of)))
+
+
 def departures_of_session(session: CostRecord, setup: Setup, card_of: CardOf) -> list[str]:
     """The same for a cost session: device, backbone, and what of the card a step's cost depends on."""
     shown, found = session.comparability, []

@@ -6,7 +6,7 @@ import torch
 
 from harness.contract.case import ContractCase, logits
 from harness.contract.violation import Violation, first, refusal, require
-from harness.models.build import plain_sam, sam_state_dict
+from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import Segmenter
 from methods.base import MergeMode, MergeReport

@@ -21,7 +21,7 @@ from harness.experiment.data import open_data
 from harness.experiment.peft_format import peft_adapter, require_affine, write_peft
 from harness.experiment.trained import METADATA, of_results
 from harness.files import replace_atomically
-from harness.models.build import sam_state_dict
+from harness.models.original_sam import sam_state_dict
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
 from harness.planning.data import data_options
@@ -102,7 +102,7 @@ class Exported:
         if self.form == "sam" and not in_registry(self.run):
             side = from_rules(self.run.rules).image_size
             line += (
-                f"; positions fitted to {side} px; load with harness.models.build.plain_sam({self.run.backbone!r}, "
+                f"; positions fitted to {side} px; load with harness.models.original_sam.plain_sam({self.run.backbone!r}, "
                 f"image_size={side}); segment_anything's registry takes {', '.join(REGISTRY)} at {REGISTRY_SIZE} px only"
             )
         if self.form == "peft":

@@ -23,8 +23,8 @@ from torch import Tensor
 from harness.errors import UsageError
 from harness.experiment.exporting import Export, Exported, in_registry, mask_logits
 from harness.experiment.trained import trained_segmenter
-from harness.models.build import plain_sam
 from harness.models.checkpoint import read_tensors
+from harness.models.original_sam import plain_sam
 from harness.protocols.load import from_rules
 from harness.records.schema import Run
 from harness.registry import add_own_of, load_plugin

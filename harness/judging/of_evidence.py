@@ -9,11 +9,9 @@ from harness.comparison import names
 from harness.comparison.evidence import comparable, mean_change
 from harness.comparison.grid import Sheet
 from harness.comparison.rows import is_entry
-from harness.comparison.setups import departures
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim, Subject
-from harness.judging.reading import Reading, without_data
-from harness.judging.verdicts import Verdict, judge, seeds_in_words, seeds_to_settle
+from harness.judging.reading import Reading, by_seeds, departures_of, without_data
 from harness.records.evidence import EvidenceRecord
 from harness.records.schema import Record
 
@@ -35,7 +33,9 @@ def evidence_readings(claim: Claim, found: Mapping[Sheet, Sequence[Record]], sou
                         continue
                     behind = [record for _, records in pairs for record in records]
                     where = f"{protocol} {digest} · {backbone}"
-                    here.append(_reading(claim, what, where, values, departures_of(claim, behind, sources)))
+                    here.append(
+                        by_seeds(claim, what, where, stats.of_seeds(values), departures_of(claim, behind, sources))
+                    )
                 readings += here or [without_data(what, "no evidence")]
     return readings
 
@@ -48,16 +48,6 @@ def runs_by_seed(subject: Subject, members: Sequence[Record], *, tuned: bool) ->
         if mine and ("chosen" in record.run.tuning or not tuned) and is_entry(record, subject.options):
             fitting.setdefault(record.run.seed, []).append(record)
     return {seed: records[0] for seed, records in sorted(fitting.items()) if len(records) == 1}
-
-
-def departures_of(claim: Claim, behind: Sequence[Record], sources: Sources) -> tuple[str, ...]:
-    """How the runs behind a reading are made otherwise than the claim's paper made its own."""
-    if sources.setups is None:
-        return ()
-    setup = sources.setups.get(claim.paper)
-    if setup is None:
-        return (f"what {claim.paper} used is not known here",)
-    return tuple(dict.fromkeys(word for record in behind for word in departures(record, setup, sources.card_of)))
 
 
 _Pair = tuple[tuple[EvidenceRecord, EvidenceRecord], tuple[Record, Record]]
@@ -83,18 +73,3 @@ def _pairs(claim: Claim, other: Subject, benchmark: str, members: Sequence[Recor
 def _difference(claim: Claim, kind: str, one: EvidenceRecord, other: EvidenceRecord) -> float | None:
     first, second = (mean_change(each, claim.measure, kind) for each in (one, other))
     return None if first is None or second is None else first - second
-
-
-def _reading(claim: Claim, what: str, where: str, values: Sequence[float], differs: tuple[str, ...]) -> Reading:
-    estimate = stats.of_seeds(values)
-    interval = estimate.interval()
-    verdict: Verdict = "unknown" if claim.is_unknown else "not judged" if differs else judge(
-        interval, low=claim.low, high=claim.high
-    )  # fmt: skip
-    settle = "at least 2 seeds are needed" if verdict == "inconclusive" and interval is None else ""
-    if verdict == "inconclusive" and interval is not None:
-        settle = seeds_in_words(seeds_to_settle(estimate, low=claim.low, high=claim.high))
-    return Reading(
-        what=what, where=where, estimate=estimate.mean, interval=interval, n=estimate.n, verdict=verdict, settle=settle,
-        differs=differs,
-    )  # fmt: skip

@@ -9,8 +9,8 @@ from harness.comparison.alpha import Shares, alpha_code, domains
 from harness.comparison.grid import Sheet
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim
-from harness.judging.of_evidence import departures_of, runs_by_seed
-from harness.judging.reading import Reading, without_data
+from harness.judging.of_evidence import runs_by_seed
+from harness.judging.reading import Reading, departures_of, without_data
 from harness.judging.verdicts import Verdict
 from harness.records.schema import Record
 from harness.statistics import ALPHA

@@ -12,11 +12,9 @@ from harness.comparison.columns import Column
 from harness.comparison.grid import Cell, Sheet, cell_of
 from harness.comparison.paired import Difference, paired_difference
 from harness.comparison.rows import is_entry
-from harness.comparison.setups import departures
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim, Subject
-from harness.judging.reading import Reading, without_data
-from harness.judging.verdicts import judge, seeds_in_words, seeds_to_settle
+from harness.judging.reading import Reading, by_seeds, departures_of, without_data
 from harness.records.schema import Record
 
 RATES = ("lr", "alpha_lr", "encoder_lr")
@@ -48,7 +46,7 @@ def score_readings(
                     where = _where(sheet) + (f" · split {manifest[:6]}" if len(differences) > 1 else "")
                     one = differences[manifest]
                     where += "".join(f" · {name} {value:g}" for name, value in one.rates.items())
-                    here.append(_reading(claim, what, where, one.difference.estimate, one.differs))
+                    here.append(by_seeds(claim, what, where, one.difference.estimate, one.differs))
                 if differences:  # one split a benchmark enters the mean: that of most seeds
                     best = max(differences.values(), key=lambda one: one.difference.estimate.n)
                     by_mean.setdefault((other.text, sheet), {})[benchmark] = best
@@ -61,7 +59,7 @@ def score_readings(
         if len(each) < len(claim.benchmarks):
             differs = (*differs, "not all benchmarks")
         mean = stats.average_of([one.difference.estimate for one in each.values()])
-        averages.append(_reading(claim, what, _where(sheet), mean, differs))
+        averages.append(by_seeds(claim, what, _where(sheet), mean, differs))
     return readings, averages
 
 
@@ -101,19 +99,10 @@ def _differences(
             if difference is not None:
                 behind = [record for cell in cells for record in cell.records]
                 found[manifest] = _Found(
-                    difference=difference, differs=_departures(claim, behind, sources), rates=rates
+                    difference=difference, differs=departures_of(claim, behind, sources), rates=rates
                 )
                 break
     return found
-
-
-def _departures(claim: Claim, behind: Sequence[Record], sources: Sources) -> tuple[str, ...]:
-    if sources.setups is None:
-        return ()
-    setup = sources.setups.get(claim.paper)
-    if setup is None:
-        return (f"what {claim.paper} used is not known here",)
-    return tuple(dict.fromkeys(word for record in behind for word in departures(record, setup, sources.card_of)))
 
 
 def _cell(subject: Subject, rates: Mapping[str, Any], column: Column, members: Sequence[Record]) -> Cell:
@@ -125,17 +114,3 @@ def _cell(subject: Subject, rates: Mapping[str, Any], column: Column, members: S
         and is_entry(record, {**rates, **subject.options})
     ]
     return cell_of(column, subject.score, fitting, sorted({record.run.seed for record in fitting}))
-
-
-def _reading(claim: Claim, what: str, where: str, estimate: stats.Estimate, differs: tuple[str, ...]) -> Reading:
-    interval = estimate.interval()
-    verdict = "not judged" if differs else judge(interval, low=claim.low, high=claim.high)
-    settle = ""
-    if verdict == "inconclusive":
-        settle = "at least 2 seeds are needed"
-        if interval is not None:
-            settle = seeds_in_words(seeds_to_settle(estimate, low=claim.low, high=claim.high))
-    return Reading(
-        what=what, where=where, estimate=estimate.mean, interval=interval, n=estimate.n, verdict=verdict,
-        settle=settle, differs=differs,
-    )  # fmt: skip

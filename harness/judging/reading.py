@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.comparison.setups import shortly
+from harness.comparison.setups import departures_from, shortly
+from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim
-from harness.judging.verdicts import Verdict, judge
-from harness.statistics import Interval
+from harness.judging.verdicts import Verdict, judge, seeds_in_words, seeds_to_settle
+from harness.records.schema import Record
+from harness.statistics import Estimate, Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +51,25 @@ def exact(claim: Claim, what: str, where: str, value: float) -> Reading:
     interval = Interval(estimate=value, low=value, high=value, n=1)
     verdict = judge(interval, low=claim.low, high=claim.high)
     return Reading(what=what, where=where, estimate=value, interval=interval, n=1, verdict=verdict)
+
+
+def by_seeds(claim: Claim, what: str, where: str, estimate: Estimate, differs: tuple[str, ...]) -> Reading:
+    """Judged by the interval over seeds; what was made otherwise than the paper's is not judged."""
+    interval = estimate.interval()
+    verdict: Verdict = "unknown" if claim.is_unknown else "not judged"
+    if not claim.is_unknown and not differs:
+        verdict = judge(interval, low=claim.low, high=claim.high)
+    settle = "at least 2 seeds are needed" if verdict == "inconclusive" and interval is None else ""
+    if verdict == "inconclusive" and interval is not None:
+        settle = seeds_in_words(seeds_to_settle(estimate, low=claim.low, high=claim.high))
+    return Reading(
+        what=what, where=where, estimate=estimate.mean, interval=interval, n=estimate.n, verdict=verdict, settle=settle,
+        differs=differs,
+    )  # fmt: skip
+
+
+def departures_of(claim: Claim, behind: Sequence[Record], sources: Sources) -> tuple[str, ...]:
+    """How the runs behind a reading are made otherwise than the claim's paper made its own."""
+    if sources.setups is None:
+        return ()
+    return departures_from(claim.paper, behind, sources.setups, sources.card_of)

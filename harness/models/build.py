@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam
+from segment_anything.modeling import MaskDecoder, PromptEncoder
 from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
@@ -25,14 +26,13 @@ from harness.models.dinov3_encoder import DINOv3Encoder
 from harness.models.known import Backbone
 from harness.models.mask2former import Mask2FormerDecoder
 from harness.models.mask_decoder import BatchedMaskDecoder, plain_mask_decoder
+from harness.models.original_sam import DECODER, ENCODER, PROMPTS, prompt_encoder_of
 from harness.models.sam3_encoder import SAM3Encoder, trunk_state
 from harness.models.sam_encoder import SAMEncoder, resize_state
 from harness.models.segmenter import DenseSegmenter, QuerySegmenter, SAMSegmenter, Segmenter
 from harness.models.timm_encoder import TimmEncoder, create_vit, sam_neck
 from methods.parts.placement import BackboneShape
 
-_ENCODER, _PROMPTS, _DECODER = "image_encoder.", "prompt_encoder.", "mask_decoder."
-_GAUSSIAN = "pe_layer.positional_encoding_gaussian_matrix"
 _TOKEN_NOISE = 0.02
 _POSITION_STD = 0.02
 
@@ -82,10 +82,15 @@ def build_segmenter(
     """
     entry, shape = backbone(name), backbone_shape(name, image_size)
     require_stands(decoder, name)
-    parts = _sam_parts if entry.shape.neck_dim else _neckless_parts
-    encoder, prompt_encoder, plain_decoder, neck = parts(
-        entry, shape, checkpoint=checkpoint, seed=head_seed, fused=fused_attention, recompute=activation_checkpointing
+    wanted = _Wanted(
+        entry=entry,
+        shape=shape,
+        checkpoint=checkpoint,
+        seed=head_seed,
+        fused=fused_attention,
+        recompute=activation_checkpointing,
     )
+    encoder, prompt_encoder, plain_decoder, neck = _parts(wanted)
     if decoder != "sam":
         with seeded(head_seed + 1):
             classes = 2 if task == "binary" else num_classes
@@ -122,67 +127,8 @@ def require_checkpoint(name: str, checkpoint: Path) -> None:
         UsageError: as `build_segmenter`.
     """
     entry = backbone(name)
-    parts = _sam_parts if entry.shape.neck_dim else _neckless_parts
     with torch.device("meta"):
-        parts(entry, entry.shape, checkpoint=checkpoint, seed=0, fused=True, recompute=False, read=read_shapes)
-
-
-def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
-    """segment_anything's own ``Sam`` with the numbers of a catalogue entry, for verification and for loading an export.
-
-    At 1024 pixels ``vit_b``, ``vit_l`` and ``vit_h`` are what ``sam_model_registry`` builds.
-    """
-    entry, shape = backbone(name), backbone_shape(name, image_size)
-    encoder = ImageEncoderViT(
-        img_size=shape.image_size,
-        patch_size=shape.patch,
-        embed_dim=shape.dim,
-        depth=shape.depth,
-        num_heads=shape.heads,
-        mlp_ratio=shape.mlp_dim / shape.dim,
-        out_chans=shape.neck_dim,
-        qkv_bias=True,
-        use_rel_pos=True,
-        norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6),
-        window_size=shape.window,
-        global_attn_indexes=shape.global_blocks,
-    )
-    return Sam(
-        image_encoder=encoder,
-        prompt_encoder=_prompt_encoder(entry, shape),
-        mask_decoder=plain_mask_decoder(entry.decoder),
-    ).eval()
-
-
-def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
-    """The segmenter under segment_anything's names, complete: loads strictly into `plain_sam` at the segmenter's
-    image size.
-
-    Raises:
-        ValueError: a timm encoder, a class head, K > 1 mask tokens, a decoder without SAM's spare tokens, or parts of a
-            method that is not merged, none of which a plain SAM can hold.
-    """
-    if not isinstance(segmenter.encoder, SAMEncoder):
-        raise ValueError("only SAM's own backbones save as a SAM checkpoint")
-    assert isinstance(segmenter, SAMSegmenter)  # no other decoder stands on SAM's encoder
-    if segmenter.head is not None or len(segmenter.mask_decoder.mask_tokens) > 1:
-        raise ValueError("a multi-class segmenter has a class head and mask tokens that a SAM checkpoint cannot hold")
-    if not segmenter.mask_decoder.attends_to_spare_tokens:
-        raise ValueError(
-            "its decoder left out SAM's mask tokens 1-3 (quirk 14), and a plain SAM, which attends to them, would give other "
-            "masks; train with --set quirks.spare_tokens=intended to export one"
-        )
-    with torch.device("meta"):
-        plain = SAMEncoder(segmenter.encoder.shape, fused=True, activation_checkpointing=False).state_dict()
-    encoder = segmenter.encoder.state_dict()
-    if foreign := sorted(encoder.keys() ^ plain.keys()):
-        raise ValueError(f"the encoder still holds parts of a method, such as {foreign[0]}; merge it first")
-    parts = (
-        (_ENCODER, encoder),
-        (_PROMPTS, segmenter.prompt_encoder.state_dict()),
-        (_DECODER, segmenter.mask_decoder.plain_state()),
-    )
-    return {prefix + key: tensor.detach().clone() for prefix, state in parts for key, tensor in state.items()}
+        _parts(_Wanted(entry=entry, shape=entry.shape, checkpoint=checkpoint, read=read_shapes))
 
 
 @contextmanager
@@ -196,31 +142,49 @@ def seeded(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(before)
 
 
-def _sam_parts(
-    entry: Backbone,
-    shape: BackboneShape,
-    *,
-    checkpoint: Path | None,
-    seed: int,
-    fused: bool,
-    recompute: bool,
-    read: Callable[[Path], dict[str, Tensor]] = read_tensors,
-) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """A backbone to be built.
+
+    Args:
+        shape: its numbers at the image size that is wanted.
+        checkpoint: None for random weights from ``seed``.
+        fused, recompute: see `build_segmenter`.
+        read: a checkpoint file to its tensors, or to their shapes.
+    """
+
+    entry: Backbone
+    shape: BackboneShape
+    checkpoint: Path | None
+    seed: int = 0
+    fused: bool = True
+    recompute: bool = False
+    read: Callable[[Path], dict[str, Tensor]] = read_tensors
+
+
+def _parts(wanted: _Wanted) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
+    """Encoder, prompt encoder, mask decoder and neck; no neck where the encoder has its own."""
+    return _sam_parts(wanted) if wanted.entry.shape.neck_dim else _neckless_parts(wanted)
+
+
+def _sam_parts(wanted: _Wanted) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
+    entry, shape, checkpoint = wanted.entry, wanted.shape, wanted.checkpoint
+
     def build() -> tuple[SAMEncoder, PromptEncoder, MaskDecoder]:
-        encoder = SAMEncoder(shape, fused=fused, activation_checkpointing=recompute)
-        return encoder, _prompt_encoder(entry, shape), plain_mask_decoder(entry.decoder)
+        encoder = SAMEncoder(shape, fused=wanted.fused, activation_checkpointing=wanted.recompute)
+        return encoder, prompt_encoder_of(entry, shape), plain_mask_decoder(entry.decoder)
 
     if checkpoint is None:
-        with seeded(seed):
+        with seeded(wanted.seed):
             encoder, prompts, decoder = build()
             _random_positions(encoder)
         return encoder, prompts, decoder, None
     with torch.device("meta"):  # a ViT-H need not be filled with random numbers first
         encoder, prompts, decoder = build()
-    found = read(checkpoint)
-    inside = {key.removeprefix(_ENCODER): tensor for key, tensor in found.items() if key.startswith(_ENCODER)}
-    found = {**found, **{_ENCODER + key: tensor for key, tensor in resize_state(inside, shape).items()}}
-    parts = ((_ENCODER, encoder), (_PROMPTS, prompts), (_DECODER, decoder))
+    found = wanted.read(checkpoint)
+    inside = {key.removeprefix(ENCODER): tensor for key, tensor in found.items() if key.startswith(ENCODER)}
+    found = {**found, **{ENCODER + key: tensor for key, tensor in resize_state(inside, shape).items()}}
+    parts = ((ENCODER, encoder), (PROMPTS, prompts), (DECODER, decoder))
     expected = {prefix + key: tensor for prefix, module in parts for key, tensor in module.state_dict().items()}
     require_match(found, expected, path=checkpoint, backbone=entry.name)
     for prefix, module in parts:
@@ -229,37 +193,22 @@ def _sam_parts(
     return encoder, prompts, decoder, None
 
 
-def _neckless_parts(
-    entry: Backbone,
-    shape: BackboneShape,
-    *,
-    checkpoint: Path | None,
-    seed: int,
-    fused: bool,
-    recompute: bool,
-    read: Callable[[Path], dict[str, Tensor]] = read_tensors,
-) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
+def _neckless_parts(wanted: _Wanted) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
+    entry, shape = wanted.entry, wanted.shape
     fill = _timm_encoder if entry.timm_model else _sam3_encoder
-    with seeded(seed):
+    with seeded(wanted.seed):
         neck = sam_neck(shape.dim, entry.decoder.dim)
-        prompts, decoder = _prompt_encoder(entry, shape), plain_mask_decoder(entry.decoder)
-        encoder = fill(entry, shape, checkpoint=checkpoint, fused=fused, recompute=recompute, read=read)
+        prompts, decoder = prompt_encoder_of(entry, shape), plain_mask_decoder(entry.decoder)
+        encoder = fill(wanted)
     return encoder, prompts, decoder, neck
 
 
-def _timm_encoder(
-    entry: Backbone,
-    shape: BackboneShape,
-    *,
-    checkpoint: Path | None,
-    fused: bool,
-    recompute: bool,
-    read: Callable[[Path], dict[str, Tensor]],
-) -> nn.Module:
+def _timm_encoder(wanted: _Wanted) -> nn.Module:
+    entry, shape, checkpoint = wanted.entry, wanted.shape, wanted.checkpoint
     vit = create_vit(entry.timm_model, shape.image_size, **entry.timm_options)
     rotary = isinstance(vit, eva.Eva)
     if checkpoint is not None:
-        found = read(checkpoint)
+        found = wanted.read(checkpoint)
         own_size = _vit_state(entry)
         classifier = [key for key in found if key.startswith("head.") and key not in own_size]
         found = {key: tensor.float() for key, tensor in found.items() if key not in classifier}
@@ -267,23 +216,16 @@ def _timm_encoder(
         fit = eva.checkpoint_filter_fn if rotary else vision_transformer.checkpoint_filter_fn
         vit.load_state_dict(fit(found, vit, interpolation="bicubic", antialias=True), strict=True)  # type: ignore[arg-type]
     if isinstance(vit, eva.Eva):
-        return DINOv3Encoder(vit, shape=shape, fused=fused, activation_checkpointing=recompute)
-    return TimmEncoder(vit, shape=shape, fused=fused, activation_checkpointing=recompute)
+        return DINOv3Encoder(vit, shape=shape, fused=wanted.fused, activation_checkpointing=wanted.recompute)
+    return TimmEncoder(vit, shape=shape, fused=wanted.fused, activation_checkpointing=wanted.recompute)
 
 
-def _sam3_encoder(
-    entry: Backbone,
-    shape: BackboneShape,
-    *,
-    checkpoint: Path | None,
-    fused: bool,
-    recompute: bool,
-    read: Callable[[Path], dict[str, Tensor]],
-) -> nn.Module:
-    encoder = SAM3Encoder(shape, fused=fused, activation_checkpointing=recompute)
+def _sam3_encoder(wanted: _Wanted) -> nn.Module:
+    checkpoint = wanted.checkpoint
+    encoder = SAM3Encoder(wanted.shape, fused=wanted.fused, activation_checkpointing=wanted.recompute)
     if checkpoint is not None:
-        found = trunk_state(read(checkpoint))
-        require_match(found, encoder.state_dict(), path=checkpoint, backbone=entry.name)
+        found = trunk_state(wanted.read(checkpoint))
+        require_match(found, encoder.state_dict(), path=checkpoint, backbone=wanted.entry.name)
         encoder.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=True)
     return encoder
 
@@ -292,16 +234,6 @@ def _vit_state(entry: Backbone) -> dict[str, Tensor]:
     """Names and shapes of a timm model's tensors at its own image size, without memory."""
     with torch.device("meta"):
         return create_vit(entry.timm_model, entry.shape.image_size, **entry.timm_options).state_dict()
-
-
-def _prompt_encoder(entry: Backbone, shape: BackboneShape) -> PromptEncoder:
-    side = shape.image_size // shape.patch
-    return PromptEncoder(
-        embed_dim=entry.decoder.dim,
-        image_embedding_size=(side, side),
-        input_image_size=(shape.image_size, shape.image_size),
-        mask_in_chans=entry.decoder.mask_channels,
-    )
 
 
 def _random_positions(encoder: SAMEncoder) -> None:

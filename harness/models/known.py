@@ -41,20 +41,41 @@ class Backbone:
     class_token: bool = False
 
 
+_SAM_B = BackboneShape(
+    dim=768,
+    depth=12,
+    heads=12,
+    mlp_dim=4 * 768,
+    patch=16,
+    window=14,
+    global_blocks=(2, 5, 8, 11),
+    neck_dim=256,
+    prefix_tokens=0,
+    image_size=1024,
+)
+_SAM_3 = BackboneShape(
+    dim=1024,
+    depth=32,
+    heads=16,
+    mlp_dim=4736,
+    patch=14,
+    window=24,
+    global_blocks=(7, 15, 23, 31),
+    neck_dim=0,
+    prefix_tokens=0,
+    image_size=1008,
+    relative_positions=False,
+    learnt_positions=24**2,
+    patch_bias=False,
+    pre_norm=True,
+)
+_TINY_DECODER = DecoderShape(dim=64, mlp_dim=128, heads=4)
+_WIDTHS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+
+
 def _sam(name: str, *, dim: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> Backbone:
-    shape = BackboneShape(
-        dim=dim,
-        depth=depth,
-        heads=heads,
-        mlp_dim=4 * dim,
-        patch=16,
-        window=14,
-        global_blocks=global_blocks,
-        neck_dim=256,
-        prefix_tokens=0,
-        image_size=1024,
-    )
-    return Backbone(name=name, shape=shape)
+    wider = replace(_SAM_B, dim=dim, depth=depth, heads=heads, mlp_dim=4 * dim, global_blocks=global_blocks)
+    return Backbone(name=name, shape=wider)
 
 
 def _timm(
@@ -102,73 +123,18 @@ def _timm(
     )
 
 
-def _sam3(
-    name: str,
-    *,
-    dim: int,
-    depth: int,
-    heads: int,
-    mlp_dim: int,
-    patch: int,
-    image_size: int,
-    window: int,
-    global_blocks: tuple[int, ...],
-    decoder: DecoderShape = _SAM_DECODER,
-) -> Backbone:
-    shape = BackboneShape(
-        dim=dim,
-        depth=depth,
-        heads=heads,
-        mlp_dim=mlp_dim,
-        patch=patch,
-        window=window,
-        global_blocks=global_blocks,
-        neck_dim=0,
-        prefix_tokens=0,
-        image_size=image_size,
-        relative_positions=False,
-        learnt_positions=window**2,
-        patch_bias=False,
-        pre_norm=True,
-    )
-    return Backbone(name=name, shape=shape, decoder=decoder)
-
-
-_TINY_DECODER = DecoderShape(dim=64, mlp_dim=128, heads=4)
-_WIDTHS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
-
-
 def known_backbones() -> dict[str, Backbone]:
     """Every entry by name."""
-    tiny = BackboneShape(
-        dim=64,
-        depth=4,
-        heads=2,
-        mlp_dim=256,
-        patch=16,
-        window=3,
-        global_blocks=(1, 3),
-        neck_dim=64,
-        prefix_tokens=0,
-        image_size=128,
-    )
+    # As small as tests need: windows of 3 that the grid does not divide, two global blocks.
+    tiny: dict[str, Any] = {"dim": 64, "depth": 4, "heads": 2, "window": 3, "global_blocks": (1, 3), "image_size": 128}
+    test_vit = _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160)
     entries = [
-        Backbone(name="vit_t", shape=tiny, decoder=_TINY_DECODER),
-        _sam("vit_b", dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
+        Backbone(name="vit_t", shape=replace(_SAM_B, **tiny, mlp_dim=256, neck_dim=64), decoder=_TINY_DECODER),
+        Backbone(name="vit_b", shape=_SAM_B),
         _sam("vit_l", dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
         _sam("vit_h", dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
-        _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160),
-        _timm(
-            "test_vit",
-            dim=64,
-            depth=6,
-            heads=2,
-            mlp_dim=192,
-            patch=16,
-            image_size=160,
-            decoder=_TINY_DECODER,
-            name="vit_t_timm",
-        ),
+        test_vit,
+        replace(test_vit, name="vit_t_timm", decoder=_TINY_DECODER),
         _timm(
             "vit_small_patch16_dinov3",
             dim=64,
@@ -184,29 +150,12 @@ def known_backbones() -> dict[str, Backbone]:
             # timm's layer scales of 1e-5 would hide every block of a random model.
             options={"embed_dim": 64, "depth": 4, "num_heads": 2, "init_values": 0.5},
         ),
-        _sam3(
-            "vit_t_sam3",
-            dim=64,
-            depth=4,
-            heads=2,
-            mlp_dim=296,
-            patch=16,
-            image_size=128,
-            window=3,
-            global_blocks=(1, 3),
+        Backbone(
+            name="vit_t_sam3",
+            shape=replace(_SAM_3, **tiny, mlp_dim=296, patch=16, learnt_positions=3**2),
             decoder=_TINY_DECODER,
         ),
-        _sam3(
-            "sam3",
-            dim=1024,
-            depth=32,
-            heads=16,
-            mlp_dim=4736,
-            patch=14,
-            image_size=1008,
-            window=24,
-            global_blocks=(7, 15, 23, 31),
-        ),
+        Backbone(name="sam3", shape=_SAM_3),
     ]
     for width, (dim, depth, heads) in _WIDTHS.items():
         for size in (224, 384):

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from harness.files import read_regular, write_atomically
-from harness.records.files import LARGEST_RECORD
-from harness.records.reading import spelt, validated
+from harness.records.folder import RecordFolder, read_validated, require_seal
+from harness.records.reading import spelt
 from harness.records.schema import content_hash
-from harness.records.seal import seal_holds, sealed
+from harness.records.seal import seal_holds
 
 COST_SCHEMA_VERSION = 1
 
@@ -150,35 +145,16 @@ class CostRecord:
     schema_version: int = COST_SCHEMA_VERSION
 
 
-class CostStore:
-    """The cost records below a results folder.
+class CostStore(RecordFolder[CostRecord]):
+    """The cost records below a results folder; one key may have several sessions."""
 
-    Args:
-        root: the results folder.
-    """
+    name = "cost"
 
-    def __init__(self, root: Path) -> None:
-        self.folder = root / "cost"
+    def stem(self, record: CostRecord) -> str:
+        return f"{record.key}-{record.session}"
 
-    def write(self, record: CostRecord) -> Path:
-        path = self.folder / f"{record.key}-{record.session}.json"
-        write_atomically(path, sealed(asdict(record)))
-        return path
-
-    def __iter__(self) -> Iterator[CostRecord]:
-        """Whole records in the order of their keys; unreadable files are left to `problems`."""
-        return (found for _, found in self._read() if isinstance(found, CostRecord))
-
-    def problems(self) -> dict[Path, str]:
-        """Files in the folder that are no readable cost record, with the reason."""
-        return {path: found for path, found in self._read() if isinstance(found, str)}
-
-    def _read(self) -> Iterator[tuple[Path, CostRecord | str]]:
-        for path in sorted(self.folder.glob("*.json")):
-            try:
-                yield path, load_cost(path)
-            except ValueError as error:
-                yield path, str(error)
+    def load(self, path: Path) -> CostRecord:
+        return load_cost(path)
 
 
 def load_cost(path: Path) -> CostRecord:
@@ -187,8 +163,9 @@ def load_cost(path: Path) -> CostRecord:
     Raises:
         ValueError: no readable cost record, or one that was edited.
     """
-    data = read_regular(path, largest=LARGEST_RECORD)
-    record = validated(_shaped, data, version=COST_SCHEMA_VERSION, kind="cost record", field="comparability")
+    record, data = read_validated(
+        CostRecord, path, version=COST_SCHEMA_VERSION, called="cost record", field="comparability"
+    )
     if record.comparability.key != record.key:
         raise ValueError(
             "its key is not the hash of its comparability: the device, the options or the like were edited"
@@ -199,18 +176,8 @@ def load_cost(path: Path) -> CostRecord:
     if holds is None:  # older than seals: the session is a hash of all else
         content = {**json.loads(data), "session": ""}
         holds = content_hash(content)[:8] == record.session
-    if not holds:
-        raise ValueError("its seal does not fit: a number was edited after it was written")
+    require_seal(holds=holds)
     return spelt(record)
-
-
-def _shaped(data: bytes) -> CostRecord:
-    return _adapter().validate_json(data, strict=True)
-
-
-@lru_cache(maxsize=1)
-def _adapter() -> TypeAdapter[CostRecord]:
-    return TypeAdapter(CostRecord)
 
 
 def _first_wrong(value: Any, where: str = "") -> str:

@@ -8,19 +8,12 @@ images were measured on the same images, so that their Gram matrices compare (`h
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pydantic import TypeAdapter
-
-from harness.files import read_regular, write_atomically
-from harness.records.files import LARGEST_RECORD
-from harness.records.reading import spelt, validated
-from harness.records.seal import compact, seal_holds, sealed
+from harness.records.folder import RecordFolder, read_of_run
+from harness.records.seal import compact
 
 EVIDENCE_SCHEMA_VERSION = 1
 
@@ -97,41 +90,19 @@ class EvidenceRecord:
     schema_version: int = EVIDENCE_SCHEMA_VERSION
 
 
-class EvidenceStore:
-    """The evidence records below a results folder.
+class EvidenceStore(RecordFolder[EvidenceRecord]):
+    """The evidence records below a results folder, by the keys of their runs."""
 
-    Args:
-        root: the results folder.
-    """
+    name = "evidence"
 
-    def __init__(self, root: Path) -> None:
-        self.folder = root / "evidence"
+    def stem(self, record: EvidenceRecord) -> str:
+        return record.key
 
-    def path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
+    def load(self, path: Path) -> EvidenceRecord:
+        return load_evidence(path)
 
-    def write(self, record: EvidenceRecord) -> Path:
-        path = self.path(record.key)
-        write_atomically(path, compact(sealed(asdict(record))))
-        return path
-
-    def find(self, key: str) -> EvidenceRecord | None:
-        """None where there is none, or none that can be read; whoever reports that goes through `problems`."""
-        try:
-            return load_evidence(self.path(key)) if os.path.lexists(self.path(key)) else None
-        except ValueError:
-            return None
-
-    def problems(self) -> dict[Path, str]:
-        """Files in the folder that are no readable evidence record, with the reason."""
-        return {path: found for path, found in self._read() if isinstance(found, str)}
-
-    def _read(self) -> Iterator[tuple[Path, EvidenceRecord | str]]:
-        for path in sorted(self.folder.glob("*.json")):
-            try:
-                yield path, load_evidence(path)
-            except ValueError as error:
-                yield path, str(error)
+    def _text(self, record: EvidenceRecord) -> bytes:
+        return compact(super()._text(record))
 
 
 def load_evidence(path: Path) -> EvidenceRecord:
@@ -140,15 +111,12 @@ def load_evidence(path: Path) -> EvidenceRecord:
     Raises:
         ValueError: no readable evidence record, one that was edited, or a copy under another run's name.
     """
-    data = read_regular(path, largest=LARGEST_RECORD)
-    record = validated(_shaped, data, version=EVIDENCE_SCHEMA_VERSION, kind="evidence record", field="blocks")
-    if path.name.partition(".")[0] != record.key:
-        raise ValueError(f"a copy: the evidence in it belongs to run {record.key}")
-    if not seal_holds(data):
-        raise ValueError("its seal does not fit: a number was edited after it was written")
+    record = read_of_run(
+        EvidenceRecord, path, version=EVIDENCE_SCHEMA_VERSION, called="evidence record", field="blocks"
+    )
     for reason in _wrong(record):
         raise ValueError(reason)
-    return spelt(record)
+    return record
 
 
 def _wrong(record: EvidenceRecord) -> Iterator[str]:
@@ -184,12 +152,3 @@ def _wrong(record: EvidenceRecord) -> Iterator[str]:
 
 def _finite(values: list[float]) -> bool:
     return all(map(math.isfinite, values))
-
-
-def _shaped(data: bytes) -> EvidenceRecord:
-    return _adapter().validate_json(data, strict=True)
-
-
-@lru_cache(maxsize=1)
-def _adapter() -> TypeAdapter[Any]:
-    return TypeAdapter(EvidenceRecord)

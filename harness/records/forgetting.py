@@ -7,19 +7,10 @@ record, which is sealed and is not touched.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pydantic import TypeAdapter
-
-from harness.files import read_regular, write_atomically
-from harness.records.files import LARGEST_RECORD
-from harness.records.reading import spelt, validated
-from harness.records.seal import seal_holds, sealed
+from harness.records.folder import RecordFolder, read_of_run
 
 FORGETTING_SCHEMA_VERSION = 1
 
@@ -57,44 +48,16 @@ class ForgettingRecord:
     schema_version: int = FORGETTING_SCHEMA_VERSION
 
 
-class ForgettingStore:
-    """The forgetting records below a results folder.
+class ForgettingStore(RecordFolder[ForgettingRecord]):
+    """The forgetting records below a results folder, by the keys of their runs."""
 
-    Args:
-        root: the results folder.
-    """
+    name = "forgetting"
 
-    def __init__(self, root: Path) -> None:
-        self.folder = root / "forgetting"
+    def stem(self, record: ForgettingRecord) -> str:
+        return record.key
 
-    def path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
-
-    def write(self, record: ForgettingRecord) -> Path:
-        path = self.path(record.key)
-        write_atomically(path, sealed(asdict(record)))
-        return path
-
-    def find(self, key: str) -> ForgettingRecord | None:
-        """None where there is none, or none that can be read; whoever reports that goes through `problems`."""
-        try:
-            return load_forgetting(self.path(key)) if os.path.lexists(self.path(key)) else None
-        except ValueError:
-            return None
-
-    def __iter__(self) -> Iterator[ForgettingRecord]:
-        return (found for _, found in self._read() if isinstance(found, ForgettingRecord))
-
-    def problems(self) -> dict[Path, str]:
-        """Files in the folder that are no readable forgetting record, with the reason."""
-        return {path: found for path, found in self._read() if isinstance(found, str)}
-
-    def _read(self) -> Iterator[tuple[Path, ForgettingRecord | str]]:
-        for path in sorted(self.folder.glob("*.json")):
-            try:
-                yield path, load_forgetting(path)
-            except ValueError as error:
-                yield path, str(error)
+    def load(self, path: Path) -> ForgettingRecord:
+        return load_forgetting(path)
 
 
 def load_forgetting(path: Path) -> ForgettingRecord:
@@ -103,23 +66,11 @@ def load_forgetting(path: Path) -> ForgettingRecord:
     Raises:
         ValueError: no readable forgetting record, one that was edited, or a copy under another run's name.
     """
-    data = read_regular(path, largest=LARGEST_RECORD)
-    record = validated(_shaped, data, version=FORGETTING_SCHEMA_VERSION, kind="forgetting record", field="elsewhere")
-    if path.name.partition(".")[0] != record.key:
-        raise ValueError(f"a copy: the scores in it belong to run {record.key}")
-    if not seal_holds(data):
-        raise ValueError("its seal does not fit: a number was edited after it was written")
+    record = read_of_run(
+        ForgettingRecord, path, version=FORGETTING_SCHEMA_VERSION, called="forgetting record", field="elsewhere"
+    )
     for benchmark, one in record.elsewhere.items():
         for scores in one.scores.values():
             if wrong := [name for name, value in scores.items() if not (math.isfinite(value) and 0 <= value <= 1)]:
                 raise ValueError(f"{benchmark}: {wrong[0]} is no score")
-    return spelt(record)
-
-
-def _shaped(data: bytes) -> ForgettingRecord:
-    return _adapter().validate_json(data, strict=True)
-
-
-@lru_cache(maxsize=1)
-def _adapter() -> TypeAdapter[Any]:
-    return TypeAdapter(ForgettingRecord)
+    return record

@@ -11,10 +11,9 @@ from harness.comparison import provenance
 from harness.comparison.grid import Grid, is_run
 from harness.comparison.published import PARAMETERS, Published, by_row
 from harness.comparison.rows import is_entry
-from harness.comparison.setups import departures, shortly
+from harness.comparison.setups import departures_from, shortly
 from harness.comparison.sources import Sources
 from harness.judging.verdicts import judge
-from harness.records.schema import Record
 from harness.reporting.headings import Heading
 from harness.reporting.page import Block, Text, texts
 
@@ -98,7 +97,10 @@ def _score_row(grid: Grid, index: int, place: int, published: Published, sources
         numbers = ("–", "–", "–", "inconclusive (no score)")
         return texts((*start, *numbers), behind=partial(_behind_score, grid=grid, index=index, place=place, words=[]))
     ours = [100 * cell.values[seed] for seed in sorted(cell.values)]
-    difference, differs = against(ours, published), departures_of(published, cell.records, sources)
+    difference, differs = (
+        against(ours, published),
+        departures_from(published.paper, cell.records, sources.setups or {}, sources.card_of),
+    )
     interval = difference.interval()
     verdict: str = judge(interval, low=-TOLERANCE, high=TOLERANCE)
     verdict += " (n too small)" if interval is None else ""
@@ -112,14 +114,6 @@ def _score_row(grid: Grid, index: int, place: int, published: Published, sources
     words += [f"  not the published set-up: {one}" for one in differs]
     behind = partial(_behind_score, grid=grid, index=index, place=place, words=words)
     return texts((*start, *numbers), behind=behind)
-
-
-def departures_of(published: Published, records: Sequence[Record], sources: Sources) -> list[str]:
-    """How these runs differ from what the paper's numbers were made with; all of it, each once."""
-    setup = (sources.setups or {}).get(published.paper)
-    if setup is None:
-        return [f"what {published.paper} used is not known here"]
-    return list(dict.fromkeys(one for record in records for one in departures(record, setup, sources.card_of)))
 
 
 def _behind_score(folder: provenance.Folder, grid: Grid, index: int, place: int, words: Sequence[str]) -> list[str]:

@@ -19,11 +19,8 @@ the linear style does.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from methods.parts.placement import MethodError
-
-Style = Literal["darts", "linear"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from datasets import samples
-from harness.models.build import plain_sam
 from harness.models.checkpoint import checkpoint_paths
+from harness.models.original_sam import plain_sam
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer

@@ -18,7 +18,8 @@ from harness.evaluation.conventions import Conventions
 from harness.evaluation.scorer import SplitScorer
 from harness.experiment.experiment import run_experiment
 from harness.experiment.scoring import Scoring
-from harness.models.build import build_segmenter, plain_sam, sam_state_dict
+from harness.models.build import build_segmenter
+from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.planning.data import data_options
 from harness.planning.plan import plan

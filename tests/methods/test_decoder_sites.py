@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from harness.errors import UsageError
 from harness.experiment.peft_format import require_affine
-from harness.models.build import build_segmenter, plain_sam, sam_state_dict
+from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_names, backbone_shape, trained_in_decoder
+from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.registry import METHODS, method_config, method_config_class
 from harness.run import main as run
 from methods.base import Method

@@ -15,7 +15,7 @@ from harness import export
 from harness.experiment import exporting
 from harness.experiment.building import attached_segmenter
 from harness.experiment.reloading import sam_masks
-from harness.models.build import plain_sam
+from harness.models.original_sam import plain_sam
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
@@ -100,7 +100,7 @@ def test_the_summary_says_what_loads_a_file_that_the_registry_refuses(
     run, side = _finished(results, "lora"), 128
     assert _export(results, run, tmp_path / "sam.pth") == 0
     assert (
-        f"positions fitted to {side} px; load with harness.models.build.plain_sam('vit_t', image_size={side}); "
+        f"positions fitted to {side} px; load with harness.models.original_sam.plain_sam('vit_t', image_size={side}); "
         "segment_anything's registry takes vit_b, vit_l, vit_h at 1024 px only"
     ) in capsys.readouterr().out
     assert _export(results, run, tmp_path / "adapter.safetensors", "--adapter-only") == 0

@@ -16,10 +16,11 @@ from harness import export
 from harness.experiment.building import attached_segmenter
 from harness.experiment.exporting import calibration_images
 from harness.experiment.trained import load_adapter, of_results
-from harness.models.build import build_segmenter, plain_sam, sam_state_dict
+from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.fingerprints import fingerprint
 from harness.models.hf_names import hf_name
+from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer

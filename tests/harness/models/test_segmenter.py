@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.models.build import build_segmenter, plain_sam, sam_state_dict
+from harness.models.build import build_segmenter
 from harness.models.decoder_shape import Task
+from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import SAMSegmenter, Segmenter, SegmenterOutput, probabilities, upsample
 from methods.parts.sites import Adaptable, block_sites
 

@@ -15,8 +15,8 @@ from harness.comparison.grid import sheets
 from harness.errors import UsageError
 from harness.experiment.experiment import run_experiment
 from harness.experiment.exporting import Export, export
-from harness.models.build import plain_sam
 from harness.models.fingerprints import fingerprint, short_fingerprint
+from harness.models.original_sam import plain_sam
 from harness.planning.job import Job
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant

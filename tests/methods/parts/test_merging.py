@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.models.build import build_segmenter, plain_sam, sam_state_dict
+from harness.models.build import build_segmenter
+from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import Segmenter
 from harness.registry import METHODS, method_config_class
 from methods.base import Method

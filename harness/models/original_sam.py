@@ -1,0 +1,86 @@
+"""segment_anything's own model beside ours: to verify against, and to save a merged segmenter as."""
+
+from __future__ import annotations
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, PromptEncoder, Sam
+from torch import Tensor, nn
+
+from harness.models.catalog import backbone, backbone_shape
+from harness.models.known import Backbone
+from harness.models.mask_decoder import plain_mask_decoder
+from harness.models.sam_encoder import SAMEncoder
+from harness.models.segmenter import SAMSegmenter, Segmenter
+from methods.parts.placement import BackboneShape
+
+ENCODER, PROMPTS, DECODER = "image_encoder.", "prompt_encoder.", "mask_decoder."
+"""Beginnings of the names in a checkpoint of SAM."""
+
+
+def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
+    """segment_anything's own ``Sam`` with the numbers of a catalogue entry, for verification and for loading an export.
+
+    At 1024 pixels ``vit_b``, ``vit_l`` and ``vit_h`` are what ``sam_model_registry`` builds.
+    """
+    entry, shape = backbone(name), backbone_shape(name, image_size)
+    encoder = ImageEncoderViT(
+        img_size=shape.image_size,
+        patch_size=shape.patch,
+        embed_dim=shape.dim,
+        depth=shape.depth,
+        num_heads=shape.heads,
+        mlp_ratio=shape.mlp_dim / shape.dim,
+        out_chans=shape.neck_dim,
+        qkv_bias=True,
+        use_rel_pos=True,
+        norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6),
+        window_size=shape.window,
+        global_attn_indexes=shape.global_blocks,
+    )
+    return Sam(
+        image_encoder=encoder,
+        prompt_encoder=prompt_encoder_of(entry, shape),
+        mask_decoder=plain_mask_decoder(entry.decoder),
+    ).eval()
+
+
+def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
+    """The segmenter under segment_anything's names, complete: loads strictly into `plain_sam` at the segmenter's
+    image size.
+
+    Raises:
+        ValueError: a timm encoder, a class head, K > 1 mask tokens, a decoder without SAM's spare tokens, or parts of a
+            method that is not merged, none of which a plain SAM can hold.
+    """
+    if not isinstance(segmenter.encoder, SAMEncoder):
+        raise ValueError("only SAM's own backbones save as a SAM checkpoint")
+    assert isinstance(segmenter, SAMSegmenter)  # no other decoder stands on SAM's encoder
+    if segmenter.head is not None or len(segmenter.mask_decoder.mask_tokens) > 1:
+        raise ValueError("a multi-class segmenter has a class head and mask tokens that a SAM checkpoint cannot hold")
+    if not segmenter.mask_decoder.attends_to_spare_tokens:
+        raise ValueError(
+            "its decoder left out SAM's mask tokens 1-3 (quirk 14), and a plain SAM, which attends to them, would give other "
+            "masks; train with --set quirks.spare_tokens=intended to export one"
+        )
+    with torch.device("meta"):
+        plain = SAMEncoder(segmenter.encoder.shape, fused=True, activation_checkpointing=False).state_dict()
+    encoder = segmenter.encoder.state_dict()
+    if foreign := sorted(encoder.keys() ^ plain.keys()):
+        raise ValueError(f"the encoder still holds parts of a method, such as {foreign[0]}; merge it first")
+    parts = (
+        (ENCODER, encoder),
+        (PROMPTS, segmenter.prompt_encoder.state_dict()),
+        (DECODER, segmenter.mask_decoder.plain_state()),
+    )
+    return {prefix + key: tensor.detach().clone() for prefix, state in parts for key, tensor in state.items()}
+
+
+def prompt_encoder_of(entry: Backbone, shape: BackboneShape) -> PromptEncoder:
+    """segment_anything's, for the image size of ``shape``."""
+    side = shape.image_size // shape.patch
+    return PromptEncoder(
+        embed_dim=entry.decoder.dim,
+        image_embedding_size=(side, side),
+        input_image_size=(shape.image_size, shape.image_size),
+        mask_in_chans=entry.decoder.mask_channels,
+    )
