@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from harness.reporting.forgetting import TITLE, forgetting_page
 from harness.reporting.writing import write
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
+from harness.streams import say, terminal_width
 
 
 def parser() -> CommandParser:
@@ -43,6 +45,7 @@ def parser() -> CommandParser:
     p.add_argument("--data", type=Path, metavar="DIR", help="the benchmarks' folder (default: as set)")
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the runs started from")
     add_plugins(p, help="as the runs had it")
+    p.add_argument("--json", action="store_true", help="print the table as JSON, on one line")
     return p
 
 
@@ -73,14 +76,15 @@ def main(argv: list[str] | None = None) -> int:
         with stages() as tell:
             record = _measured(arguments, run, places[run.key], store=store, tell=tell)
         if record is not None:
-            print(
+            say(
                 f"{store.write(record)}: {run.variant} of {run.benchmark}, seed {run.seed}, on {', '.join(record.elsewhere)}"
             )
     page = forgetting_page(records, store)
     path = results / "tables" / f"{TITLE}.md"
     write_atomically(path, write(page, style="markdown"))
-    print(write(page, style="text"), end="")
-    print(f"as markdown: {path}")
+    width = terminal_width(sys.stdout)
+    print(write(page, style="json" if arguments.json else "text", width=width or 100), end="", flush=True)
+    say(f"as markdown: {path}")
     return 0
 
 

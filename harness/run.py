@@ -7,13 +7,14 @@ rendered from the records.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command, copy_in_use
+from harness.command_line import CommandParser, command, copy_in_use, require_effect
 from harness.errors import UsageError
 from harness.phases import MissingError, carry_out, phases_of, programme, show_plan, tune
 from harness.progress import stages
@@ -135,7 +136,8 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.study == "list":
-        return list_studies()
+        require_effect(arguments, "methods", "datasets", "set", "plan", without="with --study list")
+        return list_studies(as_json=arguments.json)
     settings = load_settings()
     _check(arguments, settings)
     if line := copy_in_use():
@@ -150,6 +152,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(arguments: argparse.Namespace, settings: Settings) -> None:
     """Options that would have no effect are refused."""
+    if arguments.budget is not None and not arguments.budget > 0:
+        raise UsageError(f"--budget {arguments.budget:g}: give device-hours above zero")
     if arguments.cancel and arguments.budget is not None:
         raise UsageError("--budget chooses what to start and --cancel starts nothing; give one of them")
     if not _cluster(arguments, settings):
@@ -160,10 +164,10 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> None:
         ):
             if getattr(arguments, option):
                 raise UsageError(f"--{option} is for --cluster NAME: {why}")
-    if arguments.plan:
-        for option in ("wait", "retry", "cancel"):
-            if getattr(arguments, option):
-                raise UsageError(f"--plan starts nothing, so --{option} has no effect; give one of them")
+    for chosen, others in (("plan", ("wait", "retry", "cancel")), ("cancel", ("wait", "retry"))):
+        for option in others:
+            if getattr(arguments, chosen) and getattr(arguments, option):
+                raise UsageError(f"--{chosen} starts nothing, so --{option} has no effect; give one of them")
 
 
 def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
@@ -244,11 +248,16 @@ def _grid(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) ->
     return 1 if outcome.failed else 0
 
 
-def list_studies() -> int:
+def list_studies(*, as_json: bool) -> int:
     from harness.studies import load_study, study_names
 
-    for name in study_names():
-        print(f"{name:16} {load_study(name).title}")
+    titles = {name: load_study(name).title for name in study_names()}
+    if as_json:
+        print(json.dumps([{"study": name, "title": title} for name, title in titles.items()], indent=1))
+        return 0
+    width = max(map(len, titles))
+    for name, title in titles.items():
+        print(f"{name:{width}}  {title}")
     return 0
 
 

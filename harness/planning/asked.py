@@ -85,7 +85,16 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     has_files = has_data or any(str(path) != "none" for path in checkpoints.values())
     values["protocol"], note = _card(arguments.protocol or values.get("protocol", ""), settings, has_files=has_files)
 
-    generated = load_protocol(values["protocol"], split_overrides(overrides)[0]).data == "sample"
+    own_words = split_overrides(overrides)
+    if arguments.methods:
+        for name in own_words[1].keys() - {METHODS.resolve(entry.method) for entry in values["entries"]}:
+            raise UsageError(f"--set {name}.… has no effect: {name} is none of --methods {arguments.methods}")
+    generated = load_protocol(values["protocol"], own_words[0]).data == "sample"
+    if generated and arguments.data:
+        raise UsageError(
+            f"--data has no effect with the card {values['protocol']}, whose images are generated; take another"
+            " --protocol, or say which folders count with --dataset-root NAME=DIR"
+        )
     roots = given
     if not arguments.data and not generated:  # a folder of the command line beats all that settings say of data
         roots = {**named(settings, "datasets", dataset_name), **given}

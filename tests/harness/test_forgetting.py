@@ -96,7 +96,9 @@ def test_again_nothing_is_measured_and_the_page_is_what_its_records_give(
     finished: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path.name: path.read_bytes() for path in ForgettingStore(finished.results).folder.iterdir()}
-    assert main(["--results", str(finished.results)]) == 0
+    capsys.readouterr()
+    assert main(["--results", str(finished.results), "--json"]) == 0
+    assert [row["method"] for row in json.loads(capsys.readouterr().out)["tables"][0]["rows"]][-1] == "lora"
     assert {path.name: path.read_bytes() for path in ForgettingStore(finished.results).folder.iterdir()} == before
     assert tables(["--results", str(finished.results)]) == 0
     assert tables(["--results", str(finished.results), "--check"]) == 0

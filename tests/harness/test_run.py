@@ -301,6 +301,25 @@ def test_a_budget_and_a_cancellation_contradict_each_other(tmp_path: Path, capsy
     assert "give one of them" in refused(capsys, *DEMO, "--budget", "1", "--cancel", "--results", str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*DEMO, "--data", "."], "--data has no effect with the card demo, whose images are generated"),
+        ([*DEMO, "--set", "naslora.rank=2"], "--set naslora.… has no effect: naslora is none of --methods lora"),
+        ([*DEMO, "--cluster", "testcluster", "--cancel", "--wait"], "--cancel starts nothing, so --wait has no effect"),
+        ([*DEMO, "--plan", "--cluster", "testcluster", "--wait"], "--plan starts nothing, so --wait has no effect"),
+        ([*DEMO, "--budget", "0"], "--budget 0: give device-hours above zero"),
+        (["--study", "list", "--plan"], "--plan has no effect with --study list"),
+    ],
+)
+def test_options_without_effect_are_refused_before_anything_is_written(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(capsys, *words)
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_in_a_first_run_says_that_it_goes_on(
     number: int, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
