@@ -140,6 +140,8 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
         for (card, rules, plain), (entry, backbone, method, config, label, changed) in itertools.product(grid, rows):
             if entry.benchmarks and name not in entry.benchmarks:
                 continue
+            if entry.models and (backbone, rules.decoder) not in entry.models:
+                continue
             require_stands(rules.decoder, backbone)
             if config.freezes_decoder and rules.decoder != "sam":
                 raise UsageError(

@@ -14,6 +14,7 @@ class Variant:
 
     Args:
         benchmarks: only there; everywhere if empty.
+        models: only under these, each a backbone and a decoder; under all if empty.
         tuning: see `harness.records.schema.Run`.
     """
 
@@ -21,6 +22,7 @@ class Variant:
     options: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
     benchmarks: tuple[str, ...] = ()
+    models: tuple[tuple[str, str], ...] = ()
     tuning: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -42,18 +42,20 @@ class Tuning:
 
 @dataclass(kw_only=True)
 class Trials:
-    """The trials of one row on the benchmarks that choose together.
+    """The trials of one row under one model, on the benchmarks that choose together.
 
     Args:
         entry: the row.
         grid: its own grids, by field.
         benchmarks: whose validation chooses.
+        model: backbone and decoder.
         runs: values -> the keys of its runs.
     """
 
     entry: Variant
     grid: dict[str, list[Any]]
     benchmarks: tuple[str, ...]
+    model: tuple[str, str]
     runs: dict[tuple[Any, ...], list[str]] = field(default_factory=dict)
 
     @property
@@ -90,19 +92,22 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     rows = [(entry, grid_of(entry, tuning.grids)) for entry in request.entries]
     _check_grids(rows, tuning.grids)
     benchmarks = tuple(BENCHMARKS.resolve(name) for name in tuning.on or request.benchmarks)
-    entries: list[Variant] = []
-    trials: list[Trials] = []
-    for entry, grid in rows:
-        if not grid:
-            continue
-        for group in [benchmarks] if tuning.on else [(name,) for name in benchmarks]:
-            trials.append(Trials(entry=entry, grid=grid, benchmarks=group))
-        entries += [_with(entry, grid, values) for values in itertools.product(*grid.values())]
+    rows = [(entry, grid) for entry, grid in rows if grid]
+    entries = [_with(entry, grid, values) for entry, grid in rows for values in itertools.product(*grid.values())]
     planned = plan(replace(request, entries=tuple(entries), benchmarks=benchmarks, seeds=tuning.seeds), **how)
+    models = {job.run.key: (job.run.backbone, str(job.run.rules["decoder"])) for job in planned.jobs}
+    groups = [benchmarks] if tuning.on else [(name,) for name in benchmarks]
+    trials = [
+        Trials(entry=entry, grid=grid, benchmarks=group, model=model)
+        for entry, grid in rows
+        for group in groups
+        for model in dict.fromkeys(models.values())
+    ]
     for trial in trials:
         for values in itertools.product(*trial.grid.values()):
             label = _with(trial.entry, trial.grid, values).label
-            trial.runs[values] = [key for name in trial.benchmarks for key in planned.keys.get((label, name), ())]
+            keys = [key for name in trial.benchmarks for key in planned.keys.get((label, name), ())]
+            trial.runs[values] = [key for key in keys if models[key] == trial.model]
     return planned, trials
 
 
@@ -140,7 +145,7 @@ def choose(
             _write(trial, label, store)
         chosen = _with(trial.entry, trial.grid, tuple(label["chosen"].values()))
         where = everywhere if tuning.on else trial.benchmarks
-        entries.append(replace(chosen, label=trial.name, benchmarks=where, tuning=label))
+        entries.append(replace(chosen, label=trial.name, benchmarks=where, models=(trial.model,), tuning=label))
     order = {id(entry): place for place, entry in enumerate(request.entries)}
     by_name = {entry.label or entry.method: order[id(entry)] for entry in request.entries}
     entries.sort(key=lambda entry: by_name[entry.label or entry.method])

@@ -64,16 +64,18 @@ def best_at(wanted: float) -> Score:
 @pytest.fixture
 def tuned(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Work]]:
     monkeypatch.setattr(
-        "harness.planning.samples.sample_writer", lambda results, instead, write=sample_writer: write(samples)
+        "harness.planning.samples.sample_writer", lambda results, write=sample_writer, **_: write(samples)
     )
 
     def run(
-        score: Score, *words: str, methods: str = "lora", datasets: str = "kvasir", seeds: str = "2"
+        score: Score, *words: str, methods: str = "lora", datasets: str = "kvasir", seeds: str = "2", study: str = ""
     ) -> tuple[int, Work]:
         work = Work(score)
         for module in (verb, phases):  # trials are carried out by the one, the chosen runs by the other
             monkeypatch.setattr(module, "carry_out", work)
         grid = ["--methods", methods, "--datasets", datasets, "--protocol", "demo", "--seeds", seeds]
+        if study:
+            return verb.main(["--study", study, "--results", str(tmp_path)]), work
         return verb.main([*grid, "--results", str(tmp_path), *(words or GRID)]), work
 
     return run
@@ -141,6 +143,22 @@ def test_each_benchmark_chooses_its_own_unless_told_where_to_tune(tuned: Any, tm
     _, work = tuned(score, datasets="kvasir,leaf")
     assert sorted(work.done[1]) == ["lora on kvasir, seed 1", "lora on leaf, seed 1"]
     assert {"0.0001/kvasir/1", "0.001/leaf/1"} <= records(tmp_path).keys()
+
+
+def test_each_model_chooses_its_own(tuned: Any, tmp_path: Path) -> None:
+    def score(run: Any) -> float:
+        return best_at(1e-4 if run.rules["decoder"] == "linear" else 1e-3)(run)
+
+    study = tmp_path / "two.yaml"
+    study.write_text(
+        "title: t\nprotocol: demo\nbackbones: vit_t_timm\ndecoders: [sam, linear]\nbenchmarks: kvasir\nentries: [lora]\n"
+        "seeds: 2\ntune: {lr: [1.0e-4, 1.0e-3]}\n"
+    )
+    _, work = tuned(score, study=str(study))
+    assert len(work.done[0]) == 4
+    assert len(work.done[1]) == 2
+    chosen = {(r.run.rules["decoder"], r.run.method_config["lr"]) for r in RecordStore(tmp_path) if r.run.seed == 1}
+    assert chosen == {("sam", 1e-3), ("linear", 1e-4)}
 
 
 def test_one_choice_for_all_is_made_where_asked(tuned: Any, tmp_path: Path) -> None:
