@@ -50,14 +50,13 @@ def in_child(work: Callable[[], int], *, tree: Path, log: Path, limit_s: float) 
             os._exit(code)
     end = time.monotonic() + limit_s
     status = None
-    while status is None and time.monotonic() < end:
-        done, found = os.waitpid(child, os.WNOHANG)
-        status = os.waitstatus_to_exitcode(found) if done else None
-        time.sleep(0.0 if done else 0.05)
-    if status is None:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    end_children()
+    try:
+        while status is None and time.monotonic() < end:
+            done, found = os.waitpid(child, os.WNOHANG)
+            status = os.waitstatus_to_exitcode(found) if done else None
+            time.sleep(0.0 if done else 0.05)
+    finally:  # at the limit, and where Ctrl-C ends the waiting
+        end_children()
     return status
 
 
