@@ -256,3 +256,12 @@ def test_a_narrow_terminal_gets_the_overview_in_parts_that_fit(tmp_path):
     assert all(name in text for name in names)
     assert text.count("0/1, waiting") == len(names)
     assert "9 runs: 9 waiting for a worker" in text
+
+
+def test_only_finished_runs_that_tell_their_seconds_are_timed(tmp_path):
+    told = {"lora": {"wall_time_s": 60.0}, "bitfit": {}}  # the oldest records tell none
+    for method, cost in told.items():
+        run = make_job(tmp_path, method=method).run
+        RecordStore(tmp_path).write(Record(run=run, key=run.key, code="OK", cost=cost))
+    timed = {cell.variant: (cell.timed, cell.seconds) for cell in tally_of(survey(tmp_path)).cells}
+    assert timed == {"lora": (1, 60.0), "bitfit": (0, 0.0)}

@@ -138,6 +138,8 @@ def test_check_exits_1_and_a_broken_file_is_one_line(tmp_path: Path, capsys: pyt
         ((0.4, 0.6), "reproduced"),
         ((0.0, 1.0), "reproduced"),
         ((0.9, 1.1), "inconclusive"),
+        ((1.0, 1.2), "inconclusive"),  # they share the edge
+        ((-0.2, 0.0), "inconclusive"),
         ((-5.0, 5.0), "inconclusive"),
         ((1.1, 1.2), "not reproduced"),
         ((-0.2, -0.1), "not reproduced"),

@@ -121,6 +121,11 @@ def test_three_rows_cannot_show_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert found.readings[0].settle == "3 rows agree so well by chance in 1 of 6 orders; at least 4 rows are needed"
 
 
+def test_a_chance_of_just_alpha_is_small_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(of_rankings, "ALPHA", 1 / 24)
+    assert judged(monkeypatch, tmp_path, runs("sam", UP) + runs("linear", UP)).verdict == "reproduced"
+
+
 def test_without_runs_it_is_inconclusive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = judged(monkeypatch, tmp_path, runs("sam", UP))
     assert found.verdict == "inconclusive"

@@ -181,7 +181,7 @@ def supervised(monkeypatch):
     ],
 )
 def test_a_task_runs_its_own_job_and_asks_for_another_turn_when_time_is_up(
-    tmp_path, cluster, monkeypatch, supervised, outcome, signals, status, again
+    tmp_path, cluster, monkeypatch, supervised, capsys, outcome, signals, status, again
 ):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     jobs = [make_job(tmp_path, seed=seed) for seed in range(3)]
@@ -191,6 +191,9 @@ def test_a_task_runs_its_own_job_and_asks_for_another_turn_when_time_is_up(
     assert cluster.requeued == (["7_1"] if again else [])
     ((seed, circumstances, meeting),) = told
     assert (seed, meeting) == (1, None)
+    said = capsys.readouterr().out
+    assert f": {jobs[1].run.key} (lora, kvasir, seed 1)\n" in said
+    assert said.endswith(f"7_1: {outcome}\n")
     assert circumstances == Circumstances(
         holder=Holder.here(job="7_1"),
         limit=5,

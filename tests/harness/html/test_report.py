@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import UndefinedError
 
 from harness.comparison.provenance import Folder
 from harness.comparison.rules import no_card
+from harness.html import rendering
 from harness.html.build import Hands, Wanted, build
 from harness.html.content import Content, Picture, Tags
 from harness.html.pictures import compact, within
@@ -224,6 +226,11 @@ def test_a_packed_figure_is_the_figure(folder: Path) -> None:
     for svg in packed.values():
         root = ElementTree.fromstring(gzip.decompress(base64.b64decode(svg)))
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_a_name_that_a_template_does_not_know_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="'nothing' is undefined"):
+        rendering._environment().from_string("{{ nothing }}").render()
 
 
 def test_coordinates_are_rounded_and_shapes_of_letters_are_not() -> None:

@@ -189,6 +189,14 @@ def test_the_seeds_asked_for_reach_their_power() -> None:
     assert excluded(n // 2) < 0.7
 
 
+def test_a_thousand_seeds_are_the_most_that_are_asked_for() -> None:
+    pilot = s.of_seeds([0.0, 0.6, 1.2])
+    error = 0.6 * math.sqrt(2 / stats.chi2.ppf(0.5, 2)) / math.sqrt(1000)
+    distance = (stats.t.ppf(0.975, 999) + stats.norm.ppf(0.8)) * error
+    assert s.seeds_for_power(pilot, distance * (1 + 1e-6), certainty=1e-12) == (1000, 1000)
+    assert s.seeds_for_power(pilot, distance * (1 - 1e-6), certainty=1e-12) is None
+
+
 def test_few_seeds_give_a_wide_range_and_images_can_make_it_hopeless() -> None:
     few, many = s.of_seeds([0.0, 1.0, 2.0]), s.of_seeds([0.0, 1.0, 2.0] * 4)
     ranges = [s.seeds_for_power(one, 0.8) for one in (few, many)]

@@ -103,6 +103,12 @@ def test_a_split_too_large_for_its_file_stays_in_memory(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_two_splits_have_their_files_in_one_folder(tmp_path: Path) -> None:
+    for count in (3, 4):
+        cache(tmp_path, count=count).get(0, flip=False, image=IMAGE, encode=Encode())
+    assert len(list(tmp_path.glob("*.embeddings"))) == 2
+
+
 def test_scored_images_are_encoded_once_and_alone() -> None:
     segmenter: Any = attached("decoder")[0]
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -36,6 +36,7 @@ def test_the_result_holds_history_cost_and_states(tmp_path: Path) -> None:
     assert [entry["updates"] for entry in result.history] == [{"weights": 4}] * 3
     assert result.cost["steps"] == 12
     assert 0 < result.cost["step_time_s"] < result.cost["train_time_s"] < result.cost["wall_time_s"]
+    assert sum(entry["seconds"] for entry in result.history) == pytest.approx(result.cost["train_time_s"])
     assert result.cost["peak_memory_bytes"] > 50e6
     assert result.history[0]["lr"] == pytest.approx(2e-3 * (1 - 3 / 12))
     last = load_file(result.last_state)

@@ -120,6 +120,8 @@ def test_a_watched_or_replaced_module_is_not_in_front() -> None:
         lambda encoder: encoder.blocks[0].register_forward_pre_hook(lambda *_: None),
         lambda encoder: vars(encoder.blocks[0].norm1).update(forward=lambda tokens: tokens),
         lambda encoder: encoder.patch_embed.requires_grad_(True),
+        lambda encoder: setattr(encoder.blocks[0], "norm1", nn.Dropout(0.1)),
+        lambda encoder: setattr(encoder.blocks[0], "norm1", nn.BatchNorm1d(4, affine=False)),
     ):
         segmenter, _ = attached("lora", **LATE)
         assert frozen_prefix(segmenter) is not None
