@@ -29,7 +29,7 @@ from harness.dispatch.run_states import (
     survey,
 )
 from harness.dispatch.slurm.client import Slurm
-from harness.dispatch.tally import Cell, Tally, tally, tally_of
+from harness.dispatch.tally import CellCount, Tally, tally, tally_of
 from harness.dispatch.time_left import Took, time_left_of
 from harness.errors import UsageError
 from harness.reporting.page import Block, texts
@@ -187,7 +187,7 @@ def overview(seen: Tally, *, width: int = 0) -> str:
     if not seen.cells:
         return "no runs yet; start with python -m harness.run --methods lora,naslora --datasets all"
     lines = ["seeds finished / asked for, and what the others are at"]
-    groups: dict[tuple[str, str], list[Cell]] = {}
+    groups: dict[tuple[str, str], list[CellCount]] = {}
     for cell in seen.cells:
         groups.setdefault((cell.protocol, cell.backbone), []).append(cell)
     for (protocol, backbone), group in groups.items():
@@ -226,17 +226,17 @@ def _in_words(seen: Tally) -> list[str]:
     return [*lines, *([f"note: {seen.note}"] if seen.note else [])]
 
 
-def _table(found: Sequence[Cell]) -> Block:
+def _table(found: Sequence[CellCount]) -> Block:
     methods = list(dict.fromkeys(cell.variant for cell in found))
     benchmarks = list(dict.fromkeys(cell.benchmark for cell in found))
-    cells: dict[tuple[str, str], list[Cell]] = {}
+    cells: dict[tuple[str, str], list[CellCount]] = {}
     for cell in found:
         cells.setdefault((cell.variant, cell.benchmark), []).append(cell)
     rows = [[method, *(_cell(cells.get((method, benchmark), [])) for benchmark in benchmarks)] for method in methods]
     return Block(heading="", columns=["", *benchmarks], rows=[texts(row) for row in rows])
 
 
-def _cell(cells: Sequence[Cell]) -> str:
+def _cell(cells: Sequence[CellCount]) -> str:
     """``2/3, one at 40 %``: two of three seeds done, one at 40 % of its epochs."""
     if not cells:
         return "-"

@@ -51,7 +51,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class GridCell:
     """What is known of one number.
 
     Args:
@@ -93,7 +93,7 @@ class Grid:
     checkpoint: str
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
-    cells: Mapping[tuple[int, int], Cell]
+    cells: Mapping[tuple[int, int], GridCell]
     members: Mapping[int, tuple[Record, ...]] = field(default_factory=dict)
     """row index -> its records, of all columns."""
 
@@ -153,7 +153,7 @@ def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None
     columns = [column for name in benchmarks for column in columns_of(name, chosen, study=study, metrics=metrics)]
     seeds = {column: study.seeds if study else _usual_seeds(column, groups) for column in columns}
     rows: list[Row] = []
-    cells: dict[tuple[int, int], Cell] = {}
+    cells: dict[tuple[int, int], GridCell] = {}
     kept: dict[int, tuple[Record, ...]] = {}
     for group in groups:
         for score in group.scores:
@@ -240,7 +240,7 @@ def _planned_seeds(column: Column, group: Group, *, usual: Sequence[int]) -> tup
     return tuple(sorted(own | set(usual)))
 
 
-def cell_of(column: Column, score: str, members: Sequence[Record], seeds: Sequence[int]) -> Cell:
+def cell_of(column: Column, score: str, members: Sequence[Record], seeds: Sequence[int]) -> GridCell:
     """What ``members``, records of one method configuration, say of one number."""
     values: dict[int, float] = {}
     codes: dict[int, str] = {}
@@ -262,7 +262,7 @@ def cell_of(column: Column, score: str, members: Sequence[Record], seeds: Sequen
     for seed in seeds:
         if seed not in values and seed not in codes:
             codes[seed] = MISSING
-    return Cell(values=values, codes=codes, records=tuple(behind))
+    return GridCell(values=values, codes=codes, records=tuple(behind))
 
 
 def first_metrics(grid: Grid) -> list[int]:

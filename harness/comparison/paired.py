@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from harness import statistics as stats
 from harness.comparison import names
-from harness.comparison.grid import Cell, Column
+from harness.comparison.grid import Column, GridCell
 from harness.records.schema import Record
 
 
@@ -68,7 +68,7 @@ class Difference:
 
 
 def paired_difference(
-    first: Cell, second: Cell, column: Column, *, scored: tuple[str, str], images_of: ImagesOf
+    first: GridCell, second: GridCell, column: Column, *, scored: tuple[str, str], images_of: ImagesOf
 ) -> Difference | None:
     """None where the two have no seed in common; a seed whose records disagree is none.
 
@@ -105,7 +105,9 @@ class Side:
     clusters: Mapping[str, str]
 
 
-def runs_images(cell: Cell, column: Column, *, score: str, images_of: ImagesOf, seeds: Sequence[int]) -> Side | None:
+def runs_images(
+    cell: GridCell, column: Column, *, score: str, images_of: ImagesOf, seeds: Sequence[int]
+) -> Side | None:
     """None unless every run has per-image scores that average to its score."""
     sign = -1 if names.metric(column.metric).lower_is_better else 1
     scores: dict[int, dict[str, float]] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.comparison.code_versions import stale_versions, version
 from harness.comparison.columns import Column
-from harness.comparison.grid import Cell, Grid, Row, is_run
+from harness.comparison.grid import Grid, GridCell, Row, is_run
 from harness.comparison.paired import Difference
 from harness.records.cost import CostRecord
 from harness.records.merge import conflicts
@@ -122,7 +122,7 @@ def _sheet(grid: Grid) -> list[str]:
     ]
 
 
-def _run(record: Record, cell: Cell, store: RecordStore, *, stale: bool) -> list[str]:
+def _run(record: Record, cell: GridCell, store: RecordStore, *, stale: bool) -> list[str]:
     seed = record.run.seed
     if seed in cell.values and seed not in cell.codes:
         outcome = f"{100 * cell.values[seed]:.4f}"
@@ -154,7 +154,7 @@ def pairs(changed: dict[str, object]) -> str:
     return ", ".join(f"{name}={changed[name]}" for name in sorted(changed))
 
 
-def _left_out(grid: Grid, row: Row, column: Column, cell: Cell, records: Sequence[Record]) -> list[str]:
+def _left_out(grid: Grid, row: Row, column: Column, cell: GridCell, records: Sequence[Record]) -> list[str]:
     """Records of this method on this benchmark that are not in the cell."""
     keys = {record.key for record in cell.records}
     lines = []

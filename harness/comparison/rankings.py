@@ -18,7 +18,7 @@ MODEL_RULES = {"decoder", "decoder_lr"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class ModelPair:
     """Two models and how they agree.
 
     Args:
@@ -37,7 +37,7 @@ class Pair:
     keys: tuple[str, ...]
 
 
-def pairs(grids: Sequence[Grid], *, images_of: ImagesOf) -> list[Pair]:
+def pairs(grids: Sequence[Grid], *, images_of: ImagesOf) -> list[ModelPair]:
     """Every two grids that differ in the model alone and have two rows on a benchmark in common."""
     found = []
     for first, second in itertools.combinations(sorted(grids, key=_order), 2):
@@ -83,7 +83,7 @@ def _differ_in_model_alone(first: Grid, second: Grid) -> bool:
     return all(one <= MODEL_RULES for one in changed) and (not same or all(changed))
 
 
-def _pair(first: Grid, second: Grid, images_of: ImagesOf) -> Pair | None:
+def _pair(first: Grid, second: Grid, images_of: ImagesOf) -> ModelPair | None:
     own = {first.columns[place]: place for place in one_each(first, first_metrics(first))}
     places = [(own[column], place) for place, column in enumerate(second.columns) if column in own]
     labels = {(row.label, row.score): index for index, row in enumerate(second.rows)}
@@ -105,7 +105,7 @@ def _pair(first: Grid, second: Grid, images_of: ImagesOf) -> Pair | None:
     behind = [first.cells[i, a].records + second.cells[j, b].records for i, j in rows for a, b in places]
     same = first.backbone == second.backbone
     models = [model_name(grid).removeprefix(f"{first.backbone} + " if same else "") for grid in (first, second)]
-    return Pair(
+    return ModelPair(
         models=(models[0], models[1]),
         rows=tuple(first.rows[i].named for i, _ in rows),
         columns=tuple(first.columns[a].short for a, _ in places),

@@ -59,7 +59,7 @@ class RandomImages:
 
 
 @dataclass(frozen=True)
-class Phase:
+class StepKind:
     """A kind of training step.
 
     Args:
@@ -124,7 +124,7 @@ class Contestant:
         self._prepared: set[Feeder] = set()
         self._steps = 0
 
-    def shares(self) -> dict[Phase, float]:
+    def shares(self) -> dict[StepKind, float]:
         """Every kind of pass with how many there are for a step, over the protocol's epochs; more than one in all where
         a step has several passes."""
         epochs = self.protocol.epochs
@@ -134,14 +134,14 @@ class Contestant:
             for step in range(_NOMINAL_STEPS)
             for roles in self.method.passes_at(epoch=epoch, step=step)
         )
-        shares = {Phase(chosen): count / (epochs * _NOMINAL_STEPS) for chosen, count in roles.items()}
+        shares = {StepKind(chosen): count / (epochs * _NOMINAL_STEPS) for chosen, count in roles.items()}
         if self._cache is None:
             return shares
         # Every image is encoded once for each of its two mirrorings, whatever the number of epochs.
         encoded = min((2 if self.protocol.flip else 1) / epochs, 1.0)
         return {
             **{phase: share * encoded for phase, share in shares.items()},
-            **{Phase(phase.roles, cached=True): share * (1 - encoded) for phase, share in shares.items()},
+            **{StepKind(phase.roles, cached=True): share * (1 - encoded) for phase, share in shares.items()},
         }
 
     def epoch_fraction(self) -> float:
@@ -149,7 +149,7 @@ class Contestant:
         kept, held = hold_out(1000, self.method.architecture_holdout(), seed=0)
         return len(kept) / (len(kept) + len(held))
 
-    def step(self, phase: Phase) -> dict[str, float]:
+    def step(self, phase: StepKind) -> dict[str, float]:
         """One update; part -> seconds, with ``total`` and ``untracked``."""
         feeder, parameters = self._begin(phase)
         begun = self.clock()
@@ -172,7 +172,7 @@ class Contestant:
         total = self.clock() - begun
         return {**seconds, "total": total, "untracked": total - sum(seconds.values())}
 
-    def _begin(self, phase: Phase) -> tuple[Feeder, list[nn.Parameter]]:
+    def _begin(self, phase: StepKind) -> tuple[Feeder, list[nn.Parameter]]:
         """Modes as in training; the feeder and the parameters of a kind of step."""
         self.segmenter.train()
         if not self.method.config.trains_encoder:
@@ -208,7 +208,7 @@ class Contestant:
             "optimiser": [value for value in states if isinstance(value, Tensor)],
         }
 
-    def step_watched(self, phase: Phase, *, live: Callable[[], int]) -> tuple[int, int]:
+    def step_watched(self, phase: StepKind, *, live: Callable[[], int]) -> tuple[int, int]:
         """An update during which ``live`` tells bytes: (kept from forward to backward, gradients)."""
         feeder, parameters = self._begin(phase)
         batches, _ = feeder.take()
@@ -221,7 +221,7 @@ class Contestant:
         update([self.optimisers[role] for role in phase.roles], clip=self.protocol.clip, scaler=self._scaler)
         return kept, gradients
 
-    def count_flops(self, phase: Phase) -> tuple[FlopCount, FlopCount]:
+    def count_flops(self, phase: StepKind) -> tuple[FlopCount, FlopCount]:
         """Of an update's forward and backward pass."""
         feeder, parameters = self._begin(phase)
         batches, _ = feeder.take()

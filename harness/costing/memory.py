@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from harness.costing.contestant import Contestant, Phase
+from harness.costing.contestant import Contestant, StepKind
 from harness.costing.device import synchronise
 from harness.costing.live import LiveBytes
 from harness.training.memory import peak_bytes, reset_peak
 
 
-def peak_memory(subject: Contestant, phase: Phase) -> dict[str, int]:
+def peak_memory(subject: Contestant, phase: StepKind) -> dict[str, int]:
     """Peaks of one training step, this method's own weights and optimiser state included, other methods' left out."""
     device = subject.device
     subject.step(phase)  # creates what the optimiser keeps, if no step did before

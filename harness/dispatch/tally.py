@@ -32,7 +32,7 @@ _OF_OTHERS = ", ".join(f"file.{name}" for name in _GROUP.split(", "))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class CellCount:
     """Runs of one cell of the overview in one state.
 
     Args:
@@ -65,7 +65,7 @@ class Tally:
         note: what could not be seen.
     """
 
-    cells: Sequence[Cell]
+    cells: Sequence[CellCount]
     open: Sequence[RunState]
     problems: Mapping[Path, str]
     note: str = ""
@@ -107,8 +107,8 @@ def tally_of(seen: Survey) -> Tally:
     )
 
 
-def _of(run: RunState) -> Cell:
-    return Cell(
+def _of(run: RunState) -> CellCount:
+    return CellCount(
         protocol=run.protocol,
         backbone=run.backbone,
         variant=run.variant,
@@ -159,7 +159,7 @@ def _chunk_problems(index: RecordIndex) -> Problems:
     return {Path(path): problem for path, problem in rows}
 
 
-def _settled(index: RecordIndex) -> Iterator[tuple[int, Cell]]:
+def _settled(index: RecordIndex) -> Iterator[tuple[int, CellCount]]:
     rows = index.database.execute(
         f"SELECT MIN(first), {_OF_PLANNED}, {_SUMS} FROM planned JOIN file USING(key) WHERE {_SETTLED}"
         f" GROUP BY {_OF_PLANNED}, file.code, file.whole"
@@ -168,7 +168,7 @@ def _settled(index: RecordIndex) -> Iterator[tuple[int, Cell]]:
         yield first, _cell(values)
 
 
-def _unplanned(index: RecordIndex) -> Iterator[Cell]:
+def _unplanned(index: RecordIndex) -> Iterator[CellCount]:
     rows = index.database.execute(
         f"SELECT MIN(file.key), {_OF_OTHERS}, {_SUMS} FROM file LEFT JOIN planned USING(key)"
         f" WHERE file.problem = '' AND planned.key IS NULL GROUP BY {_OF_OTHERS}, file.code, file.whole ORDER BY 1"
@@ -177,12 +177,12 @@ def _unplanned(index: RecordIndex) -> Iterator[Cell]:
         yield _cell(values)
 
 
-def _cell(values: Sequence[object]) -> Cell:
+def _cell(values: Sequence[object]) -> CellCount:
     names = ("protocol", "backbone", "variant", "benchmark", "state", "count", "seconds", "timed", "whole")
     told = dict(zip(names, values, strict=True))
     finished = told["state"] == FINISHED
     done = told["count"] if finished else 0.0
-    return Cell(**{**told, **({} if finished else {"seconds": 0.0, "timed": 0}), "done": done})  # type: ignore[arg-type]
+    return CellCount(**{**told, **({} if finished else {"seconds": 0.0, "timed": 0}), "done": done})  # type: ignore[arg-type]
 
 
 def _others(

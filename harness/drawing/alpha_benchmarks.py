@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from harness.comparison import names
 from harness.comparison.alpha import Domains, domains
 from harness.drawing.material import Drawing, Material, NothingToDrawError
-from harness.drawing.mixtures import Mixture, mean_shares, mixtures, title
+from harness.drawing.mixtures import RowMixture, mean_shares, mixtures, title
 from harness.drawing.style import PAGE, panels
 
 SHADES = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#d62728", "#1b1b1b")
@@ -17,7 +17,7 @@ MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">")
 
 
 def draw(material: Material) -> list[Drawing]:
-    by_row: dict[str, list[Mixture]] = {}
+    by_row: dict[str, list[RowMixture]] = {}
     for mixture in mixtures(material):
         by_row.setdefault(mixture.row.label, []).append(mixture)
     several = {label: mine for label, mine in by_row.items() if len(mine) > 1}
@@ -62,7 +62,7 @@ def draw(material: Material) -> list[Drawing]:
     return [Drawing(part="", figure=figure, caption=caption)]
 
 
-def tested(mine: Sequence[Mixture]) -> Domains | None:
+def tested(mine: Sequence[RowMixture]) -> Domains | None:
     """The test over the runs of one row; only benchmarks with the same sites and operations compare."""
     first = mine[0].runs[0].architecture[-1].keys()
     ends = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.comparison import names
 from harness.comparison.evidence import distance_change
-from harness.drawing.insides import Measured, block_axis, measured, name_rows, plot_by_block, said, zero
+from harness.drawing.insides import RowEvidence, block_axis, measured, name_rows, plot_by_block, said, zero
 from harness.drawing.material import Drawing, Material
 from harness.drawing.style import GREY, PAGE, new_figure
 
@@ -13,7 +13,7 @@ def draw(material: Material) -> list[Drawing]:
     return [_benchmark(material, benchmark, mine) for benchmark, mine in measured(material).items()]
 
 
-def _benchmark(material: Material, benchmark: str, mine: list[Measured]) -> Drawing:
+def _benchmark(material: Material, benchmark: str, mine: list[RowEvidence]) -> Drawing:
     figure = new_figure(PAGE, 2.3)
     left, right = figure.subplots(1, 2)
     blocks = mine[0].records[0].blocks

@@ -7,7 +7,7 @@ import statistics
 
 from harness.comparison import names
 from harness.comparison.evidence import cka_to_frozen
-from harness.drawing.insides import Measured, measured, name_rows, plot_by_block, said
+from harness.drawing.insides import RowEvidence, measured, name_rows, plot_by_block, said
 from harness.drawing.material import Drawing, Material, short
 from harness.drawing.style import PAGE, new_figure
 from harness.records.cka import cka
@@ -17,7 +17,7 @@ def draw(material: Material) -> list[Drawing]:
     return [_benchmark(material, benchmark, mine) for benchmark, mine in measured(material).items()]
 
 
-def between(first: Measured, second: Measured) -> float | None:
+def between(first: RowEvidence, second: RowEvidence) -> float | None:
     """CKA of the last blocks' outputs: of two rows the mean over common seeds, of a row with itself over pairs of seeds."""
     if first is second:
         pairs = list(itertools.combinations(first.records, 2))
@@ -28,7 +28,7 @@ def between(first: Measured, second: Measured) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _benchmark(material: Material, benchmark: str, mine: list[Measured]) -> Drawing:
+def _benchmark(material: Material, benchmark: str, mine: list[RowEvidence]) -> Drawing:
     figure = new_figure(PAGE, 2.4)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     plot_by_block(left, mine, cka_to_frozen)

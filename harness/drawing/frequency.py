@@ -6,7 +6,7 @@ import statistics
 
 from harness.comparison import names
 from harness.comparison.evidence import frequency_change
-from harness.drawing.insides import Measured, measured, name_rows, plot_by_block, said, zero
+from harness.drawing.insides import RowEvidence, measured, name_rows, plot_by_block, said, zero
 from harness.drawing.material import Drawing, Material
 from harness.drawing.style import PAGE, new_figure
 
@@ -15,7 +15,7 @@ def draw(material: Material) -> list[Drawing]:
     return [_benchmark(material, benchmark, mine) for benchmark, mine in measured(material).items()]
 
 
-def _benchmark(material: Material, benchmark: str, mine: list[Measured]) -> Drawing:
+def _benchmark(material: Material, benchmark: str, mine: list[RowEvidence]) -> Drawing:
     from matplotlib import colormaps
 
     figure = new_figure(PAGE, 2.3)

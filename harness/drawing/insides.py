@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class RowEvidence:
     """One row's evidence on one benchmark, by seed."""
 
     row: Row
@@ -34,14 +34,14 @@ class Measured:
         return [[number(one.blocks[place]) for one in self.records] for place in range(len(self.records[0].blocks))]
 
 
-def measured(material: Material) -> dict[str, list[Measured]]:
+def measured(material: Material) -> dict[str, list[RowEvidence]]:
     """benchmark -> the rows whose evidence is of the same images.
 
     Raises:
         NothingToDrawError: no run here has evidence.
     """
     look = looks(material.grid.rows)
-    found: dict[str, list[Measured]] = {}
+    found: dict[str, list[RowEvidence]] = {}
     for benchmark in material.benchmarks:
         first: EvidenceRecord | None = None
         for index, row in material.rows():
@@ -49,13 +49,13 @@ def measured(material: Material) -> dict[str, list[Measured]]:
             there = {seed: one for seed, one in mine.items() if one is not None and comparable([first or one, one])}
             if there:
                 first = first or next(iter(there.values()))
-                found.setdefault(benchmark, []).append(Measured(row=row, look=look[row.label], by_seed=there))
+                found.setdefault(benchmark, []).append(RowEvidence(row=row, look=look[row.label], by_seed=there))
     if not found:
         raise NothingToDrawError("no run has evidence (python -m harness.evidence --run KEY measures it)")
     return found
 
 
-def plot_by_block(ax: Axes, mine: Sequence[Measured], number: Callable[[BlockEvidence], float]) -> None:
+def plot_by_block(ax: Axes, mine: Sequence[RowEvidence], number: Callable[[BlockEvidence], float]) -> None:
     """A line a row, the mean over seeds, with a dash a seed; windowed blocks have small symbols."""
     for one in mine:
         values = one.by_block(number)
@@ -84,7 +84,7 @@ def power(value: float, _: Any = None) -> str:
     return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "").replace("-", "−")
 
 
-def name_rows(ax: Axes, mine: Sequence[Measured]) -> None:
+def name_rows(ax: Axes, mine: Sequence[RowEvidence]) -> None:
     """A legend of the rows."""
     for one in mine:
         ax.plot([], [], **one.look.line(linewidth=0.9), label=short(one.row.label))
@@ -96,7 +96,7 @@ def zero(ax: Axes) -> None:
     ax.axhline(0, color=GREY, linewidth=0.7, zorder=0)
 
 
-def said(mine: Sequence[Measured]) -> str:
+def said(mine: Sequence[RowEvidence]) -> str:
     """Images, seeds, and what symbols are."""
     record = mine[0].records[0]
     seeds = "; ".join(f"{one.row.label}: {len(one.by_seed)}" for one in mine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from harness.comparison import names
-from harness.drawing.insides import Measured, block_axis, measured, power, said
+from harness.drawing.insides import RowEvidence, block_axis, measured, power, said
 from harness.drawing.material import Drawing, Material, NothingToDrawError
 from harness.drawing.merging import MODES
 from harness.drawing.style import PAGE, new_figure
@@ -27,7 +27,7 @@ def draw(material: Material) -> list[Drawing]:
     return drawings
 
 
-def _benchmark(material: Material, benchmark: str, mine: list[Measured]) -> Drawing:
+def _benchmark(material: Material, benchmark: str, mine: list[RowEvidence]) -> Drawing:
     from matplotlib.ticker import NullFormatter
 
     figure = new_figure(PAGE, 2.3)

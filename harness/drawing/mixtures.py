@@ -27,7 +27,7 @@ MARKERS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixture:
+class RowMixture:
     """The runs of one row on one benchmark that have an α history, and the names of what it weighs."""
 
     row: Row
@@ -40,7 +40,7 @@ class Mixture:
         return len(self.operations)
 
 
-def mixtures(material: Material) -> list[Mixture]:
+def mixtures(material: Material) -> list[RowMixture]:
     """Those of a row with other operations among its runs are told apart by their first.
 
     Raises:
@@ -55,7 +55,7 @@ def mixtures(material: Material) -> list[Mixture]:
                 continue
             operations = _operations(runs[0])
             alike = tuple(one for one in runs if _operations(one) == operations)
-            found.append(Mixture(row=row, benchmark=benchmark, operations=operations, runs=alike))
+            found.append(RowMixture(row=row, benchmark=benchmark, operations=operations, runs=alike))
     if not found:
         raise NothingToDrawError("no run here has an α history (NAS-LoRA and NAS-PC-LoRA have)")
     return found
@@ -106,7 +106,7 @@ def title(operation: str) -> str:
     return operation.replace("_connect", "").replace("_", " ").replace("3x3", "3×3").replace("5x5", "5×5")
 
 
-def heading(mixture: Mixture, *more: str) -> str:
+def heading(mixture: RowMixture, *more: str) -> str:
     """Row, benchmark, and the code of runs whose α says nothing, in lines that fit a narrow panel."""
     codes = sorted({code for run in mixture.runs if (code := alpha_code(run, run.architecture[-1]))})
     return f"{short(mixture.row.label)}\n" + ", ".join([names.benchmark_title(mixture.benchmark), *more, *codes])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from harness.comparison import names
-from harness.drawing.insides import Measured, measured, power, said
+from harness.drawing.insides import RowEvidence, measured, power, said
 from harness.drawing.material import Drawing, Material, short
 from harness.drawing.style import PAGE, panels
 
@@ -18,7 +18,7 @@ def draw(material: Material) -> list[Drawing]:
     return [_benchmark(material, benchmark, mine) for benchmark, mine in measured(material).items()]
 
 
-def _benchmark(material: Material, benchmark: str, mine: list[Measured]) -> Drawing:
+def _benchmark(material: Material, benchmark: str, mine: list[RowEvidence]) -> Drawing:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm
 

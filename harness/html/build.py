@@ -14,7 +14,7 @@ from harness.comparison.sources import Sources
 from harness.drawing.material import PictureOf, baseline_of, materials
 from harness.errors import UsageError
 from harness.html.answer import answer
-from harness.html.content import Answer, Content, Group, Picture, Table
+from harness.html.content import Answer, Content, PageTables, Picture, Table
 from harness.html.layout import Explained, Known, laid_out
 from harness.html.numbers import gaps_block, numbers_block
 from harness.html.overview import claims_block, compared_block
@@ -156,14 +156,14 @@ def _compared(
     return blocks
 
 
-def _group(name: str, page: Page, more: Sequence[Block], known: Known, explained: Explained) -> Group:
+def _group(name: str, page: Page, more: Sequence[Block], known: Known, explained: Explained) -> PageTables:
     tables = [
         laid_out(block, known, explained, name=f"{name}-{number}")
         for number, block in enumerate([*page.blocks, *more], start=1)
     ]
     foot = [*page.foot, *legend(page, best="Bold", tied="≈", second="Underlined")]
     csv = write(page, style="csv") if page.numbers else ""
-    return Group(name=name, title=page.title, note=page.note, tables=tables, foot=foot, csv=csv)
+    return PageTables(name=name, title=page.title, note=page.note, tables=tables, foot=foot, csv=csv)
 
 
 def _order(name: str, by_page: dict[str, Headed]) -> tuple[bool, int, str]:

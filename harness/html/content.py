@@ -31,7 +31,7 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class PageCell:
     """Args:
     why: its place in `Content.behind`.
     """
@@ -51,7 +51,7 @@ class Line:
 
     label: str
     tags: Tags
-    cells: Sequence[Cell]
+    cells: Sequence[PageCell]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class PageTables:
     """The tables of one page.
 
     Args:
@@ -139,10 +139,10 @@ class Content:
     facts: Sequence[str]
     answers: Sequence[Answer]
     compared: Table
-    groups: Sequence[Group]
+    groups: Sequence[PageTables]
     numbers: Table
     gaps: Table
-    costs: Sequence[Group]
+    costs: Sequence[PageTables]
     claims: Table
     claims_said: Sequence[str]
     methods: Sequence[str]

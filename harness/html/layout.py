@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from harness.comparison import names
 from harness.comparison.grid import Grid
 from harness.comparison.provenance import Folder
-from harness.html.content import Cell, Head, Line, Table, Tags
+from harness.html.content import Head, Line, PageCell, Table, Tags
 from harness.reporting.page import Behind, Block, Text
 from harness.reporting.why import behind, label_of
 from harness.text import printable_line
@@ -105,7 +105,7 @@ def laid_out(
         Line(
             label=label_of(row),
             tags=known.of_row(row),
-            cells=[Cell(text=cell.text, mark=cell.mark, why=explained.place_of(cell)) for cell in row],
+            cells=[PageCell(text=cell.text, mark=cell.mark, why=explained.place_of(cell)) for cell in row],
         )
         for row in block.rows
     ]

@@ -8,7 +8,7 @@ from functools import partial
 
 from harness import statistics as stats
 from harness.comparison import names, provenance
-from harness.comparison.grid import MISSING, Cell, Grid, is_run
+from harness.comparison.grid import MISSING, Grid, GridCell, is_run
 from harness.html.rates import how_chosen, of_all, rate
 from harness.records.schema import Record
 from harness.reporting.extra_columns import updates_in_words
@@ -62,7 +62,7 @@ def gaps_block(headed: Headed) -> Block:
     return Block(heading="Gaps", columns=columns, rows=list(rows.values()))
 
 
-def messages(cell: Cell) -> dict[int, str]:
+def messages(cell: GridCell) -> dict[int, str]:
     """Seed -> ``OOM (seed 2): asked for 90 GiB`` of every run that gave no score."""
     found = {}
     for seed, code in sorted(cell.codes.items()):
@@ -72,7 +72,7 @@ def messages(cell: Cell) -> dict[int, str]:
     return found
 
 
-def _numbers(cell: Cell) -> list[str]:
+def _numbers(cell: GridCell) -> list[str]:
     """Mean, SD, interval and n."""
     known = summary_of(cell)
     if not known.get("mean"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from harness.comparison.grid import grids
-from harness.comparison.rankings import Pair, chance_in_words, pairs
+from harness.comparison.rankings import ModelPair, chance_in_words, pairs
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim
 from harness.judging.reading import Reading, without_data
@@ -33,7 +33,7 @@ def rank_readings(claim: Claim, records: Sequence[Record], sources: Sources, *, 
     return readings
 
 
-def _reading(claim: Claim, pair: Pair, *, where: str) -> Reading:
+def _reading(claim: Claim, pair: ModelPair, *, where: str) -> Reading:
     """Judged by its interval, and not reproduced by methods so few that chance agrees as well too often."""
     agreement = pair.agreement
     verdict = judge(agreement.interval, low=claim.low, high=claim.high)

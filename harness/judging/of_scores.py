@@ -9,7 +9,7 @@ from typing import Any
 from harness import statistics as stats
 from harness.comparison import names
 from harness.comparison.columns import Column
-from harness.comparison.grid import Cell, Sheet, cell_of
+from harness.comparison.grid import GridCell, Sheet, cell_of
 from harness.comparison.paired import Difference, paired_difference
 from harness.comparison.rows import is_entry
 from harness.comparison.sources import Sources
@@ -105,7 +105,7 @@ def _differences(
     return found
 
 
-def _cell(subject: Subject, rates: Mapping[str, Any], column: Column, members: Sequence[Record]) -> Cell:
+def _cell(subject: Subject, rates: Mapping[str, Any], column: Column, members: Sequence[Record]) -> GridCell:
     fitting = [
         record
         for record in members

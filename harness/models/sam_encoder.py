@@ -18,8 +18,8 @@ from methods.parts.placement import BackboneShape
 from methods.parts.sites import TokenGrid
 
 
-class Block(nn.Module):
-    """A transformer block with the names of segment_anything's ``Block``: norm1, attn, norm2, mlp.lin1, mlp.lin2,
+class TransformerBlock(nn.Module):
+    """A transformer block with the names of segment_anything's ``TransformerBlock``: norm1, attn, norm2, mlp.lin1, mlp.lin2,
     window_size.
 
     Args:
@@ -75,7 +75,7 @@ class SAMEncoder(ImageEncoderViT):
             use_rel_pos=True,
         )
         windows = (0 if index in shape.global_blocks else shape.window for index in range(shape.depth))
-        self.blocks = nn.ModuleList(Block(shape, window=window, fused=fused) for window in windows)
+        self.blocks = nn.ModuleList(TransformerBlock(shape, window=window, fused=fused) for window in windows)
         self.shape = shape
         self.grid = TokenGrid()
         self.activation_checkpointing = activation_checkpointing

@@ -9,7 +9,7 @@ from functools import partial
 from harness.comparison import provenance
 from harness.comparison.grid import Grid
 from harness.comparison.paired import ImagesOf
-from harness.comparison.rankings import Pair, bounds, chance_in_words, pairs
+from harness.comparison.rankings import ModelPair, bounds, chance_in_words, pairs
 from harness.reporting.page import Block, texts
 
 
@@ -47,7 +47,7 @@ def agreement_blocks(grids: Sequence[Grid], *, title: str, images_of: ImagesOf) 
     ]
 
 
-def _behind(folder: provenance.Folder, pair: Pair) -> list[str]:
+def _behind(folder: provenance.Folder, pair: ModelPair) -> list[str]:
     by_benchmark = zip(pair.columns, pair.agreement.by_benchmark, strict=True)
     lines = [f"  {column}: τ {value:+.4f}" for column, value in by_benchmark]
     share = f"{pair.agreement.p:.4f} of {math.factorial(pair.agreement.methods)} orders"

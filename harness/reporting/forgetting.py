@@ -29,7 +29,7 @@ NOTES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class AgainstFrozen:
     """One trained model against the frozen encoder on one benchmark, scores turned so that higher is better.
 
     Args:
@@ -70,7 +70,7 @@ def _sheet(
     protocol, protocol_hash, backbone, checkpoint = sheet
     frozen = {(one.run.benchmark, one.run.seed): one for one in records if _is_frozen(one)}
     tested = sorted({name for one in records for name in elsewhere[one.key].elsewhere}, key=benchmark_rank)
-    pairs: dict[str, list[Pair]] = {}
+    pairs: dict[str, list[AgainstFrozen]] = {}
     alone: set[str] = set()
     for record in sorted(records, key=lambda one: (method_rank(one.run.method), one.run.variant, one.key)):
         if _is_frozen(record):
@@ -119,7 +119,7 @@ def _is_frozen(record: Record) -> bool:
     return not config.trains_encoder
 
 
-def _pairs(record: Record, base: Record, elsewhere: Mapping[str, ForgettingRecord]) -> list[Pair]:
+def _pairs(record: Record, base: Record, elsewhere: Mapping[str, ForgettingRecord]) -> list[AgainstFrozen]:
     home = record.run.benchmark
     found = [(home, record.scores.get("best", {}), base.scores.get("best", {}))]
     ours, theirs = elsewhere[record.key].elsewhere, elsewhere[base.key].elsewhere
@@ -130,7 +130,9 @@ def _pairs(record: Record, base: Record, elsewhere: Mapping[str, ForgettingRecor
         if wanted and wanted in _whole(others):
             sign = -1.0 if metric(wanted).lower_is_better else 1.0
             score, frozen = sign * _whole(scores)[wanted], sign * _whole(others)[wanted]
-            pairs.append(Pair(trained_on=home, tested_on=name, seed=record.run.seed, score=score, frozen=frozen))
+            pairs.append(
+                AgainstFrozen(trained_on=home, tested_on=name, seed=record.run.seed, score=score, frozen=frozen)
+            )
     return pairs
 
 
@@ -149,7 +151,7 @@ def _metric(name: str, records: Sequence[Record], elsewhere: Mapping[str, Forget
     return next((first for one in found if one and (first := _first(name, _whole(one.scores)))), "")
 
 
-def _row(variant: str, pairs: Sequence[Pair], tested: Sequence[str]) -> list[Text]:
+def _row(variant: str, pairs: Sequence[AgainstFrozen], tested: Sequence[str]) -> list[Text]:
     away = [one for one in pairs if one.tested_on != one.trained_on]
     groups = [[one for one in pairs if one.tested_on == one.trained_on], away]
     groups += [[one for one in away if one.tested_on == name] for name in tested]

@@ -8,7 +8,7 @@ from statistics import median
 
 from harness import statistics as stats
 from harness.comparison.columns import Column
-from harness.comparison.grid import Cell, Grid, is_run
+from harness.comparison.grid import Grid, GridCell, is_run
 from harness.reporting.differences import Comparison
 from harness.reporting.headings import Heading
 
@@ -72,7 +72,7 @@ def _of_column(column: Column) -> dict[str, str]:
     }
 
 
-def summary_of(cell: Cell) -> Mapping[str, str]:
+def summary_of(cell: GridCell) -> Mapping[str, str]:
     """What is known of one number, as the columns from ``n`` on; no mean over a gap."""
     seeds = sorted(cell.values.keys() - cell.codes.keys())
     content = {

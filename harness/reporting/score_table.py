@@ -9,7 +9,7 @@ from harness.comparison import provenance
 from harness.comparison.alpha import MEANINGS as ALPHA_MEANINGS
 from harness.comparison.code_versions import CodeDifferences, code_differences
 from harness.comparison.columns import column_names, column_title
-from harness.comparison.grid import Cell, Grid, is_run
+from harness.comparison.grid import Grid, GridCell, is_run
 from harness.comparison.sources import Sources
 from harness.records.schema import Record
 from harness.registry import never_reached
@@ -121,7 +121,7 @@ def _behind_row(grid: Grid, index: int) -> Behind:
     return partial(provenance.of_row, grid=grid, index=index)
 
 
-def cell_text(cell: Cell) -> str:
+def cell_text(cell: GridCell) -> str:
     """``91.2 ± 0.3 (3)``, or the reason codes with how many seeds are in."""
     if not cell.planned:
         return "–"

@@ -18,7 +18,7 @@ MOST_ROWS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class SharedRun:
     """A run that both folders have.
 
     Args:
@@ -56,7 +56,7 @@ def compared_folders(first: RecordStore, second: RecordStore) -> dict[str, Any]:
 def folders_in_terminal(first: RecordStore, second: RecordStore) -> str:
     """Counts, then a line a pair: the metric that chose its checkpoint, and the largest difference of any score."""
     content = compared_folders(first, second)
-    pairs: list[Pair] = content["both"]
+    pairs: list[SharedRun] = content["both"]
     alike = [pair for pair in pairs if pair.same_key]
     equal = [pair for pair in alike if _largest(pair) == 0.0 and pair.first.code == pair.second.code]
     lines = [f"A: {first.root}", f"B: {second.root}", ""]
@@ -94,8 +94,8 @@ def folders_as_data(first: RecordStore, second: RecordStore) -> dict[str, Any]:
     return {"both": pairs, **alone, "unreadable": {str(path): why for path, why in content["unreadable"].items()}}
 
 
-def _pair(first: Record, second: Record) -> Pair:
-    return Pair(
+def _pair(first: Record, second: Record) -> SharedRun:
+    return SharedRun(
         first=first,
         second=second,
         same_key=first.key == second.key,
@@ -119,11 +119,11 @@ def _name(record: Record) -> str:
     return f"{run.variant} on {run.benchmark}, seed {run.seed} ({record.key}, {run.protocol}, {run.backbone})"
 
 
-def _largest(pair: Pair) -> float:
+def _largest(pair: SharedRun) -> float:
     return max(map(abs, pair.differences.values()), default=0.0)
 
 
-def _row(pair: Pair) -> list[str]:
+def _row(pair: SharedRun) -> list[str]:
     run = pair.first.run
     name = f"{run.variant}, seed {run.seed}{'' if pair.same_key else ' *'}"
     shown = next((where for where in pair.differences if where[0] == "best" and where[1] != "val"), None)

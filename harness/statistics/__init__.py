@@ -4,8 +4,8 @@ from harness.statistics.agreement import MOST_ORDERS, Agreement, ModelScores, ag
 from harness.statistics.intervals import (
     Estimate,
     Interval,
-    Part,
     Scores,
+    VarianceShare,
     average_of,
     crossed,
     differ,
@@ -35,7 +35,7 @@ __all__ = [
     "Estimate",
     "Interval",
     "ModelScores",
-    "Part",
+    "VarianceShare",
     "Scores",
     "Test",
     "agreement",

@@ -29,7 +29,7 @@ class Interval:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class VarianceShare:
     """A share of an estimate's variance.
 
     Args:
@@ -54,8 +54,8 @@ class Estimate:
 
     mean: float
     n: int
-    seeds: Part | None
-    rest: tuple[Part, ...] = ()
+    seeds: VarianceShare | None
+    rest: tuple[VarianceShare, ...] = ()
 
     def interval(self, *, confidence: float = 0.95) -> Interval | None:
         """None for a single seed: one alone shows nothing of the spread."""
@@ -65,7 +65,7 @@ class Estimate:
         return Interval(estimate=self.mean, low=self.mean - half, high=self.mean + half, n=self.n)
 
 
-def half_width(parts: Sequence[Part], *, confidence: float = 0.95) -> float:
+def half_width(parts: Sequence[VarianceShare], *, confidence: float = 0.95) -> float:
     """Student's quantile at the effective degrees of freedom, times the standard error."""
     variance = math.fsum(part.variance for part in parts)
     if not variance:
@@ -98,7 +98,7 @@ def sd(values: Sequence[float]) -> float | None:
 def of_seeds(values: Sequence[float]) -> Estimate:
     """The mean of one value a seed."""
     spread = sd(values)
-    part = None if spread is None else Part(variance=spread**2 / len(values), df=len(values) - 1)
+    part = None if spread is None else VarianceShare(variance=spread**2 / len(values), df=len(values) - 1)
     return Estimate(mean=statistics.fmean(values), n=len(values), seeds=part)
 
 
@@ -174,10 +174,10 @@ def crossed(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Est
     return Estimate(
         mean=mean,
         n=seeds,
-        seeds=Part(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1),
+        seeds=VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1),
         rest=(
-            Part(variance=between, df=groups_count - 1),
-            Part(variance=interaction, df=(seeds - 1) * (groups_count - 1)),
+            VarianceShare(variance=between, df=groups_count - 1),
+            VarianceShare(variance=interaction, df=(seeds - 1) * (groups_count - 1)),
         ),
     )
 
@@ -191,18 +191,18 @@ def average_of(estimates: Sequence[Estimate]) -> Estimate:
     if len(known) == count:
         variance = math.fsum(part.variance for part in known)
         df = variance**2 / math.fsum(part.variance**2 / part.df for part in known) if variance else known[0].df
-        pooled = Part(variance=variance / count**2, df=df)
+        pooled = VarianceShare(variance=variance / count**2, df=df)
     return Estimate(
         mean=statistics.fmean(estimate.mean for estimate in estimates),
         n=min(estimate.n for estimate in estimates),
         seeds=pooled,
-        rest=tuple(Part(variance=part.variance / count**2, df=part.df) for part in parts),
+        rest=tuple(VarianceShare(variance=part.variance / count**2, df=part.df) for part in parts),
     )
 
 
 def differ(ours: Estimate, value: float, *, error: float, df: float) -> Estimate:
     """Ours minus a published value that has a standard error of its own (Welch 1947)."""
-    rest = (*ours.rest, Part(variance=error**2, df=df)) if error else ours.rest
+    rest = (*ours.rest, VarianceShare(variance=error**2, df=df)) if error else ours.rest
     return Estimate(mean=ours.mean - value, n=ours.n, seeds=ours.seeds, rest=rest)
 
 
@@ -245,7 +245,7 @@ def _enough(estimate: Estimate, spread: float, distance: float, *, power: float,
 
     def reached(n: int) -> bool:
         error = spread / math.sqrt(n)
-        return half_width((Part(variance=error**2, df=n - 1), *estimate.rest)) + aim * error <= distance
+        return half_width((VarianceShare(variance=error**2, df=n - 1), *estimate.rest)) + aim * error <= distance
 
     if not reached(at_most):
         return None

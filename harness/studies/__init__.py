@@ -100,7 +100,7 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class TableLayout:
     """How the table of a study looks.
 
     Args:
@@ -204,7 +204,7 @@ class Study:
     tune: dict[str, Grid] = field(default_factory=dict)
     tune_seeds: Seeds = (0,)
     tune_on: BenchmarkNames = ()
-    table: Layout = field(default_factory=Layout)
+    table: TableLayout = field(default_factory=TableLayout)
 
 
 def study_names() -> list[str]:

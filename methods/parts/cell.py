@@ -20,7 +20,7 @@ from methods.parts.kernels import chain, spread, widen
 from methods.parts.operations import BEYOND, CONVOLUTIONS, POOLS
 from methods.parts.placement import MethodError
 from methods.parts.recompute import recomputing
-from methods.parts.stages import Stages
+from methods.parts.stages import SeparableStages
 
 _GROUPS = (
     ("none",),
@@ -80,7 +80,7 @@ class Cell(nn.Module):
         several = len(operations) > 1
         self.alpha = nn.Parameter(alpha_std * torch.randn(len(operations), generator=generator)) if several else None
         convolutions = [name for name in operations if name in CONVOLUTIONS]
-        self.stages = Stages(operations, channels=channels, generator=generator) if convolutions else None
+        self.stages = SeparableStages(operations, channels=channels, generator=generator) if convolutions else None
         self._beyond = [name for name in operations if name in BEYOND]
         self.beyond = BeyondDarts(self._beyond, channels=channels, generator=generator) if self._beyond else None
         # One row of running statistics a batch norm: pools, dilated and first stages, second stages, and what is beyond.

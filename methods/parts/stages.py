@@ -36,7 +36,7 @@ class Stage:
         return F.conv2d(depth, self.pointwise)
 
 
-class Stages(nn.Module):
+class SeparableStages(nn.Module):
     """Every stage of the separable convolutions among ``operations``.
 
     The depthwise and the pointwise part of a stage have nothing between them, so they make one dense kernel, whose taps

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from segment_anything.modeling.image_encoder import Attention as ReferenceAttention
-from segment_anything.modeling.image_encoder import Block as ReferenceBlock
+from segment_anything.modeling.image_encoder import TransformerBlock as ReferenceBlock
 from torch import Tensor, nn
 
 from harness.models import chunked_attention as chunked
 from harness.models.attention import RelativeAttention, plain_attention, widened_attention
-from harness.models.sam_encoder import Block
+from harness.models.sam_encoder import TransformerBlock
 from methods.parts.placement import BackboneShape
 
 TOLERANCE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
@@ -106,7 +106,7 @@ def test_a_block_equals_segment_anything(window: int, height: int, width: int) -
             input_size=(8, 8),
         )
     )
-    ours = Block(shape, window=window, fused=True)
+    ours = TransformerBlock(shape, window=window, fused=True)
     ours.load_state_dict(reference.state_dict(), strict=True)
     x = torch.randn(2, height, width, 32, generator=torch.Generator().manual_seed(1))
     expected, expected_gradients = _gradients(reference, x)
