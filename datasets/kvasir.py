@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from datasets.base import DatasetError, Pair
 from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
-from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
+from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
 from datasets.reading.lists import Arranged, Pairs, split_by_lists
 from datasets.reading.pairing import image_files
 
@@ -30,7 +30,7 @@ def is_kvasir(stem: str) -> bool:
 
 
 def _looks_like_kvasir(root: Path) -> bool:
-    masks = resolve(root, "masks")
+    masks = resolve_folder(root, "masks")
     return masks is not None and any(
         path.suffix.lower() in (".jpg", ".jpeg") or path.stem.startswith("cju") for path in image_files(masks)
     )

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
-from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
+from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
 from datasets.reading.pairing import image_files
 
 
 def _layout(name: str, prefix: str, *, distinctive: bool) -> FolderLayout:
     def masks_are_png(root: Path) -> bool:
-        masks = resolve(root, f"{prefix}masks")
+        masks = resolve_folder(root, f"{prefix}masks")
         return masks is not None and any(path.suffix.lower() == ".png" for path in image_files(masks)[:1])
 
     parts = {"all": Part(images=f"{prefix}images", masks=f"{prefix}masks")}
@@ -42,7 +42,7 @@ class Leaf(FolderBenchmark):
     test_fraction = 0.2
 
     def layouts(self) -> tuple[Layout, ...]:
-        # `data/data` unpacks to `data`: `resolve` steps over a folder within a folder of its own name.
+        # `data/data` unpacks to `data`: `resolve_folder` steps over a folder within a folder of its own name.
         return (
             _layout("original", "data/", distinctive=False),
             _layout("flat", "", distinctive=False),

@@ -19,7 +19,7 @@ import numpy as np
 from datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair
 from datasets.reading import decoding, splitting
 from datasets.reading.folder_benchmark import FolderBenchmark
-from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
+from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
 from datasets.reading.lists import Arranged, Pairs, split_by_lists
 from datasets.reading.pairing import Paired, image_files
 
@@ -192,7 +192,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def _undivided(root: Path) -> bool:
-    images = resolve(root, _IMAGES)
+    images = resolve_folder(root, _IMAGES)
     return images is not None and bool(image_files(images))
 
 

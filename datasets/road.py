@@ -17,7 +17,7 @@ from scipy import ndimage
 from datasets.base import IGNORE, Pair, Sample
 from datasets.reading import decoding, splitting
 from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
-from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve
+from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
 from datasets.reading.pairing import image_files
 
 SMALLEST_GAP = 0.002
@@ -46,8 +46,8 @@ def image_of_tile(stem: str) -> str | None:
 
 def _holds_tiles_alone(root: Path) -> bool:
     """Whether the training images are tiles and there is no other part, whose official images they may come from."""
-    images = resolve(root, "train/sat")
-    others = any(resolve(root, name) for name in ("valid|val", "test"))
+    images = resolve_folder(root, "train/sat")
+    others = any(resolve_folder(root, name) for name in ("valid|val", "test"))
     return images is not None and not others and all(image_of_tile(path.stem) for path in image_files(images))
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError, did_you_mean
-from harness.judging.definitions import FILE, read
-from harness.judging.judging import Finding, describe, judge_claims
+from harness.judging.definitions import FILE, read_claims
+from harness.judging.judging import Finding, findings_text, judge_claims
 from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import card_rules
 from harness.records.cost import CostStore
@@ -27,7 +27,7 @@ from harness.text import printable
 def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     options.results = results_of(options)
-    claims = read(options.file)
+    claims = read_claims(options.file)
     known = [claim.name for claim in claims]
     for name in options.names:
         if name not in known:
@@ -46,9 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         sources=sources_below(options.results, card_of=card_rules),
     )  # fmt: skip
     if options.json:
-        print(json.dumps([as_data(finding) for finding in findings], indent=1))
+        print(json.dumps([finding_as_data(finding) for finding in findings], indent=1))
     else:
-        print(printable(describe(findings)), end="")
+        print(printable(findings_text(findings)), end="")
     others = sorted({record.run.protocol for record in records} - {options.protocol})
     if others:
         print(f"records of other protocols do not count here: {', '.join(others)} (--protocol)", file=sys.stderr)
@@ -65,7 +65,7 @@ def parser() -> CommandParser:
     return p
 
 
-def as_data(finding: Finding) -> dict[str, Any]:
+def finding_as_data(finding: Finding) -> dict[str, Any]:
     """A judged claim, JSON-ready."""
     return {"name": finding.claim.name, "verdict": finding.verdict, **asdict(finding)}
 

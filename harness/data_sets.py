@@ -16,7 +16,7 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.registry import BENCHMARKS, dataset_name, is_own
-from harness.settings.read import load_settings, named
+from harness.settings.read import load_settings, named_table
 
 DEFAULT_ROOT = Path("data")
 
@@ -78,7 +78,7 @@ def _folder(arguments: argparse.Namespace, name: str = "") -> Path:
     if arguments.data is not None:
         return Path(arguments.data)
     settings = load_settings()
-    return named(settings, "datasets", dataset_name).get(name) or settings.data or DEFAULT_ROOT
+    return named_table(settings, "datasets", dataset_name).get(name) or settings.data or DEFAULT_ROOT
 
 
 @verb
@@ -201,7 +201,7 @@ def _known(name: str, arguments: argparse.Namespace) -> str:
     own = dataset_name(name)
     if own in BENCHMARKS.names() and not is_own(own):
         return own
-    if arguments.data is None and own not in named(load_settings(), "datasets", dataset_name):
+    if arguments.data is None and own not in named_table(load_settings(), "datasets", dataset_name):
         return BENCHMARKS.resolve(name)  # which refuses it
     from datasets.own import own_folder
 
@@ -246,7 +246,7 @@ def run_sample(arguments: argparse.Namespace) -> int:
         for layout in samples.layouts(name) if every else (arguments.layout,):
             root = folder / name / layout if every else folder
             with _writing(root):
-                folder = samples.write(
+                folder = samples.write_samples(
                     name, root, layout=layout, images=arguments.images, seed=arguments.seed, size=size
                 )
             print(f"{name}: {folder} (layout {layout})")

@@ -11,7 +11,7 @@ from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.models.decoders import DECODERS
 from harness.progress import stages
-from harness.registry import METHODS, load_plugins, method_config, normalise
+from harness.registry import METHODS, canonical_spelling, load_plugins, method_config
 from harness.settings.options import add_plugins, plugins_of
 from harness.streams import say
 from harness.validation import parse_assignments
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = []
     with stages() as tell:
         tell("loading torch")
-        from harness.contract.matrix import examine, markdown, replace_section
+        from harness.contract.matrix import examine, matrix_markdown, replace_section
 
         for number, name in enumerate(names, start=1):
             tell(f"trying {name} ({number}/{len(names)})")
@@ -74,9 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps([row.as_json() for row in rows], indent=2))
     elif page is not None:
-        page.write_text(replace_section(page.read_text(encoding="utf-8"), markdown(rows)), encoding="utf-8")
+        page.write_text(replace_section(page.read_text(encoding="utf-8"), matrix_markdown(rows)), encoding="utf-8")
     else:
-        print(markdown(rows))
+        print(matrix_markdown(rows))
     for row in rows:
         for clause, seen in row.failures.items():
             print(f"{row.method}: {clause}: {seen}", file=sys.stderr)
@@ -91,7 +91,9 @@ def chosen_methods(text: str) -> list[str]:
     """
     words = [word for word in text.split(",") if word.strip()]
     names = [
-        name for word in words for name in (METHODS.names() if normalise(word) == "all" else [METHODS.resolve(word)])
+        name
+        for word in words
+        for name in (METHODS.names() if canonical_spelling(word) == "all" else [METHODS.resolve(word)])
     ]
     if not names:
         raise UsageError("--methods names no method")

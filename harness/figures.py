@@ -7,13 +7,13 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command
-from harness.drawing import FIGURES, draw, resolve
+from harness.drawing import FIGURES, draw, figure_named
 from harness.drawing.checking import figure_files, wrong_figures
 from harness.drawing.material import Material, NothingToDrawError, materials
 from harness.drawing.style import FORMATS, Format, encoded
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
-from harness.planning.pictures import pictures
+from harness.planning.pictures import network_images
 from harness.records.cost import CostStore
 from harness.records.evidence import EvidenceStore
 from harness.records.store import RecordStore
@@ -30,13 +30,13 @@ def main(argv: list[str] | None = None) -> int:
         return _check(options.results)
     if not options.names:
         raise UsageError(f"name a figure: all, {', '.join(FIGURES)}")
-    wanted = list(FIGURES) if "all" in options.names else [resolve(name) for name in options.names]
+    wanted = list(FIGURES) if "all" in options.names else [figure_named(name) for name in options.names]
     formats = _formats(options.format)
     found = materials(
         options.results,
         study=load_study(options.study) if options.study else None,
         baseline=options.baseline,
-        picture_of=pictures(options.results, data=options.data) if "masks" in wanted else None,
+        picture_of=network_images(options.results, data=options.data) if "masks" in wanted else None,
     )
     stores = (RecordStore, CostStore, EvidenceStore)
     say_skipped({path: reason for one in stores for path, reason in one(options.results).problems().items()})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command
-from harness.comparison.published import FOLDER, MARKS, PARAMETERS, Published, add, problems, read, read_file
+from harness.comparison.published import FOLDER, MARKS, PARAMETERS, Published, add, problems, read_file, read_published
 from harness.errors import UsageError
 from harness.registry import BENCHMARKS, METHODS
 
@@ -108,7 +108,7 @@ def _ask(options: argparse.Namespace) -> int:
 
 
 def _check(folder: Path) -> int:
-    cells = read(folder)
+    cells = read_published(folder)
     wrong = problems(cells, methods=METHODS.names())
     for line in wrong:
         print(line)

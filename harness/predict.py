@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         from harness.experiment.environment import own_device
         from harness.experiment.predicting import predict, scoring_command
 
-        request = asked(arguments)
+        request = request_of(arguments)
     with counter("predicting", len(request.images)) as progress:
         predicted = predict(request, device=own_device(), progress=progress)
     skipped = f", {predicted.skipped} were there already" if predicted.skipped else ""
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def asked(arguments: argparse.Namespace) -> Any:
+def request_of(arguments: argparse.Namespace) -> Any:
     """The request; torch is loaded here."""
     from harness.experiment.exporting import calibration_images, data_folder
     from harness.experiment.predicting import Predict, find_images

@@ -12,10 +12,10 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError
 from harness.files import write_atomically
-from harness.judging.definitions import FILE, read
+from harness.judging.definitions import FILE, read_claims
 from harness.records.store import RecordStore
 from harness.reporting.pages import images_below
-from harness.reporting.readings import curve, reading_page, with_readings
+from harness.reporting.readings import reading_page, specification_curve, with_readings
 from harness.reporting.writing import write
 from harness.settings.options import add_results, results_of
 from harness.streams import say_skipped
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     if options.plan:
         require_effect(options, "json", "figure", "protocol", without="with --plan, which reads no record")
-        print(plan_text(study), end="")
+        print(design_text(study), end="")
         return 0
     store = RecordStore(options.results)
     if not store.folder.is_dir():
@@ -45,26 +45,26 @@ def main(argv: list[str] | None = None) -> int:
     say_skipped(problems)
     protocol = options.protocol or study.protocol
     page = reading_page(
-        records, study, claims=read(options.claims), images_of=images_below(options.results), protocol=protocol
+        records, study, claims=read_claims(options.claims), images_of=images_below(options.results), protocol=protocol
     )
     text = write(page)
     path = options.results / "readings" / f"{study.name}.md"
     write_atomically(path, text)
     if options.figure:
-        from harness.reporting.specification import draw
+        from harness.reporting.specification import draw_specification
 
         for number, (grid, _, here) in enumerate(with_readings(records, study, protocol=protocol)):
             one = options.figure if not number else options.figure.with_stem(f"{options.figure.stem}-{number + 1}")
             caption = f"{grid.protocol}, hash {grid.protocol_hash}; bars: 95 % over seeds and images"
-            found = curve(grid, here, images_below(options.results))
-            draw(found, study.readings, one, baseline=study.table.baseline, caption=caption)
+            found = specification_curve(grid, here, images_below(options.results))
+            draw_specification(found, study.readings, one, baseline=study.table.baseline, caption=caption)
             print(f"written: {one}", file=sys.stderr)
     print(write(page, style="json") if options.json else text, end="")
     print(f"written: {path}", file=sys.stderr)
     return 0
 
 
-def plan_text(study: Study) -> str:
+def design_text(study: Study) -> str:
     """The fields, the readings and what the design cannot tell apart."""
     readings = study.readings
     assert readings is not None

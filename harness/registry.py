@@ -26,7 +26,7 @@ METHOD_GROUP = "sam_peft_harness.methods"
 BENCHMARK_GROUP = "sam_peft_harness.benchmarks"
 
 
-def normalise(name: str) -> str:
+def canonical_spelling(name: str) -> str:
     """One spelling for hyphens, underscores and any case: ``Trans10K-v1`` is ``trans10k_v1``."""
     return name.strip().lower().replace("-", "_")
 
@@ -60,7 +60,7 @@ class Registry:
         self.broken: dict[str, str] = {}
         """Entries of installed packages that `usable_names` found broken, with the reason."""
         for point in entry_points(group=group):
-            self._entries.setdefault(normalise(point.name), point)
+            self._entries.setdefault(canonical_spelling(point.name), point)
 
     def names(self) -> list[str]:
         return [*self._entries, *(name for name in self._loaded if name not in self._entries)]
@@ -85,7 +85,7 @@ class Registry:
         Raises:
             UsageError: unknown, with the nearest name.
         """
-        wanted = normalise(name)
+        wanted = canonical_spelling(name)
         by_letters = {known.replace("_", ""): known for known in self.names()}
         if wanted.replace("_", "") in by_letters:
             return by_letters[wanted.replace("_", "")]
@@ -119,7 +119,7 @@ class Registry:
 
     def refusal(self, name: str, loaded: type) -> str:
         """Why a plug-in's class may not join, empty where it may: its name is taken, or it cannot be used."""
-        name = normalise(name)
+        name = canonical_spelling(name)
         earlier = self._loaded.get(name)
         if name in self._entries or (earlier is not None and earlier.__module__ != loaded.__module__):
             return f"{self.kind} {name!r} exists already; give the plug-in's class another name"
@@ -137,7 +137,7 @@ class Registry:
 
     def add(self, name: str, loaded: type) -> None:
         """Register a plug-in's class that nothing refuses."""
-        self._loaded[normalise(name)] = loaded
+        self._loaded[canonical_spelling(name)] = loaded
 
 
 def config_fault(method: Any) -> str:
@@ -180,7 +180,7 @@ def dataset_name(name: str) -> str:
     try:
         return BENCHMARKS.resolve(name)
     except UsageError:
-        own = checked_name(normalise(name), what="the data set's name")
+        own = checked_name(canonical_spelling(name), what="the data set's name")
     if not re.fullmatch(r"[a-z0-9_]+", own) or own == "all":
         raise UsageError(f"the data set's name {name!r} must be of letters, digits, - and _, and not 'all'") from None
 
@@ -346,4 +346,4 @@ def load_plugin(path: Path) -> list[str]:
             raise UsageError(f"--plugin {path}: {reason}")
     for registry, called, value in found:
         registry.add(called, value)
-    return [normalise(called) for _, called, _ in found]
+    return [canonical_spelling(called) for _, called, _ in found]

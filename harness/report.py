@@ -8,10 +8,10 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
-from harness.html.build import Hands, Wanted, build
+from harness.html.build import Hands, Wanted, collect
 from harness.html.rendering import html
 from harness.planning.closed_form import trained_parameters
-from harness.planning.pictures import pictures
+from harness.planning.pictures import network_images
 from harness.protocols.load import card_rules
 from harness.settings.options import add_results, results_of
 from harness.streams import say
@@ -31,9 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     hands = Hands(
         card_of=card_rules,
         count_of=trained_parameters,
-        picture_of=pictures(root, data=options.data),
+        picture_of=network_images(root, data=options.data),
     )
-    content = build(root, wanted, hands)
+    content = collect(root, wanted, hands)
     for line in content.skipped:
         say(f"not counted: {line}")
     page = html(content)

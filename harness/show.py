@@ -15,7 +15,7 @@ from harness.errors import UsageError
 from harness.protocols.load import card_rules
 from harness.records.lookup import find_record
 from harness.records.store import RecordStore
-from harness.reporting.one_run import as_data, in_terminal
+from harness.reporting.one_run import in_terminal, record_as_data
 from harness.reporting.two_folders import folders_as_data, folders_in_terminal
 from harness.reporting.two_runs import compared, compared_in_terminal
 from harness.settings.options import add_results, results_of
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 0
     _print(
-        lambda: as_data(found[0], store, card_of=card_rules),
+        lambda: record_as_data(found[0], store, card_of=card_rules),
         lambda: in_terminal(found[0], store, card_of=card_rules),
         arguments,
     )

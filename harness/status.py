@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
             print_log(seen, arguments.logs)
         else:
             say_skipped(seen.problems)
-            print(json.dumps([as_data(run) for run in seen.runs.values()], indent=1))
+            print(json.dumps([run_as_data(run) for run in seen.runs.values()], indent=1))
         return 0
     ways: dict[bool, tuple[Callable[[], Any], Callable[..., str]]] = {
         True: (partial(look, results, sweep=arguments.sweep), failures),
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     look_again, in_words = ways[arguments.failed]
     if arguments.watch and sys.stdout.isatty():
-        return watch(look_again, in_words)
+        return watch_screen(look_again, in_words)
     while True:
         now = look_again()
         if arguments.failed:
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
         time.sleep(WATCH_SECONDS)
 
 
-def watch(look_again: Callable[[], Any], in_words: Callable[..., str]) -> int:
+def watch_screen(look_again: Callable[[], Any], in_words: Callable[..., str]) -> int:
     """Show the whole on a screen of its own, at the size that it has just now, until nothing is to come; then print it."""
     from rich.console import Console
     from rich.live import Live
@@ -285,7 +285,7 @@ def print_log(seen: Survey, key: str) -> None:
         sys.stdout.writelines(map(printable, lines))
 
 
-def as_data(run: RunState) -> dict[str, object]:
+def run_as_data(run: RunState) -> dict[str, object]:
     return {**asdict(run), "log": str(run.log) if run.log else None}
 
 

@@ -121,7 +121,7 @@ class Mixture(nn.Module):
         chosen = logits.argmax(dim=1)
         share = logits.softmax(dim=1).gather(1, chosen[:, None]).squeeze(1)
         gates = F.one_hot(chosen, len(self.experts)) * (share[:, None] if self.weighted else 1.0)
-        balance = squared_variation(gates.sum(dim=0)) + squared_variation(load(clean, logits, spread))
+        balance = squared_variation(gates.sum(dim=0)) + squared_variation(expert_load(clean, logits, spread))
         if not recomputing():  # the loss holds the first pass's; the recomputation only has to save the same tensors
             self.balance = balance
         return chosen, share
@@ -133,7 +133,7 @@ class Mixture(nn.Module):
         return self._epsilon
 
 
-def load(clean: Tensor, logits: Tensor, spread: Tensor) -> Tensor:
+def expert_load(clean: Tensor, logits: Tensor, spread: Tensor) -> Tensor:
     """Smooth number of maps each expert is chosen for, (experts,): 1701.06538, equations 8-10, with k = 1.
 
     Args:

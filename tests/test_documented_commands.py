@@ -53,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in FILES:
         (root / name).write_text(name)
     for name in BUILTIN:
-        samples.write(name, root / "DATA", images=24, size=32)
+        samples.write_samples(name, root / "DATA", images=24, size=32)
     shutil.make_archive(str(root / "kvasir-seg"), "zip", root / "DATA", "Kvasir-SEG")
     for folder in ("DIR", "P", "G", "MASKS", "photos", "results/mymodel", "Kvasir-SEG/masks"):
         (root / folder).mkdir(parents=True)
@@ -164,12 +164,12 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "harness.contract.matrix.examine": capability,
         "harness.costing.measure.measure": measured,
         "harness.experiment.exporting.export": lambda *_, **__: report,
-        "harness.evidence.__main__.asked": lambda *_: request,
-        "harness.evidence.measuring.measure": lambda *_, **__: evidence("k"),
+        "harness.evidence.__main__.measurement_of": lambda *_: request,
+        "harness.evidence.measuring.measure_insides": lambda *_, **__: evidence("k"),
         "harness.forgetting._with_state": lambda results, runs: list(runs),
         "harness.experiment.elsewhere.fits": lambda *_: True,
         "harness.forgetting._measured": lambda *_, **__: None,
-        "harness.predict.asked": lambda _: request,
+        "harness.predict.request_of": lambda _: request,
         "harness.experiment.predicting.predict": lambda *_, **__: report,
         "harness.experiment.predicting.scoring_command": lambda *_: "score",
     }.items():

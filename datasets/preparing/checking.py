@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from datasets.base import Benchmark, DatasetError, Pair, Splits
-from datasets.preparing.fingerprints import Fingerprint, exact_groups, fingerprint, label, near_pairs
+from datasets.preparing.fingerprints import Fingerprint, exact_groups, fingerprint_pair, label, near_pairs
 from datasets.preparing.progress import TellProgress
 from datasets.reading.folder_benchmark import SAMPLE_MARKER
 
@@ -113,7 +113,7 @@ def available_cores() -> int:
 
 
 def _describe(benchmark: Benchmark, item: tuple[str, Pair]) -> Fingerprint:
-    return fingerprint(benchmark, *item)
+    return fingerprint_pair(benchmark, *item)
 
 
 def _counted(found: Iterable[Fingerprint], total: int, progress: TellProgress) -> Iterable[Fingerprint]:

@@ -156,7 +156,7 @@ def sha256_of(path: Path, *, progress: TellProgress) -> str:
     return digest.hexdigest()
 
 
-def verify(archive: Archive, *, sha256: str | None, size: int | None, data_root: Path) -> str:
+def verify_archive(archive: Archive, *, sha256: str | None, size: int | None, data_root: Path) -> str:
     """Compare with what is known: what the user states, or else what the same source was when it came the last time.
 
     Returns:

@@ -67,7 +67,7 @@ class Fingerprint:
     bits: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(HASH_SIDE * HASH_SIDE, bool))
 
 
-def fingerprint(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprint:
+def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprint:
     """Decode a pair and describe it; errors are part of the description."""
     try:
         image_file = open_image(pair.image)

@@ -76,7 +76,7 @@ def prepare(
     data_root.mkdir(parents=True, exist_ok=True)
     archives = [downloading.obtain(source, data_root, progress=progress) for source in sources]
     verified = [
-        downloading.verify(
+        downloading.verify_archive(
             archive,
             sha256=sha256[number] if sha256 else None,
             size=sizes[number] if sizes else None,

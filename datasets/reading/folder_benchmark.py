@@ -11,7 +11,7 @@ import numpy as np
 
 from datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits
 from datasets.reading import decoding, lists, splitting
-from datasets.reading.layouts import Layout, plain, recognise, subfolders
+from datasets.reading.layouts import Layout, plain_folder_name, recognise, subfolders
 from datasets.reading.lists import Arranged, Pairs
 from datasets.reading.opening import stored_size
 from datasets.reading.pairing import Paired
@@ -77,8 +77,8 @@ class FolderBenchmark(Benchmark):
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
             raise DatasetError(f"no folder {data_root}; {self._how_to_get()}")
-        known = {plain(name) for name in self.folders}
-        named = [path for path in subfolders(data_root) if plain(path.name) in known]
+        known = {plain_folder_name(name) for name in self.folders}
+        named = [path for path in subfolders(data_root) if plain_folder_name(path.name) in known]
         candidates = [data_root] if recognise(data_root, self.layouts()) else []
         for folder in named:
             candidates += self.inside(folder)

@@ -16,7 +16,7 @@ Keep = Callable[[str], bool]
 Probe = Callable[[Path], bool]
 
 
-def plain(name: str) -> str:
+def plain_folder_name(name: str) -> str:
     """A folder name without case, spaces, dots, hyphens and underscores: re-packs differ in these."""
     return re.sub(r"[^a-z0-9]", "", name.casefold())
 
@@ -29,17 +29,17 @@ def subfolders(folder: Path) -> list[Path]:
         return []
 
 
-def resolve(root: Path, relative: str) -> Path | None:
+def resolve_folder(root: Path, relative: str) -> Path | None:
     """The folder ``relative`` below ``root``, or None.
 
-    Names are compared by `plain`; ``a|b`` accepts either; ``NAME/NAME``, which unpacking an archive into a folder of
+    Names are compared by `plain_folder_name`; ``a|b`` accepts either; ``NAME/NAME``, which unpacking an archive into a folder of
     its own name leaves behind, counts as ``NAME``.
     """
     here = root
     for component in [part for part in relative.split("/") if part]:
         exact = next((here / name for name in component.split("|") if (here / name).is_dir()), None)
-        wanted = {plain(name) for name in component.split("|")}
-        found = exact or next((path for path in subfolders(here) if plain(path.name) in wanted), None)
+        wanted = {plain_folder_name(name) for name in component.split("|")}
+        found = exact or next((path for path in subfolders(here) if plain_folder_name(path.name) in wanted), None)
         if found is None:
             return None
         inner = subfolders(found)
@@ -112,26 +112,28 @@ class FolderLayout(Layout):
 
     def matches(self, root: Path) -> bool:
         for name, part in self.parts.items():
-            if name not in self.optional and (resolve(root, part.images) is None or resolve(root, part.masks) is None):
+            if name not in self.optional and (
+                resolve_folder(root, part.images) is None or resolve_folder(root, part.masks) is None
+            ):
                 return False
         return self.probe is None or self.probe(root)
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
         found: dict[str, Paired] = {}
         for name, part in self.parts.items():
-            images, masks = resolve(root, part.images), resolve(root, part.masks)
+            images, masks = resolve_folder(root, part.images), resolve_folder(root, part.masks)
             if images is None or masks is None:
                 continue
             key = name.partition("+")[0]
             paired = pair_folders(images, masks, keep=part.keep)
-            found[key] = join(found[key], paired) if key in found else paired
+            found[key] = joined_parts(found[key], paired) if key in found else paired
         return found
 
     def image_folders(self, root: Path) -> set[Path]:
-        return {folder for part in self.parts.values() if (folder := resolve(root, part.images)) is not None}
+        return {folder for part in self.parts.values() if (folder := resolve_folder(root, part.images)) is not None}
 
 
-def join(first: Paired, second: Paired) -> Paired:
+def joined_parts(first: Paired, second: Paired) -> Paired:
     """Two folders as one part."""
     return Paired(
         pairs=first.pairs + second.pairs,

@@ -1,6 +1,6 @@
 """Generated sample data sets in the layouts and encodings of the real archives, traps included. Deterministic, quick.
 
-    path = datasets.samples.write("kvasir", Path("data"), seed=0)
+    path = datasets.samples.write_samples("kvasir", Path("data"), seed=0)
 
 Every sample carries a marker, so that no table can pass it off as the benchmark.
 """
@@ -20,7 +20,7 @@ from PIL import Image
 from datasets.base import DatasetError
 from datasets.reading.folder_benchmark import SAMPLE_MARKER
 from datasets.samples.extras import add_extras
-from datasets.samples.scenes import Scene, draw, shape_of
+from datasets.samples.scenes import Scene, draw_scene, shape_of
 from datasets.samples.trees import RECIPES, Recipe, Tree
 
 DEFAULT_IMAGES = 36
@@ -38,7 +38,7 @@ def layouts(name: str) -> tuple[str, ...]:
     return tuple(_recipe(name).trees)
 
 
-def write(
+def write_samples(
     name: str,
     root: Path,
     *,
@@ -127,7 +127,7 @@ def scene(name: str, index: int, *, seed: int = 0, size: int = DEFAULT_SIZE) -> 
     """The ``index``-th scene of a sample before it is encoded: what a reader must get back."""
     recipe = _recipe(name)
     generator = np.random.default_rng([seed, *name.encode(), index])
-    return draw(generator, shape_of(index, size, square=recipe.square), recipe.palette)
+    return draw_scene(generator, shape_of(index, size, square=recipe.square), recipe.palette)
 
 
 def stem(name: str, index: int, *, images: int = DEFAULT_IMAGES) -> str:

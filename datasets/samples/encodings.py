@@ -45,7 +45,7 @@ def one_bit(path: Path, classes: Array) -> None:
     Image.fromarray(classes.astype(bool)).save(path)
 
 
-def palette(path: Path, classes: Array) -> None:
+def palette_png(path: Path, classes: Array) -> None:
     """Palette indices 0 and 1, coloured black and dark red: the grey view is 0 and 38 (Leaf)."""
     image = Image.fromarray(classes)
     image.putpalette([0, 0, 0, *VOC_RED])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.samples.scenes import Palette, draw
+from datasets.samples.scenes import Palette, draw_scene
 from datasets.samples.trees import Stem, Tree, cvc_stem, kvasir_stem
 
 Rows = dict[str, list[tuple[str, str]]]
@@ -75,7 +75,7 @@ def _foreign(folder: Path, tree: Tree, generator: np.random.Generator, size: int
     palette = Palette(background=(178, 92, 78), foreground=((228, 158, 70),))
     added = []
     for index in range(_OTHERS):
-        scene = draw(generator, (size, size), palette)
+        scene = draw_scene(generator, (size, size), palette)
         image = f"{images}/{stem(index, _OTHERS)}{tree.image_suffix}"
         mask = f"{masks}/{stem(index, _OTHERS)}{tree.mask_names[0]}"
         Image.fromarray(scene.image).save(folder / image)

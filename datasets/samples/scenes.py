@@ -53,7 +53,7 @@ def shape_of(index: int, side: int, *, square: bool) -> Shape:
     return round(side * height) | 1 if index % 2 else round(side * height), round(side * width)
 
 
-def draw(generator: np.random.Generator, shape: Shape, palette: Palette) -> Scene:
+def draw_scene(generator: np.random.Generator, shape: Shape, palette: Palette) -> Scene:
     """One scene: smooth noise over the background, one to three coloured objects, each of one class."""
     height, width = shape
     classes = np.zeros(shape, dtype=np.uint8)

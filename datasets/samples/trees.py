@@ -209,17 +209,17 @@ RECIPES: Mapping[str, Recipe] = {
                 parts={"all": ("data/data/images", "data/data/masks")},
                 image_suffix=".jpg",
                 mask_names=(".png",),
-                encode=(encodings.palette,),
+                encode=(encodings.palette_png,),
             ),
             "flat": Tree(
                 folder="leaf_disease",
                 parts={"all": ("images", "masks")},
                 image_suffix=".jpg",
                 mask_names=(".png",),
-                encode=(encodings.palette,),
+                encode=(encodings.palette_png,),
             ),
             "autogluon": _autogluon(
-                "leaf_disease_segmentation", suffix=".jpg", mask_name=".png", encode=(encodings.palette,)
+                "leaf_disease_segmentation", suffix=".jpg", mask_name=".png", encode=(encodings.palette_png,)
             ),
         },
     ),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from harness.records.schema import Record
 
 
-def version(record: Record) -> str:
+def version_of(record: Record) -> str:
     """The code that made a record: its snapshot, or commit with the hash of uncommitted changes."""
     environment = record.environment
     commit, dirty = environment.get("commit", "")[:10], environment.get("dirty", "")[:6]
@@ -22,7 +22,7 @@ def version(record: Record) -> str:
 def stale_versions(records: Iterable[Record]) -> set[str]:
     """Every version but that of the record finished last."""
     known = list(records)
-    return {version(record) for record in known} - {version(_latest(known))} if known else set()
+    return {version_of(record) for record in known} - {version_of(_latest(known))} if known else set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,8 @@ def code_differences(records: Sequence[Record]) -> CodeDifferences:
             alike = [record for record in told if kind(record) == value]
             newest = _latest(alike).environment.get(name)
             touched |= {record.key for record in alike if record.environment.get(name) != newest}
-    untold = {version(record) for record in records if not record.environment.get("numbers")}
-    newest_version = {version(_latest(records))} if records else set()
+    untold = {version_of(record) for record in records if not record.environment.get("numbers")}
+    newest_version = {version_of(_latest(records))} if records else set()
     return CodeDifferences(touched=frozenset(touched), untold=tuple(sorted(untold - newest_version)))
 
 

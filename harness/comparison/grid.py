@@ -131,7 +131,9 @@ def sheets(records: Iterable[Record]) -> dict[Sheet, list[Record]]:
     return {key: sorted(found[key], key=lambda record: record.key) for key in sorted(found)}
 
 
-def build(sheet: Sheet, records: Sequence[Record], *, study: Study | None = None, metrics: Sequence[str] = ()) -> Grid:
+def build_grid(
+    sheet: Sheet, records: Sequence[Record], *, study: Study | None = None, metrics: Sequence[str] = ()
+) -> Grid:
     """The grid of one sheet; with a study, all its rows, benchmarks and seeds, records or not.
 
     Without a study, a cell's seeds are those that its sweeps planned (`Run.planned_seeds`), and a row has a cell on the
@@ -185,13 +187,13 @@ def grids(records: Iterable[Record], *, study: Study | None = None, metrics: Seq
     """A grid a sheet. With a study: sheets of its protocol, and others where at least half of its rows were run.
 
     Args:
-        metrics: see `build`.
+        metrics: see `build_grid`.
     """
     found = []
     for sheet, members in sheets(records).items():
         protocol, _, backbone, _ = sheet
         if study is None:
-            found.append(build(sheet, members, metrics=metrics))
+            found.append(build_grid(sheet, members, metrics=metrics))
             continue
         if study.backbones and backbone not in study.backbones:
             continue
@@ -201,7 +203,7 @@ def grids(records: Iterable[Record], *, study: Study | None = None, metrics: Seq
         if protocol != study.protocol:  # what another protocol has not run of the study is no gap
             there = {record.run.benchmark for record in members}
             here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
-        grid = build(sheet, members, study=here, metrics=metrics)
+        grid = build_grid(sheet, members, study=here, metrics=metrics)
         filled = sum(any(is_run(record) for record in mine) for mine in grid.members.values())
         if filled and (protocol == study.protocol or 2 * filled >= len(grid.rows)):
             found.append(grid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.comparison.code_versions import stale_versions, version
+from harness.comparison.code_versions import stale_versions, version_of
 from harness.comparison.columns import Column
 from harness.comparison.grid import Grid, GridCell, Row, is_run
 from harness.comparison.paired import Difference
@@ -41,7 +41,7 @@ def of_cell(folder: Folder, grid: Grid, index: int, place: int) -> list[str]:
     used = [record for record in cell.records if is_run(record)]
     stale = stale_versions(grid.records)
     for record in sorted(used, key=lambda one: (one.run.seed, one.key)):
-        lines += _run(record, cell, folder.store, stale=version(record) in stale)
+        lines += _run(record, cell, folder.store, stale=version_of(record) in stale)
     lines += [f"  seed {seed}: no record" for seed, code in sorted(cell.codes.items()) if code == "MISSING"]
     lines += _left_out(grid, row, column, cell, folder.records)
     keys = {record.key for record in used}
@@ -87,10 +87,10 @@ def _parts(estimate: Estimate) -> list[str]:
         return [f"  mean {estimate.mean:+.4f} of one seed: no interval"]
     parts = [("seeds", estimate.seeds), *zip(("images", "seeds × images"), estimate.rest, strict=False)]
     words = ", ".join(f"{name} SE {part.variance**0.5:.4f} (df {part.df:.4g})" for name, part in parts)
-    return [f"  mean {estimate.mean:+.4f}, 95 % interval {bounds(interval)}; its parts: {words}"]
+    return [f"  mean {estimate.mean:+.4f}, 95 % interval {interval_text(interval)}; its parts: {words}"]
 
 
-def bounds(interval: Interval) -> str:
+def interval_text(interval: Interval) -> str:
     return f"[{interval.low:+.4f}, {interval.high:+.4f}]"
 
 
@@ -138,8 +138,8 @@ def _run(record: Record, cell: GridCell, store: RecordStore, *, stale: bool) -> 
     lines = [
         f"  seed {seed}: {outcome}{epoch}",
         f"    key {record.key}, configuration {configuration(record)[:8]}"
-        + (f" (changed: {pairs(record.run.changed)})" if record.run.changed else ""),
-        f"    code {version(record)}{' (not the latest of this table)' if stale else ''}, attempts {record.attempts}"
+        + (f" (changed: {_pairs(record.run.changed)})" if record.run.changed else ""),
+        f"    code {version_of(record)}{' (not the latest of this table)' if stale else ''}, attempts {record.attempts}"
         + (f", finished {record.finished}" if record.finished else "")
         + (f", on {where}" if where else ""),
     ]
@@ -150,7 +150,7 @@ def configuration(record: Record) -> str:
     return content_hash(hashed_options(record.run.method_config))
 
 
-def pairs(changed: dict[str, object]) -> str:
+def _pairs(changed: dict[str, object]) -> str:
     return ", ".join(f"{name}={changed[name]}" for name in sorted(changed))
 
 
@@ -174,6 +174,6 @@ def _left_out(grid: Grid, row: Row, column: Column, cell: GridCell, records: Seq
         if cell.planned and run.seed not in cell.planned:
             reasons.append(f"seed {run.seed}")
         if not reasons:
-            reasons.append(f"configuration {configuration(record)[:8]} ({pairs(run.changed) or 'as the protocol'})")
+            reasons.append(f"configuration {configuration(record)[:8]} ({_pairs(run.changed) or 'as the protocol'})")
         lines.append(f"  left out: {record.key} ({run.variant}, seed {run.seed}): {', '.join(reasons)}")
     return lines

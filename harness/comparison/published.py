@@ -110,7 +110,7 @@ def parse_settings(text: str) -> dict[str, Any]:
 COLUMNS = tuple(f.name for f in fields(Published) if f.name != "paper")
 
 
-def read(folder: Path = FOLDER) -> list[Published]:
+def read_published(folder: Path = FOLDER) -> list[Published]:
     """Every cell of every paper, in the order of the files.
 
     Raises:
@@ -120,7 +120,7 @@ def read(folder: Path = FOLDER) -> list[Published]:
 
 
 def read_file(path: Path) -> list[Published]:
-    """Raises as `read`."""
+    """Raises as `read_published`."""
     try:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

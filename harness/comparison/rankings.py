@@ -55,7 +55,7 @@ def chance_in_words(agreement: stats.Agreement) -> str:
     return f"{round(agreement.p * orders)} of {orders} orders"
 
 
-def bounds(interval: stats.Interval | None) -> str:
+def interval_bounds(interval: stats.Interval | None) -> str:
     return "– (one seed)" if interval is None else f"[{interval.low:+.2f}, {interval.high:+.2f}]"
 
 

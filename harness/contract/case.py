@@ -82,7 +82,7 @@ class ContractCase:
     def trained(self, *, seed: int = 0) -> tuple[Segmenter, Method]:
         """Attached and trained for a few steps at a high rate, so that the adapter acts."""
         segmenter, method = self.attached(seed=seed)
-        train(segmenter, method, self, steps=STEPS)
+        train_steps(segmenter, method, self, steps=STEPS)
         return segmenter, method
 
     def loss(self, segmenter: Segmenter, method: Method) -> Tensor:
@@ -100,10 +100,10 @@ class ContractCase:
         return loss if extra is None else loss + extra
 
 
-def train(segmenter: Segmenter, method: Method, subject: ContractCase, *, steps: int) -> list[float]:
+def train_steps(segmenter: Segmenter, method: Method, subject: ContractCase, *, steps: int) -> list[float]:
     """Train what the method's groups name, all roles on every step; returns the losses."""
     segmenter.train()
-    optimiser = torch.optim.AdamW(trained_parameters(method).values(), lr=1e-2, weight_decay=1e-2)
+    optimiser = torch.optim.AdamW(grouped_parameters(method).values(), lr=1e-2, weight_decay=1e-2)
     losses = []
     for _ in range(steps):
         optimiser.zero_grad()
@@ -114,7 +114,7 @@ def train(segmenter: Segmenter, method: Method, subject: ContractCase, *, steps:
     return losses
 
 
-def trained_parameters(method: Method) -> dict[str, nn.Parameter]:
+def grouped_parameters(method: Method) -> dict[str, nn.Parameter]:
     """Everything in the method's parameter groups, by full name."""
     return {name: parameter for group in method.parameter_groups() for name, parameter in group.named.items()}
 

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from harness.contract.case import STEPS, ContractCase, logits, train, trained_parameters
+from harness.contract.case import STEPS, ContractCase, grouped_parameters, logits, train_steps
 from harness.contract.declared import properties, schedule
-from harness.contract.merging import merge
+from harness.contract.merging import declared_merges
 from harness.contract.placement import placement
-from harness.contract.violation import first, refusal, require
+from harness.contract.violation import first, must_refuse, require
 from harness.models.catalog import trained_in_decoder
 from harness.models.decoders import DECODERS
 from harness.models.segmenter import Segmenter
@@ -49,7 +49,7 @@ def identity(subject: ContractCase) -> str:
 def gradient(subject: ContractCase) -> str:
     """Gradient reaches exactly the declared parameters, each within three steps unless a router passes it by."""
     segmenter, method = subject.attached()
-    declared = trained_parameters(method)
+    declared = grouped_parameters(method)
     marked = {name for name, parameter in segmenter.named_parameters() if parameter.requires_grad}
     require(set(declared) == marked, f"groups and requires_grad differ: {first(set(declared) ^ marked)}")
     decoder = {name for name, _ in segmenter.decoder_parameters()}
@@ -77,7 +77,7 @@ def gradient(subject: ContractCase) -> str:
     return f"{len(reached)} of {len(marked)} tensors within {STEPS} steps" + (" (routed)" if routed else "")
 
 
-def count(subject: ContractCase) -> str:
+def parameter_count(subject: ContractCase) -> str:
     """The trainable parameters of encoder and of mask decoder equal the closed forms of the configuration."""
     segmenter, method = subject.attached()
     attached = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
@@ -97,8 +97,8 @@ def frozen(subject: ContractCase) -> str:
     before = {name: tensor.detach().clone() for name, tensor in {**parameters, **buffers}.items()}
     method = subject.method(subject.config, seed=0)
     method.attach(segmenter)
-    train(segmenter, method, subject, steps=STEPS)
-    trained = {id(parameter) for parameter in trained_parameters(method).values()}
+    train_steps(segmenter, method, subject, steps=STEPS)
+    trained = {id(parameter) for parameter in grouped_parameters(method).values()}
     kept = {name: tensor for name, tensor in {**parameters, **buffers}.items() if id(tensor) not in trained}
     changed = {name for name, tensor in kept.items() if not torch.equal(tensor, before[name])}
     require(not changed, f"training changes {first(changed)}, which is frozen")
@@ -109,7 +109,7 @@ def state(subject: ContractCase) -> str:
     """The state restores bit-identical outputs from a small file, and refuses foreign names and shapes."""
     segmenter, method = subject.trained(seed=1)
     saved = method.state()
-    trained = trained_parameters(method)
+    trained = grouped_parameters(method)
     own = set(method.own_buffers())
     require(
         set(saved) == set(trained) | own,
@@ -135,7 +135,7 @@ def state(subject: ContractCase) -> str:
         {**saved, "foreign": saved[name]},
         {**saved, name: torch.zeros(1, 2, 3)},
     ):
-        with refusal("a state with a missing, foreign or misshapen tensor is accepted"):
+        with must_refuse("a state with a missing, foreign or misshapen tensor is accepted"):
             restored.load_state(broken)
     return f"{size} bytes"
 
@@ -147,7 +147,7 @@ def determinism(subject: ContractCase) -> str:
         torch.rand(burn)  # another position of the global generator must not matter
         before = torch.get_rng_state()
         segmenter, method = subject.attached(seed=3)
-        losses.append(train(segmenter, method, subject, steps=2))
+        losses.append(train_steps(segmenter, method, subject, steps=2))
         require(torch.equal(torch.get_rng_state(), before), "draws from torch's global generator")
         states.append(method.state())
     require(losses[0] == losses[1], f"losses differ between two equal runs: {losses[0]} and {losses[1]}")
@@ -156,7 +156,7 @@ def determinism(subject: ContractCase) -> str:
     return "two runs, the same bits"
 
 
-def autocast(subject: ContractCase) -> str:
+def finite_under_autocast(subject: ContractCase) -> str:
     """Loss and gradients stay finite under bf16 autocast, parameters stay float32."""
     segmenter, method = subject.trained()
     segmenter.zero_grad()
@@ -164,7 +164,7 @@ def autocast(subject: ContractCase) -> str:
         loss = subject.loss(segmenter, method)
     loss.backward()
     require(bool(loss.isfinite()), f"the loss is {float(loss.detach())} under bf16 autocast")
-    for name, parameter in trained_parameters(method).items():
+    for name, parameter in grouped_parameters(method).items():
         require(parameter.dtype == torch.float32, f"{name} became {parameter.dtype}")
         require(parameter.grad is None or bool(parameter.grad.isfinite().all()), f"gradient of {name} is not finite")
     return f"loss {float(loss.detach()):.3f}"
@@ -186,7 +186,7 @@ def checkpointing(subject: ContractCase) -> str:
     sizes = []
     for recompute in (False, True):
         segmenter, method = subject.attached(recompute=recompute, seed=4)
-        train(segmenter, method, subject, steps=1)
+        train_steps(segmenter, method, subject, steps=1)
         segmenter.zero_grad()
         loss, size = _loss_and_kept_bytes(subject, segmenter, method)
         sizes.append(size)
@@ -225,17 +225,17 @@ def _loss_and_kept_bytes(subject: ContractCase, segmenter: Segmenter, method: Me
 CHECKS: dict[str, Check] = {
     "identity": identity,
     "gradient": gradient,
-    "count": count,
+    "count": parameter_count,
     "frozen": frozen,
     "state": state,
     "determinism": determinism,
-    "autocast": autocast,
+    "autocast": finite_under_autocast,
     "batch": batch,
     "checkpointing": checkpointing,
     "placement": placement,
     "schedule": schedule,
     "properties": properties,
-    "merge": merge,
+    "merge": declared_merges,
 }
 
 

@@ -92,7 +92,7 @@ def examine(
     except UsageError:
         raise
     except Exception as error:
-        failures[f"count@{backbone}"] = describe(error)
+        failures[f"count@{backbone}"] = _describe(error)
         return Capability(method=name, backbone=backbone, decoder=decoder, failures=failures)
 
 
@@ -105,7 +105,7 @@ def run_contract(method: type[Method], config: MethodConfig, *, decoder: Decoder
             try:
                 check(subject)
             except Exception as error:  # a plug-in may raise anything, and the other methods still want their turn
-                failures[f"{clause}@{backbone}"] = describe(error)
+                failures[f"{clause}@{backbone}"] = _describe(error)
     return failures
 
 
@@ -148,13 +148,13 @@ def capability(
     )
 
 
-def describe(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     """The first line of an error, with its type where it is not one of ours."""
     line = (str(error).strip().splitlines() or [""])[0]
     return line if isinstance(error, AssertionError | UsageError | MethodError) else f"{type(error).__name__}: {line}"
 
 
-def markdown(rows: Iterable[Capability]) -> str:
+def matrix_markdown(rows: Iterable[Capability]) -> str:
     """The matrix as a markdown table, the same bytes for the same rows."""
     rows = list(rows)
     backbone = rows[0].backbone if rows else ""

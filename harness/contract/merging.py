@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from harness.contract.case import ContractCase, logits
-from harness.contract.violation import Violation, first, refusal, require
+from harness.contract.violation import Violation, first, must_refuse, require
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import Segmenter
@@ -15,14 +15,14 @@ MERGE_TOLERANCE = 1e-4
 """Relative, of ``exact`` and ``conv`` merges; ``calibrated`` approximates and only has to report its error truly."""
 
 
-def merge(subject: ContractCase) -> str:
+def declared_merges(subject: ContractCase) -> str:
     """Every declared mode merges within its tolerance and reports truly; every other mode is refused."""
     modes: tuple[MergeMode, ...] = ("exact", "conv", "calibrated")
     seen = []
     for mode in modes:
         _, method = subject.attached()
         if mode not in method.merge_modes:
-            with refusal(f"{mode} is not among its merge modes and is accepted"):
+            with must_refuse(f"{mode} is not among its merge modes and is accepted"):
                 method.merge(mode, calibration=[subject.images], held_out=[subject.images])
             continue
         seen.append(_merged(subject, mode))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from harness.contract.case import ContractCase
-from harness.contract.violation import refusal, require
+from harness.contract.violation import must_refuse, require
 from harness.models.segmenter import Segmenter
 from methods.parts.placement import MethodError, parse_blocks
 
@@ -33,7 +33,7 @@ def placement(subject: ContractCase) -> str:
             finite = math.isfinite(float(segmenter(subject.images).masks.sum()))
         require(finite, f"sites={sites}: the logits are not finite")
     for nonsense in ("no-such-blocks", str(subject.shape.depth)):
-        with refusal(f"blocks={nonsense!r} is accepted"):
+        with must_refuse(f"blocks={nonsense!r} is accepted"):
             _with(subject, blocks=nonsense).attached()
     return "blocks, sites" if "sites" in names else "blocks"
 

@@ -19,7 +19,7 @@ def require(truth: bool, message: str) -> None:  # noqa: FBT001 - reads like an 
 
 
 @contextmanager
-def refusal(message: str) -> Iterator[None]:
+def must_refuse(message: str) -> Iterator[None]:
     """The code inside must raise `MethodError`; ``message`` says what is wrong if it does not."""
     try:
         yield

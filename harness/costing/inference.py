@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.costing.contestant import Contestant
 from harness.costing.device import CLOCKS
 from harness.costing.live import LiveBytes
-from harness.costing.memory import bytes_of
+from harness.costing.memory import storage_bytes
 from harness.costing.roster import Roster, release, why
 from harness.costing.session import Session
 from harness.training.feeding import autocast
@@ -90,7 +90,7 @@ def _infer(model: Any, images: Tensor, session: Session) -> None:
 
 def _inference_peak(model: Any, images: Tensor, session: Session) -> int:
     known = [*model.parameters(), *model.buffers(), images]
-    own = bytes_of(known) - bytes_of([images])
+    own = storage_bytes(known) - storage_bytes([images])
     _infer(model, images, session)
     if session.device.type == "cuda":
         before = torch.cuda.memory_allocated(session.device)

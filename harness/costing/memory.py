@@ -18,7 +18,7 @@ def peak_memory(subject: Contestant, phase: StepKind) -> dict[str, int]:
     device = subject.device
     subject.step(phase)  # creates what the optimiser keeps, if no step did before
     own = subject.resident()
-    resident = sum(bytes_of(tensors) for tensors in own.values())
+    resident = sum(storage_bytes(tensors) for tensors in own.values())
     known = [tensor for tensors in own.values() for tensor in tensors]
     counter = LiveBytes(known)
     if device.type == "cuda":
@@ -40,12 +40,12 @@ def peak_memory(subject: Contestant, phase: StepKind) -> dict[str, int]:
     return {
         "allocated": resident + peak,
         "reserved": resident + max(peak_reserved, peak),
-        "weights": bytes_of(own["weights"]),
-        "optimiser": bytes_of(own["optimiser"]),
+        "weights": storage_bytes(own["weights"]),
+        "optimiser": storage_bytes(own["optimiser"]),
         "gradients": gradients,
         "activations": kept,
     }
 
 
-def bytes_of(tensors: Iterable[Tensor]) -> int:
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -109,7 +109,7 @@ def give_up(
     return record
 
 
-def judge(starts: Sequence[Attempt], *, limit: int, before: int = 0) -> tuple[End, str] | None:
+def reason_to_give_up(starts: Sequence[Attempt], *, limit: int, before: int = 0) -> tuple[End, str] | None:
     """Whether a run without a record has to be given up after these starts, and why; None if it may be started again.
 
     Args:
@@ -151,7 +151,7 @@ def settle(
     if starts and not starts[-1].end:
         close(folder, starts[-1], end, detail)
         starts = attempts(folder)
-    verdict = judge(starts, limit=planned.limit, before=planned.before)
+    verdict = reason_to_give_up(starts, limit=planned.limit, before=planned.before)
     if verdict is None:
         return None
     return give_up(

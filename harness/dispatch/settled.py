@@ -16,15 +16,15 @@ def settled(results: Path, key: str, *, replaces: str) -> Record | None:
 
 
 def settles(record: Record | Ending, *, replaces: str) -> bool:
-    return record.code == "OK" or fingerprint(record) != replaces
+    return record.code == "OK" or ending_fingerprint(record) != replaces
 
 
-def fingerprint(record: Record | Ending) -> str:
+def ending_fingerprint(record: Record | Ending) -> str:
     """Tells the records of two endings of one run apart, without comparing clocks of two machines."""
     return content_hash([record.code, record.attempts, record.finished])
 
 
 def fingerprint_at(results: Path, key: str) -> str:
-    """`fingerprint` of the record there is, empty without one."""
+    """`ending_fingerprint` of the record there is, empty without one."""
     record = RecordStore(results).find(key)
-    return fingerprint(record) if record is not None else ""
+    return ending_fingerprint(record) if record is not None else ""

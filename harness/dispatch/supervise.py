@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from harness.dispatch.attempt_end import give_up, gpu_hours, judge, last_line, oom_kills
+from harness.dispatch.attempt_end import give_up, gpu_hours, last_line, oom_kills, reason_to_give_up
 from harness.dispatch.attempts import (
     BEATS_PER_LEASE,
     Attempt,
@@ -216,7 +216,7 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumst
         said = last_line(results, job.run.key, lease.attempt.number)
         lease.release("killed", f"exit status {code}" + (f": {said}" if said else ""))
     starts = attempts(lease.folder)
-    verdict = judge(starts, limit=circumstances.limit, before=circumstances.before)
+    verdict = reason_to_give_up(starts, limit=circumstances.limit, before=circumstances.before)
     if verdict is None:
         return "crashed"
     _give_up(job, starts, verdict, circumstances)
@@ -224,7 +224,7 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumst
 
 
 def _exhausted(job: Job, starts: list[Attempt], circumstances: Circumstances) -> StartOutcome:
-    verdict = judge(starts, limit=circumstances.limit, before=circumstances.before)
+    verdict = reason_to_give_up(starts, limit=circumstances.limit, before=circumstances.before)
     _give_up(job, starts, verdict or ("killed", f"started {len(starts)} times without finishing"), circumstances)
     return "failed"
 

@@ -33,7 +33,7 @@ FIGURES: Mapping[str, str] = {
 """Name -> what it shows."""
 
 
-def resolve(name: str) -> str:
+def figure_named(name: str) -> str:
     """Raises UsageError for an unknown figure, with the nearest name."""
     if name not in FIGURES:
         raise UsageError(f"unknown figure {name!r}{did_you_mean(name, ['all', *FIGURES])}")
@@ -46,7 +46,7 @@ def draw(name: str, material: Material) -> Iterator[tuple[str, Drawing]]:
     Raises:
         NothingToDrawError: the records do not hold what it shows.
     """
-    module = import_module(f"harness.drawing.{resolve(name).replace('-', '_')}")
+    module = import_module(f"harness.drawing.{figure_named(name).replace('-', '_')}")
     with styled():
         drawings: list[Drawing] = module.draw(material)
     for drawing in drawings:

@@ -67,17 +67,17 @@ def main(argv: list[str] | None = None) -> int:
     store = EvidenceStore(results)
     require_writable(store.folder)
 
-    from harness.evidence.measuring import measure
+    from harness.evidence.measuring import measure_insides
     from harness.experiment.environment import own_device
 
     for run in runs:
         with stages() as tell:
-            record = measure(asked(arguments, run), device=own_device(), tell=tell)
-        print(f"{store.write(record)}: {summary(run, record)}")
+            record = measure_insides(measurement_of(arguments, run), device=own_device(), tell=tell)
+        print(f"{store.write(record)}: {_summary(run, record)}")
     return 0
 
 
-def asked(arguments: argparse.Namespace, run: Run) -> Any:
+def measurement_of(arguments: argparse.Namespace, run: Run) -> Any:
     """The request for one run; torch is loaded here."""
     from harness.evidence.measuring import Measure
     from harness.experiment.exporting import data_folder
@@ -98,7 +98,7 @@ def asked(arguments: argparse.Namespace, run: Run) -> Any:
     )
 
 
-def summary(run: Run, record: EvidenceRecord) -> str:
+def _summary(run: Run, record: EvidenceRecord) -> str:
     """One line: windowed and global blocks apart, trained against frozen."""
     told = [f"{run.variant} on {run.benchmark}, seed {run.seed}, {len(record.images)} images"]
     for name, blocks in (

@@ -1,4 +1,4 @@
-"""One finished run's best model against its frozen backbone, on test images: `measure` makes its evidence record."""
+"""One finished run's best model against its frozen backbone, on test images: `measure_insides` makes its evidence record."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from harness.records.evidence import BlockEvidence, EvidenceRecord
 from harness.records.masks import chosen_images
 from harness.records.schema import Run
 from harness.registry import BENCHMARKS
-from harness.training.batches import draw
+from harness.training.batches import draw_number
 from harness.training.feeding import normalise
 from methods.base import MergeMode
 
@@ -53,7 +53,7 @@ class Measure:
     merges: Sequence[MergeMode] | None = None
 
 
-def measure(
+def measure_insides(
     asked: Measure, *, device: torch.device, tell: Callable[[str], None] = lambda stage: None
 ) -> EvidenceRecord:
     """Run the images through both encoders in float32, a block's evidence reduced while the block runs.
@@ -117,7 +117,7 @@ def frozen_encoder(run: Run, checkpoint: Path | None) -> Any:
         task="binary",
         image_size=rules.image_size,
         checkpoint=checkpoint,
-        head_seed=draw("head", run.seed) % 2**31,
+        head_seed=draw_number("head", run.seed) % 2**31,
         fused_attention=rules.fused_attention,
     )
     return segmenter.encoder.eval().requires_grad_(False)

@@ -10,7 +10,7 @@ from harness.models.segmenter import Segmenter
 from harness.protocols.load import from_rules
 from harness.records.schema import Run
 from harness.registry import METHODS, method_config_class
-from harness.training.batches import draw
+from harness.training.batches import draw_number
 from harness.validation import from_mapping
 from methods.base import Method
 
@@ -34,7 +34,7 @@ def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Pa
         mask_tokens=rules.mask_tokens,
         image_size=rules.image_size,
         checkpoint=checkpoint,
-        head_seed=draw("head", run.seed) % 2**31,
+        head_seed=draw_number("head", run.seed) % 2**31,
         fused_attention=rules.fused_attention,
         batched_decoder=rules.batched_decoder,
         activation_checkpointing=rules.activation_checkpointing,
@@ -43,6 +43,6 @@ def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Pa
         decoder=rules.decoder,
     )
     config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
-    method: Method = METHODS.get(run.method)(config, seed=draw("method", run.seed) % 2**31)
+    method: Method = METHODS.get(run.method)(config, seed=draw_number("method", run.seed) % 2**31)
     method.attach(segmenter)
     return segmenter, method

@@ -11,7 +11,7 @@ from harness.planning.data import data_fingerprint, data_options, manifest_hash
 from harness.protocols.load import from_rules
 from harness.records.schema import Run
 from harness.registry import BENCHMARKS, add_own_of
-from harness.training.batches import choose
+from harness.training.batches import subset
 from harness.training.images import ImageSource
 
 
@@ -61,7 +61,7 @@ def open_data(run: Run, root: Path, *, cache: Path | None = None) -> RunData:
         )
 
     def source(pairs: Sequence[Pair], limit: int, split: str) -> ImageSource:
-        chosen = [pairs[index] for index in choose(len(pairs), limit, seed=rules.split_seed, split=split)]
+        chosen = [pairs[index] for index in subset(len(pairs), limit, seed=rules.split_seed, split=split)]
         return ImageSource(benchmark, chosen, image_size=rules.image_size, cache=cache if rules.cache_images else None)
 
     return RunData(

@@ -107,7 +107,7 @@ def predict(
         for batch, scores in model.batches(waiting):
             _finish(pending, request.out)  # bounds what waits in memory
             done += len(batch)
-            pending = [writers.submit(write, request, model, *one) for one in zip(batch, scores, strict=True)]
+            pending = [writers.submit(write_masks, request, model, *one) for one in zip(batch, scores, strict=True)]
             progress(done)
         _finish(pending, request.out)
     return Predicted(done=len(waiting), skipped=len(images) - len(waiting))
@@ -239,7 +239,7 @@ class Model:
         return (scores > self.rules.evaluation.threshold).astype(np.uint8)
 
 
-def write(request: Predict, model: Model, image: tuple[Path, Array], scores: Floats) -> None:
+def write_masks(request: Predict, model: Model, image: tuple[Path, Array], scores: Floats) -> None:
     """All files of one image.
 
     Args:

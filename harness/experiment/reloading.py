@@ -53,7 +53,7 @@ def verify(exported: Exported, request: Export) -> float:
         command = [
             sys.executable,
             "-c",
-            "import sys; from harness.experiment.reloading import answer; answer(sys.argv[1])",
+            "import sys; from harness.experiment.reloading import print_difference; print_difference(sys.argv[1])",
         ]
         done = subprocess.run([*command, json.dumps(order)], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -67,7 +67,7 @@ def verify(exported: Exported, request: Export) -> float:
     return difference
 
 
-def answer(order: str) -> None:
+def print_difference(order: str) -> None:
     """The fresh process's side of `verify`: print the relative difference."""
     asked: dict[str, Any] = json.loads(order)
     for path in asked["plugins"]:

@@ -69,7 +69,7 @@ class Hands:
     picture_of: PictureOf = field(default=lambda record, split, stem: None)
 
 
-def build(root: Path, wanted: Wanted, hands: Hands) -> Content:
+def collect(root: Path, wanted: Wanted, hands: Hands) -> Content:
     """Everything that the report of ``root`` shows.
 
     Raises:
@@ -100,7 +100,7 @@ def build(root: Path, wanted: Wanted, hands: Hands) -> Content:
         for name in sorted(found.keys() - set(cost_names), key=lambda name: _order(name, by_page))
     ]
     findings = judge_claims(
-        definitions.read(), records, costs, protocol=wanted.claims_of, count_of=hands.count_of, sources=sources
+        definitions.read_claims(), records, costs, protocol=wanted.claims_of, count_of=hands.count_of, sources=sources
     )
     drawn, reasons = _drawn(root, wanted, hands) if wanted.figures else ([], [])
     kept, out = within(sorted(drawn, key=_place_of_picture), room=wanted.room)

@@ -11,7 +11,7 @@ from harness.comparison.grid import Grid
 from harness.comparison.provenance import Folder
 from harness.html.content import Head, Line, PageCell, Table, Tags
 from harness.reporting.page import Behind, Block, Text
-from harness.reporting.why import behind, label_of
+from harness.reporting.why import behind, row_label
 from harness.text import printable_line
 
 
@@ -79,7 +79,7 @@ class Known:
 
     def of_row(self, row: Sequence[Text]) -> Tags:
         """The tags of a row, from its name and the words behind it."""
-        name = label_of(row[0:1])
+        name = row_label(row[0:1])
         method = self.methods.get(name) or self.methods.get(re.sub(r" #[0-9a-f]{6}$", "", name), "")
         found = [tags for cell in row[1:3] if (tags := self.numbers.get(cell.text))]
         benchmark = next((tags.benchmark for tags in found), "")
@@ -103,7 +103,7 @@ def laid_out(
         heads.append(Head(title=title, tags=Tags(benchmark=benchmark, metric=metric), words=block.is_words(place)))
     rows = [
         Line(
-            label=label_of(row),
+            label=row_label(row),
             tags=known.of_row(row),
             cells=[PageCell(text=cell.text, mark=cell.mark, why=explained.place_of(cell)) for cell in row],
         )

@@ -68,11 +68,11 @@ def _picture(data: bytes, stem: str, about: str, caption: str, tags: Tags) -> Pi
     size = _SIZE.search(svg)
     assert size is not None  # matplotlib writes it
     width, height = (round(float(number) * PIXELS) for number in size.groups())
-    packed = base64.b64encode(gzip.compress(compact(svg).encode(), mtime=0)).decode()
+    packed = base64.b64encode(gzip.compress(compact_svg(svg).encode(), mtime=0)).decode()
     return Picture(title=stem, about=about, caption=caption, packed=packed, width=width, height=height, tags=tags)
 
 
-def compact(svg: str) -> str:
+def compact_svg(svg: str) -> str:
     """The same picture in fewer bytes: coordinates to a hundredth of a point, rasters as WebP, no metadata or comments."""
     svg = _NAMED_GROUP.sub("<g>", _NOT_SHOWN.sub("", svg))
     svg = _LINES.sub(lambda found: f' d="{_LONG.sub(lambda one: one[1], found[1])}"', svg)

@@ -119,7 +119,7 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def read(path: Path = FILE) -> list[Claim]:
+def read_claims(path: Path = FILE) -> list[Claim]:
     """Raises UsageError with the claim's name and what is wrong with it."""
     data = read_yaml(path, what="claims")
     if not isinstance(data, list):

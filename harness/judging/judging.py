@@ -106,7 +106,7 @@ def _parameters(claim: Claim, count_of: CountOf) -> Reading:
     return exact(claim, what, where, count / 1e6)
 
 
-def describe(findings: Sequence[Finding]) -> str:
+def findings_text(findings: Sequence[Finding]) -> str:
     """The findings as text, ending in a newline."""
     lines = []
     for finding in findings:

@@ -78,7 +78,7 @@ class RotaryAttention(nn.Module):
             _, prefix_k, prefix_v = self._split(self.qkv(prefix.unsqueeze(2)))
             k = torch.cat([k, prefix_k.expand(len(x), -1, -1, -1)], dim=2)
             v = torch.cat([v, prefix_v.expand(len(x), -1, -1, -1)], dim=2)
-        attend = scaled_dot_product_attention if self.fused else plain_attention
+        attend = scaled_dot_product_attention if self.fused else full_attention
         out = attend(q, k, v, scale=self.scale)
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 
@@ -99,7 +99,7 @@ class RotaryAttention(nn.Module):
         return torch.cat([tokens[:, :, :placeless], rotated], dim=2) if placeless else rotated
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
+def full_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
     """softmax(scale·q·kᵀ)·v with the whole matrix of scores."""
     return (q * scale @ k.transpose(-2, -1)).softmax(dim=-1) @ v
 

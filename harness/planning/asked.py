@@ -19,7 +19,7 @@ from harness.planning.words import expand, parse_entry, parse_roots, parse_seeds
 from harness.protocols.load import load_protocol
 from harness.records.schema import Run
 from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
-from harness.settings.read import Settings, named
+from harness.settings.read import Settings, named_table
 from harness.validation import parse_assignments
 
 WITH_DATA = "nas-lora"
@@ -80,7 +80,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
 
     given = {dataset_name(name): path for name, path in parse_roots(arguments.dataset_root).items()} | folders
     files = checkpoint_paths(arguments.checkpoint)
-    checkpoints = files if "" in files else {**named(settings, "checkpoints", resolve_backbone), **files}
+    checkpoints = files if "" in files else {**named_table(settings, "checkpoints", resolve_backbone), **files}
     has_data = bool(arguments.data or given or settings.data or settings.datasets)
     has_files = has_data or any(str(path) != "none" for path in checkpoints.values())
     values["protocol"], note = _card(arguments.protocol or values.get("protocol", ""), settings, has_files=has_files)
@@ -97,7 +97,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
         )
     roots = given
     if not arguments.data and not generated:  # a folder of the command line beats all that settings say of data
-        roots = {**named(settings, "datasets", dataset_name), **given}
+        roots = {**named_table(settings, "datasets", dataset_name), **given}
     request = Request(
         **values,
         overrides=overrides,
@@ -126,7 +126,7 @@ def _benchmarks(arguments: argparse.Namespace, settings: Settings) -> tuple[tupl
         name, equals, folder = word.partition("=")
         if not equals:
             name = dataset_name(word)
-            there = {} if name in known else {**named(settings, "datasets", dataset_name), **given}
+            there = {} if name in known else {**named_table(settings, "datasets", dataset_name), **given}
             if name not in there:
                 names.append(BENCHMARKS.resolve(word))
                 continue
@@ -203,11 +203,11 @@ def _card(asked: str, settings: Settings, *, has_files: bool) -> tuple[str, str]
 
 def checkpoint_of(run: Run, settings: Settings) -> Path | None:
     """The pretrained weights that are set for the backbone of a finished run; None where none are, or it used none."""
-    return named(settings, "checkpoints", resolve_backbone).get(run.backbone) if run.checkpoint else None
+    return named_table(settings, "checkpoints", resolve_backbone).get(run.backbone) if run.checkpoint else None
 
 
 def folder_of(run: Run, settings: Settings) -> Path | None:
     """Where the files of a finished run's benchmark are set to lie; None for generated images."""
     if run.rules.get("data") == "sample" and not run.rules.get("own_classes"):
         return None
-    return named(settings, "datasets", dataset_name).get(run.benchmark) or settings.data
+    return named_table(settings, "datasets", dataset_name).get(run.benchmark) or settings.data

@@ -19,7 +19,7 @@ from harness.registry import BENCHMARKS
 from harness.settings.read import load_settings
 
 
-def pictures(results: Path, *, data: Path | None) -> Callable[[Record, str, str], Any]:
+def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str, str], Any]:
     """Images of a run's test split as the network sees them: from ``data``, from where they are set to lie, or from the
     generated samples; none where they are not at hand, unless ``data`` was given.
 

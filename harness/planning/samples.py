@@ -33,7 +33,7 @@ def sample_writer(
             for parent in reversed([parent for parent in folder.parents if not parent.exists()]):
                 undo.callback(_remove_empty, parent)
         try:
-            samples.write(name, temporary)
+            samples.write_samples(name, temporary)
             temporary.rename(folder)
             if undo is not None:
                 undo.callback(shutil.rmtree, folder, ignore_errors=True)

@@ -11,7 +11,7 @@ from harness.planning.needs import card_needs
 from harness.planning.plan import Plan
 from harness.pricing.flops import decoder_of, model_of
 from harness.pricing.forecast import Forecast, RunForecast, within_budget
-from harness.pricing.price import named, without_gpu
+from harness.pricing.price import run_in_words, without_gpu
 from harness.records.schema import Run
 from harness.registry import BENCHMARKS, method_config_class
 from harness.validation import from_mapping
@@ -34,11 +34,11 @@ def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
     lines += ["", f"{'benchmark':14} splits"]
     lines += [f"{name:14} {rule or 'not on disk'}{f' · {note}' if note else ''}" for name, rule, note in benchmarks]
     if prices is not None:
-        lines += ["", describe(prices), *filter(None, [without_gpu(planned, where)])]
+        lines += ["", forecast_text(prices), *filter(None, [without_gpu(planned, where)])]
         if budget is not None:
             chosen = within_budget(prices, budget)
             lines += ["", f"{len(chosen)} of {len(prices.runs)} runs fit into {budget:g} hours:"]
-            lines += [f"  {named(one.run)} · {one.hours:.2f} h" for one in chosen]
+            lines += [f"  {run_in_words(one.run)} · {one.hours:.2f} h" for one in chosen]
     if planned.missing:
         missing = [f"missing: {line}" for line in planned.missing]
         lines += ["", *missing, f"cards by what they need (--protocol): {card_needs()}"]
@@ -70,7 +70,7 @@ def plan_data(planned: Plan, prices: Forecast | None, *, where: Place) -> dict[s
     return {"runs": runs, "missing": list(planned.missing), "note": without_gpu(planned, where)}
 
 
-def describe(prices: Forecast) -> str:
+def forecast_text(prices: Forecast) -> str:
     """The forecast as text: one line a method, the sum, disk, and when it is finished."""
     methods = prices.by_method()
     width = max([28, *(len(f"{variant} · {backbone}") for variant, backbone in methods)])

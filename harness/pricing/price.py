@@ -79,7 +79,7 @@ def affordable(planned: Plan, prices: Forecast, *, hours: float) -> tuple[Plan, 
             " --plan shows the prices"
         )
     keys = {one.run.key for one in chosen}
-    left_out = {one.run.key: named(one.run) for one in prices.runs if one.run.key not in keys}
+    left_out = {one.run.key: run_in_words(one.run) for one in prices.runs if one.run.key not in keys}
     kept = tuple(job for job in planned.jobs if job.run.key not in left_out)
     failed = {key: code for key, code in planned.failed.items() if key not in left_out}
     text = f"--budget: {len(chosen)} of {len(prices.runs)} runs fit into {hours:g} hours"
@@ -103,6 +103,6 @@ def bought(
     return planned, prices, {one.run.key: one.hours for one in chosen}
 
 
-def named(run: Run) -> str:
+def run_in_words(run: Run) -> str:
     """A run in words."""
     return f"{run.variant} · {run.backbone} · {run.benchmark} · seed {run.seed}"

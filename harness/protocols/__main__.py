@@ -104,7 +104,7 @@ def _read(name: str, root: Path) -> _Shown:
     if same or not is_hash(name) or name in card_names():
         card = same[0] if same else name
         digest = protocol_hash(load_protocol(card))
-        return _Shown(values=flat(card), marks=comments(card), digest=digest, title=f"# {card}  hash {digest}")
+        return _Shown(values=_flat(card), marks=comments(card), digest=digest, title=f"# {card}  hash {digest}")
     found = recorded(name, root)
     first, *others = found.rules
     values = opened(found.rules[first])
@@ -116,7 +116,7 @@ def _read(name: str, root: Path) -> _Shown:
     return _Shown(values=values, marks=marks, digest=found.digest, title=printable_line(title))
 
 
-def flat(card: str) -> dict[str, Any]:
+def _flat(card: str) -> dict[str, Any]:
     """Field path -> value, nested tables opened."""
     return opened(as_rules(load_protocol(card)))
 

@@ -104,7 +104,7 @@ def _behind_mean(
         interval = difference.interval
         lines.append(
             f"  {grid.columns[place].short}: {difference.mean:+.4f}"
-            + (f" {provenance.bounds(interval)}" if interval else " (one seed)")
+            + (f" {provenance.interval_text(interval)}" if interval else " (one seed)")
         )
         for index in pair:
             keys = ", ".join(record.key for record in grid.cells[index, place].records)

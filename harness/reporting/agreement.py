@@ -9,7 +9,7 @@ from functools import partial
 from harness.comparison import provenance
 from harness.comparison.grid import Grid
 from harness.comparison.paired import ImagesOf
-from harness.comparison.rankings import ModelPair, bounds, chance_in_words, pairs
+from harness.comparison.rankings import ModelPair, chance_in_words, interval_bounds, pairs
 from harness.reporting.page import Block, texts
 
 
@@ -26,7 +26,7 @@ def agreement_blocks(grids: Sequence[Grid], *, title: str, images_of: ImagesOf) 
             f"{one.models[0]} – {one.models[1]}",
             *(f"{by_place[place]:+.2f}" if place in by_place else "–" for place in places),
             f"{one.agreement.mean:+.2f}",
-            bounds(one.agreement.interval),
+            interval_bounds(one.agreement.interval),
             chance_in_words(one.agreement),
         )
         rows.append(texts(words, behind=partial(_behind, pair=one)))

@@ -119,7 +119,7 @@ def _compare(grid: Grid, base: int, place: int, images_of: ImagesOf) -> list[Com
 
 def _row(grid: Grid, base: int, one: Compared) -> list[Text]:
     interval, difference = one.difference.interval, one.difference
-    bounds = "–" if interval is None else f"[{points(interval.low)}, {points(interval.high)}]"
+    bounds = "–" if interval is None else f"[{_points(interval.low)}, {_points(interval.high)}]"
     behind = partial(
         provenance.of_difference, grid=grid, pair=(one.row, base), place=one.place, difference=difference,
         p_values=(f"p over seeds {one.p_seeds}, over images {one.p_images} (Holm over the rows of this benchmark)",),
@@ -127,7 +127,7 @@ def _row(grid: Grid, base: int, one: Compared) -> list[Text]:
     words = (
         grid.rows[one.row].shown,
         grid.columns[one.place].short,
-        f"{points(difference.mean)} ({len(difference.by_seed)})",
+        f"{_points(difference.mean)} ({len(difference.by_seed)})",
         bounds + (" t" if interval is not None and difference.by_image is None else ""),
         one.p_seeds,
         one.p_images,
@@ -136,5 +136,5 @@ def _row(grid: Grid, base: int, one: Compared) -> list[Text]:
     return [replace(first, name=grid.rows[one.row].label), *rest]
 
 
-def points(value: float) -> str:
+def _points(value: float) -> str:
     return f"{value:+.2f}".replace("-0.00", "+0.00")

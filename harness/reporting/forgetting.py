@@ -15,7 +15,7 @@ from harness.errors import UsageError
 from harness.records.forgetting import ForgettingRecord
 from harness.records.schema import Record
 from harness.registry import method_config_class
-from harness.reporting.headings import weights
+from harness.reporting.headings import weights_in_words
 from harness.reporting.page import Block, Page, Text, texts
 from harness.statistics import sd
 
@@ -86,7 +86,9 @@ def _sheet(
     below = [f"Left out, as there is no run with a frozen encoder: {', '.join(sorted(alone))}."] if alone else []
     block = Block(
         heading=f"forgetting · {protocol} · {backbone}",
-        above=[f"Protocol: {protocol}, hash {protocol_hash}; backbone {backbone}, weights {weights(checkpoint)}"],
+        above=[
+            f"Protocol: {protocol}, hash {protocol_hash}; backbone {backbone}, weights {weights_in_words(checkpoint)}"
+        ],
         columns=["method", "at home", "elsewhere", *headings.values()],
         rows=rows,
         below=below,

@@ -49,7 +49,7 @@ def headings(grids: Sequence[Grid], *, card_of: CardOf) -> list[Heading]:
     for title in {title for title in titles if titles.count(title) > 1}:
         for place, grid in enumerate(grids):
             if titles[place] == title:
-                titles[place] += f", rules {grid.protocol_hash[:8]}, weights {weights(grid.checkpoint)}"
+                titles[place] += f", rules {grid.protocol_hash[:8]}, weights {weights_in_words(grid.checkpoint)}"
     return [
         Heading(title=title, overrides=None if found is None else overrides_in_words(found))
         for title, found in zip(titles, changed, strict=True)
@@ -72,7 +72,7 @@ def _differing(grids: Sequence[Grid]) -> list[str]:
     return list(found)
 
 
-def weights(checkpoint: str) -> str:
+def weights_in_words(checkpoint: str) -> str:
     """A checkpoint as a page names it."""
     return checkpoint.removeprefix("sha256-")[:12] or "random"
 
@@ -88,7 +88,7 @@ def lines_above(grid: Grid, heading: Heading) -> list[str]:
     said = f"n = {len(seeds)} ({'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))})"
     if len({cell.planned for cell in grid.cells.values() if cell.planned}) > 1:
         said = f"Seeds: {', '.join(map(str, seeds))}, not all of them planned for every row; n stands in each cell"
-    checkpoint = f"checkpoint {weights(grid.checkpoint)}" if grid.checkpoint else "random weights"
+    checkpoint = f"checkpoint {weights_in_words(grid.checkpoint)}" if grid.checkpoint else "random weights"
     return [rules, f"Backbone: {grid.backbone}, {checkpoint}", said, *_data(grid)]
 
 

@@ -21,7 +21,7 @@ BAR = 30
 """Columns of a share of 1."""
 
 
-def as_data(record: Record, store: RecordStore, *, card_of: CardOf) -> dict[str, Any]:
+def record_as_data(record: Record, store: RecordStore, *, card_of: CardOf) -> dict[str, Any]:
     """What `in_terminal` shows, as plain data; ``rules_changed`` is None where the card is not known."""
     changed = _changed(record, card_of)
     content = asdict(record)

@@ -186,7 +186,7 @@ def sources_below(root: Path, *, card_of: CardOf = no_card) -> Sources:
         end_of=ends_below(root),
         evidence_of=evidence_below(root),
         card_of=card_of,
-        published=published.read(),
+        published=published.read_published(),
         setups=setups.read_setups(),
     )
 
@@ -220,5 +220,5 @@ def images_below(root: Path) -> ImagesOf:
 def cost_page_below(root: Path, study: Study, *, card_of: CardOf = no_card) -> Page:
     """The page of the cost records below ``root``."""
     return cost_page(
-        CostStore(root), title=study.title, claims=claims.read(), card_of=card_of, setups=setups.read_setups()
+        CostStore(root), title=study.title, claims=claims.read_claims(), card_of=card_of, setups=setups.read_setups()
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from scipy import stats
 
 from harness.comparison import names
-from harness.comparison.grid import Grid, build, sheets
+from harness.comparison.grid import Grid, build_grid, sheets
 from harness.comparison.paired import Difference, ImagesOf, paired_difference
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim
@@ -84,7 +84,7 @@ def with_readings(records: Iterable[Record], study: Study, *, protocol: str) -> 
     for sheet, members in sheets(record for record in records if record.run.protocol == protocol).items():
         there = {record.run.benchmark for record in members}
         here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
-        grid = build(sheet, members, study=here, metrics=())
+        grid = build_grid(sheet, members, study=here, metrics=())
         if any(grid.members[row] for row in _rows(grid, here)):
             found.append((grid, members, here))
     return found
@@ -105,7 +105,7 @@ def _first_columns(grid: Grid) -> list[int]:
     return list(first.values())
 
 
-def curve(grid: Grid, study: Study, images_of: ImagesOf) -> list[Specification]:
+def specification_curve(grid: Grid, study: Study, images_of: ImagesOf) -> list[Specification]:
     """Every reading with a run, the one that says least for the method first; empty where the baseline has none."""
     rows, places = _rows(grid, study), _first_columns(grid)
     base = next((i for i, row in enumerate(grid.rows) if row.label == study.table.baseline), None)
@@ -129,7 +129,7 @@ def curve(grid: Grid, study: Study, images_of: ImagesOf) -> list[Specification]:
 def _curve(grid: Grid, study: Study, images_of: ImagesOf) -> Block:
     readings = study.readings
     assert readings is not None
-    places, found = _first_columns(grid), curve(grid, study, images_of)
+    places, found = _first_columns(grid), specification_curve(grid, study, images_of)
     table = []
     for one in found:
         cells = [f"{one.mean:+.1f}"]

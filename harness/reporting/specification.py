@@ -13,7 +13,9 @@ from harness.studies import Readings
 GREY = "0.55"
 
 
-def draw(found: Sequence[Specification], readings: Readings, path: Path, *, baseline: str, caption: str) -> None:
+def draw_specification(
+    found: Sequence[Specification], readings: Readings, path: Path, *, baseline: str, caption: str
+) -> None:
     """Write the figure of one sheet; the suffix of ``path`` chooses the format (pdf, svg, png).
 
     Raises:

@@ -22,7 +22,7 @@ def explain(page: Page, folder: Folder, *, row: str, column: str) -> str:
         UsageError: no such row or column, or several; or no table has both.
     """
     tables = [block for block in page.blocks if block.columns]
-    rows = {label_of(line): {label_of(line), line[0].text} for block in tables for line in block.rows}
+    rows = {row_label(line): {row_label(line), line[0].text} for block in tables for line in block.rows}
     label = _one("row", row, rows)
     columns: dict[str, set[str]] = {}
     for block in tables:
@@ -41,7 +41,7 @@ def _explained(block: Block, folder: Folder, *, label: str, title: str) -> list[
     place = list(block.columns).index(title)
     found = []
     for line in block.rows:
-        if label_of(line) != label:
+        if row_label(line) != label:
             continue
         cell = line[place]
         head = " · ".join([block.heading, label, *words_before(line, place), f"{title}: {cell.text}"])
@@ -59,7 +59,7 @@ def words_before(line: Sequence[Text], place: int) -> list[str]:
     return [one.text for one in line[1:place]] if place and _is_text(line) else []
 
 
-def label_of(line: Sequence[Text]) -> str:
+def row_label(line: Sequence[Text]) -> str:
     """What a row is found by."""
     return line[0].name or line[0].text
 

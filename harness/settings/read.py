@@ -98,7 +98,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     return Settings(**found, origins=origins)
 
 
-def named(
+def named_table(
     settings: Settings, table: Literal["datasets", "checkpoints"], resolve: Callable[[str], str]
 ) -> dict[str, Path]:
     """A table under the names that ``resolve`` gives.

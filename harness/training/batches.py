@@ -33,7 +33,7 @@ class TrainingImages(Shape):
         ...
 
 
-def draw(*key: int | str) -> int:
+def draw_number(*key: int | str) -> int:
     """A uniform 64-bit integer that depends on ``key`` alone."""
     digest = hashlib.blake2b(":".join(map(str, key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
@@ -42,10 +42,10 @@ def draw(*key: int | str) -> int:
 @functools.lru_cache(maxsize=8)  # every step of an epoch asks for the same order
 def shuffled(count: int, *key: int | str) -> tuple[int, ...]:
     """The indices 0 … count − 1 in an order that depends on ``key`` alone."""
-    return tuple(sorted(range(count), key=lambda index: (draw(*key, index), index)))
+    return tuple(sorted(range(count), key=lambda index: (draw_number(*key, index), index)))
 
 
-def choose(count: int, limit: int, *, seed: int, split: str) -> list[int]:
+def subset(count: int, limit: int, *, seed: int, split: str) -> list[int]:
     """Ascending indices of ``limit`` of ``count`` images (all of them if ``limit`` is 0); the rule behind
     ``train_limit``.
 
@@ -122,7 +122,7 @@ class UpdatePlan:
 
     def flipped(self, epoch: int, index: int) -> bool:
         """Whether image ``index`` is mirrored in ``epoch``."""
-        return draw("flip", self.seed, epoch, index) < self.flip * 2**64
+        return draw_number("flip", self.seed, epoch, index) < self.flip * 2**64
 
 
 def slice_of(batch: Sequence[int], *, rank: int, size: int) -> list[int]:
@@ -131,7 +131,7 @@ def slice_of(batch: Sequence[int], *, rank: int, size: int) -> list[int]:
     return list(batch[rank * len(batch) // size : (rank + 1) * len(batch) // size])
 
 
-def load(
+def load_batch(
     source: TrainingImages, indices: Sequence[int], flips: Sequence[bool], *, with_images: bool = True
 ) -> tuple[Tensor | None, Tensor]:
     """Images (B, 3, S, S) uint8, None if they are not wanted, and targets (B, S, S) uint8 class indices, both mirrored

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.protocols.card import Protocol
-from harness.training.batches import TrainingImages, UpdatePlan, load, shuffled, slice_of
+from harness.training.batches import TrainingImages, UpdatePlan, load_batch, shuffled, slice_of
 from harness.training.distributed import Workers
 from harness.training.embeddings import EmbeddingCache
 from harness.training.prediction import Loss, Prediction
@@ -136,7 +136,7 @@ class Feeder:
         order, size = shuffled(len(self._plan.indices), "statistics", self._plan.seed), self._plan.batch_size
         for start in range(0, min(batches * size, len(order)), size):
             indices = [self._plan.indices[k] for k in order[start : start + size]]
-            images, _ = load(self._images, indices, [False] * len(indices))
+            images, _ = load_batch(self._images, indices, [False] * len(indices))
             assert images is not None
             yield self._normalised(images.to(self._device))
 
@@ -150,7 +150,7 @@ class Feeder:
             cached = cache is not None and all(
                 cache.ready(index, flip=flip) for index, flip in zip(indices, flips, strict=True)
             )
-            images, targets = load(self._images, indices, flips, with_images=not cached)
+            images, targets = load_batch(self._images, indices, flips, with_images=not cached)
             if self._device.type == "cuda":
                 targets = targets.pin_memory()
                 images = None if images is None else images.pin_memory()

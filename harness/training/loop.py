@@ -17,7 +17,7 @@ import torch
 
 from harness.errors import UsageError
 from harness.training.assignment import Assignment
-from harness.training.batches import UpdatePlan, draw, hold_out
+from harness.training.batches import UpdatePlan, draw_number, hold_out
 from harness.training.checkpoint import CheckpointFiles, StateFiles
 from harness.training.determinism import deterministic
 from harness.training.embeddings import encoder_is_frozen
@@ -225,8 +225,8 @@ class _Loop:
         key: tuple[int | str, ...] = (self.plan.seed, self.position.epoch, self.position.step, self.given.workers.rank)
         if len(self._passes(self.position.epoch, self.position.step)) > 1 and roles == (ARCHITECTURE,):
             key = (*key, ARCHITECTURE)
-        self.given.method.generator.manual_seed(draw("method", *key))
-        torch.manual_seed(draw("torch", *key))
+        self.given.method.generator.manual_seed(draw_number("method", *key))
+        torch.manual_seed(draw_number("torch", *key))
 
     def _finish_epoch(self) -> None:
         position = self.position

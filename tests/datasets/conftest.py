@@ -36,7 +36,7 @@ def sample_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
     def get(name: str, layout: str = "original") -> Path:
         if (name, layout) not in written:
             root = tmp_path_factory.mktemp(f"{name}-{layout}")
-            samples.write(name, root, layout=layout)
+            samples.write_samples(name, root, layout=layout)
             written[name, layout] = root
         return written[name, layout]
 

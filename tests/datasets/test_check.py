@@ -14,7 +14,7 @@ import datasets
 from datasets import samples
 from datasets.base import DataOptions
 from datasets.preparing.checking import Check, check
-from datasets.preparing.fingerprints import fingerprint, near_pairs
+from datasets.preparing.fingerprints import fingerprint_pair, near_pairs
 from tests.datasets.conftest import benchmark_of
 
 
@@ -38,7 +38,7 @@ def failed(found: Check) -> set[str]:
 @pytest.fixture
 def road(tmp_path: Path) -> Path:
     """Official splits, so that a fault can be put into a split that is known."""
-    return samples.write("road", tmp_path, images=24, size=64)
+    return samples.write_samples("road", tmp_path, images=24, size=64)
 
 
 def images(folder: Path, split: str) -> list[Path]:
@@ -118,7 +118,7 @@ def test_masks_of_another_size_fail(road: Path, tmp_path: Path) -> None:
 
 
 def test_exif_rotation_is_pointed_out(tmp_path: Path) -> None:
-    folder = samples.write("leaf", tmp_path, images=24, size=64)
+    folder = samples.write_samples("leaf", tmp_path, images=24, size=64)
     path = sorted((folder / "data" / "data" / "images").glob("*.jpg"))[0]
     exif = Image.Exif()
     exif[274] = 3
@@ -162,14 +162,14 @@ def test_near_copy_across_splits_fails(road: Path, tmp_path: Path, change: str) 
 
 
 def test_different_scenes_of_one_kind_are_no_copies(tmp_path: Path) -> None:
-    folder = samples.write("isic2017", tmp_path, images=200, size=48)
+    folder = samples.write_samples("isic2017", tmp_path, images=200, size=48)
     found = judged("isic2017", tmp_path)
     assert folder.is_dir()
     assert status(found)["near copies across splits"] == status(found)["near copies within a split"] == "passed"
 
 
 def test_never_seen_class_fails(tmp_path: Path) -> None:
-    folder = samples.write("trans10k_v2", tmp_path, images=24, size=48)
+    folder = samples.write_samples("trans10k_v2", tmp_path, images=24, size=48)
     for path in folder.glob("*/masks_12/*.png"):
         classes = np.array(Image.open(path))
         classes[classes == 7] = 0
@@ -181,7 +181,7 @@ def test_never_seen_class_fails(tmp_path: Path) -> None:
 
 
 def test_mostly_empty_masks_fail(tmp_path: Path) -> None:
-    folder = samples.write("sbu", tmp_path, images=24, size=48)
+    folder = samples.write_samples("sbu", tmp_path, images=24, size=48)
     for path in folder.glob("*/ShadowMasks/*.png"):
         Image.fromarray(np.zeros_like(np.array(Image.open(path)))).save(path)
     assert "one-class masks" in failed(judged("sbu", tmp_path))
@@ -200,7 +200,7 @@ def test_flat_pictures_are_not_taken_for_copies(tmp_path: Path) -> None:
         image, mask = tmp_path / f"{index}.png", tmp_path / f"{index}_mask.png"
         Image.fromarray(np.full((40, 40, 3), level, np.uint8)).save(image)
         Image.fromarray(np.zeros((40, 40), np.uint8)).save(mask)
-        prints.append(fingerprint(benchmark, "train", datasets_pair(image, mask)))
+        prints.append(fingerprint_pair(benchmark, "train", datasets_pair(image, mask)))
     assert not near_pairs(prints)
 
 

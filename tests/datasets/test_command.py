@@ -33,7 +33,7 @@ def said(capsys: pytest.CaptureFixture[str]):
 
 
 def test_list_names_all_nine_with_terms_source_and_what_is_found(said, tmp_path: Path) -> None:
-    samples.write("camo", tmp_path, images=12, size=48)
+    samples.write_samples("camo", tmp_path, images=12, size=48)
     code, out, _ = said("list", "--data", tmp_path)
     assert code == 0
     for name in datasets.BUILTIN:
@@ -57,7 +57,7 @@ def test_list_without_data_root_is_no_error(said, tmp_path: Path) -> None:
 
 def test_list_tells_of_two_candidates(said, tmp_path: Path) -> None:
     for layout in ("original", "autogluon"):
-        samples.write("kvasir", tmp_path, layout=layout, images=12, size=48)
+        samples.write_samples("kvasir", tmp_path, layout=layout, images=12, size=48)
     _, out, _ = said("list", "--data", tmp_path)
     assert "Kvasir-SEG is there more than once" in out
 
@@ -81,7 +81,7 @@ def test_sample_prepare_check_in_a_row(said, tmp_path: Path) -> None:
 
 
 def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
-    folder = samples.write("cvc612", tmp_path, images=24, size=48)
+    folder = samples.write_samples("cvc612", tmp_path, images=24, size=48)
     (folder / "Original" / "1.tif").write_bytes(b"no image")
     code, out, _ = said("check", "cvc612", "--data", tmp_path, "--workers", 1)
     assert code == 1

@@ -154,7 +154,7 @@ def test_images_of_another_shape_that_are_no_squares_are_still_refused(make: Mak
 
 
 def test_square_images_are_only_excused_where_such_copies_are_known(make: MakeBenchmark, tmp_path: Path) -> None:
-    folder = samples.write("kvasir", tmp_path, images=12, size=48)
+    folder = samples.write_samples("kvasir", tmp_path, images=12, size=48)
     for path in (folder / "images").glob("*.jpg"):
         Image.open(path).resize((40, 40)).save(path)
     kvasir = make("kvasir")

@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def packed(name: str, folder: Path, *, layout: str = "original", kind: str = "zip") -> Path:
     """An archive of a sample, with the benchmark's own top folder."""
     source = folder / f"src-{name}-{layout}"
-    samples.write(name, source, layout=layout, images=12, size=40)
+    samples.write_samples(name, source, layout=layout, images=12, size=40)
     return Path(shutil.make_archive(str(folder / f"{name}-{layout}"), kind, source))
 
 
@@ -47,7 +47,7 @@ def archive(tmp_path: Path) -> Path:
 @pytest.fixture
 def large_archive(tmp_path: Path) -> Path:
     """Several times the half megabyte in which the download is written."""
-    samples.write("kvasir", tmp_path / "large", images=12, size=40)
+    samples.write_samples("kvasir", tmp_path / "large", images=12, size=40)
     (tmp_path / "large" / "video.bin").write_bytes(np.random.default_rng(0).bytes(3 << 20))
     return Path(shutil.make_archive(str(tmp_path / "large"), "zip", tmp_path / "large"))
 
@@ -88,7 +88,7 @@ def test_archive_kinds(tmp_path: Path, root: Path, kind: str) -> None:
 
 
 def test_several_archives_make_one_benchmark(tmp_path: Path, root: Path) -> None:
-    source = samples.write("isic2017", tmp_path / "src", images=12, size=40)
+    source = samples.write_samples("isic2017", tmp_path / "src", images=12, size=40)
     parts = [
         shutil.make_archive(str(tmp_path / part.name), "zip", source, part.name)
         for part in sorted(source.iterdir())
@@ -100,7 +100,7 @@ def test_several_archives_make_one_benchmark(tmp_path: Path, root: Path) -> None
 
 
 def test_archive_whose_folders_have_other_names(tmp_path: Path, root: Path) -> None:
-    source = samples.write("leaf", tmp_path / "src", images=12, size=40)
+    source = samples.write_samples("leaf", tmp_path / "src", images=12, size=40)
     source.rename(tmp_path / "src" / "archive (3)")
     made = shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "src")
     prepare(benchmark_of("leaf"), [made], root, progress=quiet)
@@ -223,7 +223,7 @@ def test_wrong_hash_and_wrong_size_are_refused_and_the_download_starts_over(arch
 def test_archive_that_changed_since_the_last_time_is_refused(archive: Path, root: Path, tmp_path: Path) -> None:
     prepare(benchmark_of("kvasir"), [str(archive)], root, progress=quiet)
     shutil.rmtree(root / "Kvasir-SEG")
-    source = samples.write("kvasir", tmp_path / "other", images=12, size=40, seed=5)
+    source = samples.write_samples("kvasir", tmp_path / "other", images=12, size=40, seed=5)
     shutil.make_archive(str(archive.with_suffix("")), "zip", source.parent)
     with pytest.raises(DatasetError, match="the last time"):
         prepare(benchmark_of("kvasir"), [str(archive)], root, progress=quiet)
@@ -291,7 +291,7 @@ def test_truncated_archive_and_another_benchmarks_archive_leave_nothing(
 
 
 def test_archive_without_some_masks_leaves_nothing(root: Path, tmp_path: Path) -> None:
-    source = samples.write("cvc612", tmp_path / "src", images=12, size=40)
+    source = samples.write_samples("cvc612", tmp_path / "src", images=12, size=40)
     (source / "Ground Truth" / "1.tif").unlink()
     made = shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "src")
     with pytest.raises(DatasetError, match="have no mask"):
@@ -308,7 +308,7 @@ def test_existing_folder_of_other_origin_is_never_touched(archive: Path, root: P
 
 
 def test_killed_while_unpacking_leaves_no_folder_and_the_next_call_cleans_up(root: Path, tmp_path: Path) -> None:
-    samples.write("kvasir", tmp_path / "src", images=150, size=40)
+    samples.write_samples("kvasir", tmp_path / "src", images=150, size=40)
     archive = shutil.make_archive(str(tmp_path / "kvasir"), "zip", tmp_path / "src")
     slow = (
         "import sys, time\n"

@@ -69,7 +69,7 @@ def test_the_dataset_folder_itself_may_be_given(make, sample_of, name: str) -> N
 
 def test_one_data_root_may_hold_all_nine(make, tmp_path: Path) -> None:
     for name in datasets.BUILTIN:
-        samples.write(name, tmp_path, images=12, size=48)
+        samples.write_samples(name, tmp_path, images=12, size=48)
     for name in datasets.BUILTIN:
         assert load(make(name), tmp_path).layout == "original"
 
@@ -86,8 +86,8 @@ def test_validation_is_carved_from_train_and_never_from_test(make, sample_of, na
 
 
 def test_two_candidates_are_an_error_that_names_both(make, tmp_path: Path) -> None:
-    first = samples.write("kvasir", tmp_path, images=12, size=48)
-    second = samples.write("kvasir", tmp_path, layout="autogluon", images=12, size=48)
+    first = samples.write_samples("kvasir", tmp_path, images=12, size=48)
+    second = samples.write_samples("kvasir", tmp_path, layout="autogluon", images=12, size=48)
     with pytest.raises(DatasetError) as caught:
         make("kvasir").locate(tmp_path)
     assert str(first) in str(caught.value)
@@ -96,16 +96,18 @@ def test_two_candidates_are_an_error_that_names_both(make, tmp_path: Path) -> No
 
 
 def test_two_layouts_in_one_folder_are_an_error_that_names_both(make, tmp_path: Path) -> None:
-    folder = samples.write("road", tmp_path, images=12, size=48)
+    folder = samples.write_samples("road", tmp_path, images=12, size=48)
     shutil.copytree(
-        samples.write("road", tmp_path / "other", layout="kaggle", images=12, size=48), folder, dirs_exist_ok=True
+        samples.write_samples("road", tmp_path / "other", layout="kaggle", images=12, size=48),
+        folder,
+        dirs_exist_ok=True,
     )
     with pytest.raises(DatasetError, match=r"two layouts .*original and kaggle"):
         load(make("road"), tmp_path)
 
 
 def test_lists_beside_the_folders_they_point_into_are_no_rivals(make, tmp_path: Path) -> None:
-    folder = samples.write("camo", tmp_path, layout="sinet", images=12, size=48)
+    folder = samples.write_samples("camo", tmp_path, layout="sinet", images=12, size=48)
     rows = list(load(make("camo"), tmp_path).train)
     for name, split in (("train.csv", rows[:-2]), ("test_CAMO.csv", rows[-2:])):
         lines = [f"{pair.image.relative_to(folder)},{pair.mask.relative_to(folder)}" for pair in split]
@@ -114,7 +116,7 @@ def test_lists_beside_the_folders_they_point_into_are_no_rivals(make, tmp_path: 
 
 
 def test_folder_within_a_folder_of_its_own_name(make, tmp_path: Path) -> None:
-    folder = samples.write("isic2017", tmp_path / "plain", images=12, size=48)
+    folder = samples.write_samples("isic2017", tmp_path / "plain", images=12, size=48)
     for part in list(folder.iterdir()):
         if part.is_dir():
             (tmp_path / "nested" / "isic-2017" / part.name).mkdir(parents=True)
@@ -123,7 +125,7 @@ def test_folder_within_a_folder_of_its_own_name(make, tmp_path: Path) -> None:
 
 
 def test_a_distinctive_layout_is_found_under_any_name(make, tmp_path: Path) -> None:
-    samples.write("cvc612", tmp_path, layout="pranet", images=12, size=48).rename(tmp_path / "my polyps")
+    samples.write_samples("cvc612", tmp_path, layout="pranet", images=12, size=48).rename(tmp_path / "my polyps")
     assert make("cvc612").locate(tmp_path) == tmp_path / "my polyps"
 
 
@@ -141,7 +143,7 @@ def test_missing_data_says_which_folders_were_tried_where_to_get_it_and_how_to_t
 
 
 def test_image_without_mask_is_an_error_that_names_it(make, tmp_path: Path) -> None:
-    folder = samples.write("cvc612", tmp_path, images=12, size=48)
+    folder = samples.write_samples("cvc612", tmp_path, images=12, size=48)
     (folder / "Ground Truth" / "1.tif").unlink()
     with pytest.raises(DatasetError, match=r"1 images .* have no mask.*Original/1\.tif"):
         load(make("cvc612"), tmp_path)
@@ -154,7 +156,7 @@ def test_sbu_images_published_without_mask_are_left_out_and_the_rule_says_so(mak
 
 
 def test_list_that_names_a_missing_file_is_an_error(make, tmp_path: Path) -> None:
-    folder = samples.write("sbu", tmp_path, layout="autogluon", images=12, size=48)
+    folder = samples.write_samples("sbu", tmp_path, layout="autogluon", images=12, size=48)
     sorted((folder / "val_images").glob("*.jpg"))[0].unlink()
     with pytest.raises(DatasetError, match=r"val\.csv names .* missing"):
         load(make("sbu"), tmp_path)
@@ -169,7 +171,7 @@ def test_list_that_names_a_missing_file_is_an_error(make, tmp_path: Path) -> Non
     ],
 )
 def test_broken_list_is_one_line_that_names_it(make, tmp_path: Path, content: bytes, words: str) -> None:
-    folder = samples.write("sbu", tmp_path, layout="autogluon", images=12, size=48)
+    folder = samples.write_samples("sbu", tmp_path, layout="autogluon", images=12, size=48)
     (folder / "val.csv").write_bytes(content)
     with pytest.raises(DatasetError, match=words) as caught:
         load(make("sbu"), tmp_path)
@@ -179,7 +181,7 @@ def test_broken_list_is_one_line_that_names_it(make, tmp_path: Path, content: by
 
 def test_list_with_a_byte_order_mark_and_backslashes_is_read(make, tmp_path: Path) -> None:
     """As a spreadsheet on Windows saves it."""
-    folder = samples.write("sbu", tmp_path, layout="autogluon", images=12, size=48)
+    folder = samples.write_samples("sbu", tmp_path, layout="autogluon", images=12, size=48)
     before = load(make("sbu"), tmp_path)
     for path in folder.glob("*.csv"):
         text = path.read_text(encoding="utf-8")
@@ -191,7 +193,7 @@ def test_list_with_a_byte_order_mark_and_backslashes_is_read(make, tmp_path: Pat
 
 
 def test_parts_that_number_their_files_alike_get_prefixed_stems(make, tmp_path: Path) -> None:
-    folder = samples.write("trans10k_v2", tmp_path, images=12, size=48)
+    folder = samples.write_samples("trans10k_v2", tmp_path, images=12, size=48)
     for part in ("train", "validation", "test"):
         for number, image in enumerate(
             sorted((folder / part / "images").glob("*.jpg"), key=lambda path: int(path.stem)), 1
@@ -293,7 +295,7 @@ def test_leaf_never_reads_augmented_copies(make, sample_of) -> None:
 
 
 def test_kvasir_lists_beside_the_images_make_the_splits(make, tmp_path: Path) -> None:
-    folder = samples.write("kvasir", tmp_path, images=12, size=48)
+    folder = samples.write_samples("kvasir", tmp_path, images=12, size=48)
     stems = sorted(path.stem for path in (folder / "images").glob("*.jpg"))
     (folder / "splits").mkdir()
     for split, chosen in (("train", stems[:8]), ("val", stems[8:10]), ("test", stems[10:])):
@@ -352,7 +354,7 @@ def test_quirk_mask_255_only_is_a_switch_of_every_binary_benchmark(make, tmp_pat
 
 
 def test_copy_of_one_square_size_and_part_of_the_images_are_noted(make, tmp_path: Path) -> None:
-    folder = samples.write("kvasir", tmp_path, images=12, size=48)
+    folder = samples.write_samples("kvasir", tmp_path, images=12, size=48)
     (folder / ".generated-sample").unlink()
     assert load(make("kvasir"), tmp_path).note == "12 of 1000"
     for kind in ("images", "masks"):
@@ -362,7 +364,7 @@ def test_copy_of_one_square_size_and_part_of_the_images_are_noted(make, tmp_path
 
 
 def test_wrong_value_in_a_trans10k_mask_names_the_file(make, tmp_path: Path) -> None:
-    samples.write("trans10k_v2", tmp_path, images=12, size=48)
+    samples.write_samples("trans10k_v2", tmp_path, images=12, size=48)
     benchmark = make("trans10k_v2")
     pair = load(benchmark, tmp_path).train[0]
     broken = np.asarray(Image.open(pair.mask)).copy()

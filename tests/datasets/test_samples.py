@@ -26,7 +26,7 @@ def _digest(root: Path) -> dict[str, str]:
 @pytest.mark.parametrize("name", list(datasets.BUILTIN))
 def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path, name: str) -> None:
     first, again, other = (
-        _digest(samples.write(name, tmp_path / folder, images=12, size=48, seed=seed))
+        _digest(samples.write_samples(name, tmp_path / folder, images=12, size=48, seed=seed))
         for folder, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     assert first == again
@@ -36,12 +36,12 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path, name: str) 
 def test_all_nine_are_written_in_seconds(tmp_path: Path) -> None:
     start = time.process_time()
     for name in datasets.BUILTIN:
-        samples.write(name, tmp_path)
+        samples.write_samples(name, tmp_path)
     assert time.process_time() - start < 20
 
 
 def test_images_vary_in_size_and_some_are_odd(tmp_path: Path) -> None:
-    folder = samples.write("kvasir", tmp_path)
+    folder = samples.write_samples("kvasir", tmp_path)
     sizes = {Image.open(path).size for path in (folder / "images").glob("*.jpg")}
     assert len(sizes) >= 4
     assert any(width % 2 or height % 2 for width, height in sizes)
@@ -66,20 +66,20 @@ def test_colour_tells_the_classes(name: str) -> None:
 
 def test_unknown_name_layout_and_too_few_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="choose from kvasir"):
-        samples.write("pets", tmp_path)
+        samples.write_samples("pets", tmp_path)
     with pytest.raises(DatasetError, match=r"no layout 'kagle' .*kaggle"):
-        samples.write("cvc612", tmp_path, layout="kagle")
+        samples.write_samples("cvc612", tmp_path, layout="kagle")
     with pytest.raises(DatasetError, match="at least 12"):
-        samples.write("cvc612", tmp_path, images=3)
+        samples.write_samples("cvc612", tmp_path, images=3)
     assert not list(tmp_path.iterdir())
 
 
 def test_same_sample_is_kept_and_another_replaces_it_whole(tmp_path: Path) -> None:
-    folder = samples.write("kvasir", tmp_path, images=24, size=48)
+    folder = samples.write_samples("kvasir", tmp_path, images=24, size=48)
     before = (folder / "images").stat().st_mtime_ns
-    samples.write("kvasir", tmp_path, images=24, size=48)
+    samples.write_samples("kvasir", tmp_path, images=24, size=48)
     assert (folder / "images").stat().st_mtime_ns == before
-    samples.write("kvasir", tmp_path, images=12, size=48)
+    samples.write_samples("kvasir", tmp_path, images=12, size=48)
     assert len(list((folder / "images").glob("*.jpg"))) == 12
     assert [path.name for path in tmp_path.iterdir()] == ["Kvasir-SEG"]
 
@@ -88,11 +88,11 @@ def test_other_data_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "Kvasir-SEG").mkdir()
     (tmp_path / "Kvasir-SEG" / "mine.txt").write_text("mine")
     with pytest.raises(DatasetError, match="no generated sample"):
-        samples.write("kvasir", tmp_path)
+        samples.write_samples("kvasir", tmp_path)
     assert [path.name for path in (tmp_path / "Kvasir-SEG").iterdir()] == ["mine.txt"]
-    samples.write("cvc612", tmp_path, layout="pranet", images=12, size=48)
+    samples.write_samples("cvc612", tmp_path, layout="pranet", images=12, size=48)
     with pytest.raises(DatasetError, match="holds another sample"):
-        samples.write("kvasir", tmp_path, layout="pranet", images=12, size=48)
+        samples.write_samples("kvasir", tmp_path, layout="pranet", images=12, size=48)
 
 
 def test_a_sample_that_failed_half_way_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
@@ -101,5 +101,5 @@ def test_a_sample_that_failed_half_way_leaves_nothing(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(samples, "add_extras", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        samples.write("kvasir", tmp_path, images=12, size=48)
+        samples.write_samples("kvasir", tmp_path, images=12, size=48)
     assert not list(tmp_path.iterdir())

@@ -123,7 +123,7 @@ def test_good_checkpoint_plans_under_any_name(
         save_file(state, path)
     else:
         torch.save(state, path, _use_new_zipfile_serialization=name != "old.pth")
-    root = samples.write("kvasir", tmp_path / "data")
+    root = samples.write_samples("kvasir", tmp_path / "data")
     # A card that reads files says so where no checkpoint is given, or one is dropped.
     grid = [*GRID, "--set", "data=files", "--dataset-root", f"kvasir={root}", "--results", str(tmp_path), "--plan"]
     for word in (str(path), f"vit-T={path}"):
@@ -184,7 +184,7 @@ def test_second_damaged_record_of_a_run_overwrites_no_first(tmp_path: Path) -> N
 
 
 def test_changed_data_do_not_get_the_scores_of_the_old(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = (samples.write("kvasir", tmp_path / name) for name in ("a", "b"))
+    first, second = (samples.write_samples("kvasir", tmp_path / name) for name in ("a", "b"))
     image = sorted(second.rglob("images/*.jpg"))[0]
     image.write_bytes(image.read_bytes() + b"\0")
     results = tmp_path / "runs"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import methods
-from harness.contract.matrix import BEGIN, END, Capability, capability, markdown, replace_section
+from harness.contract.matrix import BEGIN, END, Capability, capability, matrix_markdown, replace_section
 from harness.doctor import main as doctor
 from harness.errors import UsageError
 from harness.registry import METHODS, load_plugin, method_config_class
@@ -30,7 +30,7 @@ def _matrix(backbone: str, names: list[str]) -> str:
         capability(METHODS.get(name), method_config_class(name)(), name=name, backbone=backbone, failures={})
         for name in names
     ]
-    return markdown(rows)
+    return matrix_markdown(rows)
 
 
 def _section(text: str) -> str:
@@ -111,7 +111,7 @@ def test_page_without_markers_is_refused() -> None:
 
 def test_broken_method_shows_in_the_table() -> None:
     row = Capability(method="mine", backbone="vit_h", failures={"import": "no module"})
-    assert "| broken (1)" in markdown([row])
+    assert "| broken (1)" in matrix_markdown([row])
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -181,7 +181,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def kvasir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generated images for plans."""
-    return samples.write("kvasir", tmp_path_factory.mktemp("data"))
+    return samples.write_samples("kvasir", tmp_path_factory.mktemp("data"))
 
 
 def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:

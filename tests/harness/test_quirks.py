@@ -271,7 +271,7 @@ def test_class_count_changes(tmp_path: Path) -> None:
 def test_camo_train_changes(tmp_path: Path) -> None:
     layouts = samples.layouts("camo")
     bundle = next(layout for layout in layouts if "sinet" in layout.lower())
-    root = samples.write("camo", tmp_path, layout=bundle)
+    root = samples.write_samples("camo", tmp_path, layout=bundle)
     counts = {}
     for quirk in ("released", "intended"):
         rules = from_rules(
@@ -283,7 +283,7 @@ def test_camo_train_changes(tmp_path: Path) -> None:
 
 
 def test_mask_decoding_changes(tmp_path: Path) -> None:
-    root = samples.write("kvasir", tmp_path)
+    root = samples.write_samples("kvasir", tmp_path)
     areas = {}
     for only_255 in (False, True):
         benchmark = BENCHMARKS.get("kvasir")(replace(DataOptions(), mask_255_only=only_255))

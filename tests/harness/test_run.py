@@ -161,7 +161,7 @@ def failed_record(tmp_path: Path, dataset_root: Path) -> dict[str, object]:
 def test_unreadable_image_fails_its_run_with_the_file_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from datasets import samples
 
-    root = samples.write("kvasir", tmp_path / "data")
+    root = samples.write_samples("kvasir", tmp_path / "data")
     image = sorted(root.rglob("images/*.jpg"))[0]
     image.write_bytes(image.read_bytes()[:200])
     record = failed_record(tmp_path, root)
@@ -173,7 +173,7 @@ def test_unreadable_image_fails_its_run_with_the_file_named(tmp_path: Path, caps
 def test_mask_with_an_unexpected_value_fails_its_run(tmp_path: Path) -> None:
     from datasets import samples
 
-    root = samples.write("trans10k_v2", tmp_path / "data")
+    root = samples.write_samples("trans10k_v2", tmp_path / "data")
     mask = sorted(root.rglob("train/masks_12/*.png"))[0]
     Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 77)).save(mask)
     words = ["trans10k_v2" if word == "kvasir" else word for word in DEMO]
@@ -188,7 +188,7 @@ def test_mask_with_an_unexpected_value_fails_its_run(tmp_path: Path) -> None:
 def test_image_without_a_mask_is_found_while_planning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from datasets import samples
 
-    root = samples.write("kvasir", tmp_path / "data")
+    root = samples.write_samples("kvasir", tmp_path / "data")
     mask = sorted(root.rglob("masks/*.jpg"))[0]
     mask.unlink()
     line = refused(capsys, *DEMO, "--results", str(tmp_path), "--dataset-root", f"kvasir={root}")
@@ -232,7 +232,7 @@ def test_all_that_is_missing_is_said_at_once_with_what_each_card_needs(
 ) -> None:
     from datasets import samples
 
-    samples.write("leaf", tmp_path / "data")
+    samples.write_samples("leaf", tmp_path / "data")
     grid = [
         "--protocol",
         "mini",

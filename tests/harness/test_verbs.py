@@ -192,7 +192,7 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     results = str(REPOSITORY / "results")
-    samples.write("kvasir", tmp_path / "data", images=12, size=32)
+    samples.write_samples("kvasir", tmp_path / "data", images=12, size=32)
     (tmp_path / "empty" / "records").mkdir(parents=True)
     for folder in ("predicted", "masks"):
         (tmp_path / folder).mkdir()

@@ -46,7 +46,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "card": lambda path: load_protocol(str(path)),
     "study": lambda path: load_study(str(path)),
     "profile": lambda path: load_profile(str(path)),
-    "claims": claims.read,
+    "claims": claims.read_claims,
 }
 
 

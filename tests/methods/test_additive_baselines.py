@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, linear
 
-from harness.contract.case import ContractCase, trained_parameters
+from harness.contract.case import ContractCase, grouped_parameters
 from methods.adapter import Adapter
 from methods.adaptformer import AdaptFormer
 from methods.bitfit import BitFit
@@ -32,7 +32,7 @@ def _perturb(module: nn.Module) -> None:
 
 def test_bitfit_trains_every_bias_of_the_encoder_and_nothing_else_in_it() -> None:
     segmenter, method = ContractCase(method=BitFit, config=BitFitConfig()).attached()
-    trained = {name for name in trained_parameters(method) if name.startswith("encoder.")}
+    trained = {name for name in grouped_parameters(method) if name.startswith("encoder.")}
     assert trained == {
         name for name, _ in segmenter.named_parameters() if name.startswith("encoder.") and name.endswith("bias")
     }
@@ -41,7 +41,7 @@ def test_bitfit_trains_every_bias_of_the_encoder_and_nothing_else_in_it() -> Non
 
 def test_bitfit_leaves_outer_biases_and_other_blocks_alone_when_asked() -> None:
     _, method = ContractCase(method=BitFit, config=BitFitConfig(blocks="1", outside=False)).attached()
-    trained = {name for name in trained_parameters(method) if name.startswith("encoder.")}
+    trained = {name for name in grouped_parameters(method) if name.startswith("encoder.")}
     assert trained
     assert all(name.startswith("encoder.blocks.1.") for name in trained)
 

@@ -14,7 +14,7 @@ from harness.planning.request import Variant
 from harness.planning.rows import method_row
 from harness.protocols.load import load_protocol
 from methods.configs import ConvLoRAConfig
-from methods.convlora import ConvLoRA, Mixture, load, squared_variation
+from methods.convlora import ConvLoRA, Mixture, expert_load, squared_variation
 from methods.parts.placement import MethodError
 
 
@@ -106,7 +106,9 @@ def test_the_noise_has_a_floor_where_the_gate_would_have_none() -> None:
     clean = maps.mean((2, 3)) @ mixture.gate
     logits_ = clean + 0.01 * drawn[0]
     importance = torch.nn.functional.one_hot(logits_.argmax(1), 4).sum(0)
-    expected = squared_variation(importance) + squared_variation(load(clean, logits_, torch.full_like(clean, 0.01)))
+    expected = squared_variation(importance) + squared_variation(
+        expert_load(clean, logits_, torch.full_like(clean, 0.01))
+    )
     assert mixture.balance is not None
     torch.testing.assert_close(mixture.balance, expected, rtol=1e-4, atol=1e-4)
 
@@ -123,7 +125,7 @@ def test_load_is_the_probability_of_winning_when_the_noise_is_drawn_again() -> N
         others = logits_.clone()
         others[:, expert] = -torch.inf
         expected[expert] = (again[:, :, expert] > others.max(1).values).float().mean(0).sum()
-    torch.testing.assert_close(load(clean, logits_, spread), expected, atol=0.03, rtol=0)
+    torch.testing.assert_close(expert_load(clean, logits_, spread), expected, atol=0.03, rtol=0)
 
 
 def test_squared_variation_is_variance_over_squared_mean() -> None:

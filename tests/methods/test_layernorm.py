@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from harness.contract.case import ContractCase, trained_parameters
+from harness.contract.case import ContractCase, grouped_parameters
 from methods.configs import LayerNormConfig
 from methods.layernorm import LayerNormTuning
 
 
 def _trained(config: LayerNormConfig, backbone: str) -> tuple[nn.Module, set[str]]:
     segmenter, method = ContractCase(method=LayerNormTuning, config=config, backbone=backbone).attached()
-    return segmenter, {name for name in trained_parameters(method) if name.startswith("encoder.")}
+    return segmenter, {name for name in grouped_parameters(method) if name.startswith("encoder.")}
 
 
 @pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])

@@ -210,11 +210,11 @@ def _run(command: list[str]) -> str:
     except subprocess.TimeoutExpired as error:
         raise Refused(f"{command[0]}: socket timed out") from error
     if done.returncode:
-        raise Refused(one_line(command[0], done.stderr or done.stdout))
+        raise Refused(client_message(command[0], done.stderr or done.stdout))
     return done.stdout
 
 
-def one_line(program: str, message: str) -> str:
+def client_message(program: str, message: str) -> str:
     """What a client said, without its own prefixes, in one line."""
     lines = [re.sub(rf"^{program}:\s*(error:\s*)?", "", line.strip()) for line in message.splitlines() if line.strip()]
     return f"{program}: {'; '.join(dict.fromkeys(lines)) or 'failed without a message'}"

@@ -23,9 +23,9 @@ from harness.dispatch.heartbeat import beating
 from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import read_chunks, read_sweep
 from harness.dispatch.run_states import INTERRUPTED, LOST, RunState, survey
-from harness.dispatch.slurm.client import Refused, Slurm, Unreachable, one_line, patiently
-from harness.dispatch.slurm.profile import ClusterProfile, Shape, as_data
-from harness.dispatch.slurm.reconcile import is_own, reconcile
+from harness.dispatch.slurm.client import Refused, Slurm, Unreachable, client_message, patiently
+from harness.dispatch.slurm.profile import ClusterProfile, Shape, profile_as_data
+from harness.dispatch.slurm.reconcile import reconcile, submitted_by_us
 from harness.dispatch.slurm.sbatch import array_of, refusal
 from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, writing
 from harness.dispatch.sweeps import AttemptLimits, Chunk, Sweep, create_chunk, job_log, sweeps_folder
@@ -136,7 +136,7 @@ class SlurmExecutor(Executor):
                     for index, run in enumerate(chunk.runs)
                     if (task := chunk.on_cluster(tasks, index)) is not None and task.active
                 }
-                if active and sweep.request == request and is_own(sweep, self.slurm):
+                if active and sweep.request == request and submitted_by_us(sweep, self.slurm):
                     whole.append(chunk.job)
                     chunk.close("cancelled")
                     cancelled += active
@@ -225,7 +225,7 @@ class SlurmExecutor(Executor):
         frozen, everything = freeze(folder.absolute(), everything)
         frozen_jobs = {job.run.key: job for job in everything}
         settings = {
-            **as_data(self.profile),
+            **profile_as_data(self.profile),
             "user": self.slurm.user,
             "cluster": self.slurm.cluster(),
             "request": self._origin["request"],
@@ -259,7 +259,7 @@ class SlurmExecutor(Executor):
             try:
                 return str(executor.begin().job_id)
             except (FailedJobError, FailedSubmissionError) as error:
-                raise Refused(one_line("sbatch", str(error))) from error
+                raise Refused(client_message("sbatch", str(error))) from error
 
         job = patiently(ask, patience_s=self.profile.patience_seconds, say=lambda line: print(line, file=sys.stderr))
         return chunk.answered(job)

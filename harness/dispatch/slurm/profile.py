@@ -147,7 +147,7 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Clust
     return profile
 
 
-def as_data(profile: ClusterProfile) -> dict[str, Any]:
+def profile_as_data(profile: ClusterProfile) -> dict[str, Any]:
     """The profile as JSON-ready data, for a sweep."""
     return {**asdict(profile), "setup": list(profile.setup)}
 

@@ -29,7 +29,7 @@ def reconcile(results: Path, slurm: Slurm) -> Mapping[str, Task]:
     """
     chunks = [(chunk, read_sweep(chunk.path.parent)) for chunk in read_chunks(results, open_only=True)]
     chunks = [(chunk, sweep) for chunk, sweep in chunks if sweep.executor == "slurm"]
-    mine = _answered([chunk for chunk, sweep in chunks if is_own(sweep, slurm)], slurm)
+    mine = _answered([chunk for chunk, sweep in chunks if submitted_by_us(sweep, slurm)], slurm)
     tasks = slurm.tasks(chunk.name for chunk, _ in chunks)
     ended = [chunk for chunk in mine if not _active(chunk, tasks)]
     if ended:
@@ -39,7 +39,7 @@ def reconcile(results: Path, slurm: Slurm) -> Mapping[str, Task]:
     return tasks
 
 
-def is_own(sweep: Sweep, slurm: Slurm) -> bool:
+def submitted_by_us(sweep: Sweep, slurm: Slurm) -> bool:
     """Whether this user submitted the sweep to this cluster."""
     return sweep.user in ("", slurm.user) and (not sweep.cluster or sweep.cluster == slurm.cluster())
 

@@ -29,7 +29,7 @@ def disc() -> np.ndarray:
         (encodings.grey_low_peak, ".png"),
         (encodings.three_channels, ".tif"),
         (encodings.one_bit, ".png"),
-        (encodings.palette, ".png"),
+        (encodings.palette_png, ".png"),
         (encodings.index, ".png"),
     ],
 )
@@ -49,7 +49,7 @@ def test_jpeg_mask_does_not_erode(tmp_path: Path, disc: np.ndarray) -> None:
 
 def test_quirk_255_only_erodes_jpeg_masks_and_empties_palette_masks(tmp_path: Path, disc: np.ndarray) -> None:
     encodings.jpeg_noise(tmp_path / "a.jpg", disc)
-    encodings.palette(tmp_path / "b.png", disc)
+    encodings.palette_png(tmp_path / "b.png", disc)
     encodings.grey(tmp_path / "c.png", disc)
     assert 0 < read_binary(tmp_path / "a.jpg", only_255=True).sum() < disc.sum()
     assert read_binary(tmp_path / "b.png", only_255=True).sum() == 0
@@ -88,7 +88,11 @@ def test_mask_in_the_alpha_channel(tmp_path: Path, disc: np.ndarray) -> None:
 def test_empty_mask_stays_empty_and_full_mask_full(tmp_path: Path) -> None:
     for value in (0, 1):
         classes = np.full((20, 30), value, np.uint8)
-        for encode, name in ((encodings.grey, "a.png"), (encodings.jpeg_noise, "b.jpg"), (encodings.palette, "c.png")):
+        for encode, name in (
+            (encodings.grey, "a.png"),
+            (encodings.jpeg_noise, "b.jpg"),
+            (encodings.palette_png, "c.png"),
+        ):
             encode(tmp_path / name, classes)
             np.testing.assert_array_equal(read_binary(tmp_path / name), classes)
 

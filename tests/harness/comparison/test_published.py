@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from harness.comparison.names import BENCHMARK_TITLES
-from harness.comparison.published import PARAMETERS, Published, problems, read, read_file
+from harness.comparison.published import PARAMETERS, Published, problems, read_file, read_published
 from harness.comparison.setups import read_setups
 from harness.judging.verdicts import judge, seeds_in_words, seeds_to_settle
 from harness.models.catalog import backbone_names
@@ -38,7 +38,7 @@ GOOD = Published(
 
 
 def test_the_committed_numbers_are_valid_and_none_is_without_a_source() -> None:
-    cells = read()
+    cells = read_published()
     assert problems(cells) == []
     assert {cell.paper for cell in cells} == {"conv-lora", "nas-lora"}
     assert all(cell.source and cell.mark != "?" for cell in cells if cell.value)
@@ -113,7 +113,7 @@ def test_empty_cells_are_asked_for_and_a_typo_is_asked_again(
     shown = capsys.readouterr().out
     assert "outside 0 to 100" in shown
     assert "2 cells filled" in shown
-    cells = read(tmp_path)
+    cells = read_published(tmp_path)
     assert [(cell.value, cell.spread, cell.source) for cell in cells if cell.value] == [
         ("91.2", "0.3", "PDF v1"),
         ("93.1", "", "PDF v1"),
@@ -263,7 +263,7 @@ def test_numbers_of_an_ablation_stand_beside_the_row_with_its_options() -> None:
 
 def test_the_committed_setups_name_real_cards_backbones_and_benchmarks() -> None:
     setups = read_setups()
-    assert set(setups) == {cell.paper for cell in read()}
+    assert set(setups) == {cell.paper for cell in read_published()}
     for setup in setups.values():
         assert card_rules(setup.card, "kvasir") is not None
         assert setup.backbone in backbone_names()

@@ -10,8 +10,8 @@ import yaml
 
 from harness.errors import UsageError
 from harness.judging import judging, of_rankings
-from harness.judging.definitions import read
-from harness.judging.judging import describe, judge_claims
+from harness.judging.definitions import read_claims
+from harness.judging.judging import findings_text, judge_claims
 from harness.reporting.tables import render
 from harness.studies import study_from_dict
 from tests.harness.reporting.sample import CARD, record, sources
@@ -101,13 +101,13 @@ def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, records: list[Any]) 
     }  # fmt: skip
     path = tmp_path / "claims.yaml"
     path.write_text(yaml.safe_dump([content]))
-    return judge_claims(read(path), records, [], protocol="demo", sources=sources())[0]
+    return judge_claims(read_claims(path), records, [], protocol="demo", sources=sources())[0]
 
 
 def test_the_claim_is_judged_by_every_pair_of_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     alike = judged(monkeypatch, tmp_path, runs("sam", UP) + runs("linear", UP))
     assert alike.verdict == "reproduced"
-    text = describe([alike])
+    text = findings_text([alike])
     assert "sam – linear, mean τ over 2 benchmarks of 4 rows: +1.00 [+1.00, +1.00] tau, n = 3: reproduced" in text
     reverse = judged(monkeypatch, tmp_path, runs("sam", UP) + runs("linear", UP) + runs("mask-transformer", DOWN))
     assert [one.verdict for one in reverse.readings] == ["reproduced", "not reproduced", "not reproduced"]
@@ -129,11 +129,11 @@ def test_a_chance_of_just_alpha_is_small_enough(monkeypatch: pytest.MonkeyPatch,
 def test_without_runs_it_is_inconclusive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = judged(monkeypatch, tmp_path, runs("sam", UP))
     assert found.verdict == "inconclusive"
-    assert "no two models with two rows in common" in describe([found])
+    assert "no two models with two rows in common" in findings_text([found])
 
 
 def test_a_claim_on_rankings_names_real_studies(tmp_path: Path) -> None:
-    claims = {one.name: one for one in read()}
+    claims = {one.name: one for one in read_claims()}
     assert claims["architecture-independence"].studies == ("cross-model", "small-cross-model")
     content = {
         "name": "x", "text": "t", "source": "s", "mark": "?", "quantity": "rank agreement", "unit": "tau",
@@ -143,5 +143,5 @@ def test_a_claim_on_rankings_names_real_studies(tmp_path: Path) -> None:
     for studies, said in (([], "needs 'studies'"), (["cros-model"], "unknown study")):
         path.write_text(yaml.safe_dump([{**content, "studies": studies}]))
         with pytest.raises(UsageError, match=said):
-            read(path)
+            read_claims(path)
     assert judging.judge_claims([], [], [], protocol="demo") == []

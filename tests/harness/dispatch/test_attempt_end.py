@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.dispatch.attempt_end import end_from_state, exceeded_memory, gpu_hours, judge, settle
+from harness.dispatch.attempt_end import end_from_state, exceeded_memory, gpu_hours, reason_to_give_up, settle
 from harness.dispatch.attempts import Attempt, Holder, Lease, attempts, state_folder
 from harness.dispatch.queue import Account
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun
@@ -53,21 +53,21 @@ def test_slurms_ways_to_say_that_memory_ran_out_are_known(tmp_path, line):
 
 
 def ended(starts):
-    verdict = judge(starts, limit=10)
+    verdict = reason_to_give_up(starts, limit=10)
     assert verdict is not None
     return verdict[0]
 
 
 def test_a_run_is_given_up_for_memory_at_once_and_for_crashes_or_attempts_at_the_bound():
     assert ended([start(1, "OOM")]) == "OOM"
-    assert judge([start(n, "killed") for n in (1, 2)], limit=10) is None
+    assert reason_to_give_up([start(n, "killed") for n in (1, 2)], limit=10) is None
     assert ended([start(n, "killed") for n in (1, 2, 3)]) == "killed"
-    assert judge([start(n, "PREEMPTED") for n in range(1, 10)], limit=10) is None
+    assert reason_to_give_up([start(n, "PREEMPTED") for n in range(1, 10)], limit=10) is None
     assert ended([start(n, "PREEMPTED") for n in range(1, 11)]) == "PREEMPTED"
-    assert judge([start(n, "CANCELLED") for n in range(1, 11)], limit=10) is None
-    assert judge([start(1, "killed"), start(2, "killed"), start(3, "")], limit=10) is None
-    assert judge([], limit=10) is None
-    assert judge([start(n, "killed") for n in (1, 2, 3, 4)], limit=13, before=3) is None
+    assert reason_to_give_up([start(n, "CANCELLED") for n in range(1, 11)], limit=10) is None
+    assert reason_to_give_up([start(1, "killed"), start(2, "killed"), start(3, "")], limit=10) is None
+    assert reason_to_give_up([], limit=10) is None
+    assert reason_to_give_up([start(n, "killed") for n in (1, 2, 3, 4)], limit=13, before=3) is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from harness.dispatch import supervise as module
 from harness.dispatch.attempts import Attempt, Holder, Lease, Lost, attempts, log_path, state_folder
 from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.meeting import Meeting
-from harness.dispatch.settled import fingerprint
+from harness.dispatch.settled import ending_fingerprint
 from harness.dispatch.supervise import supervise
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -94,7 +94,7 @@ def test_only_the_failure_that_is_to_be_replaced_is_run_again(tmp_path, experime
     failure = written(job, "OOM", finished="2026-01-01T00:00:00Z")
     assert started(job, replaces="another") == "finished"  # somebody settled it since
     assert starts(tmp_path, job.run.key) == []
-    assert started(job, replaces=fingerprint(failure)) == "finished"
+    assert started(job, replaces=ending_fingerprint(failure)) == "finished"
     assert record_of(tmp_path, job.run.key).code == "OK"
 
 

@@ -10,7 +10,7 @@ import pytest
 from harness.dispatch.attempts import Holder
 from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import Problems, chunk_paths, read_chunk, read_chunks, read_sweep, read_sweeps
-from harness.dispatch.settled import fingerprint, settled
+from harness.dispatch.settled import ending_fingerprint, settled
 from harness.dispatch.state_files import read_as
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun, Sweep, create_chunk, create_sweep
 from harness.errors import UsageError
@@ -55,7 +55,7 @@ def test_a_chunk_is_read_as_it_was_written_with_its_answer_and_its_end(tmp_path)
     assert chunk.name == "harness-20260101-000000-abcd-000"
     assert chunk.runs == tuple(
         PlannedRun.of(job.run, limits=AttemptLimits(before=2, limit=12), replaces=replaces)
-        for job, replaces in zip(jobs, ("", fingerprint(failure)), strict=True)
+        for job, replaces in zip(jobs, ("", ending_fingerprint(failure)), strict=True)
     )
     assert chunk.jobs() == jobs
     assert chunk.read_job(1) == jobs[1]
@@ -143,13 +143,13 @@ def test_a_run_is_settled_by_a_success_or_by_another_failure_than_the_one_replac
     assert settled(tmp_path, run.key, replaces="") is None
     failure = Record(run=run, key=run.key, code="OOM", finished="2026-01-01T00:00:00Z", attempts=1)
     RecordStore(tmp_path).write(failure)
-    assert settled(tmp_path, run.key, replaces=fingerprint(failure)) is None
+    assert settled(tmp_path, run.key, replaces=ending_fingerprint(failure)) is None
     assert settled(tmp_path, run.key, replaces="another") == failure
     prints = {
-        fingerprint(replace(failure, **change))
+        ending_fingerprint(replace(failure, **change))
         for change in ({}, {"code": "ERROR"}, {"attempts": 2}, {"finished": "x"})
     }
     assert len(prints) == 4
     success = replace(failure, code="OK")
     RecordStore(tmp_path).write(success)
-    assert settled(tmp_path, run.key, replaces=fingerprint(success)) == success
+    assert settled(tmp_path, run.key, replaces=ending_fingerprint(success)) == success

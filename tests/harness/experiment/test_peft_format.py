@@ -26,7 +26,7 @@ from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
-from harness.training.batches import draw
+from harness.training.batches import draw_number
 from tests.harness.experiment.test_exporting import _finished
 
 SIDE = 128
@@ -77,7 +77,9 @@ def _plain_hf(run: Run) -> SamModel:
 
 def _start(run: Run) -> dict[str, torch.Tensor]:
     """Under segment_anything's names: the run's start, which decoder-only shares with every method."""
-    segmenter = build_segmenter(run.backbone, task="binary", image_size=SIDE, head_seed=draw("head", run.seed) % 2**31)
+    segmenter = build_segmenter(
+        run.backbone, task="binary", image_size=SIDE, head_seed=draw_number("head", run.seed) % 2**31
+    )
     return sam_state_dict(segmenter)
 
 

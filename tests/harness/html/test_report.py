@@ -17,16 +17,16 @@ from jinja2 import UndefinedError
 from harness.comparison.provenance import Folder
 from harness.comparison.rules import no_card
 from harness.html import rendering
-from harness.html.build import Hands, Wanted, build
+from harness.html.build import Hands, Wanted, collect
 from harness.html.content import Content, Picture, Tags
-from harness.html.pictures import compact, within
+from harness.html.pictures import compact_svg, within
 from harness.html.rates import how_chosen, rate
 from harness.html.rendering import html
 from harness.planning.closed_form import trained_parameters
 from harness.records.store import RecordStore
 from harness.report import main
 from harness.reporting.pages import built_pages
-from harness.reporting.why import behind, label_of
+from harness.reporting.why import behind, row_label
 from tests.harness.html.conftest import HOSTILE
 from tests.harness.html.sample import write_comparison
 from tests.harness.reporting.sample import record
@@ -35,7 +35,7 @@ HANDS = Hands(card_of=no_card, count_of=trained_parameters)
 
 
 def content_of(root: Path, **changes: Any) -> Content:
-    return build(root, Wanted(**{"figures": False, **changes}), HANDS)
+    return collect(root, Wanted(**{"figures": False, **changes}), HANDS)
 
 
 def column(content: Content, title: str, *, where: str = "") -> list[str]:
@@ -55,7 +55,7 @@ def test_every_cell_of_every_page_is_explained_as_why_does(folder: Path) -> None
     for group in (*content.groups, *content.costs):
         for table, block in zip(group.tables, pages[group.name].blocks, strict=False):
             for line, row in zip(table.rows, block.rows, strict=True):
-                assert line.label == label_of(row)
+                assert line.label == row_label(row)
                 for cell, text in zip(line.cells, row, strict=True):
                     assert cell.text == text.text
                     assert [content.lines[at] for at in content.behind[cell.why]] == list(behind(text, explained))
@@ -220,7 +220,7 @@ def test_what_does_not_fit_is_left_out_and_smaller_ones_behind_it_are_not() -> N
 def test_a_packed_figure_is_the_figure(folder: Path) -> None:
     import xml.etree.ElementTree as ElementTree
 
-    page = Reader(html(build(folder, Wanted(room=10**9), HANDS)))
+    page = Reader(html(collect(folder, Wanted(room=10**9), HANDS)))
     packed = json.loads(page.scripts[0])["pictures"]
     assert any("masks" in name for name in packed)
     for svg in packed.values():
@@ -236,7 +236,7 @@ def test_a_name_that_a_template_does_not_know_is_an_error() -> None:
 def test_coordinates_are_rounded_and_shapes_of_letters_are_not() -> None:
     svg = '<g id="a"><path id="D-1" d="M 2034 4250.123456 z" transform="scale(0.015625)"/><use x="1.23456" y="-2.34567"/></g>'
     expected = '<g><path id="D-1" d="M 2034 4250.12 z" transform="scale(0.015625)"/><use x="1.23" y="-2.34"/></g>'
-    assert compact(svg) == expected
+    assert compact_svg(svg) == expected
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_folder_without_records_is_one_line(tmp_path: Path, capsys: pytest.Cap
 
 def test_runs_that_all_failed_are_a_report_of_gaps(tmp_path: Path) -> None:
     RecordStore(tmp_path).write(record(code="OOM", message="asked for 90 GiB"))
-    content = build(tmp_path, Wanted(), HANDS)
+    content = collect(tmp_path, Wanted(), HANDS)
     assert [cell.text for cell in content.gaps.rows[0].cells][:4] == ["lora", "Kvasir-SEG", "0", "OOM"]
     assert "asked for 90 GiB" in html(content)
     assert "holds no finished run" in content.left_out[0]

@@ -14,8 +14,8 @@ import yaml
 from harness.claims import main
 from harness.comparison.setups import Setup
 from harness.errors import UsageError
-from harness.judging.definitions import FILE, Claim, Subject, read
-from harness.judging.judging import Finding, describe, judge_claims
+from harness.judging.definitions import FILE, Claim, Subject, read_claims
+from harness.judging.judging import Finding, findings_text, judge_claims
 from harness.judging.of_costs import _method
 from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import load_protocol
@@ -44,7 +44,7 @@ def claim(tmp_path: Path, **changes: Any) -> Claim:
     path.write_text(
         yaml.safe_dump([{key: value for key, value in content.items() if value is not None}]), encoding="utf-8"
     )
-    return read(path)[0]
+    return read_claims(path)[0]
 
 
 def runs(values: list[float], **changes: Any) -> list[Any]:
@@ -56,7 +56,7 @@ def judged(tmp_path: Path, records: list[Any], **changes: Any) -> Finding:
 
 
 def test_every_claim_asked_for_is_there_and_names_real_things() -> None:
-    claims = {one.name: one for one in read()}
+    claims = {one.name: one for one in read_claims()}
     asked = {
         *("naslora-over-lora", "training-cost", "stagewise-over-joint", "channel-ratio-two-thirds-best"),
         *("domains-choose-different-priors", "naslora-attention-distance", "naslora-frequencies"),
@@ -102,7 +102,7 @@ def test_a_claim_with_one_open_reading_is_not_reproduced_as_a_whole(tmp_path: Pa
 def test_one_seed_or_an_unpaired_seed_proves_nothing(tmp_path: Path) -> None:
     finding = judged(tmp_path, [record(0.9, seed=0), record(0.9, seed=1), record(0.8, seed=0, method="decoder")])
     assert (finding.readings[0].n, finding.readings[0].interval, finding.verdict) == (1, None, "inconclusive")
-    assert "at least 2 seeds are needed" in describe([finding])
+    assert "at least 2 seeds are needed" in findings_text([finding])
 
 
 def test_other_protocols_hashes_splits_and_configurations_are_not_mixed(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_cost_claim_is_judged_by_each_cost_and_stays_ambiguous_if_it_says_so(t
     )[0]
     assert finding.verdict == "ambiguous"
     assert [reading.verdict for reading in finding.readings] == ["reproduced", "not reproduced"]
-    text = describe([finding])
+    text = findings_text([finding])
     assert "-24.00 [-25.00, -23.00] percent, n = 9: reproduced (NVIDIA H100 · vit_b" in text
     assert "-50.00 percent, exact: not reproduced" in text
 
@@ -196,7 +196,7 @@ def test_runs_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> None
         (reading,) = finding.readings
         assert (reading.verdict, finding.verdict) == ("not judged", "not judged")
         assert reading.estimate == pytest.approx(1.0)
-        assert words in describe([finding])
+        assert words in findings_text([finding])
 
 
 def test_only_the_hash_of_the_card_itself_is_judged(tmp_path: Path) -> None:
@@ -222,10 +222,10 @@ def test_the_mean_over_benchmarks_stands_beside_the_claim_on_each(tmp_path: Path
     (mean,) = finding.averages
     assert mean.estimate == pytest.approx(1.2333, abs=1e-3)
     assert mean.verdict == "reproduced"
-    assert "mean over 3 of 3 benchmarks, lora − decoder: +1.23" in describe([finding])
+    assert "mean over 3 of 3 benchmarks, lora − decoder: +1.23" in findings_text([finding])
     some = judged(tmp_path, records, benchmarks=["kvasir", "leaf", "camo"])
     assert some.averages[0].verdict == "not judged"
-    assert "not all benchmarks" in describe([some])
+    assert "not all benchmarks" in findings_text([some])
 
 
 def test_every_session_is_a_reading_of_its_own(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_every_session_is_a_reading_of_its_own(tmp_path: Path) -> None:
     ]
     finding = judge_claims([claim(tmp_path, **COST)], [], sessions, protocol="demo")[0]
     assert len(finding.readings) == 4
-    assert "device shared" in describe([finding])
+    assert "device shared" in findings_text([finding])
 
 
 def test_inference_overhead_is_paired_by_round(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_the_verb_judges_a_results_folder(tmp_path: Path, capsys: pytest.Capture
         "Kvasir-SEG, naslora − lora: +1.00 [+1.00, +1.00] points, n = 3: not judged: backbone vit_t instead of vit_h;"
         in shown
     )
-    assert f"claims: {len(read(FILE))}; " in shown
+    assert f"claims: {len(read_claims(FILE))}; " in shown
     assert main(["--results", str(tmp_path), "training-cots"]) == 2
     assert "did you mean 'training-cost'" in capsys.readouterr().err
 
@@ -418,7 +418,7 @@ def test_what_nobody_read_in_the_paper_stays_unknown_beside_our_numbers(tmp_path
     pairs = _inside("lora", [-3.0, -4.0, -3.5]) + _inside("decoder", [0.5, -0.5, 0.0])
     finding = _judged_inside(tmp_path, pairs, expected="unknown", mark="?")
     assert finding.verdict == finding.readings[0].verdict == "unknown"
-    text = describe([finding])
+    text = findings_text([finding])
     assert "holds for unknown: nothing published" in text
     assert "-3.50 [-" in text
     assert "1 unknown" in text
@@ -471,7 +471,7 @@ def _prior(tmp_path: Path, gap: float, *, seeds: int = 3, **given: Any) -> Findi
 def test_domains_choose_different_priors_where_the_permutation_test_says_so(tmp_path: Path) -> None:
     apart = _prior(tmp_path, 0.5)
     assert apart.verdict == "reproduced"
-    assert "p = 0.028 (n = 3)" in describe([apart])
+    assert "p = 0.028 (n = 3)" in findings_text([apart])
     alike = _prior(tmp_path, 0.0)
     assert alike.verdict == "inconclusive"  # a test that finds nothing shows nothing
     assert alike.readings[0].estimate is not None
@@ -482,7 +482,7 @@ def test_mixtures_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> 
     other = Setup(card="demo", backbone="vit_h", checkpoint="", test_images={})
     finding = _prior(tmp_path, 0.5, setups={"nas-lora": other})
     assert finding.verdict == "not judged"
-    assert "backbone vit_t instead of vit_h" in describe([finding])
+    assert "backbone vit_t instead of vit_h" in findings_text([finding])
 
 
 def test_of_several_entries_the_one_that_changes_nothing_else_is_compared() -> None:

@@ -34,7 +34,7 @@ from harness.pricing.forecast import (
     published_images,
     within_budget,
 )
-from harness.pricing.plan_text import describe
+from harness.pricing.plan_text import forecast_text
 from harness.records.schema import Record, Run
 from tests.harness.reporting.sample import record
 
@@ -138,9 +138,9 @@ def test_caches_are_counted_once_for_all_runs_that_share_them() -> None:
     assert found.image_cache_bytes == 130 * 4 * 128**2
     assert found.embedding_cache_bytes == 2 * 100 * 64 * 8 * 8 * 4
     assert price(runs, []).embedding_cache_bytes == 2 * found.embedding_cache_bytes  # every seed its own random encoder
-    assert "caches come on top, shared by runs, where there is room: images 0.01 GiB" in describe(found)
+    assert "caches come on top, shared by runs, where there is room: images 0.01 GiB" in forecast_text(found)
     assert price([made().run], []).image_cache_bytes == 0
-    assert "caches" not in describe(price([made().run], []))
+    assert "caches" not in forecast_text(price([made().run], []))
 
 
 def test_another_method_on_the_same_backbone_is_priced_by_flops_at_its_speed() -> None:
@@ -187,8 +187,8 @@ def test_a_budget_buys_whole_comparisons_before_halves() -> None:
 
 def test_the_description_has_a_line_a_method_and_a_sum() -> None:
     runs = [made(seed=seed, method=method).run for method in ("lora", "decoder") for seed in range(2)]
-    text = describe(price(runs, [made()], start=datetime(2026, 1, 1)))
-    assert text == describe(price(runs, [made()], start=datetime(2026, 1, 1)))
+    text = forecast_text(price(runs, [made()], start=datetime(2026, 1, 1)))
+    assert text == forecast_text(price(runs, [made()], start=datetime(2026, 1, 1)))
     assert [line.split()[0] for line in text.splitlines()] == ["method", "lora", "decoder", "all", "disk", "finished"]
     assert "2 records" not in text
     assert "1 record of the same shape" in text

@@ -30,7 +30,7 @@ SECONDS = 3600.0
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return samples.write("kvasir", tmp_path_factory.mktemp("data"))
+    return samples.write_samples("kvasir", tmp_path_factory.mktemp("data"))
 
 
 def planned(results: Path, **changes: Any) -> Plan:

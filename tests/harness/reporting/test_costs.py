@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.comparison.setups import Setup
-from harness.judging.definitions import read
+from harness.judging.definitions import read_claims
 from harness.records.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
 from harness.reporting.costs import cost_page
 from harness.reporting.writing import write
@@ -149,7 +149,7 @@ def test_what_could_not_be_measured_is_named() -> None:
 
 
 def test_the_claim_is_printed_for_every_cost_and_stays_ambiguous() -> None:
-    page = render_costs([session()], claims=read(), **PUBLISHED)
+    page = render_costs([session()], claims=read_claims(), **PUBLISHED)
     readings = [line for line in page.splitlines() if line.startswith("| training-cost |")]
     assert len(readings) == 4
     assert sum("| reproduced (ambiguous as it stands) |" in line for line in readings) == 2
@@ -166,7 +166,7 @@ def test_the_claim_is_printed_for_every_cost_and_stays_ambiguous() -> None:
 )
 def test_a_session_of_another_set_up_gets_no_verdict(changes: dict[str, Any], words: str) -> None:
     place = replace(session().comparability, **changes)
-    page = render_costs([session(comparability=place, key=place.key)], claims=read(), **PUBLISHED)
+    page = render_costs([session(comparability=place, key=place.key)], claims=read_claims(), **PUBLISHED)
     readings = [line for line in page.splitlines() if line.startswith("| training-cost |")]
     assert len(readings) == 4
     assert all("| not judged (ambiguous as it stands) |" in line for line in readings)
@@ -175,7 +175,7 @@ def test_a_session_of_another_set_up_gets_no_verdict(changes: dict[str, Any], wo
 
 
 def test_a_shared_session_gets_no_verdict() -> None:
-    page = render_costs([session(shared="process 7")], claims=read(), **PUBLISHED)
+    page = render_costs([session(shared="process 7")], claims=read_claims(), **PUBLISHED)
     assert "published set-up: device shared" in page
     assert "reproduced" not in page
 
@@ -195,7 +195,7 @@ def test_csv_is_a_number_a_row_in_si_units() -> None:
 def test_one_round_gives_no_interval_and_no_verdict() -> None:
     alone = {"full": {"time": Ratio(value=0.7586), "flops": Ratio(value=0.7586)}}
     one = session(methods=[method("full", [0.2]), method("naspclora", [0.1], ratios=alone)])
-    page = render_costs([one], claims=read(), **PUBLISHED)
+    page = render_costs([one], claims=read_claims(), **PUBLISHED)
     assert "| time, naspclora / full | -24.14 | – | inconclusive (ambiguous as it stands) |" in page
     assert "| flops, naspclora / full | -24.14 | exact | reproduced (ambiguous as it stands) |" in page
 
@@ -208,7 +208,7 @@ def test_a_shared_device_is_marked() -> None:
 
 def test_the_page_is_the_same_bytes_in_any_order() -> None:
     sessions = [session(), session(device="cpu"), session(session="fedcba98")]
-    assert render_costs(sessions, claims=read()) == render_costs(sessions[::-1], claims=read())
+    assert render_costs(sessions, claims=read_claims()) == render_costs(sessions[::-1], claims=read_claims())
 
 
 def test_the_tables_verb_writes_and_checks_the_cost_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

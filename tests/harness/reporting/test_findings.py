@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.comparison.alpha import domains
-from harness.comparison.grid import build, sheets
+from harness.comparison.grid import build_grid, sheets
 from harness.comparison.paired import paired_difference
 from harness.comparison.rows import is_entry
 from harness.records.cost import CostStore
@@ -229,7 +229,7 @@ def test_the_seed_that_hardly_learnt_is_told_as_it_was() -> None:
 def test_searching_against_not_searching_is_paired_as_tables_pair() -> None:
     study = load_study("small-search")
     ((sheet, members),) = sheets(small()).items()
-    grid = build(sheet, members, study=study)
+    grid = build_grid(sheet, members, study=study)
     place = next(k for k, column in enumerate(grid.columns) if column.benchmark == "kvasir")
     row = {one.label: index for index, one in enumerate(grid.rows)}
     searched, not_searched = (grid.cells[row[name], place] for name in ("NAS-LoRA", "NAS-LoRA, no search, lr 3e-3"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.comparison.grid import build, sheets
+from harness.comparison.grid import build_grid, sheets
 from harness.comparison.rows import is_entry
 from tests.harness.reporting.sample import record
 
@@ -15,7 +15,7 @@ CONVLORA = {"lr": None, "blocks": "all", "sites": "qkv", "rank": 3, "alpha": 32.
 
 def labels(*records: Any) -> list[str]:
     (chosen,) = sheets(records).items()
-    return [row.shown for row in build(*chosen).rows]
+    return [row.shown for row in build_grid(*chosen).rows]
 
 
 @pytest.mark.parametrize(("gate", "label"), [("released", "convlora"), ("switch", "convlora (Switch gate)")])

@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 
 import harness.readings as verb
-from harness.comparison.grid import build, sheets
+from harness.comparison.grid import build_grid, sheets
 from harness.errors import UsageError
-from harness.judging.definitions import FILE, read
+from harness.judging.definitions import FILE, read_claims
 from harness.records.schema import Record
 from harness.records.store import RecordStore
-from harness.reporting.readings import choice, curve, lenth_margin, main_effects, reading_page, with_readings
-from harness.reporting.specification import draw
+from harness.reporting.readings import (
+    choice,
+    lenth_margin,
+    main_effects,
+    reading_page,
+    specification_curve,
+    with_readings,
+)
+from harness.reporting.specification import draw_specification
 from harness.reporting.writing import write
 from harness.studies import Study, load_study, study_from_dict
 from harness.studies.design import aliases, label_of, options_of, parse_fields, points
@@ -105,7 +112,7 @@ def test_aliases_are_what_an_interaction_adds_to_a_main_effect() -> None:
 def test_effects_that_were_put_in_come_out_with_intervals_over_replicates() -> None:
     records = everything()
     ((sheet, members),) = sheets(records).items()
-    effects = {one.field: one for one in main_effects(build(sheet, members, study=study()), study())}
+    effects = {one.field: one for one in main_effects(build_grid(sheet, members, study=study()), study())}
 
     assert effects["scale"].estimate == pytest.approx(4.0)
     assert effects["residual"].estimate == pytest.approx(-2.0)
@@ -118,7 +125,7 @@ def test_effects_wait_for_every_run_of_a_seed() -> None:
     records = everything(seeds=1)
     ((sheet, members),) = sheets(records[:-4]).items()
 
-    assert main_effects(build(sheet, members, study=study(seeds=1)), study(seeds=1)) == []
+    assert main_effects(build_grid(sheet, members, study=study(seeds=1)), study(seeds=1)) == []
     assert "runs of the design are in" in write(
         reading_page(records[:-4], study(seeds=1), images_of=no_images, protocol="demo")
     )
@@ -135,8 +142,8 @@ def test_lenths_margin_is_that_of_his_paper() -> None:
 
 def test_the_curve_is_sorted_and_shows_differences_and_choices() -> None:
     page = write(reading_page(everything(), study(), images_of=no_images, protocol="demo"))
-    curve = page.split("## ")[1].splitlines()
-    rows = [line.strip("| ").split(" | ") for line in curve if line.startswith("| ") and "mean" not in line]
+    printed = page.split("## ")[1].splitlines()
+    rows = [line.strip("| ").split(" | ") for line in printed if line.startswith("| ") and "mean" not in line]
     means = [float(row[0]) for row in rows]
 
     assert means == sorted(means)
@@ -147,7 +154,7 @@ def test_the_curve_is_sorted_and_shows_differences_and_choices() -> None:
 
 
 def test_a_claim_is_counted_over_the_readings() -> None:
-    claims = [claim for claim in read(FILE) if claim.name in ("naslora-over-lora", "stagewise-over-joint")]
+    claims = [claim for claim in read_claims(FILE) if claim.name in ("naslora-over-lora", "stagewise-over-joint")]
     page = write(reading_page(everything(), study(), claims=claims, images_of=no_images, protocol="demo"))
     row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
     readings = study().readings
@@ -182,16 +189,16 @@ def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: P
 
 def test_the_curve_is_drawn_with_a_mark_for_every_choice(tmp_path: Path) -> None:
     ((grid, _, here),) = with_readings(everything(), study(), protocol="demo")
-    found = curve(grid, here, no_images)
+    found = specification_curve(grid, here, no_images)
     readings = here.readings
     assert readings is not None
-    draw(found, readings, tmp_path / "curve.svg", baseline="LoRA", caption="made up")
+    draw_specification(found, readings, tmp_path / "curve.svg", baseline="LoRA", caption="made up")
 
     assert "<svg" in (tmp_path / "curve.svg").read_text(encoding="utf-8")
     with pytest.raises(UsageError, match="no curve to draw yet"):
-        draw([], readings, tmp_path / "none.svg", baseline="LoRA", caption="")
+        draw_specification([], readings, tmp_path / "none.svg", baseline="LoRA", caption="")
     with pytest.raises(UsageError, match="cannot write the figure"):
-        draw(found, readings, tmp_path / "curve.docx", baseline="LoRA", caption="")
+        draw_specification(found, readings, tmp_path / "curve.docx", baseline="LoRA", caption="")
 
 
 def test_the_default_reading_is_the_cards_own_run_so_that_it_is_not_made_twice() -> None:

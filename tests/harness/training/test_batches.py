@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.training.batches import UpdatePlan, choose, draw, hold_out, load, shuffled, slice_of
+from harness.training.batches import UpdatePlan, draw_number, hold_out, load_batch, shuffled, slice_of, subset
 from harness.training.distributed import ALONE
 from harness.training.feeding import Feeder
 from tests.harness.training.tiny import CPU, Discs, protocol
@@ -24,7 +24,7 @@ def epoch_of(plan: UpdatePlan, epoch: int) -> list[int]:
 
 
 def test_draws_are_the_same_in_every_version_of_every_library() -> None:
-    assert draw("flip", 0, 1, 2) == 134270804541780628  # b2sum -l 64 of "flip:0:1:2"
+    assert draw_number("flip", 0, 1, 2) == 134270804541780628  # b2sum -l 64 of "flip:0:1:2"
     assert shuffled(6, "order", 0, 0) == (5, 0, 1, 4, 2, 3)
 
 
@@ -93,7 +93,7 @@ def test_an_images_flip_does_not_depend_on_where_in_the_epoch_it_comes(fields: d
 
 def test_a_flip_mirrors_image_and_mask_alike() -> None:
     source = Discs(3)
-    images, targets = load(source, [1, 2], [True, False])
+    images, targets = load_batch(source, [1, 2], [True, False])
     assert images is not None
     assert torch.equal(images[0].flip(-1), torch.from_numpy(source.image(1)))
     assert torch.equal(targets[0].flip(-1), torch.from_numpy(source.mask_input(1)))
@@ -101,12 +101,12 @@ def test_a_flip_mirrors_image_and_mask_alike() -> None:
 
 
 def test_a_smaller_limit_is_a_subset_of_a_larger_one() -> None:
-    few, many = choose(100, 10, seed=0, split="train"), choose(100, 40, seed=0, split="train")
+    few, many = subset(100, 10, seed=0, split="train"), subset(100, 40, seed=0, split="train")
     assert len(few) == 10
     assert set(few) < set(many)
     assert few == sorted(few)
-    assert choose(100, 10, seed=1, split="train") != few
-    assert choose(100, 0, seed=0, split="train") == choose(100, 200, seed=0, split="train") == list(range(100))
+    assert subset(100, 10, seed=1, split="train") != few
+    assert subset(100, 0, seed=0, split="train") == subset(100, 200, seed=0, split="train") == list(range(100))
 
 
 @pytest.mark.parametrize(("count", "fraction", "held"), [(10, 0.5, 5), (10, 0.01, 1), (3, 0.99, 2), (10, 0.0, 0)])

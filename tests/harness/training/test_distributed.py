@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.errors import UsageError
-from harness.training.batches import UpdatePlan, draw, load, slice_of
+from harness.training.batches import UpdatePlan, draw_number, load_batch, slice_of
 from harness.training.distributed import ALONE, join
 from harness.training.feeding import normalise
 from harness.training.losses import build_loss
@@ -93,8 +93,8 @@ def loss_of_two_workers(images: int, *, balance: float) -> float:
         if not (own := slice_of(whole, rank=rank, size=2)):
             continue
         flips = [UpdatePlan(indices=range(images), batch_size=2, flip=rules.flip).flipped(0, index) for index in own]
-        pixels, target = load(source, own, flips)
-        method.generator.manual_seed(draw("method", 0, 0, 0, rank))
+        pixels, target = load_batch(source, own, flips)
+        method.generator.manual_seed(draw_number("method", 0, 0, 0, rank))
         assert pixels is not None
         prediction = segmenter(normalise(pixels, mean=rules.pixel_mean, std=rules.pixel_std))
         task = loss(prediction, target, total=lambda count: torch.full_like(count, len(whole)))

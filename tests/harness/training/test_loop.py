@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.errors import UsageError
-from harness.training.batches import draw
+from harness.training.batches import draw_number
 from harness.training.distributed import Workers
 from harness.training.outcome import Diverged, Interrupted, Progress, Selection, StopRequest
 from tests.harness.training.tiny import Run, protocol, scripted, summary
@@ -205,7 +205,7 @@ def test_the_noise_of_every_step_is_its_own(tmp_path: Path) -> None:
     run.report = look
     run.train()
     places = [(3, epoch, step, 0) for epoch in range(2) for step in range(2)]
-    assert seeds == [(draw("method", *place), draw("torch", *place)) for place in places]
+    assert seeds == [(draw_number("method", *place), draw_number("torch", *place)) for place in places]
     assert len(set(seeds)) == 4
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
-from harness.dispatch.slurm.client import Refused, Slurm, Unreachable, one_line, patiently
+from harness.dispatch.slurm.client import Refused, Slurm, Unreachable, client_message, patiently
 from harness.errors import UsageError
 
 
@@ -93,7 +93,8 @@ def test_a_refusal_is_not_tried_again():
 def test_messages_are_one_line_without_the_clients_prefixes():
     text = "sbatch: error: Batch job submission failed: I/O error writing script/environment to file\n"
     assert (
-        one_line("sbatch", text) == "sbatch: Batch job submission failed: I/O error writing script/environment to file"
+        client_message("sbatch", text)
+        == "sbatch: Batch job submission failed: I/O error writing script/environment to file"
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.comparison.names import METHOD_ORDER, PAPER_METRICS
-from harness.comparison.published import read
+from harness.comparison.published import read_published
 from harness.comparison.setups import read_setups
 from harness.protocols.load import card_rules
 from harness.reporting.page import Block, Page, Text
@@ -64,7 +64,7 @@ def whole_table() -> Page:
     ]  # fmt: skip
     data = {"title": "Main", "protocol": "demo", "benchmarks": list(PAPER_METRICS), "entries": list(METHOD_ORDER)}
     study = study_from_dict({**data, "table": {"baseline": "lora", "paper": True}}, name="main")
-    return score_page(records, study=study, sources=sources(published=read(), setups=read_setups()))
+    return score_page(records, study=study, sources=sources(published=read_published(), setups=read_setups()))
 
 
 @needs_latex
