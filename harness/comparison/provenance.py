@@ -13,7 +13,7 @@ from harness.records.cost import CostRecord
 from harness.records.merge import conflicts
 from harness.records.schema import Record, content_hash, hashed_options
 from harness.records.store import RecordStore
-from harness.statistics import Estimate, Interval
+from harness.statistics import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +87,7 @@ def _parts(estimate: Estimate) -> list[str]:
         return [f"  mean {estimate.mean:+.4f} of one seed: no interval"]
     parts = [("seeds", estimate.seeds), *zip(("images", "seeds × images"), estimate.rest, strict=False)]
     words = ", ".join(f"{name} SE {part.variance**0.5:.4f} (df {part.df:.4g})" for name, part in parts)
-    return [f"  mean {estimate.mean:+.4f}, 95 % interval {interval_text(interval)}; its parts: {words}"]
-
-
-def interval_text(interval: Interval) -> str:
-    return f"[{interval.low:+.4f}, {interval.high:+.4f}]"
+    return [f"  mean {estimate.mean:+.4f}, 95 % interval {interval:+.4f}; its parts: {words}"]
 
 
 def of_session(session: CostRecord, variant: str) -> list[str]:

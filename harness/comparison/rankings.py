@@ -56,7 +56,7 @@ def chance_in_words(agreement: stats.Agreement) -> str:
 
 
 def interval_bounds(interval: stats.Interval | None) -> str:
-    return "– (one seed)" if interval is None else f"[{interval.low:+.2f}, {interval.high:+.2f}]"
+    return "– (one seed)" if interval is None else f"{interval:+.2f}"
 
 
 def model_name(grid: Grid) -> str:

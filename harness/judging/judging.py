@@ -142,7 +142,6 @@ def _line(claim: Claim, reading: Reading) -> str:
     elif interval.n == 1:
         number += f" {claim.unit}, exact"
     else:
-        bounds = f"[{interval.low:{sign}.{digits}f}, {interval.high:{sign}.{digits}f}]"
-        number += f" {bounds} {claim.unit}, n = {reading.n}"
+        number += f" {interval:{sign}.{digits}f} {claim.unit}, n = {reading.n}"
     settle = f"; {reading.settle}" if reading.settle else ""
     return f"{reading.what}: {number}: {reading.verdict_in_words}{settle} ({reading.where})"

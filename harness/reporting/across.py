@@ -104,7 +104,7 @@ def _behind_mean(
         interval = difference.interval
         lines.append(
             f"  {grid.columns[place].short}: {difference.mean:+.4f}"
-            + (f" {provenance.interval_text(interval)}" if interval else " (one seed)")
+            + (f" {interval:+.4f}" if interval else " (one seed)")
         )
         for index in pair:
             keys = ", ".join(record.key for record in grid.cells[index, place].records)
@@ -113,7 +113,7 @@ def _behind_mean(
 
 
 def _bounds(interval: stats.Interval | None) -> str:
-    return "–" if interval is None else f"[{interval.low:+.2f}, {interval.high:+.2f}]"
+    return "–" if interval is None else f"{interval:+.2f}"
 
 
 def _ranks(grid: Grid, base: int, places: Sequence[int], complete: Sequence[int], heading: Heading) -> Block | None:
@@ -129,7 +129,7 @@ def _ranks(grid: Grid, base: int, places: Sequence[int], complete: Sequence[int]
         better = "–"
         if index != base:
             chance = stats.probability_of_improvement(scores[str(index)], scores[str(base)], resamples=1_000)
-            better = f"{chance.estimate:.2f} [{chance.low:.2f}, {chance.high:.2f}]"
+            better = f"{chance.estimate:.2f} {chance:.2f}"
         first = f"{100 * stability[str(index)].get(1, 0.0):.0f} %"
         words = (grid.rows[index].shown, f"{ranks[number]:.2f}", first, better)
         rows.append(texts(words, behind=_behind_runs(grid, index, places)))
@@ -165,7 +165,7 @@ def _robust(grid: Grid, places: Sequence[int], complete: Sequence[int], heading:
         words = [grid.rows[index].shown]
         for statistic in (statistics.median, stats.iqm, statistics.fmean):
             found = stats.stratified_interval(runs, statistic)
-            words.append(f"{found.estimate:.1f} [{found.low:.1f}, {found.high:.1f}]")
+            words.append(f"{found.estimate:.1f} {found:.1f}")
         rows.append(texts(words, behind=_behind_runs(grid, index, places)))
     if not rows:
         return None

@@ -107,7 +107,7 @@ def _score_row(grid: Grid, index: int, place: int, published: Published, sources
     numbers = (
         f"{math.fsum(ours) / len(ours):.1f} ({len(ours)})",
         f"{difference.mean:+.1f}",
-        interval_text(interval),
+        "–" if interval is None else f"{interval:+.1f}",
         f"not judged: {shortly(differs)}" if differs else verdict,
     )
     words = [f"  published: {published.text}, {_source(published)}: {published.source}"]
@@ -139,7 +139,3 @@ def _parameter_row(grid: Grid, index: int, published: Published, sources: Source
         wanted = f"instead of {setup.backbone}" if setup else f"(what {published.paper} used is not known here)"
         verdict = f"not judged: backbone {grid.backbone} {wanted}"
     return texts((*start, f"{millions:.3f}", f"{millions - published.number:+.3f}", "exact", verdict), behind=behind)
-
-
-def interval_text(interval: stats.Interval | None) -> str:
-    return "–" if interval is None else f"[{interval.low:+.1f}, {interval.high:+.1f}]"

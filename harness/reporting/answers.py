@@ -59,7 +59,7 @@ def _worse(grid: Grid, place: int, best: int, others: set[int], sources: Sources
 def _points(difference: Difference) -> str:
     interval = difference.interval
     assert interval is not None  # otherwise it could not be told apart
-    return f"{difference.mean:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
+    return f"{difference.mean:.1f} {interval:.1f}"
 
 
 def _named(grid: Grid, rows: list[int]) -> str:

@@ -240,7 +240,7 @@ def _bounds(reading: Reading) -> str:
         return "–"
     if reading.interval.n == 1:
         return "exact"
-    return f"[{reading.interval.low:+.2f}, {reading.interval.high:+.2f}]"
+    return f"{reading.interval:+.2f}"
 
 
 def _change(ratio: Ratio | None) -> str:

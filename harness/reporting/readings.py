@@ -161,7 +161,7 @@ def _interval(difference: Difference | None) -> str:
         return "–"
     text = f"{difference.mean:+.1f}"
     if difference.interval is not None:
-        text += f" [{difference.interval.low:+.1f}, {difference.interval.high:+.1f}]"
+        text += f" {difference.interval:+.1f}"
     return f"{text} ({len(difference.by_seed)})"
 
 

@@ -27,6 +27,10 @@ class Interval:
     def half(self) -> float:
         return (self.high - self.low) / 2
 
+    def __format__(self, number: str) -> str:
+        """``[low, high]``, each bound as ``number`` says: ``f"{interval:+.2f}"``."""
+        return f"[{self.low:{number}}, {self.high:{number}}]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceShare:

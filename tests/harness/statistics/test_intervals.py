@@ -204,7 +204,7 @@ def test_few_seeds_give_a_wide_range_and_images_can_make_it_hopeless() -> None:
     assert ranges[1] is not None
     narrow, wide = ((most or 10**6) / fewest for fewest, most in (ranges[1], ranges[0]))
     assert 1 < narrow < wide / 3
-    images = s.Estimate(mean=1.0, n=3, seeds=few.seeds, rest=(s.Part(variance=1.0, df=99),))
+    images = s.Estimate(mean=1.0, n=3, seeds=few.seeds, rest=(s.VarianceShare(variance=1.0, df=99),))
     assert s.seeds_for_power(images, 0.8) is None
     assert s.seeds_for_power(s.of_seeds([1.0]), 0.8) is None
     assert statistics.fmean([0.0, 1.0, 2.0]) == few.mean
