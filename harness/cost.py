@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from harness.cli import verb
 from harness.command_line import CommandParser, command, copy_in_use
 from harness.errors import UsageError
-from harness.registry import METHODS, load_plugins
+from harness.plugins import load_plugins
+from harness.registry import METHODS
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.validation import parse_assignments
 

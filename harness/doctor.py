@@ -10,8 +10,9 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.models.decoders import DECODERS
+from harness.plugins import load_plugins
 from harness.progress import stages
-from harness.registry import METHODS, canonical_spelling, load_plugins, method_config
+from harness.registry import METHODS, canonical_spelling, method_config
 from harness.settings.options import add_plugins, plugins_of
 from harness.streams import say
 from harness.validation import parse_assignments

@@ -14,12 +14,12 @@ from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.files import write_atomically
 from harness.models.checkpoint import require_checkpoint_file
+from harness.plugins import load_plugin
 from harness.progress import stages
 from harness.records.forgetting import ForgettingRecord, ForgettingStore
 from harness.records.lookup import find_run
 from harness.records.schema import Run
 from harness.records.store import RecordStore, require_writable
-from harness.registry import load_plugin
 from harness.reporting.forgetting import TITLE, forgetting_page
 from harness.reporting.writing import write
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of

@@ -10,9 +10,9 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.models.checkpoint import require_checkpoint_file
+from harness.plugins import load_plugin
 from harness.progress import counter, stages
 from harness.records.lookup import find_run
-from harness.registry import load_plugin
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
 
@@ -63,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         if not path.exists():
             raise UsageError(f"--images {path}: no such file or folder")
     require_checkpoint_file(arguments.checkpoint)
+    if arguments.adapter and not arguments.adapter.is_file():
+        raise UsageError(f"--adapter {arguments.adapter}: no such file; give what harness.export --adapter-only wrote")
     for path in plugins_of(arguments):
         load_plugin(path)
     if arguments.run is not None:

@@ -7,10 +7,7 @@ Listing names imports nothing. A plug-in file calls nothing here: it defines sub
 from __future__ import annotations
 
 import difflib
-import hashlib
-import importlib.util
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -294,56 +291,3 @@ def operation_names(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(map(str, method_config_class(name)(**values).mixed_operations))
     except Exception:  # see label_note
         return ()
-
-
-def load_plugins(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
-    """Load plug-in files; a broken one stops no other. Returns those loaded, and a line for each that is not."""
-    loaded, reasons = [], []
-    for path in map(Path, paths):
-        try:
-            load_plugin(path)
-        except UsageError as error:
-            reasons.append(f"plug-in left out: {error}")
-        else:
-            loaded.append(path)
-    return loaded, reasons
-
-
-def load_plugin(path: Path) -> list[str]:
-    """Import a plug-in file and register every method and benchmark it defines; returns their names.
-
-    Raises:
-        UsageError: the file is missing, fails on import, defines neither, takes a name that exists, or brings a method
-            whose configuration cannot be used; nothing of it is registered then.
-    """
-    if not path.is_file():
-        raise UsageError(f"--plugin {path}: no such file")
-    # Dataclasses and type hints look their module up by name. The hash keeps two files of one name apart and lets a
-    # worker load the copy that a sweep has frozen.
-    name = f"harness_plugin_{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"--plugin {path}: is not a Python file; its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise UsageError(f"--plugin {path} fails on import: {type(error).__name__}: {error}") from error
-    found: list[tuple[Registry, str, type]] = []
-    for value in vars(module).values():
-        called = getattr(value, "name", None)
-        if not isinstance(value, type) or value.__module__ != name or not isinstance(called, str):
-            continue
-        for registry in (METHODS, BENCHMARKS):
-            if registry.accepts(value):
-                found.append((registry, called, value))
-    if not found:
-        raise UsageError(f"--plugin {path} defines no named subclass of methods.base:Method or datasets.base:Benchmark")
-    for registry, called, value in found:
-        if reason := registry.refusal(called, value):
-            raise UsageError(f"--plugin {path}: {reason}")
-    for registry, called, value in found:
-        registry.add(called, value)
-    return [canonical_spelling(called) for _, called, _ in found]

@@ -17,8 +17,8 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command, copy_in_use, require_effect
 from harness.errors import UsageError
 from harness.phases import MissingError, carry_out, phases_of, programme, show_plan, tune
+from harness.plugins import load_plugins
 from harness.progress import stages
-from harness.registry import load_plugins
 from harness.settings.options import add_plugins, add_results, plugins_of
 from harness.settings.read import Settings, load_settings, trusted_cluster
 from harness.streams import say, terminal_width

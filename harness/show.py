@@ -47,7 +47,11 @@ def main(argv: list[str] | None = None) -> int:
     asked = " ".join(arguments.key)
     if bool(asked) == bool(arguments.compare):
         raise UsageError("give the KEY of a run, or --compare A B with those of two")
-    if arguments.compare and all((Path(one) / "records").is_dir() for one in arguments.compare):
+    folders_given = [(Path(one) / "records").is_dir() for one in arguments.compare or ()]
+    if any(folders_given):
+        if not all(folders_given):
+            other = arguments.compare[folders_given.index(False)]
+            raise UsageError(f"--compare: {other} is no results folder (it has no records/), and the other one is")
         require_effect(arguments, "results", without="with two results folders to compare")
         folders = [RecordStore(Path(one)) for one in arguments.compare]
         _print(lambda: folders_as_data(*folders), lambda: folders_in_terminal(*folders), arguments)

@@ -132,7 +132,7 @@ def materials(
     store = RecordStore(root)
     if not store.folder.is_dir():
         raise UsageError(
-            f"{store.folder} does not exist; run something first (python -m harness.run …), or give --results ROOT"
+            f"{store.folder} does not exist; run something first (python -m harness.run …), or give --results DIR"
         )
     found = [grid for grid in grids(store.summaries()[0], study=study) if any(one.code == "OK" for one in grid.records)]
     if not found:

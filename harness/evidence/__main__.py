@@ -11,13 +11,13 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.models.checkpoint import require_checkpoint_file
+from harness.plugins import load_plugin
 from harness.progress import stages
 from harness.records.cka import FEWEST, cka
 from harness.records.evidence import EvidenceRecord, EvidenceStore
 from harness.records.lookup import find_run
 from harness.records.schema import Run
 from harness.records.store import require_writable
-from harness.registry import load_plugin
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
 

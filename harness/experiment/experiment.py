@@ -30,13 +30,14 @@ from harness.experiment.stages import Stages, process_started
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import count_parameters
 from harness.planning.job import Job
+from harness.plugins import load_plugin
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
 from harness.records.images import images_csv
 from harness.records.masks import KeptMask, encoded_masks
 from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
-from harness.registry import BENCHMARKS, METHODS, load_plugin
+from harness.registry import BENCHMARKS, METHODS
 from harness.training.assignment import Assignment
 from harness.training.distributed import join, leave
 from harness.training.embeddings import EmbeddingCache, encoder_fingerprint, encoder_is_frozen

@@ -7,6 +7,7 @@ resized bilinear to the image's own size. So the scores of what is written are t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -15,7 +16,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,8 +25,9 @@ from datasets.reading.opening import stored_size
 from datasets.reading.pairing import image_files
 from harness.errors import UsageError, os_reason
 from harness.evaluation.resize import resize_bilinear
+from harness.experiment.mask_files import Array, Floats, as_image, overlay, save_array, save_image
 from harness.experiment.trained import Trained
-from harness.files import replace_atomically, write_atomically
+from harness.files import write_atomically
 from harness.models.segmenter import Segmenter, probabilities
 from harness.protocols.load import from_rules
 from harness.training.feeding import autocast, normalise
@@ -37,9 +38,6 @@ NOTE = "predictions.json"
 """Beside the masks: which model made them."""
 OVERLAYS = "overlays"
 PROBABILITIES = {"own": "probabilities", "input": "probabilities-input"}
-
-Array = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +122,14 @@ def _finish(pending: list[Future[None]], out: Path) -> None:
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
-    """Files as they are given, and those right below folders by name; their headers are read.
+    """Files as they are given, and those right below folders by name, each once; their headers are read.
 
     Raises:
         UsageError: none, or two of one name.
         DatasetError: a file is no image.
     """
-    found: list[Path] = []
-    for path in given:
-        found += image_files(path) if path.is_dir() else [path]
+    all_given = (file for path in given for file in (image_files(path) if path.is_dir() else [path]))
+    found = list({os.path.abspath(file): file for file in all_given}.values())
     if not found:
         raise UsageError(f"--images {', '.join(map(str, given))}: no image there (jpg, png, tif, bmp)")
     stems: dict[str, Path] = {}
@@ -251,55 +248,11 @@ def write_masks(request: Predict, model: Model, image: tuple[Path, Array], score
     mask = model.mask(own)
     for file in outputs(request, path):
         if file.suffix == ".npy":
-            _save_array(file, own if request.probabilities == "own" else scores)
+            save_array(file, own if request.probabilities == "own" else scores)
         elif file.parent == request.out / OVERLAYS:
-            _save_image(file, Image.fromarray(overlay(pixels, mask)))
+            save_image(file, Image.fromarray(overlay(pixels, mask)))
         else:
-            _save_image(file, as_image(mask, binary=scores.ndim == 2))
-
-
-def as_image(mask: Array, *, binary: bool) -> Image.Image:
-    """0 and 255, or class indices with the colours of `palette`."""
-    if binary:
-        return Image.fromarray(mask * np.uint8(255))
-    indexed = Image.fromarray(mask)
-    indexed.putpalette(palette().reshape(-1).tolist())
-    return indexed
-
-
-def _save_image(path: Path, image: Image.Image) -> None:
-    replace_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
-
-
-def _save_array(path: Path, array: Floats) -> None:
-    def save(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.save(file, array)
-
-    replace_atomically(path, save)
-
-
-def palette() -> Array:
-    """(256, 3) RGB: the colours of PASCAL VOC's masks, bits of the index spread over the channels."""
-    index = np.arange(256)
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    for shift in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((index >> (3 * shift + channel)) & 1) << (7 - shift)).astype(np.uint8)
-    return colours
-
-
-def overlay(pixels: Array, mask: Array) -> Array:
-    """The image with the contours of every class but the background, (H, W, 3); one pixel wide on 300."""
-    from scipy.ndimage import binary_erosion
-
-    drawn = pixels.copy()
-    width = max(1, round(min(mask.shape) / 300))
-    colours = palette()
-    for index in np.unique(mask[mask > 0]):
-        region = mask == index
-        drawn[region & ~binary_erosion(region, iterations=width)] = colours[index]
-    return drawn
+            save_image(file, as_image(mask, binary=scores.ndim == 2))
 
 
 def scoring_command(request: Predict, masks: str) -> str:

@@ -25,9 +25,10 @@ from harness.experiment.exporting import Export, Exported, in_registry, mask_log
 from harness.experiment.trained import trained_segmenter
 from harness.models.checkpoint import read_tensors
 from harness.models.original_sam import plain_sam
+from harness.plugins import load_plugin
 from harness.protocols.load import from_rules
 from harness.records.schema import Run
-from harness.registry import add_own_of, load_plugin
+from harness.registry import add_own_of
 
 TOLERANCE = 1e-4
 """Largest difference of mask logits, relative to their largest magnitude, that passes as equal after reloading."""

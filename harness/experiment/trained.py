@@ -113,12 +113,13 @@ def adapter(file: Path) -> Trained:
     Raises:
         UsageError: it cannot be read, or says nothing of its run.
     """
-    state = read_tensors(file)
     try:
         with safe_open(file, framework="pt") as content:
             said = (content.metadata() or {}).get(METADATA, "")
     except (SafetensorError, OSError) as error:
-        raise UsageError(f"{file} is no .safetensors file: {error}") from error
+        raise UsageError(
+            f"{file} is no .safetensors file: {error}; give what harness.export --adapter-only wrote"
+        ) from error
     if not said:
         raise UsageError(f"{file} does not say which run it is of; write it with harness.export --adapter-only")
     try:
@@ -126,7 +127,7 @@ def adapter(file: Path) -> Trained:
     except (ValidationError, KeyError) as error:
         raise UsageError(f"{file} names no run of this harness; write it with harness.export --adapter-only") from error
     add_own_of(run.benchmark, run.rules)
-    return Trained(run=run, state=state, checkpoints={})
+    return Trained(run=run, state=read_tensors(file), checkpoints={})
 
 
 def of_results(results: Path, key: str) -> Trained:

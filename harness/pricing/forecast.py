@@ -6,83 +6,20 @@ only without any from an assumed speed; every line says which.
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
 
 from harness.errors import UsageError
-from harness.models.catalog import decoder_parameters, trained_in_decoder
 from harness.planning.data import Images, limited
+from harness.pricing.assumed import GPU, Device
 from harness.pricing.disk import FINISHED, UNFINISHED, embedding_cache_bytes, image_cache_bytes, result_bytes
-from harness.pricing.flops import activation_bytes, decoder_of, model_of, run_flops
+from harness.pricing.earlier_runs import EarlierRuns, SecondsOf, ShapeOf, levels, trained_weights
+from harness.pricing.flops import model_of, run_flops
 from harness.records.schema import Record, Run
-from methods.parts.placement import BackboneShape, MethodError
+from methods.parts.placement import BackboneShape
 
-ShapeOf = Callable[[str], BackboneShape]
 ImagesOf = Callable[[Run], Images]
-SecondsOf = Callable[[Record], float]
-
-PROCESS_BYTES = 0.44 * 2**30
-"""Resident memory of a process that has imported all that a run needs and computed nothing, measured once with
-torch 2.13 for CPUs. A GPU's peak does not count it."""
-START_SECONDS, UPDATE_SECONDS = 4.4, 0.03
-"""Processor time of a process before its first update, and of an update beside its operations; measured once, on the
-card ``demo`` with one thread, where nothing else is left."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Device:
-    """What is assumed of a device that no record tells of.
-
-    Args:
-        name: for the plan.
-        kind: records made on the other kind of device say nothing of this one.
-        flops: operations a second that training reaches, by precision.
-        process_bytes: what a process takes of the memory that counts before it holds a model.
-        start_seconds, update_seconds: what a run and an update take besides their operations.
-        model: as records name it (`Record.environment`), empty where nobody knows; records of another say less.
-        threads: of one run on a CPU.
-    """
-
-    name: str
-    kind: Literal["cpu", "gpu"]
-    flops: Mapping[str, float]
-    process_bytes: float = 0.0
-    start_seconds: float = 0.0
-    update_seconds: float = 0.0
-    model: str = ""
-    threads: int = 0
-
-    def made(self, record: Record) -> bool:
-        on_cpu = record.environment.get("device", "cpu").lower().startswith("cpu")
-        return on_cpu == (self.kind == "cpu")
-
-    def same(self, record: Record) -> bool:
-        """Whether a record was made on a machine like this one, with as many threads."""
-        found = record.environment
-        threads = self.kind == "gpu" or found.get("threads") in (None, str(self.threads))
-        return not self.model or (found.get("device") == self.model and threads)
-
-
-GPU = Device(name="an 80 GB data-centre GPU", kind="gpu", flops={"fp32": 3e13, "bf16": 8e13, "fp16": 8e13})
-
-
-def cpu(cores: int) -> Device:
-    """What is assumed of a run that has so many CPU cores."""
-    flops = {"fp32": 4.5e10 * cores, "bf16": 7.5e10 * cores, "fp16": 4.5e10 * cores}
-    name = "1 CPU core" if cores == 1 else f"{cores} CPU cores"
-    return Device(
-        name=name,
-        kind="cpu",
-        flops=flops,
-        process_bytes=PROCESS_BYTES,
-        start_seconds=START_SECONDS,
-        update_seconds=UPDATE_SECONDS,
-        threads=cores,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +96,7 @@ def forecast(
     """
     earlier = [record for record in records if record.code == "OK" and record.cost.get("wall_time_s")]
     alike = [record for record in earlier if device.made(record)]
-    known = _Earlier(alike, shape_of, device, seconds_of, shapes={_levels(run)[-1] for run in runs})
+    known = EarlierRuns(alike, shape_of, device, seconds_of, shapes={levels(run)[-1] for run in runs})
     priced = []
     sizes = []
     alone: dict[tuple[object, ...], RunForecast] = {}
@@ -182,8 +119,8 @@ def forecast(
     )
 
 
-def _priced(run: Run, shape: BackboneShape, images: Images, known: _Earlier) -> RunForecast:
-    states, results = 4.0 * _trained(run, shape), result_bytes(run, images)
+def _priced(run: Run, shape: BackboneShape, images: Images, known: EarlierRuns) -> RunForecast:
+    states, results = 4.0 * trained_weights(run, shape), result_bytes(run, images)
     seconds, time_basis = known.seconds(run, run_flops(run, shape, images), images)
     memory, memory_basis = known.memory(run, shape)
     return RunForecast(
@@ -220,10 +157,6 @@ def within_budget(prices: Forecast, hours: float) -> tuple[RunForecast, ...]:
     return tuple(priced for priced in prices.runs if priced.run.key in keys)
 
 
-def _records(count: int) -> str:
-    return "1 record" if count == 1 else f"{count} records"
-
-
 def _fitting(groups: Iterable[list[RunForecast]], hours: float) -> list[RunForecast]:
     chosen: list[RunForecast] = []
     left = hours
@@ -233,113 +166,6 @@ def _fitting(groups: Iterable[list[RunForecast]], hours: float) -> list[RunForec
             chosen += group
             left -= price
     return chosen
-
-
-class _Earlier:
-    """Operations a second and memory of earlier runs, looked up from the most alike to the least."""
-
-    def __init__(
-        self,
-        records: Sequence[Record],
-        shape_of: ShapeOf,
-        device: Device,
-        seconds_of: SecondsOf,
-        *,
-        shapes: Collection[tuple[object, ...]],
-    ) -> None:
-        self._device = device
-        self._speeds: dict[tuple[object, ...], list[float]] = {}
-        self._elsewhere: dict[tuple[object, ...], list[float]] = {}
-        self._others: dict[str, None] = {}
-        self._peaks: dict[tuple[object, ...], list[float]] = {}
-        for record in records:
-            levels = _levels(record.run)
-            if levels[-1] not in shapes:
-                continue
-            if record.cost.get("peak_memory_bytes"):
-                self._peaks.setdefault(levels[0], []).append(record.cost["peak_memory_bytes"])
-            images = Images(
-                train=record.counts.get("train", 0),
-                val=record.counts.get("val", 0),
-                test=sum(count for split, count in record.counts.items() if split not in ("train", "val", "all")),
-            )
-            trained, whole = record.cost["wall_time_s"], seconds_of(record)
-            timed = images if whole >= trained else replace(images, test=0)
-            try:
-                work = run_flops(record.run, shape_of(record.run.backbone), timed)
-            except (UsageError, MethodError, KeyError):
-                continue  # a backbone or a method that is not installed here
-            if work:
-                here = device.same(record)
-                if not here:
-                    self._others[_machine(record)] = None
-                for level in levels:
-                    speeds = self._speeds if here else self._elsewhere
-                    speeds.setdefault(level, []).append(work / max(trained, whole))
-
-    def seconds(self, run: Run, work: float, images: Images) -> tuple[float, str]:
-        """How long ``work`` takes, and what that rests on: records of this machine, else of another, else an assumption."""
-        bases = ("{} of the same shape", "{} of this method", "FLOPs at the speed of {} of this backbone")
-        for speeds, where in ((self._speeds, ""), (self._elsewhere, f", made on {'; '.join(self._others)}")):
-            for level, basis in zip(_levels(run), bases, strict=True):
-                if level in speeds:
-                    seconds = work / statistics.median(speeds[level])
-                    return seconds, basis.format(_records(len(speeds[level]))) + where
-        precision = str(run.rules.get("precision", "fp32"))
-        device, speed = self._device, self._device.flops[precision]
-        basis = f"FLOPs at an assumed {speed / 1e12:g} TFLOP/s ({device.name})"
-        if device.start_seconds:
-            basis += f", and {device.start_seconds:g} s a run, {device.update_seconds:g} s an update"
-        shown = int(run.rules.get("epoch_images", 0)) or images.train
-        updates = int(run.rules.get("epochs", 1)) * math.ceil(shown / int(run.rules.get("batch_size", 1)))
-        return work / speed + device.start_seconds + updates * device.update_seconds, basis
-
-    def memory(self, run: Run, shape: BackboneShape) -> tuple[float, str]:
-        known = self._peaks.get(_levels(run)[0])
-        if known:
-            return max(known), f"{_records(len(known))} of the same shape"
-        weights = 4.0 * (_encoder_parameters(shape) + _decoder(run))
-        model = weights + 12.0 * _trained(run, shape) + activation_bytes(run, shape)
-        if not self._device.process_bytes:
-            return model, "closed form"
-        process = f"{self._device.process_bytes / 2**30:.2f} GiB of the process, as measured once"
-        return model + self._device.process_bytes, f"closed form and {process}"
-
-
-def _machine(record: Record) -> str:
-    """What a record was made on, in words."""
-    device, threads = record.environment.get("device", "another machine"), record.environment.get("threads")
-    return f"{device} with {threads} threads" if threads and device.startswith("cpu") else device
-
-
-def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
-    """From the most to the least alike."""
-    rules = run.rules
-    device_shape = (model_of(run), rules.get("image_size"), rules.get("precision"))
-    config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
-    batch = (rules.get("batch_size"), rules.get("activation_checkpointing"))
-    return (
-        ("same", run.method, config, *device_shape, *batch),
-        ("method", run.method, *device_shape),
-        ("any", *device_shape),
-    )
-
-
-def _trained(run: Run, shape: BackboneShape) -> float:
-    from harness.registry import method_config_class
-
-    config = method_config_class(run.method)(**run.method_config)
-    head = trained_in_decoder(config, run.backbone, task="binary", decoder=decoder_of(run))
-    return float(config.encoder_parameters(shape)) + head
-
-
-def _decoder(run: Run) -> int:
-    """Of the binary task; the head of several classes is small beside it."""
-    return decoder_parameters(run.backbone, task="binary", decoder=decoder_of(run))
-
-
-def _encoder_parameters(shape: BackboneShape) -> float:
-    return float(shape.depth * (4 * shape.dim**2 + 2 * shape.dim * shape.mlp_dim) + 3 * shape.patch**2 * shape.dim)
 
 
 def _after(start: datetime, hours: float) -> datetime | None:

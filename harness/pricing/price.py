@@ -15,7 +15,8 @@ from harness.models.catalog import backbone_shape
 from harness.planning.data import Images
 from harness.planning.needs import SMALL
 from harness.planning.plan import Plan
-from harness.pricing.forecast import GPU, Device, Forecast, cpu, forecast, published_images, within_budget
+from harness.pricing.assumed import GPU, Device, cpu
+from harness.pricing.forecast import Forecast, forecast, published_images, within_budget
 from harness.records.index import seconds_of
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore

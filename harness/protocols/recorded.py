@@ -52,7 +52,7 @@ def recorded(digest: str, root: Path) -> Recorded:
     hashes = sorted({one.run.protocol_hash for one in records if one.run.protocol_hash.startswith(digest)})
     if not hashes:
         raise UsageError(
-            f"no card and no record below {root} has the hash {digest!r}; give the folder of its records with --results ROOT"
+            f"no card and no record below {root} has the hash {digest!r}; give the folder of its records with --results DIR"
         )
     if len(hashes) > 1:
         raise UsageError(f"{digest!r} is the beginning of {', '.join(hashes)}; give more of it")

@@ -11,21 +11,18 @@ Looking costs one listing of the folder and the times of its files, in memory th
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import math
 import os
 import sqlite3
-import stat
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness.records.index_file import open_index, remove_index, transaction
 from harness.records.reading import load
 from harness.records.schema import Record, Run
 
@@ -38,7 +35,6 @@ SMALLEST = 500
 _SETTLED_NS = 2_000_000_000
 """A file that changed a moment ago may change again within one tick of its clock: it is read again next time."""
 _BATCH = 1000
-_WAIT_S = 5.0
 
 _BESIDE_TRAINING = ("start", "loading", "testing", "merging", "other")
 _NAMES = ("method", "variant", "benchmark", "backbone", "protocol", "seed", "data_fingerprint")
@@ -141,7 +137,7 @@ class RecordIndex:
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """One change of the whole, or none."""
-        with _writing(self.database):
+        with transaction(self.database):
             yield self.database
 
     def refresh(self, entries: Iterable[tuple[str, int]]) -> None:
@@ -157,12 +153,12 @@ class RecordIndex:
         while rows := self.database.execute(
             "SELECT rowid, key, stamp FROM touched WHERE rowid > ? ORDER BY rowid LIMIT ?", (last, _BATCH)
         ).fetchall():
-            with _writing(self.database):
+            with transaction(self.database):
                 for _, key, stamp in rows:
                     self._read(key, stamp)
             last = rows[-1][0]
         if self.database.execute(f"SELECT EXISTS({_GONE})").fetchone()[0]:
-            with _writing(self.database):
+            with transaction(self.database):
                 for table in ("summary", "file"):
                     self.database.execute(f"DELETE FROM {table} WHERE key IN ({_GONE})")
 
@@ -199,7 +195,7 @@ def from_index(root: Path, tell: Callable[[RecordIndex], T]) -> T | None:
         return None
     entries = _listing(folder)
     first = list(itertools.islice(entries, SMALLEST))
-    database = _opened(path) if len(first) == SMALLEST else None
+    database = open_index(path, tables=_TABLES) if len(first) == SMALLEST else None
     if database is None:
         return None
     with contextlib.closing(database):
@@ -210,16 +206,16 @@ def from_index(root: Path, tell: Callable[[RecordIndex], T]) -> T | None:
         except (sqlite3.Error, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
             # Busy, full or damaged, or names that it cannot hold: what it would have told lies in the files.
             if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                _remove(path)
+                remove_index(path)
             return None
 
 
 def write_to_index(root: Path, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
     """Add to a table that somebody made while `from_index` told; nothing where the index is busy or gone."""
     path = _path(root)
-    if not path.exists() or (database := _opened(path)) is None:
+    if not path.exists() or (database := open_index(path, tables=_TABLES)) is None:
         return
-    with contextlib.closing(database), contextlib.suppress(sqlite3.Error, OSError), _writing(database):
+    with contextlib.closing(database), contextlib.suppress(sqlite3.Error, OSError), transaction(database):
         database.executemany(statement, rows)
 
 
@@ -250,81 +246,6 @@ def stamp_of(entry: os.DirEntry[str], now: int) -> int:
     changed = max(status.st_mtime_ns, status.st_ctime_ns)
     same = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return hash(same) if changed < now - _SETTLED_NS else now
-
-
-def _opened(path: Path) -> sqlite3.Connection | None:
-    """The database with its tables, made anew where it is damaged; None where it cannot be ours."""
-    for _ in range(2):
-        try:
-            if not _is_ours(path):
-                return None
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
-            database = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
-        except (sqlite3.Error, OSError):
-            return None
-        try:
-            database.execute("PRAGMA trusted_schema = OFF")
-            if _made_by(database) == _version():
-                return database
-            if _made_by(database) is None and not database.execute("SELECT 1 FROM sqlite_master").fetchone():
-                with _writing(database):
-                    for statement in filter(str.strip, _TABLES.split(";")):
-                        database.execute(statement)
-                    database.execute("INSERT INTO made VALUES (?)", (_version(),))
-                return database
-        except sqlite3.OperationalError:  # busy
-            database.close()
-            return None
-        except sqlite3.Error:
-            pass
-        database.close()
-        _remove(path)
-    return None
-
-
-def _remove(path: Path) -> None:
-    for name in (path, path.with_name(path.name + "-journal")):
-        with contextlib.suppress(OSError):
-            name.unlink()
-
-
-def _made_by(database: sqlite3.Connection) -> str | None:
-    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'made'").fetchone():
-        return None
-    row = database.execute("SELECT by FROM made").fetchone()
-    return row[0] if row else ""
-
-
-def _is_ours(path: Path) -> bool:
-    """Not there yet, or a plain file that nobody else may write to."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return True
-    return stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
-
-
-_READERS = ("records", "dispatch")
-
-
-@cache
-def _version() -> str:
-    """Of what reads records, and of what sweeps add here: another one may read them otherwise."""
-    harness = Path(__file__).parents[1]
-    content = b"".join(path.read_bytes() for path in sorted(harness.glob("*/*.py")) if path.parent.name in _READERS)
-    return f"{hashlib.sha256(content).hexdigest()} {sys.version}"
-
-
-@contextlib.contextmanager
-def _writing(database: sqlite3.Connection) -> Iterator[None]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        database.rollback()
-        raise
-    database.commit()
 
 
 def _summary(record: Record) -> str:

@@ -128,7 +128,7 @@ def built_pages(
     store = RecordStore(root)
     if not store.folder.is_dir():
         raise UsageError(
-            f"{store.folder} does not exist; run something first (python -m harness.run …), or give --results ROOT"
+            f"{store.folder} does not exist; run something first (python -m harness.run …), or give --results DIR"
         )
     kept = (
         None

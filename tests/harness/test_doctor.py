@@ -13,7 +13,8 @@ import methods
 from harness.contract.matrix import BEGIN, END, Capability, capability, matrix_markdown, replace_section
 from harness.doctor import main as doctor
 from harness.errors import UsageError
-from harness.registry import METHODS, load_plugin, method_config_class
+from harness.plugins import load_plugin
+from harness.registry import METHODS, method_config_class
 
 REPOSITORY = Path(__file__).parents[2]
 

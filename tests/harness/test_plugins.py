@@ -17,7 +17,8 @@ from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
 from harness.doctor import main as doctor
 from harness.errors import UsageError
-from harness.registry import METHODS, load_plugin, load_plugins
+from harness.plugins import load_plugin, load_plugins
+from harness.registry import METHODS
 from harness.run import main as run
 
 REPOSITORY = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ import pytest
 from datasets.kvasir import Kvasir
 from harness.experiment import number_code as module
 from harness.experiment.number_code import number_code
-from harness.registry import METHODS, load_plugin
+from harness.plugins import load_plugin
+from harness.registry import METHODS
 
 PLUGIN = '''
 from dataclasses import dataclass

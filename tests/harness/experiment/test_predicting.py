@@ -14,7 +14,8 @@ from harness import export, metrics, predict
 from harness.evaluation.scorer import SplitScorer
 from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
-from harness.experiment.predicting import overlay, palette
+from harness.experiment.mask_files import overlay, palette
+from harness.experiment.predicting import find_images
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
@@ -215,7 +216,8 @@ def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:
         ("--batch 0", [*good, "--batch", "0"]),
         ("--data is for --merge calibrated", [*good, "--data", str(folder)]),
         ("is not the file that run", [*good, "--checkpoint", str(image)]),
-        ("adapter.safetensors", adapter),
+        ("adapter.safetensors is no .safetensors file", adapter),
+        ("--adapter nowhere: no such file; give what", ["--adapter", "nowhere", *adapter[2:]]),
         ("an adapter needs none", [*adapter, "--results", str(folder)]),
         ("is unreadable", [*good, "--images", str(folder / "adapter.safetensors")]),
     ]
@@ -231,6 +233,12 @@ def test_bad_input_is_one_line_and_loses_nothing(
         assert message in line
     assert (tmp_path / "full" / "precious.txt").read_text() == "kept"
     assert not (tmp_path / "new").exists()
+
+
+def test_an_image_that_is_given_twice_is_predicted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    monkeypatch.chdir(tmp_path)
+    assert len(find_images([tmp_path, tmp_path / "one.png", Path("one.png"), Path(".")])) == 1
 
 
 def test_calibrated_merging_fits_on_the_runs_own_images(

@@ -14,6 +14,7 @@ import pytest
 from harness.errors import UsageError
 from harness.models.catalog import backbone_shape, decoder_parameters
 from harness.planning.data import Images
+from harness.pricing.assumed import GPU, PROCESS_BYTES, START_SECONDS, UPDATE_SECONDS, cpu
 from harness.pricing.flops import (
     activation_bytes,
     decoder_flops,
@@ -24,12 +25,7 @@ from harness.pricing.flops import (
     step_flops,
 )
 from harness.pricing.forecast import (
-    GPU,
-    PROCESS_BYTES,
-    START_SECONDS,
-    UPDATE_SECONDS,
     Forecast,
-    cpu,
     forecast,
     published_images,
     within_budget,

@@ -16,6 +16,7 @@ from harness.dispatch.run_states import survey
 from harness.dispatch.sweeps import PlannedRun
 from harness.dispatch.tally import Tally, tally, tally_of
 from harness.records import index as indexing
+from harness.records import index_file
 from harness.records.index import SWITCH
 from harness.records.store import RecordStore
 from harness.status import overview
@@ -120,7 +121,7 @@ def test_an_index_in_doubt_is_made_anew_or_left_alone(
         connection.execute("UPDATE file SET code = 'OOM'")
         path.chmod(0o666)
     elif damage == "busy":
-        monkeypatch.setattr(indexing, "_WAIT_S", 0.05)
+        monkeypatch.setattr(index_file, "_WAIT_S", 0.05)
         connection.execute("BEGIN EXCLUSIVE")
     else:
         connection.execute("DROP TABLE summary")

@@ -207,6 +207,9 @@ def test_two_results_folders_beside_each_other(tmp_path: Path, capsys: pytest.Ca
     data = json.loads(capsys.readouterr().out)
     assert [pair["differences"]["best test s_measure"] for pair in data["both"]] == pytest.approx([0, 2.5, 0], abs=1e-9)
     assert data["A"] == [record(seed=7).key]
+    for words in ([str(here.root), str(tmp_path)], ["lora 1", str(there.root)]):
+        assert main(["--compare", *words]) == 2
+        assert "is no results folder (it has no records/), and the other one is" in capsys.readouterr().err
 
 
 def test_a_curve_has_its_extremes_as_labels_and_blanks_where_nothing_was_measured() -> None:
