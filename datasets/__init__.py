@@ -15,3 +15,7 @@ BUILTIN = {
     "trans10k_v1": "datasets.trans10k_v1:Trans10KV1",
     "trans10k_v2": "datasets.trans10k_v2:Trans10KV2",
 }
+"""Images with masks."""
+
+LABELLED = {"origin": "datasets.origin:ImageOrigin"}
+"""Images with one label each, made of the others; the word ``all`` leaves them out."""

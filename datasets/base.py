@@ -20,11 +20,13 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """An image with its mask; ``stem`` is unique within a benchmark."""
+    """An image with its mask; ``stem`` is unique within a benchmark. Where an image has one label instead, ``label`` is its
+    class index and ``mask`` the image itself."""
 
     stem: str
     image: Path
     mask: Path
+    label: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class Splits:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """image (H, W, 3) uint8 RGB; mask (H, W) uint8 class index, 255 = ignore; always of one size."""
+    """image (H, W, 3) uint8 RGB; mask (H, W) uint8 class index, 255 = ignore; always of one size. A label is a mask (1, 1)."""
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
@@ -93,9 +95,9 @@ class Benchmark(ABC):
     class_names: ClassVar[tuple[str, ...]] = ("background", "foreground")
     metrics: ClassVar[tuple[str, ...]]
     """Names from `harness.evaluation`: s_measure, e_mean, e_max, e_adaptive, weighted_f, mae, iou, dice, jaccard,
-    ber, miou, accuracy."""
+    ber, miou, accuracy; of labels accuracy, nll, ece."""
     selection_metric: ClassVar[str]
-    """The metric that chooses the checkpoint on validation (``ber`` and ``mae``: lower is better)."""
+    """The metric that chooses the checkpoint on validation (``ber``, ``mae`` and ``nll``: lower is better)."""
     terms: ClassVar[str]
     source: ClassVar[str]
     """Where to get it, in one sentence."""

@@ -27,9 +27,9 @@ BINARY = ("background", "foreground")
 CLASSES = "classes.txt"
 MOST_CLASSES = 255
 
-_IMAGES = "images|image|imgs|img|sat"
-_MASKS = "masks|mask|labels|label|annotations|gt|map"
-_SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
+IMAGES = "images|image|imgs|img|sat"
+MASKS = "masks|mask|labels|label|annotations|gt|map"
+SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 
 
 class OwnBenchmark(FolderBenchmark):
@@ -38,7 +38,7 @@ class OwnBenchmark(FolderBenchmark):
     terms = "your own"
     source = (
         "a folder with images/ and masks/, with train/, val/ and test/ that hold them, or a CSV with the columns image and "
-        "label (docs/own-data.md)"
+        "label (docs/own-data.md); or a folder of images a class (docs/classification.md)"
     )
     mend = "complete the folder, or remove what does not belong"
     whose_splits = "given"
@@ -58,14 +58,10 @@ class OwnBenchmark(FolderBenchmark):
         return _rebuilt, (self.name, self.class_names, self.options)
 
     def layouts(self) -> tuple[Layout, ...]:
-        inside = {
-            split: Part(images=f"{names}/{_IMAGES}", masks=f"{names}/{_MASKS}") for split, names in _SPLITS.items()
-        }
-        outside = {
-            split: Part(images=f"{_IMAGES}/{names}", masks=f"{_MASKS}/{names}") for split, names in _SPLITS.items()
-        }
+        inside = {split: Part(images=f"{names}/{IMAGES}", masks=f"{names}/{MASKS}") for split, names in SPLITS.items()}
+        outside = {split: Part(images=f"{IMAGES}/{names}", masks=f"{MASKS}/{names}") for split, names in SPLITS.items()}
         return (
-            FolderLayout(name="folder", parts={"all": Part(images=_IMAGES, masks=_MASKS)}, probe=_undivided),
+            FolderLayout(name="folder", parts={"all": Part(images=IMAGES, masks=MASKS)}, probe=_undivided),
             FolderLayout(name="folders", parts=inside, optional=frozenset({"val", "test"})),
             FolderLayout(name="folders", parts=outside, optional=frozenset({"val", "test"})),
             OwnCsvLayout(),
@@ -192,7 +188,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def _undivided(root: Path) -> bool:
-    images = resolve_folder(root, _IMAGES)
+    images = resolve_folder(root, IMAGES)
     return images is not None and bool(image_files(images))
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from datasets import LABELLED
 from datasets.base import Benchmark, DataOptions, DatasetError
 from harness.cli import verb
 from harness.command_line import CommandParser, command
@@ -171,7 +172,8 @@ def run_check(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--workers {arguments.workers} is negative; give a number of processes, or 0 for one a core")
     options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed, group=arguments.group)
     if arguments.name == "all":
-        names = [name for name in BENCHMARKS.names() if _entry(name, _folder(arguments, name))["found"]]
+        among = [name for name in BENCHMARKS.names() if name not in LABELLED]  # whose images are those of the others
+        names = [name for name in among if _entry(name, _folder(arguments, name))["found"]]
         if not names:
             raise UsageError(f"nothing is found in {_folder(arguments)}; python -m datasets list says where to get it")
     else:
@@ -203,9 +205,9 @@ def _known(name: str, arguments: argparse.Namespace) -> str:
         return own
     if arguments.data is None and own not in named_table(load_settings(), "datasets", dataset_name):
         return BENCHMARKS.resolve(name)  # which refuses it
-    from datasets.own import own_folder
+    from datasets.own_labels import any_folder
 
-    BENCHMARKS.add(own, own_folder(own, _folder(arguments, own))[0])
+    BENCHMARKS.add(own, any_folder(own, _folder(arguments, own))[0])
     return own
 
 

@@ -163,7 +163,12 @@ METHODS = Registry(
     base="methods.base:Method",
     fault=config_fault,
 )
-BENCHMARKS = Registry("benchmark", builtin=datasets.BUILTIN, group=BENCHMARK_GROUP, base="datasets.base:Benchmark")
+BENCHMARKS = Registry(
+    "benchmark",
+    builtin={**datasets.BUILTIN, **datasets.LABELLED},
+    group=BENCHMARK_GROUP,
+    base="datasets.base:Benchmark",
+)
 
 
 def dataset_name(name: str) -> str:
@@ -190,11 +195,12 @@ def dataset_name(name: str) -> str:
     return own
 
 
-def add_own(name: str, classes: Sequence[str]) -> None:
-    """Make a data set of one's own known as a benchmark, in this process; see `datasets.own`."""
+def add_own(name: str, classes: Sequence[str], *, labels: bool = False) -> None:
+    """Make a data set of one's own known as a benchmark, in this process; see `datasets.own`, `datasets.own_labels`."""
     from datasets.own import own_benchmark
+    from datasets.own_labels import own_labels
 
-    BENCHMARKS.add(name, own_benchmark(name, classes))
+    BENCHMARKS.add(name, (own_labels if labels else own_benchmark)(name, classes))
 
 
 def add_own_of(name: str, rules: Mapping[str, Any]) -> None:
@@ -208,7 +214,7 @@ def add_own_of(name: str, rules: Mapping[str, Any]) -> None:
         return
     if dataset_name(name) != name or BENCHMARKS.is_fixed(name) or len(classes) < 2:
         raise UsageError(f"the run names {name!r} as a data set of one's own, which it cannot be")
-    add_own(name, [str(one) for one in classes])
+    add_own(name, [str(one) for one in classes], labels=rules.get("task") == "classification")
 
 
 def is_own(name: str) -> bool:

@@ -16,7 +16,8 @@ from typing import Literal
 from datasets.base import Benchmark, DatasetError, Pair, Splits
 from datasets.preparing.fingerprints import Fingerprint, exact_groups, fingerprint_pair, label, near_pairs
 from datasets.preparing.progress import TellProgress
-from datasets.reading.folder_benchmark import SAMPLE_MARKER
+from datasets.reading.folder_benchmark import SAMPLE_MARKER, SAMPLE_NOTE
+from datasets.reading.labels import counts_by_class
 
 Status = Literal["passed", "warned", "failed"]
 
@@ -79,10 +80,7 @@ def check(benchmark: Benchmark, root: Path, *, workers: int = 0, progress: TellP
         _counts(benchmark, splits, root),
         _groups(benchmark, splits, root),
         _readable(prints, root),
-        _values(benchmark, whole),
-        *([_polarity(whole)] if benchmark.task == "binary" else [_classes(benchmark, whole)]),
-        _empty(benchmark, whole, root),
-        _sizes(benchmark, whole, root),
+        *([_labels(benchmark, splits)] if benchmark.task == "classification" else _masks(benchmark, whole, root)),
         _exif(whole, root),
         *_exact(whole, root),
         *_near(whole, root),
@@ -141,7 +139,7 @@ def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     elif "val" not in published and published:
         found["train"] += found.pop("val")
     wrong = [f"{split} {found[split]} of {published[split]}" for split in published if found[split] != published[split]]
-    if (root / SAMPLE_MARKER).exists():
+    if (root / SAMPLE_MARKER).exists() or splits.note == SAMPLE_NOTE:
         return Verdict(rule="counts", status="warned", message="a generated sample, not the published benchmark")
     if benchmark.options.split_rule in getattr(benchmark, "joint_rules", ()):
         message = "not compared: this split rule adds another benchmark's training images"
@@ -187,6 +185,29 @@ def _readable(prints: Sequence[Fingerprint], root: Path) -> Verdict:
         return Verdict(rule="readable", status="passed", message=f"all {len(prints)} pairs decode")
     message = f"{len(broken)} pairs cannot be read; the first: {broken[0].error}"
     return Verdict(rule="readable", status="failed", message=message, files=_files(broken, root))
+
+
+def _labels(benchmark: Benchmark, splits: Splits) -> Verdict:
+    """A class that training or a test has no image of: the first cannot be learnt, the second is not in the score."""
+    parts = {"train": splits.train, "val": splits.val, **splits.test}
+    counts = {split: counts_by_class(pairs, benchmark.class_names) for split, pairs in parts.items()}
+    lines = tuple(
+        f"{name}: " + ", ".join(f"{split} {counts[split][name]}" for split in parts) for name in benchmark.class_names
+    )
+    absent = {split: [name for name, count in mine.items() if not count] for split, mine in counts.items()}
+    told = "; ".join(f"{split} has no image of {', '.join(names)}" for split, names in absent.items() if names)
+    if told:
+        return Verdict(rule="labels", status="failed" if absent["train"] else "warned", message=told, files=lines)
+    return Verdict(rule="labels", status="passed", message="; ".join(lines))
+
+
+def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
+    return [
+        _values(benchmark, prints),
+        _polarity(prints) if benchmark.task == "binary" else _classes(benchmark, prints),
+        _empty(benchmark, prints, root),
+        _sizes(benchmark, prints, root),
+    ]
 
 
 def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +22,9 @@ AUTOGLUON = "https://automl-mm-bench.s3.amazonaws.com/semantic_segmentation"
 
 SAMPLE_MARKER = ".generated-sample"
 """A file of this name in a benchmark's folder says that the data was generated; every table then says so too."""
+
+SAMPLE_NOTE = "generated sample"
+"""What tables then say."""
 
 _WHOSE_SPLITS = {"autogluon": "AutoGluon's", "pranet": "PraNet's"}
 
@@ -137,7 +141,7 @@ class FolderBenchmark(Benchmark):
         if masks:
             rule += f"; {len(masks)} masks without an image left out ({masks[0].name}{', …' * (len(masks) > 1)})"
         every = [*train, *val, *(pair for part in test.values() for pair in part)]
-        note = "generated sample" if (root / SAMPLE_MARKER).exists() else ", ".join(self.notes(every, layout=layout))
+        note = SAMPLE_NOTE if (root / SAMPLE_MARKER).exists() else ", ".join(self.notes(every, layout=layout))
         return Splits(
             train=train, val=val, test=test, layout=layout.name, rule=rule, note=note, left_out=images + masks
         )
@@ -233,10 +237,7 @@ def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
     every = [pair.stem.casefold() for pairs in parts.values() for pair in pairs]
     if len(set(every)) == len(every):
         return dict(parts)
-    return {
-        name: tuple(Pair(stem=f"{name}_{pair.stem}", image=pair.image, mask=pair.mask) for pair in pairs)
-        for name, pairs in parts.items()
-    }
+    return {name: tuple(replace(pair, stem=f"{name}_{pair.stem}") for pair in pairs) for name, pairs in parts.items()}
 
 
 def _common_size(pairs: Sequence[Pair]) -> tuple[int, int] | None:

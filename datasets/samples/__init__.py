@@ -23,6 +23,8 @@ from datasets.samples.extras import add_extras
 from datasets.samples.scenes import Scene, draw_scene, shape_of
 from datasets.samples.trees import RECIPES, Recipe, Tree
 
+UNIONS = {"origin": ("kvasir", "cvc612", "isic2017", "leaf", "road")}
+"""Benchmarks made of the images of others, each of which is written."""
 DEFAULT_IMAGES = 36
 DEFAULT_SIZE = 112
 GENERATOR = 1
@@ -35,7 +37,7 @@ def layouts(name: str) -> tuple[str, ...]:
     Raises:
         DatasetError: unknown benchmark.
     """
-    return tuple(_recipe(name).trees)
+    return ("original",) if name in UNIONS else tuple(_recipe(name).trees)
 
 
 def write_samples(
@@ -61,6 +63,10 @@ def write_samples(
     Raises:
         DatasetError: unknown benchmark or layout, too few images, or other data in the way.
     """
+    if name in UNIONS:
+        for member in UNIONS[name]:
+            write_samples(member, root, layout=layout, images=images, seed=seed, size=size)
+        return root
     recipe = _recipe(name)
     if layout not in recipe.trees:
         raise DatasetError(f"{name} has no layout {layout!r} (choose from {', '.join(recipe.trees)})")
@@ -137,7 +143,7 @@ def stem(name: str, index: int, *, images: int = DEFAULT_IMAGES) -> str:
 
 def _recipe(name: str) -> Recipe:
     if name not in RECIPES:
-        raise DatasetError(f"no sample of {name!r} can be generated (choose from {', '.join(RECIPES)})")
+        raise DatasetError(f"no sample of {name!r} can be generated (choose from {', '.join((*RECIPES, *UNIONS))})")
     return RECIPES[name]
 
 

@@ -53,6 +53,7 @@ BENCHMARK_TITLES = {
     "road": "Road",
     "trans10k_v1": "Trans10K-v1",
     "trans10k_v2": "Trans10K-v2",
+    "origin": "Origin of an image",
 }
 
 BENCHMARK_GROUPS = {

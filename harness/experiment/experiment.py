@@ -192,7 +192,7 @@ class Experiment:
             if variant == "best":
                 kept = kept_masks(
                     self.data.tests,
-                    count=self.rules.keep_masks,
+                    count=0 if self.scoring.labels else self.rules.keep_masks,
                     predict=self.scoring.predictor(segmenter),
                     read=self.scoring.input,
                     threshold=self.scoring.threshold,

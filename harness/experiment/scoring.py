@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.evaluation.evaluate import Item, evaluate_split
-from harness.evaluation.names import CLASSES, OVERLAP, SALIENCY
+from harness.evaluation.labels import LabelScorer
+from harness.evaluation.names import CLASSES, LABELS, OVERLAP, SALIENCY
 from harness.evaluation.scorer import SplitScorer
 from harness.experiment.data import RunData
 from harness.experiment.stages import Stages
@@ -24,6 +25,7 @@ from methods.base import Method
 
 EVALUATION_BATCH = 4
 BINARY_METRICS = (*SALIENCY, *OVERLAP, "ber")
+OF_TASK = {"binary": BINARY_METRICS, "multiclass": CLASSES, "classification": LABELS}
 
 Tell = Callable[[dict[str, Any]], None]
 """Called now and then with ``stage`` (``training``, ``testing`` …), ``epoch``, ``epochs``, ``step``, ``steps``, ``loss``."""
@@ -62,7 +64,12 @@ class Scoring:
     @property
     def metrics(self) -> Sequence[str]:
         """What a test says of a model."""
-        return CLASSES if self._data.benchmark.task == "multiclass" else BINARY_METRICS
+        return OF_TASK[self._data.benchmark.task]
+
+    @property
+    def labels(self) -> bool:
+        """Whether images have one label each, instead of masks."""
+        return self._data.benchmark.task == "classification"
 
     @property
     def threshold(self) -> float | None:
@@ -104,8 +111,10 @@ class Scoring:
         return self.scores(segmenter, self._data.tests, metrics=self.metrics, stage=stage)
 
     def predictor(self, segmenter: Any) -> Callable[[Tensor], Tensor]:
-        """From inputs (B, 3, S, S) to probabilities (B, S, S), or to scores (B, C, S, S) of the benchmark's classes."""
-        size = (self._rules.image_size, self._rules.image_size)
+        """From inputs (B, 3, S, S) to probabilities (B, S, S), or to scores (B, C, S, S) of the benchmark's classes; of
+        labels (B, C, 1, 1)."""
+        side = 1 if self.labels else self._rules.image_size
+        size = (side, side)
         prefix = None if self._tokens is None else self._tokens.like(segmenter)
 
         def predict(images: Tensor) -> Tensor:
@@ -136,7 +145,8 @@ class Scoring:
 
     def _scorer(self, metrics: Sequence[str]) -> SplitScorer:
         benchmark = self._data.benchmark
-        return SplitScorer(
+        scorer = LabelScorer if self.labels else SplitScorer
+        return scorer(
             metrics, task=benchmark.task, num_classes=benchmark.num_classes, conventions=self._rules.evaluation
         )
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets.own import own_folder
+from datasets import LABELLED
+from datasets.own_labels import any_folder
 from harness.errors import UsageError
 from harness.models.catalog import resolve_backbone
 from harness.models.checkpoint import checkpoint_paths
@@ -122,7 +123,7 @@ def _benchmarks(arguments: argparse.Namespace, settings: Settings) -> tuple[tupl
     names: list[str] = []
     folders: dict[str, Path] = {}
     known = [name for name in usable(BENCHMARKS) if not is_own(name)]
-    for word in expand(arguments.datasets, known):
+    for word in expand(arguments.datasets, [name for name in known if name not in LABELLED]):
         name, equals, folder = word.partition("=")
         if not equals:
             name = dataset_name(word)
@@ -136,7 +137,7 @@ def _benchmarks(arguments: argparse.Namespace, settings: Settings) -> tuple[tupl
         names.append(name := dataset_name(name))
         folders[name] = Path(folder).expanduser()
         if name not in known:
-            made, folders[name] = own_folder(name, folders[name])
+            made, folders[name] = any_folder(name, folders[name])
             BENCHMARKS.add(name, made)
     return tuple(names), folders
 

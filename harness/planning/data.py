@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.base import DataOptions, DatasetError, Splits
+from harness.errors import UsageError
+from harness.models.decoders import LABELLING
 from harness.protocols.card import Protocol
 from harness.records.schema import content_hash
 
@@ -30,6 +32,32 @@ def data_options(rules: Protocol, benchmark: str) -> DataOptions:
         group=rules.group,
         mask_255_only=rules.quirks.mask_decoding == "released",
     )
+
+
+def require_task(benchmark: str, task: str, rules: Protocol) -> None:
+    """Raises UsageError where benchmark, decoder and the rules' task do not fit each other.
+
+    Args:
+        benchmark: canonical name.
+        task: its `Benchmark.task`.
+        rules: resolved for it.
+    """
+    labels, names = task == "classification", " or ".join(f"decoder={name}" for name in LABELLING)
+    if labels and rules.task != "classification":
+        raise UsageError(
+            f"{benchmark} has one label an image and no masks; --set task=classification with {names} learns labels"
+        )
+    if not labels and rules.task == "classification":
+        raise UsageError(
+            f"task=classification needs one label an image, and {benchmark} has masks; take --datasets origin, or NAME=DIR "
+            "with a folder of images a class"
+        )
+    if labels and rules.decoder not in LABELLING:
+        raise UsageError(f"task=classification: decoder={rules.decoder} draws masks; take {names}")
+    if not labels and rules.decoder in LABELLING:
+        raise UsageError(
+            f"decoder={rules.decoder} gives an image one label, and {benchmark} has masks; take another decoder"
+        )
 
 
 def manifest_hash(splits: Splits) -> str:

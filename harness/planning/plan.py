@@ -15,7 +15,7 @@ from harness.errors import UsageError
 from harness.models.catalog import require_stands, resolve_backbone
 from harness.models.checkpoint import require_finite
 from harness.models.fingerprints import fingerprint, is_remembered, short_fingerprint
-from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash
+from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash, require_task
 from harness.planning.finished import earlier, under_short_fingerprints
 from harness.planning.job import Job
 from harness.planning.needs import weights
@@ -142,6 +142,7 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
                 continue
             if entry.models and (backbone, rules.decoder) not in entry.models:
                 continue
+            require_task(name, benchmark.task, rules)
             require_stands(rules.decoder, backbone)
             if config.freezes_decoder and rules.decoder != "sam":
                 raise UsageError(
@@ -274,7 +275,7 @@ def _own_rules(name: str, rules: Protocol) -> Protocol:
         UsageError: a rule that is not for this benchmark.
     """
     if rules.own_classes:
-        raise UsageError("own_classes is read from classes.txt in the folder of the data; it cannot be set")
+        raise UsageError("own_classes is read from the folder of the data; it cannot be set")
     if is_own(name):
         return replace(rules, own_classes=BENCHMARKS.get(name).class_names)
     if rules.group:

@@ -73,8 +73,10 @@ class Protocol:
     Args:
         data: ``files`` reads the benchmarks below ``--data``; ``sample`` generates small stand-ins in the same layouts.
         backbone: name in the backbone catalogue, unless ``--backbone`` says otherwise.
+        task: ``segmentation``, a class a pixel, or ``classification``, a class an image; decoder and benchmark must fit it.
         decoder: ``sam``; or on a plain ViT of timm ``linear`` | ``mask-transformer`` (Segmenter's, 2105.05633) or
-            ``mask2former`` (transformers', 2112.01527).
+            ``mask2former`` (transformers', 2112.01527); for labels one linear layer on the ``class-token`` or on the mean
+            of the patches (``mean-pool``).
         image_size: side of the square input in pixels; aspect ratio is lost, as released by Conv-LoRA (code).
         pixel_mean, pixel_std: normalisation of RGB in [0, 1] (ImageNet's, code).
         flip: probability of a horizontal flip in training (0.5, code).
@@ -92,7 +94,7 @@ class Protocol:
         clip: largest gradient norm, 0 for none.
         precision: ``fp32`` | ``bf16`` | ``fp16`` autocast.
         loss: ``structure`` | ``balanced-bce`` | ``mask2former`` | ``cross-entropy`` | ``auto`` (structure for binary,
-            mask2former for multi-class; cross entropy with Segmenter's decoders, as published).
+            mask2former for multi-class; cross entropy with Segmenter's decoders, as published, and for labels).
         mask_tokens: K mask tokens of the multi-class head (quirk 10).
         class_weight, mask_weight, dice_weight: terms of the multi-class loss (2, 5, 5 in Mask2Former; the release names
             10, 5, 5 and never applies them, see quirk 13).
@@ -122,6 +124,7 @@ class Protocol:
     name: str
     data: Literal["files", "sample"] = "files"
     backbone: str = "vit_b"
+    task: Literal["segmentation", "classification"] = "segmentation"
     decoder: Decoder = "sam"
     image_size: int = 1024
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)

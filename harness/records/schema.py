@@ -42,6 +42,7 @@ ADDED_LATER: dict[str, Any] = {
     "match_dice_weight": None,
     "group": "",
     "own_classes": [],
+    "task": "segmentation",
     "decoder": "sam",
     "decoder_lr": None,
 }

@@ -79,11 +79,15 @@ class ImageSource:
         return self._input(index)[:3]
 
     def mask_input(self, index: int) -> Array:
-        """(S, S) class index, 255 = ignore."""
-        return self._input(index)[3]
+        """(S, S) class index, 255 = ignore; (1, 1) of an image with a label."""
+        label = self.pairs[index].label
+        return self._input(index)[3] if label is None else np.array([[label]], dtype=np.uint8)
 
     def mask_native(self, index: int) -> Array:
-        """(H, W) class index at the mask's own size."""
+        """(H, W) class index at the mask's own size; (1, 1) of an image with a label."""
+        # A label is no content of the file, by which the cache finds its entries.
+        if self.pairs[index].label is not None:
+            return self.mask_input(index)
         return self._kept(index, "native", lambda: self._decode(index).mask)
 
     def _input(self, index: int) -> Array:

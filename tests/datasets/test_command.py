@@ -39,20 +39,21 @@ def test_list_names_all_nine_with_terms_source_and_what_is_found(said, tmp_path:
     for name in datasets.BUILTIN:
         assert f"\n{name} " in f"\n{out}"
     assert f"found: {tmp_path / 'CAMO-V.1.0-CVIU2019'}" in out
-    assert out.count("not found") == 8
+    assert out.count("not found") == 9  # with origin, which is made of five
     assert "non-commercial" in out
     _, out, _ = said("list", "--data", tmp_path, "--json")
     entries = {entry["name"]: entry for entry in json.loads(out)}
-    assert set(entries) == set(datasets.BUILTIN)
+    assert set(entries) == {*datasets.BUILTIN, *datasets.LABELLED}
     assert entries["camo"]["found"]
     assert not entries["sbu"]["found"]
-    assert all(entry["terms"] and entry["source"] and entry["sizes"] and entry["layouts"] for entry in entries.values())
+    assert all(entry["terms"] and entry["source"] and entry["sizes"] for entry in entries.values())
+    assert all(entries[name]["layouts"] for name in datasets.BUILTIN)
 
 
 def test_list_without_data_root_is_no_error(said, tmp_path: Path) -> None:
     code, out, _ = said("list", "--data", tmp_path / "absent")
     assert code == 0
-    assert out.count("not found") == 9
+    assert out.count("not found") == 10
 
 
 def test_list_tells_of_two_candidates(said, tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""Which benchmark does an image come from? The images of five others, each labelled with its benchmark.
+
+Nothing is copied: the five lie in one data root, and each keeps its own splits (CVC-612's whole sequences, ISIC's lesions
+seen twice, road tiles of one image), so that no test image has its like in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits
+from datasets.cvc612 import CVC612
+from datasets.isic2017 import ISIC2017
+from datasets.kvasir import Kvasir
+from datasets.leaf import Leaf
+from datasets.reading.folder_benchmark import SAMPLE_NOTE, FolderBenchmark
+from datasets.reading.labels import read_labelled
+from datasets.road import Road
+
+MEMBERS: tuple[type[FolderBenchmark], ...] = (Kvasir, CVC612, ISIC2017, Leaf, Road)
+
+
+class ImageOrigin(Benchmark):
+    """Five classes, one a benchmark. Split rule ``val-as-test`` is ISIC 2017's, for whoever has no test part of it."""
+
+    name = "origin"
+    title = "Origin of an image"
+    task: ClassVar[Literal["binary", "multiclass", "classification"]] = "classification"
+    num_classes = len(MEMBERS)
+    class_names = tuple(member.name for member in MEMBERS)
+    metrics = ("accuracy", "nll", "ece")
+    selection_metric = "nll"
+    terms = "those of kvasir, cvc612, isic2017, leaf and road"
+    source = (
+        "kvasir, cvc612, isic2017, leaf and road in one data folder; python -m datasets list says where to get each"
+    )
+    published_sizes: ClassVar = {"all": sum(sum(member.published_sizes.values()) for member in MEMBERS)}
+
+    def __init__(self, options: DataOptions | None = None) -> None:
+        super().__init__(options)
+        plain = replace(self.options, split_rule="default")
+        self._members = {member.name: member(self.options if member is ISIC2017 else plain) for member in MEMBERS}
+
+    def sizes_to_expect(self, layout: str) -> Mapping[str, int]:
+        return {}  # the five are checked by themselves
+
+    def locate(self, data_root: Path) -> Path:
+        for member in self._members.values():
+            member.locate(data_root)
+        return data_root
+
+    def splits(self, root: Path) -> Splits:
+        try:
+            parts = {name: member.splits(member.locate(root)) for name, member in self._members.items()}
+        except DatasetError as error:  # may say what to set, and that is set for this benchmark
+            raise DatasetError(
+                str(error).replace(f"benchmarks.{ISIC2017.name}.", f"benchmarks.{self.name}.")
+            ) from error
+
+        def labelled(split: str) -> tuple[Pair, ...]:
+            return tuple(
+                Pair(stem=f"{name}/{pair.stem}", image=pair.image, mask=pair.image, label=label)
+                for label, (name, found) in enumerate(parts.items())
+                for pair in {"train": found.train, "val": found.val}.get(split) or found.test["test"]
+            )
+
+        generated = all(found.note == SAMPLE_NOTE for found in parts.values())
+        notes = [f"{name} {found.note}" for name, found in parts.items() if found.note]
+        return Splits(
+            train=labelled("train"),
+            val=labelled("val"),
+            test={"test": labelled("test")},
+            layout="roots",
+            rule="; ".join(f"{name}: {found.rule}" for name, found in parts.items()),
+            note=SAMPLE_NOTE if generated else ", ".join(notes),
+        )
+
+    def group(self, pair: Pair) -> str:
+        name, _, stem = pair.stem.partition("/")
+        return f"{name}/{self._members[name].group(replace(pair, stem=stem))}"
+
+    def read(self, pair: Pair) -> Sample:
+        return read_labelled(pair)

@@ -1,0 +1,87 @@
+"""Images with one label each: class folders to pairs, a pair to its sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets.base import DatasetError, Pair, Sample
+from datasets.reading import decoding
+from datasets.reading.layouts import Layout, resolve_folder, subfolders
+from datasets.reading.pairing import Paired, image_files
+
+
+def read_labelled(pair: Pair) -> Sample:
+    """The image, and its label as a mask (1, 1).
+
+    Raises:
+        DatasetError: unreadable file.
+    """
+    image = decoding.read_image(pair.image)
+    return Sample(image=np.ascontiguousarray(image), mask=np.array([[pair.label]], dtype=np.uint8))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFolders(Layout):
+    """A folder a class: ``CLASS/*.png``, or the same inside folders of splits. A stem is ``CLASS/NAME``.
+
+    Args:
+        splits: split -> names of its folder, as `resolve_folder` takes them; empty for an undivided folder.
+        never: names that folders of classes do not have, as `resolve_folder` takes them.
+        classes: their names in the order of their indices; empty for whatever folders the training split has.
+    """
+
+    splits: Mapping[str, str]
+    never: str = ""
+    classes: tuple[str, ...] = ()
+    name: str = "class folders"
+    distinctive: bool = False
+
+    def matches(self, root: Path) -> bool:
+        folders = self._folders(root)
+        first = next(iter(self.splits), "all")
+        return first in folders and len(self.found(root)) >= 2
+
+    def found(self, root: Path) -> tuple[str, ...]:
+        """The classes that folders name, in alphabetical order; of a divided data set those of its first split."""
+        folder = self._folders(root).get(next(iter(self.splits), "all"))
+        if folder is None or (self.never and resolve_folder(folder, self.never) is not None):
+            return ()
+        reserved = {path for names in self.splits.values() if (path := resolve_folder(root, names)) is not None}
+        return tuple(path.name for path in subfolders(folder) if path not in reserved and image_files(path))
+
+    def parts_at(self, root: Path) -> dict[str, Paired]:
+        return {part: self._read(folder) for part, folder in self._folders(root).items()}
+
+    def image_folders(self, root: Path) -> set[Path]:
+        return {path for folder in self._folders(root).values() for path in subfolders(folder)}
+
+    def _folders(self, root: Path) -> dict[str, Path]:
+        """Part -> its folder."""
+        if not self.splits:
+            return {"all": root}
+        return {
+            split: folder for split, names in self.splits.items() if (folder := resolve_folder(root, names)) is not None
+        }
+
+    def _read(self, folder: Path) -> Paired:
+        if stray := image_files(folder):
+            raise DatasetError(f"{stray[0]} lies beside the folders of the classes and has no label; move it into one")
+        pairs: list[Pair] = []
+        for path in subfolders(folder):
+            images = image_files(path)
+            if images and path.name not in self.classes:
+                raise DatasetError(
+                    f"{path} is no folder of a class: training images are in {', '.join(self.classes)}; rename or move it"
+                )
+            label = self.classes.index(path.name) if images else 0
+            pairs += [Pair(stem=f"{path.name}/{image.stem}", image=image, mask=image, label=label) for image in images]
+        return Paired(pairs=tuple(pairs), unpaired_images=(), unused_masks=())
+
+
+def counts_by_class(pairs: Sequence[Pair], classes: Sequence[str]) -> dict[str, int]:
+    """Class -> its images."""
+    return {name: sum(pair.label == index for pair in pairs) for index, name in enumerate(classes)}

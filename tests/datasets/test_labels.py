@@ -1,0 +1,187 @@
+"""Images with one label each: class folders of one's own, and the benchmark made of five others."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import samples
+from datasets.base import Benchmark, DataOptions, DatasetError, Splits
+from datasets.origin import ImageOrigin
+from datasets.own_labels import any_folder
+from harness.data_sets import main
+from harness.registry import BENCHMARKS, add_own_of
+from harness.training.images import ImageSource
+
+SPLITS = {"training": 6, "valid": 2, "test": 3}
+
+
+def write_folders(
+    root: Path, *, classes: tuple[str, ...] = ("cat", "dog"), splits: dict[str, int] | None = None
+) -> Path:
+    """``SPLIT/CLASS/*.png``, or ``CLASS/*.png`` of 12 images."""
+    for split, count in (splits or {"": 12}).items():
+        for label, name in enumerate(classes):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                source = np.random.default_rng([label, index, len(split)])
+                pixels = source.integers(0, 120, (40, 50, 3), np.uint8) + np.uint8(100 * label)
+                Image.fromarray(pixels).save(root / split / name / f"{index:02}.png")
+    return root
+
+
+def _opened(root: Path, **options: str) -> tuple[Benchmark, Splits]:
+    made, found = any_folder("pets", root)
+    benchmark = made(DataOptions(**options))  # type: ignore[arg-type]
+    return benchmark, benchmark.splits(found)
+
+
+def test_folders_of_classes_are_split_by_the_rule(tmp_path: Path) -> None:
+    benchmark, splits = _opened(write_folders(tmp_path / "pets"))
+
+    assert (benchmark.task, benchmark.class_names, benchmark.num_classes) == ("classification", ("cat", "dog"), 2)
+    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (20, 2, 2)
+    assert splits.rule == "carved (seed 0, 2 test and 2 val by hashed stem)"
+    assert {pair.stem: pair.label for pair in splits.train}["dog/07"] == 1
+    sample = benchmark.read(splits.train[-1])
+    assert sample.image.shape == (40, 50, 3)
+    assert sample.mask.tolist() == [[splits.train[-1].label]]
+
+
+@pytest.mark.parametrize("below", ["", "unpacked/set"])
+def test_given_splits_are_kept_wherever_they_lie(tmp_path: Path, below: str) -> None:
+    write_folders(tmp_path / "pets" / below, splits=SPLITS)
+
+    _, splits = _opened(tmp_path / "pets")
+
+    assert splits.rule == "given"
+    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (12, 4, 6)
+    assert [pair.stem for pair in splits.val] == ["val_cat/00", "val_cat/01", "val_dog/00", "val_dog/01"]
+
+
+def test_a_group_rule_keeps_images_of_a_kind_together(tmp_path: Path) -> None:
+    benchmark, splits = _opened(write_folders(tmp_path / "pets"), group=r"/\d(\d)")
+
+    assert benchmark.group(splits.train[0]) == "0"
+    (tested,) = {benchmark.group(pair) for pair in splits.test["test"]}
+    assert tested not in {benchmark.group(pair) for pair in (*splits.train, *splits.val)}
+
+
+def test_masks_come_before_labels(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        write_folders(tmp_path / "x", classes=(folder,))
+    shutil.rmtree(tmp_path / "x" / "masks")
+    write_folders(tmp_path / "x", classes=("other",))
+    with pytest.raises(DatasetError, match=r"is no data set that pets could be.*or a folder of images a class"):
+        any_folder("pets", tmp_path / "x")  # images, whose masks are gone, is no class
+    write_folders(tmp_path / "x", classes=("masks",))
+    assert any_folder("pets", tmp_path / "x")[0].task == "binary"
+
+
+def test_what_has_no_label_is_refused_in_one_line(tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "pets", splits=SPLITS)
+    Image.new("RGB", (8, 8)).save(root / "test" / "logo.png")
+    with pytest.raises(
+        DatasetError, match=r"logo\.png lies beside the folders of the classes and has no label; move it"
+    ):
+        _opened(root)
+    (root / "test" / "logo.png").unlink()
+    write_folders(root, classes=("cow",), splits={"test": 1})
+    with pytest.raises(DatasetError, match="cow is no folder of a class: training images are in cat, dog; rename"):
+        _opened(root)
+
+
+def test_lists_and_two_data_sets_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_folders(tmp_path / "sets" / "in" / name)
+    with pytest.raises(DatasetError, match=r"holds several data sets.*give one of them as pets=DIR"):
+        any_folder("pets", tmp_path / "sets")
+    (tmp_path / "sets" / "in" / "a" / "train.txt").write_text("cat/00\n")
+    with pytest.raises(DatasetError, match="lists do not split folders of classes; make train/, val/ and test/"):
+        _opened(tmp_path / "sets" / "in" / "a")
+
+
+def test_the_benchmark_survives_another_process(tmp_path: Path) -> None:
+    benchmark, splits = _opened(write_folders(tmp_path / "pets"))
+    again = pickle.loads(pickle.dumps(benchmark))
+    assert (again.name, again.class_names, again.task) == ("pets", ("cat", "dog"), "classification")
+    assert again.splits(tmp_path / "pets") == splits
+
+
+def test_a_run_alone_tells_of_labels() -> None:
+    add_own_of("pets", {"own_classes": ["cat", "dog"], "task": "classification"})
+    assert BENCHMARKS.get("pets").task == "classification"
+    add_own_of("pets", {"own_classes": ["cat", "dog"]})
+    assert BENCHMARKS.get("pets").task == "binary"
+    del BENCHMARKS._loaded["pets"]
+
+
+def test_labels_are_never_read_from_a_cache_that_knows_files_alone(tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "pets")
+    shutil.copy(root / "cat" / "00.png", root / "dog" / "00.png")
+    benchmark, splits = _opened(root)
+    pairs = [pair for pair in (*splits.train, *splits.val, *splits.test["test"]) if pair.stem.endswith("00")]
+    for _ in range(2):
+        source = ImageSource(benchmark, pairs, image_size=16, cache=tmp_path / "cache")
+        assert [source.mask_input(index).tolist() for index in range(2)] == [[[0]], [[1]]]
+        assert [source.mask_native(index).tolist() for index in range(2)] == [[[0]], [[1]]]
+        assert np.array_equal(source.image(0), source.image(1))
+
+
+def test_check_counts_labels_and_finds_copies_and_empty_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_folders(tmp_path / "pets", splits=SPLITS)
+    assert main(["check", f"pets={root}", "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "passed  labels: cat: train 6, val 2, test 3; dog: train 6, val 2, test 3" in said
+    assert "mask" not in said
+    shutil.rmtree(root / "valid" / "dog")
+    shutil.copy(root / "training" / "cat" / "00.png", root / "test" / "dog" / "00.png")
+    assert main(["check", f"pets={root}", "--workers", "1"]) == 1
+    said = capsys.readouterr().out
+    assert "warned  labels: val has no image of dog" in said
+    assert "failed  exact copies across splits" in said
+
+
+def test_origin_labels_the_images_of_five_benchmarks_and_keeps_their_splits(tmp_path: Path) -> None:
+    assert samples.write_samples("origin", tmp_path, images=12, size=32) == tmp_path
+    benchmark = ImageOrigin()
+    splits = benchmark.splits(benchmark.locate(tmp_path))
+
+    assert splits.note == "generated sample"
+    assert {pair.label for pair in splits.train} == set(range(5)) == {pair.label for pair in splits.test["test"]}
+    for pair in (*splits.train, *splits.val, *splits.test["test"]):
+        assert pair.label is not None
+        member = BENCHMARKS.get(benchmark.class_names[pair.label])()
+        assert pair.stem.startswith(f"{member.name}/")
+    for label, name in enumerate(benchmark.class_names):
+        member = BENCHMARKS.get(name)()
+        own = member.splits(member.locate(tmp_path))
+        assert [pair.image for pair in splits.test["test"] if pair.label == label] == [
+            p.image for p in own.test["test"]
+        ]
+        assert [pair.image for pair in splits.val if pair.label == label] == [p.image for p in own.val]
+    frame = next(pair for pair in splits.train if pair.stem.startswith("cvc612/"))
+    own = BENCHMARKS.get("cvc612")().group(replace(frame, stem=frame.image.stem))
+    assert benchmark.group(frame) == f"cvc612/{own}" != frame.stem
+
+
+def test_origin_needs_all_five_and_names_its_own_split_rule(tmp_path: Path) -> None:
+    samples.write_samples("origin", tmp_path, images=12, size=32)
+    shutil.rmtree(tmp_path / "ISIC2017" / "ISIC-2017_Test_v2_Data")
+    with pytest.raises(DatasetError, match=r"--set benchmarks\.origin\.split_rule=val-as-test"):
+        ImageOrigin().splits(tmp_path)
+    splits = ImageOrigin(DataOptions(split_rule="val-as-test")).splits(tmp_path)
+    assert "isic2017: val-as-test: official validation tested" in splits.rule
+    with pytest.raises(DatasetError, match="isic2017 has no split rule 'polyp'"):
+        ImageOrigin(DataOptions(split_rule="polyp"))
+    shutil.rmtree(tmp_path / "leaf_disease")
+    with pytest.raises(DatasetError, match="no Leaf"):
+        ImageOrigin().locate(tmp_path)

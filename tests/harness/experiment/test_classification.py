@@ -1,0 +1,149 @@
+"""Labels from the command line to the table: trained, selected, tested, merged, recorded; what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from datasets import BUILTIN, samples
+from harness import run, tables
+from harness.errors import UsageError
+from harness.evaluation.labels import LabelScorer
+from harness.planning.asked import understand
+from harness.planning.plan import Plan, plan
+from harness.records.__main__ import main as records
+from harness.records.images import all_image_scores
+from harness.records.schema import hashed_rules
+from harness.records.store import RecordStore
+from harness.settings.read import Settings
+from tests.datasets.test_labels import SPLITS, write_folders
+
+pytestmark = pytest.mark.slow
+
+LABELS = ["--backbone", "vit_t_timm", "--set", "task=classification"]
+
+
+def _planned(tmp_path: Path, *words: str) -> Plan:
+    base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), *words]
+    asked = understand(run.parser().parse_args(base), Settings())
+    return plan(asked.request, prepare_samples=lambda name: tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of four methods on a folder of three classes, whose mean grey tells them apart."""
+    place = tmp_path_factory.mktemp("labels")
+    folder = write_folders(place / "pets", classes=("cat", "cow", "dog"), splits=SPLITS)
+    words = ["--methods", "decoder,bitfit,lora,naslora", "--protocol", "demo", *LABELS, "--datasets", f"pets={folder}"]
+    sets = ["decoder=mean-pool", "epochs=2", "image_size=64", "naslora.search_start_epoch=1"]
+    options = [word for one in sets for word in ("--set", one)]
+    assert run.main([*words, *options, "--results", str(place / "runs"), "--executor", "inline"]) == 0
+    return place / "runs"
+
+
+def test_every_method_trains_is_selected_tested_and_merged(finished: Path) -> None:
+    found = {record.run.method: record for record in RecordStore(finished)}
+    assert {name: record.code for name, record in found.items()} == dict.fromkeys(
+        ("decoder", "bitfit", "lora", "naslora"), "OK"
+    )
+    for record in found.values():
+        assert record.counts == {"train": 18, "val": 6, "test": 9}
+        assert record.scores["best"]["test"].keys() == {"accuracy", "nll", "ece"}
+        assert record.scores["best"]["val"].keys() == {"nll"}
+        assert record.run.rules["own_classes"] == ["cat", "cow", "dog"]
+        assert record.parameters["decoder"] == 64 * 3 + 3
+        assert record.selected_epoch is not None
+        assert record.history[record.selected_epoch - 1]["val"] == min(
+            (entry["val"] for entry in record.history), key=lambda val: val["nll"]
+        )
+        assert not (finished / "records" / f"{record.key}.masks.png").exists()
+    assert found["lora"].merge["exact"]["extra_parameters"] == 0
+    assert found["lora"].merge["exact"]["relative_deviation"] < 1e-5
+    for name in ("bitfit", "lora"):
+        merged = found[name].scores["merged-exact"]["test"]
+        assert merged == pytest.approx(found[name].scores["best"]["test"], abs=1e-5)
+    assert "decoded" in found["naslora"].scores
+
+
+def test_image_scores_are_those_of_the_record(finished: Path) -> None:
+    assert records(["check", str(finished)]) == 0
+    for record in RecordStore(finished):
+        images = all_image_scores(finished / "records" / f"{record.key}.images.csv")[("best", "test")]
+        accuracy = list(images["accuracy"].values())
+        assert len(accuracy) == 9
+        assert set(accuracy) <= {0.0, 1.0}
+        assert record.scores["best"]["test"]["accuracy"] == pytest.approx(sum(accuracy) / 9)
+
+
+def test_the_table_says_what_labels_are_scored_by(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tables.main(["--results", str(finished)]) == 0
+    page = (finished / "tables" / "demo.md").read_text()
+    assert "| method | pets Acc ↑ | pets 100·NLL ↓ | pets ECE ↓ |" in page
+    assert "decoder mean-pool" in page
+    assert "task classification instead of segmentation" in page
+    assert "own_classes" not in page
+
+
+def test_a_split_is_scored_by_labels(finished: Path) -> None:
+    record = next(iter(RecordStore(finished)))
+    assert set(record.scores["best"]["test"]) == set(LabelScorer.known)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (
+            ["--datasets", "pets=DIR"],
+            r"pets has one label an image and no masks; --set task=classification with decoder=",
+        ),
+        (
+            ["--datasets", "pets=DIR", *LABELS],
+            r"task=classification: decoder=sam draws masks; take decoder=class-token or",
+        ),
+        (
+            ["--datasets", "kvasir", *LABELS],
+            r"task=classification needs one label an image, and kvasir has masks; take",
+        ),
+        (
+            ["--datasets", "kvasir", "--backbone", "vit_t_timm", "--set", "decoder=class-token"],
+            "decoder=class-token gives an image one label, and kvasir has masks; take another decoder",
+        ),
+        (
+            ["--datasets", "pets=DIR", *LABELS, "--set", "decoder=mean-pool", "--backbone", "vit_t"],
+            "stands on a plain ViT of timm, not on vit_t",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_task_is_refused(tmp_path: Path, words: list[str], reason: str) -> None:
+    folder = write_folders(tmp_path / "pets")
+    samples.write_samples("kvasir", tmp_path / "data", images=12, size=32)
+    given = [word.replace("DIR", str(folder)) for word in words]
+    with pytest.raises(UsageError, match=reason):
+        _planned(tmp_path, *given, "--dataset-root", f"kvasir={tmp_path / 'data'}")
+
+
+def test_all_means_the_benchmarks_with_masks_and_a_card_may_hold_both_tasks(tmp_path: Path) -> None:
+    asked = understand(
+        run.parser().parse_args(["--methods", "lora", "--protocol", "demo", "--datasets", "all"]), Settings()
+    )
+    assert set(asked.request.benchmarks) >= set(BUILTIN)
+    assert "origin" not in asked.request.benchmarks
+    samples.write_samples("origin", tmp_path, images=12, size=32)
+    both = [f"benchmarks.origin.{one}" for one in ("task=classification", "decoder=class-token")]
+    planned = _planned(
+        tmp_path,
+        "--backbone",
+        "vit_t_timm",
+        "--datasets",
+        "kvasir,origin",
+        *(w for one in both for w in ("--set", one)),
+    )
+    assert [job.run.benchmark for job in planned.jobs] == ["kvasir", "origin"]
+    assert planned.jobs[1].run.data_note == "generated samples"
+
+
+def test_the_task_of_older_records_is_in_no_key() -> None:
+    assert "task" not in hashed_rules({"task": "segmentation"})
+    assert json.dumps(hashed_rules({"task": "classification"})) == '{"task": "classification"}'
