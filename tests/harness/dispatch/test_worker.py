@@ -233,6 +233,15 @@ def test_the_cluster_says_how_an_earlier_start_of_the_task_ended(tmp_path, clust
     assert ends(tmp_path) == [(end, detail)]
 
 
+def test_only_the_latest_of_several_starts_is_explained(tmp_path, cluster, supervised):
+    chunk, sweep = submitted(tmp_path)
+    started(tmp_path).release("interrupted")
+    started(tmp_path)
+    supervised("finished")
+    worker.one_of_array(chunk, sweep, stop=StopSignals())
+    assert ends(tmp_path) == [("interrupted", ""), ("PREEMPTED", "7_0 was queued again")]
+
+
 @pytest.mark.parametrize("holder", [Holder.here(job="7_0"), replace(Holder.here(job="6_0"), ticks=1)])
 def test_a_start_that_lives_or_is_another_jobs_is_left_alone(tmp_path, cluster, supervised, holder):
     chunk, sweep = submitted(tmp_path)
@@ -288,6 +297,9 @@ def test_who_follows_waits_for_the_first_as_long_as_it_may_and_takes_its_place(t
     )
     assert worker.follow(make_job(tmp_path), meeting, stop=StopSignals(), **given) == 9
     assert forked == ["meeting.rank1.log"]
+    begun = now[0]
+    assert worker.follow(make_job(tmp_path), meeting, stop=StopSignals(received=[15]), **given) == 9
+    assert now[0] - begun == worker.REQUEUE_WAIT_S, "the requeue ends this process, not its own exit"
     assert {name: environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")} == {
         "RANK": "1", "LOCAL_RANK": "5", "WORLD_SIZE": "2", "MASTER_PORT": "7",
     }  # fmt: skip
