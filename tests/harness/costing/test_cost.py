@@ -1,8 +1,7 @@
-"""The verb: a record that reads back, methods interleaved, keys that keep apart what differs, one line an error."""
+"""A measurement: every quantity, methods interleaved, a record that reads back, keys that keep apart what differs."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from harness import cost
-from harness.costing import inference
 from harness.costing import measure as measuring
-from harness.costing.baselines import baselines_among
 from harness.costing.contestant import PARTS, Contestant
 from harness.costing.measure import measure
 from harness.costing.session import Measured, Session
 from harness.errors import UsageError
-from harness.planning.rows import method_row
-from harness.planning.words import expand, parse_entry
 from harness.protocols.load import load_protocol
 from harness.records.cost import Comparability, CostStore
 from harness.registry import METHODS, method_config_class
@@ -204,45 +198,6 @@ def test_every_method_can_be_measured_from_training_to_merged_inference(name: st
         assert seconds[0] > 0
 
 
-@pytest.mark.parametrize("place", ["build", "sizes", "training", "inference"])
-def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(
-    place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    def failing(function, sick):
-        def called(*arguments, **options):
-            if sick(*arguments):
-                raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
-            return function(*arguments, **options)
-
-        return called
-
-    def is_naslora(subject, *_) -> bool:
-        return subject.variant == "naslora"
-
-    if place == "build":
-        monkeypatch.setattr(measuring, "build_subject", failing(measuring.build_subject, is_naslora))
-    elif place == "sizes":
-        monkeypatch.setattr(measuring, "peak_memory", failing(measuring.peak_memory, is_naslora))
-    elif place == "training":
-        counts = itertools.count(1)
-        second_turn = failing(Contestant.step, lambda s, _: is_naslora(s) and next(counts) > 8)
-        monkeypatch.setattr(Contestant, "step", second_turn)
-    else:
-        infer = inference._infer
-        monkeypatch.setattr(
-            inference, "_infer", failing(infer, lambda model, *_: any("cell" in n for n, _ in model.named_modules()))
-        )
-
-    assert cost.main(["--methods", "naslora,lora", *COMMAND[2:], "--shared", "--results", str(tmp_path)]) == 1
-
-    (record,) = CostStore(tmp_path)
-    reason = "OOM: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
-    assert record.dropped == {"naslora": reason}
-    assert [method.variant for method in record.methods] == ["lora"]
-    assert len(record.methods[0].inference_seconds["unmerged"]) == 1
-    assert f"not measured: naslora: {reason}" in capsys.readouterr().out
-
-
 def test_a_merge_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -268,120 +223,6 @@ def test_the_multiclass_task_is_measured_in_half_precision() -> None:
     assert record.comparability.options["mask_tokens"] == 3
     assert record.comparability.precision == "bf16"
     assert record.methods[0].ratios == {}
-
-
-COMMAND = [
-    "--methods",
-    "lora,decoder",
-    "--backbone",
-    "vit_t",
-    "--protocol",
-    "demo",
-    "--rounds",
-    "1",
-    "--image-size",
-    "64",
-]
-
-
-def test_the_verb_writes_a_record_and_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert cost.main([*COMMAND, "--shared", "--results", str(tmp_path), "--device", "cpu", "--set", "lora.rank=2"]) == 0
-    (record,) = CostStore(tmp_path)
-    assert record.methods[0].config["rank"] == 2
-    out = capsys.readouterr().out
-    assert "against lora[rank=2]" in out, "the default baseline is found under its options"
-    assert set(record.methods[1].ratios) == {"lora[rank=2]"}
-    assert "weights-cached" in out
-    assert "merged-calibrated" in out
-    assert "counted / closed form of the plain encoder: lora[rank=2] 1.010, decoder 1.000" in out
-
-
-def test_a_device_in_use_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("harness.costing.device.used_by_others", lambda device: "other processes use 1.5 of 2 cores")
-    assert cost.main([*COMMAND, "--results", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert "1.5 of 2 cores" in error
-    assert "--shared" in error
-    assert not list(tmp_path.iterdir())
-    assert cost.main([*COMMAND, "--shared", "--results", str(tmp_path)]) == 0
-    (record,) = CostStore(tmp_path)
-    assert record.shared == "other processes use 1.5 of 2 cores"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--methods", "lorra"], "did you mean 'lora'"),
-        (["--methods", "lora", "--backbone", "vit_x"], "unknown backbone"),
-        (["--methods", "lora", "--rounds", "0"], "at least one round"),
-        (["--methods", "lora", "--backbone", "vit_t", "--image-size", "100"], "take 96 or 112"),
-        (["--methods", "lora", "--threads", "-2"], "at least one thread"),
-        (["--methods", "lora", "--classes", "-3"], "--classes -3"),
-        (["--methods", "lora", "--classes", "1"], "--classes 1"),
-        (["--methods", "lora", "--batch", "0"], "at least 1"),
-        (["--methods", "lora", "--backbone", "vit_t", "--shared", "--results", "/proc/nope"], "cannot be written"),
-        (["--methods", "lora", "--backbone", "vit_t", "--baselines", "lorra"], "did you mean 'lora'"),
-        (
-            ["--methods", "lora", "--backbone", "vit_t", "--clock", "processor", "--threads", "2", "--shared"],
-            "--threads 1",
-        ),
-        (["--methods", "lora", "--device", "gpu"], "give cpu or cuda:N"),
-        (["--methods", "lora", "--device", "cuda:77"], "CUDA devices"),
-        (["--methods", "lora,lora", "--backbone", "vit_t", "--shared"], "have one name"),
-        (["--methods", "lora", "--set", "fused_atention=false"], "fused_attention"),
-    ],
-)
-def test_bad_input_gets_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
-    threads = torch.get_num_threads()
-    assert cost.main([*arguments, "--protocol", "demo"]) == 2
-    torch.set_num_threads(threads)
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("methods", "baselines", "found", "absent"),
-    [
-        ("lora[rank=2],decoder", "lora", ["lora[rank=2]"], []),
-        ("lora[rank=2],lora[rank=3],decoder", "lora", ["lora[rank=3]"], []),  # rank 3 is LoRA's own
-        ("lora[rank=2],lora[rank=6],decoder", "lora", ["lora[rank=2]", "lora[rank=6]"], []),
-        ("lora[rank=2],lora,decoder", "lora", ["lora"], []),
-        ("lora[rank=6],decoder", "lora[rank=6]", ["lora[rank=6]"], []),
-        ("lora[alpha=6,rank=6]", "lora[rank=6,alpha=6],full", ["lora[alpha=6,rank=6]"], ["full"]),
-        ("lora[rank=2],decoder", "lora[rank=6]", [], ["lora[rank=6]"]),
-    ],
-)
-def test_baselines_are_found_by_name_by_options_or_by_method(
-    methods: str, baselines: str, found: list[str], absent: list[str]
-) -> None:
-    protocol = load_protocol("demo", SMALL)
-    where: dict[str, Any] = {"protocol": protocol, "overrides": {}, "backbone": "vit_t"}
-    rows = []
-    for word in expand(methods, []):
-        method, config, variant, _ = method_row(parse_entry(word), protocol, {}, "vit_t")
-        rows.append(Measured(method=method, config=config, variant=variant))
-    entries = [parse_entry(word) for word in expand(baselines, [])]
-    assert baselines_among(rows, entries, **where) == (found, absent)
-
-
-def test_a_named_baseline_that_is_not_measured_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(measuring, "measure", lambda session, report: 1 / 0)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert cost.main([*COMMAND, "--shared", "--baselines", "full,decoder", "--results", str(tmp_path)]) == 2
-    assert "no ratios to full: not among --methods" in capsys.readouterr().err
-
-
-def test_help_imports_no_torch() -> None:
-    import subprocess
-    import sys
-
-    code = "import sys, harness.cost as c; c.parser().format_help(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_peaks_do_not_depend_on_which_other_methods_are_measured() -> None:

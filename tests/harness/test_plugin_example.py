@@ -1,0 +1,79 @@
+"""The worked example of `docs/plugins.md`: it fulfils the contract, runs, and the doctor examines it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness import tables
+from harness.contract.case import ContractCase
+from harness.contract.checks import CHECKS
+from harness.doctor import main as doctor
+from harness.plugins import load_plugin
+from harness.registry import METHODS
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLE = REPOSITORY / "docs" / "examples" / "plugin.py"
+
+
+@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("check", CHECKS)
+def test_worked_example_fulfils_the_contract(check: str, backbone: str) -> None:
+    load_plugin(EXAMPLE)
+    method = METHODS.get("ia3")
+    CHECKS[check](ContractCase(method=method, config=method.config_class(), backbone=backbone))
+
+
+def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        for kind in ("images", "masks"):
+            (tmp_path / "data" / "pets" / split / kind).mkdir(parents=True)
+        for index in range(count):
+            mask = np.zeros((40, 48), np.uint8)
+            mask[8 : 8 + generator.integers(8, 24), 8 : 8 + generator.integers(8, 30)] = 255
+            image = (generator.integers(0, 80, (40, 48, 3)) + (mask[..., None] > 0) * 120).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / "data" / "pets" / split / "images" / f"{index}.png")
+            Image.fromarray(mask).save(tmp_path / "data" / "pets" / split / "masks" / f"{index}.png")
+    words = (
+        "harness.run", "--plugin", str(EXAMPLE), "--methods", "ia3[mlp=false]", "--datasets", "pets",
+        "--data", str(tmp_path / "data"), "--protocol", "demo", "--set", "data=files", "--set", "epochs=1",
+        "--checkpoint", "none", "--results", str(tmp_path / "runs"), "--executor", "inline",
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", *words],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| ia3[mlp=false] |" in done.stdout
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/records/**/*.json")]
+    assert [record["run"]["method"] for record in records] == ["ia3"]
+    assert [record["run"]["benchmark"] for record in records] == ["pets"]
+    (header,) = [line for line in done.stdout.splitlines() if line.startswith("| method |")]
+    scores = [cell.strip() for cell in header.strip("| ").split("|")][1:3]
+    assert scores == ["Pets IoU ↑", "Pets Dice ↑"]
+    assert tables.main(["--results", str(tmp_path / "runs")]) == 0  # from records alone: no plug-in is loaded here
+    assert "| Pets IoU ↑ | Pets Dice ↑ |" in (tmp_path / "runs" / "tables" / "demo.md").read_text()
+
+
+def test_doctor_examines_a_plugin_and_reports_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor(["--plugin", str(EXAMPLE), "--methods", "IA3", "--backbone", "vit_b", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["method"] == "ia3"
+    assert row["backbone"] == "vit_b"
+    assert row["encoder_parameters"] == 12 * (2 * 768 + 3072) == 55_296
+    assert row["trainable_parameters"] == 55_296 + 3_505_536
+    assert row["total_parameters"] > row["trainable_parameters"]
+    assert row["merge_modes"] == ["exact"]
+    assert row["identity_at_init"] is True
+    assert row["passed"] is True
