@@ -78,7 +78,7 @@ def obtain(source: str, data_root: Path, *, progress: TellProgress) -> Archive:
     if not is_url(source):
         path = Path(source).expanduser()
         if path.is_dir():
-            raise DatasetError(f"{source} is a folder, not an archive; use it as it is with --root or --dataset-root")
+            raise DatasetError(f"{source} is a folder, not an archive; use it as it is with --data or --dataset-root")
         if not path.is_file():
             raise DatasetError(f"no archive {source}")
         return Archive(source=source, path=path, size=path.stat().st_size, sha256=sha256_of(path, progress=progress))

@@ -73,7 +73,6 @@ def prepare(
     for what, known in (("--sha256", sha256), ("--size", sizes)):
         if known and len(known) != len(sources):
             raise DatasetError(f"{what} is given {len(known)} times for {len(sources)} archives; give one for each")
-    data_root.mkdir(parents=True, exist_ok=True)
     archives = [downloading.obtain(source, data_root, progress=progress) for source in sources]
     verified = [
         downloading.verify_archive(
@@ -84,6 +83,7 @@ def prepare(
         )
         for number, archive in enumerate(archives)
     ]
+    data_root.mkdir(parents=True, exist_ok=True)
     remove_leftovers(data_root, benchmark.name)
     folder = data_root / benchmark.folders[0]
     if folder.exists():

@@ -26,7 +26,9 @@ def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
         where: what the runs would run on.
         budget: device-hours; names the runs that fit.
     """
-    lines = [f"{len(planned.jobs)} runs, {len(planned.finished)} finished, {len(planned.failed)} failed before", ""]
+    number = len(planned.jobs)
+    runs = f"{number} run{'s' if number != 1 else ''}"
+    lines = [f"{runs}, {len(planned.finished)} finished, {len(planned.failed)} failed before", ""]
     lines.append(f"{'method':28} {'backbone':28} {'encoder':>12} {'trainable':>12} {'of total':>14}")
     for method, backbone, encoder, trainable, total in parameter_rows(planned):
         lines.append(f"{method:28} {backbone:28} {encoder:>12,} {trainable:>12,} {total:>14,}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.protocols.inheritance import read_card
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash
-from harness.protocols.quirks import quirks_page
+from harness.protocols.quirks import QUIRKS, quirks_page
 from harness.protocols.recorded import TABLES, is_hash, recorded
 from harness.records.schema import EXECUTION_ONLY
 from harness.settings.options import add_results, results_of
@@ -31,9 +31,9 @@ def parser() -> CommandParser:
     show.add_argument("card", help="name of a card, path of a .yaml file, or the hash over a table")
     show.add_argument("--diff", metavar="OTHER", help="show only the fields in which OTHER differs")
     add_results(show, help="where a hash's records lie (default: as set, else runs)")
-    for each in (listed, show):
+    quirks = commands.add_parser("quirks", help="print docs/quirks.md, generated from the switches")
+    for each in (listed, show, quirks):
         each.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    commands.add_parser("quirks", help="print docs/quirks.md, generated from the switches")
     return p
 
 
@@ -41,7 +41,7 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.command == "quirks":
-        print(quirks_page(), end="")
+        print(json.dumps([asdict(one) for one in QUIRKS], indent=1) + "\n" if arguments.json else quirks_page(), end="")
     elif arguments.command == "list":
         _list(as_json=arguments.json)
     elif arguments.diff:

@@ -146,6 +146,7 @@ def test_bad_input_is_one_line_and_exit_code_2(said, tmp_path: Path, arguments: 
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert words in err
+    assert not (tmp_path / "root").exists()
 
 
 @pytest.mark.parametrize(

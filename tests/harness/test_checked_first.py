@@ -158,7 +158,7 @@ def test_damaged_record_is_reported_kept_and_made_again(tmp_path: Path, capsys: 
     stranger.write_text("{")
     assert main([*GRID, "--results", str(tmp_path), "--plan"]) == 0
     shown = capsys.readouterr()
-    assert "1 runs, 0 finished" in shown.out
+    assert "1 run, 0 finished" in shown.out
     (line,) = shown.err.splitlines()
     assert line.startswith(f"{path} is not a readable record (truncated or not JSON")
     assert path.read_text() == damaged, "planning moves nothing"

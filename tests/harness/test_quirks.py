@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.rows import method_row
 from harness.planning.samples import sample_writer
+from harness.protocols.__main__ import main as protocols_verb
 from harness.protocols.load import from_rules, load_protocol, resolve
 from harness.protocols.quirks import QUIRKS, quirks_page
 from harness.registry import BENCHMARKS, METHODS, method_config_class
@@ -37,6 +39,11 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_page_is_what_the_switches_give() -> None:
     assert (ROOT / "docs" / "quirks.md").read_text(encoding="utf-8") == quirks_page()
+
+
+def test_the_switches_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert protocols_verb(["quirks", "--json"]) == 0
+    assert [one["field"] for one in json.loads(capsys.readouterr().out)] == [one.field for one in QUIRKS]
 
 
 def test_every_quirk_names_a_test_of_this_file_and_a_field_of_the_card() -> None:

@@ -224,7 +224,7 @@ def test_a_plan_of_generated_images_writes_nothing_and_has_the_keys_of_the_runs(
     assert main([*DEMO, "--results", str(tmp_path / "runs")]) == 0
     capsys.readouterr()
     assert main([*DEMO, "--plan", "--results", str(tmp_path / "runs")]) == 0
-    assert "1 runs, 1 finished" in capsys.readouterr().out
+    assert "1 run, 1 finished" in capsys.readouterr().out
 
 
 def test_all_that_is_missing_is_said_at_once_with_what_each_card_needs(
