@@ -17,9 +17,11 @@ from harness.contract.checks import CHECKS
 from harness.doctor import main as doctor
 from harness.plugins import load_plugin
 from harness.registry import METHODS
+from harness.run import main as run
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "docs" / "examples" / "plugin.py"
+SHORTEST = EXAMPLE.with_name("shortest.py")
 
 
 @pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
@@ -28,6 +30,28 @@ def test_worked_example_fulfils_the_contract(check: str, backbone: str) -> None:
     load_plugin(EXAMPLE)
     method = METHODS.get("ia3")
     CHECKS[check](ContractCase(method=method, config=method.config_class(), backbone=backbone))
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_shortest_method_fulfils_the_contract(check: str) -> None:
+    if "gainlora" not in METHODS.names():
+        load_plugin(SHORTEST)
+    method = METHODS.get("gainlora")
+    CHECKS[check](ContractCase(method=method, config=method.config_class(), backbone="vit_t"))
+
+
+def test_the_shortest_benchmark_is_planned_with_its_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, count in (("train", 12), ("test", 3)):
+        for kind in ("images", "masks"):
+            folder = tmp_path / "scans" / split / kind
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB" if kind == "images" else "L", (8, 8)).save(folder / f"{split}{index}.png")
+    words = ["--methods", "gainlora[rank=2]", "--datasets", "scans", "--data", str(tmp_path), "--protocol", "demo"]
+    assert run([*words, "--plugin", str(SHORTEST), "--set", "data=files", "--checkpoint", "none", "--plan"]) == 0
+    shown = capsys.readouterr().out
+    assert "scans          official test; val carved (seed 0, 1 of 12 train images by hashed stem)" in shown
+    assert "nothing is missing" in shown
 
 
 def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path) -> None:
