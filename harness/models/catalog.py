@@ -21,6 +21,11 @@ from methods.parts.placement import BackboneShape
 _KNOWN = known_backbones()
 
 
+def backbone_names() -> list[str]:
+    """Names of the catalogue; beyond them every plain ViT of timm is reachable as ``timm/<model>``."""
+    return list(_KNOWN)
+
+
 def backbone(name: str) -> Backbone:
     """The entry behind ``name`` (hyphens and underscores, any case, are alike).
 
