@@ -22,6 +22,8 @@ from datasets.reading.labels import counts_by_class
 Status = Literal["passed", "warned", "failed"]
 
 _FILES_LISTED = 20
+_MOST_CLASSES = 64
+"""Stored values from here on are levels of grey rather than classes."""
 INVERTED = (
     "; inverted? What is looked for must be white (above 127), 1, or any colour of a palette but black: invert the masks, "
     "such as with ImageMagick's mogrify -negate"
@@ -213,6 +215,10 @@ def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> l
 def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
     told = _ranges(sorted({value for found in prints for value in found.values}))
     message = f"stored: {told}; all decode to classes 0 to {benchmark.num_classes - 1}"
+    objects = {found.values[-1] for found in prints if 1 <= len(found.values) <= 2} - {0}
+    if benchmark.task == "binary" and len(objects) > 1 and max(objects) < _MOST_CLASSES:
+        message += f"; each mask holds one of {_ranges(sorted(objects))}: several classes? name them in classes.txt"
+        return Verdict(rule="mask values", status="warned", message=message)
     return Verdict(rule="mask values", status="passed", message=message)
 
 

@@ -213,6 +213,18 @@ def test_check_explains_masks_that_do_not_fit(
     assert message in capsys.readouterr().out
 
 
+def test_check_warns_of_classes_that_are_one_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _write(tmp_path, values=(0, 255))
+    for number, path in enumerate(sorted((tmp_path / "masks").iterdir())):
+        image = Image.fromarray(np.tile(np.array([0, 1 + number % 3], dtype=np.uint8), (24, 15)))
+        image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+        image.save(path)
+
+    assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 0
+
+    assert "each mask holds one of 1-3: several classes? name them in classes.txt" in capsys.readouterr().out
+
+
 def test_check_explains_inverted_masks_and_passes_good_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _write(tmp_path / "good")
     _write(tmp_path / "inverted", values=(255, 0))
