@@ -14,16 +14,19 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import py_sod_metrics as sod
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.saving import add_json, save
 from datasets.reading.decoding import read_binary
 from datasets.reading.pairing import image_files
+from harness.costing.device import used_by_others
 from harness.evaluation.names import SALIENCY
 from harness.evaluation.resize import resize_nearest
 from harness.evaluation.scorer import SplitScorer
@@ -120,6 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--masks", type=Path, help="also measure on the masks of this folder, at the same size")
     parser.add_argument("--count", type=int, default=24, help="how many of them")
+    add_json(parser)
     options = parser.parse_args(argv)
     size = (options.size, options.size)
     subjects = {name: [mask.astype(np.uint8)] for name, mask in drawn_masks(options.size)}
@@ -130,6 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{options.size}², median of {options.rounds} rounds in turn\n")
     print(f"| masks | PySODMetrics, ms | ours, ms | times faster, one core | {cores} cores | largest difference |")
     print("|---|---|---|---|---|---|")
+    rows = {}
     for name, masks in subjects.items():
         pairs = [(prediction_for(mask > 0, seed=seed), mask) for seed, mask in enumerate(masks)]
         found = compare(pairs, rounds=options.rounds if len(pairs) == 1 else 3, cores=cores)
@@ -138,6 +143,8 @@ def main(argv: list[str] | None = None) -> int:
             f"| {found.ratio_all_cores:.1f} | {found.difference:.0e} |",
             flush=True,
         )
+        rows[name] = asdict(found)
+    save(options.json, options=options, measured={"shared": used_by_others(torch.device("cpu")), "masks": rows})
     return 0
 
 

@@ -28,7 +28,7 @@ def save(path: Path | None, *, options: argparse.Namespace, measured: dict[str, 
     """Write ``measured`` beside the command's options and the environment; nothing without a path."""
     if path is None:
         return
-    device = torch.device(options.device)
+    device = torch.device(getattr(options, "device", "cpu"))
     asked = {name: str(value) for name, value in vars(options).items() if value is not None and name != "json"}
     where = environment(device if device.type == "cuda" else torch.device("cpu"))
     path.write_text(json.dumps({"options": asked, "environment": where, **measured}, indent=1) + "\n", encoding="utf-8")

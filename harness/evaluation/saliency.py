@@ -186,44 +186,63 @@ def _object_score(values: Floats, *, inverted: bool = False) -> float:
 
 
 def _region_score(image: SaliencyMap) -> float:
-    row, column = _centroid(image.foreground)
-    score = 0.0
+    row = _centre(_count(image.foreground, axis=1))
     # MATLAB's 1-based range 1:centre includes the centre: one more pixel in 0-based slices.
-    for rows in (slice(0, row + 1), slice(row + 1, None)):
+    halves = [(rows, _column_sums(image, rows)) for rows in (slice(0, row + 1), slice(row + 1, None))]
+    column = _centre(halves[0][1][1] + halves[1][1][1])
+    score = 0.0
+    for rows, sums in halves:
         for columns in (slice(0, column + 1), slice(column + 1, None)):
-            predicted, true = image.probability[rows, columns], image.foreground[rows, columns]
-            if image.valid is not None:
-                predicted, true = predicted[image.valid[rows, columns]], true[image.valid[rows, columns]]
-            if true.size:
-                score += _similarity(predicted, true) * true.size / image.size
+            size, positives, total, hit, squares = (float(part[columns].sum()) for part in sums)
+            if positives in (0, size):
+                valid = None if image.valid is None else image.valid[rows, columns]
+                similar = float(_constant(image.probability[rows, columns], valid))
+            else:
+                similar = _similarity(size=size, positives=positives, total=total, hit=hit, squares=squares)
+            score += similar * size / image.size
     return score
 
 
-def _centroid(foreground: Mask) -> tuple[int, int]:
-    """Row and column of the centroid, halves rounded to even."""
-    in_row = np.count_nonzero(foreground, axis=1)
-    in_column = np.count_nonzero(foreground, axis=0)
-    positives = int(in_row.sum())
-    row, column = in_row @ np.arange(in_row.size), in_column @ np.arange(in_column.size)
-    return round(float(row / positives)), round(float(column / positives))
+def _column_sums(image: SaliencyMap, rows: slice) -> tuple[NDArray, ...]:
+    """(W,) each: pixels that count, foreground pixels, Σ p, Σ p of the foreground, Σ p²."""
+    predicted, true = image.probability[rows], image.foreground[rows]
+    if image.valid is None:
+        size = np.full(predicted.shape[1], len(predicted))
+    else:
+        size = _count(image.valid[rows], axis=0)
+        predicted = predicted * image.valid[rows]
+    return (
+        size,
+        _count(true, axis=0),
+        predicted.sum(axis=0),
+        np.einsum("ij,ij->j", predicted, true),
+        np.einsum("ij,ij->j", predicted, predicted),
+    )
 
 
-def _similarity(predicted: Floats, true: Mask) -> float:
-    """SSIM of one quadrant in the form of equation 6: 4 x̄ ȳ σxy / ((x̄² + ȳ²)(σx² + σy²)).
+def _count(mask: Mask, *, axis: int) -> NDArray[np.uint32]:
+    counts: NDArray[np.uint32] = np.add.reduce(mask.view(np.uint8), axis=axis, dtype=np.uint32)
+    return counts
 
-    Where the truth is constant σxy is 0, and so is the score; but two constants are alike, and score 1.
+
+def _centre(counts: NDArray[np.uint32]) -> int:
+    """Of the foreground's pixels along an axis, the mean place, halves rounded to even."""
+    return round(float(counts @ np.arange(counts.size) / counts.sum()))
+
+
+def _constant(predicted: Floats, valid: Mask | None) -> bool:
+    """Where the truth is constant σxy is 0, and so is the score; but two constants are alike, and score 1."""
+    where = True if valid is None else valid
+    return bool(predicted.min(initial=np.inf, where=where) == predicted.max(initial=-np.inf, where=where))
+
+
+def _similarity(*, size: float, positives: float, total: float, hit: float, squares: float) -> float:
+    """SSIM of one quadrant in the form of equation 6: 4 x̄ ȳ σxy / ((x̄² + ȳ²)(σx² + σy²)); arguments as `_column_sums`.
+
+    The truth varies, so its variance is in the denominator and rounding in the prediction's variance cannot show.
     """
-    size, positives = true.size, int(np.count_nonzero(true))
-    if positives in (0, size):
-        return 1.0 if predicted.min() == predicted.max() else 0.0
-    total, hit = float(predicted.sum()), float(np.sum(predicted, where=true))
     x, y = total / size, positives / size
-    # The truth varies, so its variance is in the denominator and rounding in the prediction's variance cannot show.
     scale = size - 1 + EPS
-    variance = (float(_squares(predicted)) - size * x * x) / scale
+    variance = (squares - size * x * x) / scale
     numerator = 4 * x * y * (hit - y * total) / scale
     return numerator / ((x * x + y * y) * (variance + positives * (1 - y) / scale) + EPS)
-
-
-def _squares(values: Floats) -> float:
-    return float(np.einsum("ij,ij->", values, values)) if values.ndim == 2 else float(values @ values)

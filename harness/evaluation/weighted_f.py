@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
+from harness.evaluation.distance import squared_distances
 from harness.evaluation.saliency import EPS, Floats, Mask, SaliencyMap
 
 _SIGMA, _REACH = 5.0, 3  # a 7×7 Gaussian
@@ -18,6 +18,17 @@ _TAPS = np.exp(-(np.arange(_REACH + 1) ** 2) / (2 * _SIGMA**2))
 _TAPS = (_TAPS / (2 * _TAPS.sum() - 1)).astype(
     np.float32
 )  # the 7×7 kernel is the outer product of this one with itself
+_FAR = 4  # pixels along an axis to the farthest foreground that a pixel read by the blur can be nearest to: 4² ≤ 2 · 3²
+_STEPS = {  # squared distance: steps right and down, those that SciPy's transform prefers first
+    apart: [
+        (right, down)
+        for right in range(-_FAR, _FAR + 1)
+        for down in range(-_FAR, _FAR + 1)
+        if right**2 + down**2 == apart
+    ]
+    for apart in sorted({a * a + b * b for a in range(_FAR + 1) for b in range(a + 1)})
+    if 0 < apart <= 2 * _REACH**2
+}
 _ROWS = 32  # rows a step: what a step makes stays in the core's cache
 
 
@@ -47,11 +58,11 @@ def weighted_f(image: SaliencyMap, *, beta2: float = 1.0) -> float:
         slice(max(int(rows[0]) - margin, 0), int(rows[-1]) + margin + 1),
         slice(max(int(columns[0]) - margin, 0), int(columns[-1]) + margin + 1),
     )
-    nearest = _nearest(foreground[near])
-    lost = _lost(image.probability, foreground[near], nearest, corner=(near[0].start, near[1].start))
+    squared = squared_distances(foreground[near], reach=max(margin, _FAR))
+    lost = _lost(image.probability[near], foreground[near], squared)
     # Outside: Σ p (2 − falloff) = 2 Σ p − Σ p falloff.
     valid = None if image.valid is None else image.valid[near]
-    false_positives = 2.0 * outside - _discount(image.probability[near], foreground[near], valid, nearest)
+    false_positives = 2.0 * outside - _discount(image.probability[near], foreground[near], valid, squared)
 
     positives = image.inside.size
     true_positives = positives - lost
@@ -74,51 +85,65 @@ def _margin(false_share: float) -> int:
     return max(_REACH, min(_CAP, math.ceil(5 * math.log2(false_share / _TRIFLE))))
 
 
-def _nearest(foreground: Mask) -> NDArray[np.int32]:
-    """(2, H, W) row and column of the nearest foreground pixel.
-
-    SciPy walks down columns; rows that are a power of two apart share their cache lines, and it takes twice as long.
-    So rows are padded to an odd multiple of 8.
-    """
-    height, width = foreground.shape
-    background = np.ones((height, width + (8 - width) % 16), dtype=np.bool_)
-    np.logical_not(foreground, out=background[:, :width])
-    indices: NDArray[np.int32] = distance_transform_edt(background, return_distances=False, return_indices=True)
-    return indices[:, :, :width]
-
-
-def _lost(probability: Floats, foreground: Mask, nearest: NDArray[np.int32], *, corner: tuple[int, int]) -> float:
+def _lost(probability: Floats, foreground: Mask, squared: NDArray[np.float32]) -> float:
     """Σ over the foreground of min(error, blurred error).
 
     Args:
-        probability: of the whole image.
-        foreground: (H, W) of the part near the foreground, which reaches ``_REACH`` beyond it or to the image's border.
-        nearest: (2, H, W) row and column of each pixel's nearest foreground pixel in that part.
-        corner: the part's first row and column in the image.
+        probability: (H, W) of the part near the foreground, which reaches ``_REACH`` beyond it or to the image's border.
+        foreground: likewise.
+        squared: likewise, the squared distance to the foreground.
     """
     height, width = foreground.shape
-    values, stride = np.ravel(probability), probability.shape[1]
-    offset = corner[0] * stride + corner[1]
+    # Beyond the image there is no error. A foreground pixel's is 1 − p, one near it takes that of the nearest.
+    error = np.zeros((height + 2 * _REACH, width + 2 * _REACH), dtype=np.float32)
+    inner = error[_REACH:-_REACH, _REACH:-_REACH]
+    np.subtract(1.0, probability, out=inner, casting="same_kind")
+    at, nearest = _nearest(foreground, squared)
+    inner[at] = inner[nearest]
     lost = 0.0
     for top in range(0, height, _ROWS):
-        bottom = min(top + _ROWS, height)
-        columns = np.flatnonzero(foreground[top:bottom].any(axis=0))
+        rows = foreground[top : top + _ROWS]
+        columns = np.flatnonzero(rows.any(axis=0))
         if columns.size == 0:
             continue
-        left, right = max(int(columns[0]) - _REACH, 0), min(int(columns[-1]) + _REACH + 1, width)
-        above, below = max(top - _REACH, 0), min(bottom + _REACH, height)
-        flat = np.multiply(nearest[0, above:below, left:right], stride, dtype=np.intp)
-        flat += nearest[1, above:below, left:right]
-        flat += offset
-        # A foreground pixel is its own nearest, and its error is 1 − p. Beyond the image there is no error.
-        error = np.zeros((bottom - top + 2 * _REACH, right - left + 2 * _REACH), dtype=np.float32)
-        start = above - (top - _REACH)
-        inner = error[start : start + below - above, _REACH:-_REACH]
-        np.subtract(1.0, values[flat], out=inner, casting="same_kind")
-        blurred = _blur(_blur(error).T).T
-        np.minimum(blurred, error[_REACH:-_REACH, _REACH:-_REACH], out=blurred)
-        lost += float(np.sum(blurred, where=foreground[top:bottom, left:right], dtype=np.float64))
+        left, right = int(columns[0]), int(columns[-1]) + 1
+        near = error[top : top + len(rows) + 2 * _REACH, left : right + 2 * _REACH]
+        blurred = _blur(_blur(near).T).T
+        np.minimum(blurred, near[_REACH:-_REACH, _REACH:-_REACH], out=blurred)
+        lost += float(np.sum(blurred, where=rows[:, left:right], dtype=np.float64))
     return lost
+
+
+Places = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
+
+
+def _nearest(foreground: Mask, squared: NDArray[np.float32]) -> tuple[Places, Places]:
+    """The background that the blur can read, and the foreground pixel that is nearest to each of it.
+
+    Of several that are as near, it is the leftmost, and of these the upper one, as in SciPy's transform.
+    """
+    height, width = foreground.shape
+    wide = width + 2 * _FAR
+    padded = np.zeros((height + 2 * _FAR, wide), dtype=np.bool_)
+    padded[_FAR:-_FAR, _FAR:-_FAR] = foreground
+    known, near = padded.ravel(), np.flatnonzero((squared > 0) & (squared <= 2 * _REACH**2))
+    distance = squared.ravel()[near]
+    near += near // width * (2 * _FAR) + _FAR * wide + _FAR  # as places in ``known``
+    at, found = [near[:0]], [near[:0]]
+    for apart, steps in _STEPS.items():
+        left = near[distance == apart]
+        for right, down in steps:
+            candidate = left + (down * wide + right)
+            hit = known[candidate]
+            at.append(left[hit])
+            found.append(candidate[hit])
+            left = left[~hit]
+    return _places(np.concatenate(at), wide), _places(np.concatenate(found), wide)
+
+
+def _places(flat: NDArray[np.intp], wide: int) -> Places:
+    rows, columns = np.divmod(flat, wide)
+    return rows - _FAR, columns - _FAR
 
 
 def _blur(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -132,18 +157,14 @@ def _blur(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return out
 
 
-def _discount(probability: Floats, foreground: Mask, valid: Mask | None, nearest: NDArray[np.int32]) -> float:
-    """Σ over the background of p · exp(ln ½ / 5 · distance); all arguments (H, W), ``nearest`` as in `_lost`."""
-    height, width = foreground.shape
-    row, column = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
+def _discount(probability: Floats, foreground: Mask, valid: Mask | None, squared: NDArray[np.float32]) -> float:
+    """Σ over the background of p · exp(ln ½ / 5 · distance); all arguments (H, W)."""
     total = 0.0
-    for top in range(0, height, _ROWS):
+    for top in range(0, len(foreground), _ROWS):
         rows = slice(top, top + _ROWS)
-        squared = np.square(nearest[0, rows] - row[rows], dtype=np.float32)
-        squared += np.square(nearest[1, rows] - column, dtype=np.float32)
-        weight = np.sqrt(squared, out=squared)
+        weight = np.sqrt(squared[rows])
         weight *= _FALLOFF
         np.exp(weight, out=weight)
-        counted = np.multiply(weight, probability[rows], dtype=np.float64)
-        total += float(np.sum(counted, where=~foreground[rows] if valid is None else valid[rows] & ~foreground[rows]))
+        weight *= ~foreground[rows] if valid is None else valid[rows] & ~foreground[rows]
+        total += float(np.vdot(weight.astype(np.float64), probability[rows]))
     return total
