@@ -1,4 +1,4 @@
-"""``python -m harness.predict``: write the masks of your own images by the model of a finished run or of an exported adapter."""
+"""``python -m harness.predict``: write the masks or labels of your own images by the model of a finished run or of an exported adapter."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def parser() -> CommandParser:
     p = command(
         "predict",
         __doc__,
-        epilog="Masks are PNG at each image's own size: 0 and 255, or class indices with a palette. The same command again "
-        "goes on where it was stopped.",
+        epilog="Masks are PNG at each image's own size: 0 and 255, or class indices with a palette; of a classifier labels.csv has "
+        "each image's label and probabilities. The same command again goes on where it was stopped.",
     )
     model = p.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", metavar="KEY", help="key of a finished run, or the beginning of it")
@@ -74,13 +74,18 @@ def main(argv: list[str] | None = None) -> int:
         tell("loading torch and the run")
         from harness.experiment.environment import own_device
         from harness.experiment.predicting import predict, scoring_command
+        from harness.experiment.predicting_labels import predict_labels
 
         request = request_of(arguments)
+        labels = request.trained.task == "classification"
     with counter("predicting", len(request.images)) as progress:
-        predicted = predict(request, device=own_device(), progress=progress)
+        predicted = (predict_labels if labels else predict)(request, device=own_device(), progress=progress)
     skipped = f", {predicted.skipped} were there already" if predicted.skipped else ""
-    print(f"{request.out}: masks of {predicted.done} images by run {request.trained.run.key}{skipped}")
-    print(f"where you have true masks: {scoring_command(request, 'MASKS')}")
+    print(
+        f"{request.out}: {'labels' if labels else 'masks'} of {predicted.done} images by run {request.trained.run.key}{skipped}"
+    )
+    if not labels:
+        print(f"where you have true masks: {scoring_command(request, 'MASKS')}")
     return 0
 
 

@@ -28,6 +28,7 @@ from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.registry import method_config
 from harness.verbs import VERBS
+from tests.datasets.test_labels import write_folders
 from tests.documented import REPOSITORY, commands
 from tests.harness.reporting.sample import evidence, record
 
@@ -41,7 +42,13 @@ FILLED = {
     "HASH": "47defd50",
     "ROOT": "results",
 }
-FILES = ("WEIGHTS", "vit_small_patch14_dinov2.safetensors", "sam_vit_h_4b8939.pth", "sam_vit_b_01ec64.pth")
+FILES = (
+    "WEIGHTS",
+    "lora.safetensors",
+    "vit_small_patch14_dinov2.safetensors",
+    "sam_vit_h_4b8939.pth",
+    "sam_vit_b_01ec64.pth",
+)
 NAMES = (["cost"], ["datasets"], ["VERB"])
 """Not commands but the names of verbs, in a sentence."""
 COMMANDS = [(where, words) for where, words in commands() if words not in NAMES]
@@ -83,6 +90,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask = np.zeros((40, 40), np.uint8)
         mask[number : number + 9, 5:20] = 255
         Image.fromarray(mask).save(root / "tiles" / "masks" / f"{number}.png")
+    write_folders(root / "flowers")
     shutil.copytree(REPOSITORY / "docs", root / "docs")
     shutil.copy(REPOSITORY / "README.md", root)
     (root / "broken.py").write_text("class Mine(Methd): ...\n")
@@ -121,7 +129,7 @@ def test_a_documented_command_runs(
     if not words:
         assert main([]) == 0
         return
-    verb, *arguments = [{**FILLED, "KEY": key}.get(word, word.replace("/data/tiles", "tiles")) for word in words]
+    verb, *arguments = [{**FILLED, "KEY": key}.get(word, word.replace("=/data/", "=")) for word in words]
     if "verify-checkpoint" in words:  # the records that the page speaks of were made from weights that are not here
         arguments = ["runs" if word == "results" else word for word in arguments]
     if verb == "run" and not {"--plan", "list"} & set(arguments):
@@ -149,7 +157,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what takes long or wants real weights; each answers as the real one does."""
     report = SimpleNamespace(summary=lambda: "exported", done=1, skipped=0)
     request = SimpleNamespace(
-        images=["a.png"], out=Path("masks"), trained=SimpleNamespace(run=SimpleNamespace(key="k"))
+        images=["a.png"], out=Path("masks"), trained=SimpleNamespace(run=SimpleNamespace(key="k"), task="binary")
     )
 
     def capability(name: str, **options: Any) -> Capability:

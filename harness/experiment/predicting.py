@@ -91,13 +91,13 @@ def predict(
         MethodError: the method has no such merge mode.
     """
     images = request.images
-    claimed = _is_claimed(request)
+    claimed = is_claimed(request)
     waiting = [image for image in images if not all(path.is_file() for path in outputs(request, image))]
     if not waiting:
         return Predicted(done=0, skipped=len(images))
     model = Model(request, device=device)
     if not claimed:
-        _claim(request)
+        claim_folder(request)
     done = len(images) - len(waiting)
     progress(done)
     with ThreadPoolExecutor(2, thread_name_prefix="writer") as writers:
@@ -145,7 +145,7 @@ def _note(request: Predict) -> dict[str, str | None]:
     return {"run": request.trained.run.key, "state": request.trained.digest, "merge": request.merge}
 
 
-def _is_claimed(request: Predict) -> bool:
+def is_claimed(request: Predict) -> bool:
     """Whether this model has begun to fill the folder; otherwise it is empty or new.
 
     Raises:
@@ -157,7 +157,7 @@ def _is_claimed(request: Predict) -> bool:
             raise UsageError(f"--out {out} holds the images themselves; choose another folder")
         if note.is_file():
             if json.loads(note.read_text(encoding="utf-8")) != _note(request):
-                raise UsageError(f"--out {out} holds the masks of another model or merge; choose another folder")
+                raise UsageError(f"--out {out} holds the predictions of another model or merge; choose another folder")
             return True
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"--out {out} exists and holds no predictions; choose a folder that is empty or new")
@@ -168,7 +168,8 @@ def _is_claimed(request: Predict) -> bool:
     return False
 
 
-def _claim(request: Predict) -> None:
+def claim_folder(request: Predict) -> None:
+    """Note in the folder which model fills it."""
     try:
         write_atomically(request.out / NOTE, json.dumps(_note(request), indent=1) + "\n")
     except OSError as error:
@@ -196,13 +197,14 @@ class Model:
     def __init__(self, request: Predict, *, device: torch.device) -> None:
         self.rules = from_rules(request.trained.run.rules)
         self.device, self.batch, self.num_classes = device, request.batch, request.trained.num_classes
+        self.labels = request.trained.task == "classification"
         segmenter, method = request.trained.segmenter(request.checkpoint)
         self.segmenter: Segmenter = segmenter.to(device)
         if request.merge:
             method.merge(request.merge, calibration=[batch.to(device) for batch in request.calibration()])
 
     def batches(self, images: Sequence[Path]) -> Iterator[tuple[list[tuple[Path, Array]], list[Floats]]]:
-        """Path and pixels (H, W, 3) of images, and their scores (S, S) or (C, S, S); the next are read meanwhile."""
+        """Path and pixels (H, W, 3) of images, and their scores (S, S), (C, S, S) or of labels (C, 1, 1); the next are read meanwhile."""
         chunks = [images[start : start + self.batch] for start in range(0, len(images), self.batch)]
         with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
             coming = reader.submit(self._read, chunks[0])
@@ -220,11 +222,11 @@ class Model:
 
     @torch.no_grad()
     def _scores(self, images: Tensor) -> Floats:
-        side = (self.rules.image_size, self.rules.image_size)
+        side = 1 if self.labels else self.rules.image_size
         inputs = normalise(images, mean=self.rules.pixel_mean, std=self.rules.pixel_std)
         with autocast(self.rules, self.device):
             output = self.segmenter(inputs.to(self.device))
-        scores = probabilities(output, side)
+        scores = probabilities(output, (side, side))
         if scores.ndim == 4 and scores.shape[1] < self.num_classes:
             scores = nn.functional.pad(scores, (0, 0, 0, 0, 0, self.num_classes - scores.shape[1]))
         return scores.float().cpu().numpy()

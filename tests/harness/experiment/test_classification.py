@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from datasets import BUILTIN, samples
-from harness import run, tables
+from harness import predict, run, tables
 from harness.errors import UsageError
 from harness.evaluation.labels import LabelScorer
 from harness.planning.asked import understand
@@ -147,3 +149,38 @@ def test_all_means_the_benchmarks_with_masks_and_a_card_may_hold_both_tasks(tmp_
 def test_the_task_of_older_records_is_in_no_key() -> None:
     assert "task" not in hashed_rules({"task": "segmentation"})
     assert json.dumps(hashed_rules({"task": "classification"})) == '{"task": "classification"}'
+
+
+def _rows(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "labels.csv").open(newline="") as file:
+        return {row["image"]: row for row in csv.DictReader(file)}
+
+
+def test_predicted_labels_are_those_of_the_record(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (record,) = (record for record in RecordStore(finished) if record.run.method == "lora")
+    images = all_image_scores(finished / "records" / f"{record.key}.images.csv")[("best", "test")]
+    pets = finished.parent / "pets" / "test"
+    words = ["--run", record.key, "--results", str(finished)]
+    for name in ("cat", "cow", "dog"):
+        given = [*words, "--images", str(pets / name), "--out", str(tmp_path / name)]
+        assert predict.main([*given, "--batch", "2"]) == 0
+        rows = _rows(tmp_path / name)
+        assert sorted(rows) == ["00.png", "01.png", "02.png"]
+        for image, row in rows.items():
+            stem = f"test_{name}/{image.removesuffix('.png')}"
+            chances = {one: float(row[one]) for one in ("cat", "cow", "dog")}
+            assert row["label"] == max(chances, key=lambda one: chances[one])
+            assert images["accuracy"][stem] == (row["label"] == name)
+            assert images["nll"][stem] == pytest.approx(-math.log(chances[name]), abs=1e-4)
+    assert f"labels of 3 images by run {record.key}" in capsys.readouterr().out
+    before = _rows(tmp_path / "cat")
+    assert predict.main([*words, "--images", str(pets / "cat" / "00.png"), "--out", str(tmp_path / "cat")]) == 0
+    assert "labels of 0 images" in capsys.readouterr().out
+    assert _rows(tmp_path / "cat") == before
+    assert (
+        predict.main([*words, "--images", str(pets), str(pets / "cat"), "--out", str(tmp_path / "x"), "--overlay"]) == 2
+    )
+    assert "--overlay and --probabilities are for masks" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

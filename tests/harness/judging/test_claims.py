@@ -494,3 +494,20 @@ def test_of_several_entries_the_one_that_changes_nothing_else_is_compared() -> N
     assert _method(session, Subject(method="lora")) is entries[1]
     assert _method(session, Subject(method="lora", options={"rank": 6})) is entries[2]
     assert _method(session, Subject(method="decoder")) is None
+
+
+def test_a_claim_on_labels_names_its_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method, value in (("lora", 0.6), ("naslora", 0.7)):
+        for seed in range(3):
+            scores = {"best": {"test": {"accuracy": value + 0.01 * seed, "nll": 1.0, "ece": 0.1}}}
+            RecordStore(tmp_path).write(record(method=method, seed=seed, benchmark="origin", scores=scores))
+    labels = {**BASE, "numerator": {"method": "naslora"}, "denominator": {"method": "lora"}, "benchmarks": ["origin"]}
+    words = ["--results", str(tmp_path), "--protocol", "demo", "--file", str(tmp_path / "claims.yaml")]
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump([labels]))
+    assert main(words) == 2
+    assert "no paper reports 'origin'; name the 'metric'" in capsys.readouterr().err
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump([{**labels, "metric": "accuracy"}]))
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "Origin of an image, naslora − lora: +10.00" in said
+    assert "not judged" in said

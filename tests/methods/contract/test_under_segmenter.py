@@ -42,6 +42,11 @@ def test_a_cell_and_an_adapter_under_mask2former(clause: Callable[[], str]) -> N
     clause()
 
 
+@under_every_clause([("bitfit", {}), ("lora", {}), ("naslora", {})], backbone="vit_t_timm", decoder="mean-pool")
+def test_three_methods_on_the_mean_patch_in_every_clause(clause: Callable[[], str]) -> None:
+    clause()
+
+
 @under_every_clause(
     [("lora", {}), ("lst", {}), ("naslora", {})],
     backbone="vit_t_timm",
