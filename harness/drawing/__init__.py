@@ -6,10 +6,11 @@ A module's ``draw(material)`` gives its drawings, or raises `NothingToDrawError`
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
 
 from harness.drawing.material import Drawing, Material
-from harness.drawing.style import styled
+from harness.drawing.style import styled, written_in
 from harness.errors import UsageError, did_you_mean
 
 FIGURES: Mapping[str, str] = {
@@ -50,4 +51,5 @@ def draw(name: str, material: Material) -> Iterator[tuple[str, Drawing]]:
     with styled():
         drawings: list[Drawing] = module.draw(material)
     for drawing in drawings:
-        yield "-".join(part for part in (material.name, name, drawing.part) if part), drawing
+        caption = drawing.caption + material.spelt_out(written_in(drawing.figure))
+        yield "-".join(part for part in (material.name, name, drawing.part) if part), replace(drawing, caption=caption)

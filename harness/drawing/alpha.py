@@ -6,16 +6,26 @@ import statistics
 
 from harness.comparison.alpha import MEANINGS, search_start
 from harness.drawing.material import Drawing, Material
-from harness.drawing.mixtures import COLOURS, MARKERS, cap, heading, mean_shares, mixtures, title
-from harness.drawing.style import COLUMN, GREY, PAGE, panels
+from harness.drawing.mixtures import COLOURS, MARKERS, RowMixture, cap, heading, mean_shares, mixtures, title
+from harness.drawing.style import COLUMN, GREY, PAGE, panels, split_by_length
+
+HEIGHT = 1.75
+"""Inches of a row of panels."""
 
 
 def draw(material: Material) -> list[Drawing]:
+    several = list(split_by_length(mixtures(material), columns=3, height=lambda _: HEIGHT))
+    return [
+        _page(material, found, part=str(number) if len(several) > 1 else "")
+        for number, found in enumerate(several, start=1)
+    ]
+
+
+def _page(material: Material, found: list[RowMixture], *, part: str) -> Drawing:
     from matplotlib.ticker import MaxNLocator
 
-    found = mixtures(material)
     single = len(found) == 1
-    figure, axes = panels(len(found), columns=3, width=COLUMN if single else PAGE, height=2.0 if single else 1.75)
+    figure, axes = panels(len(found), columns=3, width=COLUMN if single else PAGE, height=2.0 if single else HEIGHT)
     for ax, mixture in zip(axes, found, strict=True):
         uniform, limit = 1 / mixture.n, cap(mixture.runs)
         ax.axhline(uniform, color=GREY, linewidth=0.7, zorder=0)
@@ -52,4 +62,4 @@ def draw(material: Material) -> list[Drawing]:
         " dotted: the largest share that the rate summed over α's updates allows (the title's cap; older records do not"
         f" know it); dashed: T_B, after which α learns. Codes in titles: {codes}. {material.caption}"
     )
-    return [Drawing(part="", figure=figure, caption=caption)]
+    return Drawing(part=part, figure=figure, caption=caption)

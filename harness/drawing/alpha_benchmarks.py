@@ -49,7 +49,7 @@ def draw(material: Material) -> list[Drawing]:
         ax.set_xlim(-0.5, len(operations) - 0.5)
         ax.set_xticks(range(len(operations)), [title(one) for one in operations])
         ax.set_ylabel("softmax(α) at the end")
-        ax.set_title(label, loc="left")
+        ax.set_title(mine[0].shown, loc="left")
         ax.ticklabel_format(axis="y", useOffset=False)
         sentences.append(f"{label}: {_said(tested(mine))}.")
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda pair: len(pair[1]))

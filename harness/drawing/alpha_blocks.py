@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.drawing.material import Drawing, Material
-from harness.drawing.mixtures import end_by_site, heading, mixtures, title
-from harness.drawing.style import COLUMN, PAGE, panels
+from harness.drawing.mixtures import RowMixture, end_by_site, heading, mixtures, title
+from harness.drawing.style import COLUMN, PAGE, panels, split_by_length
 
 SPAN = 2.0
 """The scale's ends are 1/n divided and multiplied by this, whatever the data, so that figures compare."""
 
 
 def draw(material: Material) -> list[Drawing]:
+    several = list(split_by_length(mixtures(material), columns=3, height=_height))
+    return [
+        _page(material, found, part=str(number) if len(several) > 1 else "")
+        for number, found in enumerate(several, start=1)
+    ]
+
+
+def _height(found: Sequence[RowMixture]) -> float:
+    """Inches of a row of panels."""
+    return 0.95 + 0.13 * min(max(len(mixture.runs[0].architecture[-1]) for mixture in found), 40)
+
+
+def _page(material: Material, found: list[RowMixture], *, part: str) -> Drawing:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import TwoSlopeNorm
 
-    found = mixtures(material)
     columns = min(3, len(found))
-    lines = max(len(mixture.runs[0].architecture[-1]) for mixture in found)
     width = COLUMN if columns == 1 else PAGE
-    figure, axes = panels(len(found), columns=columns, width=width, height=0.95 + 0.13 * min(lines, 40))
+    figure, axes = panels(len(found), columns=columns, width=width, height=_height(found))
     norm = TwoSlopeNorm(1.0, vmin=1 / SPAN, vmax=SPAN)
     for place, (ax, mixture) in enumerate(zip(axes, found, strict=True)):
         ends = end_by_site(mixture.runs)
@@ -43,4 +56,4 @@ def draw(material: Material) -> list[Drawing]:
         "softmax(α) at the end of training by block and operation, mean over seeds, as a multiple of the uniform share 1/n."
         f" The scale is fixed from 1/2 to 2: white says that α chose nothing. {material.caption}"
     )
-    return [Drawing(part="", figure=figure, caption=caption)]
+    return Drawing(part=part, figure=figure, caption=caption)

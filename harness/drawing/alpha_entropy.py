@@ -6,9 +6,9 @@ import statistics
 
 from harness.comparison import names
 from harness.comparison.alpha import alpha_code, entropy
-from harness.drawing.material import Drawing, Material, short
+from harness.drawing.material import Drawing, Material
 from harness.drawing.mixtures import mixtures
-from harness.drawing.style import COLUMN, looks, new_figure
+from harness.drawing.style import COLUMN, looks, name_below, new_figure
 
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (2, 1)), (0, (6, 2, 1, 2, 1, 2)))
 """A dash a benchmark; the colour is the method's."""
@@ -18,7 +18,7 @@ def draw(material: Material) -> list[Drawing]:
     from matplotlib.ticker import MaxNLocator
 
     found = mixtures(material)
-    figure = new_figure(COLUMN, 2.0 + 0.11 * len(found))
+    figure = new_figure(COLUMN, 2.2)
     ax = figure.subplots()
     look = looks(material.grid.rows)
     codes = []
@@ -30,7 +30,7 @@ def draw(material: Material) -> list[Drawing]:
             ax.plot(range(1, len(line) + 1), line, color=mine.colour, linewidth=0.5, alpha=0.5)
         length = min(map(len, lines))
         mean = [statistics.fmean(line[epoch] for line in lines) for epoch in range(length)]
-        label = f"{short(mixture.row.label)}, {names.benchmark_title(mixture.benchmark)}"
+        label = f"{mixture.shown}, {names.benchmark_title(mixture.benchmark)}"
         ax.plot(
             range(1, length + 1), mean,
             **{**mine.line(), "linestyle": dash, "markersize": 3.5, "markevery": max(1, length // 8), "label": label},
@@ -43,8 +43,7 @@ def draw(material: Material) -> list[Drawing]:
     ax.ticklabel_format(axis="y", useOffset=False)
     if ax.get_ylim()[0] > 0.99:
         ax.set_ylim(0.99, 1.0005)  # noise of the start is not worth a whole axis
-    widest = max(map(len, ax.get_legend_handles_labels()[1]))
-    figure.legend(loc="outside lower center", ncols=2 if widest <= 26 else 1)
+    name_below(figure, ax, most=2)
     flagged = {code: codes.count(code) for code in dict.fromkeys(codes) if code}
     said = "; ".join(f"{count} of {len(codes)} runs are {code}" for code, count in flagged.items())
     caption = (

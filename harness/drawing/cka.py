@@ -8,7 +8,7 @@ import statistics
 from harness.comparison import names
 from harness.comparison.evidence import cka_to_frozen
 from harness.drawing.insides import RowEvidence, measured, name_rows, plot_by_block, said
-from harness.drawing.material import Drawing, Material, short
+from harness.drawing.material import Drawing, Material
 from harness.drawing.style import PAGE, new_figure
 from harness.records.cka import cka
 
@@ -52,7 +52,7 @@ def _benchmark(material: Material, benchmark: str, mine: list[RowEvidence]) -> D
             fontsize=6,
             color="black" if light or value is None else "white",
         )
-    labels = [short(one.row.label, most=18) for one in mine]
+    labels = [material.short(one.row.label, most=18) for one in mine]
     right.set_xticks(range(len(mine)), labels, rotation=90)
     right.set_yticks(range(len(mine)), labels)
     right.tick_params(length=0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.comparison import names
 from harness.comparison.alpha import search_start
-from harness.drawing.material import Drawing, Material, NothingToDrawError, short
+from harness.drawing.material import Drawing, Material, NothingToDrawError
 from harness.drawing.style import GREY, PAGE, looks, panels
 from harness.records.schema import Record
 
@@ -89,7 +89,7 @@ def _benchmark(
             ax.plot(list(curve), list(curve.values()), color=look.colour, linewidth=0.6, alpha=0.6, zorder=2)
         mean = means[label]
         ax.plot(list(mean), list(mean.values()), **look.line(markersize=3, linewidth=1.6, zorder=3))
-        ax.set_title(short(label, most=24), loc="left", pad=2)
+        ax.set_title(material.short(label, most=24), loc="left", pad=2)
         _mark_start(ax, runs[label], metric=metric if quantity == "val" else "", lower=lower)
         if place % 5 == 0:
             ax.set_ylabel(f"{names.metric(metric).title} (%)" if quantity == "val" else "loss")

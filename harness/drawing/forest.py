@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.comparison import names
-from harness.comparison.grid import Row
 from harness.comparison.paired import Difference, paired_difference
 from harness.drawing.material import Drawing, Material, NothingToDrawError
-from harness.drawing.style import COLUMN, GREY, PAGE, Look, looks, new_figure, panels
+from harness.drawing.style import COLUMN, GREY, PAGE, Look, looks, name_below, new_figure, panels
 from harness.statistics import t_interval
 
 if TYPE_CHECKING:
@@ -60,50 +59,52 @@ def draw(material: Material) -> list[Drawing]:
     if len(found) > 1 and (overall := _overall(found)):
         bars["overall"], titles["overall"] = overall, f"Mean of {len(found)} benchmarks"
     shown = [row for row in grid.rows if any(row.label in mine for mine in bars.values())]
-    look = looks(grid.rows)
+    look, said = looks(grid.rows), {row.label: material.short(row.label) for row in shown}
     if len(shown) <= FEW and len(bars) > FEW:
-        figure = _benchmarks_down(bars, titles, shown, look, baseline=material.baseline)
+        figure = _benchmarks_down(bars, titles, said, look, baseline=material.short(material.baseline))
     else:
-        figure = _rows_down(bars, titles, shown, look, baseline=material.baseline)
+        figure = _rows_down(bars, titles, said, look, baseline=material.short(material.baseline))
     return [Drawing(part="", figure=figure, caption=_caption(material, overall="overall" in bars))]
 
 
-def _rows_down(bars: Bars, titles: dict[str, str], shown: list[Row], look: dict[str, Look], *, baseline: str) -> Figure:
-    """A panel a benchmark, its rows below each other."""
+def _rows_down(
+    bars: Bars, titles: dict[str, str], shown: dict[str, str], look: dict[str, Look], *, baseline: str
+) -> Figure:
+    """A panel a benchmark, its rows (label -> what is written of it) below each other."""
     figure, axes = panels(
         len(bars), columns=3, width=COLUMN if len(bars) == 1 else PAGE, height=0.6 + 0.16 * len(shown), sharey=True
     )
     for ax, (name, mine) in zip(axes, bars.items(), strict=True):
         ax.axvline(0, color=GREY, linewidth=0.7, zorder=0)
-        for height, row in enumerate(shown):
-            if row.label in mine:
-                _draw(ax, mine[row.label], height, look[row.label])
+        for height, label in enumerate(shown):
+            if label in mine:
+                _draw(ax, mine[label], height, look[label])
         ax.set_title(titles[name], loc="left")
         ax.set_xlabel(f"points over {baseline}")
         ax.grid(visible=True, axis="x")
-    axes[0].set_yticks(range(len(shown)), [row.label for row in shown])
+    axes[0].set_yticks(range(len(shown)), list(shown.values()))
     axes[0].set_ylim(len(shown) - 0.4, -0.6)
     return figure
 
 
 def _benchmarks_down(
-    bars: Bars, titles: dict[str, str], shown: list[Row], look: dict[str, Look], *, baseline: str
+    bars: Bars, titles: dict[str, str], shown: dict[str, str], look: dict[str, Look], *, baseline: str
 ) -> Figure:
     """One panel, its benchmarks below each other, for the few rows of a short comparison on many benchmarks."""
     figure = new_figure(COLUMN, 0.8 + 0.2 * len(bars))
     ax = figure.subplots()
     ax.axvline(0, color=GREY, linewidth=0.7, zorder=0)
-    for place, row in enumerate(shown):
+    for place, (label, said) in enumerate(shown.items()):
         shift = (place - (len(shown) - 1) / 2) * 0.24
         for height, mine in enumerate(bars.values()):
-            if row.label in mine:
-                _draw(ax, mine[row.label], height + shift, look[row.label])
-        ax.plot([], [], **look[row.label].points(linestyle="none", label=row.label))
+            if label in mine:
+                _draw(ax, mine[label], height + shift, look[label])
+        ax.plot([], [], **look[label].points(linestyle="none", label=said))
     ax.set_yticks(range(len(bars)), [titles[name] for name in bars])
     ax.set_ylim(len(bars) - 0.4, -0.6)
     ax.set_xlabel(f"points over {baseline}")
     ax.grid(visible=True, axis="x")
-    figure.legend(loc="outside lower center", ncols=3)
+    name_below(figure, ax, most=3)
     return figure
 
 

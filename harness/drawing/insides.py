@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.comparison.evidence import comparable
 from harness.comparison.grid import Row
-from harness.drawing.material import Material, NothingToDrawError, short
+from harness.drawing.material import Material, NothingToDrawError
 from harness.drawing.style import GREY, Look, looks
 from harness.records.evidence import BlockEvidence, EvidenceRecord
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RowEvidence:
-    """One row's evidence on one benchmark, by seed."""
+    """One row's evidence on one benchmark, by seed; ``shown`` is its label where room is short."""
 
     row: Row
+    shown: str
     look: Look
     by_seed: dict[int, EvidenceRecord]
 
@@ -49,7 +50,9 @@ def measured(material: Material) -> dict[str, list[RowEvidence]]:
             there = {seed: one for seed, one in mine.items() if one is not None and comparable([first or one, one])}
             if there:
                 first = first or next(iter(there.values()))
-                found.setdefault(benchmark, []).append(RowEvidence(row=row, look=look[row.label], by_seed=there))
+                found.setdefault(benchmark, []).append(
+                    RowEvidence(row=row, shown=material.short(row.label), look=look[row.label], by_seed=there)
+                )
     if not found:
         raise NothingToDrawError("no run has evidence (python -m harness.evidence --run KEY measures it)")
     return found
@@ -87,7 +90,7 @@ def power(value: float, _: Any = None) -> str:
 def name_rows(ax: Axes, mine: Sequence[RowEvidence]) -> None:
     """A legend of the rows."""
     for one in mine:
-        ax.plot([], [], **one.look.line(linewidth=0.9), label=short(one.row.label))
+        ax.plot([], [], **one.look.line(linewidth=0.9), label=one.shown)
     ax.legend(loc="best", handlelength=2.2)
 
 

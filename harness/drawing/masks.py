@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.comparison import names
 from harness.comparison.grid import Column, Row
-from harness.drawing.material import Drawing, Material, NothingToDrawError, short
+from harness.drawing.material import Drawing, Material, NothingToDrawError
 from harness.drawing.style import PAGE, new_figure
 from harness.records.masks import KeptMask, read_masks
 from harness.records.schema import Record
@@ -125,7 +125,7 @@ def _benchmark(material: Material, benchmark: str, column: Column, shown: Sequen
                 continue
             value = _score(material, one.record, image, column.metric)
             said = "" if value is None else f"\n{100 * value:.1f}"
-            _tile(ax, painted(mask.predicted, mask.truth), short(one.row.label, most=18) + said)
+            _tile(ax, painted(mask.predicted, mask.truth), material.short(one.row.label, most=18) + said)
     stems = ", ".join(f"{word}: {stem}" for word, (_, stem) in images.items())
     caption = (
         f"Masks on {names.benchmark_title(benchmark)} by the best checkpoint of seed {base.record.run.seed}, with the image's"

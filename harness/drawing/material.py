@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 PictureOf = Callable[[Record, str, str], Any]
 """(a record, split, stem) -> image (S, S, 3) uint8 at the network's input size, None where it is not at hand."""
+
+
+_NUMBERED = re.compile(r"… \[(\d+)\]")
 
 
 class NothingToDrawError(UsageError):
@@ -81,6 +85,22 @@ class Material:
         n = f"n = {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'} ({', '.join(map(str, seeds))})"
         return f"{n}; protocol {self.grid.protocol}, hash {self.grid.protocol_hash}; backbone {self.grid.backbone}."
 
+    def short(self, label: str, *, most: int = 36) -> str:
+        """A row's label that fits where it stands; one that reads like another's when cut has its number behind it, which
+        the figure's caption spells out."""
+        labels = [row.label for row in self.grid.rows]
+        cut = _cut(label, most)
+        if label not in labels or [_cut(one, most) for one in labels].count(cut) < 2:
+            return cut
+        number = f" [{labels.index(label) + 1}]"
+        return _cut(label, most - len(number)) + number
+
+    def spelt_out(self, texts: Iterable[str]) -> str:
+        """What a caption says of the rows that `short` gave a number in these texts."""
+        numbers = sorted({int(found[1]) for text in texts for found in _NUMBERED.finditer(text)})
+        rows = [f"[{number}] {self.grid.rows[number - 1].label}" for number in numbers]
+        return f" Rows cut short: {'; '.join(rows)}." if rows else ""
+
     def members(self, index: int, benchmark: str) -> list[Record]:
         """The finished runs of a row on one benchmark, by seed."""
         mine = [one for one in self.grid.members[index] if one.run.benchmark == benchmark and one.code == "OK"]
@@ -111,8 +131,7 @@ def score_label(column: Column) -> str:
     return f"{column.benchmark_title}{split} {names.metric(column.metric).title} (%)"
 
 
-def short(label: str, *, most: int = 36) -> str:
-    """A label that fits the title of a panel."""
+def _cut(label: str, most: int) -> str:
     return label if len(label) <= most else f"{label[: most - 1]}…"
 
 

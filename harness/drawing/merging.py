@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 
 from harness.comparison import names
 from harness.comparison.grid import Row, cell_of
 from harness.comparison.paired import Difference, paired_difference
+from harness.drawing.insides import power
 from harness.drawing.material import Drawing, Material, NothingToDrawError
 from harness.drawing.style import GREY, PAGE, looks, new_figure
 
@@ -94,13 +96,14 @@ def _benchmark(material: Material, benchmark: str, mine: list[Merged]) -> Drawin
         if interval is not None:
             right.plot([interval.low, interval.high], [height] * 2, color=look[one.row.label].colour, linewidth=1.3)
         right.plot([one.difference.mean], [height], **style)
-    labels = [f"{one.row.label}, {one.mode} ({one.folded}/{one.folded + one.left})" for one in mine]
+    labels = [f"{material.short(one.row.label)}, {one.mode} ({one.folded}/{one.folded + one.left})" for one in mine]
     left.set_yticks(range(len(mine)), labels)
     left.set_ylim(len(mine) - 0.4, -0.6)
     left.set_xscale("log")
-    left.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-").replace("-", "−"))
-    )
+    lowest, highest = left.get_xlim()
+    if math.floor(math.log10(highest)) - math.ceil(math.log10(lowest)) < 1:  # else a decade or none would have a number
+        left.set_xlim(10 ** math.floor(math.log10(lowest)), 10 ** math.ceil(math.log10(highest)))
+    left.xaxis.set_major_formatter(FuncFormatter(power))
     left.xaxis.set_minor_formatter(NullFormatter())
     left.set_xlabel("relative deviation of the logits")
     right.axvline(0, color=GREY, linewidth=0.7, zorder=0)

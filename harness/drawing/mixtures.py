@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from harness.comparison import names
 from harness.comparison.alpha import Shares, alpha_code
 from harness.comparison.grid import Row
-from harness.drawing.material import Material, NothingToDrawError, short
+from harness.drawing.material import Material, NothingToDrawError
 from harness.records.schema import Record
 from harness.registry import operation_names
 
@@ -28,9 +28,11 @@ MARKERS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RowMixture:
-    """The runs of one row on one benchmark that have an α history, and the names of what it weighs."""
+    """The runs of one row on one benchmark that have an α history, and the names of what it weighs; ``shown`` is the row's
+    label where room is short."""
 
     row: Row
+    shown: str
     benchmark: str
     operations: tuple[str, ...]
     runs: tuple[Record, ...]
@@ -55,7 +57,11 @@ def mixtures(material: Material) -> list[RowMixture]:
                 continue
             operations = _operations(runs[0])
             alike = tuple(one for one in runs if _operations(one) == operations)
-            found.append(RowMixture(row=row, benchmark=benchmark, operations=operations, runs=alike))
+            found.append(
+                RowMixture(
+                    row=row, shown=material.short(row.label), benchmark=benchmark, operations=operations, runs=alike
+                )
+            )
     if not found:
         raise NothingToDrawError("no run here has an α history (NAS-LoRA and NAS-PC-LoRA have)")
     return found
@@ -109,4 +115,4 @@ def title(operation: str) -> str:
 def heading(mixture: RowMixture, *more: str) -> str:
     """Row, benchmark, and the code of runs whose α says nothing, in lines that fit a narrow panel."""
     codes = sorted({code for run in mixture.runs if (code := alpha_code(run, run.architecture[-1]))})
-    return f"{short(mixture.row.label)}\n" + ", ".join([names.benchmark_title(mixture.benchmark), *more, *codes])
+    return f"{mixture.shown}\n" + ", ".join([names.benchmark_title(mixture.benchmark), *more, *codes])

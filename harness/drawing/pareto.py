@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from harness.comparison import names
 from harness.comparison.grid import Row
 from harness.drawing.material import Drawing, Material, NothingToDrawError, score_label
-from harness.drawing.style import COLUMN, GREY, PAGE, looks, new_figure
+from harness.drawing.style import COLUMN, GREY, PAGE, looks, name_below, new_figure
 from harness.records.cost import CostRecord, MethodCost
 from harness.records.schema import hashed_options
 from harness.statistics import t_interval
@@ -29,6 +29,8 @@ class Amount:
     high: float
 
 
+NEAR = 0.12
+"""Share of an axis within which what is said of two rows would overlap."""
 Costs = Mapping[str, Amount]
 """label of a row -> its cost"""
 
@@ -115,7 +117,6 @@ def _benchmark(material: Material, benchmark: str, place: int, session: CostReco
     axes = figure.subplots(1, len(axes_of), squeeze=False, sharey=True)[0]
     found = looks(grid.rows)
     limits = room({label: one.value for label, one in scores.items()})
-    outside = [label for label, one in scores.items() if not limits[0] <= one.value <= limits[1]]
     for ax, (title, amounts) in zip(axes, axes_of, strict=True):
         points = {label: (one.value, (-1 if lower else 1) * scores[label].value) for label, one in amounts.items()}
         line = front(points)
@@ -128,24 +129,45 @@ def _benchmark(material: Material, benchmark: str, place: int, session: CostReco
             ax.errorbar(
                 one.value, y.value, xerr=[[one.value - one.low], [one.high - one.value]],
                 yerr=[[y.value - y.low], [y.high - y.value]], elinewidth=0.7,
-                **look.points(linestyle="none", label=label, zorder=3),
+                **look.points(linestyle="none", label=material.short(label), zorder=3),
             )  # fmt: skip
         _scale(ax, [one.value for one in amounts.values()])
-        for label in outside:
-            if label in amounts:
-                ax.annotate(
-                    f"{scores[label].value:.1f}", (amounts[label].value, limits[0]), xytext=(0, 9),
-                    textcoords="offset points", ha="center", fontsize=5.5, color=found[label].colour,
-                    arrowprops={"arrowstyle": "->", "color": found[label].colour, "linewidth": 0.8},
-                )  # fmt: skip
+        for (cost, is_above), labels in _outside(ax, amounts, scores, limits).items():
+            colour = found[labels[0]].colour
+            ax.annotate(
+                ", ".join(f"{scores[label].value:.1f}" for label in labels), (cost, limits[is_above]),
+                xytext=(0, -9 if is_above else 9), textcoords="offset points", ha="center",
+                va="top" if is_above else "bottom", fontsize=5.5, color=colour,
+                arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.8},
+            )  # fmt: skip
         ax.set_xlabel(title)
         ax.grid(visible=True)
     axes[0].set_ylabel(score_label(column))
     axes[0].set_ylim(*limits)
-    handles, labels = axes[0].get_legend_handles_labels()
-    columns = 3 if len(axes_of) == 1 else 6
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handletextpad=0.2, columnspacing=0.8)
+    name_below(figure, axes[0], most=3 if len(axes_of) == 1 else 6)
     return Drawing(part=benchmark, figure=figure, caption=_caption(material, session, costs=len(axes_of) > 1))
+
+
+def _outside(
+    ax: Axes, amounts: Costs, scores: Mapping[str, Amount], limits: tuple[float, float]
+) -> dict[tuple[float, bool], list[str]]:
+    """(cost, whether above) -> labels of the rows that the axis leaves out there; neighbours share a place."""
+    found: dict[tuple[float, bool], list[str]] = {}
+    for label in sorted(amounts, key=lambda one: amounts[one].value):
+        score, cost = scores[label].value, amounts[label].value
+        if limits[0] <= score <= limits[1]:
+            continue
+        is_above = score > limits[1]
+        near = (at for at, above in found if above == is_above and _share(ax, cost) - _share(ax, at) < NEAR)
+        found.setdefault((next(near, cost), is_above), []).append(label)
+    return found
+
+
+def _share(ax: Axes, cost: float) -> float:
+    """Where on the axis a cost lies, 0 at its left."""
+    ax.get_xlim()  # else the axis may not know its limits yet
+    place: float = ax.transAxes.inverted().transform(ax.transData.transform((cost, 0.0)))[0]
+    return place
 
 
 def room(scores: Mapping[str, float]) -> tuple[float, float]:
@@ -212,8 +234,8 @@ def _memory(cost: MethodCost) -> Amount:
 def _caption(material: Material, session: CostRecord | None, *, costs: bool) -> str:
     text = (
         "Score on the test images against cost. Vertical bars: 95 % t interval over seeds; dashed: Pareto front of the"
-        " means. Trained parameters are exact; every row trains the mask decoder besides. An arrow with a score: a row below"
-        " the axis."
+        " means. Trained parameters are exact; every row trains the mask decoder besides. An arrow with a score: a row beyond"
+        " the axis; a bar that reaches the frame goes on beyond it."
     )
     if costs and session is not None:
         place = session.comparability

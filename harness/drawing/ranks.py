@@ -49,7 +49,7 @@ def draw(material: Material) -> list[Drawing]:
         ax.plot([ranks[label], ranks[label], edge], [top, y, y], color=look.colour, linewidth=0.8)
         ax.plot([ranks[label]], [top], **look.points(linestyle="none", clip_on=False))
         ax.text(
-            edge + (-0.05 if left else 0.05) * max(1, margin), y, f"{label} ({ranks[label]:.1f})",
+            edge + (-0.05 if left else 0.05) * max(1, margin), y, f"{material.short(label)} ({ranks[label]:.1f})",
             ha="right" if left else "left", va="center", fontsize=6.5,
         )  # fmt: skip
     ax.set_ylim(below - 0.35 - 0.6 * half, top + 1.9)

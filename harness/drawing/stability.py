@@ -29,7 +29,7 @@ def draw(material: Material) -> list[Drawing]:
             if share >= 0.005:
                 shade = "white" if share > 0.55 else "black"
                 ax.text(place, line, f"{100 * share:.0f}", ha="center", va="center", fontsize=6, color=shade)
-    ax.set_yticks(range(count), order)
+    ax.set_yticks(range(count), [material.short(label) for label in order])
     ax.set_xticks(range(1, count + 1))
     ax.set_ylim(count - 0.5, -0.5)
     ax.set_xlabel("place (1 is best)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,7 @@ FORMATS: tuple[Format, ...] = ("svg", "pdf", "png")
 
 COLUMN, PAGE = 3.35, 6.9
 """Inches: one column (85 mm) and the width of a page with two."""
+PAGE_LENGTH = 9.7
 
 GREY = "#8a8a8a"
 PALETTE = (
@@ -115,6 +116,47 @@ def panels(count: int, *, columns: int, width: float, height: float, **shared: A
         for place in range(count - columns, count):  # the last of each column says what the axis is
             flat[place].tick_params(labelbottom=True)
     return figure, flat[:count]
+
+
+def split_by_length(
+    items: Sequence[Any], *, columns: int, height: Callable[[Sequence[Any]], float]
+) -> Iterator[list[Any]]:
+    """``items`` in as many figures as it takes for none to be longer than a page; ``height`` is that of a row of panels."""
+    page: list[Any] = []
+    for start in range(0, len(items), columns):
+        line = items[start : start + columns]
+        lines = len(page) // columns + 1
+        if page and lines * height([*page, *line]) > PAGE_LENGTH:
+            yield page
+            page = []
+        page.extend(line)
+    yield page
+
+
+def name_below(figure: Figure, axes: Axes, *, most: int) -> None:
+    """A legend below the axes, in as many columns as its labels leave room for, ``most`` at most; the figure grows by its
+    lines beyond three."""
+    handles, labels = axes.get_legend_handles_labels()
+    width, height = figure.get_size_inches()
+    columns = next((count for count in range(most, 1, -1) if _width(labels, columns=count) <= width), 1)
+    figure.set_size_inches(width, height + 0.14 * max(0, -(-len(labels) // columns) - 3))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handletextpad=0.4, columnspacing=0.8)
+
+
+def _width(labels: Sequence[str], *, columns: int) -> float:
+    """About the inches that a legend takes."""
+    lines = -(-len(labels) // columns)
+    return sum(0.3 + 0.045 * max(map(len, labels[at : at + lines])) for at in range(0, len(labels), lines))
+
+
+def written_in(figure: Figure) -> Iterator[str]:
+    """Everything that is written in a figure."""
+    from matplotlib.text import Text
+
+    for axes in figure.axes:  # a tick has its label once somebody asks for it
+        yield from (label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels()))
+    for text in figure.findobj(Text):
+        yield text.get_text()
 
 
 def encoded(figure: Figure, style: Format, *, title: str, caption: str) -> bytes:

@@ -6,7 +6,7 @@ import statistics
 
 from harness.comparison import names
 from harness.drawing.insides import RowEvidence, measured, power, said
-from harness.drawing.material import Drawing, Material, short
+from harness.drawing.material import Drawing, Material
 from harness.drawing.style import PAGE, panels
 
 SITES = ("q", "k", "v", "proj", "mlp_in", "mlp_out", "block")
@@ -39,7 +39,7 @@ def _benchmark(material: Material, benchmark: str, mine: list[RowEvidence]) -> D
         step = max(1, -(-len(table) // 16))
         ax.set_yticks([at + 0.5 for at in range(0, len(table), step)], [str(at) for at in range(0, len(table), step)])
         ax.tick_params(length=0)
-        ax.set_title(short(one.row.label, most=20), loc="left")
+        ax.set_title(material.short(one.row.label, most=20), loc="left")
         if place == 0:
             ax.set_ylabel("block")
     bar = figure.colorbar(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Annotation
 
 from harness import figures as verb
 from harness import tables
@@ -18,9 +19,11 @@ from harness.drawing.curves import largest_drop
 from harness.drawing.material import NothingToDrawError, materials
 from harness.drawing.pareto import front, room
 from harness.drawing.ranks import cliques
-from harness.drawing.style import COLUMN, PAGE, encoded, looks
+from harness.drawing.style import COLUMN, PAGE, encoded, looks, split_by_length
+from harness.records.store import RecordStore
 from harness.registry import METHODS
-from tests.harness.drawing.sample import write_results
+from tests.harness.drawing.sample import METRICS, write_results
+from tests.harness.reporting.sample import record
 
 FROM_THESE = [name for name in FIGURES if name != "masks"]
 
@@ -99,6 +102,57 @@ def test_the_front_keeps_what_nothing_beats():
 def test_a_collapsed_row_does_not_flatten_the_axis():
     low, high = room({"a": 80.0, "b": 81.0, "c": 82.0, "d": 83.0, "e": 84.0, "collapsed": 10.0})
     assert 70 < low < 80 < 84 < high
+
+
+def test_rows_beyond_the_axis_are_named_where_they_are(tmp_path: Path):
+    """One of a score where less is better collapses upwards; the arrow must not point down."""
+    (material,) = materials(_collapsed(tmp_path, "sbu"))
+    (drawing,) = [one for stem, one in draw("pareto", material) if stem.endswith("sbu")]
+    (note,) = drawing.figure.axes[0].texts
+    assert note.get_text() == "99.0, 98.0"
+    assert isinstance(note, Annotation)
+    assert note.xy[1] == drawing.figure.axes[0].get_ylim()[1]
+
+
+def _collapsed(root: Path, benchmark: str) -> Path:
+    usual = {"full": 0.5, "bitfit": 0.5, "ssf": 0.51, "vpt": 0.52, "lst": 0.49, "lora": 0.5, "samed": 0.51, "vera": 0.5}
+    values = {**usual, "dora": 0.99, "fact": 0.98}
+    store = RecordStore(root)
+    for place, (method, value) in enumerate(values.items()):
+        counts = {"encoder": 1000 * place, "decoder": 1, "trainable": 1, "total": 9000}
+        scores = {"best": {"test": {METRICS[benchmark]: value}}}
+        store.write(record(value, method=method, benchmark=benchmark, scores=scores, parameters=counts))
+    return root
+
+
+def test_rows_that_read_alike_when_cut_are_numbered_and_spelt_out(tmp_path: Path):
+    write_results(tmp_path)
+    (material,) = materials(tmp_path)
+    first, second, third = material.grid.rows
+    begin = "scale=10.667, alternate=iteration, style="
+    rows = (replace(first, label=begin + "linear"), replace(second, label=begin + "darts"), third)
+    material = replace(material, grid=replace(material.grid, rows=rows), baseline="naslora")
+    assert material.short("naslora") == "naslora"
+    one, other = (material.short(row.label, most=24) for row in rows[:2])
+    assert (one, other) == ("scale=10.667, alter… [1]", "scale=10.667, alter… [2]")
+    ((_, drawing),) = draw("forest", material)
+    assert f"Rows cut short: [1] {begin}linear; [2] {begin}darts." in drawing.caption
+
+
+def test_many_panels_go_on_another_page():
+    assert list(split_by_length("abcdefg", columns=3, height=lambda _: 4.0)) == [list("abcdef"), ["g"]]
+    assert list(split_by_length("ab", columns=3, height=lambda _: 99.0)) == [["a", "b"]]
+
+
+def test_no_figure_is_too_small_for_its_labels(tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    write_results(
+        tmp_path, seeds=1, label="scale=10.667, alternate=iteration, style=linear, norm=batch, sites=q,k,v" * 2
+    )
+    (material,) = materials(tmp_path)
+    for name in ("pareto", "forest", "alpha-entropy"):
+        for stem, drawing in draw(name, material):
+            encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
+    assert [str(one.message) for one in recwarn if "constrained_layout" in str(one.message)] == []
 
 
 def test_cliques_join_what_is_no_further_apart_than_the_critical_difference():
