@@ -274,6 +274,7 @@ def test_a_claim_on_parameters_holds_within_its_tolerance_and_no_further(
     """3,997,056 are 2,944 away from 4.00 million."""
     kinds = {"quantity": "trained parameters", "unit": "millions", "benchmarks": None, "denominator": None}
     one = claim(tmp_path, **kinds, backbone="vit_h", expected={"equal": 4.0}, tolerance=tolerance)
+    assert one.expected == f"4 ± {tolerance:.3g} millions"
     (finding,) = judge_claims([one], [], [], protocol="demo", count_of=trained_parameters)
     assert finding.verdict == verdict
 
