@@ -23,10 +23,10 @@ MESSAGE = '=1+1 "><img src=x onerror=alert(1)> asked for 90 GiB'
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three methods on three benchmarks, one of them under a label that is markup, a failed run, and costs."""
+    """Three methods on two benchmarks, one of them under a label that is markup, a failed run, and costs."""
     root = tmp_path_factory.mktemp("report") / "results"
     write_comparison(
-        root, methods=("decoder", "lora", "naslora"), benchmarks=("kvasir", "leaf", "sbu"), seeds=2, epochs=4, blocks=2,
+        root, methods=("decoder", "lora", "naslora"), benchmarks=("kvasir", "sbu"), seeds=2, epochs=4, blocks=2,
         side=16, labels={"naslora": HOSTILE},
     )  # fmt: skip
     RecordStore(root).write(record(method="lora", seed=2, code="OOM", message=MESSAGE, planned_seeds=[0, 1, 2]))

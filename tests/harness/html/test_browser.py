@@ -127,11 +127,11 @@ def test_filters_hide_rows_columns_and_figures(driver: Any, page: Path, width: i
     wait_for_pictures(driver)
     headings, figures = texts(driver, f"{SCORES} thead th"), texts(driver, "figcaption b")
     click(driver, "#filters summary", containing="Benchmarks")
-    click(driver, "#filters label", containing="Leaf")
+    click(driver, "#filters label", containing="SBU")
     driver.execute_script("document.body.click()")
-    assert texts(driver, f"{SCORES} thead th") == [one for one in headings if "Leaf" not in one]
-    assert "Leaf" not in texts(driver, "#numbers tbody td")
-    assert texts(driver, "figcaption b") == [one for one in figures if "-leaf" not in one]
+    assert texts(driver, f"{SCORES} thead th") == [one for one in headings if "SBU" not in one]
+    assert "SBU" not in texts(driver, "#numbers tbody td")
+    assert texts(driver, "figcaption b") == [one for one in figures if "-sbu" not in one]
     click(driver, "#filters summary", containing="Methods")
     click(driver, '[data-none="method"]')
     click(driver, "#filters label", containing="lora")
