@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ class Registry:
             UsageError: unknown, with the nearest name.
         """
         wanted = canonical_spelling(name)
+        if wanted in self._entries or wanted in self._loaded:
+            return wanted
         by_letters = {known.replace("_", ""): known for known in self.names()}
         if wanted.replace("_", "") in by_letters:
             return by_letters[wanted.replace("_", "")]
@@ -227,9 +230,12 @@ def is_own(name: str) -> bool:
 def method_config_class(name: str) -> Any:
     """The configuration dataclass of a method, without importing torch where the method is built in."""
     name = METHODS.resolve(name)
-    if name in methods.BUILTIN:
-        return EntryPoint(name, methods.BUILTIN[name].config, "").load()
-    return METHODS.get(name).config_class
+    return _builtin_config(name) if name in methods.BUILTIN else METHODS.get(name).config_class
+
+
+@cache
+def _builtin_config(name: str) -> Any:
+    return EntryPoint(name, methods.BUILTIN[name].config, "").load()
 
 
 def method_config(name: str, values: Mapping[str, Any]) -> Any:

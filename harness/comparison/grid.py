@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 from harness.comparison.columns import Column, columns_of
 from harness.comparison.names import SCORE_TITLES, benchmark_rank
-from harness.comparison.rows import Group, groups_of_records, groups_of_study, note_of, trials_of
+from harness.comparison.rows import Group, by_benchmark, groups_of_records, groups_of_study, note_of, trials_of
 from harness.records.schema import Code, Record, Run
 from harness.statistics import sd
 from harness.studies import Study
@@ -97,13 +98,13 @@ class Grid:
     members: Mapping[int, tuple[Record, ...]] = field(default_factory=dict)
     """row index -> its records, of all columns."""
 
-    @property
+    @cached_property
     def records(self) -> list[Record]:
         """Everything that was run; a placeholder of a planned run is not."""
         unique = {record.key: record for members in self.members.values() for record in members if is_run(record)}
         return [unique[key] for key in sorted(unique)]
 
-    @property
+    @cached_property
     def seeds(self) -> tuple[int, ...]:
         """Every seed that was planned for some cell."""
         return tuple(sorted({seed for cell in self.cells.values() for seed in cell.planned}))
@@ -152,7 +153,8 @@ def build_grid(
         members = [record for group in groups for record in group.members]
         chosen = [one for one in members if one.run.benchmark in benchmarks and one.run.seed in study.seeds]
     chosen_keys = {record.key for record in chosen}
-    columns = [column for name in benchmarks for column in columns_of(name, chosen, study=study, metrics=metrics)]
+    on = by_benchmark(chosen)
+    columns = [one for name in benchmarks for one in columns_of(name, on.get(name, []), study=study, metrics=metrics)]
     seeds = {column: study.seeds if study else _usual_seeds(column, groups) for column in columns}
     rows: list[Row] = []
     cells: dict[tuple[int, int], GridCell] = {}
@@ -175,7 +177,7 @@ def build_grid(
             )
             for position, column in enumerate(columns):
                 planned = study.seeds if study else _planned_seeds(column, group, usual=seeds[column])
-                cells[index, position] = cell_of(column, score, group.members, planned)
+                cells[index, position] = cell_of(column, score, group.on.get(column.benchmark, ()), planned)
     protocol, protocol_hash, backbone, checkpoint = sheet
     return Grid(
         protocol=protocol, protocol_hash=protocol_hash, backbone=backbone, checkpoint=checkpoint,
@@ -221,7 +223,7 @@ def _is_model(study: Study, rules: Mapping[str, Any]) -> bool:
 
 def _seeds_of(column: Column, group: Group) -> set[int]:
     """The seeds that its records have, and those that their sweeps planned besides."""
-    here = [record.run for record in group.members if column.holds(record.run)]
+    here = [record.run for record in group.on.get(column.benchmark, ()) if column.holds(record.run)]
     return {run.seed for run in here} | {seed for run in here for seed in run.planned_seeds}
 
 
@@ -234,7 +236,7 @@ def _usual_seeds(column: Column, groups: Sequence[Group]) -> tuple[int, ...]:
 def _planned_seeds(column: Column, group: Group, *, usual: Sequence[int]) -> tuple[int, ...]:
     """None where the row was not planned on this benchmark at all."""
     own = _seeds_of(column, group)
-    here = [record.run for record in group.members if column.holds(record.run)]
+    here = [record.run for record in group.on.get(column.benchmark, ()) if column.holds(record.run)]
     if not here and not any(column.benchmark in record.run.planned_benchmarks for record in group.members):
         return ()
     if here and all(run.planned_seeds for run in here):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from harness.comparison.names import method_rank
@@ -26,6 +27,19 @@ class Group:
     members: Sequence[Record]
     scores: tuple[str, ...] = ("best",)
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def on(self) -> Mapping[str, Sequence[Record]]:
+        """benchmark -> its members."""
+        return by_benchmark(self.members)
+
+
+def by_benchmark(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """benchmark -> its records; a large folder is gone through once, not once a benchmark."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.run.benchmark, []).append(record)
+    return found
 
 
 def groups_of_records(records: Sequence[Record]) -> list[Group]:

@@ -11,6 +11,7 @@ Looking costs one listing of the folder and the times of its files, in memory th
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import math
@@ -96,6 +97,19 @@ def seconds_of(cost: Mapping[str, float]) -> tuple[float, bool]:
 
 
 _COLUMNS = tuple(field.name for field in fields(Ending))
+_FILE = ("stamp", *_COLUMNS)
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Records hold no cycles, and the collector would walk all of them again and again: a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class RecordIndex:
@@ -109,6 +123,7 @@ class RecordIndex:
     def __init__(self, folder: Path, database: sqlite3.Connection) -> None:
         self.folder = folder
         self.database = database
+        self._numbers: dict[str, int] = {}
 
     def summaries(self) -> Iterator[Record]:
         """As `harness.records.store.RecordStore.summaries`, in the order of the keys; equal rules are one object."""
@@ -150,20 +165,24 @@ class RecordIndex:
         self.database.executemany("INSERT INTO seen VALUES (?, ?)", entries)
         self.database.execute(_TOUCHED)
         last = 0
+        statement = f"INSERT OR REPLACE INTO file({', '.join(_FILE)}) VALUES ({', '.join('?' * len(_FILE))})"
         while rows := self.database.execute(
             "SELECT rowid, key, stamp FROM touched WHERE rowid > ? ORDER BY rowid LIMIT ?", (last, _BATCH)
         ).fetchall():
-            with transaction(self.database):
-                for _, key, stamp in rows:
-                    self._read(key, stamp)
+            with transaction(self.database), collector_paused():
+                files, summaries = zip(*(self._read(key, stamp) for _, key, stamp in rows), strict=True)
+                self.database.executemany("DELETE FROM summary WHERE key = ?", ((key,) for _, key, _ in rows))
+                self.database.executemany("INSERT INTO summary VALUES (?, ?, ?)", filter(None, summaries))
+                self.database.executemany(statement, files)
             last = rows[-1][0]
         if self.database.execute(f"SELECT EXISTS({_GONE})").fetchone()[0]:
             with transaction(self.database):
                 for table in ("summary", "file"):
                     self.database.execute(f"DELETE FROM {table} WHERE key IN ({_GONE})")
 
-    def _read(self, key: str, stamp: int) -> None:
-        self.database.execute("DELETE FROM summary WHERE key = ?", (key,))
+    def _read(self, key: str, stamp: int) -> tuple[tuple[Any, ...], tuple[str, int, str] | None]:
+        """The rows of a file in ``file`` and, where it is a record, in ``summary``."""
+        summary = None
         try:
             record = load(self.folder / f"{key}.json")
         except ValueError as error:
@@ -172,19 +191,18 @@ class RecordIndex:
                 stamp = time.time_ns()
         else:
             ending = Ending.of(record)
-            self.database.execute(
-                "INSERT INTO summary VALUES (?, ?, ?)", (key, self._shared(record.run.rules), _summary(record))
-            )
-        values = {"stamp": stamp, **{name: getattr(ending, name) for name in _COLUMNS}}
-        places = ", ".join("?" * len(values))
-        columns = ", ".join(values)
-        self.database.execute(f"INSERT OR REPLACE INTO file({columns}) VALUES ({places})", tuple(values.values()))
+            summary = (key, self._shared(record.run.rules), _summary(record))
+        return (stamp, *(getattr(ending, name) for name in _COLUMNS)), summary
 
     def _shared(self, content: Any) -> int:
         text = json.dumps(content)
-        self.database.execute("INSERT OR IGNORE INTO shared(content) VALUES (?)", (text,))
-        number: int = self.database.execute("SELECT id FROM shared WHERE content = ?", (text,)).fetchone()[0]
-        return number
+        if text not in self._numbers:
+            self.database.execute("INSERT OR IGNORE INTO shared(content) VALUES (?)", (text,))
+            found = self.database.execute("SELECT id FROM shared WHERE content = ?", (text,)).fetchone()
+            if len(self._numbers) >= _BATCH:  # in memory that does not grow with the archive
+                self._numbers.clear()
+            self._numbers[text] = found[0]
+        return self._numbers[text]
 
 
 def from_index(root: Path, tell: Callable[[RecordIndex], T]) -> T | None:

@@ -6,8 +6,6 @@ and ``<key>.architecture.csv`` (α history: columns epoch, site, then one an ope
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import itertools
 import json
 import os
@@ -21,7 +19,7 @@ from harness.files import read_regular, write_atomically
 from harness.records.architecture import architecture_csv, read_architecture
 from harness.records.checkpoints import noted
 from harness.records.files import BESIDE, LARGEST_RECORD, LARGEST_TABLE, digest
-from harness.records.index import Ending, from_index
+from harness.records.index import Ending, collector_paused, from_index
 from harness.records.masks import MASKS
 from harness.records.reading import load
 from harness.records.schema import SCHEMA_VERSION, Record
@@ -43,18 +41,6 @@ def require_writable(root: Path) -> None:
         raise UsageError(
             f"results folder {root} cannot be written ({error.strerror}); choose another with --results DIR"
         ) from error
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Records hold no cycles, and the collector would walk all of them again and again: a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _ending(path: Path) -> Ending | None:
@@ -188,7 +174,7 @@ class RecordStore:
             UsageError: the notes are damaged.
         """
         whole = noted(self.root)
-        with _collector_paused():
+        with collector_paused():
             told = from_index(self.root, lambda index: (list(index.summaries()), index.problems()))
             records, problems = told or self._summaries()
             for place, record in enumerate(records):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from harness.comparison import names
 from harness.comparison.grid import Grid
+from harness.comparison.rows import by_benchmark
 from harness.comparison.rules import (
     HEADED,
     CardOf,
@@ -95,8 +96,9 @@ def lines_above(grid: Grid, heading: Heading) -> list[str]:
 def _data(grid: Grid) -> list[str]:
     """A line a benchmark."""
     found = []
+    records = by_benchmark(grid.records)
     for name in dict.fromkeys(column.benchmark for column in grid.columns):
-        mine = [record for record in grid.records if record.run.benchmark == name]
+        mine = records.get(name, [])
         notes = sorted({record.run.data_note for record in mine if record.run.data_note})
         rules = sorted({record.run.split_rule for record in mine if record.run.split_rule})
         sizes = sorted({_sizes(record) for record in mine if record.counts})

@@ -19,6 +19,7 @@ from harness.judging import definitions as claims
 from harness.records.cost import CostStore
 from harness.records.forgetting import ForgettingStore
 from harness.records.images import image_groups, image_scores
+from harness.records.index import collector_paused
 from harness.records.schema import Record, content_hash
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS, groups_by_rule
@@ -74,6 +75,10 @@ class Built:
 
     def texts(self, style: Format, *, width: int = 100) -> dict[str, str]:
         """Every page written; one that nothing touched is not built again."""
+        with collector_paused():
+            return self._texts(style, width=width)
+
+    def _texts(self, style: Format, *, width: int) -> dict[str, str]:
         found = {}
         for name in self.content:
             made_of, form = self.made_of.get(name, ""), f"{style} {width}"
