@@ -71,3 +71,15 @@ def test_no_two_things_have_one_name() -> None:
     assert {name: places for name, places in found.items() if len(places) > 1} == {}
     vague = {"work", "earlier", "ending", "survey", "arrays", "beside"}
     assert [str(path) for path in paths if path.stem in vague] == []
+
+
+def test_what_code_cites_and_pages_link_is_in_the_repository() -> None:
+    missing = []
+    for package in ("methods", "datasets", "harness", "benchmarks", "slurm"):
+        for path in (ROOT / package).rglob("*.py"):
+            cited = re.findall(r"\bdocs/[\w./-]+\.\w+", path.read_text(encoding="utf-8"))
+            missing += [f"{path}: {name}" for name in cited if not (ROOT / name).is_file()]
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        linked = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
+        missing += [f"{path}: {name}" for name in linked if not (path.parent / name).exists()]
+    assert missing == []
