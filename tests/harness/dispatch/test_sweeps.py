@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from harness.dispatch.attempts import Holder
+from harness.dispatch.attempts import Holder, Lease, state_folder
 from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import Problems, chunk_paths, read_chunk, read_chunks, read_sweep, read_sweeps
 from harness.dispatch.settled import ending_fingerprint, settled
 from harness.dispatch.state_files import read_as
+from harness.dispatch.submitting import attempt_limits
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun, Sweep, create_chunk, create_sweep
 from harness.errors import UsageError
 from harness.records.schema import Record
@@ -153,3 +154,12 @@ def test_a_run_is_settled_by_a_success_or_by_another_failure_than_the_one_replac
     success = replace(failure, code="OK")
     RecordStore(tmp_path).write(success)
     assert settled(tmp_path, run.key, replaces=ending_fingerprint(success)) == success
+
+
+def test_a_run_at_its_bound_that_is_submitted_again_may_start_as_often_again(tmp_path):
+    folder = state_folder(tmp_path, "spent")
+    for _ in range(3):
+        Lease.acquire(folder, holder=Holder.here()).release("killed")
+    limits = attempt_limits(tmp_path, ["spent", "new"], allowed=3)
+    assert limits == {"spent": AttemptLimits(before=3, limit=6), "new": AttemptLimits(before=0, limit=3)}
+    assert Lease.acquire(folder, holder=Holder.here(), limit=limits["spent"].limit).attempt.number == 4

@@ -144,6 +144,7 @@ def test_differences_verdicts_means_and_parameters_are_explained(
     assert "decoder · Kvasir-SEG Sα · Δ (n): -31.00 (2)" in shown
     assert "decoder − lora, by seed: -31.0000, -31.0000" in shown
     assert "its parts: seeds SE" in shown
+    assert "p over seeds n too small (2), over images – (Holm over the rows of this benchmark)" in shown
     assert f"key {record(0.9).key}" in shown
     assert why(results, str(study), "decoder", "mean Δ") == 0
     shown = capsys.readouterr().out

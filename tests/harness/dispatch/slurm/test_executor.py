@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
 from dataclasses import replace
 
 import pytest
 
 from harness import status
+from harness.dispatch.attempts import Holder, Lease, state_folder
 from harness.dispatch.place import place
 from harness.dispatch.reading_sweeps import read_chunk, read_chunks, read_sweeps
 from harness.dispatch.run_jobs import make_executor
@@ -202,6 +205,17 @@ def as_user(name, results):
     executor = slurm(results)
     executor.slurm.user = name
     return executor
+
+
+def test_a_run_that_lives_here_is_not_submitted_to_a_cluster(tmp_path, idle_cluster):
+    results = tmp_path / "runs"
+    idle_cluster("sbatch", f"touch {tmp_path}/submitted; exit 1")
+    job = make_job(results)
+    Lease.acquire(state_folder(results, job.run.key), holder=Holder.here())
+    submission = slurm(results).submit([job])
+    assert submission.keys == ()
+    assert submission.elsewhere == {job.run.key: f"runs in process {os.getpid()} on {socket.gethostname()}"}
+    assert not (tmp_path / "submitted").exists()
 
 
 def test_another_users_queued_runs_are_not_submitted_again_nor_is_their_sweep_settled(tmp_path, idle_cluster):
