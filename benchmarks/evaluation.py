@@ -12,6 +12,8 @@ from dataclasses import asdict
 
 import torch
 
+from benchmarks.peers import ATTENTIONS, hf_plain
+from benchmarks.reference import plain_twin
 from benchmarks.saving import add_json, save
 from harness.costing.contestant import RandomImages
 from harness.costing.device import processor_clock, used_by_others, wall_clock
@@ -19,7 +21,7 @@ from harness.costing.ratios import paired_ratio
 from harness.evaluation.evaluate import evaluate_split
 from harness.evaluation.scorer import SplitScorer
 from harness.models.build import build_segmenter
-from harness.models.segmenter import probabilities
+from harness.models.segmenter import Segmenter, probabilities
 from harness.protocols.load import load_protocol
 from harness.registry import BENCHMARKS
 from harness.training.feeding import autocast
@@ -36,6 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread, metrics in it too")
+    parser.add_argument(
+        "--peers", action="store_true", help="also the forward passes of segment_anything's modules and of transformers"
+    )
     add_json(parser)
     options = parser.parse_args(argv)
     if options.cpu_time:
@@ -43,21 +48,24 @@ def main(argv: list[str] | None = None) -> int:
     device = torch.device(options.device)
     protocol = load_protocol("standard", {"image_size": options.image_size, "precision": options.precision})
     shared, now = used_by_others(device), (processor_clock if options.cpu_time else wall_clock)(device)
-    segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size).to(device).eval()
+    segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size)
+    peers = _peers(options.backbone, segmenter) if options.peers else {}
+    for model in (segmenter, *peers.values()):
+        model.to(device).eval()
     source = RandomImages(options.images, image_size=options.image_size, num_classes=2)
     inputs = [torch.from_numpy(source.image(k)).float() / 127.5 - 1 for k in range(len(source))]
     size = (options.image_size, options.image_size)
     benchmark = BENCHMARKS.get(options.metrics)
 
-    def predict(images: torch.Tensor) -> torch.Tensor:
+    def predict(images: torch.Tensor, model: torch.nn.Module = segmenter) -> torch.Tensor:
         with torch.no_grad(), autocast(protocol, device):
-            output = segmenter(images.to(device))
+            output = model(images.to(device))
         return probabilities(output, size)
 
-    def forward_passes() -> float:
+    def forward_passes(model: torch.nn.Module = segmenter) -> float:
         begun = now()
         for start in range(0, len(inputs), options.batch):
-            predict(torch.stack(inputs[start : start + options.batch]))
+            predict(torch.stack(inputs[start : start + options.batch]), model)
         return now() - begun
 
     def evaluation() -> float:
@@ -70,17 +78,34 @@ def main(argv: list[str] | None = None) -> int:
 
     forward_passes()
     alone, scored = [], []
+    theirs: dict[str, list[float]] = {name: [] for name in peers}
     for _ in range(options.rounds):
         alone.append(forward_passes())
         scored.append(evaluation())
+        for name, model in peers.items():
+            theirs[name].append(forward_passes(model))
     ratio = paired_ratio(scored, alone)
     interval = "" if ratio.low is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
     measured = {"shared": shared, "metrics": list(benchmark.metrics), "ratio": asdict(ratio)}
-    save(options.json, options=options, measured={**measured, "seconds": {"forward": alone, "evaluation": scored}})
+    seconds = {"forward": alone, "evaluation": scored, **{f"forward {name}": times for name, times in theirs.items()}}
+    ratios = {name: paired_ratio(alone, times) for name, times in theirs.items()}
+    measured["peers"] = {name: asdict(one) for name, one in ratios.items()}
+    save(options.json, options=options, measured={**measured, "seconds": seconds})
     print(f"metrics of {options.metrics}: {', '.join(benchmark.metrics)}; {shared or 'exclusive device'}")
     print(f"forward passes alone {statistics.median(alone):.2f} s, evaluation {statistics.median(scored):.2f} s")
     print(f"evaluation / forward passes: {ratio.value:.2f}{interval}")
+    for name, one in ratios.items():
+        print(
+            f"our forward passes / {name}: {one.value:.2f}" + (f" [{one.low:.2f}, {one.high:.2f}]" if one.low else "")
+        )
     return 0
+
+
+def _peers(backbone: str, segmenter: Segmenter) -> dict[str, torch.nn.Module]:
+    """The plain reference and transformers' encoders, with the weights of ``segmenter``."""
+    plain = plain_twin(backbone, segmenter, None)
+    found: dict[str, torch.nn.Module] = {"plain": plain}
+    return found | {f"hf-{one}": hf_plain(plain, attention=one) for one in ATTENTIONS}
 
 
 if __name__ == "__main__":

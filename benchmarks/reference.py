@@ -7,6 +7,8 @@ as eight separate modules whose outputs are summed with softmax weights.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
@@ -37,7 +39,7 @@ class PlainLoRA(nn.Module):
         self.up.weight.data.copy_(adapter.up)
         self.scale = adapter.scale
         cell = adapter.core.cell if isinstance(adapter.core, CellOnTokens) else None
-        self.core = PlainCell(cell) if isinstance(cell, Cell) else nn.Identity()
+        self.core = PlainCell(cell) if isinstance(cell, Cell) else copy.deepcopy(adapter.core) or nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.base(tokens) + self.scale * self.up(self.core(self.down(tokens)))

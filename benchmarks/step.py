@@ -22,21 +22,29 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from benchmarks.peers import ATTENTIONS, autogluon_conv_lora, hf_lora, matmul_rate
 from benchmarks.reference import plain_twin
 from benchmarks.saving import add_json, save
 from harness.costing.contestant import RandomImages
 from harness.costing.device import processor_clock, used_by_others, wall_clock
+from harness.costing.flops import FlopCount
 from harness.costing.live import LiveBytes
 from harness.costing.ratios import paired_ratio
 from harness.models.build import build_segmenter
 from harness.training.losses import StructureLoss
 from harness.training.memory import peak_bytes, reset_peak
-from methods.configs import DecoderOnlyConfig, LoRAConfig, NASLoRAConfig
+from methods.configs import ConvLoRAConfig, DecoderOnlyConfig, LoRAConfig, NASLoRAConfig
+from methods.convlora import ConvLoRA
 from methods.decoder import DecoderOnly
 from methods.lora import LoRA
 from methods.naslora import NASLoRA
 
-METHODS = {"lora": (LoRA, LoRAConfig), "naslora": (NASLoRA, NASLoRAConfig), "decoder": (DecoderOnly, DecoderOnlyConfig)}
+METHODS = {
+    "lora": (LoRA, LoRAConfig),
+    "naslora": (NASLoRA, NASLoRAConfig),
+    "convlora": (ConvLoRA, ConvLoRAConfig),
+    "decoder": (DecoderOnly, DecoderOnlyConfig),
+}
 
 
 class Contestant:
@@ -71,6 +79,16 @@ class Contestant:
         self.optimiser.zero_grad(set_to_none=True)
         return self.clock() - begun
 
+    def flops(self) -> int:
+        """Of a step as executed, what is computed again included."""
+        with FlopCount() as counter:
+            self.step()
+        return counter.total
+
+    def matmul_rate(self) -> float:
+        dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+        return matmul_rate(self.device, dtypes[self.options.precision], clock=self.clock)
+
     def live_peak(self) -> int:
         own = [*self.model.parameters(), *self.model.buffers()]
         states = [v for s in self.optimiser.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
@@ -86,7 +104,8 @@ class Contestant:
 
 
 def contestants(options: argparse.Namespace, device: torch.device, only: str = "") -> dict[str, Contestant]:
-    """``<method>`` is ours, ``<method> plain`` the reference."""
+    """``<method>`` is ours, ``<method> plain`` the reference; with ``--peers`` also ``lora hf-sdpa``, ``lora hf-eager`` and
+    ``convlora autogluon`` (`benchmarks.peers`)."""
     found = {}
     for name in options.methods.split(","):
         cls, config = METHODS[name]
@@ -100,7 +119,12 @@ def contestants(options: argparse.Namespace, device: torch.device, only: str = "
             method.attach(segmenter)
         else:
             plain = plain_twin(options.backbone, segmenter, method)
-        for label, model in ((name, segmenter), (f"{name} plain", plain)):
+        models = {name: segmenter, f"{name} plain": plain}
+        if options.peers and name == "lora":
+            models |= {f"lora hf-{one}": hf_lora(plain, method, attention=one) for one in ATTENTIONS}
+        if options.peers and name == "convlora":
+            models["convlora autogluon"] = autogluon_conv_lora(plain, method)
+        for label, model in models.items():
             if label == only or (not only and label not in options.without.split(",")):
                 found[label] = Contestant(model, options, device)
     return found
@@ -123,6 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--activation-checkpointing", action="store_true", help="ours only")
     parser.add_argument("--resident", action="store_true", help="also measure each contestant in a process of its own")
+    parser.add_argument("--peers", action="store_true", help="also transformers with peft, and AutoGluon's Conv-LoRA")
     parser.add_argument("--without", default="", help="contestants to leave out, such as 'naslora plain,decoder'")
     parser.add_argument(
         "--no-live", action="store_true", help="do not count tensors (--device meta does so in seconds)"
@@ -143,6 +168,8 @@ def main(argv: list[str] | None = None) -> int:
     models = contestants(options, device)
     deviations = _compare(models) if options.rounds else {}
     live = {} if options.no_live else {name: model.live_peak() for name, model in models.items()}
+    flops = {name: model.flops() for name, model in models.items()} if options.peers and options.rounds else {}
+    rate = next(iter(models.values())).matmul_rate() if flops else 0.0
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for number in range(options.rounds):
         for name, model in models.items():
@@ -151,8 +178,9 @@ def main(argv: list[str] | None = None) -> int:
     del models
     resident = {name: _resident(name, argv or sys.argv[1:]) for name in seconds} if options.resident else {}
     measured = {
-        "shared": shared, "seconds": seconds, "ratios": _ratios(seconds),
-        "live_bytes": live, "resident_bytes": resident, "relative_deviation": deviations,
+        "shared": shared, "seconds": seconds, "ratios": _ratios(seconds), "flops": flops, "matmul_flops_per_s": rate,
+        "share_of_limit": _shares(seconds, flops, rate), "live_bytes": live, "resident_bytes": resident,
+        "relative_deviation": deviations,
     }  # fmt: skip
     save(options.json, options=options, measured=measured)
     print(_table(measured))
@@ -163,10 +191,11 @@ def _compare(models: dict[str, Contestant]) -> dict[str, float]:
     """‖ours − plain‖ / ‖plain‖ of the logits, after a warm-up."""
     deviations = {}
     for name, model in models.items():
-        if name.endswith(" plain") or f"{name} plain" not in models:
+        base = f"{name.split()[0]} plain"
+        if name == base or base not in models:
             continue
         with torch.no_grad():
-            ours, plain = model.forward().masks, models[f"{name} plain"].forward().masks
+            ours, plain = model.forward().masks, models[base].forward().masks
         deviations[name] = float((ours - plain).norm() / plain.norm())
     return deviations
 
@@ -197,12 +226,14 @@ def _table(measured: dict[str, Any]) -> str:
             f"{live[name] / 2**30:.2f}" if live else "",
         ]
         row.append(f"{resident[name] / 2**30:.2f}" if resident else "")
-        base = f"{name} plain"
-        if base in seconds:
+        base = f"{name.split()[0]} plain"
+        if base in seconds and name != base:
             row.append(_ratio(seconds[name], seconds[base], digits=2) if timed else "")
             row.append(f"{live[name] / live[base]:.2f}" if live else "")
             row.append(f"{resident[name] / resident[base]:.2f}" if resident else "")
             row.append(f"{measured['relative_deviation'][name]:.1e}" if timed else "")
+        if share := measured["share_of_limit"].get(name):
+            row += [""] * (8 - len(row)) + [f"{100 * share:.0f} %"]
         rows.append(row)
     heads = [
         "contestant",
@@ -213,6 +244,7 @@ def _table(measured: dict[str, Any]) -> str:
         "live / plain",
         "resident / plain",
         "deviation",
+        "of the limit",
     ]
     text = tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
     if {"naslora", "lora"} <= seconds.keys() and seconds["lora"]:
@@ -222,12 +254,22 @@ def _table(measured: dict[str, Any]) -> str:
 
 def _ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     """``A / B`` -> value and 95 % interval, of the pairs that the table prints."""
-    pairs = [(name, f"{name} plain") for name in seconds] + [("naslora", "lora")]
+    pairs = [(name, other) for name in seconds for other in seconds if other.startswith(f"{name} ")]
+    pairs += [("naslora", "lora")]
     return {
         f"{one} / {other}": asdict(paired_ratio(seconds[one], seconds[other]))
         for one, other in pairs
         if seconds.get(one) and seconds.get(other)
     }
+
+
+def _shares(seconds: dict[str, list[float]], flops: dict[str, int], rate: float) -> dict[str, float]:
+    """The least that any contestant of a method computes, at the rate of matrix products, by the median of its time."""
+    shares = {}
+    for name in flops:
+        least = min(count for other, count in flops.items() if other.split()[0] == name.split()[0])
+        shares[name] = least / rate / statistics.median(seconds[name])
+    return shares
 
 
 def _ratio(values: list[float], baseline: list[float], *, digits: int) -> str:

@@ -1,0 +1,79 @@
+"""The peers compute what ours computes: otherwise the benchmarks compare different things."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import evaluation, step
+from benchmarks.peers import ATTENTIONS, autogluon_conv_lora, hf_lora
+from benchmarks.reference import PlainLoRA, plain_twin
+from harness.models.build import build_segmenter
+from methods.configs import ConvLoRAConfig, LoRAConfig
+from methods.convlora import ConvLoRA
+from methods.lora import LoRA
+
+pytest.importorskip("peft")
+pytest.importorskip("transformers")
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_transformers_and_peft_give_our_logits_and_gradients(attention: str) -> None:
+    segmenter = build_segmenter("vit_t", task="binary", head_seed=3)
+    method = LoRA(LoRAConfig(), seed=3)
+    plain = plain_twin("vit_t", segmenter, method)
+    generator = torch.Generator().manual_seed(5)
+    for adapter in method.adapters().values():
+        adapter.up.data.copy_(0.02 * torch.randn(adapter.up.shape, generator=generator))
+    peer = hf_lora(plain, method, attention=attention)
+    images = torch.randn(1, 3, 128, 128, generator=generator)
+    ours, theirs = segmenter(images).masks, peer(images).masks
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    for masks in (ours, theirs):
+        masks.square().mean().backward()
+    layers = peer.sam.image_encoder.model.vision_encoder.layers
+    for site, adapter in method.adapters().items():
+        twin = layers[int(site.split(".")[1])].attn.qkv
+        for mine, other in ((adapter.down, twin.lora_A.default.weight), (adapter.up, twin.lora_B.default.weight)):
+            assert mine.grad is not None
+            assert (mine.grad - other.grad).norm() <= 1e-3 * other.grad.norm()
+    trained = {name for name, value in peer.sam.image_encoder.named_parameters() if value.requires_grad}
+    assert all("lora_" in name for name in trained)
+
+
+def test_the_structure_of_conv_lora_gives_our_logits() -> None:
+    segmenter = build_segmenter("vit_t", task="binary", head_seed=3)
+    method = ConvLoRA(ConvLoRAConfig(), seed=3)
+    plain = plain_twin("vit_t", segmenter, method)
+    generator = torch.Generator().manual_seed(5)
+    for adapter in method.adapters().values():
+        adapter.up.data.copy_(0.02 * torch.randn(adapter.up.shape, generator=generator))
+    peer = autogluon_conv_lora(plain, method)
+    assert any(isinstance(module, PlainLoRA) for module in peer.modules())
+    images = torch.randn(1, 3, 128, 128, generator=generator)
+    with torch.no_grad():  # of an evaluation, where no noise moves the choice of the expert
+        torch.testing.assert_close(segmenter.eval()(images).masks, peer.eval()(images).masks, atol=1e-5, rtol=1e-4)
+
+
+def test_a_session_of_steps_with_peers_states_times_memory_and_shares(tmp_path: Path) -> None:
+    file = tmp_path / "step.json"
+    words = "--backbone vit_t --image-size 64 --methods lora,convlora --rounds 1 --peers --cpu-time --json"
+    assert step.main([*words.split(), str(file)]) == 0
+    found = json.loads(file.read_text(encoding="utf-8"))
+    names = {"lora", "lora plain", "lora hf-sdpa", "lora hf-eager", "convlora", "convlora plain", "convlora autogluon"}
+    assert found["seconds"].keys() == found["live_bytes"].keys() == found["share_of_limit"].keys() == names
+    assert {"lora / lora hf-sdpa", "lora / lora hf-eager", "convlora / convlora autogluon"} <= found["ratios"].keys()
+    assert all(0 < share < 1 for share in found["share_of_limit"].values())
+    assert max(found["relative_deviation"].values()) < 1e-4
+
+
+def test_a_session_of_evaluations_with_peers_states_their_forward_passes(tmp_path: Path) -> None:
+    file = tmp_path / "evaluation.json"
+    words = "--backbone vit_t --image-size 64 --images 1 --rounds 1 --peers --cpu-time --json"
+    assert evaluation.main([*words.split(), str(file)]) == 0
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["seconds"].keys() == {"forward", "evaluation", "forward plain", "forward hf-sdpa", "forward hf-eager"}
+    assert found["peers"].keys() == {"plain", "hf-sdpa", "hf-eager"}
