@@ -7,8 +7,10 @@ import gzip
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -215,6 +217,12 @@ def picture(size: int, title: str = "a") -> Picture:
 def test_what_does_not_fit_is_left_out_and_smaller_ones_behind_it_are_not() -> None:
     first, large, last = picture(40, "a"), picture(100, "b"), picture(50, "c")
     assert within([first, large, last], room=100) == ([first, last], [large])
+
+
+def test_figures_of_one_kind_stand_together_in_the_order_in_which_kinds_come() -> None:
+    first, other, again = picture(1, "a"), replace(picture(1, "b"), about="curves"), picture(1, "c")
+    content = SimpleNamespace(pictures=[first, other, again])
+    assert rendering._by_kind(content) == [("forest", [first, again]), ("curves", [other])]  # type: ignore[arg-type]
 
 
 def test_a_packed_figure_is_the_figure(folder: Path) -> None:

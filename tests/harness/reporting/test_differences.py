@@ -182,11 +182,13 @@ def test_what_counts_by_cluster_is_explained(tmp_path: Path, capsys: pytest.Capt
     assert "\n  images count by cluster: 12 of them\n" in capsys.readouterr().out
 
 
-def test_seeds_in_conflict_are_in_no_difference() -> None:
+@pytest.mark.parametrize("method", ["decoder", "lora"])
+def test_seeds_in_conflict_are_in_no_difference(method: str) -> None:
+    """Of the row and of its baseline."""
     records = three(0.8) + three(0.8, shift=-0.01, method="decoder")
-    records.append(record(0.5, seed=1, method="decoder", rules={**CARD, "image_size": 65}))  # another result of seed 1
+    records.append(record(0.5, seed=1, method=method, rules={**CARD, "image_size": 65}))  # another result of seed 1
     page = render(records, study=study())
-    assert rows_of(page)["decoder"] == "CONFLICT (2/3)"
+    assert rows_of(page)[method] == "CONFLICT (2/3)"
     assert table(page, "differences")["decoder"][1] == "-1.00 (2)"
 
 
