@@ -23,6 +23,11 @@ MISSING = "MISSING"
 """The code of a run that has no record."""
 
 
+def quoted(label: str) -> str:
+    """A label between others in a sentence: in quotation marks where its own commas would read as theirs."""
+    return f"“{label}”" if ", " in label or "; " in label else label
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A method configuration, and which of its models is scored (``best``, ``merged-exact``, …).
@@ -42,8 +47,13 @@ class Row:
 
     @property
     def named(self) -> str:
-        """The label in a sentence."""
+        """The label with what its configuration says of itself."""
         return self.label + self.note
+
+    @property
+    def in_words(self) -> str:
+        """`named` as part of a sentence: in quotation marks where it holds a comma or a semicolon of its own."""
+        return quoted(self.named)
 
     @property
     def shown(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.comparison import names
-from harness.comparison.grid import Grid, first_metrics, is_run
+from harness.comparison.grid import Grid, first_metrics, is_run, quoted
 from harness.comparison.rules import HEADED, headed
 from harness.comparison.sources import Sources
 from harness.html.content import Answer
@@ -42,7 +42,7 @@ def _overall(grid: Grid, marks: Marks) -> list[str]:
         ranked = [place for place in places if grid.cells[index, place].complete]
         found[index] = sum(marks.get((index, place)) in FIRST for place in ranked), len(ranked)
     order = sorted((index for index in found if found[index][0]), key=lambda index: (-found[index][0], found[index][1]))
-    words = _some([f"{grid.rows[index].named} on {found[index][0]} of {found[index][1]}" for index in order])
+    words = _some([f"{grid.rows[index].in_words} on {found[index][0]} of {found[index][1]}" for index in order])
     none = sum(1 for best, of in found.values() if of and not best)
     said = f"Over {len(places)} benchmarks, best or not distinguishable from the best: {words}"
     return [said + (f"; {none} other rows on none." if none else ".")]
@@ -62,9 +62,9 @@ def _per_parameter(grid: Grid, marks: Marks) -> list[str]:
         if len(counts) < 2 or not best:
             continue
         least = min(counts, key=lambda index: (counts[index], index))
-        words = f"{grid.rows[least].named} trains least in the encoder ({_millions(counts[least])})"
+        words = f"{grid.rows[least].in_words} trains least in the encoder ({_millions(counts[least])})"
         if least != best[0]:
-            words += f"; the best, {grid.rows[best[0]].named}, trains {_millions(counts[best[0]])}"
+            words += f"; the best, {grid.rows[best[0]].in_words}, trains {_millions(counts[best[0]])}"
         found.setdefault(words, []).append(column.short)
     return [
         f"Per parameter, of the rows that cannot be told from the best on {', '.join(on)}: {words}."
@@ -81,7 +81,9 @@ def _budgets(grid: Grid) -> list[str]:
         for index, row in enumerate(grid.rows):
             mine = [one for one in grid.members[index] if is_run(one) and one.run.benchmark == benchmark]
             if mine:
-                updates.setdefault(updates_in_words([one for one in mine if one.code == "OK"]), []).append(row.label)
+                updates.setdefault(updates_in_words([one for one in mine if one.code == "OK"]), []).append(
+                    quoted(row.label)
+                )
                 some = some or mine
         if not some:
             continue
@@ -115,7 +117,7 @@ def _missing(grid: Grid) -> str:
     gaps: dict[str, list[int]] = {}
     for (index, place), cell in sorted(grid.cells.items()):
         for seed, code in cell.codes.items():
-            where = f"{grid.rows[index].label} on {names.benchmark_title(grid.columns[place].benchmark)} ({code}, seed"
+            where = f"{quoted(grid.rows[index].label)} on {names.benchmark_title(grid.columns[place].benchmark)} ({code}, seed"
             gaps.setdefault(where, [])
             gaps[where] += [seed] if seed not in gaps[where] else []
     words = [f"{where}{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})" for where, seeds in gaps.items()]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from harness.comparison import names
-from harness.comparison.grid import Grid
+from harness.comparison.grid import Grid, quoted
 from harness.comparison.provenance import Folder
 from harness.judging.judging import Finding, counted, details
 from harness.reporting.headings import Heading, lines_above
@@ -26,7 +26,7 @@ def compared_block(headed: Sequence[tuple[Grid, Heading]]) -> Block:
             heading.title,
             "card not known" if heading.overrides is None else heading.overrides or "none",
             ", ".join(benchmarks),
-            ", ".join(dict.fromkeys(row.label for row in grid.rows)),
+            ", ".join(dict.fromkeys(quoted(row.label) for row in grid.rows)),
             ", ".join(map(str, grid.seeds)),
             ", ".join(f"{count} {code}" for code, count in sorted(codes.items())),
             ", ".join(sorted({record.environment.get("device", "") for record in grid.records} - {""})) or "–",

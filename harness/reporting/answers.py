@@ -50,10 +50,10 @@ def _worse(grid: Grid, place: int, best: int, others: set[int], sources: Sources
         return ""
     order = sorted(behind, key=lambda index: behind[index].mean)
     first, last = order[0], order[-1]
-    near = f"{grid.rows[first].named} (by {_points(behind[first])} points)"
+    near = f"{grid.rows[first].in_words} (by {_points(behind[first])} points)"
     if len(order) == 1:
         return f"; {near} is worse"
-    return f"; {len(order)} are worse, from {near} to {grid.rows[last].named} (by {_points(behind[last])})"
+    return f"; {len(order)} are worse, from {near} to {grid.rows[last].in_words} (by {_points(behind[last])})"
 
 
 def _points(difference: Difference) -> str:
@@ -63,7 +63,7 @@ def _points(difference: Difference) -> str:
 
 
 def _named(grid: Grid, rows: list[int]) -> str:
-    labels = [grid.rows[index].named for index in rows]
+    labels = [grid.rows[index].in_words for index in rows]
     if len(labels) > MOST_NAMED:
         return f"{', '.join(labels[:MOST_NAMED])} and {len(labels) - MOST_NAMED} more"
     return " and ".join(filter(None, (", ".join(labels[:-1]), labels[-1])))

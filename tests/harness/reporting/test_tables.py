@@ -81,6 +81,11 @@ def test_a_row_that_cannot_be_told_from_the_best_is_marked_as_such() -> None:
     assert "≈: cannot be told from it" in render(three(0.10) + three(0.05, method="decoder"))
 
 
+def test_a_label_with_commas_of_its_own_stands_in_quotation_marks() -> None:
+    records = three(0.10, variant="all eight, searched") + three(0.05, method="decoder") + noisy_as("full")
+    assert "full; “all eight, searched” (by 5.0 [" in render(records)
+
+
 def test_rows_that_tie_at_the_printed_digit_share_the_mark() -> None:
     page = rows(
         render(
