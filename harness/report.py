@@ -57,7 +57,7 @@ def parser() -> CommandParser:
     p.add_argument(
         "--data", type=Path, metavar="DIR", help="the benchmarks' folder, to show images beside masks (default: as set)"
     )
-    p.add_argument("--no-figures", action="store_true", help="tables alone, in a second")
+    p.add_argument("--no-figures", action="store_true", help="tables alone, in seconds")
     p.add_argument(
         "--out", type=Path, metavar="FILE", help="where to write (default: report.html in the results folder)"
     )
