@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from harness.reporting.tuned import _score
+from harness.reporting.tables import headed_grids
+from harness.reporting.tuned import _score, tuning_blocks
+from tests.harness.reporting.sample import record, sources
 
 
 @pytest.mark.parametrize(("score", "words"), [(None, "diverged"), (0.876, "87.6"), (1.0, "100.0")])
 def test_a_trial_has_its_score_in_points_or_diverged(score: float | None, words: str) -> None:
     assert _score(score) == words
+
+
+def test_a_row_and_benchmark_whose_rate_was_chosen_are_told_once() -> None:
+    trials = [{"options": {"lr": 0.1}, "score": None}, {"options": {"lr": 0.01}, "score": 0.876}]
+    tuning = {
+        "chosen": {"lr": 0.01}, "edge": ["lr"], "trials": trials, "metric": "s_measure", "on": ["kvasir"], "hours": 1.5,
+    }  # fmt: skip
+    plain = [record(method="decoder", seed=seed) for seed in range(2)]
+    tuned = [record(seed=seed, tuning=tuning) for seed in range(2)]
+    ((grid, heading),) = headed_grids([*plain, *tuned], sources=sources())
+    (block,) = tuning_blocks(grid, heading=heading)
+    (row,) = block.rows
+    assert [cell.text for cell in row][3:] == ["lr=0.1: diverged; lr=0.01: 87.6", "lr=0.01", "lr", "1.50"]
+    ((grid, heading),) = headed_grids(plain, sources=sources())
+    assert tuning_blocks(grid, heading=heading) == []

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.comparison.provenance import Folder
+from harness.comparison.provenance import Folder, of_session
 from harness.protocols.load import card_rules
+from harness.records.cost import CostStore
 from harness.records.merge import merge
 from harness.records.store import RecordStore
 from harness.reporting.pages import built_pages, sources_below
@@ -201,3 +202,10 @@ def test_wrong_words_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_session_beside_others_says_so() -> None:
+    session = next(iter(CostStore(REPOSITORY / "results")))
+    said = [of_session(replace(session, shared=words), "lora") for words in ("", "two others")]
+    told = [line for line in said[1] if line not in said[0]]
+    assert told == ["  the device was not exclusive: two others"]
