@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from harness.comparison.names import PAPER_METRICS, USUAL_METRICS, benchmark_rank, benchmark_title, method_rank, metric
 from harness.errors import UsageError
@@ -71,6 +72,7 @@ def _sheet(
     frozen = {(one.run.benchmark, one.run.seed): one for one in records if _is_frozen(one)}
     tested = sorted({name for one in records for name in elsewhere[one.key].elsewhere}, key=benchmark_rank)
     pairs: dict[str, list[AgainstFrozen]] = {}
+    behind: dict[str, list[str]] = {}
     alone: set[str] = set()
     for record in sorted(records, key=lambda one: (method_rank(one.run.method), one.run.variant, one.key)):
         if _is_frozen(record):
@@ -80,9 +82,12 @@ def _sheet(
             alone.add(f"{record.run.benchmark} seed {record.run.seed}")
             continue
         pairs.setdefault(record.run.variant, []).extend(_pairs(record, base, elsewhere))
+        behind.setdefault(record.run.variant, []).extend((record.key, base.key))
     headings = {name: f"{benchmark_title(name)} {metric(_metric(name, records, elsewhere)).title}" for name in tested}
-    rows = [_frozen_row(frozen, tested, elsewhere)] if frozen else []
-    rows += [_row(variant, mine, tested) for variant, mine in pairs.items()]
+    rows = []
+    if frozen:
+        rows.append(_explained(_frozen_row(frozen, tested, elsewhere), [one.key for one in frozen.values()]))
+    rows += [_explained(_row(variant, mine, tested), behind[variant]) for variant, mine in pairs.items()]
     below = [f"Left out, as there is no run with a frozen encoder: {', '.join(sorted(alone))}."] if alone else []
     block = Block(
         heading=f"forgetting · {protocol} · {backbone}",
@@ -110,6 +115,15 @@ def _sheet(
         for one in mine
     ]
     return block, tidy
+
+
+def _explained(row: Sequence[Text], keys: Sequence[str]) -> list[Text]:
+    """The cells with the runs behind them."""
+    return [replace(cell, behind=partial(_files, keys=keys)) for cell in row]
+
+
+def _files(_: object, *, keys: Sequence[str]) -> list[str]:
+    return [f"  run {key}: records/{key}.json and forgetting/{key}.json" for key in dict.fromkeys(keys)]
 
 
 def _is_frozen(record: Record) -> bool:
