@@ -117,3 +117,14 @@ def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path: Path) ->
     Run(folder=tmp_path, report=lambda progress: notes.append(progress.text)).train()
     assert torch.get_num_threads() == 2
     assert any("2 threads as before, not the 1 of this start" in text for text in notes)
+
+
+def test_the_best_state_of_the_checkpoint_before_is_kept_with_it(tmp_path: Path) -> None:
+    kept: list[list[str]] = []
+
+    def look(progress: Progress) -> None:
+        if progress.kind == "checkpoint":
+            kept.append(sorted(path.stem for path in tmp_path.glob("best-*")))
+
+    Run(folder=tmp_path, images=2, validate=scripted(0.1, 0.2, 0.3), report=look).train()
+    assert kept == [["best-0001"], ["best-0001", "best-0002"], ["best-0002", "best-0003"]]
