@@ -284,3 +284,17 @@ def test_what_alpha_chose_is_in_the_histories() -> None:
     (cap,) = {round(record.budget["share_cap"], 2) for record in small() if (record.run.benchmark, record.run.seed) in chosen
               and default.items() <= record.run.method_config.items()}  # fmt: skip
     assert f"allowed {cap:.2f}" in text
+
+
+def test_the_rates_of_the_mask_transformer_are_told_as_they_were() -> None:
+    page = " ".join((ROOT / "docs" / "decoders.md").read_text(encoding="utf-8").split())
+    scores = {
+        (one.run.rules["decoder"], one.run.method_config["lr"]): f"{100 * one.scores['best']['test']['s_measure']:.1f}"
+        for one in RecordStore(ROOT / "results")
+        if (one.run.protocol, one.run.method, one.run.benchmark, one.run.seed) == ("small", "decoder", "kvasir", 0)
+        and one.run.rules.get("decoder", "sam") != "sam"
+        and one.run.rules.get("decoder_lr") is None
+    }
+    high, middle, low = (scores["mask-transformer", rate] for rate in (1e-3, 3e-4, 1e-4))
+    assert f"it scores {high} Sα at the card's 1e-3, {middle} at 3e-4 and {low} at 1e-4" in page
+    assert f"the linear decoder has {scores['linear', 1e-3]} at 1e-3" in page
