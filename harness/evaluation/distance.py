@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, distance_transform_edt, find_objects, label
+
+try:  # here and not at the first image: two threads that import it at once meet half of it
+    import cv2
+except ImportError:  # not installed, or without the libraries of a screen that its wheel may ask for
+    opencv: ModuleType | None = None
+else:
+    cv2.setNumThreads(1)  # an evaluation already gives each core an image
+    opencv = cv2
 
 _CELL = 32  # pixels
 Mask = NDArray[np.bool_]
@@ -21,7 +28,6 @@ def squared_distances(foreground: Mask, *, reach: int) -> NDArray[np.float32]:
     A transform costs its area, so it runs on boxes around what lies together. A pixel within reach of the foreground
     lies in a box with the foreground pixel nearest to it, and where boxes overlap the smaller distance is right.
     """
-    opencv = _opencv()
     transform = by_scipy if opencv is None else functools.partial(_by_opencv, opencv=opencv)
     boxes = _boxes(foreground, reach=reach)
     if sum(foreground[box].size for box in boxes) > 0.8 * foreground.size:
@@ -67,13 +73,3 @@ def _by_opencv(foreground: Mask, opencv: ModuleType) -> NDArray[np.float32]:
     squared: NDArray[np.float32] = opencv.distanceTransform(background, opencv.DIST_L2, opencv.DIST_MASK_PRECISE)
     np.square(squared, out=squared)
     return np.rint(squared, out=squared)
-
-
-@functools.cache
-def _opencv() -> ModuleType | None:
-    if importlib.util.find_spec("cv2") is None:
-        return None
-    import cv2
-
-    cv2.setNumThreads(1)  # an evaluation already gives each core an image
-    return cv2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -34,14 +35,8 @@ def masks() -> Iterator[Mask]:
 
 
 @pytest.fixture
-def without_opencv(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def find_spec(name: str) -> None:
-        assert name == "cv2"
-
-    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    distance._opencv.cache_clear()
-    yield
-    distance._opencv.cache_clear()
+def without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distance, "opencv", None)
 
 
 def test_opencv_gives_scipys_distances_to_the_last_bit() -> None:
@@ -96,7 +91,13 @@ def test_the_weighted_f_is_the_same_number_with_and_without_opencv(without_openc
         return [weighted_f(saliency_map(rng.random(mask.shape), mask, min_max=False)) for mask in masks()]
 
     plain = measured()
-    distance._opencv.cache_clear()
     with pytest.MonkeyPatch.context() as installed:
-        installed.setattr(distance, "_opencv", lambda: pytest.importorskip("cv2"))
+        installed.setattr(distance, "opencv", pytest.importorskip("cv2"))
         assert measured() == plain
+
+
+def test_opencv_is_there_before_the_threads_that_measure() -> None:
+    """An import that threads share showed one of them half of it: cv2.__spec__ is None."""
+    pytest.importorskip("cv2")
+    program = "import sys, harness.evaluation.distance; sys.exit('cv2' not in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
