@@ -137,11 +137,27 @@ def plain(cell: str) -> str:
 def scores_and_differences(study: str, baseline: str) -> list[list[str]]:
     """Row, score, difference and interval of a page with one benchmark."""
     page = (ROOT / "results" / "tables" / f"{study}.md").read_text(encoding="utf-8")
-    name = re.compile(", tuned.*| ALPHA.*")
+    name = re.compile(r", tuned.*| ALPHA.*| †")
     table = {name.sub("", row[0]): plain(row[1]) for row in rows(page.partition(": tuned")[0])[1:]}
     differences = rows(page.partition(f"differences to {baseline}")[2].partition("\n#")[0])[1:]
     apart = {name.sub("", row[0]): [row[2].partition(" ")[0], row[3]] for row in differences}
     return [[row, score, *apart.get(row, ["–", "–"])] for row, score in table.items()]
+
+
+def test_the_other_methods_are_told_as_their_page_has_them() -> None:
+    page = (ROOT / "results" / "tables" / "small-methods.md").read_text(encoding="utf-8")
+    text = section("The other methods")
+    told = {row[0]: row[1:] for row in rows(text)[1:]}
+    encoder = {row[0].partition(", tuned")[0]: row[4] for row in rows(page.partition(": tuned")[0])[1:]}
+    found = scores_and_differences("small-methods", "LoRA")
+    assert told == {row[0]: [*row[1:], encoder[row[0]]] for row in found}
+    assert len(told) == 8
+    apart = {name: row for name, row in told.items() if row[2] != "–" and not row[2].startswith("[-")}
+    worse = {name for name, row in told.items() if row[2].startswith("[-") and ", -" in row[2]}
+    assert (set(apart), worse) == ({"full"}, {"decoder only"})
+    (trials,) = (row[3] for row in rows(page.partition(": tuned")[2]) if row[0] == "full" and "encoder_lr" in row[3])
+    low, high = (float(re.findall(rf"encoder_lr={rate}: ([0-9.]+)", trials)[0]) for rate in ("1e-05", "0.0001"))
+    assert f"ten times that rate costs it {low - high:.1f} points" in " ".join(text.split())
 
 
 def test_when_the_search_starts_is_told_as_its_page_has_it() -> None:
@@ -156,7 +172,7 @@ def test_what_the_cell_may_choose_from_is_told_as_its_page_has_it() -> None:
     found = scores_and_differences("small-operations", "all eight, searched")
     text = section("What the cell may choose from")
     assert rows(text)[1:] == found
-    assert len(found) == 5
+    assert len(found) == 6
     without = [one for one in RecordStore(ROOT / "results") if one.run.method_config.get("operations") == "no-pool"]
     lost, *others = sorted(100 * one.scores["best"]["test"]["s_measure"] for one in without)
     assert f"({lost:.1f}; its loss stays" in text
