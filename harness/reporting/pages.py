@@ -161,9 +161,12 @@ def built_pages(
         return Built(content=Lazy(found), skipped=skipped)
     made_of = dict(kept.made_of) if kept else {}
     written = {path.stem for path in (root / "tables").glob("*") if path.suffix in SUFFIX.values()}
+    costs = any(CostStore(root))
     for name in study_names():
+        if not costs and name not in written:
+            continue  # all studies together take a second to read
         one = load_study(name)
-        if one.table.kind == "cost" and (name in written or any(CostStore(root))):
+        if one.table.kind == "cost":
             found[name] = partial(cost_page_below, root, one, card_of=card_of)
             made_of.pop(name, "")
         elif name in written and name not in found:
