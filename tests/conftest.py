@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -17,9 +18,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["SAM_PEFT_SETTINGS"] = "none"  # nor does it matter what they have set
 
 
-@pytest.fixture(autouse=True)
-def _registries_as_they_were() -> Iterator[None]:
-    """A plug-in that one test loads is unknown to the next."""
+@contextlib.contextmanager
+def _restored() -> Iterator[None]:
     before = [(registry, dict(registry._loaded), dict(registry.broken)) for registry in (METHODS, BENCHMARKS)]
     yield
     for registry, loaded, broken in before:
@@ -27,3 +27,17 @@ def _registries_as_they_were() -> Iterator[None]:
         registry._loaded.update(loaded)
         registry.broken.clear()
         registry.broken.update(broken)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registries_of_a_module() -> Iterator[None]:
+    """What a module's own fixtures load, folders as benchmarks too, is unknown to the next module."""
+    with _restored():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _registries_as_they_were() -> Iterator[None]:
+    """A plug-in that one test loads is unknown to the next."""
+    with _restored():
+        yield

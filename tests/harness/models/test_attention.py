@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from segment_anything.modeling.image_encoder import Attention as ReferenceAttention
-from segment_anything.modeling.image_encoder import TransformerBlock as ReferenceBlock
+from segment_anything.modeling.image_encoder import Block as ReferenceBlock
 from torch import Tensor, nn
 
 from harness.models import chunked_attention as chunked
