@@ -102,6 +102,12 @@ def watched(child: int, *, heart: Heart | None = None, stop: StopSignals | None 
     return os.waitstatus_to_exitcode(status), overdue
 
 
+def killed(process: int) -> None:
+    """Killed and seen to be: the death of a process takes a moment, in which the watch would look once more."""
+    os.kill(process, signal.SIGKILL)
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+
+
 def test_an_end_of_the_child_is_its_own(child, clock):
     assert watched(child(lambda: os._exit(7))) == (7, False)
 
@@ -109,7 +115,7 @@ def test_an_end_of_the_child_is_its_own(child, clock):
 def test_the_lease_beats_six_times_while_it_lasts_and_a_full_disk_ends_nothing(child, clock):
     one = child(deaf)
     nothing, full = (lambda: None), fails(OSError(28, "No space left on device"))
-    heart = Heart(clock, nothing, full, nothing, lambda: os.kill(one, signal.SIGKILL))
+    heart = Heart(clock, nothing, full, nothing, lambda: killed(one))
     assert watched(one, heart=heart, lease_s=60.0) == (-signal.SIGKILL, False)
     gaps = [after - before for before, after in itertools.pairwise([0.0, *heart.beats])]
     assert gaps == [11.0] * 4  # the first look after ten seconds
