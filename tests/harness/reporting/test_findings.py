@@ -129,6 +129,24 @@ def test_the_readings_are_those_of_their_page() -> None:
     assert f"as have {sum(residual == 'True' for _, residual in kept)} that did not" in " ".join(text.split())
 
 
+def test_the_residual_alone_is_told_as_it_was() -> None:
+    text = " ".join(section("Readings").split())
+    scores = {
+        name: {
+            one.run.seed: f"{100 * one.scores['best']['test']['s_measure']:.1f}"
+            for one in found
+            if one.run.benchmark == "kvasir"
+        }
+        for name, found in load_rows("small-residual").items()
+    }
+    high, low = scores["residual, lr 3e-3"], scores["residual, lr 1e-3"]
+    without = scores["without, lr 3e-3"]
+    assert f"of the same seed ({high[0]} Sα; without it {without[0]}) and" in text
+    assert (
+        f"those of the other two ({high[1]} and {high[2]}); at 1e-3 of none ({low[0]}, {low[1]} and {low[2]})" in text
+    )
+
+
 def plain(cell: str) -> str:
     """A cell without its marks."""
     return re.sub(r"[*≈]|</?u>", "", cell).strip()
