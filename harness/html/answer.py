@@ -122,7 +122,7 @@ def _missing(grid: Grid) -> str:
             gaps[where] += [seed] if seed not in gaps[where] else []
     words = [f"{where}{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})" for where, seeds in gaps.items()]
     said = [f"without a score: {_some(words)}"] if words else ["every planned run has its score"]
-    titles = [names.benchmark_title(name) for name in names.BENCHMARK_TITLES]
+    titles = [names.benchmark_title(name) for name in names.BENCHMARK_GROUPS]
     there = dict.fromkeys(names.benchmark_title(column.benchmark) for column in grid.columns)
     absent = [title for title in titles if title not in there]
     if absent and len(absent) < len(titles):

@@ -74,6 +74,7 @@ def test_the_answer_comes_first_and_says_what_it_cost_and_what_is_missing(folder
     assert f"60 weight updates in most rows, but 40 + 20 α in {HOSTILE}" in said
     assert "without a score: lora on Kvasir-SEG (OOM, seed 2)" in said
     assert "not run under these rules: CVC-612, ISIC 2017, CAMO" in said
+    assert "Origin of an image" not in said  # labels are another task, under other rules
 
 
 def test_generated_images_answer_nothing(tmp_path: Path) -> None:
