@@ -14,6 +14,7 @@ from harness.drawing.style import FORMATS, Format, encoded
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.planning.pictures import network_images
+from harness.protocols.load import card_rules
 from harness.records.cost import CostStore
 from harness.records.evidence import EvidenceStore
 from harness.records.store import RecordStore
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         study=load_study(options.study) if options.study else None,
         baseline=options.baseline,
         picture_of=network_images(options.results, data=options.data) if "masks" in wanted else None,
+        card_of=card_rules,
     )
     stores = (RecordStore, CostStore, EvidenceStore)
     say_skipped({path: reason for one in stores for path, reason in one(options.results).problems().items()})
@@ -76,7 +78,7 @@ def _write(name: str, material: Material, out: Path, formats: list[Format]) -> i
 
 
 def _check(root: Path) -> int:
-    wrong, notes = wrong_figures(root)
+    wrong, notes = wrong_figures(root, card_of=card_rules)
     for note in notes:
         say(note)
     for line in wrong:

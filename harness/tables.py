@@ -100,7 +100,7 @@ def _check(root: Path, found: Mapping[Path, str], *, style: Format, whole: bool)
                 print(f"{path}: no record gives this table")
     checked = f"{len(found)} tables"
     if whole and style == "markdown" and (figures := figure_files(root)):
-        lines, notes = wrong_figures(root)
+        lines, notes = wrong_figures(root, card_of=card_rules)
         for note in notes:
             say(note)
         for line in lines:

@@ -15,7 +15,8 @@ from typing import Any, cast
 from harness.comparison.columns import Column, columns_of
 from harness.comparison.names import SCORE_TITLES, benchmark_rank
 from harness.comparison.rows import Group, by_benchmark, groups_of_records, groups_of_study, note_of, trials_of
-from harness.records.schema import Code, Record, Run
+from harness.comparison.rules import CardOf, no_card
+from harness.records.schema import ADDED_LATER, Code, Record, Run
 from harness.statistics import sd
 from harness.studies import Study
 
@@ -195,11 +196,18 @@ def build_grid(
     )  # fmt: skip
 
 
-def grids(records: Iterable[Record], *, study: Study | None = None, metrics: Sequence[str] = ()) -> list[Grid]:
+def grids(
+    records: Iterable[Record],
+    *,
+    study: Study | None = None,
+    metrics: Sequence[str] = (),
+    card_of: CardOf = no_card,
+) -> list[Grid]:
     """A grid a sheet. With a study: sheets of its protocol, and others where at least half of its rows were run.
 
     Args:
         metrics: see `build_grid`.
+        card_of: the harness's own cards, to know the decoder of a study that names none.
     """
     found = []
     for sheet, members in sheets(records).items():
@@ -209,7 +217,7 @@ def grids(records: Iterable[Record], *, study: Study | None = None, metrics: Seq
             continue
         if study.backbones and backbone not in study.backbones:
             continue
-        if not _is_model(study, members[0].run.rules):
+        if not _is_model(study, members[0].run, card_of):
             continue
         here = study
         if protocol != study.protocol:  # what another protocol has not run of the study is no gap
@@ -222,13 +230,16 @@ def grids(records: Iterable[Record], *, study: Study | None = None, metrics: Seq
     return found
 
 
-def _is_model(study: Study, rules: Mapping[str, Any]) -> bool:
-    """Whether a run's decoder is one of the study's, with what its card says under that one."""
-    decoder = str(rules.get("decoder", "sam"))
+def _is_model(study: Study, run: Run, card_of: CardOf) -> bool:
+    """Whether a run's decoder is one of the study's, with its rate; what the study leaves to a card that is not known may be any."""
+    rules = {**ADDED_LATER, **run.rules}
+    card = card_of(run.protocol, run.benchmark)
+    wanted = {**(rules if card is None else {**ADDED_LATER, **card}), **study.set}
     if not study.decoders:
-        return decoder == study.set.get("decoder", "sam")
-    own = study.decoders.get(decoder)
-    return own is not None and rules.get("decoder_lr") == own.get("decoder_lr", study.set.get("decoder_lr"))
+        return bool(rules["decoder"] == wanted["decoder"])
+    if rules["decoder"] not in study.decoders:
+        return False
+    return bool(rules["decoder_lr"] == {**wanted, **study.decoders[rules["decoder"]]}["decoder_lr"])
 
 
 def _seeds_of(column: Column, group: Group) -> set[int]:

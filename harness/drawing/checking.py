@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.comparison.rules import CardOf, no_card
 from harness.drawing import FIGURES, draw
 from harness.drawing.material import Material, NothingToDrawError, materials
 from harness.drawing.style import encoded
@@ -19,7 +20,7 @@ def figure_files(root: Path) -> list[Path]:
     return sorted((root / "figures").glob("*.svg"))
 
 
-def wrong_figures(root: Path) -> tuple[list[str], list[str]]:
+def wrong_figures(root: Path, *, card_of: CardOf = no_card) -> tuple[list[str], list[str]]:
     """(what is wrong, what could not be compared), a line each. A figure that was never drawn is not missing.
 
     Bytes are equal under one version of matplotlib only; files of another are not compared.
@@ -31,7 +32,7 @@ def wrong_figures(root: Path) -> tuple[list[str], list[str]]:
     versions = {stem: _version(content) for stem, content in contents.items()}
     others = {stem for stem, version in versions.items() if version and version != matplotlib.__version__}
     wrong, unseen = [], set(files) - others
-    for material in _materials(root, set(files)):
+    for material in _materials(root, set(files), card_of):
         for name in FIGURES:
             wanted = [stem for stem in unseen if stem == f"{material.name}-{name}" or _is_part(stem, material, name)]
             if not wanted:
@@ -60,11 +61,11 @@ def _is_part(stem: str, material: Material, name: str) -> bool:
     return stem.startswith(f"{material.name}-{name}-")
 
 
-def _materials(root: Path, stems: set[str]) -> Iterator[Material]:
+def _materials(root: Path, stems: set[str], card_of: CardOf) -> Iterator[Material]:
     yield from materials(root)
     for name in study_names():
         if any(stem.startswith(f"{name}-") for stem in stems):
-            yield from materials(root, study=load_study(name))
+            yield from materials(root, study=load_study(name), card_of=card_of)
 
 
 def _version(content: bytes) -> str:

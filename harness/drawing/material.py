@@ -13,6 +13,7 @@ from harness.comparison import names
 from harness.comparison.evidence import EvidenceOf, evidence_below, no_evidence
 from harness.comparison.grid import Column, Grid, Row
 from harness.comparison.paired import ImagesOf
+from harness.comparison.rules import CardOf, no_card
 from harness.errors import UsageError
 from harness.records.cost import CostRecord, CostStore
 from harness.records.schema import Record, content_hash
@@ -136,7 +137,12 @@ def _cut(label: str, most: int) -> str:
 
 
 def materials(
-    root: Path, *, study: Study | None = None, baseline: str = "", picture_of: PictureOf | None = None
+    root: Path,
+    *,
+    study: Study | None = None,
+    baseline: str = "",
+    picture_of: PictureOf | None = None,
+    card_of: CardOf = no_card,
 ) -> list[Material]:
     """One for each sheet that has a finished run.
 
@@ -144,6 +150,7 @@ def materials(
         root: results folder.
         study: only its rows, benchmarks and seeds.
         baseline: label of a row; that of the study, else LoRA, else the mask decoder alone, else the first row.
+        card_of: the harness's own cards, to know the decoder of a study that names none.
 
     Raises:
         UsageError: there is no folder of records, no finished run in it, or no row of that label.
@@ -153,7 +160,8 @@ def materials(
         raise UsageError(
             f"{store.folder} does not exist; run something first (python -m harness.run …), or give --results DIR"
         )
-    found = [grid for grid in grids(store.summaries()[0], study=study) if any(one.code == "OK" for one in grid.records)]
+    sheets = grids(store.summaries()[0], study=study, card_of=card_of)
+    found = [grid for grid in sheets if any(one.code == "OK" for one in grid.records)]
     if not found:
         what = f"of study {study.name} " if study else ""
         raise UsageError(f"{store.folder} holds no finished run {what}to draw")

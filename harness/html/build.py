@@ -185,7 +185,9 @@ def _answers(headed: Headed, sources: Sources) -> list[Answer]:
 def _drawn(root: Path, wanted: Wanted, hands: Hands) -> tuple[list[Picture], list[str]]:
     """Pictures, and why others were not drawn."""
     try:
-        found = materials(root, study=wanted.study, baseline=wanted.baseline, picture_of=hands.picture_of)
+        found = materials(
+            root, study=wanted.study, baseline=wanted.baseline, picture_of=hands.picture_of, card_of=hands.card_of
+        )
     except UsageError as error:  # no run ended well: the tables say so too
         return [], [str(error)]
     drawn = list(pictures(sorted(found, key=lambda one: _weight(one.grid))))

@@ -26,7 +26,7 @@ def rank_readings(claim: Claim, records: Sequence[Record], sources: Sources, *, 
         study = load_study(name)
         if study.protocol != protocol:
             continue
-        found = pairs(grids(records, study=study), images_of=sources.images_of)
+        found = pairs(grids(records, study=study, card_of=sources.card_of), images_of=sources.images_of)
         readings += [_reading(claim, one, where=f"{protocol} · study {name}") for one in found]
         if not found:
             readings.append(without_data(f"rankings of {name}", "no two models with two rows in common"))

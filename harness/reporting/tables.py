@@ -114,7 +114,7 @@ def headed_grids(
     records: Iterable[Record], *, study: Study | None = None, sources: Sources, metrics: Sequence[str] = ()
 ) -> list[tuple[Grid, Heading]]:
     """The grids of a page in the order of what they say, each with what stands over it."""
-    found = sorted(grids(records, study=study, metrics=metrics), key=_weight)
+    found = sorted(grids(records, study=study, metrics=metrics, card_of=sources.card_of), key=_weight)
     return list(zip(found, headings(found, card_of=sources.card_of), strict=True))
 
 

@@ -434,6 +434,36 @@ def test_another_protocol_shows_a_study_only_where_half_of_its_rows_were_run_and
     assert "No record of this table yet" in render([base], study=many)
 
 
+@pytest.mark.parametrize(
+    ("card", "changed", "shown"),
+    [
+        ({"decoder": "linear"}, {}, {"linear": "10.0 (1)"}),
+        ({}, {}, {"sam": "10.0 (1)"}),
+        ({"decoder": "linear"}, {"set": {"decoder": "sam"}}, {"sam": "10.0 (1)"}),
+        ({"decoder_lr": 1e-4}, {"decoders": ["sam", "linear"]}, {}),
+        ({"decoder_lr": 1e-4}, {"decoders": {"linear": {"decoder_lr": None}}}, {"linear": "10.0 (1)"}),
+        (None, {}, {"sam": "10.0 (1)", "linear": "10.0 (1)"}),
+    ],
+)
+def test_a_study_shows_runs_with_the_decoder_of_its_card_where_it_names_none(
+    card: Any, changed: dict[str, Any], shown: dict[str, str]
+) -> None:
+    records = [
+        record(
+            0.1,
+            benchmark="sbu",
+            metric="ber",
+            protocol_hash=digest * 16,
+            rules={**CARD, "decoder": decoder, "protocol": digest},
+        )
+        for decoder, digest in (("sam", "a"), ("linear", "b"))
+    ]
+    page = render(
+        records, study=study(**changed), sources=sources(card_of=lambda *_: card if card is None else {**CARD, **card})
+    )
+    assert {decoder: "10.0 (1)" for decoder, digest in (("sam", "a"), ("linear", "b")) if digest * 8 in page} == shown
+
+
 def test_the_note_of_a_study_is_printed() -> None:
     assert "- made up\n" in render([record(0.1, benchmark="sbu", metric="ber")], study=study(note="made up"))
 
