@@ -24,7 +24,7 @@ from harness.models.build import build_segmenter
 from harness.models.segmenter import Segmenter, probabilities
 from harness.protocols.load import load_protocol
 from harness.registry import BENCHMARKS
-from harness.training.feeding import autocast
+from harness.training.precision import autocast
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -159,7 +159,8 @@ class Contestant:
         started = self.clock()
         loss = self.loss_of(feeder, batches[0])
         computed = self.clock()
-        self._scaler.scale(loss).backward(inputs=parameters)
+        with feeder.products():
+            self._scaler.scale(loss).backward(inputs=parameters)
         differentiated = self.clock()
         update([self.optimisers[role] for role in phase.roles], clip=self.protocol.clip, scaler=self._scaler)
         updated = self.clock()
@@ -216,7 +217,8 @@ class Contestant:
         before = live()
         loss = self.loss_of(feeder, batches[0])
         kept = live() - before
-        self._scaler.scale(loss).backward(inputs=parameters)
+        with feeder.products():
+            self._scaler.scale(loss).backward(inputs=parameters)
         gradients = sum(p.grad.numel() * p.grad.element_size() for p in parameters if p.grad is not None)
         update([self.optimisers[role] for role in phase.roles], clip=self.protocol.clip, scaler=self._scaler)
         return kept, gradients
@@ -229,7 +231,7 @@ class Contestant:
         forward, backward = FlopCount(), FlopCount()
         with forward:
             loss = self.loss_of(feeder, batches[0])
-        with backward:
+        with backward, feeder.products():
             loss.backward(inputs=parameters)
         self.segmenter.zero_grad(set_to_none=True)
         return forward, backward

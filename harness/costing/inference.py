@@ -15,8 +15,8 @@ from harness.costing.live import LiveBytes
 from harness.costing.memory import storage_bytes
 from harness.costing.roster import Roster, release, why
 from harness.costing.session import Session
-from harness.training.feeding import autocast
 from harness.training.memory import reset_peak
+from harness.training.precision import autocast
 from methods.base import MergeMode, Method
 from methods.parts.placement import MethodError
 

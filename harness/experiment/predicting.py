@@ -30,8 +30,9 @@ from harness.experiment.trained import Trained
 from harness.files import write_atomically
 from harness.models.segmenter import Segmenter, probabilities
 from harness.protocols.load import from_rules
-from harness.training.feeding import autocast, normalise
+from harness.training.feeding import normalise
 from harness.training.images import to_input
+from harness.training.precision import autocast
 from methods.base import MergeMode
 
 NOTE = "predictions.json"

@@ -18,8 +18,9 @@ from harness.experiment.stages import Stages
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
 from harness.training.embeddings import RememberedEmbeddings, encoder_is_frozen
-from harness.training.feeding import autocast, normalise
+from harness.training.feeding import normalise
 from harness.training.images import ImageSource
+from harness.training.precision import autocast
 from harness.training.prefix import FrozenPrefix, RememberedTokens, frozen_prefix
 from methods.base import Method
 

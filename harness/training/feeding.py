@@ -20,10 +20,9 @@ from harness.protocols.card import Protocol
 from harness.training.batches import TrainingImages, UpdatePlan, load_batch, shuffled, slice_of
 from harness.training.distributed import Workers
 from harness.training.embeddings import EmbeddingCache
+from harness.training.precision import autocast, products
 from harness.training.prediction import Loss, Prediction
 from harness.training.prefix import FrozenPrefix
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -120,6 +119,10 @@ class Feeder:
         """The protocol's precision for a forward pass."""
         return autocast(self._protocol, self._device)
 
+    def products(self) -> contextlib.AbstractContextManager[Any]:
+        """For the backward pass of what `autocast` computed."""
+        return products(self._protocol, self._device)
+
     def predict(self, batch: Batch) -> Prediction:
         """Logits of the batch."""
         if self._embeddings is None:
@@ -183,13 +186,6 @@ class Feeder:
 
             found.append(cache.get(index, flip=flip, image=image, encode=encode))
         return torch.stack(found).to(self._device)
-
-
-def autocast(protocol: Protocol, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Autocast to the protocol's precision, nothing for fp32."""
-    if protocol.precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[protocol.precision])
 
 
 def task_loss(loss: Loss, prediction: Prediction, batch: Batch, *, workers: Workers) -> Tensor:

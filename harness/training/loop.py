@@ -203,7 +203,8 @@ class _Loop:
                     loss = loss + batch.share * extra
                 loss = loss / len(batches)
                 # Only the active roles' gradients are computed; autograd leaves out what leads to no other input.
-                self.scaler.scale(loss).backward(inputs=parameters)
+                with self.feeder.products():
+                    self.scaler.scale(loss).backward(inputs=parameters)
             shares += loss.detach()
         self.given.workers.sum_gradients(parameters)
         total = float(self.given.workers.total(shares))
