@@ -39,11 +39,12 @@ from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS
 from harness.training.assignment import Assignment
+from harness.training.bounds import SCORED_BYTES, TOKEN_BYTES
 from harness.training.distributed import join, leave
 from harness.training.embeddings import EmbeddingCache, encoder_fingerprint, encoder_is_frozen
 from harness.training.loop import train
 from harness.training.outcome import Interrupted, Progress, Selection, StopRequest, TrainingResult
-from harness.training.prefix import SCORED_BYTES, TOKEN_BYTES, FrozenPrefix
+from harness.training.prefix import FrozenPrefix
 from methods.base import Method
 
 

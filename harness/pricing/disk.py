@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.planning.data import Images
-from harness.pricing.flops import encodes_once
+from harness.pricing.flops import config_of, encodes_once
 from harness.records.schema import Run
-from harness.training.image_cache import CACHE_BYTES
+from harness.training.bounds import CACHE_BYTES, LEAST_BLOCKS, TOKEN_BYTES
+from methods.configs import MethodConfig
 from methods.parts.placement import BackboneShape
 
 UNFINISHED = 7
@@ -46,3 +47,24 @@ def embedding_cache_bytes(runs: Iterable[tuple[Run, Images, BackboneShape]]) -> 
             needed = 2.0 * images.train * 4 * side**2 * (shape.neck_dim or shape.dim)
             found[(*encoder, run.benchmark, run.manifest)] = needed if needed <= CACHE_BYTES else 0.0
     return sum(found.values())
+
+
+def token_cache_bytes(runs: Iterable[tuple[Run, Images, BackboneShape]]) -> float:
+    """Training images as the blocks in front of the first trained one leave them (`harness.training.prefix`), plain and
+    flipped, once for all runs that leave the same blocks alone. They are kept on a CPU only."""
+    found = {}
+    for run, images, shape in runs:
+        blocks = kept_blocks(config_of(run), shape)
+        if run.rules.get("cache_prefix") and blocks:
+            side = int(run.rules["image_size"]) // shape.patch
+            encoder = (run.backbone, run.checkpoint or run.seed, run.rules.get("precision"), side, blocks)
+            needed = 2.0 * images.train * 4 * (side**2 + shape.prefix_tokens) * shape.dim
+            found[(*encoder, run.benchmark, run.manifest)] = needed if needed <= TOKEN_BYTES else 0.0
+    return sum(found.values())
+
+
+def kept_blocks(config: MethodConfig, shape: BackboneShape) -> int:
+    """How many blocks are in front of the tokens that runs of a method keep; 0 where they keep none."""
+    blocks = config.untouched_blocks(shape)
+    rotates = shape.pre_norm or shape.learnt_positions == 0  # embedding an image sets the rotations of every block
+    return blocks if LEAST_BLOCKS <= blocks < shape.depth and not rotates else 0

@@ -13,7 +13,14 @@ from datetime import datetime, timedelta
 from harness.errors import UsageError
 from harness.planning.data import Images, limited
 from harness.pricing.assumed import GPU, Device
-from harness.pricing.disk import FINISHED, UNFINISHED, embedding_cache_bytes, image_cache_bytes, result_bytes
+from harness.pricing.disk import (
+    FINISHED,
+    UNFINISHED,
+    embedding_cache_bytes,
+    image_cache_bytes,
+    result_bytes,
+    token_cache_bytes,
+)
 from harness.pricing.earlier_runs import EarlierRuns, SecondsOf, ShapeOf, levels, trained_weights
 from harness.pricing.flops import model_of, run_flops
 from harness.records.schema import Record, Run
@@ -53,6 +60,7 @@ class Forecast:
     finish: datetime | None
     image_cache_bytes: float
     embedding_cache_bytes: float
+    token_cache_bytes: float
 
     @property
     def hours(self) -> float:
@@ -116,6 +124,7 @@ def forecast(
         finish=finish,
         image_cache_bytes=image_cache_bytes((run, images) for run, images, _ in sizes),
         embedding_cache_bytes=embedding_cache_bytes(sizes),
+        token_cache_bytes=token_cache_bytes(sizes) if device.kind == "cpu" else 0.0,
     )
 
 

@@ -105,6 +105,8 @@ def _caches(prices: Forecast) -> list[str]:
         )
     if prices.embedding_cache_bytes:
         kept.append(f"embeddings of frozen encoders {prices.embedding_cache_bytes / 2**30:.2f} GiB")
+    if prices.token_cache_bytes:
+        kept.append(f"tokens of frozen blocks {prices.token_cache_bytes / 2**30:.2f} GiB")
     return [f"caches come on top, shared by runs, where there is room: {'; '.join(kept)}"] if kept else []
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.training.image_cache import CACHE_BYTES
+from harness.training.bounds import CACHE_BYTES
 from methods.base import Method
 
 MEMORY_LIMIT = 4 << 30

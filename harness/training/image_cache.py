@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 
 from harness.files import write_atomically
 
-CACHE_BYTES = 64 * 2**30
-"""Bound on the folder of images, and on a file of embeddings, where nobody says another."""
-
 _log = logging.getLogger(__name__)
 
 _STALE = 24 * 3600.0  # seconds without use after which an entry may make room for another

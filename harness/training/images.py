@@ -21,7 +21,8 @@ from PIL import Image
 
 from datasets.base import Benchmark, Pair, Sample
 from harness.evaluation.resize import resize_nearest
-from harness.training.image_cache import CACHE_BYTES, ImageCache
+from harness.training.bounds import CACHE_BYTES
+from harness.training.image_cache import ImageCache
 
 Array = NDArray[np.uint8]
 

@@ -24,14 +24,9 @@ from torch import Tensor, nn
 from harness.models.sam_encoder import SAMEncoder, run_blocks
 from harness.models.segmenter import Segmenter
 from harness.models.timm_encoder import TimmEncoder
+from harness.training.bounds import LEAST_BLOCKS, SCORED_BYTES
 from harness.training.embeddings import RememberedEmbeddings, bytes_of
 
-LEAST = 2
-"""Blocks that must be in front: one costs about what reading its tokens does."""
-SCORED_BYTES = 1 << 30
-"""Of tokens of scored images that a process holds; what comes after is computed every time."""
-TOKEN_BYTES = 16 << 30
-"""Of a file of tokens of training images; a larger split is kept in memory as far as `SCORED_BYTES` go."""
 _PLAIN = ("torch.nn.", "timm.", "segment_anything.", "harness.models.")
 _AFTER = ("blocks.", "neck.", "norm.")
 """Beginnings of names in an encoder that do not run before its blocks."""
@@ -92,7 +87,7 @@ def frozen_prefix(segmenter: nn.Module) -> FrozenPrefix | None:
     """The part of an attached segmenter that is worth keeping the tokens of; None where there is none."""
     blocks = blocks_in_front(segmenter)
     depth = len(segmenter.get_submodule("encoder.blocks")) if blocks else 0  # type: ignore[arg-type]
-    return FrozenPrefix(segmenter=segmenter, blocks=blocks) if LEAST <= blocks < depth else None
+    return FrozenPrefix(segmenter=segmenter, blocks=blocks) if LEAST_BLOCKS <= blocks < depth else None
 
 
 def blocks_in_front(segmenter: nn.Module) -> int:

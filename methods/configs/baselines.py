@@ -111,6 +111,9 @@ class FacTConfig(PlacedConfig):
         cores = squares * rank**2 if self.form == "tt" else rank**3 + squares * rank
         return 2 * shape.dim * rank + cores
 
+    def untouched_blocks(self, shape: BackboneShape) -> int:
+        return 0  # its factors are the encoder's and no block's, so that nothing tells where they are first used
+
 
 @dataclass(frozen=True, kw_only=True)
 class SSFConfig(PlacedConfig):
@@ -259,6 +262,9 @@ class SAMAdapterConfig(PlacedConfig):
         require_whole("scale", self.scale)
         if not 0 <= self.ratio < 1:
             raise MethodError(f"ratio={self.ratio}: the removed fraction of the spectrum lies in [0, 1)")
+
+    def untouched_blocks(self, shape: BackboneShape) -> int:
+        return 0  # it reads the embedding of the patches
 
     def width(self, shape: BackboneShape) -> int:
         return max(1, shape.dim // self.scale)

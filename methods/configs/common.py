@@ -79,6 +79,11 @@ class MethodConfig:
         """The first block that backward passes, None where no gradient passes the backbone."""
         return 0
 
+    def untouched_blocks(self, shape: BackboneShape) -> int:
+        """How many of the first blocks run as without the method, which reads nothing before they are done; 0 where no
+        gradient passes the backbone."""
+        return self.gradient_from(shape) or 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedConfig(MethodConfig):

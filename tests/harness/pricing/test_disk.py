@@ -1,0 +1,96 @@
+"""What a plan says of the tokens of frozen blocks is what runs write."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.dispatch.place import Place
+from harness.experiment.experiment import run_experiment
+from harness.models.build import build_segmenter
+from harness.models.catalog import backbone_shape
+from harness.planning.plan import Plan, plan
+from harness.planning.request import Request, Variant
+from harness.planning.samples import sample_writer
+from harness.pricing import disk
+from harness.pricing.forecast import Forecast
+from harness.pricing.plan_text import forecast_text
+from harness.pricing.price import price
+from harness.registry import METHODS, method_config_class
+from harness.training.prefix import frozen_prefix
+from methods.parts.placement import MethodError
+
+ON_CPU, ON_GPU = Place(executor="inline", threads=1), Place(executor="inline", devices=("0",))
+SIZE = 64
+
+
+def planned(
+    root: Path, method: str = "lora", *, backbone: str = "vit_t", blocks: str = "last-half", **rules: Any
+) -> Plan:
+    small = {"image_size": SIZE, "epochs": 1, "train_limit": 3, "val_limit": 2, "test_limit": 2, "merge": []}
+    request = Request(
+        entries=(Variant(method=method, options={"blocks": blocks}),), benchmarks=("kvasir",), protocol="demo",
+        backbones=(backbone,), overrides={**small, "cache_images": False, **rules}, results=root,
+    )  # fmt: skip
+    return plan(request, prepare_samples=sample_writer(root))
+
+
+def priced(root: Path, made: Plan, *, where: Place = ON_CPU) -> Forecast:
+    return price(made, root, where=where)
+
+
+def written(root: Path, made: Plan) -> int:
+    """Bytes of the tokens that the plan's run leaves."""
+    (job,) = made.jobs
+    assert run_experiment(job).code == "OK"
+    return sum(path.stat().st_size for path in (root / "cache").rglob("*.embeddings"))
+
+
+@pytest.mark.parametrize(("backbone", "precision"), [("vit_t", "fp32"), ("vit_t", "bf16"), ("vit_t_timm", "fp32")])
+def test_a_run_keeps_as_many_bytes_of_tokens_as_its_plan_says(tmp_path: Path, backbone: str, precision: str) -> None:
+    made = planned(tmp_path, backbone=backbone, precision=precision)
+    found = priced(tmp_path, made)
+    assert found.token_cache_bytes == written(tmp_path, made) > 0
+    assert "tokens of frozen blocks 0.00 GiB" in forecast_text(found)
+    assert priced(tmp_path, made, where=ON_GPU).token_cache_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"), [("lora", {"blocks": "all"}), ("lora", {"cache_prefix": False}), ("samadapter", {})]
+)
+def test_a_run_that_keeps_no_tokens_is_priced_none(tmp_path: Path, method: str, changes: dict[str, Any]) -> None:
+    made = planned(tmp_path, method, **changes)
+    found = priced(tmp_path, made)
+    assert found.token_cache_bytes == written(tmp_path, made) == 0
+    assert "tokens" not in forecast_text(found)
+
+
+def test_a_split_too_large_for_a_file_is_priced_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = priced(tmp_path, made := planned(tmp_path)).token_cache_bytes
+    for module in ("harness.pricing.disk", "harness.experiment.experiment"):
+        monkeypatch.setattr(f"{module}.TOKEN_BYTES", needed - 1)
+    assert priced(tmp_path, made).token_cache_bytes == written(tmp_path, made) == 0
+
+
+@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm", "vit_t_dinov3", "vit_t_sam3"])
+@pytest.mark.parametrize(
+    "asked", [{"blocks": "last-half"}, {"blocks": "last-half", "outside": False}, {"blocks": "all"}]
+)
+def test_every_method_keeps_the_blocks_that_its_plan_expects(backbone: str, asked: dict[str, Any]) -> None:
+    shape = backbone_shape(backbone, SIZE)
+    kept = {}
+    for name in METHODS.names():
+        cls = method_config_class(name)
+        config = cls(**{key: value for key, value in asked.items() if key in {one.name for one in fields(cls)}})
+        segmenter = build_segmenter(backbone, task="binary", image_size=SIZE)
+        try:
+            METHODS.get(name)(config).attach(segmenter)
+        except MethodError:  # not on this backbone
+            continue
+        found = frozen_prefix(segmenter)
+        kept[name] = found.blocks if found else 0
+        assert disk.kept_blocks(config, shape) == kept[name], name
+    assert (kept["lora"] > 0) == (asked["blocks"] == "last-half" and backbone in ("vit_t", "vit_t_timm"))
