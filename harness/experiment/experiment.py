@@ -41,7 +41,7 @@ from harness.registry import BENCHMARKS, METHODS
 from harness.training.assignment import Assignment
 from harness.training.bounds import SCORED_BYTES, TOKEN_BYTES
 from harness.training.distributed import join, leave
-from harness.training.embeddings import EmbeddingCache, encoder_fingerprint, encoder_is_frozen
+from harness.training.embeddings import EmbeddingCache, encoder_is_frozen, weights_fingerprint
 from harness.training.loop import train
 from harness.training.outcome import Interrupted, Progress, Selection, StopRequest, TrainingResult
 from harness.training.prefix import FrozenPrefix
@@ -202,6 +202,9 @@ class Experiment:
             scores["last"] = scores["best"]
         validated = [entry["val"] for entry in trained.history if entry["epoch"] == trained.selected_epoch]
         scores["best"] = {"val": validated[0], **scores["best"]} if validated else scores["best"]
+        folded: dict[
+            str, str
+        ] = {}  # weights of a model with nothing of the method left in it -> who was tested with them
         for mode in (mode for mode in self.rules.merge if mode in method.merge_modes):
             merged, merging = self._attached()
             merging.load_state(self._on_device(load_file(trained.best_state)))
@@ -215,7 +218,11 @@ class Experiment:
                 )
             merges[mode] = asdict(report)
             variant = f"merged-{mode}"
-            scores[variant], images[variant] = self.scoring.test(merged, stage=f"test {variant}")
+            equal = variant if report.left else folded.setdefault(weights_fingerprint(merged), variant)
+            if equal == variant:
+                scores[variant], images[variant] = self.scoring.test(merged, stage=f"test {variant}")
+            else:
+                scores[variant], images[variant] = scores[equal], images[equal]
         if trained.architecture:
             method.load_state(self._on_device(load_file(trained.best_state)))
             if method.decode():
@@ -271,7 +278,7 @@ class Experiment:
         if prefix is not None:
             encoder = f"tokens {prefix.fingerprint()}"
         elif self.rules.cache_embeddings and encoder_is_frozen(method, segmenter):
-            encoder = encoder_fingerprint(segmenter.get_submodule("encoder"))
+            encoder = weights_fingerprint(segmenter.get_submodule("encoder"))
         else:
             return None
         data = f"{self.run.manifest}{self.run.data_fingerprint}"

@@ -35,12 +35,12 @@ def encoder_is_frozen(method: Method, segmenter: nn.Module) -> bool:
     return not method.config.trains_encoder and not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-def encoder_fingerprint(encoder: nn.Module) -> str:
-    """Hash of all parameters and buffers, and of which tokens come out; 16 hex digits."""
+def weights_fingerprint(module: nn.Module) -> str:
+    """Hash of all parameters and buffers, and of which tokens come out of an encoder; 16 hex digits."""
     digest = hashlib.blake2b(digest_size=8)
-    if getattr(encoder, "gives_class_token", False):
+    if getattr(module, "gives_class_token", False):
         digest.update(b"class token")
-    for name, tensor in sorted(encoder.state_dict().items()):
+    for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(bytes_of(tensor))
     return digest.hexdigest()
@@ -51,7 +51,7 @@ class EmbeddingCache:
 
     Args:
         count: images of the split.
-        key: whatever else determines an embedding: `encoder_fingerprint`, precision, image size, name of the split.
+        key: whatever else determines an embedding: `weights_fingerprint`, precision, image size, name of the split.
         folder: where files lie, None for memory.
         memory_limit: bytes that embeddings in memory may take; what comes after is computed every time.
         file_limit: bytes that the split's file may take; a larger split is kept in memory, as far as that goes.

@@ -17,7 +17,7 @@ from harness.models.decoders import LABELLING
 from harness.models.known import known_backbones
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
-from harness.training.embeddings import encoder_fingerprint
+from harness.training.embeddings import weights_fingerprint
 from harness.training.losses import build_loss
 
 POOL = {"class-token": "token", "mean-pool": "avg"}
@@ -79,9 +79,9 @@ def test_counts_are_the_closed_forms(decoder: Any, classes: int) -> None:
 
 
 def test_embeddings_of_class_tokens_are_no_others() -> None:
-    prints = {encoder_fingerprint(_built("vit_t_timm", decoder).encoder) for decoder in LABELLING}
+    prints = {weights_fingerprint(_built("vit_t_timm", decoder).encoder) for decoder in LABELLING}
     assert len(prints) == 2
-    assert encoder_fingerprint(_built("vit_t_timm", "mean-pool").encoder) in prints
+    assert weights_fingerprint(_built("vit_t_timm", "mean-pool").encoder) in prints
 
 
 def test_a_backbone_without_class_token_is_refused_in_one_line() -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.training.embeddings import EmbeddingCache, RememberedEmbeddings, encoder_fingerprint
+from harness.training.embeddings import EmbeddingCache, RememberedEmbeddings, weights_fingerprint
 from tests.harness.training.tiny import Run, attached, protocol
 
 IMAGE = torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
@@ -165,11 +165,11 @@ def test_a_tenth_of_its_size_stays_free(
 def test_the_fingerprint_changes_with_any_weight() -> None:
     segmenter, _ = attached("decoder")
     encoder = segmenter.get_submodule("encoder")
-    before = encoder_fingerprint(encoder)
-    assert encoder_fingerprint(attached("decoder")[0].get_submodule("encoder")) == before
+    before = weights_fingerprint(encoder)
+    assert weights_fingerprint(attached("decoder")[0].get_submodule("encoder")) == before
     with torch.no_grad():
         next(encoder.parameters()).view(-1)[0] += 1
-    assert encoder_fingerprint(encoder) != before
+    assert weights_fingerprint(encoder) != before
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
