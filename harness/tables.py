@@ -9,7 +9,6 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command
-from harness.drawing.checking import figure_files, wrong_figures
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.protocols.load import card_rules
@@ -86,6 +85,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def _check(root: Path, found: Mapping[Path, str], *, style: Format, whole: bool) -> int:
+    from harness.drawing.checking import figure_files, wrong_figures  # a third of a second that tables do not need
+
     wrong = 0
     for path, text in found.items():
         there = path.read_text(encoding="utf-8") if path.is_file() else None

@@ -202,9 +202,7 @@ class Experiment:
             scores["last"] = scores["best"]
         validated = [entry["val"] for entry in trained.history if entry["epoch"] == trained.selected_epoch]
         scores["best"] = {"val": validated[0], **scores["best"]} if validated else scores["best"]
-        folded: dict[
-            str, str
-        ] = {}  # weights of a model with nothing of the method left in it -> who was tested with them
+        folded: dict[str, str] = {}  # weights of a model with nothing of the method left -> the first one tested
         for mode in (mode for mode in self.rules.merge if mode in method.merge_modes):
             merged, merging = self._attached()
             merging.load_state(self._on_device(load_file(trained.best_state)))

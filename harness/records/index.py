@@ -149,6 +149,12 @@ class RecordIndex:
         rows = self.database.execute("SELECT key, problem FROM file WHERE problem != '' ORDER BY key")
         return {self.folder / f"{key}.json": problem for key, problem in rows}
 
+    @property
+    def version(self) -> int:
+        """Another one after every look that found something changed."""
+        number: int = self.database.execute("PRAGMA user_version").fetchone()[0]
+        return number
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """One change of the whole, or none."""
@@ -174,11 +180,16 @@ class RecordIndex:
                 self.database.executemany("DELETE FROM summary WHERE key = ?", ((key,) for _, key, _ in rows))
                 self.database.executemany("INSERT INTO summary VALUES (?, ?, ?)", filter(None, summaries))
                 self.database.executemany(statement, files)
+                self._count_up()
             last = rows[-1][0]
         if self.database.execute(f"SELECT EXISTS({_GONE})").fetchone()[0]:
             with transaction(self.database):
                 for table in ("summary", "file"):
                     self.database.execute(f"DELETE FROM {table} WHERE key IN ({_GONE})")
+                self._count_up()
+
+    def _count_up(self) -> None:
+        self.database.execute(f"PRAGMA user_version = {(self.version + 1) % 2**31}")
 
     def _read(self, key: str, stamp: int) -> tuple[tuple[Any, ...], tuple[str, int, str] | None]:
         """The rows of a file in ``file`` and, where it is a record, in ``summary``."""
@@ -205,13 +216,19 @@ class RecordIndex:
         return self._numbers[text]
 
 
-def from_index(root: Path, tell: Callable[[RecordIndex], T]) -> T | None:
+def from_index(
+    root: Path, tell: Callable[[RecordIndex], T], *, others: Callable[[os.DirEntry[str], int], None] | None = None
+) -> T | None:
     """What ``tell`` makes of the index of a results folder, brought up to date; None where the records are to be read
-    instead."""
+    instead.
+
+    Args:
+        others: is shown every file that is no record, and the time (nanoseconds), in the one listing of the folder.
+    """
     folder, path = root / "records", _path(root)
     if os.environ.get(SWITCH) == "off":
         return None
-    entries = _listing(folder)
+    entries = _listing(folder, others)
     first = list(itertools.islice(entries, SMALLEST))
     database = open_index(path, tables=_TABLES) if len(first) == SMALLEST else None
     if database is None:
@@ -241,7 +258,7 @@ def _path(root: Path) -> Path:
     return root / "cache" / f"records-{os.getuid()}.sqlite"
 
 
-def _listing(folder: Path) -> Iterator[tuple[str, int]]:
+def _listing(folder: Path, others: Callable[[os.DirEntry[str], int], None] | None = None) -> Iterator[tuple[str, int]]:
     """Key and stamp of every file that may be a record; the stamp is new every time where a file just changed."""
     now = time.time_ns()
     try:
@@ -250,9 +267,11 @@ def _listing(folder: Path) -> Iterator[tuple[str, int]]:
         return
     with found:
         for entry in found:
-            if not entry.name.endswith(".json") or entry.name.startswith("."):
-                continue
-            yield entry.name[:-5], stamp_of(entry, now)
+            name = entry.name
+            if name.endswith(".json") and not name.startswith("."):
+                yield name[:-5], stamp_of(entry, now)
+            elif others is not None:
+                others(entry, now)
 
 
 def stamp_of(entry: os.DirEntry[str], now: int) -> int:

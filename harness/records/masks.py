@@ -12,12 +12,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from harness.files import read_regular
 from harness.records.files import digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MASKS = "masks.png"
 LARGEST_MASKS = 64 << 20
@@ -59,6 +61,7 @@ def chosen_images(stems: Mapping[str, Iterable[str]], count: int) -> list[tuple[
 
 def encoded_masks(masks: Sequence[KeptMask]) -> bytes:
     """The file's content, equal for equal masks; empty for none."""
+    import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -83,6 +86,7 @@ def read_masks(path: Path, *, expected: str = "") -> list[KeptMask]:
     Raises:
         ValueError: it is no such file, or not the one that was written.
     """
+    import numpy as np
     from PIL import Image
 
     data = read_regular(path, largest=LARGEST_MASKS)

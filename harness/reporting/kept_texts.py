@@ -8,6 +8,7 @@ without an index nothing is kept.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 import time
@@ -21,7 +22,10 @@ from typing import Any
 from harness.records.checkpoints import FILE
 from harness.records.index import RecordIndex, from_index, stamp_of, write_to_index
 
-_TABLE = "CREATE TABLE IF NOT EXISTS page(name TEXT, form TEXT, made_of TEXT, text TEXT, PRIMARY KEY(name, form))"
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS page(name TEXT, form TEXT, made_of TEXT, text TEXT, PRIMARY KEY(name, form))",
+    "CREATE TABLE IF NOT EXISTS looked(at INTEGER PRIMARY KEY, seen TEXT, digests TEXT)",  # of one row
+)
 _ROWS = """SELECT protocol, file.key, file.stamp, beside.stamp FROM file LEFT JOIN beside USING(key)
 WHERE problem = '' ORDER BY protocol, file.key, beside.stamp"""
 _HERE = Path(__file__).parents[2]
@@ -64,12 +68,40 @@ class KeptTexts:
 
 def kept_texts(root: Path) -> KeptTexts | None:
     """None where the folder has no index, and its pages are made anew."""
-    return from_index(root, lambda index: _told(root, index))
+    beside = _Beside()
+    return from_index(root, lambda index: _told(root, index, beside.digest), others=beside.see)
 
 
-def _told(root: Path, index: RecordIndex) -> KeptTexts:
+class _Beside:
+    """The scores of images that lie beside records: a digest, whatever the order of the listing."""
+
+    def __init__(self) -> None:
+        self.digest = 0
+
+    def see(self, entry: os.DirEntry[str], now: int) -> None:
+        name = entry.name
+        if name.endswith(".csv"):
+            self.digest += hash((zlib.crc32(name.encode()), stamp_of(entry, now)))
+
+
+def _told(root: Path, index: RecordIndex, beside: int) -> KeptTexts:
     database = index.database
-    database.execute(_TABLE)
+    for statement in _TABLES:
+        database.execute(statement)
+    notes = root / FILE
+    around = _around() + (notes.read_bytes() if notes.is_file() else b"")
+    seen = f"{index.version} {beside} {hashlib.blake2b(around).hexdigest()}"
+    known = database.execute("SELECT digests FROM looked WHERE seen = ?", (seen,)).fetchone()
+    digests = json.loads(known[0]) if known else _digests(index, around)
+    if not known:
+        write_to_index(root, "INSERT OR REPLACE INTO looked VALUES (0, ?, ?)", [(seen, json.dumps(digests))])
+    texts = {(name, form): (of, text) for name, form, of, text in database.execute("SELECT * FROM page")}
+    return KeptTexts(root=root, made_of=digests, problems=index.problems(), texts=texts)
+
+
+def _digests(index: RecordIndex, around: bytes) -> dict[str, str]:
+    """Protocol -> digest of its records, of what lies beside each, and of ``around``."""
+    database = index.database
     database.execute("CREATE TEMP TABLE beside(key TEXT, stamp INTEGER)")
     now = time.time_ns()
     with os.scandir(index.folder) as found:
@@ -82,15 +114,11 @@ def _told(root: Path, index: RecordIndex) -> KeptTexts:
             ),
         )
     database.execute("CREATE INDEX temp.beside_key ON beside(key)")
-    notes = root / FILE
-    around = _around() + (notes.read_bytes() if notes.is_file() else b"")
     made_of: dict[str, Any] = {}
     for protocol, *values in database.execute(_ROWS):
         digest = made_of.get(protocol) or made_of.setdefault(protocol, hashlib.blake2b(around, digest_size=16))
         digest.update(repr(values).encode())
-    texts = {(name, form): (of, text) for name, form, of, text in database.execute("SELECT * FROM page")}
-    digests = {protocol: digest.hexdigest() for protocol, digest in made_of.items()}
-    return KeptTexts(root=root, made_of=digests, problems=index.problems(), texts=texts)
+    return {protocol: digest.hexdigest() for protocol, digest in made_of.items()}
 
 
 @cache

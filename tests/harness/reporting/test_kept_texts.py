@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +61,45 @@ def test_what_touches_a_page_builds_it_and_no_other(root: Path, monkeypatch: pyt
     monkeypatch.setattr(kept_texts, "_around", lambda: b"other code")
     assert built(root, monkeypatch) == ["demo", "mini"]
     assert built(root, monkeypatch) == []
+
+
+def test_what_another_look_at_the_index_saw_first_touches_a_page_all_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``status`` between two calls of ``tables``."""
+    built(root, monkeypatch)
+    store = RecordStore(root)
+    path = store.write(record(0.5, seed=7, protocol="mini"), IMAGES)
+    store.endings()
+    assert built(root, monkeypatch) == ["mini"]
+    path.unlink()
+    store.endings()
+    assert built(root, monkeypatch) == ["mini"]
+    assert built(root, monkeypatch) == []
+
+
+def test_pages_that_nothing_touched_cost_one_listing_of_the_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a network file system a listing is the cost."""
+
+    def listings() -> int:
+        found = []
+
+        def noted(path: str | os.PathLike[str] = ".") -> Any:
+            found.append(Path(path))
+            return scandir(path)
+
+        scandir = os.scandir
+        with monkeypatch.context() as context:
+            context.setattr(os, "scandir", noted)
+            pages.written(pages.built_pages(root, card_of=card_rules), root)
+        return found.count(root / "records")
+
+    built(root, monkeypatch)
+    assert listings() == 1
+    for path in (root / "records").glob("*.images.csv"):
+        path.write_text(IMAGES.replace("0.5", "0.7"), encoding="utf-8")
+    assert listings() > 1
+    assert listings() == 1
 
 
 def test_a_check_believes_nothing_that_was_kept(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
