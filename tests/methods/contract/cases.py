@@ -17,9 +17,13 @@ from harness.models.decoders import Decoder
 from harness.registry import METHODS, method_config_class
 
 Options = dict[str, Any]
-LOW_RANK = ("lora", "vera", "samed", "convlora", "naslora", "naspclora")
 OWN = ("full", "decoder", "bitfit", "layernorm", "ssf")
-OTHERS = tuple(name for name in methods.BUILTIN if name not in (*LOW_RANK, *OWN))
+LOW_RANK = ("lora", "vera", "samed", "dora", "fact")
+MIXTURES = ("convlora", "naslora", "naspclora")
+BESIDE = ("vpt", "lst")
+ADAPTERS = tuple(name for name in methods.BUILTIN if name not in (*OWN, *LOW_RANK, *MIXTURES, *BESIDE))
+TRUNK_CLAUSES = ("identity", "gradient", "count", "merge")
+"""Those that depend on a trunk."""
 
 
 def under_every_clause(

@@ -1,4 +1,4 @@
-"""LoRA and its descendants, as they come, on the tiny SAM."""
+"""The methods that add low-rank factors to weights, as they come, on the tiny SAM."""
 
 from __future__ import annotations
 

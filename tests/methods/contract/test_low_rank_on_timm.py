@@ -1,4 +1,4 @@
-"""LoRA and its descendants, as they come, on a tiny timm ViT."""
+"""The methods that add low-rank factors to weights, as they come, on a tiny timm ViT."""
 
 from __future__ import annotations
 

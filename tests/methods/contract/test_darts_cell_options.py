@@ -1,4 +1,4 @@
-"""NAS-LoRA and NAS-PC-LoRA with options that change their cell."""
+"""NAS-LoRA with options that change its cell, whose operations keep activation and norm as DARTS has them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from collections.abc import Callable
 from tests.methods.contract.cases import Options, under_every_clause
 
 OPTIONS: list[tuple[str, Options]] = [
-    ("naslora", {"style": "linear", "scope": "image"}),
     ("naslora", {"operations": "no-conv", "sites": "q,v"}),
-    ("naspclora", {"style": "linear"}),
     ("naslora", {"norm": "batch-affine", "residual": True}),
     ("naslora", {"norm": "none", "operations": "no-pool"}),
-    ("naspclora", {"style": "linear", "residual": True}),
     ("naslora", {"operations": "wide", "norm": "batch-affine"}),
-    ("naslora", {"operations": "wide", "style": "linear", "scope": "image"}),
 ]
 
 

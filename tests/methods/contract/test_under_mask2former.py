@@ -1,0 +1,20 @@
+"""The heart of the contract under Mask2Former's decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.methods.contract.cases import under_every_clause
+
+
+@under_every_clause(
+    [("naslora", {}), ("adapter", {})],
+    backbone="vit_t_timm",
+    decoder="mask2former",
+    checks=("identity", "gradient", "count", "merge"),
+)
+def test_a_cell_and_an_adapter_under_mask2former(clause: Callable[[], str]) -> None:
+    pytest.importorskip("transformers")
+    clause()

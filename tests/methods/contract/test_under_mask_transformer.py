@@ -1,0 +1,23 @@
+"""The contract under Segmenter's mask transformer: every clause for a cell, the heart of it for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import methods
+from tests.methods.contract.cases import under_every_clause
+
+
+@under_every_clause([("naslora", {})], backbone="vit_t_timm", decoder="mask-transformer")
+def test_a_cell_under_the_mask_transformer(clause: Callable[[], str]) -> None:
+    clause()
+
+
+@under_every_clause(
+    [(name, {}) for name in methods.BUILTIN],
+    backbone="vit_t_timm",
+    decoder="mask-transformer",
+    checks=("identity", "gradient", "merge"),
+)
+def test_every_method_under_the_mask_transformer(clause: Callable[[], str]) -> None:
+    clause()
