@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import registry
+from harness.contract.checks import CHECKS
 from harness.doctor import main as doctor
 from harness.errors import UsageError
 from harness.plugins import load_plugin, load_plugins
@@ -51,8 +52,9 @@ def test_broken_file_is_named_and_stops_nothing_else(
 
 
 def test_method_that_breaks_the_contract_is_named_with_the_clause(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("harness.contract.matrix.CHECKS", {name: CHECKS[name] for name in ("identity", "gradient")})
     wrong = tmp_path / "wrong.py"
     wrong.write_text(
         "from methods.lora import LoRA\n"
@@ -76,7 +78,8 @@ def test_entry_points_join_and_broken_ones_are_left_out_of_all(tmp_path: Path) -
         tmp_path, entries={"mine": "outside:Mine", "gone": "outside:Gone", "odd": "json:dumps"}, code=code
     )
     script = (
-        "from harness.doctor import main; from harness.registry import METHODS\n"
+        "from harness.doctor import main; from harness.registry import METHODS; from harness.contract.checks import CHECKS\n"
+        "for name in [*CHECKS]: name == 'identity' or CHECKS.pop(name)\n"  # the others are for tests/methods/contract
         "print(METHODS.usable_names()); print(METHODS.broken); print(METHODS.get('mine').name)\n"
         "raise SystemExit(main(['--methods', 'gone,decoder', '--backbone', 'vit_t']))"
     )

@@ -13,25 +13,16 @@ import torch
 from harness.costing import measure as measuring
 from harness.costing.contestant import PARTS, Contestant
 from harness.costing.measure import measure
-from harness.costing.session import Measured, Session
 from harness.errors import UsageError
 from harness.protocols.load import load_protocol
 from harness.records.cost import Comparability, CostStore
-from harness.registry import METHODS, method_config_class
 from methods.lora import LoRA
-
-SMALL = {"image_size": 64, "batch_size": 2, "epochs": 20}
-
-
-def _session(*names: str, **options: object) -> Session:
-    protocol = load_protocol("demo", SMALL)
-    rows = [Measured(method=name, config=method_config_class(name)(), variant=name) for name in names]
-    return Session(rows=rows, backbone="vit_t", checkpoint=None, protocol=protocol, rounds=2, **options)  # type: ignore[arg-type]
+from tests.harness.costing.small import SMALL, session_of
 
 
 @pytest.fixture(scope="module")
 def record():
-    return measure(_session("full", "lora", "naslora", "decoder"))
+    return measure(session_of("full", "lora", "naslora", "decoder"))
 
 
 def test_every_quantity_is_measured(record) -> None:
@@ -120,7 +111,7 @@ def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Contestant, "step", noted)
     monkeypatch.setattr(measuring, "_sizes", _no_sizes)
-    measure(_session("full", "lora", "bitfit"))
+    measure(session_of("full", "lora", "bitfit"))
     assert order == ["full", "lora", "bitfit"] * 2
 
 
@@ -164,7 +155,7 @@ def test_the_key_keeps_apart_what_differs() -> None:
 
 def test_the_key_knows_classes_mask_tokens_and_accumulation_and_leaves_binary_sessions_theirs() -> None:
     def comparability(task: str = "binary", num_classes: int = 2, **rules: object) -> Comparability:
-        session = _session("lora", task=task, num_classes=num_classes)
+        session = session_of("lora", task=task, num_classes=num_classes)
         protocol = load_protocol("demo", {**SMALL, **rules})
         return measuring._record(replace(session, protocol=protocol), [], dropped={}).comparability
 
@@ -183,27 +174,12 @@ def test_the_key_knows_classes_mask_tokens_and_accumulation_and_leaves_binary_se
     assert len({plain.key, *(one.key for one in different)}) == 5
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in METHODS.names() if name not in ("full", "lora", "naslora", "decoder")]
-)
-def test_every_method_can_be_measured_from_training_to_merged_inference(name: str) -> None:
-    record = measure(replace(_session(name), rounds=1))
-    (method,) = record.methods
-    assert record.dropped == {}
-    assert method.merge_failures == {}
-    merged = {f"merged-{mode}" for mode in METHODS.get(name)(method_config_class(name)()).merge_modes}
-    assert set(method.inference_seconds) == {"unmerged", *merged}
-    for seconds in (method.step_seconds["total"], *method.inference_seconds.values()):
-        assert len(seconds) == 1
-        assert seconds[0] > 0
-
-
 def test_a_merge_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(LoRA, "merge", full)
-    (method,) = measure(replace(_session("lora"), rounds=1)).methods
+    (method,) = measure(replace(session_of("lora"), rounds=1)).methods
     assert set(method.inference_seconds) == {"unmerged"}
     assert set(method.merge_failures) == {"exact", "calibrated"}
     assert method.merge_failures["exact"] == "OOM: OutOfMemoryError: CUDA out of memory"
@@ -212,12 +188,12 @@ def test_a_merge_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) 
 def test_a_session_in_which_every_method_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Contestant, "step", lambda *_: 1 / 0)
     with pytest.raises(UsageError, match=r"no method could be measured .lora: ERROR: ZeroDivisionError"):
-        measure(_session("lora"))
+        measure(session_of("lora"))
 
 
 def test_the_multiclass_task_is_measured_in_half_precision() -> None:
     protocol = load_protocol("demo", {**SMALL, "precision": "bf16", "mask_tokens": 3})
-    session = _session("lora", task="multiclass", num_classes=4)
+    session = session_of("lora", task="multiclass", num_classes=4)
     record = measure(replace(session, protocol=protocol))
     assert record.comparability.options["num_classes"] == 4
     assert record.comparability.options["mask_tokens"] == 3
@@ -225,9 +201,9 @@ def test_the_multiclass_task_is_measured_in_half_precision() -> None:
     assert record.methods[0].ratios == {}
 
 
-def test_peaks_do_not_depend_on_which_other_methods_are_measured() -> None:
-    alone = measure(_session("lora")).methods[0]
-    beside = measure(_session("full", "lora")).methods[1]
+def test_peaks_do_not_depend_on_which_other_methods_are_measured(record) -> None:
+    alone = measure(session_of("lora")).methods[0]
+    beside = next(method for method in record.methods if method.variant == "lora")
     assert alone.memory_bytes["allocated"] == beside.memory_bytes["allocated"]
     assert alone.memory_bytes["activations"] == beside.memory_bytes["activations"]
     assert torch.get_num_threads() >= 1

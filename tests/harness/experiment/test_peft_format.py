@@ -27,14 +27,9 @@ from harness.planning.samples import sample_writer
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
 from harness.training.batches import draw_number
-from tests.harness.experiment.test_exporting import _finished
+from tests.harness.experiment.finished import finished
 
 SIDE = 128
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
 
 
 def _plain_hf(run: Run) -> SamModel:
@@ -100,7 +95,7 @@ METHODS: list[tuple[str, dict[str, Any], list[str]]] = [
 def test_peft_and_transformers_load_an_export_and_encode_and_segment_alike(
     results: Path, tmp_path: Path, method: str, options: dict[str, Any], arguments: list[str]
 ) -> None:
-    run, out = _finished(results, method, **options), tmp_path / "adapter"
+    run, out = finished(results, method, **options), tmp_path / "adapter"
 
     assert export.main(["--results", str(results), "--run", run.key, "--out", str(out), "--peft", *arguments]) == 0
 
@@ -122,7 +117,7 @@ def test_peft_and_transformers_load_an_export_and_encode_and_segment_alike(
 
 def test_a_cell_travels_as_a_bias_and_a_rank_that_is_its_own(results: Path, tmp_path: Path) -> None:
     for method, arguments, rank in (("naslora", ["--merge", "calibrated"], 3), ("samed", [], 8)):
-        run, out = _finished(results, method), tmp_path / method
+        run, out = finished(results, method), tmp_path / method
         assert export.main(["--results", str(results), "--run", run.key, "--out", str(out), "--peft", *arguments]) == 0
         config = json.loads((out / "adapter_config.json").read_text())
         assert config["r"] == config["lora_alpha"] == rank
@@ -131,7 +126,7 @@ def test_a_cell_travels_as_a_bias_and_a_rank_that_is_its_own(results: Path, tmp_
 
 
 def test_names_of_a_whole_sam_are_those_that_transformers_has(results: Path) -> None:
-    run = _finished(results, "lora")
+    run = finished(results, "lora")
     names = {hf_name(name) for name in plain_sam("vit_t").state_dict() if not name.startswith("pixel_")}
     assert names == _plain_hf(run).state_dict().keys() - {"shared_image_embedding.positional_embedding"}
 
@@ -155,7 +150,7 @@ def test_what_cannot_be_written_is_one_line(
     arguments: list[str],
     message: str,
 ) -> None:
-    run = _finished(results, method)
+    run = finished(results, method)
     assert export.main(["--results", str(results), "--run", run.key, "--out", str(tmp_path / "a"), *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
@@ -165,7 +160,7 @@ def test_what_cannot_be_written_is_one_line(
 def test_a_folder_with_files_is_overwritten_only_by_force(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = _finished(results, "lora")
+    run = finished(results, "lora")
     (tmp_path / "a").mkdir()
     command = ["--results", str(results), "--run", run.key, "--out", str(tmp_path / "a"), "--peft"]
     assert export.main(command) == 0  # an empty folder is free

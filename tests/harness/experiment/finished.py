@@ -1,0 +1,58 @@
+"""Runs as training leaves them, without training, and their exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from harness import export
+from harness.experiment.building import attached_segmenter
+from harness.planning.plan import plan
+from harness.planning.request import Request, Variant
+from harness.planning.samples import sample_writer
+from harness.records.schema import Record, Run
+from harness.records.store import RecordStore
+from harness.registry import BENCHMARKS
+
+
+def finished(
+    results: Path,
+    method: str,
+    *,
+    benchmark: str = "kvasir",
+    backbone: str = "vit_t",
+    code: Any = "OK",
+    rules: dict[str, str] | None = None,
+    **options: Any,
+) -> Run:
+    """A run with a record and a state as training leaves them; the state is far from its start, not learnt."""
+    request = Request(
+        entries=(Variant(method=method, options=options),),
+        benchmarks=(benchmark,),
+        protocol="demo",
+        overrides=rules or {},
+        backbones=(backbone,),
+        results=results,
+    )
+    run = plan(request, prepare_samples=sample_writer(results)).jobs[0].run
+    task = BENCHMARKS.get(benchmark).task
+    _, attached = attached_segmenter(run, task=task, num_classes=BENCHMARKS.get(benchmark).num_classes, checkpoint=None)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in attached.state().items()
+    }
+    state |= {name: tensor.abs() + 0.5 for name, tensor in state.items() if name.endswith("running_var")}
+    folder = results / "state" / run.key
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "best.safetensors")
+    RecordStore(results).write(Record(run=run, key=run.key, code=code, message="" if code == "OK" else "it failed"))
+    return run
+
+
+def export_to(results: Path, run: Run, out: Path, *arguments: str) -> int:
+    """The verb's exit code."""
+    return export.main(["--results", str(results), "--run", run.key, "--out", str(out), *arguments])
