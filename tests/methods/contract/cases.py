@@ -18,10 +18,11 @@ from harness.registry import METHODS, method_config_class
 
 Options = dict[str, Any]
 OWN = ("full", "decoder", "bitfit", "layernorm", "ssf")
-LOW_RANK = ("lora", "vera", "samed", "dora", "fact")
+LOW_RANK = ("lora", "samed", "dora")
+SHARED = ("vera", "fact")
 MIXTURES = ("convlora", "naslora", "naspclora")
 BESIDE = ("vpt", "lst")
-ADAPTERS = tuple(name for name in methods.BUILTIN if name not in (*OWN, *LOW_RANK, *MIXTURES, *BESIDE))
+ADAPTERS = tuple(name for name in methods.BUILTIN if name not in (*OWN, *LOW_RANK, *SHARED, *MIXTURES, *BESIDE))
 TRUNK_CLAUSES = ("identity", "gradient", "count", "merge")
 """Those that depend on a trunk."""
 

@@ -1,4 +1,4 @@
-"""The methods that add low-rank factors to weights, as they come, on the tiny SAM."""
+"""The methods that add low-rank factors of a site's own to its weights, as they come, on the tiny SAM."""
 
 from __future__ import annotations
 

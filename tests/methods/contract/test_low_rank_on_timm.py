@@ -1,4 +1,4 @@
-"""The methods that add low-rank factors to weights, as they come, on a tiny timm ViT."""
+"""The methods that add low-rank factors of a site's own to its weights, as they come, on a tiny timm ViT."""
 
 from __future__ import annotations
 

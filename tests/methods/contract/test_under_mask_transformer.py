@@ -1,4 +1,4 @@
-"""The contract under Segmenter's mask transformer: every clause for a cell, the heart of it for every method."""
+"""The contract under Segmenter's mask transformer: the heart of it for every method."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ from collections.abc import Callable
 
 import methods
 from tests.methods.contract.cases import under_every_clause
-
-
-@under_every_clause([("naslora", {})], backbone="vit_t_timm", decoder="mask-transformer")
-def test_a_cell_under_the_mask_transformer(clause: Callable[[], str]) -> None:
-    clause()
 
 
 @under_every_clause(

@@ -1,4 +1,4 @@
-"""The heart of the contract under Mask2Former's decoder."""
+"""The contract under decoders that are transformers: every clause for a cell under Segmenter's, the heart of it under Mask2Former's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.methods.contract.cases import under_every_clause
+
+
+@under_every_clause([("naslora", {})], backbone="vit_t_timm", decoder="mask-transformer")
+def test_a_cell_under_the_mask_transformer(clause: Callable[[], str]) -> None:
+    clause()
 
 
 @under_every_clause(

@@ -1,0 +1,17 @@
+"""The methods whose low-rank factors are shared by sites, as they come, on the tiny SAM and a tiny timm ViT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.methods.contract.cases import SHARED, under_every_clause
+
+
+@under_every_clause((name, {}) for name in SHARED)
+def test_method_fulfils_contract_on_sam(clause: Callable[[], str]) -> None:
+    clause()
+
+
+@under_every_clause(((name, {}) for name in SHARED), backbone="vit_t_timm")
+def test_method_fulfils_contract_on_timm(clause: Callable[[], str]) -> None:
+    clause()
