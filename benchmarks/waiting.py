@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=2, help="of one turn")
     parser.add_argument("--load", type=int, default=0, help="processes that keep the machine busy meanwhile")
     parser.add_argument("--spins", default="0,1000,3000,10000,30000,100000", help="values of GOMP_SPINCOUNT")
+    parser.add_argument("--without", default="", help="settings to leave out: default takes most of a busy session")
     parser.add_argument("--contestant", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)  # what a saved file says of itself
     add_json(parser)
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     settings |= {f"spin {count}": {"GOMP_SPINCOUNT": count} for count in options.spins.split(",")}
     settings = {name: {"OMP_NUM_THREADS": threads, **values} for name, values in settings.items()}
     settings["one thread"] = {"OMP_NUM_THREADS": "1"}
+    settings = {name: values for name, values in settings.items() if name not in options.without.split(",")}
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(_started(values, options)) for name, values in settings.items()}
         for _ in range(options.load):
