@@ -15,6 +15,7 @@ from harness.errors import UsageError, did_you_mean
 
 FIGURES: Mapping[str, str] = {
     "curves": "validation score and training loss by epoch, T_B marked",
+    "lengths": "score against updates of the weights and passes, where runs of several lengths are there",
     "pareto": "score against trained parameters, step time and memory, with the Pareto front",
     "forest": "paired differences to a baseline by benchmark and overall",
     "ranks": "critical-difference diagram over benchmarks",

@@ -63,6 +63,7 @@ class Material:
     masks: a record -> the file of its kept masks, which need not be there.
     picture_of: images for `masks`.
     evidence_of: what a run's model does inside, None where it was not measured.
+    everywhere: the records of every sheet, for figures that compare rules.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Material:
     masks: Callable[[Record], Path]
     picture_of: PictureOf = field(default=lambda record, split, stem: None)
     evidence_of: EvidenceOf = no_evidence
+    everywhere: Sequence[Record] = ()
 
     @property
     def benchmarks(self) -> list[str]:
@@ -171,6 +173,7 @@ def materials(
     known: Mapping[str, str] = _names(found, study)
 
     evidence = evidence_below(root)
+    everywhere = list({one.key: one for grid in found for one in grid.records}.values())
 
     @cache
     def whole(key: str) -> Record:
@@ -189,6 +192,7 @@ def materials(
             masks=lambda record: store.masks_path(record.key),
             picture_of=picture_of or (lambda record, split, stem: None),
             evidence_of=evidence,
+            everywhere=everywhere,
         )
         for grid in found
     ]
