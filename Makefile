@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 # make demo LOCKED=1 installs the very versions that the committed numbers were made with, instead of the newest that fit.
 LOCK := $(if $(LOCKED),--constraint requirements.lock)
 
-# What trains nothing and starts few processes.
-FAST := $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/judging harness/reporting)
+# What trains nothing, starts few processes and is not marked slow.
+FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/judging harness/reporting)
 
 # What tests notice of small wrong changes in one room: records, evaluation, training, methods, datasets, reporting, leases.
 ROOM ?= records

@@ -580,6 +580,7 @@ def test_tables_import_no_library_of_numbers_or_pictures_and_help_is_quick() -> 
     assert done.stdout.split() == ["[]", "True"]
 
 
+@pytest.mark.slow
 def test_ten_thousand_records_make_their_tables_in_five_seconds_and_500_mb(tmp_path: Path) -> None:
     """100 configurations x 20 benchmarks x 5 seeds, each record with an epoch history as long as a real one's."""
     folder = tmp_path / "records"

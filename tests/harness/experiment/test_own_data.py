@@ -1,0 +1,96 @@
+"""Data of one's own from a run to the table and to predictions: known by its run alone, under its own name."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from harness import export, predict, run
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from harness.registry import BENCHMARKS
+from tests.harness.planning.tiles import GROUP, planned_of, write_tiles
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def _run(tmp_path: Path, *words: str) -> Record:
+    base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), "--set", "epochs=1"]
+    assert run.main([*base, *words]) == 0
+    (record,) = RecordStore(tmp_path / "runs")
+    return record
+
+
+def test_a_folder_becomes_a_row_under_its_own_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tiles(tmp_path / "data")
+
+    record = _run(tmp_path, "--datasets", f"tiles={folder}", "--set", GROUP, "--executor", "inline")
+
+    assert (record.code, record.run.benchmark) == ("OK", "tiles")
+    assert record.run.rules["own_classes"] == ["background", "foreground"]
+    assert record.run.data_note == ""
+    assert "by groups of" in record.run.split_rule
+    table = capsys.readouterr().out
+    assert "tiles" in table
+    assert "IoU" in table
+    assert "generated samples" not in table
+    assert "own_classes" not in table
+
+
+def test_several_classes_are_scored_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tiles(tmp_path / "data", classes=4)
+
+    record = _run(tmp_path, "--datasets", f"land={folder}", "--executor", "inline")
+
+    assert record.run.rules["own_classes"] == ["ground", "tree", "house", "water"]
+    assert record.scores["best"]["test"].keys() == {"miou", "accuracy"}
+    assert "mIoU" in capsys.readouterr().out
+
+
+def test_its_model_predicts_and_travels_without_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tiles(tmp_path / "data", classes=3)
+    record = _run(tmp_path, "--datasets", f"land={folder}", "--executor", "inline")
+    file = tmp_path / "land.safetensors"
+    command = ["--results", str(tmp_path / "runs"), "--run", record.key, "--out", str(file), "--adapter-only"]
+    assert export.main([*command, "--verify"]) == 0
+    del BENCHMARKS._loaded["land"]  # as in a process that has planned nothing
+    capsys.readouterr()
+    words = ["--adapter", str(file), "--images", str(folder / "images"), "--out", str(tmp_path / "masks")]
+    assert predict.main(words) == 0
+    assert "--num-classes 3" in capsys.readouterr().out
+    assert len(list((tmp_path / "masks").glob("*.png"))) == 12
+    assert predict.main(["--adapter", str(file), "--images", str(folder / "images"), "--out", str(folder)]) == 2
+
+
+def test_a_worker_knows_the_benchmark_from_the_runs_json_alone(tmp_path: Path) -> None:
+    folder = write_tiles(tmp_path / "data", classes=3)
+    planned = planned_of(tmp_path, "--datasets", f"land={folder}", "--set", r"benchmarks.land.group=(.+)_r\d+c\d+")
+    (job,) = planned.jobs
+    code = (
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from harness.experiment.data import open_data\n"
+        "from harness.planning.job import Job\n"
+        "job = Job.from_json(json.loads(sys.argv[1]))\n"
+        "data = open_data(job.run, Path(job.dataset_root))\n"
+        "print(json.dumps([data.benchmark.class_names, data.counts, sorted(data.groups('test').values())]))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(asdict(job))],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+
+    names, counts, groups = json.loads(done.stdout)
+    assert names == ["ground", "tree", "house"]
+    assert counts == {"train": 8, "val": 2, "test": 2}
+    assert len(set(groups)) == 1
