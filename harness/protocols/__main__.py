@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _list(*, as_json: bool) -> None:
-    hashes = {name: protocol_hash(load_protocol(name)) for name in card_names()}
+    cards = [
+        {"card": name, "hash": protocol_hash(load_protocol(name)), "purpose": purpose(name)} for name in card_names()
+    ]
     if as_json:
-        print(json.dumps([{"card": name, "hash": digest} for name, digest in hashes.items()], indent=1))
+        print(json.dumps(cards, indent=1, ensure_ascii=False))
         return
-    for name, digest in hashes.items():
-        print(f"{name:12} {digest}")
+    for card in cards:
+        print(f"{card['card']:12} {card['hash']}  {card['purpose']}")
+
+
+def purpose(card: str) -> str:
+    """The first sentence over a card."""
+    lines = card_path(card).read_text(encoding="utf-8").splitlines()
+    said = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+    return re.split(r"(?<=\.)\s", said)[0]
 
 
 def _show(card: str, *, root: Path, as_json: bool) -> None:

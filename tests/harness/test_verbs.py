@@ -210,7 +210,12 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(
         (["datasets", "list", "--data", "data"], lambda data: data[0]["found"]),
         (["datasets", "check", "kvasir", "--data", "data"], lambda data: data["verdicts"]),
         (["run", "--study", "list"], lambda data: data[0]["study"] and data[0]["title"]),
-        (["protocols", "list"], lambda data: {"card", "hash"} == set(data[0])),
+        (
+            ["protocols", "list"],
+            lambda data: (
+                {"card", "hash", "purpose"} == set(data[0]) and data[1]["purpose"].startswith("Generated images")
+            ),
+        ),
         (["protocols", "show", "demo"], lambda data: data["fields"][0]["mark"]),
         (["protocols", "show", "demo", "--diff", "mini"], lambda data: data[0]["demo"] != data[0]["mini"]),
     ):
