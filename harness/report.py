@@ -22,6 +22,9 @@ from harness.studies import load_study
 def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     root = results_of(options)
+    path = options.out or root / "report.html"
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder; name a file in it, such as {path / 'report.html'}")
     wanted = Wanted(
         study=load_study(options.study) if options.study else None,
         baseline=options.baseline,
@@ -37,7 +40,6 @@ def main(argv: list[str] | None = None) -> int:
     for line in content.skipped:
         say(f"not counted: {line}")
     page = html(content)
-    path = options.out or root / "report.html"
     try:
         write_atomically(path, page)
     except OSError as error:

@@ -80,7 +80,7 @@ def obtain(source: str, data_root: Path, *, progress: TellProgress) -> Archive:
         if path.is_dir():
             raise DatasetError(f"{source} is a folder, not an archive; use it as it is with --data or --dataset-root")
         if not path.is_file():
-            raise DatasetError(f"no archive {source}")
+            raise DatasetError(f"no archive {source}; give a file that is there, or its address (https://…)")
         return Archive(source=source, path=path, size=path.stat().st_size, sha256=sha256_of(path, progress=progress))
     folder = data_root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)

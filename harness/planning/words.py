@@ -71,7 +71,7 @@ def parse_seeds(text: str, *, name: str = "--seeds") -> tuple[int, ...]:
         raise UsageError(f"{name} {text!r}: at most {MOST_SEEDS} seeds, each of at most 9 digits")
     seeds = tuple(int(part) for part in parts) if listed else tuple(range(int(parts[0])))
     if not seeds or len(set(seeds)) < len(seeds):
-        raise UsageError(f"{name} {text!r} names no seed, or one twice")
+        raise UsageError(f"{name} {text!r} names no seed, or one twice; give a number (3) or a list (0,3,7)")
     return seeds
 
 

@@ -52,7 +52,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ),
         ([*DEMO, "--backbone", "vit_x"], "unknown backbone 'vit_x'"),
         ([*DEMO, "--seeds", "a"], "--seeds 'a' is neither a number of seeds"),
-        ([*DEMO, "--seeds", "0"], "names no seed"),
+        ([*DEMO, "--seeds", "0"], "names no seed, or one twice; give a number (3) or a list (0,3,7)"),
         ([*DEMO, "--seeds", "²"], "--seeds '²' is neither a number of seeds"),
         ([*DEMO, "--seeds", "9" * 23], "at most 1000 seeds"),
         ([*DEMO, "--seeds", "1001"], "at most 1000 seeds"),

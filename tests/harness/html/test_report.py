@@ -256,6 +256,7 @@ def test_coordinates_are_rounded_and_shapes_of_letters_are_not() -> None:
         (["--study", "rank"], "no record below"),
         (["--study", "mian"], "mian"),
         (["--out", "nowhere/there/\0.html"], ""),
+        (["--out", "."], "--out . is a folder; name a file in it, such as report.html"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -341,6 +341,8 @@ def test_the_verb_judges_a_results_folder(tmp_path: Path, capsys: pytest.Capture
     assert f"claims: {len(read_claims(FILE))}; " in shown
     assert main(["--results", str(tmp_path), "training-cots"]) == 2
     assert "did you mean 'training-cost'" in capsys.readouterr().err
+    assert main(["--results", str(tmp_path), "--protocol", "dmo"]) == 2
+    assert "unknown protocol 'dmo' (did you mean 'demo'?)" in capsys.readouterr().err
 
 
 def tuned_runs(values: list[float], *, chosen: bool = True, **changes: Any) -> list[Any]:
