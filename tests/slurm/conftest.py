@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,10 +13,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 
-spec = importlib.util.spec_from_file_location("testcluster", REPOSITORY / "slurm" / "testcluster" / "cluster.py")
-assert spec is not None and spec.loader is not None  # noqa: PT018
-testcluster = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(testcluster)
+sys.path.append(str(REPOSITORY / "slurm" / "testcluster"))
+import cluster as testcluster  # noqa: E402
 
 REFERENCE = ("--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", "--set", "epochs=24")
 """A real run of about 15 seconds: long enough to be interrupted, always with the same numbers."""
