@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,22 @@ class Forks:
                 os.kill(pids[0], signal.SIGKILL)
                 killed = True
         raise AssertionError("the server died")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def run_pair(forks: Forks, options: dict[str, Any], *, kill_at: str = "") -> list[str]:
+    """Both workers of a run; returns what the first printed. The second has another folder, which it must not use."""
+    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    folder = Path(options["folder"])
+    workers = [
+        {**options, "folder": str(own), "environment": {**address, "RANK": str(rank)}}
+        for rank, own in enumerate((folder, folder / "second"))
+    ]
+    printed = forks.run(*workers, kill_at=kill_at)
+    assert not (folder / "second").exists()
+    return printed

@@ -1,0 +1,80 @@
+"""What workers know of each other: each one's share of the images, a checkpoint for all, and where they meet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.errors import UsageError
+from harness.training.batches import UpdatePlan, draw_number, load_batch, slice_of
+from harness.training.distributed import ALONE, join
+from harness.training.feeding import normalise
+from harness.training.losses import build_loss
+from tests.harness.training.forks import Forks, run_pair
+from tests.harness.training.tiny import Discs, attached, protocol
+
+
+def loss_of_two_workers(images: int, *, balance: float) -> float:
+    """The loss of the first update as two workers share it, worked out in one process: every worker draws noise of its own,
+    and its balance loss counts by its share of the images."""
+    segmenter, method = attached("convlora", balance=balance)
+    segmenter.train()
+    rules, source = protocol(), Discs(images)
+    (whole,) = UpdatePlan(indices=range(images), batch_size=2, flip=rules.flip).update(0, 0)
+    loss = build_loss(rules, task="binary", num_classes=2)
+    shares = 0.0
+    for rank in (0, 1):
+        if not (own := slice_of(whole, rank=rank, size=2)):
+            continue
+        flips = [UpdatePlan(indices=range(images), batch_size=2, flip=rules.flip).flipped(0, index) for index in own]
+        pixels, target = load_batch(source, own, flips)
+        method.generator.manual_seed(draw_number("method", 0, 0, 0, rank))
+        assert pixels is not None
+        prediction = segmenter(normalise(pixels, mean=rules.pixel_mean, std=rules.pixel_std))
+        task = loss(prediction, target, total=lambda count: torch.full_like(count, len(whole)))
+        extra = method.auxiliary_loss()
+        assert extra is not None
+        shares += float((task + len(own) / len(whole) * extra).detach())
+    return shares
+
+
+@pytest.mark.parametrize("images", [2, 1])
+def test_the_auxiliary_loss_counts_by_each_workers_share(forks: Forks, tmp_path: Path, images: int) -> None:
+    """With one image the first worker only runs along, and its balance loss must not count."""
+    options = {"method": "convlora", "config": {"balance": 0.5}, "images": images, "rules": {"epochs": 1}}
+    found = json.loads(run_pair(forks, {**options, "folder": str(tmp_path)})[-1])["history"][0]["loss"]
+    assert found == pytest.approx(loss_of_two_workers(images, balance=0.5), rel=1e-5)
+    assert found - loss_of_two_workers(images, balance=0.0) > 0.1, "or a share would not show"
+
+
+def test_two_killed_workers_go_on_bit_identical(forks: Forks, tmp_path: Path) -> None:
+    options = {
+        "method": "naslora",
+        "config": {"search_start_epoch": 1},
+        "images": 5,
+        "rules": {"checkpoint_minutes": 1e-9, "epochs": 2},
+    }
+    alone = json.loads(run_pair(forks, {**options, "folder": str(tmp_path / "alone")})[-1])
+    killed = {**options, "folder": str(tmp_path / "killed")}
+    run_pair(forks, killed, kill_at="step 2 2")
+    *lines, result = run_pair(forks, killed)
+    assert any("continues in epoch 2" in line for line in lines)
+    assert json.loads(result) == alone
+
+
+def test_without_an_environment_a_worker_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert join(device=torch.device("cpu")) is ALONE
+
+
+def test_an_incomplete_environment_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with pytest.raises(UsageError, match="2 workers, but MASTER_ADDR and MASTER_PORT is not set; start them with"):
+        join(device=torch.device("cpu"))
