@@ -10,21 +10,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import resource
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks.child import used
+from benchmarks.saving import add_json, save
 from datasets import BUILTIN
 from harness.dispatch.attempts import Holder
 from harness.dispatch.sweeps import PlannedRun, Sweep, create_sweep
-from harness.machine import processor
 from harness.planning.samples import sample_writer
 from harness.records.files import digest
 from harness.records.schema import Run
@@ -33,6 +30,8 @@ from harness.records.seal import sealed
 COMMITTED = Path(__file__).parents[1] / "results" / "records"
 IMAGES = b"variant,split,stem,iou\nbest,test,a,0.5\n"
 CHUNK = 1000
+ROUNDS = 3
+"""Of commands that change nothing; the median counts."""
 PLAN = ["--protocol", "demo", "--methods", "all", "--datasets", "all", "--no-cache", "--plan"]
 
 
@@ -40,14 +39,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--planned", type=int, default=22_400, help="runs of the plan")
-    parser.add_argument("--json", type=Path)
+    add_json(parser)
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="archive-") as folder:
         rows = measured(Path(folder) / "results", records=options.records, planned=options.planned)
-    print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".2f"))
-    if options.json:
-        content = {"records": options.records, "machine": processor(), "rows": rows}
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    shown = [{name: value for name, value in row.items() if name != "rounds (s)"} for row in rows]
+    print(tabulate(shown, headers="keys", tablefmt="github", floatfmt=".2f"))
+    save(options.json, options=options, measured={"rows": rows})
     return 0
 
 
@@ -57,14 +55,14 @@ def measured(root: Path, *, records: int, planned: int) -> list[dict[str, Any]]:
     status, tables = ["-m", "harness.status", "--results", str(root)], ["-m", "harness.tables", "--results", str(root)]
     plain = {"SAM_PEFT_INDEX": "off"}
     rows = [
-        _run("status, without an index", status, plain),
-        _run("status, which builds the index", status),
-        _run("status, nothing touched", status),
-        _run("tables, built for the first time", tables),
-        _run("tables, nothing touched", tables),
+        used("status, without an index", status, environment=plain),
+        used("status, which builds the index", status),
+        used("status, nothing touched", status, rounds=ROUNDS),
+        used("tables, built for the first time", tables),
+        used("tables, nothing touched", tables, rounds=ROUNDS),
     ]
     write_archive(root, count=1, first=records)
-    rows += [_run("status, one new record", status), _run("tables, one new record", tables)]
+    rows += [used("status, one new record", status), used("tables, one new record", tables)]
     for name in BUILTIN:  # a plan writes none
         sample_writer(root.parent / "plan")(name)
     from harness.registry import METHODS
@@ -72,7 +70,7 @@ def measured(root: Path, *, records: int, planned: int) -> list[dict[str, Any]]:
     seeds = -(-planned // (len(METHODS.names()) * len(BUILTIN)))
     count = seeds * len(METHODS.names()) * len(BUILTIN)
     plan = ["-m", "harness.run", *PLAN, "--seeds", str(seeds), "--results", str(root.parent / "plan")]
-    rows.append(_run(f"plan of {count} runs", plan))
+    rows.append(used(f"plan of {count} runs", plan, rounds=ROUNDS))
     return rows
 
 
@@ -122,21 +120,6 @@ def _write_sweep(root: Path, runs: list[Run], *, number: int) -> None:
 def _named(run: Run) -> dict[str, Any]:
     names = ("key", "method", "variant", "benchmark", "backbone", "protocol", "seed")
     return {name: getattr(run, name) for name in names}
-
-
-def _run(what: str, command: list[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    child = subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.DEVNULL, env={**os.environ, **(environment or {})}
-    )
-    _, status, used = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{what}: exit code {child.returncode}")
-    return {"what": what, "processor time (s)": _seconds(used), "peak memory (MiB)": round(used.ru_maxrss / 1024)}
-
-
-def _seconds(used: resource.struct_rusage) -> float:
-    return round(used.ru_utime + used.ru_stime, 2)
 
 
 if __name__ == "__main__":
