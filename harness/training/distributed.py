@@ -85,7 +85,8 @@ def join(*, device: torch.device) -> Workers:
     """Join the process group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, or SLURM's
     SLURM_PROCID and SLURM_NTASKS with MASTER_*); `ALONE` where it describes none or one worker.
 
-    gloo on CPU, nccl on CUDA. The timeout is long because the others wait while rank 0 validates.
+    gloo on CPU, nccl on CUDA unless workers share a device, which nccl refuses. The timeout is long because the others
+    wait while rank 0 validates.
 
     Raises:
         UsageError: the environment is incomplete.
@@ -98,9 +99,9 @@ def join(*, device: torch.device) -> Workers:
     if missing:
         names = " and ".join(missing)
         raise UsageError(f"{size} workers, but {names} is not set; start them with torchrun or through --cluster")
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", rank=int(rank), world_size=size, timeout=timedelta(hours=12)
-    )
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
+    backend = "nccl" if device.type == "cuda" and not sharing else "gloo"
+    dist.init_process_group(backend, rank=int(rank), world_size=size, timeout=timedelta(hours=12))
     return Workers(rank=int(rank), size=size)
 
 

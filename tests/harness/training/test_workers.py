@@ -78,3 +78,19 @@ def test_an_incomplete_environment_says_what_is_missing(monkeypatch: pytest.Monk
     monkeypatch.delenv("MASTER_PORT", raising=False)
     with pytest.raises(UsageError, match="2 workers, but MASTER_ADDR and MASTER_PORT is not set; start them with"):
         join(device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("device", "local", "backend"), [("cpu", "2", "gloo"), ("cuda", "2", "gloo"), ("cuda", "1", "nccl")]
+)
+def test_workers_that_share_a_gpu_meet_through_gloo(
+    monkeypatch: pytest.MonkeyPatch, device: str, local: str, backend: str
+) -> None:
+    met: list[str] = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda chosen, **_: met.append(chosen))
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in {**address, "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": local}.items():
+        monkeypatch.setenv(name, value)
+    join(device=torch.device(device))
+    assert met == [backend]

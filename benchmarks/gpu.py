@@ -1,0 +1,146 @@
+"""Every row of docs/performance.md that needs a GPU, one after the other, into one file.
+
+``python -m benchmarks.gpu --json results/benchmarks/gpu-NAME.json`` starts each row as a process of its own. A row that
+fails leaves its reason in the file, and the others are measured; ``--only ROW,ROW`` measures some again into the same
+file. ``--rehearse`` goes through all of it with a tiny model on the CPU, but for what only a GPU has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from benchmarks.saving import add_json, save
+from harness.cli import verb
+from harness.errors import UsageError, did_you_mean
+
+HOURS = 1.0
+"""That a row may take; a compiler that does not end is ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One command.
+
+    Args:
+        words: ``python -m`` and these, without where to and with what.
+        prints: its result is what it prints, as JSON; else it has the option ``--json FILE``.
+        rehearsed: further words in a rehearsal.
+    """
+
+    words: str
+    prints: bool = False
+    rehearsed: str = ""
+
+
+def rows(*, size: str, backbones: Sequence[str], rounds: int) -> dict[str, Row]:
+    """Name -> row.
+
+    Args:
+        size: the words of size and precision.
+        backbones: each has its rows.
+    """
+    found: dict[str, Row] = {}
+    for backbone in backbones:
+        real = f"--backbone {backbone} {size} --batch 4"  # which two workers can share
+        model = f"--backbone {backbone} {size} --batch 1"
+        found |= {
+            f"step-{backbone}": Row(words=f"benchmarks.step {model} --rounds {rounds} --methods lora,naslora --peers"),
+            f"evaluation-{backbone}": Row(words=f"benchmarks.evaluation {model} --rounds {rounds} --images 16 --peers"),
+            f"cost-{backbone}": Row(
+                words=f"harness.cost {model} --rounds {rounds} --methods full,lora,naslora,decoder --shared --json",
+                prints=True,
+            ),
+            f"flex-{backbone}": Row(words=f"benchmarks.flex {model} --rounds {rounds}"),
+            f"compiled-{backbone}": Row(
+                words=f"benchmarks.compiled {model} --rounds {rounds}", rehearsed="--not-compiled"
+            ),
+            f"data-wait-{backbone}": Row(words=f"benchmarks.real_run {real}", rehearsed="--epochs 1 --images 8"),
+            f"two-workers-{backbone}": Row(
+                words=f"benchmarks.real_run {real} --workers 2", rehearsed="--epochs 1 --images 8"
+            ),
+        }
+    return found
+
+
+FULL = {"size": "--image-size 1024 --precision bf16", "backbones": ("vit_b", "vit_h"), "rounds": 9}
+REHEARSAL = {"size": "--image-size 64 --precision fp32", "backbones": ("vit_t",), "rounds": 2}
+REHEARSED = "--device cpu"
+"""Further words of every row that takes a device."""
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--rehearse", action="store_true", help="a tiny model on the CPU: does everything run?")
+    parser.add_argument("--only", metavar="ROW,ROW", help="these alone, beside what FILE holds already")
+    add_json(parser)
+    options = parser.parse_args(argv)
+    if not options.rehearse and not torch.cuda.is_available():
+        raise UsageError("torch finds no CUDA device here; run this where there is one, or try it with --rehearse")
+    if options.json is None:
+        raise UsageError("give --json FILE: hours of measuring would be lost")
+    planned = rows(**(REHEARSAL if options.rehearse else FULL))  # type: ignore[arg-type]
+    chosen = options.only.split(",") if options.only else list(planned)
+    for name in chosen:
+        if name not in planned:
+            raise UsageError(f"no row {name!r}{did_you_mean(name, planned)}; choose from {', '.join(planned)}")
+    options.device = "cpu" if options.rehearse else "cuda"
+    measured = _earlier(options.json) if options.only else {}
+    for name in chosen:
+        print(f"{name}: python -m {planned[name].words}", file=sys.stderr, flush=True)
+        measured[name] = _measured(planned[name], rehearse=options.rehearse)
+        save(options.json, options=options, measured={"rows": measured})
+    told = [[name, f"{one['seconds']:.0f}", one.get("failed", "measured")] for name, one in measured.items()]
+    print(tabulate(told, headers=["row", "took (s)", "result"], tablefmt="github", disable_numparse=True))
+    return 1 if any("failed" in one for one in measured.values()) else 0
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """The rows of the file, empty where there is none yet."""
+    if not path.exists():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return found
+
+
+def _measured(row: Row, *, rehearse: bool) -> dict[str, Any]:
+    """``measured``, what the row's command wrote, or ``failed``, the last line that it said; with its command and its time."""
+    begun = time.monotonic()
+    words = row.words.split()
+    if rehearse:
+        words += row.rehearsed.split()
+        words += [] if words[0] == "benchmarks.real_run" else REHEARSED.split()
+    found: dict[str, Any] = {"command": f"python -m {' '.join(words)}"}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "row.json"
+        target = ["--results", folder] if row.prints else ["--json", str(file)]
+        try:
+            done = _run([*words, *target])
+            text = done.stdout if row.prints else file.read_text(encoding="utf-8") if file.exists() else ""
+            found["measured"] = json.loads(text)
+        except subprocess.TimeoutExpired:
+            found["failed"] = f"not done after {HOURS:g} hours"
+        except json.JSONDecodeError:
+            said = done.stderr.strip().splitlines()
+            found["failed"] = said[-1] if said else f"exit code {done.returncode}"
+    return {**found, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=3600 * HOURS)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

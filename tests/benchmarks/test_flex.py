@@ -1,0 +1,70 @@
+"""flex_attention with the relative positions as a score modification is SAM's attention."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import flex as benchmark
+from benchmarks.flex import flex, inputs, with_positions
+from harness.models.attention import plain_attention, widened_attention
+
+TINY = argparse.Namespace(backbone="vit_t", image_size=80, batch=2, precision="fp32")
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
+    """What flex_attention is defined as: the modification applied to every score. It knows no backward on a CPU."""
+    scores = scale * q @ k.transpose(-2, -1)
+    places = torch.meshgrid(*map(torch.arange, scores.shape), indexing="ij")
+    return with_positions(rows, columns)(scores, *places).softmax(dim=-1) @ v
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_outputs_are_those_of_the_whole_matrix_of_scores(window: int) -> None:
+    leaves = [one.detach() for one in inputs(TINY, torch.device("cpu"), window=window)]
+    assert leaves[0].shape[2] == (window or 5) ** 2
+    expected = plain_attention(*leaves, scale=0.3)
+    torch.testing.assert_close(flex(*leaves, scale=0.3), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attend", [written_out, widened_attention])
+def test_gradients_are_those_of_the_whole_matrix_of_scores(attend: benchmark.Attend) -> None:
+    leaves = inputs(TINY, torch.device("cpu"), window=0)
+    found, expected = (way(*leaves, scale=0.3) for way in (attend, plain_attention))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    gradients = (torch.autograd.grad((out * weights).sum(), leaves) for out in (found, expected))
+    for mine, other in zip(*gradients, strict=True):
+        assert other.norm() > 0
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_map_that_is_not_square_has_its_rows_and_columns() -> None:
+    generator = torch.Generator().manual_seed(2)
+    q, k, v, rows, columns = (torch.randn(1, 2, 6, width, generator=generator) for width in (4, 4, 4, 2, 3))
+    expected = plain_attention(q, k, v, rows, columns, scale=0.5)
+    torch.testing.assert_close(flex(q, k, v, rows, columns, scale=0.5), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_way_that_fails_leaves_its_reason_and_the_others_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel for this shape")
+
+    monkeypatch.setattr(benchmark, "flex_attention", refuses)
+    file = tmp_path / "flex.json"
+    words = "--backbone vit_t --image-size 64 --precision fp32 --rounds 2 --device cpu --cpu-time --json"
+    assert benchmark.main([*words.split(), str(file)]) == 0
+    for where in ("global", "windowed"):
+        found = json.loads(file.read_text(encoding="utf-8"))[where]
+        assert found["failed"] == {"flex": "ERROR: RuntimeError: no kernel for this shape"}
+        assert {name: len(times) for name, times in found["seconds"].items()} == {"plain": 2, "widened": 2}
+        assert found["ratios"].keys() == {"plain / widened"}
+        assert found["relative_deviation"]["widened"] < 1e-4
+    assert "no kernel for this shape" in capsys.readouterr().out

@@ -1,0 +1,84 @@
+"""One command fills every row of a GPU: rehearsed on the CPU, each row failing by itself."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from benchmarks import gpu
+from benchmarks.gpu import Row
+
+
+def rehearsed(file: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    code = gpu.main(["--rehearse", "--json", str(file), *words])
+    return code, json.loads(file.read_text(encoding="utf-8"))["rows"]
+
+
+def in_this_process(words: list[str]) -> CompletedProcess[str]:
+    """Instead of a process a row, each of which would import torch anew."""
+    with redirect_stdout(io.StringIO()) as said:
+        code = import_module(words[0]).main(words[1:])
+    return CompletedProcess(words, code, stdout=said.getvalue(), stderr="")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_row_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_run", in_this_process)
+    code, found = rehearsed(tmp_path / "gpu.json")
+    assert code == 0, found
+    measured = {name.removesuffix("-vit_t"): one["measured"] for name, one in found.items()}
+    assert measured["step"]["ratios"].keys() >= {"lora / lora plain", "lora / lora hf-sdpa", "naslora / lora"}
+    assert measured["evaluation"]["peers"].keys() == {"plain", "hf-sdpa", "hf-eager"}
+    assert [one["variant"] for one in measured["cost"]["methods"]] == ["full", "lora", "naslora", "decoder"]
+    for where in ("global", "windowed"):
+        assert measured["flex"][where]["ratios"].keys() == {"plain / widened", "flex / widened"}
+    assert measured["compiled"]["ratios"].keys() == {"channels-last / plain"}
+    assert measured["data-wait"]["cost"]["data_wait_s"] >= 0
+    assert measured["two-workers"]["losses"] == pytest.approx(measured["data-wait"]["losses"], abs=1e-5)
+    full = set(gpu.rows(**gpu.FULL))  # type: ignore[arg-type]
+    assert full == {f"{name}-{backbone}" for name in measured for backbone in ("vit_b", "vit_h")}
+
+
+def test_a_row_that_fails_leaves_its_reason_and_the_others_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "gpu.json"
+    other = {"command": "python -m benchmarks.flex", "measured": {"shared": ""}, "seconds": 1.0}
+    file.write_text(json.dumps({"rows": {"two": other}}), encoding="utf-8")
+    monkeypatch.setattr(gpu, "rows", lambda **_: {"one": Row(words="benchmarks.flex --backbone vit_nothing")})
+    code, found = rehearsed(file, "--only", "one")
+    assert code == 1
+    assert "unknown backbone 'vit_nothing'" in found["one"]["failed"]
+    assert found["two"] == other
+    assert "unknown backbone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--json", "x.json"], "no CUDA device here"),
+        (["--rehearse"], "give --json FILE"),
+        (
+            ["--rehearse", "--json", "x.json", "--only", "step-vit_x"],
+            "no row 'step-vit_x' (did you mean 'step-vit_t'?)",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(
+    words: list[str], reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    assert gpu.main(words) == 2
+    told = capsys.readouterr().err
+    assert reason in told
+    assert told.count("\n") == 1
+    assert not list(tmp_path.iterdir())
