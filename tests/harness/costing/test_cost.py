@@ -1,4 +1,4 @@
-"""A measurement: every quantity, methods interleaved, a record that reads back, keys that keep apart what differs."""
+"""A measurement: every quantity, a record that reads back, keys that keep apart what differs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import pytest
 import torch
 
 from harness.costing import measure as measuring
-from harness.costing.contestant import PARTS, Contestant
+from harness.costing.contestant import PARTS
 from harness.costing.measure import measure
-from harness.errors import UsageError
 from harness.protocols.load import load_protocol
 from harness.records.cost import Comparability, CostStore
-from methods.lora import LoRA
 from tests.harness.costing.small import SMALL, session_of
 
 
@@ -101,30 +99,6 @@ def test_a_record_reads_back_as_it_was(record, tmp_path: Path) -> None:
     assert {bad.name for bad in store.problems()} == {"broken.json", "newer.json"}
 
 
-def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    step = Contestant.step
-
-    def noted(self: Contestant, phase):
-        order.append(self.variant)
-        return step(self, phase)
-
-    monkeypatch.setattr(Contestant, "step", noted)
-    monkeypatch.setattr(measuring, "_sizes", _no_sizes)
-    measure(session_of("full", "lora", "bitfit"))
-    assert order == ["full", "lora", "bitfit"] * 2
-
-
-def _no_sizes(_: Contestant) -> dict:
-    return {
-        "memory_bytes": {"allocated": 1},
-        "flops": {"forward": 1.0, "backward": 1.0},
-        "not_counted": {},
-        "parameters": {},
-        "checkpoint_bytes": 0,
-    }
-
-
 def test_the_key_keeps_apart_what_differs() -> None:
     base: dict[str, Any] = {
         "device": "a",
@@ -172,33 +146,6 @@ def test_the_key_knows_classes_mask_tokens_and_accumulation_and_leaves_binary_se
     assert different[2].options["mask_tokens"] == 2
     assert different[3].options["accumulate"] == 4
     assert len({plain.key, *(one.key for one in different)}) == 5
-
-
-def test_a_merge_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(LoRA, "merge", full)
-    (method,) = measure(replace(session_of("lora"), rounds=1)).methods
-    assert set(method.inference_seconds) == {"unmerged"}
-    assert set(method.merge_failures) == {"exact", "calibrated"}
-    assert method.merge_failures["exact"] == "OOM: OutOfMemoryError: CUDA out of memory"
-
-
-def test_a_session_in_which_every_method_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Contestant, "step", lambda *_: 1 / 0)
-    with pytest.raises(UsageError, match=r"no method could be measured .lora: ERROR: ZeroDivisionError"):
-        measure(session_of("lora"))
-
-
-def test_the_multiclass_task_is_measured_in_half_precision() -> None:
-    protocol = load_protocol("demo", {**SMALL, "precision": "bf16", "mask_tokens": 3})
-    session = session_of("lora", task="multiclass", num_classes=4)
-    record = measure(replace(session, protocol=protocol))
-    assert record.comparability.options["num_classes"] == 4
-    assert record.comparability.options["mask_tokens"] == 3
-    assert record.comparability.precision == "bf16"
-    assert record.methods[0].ratios == {}
 
 
 def test_peaks_do_not_depend_on_which_other_methods_are_measured(record) -> None:

@@ -20,9 +20,11 @@ Options = dict[str, Any]
 OWN = ("full", "decoder", "bitfit", "layernorm", "ssf")
 LOW_RANK = ("lora", "samed", "dora")
 SHARED = ("vera", "fact")
-MIXTURES = ("convlora", "naslora", "naspclora")
+CELLS = ("naslora", "naspclora")
 BESIDE = ("vpt", "lst")
-ADAPTERS = tuple(name for name in methods.BUILTIN if name not in (*OWN, *LOW_RANK, *SHARED, *MIXTURES, *BESIDE))
+ADAPTERS = tuple(
+    name for name in methods.BUILTIN if name not in (*OWN, *LOW_RANK, *SHARED, "convlora", *CELLS, *BESIDE)
+)
 TRUNK_CLAUSES = ("identity", "gradient", "count", "merge")
 """Those that depend on a trunk."""
 

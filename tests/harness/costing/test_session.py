@@ -1,0 +1,67 @@
+"""How a session goes: methods in turn, what fails, and several classes in half precision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from harness.costing import measure as measuring
+from harness.costing.contestant import Contestant
+from harness.costing.measure import measure
+from harness.errors import UsageError
+from harness.protocols.load import load_protocol
+from methods.lora import LoRA
+from tests.harness.costing.small import SMALL, session_of
+
+
+def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    step = Contestant.step
+
+    def noted(self: Contestant, phase):
+        order.append(self.variant)
+        return step(self, phase)
+
+    monkeypatch.setattr(Contestant, "step", noted)
+    monkeypatch.setattr(measuring, "_sizes", _no_sizes)
+    measure(session_of("full", "lora", "bitfit"))
+    assert order == ["full", "lora", "bitfit"] * 2
+
+
+def _no_sizes(_: Contestant) -> dict:
+    return {
+        "memory_bytes": {"allocated": 1},
+        "flops": {"forward": 1.0, "backward": 1.0},
+        "not_counted": {},
+        "parameters": {},
+        "checkpoint_bytes": 0,
+    }
+
+
+def test_a_merge_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(LoRA, "merge", full)
+    (method,) = measure(replace(session_of("lora"), rounds=1)).methods
+    assert set(method.inference_seconds) == {"unmerged"}
+    assert set(method.merge_failures) == {"exact", "calibrated"}
+    assert method.merge_failures["exact"] == "OOM: OutOfMemoryError: CUDA out of memory"
+
+
+def test_a_session_in_which_every_method_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Contestant, "step", lambda *_: 1 / 0)
+    with pytest.raises(UsageError, match=r"no method could be measured .lora: ERROR: ZeroDivisionError"):
+        measure(session_of("lora"))
+
+
+def test_the_multiclass_task_is_measured_in_half_precision() -> None:
+    protocol = load_protocol("demo", {**SMALL, "precision": "bf16", "mask_tokens": 3})
+    session = session_of("lora", task="multiclass", num_classes=4)
+    record = measure(replace(session, protocol=protocol))
+    assert record.comparability.options["num_classes"] == 4
+    assert record.comparability.options["mask_tokens"] == 3
+    assert record.comparability.precision == "bf16"
+    assert record.methods[0].ratios == {}

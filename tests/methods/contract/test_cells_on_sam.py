@@ -1,0 +1,12 @@
+"""The low-rank methods with a cell between their factors, as they come, on the tiny SAM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.methods.contract.cases import CELLS, under_every_clause
+
+
+@under_every_clause((name, {}) for name in CELLS)
+def test_method_fulfils_contract(clause: Callable[[], str]) -> None:
+    clause()
