@@ -1,10 +1,10 @@
-"""A session small enough for tests."""
+"""A session small enough for tests, and which methods are measured in one of their own."""
 
 from __future__ import annotations
 
 from harness.costing.session import Measured, Session
 from harness.protocols.load import load_protocol
-from harness.registry import method_config_class
+from harness.registry import METHODS, method_config_class
 
 SMALL = {"image_size": 64, "batch_size": 2, "epochs": 20}
 
@@ -13,3 +13,14 @@ def session_of(*names: str, **options: object) -> Session:
     protocol = load_protocol("demo", SMALL)
     rows = [Measured(method=name, config=method_config_class(name)(), variant=name) for name in names]
     return Session(rows=rows, backbone="vit_t", checkpoint=None, protocol=protocol, rounds=2, **options)  # type: ignore[arg-type]
+
+
+def modes_of(name: str) -> tuple[str, ...]:
+    """The merge modes of a method as it comes."""
+    return tuple(METHODS.get(name)(method_config_class(name)()).merge_modes)
+
+
+def methods_left(*, merge: bool) -> list[str]:
+    """The methods that merge, or that do not, but for those that `test_cost` measures."""
+    measured = ("full", "lora", "naslora", "decoder")
+    return [name for name in METHODS.names() if name not in measured and bool(modes_of(name)) == merge]
