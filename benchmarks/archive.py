@@ -20,7 +20,7 @@ from tabulate import tabulate
 from benchmarks.child import used
 from benchmarks.saving import add_json, save
 from datasets import BUILTIN
-from harness.dispatch.attempts import Holder
+from harness.dispatch.holder import Holder
 from harness.dispatch.sweeps import PlannedRun, Sweep, create_sweep
 from harness.planning.samples import sample_writer
 from harness.records.files import digest

@@ -12,13 +12,13 @@ import json
 import os
 import re
 import secrets
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from harness.dispatch.holder import Holder
 from harness.dispatch.state_files import read_as
 from harness.files import create_exclusively
 
@@ -51,35 +51,6 @@ class Exhausted(Exception):
 
 class Lost(Exception):
     """Somebody else took the lease over; stop without writing anything."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holder:
-    """A process, told apart from every other on any machine.
-
-    Args:
-        host, boot, namespace: machine, its boot and its process-number namespace; only where all are ours can a process be looked up.
-        pid, ticks: process number and its start time (a number may be reused, both may not).
-        job: the cluster's job, such as ``123_4``, empty outside a cluster.
-    """
-
-    host: str
-    boot: str
-    namespace: str
-    pid: int
-    ticks: int
-    job: str = ""
-
-    @classmethod
-    def here(cls, *, job: str = "") -> Holder:
-        pid = os.getpid()
-        return cls(host=socket.gethostname(), boot=_boot(), namespace=_namespace(), pid=pid, ticks=_ticks(pid), job=job)
-
-    def alive(self) -> bool | None:
-        """Whether the process lives; None where it cannot be looked up from here."""
-        if (self.host, self.boot, self.namespace) != (socket.gethostname(), _boot(), _namespace()):
-            return None
-        return _ticks(self.pid) == self.ticks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,26 +250,3 @@ def _unreadable(path: Path, number: int, reason: str) -> Attempt:
         seen = 0.0
     nobody = Holder(host="an unknown machine", boot="", namespace="", pid=0, ticks=0)
     return Attempt(number=number, holder=nobody, token="", started=seen, seen=seen, unreadable=reason)
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def _namespace() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
-def _ticks(pid: int) -> int:
-    """Start time of a process in clock ticks since boot; 0 where it does not run (or is a zombie)."""
-    try:
-        rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return 0 if rest[0] in "ZX" else int(rest[19])

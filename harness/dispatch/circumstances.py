@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.dispatch.attempts import Holder
+from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Accounting
 
 

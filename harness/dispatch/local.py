@@ -12,10 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.dispatch.attempts import Held, Holder, Lease, state_folder
+from harness.dispatch.attempts import Held, Lease, state_folder
 from harness.dispatch.circumstances import Circumstances
 from harness.dispatch.executor import LOCAL_ATTEMPTS, Executor, ShowStates, Submission
 from harness.dispatch.heartbeat import beating
+from harness.dispatch.holder import Holder
 from harness.dispatch.place import Place
 from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.run_states import RunState, survey

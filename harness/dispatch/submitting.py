@@ -12,7 +12,8 @@ from typing import Any
 
 from harness.code import code_version
 from harness.dispatch import snapshot
-from harness.dispatch.attempts import Holder, attempts, state_folder
+from harness.dispatch.attempts import attempts, state_folder
+from harness.dispatch.holder import Holder
 from harness.dispatch.sweeps import AttemptLimits, Chunk, Sweep, create_sweep, new_id
 from harness.errors import UsageError, os_reason
 from harness.planning.job import Job

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.dispatch.attempts import Holder
+from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Task
 from harness.dispatch.settled import fingerprint_at
 from harness.errors import UsageError

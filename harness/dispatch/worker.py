@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 from harness.dispatch.attempt_end import end_from_state, exceeded_memory, settle
-from harness.dispatch.attempts import Holder, attempts, close, state_folder
+from harness.dispatch.attempts import attempts, close, state_folder
 from harness.dispatch.circumstances import Circumstances, StopSignals
+from harness.dispatch.holder import Holder
 from harness.dispatch.meeting import Meeting
 from harness.dispatch.reading_sweeps import read_chunk, read_sweep
 from harness.dispatch.settled import settled

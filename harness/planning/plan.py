@@ -13,12 +13,10 @@ from pathlib import Path
 from datasets.base import DatasetError
 from harness.errors import UsageError
 from harness.models.catalog import require_stands, resolve_backbone
-from harness.models.checkpoint import require_finite
-from harness.models.fingerprints import fingerprint, is_remembered, short_fingerprint
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash, require_task
 from harness.planning.finished import earlier, under_short_fingerprints
 from harness.planning.job import Job
-from harness.planning.needs import weights
+from harness.planning.pretrained import pretrained
 from harness.planning.request import Request
 from harness.planning.rows import method_row, split_overrides
 from harness.progress import stages
@@ -60,15 +58,6 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Weights:
-    """A checkpoint: its path, its fingerprint and the short one that older records name it by; empty for random weights."""
-
-    path: str = ""
-    fingerprint: str = ""
-    short: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Data:
     """What a run says of a benchmark's files; empty where they are not on disk."""
 
@@ -107,7 +96,7 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
     missing: list[str] = []
     if any(str(path) != "none" for path in request.checkpoints.values()):
         tell("loading torch to look into checkpoints")
-    weights = {backbone: _checkpoint(request, backbone, protocol, missing) for backbone in backbones}
+    weights = {backbone: pretrained(request, backbone, protocol, missing) for backbone in backbones}
     rows = [
         (entry, backbone, *method_row(entry, protocol, method_overrides, backbone))
         for backbone in backbones
@@ -216,28 +205,6 @@ def _check_tables(protocol: Protocol) -> None:
         METHODS.resolve(name)
     for name in protocol.benchmarks:
         BENCHMARKS.resolve(name)
-
-
-def _checkpoint(request: Request, backbone: str, protocol: Protocol, missing: list[str]) -> _Weights:
-    path = request.checkpoints.get(backbone, request.checkpoints.get(""))
-    if path is None:
-        if protocol.data == "files":
-            missing.append(
-                f"no checkpoint of {backbone} is given or set: give {weights(backbone)} with --checkpoint FILE, "
-                "or --checkpoint none to start from random weights"
-            )
-        return _Weights()
-    if str(path) == "none":
-        return _Weights()
-    if not path.is_file():
-        missing.append(f"checkpoint {path} does not exist; give the path of the pretrained {backbone} file")
-        return _Weights(path=str(path), fingerprint="missing")
-    from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
-
-    require_checkpoint(backbone, path)
-    if not is_remembered(path):  # all of it is read once, for its numbers and for its fingerprint
-        require_finite(path)
-    return _Weights(path=str(path.absolute()), fingerprint=fingerprint(path), short=short_fingerprint(path))
 
 
 def _data(

@@ -29,11 +29,10 @@ from methods.configs.lowrank import (
     ConvLoRAConfig,
     LoRAConfig,
     LowRankConfig,
-    NASLoRAConfig,
-    NASPCLoRAConfig,
     SAMedConfig,
     site_widths,
 )
+from methods.configs.naslora import NASLoRAConfig, NASPCLoRAConfig
 
 __all__ = [
     "AdaptFormerConfig",

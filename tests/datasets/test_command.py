@@ -12,9 +12,10 @@ import pytest
 
 import datasets
 from datasets import samples
-from datasets.preparing.checking import Check, Verdict
+from datasets.preparing.checking import Check
 from datasets.preparing.downloading import Archive
 from datasets.preparing.prepare import Prepared
+from datasets.preparing.verdicts import Verdict
 from harness.data_sets import _print_check, main
 
 REPOSITORY = Path(__file__).resolve().parents[2]

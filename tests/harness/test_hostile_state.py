@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from harness import run, status
 from harness.dispatch import worker
-from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, attempts, state_folder
+from harness.dispatch.attempts import Exhausted, Held, Lease, attempts, state_folder
+from harness.dispatch.holder import Holder
 from harness.dispatch.reading_sweeps import read_chunk
 from harness.dispatch.run_states import survey
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep

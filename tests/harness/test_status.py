@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from harness import status
-from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
+from harness.dispatch.attempts import Lease, log_path, state_folder
+from harness.dispatch.holder import Holder
 from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import RunState, survey

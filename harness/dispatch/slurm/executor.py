@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.dispatch.attempt_end import give_up
-from harness.dispatch.attempts import LEASE_SECONDS, Held, Holder, Lease, attempts, state_folder
+from harness.dispatch.attempts import LEASE_SECONDS, Held, Lease, attempts, state_folder
 from harness.dispatch.executor import Executor, ShowStates, Submission
 from harness.dispatch.heartbeat import beating
+from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import read_chunks, read_sweep
 from harness.dispatch.run_states import INTERRUPTED, LOST, RunState, survey

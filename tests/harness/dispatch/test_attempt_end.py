@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from harness.dispatch.attempt_end import end_from_state, exceeded_memory, gpu_hours, reason_to_give_up, settle
-from harness.dispatch.attempts import Attempt, Holder, Lease, attempts, state_folder
+from harness.dispatch.attempts import Attempt, Lease, attempts, state_folder
+from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Account
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun
 from harness.records.store import RecordStore

@@ -14,7 +14,8 @@ import pytest
 
 from harness import files
 from harness.dispatch import attempts as module
-from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts, close
+from harness.dispatch.attempts import Exhausted, Held, Lease, Lost, attempts, close
+from harness.dispatch.holder import Holder
 from harness.files import create_exclusively
 
 

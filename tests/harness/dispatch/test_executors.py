@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
+from harness.dispatch.attempts import Lease, attempts, state_folder
 from harness.dispatch.display import Display
+from harness.dispatch.holder import Holder
 from harness.dispatch.local import InlineExecutor
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor, run_jobs

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from harness.dispatch import progress_file as module
-from harness.dispatch.attempts import Holder, Lease
+from harness.dispatch.attempts import Lease
 from harness.dispatch.circumstances import Circumstances
+from harness.dispatch.holder import Holder
 from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.supervise import completion
 from harness.records.schema import Record

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.dispatch.attempts import Holder, log_path, state_folder
+from harness.dispatch.attempts import log_path, state_folder
 from harness.dispatch.circumstances import Circumstances, StopSignals
+from harness.dispatch.holder import Holder
 from harness.dispatch.run_log import log_line
 from harness.dispatch.supervise import supervise
 from harness.planning.job import Job

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.dispatch.attempts import Holder, attempts, state_folder
+from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.circumstances import Circumstances, StopSignals
+from harness.dispatch.holder import Holder
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
 from harness.dispatch.supervise import supervise

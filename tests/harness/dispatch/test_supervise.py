@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from harness.dispatch import supervise as module
-from harness.dispatch.attempts import Attempt, Holder, Lease, Lost, attempts, log_path, state_folder
+from harness.dispatch.attempts import Attempt, Lease, Lost, attempts, log_path, state_folder
 from harness.dispatch.circumstances import Circumstances, StopSignals
+from harness.dispatch.holder import Holder
 from harness.dispatch.meeting import Meeting
 from harness.dispatch.settled import ending_fingerprint
 from harness.dispatch.supervise import supervise

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.dispatch.attempts import Holder, Lease, state_folder
+from harness.dispatch.attempts import Lease, state_folder
+from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import Problems, chunk_paths, read_chunk, read_chunks, read_sweep, read_sweeps
 from harness.dispatch.settled import ending_fingerprint, settled

@@ -18,8 +18,9 @@ from types import SimpleNamespace
 import pytest
 
 from harness.dispatch import supervise as module
-from harness.dispatch.attempts import Holder, Lost
+from harness.dispatch.attempts import Lost
 from harness.dispatch.circumstances import Circumstances, StopSignals
+from harness.dispatch.holder import Holder
 from harness.dispatch.supervise import INTERRUPTED_STATUS, watch
 
 HARD_LIMIT_S = 20.0

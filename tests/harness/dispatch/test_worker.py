@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from harness.dispatch import worker
-from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
+from harness.dispatch.attempts import Lease, attempts, state_folder
 from harness.dispatch.circumstances import Circumstances, StopSignals
+from harness.dispatch.holder import Holder
 from harness.dispatch.meeting import Meeting
 from harness.dispatch.queue import Account
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep, job_log

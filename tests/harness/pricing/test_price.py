@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from datasets import samples
-from harness.dispatch.attempts import Holder, Lease, state_folder
+from harness.dispatch.attempts import Lease, state_folder
+from harness.dispatch.holder import Holder
 from harness.dispatch.place import Place, place
 from harness.errors import UsageError
 from harness.models.catalog import backbone_shape

@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 
 from harness import status
-from harness.dispatch.attempts import Holder, Lease, state_folder
+from harness.dispatch.attempts import Lease, state_folder
+from harness.dispatch.holder import Holder
 from harness.dispatch.place import place
 from harness.dispatch.reading_sweeps import read_chunk, read_chunks, read_sweeps
 from harness.dispatch.run_jobs import make_executor

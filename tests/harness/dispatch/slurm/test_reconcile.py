@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
+from harness.dispatch.attempts import Lease, attempts, state_folder
+from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Account, Task
 from harness.dispatch.reading_sweeps import read_chunk
 from harness.dispatch.slurm import reconcile as module
