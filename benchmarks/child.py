@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from typing import Any
 def used(
     what: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None, rounds: int = 1
 ) -> dict[str, Any]:
-    """``what``; user and system seconds of ``python COMMAND``, of every round and their median; the highest peak memory.
+    """``what``; user and system seconds of ``python COMMAND``, of every round and their median; the highest peak memory, None where it is
+    no higher than that of this process, from which a child starts.
 
     Raises:
         SystemExit: it fails.
@@ -29,9 +31,10 @@ def used(
             raise SystemExit(f"{what}: exit code {child.returncode}")
         seconds.append(round(usage.ru_utime + usage.ru_stime, 3))
         peaks.append(usage.ru_maxrss)
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "what": what,
         "processor time (s)": statistics.median(seconds),
-        "peak memory (MiB)": round(max(peaks) / 1024),
+        "peak memory (MiB)": round(max(peaks) / 1024) if max(peaks) > own else None,
         "rounds (s)": seconds,
     }

@@ -7,10 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from harness.experiment.environment import environment
-
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The option; a folder that is not there is refused before anything is measured."""
@@ -28,6 +24,10 @@ def save(path: Path | None, *, options: argparse.Namespace, measured: dict[str, 
     """Write ``measured`` beside the command's options and the environment; nothing without a path."""
     if path is None:
         return
+    import torch
+
+    from harness.experiment.environment import environment  # with torch: what measures other processes stays small
+
     device = torch.device(getattr(options, "device", "cpu"))
     asked = {name: str(value) for name, value in vars(options).items() if value is not None and name != "json"}
     where = environment(device if device.type == "cuda" else torch.device("cpu"))

@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from datasets.base import Benchmark, DatasetError, Pair
 from harness.errors import UsageError
 from harness.planning.data import data_options
@@ -26,6 +24,7 @@ def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str
     Raises:
         DatasetError: ``data`` holds no such benchmark.
     """
+    import numpy as np
     from PIL import Image
 
     settings = load_settings()

@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scipy import stats
-
 from harness.comparison import names
 from harness.comparison.grid import Grid, build_grid, sheets
 from harness.comparison.paired import Difference, ImagesOf, paired_difference
@@ -213,6 +211,8 @@ def lenth_margin(effects: Sequence[float], *, confidence: float = 0.95) -> float
     sizes = [abs(value) for value in effects]
     first = 1.5 * statistics.median(sizes)
     kept = [size for size in sizes if size < 2.5 * first] or sizes
+    from scipy import stats  # a second, which --help need not wait for
+
     return 1.5 * statistics.median(kept) * float(stats.t.ppf((1 + confidence) / 2, len(effects) / 3))
 
 
