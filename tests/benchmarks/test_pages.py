@@ -27,3 +27,16 @@ def test_the_row_of_evaluations_is_that_of_its_file() -> None:
     (name,) = re.findall(r"results/benchmarks/([\w.-]+)", row)
     assert re.findall(r"\*\*(\d\.\d\d)\*\* \[(\d\.\d\d), (\d\.\d\d)\]", row) == [ratio(name)]
     assert float(ratio(name)[2]) <= 1.3
+
+
+def test_the_rows_of_starting_are_those_of_their_file() -> None:
+    lines = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").splitlines()
+    rows = json.loads((MEASURED / "startup.json").read_text(encoding="utf-8"))["rows"]
+    helped = [row["processor time (s)"] for row in rows if row["what"].endswith("--help")]
+    (told,) = [line for line in lines if line.startswith("| `--help` of any verb")]
+    below = sum(seconds < 0.5 for seconds in helped)
+    assert f"{min(helped):.2f} to {max(helped):.2f} s (medians of three), {below} of {len(helped)} verbs below" in told
+    (plan,) = [row for row in rows if "1008 runs" in row["what"]]
+    (told,) = [line for line in lines if line.startswith("| `--plan` of 1,008 runs")]
+    low, high = min(plan["rounds (s)"]), max(plan["rounds (s)"])
+    assert f"**{plan['processor time (s)']:.2f}** s ({low:.2f} to {high:.2f}, three times)" in told
