@@ -15,7 +15,7 @@ from typing import Any, cast
 from harness.comparison.columns import Column, columns_of
 from harness.comparison.names import SCORE_TITLES, benchmark_rank
 from harness.comparison.rows import Group, by_benchmark, groups_of_records, groups_of_study, note_of, trials_of
-from harness.comparison.rules import CardOf, no_card
+from harness.comparison.rules import CardOf, differences, no_card
 from harness.records.schema import ADDED_LATER, Code, Record, Run
 from harness.statistics import sd
 from harness.studies import Study
@@ -203,13 +203,14 @@ def grids(
     metrics: Sequence[str] = (),
     card_of: CardOf = no_card,
 ) -> list[Grid]:
-    """A grid a sheet. With a study: sheets of its protocol, and others where at least half of its rows were run.
+    """A grid a sheet. With a study: the sheet of its own rules, and others where at least half of its rows were run; a row
+    that it shares with another study was not run for it under that study's rules. Where none is such, what there is.
 
     Args:
         metrics: see `build_grid`.
         card_of: the harness's own cards, to know the decoder of a study that names none.
     """
-    found = []
+    found, rest = [], []
     for sheet, members in sheets(records).items():
         protocol, _, backbone, _ = sheet
         if study is None:
@@ -225,9 +226,20 @@ def grids(
             here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
         grid = build_grid(sheet, members, study=here, metrics=metrics)
         filled = sum(any(is_run(record) for record in mine) for mine in grid.members.values())
-        if filled and (protocol == study.protocol or 2 * filled >= len(grid.rows)):
+        if 2 * filled >= len(grid.rows) or (filled and _has_rules_of(study, members[0].run, card_of)):
             found.append(grid)
-    return found
+        elif filled and protocol == study.protocol:
+            rest.append(grid)
+    return found or rest
+
+
+def _has_rules_of(study: Study, run: Run, card_of: CardOf) -> bool:
+    """Whether nothing was set on the command line; yes where the card is not known."""
+    if run.protocol != study.protocol:
+        return False
+    card = card_of(run.protocol, run.benchmark)
+    set_by_study = {"budget", "decoder", "decoder_lr"}
+    return card is None or differences(run.rules, {**card, **study.set}).keys() <= set_by_study
 
 
 def _is_model(study: Study, run: Run, card_of: CardOf) -> bool:

@@ -464,6 +464,34 @@ def test_a_study_shows_runs_with_the_decoder_of_its_card_where_it_names_none(
     assert {decoder: "10.0 (1)" for decoder, digest in (("sam", "a"), ("linear", "b")) if digest * 8 in page} == shown
 
 
+@pytest.mark.parametrize(
+    ("own", "other", "shown"),
+    [
+        ([3], [3], {"own"}),  # the other is one row of three, run for another study
+        ([3], [3, 6], {"own", "other"}),
+        ([], [3], {"other"}),
+    ],
+)
+def test_a_study_shows_runs_under_changed_rules_where_half_of_its_rows_were_run_or_nothing_else(
+    own: list[int], other: list[int], shown: set[str]
+) -> None:
+    def of(ranks: list[int], digest: str, **rules: Any) -> list[Any]:
+        return [
+            record(
+                0.1, benchmark="sbu", metric="ber", protocol_hash=digest * 16, config={"rank": rank},
+                changed={} if rank == 3 else {"rank": rank}, rules={**CARD, "protocol": "", **rules},
+            )
+            for rank in ranks
+        ]  # fmt: skip
+
+    page = render(
+        of(own, "a") + of(other, "b", epochs=2),
+        study=study(entries=[{"label": str(rank), "method": "lora", "options": {"rank": rank}} for rank in (3, 6, 7)]),
+        sources=sources(card_of=lambda *_: {**CARD, "protocol": ""}),
+    )
+    assert {name for name, digest in (("own", "a"), ("other", "b")) if digest * 8 in page} == shown
+
+
 def test_the_note_of_a_study_is_printed() -> None:
     assert "- made up\n" in render([record(0.1, benchmark="sbu", metric="ber")], study=study(note="made up"))
 
