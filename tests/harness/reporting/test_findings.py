@@ -13,6 +13,7 @@ from harness.comparison.alpha import domains
 from harness.comparison.grid import build_grid, sheets
 from harness.comparison.paired import paired_difference
 from harness.comparison.rows import is_entry
+from harness.drawing.lengths import passes_of
 from harness.records.cost import CostStore
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -31,6 +32,7 @@ def small(warmup: int = 0) -> list[Record]:
     kept = [one for one in RecordStore(ROOT / "results") if one.run.protocol == "small"]
     card = {one.run.method: one.run.method_config for one in kept if one.run.benchmark == "leaf"}
     kept = [one for one in kept if one.run.rules["warmup"] == warmup and one.run.rules.get("decoder", "sam") == "sam"]
+    kept = [one for one in kept if one.run.rules["epoch_images"] == 200]
     return [one for one in kept if _as(card, one)]
 
 
@@ -113,6 +115,24 @@ def test_the_rows_that_take_rate_scale_and_cell_apart_are_those_of_their_page() 
     assert said == {name: table[name] for name in said}
     behind = float(said["LoRA, scale 1, lr 1e-3"].split()[0]) - float(said["NAS-LoRA, lr 1e-3"].split()[0])
     assert f"at 1e-3 NAS-LoRA comes within {behind:.1f} points of it" in PAGE
+
+
+def test_time_to_quality_is_that_of_its_page() -> None:
+    page = (ROOT / "results" / "tables" / "small-lengths.md").read_text(encoding="utf-8")
+    found: dict[str, list[str]] = {}
+    for part in page.split("\n## ")[1:]:
+        length = re.findall(r"epoch_images (\d+)\n", part)
+        scores = {row[0].split(",")[0]: plain(row[1]) for row in rows(part.partition("\n### ")[0])[1:]}
+        (apart,) = (row[2:4] for row in rows(part.partition("differences to LoRA")[2]) if row[1] == "Kvasir-SEG Sα")
+        found[str(4 * int(length[0]) // 2)] = [scores["LoRA"], scores["NAS-LoRA"], apart[0].split()[0], apart[1]]
+    table = rows(section("Time to quality"))[1:]
+    said = {row[0]: row[1:5] for row in table}
+    assert len(said) >= 3
+    assert said == found
+    kept = [one for one in RecordStore(ROOT / "results") if (one.run.protocol, one.run.method) == ("small", "naslora")]
+    kept = [one for one in kept if one.run.method_config["search_start_epoch"] == 1]
+    passes = {f"{one.budget['weight_updates']:.0f}": f"{passes_of(one):.0f}" for one in kept}
+    assert {row[0]: row[5] for row in table}.items() <= passes.items()
 
 
 def test_the_readings_are_those_of_their_page() -> None:
@@ -216,9 +236,10 @@ def test_what_decoding_costs_is_told_as_its_page_has_it() -> None:
 
 
 def load_rows(study: str) -> dict[str, list[Record]]:
-    """Row of a study -> its runs under SAM's decoder."""
+    """Row of a study -> its runs under SAM's decoder, of the card's length."""
     found = load_study(study)
     kept = [one for one in RecordStore(ROOT / "results") if one.run.rules.get("decoder", "sam") == "sam"]
+    kept = [one for one in kept if one.run.rules.get("epoch_images", 200) == 200]
     return {
         entry.label: [
             one
