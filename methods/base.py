@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from methods.configs import MethodConfig
 from methods.parts.folding import Folding, deviation, predictions
 from methods.parts.placement import MethodError
-from methods.parts.sites import Adaptable
+from methods.parts.sites import Adaptable, as_adaptable
 
 Role = Literal["weights", "architecture"]
 MergeMode = Literal["exact", "conv", "calibrated"]
@@ -107,14 +107,15 @@ class Method(ABC):
         """
         if self._segmenter is not None:
             raise MethodError(f"{self.name} is attached already; construct a new one for another segmenter")
-        if not isinstance(segmenter, Adaptable):
+        adaptable = as_adaptable(segmenter)
+        if adaptable is None:
             kind = type(segmenter).__name__
             raise MethodError(
                 f"{self.name} attaches to a segmenter with encoder and decoder_parameters(), not to {kind}"
             )
         segmenter.requires_grad_(False)
-        self._insert(segmenter)
-        for _, parameter in self._trained_beside(segmenter):
+        self._insert(adaptable)
+        for _, parameter in self._trained_beside(adaptable):
             parameter.requires_grad_(True)
         self._segmenter = segmenter
 

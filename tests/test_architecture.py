@@ -83,3 +83,13 @@ def test_what_code_cites_and_pages_link_is_in_the_repository() -> None:
         linked = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
         missing += [f"{path}: {name}" for name in linked if not (path.parent / name).exists()]
     assert missing == []
+
+
+def test_what_isinstance_is_asked_of_a_module_are_methods_alone() -> None:
+    """Since Python 3.12 a runtime protocol looks at attributes without ``__getattr__``, by which a module has its parts."""
+    for package in ("methods", "datasets", "harness"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef) and "runtime_checkable" in map(ast.unparse, node.decorator_list):
+                    fields = [ast.unparse(one) for one in node.body if isinstance(one, ast.AnnAssign)]
+                    assert not fields, f"{path.name}: {node.name} has {fields}"

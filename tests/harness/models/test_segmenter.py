@@ -12,7 +12,7 @@ from harness.models.build import build_segmenter
 from harness.models.decoder_shape import Task
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import SAMSegmenter, Segmenter, SegmenterOutput, probabilities, upsample
-from methods.parts.sites import Adaptable, block_sites
+from methods.parts.sites import as_adaptable, block_sites
 
 NAMES = ["vit_t", "vit_t_timm"]
 
@@ -101,7 +101,7 @@ def test_images_that_are_not_square_equal_segment_anything_with_resized_position
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
 def test_forward_is_embed_blocks_finish(name: str, activation_checkpointing: bool) -> None:
     segmenter = build_segmenter(name, task="binary", activation_checkpointing=activation_checkpointing)
-    assert isinstance(segmenter, Adaptable)
+    assert as_adaptable(segmenter) is segmenter
     encoder: Any = segmenter.encoder
     size = encoder.shape.image_size
     images = _images(2, size)
