@@ -73,7 +73,8 @@ def _contestant(options: argparse.Namespace, device: torch.device, way: str) -> 
     LoRA(LoRAConfig(), seed=1).attach(segmenter)
     found = Contestant(segmenter, options, device)
     if "channels-last" in way:
-        found.model = found.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        plain: Any = found.model  # torch's types have no memory format without a dtype
+        found.model = plain.to(memory_format=torch.channels_last)
         found.images = found.images.contiguous(memory_format=torch.channels_last)
     if "compiled" in way:
         compiled: Any = torch.compile(found.model)

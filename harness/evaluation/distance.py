@@ -44,7 +44,8 @@ def _boxes(foreground: Mask, *, reach: int) -> list[tuple[slice, slice]]:
     rows = np.stack([foreground[top : top + _CELL].any(axis=0) for top in range(0, height, _CELL)])
     cells = np.logical_or.reduceat(rows, np.arange(0, width, _CELL), axis=1)
     groups, _ = label(binary_dilation(cells, iterations=2), structure=np.ones((3, 3)))
-    found = find_objects(np.where(cells, groups, 0))
+    boxes = find_objects(np.where(cells, groups, 0))  # None for a label that is nowhere
+    found = [box for box in boxes if box is not None]
     return [(_within(down, reach, height), _within(right, reach, width)) for down, right in found]
 
 
