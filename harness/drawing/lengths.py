@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LENGTH = {"epochs", "epoch_images"}
 """Rules in which the runs of one line may differ."""
+APART = 1.3
+"""Factor between two lengths whose labels do not touch."""
 AXES = ("updates of the weights", "passes of a batch, those for α included")
 
 
@@ -140,10 +142,14 @@ def _point(runs: Sequence[Record], split: str, metric: str) -> TrainedFor | None
 
 
 def _scale(ax: Axes, amounts: Iterable[float]) -> None:
-    """Logarithmic, with a tick at every length."""
+    """Logarithmic, with a tick at every length that stands apart from the one before."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+    ticks: list[float] = []
+    for amount in sorted(amounts):
+        if not ticks or amount >= APART * ticks[-1]:
+            ticks.append(amount)
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(FixedLocator(sorted(amounts)))
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     ax.xaxis.set_minor_locator(NullLocator())
