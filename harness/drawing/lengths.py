@@ -59,8 +59,9 @@ def passes_of(record: Record) -> float | None:
     weights = record.budget.get("weight_updates")
     if weights is None:
         return None
-    own = 0.0 if record.run.method_config.get("alternate") == "joint" else record.budget.get("alpha_updates", 0.0)
-    return weights + own
+    config = record.run.method_config
+    shared = config.get("alternate") == "joint" or not config.get("stagewise", True)  # one pass updates both
+    return weights + (0.0 if shared else record.budget.get("alpha_updates", 0.0))
 
 
 def _benchmark(material: Material, benchmark: str, place: int) -> Drawing | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ def products(protocol: Protocol, device: torch.device) -> contextlib.AbstractCon
 
 
 @contextlib.contextmanager
-def autocast(protocol: Protocol, device: torch.device) -> Any:
+def autocast(protocol: Protocol, device: torch.device) -> Iterator[None]:
     """A forward pass in the protocol's precision; fp32 is torch's own. The backward pass goes under `products`."""
     if protocol.precision == "fp32":
         yield

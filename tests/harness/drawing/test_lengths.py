@@ -78,7 +78,13 @@ def test_a_record_that_counts_no_updates_has_no_place(tmp_path: Path):
         list(draw("lengths", found[4]))
 
 
-@pytest.mark.parametrize(("alternate", "passes"), [("joint", 40), ("both", 70), ("iteration", 70)])
-def test_an_update_of_alpha_has_a_pass_unless_it_shares_that_of_the_weights(alternate: str, passes: float):
+@pytest.mark.parametrize(
+    ("config", "passes"),
+    [
+        ({"alternate": "joint"}, 40), ({"alternate": "both"}, 70), ({"alternate": "iteration"}, 70),
+        ({"alternate": "iteration", "stagewise": False}, 40),
+    ],
+)  # fmt: skip
+def test_an_update_of_alpha_has_a_pass_unless_it_shares_that_of_the_weights(config: dict[str, Any], passes: float):
     budget = {"weight_updates": 40.0, "alpha_updates": 30.0}
-    assert passes_of(record(method="naslora", config={"alternate": alternate}, budget=budget)) == passes
+    assert passes_of(record(method="naslora", config=config, budget=budget)) == passes

@@ -146,6 +146,8 @@ def test_time_to_quality_is_that_of_its_page() -> None:
     assert told in " ".join(PAGE.split())
     passes = {f"{one.budget['weight_updates']:.0f}": f"{passes_of(one):.0f}" for one in kept}
     assert {row[0]: row[5] for row in table}.items() <= passes.items()
+    assert passes["200"] == "350"
+    assert float(said["200"][1].split()[0]) < float(said["200"][0].split()[0])
 
 
 def test_the_readings_are_those_of_their_page() -> None:
