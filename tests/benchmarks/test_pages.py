@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -40,3 +41,17 @@ def test_the_rows_of_starting_are_those_of_their_file() -> None:
     (told,) = [line for line in lines if line.startswith("| `--plan` of 1,008 runs")]
     low, high = min(plan["rounds (s)"]), max(plan["rounds (s)"])
     assert f"**{plan['processor time (s)']:.2f}** s ({low:.2f} to {high:.2f}, three times)" in told
+
+
+def test_what_spinning_costs_is_that_of_its_files() -> None:
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").partition("| rounds of spinning |")[2]
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split("|")] for line in text.partition("\n\n")[0].splitlines()[2:]
+    ]
+    for column, name in enumerate(("waiting-quiet.json", "waiting-busy.json"), start=1):
+        seconds = json.loads((MEASURED / name).read_text(encoding="utf-8"))["seconds"]
+        medians = {key: statistics.median(values) for key, values in seconds.items() if key != "one thread"}
+        for row in rows:
+            key = "default" if row[0] == "libgomp's own" else f"spin {row[0].replace(',', '')}"
+            found = f"{medians[key] / min(medians.values()):.2f}" if key in medians else "not timed"
+            assert row[column] == found, (name, row)
