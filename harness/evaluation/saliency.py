@@ -5,6 +5,7 @@ A pixel with label 255 is left out of every sum, count, mean and centroid, and i
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -41,6 +42,14 @@ class SaliencyMap:
         """Pixels that count."""
         return self.inside.size + self.outside.size
 
+    @functools.cached_property
+    def inside_sum(self) -> float:
+        return float(self.inside.sum())
+
+    @functools.cached_property
+    def outside_sum(self) -> float:
+        return float(self.outside.sum())
+
 
 def saliency_map(probability: Floats, foreground: Mask, valid: Mask | None = None, *, min_max: bool) -> SaliencyMap:
     """Prepare one image.
@@ -75,7 +84,7 @@ def mae(image: SaliencyMap) -> float:
     """Mean absolute error (Perazzi et al., CVPR 2012)."""
     if image.size == 0:
         return 0.0
-    return float(image.inside.size - image.inside.sum() + image.outside.sum()) / image.size
+    return (image.inside.size - image.inside_sum + image.outside_sum) / image.size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +109,7 @@ def e_measure(image: SaliencyMap) -> EMeasure:
     inside, outside = image.inside, image.outside
     hits, false_hits = _count_from(inside), _count_from(outside)
     curve = _enhanced_alignment(hits=hits, false_hits=false_hits, positives=inside.size, total=image.size)
-    mean = float(inside.sum() + outside.sum()) / max(image.size, 1)
+    mean = (image.inside_sum + image.outside_sum) / max(image.size, 1)
     threshold = min(2.0 * mean, 1.0)
     adaptive = _enhanced_alignment(
         hits=np.array([np.count_nonzero(inside >= threshold)]),
@@ -167,15 +176,17 @@ def s_measure(image: SaliencyMap, *, alpha: float = 0.5) -> float:
     if total == 0:
         return 0.0
     if positives in (0, total):
-        return float(image.inside.mean()) if positives else 1.0 - float(image.outside.mean())
+        return image.inside_sum / total if positives else 1.0 - image.outside_sum / total
     share = positives / total
-    objects = share * _object_score(image.inside) + (1 - share) * _object_score(image.outside, inverted=True)
+    inside = _object_score(image.inside, image.inside_sum)
+    outside = _object_score(image.outside, image.outside_sum, inverted=True)
+    objects = share * inside + (1 - share) * outside
     return max(0.0, alpha * objects + (1 - alpha) * _region_score(image))
 
 
-def _object_score(values: Floats, *, inverted: bool = False) -> float:
+def _object_score(values: Floats, total: float, *, inverted: bool = False) -> float:
     """2 x̄ / (x̄² + 1 + σ) of x = values or 1 − values: how high and how even one object is (equation 4, λ = 1/2)."""
-    mean = float(values.mean())
+    mean = total / values.size
     deviation = 0.0
     if values.size > 1:
         # Sums of squares of numbers in [0, 1]: cancellation costs σ at most 1e-7, where it is nought.

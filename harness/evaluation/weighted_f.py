@@ -52,7 +52,7 @@ def weighted_f(image: SaliencyMap, *, beta2: float = 1.0) -> float:
     rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
     if rows.size == 0:
         return 0.0
-    outside = float(image.outside.sum())
+    outside = image.outside_sum
     margin = _margin(outside / image.inside.size)
     near = (
         slice(max(int(rows[0]) - margin, 0), int(rows[-1]) + margin + 1),
@@ -60,9 +60,9 @@ def weighted_f(image: SaliencyMap, *, beta2: float = 1.0) -> float:
     )
     squared = squared_distances(foreground[near], reach=max(margin, _FAR))
     lost = _lost(image.probability[near], foreground[near], squared)
-    # Outside: Σ p (2 − falloff) = 2 Σ p − Σ p falloff.
+    # Outside: Σ p (2 − falloff) = 2 Σ p − Σ p falloff. The foreground lies at distance 0, where the falloff is 1.
     valid = None if image.valid is None else image.valid[near]
-    false_positives = 2.0 * outside - _discount(image.probability[near], foreground[near], valid, squared)
+    false_positives = 2.0 * outside + image.inside_sum - _discount(image.probability[near], valid, squared)
 
     positives = image.inside.size
     true_positives = positives - lost
@@ -110,7 +110,8 @@ def _lost(probability: Floats, foreground: Mask, squared: NDArray[np.float32]) -
         near = error[top : top + len(rows) + 2 * _REACH, left : right + 2 * _REACH]
         blurred = _blur(_blur(near).T).T
         np.minimum(blurred, near[_REACH:-_REACH, _REACH:-_REACH], out=blurred)
-        lost += float(np.sum(blurred, where=rows[:, left:right], dtype=np.float64))
+        blurred *= rows[:, left:right]
+        lost += float(blurred.sum(axis=0).sum(dtype=np.float64))
     return lost
 
 
@@ -157,14 +158,15 @@ def _blur(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return out
 
 
-def _discount(probability: Floats, foreground: Mask, valid: Mask | None, squared: NDArray[np.float32]) -> float:
-    """Σ over the background of p · exp(ln ½ / 5 · distance); all arguments (H, W)."""
+def _discount(probability: Floats, valid: Mask | None, squared: NDArray[np.float32]) -> float:
+    """Σ of p · exp(ln ½ / 5 · distance); all arguments (H, W)."""
     total = 0.0
-    for top in range(0, len(foreground), _ROWS):
+    for top in range(0, len(probability), _ROWS):
         rows = slice(top, top + _ROWS)
         weight = np.sqrt(squared[rows])
         weight *= _FALLOFF
         np.exp(weight, out=weight)
-        weight *= ~foreground[rows] if valid is None else valid[rows] & ~foreground[rows]
+        if valid is not None:
+            weight *= valid[rows]
         total += float(np.vdot(weight.astype(np.float64), probability[rows]))
     return total
