@@ -104,6 +104,7 @@ def _digests(index: RecordIndex, around: bytes) -> dict[str, str]:
     database = index.database
     database.execute("CREATE TEMP TABLE beside(key TEXT, stamp INTEGER)")
     now = time.time_ns()
+    database.execute("BEGIN")  # else each row is a change of its own
     with os.scandir(index.folder) as found:
         database.executemany(
             "INSERT INTO beside VALUES (?, ?)",
@@ -113,6 +114,7 @@ def _digests(index: RecordIndex, around: bytes) -> dict[str, str]:
                 if entry.name.endswith(".csv")
             ),
         )
+    database.commit()
     database.execute("CREATE INDEX temp.beside_key ON beside(key)")
     made_of: dict[str, Any] = {}
     for protocol, *values in database.execute(_ROWS):
