@@ -45,6 +45,7 @@ METHODS = {
     "convlora": (ConvLoRA, ConvLoRAConfig),
     "decoder": (DecoderOnly, DecoderOnlyConfig),
 }
+_SHOWN = 16  # operations of a profile
 
 
 class Contestant:
@@ -88,6 +89,17 @@ class Contestant:
     def matmul_rate(self) -> float:
         dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         return matmul_rate(self.device, dtypes[self.options.precision], clock=self.clock)
+
+    def operations(self) -> dict[str, float]:
+        """Seconds of a step by operation, without those that it calls, most first."""
+        with torch.profiler.profile() as found:
+            self.step()
+        on_device = self.device.type == "cuda"
+        spent = {
+            event.key: (event.self_device_time_total if on_device else event.self_cpu_time_total) / 1e6
+            for event in found.key_averages()
+        }
+        return dict(sorted(spent.items(), key=lambda item: -item[1])[:_SHOWN])
 
     def live_peak(self) -> int:
         own = [*self.model.parameters(), *self.model.buffers()]
@@ -152,6 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--no-live", action="store_true", help="do not count tensors (--device meta does so in seconds)"
     )
+    parser.add_argument("--profile", action="store_true", help="also where the time of one more step of each goes")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     add_json(parser)
     options = parser.parse_args(argv)
@@ -175,12 +188,13 @@ def main(argv: list[str] | None = None) -> int:
         for name, model in models.items():
             seconds[name].append(model.step())
         print(f"round {number + 1}: " + ", ".join(f"{n} {s[-1]:.2f} s" for n, s in seconds.items()), file=sys.stderr)
+    operations = {name: model.operations() for name, model in models.items()} if options.profile else {}
     del models
     resident = {name: _resident(name, argv or sys.argv[1:]) for name in seconds} if options.resident else {}
     measured = {
         "shared": shared, "seconds": seconds, "ratios": _ratios(seconds), "flops": flops, "matmul_flops_per_s": rate,
         "share_of_limit": _shares(seconds, flops, rate), "live_bytes": live, "resident_bytes": resident,
-        "relative_deviation": deviations,
+        "relative_deviation": deviations, "operations": operations,
     }  # fmt: skip
     save(options.json, options=options, measured=measured)
     print(_table(measured))
@@ -247,6 +261,8 @@ def _table(measured: dict[str, Any]) -> str:
         "of the limit",
     ]
     text = tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
+    for name, spent in measured["operations"].items():
+        text += f"\n\n{name}, seconds by operation:\n" + tabulate(spent.items(), tablefmt="plain", floatfmt=".2f")
     if {"naslora", "lora"} <= seconds.keys() and seconds["lora"]:
         text += f"\n\nNAS-LoRA / LoRA: {_ratio(seconds['naslora'], seconds['lora'], digits=3)}"
     return text
