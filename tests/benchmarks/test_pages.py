@@ -1,4 +1,4 @@
-"""What the pages say of an evaluation's price is what the committed files hold."""
+"""What the pages say of measured times is what the committed files hold."""
 
 from __future__ import annotations
 
@@ -6,9 +6,30 @@ import json
 import re
 import statistics
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.costing.ratios import paired_ratio
 
 ROOT = Path(__file__).parents[2]
 MEASURED = ROOT / "results" / "benchmarks"
+
+
+def measured(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((MEASURED / name).read_text(encoding="utf-8"))
+    return found
+
+
+def interval(found: dict[str, float]) -> str:
+    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def line_of(start: str) -> str:
+    """The row of a target on the page of performance."""
+    lines = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").splitlines()
+    (row,) = [line for line in lines if line.startswith(start)]
+    return row
 
 
 def ratio(name: str) -> tuple[str, str, str]:
@@ -23,24 +44,79 @@ def test_an_evaluations_price_is_that_of_the_files() -> None:
 
 
 def test_the_row_of_evaluations_is_that_of_its_file() -> None:
-    lines = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").splitlines()
-    (row,) = [line for line in lines if line.startswith("| evaluation of a split")]
+    row = line_of("| evaluation of a split")
     (name,) = re.findall(r"results/benchmarks/([\w.-]+)", row)
     assert re.findall(r"\*\*(\d\.\d\d)\*\* \[(\d\.\d\d), (\d\.\d\d)\]", row) == [ratio(name)]
     assert float(ratio(name)[2]) <= 1.3
 
 
 def test_the_rows_of_starting_are_those_of_their_file() -> None:
-    lines = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").splitlines()
-    rows = json.loads((MEASURED / "startup.json").read_text(encoding="utf-8"))["rows"]
+    rows = measured("startup.json")["rows"]
     helped = [row["processor time (s)"] for row in rows if row["what"].endswith("--help")]
-    (told,) = [line for line in lines if line.startswith("| `--help` of any verb")]
+    told = line_of("| `--help` of any verb")
     below = sum(seconds < 0.5 for seconds in helped)
-    assert f"{min(helped):.2f} to {max(helped):.2f} s (medians of three), {below} of {len(helped)} verbs below" in told
+    assert (
+        f"**{min(helped):.2f} to {max(helped):.2f}** s (medians of five), {below} of {len(helped)} verbs below" in told
+    )
     (plan,) = [row for row in rows if "1008 runs" in row["what"]]
-    (told,) = [line for line in lines if line.startswith("| `--plan` of 1,008 runs")]
+    told = line_of("| `--plan` of 1,008 runs")
     low, high = min(plan["rounds (s)"]), max(plan["rounds (s)"])
-    assert f"**{plan['processor time (s)']:.2f}** s ({low:.2f} to {high:.2f}, three times)" in told
+    assert f"**{plan['processor time (s)']:.2f}** s ({low:.2f} to {high:.2f}, five times)" in told
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ("| `status` over 100,001", "status, nothing touched"),
+        ("| `tables` over 100,001", "tables, nothing touched"),
+        ("| `--plan` of 22,401", "plan of 22401 runs"),
+    ],
+)
+def test_the_rows_of_a_large_archive_are_those_of_its_file(row: str, what: str) -> None:
+    (found,) = [one for one in measured("archive-100000.json")["rows"] if one["what"] == what]
+    low, high = min(found["rounds (s)"]), max(found["rounds (s)"])
+    assert f"**{found['processor time (s)']:.2f}** s ({low:.2f} to {high:.2f}, three times)" in line_of(row)
+
+
+def test_the_rows_of_peers_are_those_of_their_files() -> None:
+    found = measured("peers-vit_b-1024-fp32.json")["ratios"]
+    said = line_of("| step time of LoRA against transformers'")
+    assert (
+        f"{interval(found['lora / lora hf-sdpa'])} of sdpa, {interval(found['lora / lora hf-eager'])} of eager" in said
+    )
+    assert interval(found["convlora / convlora autogluon"]) in line_of("| the same of Conv-LoRA against AutoGluon's")
+    found, said = measured("peers-vit_b-512-fp32.json")["ratios"], line_of("| both at 512 px")
+    assert f"LoRA {interval(found['lora / lora hf-sdpa'])} of sdpa, {interval(found['lora / lora hf-eager'])}" in said
+    assert f"Conv-LoRA {interval(found['convlora / convlora autogluon'])}" in said
+    shares = measured("peers-vit_b-1024-fp32.json")["share_of_limit"]
+    told = f"LoRA {100 * shares['lora']:.0f} %, Conv-LoRA {100 * shares['convlora']:.0f} %"
+    assert told in line_of("| share of the limit")
+    said, file = line_of("| forward passes of an evaluation"), measured("evaluation-peers-vit_b-1024-fp32.json")
+    for ratio_ in (*file["peers"].values(), file["ratio"]):
+        assert interval(ratio_) in said
+
+
+def test_steps_of_two_sessions_are_pooled_in_their_rows() -> None:
+    files = [measured(f"step-vit_b-1024-fp32-{end}.json")["seconds"] for end in (12, 24)]
+    seconds = {name: [value for file in files for value in file[name]] for name in files[0]}
+    for row, one, other, digits in [
+        ("| step time of LoRA against plain | another CPU", "lora", "lora plain", 2),
+        ("| NAS-LoRA step / LoRA step | the same", "naslora", "lora", 3),
+    ]:
+        pooled = paired_ratio(seconds[one], seconds[other])
+        value, low, high = (f"{getattr(pooled, part):.{digits}f}" for part in ("value", "low", "high"))
+        assert pooled.rounds == 24
+        assert f"**{value}** [{low}, {high}]" in line_of(row)
+
+
+def test_the_table_of_metrics_is_that_of_its_file() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for name, found in measured("metrics-speed-1024.json")["masks"].items():
+        row = (
+            f"| {name} | {1000 * found['theirs']:.0f} | {1000 * found['ours']:.1f} | {found['ratio']:.1f} "
+            f"| {found['ratio_all_cores']:.1f} | {found['difference']:.0e} |"
+        )
+        assert row in text
 
 
 def test_what_spinning_costs_is_that_of_its_files() -> None:
@@ -49,7 +125,7 @@ def test_what_spinning_costs_is_that_of_its_files() -> None:
         [cell.strip() for cell in line.strip("| ").split("|")] for line in text.partition("\n\n")[0].splitlines()[2:]
     ]
     for column, name in enumerate(("waiting-quiet.json", "waiting-busy.json"), start=1):
-        seconds = json.loads((MEASURED / name).read_text(encoding="utf-8"))["seconds"]
+        seconds = measured(name)["seconds"]
         medians = {key: statistics.median(values) for key, values in seconds.items() if key != "one thread"}
         for row in rows:
             key = "default" if row[0] == "libgomp's own" else f"spin {row[0].replace(',', '')}"
