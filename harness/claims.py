@@ -12,7 +12,7 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError, did_you_mean
 from harness.judging.definitions import FILE, read_claims
-from harness.judging.judging import Finding, findings_text, judge_claims
+from harness.judging.judging import Finding, findings_text, judge_claims, require_protocol
 from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import card_names, card_rules
 from harness.records.cost import CostStore
@@ -40,10 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     records, problems = store.summaries()
     say_skipped({**problems, **costs.problems()})
-    protocols = {record.run.protocol for record in records}
-    cards = sorted({*card_names(), *protocols})
-    if options.protocol not in cards:
-        raise UsageError(f"unknown protocol {options.protocol!r}{did_you_mean(options.protocol, cards)}")
+    require_protocol(options.protocol, records, cards=card_names())
     chosen = [claim for claim in claims if not options.names or claim.name in options.names]
     findings = judge_claims(
         chosen, records, costs, protocol=options.protocol, count_of=trained_parameters,
@@ -53,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps([finding_as_data(finding) for finding in findings], indent=1))
     else:
         print(printable(findings_text(findings)), end="")
-    others = sorted(protocols - {options.protocol})
+    others = sorted({record.run.protocol for record in records} - {options.protocol})
     if others:
         print(f"records of other protocols do not count here: {', '.join(others)} (--protocol)", file=sys.stderr)
     return 0

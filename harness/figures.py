@@ -18,7 +18,7 @@ from harness.protocols.load import card_rules
 from harness.records.cost import CostStore
 from harness.records.evidence import EvidenceStore
 from harness.records.store import RecordStore
-from harness.settings.options import add_results, results_of
+from harness.settings.options import add_results, require_writable, results_of
 from harness.streams import say, say_skipped
 from harness.studies import load_study
 
@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
         return _check(options.results)
     if not options.names:
         raise UsageError(f"name a figure: all, {', '.join(FIGURES)}")
+    out = options.out or options.results / "figures"
+    require_writable(out)
     wanted = list(FIGURES) if "all" in options.names else [figure_named(name) for name in options.names]
     formats = _formats(options.format)
     found = materials(
@@ -42,7 +44,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     stores = (RecordStore, CostStore, EvidenceStore)
     say_skipped({path: reason for one in stores for path, reason in one(options.results).problems().items()})
-    out = options.out or options.results / "figures"
     reasons: list[str] = []
     written = 0
     for material in found:

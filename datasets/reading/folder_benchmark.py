@@ -110,7 +110,7 @@ class FolderBenchmark(Benchmark):
         return []
 
     def _how_to_get(self) -> str:
-        return f"get it: {self.source}; or try --protocol demo, which needs no data"
+        return f"get it: {self.source}; or try python -m harness.run --protocol demo, which needs no data"
 
     def layout_at(self, root: Path) -> Layout:
         """The layout of ``root``.

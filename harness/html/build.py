@@ -20,7 +20,7 @@ from harness.html.numbers import gaps_block, numbers_block
 from harness.html.overview import claims_block, compared_block
 from harness.html.pictures import pictures, titles, within
 from harness.judging import definitions
-from harness.judging.judging import CountOf, judge_claims
+from harness.judging.judging import CountOf, judge_claims, require_protocol
 from harness.records.cost import CostStore
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -61,11 +61,13 @@ class Hands:
     Args:
         card_of: the harness's own cards.
         count_of: closed-form parameters, for claims on them.
+        cards: names of the harness's own cards.
         picture_of: images for masks.
     """
 
     card_of: CardOf
     count_of: CountOf
+    cards: Sequence[str]
     picture_of: PictureOf = field(default=lambda record, split, stem: None)
 
 
@@ -73,7 +75,8 @@ def collect(root: Path, wanted: Wanted, hands: Hands) -> Content:
     """Everything that the report of ``root`` shows.
 
     Raises:
-        UsageError: there is no folder of records, none in it that is asked for, or no row of the baseline's label.
+        UsageError: there is no folder of records, none in it that is asked for, no row of the baseline's label, or no
+            card of the name that judges claims.
     """
     if wanted.study is not None and wanted.study.table.kind == "cost":
         raise UsageError(
@@ -84,6 +87,7 @@ def collect(root: Path, wanted: Wanted, hands: Hands) -> Content:
     records, _ = store.summaries()
     if not records:
         raise UsageError(f"{store.folder} holds no record; run something first (python -m harness.run …)")
+    require_protocol(wanted.claims_of, records, cards=hands.cards)
     sources = sources_below(root, card_of=hands.card_of)
     by_page = dict(_grids(records, wanted.study, sources))
     headed = sorted((one for mine in by_page.values() for one in mine), key=lambda one: _weight(one[0]))

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.comparison.grid import sheets
 from harness.comparison.sources import Sources
+from harness.errors import UsageError, did_you_mean
 from harness.judging.definitions import Claim
 from harness.judging.of_costs import cost_readings
 from harness.judging.of_evidence import evidence_readings
@@ -53,6 +54,13 @@ class Finding:
         if "not reproduced" in verdicts:
             return "not reproduced"
         return "reproduced" if verdicts == {"reproduced"} else "inconclusive"
+
+
+def require_protocol(name: str, records: Iterable[Record], *, cards: Iterable[str]) -> None:
+    """Raises UsageError where neither a card nor a record has this name."""
+    known = sorted({*cards, *(record.run.protocol for record in records)})
+    if name not in known:
+        raise UsageError(f"unknown protocol {name!r}{did_you_mean(name, known)}")
 
 
 def judge_claims(

@@ -268,5 +268,5 @@ def _absent_lines(absent: Mapping[str, str], request: Request) -> list[str]:
     if shared:
         what = f"the data folder {root} does not exist" if root else "no data folder is given or set (--data DIR)"
         lines.append(f"{what}: {', '.join(shared)}; python -m datasets list says where to get each")
-    hint = "; or try --protocol demo, which needs no data"  # said once, by the verb
+    hint = "; or try python -m harness.run --protocol demo, which needs no data"  # said once, by the verb
     return lines + [text.removesuffix(hint) for name, text in absent.items() if name not in shared]

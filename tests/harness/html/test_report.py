@@ -33,7 +33,7 @@ from tests.harness.html.conftest import HOSTILE
 from tests.harness.html.sample import write_comparison
 from tests.harness.reporting.sample import record
 
-HANDS = Hands(card_of=no_card, count_of=trained_parameters)
+HANDS = Hands(card_of=no_card, count_of=trained_parameters, cards=["nas-lora"])
 
 
 def content_of(root: Path, **changes: Any) -> Content:
@@ -256,6 +256,7 @@ def test_coordinates_are_rounded_and_shapes_of_letters_are_not() -> None:
         (["--study", "rank"], "no record below"),
         (["--study", "mian"], "mian"),
         (["--out", "nowhere/there/\0.html"], ""),
+        (["--protocol", "nas-loar"], "unknown protocol 'nas-loar' (did you mean 'nas-lora'?)"),
         (["--out", "."], "--out . is a folder; name a file in it, such as report.html"),
     ],
 )
