@@ -17,8 +17,8 @@ from harness.planning.pictures import network_images
 from harness.protocols.load import card_rules
 from harness.records.cost import CostStore
 from harness.records.evidence import EvidenceStore
-from harness.records.store import RecordStore
-from harness.settings.options import add_results, require_writable, results_of
+from harness.records.store import RecordStore, require_writable
+from harness.settings.options import add_results, results_of
 from harness.streams import say, say_skipped
 from harness.studies import load_study
 
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     if not options.names:
         raise UsageError(f"name a figure: all, {', '.join(FIGURES)}")
     out = options.out or options.results / "figures"
-    require_writable(out)
+    require_writable(out, named="folder", option="--out")
     wanted = list(FIGURES) if "all" in options.names else [figure_named(name) for name in options.names]
     formats = _formats(options.format)
     found = materials(

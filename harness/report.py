@@ -13,7 +13,8 @@ from harness.html.rendering import html
 from harness.planning.closed_form import trained_parameters
 from harness.planning.pictures import network_images
 from harness.protocols.load import card_names, card_rules
-from harness.settings.options import add_results, require_writable, results_of
+from harness.records.store import require_writable
+from harness.settings.options import add_results, results_of
 from harness.streams import say
 from harness.studies import load_study
 
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     path = options.out or root / "report.html"
     if path.is_dir():
         raise UsageError(f"--out {path} is a folder; name a file in it, such as {path / 'report.html'}")
-    require_writable(path.parent)
+    require_writable(path.parent, named="folder", option="--out")
     wanted = Wanted(
         study=load_study(options.study) if options.study else None,
         baseline=options.baseline,

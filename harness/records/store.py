@@ -27,19 +27,19 @@ from harness.records.seal import seal_holds, sealed
 from harness.text import printable_line
 
 
-def require_writable(root: Path) -> None:
-    """Try a file in the results folder, or where it would be made, before hours of work depend on it; leaves nothing.
+def require_writable(folder: Path, *, named: str = "results folder", option: str = "--results") -> None:
+    """Try a file in a folder, or where it would be made, before work depends on it; leaves nothing.
 
     Raises:
         UsageError: it cannot be written.
     """
-    there = next(folder for folder in (root, *root.absolute().parents) if os.path.lexists(folder))
+    there = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise UsageError(
-            f"results folder {root} cannot be written ({error.strerror}); choose another with --results DIR"
+            f"{named} {folder} cannot be written ({error.strerror}); choose another with {option} DIR"
         ) from error
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from harness.errors import UsageError
 from harness.settings.read import load_settings, trusted_plugins
 from harness.streams import say
 
@@ -19,15 +17,6 @@ def add_results(parser: argparse._ActionsContainer, help: str = "results folder 
 def results_of(arguments: argparse.Namespace) -> Path:
     """The results folder: the command line's, else the one that is set, else ``runs``."""
     return Path(arguments.results or load_settings().results)
-
-
-def require_writable(folder: Path) -> None:
-    """Raises UsageError where no file can be put there: before the work that makes one, not after it."""
-    nearest = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
-    if not nearest.is_dir():
-        raise UsageError(f"cannot write to {folder}: {nearest} is no folder; name another with --out")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(f"cannot write to {folder}: {nearest} is not yours to write to; name another with --out")
 
 
 def add_plugins(parser: argparse._ActionsContainer, help: str = "a file that defines more methods") -> None:

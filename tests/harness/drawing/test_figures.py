@@ -177,6 +177,9 @@ def test_too_little_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.count("\n") == 1
     assert verb.main(["fores", "--results", str(results)]) == 2
     assert "did you mean 'forest'" in capsys.readouterr().err
+    (tmp_path / "page.md").touch()
+    assert verb.main(["forest", "--results", str(results), "--out", str(tmp_path / "page.md" / "x")]) == 2
+    assert "page.md/x cannot be written (Not a directory); choose another with --out" in capsys.readouterr().err
     assert verb.main(["forest", "--format", "gif", "--results", str(results)]) == 2
     assert "svg, pdf, png" in capsys.readouterr().err
     assert verb.main(["forest", "--baseline", "x", "--results", str(results)]) == 2

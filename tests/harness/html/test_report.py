@@ -257,6 +257,7 @@ def test_coordinates_are_rounded_and_shapes_of_letters_are_not() -> None:
         (["--study", "mian"], "mian"),
         (["--out", "nowhere/there/\0.html"], ""),
         (["--protocol", "nas-loar"], "unknown protocol 'nas-loar' (did you mean 'nas-lora'?)"),
+        (["--out", "page.md/r.html"], "folder page.md cannot be written (Not a directory); choose another with --out"),
         (["--out", "."], "--out . is a folder; name a file in it, such as report.html"),
     ],
 )
@@ -269,6 +270,7 @@ def test_a_mistake_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "page.md").touch()
     assert main(["--results", str(folder), "--no-figures", *words]) == 2
     shown = capsys.readouterr().err
     assert said in shown
