@@ -368,3 +368,31 @@ def test_the_rates_of_the_mask_transformer_are_told_as_they_were() -> None:
     high, middle, low = (scores["mask-transformer", rate] for rate in (1e-3, 3e-4, 1e-4))
     assert f"it scores {high} Sα at the card's 1e-3, {middle} at 3e-4 and {low} at 1e-4" in page
     assert f"the linear decoder has {scores['linear', 1e-3]} at 1e-3" in page
+
+
+def test_the_first_seed_under_each_decoder_is_told_as_it_was() -> None:
+    text = (ROOT / "docs" / "decoders.md").read_text(encoding="utf-8").partition("| decoder | benchmark |")[2]
+    told = rows(text.partition("\n\n")[0].partition("\n")[2])
+    assert len(told) == 6
+    kept = [one for one in RecordStore(ROOT / "results") if one.run.protocol == "small" and one.run.seed == 0]
+    card = {one.run.method: one.run.method_config for one in kept if one.run.benchmark == "leaf"}
+    rates = {"decoder": 1e-3, "bitfit": 1e-3, "lora": 1e-3, "naslora": 3e-3}
+    chosen = {("mask-transformer", "lora"): 3e-4}
+    usual = {"warmup": 0, "epoch_images": 200}
+    for decoder, benchmark, *scores in told:
+        name, metric = {"Kvasir-SEG Sα": ("kvasir", "s_measure"), "Leaf IoU": ("leaf", "iou")}[benchmark]
+        rules = {**usual, "decoder_lr": 1e-4 if decoder == "mask-transformer" else None}
+        for method, said in zip(rates, scores, strict=True):
+            options = {"lr": chosen.get((decoder, method), rates[method])}
+            options |= {"scale": 1.0, "search_start_epoch": 1} if method == "naslora" else {}
+            options |= {"alpha": 32.0} if method == "lora" else {}
+            (found,) = {
+                f"{100 * one.scores['best']['test'][metric]:.1f}"
+                for one in kept
+                if (one.run.benchmark, one.run.method, one.code) == (name, method, "OK")
+                and one.run.rules.get("decoder", "sam") == decoder
+                and all(one.run.rules.get(rule) == value for rule, value in rules.items())
+                and all(one.run.method_config[option] == value for option, value in options.items())
+                and _as(card, one)
+            }
+            assert said == found, (decoder, benchmark, method)
