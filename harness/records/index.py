@@ -168,9 +168,8 @@ class RecordIndex:
             entries: key and stamp of every file of the folder; see `_listing`.
         """
         self.database.execute(_SEEN)
-        self.database.execute("BEGIN")  # else each row is a change of its own; locks nothing that others read
-        self.database.executemany("INSERT INTO seen VALUES (?, ?)", entries)
-        self.database.commit()
+        with transaction(self.database, locking="DEFERRED"):  # else each row is a change of its own
+            self.database.executemany("INSERT INTO seen VALUES (?, ?)", entries)
         self.database.execute(_TOUCHED)
         last = 0
         statement = f"INSERT OR REPLACE INTO file({', '.join(_FILE)}) VALUES ({', '.join('?' * len(_FILE))})"

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 _WAIT_S = 5.0
 
@@ -80,9 +81,11 @@ def _version() -> str:
 
 
 @contextlib.contextmanager
-def transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """One change of the whole, or none."""
-    database.execute("BEGIN IMMEDIATE")
+def transaction(
+    database: sqlite3.Connection, *, locking: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE"
+) -> Iterator[None]:
+    """One change of the whole, or none; DEFERRED where only temporary tables change, which others need not wait for."""
+    database.execute(f"BEGIN {locking}")
     try:
         yield
     except BaseException:

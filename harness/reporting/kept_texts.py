@@ -21,6 +21,7 @@ from typing import Any
 
 from harness.records.checkpoints import FILE
 from harness.records.index import RecordIndex, from_index, stamp_of, write_to_index
+from harness.records.index_file import transaction
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS page(name TEXT, form TEXT, made_of TEXT, text TEXT, PRIMARY KEY(name, form))",
@@ -104,8 +105,7 @@ def _digests(index: RecordIndex, around: bytes) -> dict[str, str]:
     database = index.database
     database.execute("CREATE TEMP TABLE beside(key TEXT, stamp INTEGER)")
     now = time.time_ns()
-    database.execute("BEGIN")  # else each row is a change of its own
-    with os.scandir(index.folder) as found:
+    with transaction(database, locking="DEFERRED"), os.scandir(index.folder) as found:
         database.executemany(
             "INSERT INTO beside VALUES (?, ?)",
             (
@@ -114,7 +114,6 @@ def _digests(index: RecordIndex, around: bytes) -> dict[str, str]:
                 if entry.name.endswith(".csv")
             ),
         )
-    database.commit()
     database.execute("CREATE INDEX temp.beside_key ON beside(key)")
     made_of: dict[str, Any] = {}
     for protocol, *values in database.execute(_ROWS):

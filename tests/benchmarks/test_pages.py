@@ -91,6 +91,12 @@ def test_the_rows_of_peers_are_those_of_their_files() -> None:
     shares = measured("peers-vit_b-1024-fp32.json")["share_of_limit"]
     told = f"LoRA {100 * shares['lora']:.0f} %, Conv-LoRA {100 * shares['convlora']:.0f} %"
     assert told in line_of("| share of the limit")
+    live = {name: size / 2**30 for name, size in measured("peers-vit_b-1024-fp32.json")["live_bytes"].items()}
+    ours, sdpa, eager = live["lora"], live["lora hf-sdpa"], live["lora hf-eager"]
+    said = f"{ours / sdpa:.3f} and {ours / eager:.3f} ({ours:.2f} against {sdpa:.2f} and {eager:.2f} GiB live, exact)"
+    assert f"{said}; Conv-LoRA {live['convlora'] / live['convlora autogluon']:.3f}" in line_of(
+        "| memory of these steps"
+    )
     said, file = line_of("| forward passes of an evaluation"), measured("evaluation-peers-vit_b-1024-fp32.json")
     for ratio_ in (*file["peers"].values(), file["ratio"]):
         assert interval(ratio_) in said
@@ -107,6 +113,22 @@ def test_steps_of_two_sessions_are_pooled_in_their_rows() -> None:
         value, low, high = (f"{getattr(pooled, part):.{digits}f}" for part in ("value", "low", "high"))
         assert pooled.rounds == 24
         assert f"**{value}** [{low}, {high}]" in line_of(row)
+
+
+def test_where_a_step_goes_is_told_as_it_was() -> None:
+    page = " ".join((ROOT / "docs" / "performance.md").read_text(encoding="utf-8").split())
+    for size, said in (
+        (1024, "matrix products take {products:.1f} of the {all:.1f} s of the sixteen"),
+        (512, "At 512 px they take {products:.1f} of {all:.1f} s"),
+    ):
+        spent = measured(f"profile-vit_b-{size}-fp32.json")["operations"]["lora"]
+        products = sum(spent[f"aten::{name}"] for name in ("mm", "addmm", "bmm"))
+        assert said.format(products=products, all=sum(spent.values())) in page
+        if size == 1024:
+            peers = measured("peers-vit_b-1024-fp32.json")
+            rate = peers["flops"]["lora"] / products
+            share = 100 * rate / peers["matmul_flops_per_s"]
+            assert f"run at {rate / 1e9:.0f} GFLOP/s, {share:.0f} % of what" in page
 
 
 def test_the_table_of_metrics_is_that_of_its_file() -> None:

@@ -374,6 +374,7 @@ def test_the_first_seed_under_each_decoder_is_told_as_it_was() -> None:
     text = (ROOT / "docs" / "decoders.md").read_text(encoding="utf-8").partition("| decoder | benchmark |")[2]
     told = rows(text.partition("\n\n")[0].partition("\n")[2])
     assert len(told) == 6
+    exact = {}
     kept = [one for one in RecordStore(ROOT / "results") if one.run.protocol == "small" and one.run.seed == 0]
     card = {one.run.method: one.run.method_config for one in kept if one.run.benchmark == "leaf"}
     rates = {"decoder": 1e-3, "bitfit": 1e-3, "lora": 1e-3, "naslora": 3e-3}
@@ -387,7 +388,7 @@ def test_the_first_seed_under_each_decoder_is_told_as_it_was() -> None:
             options |= {"scale": 1.0, "search_start_epoch": 1} if method == "naslora" else {}
             options |= {"alpha": 32.0} if method == "lora" else {}
             (found,) = {
-                f"{100 * one.scores['best']['test'][metric]:.1f}"
+                100 * one.scores["best"]["test"][metric]
                 for one in kept
                 if (one.run.benchmark, one.run.method, one.code) == (name, method, "OK")
                 and one.run.rules.get("decoder", "sam") == decoder
@@ -395,4 +396,12 @@ def test_the_first_seed_under_each_decoder_is_told_as_it_was() -> None:
                 and all(one.run.method_config[option] == value for option, value in options.items())
                 and _as(card, one)
             }
-            assert said == found, (decoder, benchmark, method)
+            assert said == f"{found:.1f}", (decoder, benchmark, method)
+            exact[decoder, benchmark, method] = found
+    after = " ".join(text.split())
+    seeds = {row[1]: (row[2].split()[0], row[3]) for row in rows(section("Differences")) if row[0].endswith("3 trials")}
+    leads = {key[:2]: value - exact[*key[:2], "lora"] for key, value in exact.items() if key[2] == "naslora"}
+    first, second = leads["sam", "Kvasir-SEG Sα"], leads["sam", "Leaf IoU"]
+    assert f"leads of {first:.1f} and {second:.1f} points at" in after
+    assert f"at {' '.join(seeds['Kvasir-SEG Sα'])} and {' '.join(seeds['Leaf IoU'])}, so one seed" in after
+    assert all((decoder == "sam") == (lead > 0) for (decoder, _), lead in leads.items())  # who is ahead, as it says
