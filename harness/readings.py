@@ -10,12 +10,13 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
+from harness.comparison.readings import specification_curve, with_readings
 from harness.errors import UsageError
 from harness.files import write_atomically
 from harness.judging.definitions import FILE, read_claims
 from harness.records.store import RecordStore
 from harness.reporting.pages import images_below
-from harness.reporting.readings import reading_page, specification_curve, with_readings
+from harness.reporting.readings import reading_page
 from harness.reporting.writing import write
 from harness.settings.options import add_results, results_of
 from harness.streams import say_skipped

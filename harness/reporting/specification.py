@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.comparison import names
+from harness.comparison.readings import Specification
 from harness.errors import UsageError
-from harness.reporting.readings import Specification, choice
+from harness.reporting.readings import choice
 from harness.studies import Readings
 
 GREY = "0.55"

@@ -12,18 +12,12 @@ import pytest
 
 import harness.readings as verb
 from harness.comparison.grid import build_grid, sheets
+from harness.comparison.readings import lenth_margin, main_effects, specification_curve, with_readings
 from harness.errors import UsageError
 from harness.judging.definitions import FILE, read_claims
 from harness.records.schema import Record
 from harness.records.store import RecordStore
-from harness.reporting.readings import (
-    choice,
-    lenth_margin,
-    main_effects,
-    reading_page,
-    specification_curve,
-    with_readings,
-)
+from harness.reporting.readings import choice, reading_page
 from harness.reporting.specification import draw_specification
 from harness.reporting.writing import write
 from harness.studies import Study, load_study, study_from_dict
@@ -147,10 +141,38 @@ def test_the_curve_is_sorted_and_shows_differences_and_choices() -> None:
     means = [float(row[0]) for row in rows]
 
     assert means == sorted(means)
-    assert rows[-1][2] == "10"
-    assert rows[-1][4] == "·"
+    assert rows[-1][3] == "10"
+    assert rows[-1][5] == "·"
     assert rows[-1][1].startswith("+3.0 [")
     assert "readings have a run" in page
+
+
+def test_the_best_reading_is_chosen_on_validation_and_only_of_those_that_ran_everywhere() -> None:
+    split = {"val": {"s_measure": 0.7}, "test": {"s_measure": 0.6}}
+    readings = study().readings
+    assert readings is not None
+    found = everything(seeds=1)
+    options = readings.entries()[3].options
+    chosen = replace(
+        of_reading(dict(options), seed=0), scores={"best": {"test": split["test"], "val": {"s_measure": 0.99}}}
+    )
+    found = [chosen if one.key == chosen.key else one for one in found]
+    page = write(reading_page(found, study(seeds=1), images_of=no_images, protocol="demo"))
+    lost = min(
+        (line for line in page.splitlines() if line.startswith("| -")), key=lambda line: float(line.split("|")[1])
+    )
+
+    assert f"Best on validation of {len(readings.points)} with a run on each benchmark: " in page
+    assert f"{label_of(readings.points[3], readings.fields)} (99.0 points" in page
+    assert lost.split(" | ")[2] == "99.0"
+
+    both = study(seeds=1, benchmarks=["kvasir", "leaf"])
+    elsewhere = [
+        record(0.8, benchmark="leaf", metric="iou"),
+        record(0.9, method="naslora", config=CONFIG, benchmark="leaf", metric="iou"),
+    ]
+    page = write(reading_page([*found, *elsewhere], both, images_of=no_images, protocol="demo"))
+    assert "Best on validation of 1 with a run on each benchmark: default" in page
 
 
 def test_a_claim_is_counted_over_the_readings() -> None:
