@@ -165,13 +165,15 @@ def with_first_values(request: Request, tuning: Tuning) -> Request:
 
 
 def tell_finished(planned: Plan, store: RecordStore) -> None:
-    """Label runs that were finished before anything was tuned, or for another choice of benchmarks, with this choice."""
+    """Label runs that were finished before anything was tuned, or for another choice of benchmarks, with this choice; not
+    where they were chosen from more runs before, as by a study with a wider grid."""
     for job in planned.jobs:
         if job.run.tuning and job.run.key in planned.finished:
             record = store.find(job.run.key)
-            if record is not None and record.run.tuning != job.run.tuning:
-                run = replace(record.run, tuning=job.run.tuning, variant=job.run.variant)
-                store.write(replace(record, run=run))
+            if record is None or record.run.tuning == job.run.tuning or record.run.trial_runs > job.run.trial_runs:
+                continue
+            run = replace(record.run, tuning=job.run.tuning, variant=job.run.variant)
+            store.write(replace(record, run=run))
 
 
 def unfinished(planned: Plan) -> list[str]:

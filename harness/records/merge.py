@@ -80,11 +80,12 @@ class _Candidate:
         return content_hash([told, [digest(file.read_bytes()) if file.is_file() else "" for file in files]])
 
     @property
-    def rank(self) -> tuple[bool, int, bool, str, str]:
-        """Successes first, then those that know how they were tuned, then what the destination has, then the earliest, then by
-        content: no matter in which order the folders were named."""
-        untold = -len(self.record.run.tuning)
-        return (self.record.code != "OK", untold, not self.here, self.record.finished, _hash(self.content))
+    def rank(self) -> tuple[bool, tuple[int, int], bool, str, str]:
+        """Successes first, then those that know how they were tuned and from the most runs, then what the destination has, then
+        the earliest, then by content: no matter in which order the folders were named."""
+        run = self.record.run
+        told = (-len(run.tuning), -run.trial_runs)
+        return (self.record.code != "OK", told, not self.here, self.record.finished, _hash(self.content))
 
 
 def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str] = ()) -> ArchiveMerge:

@@ -171,6 +171,11 @@ class Run:
         content["method_config"] = hashed_options(self.method_config)
         return content_hash([KEY_VERSION, content])
 
+    @property
+    def trial_runs(self) -> int:
+        """How many runs its options were chosen from; 0 where nothing was."""
+        return sum(len(trial.get("keys", "?")) for trial in self.tuning.get("trials", ()))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:

@@ -136,6 +136,26 @@ def test_labels_change_no_key_and_a_merge_keeps_the_record_that_knows_its_choice
     assert records(tmp_path / "all") == records(tmp_path)
 
 
+def test_a_choice_from_fewer_runs_takes_no_label_away(tuned: Any, tmp_path: Path) -> None:
+    tuned(best_at(1e-3))
+    wide = records(tmp_path)["0.001/kvasir/1"]
+    narrow = tmp_path / "narrow"
+    _, work = tuned(best_at(1e-3), "--tune", "lr=1e-3,1e-2")
+    assert work.done == [[]]
+    assert records(tmp_path)["0.001/kvasir/1"] == wide  # chosen from three
+
+    _, work = tuned(best_at(1e-3), "--tune", "lr=1e-5,1e-4,1e-3,1e-2")
+    wider = records(tmp_path)["0.001/kvasir/1"]
+    assert (wide.run.trial_runs, wider.run.trial_runs) == (3, 4)
+    RecordStore(narrow).write(wide)
+    for folders in ([narrow, tmp_path], [tmp_path, narrow]):
+        report = merge(folders, tmp_path / f"all-{folders.index(narrow)}")
+        assert not report.conflicts
+        assert records(tmp_path / f"all-{folders.index(narrow)}")["0.001/kvasir/1"] == wider
+    merge([tmp_path], narrow)
+    assert records(narrow)["0.001/kvasir/1"] == wider
+
+
 def test_each_benchmark_chooses_its_own_unless_told_where_to_tune(tuned: Any, tmp_path: Path) -> None:
     def score(run: Any) -> float:
         return best_at(1e-4 if run.benchmark == "kvasir" else 1e-3)(run)
