@@ -1,6 +1,7 @@
 """``python -m harness.readings``: report what many readings of a method say together, or show the screening design (--plan).
 
-The readings run like any study: ``python -m harness.run --study readings``.
+The readings run like any study: ``python -m harness.run --study readings``; ``python -m harness.figures readings`` draws their
+specification curve.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
-from harness.comparison.readings import specification_curve, with_readings
 from harness.errors import UsageError
 from harness.files import write_atomically
 from harness.judging.definitions import FILE, read_claims
+from harness.protocols.load import card_rules
 from harness.records.store import RecordStore
 from harness.reporting.pages import images_below
 from harness.reporting.readings import reading_page
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
             f"study {study.name} has no readings; name one that has (readings), or add them to a copy of it"
         )
     if options.plan:
-        require_effect(options, "json", "figure", "protocol", without="with --plan, which reads no record")
+        require_effect(options, "json", "protocol", without="with --plan, which reads no record")
         print(design_text(study), end="")
         return 0
     store = RecordStore(options.results)
@@ -46,20 +47,16 @@ def main(argv: list[str] | None = None) -> int:
     say_skipped(problems)
     protocol = options.protocol or study.protocol
     page = reading_page(
-        records, study, claims=read_claims(options.claims), images_of=images_below(options.results), protocol=protocol
+        records,
+        study,
+        claims=read_claims(options.claims),
+        images_of=images_below(options.results),
+        protocol=protocol,
+        card_of=card_rules,
     )
     text = write(page)
     path = options.results / "readings" / f"{study.name}.md"
     write_atomically(path, text)
-    if options.figure:
-        from harness.reporting.specification import draw_specification
-
-        for number, (grid, _, here) in enumerate(with_readings(records, study, protocol=protocol)):
-            one = options.figure if not number else options.figure.with_stem(f"{options.figure.stem}-{number + 1}")
-            caption = f"{grid.protocol}, hash {grid.protocol_hash}; bars: 95 % over seeds and images"
-            found = specification_curve(grid, here, images_below(options.results))
-            draw_specification(found, study.readings, one, baseline=study.table.baseline, caption=caption)
-            print(f"written: {one}", file=sys.stderr)
     print(write(page, style="json") if options.json else text, end="")
     print(f"written: {path}", file=sys.stderr)
     return 0
@@ -91,7 +88,6 @@ def parser() -> CommandParser:
     add_results(p)
     p.add_argument("--protocol", metavar="CARD", help="whose records count (default: the study's)")
     p.add_argument("--claims", type=Path, default=FILE, help="claims as YAML (default: results/claims.yaml)")
-    p.add_argument("--figure", type=Path, metavar="FILE", help="draw the specification curve: .pdf, .svg or .png")
     p.add_argument("--plan", action="store_true", help="show the design and what it cannot tell apart; read no record")
     p.add_argument("--json", action="store_true", help="print the page as JSON")
     return p

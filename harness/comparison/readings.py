@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.comparison import names
-from harness.comparison.grid import Grid, build_grid, sheets
+from harness.comparison.grid import Grid, grids, sheets
 from harness.comparison.paired import Difference, ImagesOf, paired_difference
+from harness.comparison.rules import CardOf, no_card
 from harness.records.schema import Record
 from harness.statistics import t_interval
 from harness.studies import Study
@@ -54,15 +55,20 @@ class Specification:
         return statistics.fmean(one.mean for one in self.differences.values())
 
 
-def with_readings(records: Iterable[Record], study: Study, *, protocol: str) -> list[tuple[Grid, list[Record], Study]]:
-    """Each sheet of ``protocol`` that has a run of a reading: its grid, its records, the study on its benchmarks."""
+def with_readings(
+    records: Iterable[Record], study: Study, *, protocol: str, card_of: CardOf = no_card
+) -> list[tuple[Grid, list[Record], Study]]:
+    """Each sheet of ``protocol`` that tables show of the study, with a run of a reading: its grid, the sheet's records, the
+    study on its benchmarks."""
+    here = [record for record in records if record.run.protocol == protocol]
+    by_sheet = sheets(here)
     found = []
-    for sheet, members in sheets(record for record in records if record.run.protocol == protocol).items():
-        there = {record.run.benchmark for record in members}
-        here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
-        grid = build_grid(sheet, members, study=here, metrics=())
-        if any(grid.members[row] for row in rows_of_readings(grid, here)):
-            found.append((grid, members, here))
+    for grid in grids(here, study=study, card_of=card_of):
+        if any(grid.members[row] for row in rows_of_readings(grid, study)):
+            there = {record.run.benchmark for record in grid.records}
+            kept = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
+            members = by_sheet[grid.protocol, grid.protocol_hash, grid.backbone, grid.checkpoint]
+            found.append((grid, members, kept))
     return found
 
 
@@ -74,17 +80,19 @@ def rows_of_readings(grid: Grid, study: Study) -> dict[int, Point]:
 
 
 def first_columns(grid: Grid) -> list[int]:
-    """One column a benchmark: its first metric."""
+    """One column a benchmark that has runs: its first metric."""
     first: dict[tuple[str, str], int] = {}
     for place, column in enumerate(grid.columns):
+        if not any(grid.cells[row, place].values for row in range(len(grid.rows))):
+            continue
         first.setdefault((column.benchmark, column.manifest), place)
     return list(first.values())
 
 
-def specification_curve(grid: Grid, study: Study, images_of: ImagesOf) -> list[Specification]:
+def specification_curve(grid: Grid, study: Study, images_of: ImagesOf, *, baseline: str) -> list[Specification]:
     """Every reading with a run, the one that says least for the method first; empty where the baseline has none."""
     rows, places = rows_of_readings(grid, study), first_columns(grid)
-    base = next((i for i, row in enumerate(grid.rows) if row.label == study.table.baseline), None)
+    base = next((i for i, row in enumerate(grid.rows) if row.label == baseline), None)
     found = []
     for row, point in rows.items():
         if base is None:

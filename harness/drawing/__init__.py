@@ -18,6 +18,7 @@ FIGURES: Mapping[str, str] = {
     "lengths": "score against updates of the weights and passes, where runs of several lengths are there",
     "pareto": "score against trained parameters, step time and memory, with the Pareto front",
     "forest": "paired differences to a baseline by benchmark and overall",
+    "readings": "specification curve of a study with readings: every difference, sorted, above its choices",
     "ranks": "critical-difference diagram over benchmarks",
     "stability": "how often each method takes each place when seeds are redrawn",
     "alpha": "softmax(α) by operation over epochs, with the uniform level and what the rate allows",

@@ -9,11 +9,7 @@ from harness.comparison import names
 from harness.comparison.alpha import Domains, domains
 from harness.drawing.material import Drawing, Material, NothingToDrawError
 from harness.drawing.mixtures import RowMixture, mean_shares, mixtures, title
-from harness.drawing.style import PAGE, panels
-
-SHADES = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#d62728", "#1b1b1b")
-MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">")
-"""One of each a benchmark, in the papers' order."""
+from harness.drawing.style import PAGE, benchmark_look, panels
 
 
 def draw(material: Material) -> list[Drawing]:
@@ -31,12 +27,7 @@ def draw(material: Material) -> list[Drawing]:
             shift = (place - (len(mine) - 1) / 2) * 0.8 / len(mine)
             ends = [mean_shares(run.architecture[-1]) for run in mixture.runs]
             at = [number + shift for number in range(len(operations))]
-            rank = (
-                list(names.BENCHMARK_TITLES).index(mixture.benchmark)
-                if mixture.benchmark in names.BENCHMARK_TITLES
-                else -1
-            )
-            colour, marker = SHADES[rank % len(SHADES)], MARKERS[rank % len(MARKERS)]
+            colour, marker = benchmark_look(mixture.benchmark)
             for end in ends if len(ends) > 1 else ():
                 ax.plot(at, end, linestyle="none", marker="_", color=colour, markersize=4, markeredgewidth=0.7)
             means = [statistics.fmean(end[number] for end in ends) for number in range(len(operations))]

@@ -64,6 +64,7 @@ class Material:
     picture_of: images for `masks`.
     evidence_of: what a run's model does inside, None where it was not measured.
     everywhere: the records of every sheet, for figures that compare rules.
+    study: whose rows they are, None for the card's.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Material:
     picture_of: PictureOf = field(default=lambda record, split, stem: None)
     evidence_of: EvidenceOf = no_evidence
     everywhere: Sequence[Record] = ()
+    study: Study | None = None
 
     @property
     def benchmarks(self) -> list[str]:
@@ -193,6 +195,7 @@ def materials(
             picture_of=picture_of or (lambda record, split, stem: None),
             evidence_of=evidence,
             everywhere=everywhere,
+            study=study,
         )
         for grid in found
     ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.comparison.grid import Row
+from harness.comparison.names import BENCHMARK_TITLES
 from harness.registry import METHODS
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ PALETTE = (
     *("#e377c2", "#17becf", "#98bf3c", "#5b3a29", "#1a3a8f"),
 )
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "h", "*", "d", "8", "H", "1", "2", "3", "4")
+SHADES = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#d62728", "#1b1b1b")
+"""One a benchmark, in the papers' order."""
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (2, 1)))
 
 SETTINGS: dict[str, Any] = {
@@ -83,6 +86,13 @@ def looks(rows: Sequence[Row]) -> dict[str, Look]:
             filled=number == 0,
         )
     return found
+
+
+def benchmark_look(benchmark: str) -> tuple[str, str]:
+    """Colour and marker, the same in every figure; benchmarks of others share the last."""
+    known = list(BENCHMARK_TITLES)
+    rank = known.index(benchmark) if benchmark in known else -1
+    return SHADES[rank % len(SHADES)], MARKERS[rank % len(SHADES)]
 
 
 @contextmanager

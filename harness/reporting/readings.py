@@ -21,6 +21,7 @@ from harness.comparison.readings import (
     specification_curve,
     with_readings,
 )
+from harness.comparison.rules import CardOf, no_card
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim
 from harness.judging.judging import judge_claims
@@ -31,7 +32,13 @@ from harness.studies.design import aliases, label_of, options_of
 
 
 def reading_page(
-    records: Iterable[Record], study: Study, *, claims: Sequence[Claim] = (), images_of: ImagesOf, protocol: str
+    records: Iterable[Record],
+    study: Study,
+    *,
+    claims: Sequence[Claim] = (),
+    images_of: ImagesOf,
+    protocol: str,
+    card_of: CardOf = no_card,
 ) -> Page:
     """The page of a study with readings.
 
@@ -40,7 +47,7 @@ def reading_page(
         claims: score differences that name the method without options are judged under every reading.
     """
     blocks = []
-    for grid, members, here in with_readings(records, study, protocol=protocol):
+    for grid, members, here in with_readings(records, study, protocol=protocol, card_of=card_of):
         blocks += [
             _curve(grid, here, images_of),
             _effects(grid, here),
@@ -54,7 +61,7 @@ def reading_page(
 def _curve(grid: Grid, study: Study, images_of: ImagesOf) -> Block:
     readings = study.readings
     assert readings is not None
-    places, found = first_columns(grid), specification_curve(grid, study, images_of)
+    places, found = first_columns(grid), specification_curve(grid, study, images_of, baseline=study.table.baseline)
     table = []
     for one in found:
         cells = [f"{one.mean:+.1f}"]
@@ -71,7 +78,7 @@ def _curve(grid: Grid, study: Study, images_of: ImagesOf) -> Block:
         above=[
             f"Protocol: {grid.protocol}, hash {grid.protocol_hash}; {len(found)} of {len(readings.points)} readings have a run"
             + (f", {missing} have none yet" if missing else ""),
-            "Default: " + ", ".join(_words(field.levels[0]) for field in readings.fields),
+            "Default: " + ", ".join(level_in_words(field.levels[0], short=False) for field in readings.fields),
         ],
         columns=["mean", *titles, "validation", *(field.name for field in readings.fields)],
         rows=table,
@@ -106,10 +113,11 @@ def _interval(difference: Difference | None) -> str:
 
 def choice(level: int, levels: Sequence[Mapping[str, object]]) -> str:
     """What differs from the default, in few words."""
-    return "·" if level == 0 else _words({k: v for k, v in levels[level].items() if levels[0].get(k) != v}, short=True)
+    return "·" if level == 0 else level_in_words({k: v for k, v in levels[level].items() if levels[0].get(k) != v})
 
 
-def _words(options: Mapping[str, object], *, short: bool = False) -> str:
+def level_in_words(options: Mapping[str, object], *, short: bool = True) -> str:
+    """``norm=none, scale=1``; of one option the value alone, unless ``short`` is False."""
     if short and len(options) == 1:
         return str(next(iter(options.values())))
     return ", ".join(f"{name}={value}" for name, value in options.items())
@@ -127,7 +135,7 @@ def _effects(grid: Grid, study: Study) -> Block:
             Text(text=text)
             for text in (
                 effect.field,
-                " → ".join(_words(level, short=True) for level in fields[effect.field].levels[:2]),
+                " → ".join(level_in_words(level) for level in fields[effect.field].levels[:2]),
                 f"{effect.estimate:+.1f} [{effect.low:+.1f}, {effect.high:+.1f}]",
                 str(effect.replicates),
             )

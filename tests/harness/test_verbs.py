@@ -143,7 +143,7 @@ def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path: Path) -> No
         (["status", "--logs", "a", "--failed"], "--failed has no effect with --logs"),
         (["metrics", "--pred", ".", "--gt", ".", "--input-size", "64"], "--input-size has no effect without --set"),
         (["metrics", "--pred", ".", "--gt", ".", "--num-classes", "3", "--foreground", "half"], "--foreground has no"),
-        (["readings", "--plan", "--figure", "a.svg"], "--figure has no effect with --plan"),
+        (["readings", "--plan", "--json"], "--json has no effect with --plan"),
         (["settings", "--init", "--json"], "--json has no effect with --init"),
         (["settings", "--out", "a"], "--out is for --init"),
         (["tables", "--check", "--json"], "there is nothing to --check"),

@@ -25,7 +25,7 @@ from harness.registry import METHODS
 from tests.harness.drawing.sample import METRICS, write_results
 from tests.harness.reporting.sample import record
 
-FROM_THESE = [name for name in FIGURES if name not in ("masks", "lengths")]  # which have tests of their own
+FROM_THESE = [name for name in FIGURES if name not in ("masks", "lengths", "readings")]  # which have tests of their own
 
 
 @pytest.fixture(scope="module")

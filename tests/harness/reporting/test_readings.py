@@ -12,18 +12,19 @@ import pytest
 
 import harness.readings as verb
 from harness.comparison.grid import build_grid, sheets
-from harness.comparison.readings import lenth_margin, main_effects, specification_curve, with_readings
+from harness.comparison.readings import lenth_margin, main_effects
+from harness.drawing import draw
+from harness.drawing.material import NothingToDrawError, materials
 from harness.errors import UsageError
 from harness.judging.definitions import FILE, read_claims
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.reporting.readings import choice, reading_page
-from harness.reporting.specification import draw_specification
 from harness.reporting.writing import write
 from harness.studies import Study, load_study, study_from_dict
 from harness.studies.design import aliases, label_of, options_of, parse_fields, points
 from harness.tables import main as tables
-from tests.harness.reporting.sample import record
+from tests.harness.reporting.sample import CARD, record
 
 FIELDS = {
     "scale": [1, 10],
@@ -175,6 +176,24 @@ def test_the_best_reading_is_chosen_on_validation_and_only_of_those_that_ran_eve
     assert "Best on validation of 1 with a run on each benchmark: default" in page
 
 
+def test_a_run_of_the_default_under_other_rules_is_no_reading_of_this_study() -> None:
+    found = everything(seeds=1)
+    card = found[0].run.rules
+    longer = [
+        replace(one, run=replace(one.run, protocol_hash="bbbb", rules={**one.run.rules, "epochs": 99}))
+        for one in found[:2]
+    ]
+    page = write(
+        reading_page(
+            [*found, *longer], study(seeds=1), images_of=no_images, protocol="demo", card_of=lambda *_: {**CARD, **card}
+        )
+    )
+
+    assert page.count("every reading against LoRA") == 1
+    assert "hash aaaa0000" in page
+    assert "bbbb" not in page
+
+
 def test_a_claim_is_counted_over_the_readings() -> None:
     claims = [claim for claim in read_claims(FILE) if claim.name in ("naslora-over-lora", "stagewise-over-joint")]
     page = write(reading_page(everything(), study(), claims=claims, images_of=no_images, protocol="demo"))
@@ -209,18 +228,40 @@ def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: P
     assert tables(["--check", "--results", str(tmp_path)]) == 0  # it is no table that records alone would give
 
 
-def test_the_curve_is_drawn_with_a_mark_for_every_choice(tmp_path: Path) -> None:
-    ((grid, _, here),) = with_readings(everything(), study(), protocol="demo")
-    found = specification_curve(grid, here, no_images)
-    readings = here.readings
+def test_the_curve_is_drawn_with_a_mark_for_every_choice_and_lost_readings_at_the_edge(tmp_path: Path) -> None:
+    found = everything()
+    lost = next(one for one in found if one.run.method == "naslora" and one.run.method_config["scale"] == 10)
+    lost = replace(lost, scores={"best": {"test": {"s_measure": 0.1}}})
+    for one in [lost if one.key == lost.key else one for one in found]:
+        RecordStore(tmp_path).write(one)
+    (material,) = materials(tmp_path, study=study())
+    ((stem, drawing),) = draw("readings", material)
+    top, bottom = drawing.figure.axes
+    readings = study().readings
     assert readings is not None
-    draw_specification(found, readings, tmp_path / "curve.svg", baseline="LoRA", caption="made up")
 
-    assert "<svg" in (tmp_path / "curve.svg").read_text(encoding="utf-8")
-    with pytest.raises(UsageError, match="no curve to draw yet"):
-        draw_specification([], readings, tmp_path / "none.svg", baseline="LoRA", caption="")
-    with pytest.raises(UsageError, match="cannot write the figure"):
-        draw_specification(found, readings, tmp_path / "curve.docx", baseline="LoRA", caption="")
+    assert stem == f"mine-{material.grid.protocol_hash}-readings"
+    marks = [line for line in bottom.get_lines() if line.get_marker() == "s"]
+    assert len(marks) == len(readings.points) * len(readings.fields)
+    at = [np.ravel(np.asarray(line.get_ydata(), dtype=float)) for line in top.get_lines() if line.get_marker() == "o"]
+    dots = [float(one[0]) for one in at if len(one)]  # the first is the legend's
+    assert dots == sorted(dots)
+    assert dots[0] == top.get_ylim()[0] > -10
+    other = 100 * (
+        next(one for one in found if one.run.seed == 1 and one.run.method_config == lost.run.method_config).scores[
+            "best"
+        ]["test"]["s_measure"]
+        - 0.811
+    )
+    assert [text.get_text() for text in top.texts] == [f"{(10 - 81 + other) / 2:.0f}"]
+
+    with pytest.raises(NothingToDrawError, match="--study NAME"):
+        list(draw("readings", materials(tmp_path)[0]))
+    for one in everything(seeds=1):
+        if one.run.method == "naslora":
+            RecordStore(tmp_path / "alone").write(one)
+    with pytest.raises(NothingToDrawError, match="no reading has a seed in common with LoRA"):
+        list(draw("readings", materials(tmp_path / "alone", study=study())[0]))
 
 
 def test_the_default_reading_is_the_cards_own_run_so_that_it_is_not_made_twice() -> None:
