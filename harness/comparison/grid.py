@@ -7,16 +7,15 @@ it a column is also bound to one split manifest, and a row to one method configu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
 from harness.comparison.columns import Column, columns_of
 from harness.comparison.names import SCORE_TITLES, benchmark_rank
 from harness.comparison.rows import Group, by_benchmark, groups_of_records, groups_of_study, note_of, trials_of
-from harness.comparison.rules import CardOf, differences, no_card
-from harness.records.schema import ADDED_LATER, Code, Record, Run
+from harness.records.schema import Code, Record, Run
 from harness.statistics import sd
 from harness.studies import Study
 
@@ -134,15 +133,6 @@ def is_run(record: Record) -> bool:
     return record.code != MISSING
 
 
-def sheets(records: Iterable[Record]) -> dict[Sheet, list[Record]]:
-    """Records that may share a table, by (protocol, hash, backbone, checkpoint), in that order."""
-    found: dict[Sheet, list[Record]] = {}
-    for record in records:
-        run = record.run
-        found.setdefault((run.protocol, run.protocol_hash, run.backbone, run.checkpoint), []).append(record)
-    return {key: sorted(found[key], key=lambda record: record.key) for key in sorted(found)}
-
-
 def build_grid(
     sheet: Sheet, records: Sequence[Record], *, study: Study | None = None, metrics: Sequence[str] = ()
 ) -> Grid:
@@ -194,64 +184,6 @@ def build_grid(
         protocol=protocol, protocol_hash=protocol_hash, backbone=backbone, checkpoint=checkpoint,
         rows=tuple(rows), columns=tuple(columns), cells=cells, members=kept,
     )  # fmt: skip
-
-
-def grids(
-    records: Iterable[Record],
-    *,
-    study: Study | None = None,
-    metrics: Sequence[str] = (),
-    card_of: CardOf = no_card,
-) -> list[Grid]:
-    """A grid a sheet. With a study: the sheet of its own rules, and others where at least half of its rows were run; a row
-    that it shares with another study was not run for it under that study's rules. Where none is such, what there is.
-
-    Args:
-        metrics: see `build_grid`.
-        card_of: the harness's own cards, to know the decoder of a study that names none.
-    """
-    found, rest = [], []
-    for sheet, members in sheets(records).items():
-        protocol, _, backbone, _ = sheet
-        if study is None:
-            found.append(build_grid(sheet, members, metrics=metrics))
-            continue
-        if study.backbones and backbone not in study.backbones:
-            continue
-        if not _is_model(study, members[0].run, card_of):
-            continue
-        here = study
-        if protocol != study.protocol:  # what another protocol has not run of the study is no gap
-            there = {record.run.benchmark for record in members}
-            here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
-        grid = build_grid(sheet, members, study=here, metrics=metrics)
-        filled = sum(any(is_run(record) for record in mine) for mine in grid.members.values())
-        if 2 * filled >= len(grid.rows) or (filled and _has_rules_of(study, members[0].run, card_of)):
-            found.append(grid)
-        elif filled and protocol == study.protocol:
-            rest.append(grid)
-    return found or rest
-
-
-def _has_rules_of(study: Study, run: Run, card_of: CardOf) -> bool:
-    """Whether nothing was set on the command line; yes where the card is not known."""
-    if run.protocol != study.protocol:
-        return False
-    card = card_of(run.protocol, run.benchmark)
-    set_by_study = {"budget", "decoder", "decoder_lr"}
-    return card is None or differences(run.rules, {**card, **study.set}).keys() <= set_by_study
-
-
-def _is_model(study: Study, run: Run, card_of: CardOf) -> bool:
-    """Whether a run's decoder is one of the study's, with its rate; what the study leaves to a card that is not known may be any."""
-    rules = {**ADDED_LATER, **run.rules}
-    card = card_of(run.protocol, run.benchmark)
-    wanted = {**(rules if card is None else {**ADDED_LATER, **card}), **study.set}
-    if not study.decoders:
-        return bool(rules["decoder"] == wanted["decoder"])
-    if rules["decoder"] not in study.decoders:
-        return False
-    return bool(rules["decoder_lr"] == {**wanted, **study.decoders[rules["decoder"]]}["decoder_lr"])
 
 
 def _seeds_of(column: Column, group: Group) -> set[int]:

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.comparison import names
-from harness.comparison.grid import Grid, grids, sheets
+from harness.comparison.grid import Grid
 from harness.comparison.paired import Difference, ImagesOf, paired_difference
 from harness.comparison.rules import CardOf, no_card
+from harness.comparison.sheets import grids, sheets
 from harness.records.schema import Record
 from harness.statistics import t_interval
 from harness.studies import Study

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.comparison.grid import sheets
+from harness.comparison.sheets import sheets
 from harness.comparison.sources import Sources
 from harness.errors import UsageError, did_you_mean
 from harness.judging.definitions import Claim

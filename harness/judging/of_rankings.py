@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from harness.comparison.grid import grids
 from harness.comparison.rankings import ModelPair, chance_in_words, pairs
+from harness.comparison.sheets import grids
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim
 from harness.judging.reading import Reading, without_data

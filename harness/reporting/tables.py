@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from harness.comparison.grid import Grid, grids, placeholder
+from harness.comparison.grid import Grid, placeholder
+from harness.comparison.sheets import grids
 from harness.comparison.sources import Sources
 from harness.records.schema import Record, Run
 from harness.reporting.against_paper import published_block, published_cards

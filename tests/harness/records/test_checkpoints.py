@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness.comparison.grid import sheets
+from harness.comparison.sheets import sheets
 from harness.errors import UsageError
 from harness.experiment.experiment import run_experiment
 from harness.experiment.exporting import Export, export

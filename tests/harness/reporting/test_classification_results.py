@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from harness.comparison.grid import grids
+from harness.comparison.sheets import grids
 from harness.records.store import RecordStore
 from harness.studies import load_study
 from tests.harness.reporting.test_findings import rows

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from harness.comparison.alpha import domains
-from harness.comparison.grid import build_grid, sheets
+from harness.comparison.grid import build_grid
 from harness.comparison.paired import paired_difference
 from harness.comparison.rows import is_entry
+from harness.comparison.sheets import sheets
 from harness.drawing.lengths import passes_of
 from harness.records.cost import CostStore
 from harness.records.schema import Record

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from harness.comparison.grid import build_grid, sheets
+from harness.comparison.grid import build_grid
 from harness.comparison.rows import is_entry
+from harness.comparison.sheets import sheets
 from tests.harness.reporting.sample import record
 
 CONVLORA = {"lr": None, "blocks": "all", "sites": "qkv", "rank": 3, "alpha": 32.0, "experts": 8, "balance": 0.01}

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import harness.readings as verb
-from harness.comparison.grid import build_grid, sheets
+from harness.comparison.grid import build_grid
 from harness.comparison.readings import lenth_margin, main_effects
+from harness.comparison.sheets import sheets
 from harness.drawing import draw
 from harness.drawing.material import NothingToDrawError, materials
 from harness.errors import UsageError
