@@ -15,7 +15,7 @@ from harness.comparison import names
 from harness.comparison.grid import Grid
 from harness.comparison.paired import Difference, ImagesOf, paired_difference
 from harness.comparison.rules import CardOf, no_card
-from harness.comparison.sheets import grids, sheets
+from harness.comparison.sheets import grids
 from harness.records.schema import Record
 from harness.statistics import t_interval
 from harness.studies import Study
@@ -58,18 +58,15 @@ class Specification:
 
 def with_readings(
     records: Iterable[Record], study: Study, *, protocol: str, card_of: CardOf = no_card
-) -> list[tuple[Grid, list[Record], Study]]:
-    """Each sheet of ``protocol`` that tables show of the study, with a run of a reading: its grid, the sheet's records, the
-    study on its benchmarks."""
+) -> list[tuple[Grid, Study]]:
+    """Each sheet of ``protocol`` that tables show of the study, with a run of a reading; and the study on its benchmarks."""
     here = [record for record in records if record.run.protocol == protocol]
-    by_sheet = sheets(here)
     found = []
     for grid in grids(here, study=study, card_of=card_of):
         if any(grid.members[row] for row in rows_of_readings(grid, study)):
             there = {record.run.benchmark for record in grid.records}
-            kept = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
-            members = by_sheet[grid.protocol, grid.protocol_hash, grid.backbone, grid.checkpoint]
-            found.append((grid, members, kept))
+            kept = tuple(name for name in study.benchmarks if name in there)
+            found.append((grid, replace(study, benchmarks=kept)))
     return found
 
 

@@ -47,11 +47,11 @@ def reading_page(
         claims: score differences that name the method without options are judged under every reading.
     """
     blocks = []
-    for grid, members, here in with_readings(records, study, protocol=protocol, card_of=card_of):
+    for grid, here in with_readings(records, study, protocol=protocol, card_of=card_of):
         blocks += [
             _curve(grid, here, images_of),
             _effects(grid, here),
-            _claims(claims, members, here, images_of),
+            _claims(claims, grid, here, images_of),
         ]
     if not blocks:
         blocks = [Block(heading=study.name, above=[f"No record of these readings under protocol {protocol} yet."])]
@@ -167,10 +167,13 @@ def _aliasing(readings: Readings) -> list[str]:
     return lines
 
 
-def _claims(claims: Sequence[Claim], members: Sequence[Record], study: Study, images_of: ImagesOf) -> Block:
+def _claims(claims: Sequence[Claim], grid: Grid, study: Study, images_of: ImagesOf) -> Block:
     readings = study.readings
     assert readings is not None
-    protocol = members[0].run.protocol
+    members = list(grid.records)
+    if not study.tune:  # the study sets every row's rate, whatever another study chose: its rows are like with like
+        members = [replace(record, run=replace(record.run, tuning={})) for record in members]
+    fixed = {entry.method: entry.options for entry in study.entries if entry.label == study.table.baseline}
     sources = Sources(images_of=images_of, setups=None)  # of these runs, whatever their set-up: the page says which
     rows = []
     for claim in claims:
@@ -180,8 +183,14 @@ def _claims(claims: Sequence[Claim], members: Sequence[Record], study: Study, im
         verdicts: Counter[str] = Counter()
         for point in readings.points:
             options = options_of(point, readings.fields)
-            read = replace(here, numerator=replace(here.numerator, options=options))
-            finding = judge_claims([read], members, (), protocol=protocol, sources=sources)[0]
+            read = replace(
+                here,
+                numerator=replace(here.numerator, options=options),
+                denominator=tuple(
+                    replace(one, options={**fixed.get(one.method, {}), **one.options}) for one in here.denominator
+                ),
+            )
+            finding = judge_claims([read], members, (), protocol=grid.protocol, sources=sources)[0]
             judged = [one for one in finding.readings if one.estimate is not None]
             verdicts[finding.verdict if judged else "no run"] += 1
         total = len(readings.points) - verdicts["no run"]

@@ -211,6 +211,24 @@ def test_a_claim_is_counted_over_the_readings() -> None:
     assert "stage-wise" not in page
 
 
+def test_a_claim_is_judged_where_another_study_tuned_the_baseline() -> None:
+    chosen = {"grid": {"lr": [1e-3, 3e-3]}, "chosen": {"lr": 1e-3}, "trials": []}
+    fixed = study(entries=[{"label": "LoRA", "method": "lora", "options": {"lr": 1e-3}}])
+    found = [
+        record(0.81 + 0.001 * one.run.seed, seed=one.run.seed, config={"lr": 1e-3}, changed={"lr": 1e-3}, tuning=chosen)
+        if one.run.method == "lora"
+        else one
+        for one in everything()
+    ]
+    claims = [claim for claim in read_claims(FILE) if claim.name == "naslora-over-lora"]
+    page = write(reading_page(found, fixed, claims=claims, images_of=no_images, protocol="demo"))
+    readings = fixed.readings
+    assert readings is not None
+    row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
+
+    assert f"0 of {len(readings.points)} |" in row
+
+
 def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: Path, capsys: Any) -> None:
     assert verb.main(["--plan"]) == 0
     plan = capsys.readouterr().out
