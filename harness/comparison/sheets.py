@@ -27,8 +27,9 @@ def grids(
     metrics: Sequence[str] = (),
     card_of: CardOf = no_card,
 ) -> list[Grid]:
-    """A grid a sheet. With a study: the sheet of its own rules, and others where at least half of its rows were run; a row
-    that it shares with another study was not run for it under that study's rules. Where none is such, what there is.
+    """A grid a sheet. With a study: the sheet of its own rules, and others where at least half of its rows were run and that
+    keep to what it sets itself; a row that it shares with another study was not run for it under that study's rules. Where
+    none is such, what there is.
 
     Args:
         metrics: see `build_grid`.
@@ -50,7 +51,8 @@ def grids(
             here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
         grid = build_grid(sheet, members, study=here, metrics=metrics)
         filled = sum(any(is_run(record) for record in mine) for mine in grid.members.values())
-        if 2 * filled >= len(grid.rows) or (filled and _has_rules_of(study, members[0].run, card_of)):
+        other = protocol == study.protocol and differences(members[0].run.rules, {**members[0].run.rules, **study.set})
+        if (2 * filled >= len(grid.rows) and not other) or (filled and _has_rules_of(study, members[0].run, card_of)):
             found.append(grid)
         elif filled and protocol == study.protocol:
             rest.append(grid)

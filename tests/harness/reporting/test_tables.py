@@ -492,6 +492,29 @@ def test_a_study_shows_runs_under_changed_rules_where_half_of_its_rows_were_run_
     assert {name for name, digest in (("own", "a"), ("other", "b")) if digest * 8 in page} == shown
 
 
+@pytest.mark.parametrize(("own", "shown"), [([3], {"own"}), ([], {"other"})])
+def test_runs_under_another_value_of_what_a_study_sets_are_not_its_own_unless_there_is_nothing_else(
+    own: list[int], shown: set[str]
+) -> None:
+    kept = [
+        record(
+            0.1,
+            benchmark="sbu",
+            metric="ber",
+            protocol_hash=digest * 16,
+            rules={**CARD, "protocol": "", "epochs": epochs},
+        )
+        for digest, epochs, there in (("a", 1, own), ("b", 2, [3]))
+        for _ in there
+    ]
+    page = render(
+        kept,
+        study=study(entries=[{"label": "3", "method": "lora"}], set={"epochs": 1}),
+        sources=sources(card_of=lambda *_: {**CARD, "protocol": "", "epochs": 1}),
+    )
+    assert {name for name, digest in (("own", "a"), ("other", "b")) if digest * 8 in page} == shown
+
+
 def test_the_note_of_a_study_is_printed() -> None:
     assert "- made up\n" in render([record(0.1, benchmark="sbu", metric="ber")], study=study(note="made up"))
 
