@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +35,16 @@ TABLE = (ROOT / "results" / "tables" / "small-search.md").read_text(encoding="ut
 def small(warmup: int = 0) -> list[Record]:
     """Records of the card as it is, or with a warm-up; of its methods as the card has them, but for what a row of the page names."""
     kept = [one for one in RecordStore(ROOT / "results") if one.run.protocol == "small"]
-    card = {one.run.method: one.run.method_config for one in kept if one.run.benchmark == "leaf"}
+    card = _card(kept)
     kept = [one for one in kept if one.run.rules["warmup"] == warmup and one.run.rules.get("decoder", "sam") == "sam"]
     kept = [one for one in kept if one.run.rules["epoch_images"] == 200]
     return [one for one in kept if _as(card, one)]
+
+
+def _card(records: Iterable[Record]) -> dict[str, Mapping[str, object]]:
+    """Method -> options, but for the rate."""
+    plain_ones = (one.run for one in records if one.run.benchmark == "leaf" and one.run.changed.keys() <= {"lr"})
+    return {run.method: run.method_config for run in plain_ones}
 
 
 def _as(card: Mapping[str, Mapping[str, object]], record: Record) -> bool:
@@ -206,6 +212,36 @@ def test_the_readings_are_those_of_their_page() -> None:
     assert f"on test it is {-chosen[0][0]:.1f} points below LoRA and the default {default[0]:.1f} above" in text
     assert by_validation[2] == found[-1]
     assert f"best on test ({found[-1][0][0]:+.1f}) is third" in text
+
+
+def test_the_best_reading_is_told_as_its_page_has_it() -> None:
+    page = (ROOT / "results" / "tables" / "small-best-reading.md").read_text(encoding="utf-8")
+    differences = page.partition("differences to LoRA, lr 1e-3")[2].partition("\n#")[0]
+    told = rows(section("Readings"))[1:]
+    assert told == [row[:4] for row in rows(differences)[1:]]
+    best = {row[1]: row[2:] for row in told if row[0] == "NAS-LoRA, best reading"}
+    assert len(best) == 4
+    assert all(difference.startswith("-") for difference, _ in best.values())
+    apart = {
+        name
+        for name, (_, interval) in best.items()
+        if interval != "–" and float(interval.strip("[]").split(", ")[1]) < 0
+    }
+    assert apart == {"Road IoU"}
+    text = " ".join(section("Readings").split())
+    assert f"on Road it is {-float(best['Road IoU'][0].split()[0]):.1f} points worse" in text
+    (ahead,) = (
+        row[2].split()[0]
+        for row in rows(section("Differences"))
+        if row[:2] == ["NAS-LoRA, scale 32/3, lr 1e-3", "Road IoU"]
+    )
+    assert f"default cells with that rate and scale are {float(ahead):.1f} ahead" in text
+    records = {
+        entry: load_rows("small-best-reading")[entry]
+        for entry in ("LoRA, lr 1e-3", "NAS-LoRA, best reading", "NAS-LoRA, default reading")
+    }
+    lora, chosen, default = ({round(passes_of(one) or 0, -1) for one in mine} for mine in records.values())
+    assert (lora, chosen, default) == ({400}, {800}, {700})
 
 
 def test_the_residual_alone_is_told_as_it_was() -> None:
@@ -420,7 +456,7 @@ def test_the_first_seed_under_each_decoder_is_told_as_it_was() -> None:
     assert len(told) == 6
     exact = {}
     kept = [one for one in RecordStore(ROOT / "results") if one.run.protocol == "small" and one.run.seed == 0]
-    card = {one.run.method: one.run.method_config for one in kept if one.run.benchmark == "leaf"}
+    card = _card(kept)
     rates = {"decoder": 1e-3, "bitfit": 1e-3, "lora": 1e-3, "naslora": 3e-3}
     chosen = {("mask-transformer", "lora"): 3e-4}
     usual = {"warmup": 0, "epoch_images": 200}
