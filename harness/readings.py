@@ -1,7 +1,7 @@
 """``python -m harness.readings``: report what many readings of a method say together, or show the screening design (--plan).
 
-The readings run like any study: ``python -m harness.run --study readings``; ``python -m harness.figures readings`` draws their
-specification curve.
+The readings run like any study: ``python -m harness.run --study readings``; ``python -m harness.figures readings --study
+readings`` draws their specification curve.
 """
 
 from __future__ import annotations

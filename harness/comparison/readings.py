@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.comparison import names
-from harness.comparison.grid import Grid
+from harness.comparison.grid import Grid, first_metrics, one_each
 from harness.comparison.paired import Difference, ImagesOf, paired_difference
 from harness.comparison.rules import CardOf, no_card
 from harness.comparison.sheets import grids
@@ -79,12 +79,8 @@ def rows_of_readings(grid: Grid, study: Study) -> dict[int, Point]:
 
 def first_columns(grid: Grid) -> list[int]:
     """One column a benchmark that has runs: its first metric."""
-    first: dict[tuple[str, str], int] = {}
-    for place, column in enumerate(grid.columns):
-        if not any(grid.cells[row, place].values for row in range(len(grid.rows))):
-            continue
-        first.setdefault((column.benchmark, column.manifest), place)
-    return list(first.values())
+    places = one_each(grid, first_metrics(grid))
+    return [place for place in places if any(grid.cells[row, place].values for row in range(len(grid.rows)))]
 
 
 def specification_curve(grid: Grid, study: Study, images_of: ImagesOf, *, baseline: str) -> list[Specification]:

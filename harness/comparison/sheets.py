@@ -51,12 +51,17 @@ def grids(
             here = replace(study, benchmarks=tuple(name for name in study.benchmarks if name in there))
         grid = build_grid(sheet, members, study=here, metrics=metrics)
         filled = sum(any(is_run(record) for record in mine) for mine in grid.members.values())
-        other = protocol == study.protocol and differences(members[0].run.rules, {**members[0].run.rules, **study.set})
-        if (2 * filled >= len(grid.rows) and not other) or (filled and _has_rules_of(study, members[0].run, card_of)):
+        run = members[0].run
+        if (2 * filled >= len(grid.rows) and _keeps_to(study, run)) or (filled and _has_rules_of(study, run, card_of)):
             found.append(grid)
         elif filled and protocol == study.protocol:
             rest.append(grid)
     return found or rest
+
+
+def _keeps_to(study: Study, run: Run) -> bool:
+    """Whether a run of the study's own card has what the study sets in it."""
+    return run.protocol != study.protocol or not differences(run.rules, {**run.rules, **study.set})
 
 
 def _has_rules_of(study: Study, run: Run, card_of: CardOf) -> bool:

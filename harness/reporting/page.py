@@ -123,6 +123,8 @@ class Page:
         foot: how to read all of them.
         numbers: a row a number, for CSV; keys are columns, and every row has the same.
         note: what must be known before anything is read.
+        verb: what writes it.
+        verb: what writes it.
     """
 
     title: str
@@ -131,6 +133,7 @@ class Page:
     foot: Sequence[str] = ()
     numbers: Sequence[Mapping[str, str]] = ()
     note: str = ""
+    verb: str = "tables"
 
     @property
     def is_marked(self) -> bool:

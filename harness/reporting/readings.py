@@ -55,7 +55,7 @@ def reading_page(
         ]
     if not blocks:
         blocks = [Block(heading=study.name, above=[f"No record of these readings under protocol {protocol} yet."])]
-    return Page(title=study.title, blocks=blocks)
+    return Page(title=study.title, blocks=blocks, verb="readings")
 
 
 def _curve(grid: Grid, study: Study, images_of: ImagesOf) -> Block:

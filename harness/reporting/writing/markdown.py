@@ -5,11 +5,11 @@ from __future__ import annotations
 from harness.reporting.page import Page, Text, legend
 from harness.text import markdown
 
-WRITTEN = "<!-- written by `python -m harness.tables`; edit no number here -->"
+WRITTEN = "<!-- written by `python -m harness.{verb}`; edit no number here -->"
 
 
 def write(page: Page) -> str:
-    lines = [f"# {markdown(page.title)}", "", WRITTEN]
+    lines = [f"# {markdown(page.title)}", "", WRITTEN.format(verb=page.verb)]
     if page.note:
         lines += ["", f"*{markdown(page.note)}*"]
     if page.lead:
