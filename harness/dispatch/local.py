@@ -135,8 +135,9 @@ class LocalExecutor(Executor):
             shape = {"gpus": 1 if self.devices else 0}
             self._chunk = create_chunk(folder, number=0, jobs=jobs, shape=shape, limits=limits)
             (folder / "logs").mkdir()
-        for index in range(min(self.workers, len(jobs))):
-            self._processes.append(self._start(self._chunk, frozen, index))
+        with _ctrl_c_waits():
+            for index in range(min(self.workers, len(jobs))):
+                self._processes.append(self._start(self._chunk, frozen, index))
         ids = tuple(str(process.job_id) for process in self._processes)
         return Submission(sweep=sweep.id, keys=_keys(jobs), elsewhere={}, job_ids=ids)
 
@@ -166,13 +167,7 @@ class LocalExecutor(Executor):
         # submitit's default limit is minutes; a local worker has none
         process.update_parameters(timeout_min=60 * 24 * 365, stderr_to_stdout=True)
         variables = self._variables(index)
-        # Ctrl-C reaches the whole process group; workers are told by us instead, so that they can write a checkpoint.
-        # Blocked, not ignored: one that comes meanwhile is ours when the worker has begun.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            return process.begin(worker_command(chunk, frozen, python=shlex.quote(sys.executable), variables=variables))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return process.begin(worker_command(chunk, frozen, python=shlex.quote(sys.executable), variables=variables))
 
     def _variables(self, index: int) -> dict[str, str]:
         """Environment of a worker: its GPU by the name that was given for it (submitit takes whole numbers only)."""
@@ -196,6 +191,25 @@ class LocalExecutor(Executor):
             for process in self._processes:
                 if not process.done():
                     process._process.kill()
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C is answered when the block is over, and processes that begin in it never get it: it reaches the whole group, and
+    workers are told by us instead, so that they can write a checkpoint.
+
+    Blocked, since that is inherited; and remembered, since a mask is one thread's and the signal may come to another of ours.
+    """
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.holder import Holder
+from harness.dispatch.local import LocalExecutor
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
 from harness.dispatch.supervise import supervise
@@ -55,21 +57,39 @@ def test_a_run_that_is_asked_to_stop_before_it_is_imported_stops(tmp_path: Path)
     assert (start.end, start.detail) == ("interrupted", "asked to stop")
 
 
-def test_ctrl_c_while_workers_are_started_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [0, 1])
+def test_ctrl_c_while_workers_are_started_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
     use_standin(monkeypatch)
     begun = []
 
-    def begin(self, command: str) -> None:
-        begun.append(True)
+    def begin(self, command: str) -> str:
         os.kill(os.getpid(), signal.SIGINT)
-        assert signal.SIGINT in signal.sigpending()  # nor does the worker get it: what is blocked is inherited
+        for _ in range(10):  # a thread whose mask lets it through has it by now
+            time.sleep(0.01)
+        assert signal.SIGINT in signal.pthread_sigmask(
+            signal.SIG_BLOCK, ()
+        )  # nor does the worker get it: this is inherited
+        begun.append(True)
+        return "worker"
 
     monkeypatch.setattr("submitit.local.local.LocalExecutor._submit_command", begin)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
+    executor, over = make_executor(place("local", workers=2), results=tmp_path), threading.Event()
+    others = [threading.Thread(target=over.wait) for _ in range(threads)]
+    assert isinstance(executor, LocalExecutor)
+    for other in others:
+        other.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            make_executor(place("local", workers=2), results=tmp_path).submit([make_job(tmp_path)])
+            executor.submit([make_job(tmp_path)])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+        over.set()
+        for other in others:
+            other.join()
     assert begun == [True]
+    assert executor._processes == ["worker"]  # known, so that it can be stopped
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
