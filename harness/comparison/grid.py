@@ -251,6 +251,17 @@ def one_each(grid: Grid, places: list[int]) -> list[int]:
     return list(best.values())
 
 
-def _fitness(grid: Grid, place: int) -> tuple[bool, int, int]:
-    complete = sum(grid.cells[index, place].complete for index in range(len(grid.rows)))
-    return (grid.columns[place].split in ("all", "test"), complete, -place)
+def first_columns(grid: Grid) -> list[int]:
+    """One column a benchmark that has runs: its first metric."""
+    places = one_each(grid, first_metrics(grid))
+    return [place for place in places if any(cell.values for cell in _below(grid, place))]
+
+
+def _fitness(grid: Grid, place: int) -> tuple[bool, int, int, int]:
+    cells = _below(grid, place)
+    complete, filled = sum(cell.complete for cell in cells), sum(bool(cell.values) for cell in cells)
+    return (grid.columns[place].split in ("all", "test"), complete, filled, -place)
+
+
+def _below(grid: Grid, place: int) -> list[GridCell]:
+    return [grid.cells[row, place] for row in range(len(grid.rows))]

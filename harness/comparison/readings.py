@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.comparison import names
-from harness.comparison.grid import Grid, first_metrics, one_each
+from harness.comparison.grid import Grid, first_columns
 from harness.comparison.paired import Difference, ImagesOf, paired_difference
 from harness.comparison.rules import CardOf, no_card
 from harness.comparison.sheets import grids
@@ -75,12 +75,6 @@ def rows_of_readings(grid: Grid, study: Study) -> dict[int, Point]:
     assert study.readings is not None
     labels = {entry.label: point for entry, point in zip(study.readings.entries(), study.readings.points, strict=True)}
     return {index: labels[row.label] for index, row in enumerate(grid.rows) if row.label in labels}
-
-
-def first_columns(grid: Grid) -> list[int]:
-    """One column a benchmark that has runs: its first metric."""
-    places = one_each(grid, first_metrics(grid))
-    return [place for place in places if any(grid.cells[row, place].values for row in range(len(grid.rows)))]
 
 
 def specification_curve(grid: Grid, study: Study, images_of: ImagesOf, *, baseline: str) -> list[Specification]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.comparison import names
 from harness.comparison.evidence import EvidenceOf, evidence_below, no_evidence
-from harness.comparison.grid import Column, Grid, Row
+from harness.comparison.grid import Column, Grid, Row, first_columns
 from harness.comparison.paired import ImagesOf
 from harness.comparison.rules import CardOf, no_card
 from harness.errors import UsageError
@@ -119,15 +119,8 @@ class Material:
         return list(unique.values())
 
     def first_columns(self) -> dict[str, int]:
-        """benchmark -> the column by which it is reported first: of all test images, or of what most rows have."""
-        best: dict[str, int] = {}
-        for place, column in enumerate(self.grid.columns):
-            best[column.benchmark] = max(best.get(column.benchmark, place), place, key=self._fitness)
-        return best
-
-    def _fitness(self, place: int) -> tuple[bool, int, int]:
-        filled = sum(bool(self.grid.cells[index, place].values) for index in range(len(self.grid.rows)))
-        return (self.grid.columns[place].split in ("all", "test"), filled, -place)
+        """benchmark -> the column by which it is reported first, see `harness.comparison.grid.first_columns`."""
+        return {self.grid.columns[place].benchmark: place for place in first_columns(self.grid)}
 
 
 def score_label(column: Column) -> str:

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.comparison import names
-from harness.comparison.grid import Grid
+from harness.comparison.grid import Grid, first_columns
 from harness.comparison.paired import Difference, ImagesOf
 from harness.comparison.readings import (
     Specification,
-    first_columns,
     main_effects,
     rows_of_readings,
     specification_curve,
