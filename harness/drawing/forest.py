@@ -144,6 +144,6 @@ def _caption(material: Material, *, overall: bool) -> str:
     )
     return (
         f"Difference to {material.baseline} in points, paired by seed and image, positive is better. Bars: 95 %"
-        " hierarchical bootstrap over seeds and images (t interval over seeds where a score is no mean over images); no bar"
+        " intervals over seeds and images, crossed (t over seeds alone where a score is no mean over images); no bar"
         f" where n is too small for one.{across} {material.caption}"
     )

@@ -117,7 +117,7 @@ def _benchmark(material: Material, benchmark: str, mine: list[Merged]) -> Drawin
         + names.benchmark_title(benchmark)
         + ": left, ‖merged − unmerged‖ / ‖unmerged‖ of the mask logits on"
         " validation images (small symbols: seeds, large: their median; no symbol: exactly 0); right, merged minus unmerged"
-        " score, bars: 95 % hierarchical bootstrap over seeds and images. In brackets: sites folded into the weights of all"
+        " score, bars: 95 % intervals over seeds and images, crossed. In brackets: sites folded into the weights of all"
         f" sites. {material.caption}"
     )
     return Drawing(part=benchmark, figure=figure, caption=caption)

@@ -84,7 +84,7 @@ def test_the_rows_of_peers_are_those_of_their_files() -> None:
     assert (
         f"{interval(found['lora / lora hf-sdpa'])} of sdpa, {interval(found['lora / lora hf-eager'])} of eager" in said
     )
-    assert interval(found["convlora / convlora autogluon"]) in line_of("| the same of Conv-LoRA against AutoGluon's")
+    assert interval(found["convlora / convlora autogluon"]) in line_of("| step time of Conv-LoRA against AutoGluon's")
     found, said = measured("peers-vit_b-512-fp32.json")["ratios"], line_of("| both at 512 px")
     assert f"LoRA {interval(found['lora / lora hf-sdpa'])} of sdpa, {interval(found['lora / lora hf-eager'])}" in said
     assert f"Conv-LoRA {interval(found['convlora / convlora autogluon'])}" in said
@@ -106,8 +106,8 @@ def test_steps_of_two_sessions_are_pooled_in_their_rows() -> None:
     files = [measured(f"step-vit_b-1024-fp32-{end}.json")["seconds"] for end in (12, 24)]
     seconds = {name: [value for file in files for value in file[name]] for name in files[0]}
     for row, one, other, digits in [
-        ("| step time of LoRA against plain | another CPU", "lora", "lora plain", 2),
-        ("| NAS-LoRA step / LoRA step | the same", "naslora", "lora", 3),
+        ("| step time of LoRA against plain | B", "lora", "lora plain", 2),
+        ("| NAS-LoRA step / LoRA step | B", "naslora", "lora", 3),
     ]:
         pooled = paired_ratio(seconds[one], seconds[other])
         value, low, high = (f"{getattr(pooled, part):.{digits}f}" for part in ("value", "low", "high"))

@@ -54,6 +54,21 @@ def _as(card: Mapping[str, Mapping[str, object]], record: Record) -> bool:
     return all(own[name] == default[name] for name in (own.keys() & default.keys()) - named)
 
 
+def difference(name: str, benchmark: str, one: str, other: str) -> tuple[float, str]:
+    """Mean and interval of two rows of a study's page, with its three seeds, paired as tables pair."""
+    ((sheet, members),) = sheets(small()).items()
+    grid = build_grid(sheet, members, study=load_study(name))
+    place = next(k for k, column in enumerate(grid.columns) if column.benchmark == benchmark)
+    cells = {row.label: grid.cells[index, place] for index, row in enumerate(grid.rows)}
+    images = images_below(ROOT / "results")
+    found = paired_difference(cells[one], cells[other], grid.columns[place], scored=("best", "best"), images_of=images)
+    assert found is not None
+    interval = found.interval
+    assert interval is not None
+    assert len(found.by_seed) == 3
+    return found.mean, f"[{interval.low:+.2f}, {interval.high:+.2f}]"
+
+
 def rows(text: str) -> list[list[str]]:
     lines = (line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| "))
     return [[cell.strip() for cell in line] for line in lines]
@@ -107,7 +122,7 @@ def test_the_numbers_of_the_text_are_in_the_records() -> None:
     (main,) = (row for row in rows(section("Differences")) if row[:2] == ["NAS-LoRA, tuned, 3 trials", "Kvasir-SEG Sα"])
     assert f"{main[2].split()[0]} points Sα against LoRA, 95 % {main[3]}" in answer
     low, high = (float(end) for end in main[3].strip("[]").split(", "))
-    assert f"of about {(high - low) / 2:.1f} points would have shown" in answer
+    assert f"a difference above about {(high - low) / 2:.1f} points would have been told from zero" in answer
     intervals = {
         row[1]: (row[2].split()[0], row[3]) for row in rows(section("Differences")) if row[0].endswith("3 trials")
     }
@@ -124,8 +139,14 @@ def test_the_rows_that_take_rate_scale_and_cell_apart_are_those_of_their_page() 
     said = {row[0]: row[1] for row in rows(section("Road"))[1:]}
     assert len(said) >= 6
     assert said == {name: table[name] for name in said}
-    behind = float(said["LoRA, scale 1, lr 1e-3"].split()[0]) - float(said["NAS-LoRA, lr 1e-3"].split()[0])
-    assert f"at 1e-3 NAS-LoRA comes within {behind:.1f} points of it" in PAGE
+    text = " ".join(section("Road").split())
+    mean, interval = difference("small-rate", "road", "NAS-LoRA, lr 1e-3", "LoRA, scale 1, lr 1e-3")
+    assert f"at 1e-3 NAS-LoRA is {-mean:.2f} points below it, 95 % {interval}." in text
+    mean, interval = difference("small-rate", "road", "NAS-LoRA, scale 32/3, lr 1e-3", "LoRA, lr 1e-3")
+    assert f"At LoRA's scale and rate it is {mean:+.2f} {interval} ahead." in text
+    mean, interval = difference("small-rate", "road", "NAS-LoRA, lr 1e-3", "LoRA, lr 1e-3")
+    assert f"NAS-LoRA at 1e-3 is better: {mean:+.2f} {interval}." in text
+    assert f"at 1e-3 it is {int(10 * mean) / 10} points above the same LoRA" in PAGE
 
 
 def test_time_to_quality_is_that_of_its_page() -> None:
@@ -391,20 +412,8 @@ def test_the_seed_that_hardly_learnt_is_told_as_it_was() -> None:
 
 
 def test_searching_against_not_searching_is_paired_as_tables_pair() -> None:
-    study = load_study("small-search")
-    ((sheet, members),) = sheets(small()).items()
-    grid = build_grid(sheet, members, study=study)
-    place = next(k for k, column in enumerate(grid.columns) if column.benchmark == "kvasir")
-    row = {one.label: index for index, one in enumerate(grid.rows)}
-    searched, not_searched = (grid.cells[row[name], place] for name in ("NAS-LoRA", "NAS-LoRA, no search, lr 3e-3"))
-    difference = paired_difference(
-        searched, not_searched, grid.columns[place], scored=("best", "best"), images_of=images_below(ROOT / "results")
-    )
-    assert difference is not None
-    interval = difference.interval
-    assert interval is not None
-    assert len(difference.by_seed) == 3
-    assert f"as it was drawn, {difference.mean:+.2f} points, 95 % [{interval.low:+.2f}, {interval.high:+.2f}]" in PAGE
+    mean, interval = difference("small-search", "kvasir", "NAS-LoRA", "NAS-LoRA, no search, lr 3e-3")
+    assert f"as it was drawn, {mean:+.2f} points, 95 % {interval}" in PAGE
 
 
 def test_the_cost_is_that_of_the_session() -> None:
@@ -460,7 +469,7 @@ def test_the_rates_of_the_mask_transformer_are_told_as_they_were() -> None:
         and one.run.rules.get("decoder_lr") is None
     }
     high, middle, low = (scores["mask-transformer", rate] for rate in (1e-3, 3e-4, 1e-4))
-    assert f"it scores {high} Sα at the card's 1e-3, {middle} at 3e-4 and {low} at 1e-4" in page
+    assert f"it scores {high} Sα at the study's 1e-3, {middle} at 3e-4 and {low} at 1e-4" in page
     assert f"the linear decoder has {scores['linear', 1e-3]} at 1e-3" in page
 
 
