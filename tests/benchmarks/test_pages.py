@@ -153,3 +153,34 @@ def test_what_spinning_costs_is_that_of_its_files() -> None:
             key = "default" if row[0] == "libgomp's own" else f"spin {row[0].replace(',', '')}"
             found = f"{medians[key] / min(medians.values()):.2f}" if key in medians else "not timed"
             assert row[column] == found, (name, row)
+
+
+def test_costs_against_full_fine_tuning_are_those_of_the_sessions() -> None:
+    """On the page of performance the default of NAS-LoRA's methods is spelt out: turns."""
+    costs = (ROOT / "results" / "tables" / "cost.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").partition("| against full fine-tuning |")[2]
+    told = {row[0]: row[1:] for row in _rows(page.partition("\n\n")[0])}
+    assert len(told) == 6
+    for name, cells in told.items():
+        method, _, _ = name.partition(", ")
+        for found, (backbone, end) in zip(
+            (cells[:3], cells[3:]),
+            (("vit_t", ""), ("vit_b", " #aa0273" if "both" in name else " #de744c")),
+            strict=True,
+        ):
+            heading = next(
+                line for line in costs.splitlines() if line.startswith("### cost against") and backbone in line
+            )
+            rows = {(row[0], row[1]): row for row in _rows(costs.partition(heading)[2].partition("\n\nRatios")[0])}
+            plain = method.replace("[alternate=iteration]", "")
+            row = rows.get((f"{plain}{end} §", "full"), rows.get((f"{plain} §", "full")))
+            if row is None:
+                assert found == ["–"] * 3, name
+                continue
+            time, _, flops, memory = (cell.replace("-", "−").replace(" [", " % [") for cell in row[2:6])
+            assert found == [time, f"{memory} %", f"{flops} %"], (name, backbone)
+
+
+def _rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| method")]
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
