@@ -397,6 +397,20 @@ def test_the_seed_that_did_not_learn_and_its_warm_up_are_told_as_they_were() -> 
     assert runs[1, 0].run.rules | {"warmup": 40} == runs[1, 40].run.rules
 
 
+def test_the_two_sets_with_a_warm_up_are_told_as_their_page_has_them() -> None:
+    page = (ROOT / "results" / "tables" / "small-warmup.md").read_text(encoding="utf-8")
+    (heading, *_), lora, ours = rows(page)[:3], *([plain(cell) for cell in row] for row in rows(page)[1:3])
+    differences = {row[1]: row[2:4] for row in rows(page.partition(": differences")[2].partition("\n#")[0])[1:]}
+    told = rows(PAGE.partition("every run with that warm-up")[2].partition("\n\nThen")[0])[1:]
+    assert [row[0] for row in told] == list(differences)
+    for name, first, second, *difference in told:
+        place = next(index for index, title in enumerate(heading) if title.startswith(name))
+        assert [first, second] == [lora[place], ours[place]]
+        assert difference == differences[name]
+        assert difference[0].startswith("-")
+    assert f"learn: {differences['ISIC 2017 Jaccard'][0].split()[0]} points Jaccard, {told[0][-1]})" in PAGE
+
+
 def test_the_seed_that_hardly_learnt_is_told_as_it_was() -> None:
     runs = {
         (record.run.method, record.run.seed): record
@@ -476,35 +490,50 @@ def test_the_rates_of_the_mask_transformer_are_told_as_they_were() -> None:
 def test_the_first_seed_under_each_decoder_is_told_as_it_was() -> None:
     text = (ROOT / "docs" / "decoders.md").read_text(encoding="utf-8").partition("| decoder | benchmark |")[2]
     told = rows(text.partition("\n\n")[0].partition("\n")[2])
-    assert len(told) == 6
-    exact = {}
+    assert len(told) == 9
+    exact, losses = {}, {}
     kept = [one for one in RecordStore(ROOT / "results") if one.run.protocol == "small" and one.run.seed == 0]
     card = _card(kept)
     rates = {"decoder": 1e-3, "bitfit": 1e-3, "lora": 1e-3, "naslora": 3e-3}
     chosen = {("mask-transformer", "lora"): 3e-4}
     usual = {"warmup": 0, "epoch_images": 200}
     for decoder, benchmark, *scores in told:
-        name, metric = {"Kvasir-SEG Sα": ("kvasir", "s_measure"), "Leaf IoU": ("leaf", "iou")}[benchmark]
+        name, metric = {
+            "Kvasir-SEG Sα": ("kvasir", "s_measure"),
+            "CVC-612 Sα": ("cvc612", "s_measure"),
+            "Leaf IoU": ("leaf", "iou"),
+        }[benchmark]
         rules = {**usual, "decoder_lr": 1e-4 if decoder == "mask-transformer" else None}
         for method, said in zip(rates, scores, strict=True):
             options = {"lr": chosen.get((decoder, method), rates[method])}
             options |= {"scale": 1.0, "search_start_epoch": 1} if method == "naslora" else {}
             options |= {"alpha": 32.0} if method == "lora" else {}
-            (found,) = {
-                100 * one.scores["best"]["test"][metric]
+            runs = [
+                one
                 for one in kept
                 if (one.run.benchmark, one.run.method, one.code) == (name, method, "OK")
                 and one.run.rules.get("decoder", "sam") == decoder
                 and all(one.run.rules.get(rule) == value for rule, value in rules.items())
                 and all(one.run.method_config[option] == value for option, value in options.items())
                 and _as(card, one)
-            }
+            ]
+            (found,) = {100 * one.scores["best"]["test"][metric] for one in runs}
             assert said == f"{found:.1f}", (decoder, benchmark, method)
             exact[decoder, benchmark, method] = found
+            losses[decoder, benchmark, method] = [entry["loss"] for entry in runs[0].history]
     after = " ".join(text.split())
     seeds = {row[1]: (row[2].split()[0], row[3]) for row in rows(section("Differences")) if row[0].endswith("3 trials")}
     leads = {key[:2]: value - exact[*key[:2], "lora"] for key, value in exact.items() if key[2] == "naslora"}
     first, second = leads["sam", "Kvasir-SEG Sα"], leads["sam", "Leaf IoU"]
     assert f"leads of {first:.1f} and {second:.1f} points at" in after
     assert f"at {' '.join(seeds['Kvasir-SEG Sα'])} and {' '.join(seeds['Leaf IoU'])}, so one seed" in after
-    assert all((decoder == "sam") == (lead > 0) for (decoder, _), lead in leads.items())  # who is ahead, as it says
+    assert {key for key, lead in leads.items() if lead > 0} == {("sam", "Kvasir-SEG Sα"), ("sam", "Leaf IoU")}
+    places = [
+        sorted(rates, key=lambda method, at=key: -exact[*at, method]).index("bitfit") + 1  # type: ignore[misc]
+        for key in leads
+    ]
+    assert (places.count(2), places.count(4)) == (2, 2)
+    slow, learns = (losses["mask-transformer", "CVC-612 Sα", method] for method in ("bitfit", "lora"))
+    assert f"{slow[0]:.2f} in the first epoch, {slow[-1]:.2f} in the last; LoRA's ends at {learns[-1]:.2f}" in after
+    gaps = [abs(exact["linear", key[1], "lora"] - exact["sam", key[1], "lora"]) for key in leads]
+    assert f"within {max(gaps):.1f} points of the four" in after
