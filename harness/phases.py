@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness.errors import UsageError
+from harness.errors import BudgetError, UsageError
 from harness.streams import say
 
 
@@ -43,13 +43,13 @@ def programme(arguments: argparse.Namespace, phases: Any, run: Callable[[argpars
         own = argparse.Namespace(**vars(arguments))
         own.study = phase.study
         asked = {item.partition("=")[0] for item in arguments.set}
-        own.set = [*(f"{key}={value}" for key, value in phase.set.items() if key not in asked), *arguments.set]
+        own.set = [*(_typed(key, value) for key, value in phase.set.items() if key not in asked), *arguments.set]
         own.datasets = arguments.datasets or ",".join(phase.benchmarks) or None
-        own.seeds = arguments.seeds or (",".join(map(str, phase.seeds)) if len(phase.seeds) > 1 else None)
+        own.seeds = arguments.seeds or (f"{','.join(map(str, phase.seeds))}," if phase.seeds else None)  # 7, is seed 7
         try:
             status = max(status, run(own))
-        except UsageError as error:
-            if arguments.budget is None or not arguments.priced:
+        except BudgetError as error:
+            if not arguments.priced:
                 raise
             say(f"the budget ends here: {error}")
             break
@@ -59,6 +59,11 @@ def programme(arguments: argparse.Namespace, phases: Any, run: Callable[[argpars
     if arguments.plan and not arguments.json:
         print(f"\nall phases: {len(hours)} runs to make, {sum(hours.values()):.1f} device-hours")
     return status
+
+
+def _typed(key: str, value: Any) -> str:
+    """As ``--set`` takes it."""
+    return f"{key}=[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else f"{key}={value}"
 
 
 def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *, samples: Any) -> Any:

@@ -169,7 +169,7 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
     if arguments.tune_seeds:
         found["seeds"] = parse_seeds(arguments.tune_seeds, name="--tune-seeds")
     if arguments.tune_on:
-        found["on"] = tuple(expand(arguments.tune_on, usable(BENCHMARKS)))
+        found["on"] = tuple(expand(arguments.tune_on, list(request.benchmarks)))
     return Tuning(**found)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.place import Place, gpu_name
-from harness.errors import UsageError
+from harness.errors import BudgetError
 from harness.machine import cores, processor
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images
@@ -70,12 +70,13 @@ def affordable(planned: Plan, prices: Forecast, *, hours: float) -> tuple[Plan, 
     """The plan without the runs that do not fit into ``hours`` device-hours, and a line that says what is left out.
 
     Raises:
-        UsageError: not one run fits, or the budget is not above zero.
+        BudgetError: not one run fits.
+        UsageError: the budget is not above zero.
     """
     chosen = within_budget(prices, hours)
     if prices.runs and not chosen:
         cheapest = min(one.hours for one in prices.runs)
-        raise UsageError(
+        raise BudgetError(
             f"--budget {hours:g}: none of {len(prices.runs)} runs fits, the cheapest takes {cheapest:.2g} hours;"
             " --plan shows the prices"
         )

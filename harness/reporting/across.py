@@ -31,7 +31,8 @@ def across_blocks(
     """
     complete = [index for index in range(len(grid.rows)) if all(grid.cells[index, place].complete for place in places)]
     left_out = _left_out(grid, places, complete)
-    blocks = [_means(grid, base, places, differences, heading=heading), _ranks(grid, base, places, complete, heading)]
+    alike = {index: found for index, found in differences.items() if {base, index} <= {*complete}}
+    blocks = [_means(grid, base, places, alike, heading=heading), _ranks(grid, base, places, complete, heading)]
     found = [block for block in (*blocks, _robust(grid, places, complete, heading)) if block]
     return [*found[:-1], _with_note(found[-1], left_out)] if found and left_out else found
 

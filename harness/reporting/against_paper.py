@@ -65,7 +65,7 @@ def _is_row(grid: Grid, index: int, published: Published) -> bool:
     members = grid.members[index]
     if members:
         return any(is_entry(record, published.settings) for record in members)
-    return {str(name): str(value) for name, value in grid.rows[index].options.items()} == published.settings
+    return dict(grid.rows[index].options) == published.settings
 
 
 def against(ours: Sequence[float], published: Published) -> stats.Estimate:

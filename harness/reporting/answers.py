@@ -22,6 +22,9 @@ def answers(grid: Grid, *, sources: Sources) -> list[str]:
             continue
         column = grid.columns[place]
         sign = 1 if names.metric(column.metric).lower_is_better else -1
+        first = min(
+            best, key=lambda index: sign * grid.cells[index, place].mean
+        )  # best before rounding: the marks are against it
         tied = [index for index, mark in mine.items() if mark == "tied"]
         tied.sort(key=lambda index: sign * grid.cells[index, place].mean)
         where = column.short + (f" ({column.note})" if column.note else "")
@@ -29,7 +32,7 @@ def answers(grid: Grid, *, sources: Sources) -> list[str]:
         sentence = f"{where}: {_named(grid, best)} {'is' if len(best) == 1 else 'are'} best ({score:.1f})"
         if tied:
             sentence += f"; not distinguishable from it: {_named(grid, tied)}"
-        found.append(sentence + _worse(grid, place, best[0], {*best, *tied}, sources) + ".")
+        found.append(sentence + _worse(grid, place, first, {*best, *tied}, sources) + ".")
     return found
 
 

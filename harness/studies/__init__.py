@@ -75,6 +75,8 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 MethodName = Annotated[str, AfterValidator(METHODS.resolve)]
 BenchmarkName = Annotated[str, AfterValidator(BENCHMARKS.resolve)]
 BenchmarkNames = Annotated[tuple[BenchmarkName, ...], BeforeValidator(_several)]
+Score = Literal["best", "last", "merged-exact", "merged-conv", "merged-calibrated", "decoded"]
+Scores = Annotated[tuple[Score, ...], BeforeValidator(_several)]
 Seeds = Annotated[tuple[Annotated[StrictInt, Bound(ge=0)], ...], BeforeValidator(_as_seeds)]
 Grid = Annotated[tuple[Any, ...], BeforeValidator(_several), AfterValidator(_different)]
 
@@ -93,7 +95,7 @@ class Entry:
     method: MethodName
     label: str = ""
     options: dict[str, Any] = field(default_factory=dict)
-    scores: Texts = ()
+    scores: Scores = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.label or self.method)
@@ -115,7 +117,7 @@ class TableLayout:
 
     kind: Literal["grid", "cost"] = "grid"
     metrics: Annotated[str | tuple[str, ...], PlainValidator(_as_metrics)] = "paper"
-    scores: Texts = ("best",)
+    scores: Scores = ("best",)
     splits: dict[BenchmarkName, Texts] = field(default_factory=dict)
     baseline: str = ""
     paper: bool = False
@@ -237,6 +239,10 @@ def study_from_dict(data: Any, *, name: str) -> Study:
         raise UsageError(f"{where}: its name is that of its file; leave 'name' away")
     given = {key: value for key, value in data.items() if value is not None}
     study = from_mapping(Study, {**given, "name": name}, where=where)
+    if study.phases and (beside := sorted(given.keys() - {"title", "note", "phases"})):
+        raise UsageError(
+            f"{where}: a programme has title, note and phases; {beside[0]} belongs into the study of a phase"
+        )
     if study.readings:
         study = replace(study, entries=study.entries + study.readings.entries())
     labels = [entry.label for entry in study.entries]

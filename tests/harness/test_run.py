@@ -355,7 +355,6 @@ def test_seeds_are_a_number_or_a_list() -> None:
 
 PROGRAMME = """
 title: Two phases
-protocol: demo
 phases:
   - {study: first.yaml, title: "First"}
   - {study: first.yaml, title: "Again, with another seed", seeds: [0, 1]}
@@ -392,6 +391,36 @@ def test_a_programme_is_priced_by_phase_and_a_run_of_two_phases_once(
 def test_a_budget_is_spent_from_the_first_phase_on(programme: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*programme, "--plan", "--budget", "1e-5"]) == 0
     assert "all phases: 0 runs to make" in capsys.readouterr().out
+
+
+def phases_with(programme: list[str], phases: str) -> list[str]:
+    Path("programme.yaml").write_text(f"title: Other phases\nphases:\n{phases}")
+    return [*programme, "--plan"]
+
+
+def test_a_mistake_in_a_later_phase_is_no_end_of_the_budget(
+    programme: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = "  - {study: first.yaml, title: One}\n  - {study: first.yaml, title: Two, set: {lrx: 3}}\n"
+    assert main([*phases_with(programme, wrong), "--budget", "5"]) == 2
+    assert "unknown key 'lrx'" in capsys.readouterr().err
+
+
+def test_a_phase_may_have_one_seed_and_a_list_in_its_set(
+    programme: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("first.yaml").write_text(FIRST.partition("tune:")[0].replace("seeds: 1", "seeds: 3"))
+    one = "  - {study: first.yaml, title: One, seeds: [7], set: {merge: [exact]}}\n"
+    assert main([*phases_with(programme, one), "--json"]) == 0
+    (plan,) = (json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{"))
+    assert {run["seed"] for run in plan["runs"]} == {7}
+
+
+def test_fields_beside_the_phases_of_a_programme_are_refused(
+    programme: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*phases_with(programme, "  - {study: first.yaml, title: One}\nseeds: 1\n")]) == 2
+    assert "seeds belongs into the study of a phase" in capsys.readouterr().err
 
 
 def test_rows_cannot_replace_those_of_a_programme(programme: list[str], capsys: pytest.CaptureFixture[str]) -> None:

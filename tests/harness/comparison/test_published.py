@@ -276,6 +276,23 @@ def test_a_failed_seed_gets_no_number_beside_the_paper() -> None:
     assert "inconclusive (no score)" in page
 
 
+def test_a_row_with_options_and_without_a_run_stands_beside_its_number() -> None:
+    rank = replace(GOOD, options="rank=6")
+    study = study_from_dict(
+        {
+            "title": "t",
+            "protocol": "demo",
+            "benchmarks": ["kvasir"],
+            "seeds": 1,
+            "table": {"paper": True},
+            "entries": ["bitfit", {"label": "r6", "method": "lora", "options": {"rank": 6}}],
+        },
+        name="mine",
+    )
+    page = render([record(method="bitfit")], study=study, sources=sources(published=[rank]))
+    assert "inconclusive (no score)" in page
+
+
 def test_numbers_stand_beside_the_studys_own_protocol_and_the_papers_cards_alone() -> None:
     study = main_study(1, protocol="nas-lora")
     known = sources(published=[GOOD])  # demo is the card of paper p

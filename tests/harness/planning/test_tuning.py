@@ -190,6 +190,11 @@ def test_one_choice_for_all_is_made_where_asked(tuned: Any, tmp_path: Path) -> N
     assert records(tmp_path)["0.0001/kvasir/0"].run.tuning["edge"] == ["lr"]
 
 
+def test_all_may_choose_and_are_those_that_are_compared(tuned: Any, tmp_path: Path) -> None:
+    tuned(best_at(1e-4), *GRID, "--tune-on", "all", datasets="kvasir,leaf", seeds="1")
+    assert records(tmp_path)["0.0001/kvasir/0"].run.tuning["on"] == ["kvasir", "leaf"]
+
+
 def test_a_diverged_value_is_not_chosen_and_not_tried_again(tuned: Any, tmp_path: Path) -> None:
     def score(run: Any) -> float:
         return math.nan if rate(run) > 5e-3 else best_at(1e-2)(run)

@@ -253,6 +253,7 @@ def test_rows_with_gaps_are_not_ranked() -> None:
     page = render(records, study=study(benchmarks=["kvasir", "leaf"]))
     assert "ranks across benchmarks" not in page
     assert "1 of 3 rows" not in page
+    assert "mean difference to lora over" not in page
     assert (
         "2 of 3 rows are left out across benchmarks: decoder (MISSING on Leaf), bitfit (MISSING on Kvasir-SEG, Leaf)"
         in page

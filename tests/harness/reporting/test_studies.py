@@ -91,6 +91,8 @@ GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lor
         ({"phases": [{"study": "main"}]}, "phases.0.title: is missing"),
         ({"phases": [{"study": "main", "title": "t", "sedes": 1}]}, "did you mean 'seeds'"),
         ({"protocol": 3}, "protocol=3 must be text"),
+        ({"phases": [{"study": "main", "title": "t"}]}, "benchmarks belongs into the study of a phase"),
+        ({"table": {"scores": ["bst"]}}, "scores.0='bst' must be 'best'"),
     ],
 )
 def test_a_wrong_study_is_one_line(changes: dict[str, Any], message: str) -> None:

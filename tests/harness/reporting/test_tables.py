@@ -81,6 +81,13 @@ def test_a_row_that_cannot_be_told_from_the_best_is_marked_as_such() -> None:
     assert "≈: cannot be told from it" in render(three(0.10) + three(0.05, method="decoder"))
 
 
+def test_what_is_worse_is_worse_than_the_best_before_rounding() -> None:
+    """Of two that print alike the first varies, and nothing can be told from it."""
+    values = {"lora": [0.900, 0.912, 0.9234], "naslora": [0.9118, 0.9120, 0.9122], "convlora": [0.91, 0.9102, 0.9104]}
+    runs = [record(one, seed=seed, method=name) for name, mine in values.items() for seed, one in enumerate(mine)]
+    assert "are best (91.2); convlora (by 0.2 [0.2, 0.2] points) is worse." in render(runs)
+
+
 def test_a_label_with_commas_of_its_own_stands_in_quotation_marks() -> None:
     records = three(0.10, variant="all eight, searched") + three(0.05, method="decoder") + noisy_as("full")
     assert "full; “all eight, searched” (by 5.0 [" in render(records)
