@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from harness.errors import BudgetError, UsageError
@@ -128,17 +129,19 @@ def carry_out(planned: Any, request: Any, arguments: argparse.Namespace, where: 
         say(line)
     if planned.missing:
         raise MissingError(_missing(planned.missing))
-    if arguments.budget is not None:
+    from harness.dispatch.run_jobs import run_jobs, to_start
+
+    begun = {job.run.key for job in to_start(planned, where, results=request.results, retry=arguments.retry)}
+    if arguments.budget is not None and begun:
         from harness.pricing.price import affordable, price
 
-        prices = price(planned, request.results, where=where)
+        # What failed and is not started again must not use the budget up.
+        jobs = tuple(job for job in planned.jobs if job.run.key in {*planned.finished, *begun})
+        prices = price(replace(planned, jobs=jobs), request.results, where=where)
         planned, choice = affordable(planned, prices, hours=budget_left(arguments))
         say(choice)
         kept = {job.run.key for job in planned.pending}
         arguments.priced |= {one.run.key: one.hours for one in prices.runs if one.run.key in kept}
-
-    from harness.dispatch.run_jobs import run_jobs
-
     return run_jobs(
         planned,
         where,

@@ -18,6 +18,7 @@ from harness.dispatch.place import Place
 from harness.dispatch.run_states import INTERRUPTED, RunState, survey
 from harness.dispatch.slurm.executor import SlurmExecutor
 from harness.errors import UsageError, did_you_mean
+from harness.planning.job import Job
 from harness.planning.plan import Plan
 from harness.progress import stages
 from harness.records.store import RecordStore
@@ -52,6 +53,12 @@ def make_executor(where: Place, *, results: Path, request: str = "") -> Executor
     return LocalExecutor(results=results, where=where)
 
 
+def to_start(planned: Plan, where: Place, *, results: Path, retry: str | None) -> list[Job]:
+    """What `run_jobs` starts: all that is not finished, on a cluster without what failed and ``retry`` does not name."""
+    again = _to_retry(planned, results, retry, everything=where.profile is None)
+    return [job for job in planned.pending if job.run.key not in planned.failed or job.run.key in again]
+
+
 def run_jobs(
     planned: Plan, where: Place, *, results: Path, wait: bool = False, retry: str | None = None, cancel: bool = False
 ) -> Outcome:
@@ -66,13 +73,9 @@ def run_jobs(
     chosen = make_executor(where, results=results, request=planned.request)
     if cancel:
         return _cancel(planned, chosen)
-    again = _to_retry(planned, results, retry, everything=not chosen.detached)
-    pending = [
-        job
-        for job in planned.jobs
-        if job.run.key not in planned.finished and (job.run.key not in planned.failed or job.run.key in again)
-    ]
-    left_out = {key: code for key, code in planned.failed.items() if key not in again}
+    pending = to_start(planned, where, results=results, retry=retry)
+    begun = {job.run.key for job in pending}
+    left_out = {key: code for key, code in planned.failed.items() if key not in begun}
     if left_out:
         classes = ",".join(sorted({code.lower() for code in left_out.values()}))
         say(f"{len(left_out)} runs failed before and are not started again; --retry {classes} does that")

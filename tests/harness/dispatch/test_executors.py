@@ -18,7 +18,7 @@ from harness.dispatch.display import Display
 from harness.dispatch.holder import Holder
 from harness.dispatch.local import InlineExecutor
 from harness.dispatch.place import place
-from harness.dispatch.run_jobs import make_executor, run_jobs
+from harness.dispatch.run_jobs import make_executor, run_jobs, to_start
 from harness.dispatch.run_states import RunState
 from harness.errors import UsageError
 from harness.planning.job import Job
@@ -35,6 +35,10 @@ class Plan:
     finished: frozenset = frozenset()
     failed: dict = field(default_factory=dict)
     request: str = ""
+
+    @property
+    def pending(self) -> tuple:
+        return tuple(job for job in self.jobs if job.run.key not in self.finished)
 
 
 @pytest.fixture
@@ -83,6 +87,19 @@ def test_failed_runs_are_started_again_by_class(tmp_path, inline):
         Plan(jobs=tuple(jobs.values()), failed=failed), tmp_path
     )  # without --retry everything that failed, since no queue is involved
     assert {name for name, job in jobs.items() if starts(tmp_path, job.run.key)} == set(jobs)
+
+
+def test_a_cluster_starts_what_failed_only_where_it_is_asked_to(tmp_path):
+    jobs = tuple(make_job(tmp_path, seed=seed) for seed in range(3))
+    done, failed, new = (job.run.key for job in jobs)
+    planned = Plan(jobs=jobs, finished=frozenset({done}), failed={failed: "OOM"})
+    for where, retry, started in (
+        (place(cluster="testcluster"), None, [new]),
+        (place(cluster="testcluster"), "oom", [failed, new]),
+        (place(cluster="testcluster"), "timeout", [new]),
+        (place("inline"), None, [failed, new]),
+    ):
+        assert [job.run.key for job in to_start(planned, where, results=tmp_path, retry=retry)] == started
 
 
 def test_finished_runs_are_left_alone_and_nothing_is_said_to_be_submitted(tmp_path, inline):
