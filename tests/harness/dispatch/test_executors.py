@@ -92,7 +92,7 @@ def test_failed_runs_are_started_again_by_class(tmp_path, inline):
 def test_a_cluster_starts_what_failed_only_where_it_is_asked_to(tmp_path):
     jobs = tuple(make_job(tmp_path, seed=seed) for seed in range(3))
     done, failed, new = (job.run.key for job in jobs)
-    planned = Plan(jobs=jobs, finished=frozenset({done}), failed={failed: "OOM"})
+    planned: Any = Plan(jobs=jobs, finished=frozenset({done}), failed={failed: "OOM"})
     for where, retry, started in (
         (place(cluster="testcluster"), None, [new]),
         (place(cluster="testcluster"), "oom", [failed, new]),
