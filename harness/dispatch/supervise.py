@@ -76,6 +76,8 @@ def _supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, mee
     except Held:
         return "elsewhere"
     except Exhausted as exhausted:
+        if settled(results, key, replaces=circumstances.replaces) is not None:  # by the holder of the last start
+            return "finished"
         return _exhausted(job, exhausted.attempts, circumstances)
     if settled(results, key, replaces=circumstances.replaces) is not None:  # written while we waited for a dead holder
         lease.release("finished")

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +114,23 @@ def test_a_record_that_was_written_while_a_dead_holder_was_waited_for_is_not_tra
     assert started(job) == "finished"
     assert starts(tmp_path, job.run.key) == []
     assert last(job).end == "finished"
+
+
+def test_a_record_that_the_last_allowed_start_wrote_while_it_was_watched_stays(tmp_path, experiment):
+    job = make_job(tmp_path)
+    other = Holder(host="elsewhere", boot="b", namespace="n", pid=1, ticks=1)  # no process to ask: its lease is watched
+    lease = Lease.acquire(state_folder(tmp_path, job.run.key), holder=other)
+
+    def finish() -> None:
+        written(job)
+        lease.release("finished", "OK")
+
+    timer = threading.Timer(0.1, finish)
+    timer.start()
+    assert started(job, limit=1, lease_s=5) == "finished"
+    timer.join()
+    assert record_of(tmp_path, job.run.key).code == "OK"
+    assert starts(tmp_path, job.run.key) == []
 
 
 def test_a_run_that_somebody_holds_is_elsewhere(tmp_path, experiment):
