@@ -248,10 +248,10 @@ def run_sample(arguments: argparse.Namespace) -> int:
         for layout in samples.layouts(name) if every else (arguments.layout,):
             root = folder / name / layout if every else folder
             with _writing(root):
-                folder = samples.write_samples(
+                written = samples.write_samples(
                     name, root, layout=layout, images=arguments.images, seed=arguments.seed, size=size
                 )
-            print(f"{name}: {folder} (layout {layout})")
+            print(f"{name}: {written} (layout {layout})")
     return 0
 
 

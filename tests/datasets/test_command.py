@@ -126,6 +126,17 @@ def test_every_layout_of_every_benchmark_can_be_sampled(said, tmp_path: Path) ->
     code, out, _ = said("sample", "all", "--layout", "all", "--data", tmp_path, "--images", 12, "--size", 40)
     assert code == 0
     assert len(out.splitlines()) == sum(len(samples.layouts(name)) for name in datasets.BUILTIN)
+    assert {path.name for path in tmp_path.iterdir()} == set(datasets.BUILTIN)
+    for name in datasets.BUILTIN:
+        assert {path.name for path in (tmp_path / name).iterdir()} == set(samples.layouts(name))
+
+
+def test_a_sample_of_every_benchmark_lies_where_all_are_found(said, tmp_path: Path) -> None:
+    code, _, _ = said("sample", "all", "--data", tmp_path, "--images", 12, "--size", 40)
+    assert code == 0
+    _, out, _ = said("list", "--data", tmp_path, "--json")
+    found = {entry["name"] for entry in json.loads(out) if entry["found"]}
+    assert found >= set(datasets.BUILTIN)
 
 
 @pytest.mark.parametrize(
