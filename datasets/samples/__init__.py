@@ -57,11 +57,11 @@ def write_samples(
             replaced where it is another.
         layout: one of `layouts`.
         images: how many images in all, at least 12; 36 by default.
-        seed: seed of the scenes.
+        seed: seed of the scenes, not negative.
         size: side of the images in pixels; most benchmarks vary around it in size and aspect ratio.
 
     Raises:
-        DatasetError: unknown benchmark or layout, too few images, or other data in the way.
+        DatasetError: unknown benchmark or layout, too few images, a negative seed, or other data in the way.
     """
     if name in UNIONS:
         for member in UNIONS[name]:
@@ -75,6 +75,8 @@ def write_samples(
         raise DatasetError(f"a sample needs at least 12 images for its splits, not {count}")
     if size < 32:
         raise DatasetError(f"a sample needs images of at least 32 pixels, not {size}")
+    if seed < 0:
+        raise DatasetError(f"a sample needs a seed of 0 or more, not {seed}")
     tree = recipe.trees[layout]
     folder = root / tree.folder
     marker = f"generated: {name}, layout {layout}, {count} images of {size} px, seed {seed}, generator {GENERATOR}\n"

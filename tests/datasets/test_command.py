@@ -145,6 +145,7 @@ def test_a_sample_of_every_benchmark_lies_where_all_are_found(said, tmp_path: Pa
         (["check", "kvsir"], "did you mean 'kvasir'"),
         (["sample", "kvasir", "--layout", "sinet"], "choose from original, pranet, autogluon"),
         (["sample", "kvasir", "--images", "2"], "at least 12"),
+        (["sample", "kvasir", "--seed", "-1"], "a seed of 0 or more, not -1"),
         (["prepare", "kvasir", "--from", "absent.zip"], "no archive absent.zip"),
         (["check", "camo", "--split-rule", "cod"], "choose from default, camo, camo+cod10k"),
         (["check", "kvasir"], "get it: "),
