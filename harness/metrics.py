@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from harness.errors import UsageError, did_you_mean, os_reason
 from harness.evaluation.conventions import Conventions, Overlap, Resolution
 from harness.evaluation.names import CLASSES, METRICS
 from harness.progress import counter
+from harness.records.store import require_writable
 
 if TYPE_CHECKING:
     from harness.evaluation.scorer import SplitScorer, Task
@@ -68,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         require_effect(args, "foreground", without="with --num-classes, where files hold class indices")
     if conventions.resolution != "input" and not args.conventions:
         require_effect(args, "input-size", without="without --set resolution=input or --conventions")
+    if args.per_image:
+        require_place(args.per_image)
     variants = variants_of(conventions, multiclass=task == "multiclass") if args.conventions else {"": conventions}
 
     from harness.evaluation.folders import FolderScoring, pair_predictions, score_folders
@@ -156,6 +160,23 @@ def variants_of(plain: Conventions, *, multiclass: bool) -> dict[str, Convention
         f"min_max={str(not plain.min_max).lower()}": replace(plain, min_max=not plain.min_max),
         "as released": Conventions(resolution="input", weighted_f_beta2=0.3),
     }
+
+
+def require_place(path: Path) -> None:
+    """Refuse a place that the scores of every image cannot be written to, before they are computed.
+
+    Raises:
+        UsageError: a folder, below none, or not to be written.
+    """
+    if os.path.isdir(path):
+        raise UsageError(f"--per-image {path} is a folder; name a file in it, such as {path / 'images.csv'}")
+    if os.path.exists(path):  # also a pipe, whose folder nobody can write to
+        if not os.access(path, os.W_OK):
+            raise UsageError(f"--per-image {path} cannot be written; name another file")
+    elif not os.path.isdir(path.parent):
+        raise UsageError(f"--per-image {path}: no folder {path.parent}; make it first, or name a file elsewhere")
+    else:
+        require_writable(path.parent, named="folder", option="--per-image")
 
 
 def write_per_image(path: Path, scorers: dict[str, SplitScorer], metrics: tuple[str, ...]) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from datasets.base import DatasetError
 from harness.errors import UsageError
+from harness.evaluation import folders as folders_module
 from harness.evaluation.conventions import Conventions
 from harness.evaluation.folders import FolderScoring, _read_array, pair_predictions, score_folders
 from harness.evaluation.names import CLASSES, METRICS
@@ -81,6 +82,23 @@ def test_per_image_scores_are_written(capsys, folders, tmp_path):
     rows = list(csv.DictReader(out.open()))
     images = expected(folders, metrics=("iou", "mae")).images()
     assert {row["stem"]: {"iou": float(row["iou"]), "mae": float(row["mae"])} for row in rows} == images
+
+
+@pytest.mark.parametrize("place", ["/proc/x.csv", "{here}", "{here}/file/x.csv", "/no/such/folder/x.csv"])
+def test_where_images_scores_cannot_be_written_nothing_is_scored(capsys, folders, tmp_path, monkeypatch, place):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(folders_module, "score_folders", lambda *_, **__: pytest.fail("scored first"))
+    path = place.format(here=tmp_path)
+    assert main(["--pred", str(folders[0]), "--gt", str(folders[1]), "--per-image", path]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(Path(path).parent) in line
+
+
+def test_the_folder_of_images_scores_is_not_touched_before(folders, tmp_path):
+    out = tmp_path / "kept.csv"
+    out.write_text("earlier")
+    assert main(["--pred", "/no/such", "--gt", str(folders[1]), "--per-image", str(out)]) == 2
+    assert out.read_text() == "earlier"
 
 
 def test_conventions_print_the_same_predictions_under_each(capsys, folders):
@@ -272,7 +290,7 @@ def unchanged(predictions, masks):
         (unchanged, ["--num-classes", "1"], "--num-classes is 2 to 255"),
         (unchanged, ["--input-size", "99999999"], "--input-size 1 to 16384"),
         (unchanged, ["--num-classes", "3"], "labels must be integers from 0 to 2"),
-        (unchanged, ["--per-image", "/no/such/folder/x.csv"], "No such file"),
+        (unchanged, ["--per-image", "/no/such/folder/x.csv"], "no folder /no/such/folder; make it first"),
     ],
 )
 def test_bad_input_is_one_line(capsys, folders, spoil, options, message):
