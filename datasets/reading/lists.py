@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.base import DatasetError, Pair
+from datasets.reading.pairing import IMAGE_EXTENSIONS
 
 Pairs = tuple[Pair, ...]
 Arranged = tuple[Pairs, Pairs, dict[str, Pairs], str]
@@ -13,13 +14,19 @@ Arranged = tuple[Pairs, Pairs, dict[str, Pairs], str]
 
 
 def read_list(path: Path) -> list[str]:
-    """Stems of a list; blank lines, comments (``#``), folders and extensions are dropped."""
+    """Stems of a list; blank lines, comments (``#``), folders and the extensions of images are dropped."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is no readable list ({error})") from error
     lines = [line.strip().replace("\\", "/") for line in text.splitlines()]
-    return [Path(line).stem for line in lines if line and not line.startswith("#")]
+    return [_stem(line) for line in lines if line and not line.startswith("#")]
+
+
+def _stem(line: str) -> str:
+    """What follows a dot is dropped where it makes an image of the name; a stem may hold dots of its own."""
+    name = Path(line)
+    return name.stem if name.suffix.lower() in IMAGE_EXTENSIONS else name.name
 
 
 def committed(name: str) -> frozenset[str]:

@@ -311,6 +311,14 @@ def test_kvasir_lists_beside_the_images_make_the_splits(make, tmp_path: Path) ->
         load(make("kvasir"), tmp_path)
 
 
+def test_a_list_may_begin_with_a_byte_order_mark_and_stems_may_hold_dots(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text("# made by hand\nscan.v1\nimages/scan.v2.PNG\nold\\a.jpeg\nplain\n", encoding="utf-8-sig")
+    assert read_list(path) == ["scan.v1", "scan.v2", "a", "plain"]
+    path.write_text("first\n", encoding="utf-8-sig")
+    assert read_list(path) == ["first"]
+
+
 def test_road_missing_imagery_becomes_ignore_only_when_asked(make, sample_of) -> None:
     root = sample_of("road")
     plain, ignoring = make("road"), make("road", road_missing_ignore=True)
