@@ -6,9 +6,8 @@ resized bilinear to the image's own size. So the scores of what is written are t
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,8 +25,8 @@ from datasets.reading.pairing import image_files
 from harness.errors import UsageError, os_reason
 from harness.evaluation.resize import resize_bilinear
 from harness.experiment.mask_files import Array, Floats, as_image, overlay, save_array, save_image
+from harness.experiment.prediction_folder import PredictionFolder
 from harness.experiment.trained import Trained
-from harness.files import write_atomically
 from harness.models.segmenter import Segmenter, probabilities
 from harness.protocols.load import from_rules
 from harness.training.feeding import normalise
@@ -35,8 +34,6 @@ from harness.training.images import to_input
 from harness.training.precision import autocast
 from methods.base import MergeMode
 
-NOTE = "predictions.json"
-"""Beside the masks: which model made them."""
 OVERLAYS = "overlays"
 PROBABILITIES = {"own": "probabilities", "input": "probabilities-input"}
 
@@ -79,7 +76,7 @@ class Predicted:
 def predict(
     request: Predict, *, device: torch.device, progress: Callable[[int], None] = lambda done: None
 ) -> Predicted:
-    """Predict every image that has no complete output yet; each file is there whole or not at all.
+    """Predict every image that has no complete output yet, or changed since; each file is there whole or not at all.
 
     Args:
         request: what.
@@ -87,18 +84,19 @@ def predict(
         progress: is told how many images are done.
 
     Raises:
-        UsageError: the folder holds something else, or cannot be written.
+        UsageError: the folder holds something else, also of another file of an image's name, or cannot be written.
         DatasetError: an image cannot be read; those before it are done and stay.
         MethodError: the method has no such merge mode.
     """
     images = request.images
-    claimed = is_claimed(request)
-    waiting = [image for image in images if not all(path.is_file() for path in outputs(request, image))]
+    folder = opened_folder(request)
+    stale = set(_stale(folder, images))
+    waiting = [image for image in images if any(p in stale or not p.is_file() for p in outputs(request, image))]
     if not waiting:
         return Predicted(done=0, skipped=len(images))
     model = Model(request, device=device)
-    if not claimed:
-        claim_folder(request)
+    _remove(stale, request.out)  # before the note, which would otherwise call them the new images'
+    folder.note({image.stem: image for image in waiting})
     done = len(images) - len(waiting)
     progress(done)
     with ThreadPoolExecutor(2, thread_name_prefix="writer") as writers:
@@ -122,6 +120,14 @@ def _finish(pending: list[Future[None]], out: Path) -> None:
         ) from error
 
 
+def _remove(files: Iterable[Path], out: Path) -> None:
+    try:
+        for path in files:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written: {os_reason(error)}") from error
+
+
 def find_images(given: Sequence[Path]) -> list[Path]:
     """Files as they are given, and those right below folders by name, each once; their headers are read.
 
@@ -142,39 +148,37 @@ def find_images(given: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _note(request: Predict) -> dict[str, str | None]:
-    return {"run": request.trained.run.key, "state": request.trained.digest, "merge": request.merge}
-
-
-def is_claimed(request: Predict) -> bool:
-    """Whether this model has begun to fill the folder; otherwise it is empty or new.
+def opened_folder(request: Predict) -> PredictionFolder:
+    """The folder to fill, and what its note says.
 
     Raises:
-        UsageError: it holds anything else.
+        UsageError: it holds the images, or anything but this model's predictions.
     """
-    out, note = request.out, request.out / NOTE
-    try:
-        if any(image.parent.resolve() == out.resolve() for image in request.images):
-            raise UsageError(f"--out {out} holds the images themselves; choose another folder")
-        if note.is_file():
-            if json.loads(note.read_text(encoding="utf-8")) != _note(request):
-                raise UsageError(f"--out {out} holds the predictions of another model or merge; choose another folder")
-            return True
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(f"--out {out} exists and holds no predictions; choose a folder that is empty or new")
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be read: {os_reason(error)}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{note} is damaged; choose another folder") from error
-    return False
+    out, trained = request.out, request.trained
+    if any(os.path.realpath(image.parent) == os.path.realpath(out) for image in request.images):
+        raise UsageError(f"--out {out} holds the images themselves; choose another folder")
+    return PredictionFolder.open(out, model={"run": trained.run.key, "state": trained.digest, "merge": request.merge})
 
 
-def claim_folder(request: Predict) -> None:
-    """Note in the folder which model fills it."""
-    try:
-        write_atomically(request.out / NOTE, json.dumps(_note(request), indent=1) + "\n")
-    except OSError as error:
-        raise UsageError(f"--out {request.out} cannot be written: {os_reason(error)}") from error
+def _stale(folder: PredictionFolder, images: Sequence[Path]) -> list[Path]:
+    """What is there of images before they changed, or of nobody knows which.
+
+    Raises:
+        UsageError: it is of another file that is called the same.
+    """
+    found = []
+    for image in images:
+        there = [path for path in _every_output(folder.out, image) if path.is_file()]
+        if there and not folder.is_of(image.stem, image):
+            folder.require_same_file(image.stem, image)
+            found += there
+    return found
+
+
+def _every_output(out: Path, image: Path) -> list[Path]:
+    """Whatever may be there of one image by this command and those before."""
+    arrays = [out / folder / f"{image.stem}.npy" for folder in PROBABILITIES.values()]
+    return [*arrays, out / OVERLAYS / f"{image.stem}.png", out / f"{image.stem}.png"]
 
 
 def outputs(request: Predict, image: Path) -> list[Path]:

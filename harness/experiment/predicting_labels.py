@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from harness.errors import UsageError, os_reason
-from harness.experiment.predicting import Model, Predict, Predicted, claim_folder, is_claimed
+from harness.experiment.predicting import Model, Predict, Predicted, opened_folder
 from harness.files import write_atomically
 from harness.registry import BENCHMARKS
 
@@ -20,7 +20,7 @@ LABELS = "labels.csv"
 def predict_labels(
     request: Predict, *, device: torch.device, progress: Callable[[int], None] = lambda done: None
 ) -> Predicted:
-    """Write ``labels.csv``: image, label, and the probability of every class; images that it has already keep their rows.
+    """Write ``labels.csv``: image, label, and the probability of every class; images that it has as they are now keep their rows.
 
     Args:
         request: what.
@@ -28,7 +28,7 @@ def predict_labels(
         progress: is told how many images are done.
 
     Raises:
-        UsageError: the folder holds something else or cannot be written, or masks were asked for.
+        UsageError: the folder holds something else, also of another file of an image's name, or cannot be written, or masks were asked for.
         DatasetError: an image cannot be read; nothing is written then.
         MethodError: the method has no such merge mode.
     """
@@ -37,14 +37,17 @@ def predict_labels(
             f"--overlay and --probabilities are for masks; run {request.trained.run.key} gives labels, and {LABELS} "
             "has their probabilities anyway"
         )
-    claimed, path = is_claimed(request), request.out / LABELS
+    folder, path = opened_folder(request), request.out / LABELS
     names = tuple(BENCHMARKS.get(request.trained.run.benchmark).class_names)
     rows = _read_rows(path) if path.is_file() else {}
-    waiting = [image for image in request.images if image.name not in rows]
+    waiting = [image for image in request.images if image.name not in rows or not folder.is_of(image.name, image)]
+    for image in waiting:
+        if image.name in rows:
+            folder.require_same_file(image.name, image)
     if waiting:
         model = Model(request, device=device)
-        if not claimed:
-            claim_folder(request)
+        if not folder.claimed:
+            folder.note({})
         for batch, scores in model.batches(waiting):
             for (image, _), score in zip(batch, scores, strict=True):
                 rows[image.name] = [names[int(score.argmax())], *(f"{one:.6g}" for one in score.reshape(-1))]
@@ -57,6 +60,7 @@ def predict_labels(
             write_atomically(path, text.getvalue())
         except OSError as error:
             raise UsageError(f"--out {request.out} cannot be written: {os_reason(error)}") from error
+        folder.note({image.name: image for image in waiting})  # after the rows, which are all written at once
     return Predicted(done=len(waiting), skipped=len(request.images) - len(waiting))
 
 

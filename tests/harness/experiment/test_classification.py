@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,27 @@ def test_predicted_labels_are_those_of_the_record(
     )
     assert "--overlay and --probabilities are for masks" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_labels_are_of_the_images_that_are_given_and_not_of_others_of_the_same_name(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (record,) = (record for record in RecordStore(finished) if record.run.method == "lora")
+    pets, images, out = finished.parent / "pets" / "test", tmp_path / "images", tmp_path / "out"
+    shutil.copytree(pets / "cat", images)
+    words = ["--run", record.key, "--results", str(finished), "--out", str(out), "--images"]
+    assert predict.main([*words, str(images)]) == 0
+    before = _rows(out)
+    capsys.readouterr()
+
+    assert predict.main([*words, str(pets / "cow")]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"of {images.resolve()}/00.png, not of {pets}/cow/00.png" in line
+    assert _rows(out) == before
+
+    shutil.copyfile(pets / "cow" / "01.png", images / "00.png")
+    assert predict.main([*words, str(images)]) == 0
+    assert "labels of 1 images" in capsys.readouterr().out
+    after = _rows(out)
+    assert {name for name in after if after[name] != before[name]} == {"00.png"}

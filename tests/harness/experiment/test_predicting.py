@@ -16,6 +16,7 @@ from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
 from harness.experiment.mask_files import overlay, palette
 from harness.experiment.predicting import find_images
+from harness.experiment.prediction_folder import NOTE
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
@@ -176,6 +177,74 @@ def test_the_same_command_goes_on_where_it_was_stopped(
 
     assert binary.predict(out, "--overlay") == 0  # what is asked for anew is made for all
     assert len(list((out / "overlays").iterdir())) == len(masks)
+
+
+def _two_folders(binary: Finished, folder: Path) -> tuple[Path, Path]:
+    """Two images that differ and have one name, each in a folder of its own."""
+    for name, image in zip("ab", sorted(binary.images.iterdir())[:2], strict=True):
+        (folder / name).mkdir()
+        shutil.copy(image, folder / name / f"001{image.suffix}")
+    return folder / "a", folder / "b"
+
+
+def test_another_image_of_the_same_name_is_refused_and_the_mask_stays(
+    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = _two_folders(binary, tmp_path)
+    arguments = [*binary.model, "--out", str(tmp_path / "out"), "--images"]
+    assert predict.main([*arguments, str(first)]) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    capsys.readouterr()
+
+    assert predict.main([*arguments, str(second)]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"of {first.resolve()}/001" in line
+    assert f"not of {second}/001" in line
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_mask_is_made_again_where_its_image_has_changed_or_nothing_says_which_it_is_of(
+    binary: Finished, tmp_path: Path, older: bool
+) -> None:
+    first, second = _two_folders(binary, tmp_path)
+    out, (image,), (other,) = tmp_path / "out", first.iterdir(), second.iterdir()
+    assert binary.predict(out, "--images", str(first), "--overlay") == 0
+    if older:  # written before the note held images
+        note = json.loads((out / NOTE).read_text())
+        del note["images"]
+        (out / NOTE).write_text(json.dumps(note))
+        (out / "001.png").write_bytes(b"of whatever")
+    else:
+        shutil.copy(other, image)
+
+    assert binary.predict(out, "--images", str(first)) == 0
+
+    assert binary.predict(tmp_path / "expected", "--images", str(first)) == 0
+    assert (out / "001.png").read_bytes() == (tmp_path / "expected" / "001.png").read_bytes()
+    assert not list((out / "overlays").iterdir())  # what was of the image before is gone
+    kept = (out / "001.png").stat().st_mtime_ns
+    assert binary.predict(out, "--images", str(first)) == 0
+    assert (out / "001.png").stat().st_mtime_ns == kept
+
+
+def test_a_name_without_a_mask_is_free_for_another_image(binary: Finished, tmp_path: Path) -> None:
+    first, second = _two_folders(binary, tmp_path)
+    assert binary.predict(tmp_path / "out", "--images", str(first)) == 0
+    (tmp_path / "out" / "001.png").unlink()
+    assert binary.predict(tmp_path / "out", "--images", str(second)) == 0
+    assert list(json.loads((tmp_path / "out" / NOTE).read_text())["images"]) == ["001"]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"images": []}', '{"images": {"001": 3}}'])
+def test_a_damaged_note_is_one_line(
+    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    (tmp_path / NOTE).write_text(content)
+    assert binary.predict(tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is damaged; choose another folder" in line
 
 
 def test_an_unreadable_image_stops_before_anything_is_written(
