@@ -1,7 +1,8 @@
 """Forgetting records as a table: what training on one benchmark does to others, against the frozen encoder.
 
-Every run is compared with the run that left the encoder alone, on the same benchmark and with the same seed: its decoder had
-the same rules, images and initial weights, so that the difference elsewhere is what training the encoder did.
+Every run is compared with the run that trained the decoder alone, on the same benchmark and with the same seed: its decoder
+had the same rules, images and initial weights, so that the difference elsewhere is what training the encoder did. Whatever else
+leaves the encoder as it was (adapters in the decoder, further rates of the decoder) is a row like any other.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from harness.comparison.names import PAPER_METRICS, USUAL_METRICS, benchmark_rank, benchmark_title, method_rank, metric
-from harness.errors import UsageError
 from harness.records.forgetting import ForgettingRecord
 from harness.records.schema import Record
-from harness.registry import method_config_class
 from harness.reporting.headings import weights_in_words
 from harness.reporting.page import Block, Page, Text, texts
 from harness.statistics import sd
 
 TITLE = "forgetting"
+FROZEN = "decoder"
+"""The method that leaves the encoder as it was, and the decoder whole."""
 NOTES = (
     "Difference to the row with the frozen encoder (same training benchmark, rules and seed), in points, positive is better:"
     " mean over training benchmarks and seeds, ± SD (ddof = 1), (n). The frozen row shows its scores in %.",
@@ -69,15 +70,15 @@ def _sheet(
     sheet: tuple[str, str, str, str], records: Sequence[Record], elsewhere: Mapping[str, ForgettingRecord]
 ) -> tuple[Block, list[dict[str, str]]]:
     protocol, protocol_hash, backbone, checkpoint = sheet
-    frozen = {(one.run.benchmark, one.run.seed): one for one in records if _is_frozen(one)}
+    frozen = _baselines(records)
     tested = sorted({name for one in records for name in elsewhere[one.key].elsewhere}, key=benchmark_rank)
     pairs: dict[str, list[AgainstFrozen]] = {}
     behind: dict[str, list[str]] = {}
     alone: set[str] = set()
     for record in sorted(records, key=lambda one: (method_rank(one.run.method), one.run.variant, one.key)):
-        if _is_frozen(record):
-            continue
         base = frozen.get((record.run.benchmark, record.run.seed))
+        if record is base:
+            continue
         if base is None:
             alone.add(f"{record.run.benchmark} seed {record.run.seed}")
             continue
@@ -88,7 +89,7 @@ def _sheet(
     if frozen:
         rows.append(_explained(_frozen_row(frozen, tested, elsewhere), [one.key for one in frozen.values()]))
     rows += [_explained(_row(variant, mine, tested), behind[variant]) for variant, mine in pairs.items()]
-    below = [f"Left out, as there is no run with a frozen encoder: {', '.join(sorted(alone))}."] if alone else []
+    below = [f"Left out, as there is no run of the decoder alone: {', '.join(sorted(alone))}."] if alone else []
     block = Block(
         heading=f"forgetting · {protocol} · {backbone}",
         above=[
@@ -126,13 +127,16 @@ def _files(_: object, *, keys: Sequence[str]) -> list[str]:
     return [f"  run {key}: records/{key}.json and forgetting/{key}.json" for key in dict.fromkeys(keys)]
 
 
-def _is_frozen(record: Record) -> bool:
-    """Whether the run left the encoder as it was. A plug-in that is not at hand is taken to train it."""
-    try:
-        config = method_config_class(record.run.method)(**record.run.method_config)
-    except (UsageError, ValueError, TypeError):  # a method refuses a configuration with a ValueError
-        return False
-    return not config.trains_encoder
+def _baselines(records: Iterable[Record]) -> dict[tuple[str, int], Record]:
+    """By benchmark and seed the run of the decoder alone: at the rate that tuning chose, else with the card's own options."""
+    ordered = sorted(
+        (one for one in records if one.run.method == FROZEN),
+        key=lambda one: ("chosen" not in one.run.tuning, bool(one.run.changed), one.run.variant, one.key),
+    )
+    found: dict[tuple[str, int], Record] = {}
+    for one in ordered:
+        found.setdefault((one.run.benchmark, one.run.seed), one)
+    return found
 
 
 def _pairs(record: Record, base: Record, elsewhere: Mapping[str, ForgettingRecord]) -> list[AgainstFrozen]:
