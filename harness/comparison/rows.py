@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from harness.comparison.names import method_rank
+from harness.records.choices import chosen_from
 from harness.records.schema import OPTIONS_ADDED_LATER, Record, Run, content_hash, first_names, hashed_options
 from harness.registry import label_note
 from harness.studies import Entry, Study
@@ -107,7 +108,7 @@ def groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:
     for entry in study.entries:
         found = [record for record in by_method.get(entry.method, []) if is_entry(record, entry.options)]
         if _tunes(study, entry):
-            members = [record for record in found if "chosen" in record.run.tuning]
+            members = _own_choice(study, entry, [record for record in found if "chosen" in record.run.tuning])
         else:  # what a row names itself is not tuned, even where another study has tuned it
             members = [record for record in found if record.run.changed.keys() <= entry.options.keys()] or found
         scores = entry.scores or study.table.scores
@@ -115,6 +116,41 @@ def groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:
             Group(label=entry.label, method=entry.method, members=members, scores=scores, options=entry.options)
         )
     return groups
+
+
+def _own_choice(study: Study, entry: Entry, chosen: Sequence[Record]) -> list[Record]:
+    """Without what only other studies chose, where a label tells what this one did.
+
+    A record holds one label, so one of this study may have another's that chose the same from more runs: it is the options
+    that decide, and where no label is this study's, all are taken.
+    """
+    own: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for record in chosen:
+        on = study.tune_on or (record.run.benchmark,)
+        if chosen_from(record.run.tuning, grid=_tuned_fields(study, entry, record.run), on=on):
+            own.setdefault(_chooser(study, record.run), []).append(hashed_options(record.run.method_config))
+    return [
+        record
+        for record in chosen
+        if (options := own.get(_chooser(study, record.run))) is None
+        or hashed_options(record.run.method_config) in options
+    ]
+
+
+def _chooser(study: Study, run: Run) -> tuple[str, ...]:
+    """Of the runs that share one choice."""
+    model = (run.protocol_hash, run.backbone, run.checkpoint, str(run.rules.get("decoder", "")))
+    return model if study.tune_on else (*model, run.benchmark)
+
+
+def _tuned_fields(study: Study, entry: Entry, run: Run) -> dict[str, Sequence[Any]]:
+    """What the study tunes of a row: the grids of its method before those of all, as planning takes them."""
+    grid: dict[str, Sequence[Any]] = {}
+    for name, values in sorted(study.tune.items(), key=lambda item: "." in item[0]):
+        method, _, option = name.rpartition(".")
+        if method in ("", entry.method) and option in run.method_config and option not in entry.options:
+            grid[option] = values
+    return grid
 
 
 def is_entry(record: Record, options: Mapping[str, Any]) -> bool:

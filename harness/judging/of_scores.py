@@ -11,7 +11,7 @@ from harness.comparison import names
 from harness.comparison.columns import Column
 from harness.comparison.grid import GridCell, Sheet, cell_of
 from harness.comparison.paired import Difference, paired_difference
-from harness.comparison.rows import is_entry
+from harness.comparison.rows import is_entry, is_result
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim, Subject
 from harness.judging.reading import Reading, by_seeds, departures_of, without_data
@@ -87,7 +87,7 @@ def _differences(
     for manifest in {record.run.manifest for record in mine}:
         column = Column(benchmark=benchmark, split=split, metric=metric, manifest=manifest)
         for tuned, rates in ways:
-            members = [record for record in mine if bool(record.run.tuning) == tuned]
+            members = [record for record in mine if is_result(record.run) and bool(record.run.tuning) == tuned]
             cells = [_cell(subject, rates, column, members) for subject in (claim.numerator, other)]
             difference = paired_difference(
                 cells[0],

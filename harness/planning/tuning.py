@@ -16,7 +16,8 @@ from harness.errors import UsageError, did_you_mean
 from harness.evaluation.names import higher_is_better
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
-from harness.records.schema import Record
+from harness.records.choices import chosen_from
+from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS, method_config_class
 
@@ -248,9 +249,19 @@ def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
         told = label if chosen else {"grid": label["grid"]}
         for key in keys:
             record = store.find(key)
-            if record is not None and record.run.tuning != told and record.code == "OK":
-                name = trial.name if chosen else record.run.variant
-                store.write(replace(record, run=replace(record.run, tuning=dict(told), variant=name)))
+            if record is None or record.code != "OK" or record.run.tuning == told:
+                continue
+            name = trial.name if chosen else record.run.variant
+            run = replace(record.run, tuning=dict(told), variant=name)
+            if record.run.trial_runs <= run.trial_runs if chosen else _may_leave_tables(record.run, label):
+                store.write(replace(record, run=run))
+
+
+def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:
+    """Whether a trial that was not chosen is nothing but that: not the plain run of a row, which has no label where a trial
+    has its grid from the start, nor what another grid or other benchmarks chose."""
+    theirs = run.tuning
+    return bool(theirs) and ("chosen" not in theirs or chosen_from(theirs, grid=label["grid"], on=label["on"]))
 
 
 def _check_grids(rows: Iterable[tuple[Variant, Mapping[str, Any]]], grids: Mapping[str, Sequence[Any]]) -> None:

@@ -360,6 +360,15 @@ def test_tuned_rows_are_compared_with_tuned_ones_and_not_with_the_rest(tmp_path:
     assert judged(tmp_path, untuned + tuned[:3]).readings[0].estimate == pytest.approx(20)
 
 
+def test_a_trial_at_the_cards_own_rate_that_was_not_chosen_is_no_tuned_run(tmp_path: Path) -> None:
+    tuned = tuned_runs([0.93, 0.94, 0.95]) + tuned_runs([0.92, 0.93, 0.94], method="decoder")
+    (losing, *_) = runs([0.10], tuning={"grid": {"lr": [1e-4, 1e-3]}})
+
+    (reading,) = judged(tmp_path, [*tuned, losing]).readings
+    assert reading.estimate == pytest.approx(1)
+    assert reading.n == 3
+
+
 def test_two_rows_of_one_method_may_both_have_another_rate(tmp_path: Path) -> None:
     def at(values: list[float], lr: float, **options: Any) -> list[Any]:
         config = {"lr": lr, "rank": 3, **options}

@@ -22,6 +22,7 @@ from harness.records.merge import merge
 from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
 from harness.reporting.tables import render
+from harness.studies import load_study
 
 Score = Callable[[Any], float]
 GRID = ("--tune", "lr=1e-4,1e-3,1e-2")
@@ -154,6 +155,54 @@ def test_a_choice_from_fewer_runs_takes_no_label_away(tuned: Any, tmp_path: Path
         assert records(tmp_path / f"all-{folders.index(narrow)}")["0.001/kvasir/1"] == wider
     merge([tmp_path], narrow)
     assert records(narrow)["0.001/kvasir/1"] == wider
+
+
+def test_a_choice_from_fewer_runs_keeps_the_label_of_the_trial_too(tuned: Any, tmp_path: Path) -> None:
+    tuned(best_at(1e-3))
+    wide = records(tmp_path)["0.001/kvasir/0"]
+    tuned(best_at(1e-3), "--tune", "lr=1e-3,1e-2")
+    assert records(tmp_path)["0.001/kvasir/0"] == wide
+
+
+@pytest.mark.parametrize("order", [("one", "two"), ("two", "one"), ("one", "two", "one")])
+def test_two_studies_that_tune_a_row_each_show_their_own_choice(
+    tuned: Any, tmp_path: Path, order: tuple[str, ...]
+) -> None:
+    def score(run: Any) -> float:
+        return best_at(1e-3)(run) if run.benchmark == "kvasir" else 3 * best_at(1e-4)(run) - 2
+
+    for name, on in (("one", "[kvasir]"), ("two", "[kvasir, leaf]")):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"title: t\nprotocol: demo\nbackbones: vit_t_timm\nbenchmarks: kvasir\nentries: [lora]\nseeds: 3\n"
+            f"tune: {{lr: [1.0e-4, 1.0e-3]}}\ntune_on: {on}\n"
+        )
+    for name in order:
+        tuned(score, study=str(tmp_path / f"{name}.yaml"))
+    for name, shown in (("one", "| 10.1 "), ("two", "| 20.1 ")):
+        page = render(RecordStore(tmp_path).summaries()[0], study=load_study(str(tmp_path / f"{name}.yaml")))
+        assert shown in page
+        assert "CONFLICT" not in page
+        assert "MISSING" not in page
+
+
+def test_a_plain_run_at_a_value_that_is_not_chosen_stays_a_result(tuned: Any, tmp_path: Path) -> None:
+    def score(run: Any) -> float:
+        return 0.01 * float(run.method_config["rank"])
+
+    tuned(score, "--seeds", "2")  # nothing is tuned
+    plain = {record.key: record for record in RecordStore(tmp_path)}
+    (card,) = {record.run.method_config["rank"] for record in plain.values()}
+    tuned(score, "--tune", f"rank={card},{card - 1},{card + 1}", seeds="1")
+
+    after = {record.key: record for record in RecordStore(tmp_path)}
+    assert {key: after[key] for key in plain} == plain
+    labels = {record.run.method_config["rank"]: record.run.tuning for key, record in after.items() if key not in plain}
+    assert ["chosen" in labels[rank] for rank in (card - 1, card + 1)] == [False, True]
+    page = render(RecordStore(tmp_path).summaries()[0])
+    shown = [line for line in page.splitlines() if line.startswith("| lora #") and "tuned" not in line]
+    assert " (2) | " in shown[0]  # two rows have one name, so each has its hash
+    assert "MISSING" not in page
+    assert "lora[rank=" not in page
 
 
 def test_each_benchmark_chooses_its_own_unless_told_where_to_tune(tuned: Any, tmp_path: Path) -> None:
