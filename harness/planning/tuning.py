@@ -16,7 +16,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.evaluation.names import higher_is_better
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
-from harness.records.choices import chosen_from
+from harness.records.choices import is_from_more
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS, method_config_class
@@ -260,8 +260,7 @@ def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
 def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:
     """Whether a trial that was not chosen is nothing but that: not the plain run of a row, which has no label where a trial
     has its grid from the start, nor what another grid or other benchmarks chose."""
-    theirs = run.tuning
-    return bool(theirs) and ("chosen" not in theirs or chosen_from(theirs, grid=label["grid"], on=label["on"]))
+    return bool(run.tuning) and ("chosen" not in run.tuning or is_from_more(label, run.tuning))
 
 
 def _check_grids(rows: Iterable[tuple[Variant, Mapping[str, Any]]], grids: Mapping[str, Sequence[Any]]) -> None:

@@ -164,6 +164,14 @@ def test_a_choice_from_fewer_runs_keeps_the_label_of_the_trial_too(tuned: Any, t
     assert records(tmp_path)["0.001/kvasir/0"] == wide
 
 
+def test_a_wider_grid_takes_the_place_of_the_choice_before(tuned: Any, tmp_path: Path) -> None:
+    tuned(best_at(1e-4), "--tune", "lr=1e-3,1e-2", seeds="1")
+    assert "chosen" in records(tmp_path)["0.001/kvasir/0"].run.tuning
+    tuned(best_at(1e-4), *GRID, seeds="1")
+    assert "chosen" not in records(tmp_path)["0.001/kvasir/0"].run.tuning
+    assert "CONFLICT" not in render(RecordStore(tmp_path).summaries()[0])
+
+
 @pytest.mark.parametrize("order", [("one", "two"), ("two", "one"), ("one", "two", "one")])
 def test_two_studies_that_tune_a_row_each_show_their_own_choice(
     tuned: Any, tmp_path: Path, order: tuple[str, ...]
