@@ -25,6 +25,12 @@ class Variant:
     models: tuple[tuple[str, str], ...] = ()
     tuning: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """The label, else the method with its options, so that two rows of one method have two names."""
+        options = ",".join(f"{name}={value}" for name, value in self.options.items())
+        return self.label or (f"{self.method}[{options}]" if options else self.method)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:

@@ -61,7 +61,7 @@ class Trials:
 
     @property
     def name(self) -> str:
-        return self.entry.label or self.entry.method
+        return self.entry.name
 
 
 def parse_tune(items: Sequence[str]) -> dict[str, list[str]]:
@@ -93,6 +93,8 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     rows = [(entry, grid_of(entry, tuning.grids)) for entry in request.entries]
     _check_grids(rows, tuning.grids)
     benchmarks = tuple(BENCHMARKS.resolve(name) for name in tuning.on or request.benchmarks)
+    if tuning.on:
+        _check_one_direction(benchmarks)
     rows = [(entry, grid) for entry, grid in rows if grid]
     entries = [_with(entry, grid, values) for entry, grid in rows for values in itertools.product(*grid.values())]
     planned = plan(replace(request, entries=tuple(entries), benchmarks=benchmarks, seeds=tuning.seeds), **how)
@@ -110,6 +112,20 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
             keys = [key for name in trial.benchmarks for key in planned.keys.get((label, name), ())]
             trial.runs[values] = [key for key in keys if models[key] == trial.model]
     return planned, trials
+
+
+def _check_one_direction(benchmarks: Sequence[str]) -> None:
+    """One choice for all is by the mean of what selects on each, which nothing says where the best is high here and low there."""
+    by_direction: dict[bool, str] = {}
+    for name in benchmarks:
+        by_direction.setdefault(higher_is_better(BENCHMARKS.get(name).selection_metric), name)
+    if len(by_direction) > 1:
+        high, low = (
+            f"{BENCHMARKS.get(by_direction[way]).selection_metric} of {by_direction[way]}" for way in (True, False)
+        )
+        raise UsageError(
+            f"--tune-on: {high} is better higher and {low} lower, so their mean chooses nothing; name benchmarks of one kind"
+        )
 
 
 def grid_of(entry: Variant, grids: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
@@ -148,8 +164,8 @@ def choose(
         where = everywhere if tuning.on else trial.benchmarks
         entries.append(replace(chosen, label=trial.name, benchmarks=where, models=(trial.model,), tuning=label))
     order = {id(entry): place for place, entry in enumerate(request.entries)}
-    by_name = {entry.label or entry.method: order[id(entry)] for entry in request.entries}
-    entries.sort(key=lambda entry: by_name[entry.label or entry.method])
+    by_name = {entry.name: order[id(entry)] for entry in request.entries}
+    entries.sort(key=lambda entry: by_name[entry.name])
     return replace(request, entries=tuple(entries))
 
 
@@ -157,9 +173,7 @@ def with_first_values(request: Request, tuning: Tuning) -> Request:
     """The request with each grid's first value in place of the choice: what the runs after it will cost."""
     rows = [(entry, grid_of(entry, tuning.grids)) for entry in request.entries]
     entries = (
-        replace(_with(entry, grid, [values[0] for values in grid.values()]), label=entry.label or entry.method)
-        if grid
-        else entry
+        replace(_with(entry, grid, [values[0] for values in grid.values()]), label=entry.name) if grid else entry
         for entry, grid in rows
     )
     return replace(request, entries=tuple(entries))
@@ -193,7 +207,7 @@ def _with(entry: Variant, grid: Mapping[str, Sequence[Any]], values: Sequence[An
     chosen = dict(zip(grid, values, strict=True))
     options = {**entry.options, **chosen}
     words = ",".join(f"{name}={value}" for name, value in chosen.items())
-    name = entry.label or entry.method
+    name = entry.name
     label = f"{name[:-1]},{words}]" if name.endswith("]") else f"{name}[{words}]"
     return replace(entry, options=options, label=label, tuning={"grid": {name: list(grid[name]) for name in grid}})
 

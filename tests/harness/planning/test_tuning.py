@@ -247,6 +247,23 @@ def test_one_choice_for_all_is_made_where_asked(tuned: Any, tmp_path: Path) -> N
     assert records(tmp_path)["0.0001/kvasir/0"].run.tuning["edge"] == ["lr"]
 
 
+def test_rows_of_one_method_are_tuned_each_for_itself(tuned: Any, tmp_path: Path) -> None:
+    def score(run: Any) -> float:
+        return best_at(1e-3 if run.method_config["rank"] == 4 else 1e-4)(run)
+
+    tuned(score, *GRID, methods="lora[rank=4],lora[rank=8]", seeds="1")
+    chosen = {r.run.variant: rate(r.run) for r in RecordStore(tmp_path) if "chosen" in r.run.tuning}
+    assert chosen == {"lora[rank=4]": 1e-3, "lora[rank=8]": 1e-4}
+
+
+def test_benchmarks_that_select_by_opposite_metrics_make_no_one_choice(
+    tuned: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, work = tuned(best_at(1e-4), *GRID, "--tune-on", "kvasir,sbu", datasets="kvasir,sbu")
+    assert (status, work.done) == (2, [])
+    assert "s_measure of kvasir is better higher and ber of sbu lower" in capsys.readouterr().err
+
+
 def test_all_may_choose_and_are_those_that_are_compared(tuned: Any, tmp_path: Path) -> None:
     tuned(best_at(1e-4), *GRID, "--tune-on", "all", datasets="kvasir,leaf", seeds="1")
     assert records(tmp_path)["0.0001/kvasir/0"].run.tuning["on"] == ["kvasir", "leaf"]
