@@ -17,7 +17,8 @@ from harness.statistics import ALPHA
 
 
 def prior_readings(claim: Claim, found: Mapping[Sheet, Sequence[Record]], sources: Sources) -> list[Reading]:
-    """One a sheet: distance of mixtures between benchmarks minus that between seeds, over the benchmarks that have runs."""
+    """One a sheet: distance of mixtures between benchmarks minus that between seeds, over the benchmarks that have runs;
+    reproduced only where these are all of the claim's."""
     readings = []
     for (protocol, digest, backbone, _), members in found.items():
         for tuned in (True, False):
@@ -53,9 +54,13 @@ def _reading(claim: Claim, where: str, runs: Sequence[Record], sources: Sources)
     p = compared.test.p
     shown = p is not None and p < ALPHA and compared.between > compared.within
     verdict: Verdict = "not judged" if differs else "reproduced" if shown else "inconclusive"
-    settle = f"{compared.test.text}; {compared.between:.4f} between, {compared.within:.4f} within"
+    partial = len(ends) < len(claim.benchmarks)
+    if partial and verdict == "reproduced":  # the sentence speaks of them all
+        verdict = "inconclusive"
+    settle = "not all benchmarks; " if partial else ""
+    settle += f"{compared.test.text}; {compared.between:.4f} between, {compared.within:.4f} within"
     return Reading(
-        what=f"{claim.numerator.text}, between benchmarks − between seeds ({titles})",
+        what=f"{claim.numerator.text}, between benchmarks − between seeds, {len(ends)} of {len(claim.benchmarks)} benchmarks ({titles})",
         where=", ".join([where, *flags]),
         estimate=compared.between - compared.within,
         interval=None,

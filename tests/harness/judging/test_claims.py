@@ -466,10 +466,10 @@ PRIOR: dict[str, Any] = {
 }
 
 
-def _prior(tmp_path: Path, gap: float, *, seeds: int = 3, **given: Any) -> Finding:
+def _prior(tmp_path: Path, gap: float, *, seeds: int = 3, without: str = "", **given: Any) -> Finding:
     generator = np.random.default_rng(0)
     runs, ends = [], {}
-    for place, benchmark in enumerate(PRIOR["benchmarks"]):
+    for place, benchmark in enumerate(name for name in PRIOR["benchmarks"] if name != without):
         for seed in range(seeds):
             one = record(0.9, method="naslora", benchmark=benchmark, seed=seed, metric="iou")
             weights = np.ones(4) + 0.01 * generator.standard_normal(4)
@@ -488,6 +488,16 @@ def test_domains_choose_different_priors_where_the_permutation_test_says_so(tmp_
     assert alike.verdict == "inconclusive"  # a test that finds nothing shows nothing
     assert alike.readings[0].estimate is not None
     assert _prior(tmp_path, 0.5, seeds=1).readings[0].estimate is None
+
+
+def test_mixtures_of_some_of_the_benchmarks_do_not_reproduce_a_claim_on_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRIOR, "benchmarks", [*PRIOR["benchmarks"], "camo"])
+    found = _prior(tmp_path, 0.5, without="camo")
+    assert found.verdict == "inconclusive"
+    assert found.readings[0].settle.startswith("not all benchmarks; ")
+    assert "3 of 4 benchmarks" in found.readings[0].what
 
 
 def test_mixtures_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> None:
