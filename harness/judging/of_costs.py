@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,14 +48,23 @@ def _place(session: CostRecord) -> str:
 
 
 def _method(session: CostRecord, subject: Subject) -> MethodCost | None:
-    """The entry of the session with these options; among several the one that changes nothing else."""
+    """The entry of the session that has these options and changes nothing else; None where there is none."""
     fitting = [
         entry
         for entry in session.methods
         if entry.method == subject.method
+        and (changed := _changed(entry)) is not None
+        and changed <= subject.options.keys()
         and all(entry.config.get(name) == value for name, value in subject.options.items())
     ]
     return min(fitting, key=lambda entry: (entry.variant != entry.method, entry.variant), default=None)
+
+
+def _changed(entry: MethodCost) -> set[str] | None:
+    """The options that its name says were set, ``method[rank=12,sites=qkv]``, since a session keeps no card to compare
+    with; None where the name does not say."""
+    found = re.fullmatch(rf"{re.escape(entry.method)}(?:\[(.*)\])?", entry.variant)
+    return None if found is None else set(re.findall(r"(?:^|,)\s*(\w+)=", found[1] or ""))
 
 
 def _cost(

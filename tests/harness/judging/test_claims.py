@@ -518,6 +518,18 @@ def test_of_several_entries_the_one_that_changes_nothing_else_is_compared() -> N
     assert _method(session, Subject(method="decoder")) is None
 
 
+def test_an_entry_that_changes_something_else_too_is_not_compared() -> None:
+    configs: dict[str, dict[str, Any]] = {
+        "naslora[rank=12]": {"rank": 12, "alternate": "both", "stagewise": True},
+        "naslora[alternate=epoch,stagewise=False]": {"rank": 3, "alternate": "epoch", "stagewise": False},
+        "naslora[stagewise=False]": {"rank": 3, "alternate": "both", "stagewise": False},
+    }
+    entries = [SimpleNamespace(method="naslora", variant=variant, config=config) for variant, config in configs.items()]
+    session: Any = SimpleNamespace(methods=entries)
+    assert _method(session, Subject(method="naslora")) is None
+    assert _method(session, Subject(method="naslora", options={"stagewise": False})) is entries[2]
+
+
 def test_a_claim_on_labels_names_its_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for method, value in (("lora", 0.6), ("naslora", 0.7)):
         for seed in range(3):
