@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from harness.judging.reading import Reading, without_data
 from harness.judging.verdicts import judge
 from harness.records.schema import Record
 from harness.statistics import ALPHA
-from harness.studies import load_study
+from harness.studies import Study, load_study
 
 
 def rank_readings(claim: Claim, records: Sequence[Record], sources: Sources, *, protocol: str) -> list[Reading]:
@@ -27,14 +28,18 @@ def rank_readings(claim: Claim, records: Sequence[Record], sources: Sources, *, 
         if study.protocol != protocol:
             continue
         found = pairs(grids(records, study=study, card_of=sources.card_of), images_of=sources.images_of)
-        readings += [_reading(claim, one, where=f"{protocol} · study {name}") for one in found]
-        if not found:
-            readings.append(without_data(f"rankings of {name}", "no two models with two rows in common"))
+        readings += [_reading(claim, one, study, where=f"{protocol} · study {name}") for one in found]
+        models = max(1, len(study.backbones)) * max(1, len(study.decoders))
+        if len(found) < (wanted := math.comb(models, 2)):
+            some = f"{len(found)} of {wanted} pairs of models have two complete rows in common"
+            missing = some if found else "no two models with two rows in common"
+            readings.append(without_data(f"rankings of {name}", missing))
     return readings
 
 
-def _reading(claim: Claim, pair: ModelPair, *, where: str) -> Reading:
-    """Judged by its interval, and not reproduced by methods so few that chance agrees as well too often."""
+def _reading(claim: Claim, pair: ModelPair, study: Study, *, where: str) -> Reading:
+    """Judged by its interval, and not reproduced by methods so few that chance agrees as well too often, or by some of the
+    study's benchmarks."""
     agreement = pair.agreement
     verdict = judge(agreement.interval, low=claim.low, high=claim.high)
     settle = ""
@@ -43,6 +48,8 @@ def _reading(claim: Claim, pair: ModelPair, *, where: str) -> Reading:
     if verdict == "inconclusive":
         settle = f"{agreement.methods} rows agree so well by chance in {chance_in_words(agreement)}"
         settle += "; at least 4 rows are needed" if agreement.least_p > ALPHA else ""
+    if verdict == "reproduced" and len(pair.columns) < len(study.benchmarks):
+        verdict, settle = "inconclusive", "not all benchmarks"
     what = (
         f"{pair.models[0]} – {pair.models[1]}, mean τ over {len(pair.columns)} benchmarks of {agreement.methods} rows"
     )

@@ -105,7 +105,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, records: list[Any]) 
 
 
 def test_the_claim_is_judged_by_every_pair_of_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    alike = judged(monkeypatch, tmp_path, runs("sam", UP) + runs("linear", UP))
+    alike = judged(monkeypatch, tmp_path, runs("sam", UP) + runs("linear", UP) + runs("mask-transformer", UP))
     assert alike.verdict == "reproduced"
     text = findings_text([alike])
     assert "sam – linear, mean τ over 2 benchmarks of 4 rows: +1.00 [+1.00, +1.00] tau, n = 3: reproduced" in text
@@ -123,7 +123,18 @@ def test_three_rows_cannot_show_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_a_chance_of_just_alpha_is_small_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(of_rankings, "ALPHA", 1 / 24)
-    assert judged(monkeypatch, tmp_path, runs("sam", UP) + runs("linear", UP)).verdict == "reproduced"
+    every = [record for decoder in HASHES for record in runs(decoder, UP)]
+    assert judged(monkeypatch, tmp_path, every).verdict == "reproduced"
+
+
+def test_some_models_or_some_benchmarks_do_not_show_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    two = judged(monkeypatch, tmp_path, runs("sam", UP) + runs("linear", UP))
+    assert two.verdict == "inconclusive"
+    assert "1 of 3 pairs of models have two complete rows in common" in findings_text([two])
+    every = [record for decoder in HASHES for record in runs(decoder, UP)]
+    one = judged(monkeypatch, tmp_path, [record for record in every if record.run.benchmark == "kvasir"])
+    assert one.verdict == "inconclusive"
+    assert {reading.settle for reading in one.readings} == {"not all benchmarks"}
 
 
 def test_without_runs_it_is_inconclusive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
