@@ -536,5 +536,11 @@ def test_the_first_seed_under_each_decoder_is_told_as_it_was() -> None:
     assert (places.count(2), places.count(4)) == (2, 2)
     slow, learns = (losses["mask-transformer", "CVC-612 Sα", method] for method in ("bitfit", "lora"))
     assert f"{slow[0]:.2f} in the first epoch, {slow[-1]:.2f} in the last; LoRA's ends at {learns[-1]:.2f}" in after
+    page = (ROOT / "results" / "tables" / "small-cross-model.md").read_text(encoding="utf-8")
+    for decoder, name in (("linear", "the linear decoder"), ("mask-transformer", "the mask transformer")):
+        part = page.partition(f"decoder {decoder}: differences to LoRA")[2].partition("\n#")[0]
+        (row,) = (row for row in rows(part) if row[0].startswith("NAS-LoRA") and row[1] == "Kvasir-SEG Sα")
+        assert row[2].endswith(" (2)")
+        assert re.search(rf"{re.escape(f'{row[2].split()[0]} {row[3]}')}( from LoRA)? under {name}", after)
     gaps = [abs(exact["linear", key[1], "lora"] - exact["sam", key[1], "lora"]) for key in leads]
     assert f"within {max(gaps):.1f} points of the four" in after
