@@ -159,7 +159,7 @@ def test_words_filter_rows_and_an_empty_table_says_so(opened: Any) -> None:
     [
         (SCORES, "decoder", "Kvasir-SEG Sα", ("demo", "decoder", "kvasir.s_measure")),
         (SCORES, "lora", "params (M)", ("demo", "lora", "params")),
-        ("#cost table", "full", "step (ms)", ("cost", "full", "step (ms)")),
+        ("#cost table", "full", "step (ms)", ("cost", "full #aa0273", "step (ms)")),  # one of two sessions
     ],
 )
 def test_a_cell_opens_what_why_says(

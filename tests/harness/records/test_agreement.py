@@ -196,7 +196,7 @@ def test_an_edited_cost_record_that_is_older_than_seals_is_found_by_its_session(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str
 ) -> None:
     RecordStore(tmp_path).write(record())
-    (source,) = (COMMITTED.parent / "cost").glob("089f*.json")
+    (source,) = (COMMITTED.parent / "cost").glob("089f*-de744ca3.json")
     content = json.loads(source.read_text(encoding="utf-8"))
     content.pop("seal", None)
     path = tmp_path / "cost" / source.name
