@@ -129,19 +129,11 @@ def carry_out(planned: Any, request: Any, arguments: argparse.Namespace, where: 
         say(line)
     if planned.missing:
         raise MissingError(_missing(planned.missing))
-    from harness.dispatch.run_jobs import run_jobs, to_start
+    if arguments.budget is not None:
+        planned = _within_budget(planned, request, arguments, where)
 
-    begun = {job.run.key for job in to_start(planned, where, results=request.results, retry=arguments.retry)}
-    if arguments.budget is not None and begun:
-        from harness.pricing.price import affordable, price
+    from harness.dispatch.run_jobs import run_jobs
 
-        # What failed and is not started again must not use the budget up.
-        jobs = tuple(job for job in planned.jobs if job.run.key in {*planned.finished, *begun})
-        prices = price(replace(planned, jobs=jobs), request.results, where=where)
-        planned, choice = affordable(planned, prices, hours=budget_left(arguments))
-        say(choice)
-        kept = {job.run.key for job in planned.pending}
-        arguments.priced |= {one.run.key: one.hours for one in prices.runs if one.run.key in kept}
     return run_jobs(
         planned,
         where,
@@ -150,6 +142,22 @@ def carry_out(planned: Any, request: Any, arguments: argparse.Namespace, where: 
         retry=arguments.retry,
         cancel=arguments.cancel,
     )
+
+
+def _within_budget(planned: Any, request: Any, arguments: argparse.Namespace, where: Any) -> Any:
+    """The plan without what the budget does not reach. Failed runs that are not started again must not use it up."""
+    from harness.dispatch.run_jobs import to_start
+    from harness.pricing.price import affordable, price
+
+    begun = tuple(to_start(planned, where, results=request.results, retry=arguments.retry))
+    if not begun:
+        return planned
+    prices = price(replace(planned, jobs=begun), request.results, where=where)
+    planned, choice = affordable(planned, prices, hours=budget_left(arguments))
+    say(choice)
+    kept = {job.run.key for job in planned.pending}
+    arguments.priced |= {one.run.key: one.hours for one in prices.runs if one.run.key in kept}
+    return planned
 
 
 def _missing(lines: Sequence[str]) -> str:

@@ -11,7 +11,8 @@ from harness.comparison.names import method_rank
 from harness.records.choices import chosen_from
 from harness.records.schema import OPTIONS_ADDED_LATER, Record, Run, content_hash, first_names, hashed_options
 from harness.registry import label_note
-from harness.studies import Entry, Study
+from harness.studies import Study
+from harness.studies.grids import grid_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +108,8 @@ def groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:
     groups = []
     for entry in study.entries:
         found = [record for record in by_method.get(entry.method, []) if is_entry(record, entry.options)]
-        if _tunes(study, entry):
-            members = _own_choice(study, entry, [record for record in found if "chosen" in record.run.tuning])
+        if grid := grid_of(entry.method, entry.options, study.tune):
+            members = _own_choice(study, grid, [record for record in found if "chosen" in record.run.tuning])
         else:  # what a row names itself is not tuned, even where another study has tuned it
             members = [record for record in found if record.run.changed.keys() <= entry.options.keys()] or found
         scores = entry.scores or study.table.scores
@@ -118,7 +119,7 @@ def groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:
     return groups
 
 
-def _own_choice(study: Study, entry: Entry, chosen: Sequence[Record]) -> list[Record]:
+def _own_choice(study: Study, grid: Mapping[str, Sequence[Any]], chosen: Sequence[Record]) -> list[Record]:
     """Without what only other studies chose, where a label tells what this one did.
 
     A record holds one label, so one of this study may have another's that chose the same from more runs: it is the options
@@ -127,7 +128,7 @@ def _own_choice(study: Study, entry: Entry, chosen: Sequence[Record]) -> list[Re
     own: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for record in chosen:
         on = study.tune_on or (record.run.benchmark,)
-        if chosen_from(record.run.tuning, grid=_tuned_fields(study, entry, record.run), on=on):
+        if chosen_from(record.run.tuning, grid=grid, on=on):
             own.setdefault(_chooser(study, record.run), []).append(hashed_options(record.run.method_config))
     return [
         record
@@ -143,16 +144,6 @@ def _chooser(study: Study, run: Run) -> tuple[str, ...]:
     return model if study.tune_on else (*model, run.benchmark)
 
 
-def _tuned_fields(study: Study, entry: Entry, run: Run) -> dict[str, Sequence[Any]]:
-    """What the study tunes of a row: the grids of its method before those of all, as planning takes them."""
-    grid: dict[str, Sequence[Any]] = {}
-    for name, values in sorted(study.tune.items(), key=lambda item: "." in item[0]):
-        method, _, option = name.rpartition(".")
-        if method in ("", entry.method) and option in run.method_config and option not in entry.options:
-            grid[option] = values
-    return grid
-
-
 def is_entry(record: Record, options: Mapping[str, Any]) -> bool:
     """Whether a run's configuration is the protocol's with ``options`` and nothing else changed, but for what tuning
     chose; labels may differ."""
@@ -163,12 +154,6 @@ def is_entry(record: Record, options: Mapping[str, Any]) -> bool:
         return asked
     chosen = record.run.tuning.get("chosen", {})
     return record.run.changed.keys() <= options.keys() | chosen.keys()
-
-
-def _tunes(study: Study, entry: Entry) -> bool:
-    """Whether a study tunes a row: some field of its method, or of all methods, that the row does not set itself."""
-    tuned = (name.rpartition(".") for name in study.tune)
-    return any(option not in entry.options and method in ("", entry.method) for method, _, option in tuned)
 
 
 def _plain(value: Any) -> Any:

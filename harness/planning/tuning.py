@@ -9,17 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.errors import UsageError, did_you_mean
+from harness.errors import UsageError
 from harness.evaluation.names import higher_is_better
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.records.choices import is_from_more
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
-from harness.registry import BENCHMARKS, METHODS, method_config_class
+from harness.registry import BENCHMARKS
+from harness.studies.grids import grid_of
 
 LOST = ("DIVERGED",)
 """Failures that are an answer: such a value is not chosen, and is not tried again."""
@@ -90,7 +91,7 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     Raises:
         UsageError: a grid that fits no row, a value that is none; see also `harness.planning.plan.plan`.
     """
-    rows = [(entry, grid_of(entry, tuning.grids)) for entry in request.entries]
+    rows = [(entry, grid_of(entry.method, entry.options, tuning.grids)) for entry in request.entries]
     _check_grids(rows, tuning.grids)
     benchmarks = tuple(BENCHMARKS.resolve(name) for name in tuning.on or request.benchmarks)
     if tuning.on:
@@ -128,21 +129,6 @@ def _check_one_direction(benchmarks: Sequence[str]) -> None:
         )
 
 
-def grid_of(entry: Variant, grids: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """The grids of one row: those of its method before those of all, none for a field that the row itself sets."""
-    known = {f.name for f in fields(method_config_class(METHODS.resolve(entry.method)))}
-    found: dict[str, list[Any]] = {}
-    for name, values in sorted(grids.items(), key=lambda item: "." in item[0]):
-        method, dot, option = name.rpartition(".")
-        if dot and METHODS.resolve(method) != METHODS.resolve(entry.method):
-            continue
-        if option in known and option not in entry.options:
-            found[option] = list(values)
-        elif dot and option not in known:
-            raise UsageError(f"--tune {name}: {method} has no field {option!r}{did_you_mean(option, known)}")
-    return found
-
-
 def choose(
     request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore, *, write: bool = True
 ) -> Request:
@@ -171,7 +157,7 @@ def choose(
 
 def with_first_values(request: Request, tuning: Tuning) -> Request:
     """The request with each grid's first value in place of the choice: what the runs after it will cost."""
-    rows = [(entry, grid_of(entry, tuning.grids)) for entry in request.entries]
+    rows = [(entry, grid_of(entry.method, entry.options, tuning.grids)) for entry in request.entries]
     entries = (
         replace(_with(entry, grid, [values[0] for values in grid.values()]), label=entry.name) if grid else entry
         for entry, grid in rows

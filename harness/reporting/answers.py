@@ -22,9 +22,8 @@ def answers(grid: Grid, *, sources: Sources) -> list[str]:
             continue
         column = grid.columns[place]
         sign = 1 if names.metric(column.metric).lower_is_better else -1
-        first = min(
-            best, key=lambda index: sign * grid.cells[index, place].mean
-        )  # best before rounding: the marks are against it
+        # Several print alike; the marks are against the one that is best before rounding.
+        first = min(best, key=lambda index: sign * grid.cells[index, place].mean)
         tied = [index for index, mark in mine.items() if mark == "tied"]
         tied.sort(key=lambda index: sign * grid.cells[index, place].mean)
         where = column.short + (f" ({column.note})" if column.note else "")

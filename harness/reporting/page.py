@@ -124,7 +124,6 @@ class Page:
         numbers: a row a number, for CSV; keys are columns, and every row has the same.
         note: what must be known before anything is read.
         verb: what writes it.
-        verb: what writes it.
     """
 
     title: str

@@ -181,6 +181,29 @@ def test_costs_against_full_fine_tuning_are_those_of_the_sessions() -> None:
             assert found == [time, f"{memory} %", f"{flops} %"], (name, backbone)
 
 
+def test_ratios_of_the_cost_sessions_are_told_as_they_are() -> None:
+    first, second = (
+        {one["variant"]: one for one in json.loads(path.read_text(encoding="utf-8"))["methods"]}
+        for path in (ROOT / "results" / "cost" / f"089f904b2626a80f-{end}.json" for end in ("de744ca3", "aa027345"))
+    )
+    turns, both, joint = (
+        found[name]["ratios"]["lora"]["time"]
+        for found, name in (
+            (first, "naslora"),
+            (second, "naslora[alternate=both]"),
+            (second, "naslora[alternate=joint]"),
+        )
+    )
+    assert f"**{turns['value']:.3f}** [{turns['low']:.3f}, {turns['high']:.3f}]" in line_of(
+        "| NAS-LoRA average step in"
+    )
+    assert interval(both) in line_of("| the same with `both`")
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert f"`joint`, one pass for both, takes {interval(joint)} times LoRA's" in page
+    average = 1 / first["decoder"]["ratios"]["lora"]["time"]["value"]
+    assert f"{average:.1f} on the average of 40 epochs" in line_of("| LoRA step / decoder-only step")
+
+
 def _rows(text: str) -> list[list[str]]:
     lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| method")]
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]

@@ -146,7 +146,7 @@ def test_the_rows_that_take_rate_scale_and_cell_apart_are_those_of_their_page() 
     assert f"At LoRA's scale and rate it is {mean:+.2f} {interval} ahead." in text
     mean, interval = difference("small-rate", "road", "NAS-LoRA, lr 1e-3", "LoRA, lr 1e-3")
     assert f"NAS-LoRA at 1e-3 is better: {mean:+.2f} {interval}." in text
-    assert f"at 1e-3 it is {int(10 * mean) / 10} points above the same LoRA" in PAGE
+    assert f"at 1e-3 it is {mean:.1f} points above the same LoRA" in PAGE
 
 
 def test_time_to_quality_is_that_of_its_page() -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from harness.comparison.names import SCORE_TITLES
 from harness.errors import UsageError
 from harness.models.catalog import backbone_shape
 from harness.protocols.load import load_protocol
 from harness.registry import method_config_class
-from harness.studies import load_study, study_from_dict, study_names
+from harness.studies import Score, load_study, study_from_dict, study_names
 
 REPOSITORY = Path(__file__).parents[3]
 ASKED_FOR = {
@@ -58,6 +59,10 @@ def test_a_copied_file_is_a_study(tmp_path: Path) -> None:
 
 
 GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lora"]}
+
+
+def test_every_score_that_a_study_may_name_has_a_title_in_tables() -> None:
+    assert set(get_args(Score)) == set(SCORE_TITLES)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,29 @@
+"""Which grids a row is tuned over: one rule for whoever plans the trials and whoever reads their results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from harness.errors import UsageError, did_you_mean
+from harness.registry import METHODS, method_config_class
+
+
+def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The grids of one row: those of its method before those of all, none for a field that the row itself sets.
+
+    Raises:
+        UsageError: an unknown method, or a grid of a field that its method has not.
+    """
+    known = {f.name for f in fields(method_config_class(METHODS.resolve(method)))}
+    found: dict[str, list[Any]] = {}
+    for name, values in sorted(grids.items(), key=lambda item: "." in item[0]):
+        whose, dot, option = name.rpartition(".")
+        if dot and METHODS.resolve(whose) != METHODS.resolve(method):
+            continue
+        if option in known and option not in options:
+            found[option] = list(values)
+        elif dot and option not in known:
+            raise UsageError(f"--tune {name}: {whose} has no field {option!r}{did_you_mean(option, known)}")
+    return found
