@@ -96,13 +96,18 @@ def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *
 
 def show_plan(planned: Any, request: Any, arguments: argparse.Namespace, where: Any, *, heading: str = "") -> int:
     """Print a plan with its price, without what an earlier phase has in its own; 1 where something is missing."""
+    from harness.dispatch.run_jobs import not_again, to_start
     from harness.pricing.plan_text import plan_data, plan_text
     from harness.pricing.price import bought
 
     for line in planned.problems:
         say(line)
     left = None if arguments.budget is None else budget_left(arguments)
-    planned, prices, hours = bought(planned, request.results, where=where, before=arguments.priced, budget=left)
+    begun = to_start(planned, where, results=request.results, retry=arguments.retry)
+    not_again(planned, begun)
+    planned, prices, hours = bought(
+        planned, request.results, begun=begun, where=where, before=arguments.priced, budget=left
+    )
     arguments.priced |= hours
     if arguments.json:
         print(json.dumps({"phase": heading, **plan_data(planned, prices, where=where)}))

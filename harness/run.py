@@ -126,7 +126,7 @@ def parser() -> CommandParser:
     how.add_argument(
         "--retry",
         metavar="CODES",
-        help="with --cluster: submit failed runs of these classes again, e.g. oom,node_fail,timeout",
+        help="with --cluster: submit (or with --plan price) failed runs of these classes again, e.g. oom,node_fail",
     )
     how.add_argument("--cancel", action="store_true", help="with --cluster: cancel this sweep's jobs and no others")
     return p
@@ -164,7 +164,7 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> None:
         ):
             if getattr(arguments, option):
                 raise UsageError(f"--{option} is for --cluster NAME: {why}")
-    for chosen, others in (("plan", ("wait", "retry", "cancel")), ("cancel", ("wait", "retry"))):
+    for chosen, others in (("plan", ("wait", "cancel")), ("cancel", ("wait", "retry"))):
         for option in others:
             if getattr(arguments, chosen) and getattr(arguments, option):
                 raise UsageError(f"--{chosen} starts nothing, so --{option} has no effect; give one of them")

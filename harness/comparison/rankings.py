@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 from harness import statistics as stats
 from harness.comparison import names
+from harness.comparison.complete import without_gaps
 from harness.comparison.grid import Grid, first_metrics, one_each
 from harness.comparison.paired import ImagesOf, runs_images
-from harness.comparison.rules import differences
+from harness.comparison.rules import told_apart
 
 MODEL_RULES = {"decoder", "decoder_lr"}
 """Rules that make another model; in all others the two must be alike."""
+
+FEWEST = 4
+"""Rows that a benchmark may not push a comparison below: of three, one order in six agrees fully by chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,7 @@ class ModelPair:
         models: their names.
         rows: labels of the rows that are ranked.
         columns: what they are ranked by, one a benchmark.
+        left_out: columns of begun benchmarks that would have cost the others their rows.
         seeds: the fewest that a benchmark's runs share.
         keys: of the runs behind it.
     """
@@ -32,6 +37,7 @@ class ModelPair:
     models: tuple[str, str]
     rows: tuple[str, ...]
     columns: tuple[str, ...]
+    left_out: tuple[str, ...]
     agreement: stats.Agreement
     seeds: int
     keys: tuple[str, ...]
@@ -74,13 +80,11 @@ def _order(grid: Grid) -> tuple[str, bool, str]:
 
 
 def _differ_in_model_alone(first: Grid, second: Grid) -> bool:
-    here, there = ({record.run.benchmark: record.run.rules for record in grid.records} for grid in (first, second))
-    common = here.keys() & there.keys()
     same = first.backbone == second.backbone
-    if not common or (same and first.checkpoint != second.checkpoint):
+    changed = told_apart(first.records, second.records).values()
+    if not changed or (same and first.checkpoint != second.checkpoint):
         return False
-    changed = [differences(here[name], there[name]).keys() for name in common]
-    return all(one <= MODEL_RULES for one in changed) and (not same or all(changed))
+    return all(MODEL_RULES.issuperset(one) for one in changed) and (not same or all(changed))
 
 
 def _pair(first: Grid, second: Grid, images_of: ImagesOf) -> ModelPair | None:
@@ -92,10 +96,14 @@ def _pair(first: Grid, second: Grid, images_of: ImagesOf) -> ModelPair | None:
         for index, row in enumerate(first.rows)
         if (row.label, row.score) in labels
     ]
-    places = [(a, b) for a, b in places if any(first.cells[i, a].values and second.cells[j, b].values for i, j in rows)]
-    rows = [
-        (i, j) for i, j in rows if all(first.cells[i, a].complete and second.cells[j, b].complete for a, b in places)
-    ]
+    begun = {
+        (a, b): {(i, j) for i, j in rows if first.cells[i, a].complete and second.cells[j, b].complete}
+        for a, b in places
+        if any(first.cells[i, a].values and second.cells[j, b].values for i, j in rows)
+    }
+    most = max(map(len, begun.values()), default=0)
+    places, complete = without_gaps(begun, least=max(2, min(FEWEST, most)))
+    rows = [row for row in rows if row in complete]
     if len(rows) < 2 or not places:
         return None
     sides = [_scores((first, second), rows, place, images_of) for place in places]
@@ -109,6 +117,7 @@ def _pair(first: Grid, second: Grid, images_of: ImagesOf) -> ModelPair | None:
         models=(models[0], models[1]),
         rows=tuple(first.rows[i].named for i, _ in rows),
         columns=tuple(first.columns[a].short for a, _ in places),
+        left_out=tuple(first.columns[a].short for a, b in begun if (a, b) not in places),
         agreement=stats.agreement(scores),
         seeds=min(one.first.shape[1] for one in scores),
         keys=tuple(dict.fromkeys(record.key for records in behind for record in records)),

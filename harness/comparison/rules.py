@@ -42,20 +42,44 @@ def flat(rules: Rules) -> dict[str, Any]:
     return found
 
 
-def differences(ours: Rules, card: Rules) -> dict[str, tuple[Any, Any]]:
-    """Fields in which the two differ; one that only one of them has is `NOT_THERE` in the other.
-
-    A budget of epochs under a card with one of updates is no difference: planning gives it to methods for which the two
-    are the same runs. The classes of one's own data are no rule that a card could have.
-    """
-    first, second = flat(ours), flat(card)
+def differences(one: Rules, other: Rules) -> dict[str, tuple[Any, Any]]:
+    """Fields in which the two differ; one that only one of them has is `NOT_THERE` in the other."""
+    first, second = flat(one), flat(other)
     return {
         name: (first.get(name, NOT_THERE), second.get(name, NOT_THERE))
         for name in [*PROMINENT, *sorted((first.keys() | second.keys()) - {*PROMINENT})]
         if first.get(name, NOT_THERE) != second.get(name, NOT_THERE)
-        and (name, first.get(name), second.get(name)) != ("budget", "epochs", "updates")
-        and name != "own_classes"
     }
+
+
+def from_card(ours: Rules, card: Rules) -> dict[str, tuple[Any, Any]]:
+    """`differences` of a run from its card.
+
+    A budget of epochs under a card with one of updates is none: planning gives it to methods for which the two are the
+    same runs. The classes of one's own data are no rule that a card could have.
+    """
+    return {
+        name: pair
+        for name, pair in differences(ours, card).items()
+        if name != "own_classes" and (name, *pair) != ("budget", "epochs", "updates")
+    }
+
+
+def told_apart(first: Iterable[Record], second: Iterable[Record]) -> dict[str, list[str]]:
+    """Benchmark of both sheets -> the rules in which each run of the one differs from each of the other.
+
+    Runs of one sheet share their rules but for the budget, of which planning gives a method that spares no updates its own.
+    """
+    here, there = (
+        {(one.run.benchmark, one.run.rules.get("budget")): one.run.rules for one in records}
+        for records in (first, second)
+    )
+    found: dict[str, list[str]] = {}
+    for (name, _), rules in here.items():
+        for other in (other for (benchmark, _), other in there.items() if benchmark == name):
+            changed = differences(rules, other)
+            found[name] = [one for one in found.get(name, changed) if one in changed]
+    return found
 
 
 def in_words(difference: Difference) -> str:
@@ -73,7 +97,7 @@ def overrides(records: Iterable[Record], card_of: CardOf) -> dict[str, Differenc
         card = card_of(run.protocol, run.benchmark)
         if card is None:
             return None
-        found[run.benchmark] = differences(run.rules, card)
+        found[run.benchmark] = from_card(run.rules, card)
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.comparison.rules import CardOf, differences, flat, in_words
+from harness.comparison.rules import CardOf, flat, from_card, in_words
 from harness.errors import UsageError
 from harness.records.cost import CostRecord
 from harness.records.schema import Record
@@ -62,7 +62,7 @@ def departures(record: Record, setup: Setup, card_of: CardOf) -> list[str]:
     card = card_of(setup.card, run.benchmark)
     if card is None:
         return [*found, f"the card {setup.card} is not known"]
-    rules = in_words(differences(run.rules, card))
+    rules = in_words(from_card(run.rules, card))
     return [*found, *rules.split(", ")] if rules else found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from harness.comparison.grid import Grid, Sheet, build_grid, is_run
-from harness.comparison.rules import CardOf, differences, no_card
+from harness.comparison.rules import CardOf, from_card, no_card
 from harness.records.schema import ADDED_LATER, Record, Run
 from harness.studies import Study
 
@@ -61,7 +61,7 @@ def grids(
 
 def _keeps_to(study: Study, run: Run) -> bool:
     """Whether a run of the study's own card has what the study sets in it."""
-    return run.protocol != study.protocol or not differences(run.rules, {**run.rules, **study.set})
+    return run.protocol != study.protocol or not from_card(run.rules, {**run.rules, **study.set})
 
 
 def _has_rules_of(study: Study, run: Run, card_of: CardOf) -> bool:
@@ -70,7 +70,7 @@ def _has_rules_of(study: Study, run: Run, card_of: CardOf) -> bool:
         return False
     card = card_of(run.protocol, run.benchmark)
     set_by_study = {"budget", "decoder", "decoder_lr"}
-    return card is None or differences(run.rules, {**card, **study.set}).keys() <= set_by_study
+    return card is None or from_card(run.rules, {**card, **study.set}).keys() <= set_by_study
 
 
 def _is_model(study: Study, run: Run, card_of: CardOf) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,17 @@ def to_start(planned: Plan, where: Place, *, results: Path, retry: str | None) -
     return [job for job in planned.pending if job.run.key not in planned.failed or job.run.key in again]
 
 
+def not_again(planned: Plan, begun: Iterable[Job]) -> dict[str, str]:
+    """Key -> reason code of failed runs that are not ``begun``, which is said."""
+    keys = {job.run.key for job in begun}
+    left_out = {key: code for key, code in planned.failed.items() if key not in keys}
+    if left_out:
+        classes = ",".join(sorted({code.lower() for code in left_out.values()}))
+        many = f"{len(left_out)} runs failed before and are" if len(left_out) > 1 else "1 run failed before and is"
+        say(f"{many} not started again; --retry {classes} does that")
+    return left_out
+
+
 def run_jobs(
     planned: Plan, where: Place, *, results: Path, wait: bool = False, retry: str | None = None, cancel: bool = False
 ) -> Outcome:
@@ -74,11 +85,7 @@ def run_jobs(
     if cancel:
         return _cancel(planned, chosen)
     pending = to_start(planned, where, results=results, retry=retry)
-    begun = {job.run.key for job in pending}
-    left_out = {key: code for key, code in planned.failed.items() if key not in begun}
-    if left_out:
-        classes = ",".join(sorted({code.lower() for code in left_out.values()}))
-        say(f"{len(left_out)} runs failed before and are not started again; --retry {classes} does that")
+    left_out = not_again(planned, pending)
     if not pending:
         return Outcome(submitted=False, failed=left_out)
     say(chosen.describe())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.comparison import names
+from harness.comparison.complete import without_gaps
 from harness.drawing.material import Material, NothingToDrawError
 
 Scores = Mapping[str, list[list[float]]]
@@ -22,18 +23,12 @@ def complete_scores(material: Material, *, least: int) -> tuple[list[str], Score
         benchmark: {index for index, _ in material.rows() if grid.cells[index, place].complete}
         for benchmark, place in columns.items()
     }
-    chosen: list[str] = []
-    common = {index for index, _ in material.rows()}
-    for benchmark in sorted(done, key=lambda name: (-len(done[name]), list(columns).index(name))):
-        if len(common & done[benchmark]) >= least:
-            common &= done[benchmark]
-            chosen.append(benchmark)
+    chosen, common = without_gaps(done, least=least)
     if len(chosen) < 2:
         raise NothingToDrawError(
             f"ranks need at least {least} rows that are complete on the same two benchmarks; {len(columns)} benchmark"
             f"{'s have' if len(columns) != 1 else ' has'} records here"
         )
-    chosen.sort(key=list(columns).index)
     scores: dict[str, list[list[float]]] = {}
     for index, row in material.rows():
         if index in common:

@@ -146,7 +146,7 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
     """What is tuned before the runs, None for nothing.
 
     Raises:
-        UsageError: malformed grids, or the card has none.
+        UsageError: malformed grids, one of a method that is not compared, or the card has none.
     """
     found: dict[str, Any] = {"grids": {}}
     if arguments.study:
@@ -162,6 +162,11 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
             )
     elif arguments.tune:
         found["grids"] = parse_tune(arguments.tune)
+        compared = {METHODS.resolve(entry.method) for entry in request.entries}
+        for name in found["grids"]:
+            whose, dot, _ = name.rpartition(".")
+            if dot and METHODS.resolve(whose) not in compared:
+                raise UsageError(f"--tune {name} has no effect: {whose} is none of the methods that are compared")
     if not found["grids"]:
         if arguments.tune_seeds or arguments.tune_on:
             raise UsageError("--tune-seeds and --tune-on say how to tune; say what with --tune lr=1e-4,3e-4,1e-3")

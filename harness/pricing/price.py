@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from harness.errors import BudgetError
 from harness.machine import cores, processor
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images
+from harness.planning.job import Job
 from harness.planning.needs import SMALL
 from harness.planning.plan import Plan
 from harness.pricing.assumed import GPU, Device, cpu
@@ -93,14 +94,21 @@ def affordable(planned: Plan, prices: Forecast, *, hours: float) -> tuple[Plan, 
 
 
 def bought(
-    planned: Plan, results: Path, *, where: Place, before: Mapping[str, float], budget: float | None
+    planned: Plan,
+    results: Path,
+    *,
+    begun: Iterable[Job],
+    where: Place,
+    before: Mapping[str, float],
+    budget: float | None,
 ) -> tuple[Plan, Forecast | None, dict[str, float]]:
-    """The plan without the runs that are priced ``before``; its price, None where nothing is pending; and the hours of
-    those that are to be made, by key: all that are pending, or with a budget those that fit."""
+    """The plan without the runs that are priced ``before``; its price, None where none of it would be ``begun``; and the
+    hours of those that are to be made, by key: all that would be begun, or with a budget those that fit."""
+    jobs = tuple(job for job in begun if job.run.key not in before)
     planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in before))
-    if not planned.pending:
+    if not jobs:
         return planned, None, {}
-    prices = price(planned, results, where=where)
+    prices = price(replace(planned, jobs=jobs), results, where=where)
     chosen = prices.runs if budget is None else within_budget(prices, budget)
     return planned, prices, {one.run.key: one.hours for one in chosen}
 

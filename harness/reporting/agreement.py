@@ -42,6 +42,11 @@ def agreement_blocks(grids: Sequence[Grid], *, title: str, images_of: ImagesOf) 
                 " models: too narrow for a confidence interval where seeds are few.]",
                 "By chance: how many orders of the rows agree at least so well. It is what speaks of other methods; the"
                 " resamples speak of other seeds and images for these.",
+                *(
+                    f"{' – '.join(one.models)}: too few rows are complete on {', '.join(one.left_out)}, which is left out."
+                    for one in found
+                    if one.left_out
+                ),
             ],
         )
     ]

@@ -11,11 +11,11 @@ from harness.comparison.rows import by_benchmark
 from harness.comparison.rules import (
     HEADED,
     CardOf,
-    differences,
     headed,
     overrides,
     overrides_in_words,
     shared,
+    told_apart,
 )
 from harness.records.schema import Record
 
@@ -65,11 +65,10 @@ def _title(grid: Grid, telling: Sequence[str]) -> str:
 def _differing(grids: Sequence[Grid]) -> list[str]:
     """Rules in which these grids differ from one another on a benchmark that all of them have."""
     found: dict[str, None] = {}
-    first, *others = [{record.run.benchmark: record.run.rules for record in grid.records} for grid in grids]
-    for benchmark, rules in first.items():
-        for other in others:
-            if benchmark in other:
-                found |= dict.fromkeys(differences(rules, other[benchmark]))
+    first, *others = grids
+    for other in others:
+        for changed in told_apart(first.records, other.records).values():
+            found |= dict.fromkeys(changed)
     return list(found)
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.comparison.alpha import MEANINGS, alpha_code, search_start
-from harness.comparison.rules import CardOf, Difference, differences, in_words
+from harness.comparison.rules import CardOf, Difference, from_card, in_words
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.registry import operation_names
@@ -90,7 +90,7 @@ def _wrapped(text: str) -> list[str]:
 
 def _changed(record: Record, card_of: CardOf) -> Difference | None:
     card = card_of(record.run.protocol, record.run.benchmark)
-    return None if card is None else differences(record.run.rules, card)
+    return None if card is None else from_card(record.run.rules, card)
 
 
 def _rules(record: Record, card_of: CardOf) -> list[str]:

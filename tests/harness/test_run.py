@@ -205,6 +205,24 @@ def test_diverging_run_has_its_code_and_a_retry_runs_again(tmp_path: Path, capsy
     assert path.stat().st_mtime_ns != before
 
 
+def test_on_a_cluster_what_failed_is_priced_only_with_retry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    anywhere = ["--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", "--results", str(tmp_path)]
+    diverges = [*anywhere, "--set", "epochs=1", "--set", "lr=1e30", "--set", "clip=0"]
+    assert main([*diverges, "--executor", "inline"]) == 1
+    plan = [*diverges, "--plan"]
+    for where in ([], ["--cluster", "testcluster", "--retry", "diverged"]):
+        capsys.readouterr()
+        assert main([*plan, *where]) == 0
+        shown = capsys.readouterr()
+        assert [line.split()[1] for line in shown.out.splitlines() if line.startswith("all ")] == ["1"]
+        assert "not started again" not in shown.err
+    assert main([*plan, "--cluster", "testcluster"]) == 0
+    shown = capsys.readouterr()
+    assert "1 run, 0 finished, 1 failed before" in shown.out
+    assert "hours" not in shown.out
+    assert "1 run failed before and is not started again; --retry diverged does that" in shown.err
+
+
 def test_plan_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = ["--protocol", "nas-lora", "--backbone", "vit_h", "--methods", "all", "--datasets", "all"]
     assert main([*grid, "--plan", "--results", str(tmp_path)]) == 1

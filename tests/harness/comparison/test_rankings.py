@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,31 @@ def test_rows_that_are_not_complete_under_both_are_left_out() -> None:
     page = render(records, study=study(), sources=sources())
     assert agreement_rows(page)["sam – linear"][-1] == "1 of 6 orders"
     assert "the same 3 rows (decoder, lora, bitfit)" in page
+
+
+def test_a_barely_begun_benchmark_is_left_out_instead_of_the_rows() -> None:
+    records = [
+        one
+        for decoder in ("sam", "linear")
+        for one in runs(decoder, UP)
+        if one.run.benchmark == "kvasir" or one.run.method in METHODS[:2]
+    ]
+    page = render(records, study=study(), sources=sources())
+    assert agreement_rows(page)["sam – linear"] == ["+1.00", "+1.00", "[+1.00, +1.00]", "1 of 24 orders"]
+    assert "sam – linear: too few rows are complete on Leaf IoU, which is left out." in page
+
+
+def test_a_methods_own_budget_is_no_other_model() -> None:
+    """Planning gives a method that spares no updates a budget of epochs under a card with one of updates."""
+    for spares in METHODS:
+        fewer = {method: score for method, score in UP.items() if method != spares}
+        records = [
+            replace(one, run=replace(one.run, rules={**one.run.rules, "budget": "updates"}))
+            if one.run.method == spares
+            else one
+            for one in runs("sam", UP) + runs("linear", fewer)
+        ]
+        assert "sam – linear" in agreement_rows(render(records, study=study(), sources=sources()))
 
 
 def test_a_study_without_decoders_shows_sams_tables_alone() -> None:

@@ -116,9 +116,13 @@ def test_what_cannot_be_shown_is_one_line(
 
 
 def test_two_runs_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = record(0.9, seed=1, cost={"step_time_s": 0.5})
+    first = record(0.9, seed=1, cost={"step_time_s": 0.5}, rules={"image_size": 64, "budget": "epochs"})
     second = record(
-        0.92, seed=2, config={"rank": 6}, rules={"image_size": 128}, cost={"step_time_s": 0.25, "gpu_hours": 1.0}
+        0.92,
+        seed=2,
+        config={"rank": 6},
+        rules={"image_size": 128, "budget": "updates"},
+        cost={"step_time_s": 0.25, "gpu_hours": 1.0},
     )
     for one in (first, second):
         RecordStore(tmp_path).write(one)
@@ -129,6 +133,7 @@ def test_two_runs_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixtur
         "seed 1 2",
         "option rank 3 6",
         "rule image_size 64 128",
+        "rule budget epochs updates",
         "best test s_measure 90.00 92.00 +2.00",
         "step_time_s 0.5 0.25 -0.25",
         "gpu_hours – 1",
