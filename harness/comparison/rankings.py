@@ -28,6 +28,7 @@ class ModelPair:
     Args:
         models: their names.
         rows: labels of the rows that are ranked.
+        of_rows: how many rows the two have in common, complete or not.
         columns: what they are ranked by, one a benchmark.
         left_out: columns of begun benchmarks that would have cost the others their rows.
         seeds: the fewest that a benchmark's runs share.
@@ -36,6 +37,7 @@ class ModelPair:
 
     models: tuple[str, str]
     rows: tuple[str, ...]
+    of_rows: int
     columns: tuple[str, ...]
     left_out: tuple[str, ...]
     agreement: stats.Agreement
@@ -103,7 +105,7 @@ def _pair(first: Grid, second: Grid, images_of: ImagesOf) -> ModelPair | None:
     }
     most = max(map(len, begun.values()), default=0)
     places, complete = without_gaps(begun, least=max(2, min(FEWEST, most)))
-    rows = [row for row in rows if row in complete]
+    of_rows, rows = len(rows), [row for row in rows if row in complete]
     if len(rows) < 2 or not places:
         return None
     sides = [_scores((first, second), rows, place, images_of) for place in places]
@@ -116,6 +118,7 @@ def _pair(first: Grid, second: Grid, images_of: ImagesOf) -> ModelPair | None:
     return ModelPair(
         models=(models[0], models[1]),
         rows=tuple(first.rows[i].named for i, _ in rows),
+        of_rows=of_rows,
         columns=tuple(first.columns[a].short for a, _ in places),
         left_out=tuple(first.columns[a].short for a, b in begun if (a, b) not in places),
         agreement=stats.agreement(scores),

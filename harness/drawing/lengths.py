@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ def _benchmark(material: Material, benchmark: str, place: int) -> Drawing | None
     column = material.grid.columns[place]
     curves: dict[str, list[TrainedFor]] = {}
     shown: list[Row] = []
+    behind: list[Record] = []
     for index, row in material.rows():
         mine = material.members(index, benchmark)
         lengths = _lengths(mine, material.everywhere)
@@ -77,6 +79,7 @@ def _benchmark(material: Material, benchmark: str, place: int) -> Drawing | None
         if len(points) > 1 and longest is not None and points[-1].updates == longest.updates:
             curves[row.label] = points
             shown.append(row)
+            behind += itertools.chain(*lengths)
     if not curves:
         return None
     figure = new_figure(PAGE, 2.4)
@@ -103,7 +106,7 @@ def _benchmark(material: Material, benchmark: str, place: int) -> Drawing | None
     caption = (
         f"Score on {names.benchmark_title(benchmark)} against the length of training. Every point is a training of its own"
         " whose learning rate falls to its end. Lines: means over seeds; dots: single seeds. Passes: forward and backward"
-        f" passes of a batch, so a second pass for α counts. {n}. {material.caption}"
+        f" passes of a batch, so a second pass for α counts. {n}. {material.caption_of(behind)}"
     )
     return Drawing(part=benchmark, figure=figure, caption=caption)
 

@@ -86,9 +86,17 @@ class Material:
     @property
     def caption(self) -> str:
         """What every caption ends with."""
-        seeds = self.grid.seeds
+        return self._caption(self.grid.seeds, [self.grid.protocol_hash])
+
+    def caption_of(self, runs: Iterable[Record]) -> str:
+        """What the caption of a figure of these runs, of other sheets too, ends with."""
+        shown = [record.run for record in runs]
+        return self._caption(sorted({run.seed for run in shown}), sorted({run.protocol_hash for run in shown}))
+
+    def _caption(self, seeds: Sequence[int], hashes: Sequence[str]) -> str:
         n = f"n = {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'} ({', '.join(map(str, seeds))})"
-        return f"{n}; protocol {self.grid.protocol}, hash {self.grid.protocol_hash}; backbone {self.grid.backbone}."
+        rules = f"{'hash' if len(hashes) == 1 else 'hashes'} {', '.join(hashes)}"
+        return f"{n}; protocol {self.grid.protocol}, {rules}; backbone {self.grid.backbone}."
 
     def short(self, label: str, *, most: int = 36) -> str:
         """A row's label that fits where it stands; one that reads like another's when cut has its number behind it, which

@@ -55,7 +55,7 @@ def draw(material: Material) -> list[Drawing]:
     ax.set_ylim(below - 0.35 - 0.6 * half, top + 1.9)
     caption = (
         f"Mean rank over {benchmark_words(benchmarks)} by mean score, 1 is best. Rows that a thick bar joins are not"
-        f" distinguishable at 5 % (Nemenyi: ranks {gap:.2f} apart differ). Friedman: {test.text}. Rows complete on these"
+        f" distinguishable at 5 % (Nemenyi: ranks {gap:.2f} apart differ). Friedman, χ² approximation: {test.text}. Rows complete on these"
         f" benchmarks only. {material.caption}"
     )
     return [Drawing(part="", figure=figure, caption=caption)]

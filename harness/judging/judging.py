@@ -42,18 +42,21 @@ class Finding:
         """Unknown where nobody here knows what the paper shows; ambiguous if the claim says so; reproduced if every reading
         is; not reproduced if one is not.
 
-        Readings of another set-up than the published one count for nothing; with no other, the claim is not judged.
+        A reading of another set-up than the published one is no evidence either way: what has no other (a benchmark, say)
+        is open as if it had not been run, and with none at all the claim is not judged.
         """
         if self.claim.is_unknown:
             return "unknown"
         if self.claim.ambiguous:
             return "ambiguous"
-        verdicts = {reading.verdict for reading in self.readings if reading.verdict != "not judged"}
-        if not verdicts:
+        judged = [reading for reading in self.readings if reading.verdict != "not judged"]
+        verdicts = {reading.verdict for reading in judged}
+        if not judged:
             return "not judged" if self.readings else "inconclusive"
         if "not reproduced" in verdicts:
             return "not reproduced"
-        return "reproduced" if verdicts == {"reproduced"} else "inconclusive"
+        everything = {reading.what for reading in judged} == {reading.what for reading in self.readings}
+        return "reproduced" if verdicts == {"reproduced"} and everything else "inconclusive"
 
 
 def require_protocol(name: str, records: Iterable[Record], *, cards: Iterable[str]) -> None:

@@ -55,13 +55,14 @@ def _reading(claim: Claim, where: str, runs: Sequence[Record], sources: Sources)
     shown = p is not None and p < ALPHA and compared.between > compared.within
     verdict: Verdict = "not judged" if differs else "reproduced" if shown else "inconclusive"
     partial = len(ends) < len(claim.benchmarks)
-    if partial and verdict == "reproduced":  # the sentence speaks of them all
+    if (partial or flags) and verdict == "reproduced":  # the sentence speaks of them all, and of what α would choose
         verdict = "inconclusive"
     settle = "not all benchmarks; " if partial else ""
+    settle += "".join(f"{flag} under some runs; " for flag in flags)
     settle += f"{compared.test.text}; {compared.between:.4f} between, {compared.within:.4f} within"
     return Reading(
         what=f"{claim.numerator.text}, between benchmarks − between seeds, {len(ends)} of {len(claim.benchmarks)} benchmarks ({titles})",
-        where=", ".join([where, *flags]),
+        where=where,
         estimate=compared.between - compared.within,
         interval=None,
         n=compared.test.n,

@@ -38,18 +38,26 @@ def rank_readings(claim: Claim, records: Sequence[Record], sources: Sources, *, 
 
 
 def _reading(claim: Claim, pair: ModelPair, study: Study, *, where: str) -> Reading:
-    """Judged by its interval, and not reproduced by methods so few that chance agrees as well too often, or by some of the
-    study's benchmarks."""
+    """Judged by its interval; open for methods so few that chance agrees as well too often, and for some of the study's
+    rows or benchmarks, which are not what the sentence speaks of."""
     agreement = pair.agreement
     verdict = judge(agreement.interval, low=claim.low, high=claim.high)
-    settle = ""
-    if verdict == "reproduced" and agreement.p > ALPHA:
+    if agreement.least_p > ALPHA or (verdict == "reproduced" and agreement.p > ALPHA):
         verdict = "inconclusive"
+    settle = ""
     if verdict == "inconclusive":
         settle = f"{agreement.methods} rows agree so well by chance in {chance_in_words(agreement)}"
         settle += "; at least 4 rows are needed" if agreement.least_p > ALPHA else ""
-    if verdict == "reproduced" and len(pair.columns) < len(study.benchmarks):
-        verdict, settle = "inconclusive", "not all benchmarks"
+    partial = [
+        f"not all {what}"
+        for what, here, wanted in (
+            ("rows", agreement.methods, pair.of_rows),
+            ("benchmarks", len(pair.columns), len(study.benchmarks)),
+        )
+        if here < wanted
+    ]
+    if partial:
+        verdict, settle = "inconclusive", "; ".join([*partial, *filter(None, [settle])])
     what = (
         f"{pair.models[0]} – {pair.models[1]}, mean τ over {len(pair.columns)} benchmarks of {agreement.methods} rows"
     )

@@ -84,7 +84,7 @@ def _differences(
         given = [{name: record.run.changed[name] for name in RATES if name in record.run.changed} for record in mine]
         ways += [(False, rates) for rates in sorted({str(one): one for one in given if one}.values(), key=str)]
     found: dict[str, _Found] = {}
-    for manifest in {record.run.manifest for record in mine}:
+    for manifest in sorted({record.run.manifest for record in mine}):
         column = Column(benchmark=benchmark, split=split, metric=metric, manifest=manifest)
         for tuned, rates in ways:
             members = [record for record in mine if is_result(record.run) and bool(record.run.tuning) == tuned]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Literal
 
 from harness.statistics import Estimate, Interval, seeds_for_power
@@ -17,13 +18,17 @@ def judge(interval: Interval | None, *, low: float, high: float) -> Verdict:
 
     Args:
         interval: ours; None where n is too small to have one.
-        low, high: published value ± tolerance; infinite on one side for "greater than".
+        low, high: published value ± tolerance, both included; infinite on one side for "greater than" and "less than",
+            to which the other edge itself does not belong.
     """
     if interval is None:
         return "inconclusive"
-    if low <= interval.low and interval.high <= high:
+    inside, outside = operator.le, operator.lt
+    if math.isinf(low) or math.isinf(high):
+        inside, outside = outside, inside
+    if inside(low, interval.low) and inside(interval.high, high):
         return "reproduced"
-    if interval.high < low or interval.low > high:
+    if outside(interval.high, low) or outside(high, interval.low):
         return "not reproduced"
     return "inconclusive"
 

@@ -125,24 +125,26 @@ def _ranks(grid: Grid, base: int, places: Sequence[int], complete: Sequence[int]
     table = [[statistics.fmean(runs[number]) for runs in scores.values()] for number in range(len(places))]
     ranks = stats.average_ranks(table)
     stability = stats.rank_stability(scores, resamples=1_000)
+    single = min(len(runs) for one in scores.values() for runs in one) < 2
     rows = []
     for number, index in enumerate(complete):
         better = "–"
-        if index != base:
+        if index != base and not single:
             chance = stats.probability_of_improvement(scores[str(index)], scores[str(base)], resamples=1_000)
             better = f"{chance.estimate:.2f} {chance:.2f}"
-        first = f"{100 * stability[str(index)].get(1, 0.0):.0f} %"
+        first = "–" if single else f"{100 * stability[str(index)].get(1, 0.0):.0f} %"
         words = (grid.rows[index].shown, f"{ranks[number]:.2f}", first, better)
         rows.append(texts(words, behind=_behind_runs(grid, index, places)))
     baseline = grid.rows[base].label
     below = [
-        "Mean rank over benchmarks by mean score, 1 is best. First: how often the row is best when seeds are redrawn.",
+        "Mean rank over benchmarks by mean score, 1 is best. First: how often the row is best when seeds are redrawn"
+        " for all rows at once; rows that tie are both.",
         f"P(better): chance that a run beats a run of {baseline}, averaged over benchmarks [the middle 95 % of bootstrap"
         " resamples of the seeds: too narrow for a confidence interval where seeds are few].",
     ]
     if len(complete) > 2:
         test = stats.friedman(table)
-        line = f"Friedman over {len(places)} benchmarks: {test.text}."
+        line = f"Friedman over {len(places)} benchmarks (χ² approximation): {test.text}."
         if test.p is not None:
             gap = stats.nemenyi_critical_difference(methods=len(complete), blocks=len(places))
             line += f" Nemenyi: ranks {gap:.2f} apart differ at 5 %."

@@ -82,7 +82,10 @@ def against(ours: Sequence[float], published: Published) -> stats.Estimate:
         spread = stats.sd(ours)
         if spread is None:
             return stats.differ(estimate, published.number, error=0.0, df=math.inf)
-        both = stats.VarianceShare(variance=spread**2 * (1 / len(ours) + 1 / max(runs, 1)), df=len(ours) - 1)
+        mine, theirs = spread**2 / len(ours), spread**2 / max(runs, 1)
+        both = stats.VarianceShare(
+            variance=mine + theirs, df=len(ours) - 1, narrows=mine / (mine + theirs) if spread else 1
+        )
         return stats.Estimate(mean=estimate.mean - published.number, n=len(ours), seeds=both)
     error = float(published.spread)
     if published.spread_kind == "sd":

@@ -30,15 +30,14 @@ def agreement_blocks(grids: Sequence[Grid], *, title: str, images_of: ImagesOf) 
             chance_in_words(one.agreement),
         )
         rows.append(texts(words, behind=partial(_behind, pair=one)))
-    ranked = list(dict.fromkeys(label for one in found for label in one.rows))
     return [
         Block(
             heading=f"{title}: do the methods rank alike?",
             columns=["models", *(f"τ {place}" for place in places), "mean τ", "95 % of resamples", "by chance"],
             rows=rows,
             below=[
-                f"Kendall's τ-b between two models' scores of the same {len(ranked)} rows ({', '.join(ranked)}): 1 is the same"
-                " order, −1 the reverse. [The middle 95 % of resamples of seeds and images, the same for all rows and both"
+                f"Kendall's τ-b between two models' scores of the same rows ({_ranked(found)}): 1 is the same order, −1 the"
+                " reverse. [The middle 95 % of resamples of seeds and images, the same for all rows and both"
                 " models: too narrow for a confidence interval where seeds are few.]",
                 "By chance: how many orders of the rows agree at least so well. It is what speaks of other methods; the"
                 " resamples speak of other seeds and images for these.",
@@ -50,6 +49,13 @@ def agreement_blocks(grids: Sequence[Grid], *, title: str, images_of: ImagesOf) 
             ],
         )
     ]
+
+
+def _ranked(found: Sequence[ModelPair]) -> str:
+    """``decoder, lora, bitfit``, by pair where they differ"""
+    if len({one.rows for one in found}) == 1:
+        return ", ".join(found[0].rows)
+    return "; ".join(f"{' – '.join(one.models)}: {', '.join(one.rows)}" for one in found)
 
 
 def _behind(folder: provenance.Folder, pair: ModelPair) -> list[str]:

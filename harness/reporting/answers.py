@@ -6,7 +6,7 @@ from harness.comparison import names
 from harness.comparison.grid import Grid, first_metrics
 from harness.comparison.paired import Difference, paired_difference
 from harness.comparison.sources import Sources
-from harness.reporting.marks import best_marks
+from harness.reporting.marks import best_first, best_marks
 
 MOST_NAMED = 5
 
@@ -22,8 +22,7 @@ def answers(grid: Grid, *, sources: Sources) -> list[str]:
             continue
         column = grid.columns[place]
         sign = 1 if names.metric(column.metric).lower_is_better else -1
-        # Several print alike; the marks are against the one that is best before rounding.
-        first = min(best, key=lambda index: sign * grid.cells[index, place].mean)
+        first = best_first(grid, place)[0]  # of several that print alike
         tied = [index for index, mark in mine.items() if mark == "tied"]
         tied.sort(key=lambda index: sign * grid.cells[index, place].mean)
         where = column.short + (f" ({column.note})" if column.note else "")
@@ -36,7 +35,8 @@ def answers(grid: Grid, *, sources: Sources) -> list[str]:
 
 
 def _worse(grid: Grid, place: int, best: int, others: set[int], sources: Sources) -> str:
-    """``; 11 are worse, from samed (by 1.7 [0.6, 2.8] points) to full (by 27.8 [22.1, 33.5])``"""
+    """``; 11 are worse, from samed (by 1.7 [0.6, 2.8] points) to full (by 27.8 [22.1, 33.5])``, and what is not: a row that
+    has other seeds and is ahead on those that both have."""
     behind: dict[int, Difference] = {}
     for index in range(len(grid.rows)):
         cell = grid.cells[index, place]
@@ -48,14 +48,16 @@ def _worse(grid: Grid, place: int, best: int, others: set[int], sources: Sources
         )
         if difference is not None:
             behind[index] = difference
-    if not behind:
-        return ""
-    order = sorted(behind, key=lambda index: behind[index].mean)
+    ahead = [index for index in behind if behind[index].mean < 0]
+    but = f"; on common seeds {_named(grid, ahead)} {'is' if len(ahead) == 1 else 'are'} ahead of it" if ahead else ""
+    order = sorted(behind.keys() - ahead, key=lambda index: (behind[index].mean, index))
+    if not order:
+        return but
     first, last = order[0], order[-1]
     near = f"{grid.rows[first].in_words} (by {_points(behind[first])} points)"
     if len(order) == 1:
-        return f"; {near} is worse"
-    return f"; {len(order)} are worse, from {near} to {grid.rows[last].in_words} (by {_points(behind[last])})"
+        return f"; {near} is worse{but}"
+    return f"; {len(order)} are worse, from {near} to {grid.rows[last].in_words} (by {_points(behind[last])}){but}"
 
 
 def _points(difference: Difference) -> str:

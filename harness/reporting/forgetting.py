@@ -24,7 +24,8 @@ FROZEN = "decoder"
 """The method that leaves the encoder as it was, and the decoder whole."""
 NOTES = (
     "Difference to the row with the frozen encoder (same training benchmark, rules and seed), in points, positive is better:"
-    " mean over training benchmarks and seeds, ± SD (ddof = 1), (n). The frozen row shows its scores in %.",
+    " mean over training benchmarks and seeds, elsewhere over tested benchmarks too, ± SD (ddof = 1), (n). The frozen row"
+    " shows its scores in %.",
     "At home: on the benchmark that the model was trained on. Elsewhere: a benchmark that it was not, mean of the columns' pairs.",
     "The first metric of each benchmark's table, best checkpoint. Both models keep the decoder that they were trained with.",
 )

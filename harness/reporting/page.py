@@ -144,8 +144,9 @@ def legend(page: Page, *, best: str, tied: str, second: str) -> list[str]:
     if not page.is_marked:
         return []
     return [
-        f"{best}: best mean among rows with at least two seeds and all planned ones in. {tied}: cannot be told from it (0 lies in"
-        f" the 95 % interval of the paired difference). {second}: best of the rest."
+        f"{best}: best mean among rows with at least two seeds and all planned ones in; rows of other seeds are compared on"
+        f" those that both have. {tied}: cannot be told from it (0 lies in the 95 % interval of the paired difference)."
+        f" {second}: best of the rest."
     ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 
@@ -39,10 +39,16 @@ class VarianceShare:
     Args:
         variance: of the estimate, not of single values.
         df: degrees of freedom of that variance; infinite where it is known.
+        narrows: the share of it, in [0, 1], that falls as one over the number of seeds.
     """
 
     variance: float
     df: float
+    narrows: float = 0.0
+
+    def at(self, factor: float) -> VarianceShare:
+        """With ``factor`` times as many seeds."""
+        return replace(self, variance=self.variance * (1 - self.narrows + self.narrows / factor))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +57,8 @@ class Estimate:
 
     Args:
         mean: the estimate.
-        seeds: the part that more seeds narrow; None for a single seed, which has no interval.
-        rest: parts that no seed narrows (images) or that are not ours (a paper's runs).
+        seeds: the part of the seeds; None for a single seed, which has no interval.
+        rest: parts of the images, which seeds narrow in part or not, and what is not ours (a paper's runs).
         n: seeds.
     """
 
@@ -102,7 +108,7 @@ def sd(values: Sequence[float]) -> float | None:
 def of_seeds(values: Sequence[float]) -> Estimate:
     """The mean of one value a seed."""
     spread = sd(values)
-    part = None if spread is None else VarianceShare(variance=spread**2 / len(values), df=len(values) - 1)
+    part = None if spread is None else VarianceShare(variance=spread**2 / len(values), df=len(values) - 1, narrows=1)
     return Estimate(mean=statistics.fmean(values), n=len(values), seeds=part)
 
 
@@ -140,7 +146,8 @@ def crossed(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Est
     Seeds and images are crossed: every seed scores the same test images, so no number of seeds narrows what only more
     images can. With m the mean, a the seeds' deviations from it, b the images', e what is left (their interaction), R
     seeds and C images, the parts of the variance are Σa² / R(R - 1), Σb² / C(C - 1) and Σe² / (RC)². It is the variance
-    that the bootstrap of both (the pigeonhole bootstrap, Owen 2007) tends to, with small n corrected by n / (n - 1).
+    that the bootstrap of both (the pigeonhole bootstrap, Owen 2007) tends to, with small n corrected by n / (n - 1). The
+    second holds σ²ₑ / RC of the interaction too, which seeds do narrow.
 
     Args:
         scores: single scores, or differences from `paired`; the same images under every seed.
@@ -175,13 +182,18 @@ def crossed(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Est
     left_by_group = np.stack([np.bincount(index, weights=row) for row in left])
     between = float((by_group**2).sum()) / images**2 * groups_count / (groups_count - 1)
     interaction = float((left_by_group**2).sum()) / (seeds * images) ** 2
+    within = (
+        interaction * seeds * groups_count / ((seeds - 1) * (groups_count - 1))
+    )  # its share in each of the two others
     return Estimate(
         mean=mean,
         n=seeds,
-        seeds=VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1),
+        seeds=VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1, narrows=1),
         rest=(
-            VarianceShare(variance=between, df=groups_count - 1),
-            VarianceShare(variance=interaction, df=(seeds - 1) * (groups_count - 1)),
+            VarianceShare(
+                variance=between, df=groups_count - 1, narrows=min(1.0, within / between) if between else 0.0
+            ),
+            VarianceShare(variance=interaction, df=(seeds - 1) * (groups_count - 1), narrows=1),
         ),
     )
 
@@ -195,12 +207,12 @@ def average_of(estimates: Sequence[Estimate]) -> Estimate:
     if len(known) == count:
         variance = math.fsum(part.variance for part in known)
         df = variance**2 / math.fsum(part.variance**2 / part.df for part in known) if variance else known[0].df
-        pooled = VarianceShare(variance=variance / count**2, df=df)
+        pooled = VarianceShare(variance=variance / count**2, df=df, narrows=1)
     return Estimate(
         mean=statistics.fmean(estimate.mean for estimate in estimates),
         n=min(estimate.n for estimate in estimates),
         seeds=pooled,
-        rest=tuple(VarianceShare(variance=part.variance / count**2, df=part.df) for part in parts),
+        rest=tuple(replace(part, variance=part.variance / count**2) for part in parts),
     )
 
 
@@ -223,7 +235,8 @@ def iqm(values: Sequence[float]) -> float:
 def seeds_for_power(
     estimate: Estimate, distance: float, *, power: float = 0.8, certainty: float = 0.8, at_most: int = 1000
 ) -> tuple[int, int | None] | None:
-    """From how many to how many seeds until an edge ``distance`` away is excluded with ``power``, if the mean stays.
+    """From how many to how many seeds, more than there are, until an edge ``distance`` away is excluded with ``power``, if
+    the mean stays.
 
     Few seeds know their own SD badly, so the range spans the ``certainty`` interval of that SD (χ²); its upper end is
     None beyond ``at_most``.
@@ -235,25 +248,27 @@ def seeds_for_power(
         return None
     from scipy import stats
 
-    df = estimate.n - 1
-    spread = math.sqrt(estimate.seeds.variance * estimate.n)
+    df = estimate.seeds.df
     tails = (0.5 + certainty / 2, 0.5 - certainty / 2)
-    low, high = (spread * math.sqrt(df / float(stats.chi2.ppf(tail, df))) for tail in tails)
-    fewest, most = (_enough(estimate, one, distance, power=power, at_most=at_most) for one in (low, high))
+    scales = [df / float(stats.chi2.ppf(tail, df)) for tail in tails]
+    parts = [replace(estimate.seeds, variance=estimate.seeds.variance * scale) for scale in scales]
+    fewest, most = (_enough(estimate, seeds, distance, power=power, at_most=at_most) for seeds in parts)
     return None if fewest is None else (fewest, most)
 
 
-def _enough(estimate: Estimate, spread: float, distance: float, *, power: float, at_most: int) -> int | None:
-    """The least n at which a mean that varies by spread / √n leaves its interval inside ``distance`` with ``power``."""
+def _enough(estimate: Estimate, seeds: VarianceShare, distance: float, *, power: float, at_most: int) -> int | None:
+    """The least n at which a mean with this part of the seeds leaves its interval inside ``distance`` with ``power``."""
     aim = statistics.NormalDist().inv_cdf(power)
 
     def reached(n: int) -> bool:
-        error = spread / math.sqrt(n)
-        return half_width((VarianceShare(variance=error**2, df=n - 1), *estimate.rest)) + aim * error <= distance
+        factor, more = n / estimate.n, (n - 1) / (estimate.n - 1)
+        ours = replace(seeds.at(factor), df=seeds.df * more)
+        width = half_width((ours, *(part.at(factor) for part in estimate.rest)))
+        return width + aim * math.sqrt(ours.variance) <= distance
 
     if not reached(at_most):
         return None
-    low, high = 1, at_most  # the width falls with n, so it can be halved
+    low, high = estimate.n, at_most  # the width falls with n, so it can be halved
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) else (middle, high)

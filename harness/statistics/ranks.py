@@ -82,10 +82,10 @@ def probability_of_improvement(
     resamples: int = 2_000,
     confidence: float = 0.95,
 ) -> Interval:
-    """P(a run of ``first`` beats a run of ``second``), ties half, averaged over benchmarks; runs resampled within each.
+    """P(a run of ``first`` beats a run of ``second``), ties half, averaged over benchmarks; seeds resampled within each.
 
     Args:
-        first, second: one sequence of scores (one a seed, higher is better) a benchmark.
+        first, second: one sequence of scores (one a seed, higher is better) a benchmark; see `_Redrawn`.
     """
     import numpy as np
 
@@ -95,17 +95,29 @@ def probability_of_improvement(
 
     pairs = [(np.asarray(a, dtype=float), np.asarray(b, dtype=float)) for a, b in zip(first, second, strict=True)]
     generator = np.random.default_rng(seed)
-    drawn = np.mean(
-        [probability(_redrawn(a, resamples, generator), _redrawn(b, resamples, generator)) for a, b in pairs], axis=0
-    )
+    redrawn = [_Redrawn(resamples, generator) for _ in pairs]
+    drawn = np.mean([probability(draw(a), draw(b)) for draw, (a, b) in zip(redrawn, pairs, strict=True)], axis=0)
     low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
     estimate = float(np.mean([probability(a, b) for a, b in pairs]))
     return Interval(estimate=estimate, low=float(low), high=float(high), n=min(len(a) for a, _ in pairs))
 
 
-def _redrawn(runs: NDArray[np.float64], resamples: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """(resamples, runs), each row drawn with replacement."""
-    return runs[generator.integers(len(runs), size=(resamples, len(runs)))]
+class _Redrawn:
+    """The runs of one benchmark, drawn again with replacement: the same seeds for all methods with as many runs, as these
+    are paired."""
+
+    def __init__(self, resamples: int, generator: np.random.Generator) -> None:
+        self._resamples, self._generator = resamples, generator
+        self._places: dict[int, NDArray[np.int64]] = {}
+
+    def __call__(self, runs: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+        """(resamples, runs)"""
+        import numpy as np
+
+        count = len(runs)
+        if count not in self._places:
+            self._places[count] = self._generator.integers(count, size=(self._resamples, count))
+        return np.asarray(runs, dtype=float)[self._places[count]]
 
 
 def rank_stability(
@@ -114,7 +126,7 @@ def rank_stability(
     """How often each method has each place (1 is best) by its mean rank when the seeds are drawn again.
 
     Args:
-        scores: method -> one sequence of scores (one a seed, higher is better) a benchmark.
+        scores: method -> one sequence of scores (one a seed, higher is better) a benchmark; see `_Redrawn`.
 
     Methods that tie share the better place.
     """
@@ -123,10 +135,8 @@ def rank_stability(
 
     names = sorted(scores)
     generator = np.random.default_rng(seed)
-    means = [
-        [_redrawn(np.asarray(runs, dtype=float), resamples, generator).mean(axis=1) for runs in scores[name]]
-        for name in names
-    ]
+    redrawn = [_Redrawn(resamples, generator) for _ in scores[names[0]]]
+    means = [[draw(runs).mean(axis=1) for draw, runs in zip(redrawn, scores[name], strict=True)] for name in names]
     table = np.array(means).transpose(2, 0, 1)  # resamples, methods, benchmarks
     order = stats.rankdata(stats.rankdata(-table, axis=1).mean(axis=2), axis=1, method="min").astype(int)
     found = {}
@@ -154,7 +164,7 @@ def stratified_interval(
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    drawn = np.concatenate([_redrawn(np.asarray(one, dtype=float), resamples, generator) for one in runs], axis=1)
+    drawn = np.concatenate([_Redrawn(resamples, generator)(one) for one in runs], axis=1)
     values = [statistic(list(row)) for row in drawn]
     low, high = np.quantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
     estimate = statistic([value for one in runs for value in one])

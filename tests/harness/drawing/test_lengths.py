@@ -57,6 +57,8 @@ def test_a_line_has_every_length_at_its_passes_and_means(tmp_path: Path):
     lines = drawn(found[4])
     assert lines["lora"] == ([10, 40], pytest.approx([60, 80]))
     assert lines["naslora"] == ([17.5, 70], pytest.approx([40, 90]))
+    ((_, drawing),) = draw("lengths", found[4])
+    assert "n = 2 seeds (0, 1); protocol demo, hashes 000000010, 000000040; backbone" in drawing.caption
 
 
 def test_the_figure_is_drawn_once_with_the_longest(tmp_path: Path):

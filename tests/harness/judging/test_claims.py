@@ -99,6 +99,32 @@ def test_a_claim_with_one_open_reading_is_not_reproduced_as_a_whole(tmp_path: Pa
     assert finding.verdict == "inconclusive"
 
 
+def test_a_benchmark_that_is_not_judged_is_as_open_as_one_without_runs(tmp_path: Path) -> None:
+    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder")
+    on = {"benchmark": "leaf", "metric": "iou", "split_rule": "carved (seed 0)"}
+    records += runs([0.51, 0.61, 0.41], **on) + runs([0.80, 0.90, 0.70], method="decoder", **on)
+    finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf"])
+    assert [reading.verdict for reading in finding.readings] == ["reproduced", "not judged"]
+    assert finding.verdict == "inconclusive"
+
+
+def test_no_difference_at_all_is_not_greater_and_not_less(tmp_path: Path) -> None:
+    records = runs([0.80, 0.90, 0.70]) + runs([0.80, 0.90, 0.70], method="decoder")
+    for expected in ({"greater": 0}, {"less": 0}):
+        assert judged(tmp_path, records, expected=expected).verdict == "not reproduced"
+    assert judged(tmp_path, records, expected={"equal": 0}, tolerance=0.1).verdict == "reproduced"
+
+
+def test_of_two_splits_with_as_many_seeds_the_mean_takes_the_first_by_name(tmp_path: Path) -> None:
+    records = []
+    for benchmark, metric in (("kvasir", "s_measure"), ("leaf", "iou")):
+        for manifest, lead in (("b", 0.03), ("a", 0.01), ("c", 0.02)):
+            on = {"benchmark": benchmark, "metric": metric, "manifest": manifest}
+            records += runs([0.8 + lead] * 3, **on) + runs([0.8] * 3, method="decoder", **on)
+    (mean,) = judged(tmp_path, records, benchmarks=["kvasir", "leaf"]).averages
+    assert mean.estimate == pytest.approx(1.0)
+
+
 def test_one_seed_or_an_unpaired_seed_proves_nothing(tmp_path: Path) -> None:
     finding = judged(tmp_path, [record(0.9, seed=0), record(0.9, seed=1), record(0.8, seed=0, method="decoder")])
     assert (finding.readings[0].n, finding.readings[0].interval, finding.verdict) == (1, None, "inconclusive")
@@ -466,12 +492,14 @@ PRIOR: dict[str, Any] = {
 }
 
 
-def _prior(tmp_path: Path, gap: float, *, seeds: int = 3, without: str = "", **given: Any) -> Finding:
+def _prior(
+    tmp_path: Path, gap: float, *, seeds: int = 3, without: str = "", budget: Any = None, **given: Any
+) -> Finding:
     generator = np.random.default_rng(0)
     runs, ends = [], {}
     for place, benchmark in enumerate(name for name in PRIOR["benchmarks"] if name != without):
         for seed in range(seeds):
-            one = record(0.9, method="naslora", benchmark=benchmark, seed=seed, metric="iou")
+            one = record(0.9, method="naslora", benchmark=benchmark, seed=seed, metric="iou", budget=budget or {})
             weights = np.ones(4) + 0.01 * generator.standard_normal(4)
             weights[place] += gap
             runs.append(one)
@@ -498,6 +526,12 @@ def test_mixtures_of_some_of_the_benchmarks_do_not_reproduce_a_claim_on_all(
     assert found.verdict == "inconclusive"
     assert found.readings[0].settle.startswith("not all benchmarks; ")
     assert "3 of 4 benchmarks" in found.readings[0].what
+
+
+def test_mixtures_that_alpha_could_not_leave_show_no_choice(tmp_path: Path) -> None:
+    found = _prior(tmp_path, 0.5, budget={"share_cap": 0.13, "alpha_updates": 100})
+    assert found.verdict == "inconclusive"
+    assert found.readings[0].settle.startswith("ALPHA_STUCK under some runs; ")
 
 
 def test_mixtures_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,16 @@ def test_a_seed_that_one_side_lacks_is_left_out_and_n_says_so() -> None:
 
 def test_enough_seeds_give_a_p_value_adjusted_after_holm() -> None:
     records = []
-    for seed in range(6):
+    for seed in range(7):
         records += [record(0.8 + 0.01 * seed, seed=seed), record(0.7 + 0.01 * seed, seed=seed, method="decoder")]
         records.append(record(0.85 + 0.012 * seed, seed=seed, method="bitfit"))
-    found = table(render(records, study=study(seeds=6)), "differences")
-    assert [found[name][3] for name in ("decoder", "bitfit")] == ["0.062", "0.062"]  # 2 · 2 / 2⁶
+    found = table(render(records, study=study(seeds=7)), "differences")
+    assert [found[name][3] for name in ("decoder", "bitfit")] == ["0.031", "0.031"]  # 2 · 2 / 2⁷
+    six = [one for one in records if one.run.seed < 6]
+    found = table(render(six, study=study(seeds=6)), "differences")
+    assert found["decoder"][3] == "n too small (6)"  # 2 · 2 / 2⁶ whatever the data
+    found = table(render([one for one in six if one.run.method != "bitfit"], study=study(seeds=6)), "differences")
+    assert found["decoder"][3] == "0.031"
 
 
 def with_images(root: Path, shifts: dict[str, float]) -> list[Any]:
@@ -99,6 +105,17 @@ def test_per_image_scores_give_the_two_level_interval_and_a_p_over_images(tmp_pa
     assert -2.3 < low < -2.19 < high < -2.1
     assert found[3] == "n too small (3)"
     assert float(found[4]) < 0.01
+
+
+def test_a_run_that_failed_beside_one_that_did_not_hides_no_images(tmp_path: Path) -> None:
+    records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
+    failed = replace(record(seed=1, method="decoder", code="ERROR"), key="of another choice")
+    shown = sources(images_of=images_below(tmp_path))
+    alone, beside = (
+        table(render(mine, study=study(), sources=shown), "differences")["decoder"]
+        for mine in (records, [*records, failed])
+    )
+    assert beside == alone
 
 
 def test_a_claim_and_a_difference_table_give_one_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,7 +242,11 @@ def test_ranks_across_benchmarks(tmp_path: Path) -> None:
     found = table(page, "ranks across benchmarks")
     assert found["lora"] == ["1.00", "100 %", "–"]
     assert found["bitfit"] == ["3.00", "0 %", "0.00 [0.00, 0.00]"]
-    assert "Friedman over 3 benchmarks: p = 0.05" in page
+    assert "Friedman over 3 benchmarks (χ² approximation): p = 0.05" in page
+    one = [record for record in records if record.run.seed == 0]
+    names = [name for name, _ in benchmarks]
+    found = table(render(one, study=study(seeds=1, benchmarks=names)), "ranks across benchmarks")
+    assert found["bitfit"] == ["3.00", "–", "–"]  # a single run says nothing of the next
 
 
 def test_a_benchmark_with_three_test_splits_counts_once_across_benchmarks() -> None:
@@ -242,7 +263,7 @@ def test_a_benchmark_with_three_test_splits_counts_once_across_benchmarks() -> N
     layout = {"baseline": "lora", "splits": {"trans10k_v1": ["easy", "hard", "all"]}}
     page = render(records, study=study(benchmarks=["trans10k_v1", "trans10k_v2"], table=layout))
     assert table(page, "ranks across benchmarks")["lora"][0] == "1.00"
-    assert "Friedman over 2 benchmarks: n too small" in page
+    assert "Friedman over 2 benchmarks (χ² approximation): n too small" in page
     assert "Nemenyi" not in page
     assert len(re.findall(r"Trans10K-v1 (easy|hard|all) mIoU \|", page)) == 6
 

@@ -163,6 +163,19 @@ def test_one_seed_more_of_one_method_blanks_no_other() -> None:
     )
 
 
+def test_a_row_without_the_seed_that_was_bad_for_the_other_is_compared_on_those_that_both_have() -> None:
+    bad = {"lora": (0.10, 0.11, 0.30), "decoder": (0.12, 0.13)}
+    page = render([
+        record(value, seed=seed, benchmark="sbu", metric="ber", method=method)
+        for method, values in bad.items()
+        for seed, value in enumerate(values)
+    ])  # fmt: skip
+    cells = rows(page)
+    assert cells["lora"][0] == "**17.0 ± 11.3 (3)**"
+    assert cells["decoder"][0] == "<u>12.5 ± 0.7 (2)</u>"
+    assert "SBU BER: lora is best (17.0); decoder (by 2.0 [2.0, 2.0] points) is worse." in page
+
+
 def test_the_seeds_that_are_missing_are_those_that_a_sweep_planned() -> None:
     planned = {"planned_seeds": [0, 1, 2, 3], "planned_benchmarks": ["sbu"]}
     page = rows(render(three(0.10, **planned) + three(0.2, method="decoder", planned_seeds=[0, 1, 2])))

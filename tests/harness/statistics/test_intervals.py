@@ -197,6 +197,36 @@ def test_a_thousand_seeds_are_the_most_that_are_asked_for() -> None:
     assert s.seeds_for_power(pilot, distance * (1 - 1e-6), certainty=1e-12) is None
 
 
+def test_what_only_seeds_and_images_together_vary_by_is_settled_by_seeds() -> None:
+    """Images that differ under every seed anew: their means differ too, and less with every seed."""
+    draws = np.random.default_rng(0).normal(0.0, 1.0, (400, 50))
+    pilot = s.crossed({seed: {str(image): value + 0.5 for image, value in enumerate(draws[seed])} for seed in range(3)})
+    assert pilot is not None
+    found = s.seeds_for_power(pilot, 0.05)
+    assert found is not None
+    enough = found[1] or 400
+    assert 3 < found[0] <= enough <= 400
+    later = s.crossed({seed: {str(image): value for image, value in enumerate(draws[seed])} for seed in range(enough)})
+    assert later is not None
+    interval = later.interval()
+    assert interval is not None
+    assert interval.half < 0.05
+    alone = s.crossed({seed: {str(image): value for image, value in enumerate(draws[0])} for seed in range(3)})
+    assert alone is not None
+    assert s.seeds_for_power(alone, 0.05) is None
+
+
+def test_more_seeds_are_asked_for_than_there_are_with_the_freedom_that_is_known() -> None:
+    few = s.of_seeds([0.0, 20.0])
+    pooled = s.average_of([few] * 9)
+    assert few.interval() is not None
+    ranges = [s.seeds_for_power(one, 8.0) for one in (few, pooled)]
+    assert ranges[0] is not None
+    assert ranges[0][0] > 2
+    assert ranges[1] is not None
+    assert ranges[1][1] is not None  # nine SDs of one degree of freedom know more than one
+
+
 def test_few_seeds_give_a_wide_range_and_images_can_make_it_hopeless() -> None:
     few, many = s.of_seeds([0.0, 1.0, 2.0]), s.of_seeds([0.0, 1.0, 2.0] * 4)
     ranges = [s.seeds_for_power(one, 0.8) for one in (few, many)]

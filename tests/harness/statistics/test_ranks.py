@@ -59,6 +59,15 @@ def test_rank_stability_is_certain_without_overlap_and_open_with_it() -> None:
     assert 0.2 < close["a"][1] < 0.8
 
 
+def test_rows_of_the_same_seeds_are_drawn_together() -> None:
+    """Ahead under every seed by less than the seeds differ: paired, it is never behind."""
+    runs = [[0.5, 0.7, 0.9]]
+    ahead = [[value + 0.01 for value in runs[0]]]
+    assert s.rank_stability({"a": runs, "b": ahead}, resamples=500) == {"a": {2: 1.0}, "b": {1: 1.0}}
+    found = s.probability_of_improvement(ahead, runs)
+    assert found.low == found.estimate == pytest.approx(2 / 3)  # of all orders of three seeds, none is worse
+
+
 def test_a_stratified_interval_draws_within_each_benchmark() -> None:
     runs = [[0.1, 0.2, 0.3], [0.7, 0.8, 0.9]]
     found = s.stratified_interval(runs, statistics.fmean)
