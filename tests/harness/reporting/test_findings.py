@@ -122,7 +122,7 @@ def test_the_numbers_of_the_text_are_in_the_records() -> None:
     (main,) = (row for row in rows(section("Differences")) if row[:2] == ["NAS-LoRA, tuned, 3 trials", "Kvasir-SEG Sα"])
     assert f"{main[2].split()[0]} points Sα against LoRA, 95 % {main[3]}" in answer
     low, high = (float(end) for end in main[3].strip("[]").split(", "))
-    assert f"a difference above about {(high - low) / 2:.1f} points would have been told from zero" in answer
+    assert f"a mean above about {(high - low) / 2:.1f} points would have been told from zero" in answer
     intervals = {
         row[1]: (row[2].split()[0], row[3]) for row in rows(section("Differences")) if row[0].endswith("3 trials")
     }
