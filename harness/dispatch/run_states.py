@@ -233,7 +233,7 @@ def _unfinished(
             return WAITING, ""
     elif not chunk.job:
         return (WAITING, "being submitted") if submitting and not chunk.closed else (INTERRUPTED, "never submitted")
-    elif tasks is None:
+    elif tasks is None and not chunk.closed:
         return QUEUED, "the cluster was not asked"
     if last is None:
         if task and chunk.job:

@@ -110,6 +110,7 @@ PENDING = Task(job="7_0", state="PENDING", reason="Priority")
         ("slurm", "", HERE, "abandoned", None, ("interrupted", "never submitted")),
         ("slurm", "", GONE, "", None, ("interrupted", "never submitted")),
         ("slurm", "7", HERE, "", None, ("queued", "the cluster was not asked")),
+        ("slurm", "7", HERE, "done", None, ("lost", "job 7_0 ended before the worker began; see its log")),
         ("slurm", "7", HERE, "", {}, ("lost", "job 7_0 ended before the worker began; see its log")),
         ("slurm", "7", HERE, "", {"7_0": PENDING}, ("queued", "Priority")),
         ("slurm", "7", HERE, "", {"7_0": replace(PENDING, state="CONFIGURING")}, ("queued", "configuring")),
@@ -161,6 +162,15 @@ def test_a_start_elsewhere_lives_by_the_clusters_word_and_else_by_its_last_heart
     ):
         monkeypatch.setattr(run_states.time, "time", lambda later=later: seen + later)
         assert state(tmp_path, job, tasks=tasks)[0] == expected, (later, tasks)
+
+
+def test_a_run_of_a_chunk_that_is_settled_waits_for_nothing_though_the_cluster_was_not_asked(tmp_path):
+    job = make_job(tmp_path)
+    made = chunk(tmp_path, job)
+    started(tmp_path, job, holder=FAR).release("interrupted", "asked to stop")
+    assert state(tmp_path, job) == ("queued", "the cluster was not asked")
+    made.close("done")
+    assert state(tmp_path, job) == ("interrupted", "asked to stop")
 
 
 def test_a_queue_of_another_cluster_says_nothing_of_a_run_that_is_open(tmp_path):
