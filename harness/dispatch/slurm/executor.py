@@ -125,7 +125,7 @@ class SlurmExecutor(Executor):
         have of them; returns the names of the cancelled jobs."""
         request, wanted = self._request_of(keys), set(keys)
         cancelled: list[str] = []
-        whole: list[str] = []
+        whole: list[Chunk] = []
         left: dict[str, list[str]] = {}
         with self._alone():
             tasks = reconcile(self.results, self.slurm)
@@ -138,12 +138,13 @@ class SlurmExecutor(Executor):
                     if (task := chunk.on_cluster(tasks, index)) is not None and task.active
                 }
                 if active and sweep.request == request and submitted_by_us(sweep, self.slurm):
-                    whole.append(chunk.job)
-                    chunk.close("cancelled")
+                    whole.append(chunk)
                     cancelled += active
                 else:
                     left.setdefault(sweep.id, []).extend(job for job, key in active.items() if key in wanted)
-            self.slurm.cancel(whole)
+            self.slurm.cancel([chunk.job for chunk in whole])
+            for chunk in whole:
+                chunk.close("cancelled")
         for sweep_id, jobs in left.items():
             if jobs:
                 print(self._left(read_sweep(sweeps_folder(self.results) / sweep_id), jobs), file=sys.stderr)

@@ -302,6 +302,22 @@ def test_cancel_takes_what_the_same_command_submitted_and_names_what_others_did(
     assert cancelled.read_text().split() == ["2"]
 
 
+def test_a_sweep_that_the_cluster_did_not_cancel_stays_known(tmp_path, idle_cluster):
+    results, cancelled = tmp_path / "runs", tmp_path / "cancelled"
+    job = make_job(results)
+    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
+    slurm(results).submit([job])
+    queue(idle_cluster, results)
+    idle_cluster("scancel", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(UsageError, match="has not answered"):
+        slurm(results).cancel([job.run.key])
+    assert slurm(results).submit([job]).keys == (), "it is in the queue"
+    idle_cluster("scancel", f"echo $* >> {cancelled}")
+    assert slurm(results).cancel([job.run.key]) == ["5_0"]
+    assert cancelled.read_text().split() == ["5"]
+    assert [chunk.closed for chunk in read_chunks(results)] == ["cancelled"]
+
+
 def as_bob(init):
     def changed(self, **options):
         init(self, **options)
