@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.dispatch.attempts import Attempt, End, attempts, close, log_path, state_folder
-from harness.dispatch.queue import Account, Accounting
+from harness.dispatch.queue import Accounting
 from harness.dispatch.sweeps import PlannedRun
 from harness.records.schema import Code, Record, Run
 from harness.records.store import RecordStore
@@ -62,21 +62,20 @@ def oom_kills() -> int:
 
 
 def gpu_hours(starts: Sequence[Attempt], *, accounting: Accounting | None = None) -> tuple[float, str]:
-    """GPU-hours of all starts of a run, and where they come from: ``sacct``, or ``clock`` where accounting is off.
+    """GPU-hours of all starts of a run, and where they come from: ``sacct``, ``clock`` where accounting knows none of their
+    jobs, or ``sacct+clock``.
 
     Starts outside a cluster are always measured by our own clock. The last start may still run.
     """
-    jobs = {start.holder.job for start in starts if start.holder.job}
-    own = [start for start in starts if not start.holder.job]
-    accounts: list[Account] | None = None
-    if jobs and accounting is not None:
-        accounts = accounting.history(jobs)
-    if accounts:
-        mine = [account for account in accounts if account.job in jobs]
-        if mine:
-            hours = sum(account.seconds / 3600 * account.gpus for account in mine)
-            return hours + sum(start.hours * start.gpus for start in own), "sacct"
-    return sum(start.hours * start.gpus for start in starts), "clock"
+    jobs = {start.holder.job: start.gpus for start in starts if start.holder.job}
+    history = accounting.history(jobs) if jobs and accounting is not None else None
+    accounts = [account for account in history or [] if account.job in jobs]
+    known = {account.job for account in accounts}
+    others = [start for start in starts if start.holder.job not in known]
+    # accounting may keep time without GPUs: SLURM's default
+    hours = sum(account.seconds / 3600 * (account.gpus or jobs[account.job]) for account in accounts)
+    source = "+".join([*(["sacct"] if accounts else []), *(["clock"] if others or not accounts else [])])
+    return hours + sum(start.hours * start.gpus for start in others), source
 
 
 def give_up(

@@ -109,13 +109,12 @@ class Slurm:
         found = []
         for line in output.splitlines():
             job, state, seconds, resources = line.split("|")
-            gpus = re.search(r"gres/gpu=(\d+)", resources)
             found.append(
                 Account(
                     job=job,
                     state=state.split()[0] if state else "",
                     seconds=float(seconds or 0),
-                    gpus=int(gpus[1]) if gpus else 0,
+                    gpus=_gpus(resources),
                 )
             )
         return found
@@ -159,6 +158,12 @@ class Slurm:
 
     def _ask(self, command: list[str]) -> str:
         return patiently(lambda: _run(command), patience_s=self.patience_s, say=self._say)
+
+
+def _gpus(resources: str) -> int:
+    """GPUs in what accounting calls AllocTRES; where it has them with and without their type, both say the same."""
+    total, typed = (re.findall(rf"gres/gpu{kind}=(\d+)", resources) for kind in ("", ":[^=,]+"))
+    return sum(map(int, total or typed))
 
 
 def user_name() -> str:

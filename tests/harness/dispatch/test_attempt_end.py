@@ -141,6 +141,17 @@ def test_gpu_hours_add_up_over_all_starts():
     assert gpu_hours(here, accounting=Accounting(accounts))[0] == pytest.approx(1 + 2 * 2900 / 3600)
 
 
+def test_what_accounting_does_not_know_of_a_start_is_taken_from_the_start():
+    first, second = start(1, "PREEMPTED", seconds=1800, gpus=2, job="7_0"), start(2, "", seconds=900, gpus=2, job="8_0")
+    without_gpus = [Account(job="7_0", state="PREEMPTED", seconds=3600, gpus=0)]
+    assert gpu_hours([first], accounting=Accounting(without_gpus)) == (2.0, "sacct")
+    assert gpu_hours([first, second], accounting=Accounting(without_gpus)) == (2.5, "sacct+clock")
+    assert gpu_hours([first, second], accounting=Accounting([])) == (1.5, "clock")
+    here = start(3, "", seconds=3600, gpus=1)
+    assert gpu_hours([first, here], accounting=Accounting(without_gpus)) == (3.0, "sacct+clock")
+    assert gpu_hours([here], accounting=Accounting(without_gpus)) == (1.0, "clock")
+
+
 def test_a_run_that_is_given_up_has_the_hours_of_accounting_where_that_is_on(tmp_path):
     job = make_job(tmp_path)
     folder = state_folder(tmp_path, job.run.key)

@@ -56,6 +56,21 @@ def test_accounting_that_is_off_is_told_from_accounting_that_knows_nothing(clien
     assert (account.state, account.seconds, account.gpus) == ("CANCELLED", 12.0, 2)
 
 
+@pytest.mark.parametrize(
+    ("resources", "gpus"),
+    [
+        ("billing=8,cpu=8,mem=32G,node=1", 0),  # AccountingStorageTRES as SLURM has it by default
+        ("cpu=8,gres/gpu:a100=2,node=1", 2),
+        ("cpu=8,gres/gpu:a100=2,gres/gpu:v100=1,node=1", 3),
+        ("cpu=8,gres/gpu=2,gres/gpu:a100=2,node=1", 2),
+        ("cpu=8,gres/gpumem=80G,gres/gpuutil=100,node=1", 0),
+    ],
+)
+def test_gpus_of_an_account_are_counted_whether_their_type_is_told_or_not(client, resources, gpus):
+    client("sacct", f"echo '7_0|COMPLETED|12|{resources}'")
+    assert [account.gpus for account in Slurm().history(["7_0"]) or []] == [gpus]
+
+
 def test_a_controller_that_is_away_for_a_while_is_waited_for():
     answers = iter(
         [Refused("squeue: Unable to contact slurm controller (connect failure)"), Refused("x: Socket timed out"), "7"]
