@@ -28,13 +28,20 @@ class Holder:
     @classmethod
     def here(cls, *, job: str = "") -> Holder:
         pid = os.getpid()
-        return cls(host=socket.gethostname(), boot=_boot(), namespace=_namespace(), pid=pid, ticks=_ticks(pid), job=job)
+        try:
+            ticks = _ticks(pid)
+        except OSError:
+            ticks = 0
+        return cls(host=socket.gethostname(), boot=_boot(), namespace=_namespace(), pid=pid, ticks=ticks, job=job)
 
     def alive(self) -> bool | None:
         """Whether the process lives; None where it cannot be looked up from here."""
         if (self.host, self.boot, self.namespace) != (socket.gethostname(), _boot(), _namespace()):
             return None
-        return _ticks(self.pid) == self.ticks
+        try:
+            return _ticks(self.pid) == self.ticks
+        except OSError:
+            return None if _there(self.pid) else False
 
 
 def _boot() -> str:
@@ -52,9 +59,21 @@ def _namespace() -> str:
 
 
 def _ticks(pid: int) -> int:
-    """Start time of a process in clock ticks since boot; 0 where it does not run (or is a zombie)."""
-    try:
-        rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return 0
+    """Start time of a process in clock ticks since boot; 0 for a zombie.
+
+    Raises:
+        OSError: it does not run, or we may not see it.
+    """
+    rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     return 0 if rest[0] in "ZX" else int(rest[19])
+
+
+def _there(pid: int) -> bool:
+    """Whether a process has this number, which needs no look at it: /proc may be mounted with hidepid."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
