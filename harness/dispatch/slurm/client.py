@@ -53,7 +53,10 @@ class Slurm:
         """Tasks of the jobs with these names that wait or run, whoever submitted them, by job (array tasks one by one)."""
         found = {}
         for line in self._queue(names, "--array", "--format=%F|%K|%T|%r|%j"):
-            array, index, state, reason, name = line.split("|", 4)
+            fields = line.split("|", 4)
+            if len(fields) < 5:  # a heading or a warning
+                continue
+            array, index, state, reason, name = fields
             job = f"{array}_{index}" if index.isdigit() else array
             found[job] = Task(job=job, state=state, reason=reason, name=name)
         return found
@@ -108,7 +111,10 @@ class Slurm:
             return None
         found = []
         for line in output.splitlines():
-            job, state, seconds, resources = line.split("|")
+            fields = line.split("|")
+            if len(fields) != 4 or not (fields[2] or "0").isdigit():  # a heading or a warning
+                continue
+            job, state, seconds, resources = fields
             found.append(
                 Account(
                     job=job,
@@ -226,9 +232,6 @@ def client_message(program: str, message: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Without the user's own formats, which would change what we parse."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not re.fullmatch(r"(SQUEUE|SACCT)_(FORMAT2?|NAMES|SORT|STATES|USERS|PARTITION)", name)
-    }
+    """Without what the user would have the clients show, or whom to ask, which would change what we parse and find."""
+    own = ("SQUEUE_", "SACCT_", "SCANCEL_", "SLURM_CLUSTERS")
+    return {name: value for name, value in os.environ.items() if not name.startswith(own)}

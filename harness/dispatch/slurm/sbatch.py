@@ -27,8 +27,8 @@ def array_of(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
             return self._submit_command(command)
 
         def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-            # Inside a job, sbatch would inherit that job's limits from the environment.
-            inherited = [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]
+            # Inside a job, sbatch would inherit that job's limits from the environment; and it takes SBATCH_* over the script.
+            inherited = [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF"]
             return ["env", *(f"--unset={name}" for name in inherited), "sbatch", str(submission_file_path)]
 
     shape = Shape(**{name: value for name, value in chunk.shape.items() if name != "gpus"})

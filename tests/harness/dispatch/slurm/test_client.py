@@ -25,10 +25,25 @@ def test_array_tasks_are_read_one_by_one(client):
     assert tasks["7_1"].reason == "JobArrayTaskLimit"
 
 
-def test_a_users_own_output_formats_do_not_disturb(client, monkeypatch):
-    monkeypatch.setenv("SQUEUE_FORMAT", "%i")
-    client("squeue", 'test -z "$SQUEUE_FORMAT" && echo "7|0|RUNNING|None|a"')
+@pytest.mark.parametrize("name", ["SQUEUE_FORMAT", "SQUEUE_ACCOUNT", "SQUEUE_QOS", "SLURM_CLUSTERS"])
+def test_what_a_user_asks_squeue_for_does_not_disturb(client, monkeypatch, name):
+    monkeypatch.setenv(name, "mine")
+    client("squeue", f'test -z "${name}" && echo "7|0|RUNNING|None|a"')
     assert list(Slurm().tasks(["a"])) == ["7_0"]
+
+
+@pytest.mark.parametrize("name", ["SACCT_FEDERATION", "SACCT_LOCAL", "SLURM_CLUSTERS"])
+def test_what_a_user_asks_sacct_for_does_not_disturb(client, monkeypatch, name):
+    monkeypatch.setenv(name, "mine")
+    client("sacct", f'test -z "${name}" && echo "7_0|COMPLETED|12|gres/gpu=1"')
+    assert len(Slurm().history(["7_0"]) or []) == 1
+
+
+def test_lines_that_are_about_no_job_are_passed_over(client):
+    client("squeue", "echo 'CLUSTER: gpu'; echo; echo '7|0|RUNNING|None|a'; echo 'slurm_load_jobs: warning'")
+    assert list(Slurm().tasks(["a"])) == ["7_0"]
+    client("sacct", "echo 'a warning'; echo '7_0|COMPLETED|12|gres/gpu=1'; echo '7_0|COMPLETED|no time|gres/gpu=1'")
+    assert [account.seconds for account in Slurm().history(["7_0"]) or []] == [12.0]
 
 
 def test_the_queue_is_asked_by_name_in_parts_for_jobs_of_every_user(client, tmp_path):

@@ -156,6 +156,17 @@ def test_shapes_become_arrays_below_the_clusters_limit(tmp_path, idle_cluster):
     assert sorted(chunk["shape"]["gpus"] for chunk in chunks) == [0, 0, 2]
 
 
+def test_what_the_shell_sets_for_sbatch_does_not_reach_it(tmp_path, idle_cluster, monkeypatch):
+    """sbatch takes its variables over what the script says, which is what the profile says."""
+    results = tmp_path / "runs"
+    for name in ("SBATCH_PARTITION", "SBATCH_NO_REQUEUE", "SLURM_MEM_PER_NODE", "SLURM_CONF"):
+        monkeypatch.setenv(name, "mine")
+    idle_cluster("sbatch", f'env > {tmp_path}/environment; echo "Submitted batch job 5"')
+    slurm(results).submit([make_job(results)])
+    seen = (tmp_path / "environment").read_text().splitlines()
+    assert [line for line in seen if line.startswith(("SBATCH_", "SLURM_"))] == ["SLURM_CONF=mine"]
+
+
 def test_a_job_that_the_controller_forgot_is_submitted_again_though_a_strangers_has_its_number(tmp_path, idle_cluster):
     """As after a controller is killed before it saved its state: cancelling must not touch the stranger's job."""
     results = tmp_path / "runs"
