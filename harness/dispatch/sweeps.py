@@ -132,7 +132,7 @@ class Chunk:
         runs: in the order of the array.
         job: the cluster's id, empty until it is known.
         closed: why nothing more is to come, empty while something may.
-        ends: key -> how its job ended on the cluster, for runs whose worker never began.
+        ends: key -> how its job ended on the cluster, for runs whose worker never began or does not know.
     """
 
     path: Path

@@ -33,7 +33,7 @@ def reconcile(results: Path, slurm: Slurm) -> Mapping[str, Task]:
     tasks = slurm.tasks(chunk.name for chunk, _ in chunks)
     ended = [chunk for chunk in mine if not _active(chunk, tasks)]
     if ended:
-        states = _states(ended, slurm)
+        states = _states(ended, tasks, slurm)
         for chunk in ended:
             _settle(results, chunk, states, slurm)
     return tasks
@@ -64,10 +64,12 @@ def _active(chunk: Chunk, tasks: Mapping[str, Task]) -> bool:
     return any(task is not None and task.active for task in on_cluster)
 
 
-def _states(chunks: list[Chunk], slurm: Slurm) -> dict[str, str]:
-    """Task -> its last state by accounting, empty where accounting is off."""
+def _states(chunks: list[Chunk], tasks: Mapping[str, Task], slurm: Slurm) -> dict[str, str]:
+    """Task -> its last state: by accounting, which may be off or late, and by the controller as long as it remembers."""
     history = slurm.history(chunk.job for chunk in chunks)
-    return {account.job: account.state for account in history or []}
+    states = {account.job: account.state for account in history or []}
+    on_cluster = (chunk.on_cluster(tasks, index) for chunk in chunks for index in range(len(chunk.runs)))
+    return states | {task.job: task.state for task in on_cluster if task is not None}
 
 
 def _settle(results: Path, chunk: Chunk, states: Mapping[str, str], slurm: Slurm) -> None:
@@ -87,13 +89,16 @@ def _settle(results: Path, chunk: Chunk, states: Mapping[str, str], slurm: Slurm
         task, run = chunk.task(index), jobs[index].run
         state = states.get(task, "")
         starts = attempts(state_folder(results, planned.key))
-        if starts and starts[-1].holder.job == task and starts[-1].live():
+        own = starts[-1] if starts and starts[-1].holder.job == task else None
+        if own is not None and own.live():
             return  # its node daemon is gone, it is not; look again later
         end: End = end_from_state(state)
         log = job_log(chunk.path.parent, task)
         if end == "lost" and exceeded_memory(log):
             end = "OOM"
-        if starts and starts[-1].holder.job == task:
+        if own is not None and own.end and end == "CANCELLED":
+            ends[planned.key] = end  # SIGTERM came first, or it waited to be started again
+        elif own is not None:
             detail = f"job {task} ended as {state or 'unknown'}"
             settle(results, run, end=end, detail=detail, planned=planned, environment=environment, accounting=slurm)
         elif not any(start.holder.job == task for start in starts):

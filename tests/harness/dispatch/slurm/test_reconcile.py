@@ -10,6 +10,7 @@ from harness.dispatch.attempts import Lease, attempts, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Account, Task
 from harness.dispatch.reading_sweeps import read_chunk
+from harness.dispatch.run_states import survey
 from harness.dispatch.slurm import reconcile as module
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.slurm.reconcile import reconcile
@@ -133,6 +134,22 @@ def test_a_worker_that_lives_though_its_job_is_gone_is_looked_at_again_later(tmp
     reconcile(tmp_path, Cluster())
     assert not read_chunk(chunk.path).closed
     assert attempts(state_folder(tmp_path, job.run.key))[0].end == ""
+
+
+@pytest.mark.parametrize(("accounts", "controller"), [("CANCELLED", ""), ("", "CANCELLED"), ("RUNNING", "CANCELLED")])
+@pytest.mark.parametrize("begun", ["interrupted", "killed", ""])
+def test_a_job_that_somebody_cancelled_stays_cancelled(tmp_path, accounts, controller, begun):
+    """A worker hears SIGTERM first, and says that it was interrupted. Accounting may be off, or late."""
+    job = make_job(tmp_path)
+    chunk = submitted(tmp_path, [job], limit=1)
+    if begun:
+        started(tmp_path, job).release(begun, "asked to stop")
+    queue = [Task(job="7_0", state=controller, name=chunk.name)] if controller else []
+    known = [Account(job="7_0", state=accounts, seconds=1.0, gpus=0)] if accounts else None
+    tasks = reconcile(tmp_path, Cluster(queue=queue, accounts=known))
+    assert (read_chunk(chunk.path).closed, read_chunk(chunk.path).ends) == ("done", {job.run.key: "CANCELLED"})
+    assert survey(tmp_path, tasks=tasks).runs[job.run.key].state == "cancelled"
+    assert RecordStore(tmp_path).read(job.run.key) is None
 
 
 @pytest.mark.parametrize(
