@@ -13,6 +13,7 @@ from harness.dispatch.sweeps import Chunk, PlannedRun, Sweep, beside_chunk, swee
 from harness.errors import UsageError
 
 T = TypeVar("T")
+_CHUNK = re.compile(r"chunk\.(\d{3,9})\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,9 @@ def read_chunk(path: Path) -> Chunk:
 
 def chunk_paths(results: Path, *, sweep: str = "*") -> list[Path]:
     """Of all sweeps, oldest first."""
-    return sorted(sweeps_folder(results).glob(f"{sweep}/chunk.[0-9][0-9][0-9].json"))
+    found = sweeps_folder(results).glob(f"{sweep}/chunk.*.json")
+    chunks = [(path.parent, int(name[1]), path) for path in found if (name := _CHUNK.fullmatch(path.name))]
+    return [path for *_, path in sorted(chunks)]
 
 
 def read_chunks(

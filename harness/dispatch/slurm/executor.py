@@ -236,7 +236,7 @@ class SlurmExecutor(Executor):
             self.results, executor=self.name, command=self._origin["command"], frozen=frozen, settings=settings
         )
         (place / "logs").mkdir()
-        largest = min(self.profile.max_array_size, (self.slurm.max_array_size() or 1001) - 1)
+        largest = max(1, min(self.profile.max_array_size, (self.slurm.max_array_size() or 1001) - 1))
         chunks: list[Chunk] = []
         for shape, group in wanted.items():
             for start in range(0, len(group), largest):

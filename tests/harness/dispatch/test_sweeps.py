@@ -75,6 +75,12 @@ def test_chunks_are_those_of_all_sweeps_oldest_first_or_of_one(tmp_path):
     assert chunk_paths(tmp_path, sweep=names[1]) == [made[3].path, made[2].path]
 
 
+def test_chunks_beyond_a_thousand_are_read_in_their_order(tmp_path):
+    made = [chunk_of(tmp_path, [make_job(tmp_path, seed=n)], number=n).answered("7") for n in (1000, 999, 10_000)]
+    made[0].close("done")
+    assert [chunk.runs for chunk in read_chunks(tmp_path)] == [made[n].runs for n in (1, 0, 2)]
+
+
 def test_a_job_of_the_queue_is_ours_by_its_name(tmp_path):
     chunk = chunk_of(tmp_path, [make_job(tmp_path)])
     ours, theirs = (Task(job="7_0", state="RUNNING", name=name) for name in (chunk.name, "another"))

@@ -156,6 +156,14 @@ def test_shapes_become_arrays_below_the_clusters_limit(tmp_path, idle_cluster):
     assert sorted(chunk["shape"]["gpus"] for chunk in chunks) == [0, 0, 2]
 
 
+def test_a_cluster_whose_arrays_hold_one_job_gets_one_for_each_run(tmp_path, idle_cluster):
+    results = tmp_path / "runs"
+    idle_cluster("sbatch", 'echo "Submitted batch job $$"')
+    idle_cluster("scontrol", "echo 'MaxArraySize            = 1'")
+    submission = slurm(results).submit([make_job(results, seed=seed) for seed in range(2)])
+    assert len(submission.job_ids) == 2
+
+
 def test_what_the_shell_sets_for_sbatch_does_not_reach_it(tmp_path, idle_cluster, monkeypatch):
     """sbatch takes its variables over what the script says, which is what the profile says."""
     results = tmp_path / "runs"
