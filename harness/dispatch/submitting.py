@@ -46,7 +46,7 @@ def begin_sweep(
 ) -> tuple[Sweep, Path]:
     """Write down who submits what with which code."""
     sweep = Sweep(
-        id=new_id(),
+        id=new_id(results),
         executor=executor,
         command=command,
         created=time.time(),

@@ -14,9 +14,12 @@ An intent without an answer is a crash in between, and is settled by asking the 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
+from calendar import timegm
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ from harness.records.schema import Run
 
 LARGEST_JOBS = 256 << 20
 """Bytes of the jobs of one chunk: a job of 4 kB, 1000 to 10,000 of them."""
+_STAMP = "%Y%m%d-%H%M%S"
+_ID = re.compile(r"(\d{8}-\d{6})-[0-9a-f]{4}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +217,15 @@ def create_sweep(results: Path, sweep: Sweep) -> Path:
     return folder
 
 
-def new_id() -> str:
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+def new_id(results: Path) -> str:
+    """The id of a new sweep, greater than those there are, whatever the clocks of the machines that gave them."""
+    stamps = (_ID.fullmatch(path.name) for path in sweeps_folder(results).glob("*-*-*"))
+    latest = max((stamp[1] for stamp in stamps if stamp), default="")
+    now = time.time()
+    if latest:
+        with suppress(ValueError):  # digits that are no time
+            now = max(now, timegm(time.strptime(latest, _STAMP)) + 1)
+    return f"{time.strftime(_STAMP, time.gmtime(now))}-{secrets.token_hex(2)}"
 
 
 def create_chunk(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import Problems, chunk_paths, read_chunk, read_chunks, read_sweep, read_sweeps
 from harness.dispatch.settled import ending_fingerprint, settled
 from harness.dispatch.state_files import read_as
-from harness.dispatch.submitting import attempt_limits
+from harness.dispatch.submitting import attempt_limits, begin_sweep
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun, Sweep, create_chunk, create_sweep
 from harness.errors import UsageError
 from harness.records.schema import Record
@@ -46,6 +47,20 @@ def test_a_sweep_is_read_as_it_was_written_by_the_name_of_its_folder(tmp_path):
     assert (sweep().user, sweep().cluster, sweep().request) == ("", "", "")
     folder.rename(folder.with_name("renamed"))
     assert read_sweeps(tmp_path) == [replace(whole, id="renamed")]
+
+
+def test_a_later_sweep_comes_later_whatever_the_clock_of_its_submitter_says(tmp_path, monkeypatch):
+    first, _ = begin_sweep(tmp_path, executor="slurm", command="")
+    (tmp_path / "sweeps" / ".submitting").mkdir()
+    (tmp_path / "sweeps" / "moved-by-somebody").mkdir()
+    second, _ = begin_sweep(tmp_path, executor="slurm", command="")  # in the same second, or nearly
+    monkeypatch.setattr("harness.dispatch.sweeps.time.time", lambda: first.created - 7200.0)
+    third, _ = begin_sweep(tmp_path, executor="slurm", command="")
+    monkeypatch.setattr("harness.dispatch.sweeps.time.time", lambda: first.created + 7200.0)
+    fourth, _ = begin_sweep(tmp_path, executor="slurm", command="")
+    ids = [one.id for one in (first, second, third, fourth)]
+    assert [one.id for one in read_sweeps(tmp_path)] == ids
+    assert ids[3][:15] == time.strftime("%Y%m%d-%H%M%S", time.gmtime(first.created + 7200.0))
 
 
 def test_a_chunk_is_read_as_it_was_written_with_its_answer_and_its_end(tmp_path):

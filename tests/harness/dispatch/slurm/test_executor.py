@@ -193,7 +193,7 @@ def test_a_job_that_dies_before_its_worker_begins_is_given_up_when_it_was_submit
     tmp_path, idle_cluster, monkeypatch
 ):
     """As where the interpreter is not on the node, and accounting is off: no start is ever seen."""
-    monkeypatch.setattr(arrays, "POLL_S", 1.1)  # sweeps of one second have no order
+    monkeypatch.setattr(arrays, "POLL_S", 0.0)
     results, count = tmp_path / "runs", tmp_path / "count"
     idle_cluster("sbatch", f'echo x >> {count}; echo "Submitted batch job $(wc -l < {count})"')
     idle_cluster("sacct", "exit 1")
