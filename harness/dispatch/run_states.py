@@ -218,7 +218,8 @@ def _unfinished(
         alive = last.live()
         if alive is None:  # elsewhere: the cluster knows best, else the last sign of life
             recent = time.time() - last.seen < LEASE_SECONDS
-            alive = on_cluster.state == "RUNNING" if on_cluster is not None else recent and not _gone(last, tasks)
+            own = on_cluster if last.holder.job == task else None
+            alive = own.state == "RUNNING" if own is not None else recent and not _gone(last, tasks)
         if alive:
             return RUNNING, f"on {last.holder.host}"
     if on_cluster is not None and on_cluster.active:

@@ -103,7 +103,8 @@ def _settle(results: Path, chunk: Chunk, states: Mapping[str, str], slurm: Slurm
             settle(results, run, end=end, detail=detail, planned=planned, environment=environment, accounting=slurm)
         elif not any(start.holder.job == task for start in starts):
             ends[planned.key] = end
-            if state in ("FAILED", "OUT_OF_MEMORY"):
+            held = bool(starts) and starts[-1].live() is not False  # somebody else may be training it
+            if state == "OUT_OF_MEMORY" and not held:
                 detail = f"job {task} ended as {state} before its worker began; see {log}"
                 give_up(results, run, end=end, detail=detail, starts=starts, environment=environment, accounting=slurm)
     chunk.close("done", ends=ends)

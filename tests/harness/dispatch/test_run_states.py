@@ -164,6 +164,14 @@ def test_a_start_elsewhere_lives_by_the_clusters_word_and_else_by_its_last_heart
         assert state(tmp_path, job, tasks=tasks)[0] == expected, (later, tasks)
 
 
+def test_what_became_of_a_job_says_nothing_of_a_start_that_belongs_to_another(tmp_path):
+    job = make_job(tmp_path)
+    chunk(tmp_path, job)
+    started(tmp_path, job, holder=replace(FAR, job=""))  # on a workstation that shares the folder
+    for word in ("FAILED", "PENDING"):
+        assert state(tmp_path, job, tasks={"7_0": Task(job="7_0", state=word)})[0] == "running"
+
+
 def test_a_run_of_a_chunk_that_is_settled_waits_for_nothing_though_the_cluster_was_not_asked(tmp_path):
     job = make_job(tmp_path)
     made = chunk(tmp_path, job)

@@ -189,14 +189,15 @@ def test_a_job_that_the_controller_forgot_is_submitted_again_though_a_strangers_
     assert slurm(results).submit([job]).job_ids == ("6",)
 
 
+@pytest.mark.parametrize("accounting", ["exit 1", 'for job in 1 2 3; do echo "${job}_0|FAILED|2|"; done'])
 def test_a_job_that_dies_before_its_worker_begins_is_given_up_when_it_was_submitted_often_enough(
-    tmp_path, idle_cluster, monkeypatch
+    tmp_path, idle_cluster, monkeypatch, accounting
 ):
-    """As where the interpreter is not on the node, and accounting is off: no start is ever seen."""
+    """As where the interpreter is not on the node: no start is ever seen."""
     monkeypatch.setattr(arrays, "POLL_S", 0.0)
     results, count = tmp_path / "runs", tmp_path / "count"
     idle_cluster("sbatch", f'echo x >> {count}; echo "Submitted batch job $(wc -l < {count})"')
-    idle_cluster("sacct", "exit 1")
+    idle_cluster("sacct", accounting)
     job = make_job(results)
     executor = slurm(results, max_attempts="3")
     states = executor.wait(executor.submit([job]))

@@ -158,14 +158,14 @@ def test_a_job_that_somebody_cancelled_stays_cancelled(tmp_path, accounts, contr
         ("CANCELLED", "CANCELLED", ""),
         ("TIMEOUT", "TIMEOUT", ""),
         ("", "lost", ""),
-        ("FAILED", "lost", "ERROR"),
+        ("FAILED", "lost", ""),  # one bad node may be the reason: whoever waits submits it again, so often as it may be
         ("OUT_OF_MEMORY", "OOM", "OOM"),
     ],
 )
 def test_of_a_job_whose_worker_never_began_the_chunk_keeps_the_end(tmp_path, state, end, recorded):
     job = make_job(tmp_path)
     chunk = submitted(tmp_path, [job])
-    started(tmp_path, job, task="6_0")  # of an earlier submission
+    started(tmp_path, job, task="6_0")  # of an earlier submission, dead
     accounts = [Account(job="7_0", state=state, seconds=1.0, gpus=0)] if state else None
     reconcile(tmp_path, Cluster(accounts=accounts))
     closed = read_chunk(chunk.path)
@@ -175,6 +175,18 @@ def test_of_a_job_whose_worker_never_began_the_chunk_keeps_the_end(tmp_path, sta
     assert attempts(state_folder(tmp_path, job.run.key))[0].end == ""
     if record:
         assert f"job 7_0 ended as {state} before its worker began; see {chunk.path.parent}" in record.message
+
+
+@pytest.mark.parametrize("boot", [Holder.here().boot, "another"])
+def test_a_run_that_somebody_else_may_be_training_is_not_given_up_for_a_job(tmp_path, boot):
+    """As on a workstation that shares the folder; its record would be refused once there is one."""
+    job = make_job(tmp_path)
+    chunk = submitted(tmp_path, [job])
+    Lease.acquire(state_folder(tmp_path, job.run.key), holder=replace(Holder.here(), boot=boot))
+    reconcile(tmp_path, Cluster(accounts=[Account(job="7_0", state="OUT_OF_MEMORY", seconds=1.0, gpus=0)]))
+    assert RecordStore(tmp_path).read(job.run.key) is None
+    assert read_chunk(chunk.path).ends == {job.run.key: "OOM"}
+    assert survey(tmp_path, tasks={}).runs[job.run.key].state == "running"
 
 
 @pytest.mark.parametrize(("user", "cluster"), [("me", "gpu"), ("", ""), ("you", "gpu"), ("me", "another")])
