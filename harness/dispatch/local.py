@@ -20,9 +20,10 @@ from harness.dispatch.holder import Holder
 from harness.dispatch.place import Place
 from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.run_states import RunState, survey
+from harness.dispatch.settled import settled
 from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, worker_command, writing
 from harness.dispatch.supervise import completion
-from harness.dispatch.sweeps import Chunk, create_chunk
+from harness.dispatch.sweeps import Chunk, PlannedRun, create_chunk
 from harness.machine import cores, set_threads, thread_variables
 from harness.progress import stages
 from harness.streams import say
@@ -70,13 +71,18 @@ class InlineExecutor(Executor):
             if on_change is not None:
                 on_change(survey(self.results, keys=_keys(self._jobs)).runs)
 
-        for job in self._jobs:
+        for job, planned in zip(self._jobs, self._chunk.runs, strict=True):
+            if self._settled(planned):
+                continue
             folder = state_folder(self.results, job.run.key)
             circumstances = Circumstances(holder=Holder.here(), limit=sys.maxsize)
             stop = StopRequest()
             try:
                 lease = Lease.acquire(folder, holder=circumstances.holder)
             except Held:
+                continue
+            if self._settled(planned):  # by another command, while we waited for a dead holder
+                lease.release("finished")
                 continue
             with beating(lease), _ask_first(stop):
                 try:
@@ -99,6 +105,9 @@ class InlineExecutor(Executor):
                 raise KeyboardInterrupt("stopped after a finished run; the same command goes on with the others")
         self._chunk.close("done")
         return survey(self.results, keys=_keys(self._jobs)).runs
+
+    def _settled(self, planned: PlannedRun) -> bool:
+        return settled(self.results, planned.key, replaces=planned.replaces) is not None
 
 
 class LocalExecutor(Executor):

@@ -156,6 +156,27 @@ def test_interrupted_runs_are_named_with_what_to_do(tmp_path, monkeypatch, capsy
     assert last.endswith("; and 1 more; run the same command again to go on")
 
 
+def test_the_debugging_executor_leaves_alone_what_another_command_finished_meanwhile(tmp_path, inline, monkeypatch):
+    jobs = [make_job(tmp_path, seed=seed) for seed in range(2)]
+    first, second = (make_executor(place("inline"), results=tmp_path) for _ in range(2))
+    planned = [executor.submit(jobs) for executor in (first, second)]
+    first.wait(planned[0])
+    states = second.wait(planned[1])
+    assert [state.state for state in states.values()] == ["OK", "OK"]
+    assert [starts(tmp_path, job.run.key) for job in jobs] == [[0], [0]]
+    third = make_job(tmp_path, seed=2)
+
+    def acquire(folder, *, holder):
+        RecordStore(tmp_path).write(Record(run=third.run, key=third.run.key, code="OK"))  # while it waits for the dead
+        return Lease(folder, take(folder, holder=holder).attempt)
+
+    take = Lease.acquire
+    monkeypatch.setattr(Lease, "acquire", acquire)
+    first.wait(first.submit([third]))
+    assert starts(tmp_path, third.run.key) == []
+    assert [start.end for start in attempts(state_folder(tmp_path, third.run.key))] == ["finished"]
+
+
 def test_the_debugging_executor_leaves_alone_what_somebody_else_runs(tmp_path, inline):
     job = make_job(tmp_path)
     Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here())
