@@ -59,13 +59,22 @@ def begin_sweep(
 
 
 @contextmanager
-def writing(results: Path) -> Iterator[None]:
-    """Turn a full disk or a folder without permission into one line."""
+def writing(results: Path, *, sent: Sequence[str] = ()) -> Iterator[None]:
+    """Turn a full disk or a folder without permission into one line.
+
+    Args:
+        sent: what was given to a cluster; the block adds to it as it goes on.
+    """
     try:
         yield
     except OSError as error:
         where = error.filename or results
-        raise UsageError(f"cannot write {where}: {os_reason(error)}; nothing was submitted by this step") from error
+        done = (
+            "jobs may be submitted already; when that is mended, give the same command again, which finds them"
+            if sent
+            else "nothing was submitted by this step"
+        )
+        raise UsageError(f"cannot write {where}: {os_reason(error)}; {done}") from error
 
 
 def attempt_limits(results: Path, keys: Collection[str], *, allowed: int) -> dict[str, AttemptLimits]:

@@ -72,7 +72,8 @@ class SlurmExecutor(Executor):
 
     def _submit(self, jobs: Sequence[Job]) -> Submission:
         shapes = self._by_shape(jobs)  # a wrong profile is found before anything is written
-        with writing(self.results), self._alone():
+        sent: list[str] = []
+        with writing(self.results, sent=sent), self._alone():
             tasks = reconcile(self.results, self.slurm)
             elsewhere = self._elsewhere(tasks, {job.run.key for job in jobs})
             wanted = {shape: [job for job in group if job.run.key not in elsewhere] for shape, group in shapes.items()}
@@ -87,6 +88,7 @@ class SlurmExecutor(Executor):
             self._submissions.update(keys)
             job_ids = []
             for chunk in chunks:
+                sent.append(chunk.name)
                 try:
                     job_ids.append(self._sbatch(chunk).job)
                 except Unreachable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from harness.dispatch.place import place
 from harness.dispatch.reading_sweeps import read_chunk, read_chunks, read_sweeps
 from harness.dispatch.run_jobs import make_executor
 from harness.dispatch.slurm import executor as arrays
+from harness.dispatch.sweeps import Chunk
 from harness.errors import UsageError
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -90,6 +92,23 @@ def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tm
     assert submission.keys == (jobs[4].run.key,)
     assert len(submission.elsewhere) == 4
     assert submission.job_ids == ("43",)
+
+
+@pytest.mark.parametrize("moment", ["intent", "answer"])
+def test_a_disk_that_is_full_by_the_time_of_the_answer_has_not_hindered_the_submission(
+    tmp_path, idle_cluster, monkeypatch, moment
+):
+    results = tmp_path / "runs"
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(results))
+
+    monkeypatch.setattr(*((arrays, "create_chunk") if moment == "intent" else (Chunk, "answered")), full)
+    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
+    with pytest.raises(UsageError, match=r"cannot write .*: the disk is full; ") as caught:
+        slurm(results).submit([make_job(results)])
+    what = "nothing was submitted by this step" if moment == "intent" else "jobs may be submitted already"
+    assert what in str(caught.value)
 
 
 @pytest.mark.parametrize(
