@@ -5,31 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
-import sys
 from dataclasses import replace
 
 import pytest
 
-from harness import status
-from harness.dispatch.attempts import Lease, state_folder
-from harness.dispatch.holder import Holder
 from harness.dispatch.place import place
-from harness.dispatch.reading_sweeps import read_chunk, read_chunks, read_sweeps
+from harness.dispatch.reading_sweeps import read_chunks
 from harness.dispatch.run_jobs import make_executor
 from harness.dispatch.slurm import executor as arrays
 from harness.dispatch.sweeps import Chunk
 from harness.errors import UsageError
-from harness.records.schema import Record
 from harness.records.store import RecordStore
-from harness.run import main
 from tests.harness.dispatch.helpers import make_job
-
-
-def slurm(results, **overrides):
-    return make_executor(
-        place("slurm", cluster="testcluster", cluster_overrides={"patience_seconds": "2", **overrides}), results=results
-    )
+from tests.harness.dispatch.slurm.helpers import slurm
 
 
 @pytest.mark.parametrize(
@@ -194,20 +182,6 @@ def test_what_the_shell_sets_for_sbatch_does_not_reach_it(tmp_path, idle_cluster
     assert [line for line in seen if line.startswith(("SBATCH_", "SLURM_"))] == ["SLURM_CONF=mine"]
 
 
-def test_a_job_that_the_controller_forgot_is_submitted_again_though_a_strangers_has_its_number(tmp_path, idle_cluster):
-    """As after a controller is killed before it saved its state: cancelling must not touch the stranger's job."""
-    results = tmp_path / "runs"
-    job = make_job(results)
-    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
-    slurm(results).submit([job])
-    idle_cluster("squeue", "echo '5|0|RUNNING|None|a-strangers-job'")
-    idle_cluster("scancel", f"echo $* > {tmp_path}/cancelled")
-    assert slurm(results).cancel([job.run.key]) == []
-    assert not (tmp_path / "cancelled").exists()
-    idle_cluster("sbatch", 'echo "Submitted batch job 6"')
-    assert slurm(results).submit([job]).job_ids == ("6",)
-
-
 @pytest.mark.parametrize("accounting", ["exit 1", 'for job in 1 2 3; do echo "${job}_0|FAILED|2|"; done'])
 def test_a_job_that_dies_before_its_worker_begins_is_given_up_when_it_was_submitted_often_enough(
     tmp_path, idle_cluster, monkeypatch, accounting
@@ -228,156 +202,3 @@ def test_a_job_that_dies_before_its_worker_begins_is_given_up_when_it_was_submit
     (sweep,) = [chunk.path.parent for chunk in read_chunks(results) if chunk.job == "3"]
     assert str(sweep / "logs" / "3_0_0_log.out") in record.message
     assert record.environment["snapshot"]
-
-
-def queue(idle_cluster, results, *, of=lambda chunk: True):
-    """Shows the tasks of submitted chunks as pending, to those who do not ask for their own alone."""
-    rows = [
-        f"{chunk.job}|{index}|PENDING|None|{chunk.name}"
-        for chunk in read_chunks(results)
-        if chunk.job and of(chunk)
-        for index in range(len(chunk.runs))
-    ]
-    idle_cluster("squeue", "\n".join(['case "$*" in *--me*) exit;; esac', *(f"echo '{row}'" for row in rows)]))
-
-
-def as_user(name, results):
-    executor = slurm(results)
-    executor.slurm.user = name
-    return executor
-
-
-def test_a_run_that_lives_here_is_not_submitted_to_a_cluster(tmp_path, idle_cluster):
-    results = tmp_path / "runs"
-    idle_cluster("sbatch", f"touch {tmp_path}/submitted; exit 1")
-    job = make_job(results)
-    Lease.acquire(state_folder(results, job.run.key), holder=Holder.here())
-    submission = slurm(results).submit([job])
-    assert submission.keys == ()
-    assert submission.elsewhere == {job.run.key: f"runs in process {os.getpid()} on {socket.gethostname()}"}
-    assert not (tmp_path / "submitted").exists()
-
-
-def test_another_users_queued_runs_are_not_submitted_again_nor_is_their_sweep_settled(tmp_path, idle_cluster):
-    results = tmp_path / "runs"
-    jobs = [make_job(results, seed=seed) for seed in range(2)]
-    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
-    as_user("alice", results).submit(jobs)
-    queue(idle_cluster, results)
-    idle_cluster("sbatch", 'echo "Submitted batch job 6"')
-    third = make_job(results, seed=2)
-    submission = as_user("bob", results).submit([*jobs, third])
-    assert submission.keys == (third.run.key,)
-    assert all(who.endswith(" of alice") for who in submission.elsewhere.values())
-    (alices,) = [chunk for chunk in read_chunks(results) if chunk.job == "5"]
-    assert not alices.closed
-    idle_cluster("squeue", "true")  # her jobs are gone, and nobody but her says what became of them
-    idle_cluster("sbatch", 'echo "Submitted batch job 7"')
-    assert len(as_user("bob", results).submit(jobs).keys) == 2
-    assert not read_chunk(alices.path).closed
-    as_user("alice", results).cancel([])
-    assert read_chunk(alices.path).closed == "done"
-
-
-def test_a_crashed_submission_of_another_user_is_known_by_its_name(tmp_path, idle_cluster):
-    results = tmp_path / "runs"
-    job = make_job(results)
-    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
-    as_user("alice", results).submit([job])
-    queue(idle_cluster, results)
-    (answer,) = results.glob("sweeps/*/chunk.000.job.json")
-    answer.unlink()
-    submission = as_user("bob", results).submit([job])
-    assert submission.keys == ()
-    assert "job 5_0" in submission.elsewhere[job.run.key]
-    assert not answer.exists()
-
-
-def test_another_clusters_sweep_is_left_to_that_cluster(tmp_path, idle_cluster):
-    results = tmp_path / "runs"
-    first, second = make_job(results), make_job(results, seed=1)
-    for name, job in (("north", first), ("south", second)):
-        idle_cluster("scontrol", f"echo 'ClusterName             = {name}'; echo 'MaxArraySize            = 1001'")
-        idle_cluster("sbatch", 'echo "Submitted batch job 5"')
-        slurm(results).submit([job])
-        queue(idle_cluster, results, of=lambda chunk, key=job.run.key: chunk.runs[0].key == key)
-    assert [chunk.closed for chunk in read_chunks(results)] == ["", ""]
-    seen = status.look(results).runs
-    assert [seen[job.run.key].state for job in (first, second)] == ["queued", "queued"]
-    assert seen[first.run.key].message == "the cluster was not asked"
-
-
-def run(monkeypatch, results, methods, *more):
-    arguments = ["--protocol", "demo", "--datasets", "kvasir", "--methods", methods, "--results", str(results)]
-    arguments += ["--cluster", "testcluster", *more]
-    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-    return main(arguments)
-
-
-def test_cancel_takes_what_the_same_command_submitted_and_names_what_others_did(
-    tmp_path, idle_cluster, monkeypatch, capsys
-):
-    results, count, cancelled = tmp_path / "runs", tmp_path / "count", tmp_path / "cancelled"
-    idle_cluster("sbatch", f'echo x >> {count}; echo "Submitted batch job $(wc -l < {count})"')
-    idle_cluster("scancel", f"echo $* >> {cancelled}")
-    assert run(monkeypatch, results, "lora") == 0
-    queue(idle_cluster, results)
-    assert run(monkeypatch, results, "lora,naslora") == 0
-    assert "not submitted again" in capsys.readouterr().err
-    queue(idle_cluster, results)
-    assert run(monkeypatch, results, "lora,naslora", "--cancel") == 0
-    assert cancelled.read_text().split() == ["2"]
-    said = capsys.readouterr()
-    assert "cancelled 1 jobs" in said.out
-    (line,) = [line for line in said.err.splitlines() if line.startswith("left: ")]
-    assert "left: 1 jobs of these runs" in line
-    assert line.endswith(f"--methods lora --results {results} --cluster testcluster --cancel")
-    queue(idle_cluster, results, of=lambda chunk: chunk.job == "1")
-    monkeypatch.setattr(arrays.Slurm, "__init__", as_bob(arrays.Slurm.__init__))
-    assert run(monkeypatch, results, "lora", "--cancel") == 0
-    said = capsys.readouterr()
-    assert "nothing to cancel" in said.out
-    assert "who cancels it with: python -m harness.run" in said.err
-    assert cancelled.read_text().split() == ["2"]
-
-
-def test_a_sweep_that_the_cluster_did_not_cancel_stays_known(tmp_path, idle_cluster):
-    results, cancelled = tmp_path / "runs", tmp_path / "cancelled"
-    job = make_job(results)
-    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
-    slurm(results).submit([job])
-    queue(idle_cluster, results)
-    idle_cluster("scancel", "echo 'Unable to contact slurm controller' >&2; exit 1")
-    with pytest.raises(UsageError, match="has not answered"):
-        slurm(results).cancel([job.run.key])
-    assert slurm(results).submit([job]).keys == (), "it is in the queue"
-    idle_cluster("scancel", f"echo $* >> {cancelled}")
-    assert slurm(results).cancel([job.run.key]) == ["5_0"]
-    assert cancelled.read_text().split() == ["5"]
-    assert [chunk.closed for chunk in read_chunks(results)] == ["cancelled"]
-
-
-def as_bob(init):
-    def changed(self, **options):
-        init(self, **options)
-        self.user = "bob"
-
-    return changed
-
-
-def test_a_sweep_is_cancelled_by_its_command_though_a_budget_or_an_earlier_success_left_runs_out(
-    tmp_path, idle_cluster, monkeypatch
-):
-    results, cancelled = tmp_path / "runs", tmp_path / "cancelled"
-    idle_cluster("sbatch", 'echo "Submitted batch job 1"')
-    idle_cluster("scancel", f"echo $* >> {cancelled}")
-    assert run(monkeypatch, results, "lora,naslora", "--budget", "1000") == 0
-    (sweep,) = read_sweeps(results)
-    (chunk,) = read_chunks(results)
-    finished = chunk.jobs()[0].run
-    RecordStore(results).write(Record(run=finished, key=finished.key, code="OK"))
-    queue(idle_cluster, results)
-    assert run(monkeypatch, results, "naslora,lora", "--cancel", "--set", "cluster.time=2h") == 0
-    assert cancelled.read_text().split() == ["1"]
-    assert sweep.user
-    assert sweep.request

@@ -1,0 +1,92 @@
+"""Cancelling what a command submitted, and nothing else, with stand-in clients."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from harness.dispatch.reading_sweeps import read_chunks, read_sweeps
+from harness.dispatch.slurm import executor as arrays
+from harness.errors import UsageError
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from harness.run import main
+from tests.harness.dispatch.helpers import make_job
+from tests.harness.dispatch.slurm.helpers import queue, slurm
+
+
+def run(monkeypatch, results, methods, *more):
+    arguments = ["--protocol", "demo", "--datasets", "kvasir", "--methods", methods, "--results", str(results)]
+    arguments += ["--cluster", "testcluster", *more]
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    return main(arguments)
+
+
+def test_cancel_takes_what_the_same_command_submitted_and_names_what_others_did(
+    tmp_path, idle_cluster, monkeypatch, capsys
+):
+    results, count, cancelled = tmp_path / "runs", tmp_path / "count", tmp_path / "cancelled"
+    idle_cluster("sbatch", f'echo x >> {count}; echo "Submitted batch job $(wc -l < {count})"')
+    idle_cluster("scancel", f"echo $* >> {cancelled}")
+    assert run(monkeypatch, results, "lora") == 0
+    queue(idle_cluster, results)
+    assert run(monkeypatch, results, "lora,naslora") == 0
+    assert "not submitted again" in capsys.readouterr().err
+    queue(idle_cluster, results)
+    assert run(monkeypatch, results, "lora,naslora", "--cancel") == 0
+    assert cancelled.read_text().split() == ["2"]
+    said = capsys.readouterr()
+    assert "cancelled 1 jobs" in said.out
+    (line,) = [line for line in said.err.splitlines() if line.startswith("left: ")]
+    assert "left: 1 jobs of these runs" in line
+    assert line.endswith(f"--methods lora --results {results} --cluster testcluster --cancel")
+    queue(idle_cluster, results, of=lambda chunk: chunk.job == "1")
+    monkeypatch.setattr(arrays.Slurm, "__init__", as_bob(arrays.Slurm.__init__))
+    assert run(monkeypatch, results, "lora", "--cancel") == 0
+    said = capsys.readouterr()
+    assert "nothing to cancel" in said.out
+    assert "who cancels it with: python -m harness.run" in said.err
+    assert cancelled.read_text().split() == ["2"]
+
+
+def test_a_sweep_that_the_cluster_did_not_cancel_stays_known(tmp_path, idle_cluster):
+    results, cancelled = tmp_path / "runs", tmp_path / "cancelled"
+    job = make_job(results)
+    idle_cluster("sbatch", 'echo "Submitted batch job 5"')
+    slurm(results).submit([job])
+    queue(idle_cluster, results)
+    idle_cluster("scancel", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(UsageError, match="has not answered"):
+        slurm(results).cancel([job.run.key])
+    assert slurm(results).submit([job]).keys == (), "it is in the queue"
+    idle_cluster("scancel", f"echo $* >> {cancelled}")
+    assert slurm(results).cancel([job.run.key]) == ["5_0"]
+    assert cancelled.read_text().split() == ["5"]
+    assert [chunk.closed for chunk in read_chunks(results)] == ["cancelled"]
+
+
+def as_bob(init):
+    def changed(self, **options):
+        init(self, **options)
+        self.user = "bob"
+
+    return changed
+
+
+def test_a_sweep_is_cancelled_by_its_command_though_a_budget_or_an_earlier_success_left_runs_out(
+    tmp_path, idle_cluster, monkeypatch
+):
+    results, cancelled = tmp_path / "runs", tmp_path / "cancelled"
+    idle_cluster("sbatch", 'echo "Submitted batch job 1"')
+    idle_cluster("scancel", f"echo $* >> {cancelled}")
+    assert run(monkeypatch, results, "lora,naslora", "--budget", "1000") == 0
+    (sweep,) = read_sweeps(results)
+    (chunk,) = read_chunks(results)
+    finished = chunk.jobs()[0].run
+    RecordStore(results).write(Record(run=finished, key=finished.key, code="OK"))
+    queue(idle_cluster, results)
+    assert run(monkeypatch, results, "naslora,lora", "--cancel", "--set", "cluster.time=2h") == 0
+    assert cancelled.read_text().split() == ["1"]
+    assert sweep.user
+    assert sweep.request
