@@ -221,7 +221,9 @@ def _in_words(seen: Tally) -> list[str]:
         lines.append(f"{stopped} interrupted: the command that started them continues them")
     failed = sum(counts[code] for code in REASON_WORDS)
     if failed:
-        lines.append(f"{failed} failed: python -m harness.status --failed says why; the same command starts them again")
+        lines.append(
+            f"{failed} failed: python -m harness.status --failed says why; the same command starts them again, on a cluster with --retry"
+        )
     lines += [f"unreadable: {printable_line(str(path))}: {reason}" for path, reason in seen.problems.items()]
     return [*lines, *([f"note: {seen.note}"] if seen.note else [])]
 

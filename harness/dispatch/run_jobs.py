@@ -121,7 +121,7 @@ def _say_next(submission: Submission, results: Path) -> None:
     else:
         print("nothing to submit: every run is finished, queued or running")
     print(f"watch:  python -m harness.status --results {results} --watch")
-    print("cancel: the same command with --cancel")
+    print("cancel: the same command with --cancel (without --wait, --retry, --budget)")
 
 
 def _say_interrupted(runs: Sequence[RunState]) -> None:

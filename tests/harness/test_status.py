@@ -107,7 +107,8 @@ def test_the_table_the_failures_and_the_log_are_printed(tmp_path, capsys):
     assert lines[3].split() == ["kvasir", "leaf"]
     assert lines[5].split() == ["lora", "2/2", "1/2,", "1", "DIVERGED"]
     assert "4 runs: 3 finished, 1 diverged (DIVERGED)" in lines
-    assert any(line.startswith("1 failed: python -m harness.status --failed says why") for line in lines)
+    (failed,) = [line for line in lines if line.startswith("1 failed: python -m harness.status --failed says why")]
+    assert failed.endswith("the same command starts them again, on a cluster with --retry")
     assert status.main(["--results", str(tmp_path), "--failed"]) == 0
     assert "loss is not finite at step 7" in capsys.readouterr().out
     assert status.main(["--results", str(tmp_path), "--json"]) == 0

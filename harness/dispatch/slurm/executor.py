@@ -25,11 +25,12 @@ from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import read_chunks, read_sweep
 from harness.dispatch.run_states import INTERRUPTED, LOST, RunState, survey
 from harness.dispatch.slurm.client import Refused, Slurm, Unreachable, client_message, patiently
+from harness.dispatch.slurm.hints import left_alone, refusal
 from harness.dispatch.slurm.profile import ClusterProfile, Shape, profile_as_data
 from harness.dispatch.slurm.reconcile import reconcile, submitted_by_us
-from harness.dispatch.slurm.sbatch import array_of, refusal
+from harness.dispatch.slurm.sbatch import array_of
 from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, writing
-from harness.dispatch.sweeps import AttemptLimits, Chunk, Sweep, create_chunk, job_log, sweeps_folder
+from harness.dispatch.sweeps import AttemptLimits, Chunk, create_chunk, job_log, sweeps_folder
 from harness.errors import UsageError
 from harness.records.schema import content_hash
 
@@ -149,17 +150,9 @@ class SlurmExecutor(Executor):
                 chunk.close("cancelled")
         for sweep_id, jobs in left.items():
             if jobs:
-                print(self._left(read_sweep(sweeps_folder(self.results) / sweep_id), jobs), file=sys.stderr)
+                sweep = read_sweep(sweeps_folder(self.results) / sweep_id)
+                print(left_alone(sweep, jobs, user=self.slurm.user), file=sys.stderr)
         return cancelled
-
-    def _left(self, sweep: Sweep, jobs: Sequence[str]) -> str:
-        """What `cancel` says of another sweep's jobs."""
-        if sweep.user not in ("", self.slurm.user):
-            who = f"user {sweep.user} submitted, who cancels it with"
-        else:
-            who = "another command submitted; cancel it with"
-        how = f"{sweep.command} --cancel" if sweep.command and sweep.request else f"scancel {' '.join(jobs)}"
-        return f"left: {len(jobs)} jobs of these runs, of sweep {sweep.id}, which {who}: {how}"
 
     def _request_of(self, keys: Iterable[str]) -> str:
         return self.request or content_hash(sorted(keys))

@@ -1,18 +1,16 @@
-"""One chunk to sbatch: submitit's executor with our worker as command, and what to do where sbatch refuses."""
+"""One chunk to sbatch: submitit's executor with our worker as command."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.dispatch.slurm.profile import ClusterProfile, Shape, minutes
 from harness.dispatch.submitting import worker_command
 from harness.dispatch.sweeps import Chunk
-from harness.errors import UsageError
 
 
 def array_of(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
@@ -62,27 +60,3 @@ def array_of(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
     )
     executor.parameters["map_count"] = len(chunk.runs)
     return executor
-
-
-def refusal(error: UsageError, chunks: Sequence[Chunk], job_ids: Sequence[str]) -> str:
-    """What sbatch said, what was submitted before, and what to do, in one line."""
-    text = str(error)
-    hints = {
-        "qos": "your quota of submitted jobs or its QOS forbids it; wait for jobs to end, or set --set cluster.qos=NAME",
-        "partition": "choose one of sinfo's with --set cluster.partition=NAME",
-        "time limit": "lower it with --set cluster.time=2h; a run continues from its checkpoint",
-        "account": "set it with --set cluster.account=NAME",
-        "writing": "the controller's disk is full; tell its administrator, then give the same command again",
-        "memory": "lower it with --set cluster.mem=16G",
-        "node configuration": "no node has so many CPUs, GPUs or so much memory; lower them with --set cluster.KEY=VALUE",
-    }
-    hint = next(
-        (hint for word, hint in hints.items() if word in text.lower()),
-        "nothing is lost; mend it and give the same command again",
-    )
-    done = (
-        f"; {len(job_ids)} of {len(chunks)} arrays are submitted ({', '.join(job_ids)})"
-        if job_ids
-        else "; nothing was submitted"
-    )
-    return f"{text}{done}; {hint}"

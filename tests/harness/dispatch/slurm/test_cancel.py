@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import pytest
 
 from harness.dispatch.reading_sweeps import read_chunks, read_sweeps
 from harness.dispatch.slurm import executor as arrays
+from harness.dispatch.slurm.hints import cancelling
 from harness.errors import UsageError
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -90,3 +92,38 @@ def test_a_sweep_is_cancelled_by_its_command_though_a_budget_or_an_earlier_succe
     assert cancelled.read_text().split() == ["1"]
     assert sweep.user
     assert sweep.request
+
+
+def test_how_another_commands_sweep_is_cancelled_is_said_without_what_cancel_refuses(
+    tmp_path, idle_cluster, monkeypatch, capsys
+):
+    results = tmp_path / "some runs"
+    idle_cluster("sbatch", 'echo "Submitted batch job 1"')
+    assert run(monkeypatch, results, "lora", "--retry", "all", "--seeds", "2", "--budget=1000") == 0
+    queue(idle_cluster, results)
+    assert "--cancel (without --wait, --retry, --budget)" in capsys.readouterr().out
+    assert run(monkeypatch, results, "lora,naslora", "--seeds", "2", "--cancel") == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left: ")]
+    told = shlex.split(line.partition("cancel it with: python -m harness.run ")[2])
+    assert told[-3:] == ["--seeds", "2", "--cancel"]
+    monkeypatch.setattr(sys, "argv", ["run.py", *told])
+    idle_cluster("scancel", f"echo $* >> {tmp_path}/cancelled")
+    assert main(told) == 0
+    assert (tmp_path / "cancelled").read_text().split() == ["1"]
+
+
+@pytest.mark.parametrize(
+    "given", ["--wait", "--wai", "--retry all", "--retry=oom,error", "--budget 7", "--bud=7 --wait"]
+)
+def test_options_that_start_or_await_runs_are_left_out_wherever_they_are(given):
+    assert cancelling(f"python -m harness.run {given} --set 'a=b c' --workers 2") == (
+        "python -m harness.run --set 'a=b c' --workers 2 --cancel"
+    )
+    assert cancelling(f"python -m harness.run --methods 'lora[rank=4]' {given}") == (
+        "python -m harness.run --methods 'lora[rank=4]' --cancel"
+    )
+
+
+def test_what_is_no_command_line_is_told_as_it_is():
+    assert cancelling("run --retry") == "run --retry --cancel"
+    assert cancelling("run 'a") == "run 'a --cancel"
