@@ -30,7 +30,9 @@ def array_of(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
             return ["env", *(f"--unset={name}" for name in inherited), "sbatch", str(submission_file_path)]
 
     shape = Shape(**{name: value for name, value in chunk.shape.items() if name != "gpus"})
-    executor = Array(folder=chunk.path.parent / "logs")
+    folder = chunk.path.parent / "logs"
+    logs = str(folder).replace("%", "%%")  # which SLURM takes for a placeholder, and submitit leaves
+    executor = Array(folder=folder)
     options: dict[str, Any] = {
         "account": shape.account,
         "partition": shape.partition,
@@ -54,8 +56,16 @@ def array_of(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
         # The step may be killed as a whole; what it could not say is said after it.
         teardown=["status=$?", f"{command} --after $status", "exit $?"],
         # since SLURM 22.05 srun does not inherit the CPUs of a task
-        srun_args=[f"--cpus-per-task={shape.cpus}", *(["--kill-on-bad-exit=1"] if shape.gpus_per_run > 1 else [])],
-        additional_parameters={"requeue": True, **{k: v == "true" or v for k, v in profile.extra.items()}},
+        srun_args=[
+            f"--output={logs}/%A_%a_%t_log.out",
+            f"--cpus-per-task={shape.cpus}",
+            *(["--kill-on-bad-exit=1"] if shape.gpus_per_run > 1 else []),
+        ],
+        additional_parameters={
+            "requeue": True,
+            "output": f"{logs}/%A_%a_0_log.out",
+            **{k: v == "true" or v for k, v in profile.extra.items()},
+        },
         wckey=None,
     )
     executor.parameters["map_count"] = len(chunk.runs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -169,6 +170,19 @@ def test_a_cluster_whose_arrays_hold_one_job_gets_one_for_each_run(tmp_path, idl
     idle_cluster("scontrol", "echo 'MaxArraySize            = 1'")
     submission = slurm(results).submit([make_job(results, seed=seed) for seed in range(2)])
     assert len(submission.job_ids) == 2
+
+
+def test_a_percent_sign_in_the_results_folder_is_no_placeholder_of_the_logs_name(tmp_path, idle_cluster):
+    results = tmp_path / "50%user runs"
+    idle_cluster("sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 5"')
+    sweep = slurm(results).submit([make_job(results)]).sweep
+    script = (tmp_path / "script").read_text().splitlines()
+    logs = str(results / "sweeps" / sweep / "logs").replace("%", "%%")
+    (output,) = [line for line in script if line.startswith("#SBATCH --output")]
+    assert shlex.split(output.partition(" ")[2]) == [f"--output={logs}/%A_%a_0_log.out"]
+    (step,) = [shlex.split(line) for line in script if line.startswith("srun ")]
+    assert [word for word in step if "log.out" in word][-1] == f"--output={logs}/%A_%a_%t_log.out"
+    assert step[-1] == str(results / "sweeps" / sweep / "chunk.000.json")
 
 
 def test_what_the_shell_sets_for_sbatch_does_not_reach_it(tmp_path, idle_cluster, monkeypatch):
