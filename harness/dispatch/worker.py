@@ -14,8 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from harness.dispatch.attempt_end import end_from_state, exceeded_memory, settle
-from harness.dispatch.attempts import attempts, close, state_folder
+from harness.dispatch.attempt_end import end_from_state, exceeded_memory, reason_to_give_up, settle
+from harness.dispatch.attempts import Attempt, attempts, close, state_folder
 from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.holder import Holder
 from harness.dispatch.meeting import Meeting
@@ -29,7 +29,7 @@ from harness.dispatch.supervise import (
     supervise,
     watch,
 )
-from harness.dispatch.sweeps import Chunk, Sweep, job_log
+from harness.dispatch.sweeps import Chunk, PlannedRun, Sweep, job_log
 from harness.errors import UsageError
 from harness.machine import cores, set_threads
 from harness.planning.job import Job
@@ -136,16 +136,19 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
         return 0
     task, index = _task()
     job = chunk.read_job(index)
-    replaces = chunk.runs[index].replaces
-    results = Path(job.results)
+    results, planned = Path(job.results), chunk.runs[index]
     starts = attempts(state_folder(results, job.run.key))
-    if settled(results, job.run.key, replaces=replaces):
+    if settled(results, job.run.key, replaces=planned.replaces):
         return status
-    if not starts or starts[-1].holder.job != task or starts[-1].end:
+    own = starts[-1] if starts and starts[-1].holder.job == task else None
+    if own is None or own.end:
         # The worker did not get so far as to start the run. Where the warning before the time limit came that early (a slow file
         # system, a very short limit), it was fatal instead of heard; the bound on starts does not count this one, so count restarts.
+        early = status == 128 + signal.SIGUSR2
+        # Or processes of a run on several GPUs ended together, so that its worker could not start it again by itself.
+        died = own is not None and own.end == "killed" and not _given_up(starts, planned)
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        if status == 128 + signal.SIGUSR2 and restarts < chunk.runs[index].limit - chunk.runs[index].before:
+        if (early or died) and restarts < planned.limit - planned.before:
             _requeue(task)
         return status
     log = job_log(chunk.path.parent, task)
@@ -155,13 +158,17 @@ def after(chunk: Chunk, sweep: Sweep, *, status: int) -> int:
         job.run,
         end="OOM" if too_large else "killed",
         detail="killed for exceeding its memory limit" if too_large else f"its step ended with status {status}",
-        planned=chunk.runs[index],
+        planned=planned,
         environment=sweep.environment,
         accounting=Slurm(),
     )
-    if not settled(results, job.run.key, replaces=replaces):
+    if not settled(results, job.run.key, replaces=planned.replaces):
         _requeue(task)
     return status
+
+
+def _given_up(starts: list[Attempt], planned: PlannedRun) -> bool:
+    return reason_to_give_up(starts, limit=planned.limit, before=planned.before) is not None
 
 
 def _requeue(task: str) -> None:
@@ -173,7 +180,7 @@ def _requeue(task: str) -> None:
 def _persist(
     job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None = None
 ) -> StartOutcome:
-    """Start the run again where its process died without a reason from outside (bounded, see `ending.judge`)."""
+    """Start the run again where its process died without a reason from outside (bounded, see `reason_to_give_up`)."""
     while True:
         outcome = supervise(job, circumstances=circumstances, stop=stop, meeting=meeting)
         if outcome != "crashed" or stop or meeting is not None:

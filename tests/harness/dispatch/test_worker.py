@@ -126,6 +126,29 @@ def test_a_run_that_is_given_up_is_not_queued_again(tmp_path, cluster):
     assert cluster.requeued == []
 
 
+@pytest.mark.parametrize(("before", "again"), [(0, True), (1, True), (2, False)])
+def test_a_run_on_several_gpus_whose_leader_died_is_queued_again_until_it_is_given_up(
+    tmp_path, cluster, monkeypatch, before, again
+):
+    """Its processes end together: the leader's child cannot be started again without the others'."""
+    chunk, sweep = submitted(tmp_path)
+    for _ in range(before + 1):
+        started(tmp_path).release("killed", "signal SIGSEGV")
+    assert worker.after(chunk, sweep, status=1) == 1
+    assert cluster.requeued == (["7_0"] if again else [])
+    assert len(ends(tmp_path)) == before + 1
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "5")  # as where workers do not even begin any more
+    worker.after(chunk, sweep, status=1)
+    assert cluster.requeued == (["7_0"] if again else [])
+
+
+def test_a_start_of_another_job_that_was_killed_queues_nothing_again(tmp_path, cluster):
+    chunk, sweep = submitted(tmp_path)
+    started(tmp_path, task="6_0").release("killed", "signal SIGSEGV")
+    worker.after(chunk, sweep, status=1)
+    assert cluster.requeued == []
+
+
 @pytest.mark.parametrize("begun", ["not at all", "by another job", "and its end was told"])
 @pytest.mark.parametrize(
     ("status", "restarts", "again"),
