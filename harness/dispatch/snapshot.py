@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -39,8 +39,10 @@ def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
     contents = {name: path.read_bytes() for name, path in sorted(files.items())}
     target = folder / _hash(contents)
     if target.is_dir():
-        for cache in target.rglob("__pycache__"):  # byte code, which is run in place of the files and not hashed
-            shutil.rmtree(cache, ignore_errors=True)
+        for folder_in, folders, _ in os.walk(target):
+            if "__pycache__" in folders:  # byte code, which is run in place of the files and not hashed
+                folders.remove("__pycache__")
+                shutil.rmtree(Path(folder_in, "__pycache__"), ignore_errors=True)
         require_unaltered(target)
         return target
     temporary = folder / f".{target.name}.{secrets.token_hex(4)}"
@@ -77,16 +79,26 @@ def hash_of(frozen: Path) -> str:
     """
     contents: dict[Path, bytes] = {}
     try:
-        for path in sorted(frozen.rglob("*")):
+        for path in _files_below(frozen):
             name = path.relative_to(frozen)
-            if "__pycache__" in name.parts or (path.is_dir() and not path.is_symlink()):
-                continue
             if path.is_symlink() or not path.is_file():
                 raise UsageError(_altered(frozen, f"{name} is no plain file"))
             contents[name] = path.read_bytes()
     except OSError as error:
         raise UsageError(_altered(frozen, f"{error.filename} cannot be read ({error.strerror})")) from error
     return _hash(contents)
+
+
+def _files_below(frozen: Path) -> Iterator[Path]:
+    """All that is no folder. One of byte code is not entered: other processes make and remove it meanwhile."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, folders, files in os.walk(frozen, onerror=fail):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        yield from (Path(folder, name) for name in files)
+        yield from (path for name in folders if (path := Path(folder, name)).is_symlink())
 
 
 def _altered(frozen: Path, reason: str) -> str:

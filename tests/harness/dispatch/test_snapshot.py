@@ -56,6 +56,22 @@ def test_the_version_of_the_code_is_known_in_a_checkout():
     assert len(version["dirty"]) in (0, 12)
 
 
+def test_byte_code_that_comes_and_goes_while_a_snapshot_is_hashed_is_not_looked_at(tmp_path, monkeypatch):
+    """Workers write it and a second command removes it."""
+    frozen = snapshot.take(tmp_path)
+    (frozen / "harness" / "__pycache__").mkdir()
+    (frozen / "harness" / "__pycache__" / "a.pyc").write_bytes(b"x")
+    scan = os.scandir
+
+    def gone(path="."):
+        if Path(path).name == "__pycache__":
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", gone)
+    assert snapshot.hash_of(frozen) == frozen.name
+
+
 def _appended(frozen: Path) -> None:
     with (frozen / "harness" / "cli.py").open("a") as file:
         file.write("print('altered')\n")
