@@ -10,7 +10,11 @@ from harness.records.store import RecordStore
 
 
 def settled(results: Path, key: str, *, replaces: str) -> Record | None:
-    """The record that makes another start needless: a success, or a failure other than the one to be replaced."""
+    """The record that makes another start needless: a success, or a failure other than the one to be replaced.
+
+    Raises:
+        UsageError: there is a file that cannot be read for now, and it may be that record.
+    """
     record = RecordStore(results).find(key)
     return record if record is not None and settles(record, replaces=replaces) else None
 
@@ -25,6 +29,10 @@ def ending_fingerprint(record: Record | Ending) -> str:
 
 
 def fingerprint_at(results: Path, key: str) -> str:
-    """`ending_fingerprint` of the record there is, empty without one."""
+    """`ending_fingerprint` of the record there is, empty without one.
+
+    Raises:
+        UsageError: as `settled`.
+    """
     record = RecordStore(results).find(key)
     return ending_fingerprint(record) if record is not None else ""

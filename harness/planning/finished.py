@@ -32,14 +32,15 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> Earlier:
     """Look up the records of ``jobs`` (by key).
 
     Raises:
-        UsageError: a finished record was made from other files than the benchmark has now.
+        UsageError: a finished record was made from other files than the benchmark has now, or a record that may be a
+            finished one cannot be read for now.
     """
     store = RecordStore(results)
     finished: set[str] = set()
     failed: dict[str, str] = {}
     problems: list[str] = []
     outdated: dict[str, list[Path]] = {}
-    for key, ending in store.endings(jobs.keys()).items():
+    for key, ending in store.sure_endings(jobs.keys()).items():
         job = jobs[key]
         if ending.problem:
             problems.append(_damaged(store.path(key), ending.problem))
@@ -65,7 +66,7 @@ def under_short_fingerprints(
         shorts: fingerprint of every byte -> short fingerprint of the same file.
 
     Raises:
-        UsageError: the notes are damaged.
+        UsageError: the notes are damaged, or a record that may be a finished one cannot be read for now.
     """
     notes = noted(results)
     olders = {
@@ -74,7 +75,7 @@ def under_short_fingerprints(
         if (whole := job.run.checkpoint) in shorts
     }
     asked = [*olders, *(older.key for older in olders.values())]
-    ended = RecordStore(results).endings(asked)
+    ended = RecordStore(results).sure_endings(asked)
     finished = {key for key, ending in ended.items() if ending.code == "OK"}
     found: dict[str, Job] = {}
     others: dict[tuple[str, str], int] = {}

@@ -15,6 +15,7 @@ from harness.records.files import BESIDE
 from harness.records.images import ImageScores, all_image_scores
 from harness.records.masks import read_masks
 from harness.records.ranges import OVERLAP
+from harness.records.reading import refuse_unread
 from harness.records.schema import Record
 from harness.text import printable_line
 
@@ -28,6 +29,9 @@ def disagreement(record: Record, path: Path) -> str:
     Args:
         record: as `harness.records.reading.load` gives it.
         path: its file, which need not lie under its key.
+
+    Raises:
+        Unread: the system did not let us read a file beside it (`harness.records.reading`).
     """
     return next(_disagreements(record, path.with_name(path.name.removesuffix(".json"))), "")
 
@@ -49,6 +53,7 @@ def _disagreements(record: Record, stem: Path) -> Iterator[str]:
             else:
                 read_masks(path, expected=record.beside.get(name, ""))
         except ValueError as error:
+            refuse_unread(path, error)
             yield f"{path.name}: {printable_line(str(error))}"
 
 

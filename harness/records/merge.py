@@ -24,7 +24,7 @@ from harness.records.cost import load_cost
 from harness.records.evidence import load_evidence
 from harness.records.files import BESIDE, RESULTS_BESIDE, digest
 from harness.records.forgetting import load_forgetting
-from harness.records.reading import load
+from harness.records.reading import load, refuse_unread
 from harness.records.schema import Record, content_hash
 from harness.records.store import RecordStore
 
@@ -95,7 +95,7 @@ def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str
         protocols: only records of these cards; all if empty.
 
     Raises:
-        UsageError: a source has no records folder, or the destination cannot be written.
+        UsageError: a source has no records folder, or the destination cannot be written or read.
     """
     report = ArchiveMerge()
     found: dict[str, list[_Candidate]] = {}
@@ -134,6 +134,8 @@ def _candidates(root: Path, report: ArchiveMerge, *, here: bool) -> list[_Candid
             if reason := disagreement(record, path):
                 raise ValueError(reason)
         except (ValueError, OSError) as error:
+            if here:  # what is skipped is put aside where another record comes
+                refuse_unread(path, error)
             report.skipped[path] = str(error)
             continue
         found.append(_Candidate(path=path, content=content, record=record, here=here))

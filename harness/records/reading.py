@@ -6,6 +6,7 @@ where that is asked for (`harness.records.agreement`).
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from harness.errors import UsageError
+from harness.errors import UsageError, os_reason
 from harness.file_names import checked_name
 from harness.files import read_regular
 from harness.records.budget import counted_updates
@@ -31,6 +32,34 @@ from harness.text import printable_line
 T = TypeVar("T")
 
 _ESCAPES = re.compile(rb"\\[bfnrtu]")
+_NOTHING_IN_THE_WAY = (None, errno.ENOENT)
+"""Numbers of system errors: decoders of pictures have errors of that class too, without one."""
+
+
+class Unread(UsageError):
+    """The system did not let us read a file that is there. It may be whole, so nobody may take it for damage."""
+
+
+def refuse_unread(path: Path, error: Exception) -> None:
+    """Pass where ``error`` says something about the content of a file, or that it is gone.
+
+    Args:
+        path: a record's file, or one beside it.
+        error: of reading it; what the system said is the error itself or what caused it.
+
+    Raises:
+        Unread: permissions, a server or a disk stood in the way.
+    """
+    if isinstance(error, Unread):
+        raise error
+    said: BaseException | None = error
+    while said is not None and not isinstance(said, OSError):
+        said = said.__cause__
+    if said is not None and said.errno not in _NOTHING_IN_THE_WAY:
+        raise Unread(
+            f"{path} cannot be read ({os_reason(said)}) and may be whole; mend its permissions (who shares a folder needs"
+            " umask 002), or try again once the disk answers"
+        ) from said
 
 
 def load(path: Path) -> Record:

@@ -21,7 +21,7 @@ from harness.records.checkpoints import noted
 from harness.records.files import BESIDE, LARGEST_RECORD, LARGEST_TABLE, digest
 from harness.records.index import Ending, collector_paused, from_index
 from harness.records.masks import MASKS
-from harness.records.reading import load
+from harness.records.reading import Unread, load, refuse_unread
 from harness.records.schema import SCHEMA_VERSION, Record
 from harness.records.seal import seal_holds, sealed
 from harness.text import printable_line
@@ -87,7 +87,8 @@ class RecordStore:
             masks_png: `harness.records.masks.encoded_masks`.
 
         Raises:
-            UsageError: the disk is full or the folder cannot be written; older records stay as they were.
+            UsageError: the disk is full, the folder cannot be written, or the file there cannot be read for now; older
+                records stay as they were.
         """
         texts = (images_csv, architecture_csv(record.architecture))
         contents = (*(text.encode(errors="replace") for text in texts), masks_png)
@@ -135,23 +136,35 @@ class RecordStore:
         try:
             return load(path)
         except ValueError as error:
+            refuse_unread(path, error)
             raise UsageError(f"{path} is not a readable record ({error}); move it away to run {key} again") from error
 
     def find(self, key: str) -> Record | None:
         """As `summary`, and None also where the file is no readable record: whoever reports that goes through
-        `summaries` or `problem`."""
+        `summaries` or `problem`.
+
+        Raises:
+            Unread: nobody can tell what the file holds, as the system did not let us read it.
+        """
         try:
             return self.summary(key)
+        except Unread:
+            raise
         except UsageError:
             return None
 
     def problem(self, key: str) -> str:
-        """Why the file of a record cannot be read; empty where it can, or where there is none."""
+        """Why the file of a record is none; empty where it is one, or where there is no file.
+
+        Raises:
+            Unread: as of `find`.
+        """
         path = self.path(key)
         try:
             if os.path.lexists(path):
                 load(path)
         except ValueError as error:
+            refuse_unread(path, error)
             return str(error)
         return ""
 
@@ -207,6 +220,18 @@ class RecordStore:
             paths = there if keys is None else [self.path(key) for key in keys if few or key in names]
             told = [ending for path in paths if (ending := _ending(path)) is not None]
         return {ending.key: ending for ending in told}
+
+    def sure_endings(self, keys: Collection[str]) -> dict[str, Ending]:
+        """As `endings`, for whoever starts runs again: a file that was no readable record is looked at once more.
+
+        Raises:
+            Unread: as of `find`; its run may be finished.
+        """
+        found = self.endings(keys)
+        for key in [key for key, ending in found.items() if ending.problem]:
+            if not self.problem(key):
+                found |= self.endings([key])
+        return found
 
     def files(self) -> list[Path]:
         """Everything that may be a record, in the order of the names."""
