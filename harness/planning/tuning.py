@@ -174,7 +174,7 @@ def tell_finished(planned: Plan, store: RecordStore) -> None:
             if record is None or record.run.tuning == job.run.tuning or record.run.trial_runs > job.run.trial_runs:
                 continue
             run = replace(record.run, tuning=job.run.tuning, variant=job.run.variant)
-            store.write(replace(record, run=run))
+            store.relabel(replace(record, run=run))
 
 
 def unfinished(planned: Plan) -> list[str]:
@@ -254,7 +254,7 @@ def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
             name = trial.name if chosen else record.run.variant
             run = replace(record.run, tuning=dict(told), variant=name)
             if record.run.trial_runs <= run.trial_runs if chosen else _may_leave_tables(record.run, label):
-                store.write(replace(record, run=run))
+                store.relabel(replace(record, run=run))
 
 
 def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:

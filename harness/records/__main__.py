@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
-from harness.records.agreement import disagreement
+from harness.records.agreement import disagreement, strays
 from harness.records.cost import CostStore
 from harness.records.evidence import EvidenceStore
 from harness.records.forgetting import ForgettingStore
@@ -147,7 +147,7 @@ def _checked(root: Path) -> Iterator[tuple[Path, Record | str]]:
     for path in store.files():
         try:
             record = load(path)
-            yield path, disagreement(record, path) or record
+            yield path, disagreement(record, path) or strays(record, path) or record
         except ValueError as error:
             yield path, str(error)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.records.architecture import read_architecture
-from harness.records.files import BESIDE
+from harness.records.files import files_beside, is_of_record
 from harness.records.images import ImageScores, all_image_scores
 from harness.records.masks import read_masks
 from harness.records.ranges import OVERLAP
@@ -33,17 +33,26 @@ def disagreement(record: Record, path: Path) -> str:
     Raises:
         Unread: the system did not let us read a file beside it (`harness.records.reading`).
     """
-    return next(_disagreements(record, path.with_name(path.name.removesuffix(".json"))), "")
+    return next(_disagreements(record, path), "")
 
 
-def _disagreements(record: Record, stem: Path) -> Iterator[str]:
+def strays(record: Record, path: Path) -> str:
+    """Which file beside a record is not its own, in one line; empty where there is none.
+
+    No reason to doubt the record, whose readers leave such a file alone.
+    """
+    others = [file for name, file in files_beside(path).items() if not is_of_record(name, record.beside)]
+    left = [file.name for file in others if os.path.lexists(file)]
+    return f"it does not name {' and '.join(left)}, left by another record under its key; delete them" if left else ""
+
+
+def _disagreements(record: Record, record_path: Path) -> Iterator[str]:
     yield from _of_history(record)
-    files = {name: stem.with_name(f"{stem.name}.{name}") for name in BESIDE}
-    for name, path in files.items():
+    for name, path in files_beside(record_path).items():
         there = os.path.lexists(path)
         if not there and name in record.beside:
             yield f"{path.name} is gone"
-        if not there or record.code != "OK":
+        if not there or record.code != "OK" or not is_of_record(name, record.beside):
             continue
         try:
             if name == "images.csv":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from harness.records.agreement import disagreement
 from harness.records.checkpoints import FILE, noted
 from harness.records.cost import load_cost
 from harness.records.evidence import load_evidence
-from harness.records.files import BESIDE, RESULTS_BESIDE, digest
+from harness.records.files import BESIDE, RESULTS_BESIDE, digest, files_beside, is_of_record
 from harness.records.forgetting import load_forgetting
 from harness.records.reading import load, refuse_unread
 from harness.records.schema import Record, content_hash
@@ -75,9 +75,15 @@ class _Candidate:
             return record.code
         told = {name: value for name, value in asdict(record).items() if name not in CIRCUMSTANCES}
         told["history"] = [{name: entry[name] for name in entry if name != "seconds"} for entry in record.history]
-        stem = self.path.name.removesuffix(".json")
-        files = [self.path.with_name(f"{stem}.{name}") for name in RESULTS_BESIDE]
-        return content_hash([told, [digest(file.read_bytes()) if file.is_file() else "" for file in files]])
+        beside = self.beside
+        files = [digest(beside[name].read_bytes()) if name in beside else "" for name in RESULTS_BESIDE]
+        return content_hash([told, files])
+
+    @property
+    def beside(self) -> dict[str, Path]:
+        """Ending -> file of what lies beside it and is its own."""
+        own = {name: file for name, file in files_beside(self.path).items() if is_of_record(name, self.record.beside)}
+        return {name: file for name, file in own.items() if file.is_file()}
 
     @property
     def rank(self) -> tuple[bool, tuple[int, int], bool, str, str]:
@@ -150,7 +156,7 @@ def _settle(key: str, candidates: list[_Candidate], store: RecordStore, report: 
     others = [other for other in others if not _is_earlier_label(kept.record, other.record)]
     report.same += len(candidates) - len(others) - 1
     for other in others:
-        _copy(other, store.folder / CONFLICTS, f"{key}.{_content_hash(other.path)}")
+        _copy(other, store.folder / CONFLICTS, f"{key}.{_content_hash(other.path, other.beside)}")
     apart = [other.path for other in others]
     differs = set().union(*(_differences(kept.record, other.record) for other in others))
     target = store.path(key)
@@ -167,32 +173,36 @@ def _settle(key: str, candidates: list[_Candidate], store: RecordStore, report: 
 
 def _set_aside(path: Path, folder: Path) -> None:
     """Move an unreadable record and what lies beside it."""
-    stem = f"{path.stem}.{_content_hash(path)}"
+    beside = files_beside(path)
+    stem = f"{path.stem}.{_content_hash(path, beside)}"
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix in ("json", *BESIDE):
-        source = path.with_name(f"{path.stem}.{suffix}")
+    for suffix, source in {"json": path, **beside}.items():
         if os.path.lexists(source):
             os.replace(source, folder / f"{stem}.{suffix}")
 
 
 def _copy(candidate: _Candidate, folder: Path, stem: str) -> None:
-    """What lies beside it first, the record last, as when it was first written; a file that is there already stays."""
-    beside = candidate.path.name.removesuffix(".json")
-    for suffix in BESIDE:
-        source = candidate.path.with_name(f"{beside}.{suffix}")
-        target = folder / f"{stem}.{suffix}"
-        if source.is_file() and source.resolve() != target.resolve():
-            write_atomically(target, source.read_bytes())
-    target = folder / f"{stem}.json"
+    """What lies beside it first, the record last, as when it was first written; a file that is there already stays.
+
+    What a record whose place a success takes left beside it goes, as in `harness.records.store.RecordStore.write`.
+    """
+    target, beside = folder / f"{stem}.json", candidate.beside
+    if candidate.path.resolve() == target.resolve():
+        return
+    there = files_beside(target)
+    for suffix, source in beside.items():
+        if source.resolve() != there[suffix].resolve():
+            write_atomically(there[suffix], source.read_bytes())
     if not target.is_file() or target.read_bytes() != candidate.content:
         write_atomically(target, candidate.content)
+    for suffix in set(BESIDE) - beside.keys() if candidate.record.code == "OK" else ():
+        there[suffix].unlink(missing_ok=True)
 
 
-def _content_hash(path: Path) -> str:
+def _content_hash(path: Path, beside: Mapping[str, Path]) -> str:
     """Of a record's file and of what lies beside it."""
-    beside = path.name.removesuffix(".json")
-    files = [path, *(path.with_name(f"{beside}.{suffix}") for suffix in BESIDE)]
-    return _hash(b"\0".join(file.read_bytes() if file.is_file() else b"" for file in files))
+    files = [path, *(beside.get(suffix) for suffix in BESIDE)]
+    return _hash(b"\0".join(file.read_bytes() if file and file.is_file() else b"" for file in files))
 
 
 def _hash(content: bytes) -> str:

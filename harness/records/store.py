@@ -18,7 +18,7 @@ from harness.errors import UsageError
 from harness.files import read_regular, write_atomically
 from harness.records.architecture import architecture_csv, read_architecture
 from harness.records.checkpoints import noted
-from harness.records.files import BESIDE, LARGEST_RECORD, LARGEST_TABLE, digest
+from harness.records.files import BESIDE, LARGEST_RECORD, LARGEST_TABLE, digest, files_beside, is_of_record
 from harness.records.index import Ending, collector_paused, from_index
 from harness.records.masks import MASKS
 from harness.records.reading import Unread, load, refuse_unread
@@ -80,7 +80,10 @@ class RecordStore:
         return self.folder / f"{key}.{MASKS}"
 
     def write(self, record: Record, images_csv: str = "", masks_png: bytes = b"") -> Path:
-        """What lies beside it first, the record last; a file under its name that is no record is set aside.
+        """What lies beside it first, the record last; a file under its name that is no record is set aside with its own.
+
+        What another record left beside it goes once a success stands there. A failure deletes nothing: what it finds may
+        be of a start that is about to succeed.
 
         Args:
             images_csv: per-image scores.
@@ -90,6 +93,14 @@ class RecordStore:
             UsageError: the disk is full, the folder cannot be written, or the file there cannot be read for now; older
                 records stay as they were.
         """
+        return self._write(record, images_csv, masks_png, left=() if record.code == "OK" else BESIDE)
+
+    def relabel(self, record: Record) -> Path:
+        """Write a record anew whose run has another label; what lies beside it stays. Raises as `write`."""
+        return self._write(record, left=BESIDE)
+
+    def _write(self, record: Record, images_csv: str = "", masks_png: bytes = b"", *, left: Collection[str]) -> Path:
+        """``left`` are the endings of files beside it that stay though the record does not name them."""
         texts = (images_csv, architecture_csv(record.architecture))
         contents = (*(text.encode(errors="replace") for text in texts), masks_png)
         beside = {name: data for name, data in zip(BESIDE, contents, strict=True) if data}
@@ -109,6 +120,8 @@ class RecordStore:
             for name, data in beside.items():
                 write_atomically(path.with_suffix(f".{name}"), data)
             write_atomically(path, sealed(content))
+            for name in set(BESIDE) - {*content["beside"], *left}:
+                path.with_suffix(f".{name}").unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(
                 f"cannot write the record {path}: {error.strerror or error}; free space or mend the folder, then start"
@@ -243,17 +256,23 @@ class RecordStore:
         return self.summaries()[1]
 
     def _set_aside_unreadable(self, path: Path) -> None:
-        """Keep it as ``<key>.json.unreadable`` (``.unreadable.2`` …), so that a new record overwrites nothing."""
+        """Keep it as ``<key>.json.unreadable`` (``.unreadable.2`` …) and what lies beside it under the same ending, so that
+        a new record overwrites nothing."""
         if not self.problem(path.stem):
             return
-        names = itertools.chain([".unreadable"], (f".unreadable.{number}" for number in itertools.count(2)))
-        os.replace(path, next(aside for name in names if not (aside := path.with_name(path.name + name)).exists()))
+        files = [*files_beside(path).values(), path]
+        endings = itertools.chain([".unreadable"], (f".unreadable.{number}" for number in itertools.count(2)))
+        free = next(end for end in endings if not any(os.path.lexists(f"{file}{end}") for file in files))
+        for file in filter(os.path.lexists, files):
+            os.replace(file, f"{file}{free}")
 
     def _whole(self, record: Record) -> Record:
         """Raises ValueError where the file beside it holds no α history."""
-        path = self.architecture_path(record.key)
-        if not record.architecture and os.path.lexists(path):
-            expected = record.beside.get("architecture.csv", "")
+        path, name = self.architecture_path(record.key), "architecture.csv"
+        # A failure has none but what it names.
+        own = name in record.beside or (record.code == "OK" and is_of_record(name, record.beside))
+        if own and not record.architecture and os.path.lexists(path):
+            expected = record.beside.get(name, "")
             record.architecture.extend(read_architecture(path, expected=expected))
         return record
 
@@ -270,10 +289,8 @@ def add_seal(path: Path) -> None:
         UsageError: it cannot be written.
     """
     content = json.loads(read_regular(path, largest=LARGEST_RECORD))
-    files = {name: path.with_suffix(f".{name}") for name in BESIDE}
-    content["beside"] = {
-        name: digest(read_regular(file, largest=LARGEST_TABLE)) for name, file in files.items() if file.is_file()
-    }
+    files = {name: file for name, file in files_beside(path).items() if file.is_file()}
+    content["beside"] = {name: digest(read_regular(file, largest=LARGEST_TABLE)) for name, file in files.items()}
     try:
         write_atomically(path, sealed(content))
     except OSError as error:
