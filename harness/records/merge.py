@@ -86,12 +86,13 @@ class _Candidate:
         return {name: file for name, file in own.items() if file.is_file()}
 
     @property
-    def rank(self) -> tuple[bool, tuple[int, int], bool, str, str]:
-        """Successes first, then those that know how they were tuned and from the most runs, then what the destination has, then
-        the earliest, then by content: no matter in which order the folders were named."""
+    def rank(self) -> tuple[bool, tuple[int, int], int, str, str]:
+        """Successes first, then those that know how they were tuned and from the most runs, then what the destination has (under
+        its key before kept apart), then the earliest, then by content: no matter in which order the folders were named."""
         run = self.record.run
         told = (-len(run.tuning), -run.trial_runs)
-        return (self.record.code != "OK", told, not self.here, self.record.finished, _hash(self.content))
+        place = 2 if not self.here else int(self.path.parent.name == CONFLICTS)
+        return (self.record.code != "OK", told, place, self.record.finished, _hash(self.content))
 
 
 def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str] = ()) -> ArchiveMerge:
