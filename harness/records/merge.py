@@ -4,7 +4,8 @@ Two files of one key hold the same result (equal scores, histories and data; whe
 not matter), or a conflict: a failure and a success, or two clusters that do not agree bit for bit. A record that does not
 agree with what lies beside it is skipped. Of a conflict one record takes the place under its key, and every other goes to
 ``records/conflicts/<key>.<hash of its content>.json``, which tables do not read. So does a file of the destination that
-this code cannot read (a later schema, half a file) when a record comes that belongs in its place.
+this code cannot read (a later schema, half a file) when a record comes that belongs in its place. What was measured on
+trained models comes with their records (`harness.records.merge_measured`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from harness.errors import UsageError
@@ -21,9 +23,8 @@ from harness.files import write_atomically
 from harness.records.agreement import disagreement
 from harness.records.checkpoints import FILE, noted
 from harness.records.cost import load_cost
-from harness.records.evidence import load_evidence
 from harness.records.files import BESIDE, RESULTS_BESIDE, digest, files_beside, is_of_record
-from harness.records.forgetting import load_forgetting
+from harness.records.merge_measured import merge_measured, set_measured_aside
 from harness.records.reading import load, refuse_unread
 from harness.records.schema import Record, content_hash
 from harness.records.store import RecordStore
@@ -117,8 +118,8 @@ def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str
         for key in sorted(found):
             _settle(key, found[key], RecordStore(destination), report)
         _merge_costs(sources, destination, report)
-        _merge_beside(sources, destination, report, folder="evidence", load=load_evidence)
-        _merge_beside(sources, destination, report, folder="forgetting", load=load_forgetting)
+        same_model = partial(_same_model, destination)
+        report.added += merge_measured(sources, destination, same_model=same_model, skipped=report.skipped)
         _merge_notes(sources, destination, report)
     except OSError as error:
         raise UsageError(
@@ -161,11 +162,14 @@ def _settle(key: str, candidates: list[_Candidate], store: RecordStore, report: 
     apart = [other.path for other in others]
     differs = set().union(*(_differences(kept.record, other.record) for other in others))
     target = store.path(key)
-    if os.path.lexists(target) and target.resolve() not in {one.path.resolve() for one in candidates}:
+    standing = next((one for one in candidates if one.path.resolve() == target.resolve()), None)
+    if os.path.lexists(target) and kept is not standing and not (standing and _are_one(kept, standing)):
+        set_measured_aside(store.root, key, apart=CONFLICTS, skipped=report.skipped)
+    if os.path.lexists(target) and standing is None:
         _set_aside(target, store.folder / CONFLICTS)
         apart.append(target)
         differs.add("a file that cannot be read")
-    if kept.path.resolve() != target.resolve():
+    if kept is not standing:
         report.added += not target.is_file()
         _copy(kept, store.folder, key)
     if apart:
@@ -241,38 +245,21 @@ def _merge_costs(sources: Sequence[Path], destination: Path, report: ArchiveMerg
             report.added += 1
 
 
-def _merge_beside(
-    sources: Sequence[Path],
-    destination: Path,
-    report: ArchiveMerge,
-    *,
-    folder: str,
-    load: Callable[[Path], object],
-) -> None:
-    """What was measured on trained models (``evidence``, ``forgetting``) goes where their records are; of two files that
-    differ the destination's stays."""
-    for root in sources:
-        for path in sorted((root / folder).glob("*.json")):
-            try:
-                measured, content = load(path), path.read_bytes()
-            except ValueError as error:
-                report.skipped[path] = str(error)
-                continue
-            target = destination / folder / path.name
-            if not RecordStore(destination).path(path.stem).is_file():
-                continue
-            if not target.is_file():
-                write_atomically(target, content)
-                report.added += 1
-            elif target.read_bytes() != content and not _holds(target, measured, load=load):  # layouts may differ
-                report.skipped[path] = f"{target} is other {folder} of this run; delete one of the two"
-
-
-def _holds(path: Path, measured: object, *, load: Callable[[Path], object]) -> bool:
+def _same_model(destination: Path, root: Path, key: str) -> bool | None:
+    """Whether the records of two folders under one key are of one training; None where none stands in the destination."""
+    standing, other = (RecordStore(one).path(key) for one in (destination, root))
+    if not standing.is_file():
+        return None
     try:
-        return load(path) == measured
+        found = [_Candidate(path=path, content=b"", record=load(path), here=False) for path in (standing, other)]
     except ValueError:
         return False
+    return _are_one(*found)
+
+
+def _are_one(kept: _Candidate, other: _Candidate) -> bool:
+    """Whether both are records of one training, whatever its run was called then."""
+    return kept.result == other.result or _is_earlier_label(kept.record, other.record)
 
 
 def _merge_notes(sources: Sequence[Path], destination: Path, report: ArchiveMerge) -> None:

@@ -22,6 +22,18 @@ ALPHA = [{"blocks.0.q": [0.25, 0.75]}]
 _PICTURE = np.zeros((8, 8), np.uint8)
 MASKS = encoded_masks([KeptMask(split="test", stem="a", predicted=_PICTURE, truth=_PICTURE)])
 
+TUNING = {
+    "grid": {"lr": [1e-4]},
+    "chosen": {"lr": 1e-4},
+    "edge": [],
+    "trials": [{"options": {"lr": 1e-4}, "score": 0.5, "keys": ["0" * 16], "hours": 0.0}],
+    "metric": "s_measure",
+    "on": ["kvasir"],
+    "seeds": [0],
+    "hours": 0.0,
+}
+"""What a record says that knows how it was tuned."""
+
 
 def whole(root: Path, value: float = 0.9) -> Record:
     """A record with all that may lie beside one."""
@@ -116,10 +128,7 @@ def test_files_that_a_record_does_not_name_are_not_read_and_the_check_reports_th
 
 def test_a_record_that_wins_a_merge_has_nothing_of_the_losing_one_beside_it(tmp_path: Path) -> None:
     """The destination's loses to one that knows how it was tuned."""
-    trial = {"options": {"lr": 1e-4}, "score": 0.5, "keys": ["0" * 16], "hours": 0.0}
-    chosen = {"grid": {"lr": [1e-4]}, "chosen": {"lr": 1e-4}, "edge": [], "trials": [trial]}
-    tuning = {**chosen, "metric": "s_measure", "on": ["kvasir"], "seeds": [0], "hours": 0.0}
-    tuned = record(0.8, tuning=tuning)
+    tuned = record(0.8, tuning=TUNING)
     RecordStore(tmp_path / "a").write(tuned, images(tuned))
     whole(tmp_path / "b")
     before = {name: (tmp_path / "b" / "records" / f"{tuned.key}.{name}").read_bytes() for name in ("json", *BESIDE)}
