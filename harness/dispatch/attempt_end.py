@@ -92,6 +92,12 @@ def give_up(
 
     Args:
         accounting: of the cluster that its starts ran on, which is asked for their GPU-hours.
+
+    Returns:
+        The record that stands: a success that came in the meantime is not replaced.
+
+    Raises:
+        UsageError: the record cannot be written, or what is in its place cannot be read for now.
     """
     hours, source = gpu_hours(starts, accounting=accounting)
     record = Record(
@@ -104,7 +110,11 @@ def give_up(
         attempts=max(1, len(starts)),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    RecordStore(results).write(record)
+    store = RecordStore(results)
+    finished = store.find(run.key)
+    if finished is not None and finished.code == "OK":  # accounting answers slowly, and a start taken for dead may live
+        return finished
+    store.write(record)
     return record
 
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from harness.dispatch.attempt_end import end_from_state, exceeded_memory, gpu_hours, reason_to_give_up, settle
+from harness.dispatch.attempt_end import end_from_state, exceeded_memory, give_up, gpu_hours, reason_to_give_up, settle
 from harness.dispatch.attempts import Attempt, Lease, attempts, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Account
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun
+from harness.records.schema import Record
 from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job
 
@@ -115,6 +116,21 @@ def test_settling_closes_a_dead_start_and_leaves_the_run_to_be_started_again(tmp
     )
     assert attempts(folder)[0].end == "PREEMPTED"
     assert RecordStore(tmp_path).read(job.run.key) is None
+
+
+def test_a_success_that_came_while_a_run_was_given_up_stands(tmp_path):
+    job = make_job(tmp_path)
+    success = Record(run=job.run, key=job.run.key, code="OK")
+
+    class Slow:
+        def history(self, jobs):
+            RecordStore(tmp_path).write(success, "variant,split,stem,iou\nbest,test,a,0.5\n")
+
+    starts = [start(1, "lost", job="7_0")]
+    found = give_up(tmp_path, job.run, end="lost", detail="", starts=starts, environment={}, accounting=Slow())
+    assert found == success
+    assert RecordStore(tmp_path).read(job.run.key) == success
+    assert RecordStore(tmp_path).images_path(job.run.key).is_file()
 
 
 class Accounting:
