@@ -21,6 +21,9 @@ from harness.streams import lost_output, open_streams, say
 from methods.parts.placement import MethodError
 
 DEBUG = "--debug"
+_FREE_SPACE = "; free space or choose another folder, then give the same command again"
+_DENIED = "; let its owner give you access, or choose another"
+_ADVICE = {errno.ENAMETOOLONG: "", errno.EACCES: _DENIED, errno.EPERM: _DENIED}
 
 
 class Main(Protocol):
@@ -79,14 +82,9 @@ def _error(text: str) -> int:
 
 def _last_resort(error: Exception) -> str:
     """One line about what nobody foresaw, with where its traceback is."""
-    if isinstance(error, OSError) and error.errno in REASONS:
+    if isinstance(error, OSError) and error.errno in {*REASONS, *_ADVICE}:
         where = f"{error.filename}: " if error.filename else ""
-        again = (
-            ""
-            if error.errno == errno.ENAMETOOLONG
-            else "; free space or choose another folder, then give the same command again"
-        )
-        return f"{where}{os_reason(error)}{again}"
+        return f"{where}{os_reason(error)}{_ADVICE.get(error.errno, _FREE_SPACE)}"
     text = " ".join(str(error).split())
     text = f"{type(error).__name__}: {text[:200]}{'…' if len(text) > 200 else ''}"
     try:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.command_line import CommandParser, command, require_effect
 from harness.drawing import FIGURES, draw, figure_named
 from harness.drawing.checking import figure_files, wrong_figures
 from harness.drawing.material import Material, NothingToDrawError, materials
@@ -28,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     options.results = results_of(options)
     if options.check:
+        if options.names:
+            raise UsageError("--check looks at every figure of a results folder; leave the names away")
+        require_effect(options, "study", "baseline", "data", "out", without="with --check")
         return _check(options.results)
     if not options.names:
         raise UsageError(f"name a figure: all, {', '.join(FIGURES)}")

@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         require_place(args.per_image)
     variants = variants_of(conventions, multiclass=task == "multiclass") if args.conventions else {"": conventions}
 
-    from harness.evaluation.folders import FolderScoring, pair_predictions, score_folders
+    from harness.evaluation.folders import FolderScoring, pair_predictions, require_levels, score_folders
     from harness.evaluation.scorer import SplitScorer
 
     scorers = {
@@ -82,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
         for name, rules in variants.items()
     }
     pairs = pair_predictions(args.pred, args.gt, partial=args.partial)
+    if task == "binary":
+        require_levels(pairs)
     scoring = FolderScoring(
         scorers=scorers, input_size=side, foreground=args.foreground or "half", stretched=args.stretched
     )
@@ -170,6 +172,8 @@ def require_place(path: Path) -> None:
     """
     if os.path.isdir(path):
         raise UsageError(f"--per-image {path} is a folder; name a file in it, such as {path / 'images.csv'}")
+    if os.path.isfile(path) and path.suffix.lower() != ".csv":
+        raise UsageError(f"--per-image {path} is there and no .csv; name another file, since this would write over it")
     if os.path.exists(path):  # also a pipe, whose folder nobody can write to
         if not os.access(path, os.W_OK):
             raise UsageError(f"--per-image {path} cannot be written; name another file")

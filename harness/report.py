@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.html.build import Hands, Wanted, collect
@@ -26,6 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     path = options.out or root / "report.html"
     if path.is_dir():
         raise UsageError(f"--out {path} is a folder; name a file in it, such as {path / 'report.html'}")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out {path}: a report is a page; name a file that ends in .html")
+    if options.no_figures:
+        require_effect(options, "data", without="with --no-figures")
     require_writable(path.parent, named="folder", option="--out")
     wanted = Wanted(
         study=load_study(options.study) if options.study else None,

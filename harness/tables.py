@@ -89,8 +89,8 @@ def _check(root: Path, found: Mapping[Path, str], *, style: Format, whole: bool)
 
     wrong = 0
     for path, text in found.items():
-        there = path.read_text(encoding="utf-8") if path.is_file() else None
-        if there == text:
+        there = path.read_bytes() if path.is_file() else None
+        if there == text.encode():
             continue
         wrong += 1
         print(f"{path}: {'is missing' if there is None else 'differs from the records'}")

@@ -43,10 +43,25 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless
         if isinstance(first["input"], Mapping):  # a whole table; the message names the field in it
             raise UsageError(f"{where}: {key}: {message}") from error
         raise UsageError(f"{where}: {key}={shown(repr(first['input']))} {message}") from error
+    for key, value in values.items():
+        if _is_coerced(value, getattr(found, key)):
+            raise UsageError(f"{where}: {key}={shown(repr(value))} has true or false where something else belongs")
     for key in (name for name in values if name not in endless):
         if (number := _unusable(getattr(found, key))) is not None:
             raise UsageError(f"{where}: {key}={shown(number)} is no number to compute with")
     return found
+
+
+def _is_coerced(given: Any, made: Any) -> bool:
+    """Whether a ``yes`` of YAML became a number."""
+    if isinstance(given, bool):
+        return not isinstance(made, bool)
+    if isinstance(given, Mapping):
+        inside = made if isinstance(made, Mapping) else getattr(made, "__dict__", {})
+        return any(_is_coerced(value, inside.get(key, value)) for key, value in given.items())
+    if isinstance(given, list | tuple) and isinstance(made, list | tuple) and len(given) == len(made):
+        return any(map(_is_coerced, given, made))
+    return False
 
 
 def _unusable(value: Any) -> int | float | None:

@@ -54,7 +54,12 @@ def to_rgb(image: Image.Image, path: Path) -> Array:
     Args:
         image: the image.
         path: its file, for messages.
+
+    Raises:
+        DatasetError: floats, of which nobody knows the range, or 16-bit samples that would come out black.
     """
+    if image.mode == "F":
+        raise DatasetError(f"{path} holds floats; convert it to 8 bits")
     if image.mode in _SIXTEEN_BIT:
         return np.repeat(_eight_bits(np.asarray(image), path)[..., None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
@@ -88,8 +93,10 @@ def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
         return np.asarray(image)
     if image.mode in _SIXTEEN_BIT:
         return np.asarray(image).astype(np.int64)
-    if image.mode in ("LA", "PA"):
+    if image.mode == "PA":
         return np.asarray(image)[..., 0]
+    if image.mode == "LA":
+        return _grey_or_alpha(np.asarray(image))
     if image.mode not in ("RGB", "RGBA"):
         raise DatasetError(f"{path} has mode {image.mode}, which is no mask encoding")
     channels = np.asarray(image)
@@ -98,9 +105,13 @@ def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
         return np.asarray(image.convert("L"))
     if (colour != colour[..., :1]).any():
         raise DatasetError(f"{path} is a colour image, not a one-channel mask")
-    if image.mode == "RGBA" and colour.min() == colour.max() and channels[..., 3].min() != channels[..., 3].max():
-        return channels[..., 3]  # the mask is drawn in the alpha channel
-    return colour[..., 0]
+    return _grey_or_alpha(channels[..., [0, 3]]) if image.mode == "RGBA" else colour[..., 0]
+
+
+def _grey_or_alpha(channels: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Grey levels, or the alpha channel where the mask is drawn in it: one grey under more than full opacity."""
+    grey, alpha = channels[..., 0], channels[..., 1]
+    return alpha if grey.min() == grey.max() and alpha.min() < 255 else grey
 
 
 def _listed(values: NDArray[np.generic]) -> str:
@@ -127,13 +138,11 @@ def read_binary(path: Path, *, rule: Rule = "half", only_255: bool = False) -> A
     if only_255:
         return (_grey_view(image, path) == 255).astype(np.uint8)
     lossless = image.format not in LOSSY_FORMATS
-    if image.mode == "P" and not _grey_palette(image):
-        indices = np.asarray(image)
-        if len(np.unique(indices)) > 2:
-            raise DatasetError(f"{path} has the unexpected mask values {_listed(indices)}: a binary palette has two")
-        if rule == "index" and indices.max(initial=0) > 1:
+    if image.mode == "P" and not is_grey_palette(image):
+        found = two_colours(image, path)
+        if rule == "index" and (indices := np.asarray(image)).max(initial=0) > 1:
             raise DatasetError(f"{path} has the unexpected mask values {_listed(indices)}: palette indices are 0 and 1")
-        return (np.asarray(image.convert("RGB")).max(axis=2) > 0).astype(np.uint8)
+        return found
     values = _grey_view(image, path)
     if image.mode == "1" or (lossless and values.max(initial=0) <= 1):
         return (values > 0).astype(np.uint8)
@@ -147,6 +156,22 @@ def read_binary(path: Path, *, rule: Rule = "half", only_255: bool = False) -> A
     return (values > 0).astype(np.uint8)
 
 
+def two_colours(image: Image.Image, path: Path) -> Array:
+    """A coloured palette as {0, 1}, (H, W) uint8: every colour but black is foreground.
+
+    Raises:
+        DatasetError: more than two colours in use, or two of which none is black.
+    """
+    indices = np.asarray(image)
+    used = len(np.unique(indices))
+    if used > 2:
+        raise DatasetError(f"{path} has the unexpected mask values {_listed(indices)}: a binary palette has two")
+    found = (np.asarray(image.convert("RGB")).max(axis=2) > 0).astype(np.uint8)
+    if used == 2 and found.all():
+        raise DatasetError(f"{path} has two colours and neither is black, which is what background is in a palette")
+    return found
+
+
 def _grey_view(image: Image.Image, path: Path) -> NDArray[np.integer]:
     """Grey levels 0 to 255, (H, W): palettes looked up, 1 bit as 0/255, 16 bits scaled."""
     if image.mode in ("P", "1"):
@@ -155,7 +180,7 @@ def _grey_view(image: Image.Image, path: Path) -> NDArray[np.integer]:
     return _eight_bits(values, path) if image.mode in _SIXTEEN_BIT else values
 
 
-def _grey_palette(image: Image.Image) -> bool:
+def is_grey_palette(image: Image.Image) -> bool:
     """Whether the colours in use are a scale of greys that reaches white's half: levels, rather than labels."""
     colours = np.asarray(image.convert("RGB"))
     return bool((colours == colours[..., :1]).all() and colours.max(initial=0) > 127)
@@ -171,6 +196,14 @@ def _refuse_pictures(values: NDArray[np.integer], path: Path, *, third_class: bo
         raise DatasetError(f"{path} has the unexpected mask values {_listed(values)}: a binary mask is black and white")
 
 
+def require_lossless(image: Image.Image, path: Path) -> None:
+    """Raises DatasetError where class indices are in a lossy format."""
+    if image.format in LOSSY_FORMATS:
+        raise DatasetError(
+            f"{path} is a {image.format} file: class indices do not survive lossy compression; get the original masks"
+        )
+
+
 def read_indices(path: Path, *, num_classes: int) -> Array:
     """A mask that stores class indices (palette or grey), (H, W) uint8.
 
@@ -178,10 +211,7 @@ def read_indices(path: Path, *, num_classes: int) -> Array:
         DatasetError: unreadable, lossy, or an index outside ``0 .. num_classes - 1``.
     """
     image = upright(open_image(path))
-    if image.format in LOSSY_FORMATS:
-        raise DatasetError(
-            f"{path} is a {image.format} file: class indices do not survive lossy compression; get the original masks"
-        )
+    require_lossless(image, path)
     values = mask_values(image, path)
     if values.min(initial=0) < 0 or values.max(initial=0) >= num_classes:
         wrong = values[(values < 0) | (values >= num_classes)]

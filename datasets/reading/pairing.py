@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datasets.base import DatasetError, Pair
 
-IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
+IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 MASK_SUFFIXES = ("_segmentation", "_mask", "_masks", "_label", "_labels", "_gt", "_seg")
 _SUPERPIXELS = re.compile(r"_superpixels?$")
 

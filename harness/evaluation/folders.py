@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -15,9 +15,18 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from datasets.base import DatasetError
-from datasets.reading.decoding import mask_values, read_binary, read_indices
+from datasets.reading.decoding import (
+    LOSSY_FORMATS,
+    is_grey_palette,
+    mask_values,
+    read_binary,
+    read_indices,
+    require_lossless,
+    two_colours,
+)
 from datasets.reading.opening import MOST_PIXELS, open_image, require_file
 from datasets.reading.pairing import image_files, mask_key
 from harness.errors import UsageError
@@ -87,21 +96,57 @@ def _by_key(folder: Path, files: Sequence[Path]) -> Mapping[str, Path]:
 def read_prediction(path: Path, *, task: str) -> NDArray:
     """Binary: probabilities (H, W); multi-class: labels (H, W), or scores (C, H, W) from ``.npy``.
 
-    A grey image holds probabilities as 0..255, a 16-bit one as 0..65535, a 1-bit one as 0 and 1.
+    A grey image holds probabilities as 0..255, a 16-bit one as 0..65535, a 1-bit one as 0 and 1; of a coloured palette
+    every colour but black is foreground.
 
     Raises:
-        DatasetError: unreadable, or an array of another kind.
+        DatasetError: unreadable, an array of another kind, or labels that lossy compression has changed.
     """
     if path.suffix == ".npy":
         return _read_array(path, task=task)
     image = open_image(path)
     if task == "multiclass":
+        require_lossless(image, path)
         return mask_values(image, path)
+    if image.mode == "P" and not is_grey_palette(image):
+        return two_colours(image, path).astype(float)
     if image.mode == "P":
         image = image.convert("L")
-    values = mask_values(image, path)
-    full = 65535 if image.mode.startswith("I") else 1 if image.mode == "1" else 255
-    return values / full
+    return mask_values(image, path) / _full(image)
+
+
+def _full(image: Image.Image) -> int:
+    """The level that stands for probability 1."""
+    return 65535 if image.mode.startswith("I") else 1 if image.mode == "1" else 255
+
+
+def require_levels(pairs: Iterable[FolderPair]) -> None:
+    """Refuse masks of 0 and 1 (or of 0 and 255 in 16 bits) where levels stand for probabilities: all would be background.
+
+    One dark map may be a network's; a folder in which none is brighter is not.
+
+    Raises:
+        UsageError: no prediction is above the lowest level, or the lowest byte.
+        DatasetError: unreadable.
+    """
+    found: tuple[int, int] = 0, 255
+    for pair in pairs:
+        if pair.prediction.suffix == ".npy":
+            return
+        image = open_image(pair.prediction)
+        full = _full(image)
+        if image.mode in ("1", "P") or image.format in LOSSY_FORMATS:
+            return
+        most = int(mask_values(image, pair.prediction).max(initial=0))
+        if most > full // 255:
+            return
+        found = max(found, (most, full))
+    if found[0]:
+        most, full = found
+        raise UsageError(
+            f"no prediction reaches more than {most} of {full}, which is probability {most / full:.2g}; where {most} stands"
+            f" for foreground, save {full} in its place"
+        )
 
 
 def _read_array(path: Path, *, task: str) -> NDArray:

@@ -199,7 +199,7 @@ def _region(item: Mapping[str, Any], where: str) -> tuple[float, float]:
     if not isinstance(expected, Mapping) or len(expected) != 1 or not expected.keys() <= {"equal", "greater", "less"}:
         raise UsageError(f"{where}: expected must be one of equal: X, greater: X, less: X, or {UNKNOWN}")
     ((kind, value),) = expected.items()
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise UsageError(f"{where}: expected {kind} {value!r} is not a number")
     if kind != "equal":
         if tolerance is not None:

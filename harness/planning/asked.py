@@ -135,6 +135,8 @@ def _benchmarks(arguments: argparse.Namespace, settings: Settings) -> tuple[tupl
         if not name.strip() or not folder:
             raise UsageError(f"--datasets {word!r} is not NAME=DIR, such as --datasets mine=/data/mine")
         names.append(name := dataset_name(name))
+        if name in folders or (equals and name in given):
+            raise UsageError(f"--datasets {word!r}: {name} has another folder on this command line; give one of them")
         folders[name] = Path(folder).expanduser()
         if name not in known:
             made, folders[name] = any_folder(name, folders[name])

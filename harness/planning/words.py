@@ -79,12 +79,14 @@ def parse_roots(items: Iterable[str]) -> dict[str, Path]:
     """``["kvasir=/data/Kvasir-SEG"]`` as a folder for each name; names are as they were typed.
 
     Raises:
-        UsageError: an item is not NAME=DIR.
+        UsageError: an item is not NAME=DIR, or one name is there twice.
     """
-    roots = {}
+    roots: dict[str, Path] = {}
     for item in items:
         name, equals, folder = item.partition("=")
         if not equals or not name.strip() or not folder:
             raise UsageError(f"--dataset-root {item!r} is not NAME=DIR, such as --dataset-root kvasir=/data/Kvasir-SEG")
+        if name.strip() in roots:
+            raise UsageError(f"--dataset-root {name.strip()} is given twice")
         roots[name.strip()] = Path(folder).expanduser()
     return roots

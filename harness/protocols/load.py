@@ -51,7 +51,7 @@ def load_protocol(name: str, overrides: Mapping[str, Any] | None = None) -> Prot
     values = read_card(path).values()
     values["name"] = path.stem
     for key, value in sorted((overrides or {}).items(), key=lambda item: item[0].startswith("benchmarks.")):
-        for special in (values.get("benchmarks") or {}).values():
+        for special in _tables(values.get("benchmarks")):
             special.pop(key, None)
         _assign(values, key, value)
     return from_mapping(Protocol, values, where=f"protocol {path.stem}")
@@ -92,6 +92,11 @@ def from_rules(rules: Mapping[str, Any]) -> Protocol:
 
 def _plain(protocol: Protocol) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()}
+
+
+def _tables(benchmarks: Any) -> list[dict[str, Any]]:
+    """What a card says for single benchmarks, as far as it is what it should be; the rest is told after this."""
+    return [one for one in benchmarks.values() if isinstance(one, dict)] if isinstance(benchmarks, dict) else []
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:

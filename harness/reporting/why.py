@@ -28,7 +28,8 @@ def explain(page: Page, folder: Folder, *, row: str, column: str) -> str:
     for block in tables:
         for name in block.columns:
             columns.setdefault(name, {name}).update(block.aliases.get(name, ()))
-    title = _one("column", column, columns)
+    mine = {name for block in tables if label in map(row_label, block.rows) for name in block.columns}
+    title = _one("column", column, {name: aliases for name, aliases in columns.items() if name in mine})
     found = [text for block in tables for text in _explained(block, folder, label=label, title=title)]
     if not found:
         raise UsageError(f"no table of this page has both the row {label!r} and the column {title!r}")

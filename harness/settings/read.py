@@ -159,9 +159,9 @@ def _levels(environment: Mapping[str, str]) -> Iterator[_Level]:
         yield _of_file(path, shown=str(path), base=path.parent, foreign=_writable_by_others(path))
     else:
         user = user_file(environment)
-        if user.exists():
+        if os.path.lexists(user):
             yield _of_file(user, shown=str(user), base=None, foreign=_writable_by_others(user))
-        if HERE.exists():
+        if os.path.lexists(HERE):
             yield _of_file(HERE, shown=str(HERE), base=Path(), foreign="whoever made this folder may have written it")
     yield _of_environment(environment)
 

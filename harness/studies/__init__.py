@@ -218,11 +218,16 @@ def load_study(name: str) -> Study:
     """Read a study by name, or from a YAML file.
 
     Raises:
-        UsageError: no such study, broken YAML, an unknown key, method or benchmark, or two rows of one label.
+        UsageError: no such study, a file with the name of one that comes with the harness, broken YAML, an unknown key,
+            method or benchmark, or two rows of one label.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise UsageError(f"unknown study {name!r}{did_you_mean(name, study_names())}; a path to a YAML file works too")
+    if path.stem in study_names() and path.resolve().parent != FOLDER.resolve():
+        raise UsageError(
+            f"study {path}: the harness has one of this name, whose page this would write over; rename the file"
+        )
     return study_from_dict(read_yaml(path, what="study"), name=checked_name(path.stem, what="study"))
 
 

@@ -96,6 +96,12 @@ def test_a_full_disk_is_called_that(number: int, said: str, capsys: pytest.Captu
     assert said in line
 
 
+def test_what_nobody_may_read_is_no_surprise(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/theirs"))([]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: /theirs: Permission denied; let its owner give you access, or choose another"
+
+
 @pytest.mark.parametrize(
     "words", [("-m", "harness.run", "--help"), ("-u", "-m", "harness.run", "--help"), ("-c", VERB, "show")]
 )

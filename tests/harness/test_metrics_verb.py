@@ -164,6 +164,51 @@ def test_other_encodings_of_a_prediction_are_read(capsys, tmp_path, kind):
     assert scores_of(capsys, predictions, masks, "--metrics", "mae,iou")["scores"] == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_coloured_palette_is_foreground_and_not_a_dark_picture(capsys, tmp_path):
+    mask = blob(np.random.default_rng(1), 30, 30)
+    for folder in ("p", "g"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(mask * np.uint8(255)).save(tmp_path / "g" / "a.png")
+    picture = Image.fromarray(mask)
+    picture.putpalette([0, 0, 0, 128, 0, 0])
+    picture.save(tmp_path / "p" / "a.png")
+    assert scores_of(capsys, tmp_path / "p", tmp_path / "g", "--metrics", "iou")["scores"] == {"iou": 1.0}
+
+
+@pytest.mark.parametrize(("level", "full", "kind"), [(1, 255, np.uint8), (255, 65535, np.uint16)])
+def test_masks_that_are_no_probabilities_are_refused_where_all_are_such(capsys, tmp_path, level, full, kind):
+    rng = np.random.default_rng(1)
+    predictions, masks = tmp_path / "p", tmp_path / "g"
+    predictions.mkdir()
+    masks.mkdir()
+    for name in "ab":
+        mask = blob(rng, 30, 30)
+        Image.fromarray(mask * np.uint8(255)).save(masks / f"{name}.png")
+        Image.fromarray(mask.astype(kind) * kind(level)).save(predictions / f"{name}.png")
+    words = ["--pred", str(predictions), "--gt", str(masks), "--workers", "1"]
+    assert main(words) == 2
+    assert f"save {full} in its place" in capsys.readouterr().err
+    Image.fromarray(mask.astype(kind) * kind(full)).save(predictions / "b.png")
+    assert main(words) == 0  # one map may be dark
+
+
+def test_labels_of_several_classes_are_not_read_from_jpeg(capsys, tmp_path):
+    for folder, ending in (("p", "jpg"), ("g", "png")):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.full((16, 16), 3, np.uint8)).save(tmp_path / folder / f"a.{ending}")
+    words = ["--pred", str(tmp_path / "p"), "--gt", str(tmp_path / "g"), "--num-classes", "8", "--workers", "1"]
+    assert main(words) == 2
+    assert "a.jpg is a JPEG file: class indices do not survive" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_table_is_not_written_over(capsys, folders):
+    mask = next(folders[1].glob("*.tif"))
+    before = mask.read_bytes()
+    assert main(["--pred", str(folders[0]), "--gt", str(folders[1]), "--per-image", str(mask)]) == 2
+    assert "is there and no .csv" in capsys.readouterr().err
+    assert mask.read_bytes() == before
+
+
 def test_class_indices_with_ignored_pixels_are_scored(capsys, tmp_path):
     rng = np.random.default_rng(2)
     scorer = SplitScorer(CLASSES, task="multiclass", num_classes=4)

@@ -120,6 +120,14 @@ def test_custom_imports_are_an_unknown_key(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("field", ["epochs: yes", "lr: no", "benchmarks: {kvasir: 3}", "benchmarks: [kvasir]"])
+def test_a_value_of_another_kind_is_one_line_whatever_is_set(field: str, tmp_path: Path) -> None:
+    path = _cards(tmp_path, mine=f"_base_: demo.yaml\n{field}\n")
+    for overrides in ({}, {"batch_size": "1"}):
+        with pytest.raises(UsageError, match=field.partition(":")[0]):
+            load_protocol(str(path), overrides)
+
+
 @pytest.mark.parametrize("field", ["1: 2", "quirks.selection: released", "_bse_: x.yaml", "quirks: {1: 2}"])
 def test_a_key_that_is_no_field_is_one_line(field: str, tmp_path: Path) -> None:
     path = _cards(tmp_path, mine=field + "\n")

@@ -85,6 +85,31 @@ def test_mask_in_the_alpha_channel(tmp_path: Path, disc: np.ndarray) -> None:
     np.testing.assert_array_equal(read_binary(tmp_path / "mask.png"), disc)
 
 
+def test_alpha_of_no_opacity_is_an_empty_mask_beside_masks_drawn_in_alpha(tmp_path: Path, disc: np.ndarray) -> None:
+    for colour, name in ((255, "a.png"), (0, "b.png")):
+        pixels = np.full((*disc.shape, 4), colour, np.uint8)
+        pixels[..., 3] = 0
+        Image.fromarray(pixels).save(tmp_path / name)
+        assert not read_binary(tmp_path / name).any()
+    grey = np.dstack([np.full_like(disc, 255), disc * 255]).astype(np.uint8)
+    Image.fromarray(grey, mode="LA").save(tmp_path / "c.png")
+    np.testing.assert_array_equal(read_binary(tmp_path / "c.png"), disc)
+
+
+def test_a_palette_of_two_colours_has_black_for_background(tmp_path: Path, disc: np.ndarray) -> None:
+    image = Image.fromarray(disc.astype(np.uint8))
+    image.putpalette([68, 1, 84, 253, 231, 37])
+    image.save(tmp_path / "a.png")
+    with pytest.raises(DatasetError, match="two colours and neither is black"):
+        read_binary(tmp_path / "a.png")
+
+
+def test_an_image_of_floats_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DatasetError, match=r"a\.tif holds floats; convert it to 8 bits"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_empty_mask_stays_empty_and_full_mask_full(tmp_path: Path) -> None:
     for value in (0, 1):
         classes = np.full((20, 30), value, np.uint8)

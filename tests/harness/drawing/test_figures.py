@@ -210,6 +210,8 @@ def test_the_check_covers_figures_that_are_there(tmp_path: Path, capsys: pytest.
     path.write_bytes(path.read_bytes().replace(b"<path", b"<path ", 1))
     path.with_name("demo-gone-forest.svg").write_bytes(path.read_bytes())
     assert verb.main(["--check", "--results", str(tmp_path)]) == 1
+    assert verb.main(["forest", "--check", "--results", str(tmp_path)]) == 2  # it would look at all of them
+    assert verb.main(["--check", "--study", "rank", "--results", str(tmp_path)]) == 2
     out = capsys.readouterr().out
     assert "differs from the records" in out
     assert "no record gives this figure" in out

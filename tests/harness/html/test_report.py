@@ -259,6 +259,8 @@ def test_coordinates_are_rounded_and_shapes_of_letters_are_not() -> None:
         (["--protocol", "nas-loar"], "unknown protocol 'nas-loar' (did you mean 'nas-lora'?)"),
         (["--out", "page.md/r.html"], "folder page.md cannot be written (Not a directory); choose another with --out"),
         (["--out", "."], "--out . is a folder; name a file in it, such as report.html"),
+        (["--out", "page.md"], "--out page.md: a report is a page; name a file that ends in .html"),
+        (["--no-figures", "--data", "."], "--data has no effect with --no-figures; leave it away"),
     ],
 )
 def test_a_mistake_is_one_line(

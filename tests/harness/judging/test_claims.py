@@ -316,6 +316,7 @@ def test_a_claim_on_parameters_holds_within_its_tolerance_and_no_further(
         ({"metric": "iouu"}, "did you mean 'iou'"),
         ({"denominator": None}, "needs a 'denominator'"),
         ({"expected": {"equal": 1}}, "needs a tolerance"),
+        ({"expected": {"greater": float("inf")}}, "greater inf is not a number"),
         ({"expected": {"equal": 1}, "tolerance": 0}, "needs a tolerance"),
         ({"expected": {"greater": 1}, "tolerance": 1}, "belongs to 'equal'"),
         ({"expected": {"about": 1}}, "must be one of"),

@@ -56,6 +56,10 @@ def test_a_copied_file_is_a_study(tmp_path: Path) -> None:
     copy.write_text((REPOSITORY / "harness/studies/rank.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     assert load_study(str(copy)).entries == load_study("rank").entries
     assert load_study(str(copy)).name == "mine"
+    same = copy.rename(tmp_path / "rank.yaml")
+    with pytest.raises(UsageError, match=r"rank.yaml: the harness has one of this name, whose page .* rename the file"):
+        load_study(str(same))
+    assert load_study(str(REPOSITORY / "harness/studies/rank.yaml")) == load_study("rank")
 
 
 GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lora"]}
