@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.errors import UsageError, did_you_mean
 from harness.files import write_atomically
 from harness.records.agreement import disagreement
 from harness.records.checkpoints import FILE, noted
@@ -103,17 +103,21 @@ def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str
         protocols: only records of these cards; all if empty.
 
     Raises:
-        UsageError: a source has no records folder, or the destination cannot be written or read.
+        UsageError: a source has no records folder, no record is of one of ``protocols``, or the destination cannot be written or read.
     """
     report = ArchiveMerge()
     found: dict[str, list[_Candidate]] = {}
+    seen: set[str] = set()
     for root in sources:
         if not RecordStore(root).folder.is_dir():
             raise UsageError(f"{root} holds no records (there is no folder {RecordStore(root).folder})")
     for root in dict.fromkeys(path.resolve() for path in (destination, *sources)):
         for candidate in _candidates(root, report, here=root == destination.resolve()):
+            seen.add(candidate.record.run.protocol)
             if candidate.here or not protocols or candidate.record.run.protocol in protocols:
                 found.setdefault(candidate.record.key, []).append(candidate)
+    if absent := sorted({*protocols} - seen):
+        raise UsageError(f"no record is of the card {absent[0]!r}{did_you_mean(absent[0], seen)}")
     try:
         for key in sorted(found):
             _settle(key, found[key], RecordStore(destination), report)

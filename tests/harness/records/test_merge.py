@@ -203,6 +203,9 @@ def test_publishing_one_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["merge", str(runs), str(tmp_path / "results"), "--protocol", "mini"]) == 0
     assert [one.run.protocol for one in RecordStore(tmp_path / "results")] == ["mini"]
     assert "1 added" in capsys.readouterr().out
+    assert main(["merge", str(runs), str(tmp_path / "none"), "--protocol", "minni"]) == 2
+    assert "no record is of the card 'minni' (did you mean 'mini'?)" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_wrong_folders_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
