@@ -7,6 +7,7 @@ place, synced and renamed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -62,6 +63,9 @@ class CheckpointFiles:
 
         Such a file is set aside as ``NAME.unusable``, so that the next `save` does not take it for the one in reserve.
         Half-written files of a process that was killed are deleted.
+
+        Raises:
+            OSError: a file is there and the system does not let us read it.
         """
         for stale in self.current.parent.glob(".*.tmp"):
             stale.unlink(missing_ok=True)
@@ -84,6 +88,8 @@ class CheckpointFiles:
                     raise UsageError(f"{path} is damaged at {damaged}")
             content = torch.load(path, map_location="cpu", weights_only=True)
         except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # a permission, or a server that did not answer: the file may be whole
             raise UsageError(f"{path} is truncated or no checkpoint ({type(error).__name__})") from error
         except pickle.UnpicklingError as error:
             raise UsageError(f"{path} holds code, which is never loaded") from error

@@ -70,6 +70,25 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     assert "damaged" in problems[0]
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
+def test_a_checkpoint_that_cannot_be_read_for_a_moment_stays(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files(tmp_path).save(content(1))
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zipfile.ZipFile", refuse)
+        with pytest.raises(OSError, match="no"):
+            files(tmp_path).load()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == whole
+    loaded, problems = files(tmp_path).load()
+    assert (step_of(loaded), problems) == (1, [])
+
+
 def test_the_reserve_survives_a_damaged_newest_and_the_next_save(tmp_path: Path) -> None:
     for step in (1, 2):
         files(tmp_path).save(content(step))
