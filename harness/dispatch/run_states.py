@@ -217,7 +217,7 @@ def _unfinished(
     if last is not None and not last.end:
         alive = last.live()
         if alive is None:  # elsewhere: the cluster knows best, else the last sign of life
-            recent = time.time() - last.seen < LEASE_SECONDS
+            recent = time.time() - last.seen < (LEASE_SECONDS if sweep is None else sweep.lease_s)
             own = on_cluster if last.holder.job == task else None
             alive = own.state == "RUNNING" if own is not None else recent and not _gone(last, tasks)
         if alive:

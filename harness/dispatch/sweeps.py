@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness.dispatch.attempts import LEASE_SECONDS
 from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Task
 from harness.dispatch.settled import fingerprint_at
@@ -112,6 +113,12 @@ class Sweep:
     def cluster(self) -> str:
         """The name of the cluster that has its jobs, empty where that was not noted."""
         return str(self.settings.get("cluster", ""))
+
+    @property
+    def lease_s(self) -> float:
+        """Without sign of life for so long a worker that cannot be looked up is dead."""
+        value = self.settings.get("lease_seconds")
+        return float(value) if isinstance(value, int | float) else LEASE_SECONDS
 
     @property
     def request(self) -> str:

@@ -211,7 +211,7 @@ def _circumstances(chunk: Chunk, sweep: Sweep, *, index: int, task: str) -> Circ
         limit=chunk.runs[index].limit,
         before=chunk.runs[index].before,
         gpus=int(chunk.shape.get("gpus", 0)),
-        lease_s=float(settings.get("lease_seconds", 90.0)),
+        lease_s=sweep.lease_s,
         patience_s=max(5.0, 0.5 * warned),
         replaces=chunk.runs[index].replaces,
         environment=sweep.environment,

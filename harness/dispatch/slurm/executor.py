@@ -285,6 +285,7 @@ class SlurmExecutor(Executor):
                 yield
         finally:
             lease.release("finished")
-            for number in range(max(1, lease.attempt.number - 20), lease.attempt.number):
+            # The newest stay: a waiter that saw one of them must not be given its successor's number once more.
+            for number in range(max(1, lease.attempt.number - 60), lease.attempt.number - 40):
                 for path in (folder / f"attempt.{number}.json", folder / f"attempt.{number}.end.json"):
                     path.unlink(missing_ok=True)

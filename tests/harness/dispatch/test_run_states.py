@@ -22,14 +22,14 @@ GONE = replace(HERE, ticks=1)
 FAR = replace(HERE, host="node3", boot="another", job="7_0")
 
 
-def chunk(results, job, *, executor="slurm", answer="7", submitter=GONE, cluster=""):
+def chunk(results, job, *, executor="slurm", answer="7", submitter=GONE, cluster="", **settings):
     content = Sweep(
         id="20260101-000000-abcd",
         executor=executor,
         command="run",
         created=0.0,
         submitter=submitter,
-        settings={"cluster": cluster},
+        settings={"cluster": cluster, **settings},
     )
     made = create_chunk(
         create_sweep(results, content),
@@ -162,6 +162,15 @@ def test_a_start_elsewhere_lives_by_the_clusters_word_and_else_by_its_last_heart
     ):
         monkeypatch.setattr(run_states.time, "time", lambda later=later: seen + later)
         assert state(tmp_path, job, tasks=tasks)[0] == expected, (later, tasks)
+
+
+@pytest.mark.parametrize(("lease", "expected"), [(600, "running"), (60.0, "queued"), ("soon", "queued")])
+def test_a_heartbeat_may_be_as_old_as_the_profile_says(tmp_path, monkeypatch, lease, expected):
+    job = make_job(tmp_path)
+    chunk(tmp_path, job, lease_seconds=lease)
+    seen = started(tmp_path, job, holder=FAR).attempt.seen
+    monkeypatch.setattr(run_states.time, "time", lambda: seen + 91.0)
+    assert state(tmp_path, job)[0] == expected
 
 
 def test_what_became_of_a_job_says_nothing_of_a_start_that_belongs_to_another(tmp_path):

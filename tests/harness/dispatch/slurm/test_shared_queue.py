@@ -6,7 +6,7 @@ import os
 import socket
 
 from harness import status
-from harness.dispatch.attempts import Lease, state_folder
+from harness.dispatch.attempts import Lease, attempts, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.reading_sweeps import read_chunk, read_chunks
 from tests.harness.dispatch.helpers import make_job
@@ -22,6 +22,21 @@ def test_a_run_that_lives_here_is_not_submitted_to_a_cluster(tmp_path, idle_clus
     assert submission.keys == ()
     assert submission.elsewhere == {job.run.key: f"runs in process {os.getpid()} on {socket.gethostname()}"}
     assert not (tmp_path / "submitted").exists()
+
+
+def test_a_number_of_a_submission_is_not_given_again_to_who_waited_meanwhile(tmp_path, idle_cluster):
+    executor = slurm(tmp_path)
+    for _ in range(3):
+        with executor._alone():
+            pass
+    folder = tmp_path / "sweeps" / ".submitting"
+    assert [one.number for one in attempts(folder)] == [1, 2, 3]
+    for _ in range(45):
+        with executor._alone():
+            pass
+    numbers = [one.number for one in attempts(folder)]
+    assert numbers[-40:] == list(range(9, 49))
+    assert len(numbers) < 45
 
 
 def test_another_users_queued_runs_are_not_submitted_again_nor_is_their_sweep_settled(tmp_path, idle_cluster):
