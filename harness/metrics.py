@@ -123,8 +123,10 @@ def chosen_conventions(settings: list[str]) -> Conventions:
     for setting in settings:
         name, equals, value = setting.partition("=")
         name = name.strip().replace("-", "_")
-        if not equals or name not in known:
+        if name not in known:
             raise UsageError(f"--set {setting}: no such convention{did_you_mean(name, known)}")
+        if not equals:
+            raise UsageError(f"--set {setting} is not NAME=VALUE, such as --set {name}={known[name]}")
         if name in choices:
             if value not in choices[name]:
                 raise UsageError(f"--set {setting}: {name} is one of {', '.join(choices[name])}")

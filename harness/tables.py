@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     found = written(built, options.results, style=options.format)
     say_skipped(found.skipped)
+    if not found.content:
+        say(f"no record below {options.results}, so there is no table")
     if options.check:
         return _check(options.results, found.content, style=options.format, whole=study is None)
     for path, text in found.content.items():

@@ -57,7 +57,7 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
     Raises:
         UsageError: a folder is missing or empty, or a file has no partner.
     """
-    found = _by_key(predictions, [*image_files(_folder(predictions)), *sorted(predictions.glob("*.npy"))])
+    found = _by_key(predictions, [*image_files(_folder(predictions)), *_arrays(predictions)])
     truth = _by_key(masks, image_files(_folder(masks)))
     for key, folder, here, there in (
         (sorted(truth.keys() - found.keys()), predictions, "prediction", truth),
@@ -73,6 +73,14 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
     if not both:
         raise UsageError(f"no file of {predictions} has the name of a mask in {masks}; files are paired by name")
     return tuple(FolderPair(stem=found[key].stem, prediction=found[key], mask=truth[key]) for key in both)
+
+
+def _arrays(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if _is_array(path))
+
+
+def _is_array(path: Path) -> bool:
+    return path.suffix.lower() == ".npy"
 
 
 def _folder(path: Path) -> Path:
@@ -102,7 +110,7 @@ def read_prediction(path: Path, *, task: str) -> NDArray:
     Raises:
         DatasetError: unreadable, an array of another kind, or labels that lossy compression has changed.
     """
-    if path.suffix == ".npy":
+    if _is_array(path):
         return _read_array(path, task=task)
     image = open_image(path)
     if task == "multiclass":
@@ -131,7 +139,7 @@ def require_levels(pairs: Iterable[FolderPair]) -> None:
     """
     found: tuple[int, int] = 0, 255
     for pair in pairs:
-        if pair.prediction.suffix == ".npy":
+        if _is_array(pair.prediction):
             return
         image = open_image(pair.prediction)
         full = _full(image)
@@ -206,6 +214,8 @@ class FolderScoring:
             return {name: self._measure(scorer, prediction, mask) for name, scorer in self.scorers.items()}
         except DatasetError as error:
             raise UsageError(str(error)) from None
+        except UsageError:
+            raise
         except ValueError as error:
             raise UsageError(f"{pair.prediction} against {pair.mask.name}: {error}") from None
 

@@ -221,7 +221,10 @@ def load_study(name: str) -> Study:
         UsageError: no such study, a file with the name of one that comes with the harness, broken YAML, an unknown key,
             method or benchmark, or two rows of one label.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    is_path = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_path else FOLDER / f"{name}.yaml"
+    if not path.is_file() and is_path:
+        raise UsageError(f"study {path}: no such file; the names of studies end in no .yaml")
     if not path.is_file():
         raise UsageError(f"unknown study {name!r}{did_you_mean(name, study_names())}; a path to a YAML file works too")
     if path.stem in study_names() and path.resolve().parent != FOLDER.resolve():

@@ -322,6 +322,7 @@ def unchanged(predictions, masks):
         (unchanged, ["--metrics", "smeasure"], "unknown metric 'smeasure' (did you mean 's_measure'?)"),
         (unchanged, ["--metrics", ","], "names no metric"),
         (unchanged, ["--set", "beta=1"], "no such convention"),
+        (unchanged, ["--set", "empty"], "--set empty is not NAME=VALUE, such as --set empty=1.0"),
         (unchanged, ["--set", "empty=none"], "empty is a number"),
         (unchanged, ["--set", "threshold=nan"], "--set threshold=nan must lie in [0, 1]"),
         (unchanged, ["--set", "threshold=2"], "--set threshold=2 must lie in [0, 1]"),
