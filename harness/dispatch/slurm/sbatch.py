@@ -12,6 +12,9 @@ from harness.dispatch.slurm.profile import ClusterProfile, Shape, minutes
 from harness.dispatch.submitting import worker_command
 from harness.dispatch.sweeps import Chunk
 
+LEFT_TO_THE_SHELL = ("account", "partition", "qos", "constraint")
+"""What clusters have their users export as SBATCH_*: that holds where the profile does not say."""
+
 
 def array_of(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
     """submitit's executor for one chunk, with our worker as command: the chunk on disk takes the place of pickles."""
@@ -20,19 +23,7 @@ def array_of(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
     python = profile.python or shlex.quote(sys.executable)
     command = worker_command(chunk, frozen, python=python, variables={})
 
-    class Array(SubmititSlurm):
-        def begin(self) -> Any:
-            return self._submit_command(command)
-
-        def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-            # Inside a job, sbatch would inherit that job's limits from the environment; and it takes SBATCH_* over the script.
-            inherited = [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF"]
-            return ["env", *(f"--unset={name}" for name in inherited), "sbatch", str(submission_file_path)]
-
     shape = Shape(**{name: value for name, value in chunk.shape.items() if name != "gpus"})
-    folder = chunk.path.parent / "logs"
-    logs = str(folder).replace("%", "%%")  # which SLURM takes for a placeholder, and submitit leaves
-    executor = Array(folder=folder)
     options: dict[str, Any] = {
         "account": shape.account,
         "partition": shape.partition,
@@ -41,6 +32,20 @@ def array_of(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
         "constraint": shape.constraint,
         "mem": shape.mem,
     }
+
+    class Array(SubmititSlurm):
+        def begin(self) -> Any:
+            return self._submit_command(command)
+
+        def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+            # Inside a job, sbatch would inherit that job's limits from the environment; and it takes SBATCH_* over the script.
+            kept = {"SLURM_CONF", *(f"SBATCH_{name.upper()}" for name in LEFT_TO_THE_SHELL if not options.get(name))}
+            inherited = [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_")) and name not in kept]
+            return ["env", *(f"--unset={name}" for name in inherited), "sbatch", str(submission_file_path)]
+
+    folder = chunk.path.parent / "logs"
+    logs = str(folder).replace("%", "%%")  # which SLURM takes for a placeholder, and submitit leaves
+    executor = Array(folder=folder)
     executor.update_parameters(
         **{name: value for name, value in options.items() if value},
         job_name=chunk.name,

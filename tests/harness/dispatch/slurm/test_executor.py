@@ -185,15 +185,20 @@ def test_a_percent_sign_in_the_results_folder_is_no_placeholder_of_the_logs_name
     assert step[-1] == str(results / "sweeps" / sweep / "chunk.000.json")
 
 
-def test_what_the_shell_sets_for_sbatch_does_not_reach_it(tmp_path, idle_cluster, monkeypatch):
+@pytest.mark.parametrize(
+    ("profile", "reaches"), [({}, {"SLURM_CONF", "SBATCH_ACCOUNT"}), ({"account": "a"}, {"SLURM_CONF"})]
+)
+def test_what_the_shell_sets_for_sbatch_holds_only_where_the_profile_says_nothing(
+    tmp_path, idle_cluster, monkeypatch, profile, reaches
+):
     """sbatch takes its variables over what the script says, which is what the profile says."""
     results = tmp_path / "runs"
-    for name in ("SBATCH_PARTITION", "SBATCH_NO_REQUEUE", "SLURM_MEM_PER_NODE", "SLURM_CONF"):
+    for name in ("SBATCH_ACCOUNT", "SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE", "SLURM_MEM_PER_NODE", "SLURM_CONF"):
         monkeypatch.setenv(name, "mine")
     idle_cluster("sbatch", f'env > {tmp_path}/environment; echo "Submitted batch job 5"')
-    slurm(results).submit([make_job(results)])
+    slurm(results, **profile).submit([make_job(results)])
     seen = (tmp_path / "environment").read_text().splitlines()
-    assert [line for line in seen if line.startswith(("SBATCH_", "SLURM_"))] == ["SLURM_CONF=mine"]
+    assert {line.partition("=")[0] for line in seen if line.startswith(("SBATCH_", "SLURM_"))} == reaches
 
 
 @pytest.mark.parametrize("accounting", ["exit 1", 'for job in 1 2 3; do echo "${job}_0|FAILED|2|"; done'])
