@@ -65,7 +65,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.make_archive(str(root / "kvasir-seg"), "zip", root / "DATA", "Kvasir-SEG")
     for folder in ("DIR", "P", "G", "MASKS", "photos", "results/mymodel", "Kvasir-SEG/masks"):
         (root / folder).mkdir(parents=True)
-        Image.fromarray(np.eye(8, dtype=np.uint8)).save(root / folder / "a.png")
+        level = {"DIR": 255, "P": 2, "results/mymodel": 2}.get(folder, 1)  # predictions: labels, or dark probabilities
+        Image.fromarray(np.eye(8, dtype=np.uint8) * level).save(root / folder / "a.png")
     for kind in ("images", "masks"):
         for split in ("train", "val", "test"):
             (root / "DIR" / "pets" / split / kind).mkdir(parents=True)

@@ -103,7 +103,7 @@ def test_evidence_travels_with_its_records(finished: Finished, tmp_path: Path):
     out = tmp_path / "out"
     assert records(["merge", str(finished.results), "--out", str(out)]) == 0
     assert EvidenceStore(out).find(finished.lora) == finished.evidence(finished.lora)
-    assert records(["merge", str(finished.results), "--out", str(tmp_path / "none"), "--protocol", "mini"]) == 0
+    assert records(["merge", str(finished.results), "--out", str(tmp_path / "none"), "--protocol", "mini"]) == 2
     assert not EvidenceStore(tmp_path / "none").folder.exists()
 
 
