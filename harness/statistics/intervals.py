@@ -182,17 +182,14 @@ def crossed(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Est
     left_by_group = np.stack([np.bincount(index, weights=row) for row in left])
     between = float((by_group**2).sum()) / images**2 * groups_count / (groups_count - 1)
     interaction = float((left_by_group**2).sum()) / (seeds * images) ** 2
-    within = (
-        interaction * seeds * groups_count / ((seeds - 1) * (groups_count - 1))
-    )  # its share in each of the two others
+    # what the interaction adds to each of the two other parts
+    added = interaction * seeds * groups_count / ((seeds - 1) * (groups_count - 1))
     return Estimate(
         mean=mean,
         n=seeds,
         seeds=VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1, narrows=1),
         rest=(
-            VarianceShare(
-                variance=between, df=groups_count - 1, narrows=min(1.0, within / between) if between else 0.0
-            ),
+            VarianceShare(variance=between, df=groups_count - 1, narrows=min(1.0, added / between) if between else 0.0),
             VarianceShare(variance=interaction, df=(seeds - 1) * (groups_count - 1), narrows=1),
         ),
     )

@@ -527,6 +527,8 @@ def test_scores_and_rankings_under_each_decoder_are_told_as_the_page_has_them() 
     gaps = [abs(lora["linear", number] - lora["sam", number]) for decoder, number in lora if decoder == "sam"]
     assert f"within {max(gaps):.1f} points of" in after
     assert {row[-1] for row in rankings[1:]} == {"2 of 24 orders", "7 of 24 orders"}
+    assert all(float(row[-3]) > 0 for row in rankings[1:])
+    assert "Every two models agree more than they disagree" in after
     claims = {one.name: one for one in read_claims()}
     (judged,) = judge_claims(
         [claims["architecture-independence"]],
