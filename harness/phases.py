@@ -71,24 +71,25 @@ def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *
     """Run the trials that have no result yet; the request with what was chosen, or the exit status where there is no
     choice yet (runs go on without this process, some failed, or only a plan was asked for)."""
     from harness.planning.plan import plan
-    from harness.planning.tuning import choose, plan_trials, unfinished, with_first_values, without_lost
+    from harness.planning.tuning import as_expected, choose, plan_trials, unfinished, without_lost
     from harness.records.store import RecordStore
 
+    store = RecordStore(request.results)
     planned, trials = plan_trials(request, tuning, prepare_samples=samples)
     left = unfinished(planned)
     if not left:
-        return choose(request, tuning, trials, RecordStore(request.results), write=not arguments.plan)
+        return choose(request, tuning, trials, store, write=not arguments.plan)
     if arguments.plan:
         first = show_plan(planned, request, arguments, where, heading="first phase, the trials")
-        planned = plan(with_first_values(request, tuning), prepare_samples=samples)
-        heading = "second phase, each first value standing for the one to be chosen"
+        planned = plan(as_expected(request, tuning, trials, store, left=left), prepare_samples=samples)
+        heading = "second phase, the first value of a grid where its trials have not all ended"
         return max(first, show_plan(planned, request, arguments, where, heading=heading))
     say(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first")
     outcome = carry_out(without_lost(planned), request, arguments, where)
     planned, trials = plan_trials(request, tuning, prepare_samples=samples)
     left = unfinished(planned)
     if not left:
-        return choose(request, tuning, trials, RecordStore(request.results))
+        return choose(request, tuning, trials, store)
     what = "are on their way" if outcome.submitted else "have no result"
     say(f"tuning: {len(left)} trials {what}; start the same command again to go on")
     return 0 if outcome.submitted or arguments.cancel else 1

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.records.architecture import read_architecture
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.registry import operation_names
@@ -96,7 +95,7 @@ def ends_below(root: Path) -> EndOf:
         if record.code != "OK" or len(operation_names(record.run.method, record.run.method_config)) < 2:
             return None
         try:
-            history = record.architecture or read_architecture(store.architecture_path(record.key))
+            history = store.architecture(record)
         except ValueError:
             return None
         return history[-1] if history else None

@@ -221,18 +221,17 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumst
     verdict = reason_to_give_up(starts, limit=circumstances.limit, before=circumstances.before)
     if verdict is None:
         return "crashed"
-    _give_up(job, starts, verdict, circumstances)
-    return "failed"
+    return _give_up(job, starts, verdict, circumstances)
 
 
 def _exhausted(job: Job, starts: list[Attempt], circumstances: Circumstances) -> StartOutcome:
     verdict = reason_to_give_up(starts, limit=circumstances.limit, before=circumstances.before)
-    _give_up(job, starts, verdict or ("killed", f"started {len(starts)} times without finishing"), circumstances)
-    return "failed"
+    verdict = verdict or ("killed", f"started {len(starts)} times without finishing")
+    return _give_up(job, starts, verdict, circumstances)
 
 
-def _give_up(job: Job, starts: list[Attempt], verdict: tuple[End, str], circumstances: Circumstances) -> None:
-    give_up(
+def _give_up(job: Job, starts: list[Attempt], verdict: tuple[End, str], circumstances: Circumstances) -> StartOutcome:
+    record = give_up(
         Path(job.results),
         job.run,
         end=verdict[0],
@@ -241,6 +240,7 @@ def _give_up(job: Job, starts: list[Attempt], verdict: tuple[End, str], circumst
         environment=dict(circumstances.environment),
         accounting=circumstances.accounting,
     )
+    return "finished" if record.code == "OK" else "failed"
 
 
 def die_with(parent: int) -> None:

@@ -13,7 +13,8 @@ from harness.comparison import names
 from harness.comparison.grid import Column, Row
 from harness.drawing.material import Drawing, Material, NothingToDrawError
 from harness.drawing.style import PAGE, new_figure
-from harness.records.masks import KeptMask, read_masks
+from harness.records.files import is_of_record
+from harness.records.masks import MASKS, KeptMask, read_masks
 from harness.records.schema import Record
 
 if TYPE_CHECKING:
@@ -61,10 +62,10 @@ def kept(material: Material, benchmark: str) -> list[Shown]:
     for index, row in material.rows():
         for record in material.members(index, benchmark):
             path = material.masks(record)
-            if not path.is_file():
+            if not path.is_file() or not is_of_record(MASKS, record.beside):
                 continue
             try:
-                masks = read_masks(path, expected=record.beside.get("masks.png", ""))
+                masks = read_masks(path, expected=record.beside.get(MASKS, ""))
             except ValueError:
                 continue
             by_image = {(one.split, one.stem): one for one in masks}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -155,8 +155,18 @@ def choose(
     return replace(request, entries=tuple(entries))
 
 
-def with_first_values(request: Request, tuning: Tuning) -> Request:
-    """The request with each grid's first value in place of the choice: what the runs after it will cost."""
+def as_expected(
+    request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore, *, left: Collection[str]
+) -> Request:
+    """What the runs after the trials will cost: the request with the choice of each row whose trials have all ended, and
+    the first value of its grids in place of a choice that is not known yet.
+
+    Args:
+        left: `unfinished`.
+    """
+    open_rows = {id(trial.entry) for trial in trials for keys in trial.runs.values() if not set(keys).isdisjoint(left)}
+    ended = [trial for trial in trials if id(trial.entry) not in open_rows]
+    request = choose(request, tuning, ended, store, write=False)
     rows = [(entry, grid_of(entry.method, entry.options, tuning.grids)) for entry in request.entries]
     entries = (
         replace(_with(entry, grid, [values[0] for values in grid.values()]), label=entry.name) if grid else entry

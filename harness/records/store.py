@@ -266,15 +266,21 @@ class RecordStore:
         for file in filter(os.path.lexists, files):
             os.replace(file, f"{file}{free}")
 
-    def _whole(self, record: Record) -> Record:
-        """Raises ValueError where the file beside it holds no α history."""
+    def architecture(self, record: Record) -> list[dict[str, list[float]]]:
+        """The α history of a record, from beside it where it is not in it; empty without one.
+
+        Raises:
+            ValueError: the file beside it holds none.
+        """
         path, name = self.architecture_path(record.key), "architecture.csv"
         # A failure has none but what it names.
         own = name in record.beside or (record.code == "OK" and is_of_record(name, record.beside))
-        if own and not record.architecture and os.path.lexists(path):
-            expected = record.beside.get(name, "")
-            record.architecture.extend(read_architecture(path, expected=expected))
-        return record
+        if record.architecture or not own or not os.path.lexists(path):
+            return record.architecture
+        return read_architecture(path, expected=record.beside.get(name, ""))
+
+    def _whole(self, record: Record) -> Record:
+        return replace(record, architecture=self.architecture(record))
 
 
 def is_sealed(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """The detector of an α that says nothing, and the test of whether benchmarks choose different mixtures."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,18 @@ def test_codes_are_read_from_beside_the_records(tmp_path: Path):
     summaries = {one.run.seed: one for one in store.summaries()[0]}
     assert (code(summaries[1]), code(summaries[2])) == ("ALPHA_UNIFORM", "")
     assert code(record()) == ""
+
+
+def test_a_history_that_another_record_left_or_that_was_edited_gives_no_code(tmp_path: Path):
+    store = RecordStore(tmp_path)
+    flat = record(method="naslora", architecture=[UNIFORM], seed=1)
+    store.write(flat)
+    history = store.architecture_path(flat.key)
+    found = store.find(flat.key)
+    assert found is not None
+    assert alpha_codes_below(tmp_path)(replace(found, beside={"images.csv": "of-another"})) == ""
+    history.write_text(history.read_text() + "2,\n")
+    assert alpha_codes_below(tmp_path)(found) == ""
 
 
 def test_entropy_and_distance_in_closed_form():

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -217,6 +218,19 @@ def test_a_run_at_its_bound_is_given_up_without_another_start(tmp_path, experime
     Lease.acquire(state_folder(tmp_path, cancelled.run.key), holder=Holder.here()).release("CANCELLED")
     assert started(cancelled, limit=1) == "failed"
     assert record_of(tmp_path, cancelled.run.key).message == "started 1 times without finishing"
+
+
+def test_a_success_that_came_while_a_run_was_given_up_is_what_its_start_says(tmp_path, experiment):
+    job = make_job(tmp_path)
+    Lease.acquire(state_folder(tmp_path, job.run.key), holder=replace(Holder.here(), job="7_0")).release("PREEMPTED")
+
+    class Slow:
+        def history(self, jobs):
+            written(job)
+            return []
+
+    assert started(job, limit=1, accounting=Slow()) == "finished"
+    assert record_of(tmp_path, job.run.key).code == "OK"
 
 
 def test_a_run_that_stops_when_asked_is_interrupted(tmp_path, experiment, asked):

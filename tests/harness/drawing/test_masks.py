@@ -89,6 +89,16 @@ def test_a_damaged_file_of_masks_is_not_shown_and_none_is_one_line(tmp_path: Pat
     assert "keep_masks" in capsys.readouterr().err
 
 
+def test_masks_that_another_record_left_are_not_shown(tmp_path: Path):
+    store = RecordStore(tmp_path)
+    masks = store.masks_path(_write(tmp_path, "lora"))
+    left = masks.read_bytes()
+    store.write(record(0.7, method="lora"), IMAGES)
+    masks.write_bytes(left)
+    (material,) = materials(tmp_path)
+    assert kept(material, "kvasir") == []
+
+
 def test_one_seed_is_shown_that_most_rows_have_masks_of(tmp_path: Path):
     _write(tmp_path, "lora", seed=0)
     _write(tmp_path, "lora", seed=1)

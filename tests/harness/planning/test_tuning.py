@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -366,6 +367,19 @@ def test_trials_on_their_way_end_the_command_and_the_next_one_goes_on(
 
     _, work = tuned(best_at(1e-3))
     assert [len(done) for done in work.done] == [3, 1]
+
+
+def test_a_plan_takes_the_choice_of_a_row_whose_trials_have_ended(tuned: Any, capsys: Any) -> None:
+    tuned(best_at(1e-3))
+    capsys.readouterr()
+
+    assert tuned(best_at(1e-3), *GRID, "--plan", "--json", methods="lora,bitfit")[0] == 0
+    trials, runs = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [one["state"] for one in trials["runs"]] == ["finished"] * 3 + ["planned"] * 3
+    # lora's choice is known and finished; the first value of bitfit's grid, whose seed 0 is among those above.
+    assert [(one["variant"], one["state"]) for one in runs["runs"]] == [
+        ("lora", "finished"), ("lora", "finished"), ("bitfit", "planned"),
+    ]  # fmt: skip
 
 
 def test_a_card_may_bring_its_grids_and_they_change_no_hash(tuned: Any, capsys: Any) -> None:
