@@ -72,6 +72,17 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class Once(argparse.Action):
+    """The value of a list option; where it is given twice, argparse would take the last list in silence."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        before = getattr(namespace, self.dest)
+        if before not in (self.default, values):
+            option = self.option_strings[0]
+            parser.error(f"{option} is given twice; give one list: {option} {before},{values}")
+        setattr(namespace, self.dest, values)
+
+
 def require_effect(arguments: argparse.Namespace, *options: str, without: str) -> None:
     """Refuse options that were given and change nothing.
 

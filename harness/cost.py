@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command, copy_in_use
+from harness.command_line import CommandParser, Once, command, copy_in_use
 from harness.errors import UsageError
 from harness.plugins import load_plugins
 from harness.registry import METHODS
@@ -30,7 +30,11 @@ DEFAULT_BASELINES = "full,lora"
 def parser() -> CommandParser:
     p = command("cost", __doc__)
     p.add_argument(
-        "--methods", required=True, metavar="A,B[opt=1],…", help="methods in the order of a round; 'all' for every one"
+        "--methods",
+        action=Once,
+        required=True,
+        metavar="A,B[opt=1],…",
+        help="methods in the order of a round; 'all' for every one",
     )
     p.add_argument("--protocol", default="nas-lora", metavar="CARD", help="rules of training (default: nas-lora)")
     p.add_argument("--backbone", metavar="NAME", help="default: the card's")

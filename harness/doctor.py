@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.command_line import CommandParser, Once, command
 from harness.errors import UsageError
 from harness.models.decoders import DECODERS
 from harness.plugins import load_plugins
@@ -21,7 +21,9 @@ from harness.validation import parse_assignments
 def parser() -> CommandParser:
     """The command line; building it imports no torch."""
     p = command("doctor", __doc__, epilog="Exit code 1 if a method breaks the contract or a plug-in is broken.")
-    p.add_argument("--methods", default="all", metavar="A,B,…", help="which (default: all, plug-ins included)")
+    p.add_argument(
+        "--methods", action=Once, default="all", metavar="A,B,…", help="which (default: all, plug-ins included)"
+    )
     p.add_argument("--backbone", default="vit_h", metavar="NAME", help="count parameters on this one (default: vit_h)")
     p.add_argument(
         "--decoder",

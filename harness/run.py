@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from harness.cli import verb
-from harness.command_line import CommandParser, command, copy_in_use, require_effect
+from harness.command_line import CommandParser, Once, command, copy_in_use, require_effect
 from harness.errors import UsageError
 from harness.phases import MissingError, carry_out, phases_of, programme, show_plan, tune
 from harness.plugins import load_plugins
@@ -34,10 +34,11 @@ def parser() -> CommandParser:
     )
     grid = p.add_argument_group("what to compare")
     grid.add_argument(
-        "--methods", metavar="A,B[opt=1],…", help="methods, with options in brackets; 'all' for every one"
+        "--methods", action=Once, metavar="A,B[opt=1],…", help="methods, with options in brackets; 'all' for every one"
     )
     grid.add_argument(
         "--datasets",
+        action=Once,
         metavar="A,B=DIR,…",
         help="benchmarks; 'all' for every one; NAME=DIR for a folder of your own (docs/own-data.md)",
     )

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator, StrictInt
 from pydantic import Field as Bound
 
 from harness.errors import UsageError, did_you_mean
+from harness.evaluation.names import LABELS, METRICS
 from harness.file_names import checked_name
 from harness.registry import BENCHMARKS, METHODS
 from harness.studies.design import Field, Point, label_of, options_of, parse_fields, points
@@ -49,6 +50,9 @@ def _as_metrics(value: Any) -> Any:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError("must be paper, or a list of metrics' names")
+    for name in () if value == "paper" else names:
+        if name not in (*METRICS, *LABELS):
+            raise ValueError(f"unknown metric {name!r}{did_you_mean(name, (*METRICS, *LABELS))}")
     return value if value == "paper" else tuple(names)
 
 

@@ -103,6 +103,26 @@ def test_the_nearest_verb_and_option_are_named(capsys: pytest.CaptureFixture[str
     assert "unknown argument '--metods' (did you mean --methods?); " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--methods", "lora", "--methods", "naslora"),
+            "--methods is given twice; give one list: --methods lora,naslora",
+        ),
+        (
+            ("--datasets=kvasir", "--datasets", "road"),
+            "--datasets is given twice; give one list: --datasets kvasir,road",
+        ),
+    ],
+)
+def test_a_list_that_is_given_twice_is_refused(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *words, "--plan"]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_all_spellings_of_a_verb_are_the_same_and_help_names_the_one_that_was_used(tmp_path: Path) -> None:
     script = tmp_path / "sam-peft"
     script.write_text("import sys\nfrom harness.__main__ import main\nsys.exit(main())\n")

@@ -85,6 +85,7 @@ def test_every_score_that_a_study_may_name_has_a_title_in_tables() -> None:
         ({"table": {"splits": {"kvasirr": "test"}}}, "did you mean 'kvasir'"),
         ({"table": {"baseline": ["lora"]}}, "must be text"),
         ({"table": {"metrics": [["iou"]]}}, "must be paper, or a list of metrics' names"),
+        ({"table": {"metrics": ["iou", "iouu"]}}, r"unknown metric 'iouu' \(did you mean 'iou'"),
         ({"benchmarks": [3]}, "benchmarks.0=3 must be text"),
         ({"entries": [{"method": "lora", "label": 3}]}, "entries.0.label=3 must be text"),
         ({"seeds": 0}, "seeds=0 must be"),
