@@ -1,7 +1,8 @@
-"""What was tried and chosen, a row a method and benchmark: the rates behind a table of tuned methods."""
+"""What was tried and chosen, a row a method and choice: the rates behind a table of tuned methods."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from harness.comparison import names, provenance
 from harness.comparison.grid import Grid
 from harness.reporting.headings import Heading
-from harness.reporting.page import Block, Text, texts
+from harness.reporting.page import Block, texts
 
 NOTES = [
     "Score: of the validation images, mean over the trials' seeds; the tests were not looked at.",
@@ -19,13 +20,23 @@ NOTES = [
 
 def tuning_blocks(grid: Grid, *, heading: Heading) -> list[Block]:
     """One block, or none where nothing was tuned."""
-    rows: dict[tuple[str, str], list[Text]] = {}
-    for index, row in enumerate(grid.rows):
+    chosen: dict[tuple[int, str], Mapping[str, Any]] = {}
+    for index in range(len(grid.rows)):
         for record in grid.members[index]:
-            tuning = record.run.tuning
-            if "chosen" in tuning:
-                place, behind = (row.label, record.run.benchmark), partial(provenance.of_row, grid=grid, index=index)
-                rows.setdefault(place, texts(_row(*place, tuning), behind=behind))
+            if "chosen" in record.run.tuning:
+                chosen.setdefault((index, record.run.benchmark), record.run.tuning)
+    told: dict[tuple[int, tuple[str, ...]], list[str]] = {}
+    benchmarks = dict.fromkeys(column.benchmark for column in grid.columns)
+    for index, benchmark in itertools.product(range(len(grid.rows)), benchmarks):
+        if tuning := chosen.get((index, benchmark)):
+            told.setdefault((index, _choice(tuning)), []).append(names.benchmark_title(benchmark))
+    rows = [
+        texts(
+            [grid.rows[index].label, ", ".join(where), *choice],
+            behind=partial(provenance.of_row, grid=grid, index=index),
+        )
+        for (index, choice), where in told.items()
+    ]
     if not rows:
         return []
     return [
@@ -33,26 +44,24 @@ def tuning_blocks(grid: Grid, *, heading: Heading) -> list[Block]:
             heading=f"{heading.title}: tuned",
             level=3,
             columns=["method", "benchmark", "score", "trials", "chosen", "edge", "hours"],
-            rows=list(rows.values()),
+            rows=rows,
             below=NOTES,
         )
     ]
 
 
-def _row(label: str, benchmark: str, tuning: Mapping[str, Any]) -> list[str]:
-    """A label's row."""
+def _choice(tuning: Mapping[str, Any]) -> tuple[str, ...]:
+    """What chose, what was tried, the choice, its edges and hours."""
     metric = names.metric(str(tuning["metric"]))
     where = ", ".join(names.benchmark_title(name) for name in tuning["on"])
     tried = [f"{_words(one['options'])}: {_score(one['score'])}" for one in tuning["trials"]]
-    return [
-        label,
-        names.benchmark_title(benchmark),
+    return (
         f"{metric.heading} on {where}",
         "; ".join(tried),
         _words(tuning["chosen"]),
         ", ".join(tuning["edge"]) or "–",
         f"{tuning['hours']:.2f}",
-    ]
+    )
 
 
 def _words(options: Mapping[str, Any]) -> str:

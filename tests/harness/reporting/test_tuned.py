@@ -27,3 +27,18 @@ def test_a_row_and_benchmark_whose_rate_was_chosen_are_told_once() -> None:
     assert [cell.text for cell in row][3:] == ["lr=0.1: diverged; lr=0.01: 87.6", "lr=0.01", "lr", "1.50"]
     ((grid, heading),) = headed_grids(plain, sources=sources())
     assert tuning_blocks(grid, heading=heading) == []
+
+
+def test_benchmarks_with_one_choice_share_a_row_in_the_order_of_the_columns() -> None:
+    trials = [{"options": {"lr": 0.1}, "score": 0.8}, {"options": {"lr": 0.01}, "score": 0.876}]
+    both = {
+        "chosen": {"lr": 0.01}, "edge": [], "trials": trials, "metric": "s_measure", "on": ["kvasir"], "hours": 1.5,
+    }  # fmt: skip
+    own = {**both, "chosen": {"lr": 0.1}, "on": ["isic2017"]}
+    tuned = [record(benchmark=name, tuning=both) for name in ("road", "kvasir")]
+    ((grid, heading),) = headed_grids([*tuned, record(benchmark="isic2017", tuning=own)], sources=sources())
+    (block,) = tuning_blocks(grid, heading=heading)
+    assert [[cell.text for cell in row][:3] + [row[4].text] for row in block.rows] == [
+        ["lora", "Kvasir-SEG, Road", "Sα ↑ on Kvasir-SEG", "lr=0.01"],
+        ["lora", "ISIC 2017", "Sα ↑ on ISIC 2017", "lr=0.1"],
+    ]
