@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -47,13 +47,19 @@ def by_benchmark(records: Iterable[Record]) -> dict[str, list[Record]]:
 def groups_of_records(records: Sequence[Record]) -> list[Group]:
     """A row a method configuration, whatever the sweeps that made its records called it.
 
-    Two configurations of one name get their hash behind it rather than share a cell.
+    Two configurations of one name get their hash behind it rather than share a cell. Where a benchmark has runs of two
+    choices of one row, the one from more trials is the row, and the other has its options behind its name.
     """
+    results = [record for record in records if is_result(record.run)]
+    outdone = _outdone(results)
     members: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        if is_result(record.run):
-            members.setdefault((record.run.method, _identity(record.run)), []).append(record)
-    labels = {place: _label(mine) for place, mine in members.items()}
+    for record in results:
+        identity = _options(record) if record.key in outdone else _identity(record.run)
+        members.setdefault((record.run.method, identity), []).append(record)
+    labels = {
+        place: _label(mine) if outdone.isdisjoint(one.key for one in mine) else _name(mine[0].run, ())
+        for place, mine in members.items()
+    }
     groups: list[Group] = []
     for place in sorted(members, key=lambda place: (method_rank(place[0]), labels[place], place[1])):
         label = labels[place]
@@ -69,6 +75,25 @@ def _identity(run: Run) -> str:
     tuned = run.tuning.get("grid", {})
     options = {name: value for name, value in hashed_options(run.method_config).items() if name not in tuned}
     return content_hash([options, sorted(tuned)] if tuned else options)
+
+
+def _outdone(records: Iterable[Record]) -> set[str]:
+    """Keys of the runs with options in whose place a choice from more trials has put others, on the same benchmark."""
+    choices: dict[tuple[str, str, str], dict[str, list[Record]]] = {}
+    for record in records:
+        if record.run.tuning:
+            place = (record.run.method, _identity(record.run), record.run.benchmark)
+            choices.setdefault(place, {}).setdefault(_options(record), []).append(record)
+    outdone = set()
+    for runs in choices.values():
+        trials = {options: max(one.run.trial_runs for one in mine) for options, mine in runs.items()}
+        most = max(trials.values())
+        outdone |= {one.key for options, mine in runs.items() if trials[options] < most for one in mine}
+    return outdone
+
+
+def _options(record: Record) -> str:
+    return content_hash(hashed_options(record.run.method_config))
 
 
 def is_result(run: Run) -> bool:
@@ -94,8 +119,12 @@ def _label(records: Sequence[Record]) -> str:
     variants = {record.run.variant for record in records}
     if len(variants) == 1:
         return variants.pop()
-    run = records[0].run
-    names = sorted(run.changed.keys() - run.tuning.get("grid", {}).keys())
+    return _name(records[0].run, records[0].run.tuning.get("grid", {}))
+
+
+def _name(run: Run, tuned: Collection[str]) -> str:
+    """The method with what is changed in it, but for what is tuned."""
+    names = sorted(run.changed.keys() - set(tuned))
     changed = ",".join(f"{name}={run.changed[name]}" for name in names)
     return f"{run.method}[{changed}]" if changed else run.method
 

@@ -192,6 +192,11 @@ def test_two_studies_that_tune_a_row_each_show_their_own_choice(
         assert shown in page
         assert "CONFLICT" not in page
         assert "MISSING" not in page
+    page = render(RecordStore(tmp_path).summaries()[0])  # of no study: the choice from more trials is the row
+    assert "CONFLICT" not in page
+    named = {line.partition(", tuned")[0]: line for line in page.splitlines() if line.startswith("| lora")}
+    assert "| 20.1 " in named["| lora"]
+    assert "| 10.1 " in named["| lora[lr=0.001]"]
 
 
 def test_a_plain_run_at_a_value_that_is_not_chosen_stays_a_result(tuned: Any, tmp_path: Path) -> None:

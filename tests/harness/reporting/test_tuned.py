@@ -38,7 +38,7 @@ def test_benchmarks_with_one_choice_share_a_row_in_the_order_of_the_columns() ->
     tuned = [record(benchmark=name, tuning=both) for name in ("road", "kvasir")]
     ((grid, heading),) = headed_grids([*tuned, record(benchmark="isic2017", tuning=own)], sources=sources())
     (block,) = tuning_blocks(grid, heading=heading)
-    assert [[cell.text for cell in row][:3] + [row[4].text] for row in block.rows] == [
+    assert [[*[cell.text for cell in row][:3], row[4].text] for row in block.rows] == [
         ["lora", "Kvasir-SEG, Road", "Sα ↑ on Kvasir-SEG", "lr=0.01"],
         ["lora", "ISIC 2017", "Sα ↑ on ISIC 2017", "lr=0.1"],
     ]
