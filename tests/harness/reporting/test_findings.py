@@ -317,18 +317,73 @@ def scores_and_differences(study: str, baseline: str) -> list[list[str]]:
 
 def test_the_other_methods_are_told_as_their_page_has_them() -> None:
     page = (ROOT / "results" / "tables" / "small-methods.md").read_text(encoding="utf-8")
-    text = section("The other methods")
-    told = {row[0]: row[1:] for row in rows(text)[1:]}
-    encoder = {row[0].partition(", tuned")[0]: row[4] for row in rows(page.partition(": tuned")[0])[1:]}
-    found = scores_and_differences("small-methods", "LoRA")
-    assert told == {row[0]: [*row[1:], encoder[row[0]]] for row in found}
+    name = re.compile(r", tuned.*| †")
+    (_, *numbers, _), *told = rows(section("The other methods"))
+    head, *table = rows(page.partition(": tuned")[0])
+    differences = rows(page.partition("differences to LoRA")[2].partition("\n#")[0])[1:]
+    apart = {(name.sub("", row[0]), row[1]): row[2:4] for row in differences}
+    assert set(numbers) == {row[1] for row in differences}
+
+    def cell(row: list[str], number: str) -> str:
+        benchmark, metric = number.rsplit(" ", 1)
+        if row[0].startswith("LoRA"):
+            place = next(k for k, title in enumerate(head) if title.startswith(benchmark) and f" {metric} " in title)
+            return plain(row[place])
+        difference, interval = apart.get((name.sub("", row[0]), number), ("–", "–"))
+        return difference if interval == "–" else f"{difference.split()[0]} {interval}"
+
+    assert told == [[name.sub("", row[0]), *(cell(row, number) for number in numbers), row[-1]] for row in table]
     assert len(told) == 8
-    apart = {name: row for name, row in told.items() if row[2] != "–" and not row[2].startswith("[-")}
-    worse = {name for name, row in told.items() if row[2].startswith("[-") and ", -" in row[2]}
-    assert (set(apart), worse) == ({"full"}, {"decoder only"})
-    (trials,) = (row[3] for row in rows(page.partition(": tuned")[2]) if row[0] == "full" and "encoder_lr" in row[3])
-    low, high = (float(re.findall(rf"encoder_lr={rate}: ([0-9.]+)", trials)[0]) for rate in ("1e-05", "0.0001"))
-    assert f"ten times that rate costs it {low - high:.1f} points" in " ".join(text.split())
+
+
+def test_what_the_text_says_of_the_other_methods_is_in_their_table() -> None:
+    text = " ".join(section("The other methods").split())
+    (_, *numbers, _), _, *found = rows(section("The other methods"))
+    ends = {
+        (row[0], number): [float(end) for end in cell.partition("[")[2].strip("]").split(", ")]
+        for row in found
+        for number, cell in zip(numbers, row[1:], strict=False)
+        if "[" in cell
+    }
+    better = {place for place, (low, _) in ends.items() if low > 0}
+    worse = {place for place, (_, high) in ends.items() if high < 0}
+    assert better == {("full", "Kvasir-SEG Sα")}
+    assert worse == {("NAS-LoRA", "Road IoU"), ("decoder only", "Kvasir-SEG Sα")}
+    road = [float(row[5].split()[0]) for row in found if row[0] not in ("NAS-LoRA", "decoder only")]
+    assert f"on Road all six but the decoder alone are {min(road):.1f} to {max(road):.1f} points ahead of LoRA" in text
+    assert f"({dict(rows(section('Road')))['LoRA, lr 3e-4'].split()[0]} at 3e-4; both above)" in text
+    cvc = [one for one in small() if (one.run.benchmark, one.run.method) == ("cvc612", "lora")]
+    assert max(cvc, key=lambda one: one.scores["best"]["test"]["s_measure"]).run.seed == 0
+
+
+def test_what_chose_the_other_rates_is_told_as_the_trials_have_it() -> None:
+    text = " ".join(section("The other methods").split())
+    page = (ROOT / "results" / "tables" / "small-methods.md").read_text(encoding="utf-8")
+    trials = {
+        row[0]: row[3:6] for row in rows(page.partition(": tuned")[2].partition("### ")[0])[1:] if "ISIC" in row[2]
+    }
+    assert len(trials) == 8
+    low, *_, high = (float(one.rpartition(" ")[2]) for one in trials["full"][0].split("; "))
+    assert f"ten times that rate costs it {low - high:.1f} points" in text
+    at_edge = {name for name, (tried, chosen, edge) in trials.items() if edge != "–" and tried.startswith(f"{chosen}:")}
+    assert at_edge == {"Conv-LoRA", "NAS-PC-LoRA", "decoder only", "full"}
+    assert [trials[name][1] for name in ("Conv-LoRA", "NAS-PC-LoRA")] == ["lr=0.0003", "lr=0.001"]
+    tried = {
+        (one.run.method, one.run.benchmark, one.run.method_config["lr"]): one
+        for one in small()
+        if (one.run.method, one.run.seed) in (("convlora", 0), ("naspclora", 0))
+    }
+    val = {key: 100 * next(iter(one.scores["best"]["val"].values())) for key, one in tried.items()}
+    losses = [f"{entry['loss']:.2f}" for entry in tried["convlora", "isic2017", 1e-3].history[:2]]
+    kvasir, isic = ([val["convlora", name, rate] for rate in (1e-3, 3e-4)] for name in ("kvasir", "isic2017"))
+    assert f"({kvasir[0]:.1f} on validation against {kvasir[1]:.1f})" in text
+    assert (
+        f"(training loss {losses[0]}, then {losses[1]}; {isic[0]:.1f} Jaccard on validation against {isic[1]:.1f} at"
+        in text
+    )
+    assert val["naspclora", "kvasir", 3e-3] > val["naspclora", "kvasir", 1e-3]
+    elsewhere = {path.stem for path in (ROOT / "results" / "forgetting").glob("*.json")}  # before the second benchmark
+    assert {tried["convlora", "kvasir", 1e-3].key, tried["naspclora", "kvasir", 3e-3].key} < elsewhere
 
 
 def test_when_the_search_starts_is_told_as_its_page_has_it() -> None:
