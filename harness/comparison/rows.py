@@ -50,16 +50,19 @@ def groups_of_records(records: Sequence[Record]) -> list[Group]:
     Two configurations of one name get their hash behind it rather than share a cell. Where a benchmark has runs of two
     choices of one row, the one from more trials is the row, and the other has its options behind its name.
     """
-    results = [record for record in records if is_result(record.run)]
-    outdone = _outdone(results)
     members: dict[tuple[str, str], list[Record]] = {}
-    for record in results:
-        identity = _options(record) if record.key in outdone else _identity(record.run)
-        members.setdefault((record.run.method, identity), []).append(record)
-    labels = {
-        place: _label(mine) if outdone.isdisjoint(one.key for one in mine) else _name(mine[0].run, ())
-        for place, mine in members.items()
-    }
+    for record in records:
+        if is_result(record.run):
+            members.setdefault((record.run.method, _identity(record.run)), []).append(record)
+    labels = {place: _label(mine) for place, mine in members.items()}
+    for place, mine in list(members.items()):
+        outdone = _outdone(mine)
+        members[place] = [record for record in mine if record.key not in outdone]
+        for record in mine:
+            if record.key in outdone:
+                apart = (record.run.method, content_hash(hashed_options(record.run.method_config)))
+                members.setdefault(apart, []).append(record)
+                labels[apart] = _name(record.run, ())
     groups: list[Group] = []
     for place in sorted(members, key=lambda place: (method_rank(place[0]), labels[place], place[1])):
         label = labels[place]
@@ -77,23 +80,19 @@ def _identity(run: Run) -> str:
     return content_hash([options, sorted(tuned)] if tuned else options)
 
 
-def _outdone(records: Iterable[Record]) -> set[str]:
-    """Keys of the runs with options in whose place a choice from more trials has put others, on the same benchmark."""
-    choices: dict[tuple[str, str, str], dict[str, list[Record]]] = {}
-    for record in records:
-        if record.run.tuning:
-            place = (record.run.method, _identity(record.run), record.run.benchmark)
-            choices.setdefault(place, {}).setdefault(_options(record), []).append(record)
+def _outdone(members: Iterable[Record]) -> set[str]:
+    """Keys of a row's runs in whose place a choice from more trials has put others, on the same benchmark."""
     outdone = set()
-    for runs in choices.values():
-        trials = {options: max(one.run.trial_runs for one in mine) for options, mine in runs.items()}
-        most = max(trials.values())
-        outdone |= {one.key for options, mine in runs.items() if trials[options] < most for one in mine}
+    for mine in by_benchmark(record for record in members if record.run.tuning).values():
+        choices: dict[str, list[Record]] = {}
+        for record in mine:
+            chosen = [str(record.run.method_config.get(name)) for name in sorted(record.run.tuning.get("grid", {}))]
+            choices.setdefault(",".join(chosen), []).append(record)
+        most = max(record.run.trial_runs for record in mine)
+        for runs in choices.values():
+            if max(record.run.trial_runs for record in runs) < most:
+                outdone |= {record.key for record in runs}
     return outdone
-
-
-def _options(record: Record) -> str:
-    return content_hash(hashed_options(record.run.method_config))
 
 
 def is_result(run: Run) -> bool:
