@@ -192,7 +192,8 @@ def _scale(ax: Axes, values: Sequence[float]) -> None:
         return
     smallest = 10.0 ** math.floor(math.log10(min(positive)))
     ax.set_xscale("symlog", linthresh=smallest, linscale=0.4)
-    ax.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=smallest))
+    within = (1.0, 2.0, 5.0) if max(positive) < 30 * smallest else (1.0,)  # powers of ten alone leave one tick, or two
+    ax.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=smallest, subs=within))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(left=-0.15 * smallest if min(values) == 0 else smallest)

@@ -17,9 +17,9 @@ from harness.comparison.grid import Row
 from harness.drawing import FIGURES, draw
 from harness.drawing.curves import largest_drop
 from harness.drawing.material import NothingToDrawError, materials
-from harness.drawing.pareto import front, room
+from harness.drawing.pareto import _scale, front, room
 from harness.drawing.ranks import cliques
-from harness.drawing.style import COLUMN, PAGE, encoded, looks, split_by_length
+from harness.drawing.style import COLUMN, PAGE, encoded, looks, new_figure, split_by_length
 from harness.records.store import RecordStore
 from harness.registry import METHODS
 from tests.harness.drawing.sample import METRICS, write_results
@@ -102,6 +102,24 @@ def test_the_front_keeps_what_nothing_beats():
 def test_a_collapsed_row_does_not_flatten_the_axis():
     low, high = room({"a": 80.0, "b": 81.0, "c": 82.0, "d": 83.0, "e": 84.0, "collapsed": 10.0})
     assert 70 < low < 80 < 84 < high
+
+
+@pytest.mark.parametrize(
+    ("costs", "ticks"),
+    [
+        ((142, 420, 790), [100, 200, 500]),
+        ((0.0, 0.05, 21.6), [0, 0.01, 0.1, 1, 10]),
+        ((200, 300, 500), [200, 300, 400, 500]),
+    ],
+    ids=["a decade", "decades from 0", "a factor of three"],
+)
+def test_an_axis_of_costs_has_more_than_one_tick(costs: tuple[float, ...], ticks: list[float]):
+    figure = new_figure(COLUMN, 2.4)
+    ax = figure.subplots()
+    ax.plot(costs, costs)
+    _scale(ax, costs)
+    low, high = ax.get_xlim()
+    assert [tick for tick in ax.get_xticks() if max(0, 0.999 * low) <= tick <= high] == pytest.approx(ticks)
 
 
 def test_rows_beyond_the_axis_are_named_where_they_are(tmp_path: Path):
