@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from harness.comparison.names import benchmark_title, metric
+from harness.comparison.names import benchmark_title, metric, shown_metrics
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 
@@ -54,7 +54,7 @@ def compared_folders(first: RecordStore, second: RecordStore) -> dict[str, Any]:
 
 
 def folders_in_terminal(first: RecordStore, second: RecordStore) -> str:
-    """Counts, then a line a pair: the metric that chose its checkpoint, and the largest difference of any score."""
+    """Counts, then a line a pair: the first metric that tables show of its benchmark, and the largest difference of any score."""
     content = compared_folders(first, second)
     pairs: list[SharedRun] = content["both"]
     alike = [pair for pair in pairs if pair.same_key]
@@ -126,9 +126,11 @@ def _largest(pair: SharedRun) -> float:
 def _row(pair: SharedRun) -> list[str]:
     run = pair.first.run
     name = f"{run.variant}, seed {run.seed}{'' if pair.same_key else ' *'}"
-    shown = next((where for where in pair.differences if where[0] == "best" and where[1] != "val"), None)
-    if shown is None:
+    scores = {where[2]: where for where in reversed(list(pair.differences)) if where[0] == "best" and where[1] != "val"}
+    if not scores:
         return [name, benchmark_title(run.benchmark), "", pair.first.code, pair.second.code, "", ""]
+    metrics = shown_metrics(run.benchmark, [run], scored=scores)
+    shown = next((scores[one] for one in metrics if one in scores), next(iter(scores.values())))
     score, split, one = shown
     values = [f"{100 * record.scores[score][split][one]:.2f}" for record in (pair.first, pair.second)]
     place = metric(one).title + (f" {split}" if split != "test" else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ def test_two_results_folders_beside_each_other(tmp_path: Path, capsys: pytest.Ca
     here, there = RecordStore(tmp_path / "here"), RecordStore(tmp_path / "there")
     for store, second, rank in ((here, 0.9, 3), (there, 0.925, 6)):
         store.write(record(0.8, seed=0))
-        store.write(record(second, seed=1))
+        store.write(replace(record(seed=1), scores={"best": {"test": {"ber": 0.1, "s_measure": second}}}))
         store.write(record(seed=2, config={"rank": rank}))
     here.write(record(seed=7))
     there.write(record(code="OOM", benchmark="leaf"))
