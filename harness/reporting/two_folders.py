@@ -73,6 +73,8 @@ def folders_in_terminal(first: RecordStore, second: RecordStore) -> str:
         lines.append("scores in %; largest: of all scores that both have; --compare KEY KEY looks into two runs")
     for name in ("A", "B"):
         lines += [f"{name} alone: {_name(record)}" for record in content[name][:MOST_ROWS]]
+        left = len(content[name]) - MOST_ROWS
+        lines += [f"{name} alone: {left} more (--json has all)"] if left > 0 else []
     lines += [f"unreadable: {path}: {reason}" for path, reason in content["unreadable"].items()]
     return "\n".join(lines) + "\n"
 

@@ -190,6 +190,19 @@ def test_words_that_fit_several_runs_name_them(tmp_path: Path, capsys: pytest.Ca
     assert f"{record(seed=1).key} (lora on kvasir, seed 1, demo, vit_t)" in said
 
 
+def test_a_long_list_of_one_folders_own_runs_says_how_many_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = RecordStore(tmp_path / "here"), RecordStore(tmp_path / "there")
+    for seed in range(42):
+        here.write(record(seed=seed))
+    there.write(record(seed=0))
+    assert main(["--compare", str(here.root), str(there.root)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len([line for line in shown if line.startswith("A alone: lora on ")]) == 40
+    assert shown[-1] == "A alone: 1 more (--json has all)"
+
+
 def test_two_results_folders_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     here, there = RecordStore(tmp_path / "here"), RecordStore(tmp_path / "there")
     for store, second, rank in ((here, 0.9, 3), (there, 0.925, 6)):
