@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from harness.studies import load_study
 from methods.parts.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[3]
+AGAIN = ROOT / "results" / "again"
 PAGE = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
 NAMES = {"kvasir": "Kvasir-SEG", "cvc612": "CVC-612", "isic2017": "ISIC 2017", "leaf": "Leaf", "road": "Road"}
 TABLE = (ROOT / "results" / "tables" / "small-search.md").read_text(encoding="utf-8")
@@ -56,14 +58,25 @@ def _as(card: Mapping[str, Mapping[str, object]], record: Record) -> bool:
     return all(own[name] == default[name] for name in (own.keys() & default.keys()) - named)
 
 
-def difference(name: str, benchmark: str, one: str, other: str) -> tuple[float, str]:
-    """Mean and interval of two rows of a study's page, with its three seeds, paired as tables pair."""
-    ((sheet, members),) = sheets(small()).items()
+def difference(
+    name: str, benchmark: str, one: str, other: str, *, again: Mapping[str, Record] | None = None
+) -> tuple[float, str]:
+    """Mean and interval of two rows of a study's page, with its three seeds, paired as tables pair; ``again``: runs that
+    take the place of those with their key."""
+    again = again or {}
+    records = [
+        replace(old, scores=again[old.key].scores, beside=again[old.key].beside) if old.key in again else old
+        for old in small()
+    ]
+    ((sheet, members),) = sheets(records).items()
     grid = build_grid(sheet, members, study=load_study(name))
     place = next(k for k, column in enumerate(grid.columns) if column.benchmark == benchmark)
     cells = {row.label: grid.cells[index, place] for index, row in enumerate(grid.rows)}
-    images = images_below(ROOT / "results")
-    found = paired_difference(cells[one], cells[other], grid.columns[place], scored=("best", "best"), images_of=images)
+    here, there = images_below(ROOT / "results"), images_below(AGAIN / "avx512")
+    found = paired_difference(
+        cells[one], cells[other], grid.columns[place], scored=("best", "best"),
+        images_of=lambda record, *where: (there if record.key in again else here)(record, *where),
+    )  # fmt: skip
     assert found is not None
     interval = found.interval
     assert interval is not None
@@ -673,3 +686,41 @@ def test_runs_that_hardly_learn_under_the_mask_transformer_are_counted() -> None
         "mask-transformer": (5, 36),
     }
     assert "five of its 36 runs" in (ROOT / "docs" / "decoders.md").read_text(encoding="utf-8")
+
+
+def test_the_same_runs_on_another_processor_are_told_as_they_came_out() -> None:
+    text = section("The same runs on another processor")
+    first = {one.key: one for one in RecordStore(ROOT / "results")}
+    again = {one.key: one for one in RecordStore(AGAIN / "avx512")}
+    scores: dict[str, list[list[float]]] = {"LoRA": [], "NAS-LoRA": []}
+    for key, one in sorted(again.items(), key=lambda item: item[1].run.seed):
+        assert one.environment["device"] == "cpu AMD EPYC x2"
+        assert "Intel" in first[key].environment["device"]
+        pair = [100 * record.scores["best"]["test"]["s_measure"] for record in (first[key], one)]
+        scores["LoRA" if one.run.method == "lora" else "NAS-LoRA"].append(pair)
+    for row in rows(text)[1:]:
+        cells = []
+        for place in (0, 1):
+            values = [pair[place] for pair in scores[row[0]]]
+            spread = f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+            cells += [", ".join(f"{value:.1f}" for value in values), spread]
+        assert row[1:] == cells
+    moved = sorted(abs(after - before) for pairs in scores.values() for before, after in pairs)
+    assert len(moved) == 6
+    assert f"A seed moves by {moved[0]:.1f} to {moved[-1]:.1f} points, either way" in text
+    assert f"A difference of one seed below {moved[-1]:.1f} points says nothing" in text
+    ((old,), (without,)) = (list(RecordStore(AGAIN / name)) for name in ("avx512-056e6a2", "avx2"))
+    same = again[old.key]
+    assert [each["loss"] for each in old.history] == [each["loss"] for each in same.history]
+    now, then = (one.scores["best"]["test"] for one in (same, old))
+    assert {name for name in now if now[name] != then[name]} == {"weighted_f"}
+    assert abs(now["weighted_f"] - then["weighted_f"]) < 1e-10
+    assert old.environment["commit"] == first[old.key].environment["commit"] != same.environment["commit"]
+    assert without.key == old.key
+    assert f"a third number ({100 * without.scores['best']['test']['s_measure']:.1f}, `results/again/avx2`)" in text
+    mean, interval = difference("small-methods", "kvasir", "NAS-LoRA", "LoRA", again=again)
+    assert f"NAS-LoRA is {mean:+.2f} points from LoRA, 95 % {interval}: the answer stays" in text
+    mean, interval = difference("small-methods", "kvasir", "full", "LoRA", again=again)
+    assert f"Full fine-tuning is {mean:+.2f} {interval}: its lead on Kvasir-SEG\ndoes not outlast" in text
+    elsewhere = {one.run.benchmark for one in small() if "Intel" in one.environment["device"]}
+    assert elsewhere == {"kvasir", "cvc612", "isic2017"}
