@@ -720,6 +720,7 @@ def test_the_same_runs_on_another_processor_are_told_as_they_came_out() -> None:
     assert f"a third number ({100 * without.scores['best']['test']['s_measure']:.1f}, `results/again/avx2`)" in text
     mean, interval = difference("small-methods", "kvasir", "NAS-LoRA", "LoRA", again=again)
     assert f"NAS-LoRA is {mean:+.2f} points from LoRA, 95 % {interval}: the answer stays" in text
+    assert f"(the same runs on another processor: {mean:+.2f} {interval}, below)" in PAGE
     mean, interval = difference("small-methods", "kvasir", "full", "LoRA", again=again)
     assert f"Full fine-tuning is {mean:+.2f} {interval}: its lead on Kvasir-SEG\ndoes not outlast" in text
     elsewhere = {one.run.benchmark for one in small() if "Intel" in one.environment["device"]}
