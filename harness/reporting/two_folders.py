@@ -128,11 +128,11 @@ def _largest(pair: SharedRun) -> float:
 def _row(pair: SharedRun) -> list[str]:
     run = pair.first.run
     name = f"{run.variant}, seed {run.seed}{'' if pair.same_key else ' *'}"
-    scores = {where[2]: where for where in reversed(list(pair.differences)) if where[0] == "best" and where[1] != "val"}
+    scores = [where for where in pair.differences if where[0] == "best" and where[1] != "val"]
     if not scores:
         return [name, benchmark_title(run.benchmark), "", pair.first.code, pair.second.code, "", ""]
-    metrics = shown_metrics(run.benchmark, [run], scored=scores)
-    shown = next((scores[one] for one in metrics if one in scores), next(iter(scores.values())))
+    order = shown_metrics(run.benchmark, [run], scored={where[2] for where in scores})
+    shown = min(scores, key=lambda where: order.index(where[2]) if where[2] in order else len(order))
     score, split, one = shown
     values = [f"{100 * record.scores[score][split][one]:.2f}" for record in (pair.first, pair.second)]
     place = metric(one).title + (f" {split}" if split != "test" else "")

@@ -170,9 +170,7 @@ def test_time_to_quality_is_that_of_its_page() -> None:
     images: dict[str, str] = {}
     for part in page.split("\n## ")[1:]:
         length = re.findall(r"epoch_images (\d+)\n", part)
-        scores = {
-            row[0].removesuffix(" †").split(",")[0]: plain(row[1]) for row in rows(part.partition("\n### ")[0])[1:]
-        }
+        scores = {unmarked(row[0]): plain(row[1]) for row in rows(part.partition("\n### ")[0])[1:]}
         (apart,) = (row[2:] for row in rows(part.partition("differences to LoRA")[2]) if row[1] == "Kvasir-SEG Sα")
         updates = str(4 * int(length[0]) // 2)
         found[updates] = [scores["LoRA"], scores["NAS-LoRA"], apart[0].split()[0], apart[1]]
@@ -328,23 +326,26 @@ def plain(cell: str) -> str:
     return re.sub(r"[*≈]|</?u>", "", cell).strip()
 
 
+def unmarked(row: str) -> str:
+    """A row's name alone."""
+    return re.sub(r", tuned.*| ALPHA.*| †", "", row)
+
+
 def scores_and_differences(study: str, baseline: str) -> list[list[str]]:
     """Row, score, difference and interval of a page with one benchmark."""
     page = (ROOT / "results" / "tables" / f"{study}.md").read_text(encoding="utf-8")
-    name = re.compile(r", tuned.*| ALPHA.*| †")
-    table = {name.sub("", row[0]): plain(row[1]) for row in rows(page.partition(": tuned")[0])[1:]}
+    table = {unmarked(row[0]): plain(row[1]) for row in rows(page.partition(": tuned")[0])[1:]}
     differences = rows(page.partition(f"differences to {baseline}")[2].partition("\n#")[0])[1:]
-    apart = {name.sub("", row[0]): [row[2].partition(" ")[0], row[3]] for row in differences}
+    apart = {unmarked(row[0]): [row[2].partition(" ")[0], row[3]] for row in differences}
     return [[row, score, *apart.get(row, ["–", "–"])] for row, score in table.items()]
 
 
 def test_the_other_methods_are_told_as_their_page_has_them() -> None:
     page = (ROOT / "results" / "tables" / "small-methods.md").read_text(encoding="utf-8")
-    name = re.compile(r", tuned.*| †")
     (_, *numbers, _), *told = rows(section("The other methods"))
     head, *table = rows(page.partition(": tuned")[0])
     differences = rows(page.partition("differences to LoRA")[2].partition("\n#")[0])[1:]
-    apart = {(name.sub("", row[0]), row[1]): row[2:4] for row in differences}
+    apart = {(unmarked(row[0]), row[1]): row[2:4] for row in differences}
     assert set(numbers) == {row[1] for row in differences}
 
     def cell(row: list[str], number: str) -> str:
@@ -352,10 +353,10 @@ def test_the_other_methods_are_told_as_their_page_has_them() -> None:
         if row[0].startswith("LoRA"):
             place = next(k for k, title in enumerate(head) if title.startswith(benchmark) and f" {metric} " in title)
             return plain(row[place])
-        difference, interval = apart.get((name.sub("", row[0]), number), ("–", "–"))
+        difference, interval = apart.get((unmarked(row[0]), number), ("–", "–"))
         return difference if interval == "–" else f"{difference.split()[0]} {interval}"
 
-    assert told == [[name.sub("", row[0]), *(cell(row, number) for number in numbers), row[-1]] for row in table]
+    assert told == [[unmarked(row[0]), *(cell(row, number) for number in numbers), row[-1]] for row in table]
     assert len(told) == 8
 
 
@@ -409,7 +410,7 @@ def page_scores(study: str, benchmark: str) -> dict[str, str]:
         (ROOT / "results" / "tables" / f"{study}.md").read_text(encoding="utf-8").partition(": tuned")[0]
     )
     place = next(k for k, title in enumerate(head) if title.startswith(benchmark))
-    return {re.sub(r", tuned.*| †", "", row[0]): plain(row[place]).split()[0] for row in table}
+    return {unmarked(row[0]): plain(row[place]).split()[0] for row in table}
 
 
 def _of(benchmark: str, method: str, **options: object) -> list[Record]:
@@ -556,6 +557,9 @@ def test_searching_against_not_searching_is_paired_as_tables_pair() -> None:
 
 def test_the_costs_are_those_of_the_session() -> None:
     (session,) = [one for one in CostStore(ROOT / "results") if one.comparability.image_size == 196 and not one.shared]
+    assert session.rounds == 9
+    assert next(one.shares["weights-cached"] for one in session.methods if one.variant == "decoder") == 0.5
+    assert "(nine interleaved rounds on a device of their own" in PAGE
     measured = {one.variant: one.ratios["lora"] for one in session.methods if one.ratios.get("lora")}
     told = {row[0]: row[1:] for row in rows(section("What a step costs"))[1:]}
     variants = {
