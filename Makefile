@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := $(if $(LOCKED),--constraint requirements.lock)
 
 # What trains nothing, starts few processes and is not marked slow.
-FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/judging harness/reporting)
+FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/judging harness/report)
 
 # What tests notice of small wrong changes in one room: records, evaluation, training, methods, datasets, reporting, leases.
 ROOM ?= records

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness import statistics as stats
 from harness.comparison.published import Published
 from harness.judging.verdicts import judge
-from harness.reporting.against_paper import TOLERANCE, against
+from harness.report.against_paper import TOLERANCE, against
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 

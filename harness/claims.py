@@ -17,7 +17,7 @@ from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import card_names, card_rules
 from harness.records.cost import CostStore
 from harness.records.store import RecordStore
-from harness.reporting.pages import sources_below
+from harness.report.pages import sources_below
 from harness.settings.options import add_results, results_of
 from harness.streams import say_skipped
 from harness.text import printable

@@ -7,10 +7,6 @@ from pathlib import Path
 
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
-from harness.drawing import FIGURES, draw, figure_named
-from harness.drawing.checking import figure_files, wrong_figures
-from harness.drawing.material import Material, NothingToDrawError, materials
-from harness.drawing.style import FORMATS, Format, encoded
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.planning.pictures import network_images
@@ -18,6 +14,10 @@ from harness.protocols.load import card_rules
 from harness.records.cost import CostStore
 from harness.records.evidence import EvidenceStore
 from harness.records.store import RecordStore, require_writable
+from harness.report.figures import FIGURES, draw, figure_named
+from harness.report.figures.checking import figure_files, wrong_figures
+from harness.report.figures.material import Material, NothingToDrawError, materials
+from harness.report.figures.style import FORMATS, Format, encoded
 from harness.settings.options import add_results, results_of
 from harness.streams import say, say_skipped
 from harness.studies import load_study

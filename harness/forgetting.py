@@ -20,8 +20,8 @@ from harness.records.forgetting import ForgettingRecord, ForgettingStore
 from harness.records.lookup import find_run
 from harness.records.schema import Run
 from harness.records.store import RecordStore, require_writable
-from harness.reporting.forgetting import TITLE, forgetting_page
-from harness.reporting.writing import write
+from harness.report.forgetting import TITLE, forgetting_page
+from harness.report.writing import write
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
 from harness.streams import say, terminal_width

@@ -16,9 +16,9 @@ from harness.files import write_atomically
 from harness.judging.definitions import FILE, read_claims
 from harness.protocols.load import card_rules
 from harness.records.store import RecordStore
-from harness.reporting.pages import images_below
-from harness.reporting.readings import reading_page
-from harness.reporting.writing import write
+from harness.report.pages import images_below
+from harness.report.readings import reading_page
+from harness.report.writing import write
 from harness.settings.options import add_results, results_of
 from harness.streams import say_skipped
 from harness.studies import Study, load_study

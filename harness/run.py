@@ -230,7 +230,7 @@ def _grid(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) ->
         return 0
 
     from harness.protocols.load import card_rules
-    from harness.reporting.finished import finished_table
+    from harness.report.finished import finished_table
 
     runs, width = [job.run for job in planned.jobs], terminal_width(sys.stdout)
     with stages() as tell:

@@ -15,9 +15,9 @@ from harness.errors import UsageError
 from harness.protocols.load import card_rules
 from harness.records.lookup import find_record
 from harness.records.store import RecordStore
-from harness.reporting.one_run import in_terminal, record_as_data
-from harness.reporting.two_folders import folders_as_data, folders_in_terminal
-from harness.reporting.two_runs import compared, compared_in_terminal
+from harness.report.one_run import in_terminal, record_as_data
+from harness.report.two_folders import folders_as_data, folders_in_terminal
+from harness.report.two_runs import compared, compared_in_terminal
 from harness.settings.options import add_results, results_of
 from harness.text import printable
 

@@ -32,8 +32,8 @@ from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.tally import CellCount, Tally, tally, tally_of
 from harness.dispatch.time_left import Took, time_left_of
 from harness.errors import UsageError
-from harness.reporting.page import Block, texts
-from harness.reporting.writing.terminal import fitted
+from harness.report.page import Block, texts
+from harness.report.writing.terminal import fitted
 from harness.settings.options import add_results, results_of
 from harness.streams import folded, say_skipped, terminal_width
 from harness.text import printable, printable_line

@@ -12,9 +12,9 @@ from harness.command_line import CommandParser, command
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.protocols.load import card_rules
-from harness.reporting.page import SUFFIX, Format
-from harness.reporting.pages import built_pages, written
-from harness.reporting.writing.data import as_data
+from harness.report.page import SUFFIX, Format
+from harness.report.pages import built_pages, written
+from harness.report.writing.data import as_data
 from harness.settings.options import add_results, results_of
 from harness.streams import say, say_skipped, terminal_width
 from harness.studies import load_study, study_names
@@ -87,7 +87,10 @@ def _write(path: Path, text: str) -> None:
 
 
 def _check(root: Path, found: Mapping[Path, str], *, style: Format, whole: bool) -> int:
-    from harness.drawing.checking import figure_files, wrong_figures  # a third of a second that tables do not need
+    from harness.report.figures.checking import (  # a third of a second that tables do not need
+        figure_files,
+        wrong_figures,
+    )
 
     wrong = 0
     for path, text in found.items():

@@ -16,7 +16,7 @@ VERBS = {
     "forgetting": "harness.forgetting",
     "tables": "harness.tables",
     "figures": "harness.figures",
-    "report": "harness.report",
+    "report": "harness.report.__main__",
     "why": "harness.why",
     "claims": "harness.claims",
     "readings": "harness.readings",

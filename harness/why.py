@@ -10,10 +10,10 @@ from harness.comparison.provenance import Folder
 from harness.errors import UsageError, did_you_mean
 from harness.protocols.load import card_rules
 from harness.records.store import RecordStore
-from harness.reporting.page import SUFFIX
-from harness.reporting.pages import cost_page_below, sources_below
-from harness.reporting.tables import score_page
-from harness.reporting.why import explain
+from harness.report.page import SUFFIX
+from harness.report.pages import cost_page_below, sources_below
+from harness.report.tables import score_page
+from harness.report.why import explain
 from harness.settings.options import results_of
 from harness.streams import say_skipped
 from harness.studies import load_study, study_names

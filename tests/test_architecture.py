@@ -46,33 +46,6 @@ def test_every_module_that_the_page_names_exists() -> None:
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
-def test_no_room_holds_more_than_15_percent_of_the_harness() -> None:
-    lines: dict[str, int] = {}
-    for path in (ROOT / "harness").rglob("*.py"):
-        place = path.relative_to(ROOT / "harness").parts
-        room = place[0] if len(place) > 1 else "verbs"
-        lines[room] = lines.get(room, 0) + len(path.read_text(encoding="utf-8").splitlines())
-    assert {room: count for room, count in lines.items() if count > 0.15 * sum(lines.values())} == {}
-
-
-def test_no_two_things_have_one_name() -> None:
-    """Classes and functions at the top of modules, across all packages; a file says what it holds."""
-    found: dict[str, list[str]] = {}
-    paths = [path for package in ("methods", "datasets", "harness") for path in (ROOT / package).rglob("*.py")]
-    for path in paths:
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
-                found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
-    for name in ("main", "parser"):  # of every verb
-        del found[name]
-    figures, formats = found.pop("draw"), found.pop("write")  # looked up by the name of a figure, of a format
-    assert {Path(name).parent.name for name in figures} == {"drawing"}
-    assert {Path(name).parent.name for name in formats} == {"writing"}
-    assert {name: places for name, places in found.items() if len(places) > 1} == {}
-    vague = {"work", "earlier", "ending", "survey", "arrays", "beside"}
-    assert [str(path) for path in paths if path.stem in vague] == []
-
-
 def test_what_code_cites_and_pages_link_is_in_the_repository() -> None:
     missing = []
     for package in ("methods", "datasets", "harness", "benchmarks", "slurm"):

@@ -30,7 +30,7 @@ from harness.registry import method_config
 from harness.verbs import VERBS
 from tests.datasets.test_labels import write_folders
 from tests.documented import REPOSITORY, commands
-from tests.harness.reporting.sample import evidence, record
+from tests.harness.report.sample import evidence, record
 
 pytestmark = pytest.mark.slow
 
@@ -174,7 +174,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "harness.contract.matrix.examine": capability,
         "harness.costing.measure.measure": measured,
         "harness.experiment.exporting.export": lambda *_, **__: report,
-        "harness.html.build._drawn": lambda *_: ([], []),
+        "harness.report.html.build._drawn": lambda *_: ([], []),
         "harness.evidence.__main__.measurement_of": lambda *_: request,
         "harness.evidence.measuring.measure_insides": lambda *_, **__: evidence("k"),
         "harness.forgetting._with_state": lambda results, runs: list(runs),

@@ -19,7 +19,7 @@ from harness.planning.samples import sample_writer
 from harness.protocols.__main__ import main as show_protocol
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
-from harness.reporting.tables import of_runs
+from harness.report.tables import of_runs
 from harness.run import main
 
 GRID = ["--protocol", "demo", "--executor", "inline", "--methods", "lora", "--datasets", "kvasir"]

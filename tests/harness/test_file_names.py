@@ -8,7 +8,7 @@ import pytest
 
 from harness.records.store import RecordStore
 from harness.tables import main as tables
-from tests.harness.reporting.sample import record
+from tests.harness.report.sample import record
 
 
 @pytest.mark.parametrize("protocol", ["../../NOTES", "/NOTES", "..", "a/b", ""])

@@ -23,7 +23,7 @@ from harness.protocols.__main__ import main as protocols
 from harness.records.store import RecordStore
 from harness.run import main as run
 from harness.tables import main as tables
-from tests.harness.reporting.sample import record
+from tests.harness.report.sample import record
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))

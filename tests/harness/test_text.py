@@ -10,10 +10,10 @@ import pytest
 
 from harness import status, why
 from harness.records.store import RecordStore
-from harness.reporting.tables import render
+from harness.report.tables import render
 from harness.tables import main as tables
 from harness.text import csv_cell, markdown, printable, printable_line
-from tests.harness.reporting.sample import record
+from tests.harness.report.sample import record
 
 SCRIPT = "<script>alert(1)</script>"
 

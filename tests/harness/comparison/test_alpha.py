@@ -9,8 +9,8 @@ import pytest
 
 from harness.comparison.alpha import alpha_code, alpha_codes_below, distance, domains, entropy
 from harness.records.store import RecordStore
-from harness.reporting.pages import pages
-from tests.harness.reporting.sample import record
+from harness.report.pages import pages
+from tests.harness.report.sample import record
 
 UNIFORM = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.26, 0.24, 0.25, 0.25]}
 CHOSEN = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.4, 0.2, 0.2, 0.2]}

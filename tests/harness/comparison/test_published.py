@@ -17,12 +17,12 @@ from harness.judging.verdicts import judge, seeds_in_words, seeds_to_settle
 from harness.models.catalog import backbone_names
 from harness.paper import main
 from harness.protocols.load import card_rules
-from harness.reporting.against_paper import against
-from harness.reporting.finished import narrowed
-from harness.reporting.tables import render
+from harness.report.against_paper import against
+from harness.report.finished import narrowed
+from harness.report.tables import render
 from harness.statistics import Interval, of_seeds
 from harness.studies import study_from_dict
-from tests.harness.reporting.sample import record, sources
+from tests.harness.report.sample import record, sources
 
 GOOD = Published(
     paper="p",

@@ -13,9 +13,9 @@ from harness.errors import UsageError
 from harness.judging import judging, of_rankings
 from harness.judging.definitions import read_claims
 from harness.judging.judging import findings_text, judge_claims
-from harness.reporting.tables import render
+from harness.report.tables import render
 from harness.studies import study_from_dict
-from tests.harness.reporting.sample import CARD, record, sources
+from tests.harness.report.sample import CARD, record, sources
 
 METHODS = ("decoder", "lora", "bitfit", "ssf")
 HASHES = {"sam": "aaaa0000aaaa0000", "linear": "bbbb0000bbbb0000", "mask-transformer": "cccc0000cccc0000"}

@@ -81,7 +81,7 @@ def test_what_a_method_is_made_of_counts_and_other_methods_do_not() -> None:
     assert "methods.naslora" not in behind
     rooms = module._behind("harness.experiment.experiment", module.ROOMS, without=module.NO_NUMBERS)
     assert {"harness.training.loop", "harness.evaluation.saliency", "harness.models.sam_encoder"} <= set(rooms)
-    assert not any(name.startswith(("harness.dispatch", "harness.reporting")) for name in rooms)
+    assert not any(name.startswith(("harness.dispatch", "harness.report")) for name in rooms)
 
 
 def test_methods_differ_in_their_own_part_and_share_the_rooms() -> None:

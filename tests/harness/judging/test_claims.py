@@ -22,7 +22,7 @@ from harness.protocols.load import load_protocol
 from harness.records.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
 from harness.records.store import RecordStore
 from harness.registry import method_config_class
-from tests.harness.reporting.sample import evidence, record, sources
+from tests.harness.report.sample import evidence, record, sources
 
 BASE: dict[str, Any] = {
     "name": "better",

@@ -22,7 +22,7 @@ from harness.protocols.load import load_protocol, protocol_hash
 from harness.records.merge import merge
 from harness.records.schema import Code, Record
 from harness.records.store import RecordStore
-from harness.reporting.tables import render
+from harness.report.tables import render
 from harness.studies import load_study
 
 Score = Callable[[Any], float]

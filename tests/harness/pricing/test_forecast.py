@@ -32,7 +32,7 @@ from harness.pricing.forecast import (
 )
 from harness.pricing.plan_text import forecast_text
 from harness.records.schema import Record, Run
-from tests.harness.reporting.sample import record
+from tests.harness.report.sample import record
 
 REPOSITORY = Path(__file__).parents[3]
 RULES = {"image_size": 128, "precision": "fp32", "batch_size": 4, "epochs": 10, "select_every": 1, "merge": []}

@@ -20,9 +20,9 @@ from harness.records.merge import merge
 from harness.records.reading import load
 from harness.records.seal import sealed
 from harness.records.store import RecordStore, is_sealed
-from harness.reporting.pages import images_below
-from tests.harness.reporting.sample import record
-from tests.harness.reporting.test_costs import session
+from harness.report.pages import images_below
+from tests.harness.report.sample import record
+from tests.harness.report.test_costs import session
 
 COMMITTED = Path(__file__).parents[3] / "results" / "records"
 NASPCLORA = "0208a83a876e42cc"  # of mini on kvasir: with an α history, and a best epoch that is the last

@@ -16,7 +16,7 @@ from harness.records.merge import conflicts, merge
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from tests.harness.records.test_merge import images, tree
-from tests.harness.reporting.sample import record
+from tests.harness.report.sample import record
 
 ALPHA = [{"blocks.0.q": [0.25, 0.75]}]
 _PICTURE = np.zeros((8, 8), np.uint8)

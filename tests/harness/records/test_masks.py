@@ -14,7 +14,7 @@ from harness.records.agreement import disagreement
 from harness.records.masks import KeptMask, chosen_images, encoded_masks, read_masks
 from harness.records.merge import merge
 from harness.records.store import RecordStore
-from tests.harness.reporting.sample import record
+from tests.harness.report.sample import record
 
 
 def _masks(count: int = 2) -> list[KeptMask]:

@@ -16,8 +16,8 @@ from harness.records.masks import KeptMask, encoded_masks, read_masks
 from harness.records.merge import conflicts, merge
 from harness.records.schema import Record
 from harness.records.store import RecordStore
-from tests.harness.reporting.sample import record
-from tests.harness.reporting.test_costs import session
+from tests.harness.report.sample import record
+from tests.harness.report.test_costs import session
 
 
 def images(one: Record, *, newline: str = "\n") -> str:

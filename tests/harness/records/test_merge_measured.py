@@ -14,7 +14,7 @@ from harness.records.schema import Record
 from harness.records.store import RecordStore
 from tests.harness.records.test_beside import TUNING
 from tests.harness.records.test_merge import folder, tree
-from tests.harness.reporting.sample import evidence, record
+from tests.harness.report.sample import evidence, record
 
 
 def measured(root: Path, one: Record, state: str = "") -> Path:

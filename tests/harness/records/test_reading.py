@@ -23,7 +23,7 @@ from harness.records.reading import load
 from harness.records.schema import Run
 from harness.records.seal import sealed
 from harness.records.store import RecordStore
-from tests.harness.reporting.sample import record
+from tests.harness.report.sample import record
 
 Change = Callable[[dict[str, Any]], object]
 

@@ -18,7 +18,7 @@ import pytest
 from harness.errors import UsageError
 from harness.files import write_atomically
 from harness.records.store import RecordStore
-from tests.harness.reporting.sample import record
+from tests.harness.report.sample import record
 
 REPOSITORY = Path(__file__).parents[3]
 ALPHA = [{"blocks.0.q": [0.125 + 1e-17, 1 / 3], "blocks.1.q": [0.1, 0.2]}, {}, {"blocks.0.q": [0.5, 0.25]}]
@@ -162,7 +162,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from harness.records.store import RecordStore
-from tests.harness.reporting.sample import record
+from tests.harness.report.sample import record
 store = RecordStore(Path(sys.argv[1]))
 number = int(sys.argv[2])
 turn = 0

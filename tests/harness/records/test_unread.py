@@ -17,7 +17,7 @@ from harness.planning.job import Job
 from harness.records.__main__ import main
 from harness.records.store import RecordStore
 from tests.harness.records.test_merge import folder, images, tree
-from tests.harness.reporting.sample import record
+from tests.harness.report.sample import record
 
 NUMBERS = [errno.EACCES, errno.ESTALE, errno.EIO]
 

@@ -1,0 +1,77 @@
+"""``python -m harness.report``: write what a results folder says as one HTML page that opens offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.cli import verb
+from harness.command_line import CommandParser, command, require_effect
+from harness.errors import UsageError, os_reason
+from harness.files import write_atomically
+from harness.planning.closed_form import trained_parameters
+from harness.planning.pictures import network_images
+from harness.protocols.load import card_names, card_rules
+from harness.records.store import require_writable
+from harness.report.html.build import Hands, Wanted, collect
+from harness.report.html.rendering import html
+from harness.settings.options import add_results, results_of
+from harness.streams import say
+from harness.studies import load_study
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    root = results_of(options)
+    path = options.out or root / "report.html"
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder; name a file in it, such as {path / 'report.html'}")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out {path}: a report is a page; name a file that ends in .html")
+    if options.no_figures:
+        require_effect(options, "data", without="with --no-figures")
+    require_writable(path.parent, named="folder", option="--out")
+    wanted = Wanted(
+        study=load_study(options.study) if options.study else None,
+        baseline=options.baseline,
+        claims_of=options.protocol,
+        figures=not options.no_figures,
+    )
+    hands = Hands(
+        card_of=card_rules,
+        count_of=trained_parameters,
+        cards=card_names(),
+        picture_of=network_images(root, data=options.data),
+    )
+    content = collect(root, wanted, hands)
+    for line in content.skipped:
+        say(f"not counted: {line}")
+    page = html(content)
+    try:
+        write_atomically(path, page)
+    except OSError as error:
+        raise UsageError(f"cannot write the report {path}: {os_reason(error)}") from error
+    print(f"{path}: {len(page.encode()) / 1e6:.1f} MB, {content.facts[1]}")
+    return 0
+
+
+def parser() -> CommandParser:
+    p = command("report", __doc__)
+    add_results(p)
+    p.add_argument("--study", metavar="NAME", help="only the rows, benchmarks and seeds of a study")
+    p.add_argument("--baseline", default="", metavar="ROW", help="label of the row to compare with (default: LoRA's)")
+    p.add_argument(
+        "--protocol", default="nas-lora", metavar="CARD", help="whose scores judge claims (default: nas-lora)"
+    )
+    p.add_argument(
+        "--data", type=Path, metavar="DIR", help="the benchmarks' folder, to show images beside masks (default: as set)"
+    )
+    p.add_argument("--no-figures", action="store_true", help="tables alone, in seconds")
+    p.add_argument(
+        "--out", type=Path, metavar="FILE", help="where to write (default: report.html in the results folder)"
+    )
+    return p
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,153 @@
+"""Kept masks side by side: image, truth, and every row's prediction with its errors coloured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.comparison import names
+from harness.comparison.grid import Column, Row
+from harness.records.files import is_of_record
+from harness.records.masks import MASKS, KeptMask, read_masks
+from harness.records.schema import Record
+from harness.report.figures.material import Drawing, Material, NothingToDrawError
+from harness.report.figures.style import PAGE, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Picture = NDArray[np.uint8]
+Image = tuple[str, str]
+"""split, stem"""
+
+RIGHT, MISSED, INVENTED, OTHER, IGNORED = (235, 235, 235), (44, 107, 214), (255, 140, 0), (170, 0, 120), (110, 110, 110)
+"""Colours of foreground that was found, missed, invented, taken for another class, and of what does not count. They differ
+in brightness too."""
+
+ACROSS = 8
+LARGEST = 256
+"""Pixels of a tile; larger ones are thinned, so that a page stays small."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """The masks of one row by one run."""
+
+    row: Row
+    record: Record
+    masks: dict[Image, KeptMask]
+
+
+def draw(material: Material) -> list[Drawing]:
+    drawings = []
+    for benchmark, place in material.first_columns().items():
+        shown = kept(material, benchmark)
+        if shown:
+            drawings.append(_benchmark(material, benchmark, material.grid.columns[place], shown))
+    if not drawings:
+        raise NothingToDrawError(
+            "no record has masks beside it (runs keep them since `keep_masks` is a field of the protocol; python -m"
+            " harness.predict writes those of older runs)"
+        )
+    return drawings
+
+
+def kept(material: Material, benchmark: str) -> list[Shown]:
+    """Every row's masks, of the first seed that most rows have masks of."""
+    found: dict[int, list[Shown]] = {}
+    for index, row in material.rows():
+        for record in material.members(index, benchmark):
+            path = material.masks(record)
+            if not path.is_file() or not is_of_record(MASKS, record.beside):
+                continue
+            try:
+                masks = read_masks(path, expected=record.beside.get(MASKS, ""))
+            except ValueError:
+                continue
+            by_image = {(one.split, one.stem): one for one in masks}
+            found.setdefault(record.run.seed, []).append(Shown(row=row, record=record, masks=by_image))
+    return max((found[seed] for seed in sorted(found)), key=len, default=[])
+
+
+def best_median_worst(scores: dict[Image, float], *, lower_is_better: bool = False) -> dict[str, Image]:
+    """Word -> image; of fewer than three images as many as there are."""
+    ranked = sorted(scores, key=lambda image: (scores[image] if lower_is_better else -scores[image], image))
+    if len(ranked) < 3:
+        return dict(zip(("best", "worst"), ranked, strict=False))
+    return {"best": ranked[0], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[-1]}
+
+
+def painted(predicted: Picture, truth: Picture) -> Picture:
+    """(H, W, 3): what a prediction found, missed and invented."""
+    picture = np.zeros((*truth.shape, 3), np.uint8)
+    picture[(predicted == truth) & (truth > 0)] = RIGHT
+    picture[(predicted == 0) & (truth > 0)] = MISSED
+    picture[(predicted > 0) & (truth == 0)] = INVENTED
+    picture[(predicted > 0) & (truth > 0) & (predicted != truth)] = OTHER
+    picture[truth == 255] = IGNORED
+    return picture
+
+
+def _benchmark(material: Material, benchmark: str, column: Column, shown: Sequence[Shown]) -> Drawing:
+    base = next((one for one in shown if one.row.label == material.baseline), shown[0])
+    common = set.intersection(*(set(one.masks) for one in shown)) or set(base.masks)
+    scores = {image: _score(material, base.record, image, column.metric) for image in sorted(common)}
+    known = {image: value for image, value in scores.items() if value is not None}
+    lower = names.metric(column.metric).lower_is_better
+    images = best_median_worst(known or dict.fromkeys(sorted(common), 0.0), lower_is_better=lower)
+    pictures = {image: material.picture_of(base.record, *image) for image in images.values()}
+    with_picture = any(picture is not None for picture in pictures.values())
+    tiles = len(shown) + 1 + with_picture
+    columns = min(ACROSS, tiles)
+    lines = -(-tiles // columns)
+    side = (PAGE - 0.3) / max(columns, 4)
+    figure = new_figure(0.3 + side * max(columns, 4), len(images) * lines * (side + 0.24) + 0.2)
+    axes = figure.subplots(len(images) * lines, max(columns, 4), squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for number, (word, image) in enumerate(images.items()):
+        places = list(axes[number * lines : (number + 1) * lines].flat)
+        if columns < 4:
+            places = list(axes[number])
+        truth = base.masks[image].truth
+        head = [(pictures[image], "image")] if with_picture else []
+        for ax, (picture, title) in zip(places, [*head, (_plain(truth), "truth")], strict=False):
+            if picture is not None:
+                _tile(ax, picture, title)
+        places[0].text(
+            -0.08, 0.5, word, transform=places[0].transAxes, rotation=90, ha="center", va="center", fontsize=7
+        )
+        for ax, one in zip(places[len(head) + 1 :], shown, strict=False):
+            if (mask := one.masks.get(image)) is None:
+                continue
+            value = _score(material, one.record, image, column.metric)
+            said = "" if value is None else f"\n{100 * value:.1f}"
+            _tile(ax, painted(mask.predicted, mask.truth), material.short(one.row.label, most=18) + said)
+    stems = ", ".join(f"{word}: {stem}" for word, (_, stem) in images.items())
+    caption = (
+        f"Masks on {names.benchmark_title(benchmark)} by the best checkpoint of seed {base.record.run.seed}, with the image's"
+        f" {names.metric(column.metric).title} (%) under that metric's own conventions. Light: found; blue: missed; orange:"
+        " invented; purple: another class; grey: does not count. Of the test images that every run keeps (chosen by a hash of"
+        f" their names), the best, median and worst by {base.row.label} ({stems}). {material.caption}"
+    )
+    return Drawing(part=benchmark, figure=figure, caption=caption)
+
+
+def _score(material: Material, record: Record, image: Image, metric: str) -> float | None:
+    split, stem = image
+    scores = material.images_of(record, "best", split, metric)
+    return None if scores is None else scores.scores.get(stem)
+
+
+def _plain(truth: Picture) -> Picture:
+    return painted(np.where(truth == 255, 0, truth).astype(np.uint8), truth)
+
+
+def _tile(ax: Axes, picture: Picture, title: str) -> None:
+    step = max(1, -(-max(picture.shape[:2]) // LARGEST))
+    ax.imshow(picture[::step, ::step], interpolation="nearest")
+    ax.set_title(title, fontsize=5.5, pad=1.5, linespacing=0.95)

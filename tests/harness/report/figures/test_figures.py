@@ -1,0 +1,252 @@
+"""Figures from records alone: what they show, how they look, and that equal records give equal bytes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from matplotlib.text import Annotation
+
+from harness import figures as verb
+from harness import tables
+from harness.comparison.grid import Row
+from harness.records.store import RecordStore
+from harness.registry import METHODS
+from harness.report.figures import FIGURES, draw
+from harness.report.figures.curves import largest_drop
+from harness.report.figures.material import NothingToDrawError, materials
+from harness.report.figures.pareto import _scale, front, room
+from harness.report.figures.ranks import cliques
+from harness.report.figures.style import COLUMN, PAGE, encoded, looks, new_figure, split_by_length
+from tests.harness.report.figures.sample import METRICS, write_results
+from tests.harness.report.sample import record
+
+FROM_THESE = [name for name in FIGURES if name not in ("masks", "lengths", "readings")]  # which have tests of their own
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("results")
+    write_results(root)
+    return root
+
+
+@pytest.mark.parametrize("name", FROM_THESE)
+def test_every_figure_fits_a_paper_and_says_what_it_shows(results: Path, name: str):
+    (material,) = materials(results)
+    drawings = dict(draw(name, material))
+    assert drawings
+    for stem, drawing in drawings.items():
+        assert stem.startswith(f"demo-aaaa0000aaaa0000-{name}")
+        assert "n = 2 seeds (0, 1)" in drawing.caption
+        assert "hash aaaa0000aaaa0000" in drawing.caption
+        assert drawing.figure.get_size_inches()[0] in (COLUMN, PAGE)
+        assert drawing.figure.axes
+
+
+def test_equal_records_give_equal_bytes_in_another_process(results: Path, tmp_path: Path):
+    outs = [tmp_path / "first", tmp_path / "second"]
+    assert verb.main(["forest", "pareto", "--results", str(results), "--out", str(outs[0])]) == 0
+    subprocess.run(
+        [sys.executable, "-m", "harness.figures", "forest", "pareto", "--results", str(results), "--out", str(outs[1])],
+        check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "5", "MPLBACKEND": "pdf"},
+    )  # fmt: skip
+    files = sorted(path.name for path in outs[0].iterdir())
+    assert {Path(name).suffix for name in files} == {".svg", ".pdf", ".png", ".txt"}
+    assert files == sorted(path.name for path in outs[1].iterdir())
+    for name in files:
+        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
+
+
+def test_files_hold_their_fonts_and_no_date(results: Path):
+    (material,) = materials(results)
+    ((stem, drawing),) = draw("forest", material)
+    vector = encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
+    page = encoded(drawing.figure, "pdf", title=stem, caption=drawing.caption)
+    assert b"<text" not in vector  # letters are shapes
+    assert b"dc:date" not in vector
+    assert drawing.caption.split(";")[0].encode() in vector
+    assert b"/FontFile2" in page
+    assert b"/Type3" not in page
+    assert b"CreationDate" not in page
+
+
+def test_a_method_looks_the_same_beside_whatever_rows():
+    alone = looks([Row(label="mine", method="naslora")])["mine"]
+    rows = [Row(label=name, method=name) for name in METHODS.names()]
+    every = looks([*rows, Row(label="other", method="naslora"), Row(label="plug", method="zzz")])
+    assert (alone.colour, alone.marker) == (every["naslora"].colour, every["naslora"].marker)
+    known = [every[name] for name in METHODS.names()]
+    assert len({look.colour for look in known}) == len({look.marker for look in known}) == len(known)
+    assert every["other"].colour == every["naslora"].colour
+    assert (every["other"].dash, every["other"].filled) != (every["naslora"].dash, every["naslora"].filled)
+
+
+def test_the_drop_around_the_start_of_the_search():
+    curve = {7: 90.0, 8: 80.0, 9: 82.0, 10: 81.0, 11: 79.5, 12: 83.0, 13: 60.0}
+    assert largest_drop(curve, 10) == pytest.approx(2.5)  # 82 to 79.5; 90 and 60 lie outside
+    assert largest_drop({9: 1.0, 10: 2.0}, 10) == 0.0
+    assert largest_drop({9: 1.0, 10: 2.0}, 10, lower_is_better=True) == pytest.approx(1.0)
+    assert largest_drop({10: 1.0}, 10) is None
+
+
+def test_the_front_keeps_what_nothing_beats():
+    points = {"a": (1.0, 5.0), "b": (2.0, 4.0), "c": (3.0, 6.0), "d": (3.0, 5.5), "e": (1.0, 4.9)}
+    assert front(points) == ["a", "c"]
+
+
+def test_a_collapsed_row_does_not_flatten_the_axis():
+    low, high = room({"a": 80.0, "b": 81.0, "c": 82.0, "d": 83.0, "e": 84.0, "collapsed": 10.0})
+    assert 70 < low < 80 < 84 < high
+
+
+@pytest.mark.parametrize(
+    ("costs", "ticks"),
+    [
+        ((142, 420, 790), [100, 200, 500]),
+        ((0.0, 0.05, 21.6), [0, 0.01, 0.1, 1, 10]),
+        ((200, 300, 500), [200, 300, 400, 500]),
+    ],
+    ids=["a decade", "decades from 0", "a factor of three"],
+)
+def test_an_axis_of_costs_has_more_than_one_tick(costs: tuple[float, ...], ticks: list[float]):
+    figure = new_figure(COLUMN, 2.4)
+    ax = figure.subplots()
+    ax.plot(costs, costs)
+    _scale(ax, costs)
+    low, high = ax.get_xlim()
+    assert [tick for tick in ax.get_xticks() if max(0, 0.999 * low) <= tick <= high] == pytest.approx(ticks)
+
+
+def test_rows_beyond_the_axis_are_named_where_they_are(tmp_path: Path):
+    """One of a score where less is better collapses upwards; the arrow must not point down."""
+    (material,) = materials(_collapsed(tmp_path, "sbu"))
+    (drawing,) = [one for stem, one in draw("pareto", material) if stem.endswith("sbu")]
+    (note,) = drawing.figure.axes[0].texts
+    assert note.get_text() == "99.0, 98.0"
+    assert isinstance(note, Annotation)
+    assert note.xy[1] == drawing.figure.axes[0].get_ylim()[1]
+
+
+def _collapsed(root: Path, benchmark: str) -> Path:
+    usual = {"full": 0.5, "bitfit": 0.5, "ssf": 0.51, "vpt": 0.52, "lst": 0.49, "lora": 0.5, "samed": 0.51, "vera": 0.5}
+    values = {**usual, "dora": 0.99, "fact": 0.98}
+    store = RecordStore(root)
+    for place, (method, value) in enumerate(values.items()):
+        counts = {"encoder": 1000 * place, "decoder": 1, "trainable": 1, "total": 9000}
+        scores = {"best": {"test": {METRICS[benchmark]: value}}}
+        store.write(record(value, method=method, benchmark=benchmark, scores=scores, parameters=counts))
+    return root
+
+
+def test_rows_that_read_alike_when_cut_are_numbered_and_spelt_out(tmp_path: Path):
+    write_results(tmp_path)
+    (material,) = materials(tmp_path)
+    first, second, third = material.grid.rows
+    begin = "scale=10.667, alternate=iteration, style="
+    rows = (replace(first, label=begin + "linear"), replace(second, label=begin + "darts"), third)
+    material = replace(material, grid=replace(material.grid, rows=rows), baseline="naslora")
+    assert material.short("naslora") == "naslora"
+    one, other = (material.short(row.label, most=24) for row in rows[:2])
+    assert (one, other) == ("scale=10.667, alter… [1]", "scale=10.667, alter… [2]")
+    ((_, drawing),) = draw("forest", material)
+    assert f"Rows cut short: [1] {begin}linear; [2] {begin}darts." in drawing.caption
+
+
+def test_many_panels_go_on_another_page():
+    assert list(split_by_length("abcdefg", columns=3, height=lambda _: 4.0)) == [list("abcdef"), ["g"]]
+    assert list(split_by_length("ab", columns=3, height=lambda _: 99.0)) == [["a", "b"]]
+
+
+def test_no_figure_is_too_small_for_its_labels(tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    write_results(
+        tmp_path, seeds=1, label="scale=10.667, alternate=iteration, style=linear, norm=batch, sites=q,k,v" * 2
+    )
+    (material,) = materials(tmp_path)
+    for name in ("pareto", "forest", "alpha-entropy"):
+        for stem, drawing in draw(name, material):
+            encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
+    assert [str(one.message) for one in recwarn if "constrained_layout" in str(one.message)] == []
+
+
+def test_cliques_join_what_is_no_further_apart_than_the_critical_difference():
+    assert cliques([1.0, 1.5, 3.0, 3.4], 2.0) == [(0, 2), (1, 3)]
+    assert cliques([1.0, 4.0], 2.0) == []
+
+
+def test_labels_are_text_whatever_they_hold(tmp_path: Path):
+    label = r"<script>$\frac$_{x"
+    write_results(tmp_path, seeds=1, label=label)
+    (material,) = materials(tmp_path)
+    for name in ("curves", "pareto", "forest", "alpha"):
+        for stem, drawing in draw(name, material):
+            assert b"<script>" not in encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
+
+
+def test_too_little_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], results: Path):
+    assert verb.main(["forest", "--results", str(tmp_path)]) == 2
+    assert "run something first" in capsys.readouterr().err
+    (tmp_path / "records").mkdir()
+    assert verb.main(["all", "--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert verb.main(["fores", "--results", str(results)]) == 2
+    assert "did you mean 'forest'" in capsys.readouterr().err
+    (tmp_path / "page.md").touch()
+    assert verb.main(["forest", "--results", str(results), "--out", str(tmp_path / "page.md" / "x")]) == 2
+    assert "page.md/x cannot be written (Not a directory); choose another with --out" in capsys.readouterr().err
+    assert verb.main(["forest", "--format", "gif", "--results", str(results)]) == 2
+    assert "svg, pdf, png" in capsys.readouterr().err
+    assert verb.main(["forest", "--baseline", "x", "--results", str(results)]) == 2
+    assert "no row is called 'x'" in capsys.readouterr().err
+    write_results(tmp_path / "one", seeds=1)
+    assert verb.main(["stability", "--results", str(tmp_path / "one")]) == 2
+    assert "one seed only" in capsys.readouterr().err
+
+
+def test_no_alpha_no_figure_of_it(results: Path):
+    (material,) = materials(results)
+    bare = [row for row in material.grid.rows if row.method != "naslora"]
+    assert len(bare) == 2
+    members = {i: mine for i, mine in material.grid.members.items() if material.grid.rows[i].method != "naslora"}
+    grid = replace(material.grid, members={**dict.fromkeys(material.grid.members, ()), **members})
+    with pytest.raises(NothingToDrawError, match="no run here has an α history"):
+        list(draw("alpha", replace(material, grid=grid)))
+
+
+def test_the_check_covers_figures_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_results(tmp_path)
+    assert tables.main(["--results", str(tmp_path)]) == 0
+    assert verb.main(["forest", "--results", str(tmp_path), "--format", "svg"]) == 0
+    capsys.readouterr()
+    assert tables.main(["--results", str(tmp_path), "--check"]) == 0
+    assert "1 figures" in capsys.readouterr().out
+    (path,) = (tmp_path / "figures").glob("*.svg")
+    path.write_bytes(path.read_bytes().replace(b"<path", b"<path ", 1))
+    path.with_name("demo-gone-forest.svg").write_bytes(path.read_bytes())
+    assert verb.main(["--check", "--results", str(tmp_path)]) == 1
+    assert verb.main(["forest", "--check", "--results", str(tmp_path)]) == 2  # it would look at all of them
+    assert verb.main(["--check", "--study", "rank", "--results", str(tmp_path)]) == 2
+    out = capsys.readouterr().out
+    assert "differs from the records" in out
+    assert "no record gives this figure" in out
+    assert tables.main(["--results", str(tmp_path), "--check"]) == 1
+
+
+def test_matplotlib_is_imported_where_something_is_drawn():
+    code = (
+        "import sys\nfrom harness import figures, tables, status\n"
+        "try:\n    figures.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(bool({'matplotlib', 'torch'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_records_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_results(tmp_path)
+    (tmp_path / "records" / "0000.json").write_text("{", encoding="utf-8")
+    assert verb.main(["forest", "--results", str(tmp_path), "--format", "svg"]) == 0
+    assert "0000.json" in capsys.readouterr().err

@@ -1,0 +1,92 @@
+"""Figures of evidence: always the difference to the frozen backbone, and only rows that saw the same images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.comparison.evidence import cka_to_frozen, distance_change, frequency_change, mean_change
+from harness.records.evidence import EvidenceRecord, EvidenceStore
+from harness.records.store import RecordStore
+from harness.report.figures import draw
+from harness.report.figures.cka import between
+from harness.report.figures.insides import measured
+from harness.report.figures.material import NothingToDrawError, materials
+from tests.harness.report.sample import evidence, record
+
+FIGURES = ("attention-distance", "frequency", "cka", "update")
+
+
+def _write(root: Path, method: str, *, seed: int = 0, shift: float = 0.0, **changes: Any) -> EvidenceRecord:
+    one = record(0.7, method=method, seed=seed)
+    RecordStore(root).write(one)
+    found = replace(evidence(one.key, shift=shift), **changes)
+    EvidenceStore(root).write(found)
+    return found
+
+
+def test_numbers_are_differences_to_the_frozen_backbone():
+    one = evidence("k", shift=3.0)
+    assert [distance_change(block) for block in one.blocks] == pytest.approx([3.0] * 4)
+    assert [frequency_change(block) for block in one.blocks] == pytest.approx([0.3] * 4)
+    assert mean_change(one, "attention distance", "windowed") == pytest.approx(3.0)
+    same = replace(one.blocks[0], frozen=one.blocks[0].trained)
+    assert cka_to_frozen(same) == pytest.approx(1.0)
+
+
+def test_blocks_are_chosen_by_kind():
+    one = evidence("k")
+    update = lambda kind: mean_change(one, "update", kind)  # noqa: E731
+    assert update("all") == update("first-half") == pytest.approx(0.2)
+    plain = replace(one, blocks=[replace(block, window=0) for block in one.blocks])
+    assert mean_change(plain, "update", "windowed") is None
+
+
+def test_a_line_holds_every_seed_and_their_mean(tmp_path: Path):
+    for seed, shift in enumerate((1.0, 2.0, 6.0)):
+        _write(tmp_path, "lora", seed=seed, shift=shift)
+    (material,) = materials(tmp_path)
+    (mine,) = measured(material)["kvasir"]
+    assert mine.by_block(distance_change)[0] == pytest.approx([1.0, 2.0, 6.0])
+    ((_, drawing),) = draw("attention-distance", material)
+    line = next(line for line in drawing.figure.axes[1].lines if np.size(line.get_xdata()) == 4)
+    assert np.asarray(line.get_ydata()).tolist() == pytest.approx([3.0] * 4)
+    assert "seeds measured: lora: 3" in drawing.caption
+    assert "Small symbols: windowed blocks" in drawing.caption
+
+
+def test_rows_compare_at_the_same_seed_and_a_row_with_itself_over_seeds(tmp_path: Path):
+    _write(tmp_path, "lora", seed=0)
+    _write(tmp_path, "lora", seed=1)
+    _write(tmp_path, "naslora", seed=1)
+    (material,) = materials(tmp_path)
+    lora, nas = measured(material)["kvasir"]
+    assert between(lora, nas) == pytest.approx(1.0)  # made up alike
+    assert between(lora, lora) == pytest.approx(1.0)
+    assert between(nas, nas) is None
+
+
+def test_a_row_that_saw_other_images_is_left_out(tmp_path: Path):
+    _write(tmp_path, "lora")
+    _write(tmp_path, "naslora", images=[("test", f"other{number}") for number in range(8)])
+    (material,) = materials(tmp_path)
+    assert [one.row.method for one in measured(material)["kvasir"]] == ["lora"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_without_evidence_a_line_says_how_to_get_some(tmp_path: Path, name: str):
+    RecordStore(tmp_path).write(record(0.7))
+    (material,) = materials(tmp_path)
+    with pytest.raises(NothingToDrawError, match=r"python -m harness\.evidence --run KEY"):
+        list(draw(name, material))
+
+
+def test_evidence_without_a_merge_draws_no_merge(tmp_path: Path):
+    _write(tmp_path, "lora")
+    (material,) = materials(tmp_path)
+    with pytest.raises(NothingToDrawError, match="--merge MODE"):
+        list(draw("merging-blocks", material))

@@ -1,0 +1,113 @@
+"""Kept masks side by side: which are shown, and how errors are coloured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness import figures as verb
+from harness.records.masks import KeptMask, encoded_masks
+from harness.records.store import RecordStore
+from harness.report.figures import draw
+from harness.report.figures.masks import (
+    IGNORED,
+    INVENTED,
+    MISSED,
+    OTHER,
+    RIGHT,
+    best_median_worst,
+    kept,
+    painted,
+)
+from harness.report.figures.material import NothingToDrawError, materials
+from tests.harness.report.figures.sample import write_results
+from tests.harness.report.sample import record
+
+STEMS = ("a", "b", "c", "d", "e")
+IMAGES = "variant,split,stem,s_measure\n" + "".join(
+    f"best,test,{stem},0.{9 - place}\n" for place, stem in enumerate(STEMS)
+)
+
+
+def _write(root: Path, method: str, *, seed: int = 0) -> str:
+    truth = np.zeros((8, 8), np.uint8)
+    truth[2:6, 2:6] = 1
+    masks = [KeptMask(split="test", stem=stem, predicted=np.roll(truth, 1), truth=truth) for stem in STEMS]
+    one = record(0.7, method=method, seed=seed)
+    RecordStore(root).write(one, IMAGES, encoded_masks(masks))
+    return one.key
+
+
+def test_errors_have_their_colours():
+    predicted = np.array([[0, 1, 0, 1, 2, 1]], np.uint8)
+    truth = np.array([[0, 1, 1, 0, 1, 255]], np.uint8)
+    assert [tuple(map(int, pixel)) for pixel in painted(predicted, truth)[0]] == [
+        (0, 0, 0), RIGHT, MISSED, INVENTED, OTHER, IGNORED,
+    ]  # fmt: skip
+
+
+def test_best_median_and_worst_by_the_baseline():
+    scores = {("test", stem): float(place) for place, stem in enumerate(STEMS)}
+    assert best_median_worst(scores) == {"best": ("test", "e"), "median": ("test", "c"), "worst": ("test", "a")}
+    assert best_median_worst(scores, lower_is_better=True)["best"] == ("test", "a")
+    assert best_median_worst({("test", "x"): 1.0}) == {"best": ("test", "x")}
+
+
+@pytest.mark.parametrize("methods", [("lora",), ("decoder", "lora", "naslora")])
+def test_rows_stand_side_by_side_with_the_score_of_the_image(tmp_path: Path, methods: tuple[str, ...]):
+    for method in methods:
+        _write(tmp_path, method)
+    (material,) = materials(tmp_path)
+    ((stem, drawing),) = draw("masks", material)
+    assert stem.endswith("masks-kvasir")
+    titles = [ax.get_title() for ax in drawing.figure.axes if ax.images]
+    assert titles == [
+        title for score in ("90.0", "70.0", "50.0") for title in ("truth", *(f"{name}\n{score}" for name in methods))
+    ]
+    assert "best: a, median: c, worst: e" in drawing.caption
+
+
+def test_images_are_shown_where_they_are_at_hand(tmp_path: Path):
+    _write(tmp_path, "lora")
+    (material,) = materials(tmp_path, picture_of=lambda record, split, stem: np.zeros((8, 8, 3), np.uint8))
+    ((_, drawing),) = draw("masks", material)
+    assert [ax.get_title() for ax in drawing.figure.axes if ax.images][:3] == ["image", "truth", "lora\n90.0"]
+
+
+def test_a_damaged_file_of_masks_is_not_shown_and_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    key = _write(tmp_path, "lora")
+    RecordStore(tmp_path).masks_path(key).write_bytes(b"no picture")
+    (material,) = materials(tmp_path)
+    assert kept(material, "kvasir") == []
+    with pytest.raises(NothingToDrawError, match="no record has masks"):
+        list(draw("masks", replace(material)))
+    write_results(tmp_path / "old", seeds=1)
+    assert verb.main(["masks", "--results", str(tmp_path / "old")]) == 2
+    assert "keep_masks" in capsys.readouterr().err
+
+
+def test_masks_that_another_record_left_are_not_shown(tmp_path: Path):
+    store = RecordStore(tmp_path)
+    masks = store.masks_path(_write(tmp_path, "lora"))
+    left = masks.read_bytes()
+    store.write(record(0.7, method="lora"), IMAGES)
+    masks.write_bytes(left)
+    (material,) = materials(tmp_path)
+    assert kept(material, "kvasir") == []
+
+
+def test_one_seed_is_shown_that_most_rows_have_masks_of(tmp_path: Path):
+    _write(tmp_path, "lora", seed=0)
+    _write(tmp_path, "lora", seed=1)
+    _write(tmp_path, "decoder", seed=1)
+    (material,) = materials(tmp_path)
+    assert {one.record.run.seed for one in kept(material, "kvasir")} == {1}
+
+
+def test_masks_are_drawn_where_neither_data_nor_card_are_known_here(tmp_path: Path):
+    _write(tmp_path, "lora")
+    assert verb.main(["masks", "--results", str(tmp_path), "--format", "svg"]) == 0
+    assert verb.main(["masks", "--results", str(tmp_path), "--format", "svg", "--data", str(tmp_path)]) == 2

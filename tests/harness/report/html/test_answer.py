@@ -1,0 +1,23 @@
+"""The sentences of an answer name rows in the order of what they say of them, whatever the order of the table."""
+
+from __future__ import annotations
+
+from harness.report.html.answer import answer
+from harness.report.tables import headed_grids
+from tests.harness.report.sample import record, sources
+
+MEANS = {"full": (0.7, 0.9), "bitfit": (0.9, 0.9), "lora": (0.8, 0.8)}  # in the order of the table
+
+
+def test_rows_are_named_from_the_best_and_from_the_nearest() -> None:
+    records = [
+        record(value + 0.001 * seed, method=method, benchmark=benchmark, seed=seed)
+        for method, values in MEANS.items()
+        for benchmark, value in zip(("kvasir", "cvc612"), values, strict=True)
+        for seed in range(3)
+    ]
+    ((grid, heading),) = headed_grids(records, sources=sources())
+    said = answer(grid, heading, sources=sources()).sentences
+    assert [row.label for row in grid.rows] == list(MEANS)
+    assert said[0].endswith(": bitfit on 2 of 2, full on 1 of 2; 1 other rows on none.")
+    assert said[1].endswith("from lora (by 10.0 [10.0, 10.0] points) to full (by 20.0 [20.0, 20.0]).")

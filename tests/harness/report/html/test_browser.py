@@ -1,0 +1,336 @@
+"""The report in a real browser: it opens offline, sorts, filters, explains its cells, and stays text."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import why
+from harness.tables import main as tables
+from tests.harness.report.html.conftest import HOSTILE, MESSAGE
+
+pytestmark = pytest.mark.slow
+
+WIDTHS = (1400, 400)
+SCORES = "#demo-1"
+"""The first table of the card's page."""
+PAPER = 1031
+"""CSS pixels of A4 lying on its side, less its margins: 273 mm."""
+OPEN_ALL = "document.querySelectorAll('main details').forEach((each) => { each.open = true; })"
+
+
+@pytest.fixture(params=WIDTHS)
+def width(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def opened(driver: Any, page: Path) -> Any:
+    """The page at 1400 px, light."""
+    return show(driver, page)
+
+
+def show(driver: Any, page: Path, *, width: int = 1400, scheme: str = "light") -> Any:
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+    driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    for kind in ("browser", "performance"):
+        driver.get_log(kind)
+    driver.get(page.as_uri())
+    return driver
+
+
+def texts(driver: Any, selector: str) -> list[str]:
+    """Of what can be seen."""
+    found: list[str] = driver.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].filter((e) => e.checkVisibility())"
+        ".map((e) => e.textContent.trim())",
+        selector,
+    )
+    return found
+
+
+def click(driver: Any, selector: str, *, containing: str = "") -> None:
+    """As a reader does: brought into view, then clicked where it is."""
+    element = driver.execute_script(
+        "const found = [...document.querySelectorAll(arguments[0])].find((e) => e.textContent.includes(arguments[1]));"
+        "found.scrollIntoView({block: 'center'}); return found",
+        selector,
+        containing,
+    )
+    element.click()
+
+
+def test_it_opens_without_a_request_or_an_error(driver: Any, page: Path, width: int) -> None:
+    show(driver, page, width=width)
+    wait_for_pictures(driver)
+    sent = [
+        message["params"]["request"]["url"]
+        for entry in driver.get_log("performance")
+        if (message := json.loads(entry["message"])["message"])["method"] == "Network.requestWillBeSent"
+    ]
+    assert [url for url in sent if not url.startswith(("data:", "blob:"))] == [page.as_uri()]
+    assert driver.get_log("browser") == []
+    assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def wait_for_pictures(driver: Any) -> None:
+    """Until each is drawn at its own size."""
+    ready = "return [...document.querySelectorAll('img')].every((image) => image.complete && image.naturalWidth > 50)"
+    deadline = time.monotonic() + 20
+    driver.execute_script(OPEN_ALL)
+    while not driver.execute_script(ready):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_every_figure_is_drawn_from_inside_the_file(opened: Any) -> None:
+    wait_for_pictures(opened)
+    kinds = set(texts(opened, "figcaption b"))
+    for name in ("forest", "pareto-kvasir", "alpha-benchmarks", "masks-kvasir"):
+        assert any(name in kind for kind in kinds), name
+
+
+def test_a_heading_sorts_by_number_and_a_third_click_restores(opened: Any) -> None:
+    column = f"{SCORES} tbody td:nth-of-type(1)"
+    before = texts(opened, column)
+    numbers = [re.match(r"\d+\.\d", cell) for cell in before]
+    assert len([one for one in numbers if one]) == 2  # one row has a gap
+    heading = f"{SCORES} thead th:nth-of-type(2) button"
+    click(opened, heading)
+    first = texts(opened, column)
+    assert first == sorted(before, key=lambda cell: -float(cell[:4]) if cell[0].isdigit() else 1)
+    assert (
+        opened.execute_script(f"return document.querySelector('{SCORES} th:nth-of-type(2)').ariaSort") == "descending"
+    )
+    click(opened, heading)
+    assert texts(opened, column) == sorted(before, key=lambda cell: float(cell[:4]) if cell[0].isdigit() else 100)
+    click(opened, heading)
+    assert texts(opened, column) == before
+    click(opened, f"{SCORES} thead th:nth-of-type(1) button")
+    assert texts(opened, f"{SCORES} tbody th") == sorted(texts(opened, f"{SCORES} tbody th"), key=str.lower)
+
+
+def test_filters_hide_rows_columns_and_figures(driver: Any, page: Path, width: int) -> None:
+    show(driver, page, width=width)
+    wait_for_pictures(driver)
+    headings, figures = texts(driver, f"{SCORES} thead th"), texts(driver, "figcaption b")
+    click(driver, "#filters summary", containing="Benchmarks")
+    click(driver, "#filters label", containing="SBU")
+    driver.execute_script("document.body.click()")
+    assert texts(driver, f"{SCORES} thead th") == [one for one in headings if "SBU" not in one]
+    assert "SBU" not in texts(driver, "#numbers tbody td")
+    assert texts(driver, "figcaption b") == [one for one in figures if "-sbu" not in one]
+    click(driver, "#filters summary", containing="Methods")
+    click(driver, '[data-none="method"]')
+    click(driver, "#filters label", containing="lora")
+    driver.execute_script("document.body.click()")
+    assert {one.split()[0] for one in texts(driver, f"{SCORES} tbody th")} == {"lora"}
+    assert set(texts(driver, "#numbers tbody th")) == {"lora"}
+    click(driver, "#filters button[type=reset]")
+    time.sleep(0.05)
+    assert texts(driver, f"{SCORES} thead th") == headings
+    assert len(texts(driver, f"{SCORES} tbody th")) == 3
+
+
+def test_words_filter_rows_and_an_empty_table_says_so(opened: Any) -> None:
+    box = opened.find_element("css selector", "input[type=search]")
+    box.send_keys("decoder")
+    assert texts(opened, f"{SCORES} tbody th") == ["decoder"]
+    box.send_keys(" that nobody ran")
+    assert texts(opened, f"{SCORES} tbody tr") == []
+    assert "No row fits the filters." in texts(opened, "#scores .none")
+    assert opened.find_element("id", "status").text.startswith("0 of ")
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "column", "asked"),
+    [
+        (SCORES, "decoder", "Kvasir-SEG Sα", ("demo", "decoder", "kvasir.s_measure")),
+        (SCORES, "lora", "params (M)", ("demo", "lora", "params")),
+        ("#cost table", "full #aa0273", "step (ms)", ("cost", "full #aa0273", "step (ms)")),  # one of two sessions
+    ],
+)
+def test_a_cell_opens_what_why_says(
+    driver: Any, folder: Path, page: Path, capsys: pytest.CaptureFixture[str], table: str, row: str, column: str,
+    asked: tuple[str, ...], width: int,
+) -> None:  # fmt: skip
+    show(driver, page, width=width)
+    place = next(i for i, text in enumerate(texts(driver, f"{table} thead th")) if column in text) + 1
+    driver.execute_script(
+        "const found = [...document.querySelectorAll(arguments[0])].find((e) => `${e.textContent.trim()} `.startsWith(arguments[1]));"
+        "found.parentElement.id = 'wanted'",
+        f"{table} tbody th",
+        f"{row} ",
+    )
+    click(driver, f"#wanted > :nth-child({place}) button")
+    dialog = driver.find_element("id", "why")
+    shown = driver.execute_script(
+        "return [...arguments[0].querySelectorAll('h2, pre')].map((e) => e.textContent)", dialog
+    )
+    capsys.readouterr()
+    assert why.main([*asked, "--results", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "\n".join(shown) in said
+    box = dialog.rect
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
+    click(driver, "#why button")
+    assert not dialog.is_displayed()
+
+
+def test_keys_alone_reach_a_cell_and_what_is_behind_it(opened: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    focused = "return document.activeElement.closest('td, th')?.textContent"
+    opened.execute_script(f"document.querySelector('{SCORES} tbody button[tabindex=\"0\"]').focus()")
+    label = opened.execute_script(focused)
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_DOWN):
+        opened.switch_to.active_element.send_keys(key)
+    cell = opened.execute_script(focused)
+    assert cell != label
+    assert len(opened.find_elements("css selector", f'{SCORES} tbody button[tabindex="0"]')) == 1
+    opened.switch_to.active_element.send_keys(Keys.ENTER)
+    assert opened.find_element("id", "why-h").text.endswith(cell.strip())
+    opened.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not opened.find_element("id", "why").is_displayed()
+    assert opened.execute_script(focused) == cell  # and one goes on from there
+
+
+def test_what_a_record_says_stays_text(opened: Any) -> None:
+    assert opened.title != "owned"
+    assert any(HOSTILE in text for text in texts(opened, "#numbers tbody th"))
+    assert any(MESSAGE in text for text in texts(opened, "#gaps td"))
+    assert opened.find_elements("css selector", "img[src=x]") == []
+    assert len(opened.find_elements("css selector", "script")) == 2
+
+
+def test_csv_of_rows_and_of_all_numbers(
+    opened: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    click(opened, "[data-numbers=demo]")
+    capsys.readouterr()
+    assert tables(["--results", str(folder), "--format", "csv"]) == 0
+    assert arrived(tmp_path / "demo-numbers.csv") in capsys.readouterr().out
+    opened.find_element("css selector", "input[type=search]").send_keys("decoder")
+    click(opened, "#numbers-section .tools button")
+    rows = arrived(tmp_path / "numbers.csv").splitlines()
+    assert rows[0].startswith("method,benchmark,metric,mean (%)")
+    assert len(rows) == 1 + len(texts(opened, "#numbers tbody tr")) > 1
+    opened.find_element("css selector", "#filters button[type=reset]").click()
+    time.sleep(0.05)
+    click(opened, "#gaps-section .tools button")
+    assert '"\'=1+1 ""><img' in arrived(tmp_path / "gaps.csv").replace("OOM (seed 2): ", "'")
+
+
+def arrived(path: Path) -> str:
+    """A download, when it is there."""
+    deadline = time.monotonic() + 20
+    while not path.is_file():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_can_be_read_in_light_and_dark(driver: Any, page: Path, scheme: str) -> None:
+    """Contrast of WCAG 2.2, level AA: 4.5 to 1."""
+    show(driver, page, scheme=scheme)
+    selectors = (
+        "body",
+        ".facts",
+        "a",
+        ".above",
+        ".below",
+        "td b",
+        "thead button",
+        "figcaption",
+        "#filters summary",
+        ".chosen",
+    )
+    for selector in selectors:
+        words, ground = driver.execute_script(
+            "let place = document.querySelector(arguments[0]); const words = getComputedStyle(place).color;"
+            "const ground = (one) => getComputedStyle(one).backgroundColor;"
+            "while (ground(place) === 'rgba(0, 0, 0, 0)') place = place.parentElement;"
+            "return [words, ground(place)]",
+            selector,
+        )
+        assert contrast(words, ground) >= 4.5, (selector, words, ground)
+    dark = luminance(driver.execute_script("return getComputedStyle(document.body).backgroundColor")) < 0.2
+    assert dark == (scheme == "dark")
+    click(driver, "#theme")
+    assert (luminance(driver.execute_script("return getComputedStyle(document.body).backgroundColor")) < 0.2) != dark
+
+
+def contrast(first: str, second: str) -> float:
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``rgb(r, g, b)`` as WCAG defines it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+NAMED = {
+    "button",
+    "link",
+    "table",
+    "checkbox",
+    "image",
+    "searchbox",
+    "region",
+    "heading",
+    "columnheader",
+    "rowheader",
+    "form",
+}
+
+
+def test_a_screen_reader_hears_a_name_for_everything(opened: Any) -> None:
+    opened.execute_script(OPEN_ALL)
+    click(opened, "#filters summary", containing="Methods")
+    nodes = opened.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    seen = set()
+    for node in nodes:
+        role = node.get("role", {}).get("value")
+        if role in NAMED and not node.get("ignored"):
+            seen.add(role)
+            assert node["name"]["value"].strip(), node
+    assert {"button", "link", "table", "checkbox", "image", "searchbox", "columnheader", "rowheader"} <= seen
+    script = "return [...document.querySelectorAll('main :is(h2, h3, h4, h5)')].map((one) => Number(one.tagName[1]))"
+    levels = opened.execute_script(script)
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_paper_gets_everything(opened: Any) -> None:
+    closed = len(opened.find_elements("css selector", "main details:not([open])"))
+    assert closed
+    printed = opened.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})
+    pdf = base64.b64decode(printed["data"])
+    assert pdf.startswith(b"%PDF")
+    assert re.search(rb"/MediaBox \[0 0 84[12]", pdf)  # A4 lying on its side
+    assert len(opened.find_elements("css selector", "main details:not([open])")) == closed
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    opened.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": PAPER, "height": 700, "deviceScaleFactor": 1, "mobile": False},
+    )
+    widths = opened.execute_script("return [...document.querySelectorAll('main table')].map((one) => one.offsetWidth)")
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert 0 < max(widths) <= PAPER

@@ -1,0 +1,229 @@
+"""The cost table keeps comparability keys apart and judges the claim on training cost in every reading."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.comparison.setups import Setup
+from harness.judging.definitions import read_claims
+from harness.records.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
+from harness.report.costs import cost_page
+from harness.report.writing import write
+from harness.tables import main
+
+
+def method(name: str, step: list[float], **changes: Any) -> MethodCost:
+    values: Any = {
+        "method": name,
+        "variant": name,
+        "config": {},
+        "seconds": {"weights": {"total": step}},
+        "shares": {"weights": 1.0},
+        "step_seconds": {
+            "total": step,
+            "data": [0.001],
+            "forward": [0.04],
+            "backward": [0.05],
+            "optimiser": [0.0],
+            "untracked": [0.0],
+        },
+        "memory_bytes": {
+            "allocated": 2**30,
+            "reserved": 2**31,
+            "weights": 2**28,
+            "gradients": 0,
+            "optimiser": 0,
+            "activations": 2**29,
+        },
+        "flops": {"forward": 1e12, "backward": 2e12},
+        "not_counted": {"aten::gelu": 3},
+        "parameters": {"encoder": 491_520, "decoder": 3_505_536, "trainable": 3_997_056, "total": 641_000_000},
+        "inference_seconds": {"unmerged": [0.02, 0.03, 0.04]},
+        "inference_memory_bytes": {"unmerged": 3 * 2**29},
+    }
+    return MethodCost(**{**values, **changes})
+
+
+def session(**changes: Any) -> CostRecord:
+    place = Comparability(
+        device=changes.pop("device", "NVIDIA H100"),
+        driver="550 / CUDA 12.4",
+        threads=8,
+        torch="2.13",
+        precision="bf16",
+        backbone="vit_h",
+        image_size=1024,
+        batch=4,
+        task="binary",
+        options={"fused_attention": True},
+    )
+    down = {name: Ratio(value=0.7586, low=0.75, high=0.77, rounds=9) for name in ("time", "device_hours")}
+    ratios = {"full": {**down, "flops": Ratio(value=0.6), "memory": Ratio(value=0.5)}}
+    methods = [
+        method("full", [0.20, 0.21, 0.22]),
+        method("naspclora", [0.10, 0.11, 0.12], ratios=ratios, shares={"weights": 0.6, "architecture": 0.4}),
+    ]
+    values: Any = {
+        "session": "abcdef012345",
+        "methods": methods,
+        "rounds": 9,
+        "warmup": 2,
+        "comparability": place,
+        "key": place.key,
+    }
+    return CostRecord(**{**values, **changes})
+
+
+def render_costs(sessions: Any, **changes: Any) -> str:
+    return write(cost_page(sessions, **{"title": "cost", **changes}))
+
+
+PUBLISHED: Any = {
+    "setups": {"nas-lora": Setup(card="any", backbone="vit_h", checkpoint="")},
+    "card_of": lambda card, benchmark: {"image_size": 1024},
+}
+"""As if the paper had measured on such a session."""
+
+
+def test_two_keys_never_share_a_block() -> None:
+    page = render_costs([session(), session(device="cpu")])
+    blocks = page.split("\n## ")[1:]
+    keys = {line for block in blocks for line in block.splitlines() if "Comparability key" in line}
+    assert len(keys) == 2
+    assert (
+        sum("NVIDIA H100" in block for block in blocks) == sum("cpu ·" in block for block in blocks) == len(blocks) / 2
+    )
+    assert not any("NVIDIA H100" in block and "cpu ·" in block for block in blocks)
+
+
+def test_two_sessions_of_one_key_are_rows_with_their_names() -> None:
+    page = render_costs([session(), session(session="fedcba98")])
+    assert "| naspclora #abcdef |" in page
+    assert "| naspclora #fedcba |" in page
+    assert page.count("## cost · ") == 1
+
+
+def test_numbers_are_medians_with_quartiles_and_parts() -> None:
+    page = render_costs([session()])
+    assert "| naspclora | 110.0 [105.0, 115.0] | 1.0 | 40.0 | 50.0 | 0.0 | 0.0 | 40 % | 30.0 |" in page
+    assert "| naspclora | 1.000 | 0.250 |" in page
+    assert "| 0.492 | 3.997 | 641.000 |" in page
+    assert "Operations not counted in FLOPs: aten::gelu" in page
+    assert "| naspclora | full | -24.1 [-25.0, -23.0] | -24.1 [-25.0, -23.0] | -40.0 | -50.0 |" in page
+
+
+def test_inference_memory_stands_beside_its_time_for_every_merge() -> None:
+    merged = method(
+        "lora",
+        [0.1],
+        inference_seconds={"unmerged": [0.03], "merged-exact": [0.02]},
+        inference_memory_bytes={"unmerged": 2**30, "merged-exact": 2**29},
+    )
+    page = render_costs([session(methods=[method("full", [0.2]), merged])])
+    assert "| inference (ms) | merged-exact (ms) |" in page
+    assert "| inference (GiB) | merged-exact (GiB) |" in page
+    assert "| 30.0 | 20.0 |" in page
+    assert "| 1.000 | 0.500 |" in page
+    assert "| 30.0 | – |" in page
+    assert "| 1.500 | – |" in page
+
+
+def test_a_cpu_reserves_nothing() -> None:
+    on_gpu, cpu = session(), replace(session().comparability, device="cpu", driver="")
+    page = render_costs([on_gpu])
+    assert "| 0.500 | 2.000 |" in page
+    page = render_costs([session(comparability=cpu, key=cpu.key)])
+    assert "| 0.500 | – |" in page
+    assert "| 2.000 |" not in page
+
+
+def test_what_could_not_be_measured_is_named() -> None:
+    page = render_costs([session(dropped={"convlora": "OOM: no room"})])
+    assert "- Not measured: convlora: OOM: no room" in page
+
+
+def test_the_claim_is_printed_for_every_cost_and_stays_ambiguous() -> None:
+    page = render_costs([session()], claims=read_claims(), **PUBLISHED)
+    readings = [line for line in page.splitlines() if line.startswith("| training-cost |")]
+    assert len(readings) == 4
+    assert sum("| reproduced (ambiguous as it stands) |" in line for line in readings) == 2
+    assert sum("| not reproduced (ambiguous as it stands) |" in line for line in readings) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"device": "AMD EPYC", "driver": ""}, "on a CPU (AMD EPYC)"),
+        ({"backbone": "vit_t"}, "backbone vit_t instead of vit_h"),
+        ({"image_size": 128}, "image_size 128 instead of 1024"),
+    ],
+)
+def test_a_session_of_another_set_up_gets_no_verdict(changes: dict[str, Any], words: str) -> None:
+    place = replace(session().comparability, **changes)
+    page = render_costs([session(comparability=place, key=place.key)], claims=read_claims(), **PUBLISHED)
+    readings = [line for line in page.splitlines() if line.startswith("| training-cost |")]
+    assert len(readings) == 4
+    assert all("| not judged (ambiguous as it stands) |" in line for line in readings)
+    assert f"- Not judged, since this is not the published set-up: {words}" in page
+    assert "reproduced" not in page
+
+
+def test_a_shared_session_gets_no_verdict() -> None:
+    page = render_costs([session(shared="process 7")], claims=read_claims(), **PUBLISHED)
+    assert "published set-up: device shared" in page
+    assert "reproduced" not in page
+
+
+def test_csv_is_a_number_a_row_in_si_units() -> None:
+    page = cost_page([session()], title="cost")
+    table = list(csv.DictReader(io.StringIO(write(page, style="csv"))))
+    (step,) = [
+        one for one in table if (one["row"], one["quantity"], one["part"]) == ("naspclora", "training step", "total")
+    ]
+    assert (step["value"], step["unit"], step["n"], step["backbone"]) == ("0.11", "s", "3", "vit_h")
+    (ratio,) = [one for one in table if one["quantity"] == "ratio" and one["part"] == "time"]
+    assert (ratio["against"], ratio["value"], ratio["low"], ratio["high"]) == ("full", "0.7586", "0.75", "0.77")
+    assert all(one["comparability_key"] == session().key and one["session"] for one in table)
+
+
+def test_one_round_gives_no_interval_and_no_verdict() -> None:
+    alone = {"full": {"time": Ratio(value=0.7586), "flops": Ratio(value=0.7586)}}
+    one = session(methods=[method("full", [0.2]), method("naspclora", [0.1], ratios=alone)])
+    page = render_costs([one], claims=read_claims(), **PUBLISHED)
+    assert "| time, naspclora / full | -24.14 | – | inconclusive (ambiguous as it stands) |" in page
+    assert "| flops, naspclora / full | -24.14 | exact | reproduced (ambiguous as it stands) |" in page
+
+
+def test_a_shared_device_is_marked() -> None:
+    page = render_costs([session(shared="process 7 held 3 GiB")])
+    assert "| naspclora § |" in page
+    assert "§ the device was not exclusive: process 7 held 3 GiB" in page
+
+
+def test_the_page_is_the_same_bytes_in_any_order() -> None:
+    sessions = [session(), session(device="cpu"), session(session="fedcba98")]
+    assert render_costs(sessions, claims=read_claims()) == render_costs(sessions[::-1], claims=read_claims())
+
+
+def test_the_tables_verb_writes_and_checks_the_cost_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    CostStore(tmp_path).write(session())
+    assert main(["--results", str(tmp_path), "--study", "cost"]) == 0
+    page = tmp_path / "tables" / "cost.md"
+    assert "NVIDIA H100" in page.read_text(encoding="utf-8")
+    (tmp_path / "records").mkdir()
+    assert main(["--results", str(tmp_path), "--check"]) == 0
+    CostStore(tmp_path).write(replace(session(), session="fedcba98"))
+    assert main(["--results", str(tmp_path), "--check"]) == 1
+    (tmp_path / "cost" / "bad.json").write_text("{")
+    (tmp_path / "cost" / "foreign.json").write_text("[1]")
+    capsys.readouterr()
+    assert main(["--results", str(tmp_path)]) == 0
+    error = capsys.readouterr().err
+    assert "bad.json" in error
+    assert "foreign.json: JSON, but no cost record" in error

@@ -1,0 +1,310 @@
+"""Differences to a baseline are paired by seed and image, and tests that n cannot support are not given."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.claims import main as claims
+from harness.records.images import image_scores
+from harness.records.store import RecordStore
+from harness.report.pages import images_below
+from harness.report.tables import render
+from harness.studies import load_study, study_from_dict
+from harness.tables import main
+from harness.why import main as why
+from tests.harness.report.sample import CARD, record, sources
+
+ROWS = ["lora", "decoder", "bitfit"]
+
+
+def study(**changes: Any) -> Any:
+    data: dict[str, Any] = {"title": "t", "protocol": "demo", "benchmarks": ["kvasir"], "entries": ROWS, "seeds": 3}
+    return study_from_dict({**data, "table": {"baseline": "lora"}, **changes}, name="mine")
+
+
+def table(page: str, heading: str) -> dict[str, list[str]]:
+    """Label -> cells of the block whose heading contains ``heading``."""
+    block = next(part for part in re.split(r"\n##+ ", page)[1:] if heading in part.splitlines()[0])
+    cells = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in block.splitlines() if line.startswith("| ")
+    ]
+    return {row[0]: row[1:] for row in cells}
+
+
+def rows_of(page: str) -> dict[str, str]:
+    """Label -> first cell of the first table."""
+    block = re.split(r"\n##+ ", page)[1]
+    cells = [line.strip("| ").split(" | ") for line in block.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1].strip() for row in cells}
+
+
+def three(base: float, *, shift: float = 0.0, **changes: Any) -> list[Any]:
+    return [record(base + 0.05 * seed + shift, seed=seed, **changes) for seed in range(3)]
+
+
+def test_differences_are_paired_by_seed_in_points() -> None:
+    records = three(0.8) + three(0.8, shift=-0.01, method="decoder") + three(0.8, shift=0.02, method="bitfit")
+    found = table(render(records, study=study()), "differences to lora")
+    assert found["decoder"] == ["Kvasir-SEG Sα", "-1.00 (3)", "[-1.00, -1.00] t", "n too small (3)", "–"]
+    assert found["bitfit"][1] == "+2.00 (3)"
+    assert "lora" not in found
+
+
+def test_lower_is_better_counts_as_positive() -> None:
+    kinds: dict[str, Any] = {"benchmark": "sbu", "metric": "ber"}
+    records = three(0.2, **kinds) + three(0.2, shift=-0.01, method="decoder", **kinds)
+    assert table(render(records, study=study(benchmarks=["sbu"])), "differences")["decoder"][1] == "+1.00 (3)"
+
+
+def test_a_seed_that_one_side_lacks_is_left_out_and_n_says_so() -> None:
+    records = three(0.8) + three(0.8, shift=-0.01, method="decoder")[:2]
+    assert table(render(records, study=study()), "differences")["decoder"][1] == "-1.00 (2)"
+
+
+def test_enough_seeds_give_a_p_value_adjusted_after_holm() -> None:
+    records = []
+    for seed in range(7):
+        records += [record(0.8 + 0.01 * seed, seed=seed), record(0.7 + 0.01 * seed, seed=seed, method="decoder")]
+        records.append(record(0.85 + 0.012 * seed, seed=seed, method="bitfit"))
+    found = table(render(records, study=study(seeds=7)), "differences")
+    assert [found[name][3] for name in ("decoder", "bitfit")] == ["0.031", "0.031"]  # 2 · 2 / 2⁷
+    six = [one for one in records if one.run.seed < 6]
+    found = table(render(six, study=study(seeds=6)), "differences")
+    assert found["decoder"][3] == "n too small (6)"  # 2 · 2 / 2⁶ whatever the data
+    found = table(render([one for one in six if one.run.method != "bitfit"], study=study(seeds=6)), "differences")
+    assert found["decoder"][3] == "0.031"
+
+
+def with_images(root: Path, shifts: dict[str, float]) -> list[Any]:
+    store = RecordStore(root)
+    records = []
+    for method, shift in shifts.items():
+        for seed in range(3):
+            scores = {f"i{n}": 0.5 + 0.01 * n + 0.02 * seed + shift * (1 + 0.1 * (n % 3)) for n in range(20)}
+            one = record(sum(scores.values()) / 20, method=method, seed=seed)
+            rows = "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items())
+            store.write(one, "variant,split,stem,s_measure\n" + rows)
+            records.append(one)
+    return records
+
+
+def test_per_image_scores_give_the_two_level_interval_and_a_p_over_images(tmp_path: Path) -> None:
+    records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
+    found = table(render(records, study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")[
+        "decoder"
+    ]
+    assert found[1] == "-2.19 (3)"
+    low, high = (float(number) for number in found[2].strip("[]").split(", "))
+    assert -2.3 < low < -2.19 < high < -2.1
+    assert found[3] == "n too small (3)"
+    assert float(found[4]) < 0.01
+
+
+def test_a_run_that_failed_beside_one_that_did_not_hides_no_images(tmp_path: Path) -> None:
+    records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
+    failed = replace(record(seed=1, method="decoder", code="ERROR"), key="of another choice")
+    shown = sources(images_of=images_below(tmp_path))
+    alone, beside = (
+        table(render(mine, study=study(), sources=shown), "differences")["decoder"]
+        for mine in (records, [*records, failed])
+    )
+    assert beside == alone
+
+
+def test_a_claim_and_a_difference_table_give_one_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seeds agree to the digit and images do not: an interval over seeds alone would be a verdict, this one is none."""
+    store = RecordStore(tmp_path)
+    records = []
+    for method, sign in (("lora", 0.0), ("decoder", 1.0)):
+        for seed in range(3):
+            scores = {f"i{n}": 0.5 + sign * (0.1 * (-1) ** n + 0.001) for n in range(20)}
+            records.append(record(sum(scores.values()) / 20, method=method, seed=seed))
+            rows = "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items())
+            store.write(records[-1], "variant,split,stem,s_measure\n" + rows)
+    bounds = table(render(records, study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")[
+        "decoder"
+    ][2]
+    claim: dict[str, Any] = {
+        "name": "c",
+        "text": "t",
+        "source": "s",
+        "mark": "P",
+        "quantity": "score difference",
+        "unit": "points",
+    }
+    claim |= {"numerator": {"method": "decoder"}, "denominator": {"method": "lora"}, "benchmarks": ["kvasir"]}
+    file = tmp_path / "claims.yaml"
+    file.write_text(yaml.safe_dump([claim | {"expected": {"greater": 0}}]))
+    assert claims(["--results", str(tmp_path), "--protocol", "demo", "--file", str(file)]) == 0
+    assert f"+0.10 {bounds} points, n = 3: not judged" in capsys.readouterr().out
+
+
+def frames(root: Path, *, column: bool) -> list[Any]:
+    """Two methods on CVC: 12 sequences of 5 frames (by their numbers), whose differences all frames of a sequence share."""
+    store, records = RecordStore(root), []
+    first = [1, 26, 51, 79, 104, 127, 152, 178, 206, 228, 253, 278]
+    for method, sign in (("lora", 0.0), ("decoder", 1.0)):
+        for seed in range(3):
+            scores = {
+                str(start + n): 0.6 + 0.001 * seed + sign * 0.01 * ((7 * place) % 12 - 4)
+                for place, start in enumerate(first)
+                for n in range(5)
+            }
+            one = record(sum(scores.values()) / len(scores), method=method, seed=seed, benchmark="cvc612")
+            group = {stem: f"{place // 5}" for place, stem in enumerate(scores)}
+            head = "variant,split,stem,group,s_measure\n" if column else "variant,split,stem,s_measure\n"
+            lines = (
+                f"best,test,{stem},{group[stem]},{score!r}\n" if column else f"best,test,{stem},{score!r}\n"
+                for stem, score in scores.items()
+            )
+            store.write(one, head + "".join(lines))
+            records.append(store.summary(one.key))
+    return records
+
+
+@pytest.mark.parametrize("column", [True, False])
+def test_frames_of_one_sequence_count_as_one(tmp_path: Path, column: bool) -> None:
+    """By the group beside each score; older records, which have none, by the benchmark's own rule."""
+    page = render(
+        frames(tmp_path, column=column),
+        study=study(benchmarks=["cvc612"]),
+        sources=sources(images_of=images_below(tmp_path)),
+    )
+    found = table(page, "differences")["decoder"]
+    means = [(7 * place) % 12 - 4 for place in range(12)]
+    half = (
+        2.201 * statistics.stdev(means) / 12**0.5
+    )  # Student over the sequences; over 60 frames it would be under half
+    assert found[1] == "+1.50 (3)"
+    low, high = (float(number) for number in found[2].strip("[]").split(", "))
+    assert (high - low) / 2 == pytest.approx(half, abs=0.01)
+    assert "Images that are not independent count by cluster (CVC-612 Sα: 12)." in page
+    assert float(found[4]) > 0.05  # sign flips of 12 sequences; of 60 frames it would be below 0.001
+
+
+def test_what_counts_by_cluster_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames(tmp_path, column=True)
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "title: Mine\nprotocol: demo\nbenchmarks: [cvc612]\nseeds: 3\nentries: [lora, decoder]\ntable: {baseline: lora}\n"
+    )
+    assert why([str(file), "decoder", "Δ (n)", "--results", str(tmp_path)]) == 0
+    assert "\n  images count by cluster: 12 of them\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["decoder", "lora"])
+def test_seeds_in_conflict_are_in_no_difference(method: str) -> None:
+    """Of the row and of its baseline."""
+    records = three(0.8) + three(0.8, shift=-0.01, method="decoder")
+    records.append(record(0.5, seed=1, method=method, rules={**CARD, "image_size": 65}))  # another result of seed 1
+    page = render(records, study=study())
+    assert rows_of(page)[method] == "CONFLICT (2/3)"
+    assert table(page, "differences")["decoder"][1] == "-1.00 (2)"
+
+
+def test_p_over_images_is_adjusted_after_holm(tmp_path: Path) -> None:
+    records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02, "bitfit": 0.03})
+    found = table(render(records, study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")
+    alone = table(render(records[:6], study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")
+    assert float(found["decoder"][4]) == pytest.approx(2 * float(alone["decoder"][4]), rel=0.05)
+
+
+def test_image_scores_whose_mean_is_not_the_score_are_not_used(tmp_path: Path) -> None:
+    """mIoU is accumulated over the data set: the mean over images is another quantity."""
+    records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
+    for one in records:
+        one.scores["best"]["test"]["s_measure"] += 0.1
+    found = table(render(records, study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")[
+        "decoder"
+    ]
+    assert found[2].endswith(" t")
+    assert found[4] == "–"
+
+
+def test_ranks_across_benchmarks(tmp_path: Path) -> None:
+    records = []
+    benchmarks = [("kvasir", "s_measure"), ("leaf", "iou"), ("sbu", "ber")]
+    for name, metric in benchmarks:
+        for number, method in enumerate(ROWS):
+            step = 0.1 if metric == "ber" else -0.1
+            records += [
+                record(0.5 + step * number + 0.001 * seed, seed=seed, method=method, benchmark=name, metric=metric)
+                for seed in range(3)
+            ]
+    page = render(records, study=study(benchmarks=[name for name, _ in benchmarks]))
+    found = table(page, "ranks across benchmarks")
+    assert found["lora"] == ["1.00", "100 %", "–"]
+    assert found["bitfit"] == ["3.00", "0 %", "0.00 [0.00, 0.00]"]
+    assert "Friedman over 3 benchmarks (χ² approximation): p = 0.05" in page
+    one = [record for record in records if record.run.seed == 0]
+    names = [name for name, _ in benchmarks]
+    found = table(render(one, study=study(seeds=1, benchmarks=names)), "ranks across benchmarks")
+    assert found["bitfit"] == ["3.00", "–", "–"]  # a single run says nothing of the next
+
+
+def test_a_benchmark_with_three_test_splits_counts_once_across_benchmarks() -> None:
+    records = []
+    for number, method in enumerate(ROWS):
+        for seed in range(3):
+            value = 0.5 - 0.1 * number + 0.001 * seed
+            # hard turns the order around; all together decide
+            splits = {"easy": value, "hard": 1 - value, "all": value}
+            v1 = {"best": {split: {"miou": one, "accuracy": one} for split, one in splits.items()}}
+            v2 = {"best": {"test": {"miou": value, "accuracy": value}}}
+            for benchmark, scores in (("trans10k_v1", v1), ("trans10k_v2", v2)):
+                records.append(record(seed=seed, method=method, benchmark=benchmark, scores=scores))
+    layout = {"baseline": "lora", "splits": {"trans10k_v1": ["easy", "hard", "all"]}}
+    page = render(records, study=study(benchmarks=["trans10k_v1", "trans10k_v2"], table=layout))
+    assert table(page, "ranks across benchmarks")["lora"][0] == "1.00"
+    assert "Friedman over 2 benchmarks (χ² approximation): n too small" in page
+    assert "Nemenyi" not in page
+    assert len(re.findall(r"Trans10K-v1 (easy|hard|all) mIoU \|", page)) == 6
+
+
+def test_rows_with_gaps_are_not_ranked() -> None:
+    records = three(0.8) + three(0.7, benchmark="leaf", metric="iou") + three(0.8, method="decoder")
+    records += three(0.6, benchmark="leaf", metric="iou", method="decoder")[:2]
+    page = render(records, study=study(benchmarks=["kvasir", "leaf"]))
+    assert "ranks across benchmarks" not in page
+    assert "1 of 3 rows" not in page
+    assert "mean difference to lora over" not in page
+    assert (
+        "2 of 3 rows are left out across benchmarks: decoder (MISSING on Leaf), bitfit (MISSING on Kvasir-SEG, Leaf)"
+        in page
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "variant,split,stem\n", "variant,split,stem,iou\nbest,test,a,\n", "variant,split,stem,iou\nbest,test,a,x\n"],
+)
+def test_image_scores_that_are_not_there_are_none(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.images.csv"
+    path.write_text(content)
+    assert image_scores(path, variant="best", split="test", metric="iou") is None
+    assert image_scores(tmp_path / "no.csv", variant="best", split="test", metric="iou") is None
+
+
+def test_the_verb_is_the_same_bytes_every_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "title: t\nprotocol: demo\nbenchmarks: [kvasir]\nentries: [lora, decoder]\ntable: {baseline: lora}\n"
+    )
+    arguments = ["--results", str(tmp_path), "--study", str(path)]
+    assert main(arguments) == 0
+    assert "differences to lora" in capsys.readouterr().out
+    assert main([*arguments, "--check"]) == 0
+
+
+def test_every_baseline_is_an_entry() -> None:
+    assert load_study("main").table.baseline == "lora"
+    with pytest.raises(ValueError, match="did you mean 'lora'"):
+        study(table={"baseline": "lorra"})

@@ -1,0 +1,113 @@
+"""The table that ends the main job shows what was planned, no more and no less."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.planning.plan import Plan, plan
+from harness.planning.request import Request, Variant
+from harness.planning.samples import sample_writer
+from harness.records.schema import Record, Run
+from harness.records.store import RecordStore
+from harness.report.finished import finished_table, narrowed
+from harness.studies import load_study, study_from_dict
+
+STUDY = "title: mine\nprotocol: demo\nbenchmarks: [kvasir, leaf]\nentries: [decoder, lora]\nseeds: 3\n"
+
+
+def planned(samples: Path, results: Path, **changes: Any) -> Plan:
+    request = {"entries": (Variant(method="lora"),), "benchmarks": ("kvasir",), "protocol": "demo", "results": results}
+    return plan(Request(**{**request, **changes}), prepare_samples=sample_writer(samples))
+
+
+def runs_of(made: Plan) -> list[Run]:
+    return [job.run for job in made.jobs]
+
+
+def finish(results: Path, made: Plan) -> None:
+    for job in made.jobs:
+        scores = {
+            "best": {"test": {"s_measure": 0.9, "e_max": 0.8, "weighted_f": 0.7, "iou": 0.6, "dice": 0.5, "mae": 0.1}}
+        }
+        RecordStore(results).write(Record(run=job.run, key=job.run.key, code="OK", scores=scores))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(STUDY)
+    return str(path)
+
+
+def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, study: str) -> None:
+    made = planned(
+        samples, tmp_path, entries=(Variant(method="decoder"), Variant(method="lora")), benchmarks=("kvasir", "leaf")
+    )
+    finish(tmp_path, made)
+    text, page = finished_table(runs_of(made), tmp_path, study=study)
+    assert page is not None
+    assert page.read_text().startswith("# ")
+    assert "MISSING" not in text
+    assert "n = 1 (seed 0)" in text
+    assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| decoder", "| lora"))] == [
+        "| decoder",
+        "| lora",
+    ]
+
+
+def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(samples: Path, tmp_path: Path) -> None:
+    made = planned(samples, tmp_path)
+    finish(tmp_path, made)
+    text, _ = finished_table(runs_of(made), tmp_path, study="main")
+    assert "| lora |" in text
+    assert "90.0 (1)" in text
+    assert "MISSING" not in text
+    assert "Leaf" not in text
+    assert "published" not in text.lower()
+
+
+def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_them(
+    samples: Path, tmp_path: Path
+) -> None:
+    entries = (Variant(method="lora", options={"rank": 6}), Variant(method="lora"), Variant(method="ssf"))
+    made = planned(samples, tmp_path, entries=entries, seeds=(4, 2))
+    given = study_from_dict(
+        {
+            "title": "t",
+            "protocol": "demo",
+            "benchmarks": ["leaf"],
+            "entries": ["decoder", {"label": "three", "method": "lora"}],
+        },
+        name="mine",
+    )
+    found = narrowed(given, runs_of(made))
+    assert [(entry.label, entry.options) for entry in found.entries] == [
+        ("three", {}),
+        ("lora[rank=6]", {"rank": 6}),
+        ("ssf", {}),
+    ]
+    assert (found.seeds, found.benchmarks, found.protocol) == ((2, 4), ("kvasir",), "demo")
+
+
+def test_published_numbers_stand_beside_the_studys_own_protocol_only(samples: Path, tmp_path: Path) -> None:
+    main = load_study("main")
+    assert main.table.paper
+    assert not narrowed(main, runs_of(planned(samples, tmp_path))).table.paper
+    assert narrowed(main, runs_of(planned(samples, tmp_path, protocol=main.protocol))).table.paper
+
+
+def test_runs_that_were_all_interrupted_are_missing_and_no_error(samples: Path, tmp_path: Path, study: str) -> None:
+    made = planned(samples, tmp_path)
+    assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=None)[0]
+    assert "No record of this table yet" in finished_table(runs_of(made), tmp_path, study=study)[0]
+    assert not (tmp_path / "tables").exists()
+
+
+def test_a_study_on_another_backbone_is_a_page_of_that_one(samples: Path, tmp_path: Path, study: str) -> None:
+    runs = [replace(run, backbone="vit_l") for run in runs_of(planned(samples, tmp_path))]
+    mine = narrowed(load_study(study), runs)
+    assert (mine.backbones, mine.benchmarks, mine.seeds) == (("vit_l",), ("kvasir",), (0,))

@@ -1,0 +1,101 @@
+"""What docs/findings.md says of images of another kind is in the committed forgetting records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.records.forgetting import ForgettingRecord, ForgettingStore
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from harness.report.forgetting import forgetting_page
+from harness.report.writing import write
+from tests.harness.report.test_findings import ROOT, rows, section
+
+RESULTS = ROOT / "results"
+TABLE = (RESULTS / "tables" / "forgetting.md").read_text(encoding="utf-8")
+
+
+def test_the_rows_are_those_of_the_records() -> None:
+    records, _ = RecordStore(RESULTS).summaries()
+    made = write(forgetting_page(records, ForgettingStore(RESULTS)), style="markdown")
+    assert made == TABLE
+    assert rows(section("On images of another kind")) == rows(TABLE)
+
+
+def test_the_sentences_are_those_of_the_rows() -> None:
+    names, frozen, *adapted = rows(TABLE)
+
+    def gains(column: str) -> dict[str, float]:
+        return {row[0]: float(row[names.index(column)].split()[0]) for row in adapted}
+
+    assert min(gains("at home").values()) > 5
+    assert min(gains("CVC-612 Sα").values()) > 5
+    lesions = gains("ISIC 2017 Jaccard")
+    assert max(lesions.values()) < 0
+    assert min(lesions, key=lambda name: lesions[name]) == "full"
+    assert float(frozen[names.index("Road IoU")].split()[0]) < 2
+    kept = {record.run.method for record in RecordStore(RESULTS) if ForgettingStore(RESULTS).find(record.key)}
+    assert not kept & {"lora", "naslora"}
+
+
+def test_every_score_names_a_run_whose_images_it_is_of() -> None:
+    known = {record.key: record.run.benchmark for record in RecordStore(RESULTS)}
+    for path in Path(RESULTS / "forgetting").glob("*.json"):
+        found = ForgettingStore(RESULTS).find(path.stem)
+        assert found is not None
+        assert path.stem in known
+        assert {name: known[one.like] for name, one in found.elsewhere.items()} == {n: n for n in found.elsewhere}
+
+
+def _run(like: Record, key: str, **labels: Any) -> tuple[Record, ForgettingRecord]:
+    """Another run on the same benchmark with the same seed, and its scores elsewhere."""
+    found = ForgettingStore(RESULTS).find(like.key)
+    assert found is not None
+    return replace(like, key=key, run=replace(like.run, **labels)), replace(found, key=key)
+
+
+def _decoder() -> Record:
+    names = ForgettingStore(RESULTS)
+    return next(one for one in RecordStore(RESULTS) if one.run.method == "decoder" and names.find(one.key))
+
+
+LAST = "zz"
+"""A key behind all others: what comes last must not win for that."""
+
+
+def _named(*runs: tuple[Record, ForgettingRecord]) -> list[str]:
+    """First cells of the page's rows, however the runs are ordered."""
+    pages = [
+        write(forgetting_page([one for one, _ in order], [one for _, one in order]), style="markdown")
+        for order in (runs, runs[::-1])
+    ]
+    assert pages[0] == pages[1]
+    return [row[0] for row in rows(pages[0])[1:]]
+
+
+def test_only_the_decoder_alone_is_the_baseline() -> None:
+    decoder = _run(_decoder(), "1", variant="decoder", method_config={"lr": None})
+    lora = _run(_decoder(), LAST, method="lora", variant="lora[sites=decoder]", method_config={"sites": "decoder"})
+    assert _named(decoder, lora) == ["decoder (frozen)", "lora[sites=decoder]"]
+    assert _named(lora) == []
+
+
+@pytest.mark.parametrize(
+    ("preferred", "others"),
+    [
+        ({"tuning": {}, "changed": {}}, {"tuning": {}, "changed": {"lr": 0.1}}),
+        ({"tuning": {"chosen": {"lr": 0.1}}, "changed": {"lr": 0.1}}, {"tuning": {"grid": {}}, "changed": {"lr": 0.1}}),
+        ({"tuning": {"chosen": {"lr": 0.1}}, "changed": {"lr": 0.1}}, {"tuning": {}, "changed": {}}),
+    ],
+)
+def test_of_several_rates_of_the_decoder_one_is_the_baseline_and_the_others_are_rows(preferred, others) -> None:
+    base = _run(_decoder(), "1", variant="x", method_config={"lr": 0.1}, **preferred)
+    other = [
+        _run(_decoder(), LAST + name, variant=f"decoder {name}", method_config={"lr": lr}, **others)
+        for name, lr in (("a", 0.2), ("b", 0.3))
+    ]
+    assert _named(base, *other) == ["x (frozen)", "decoder a", "decoder b"]

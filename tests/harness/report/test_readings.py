@@ -1,0 +1,316 @@
+"""Readings: the design, the specification curve, effects that were put in come out, and claims under every reading."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import harness.readings as verb
+from harness.comparison.grid import build_grid
+from harness.comparison.readings import lenth_margin, main_effects
+from harness.comparison.sheets import sheets
+from harness.errors import UsageError
+from harness.judging.definitions import FILE, read_claims
+from harness.records.schema import Record
+from harness.records.store import RecordStore
+from harness.report.figures import draw
+from harness.report.figures.material import NothingToDrawError, materials
+from harness.report.readings import choice, reading_page
+from harness.report.writing import write
+from harness.studies import Study, load_study, study_from_dict
+from harness.studies.design import aliases, label_of, options_of, parse_fields, points
+from harness.tables import main as tables
+from tests.harness.report.sample import CARD, record
+
+FIELDS = {
+    "scale": [1, 10],
+    "alternate": ["both", "iteration", "joint"],
+    "residual": [False, True],
+    "cell": [
+        {"style": "darts", "norm": "batch"},
+        {"style": "linear", "norm": "batch"},
+        {"style": "darts", "norm": "none"},
+    ],
+}
+WORTH = {"scale": 4.0, "residual": -2.0}
+CONFIG = {"scale": 1, "alternate": "both", "residual": False, "style": "darts", "norm": "batch", "lr": None}
+
+
+def study(**changes: Any) -> Study:
+    content: dict[str, Any] = {
+        "title": "Readings", "protocol": "demo", "benchmarks": ["kvasir"], "seeds": 2,
+        "entries": [{"label": "LoRA", "method": "lora"}],
+        "readings": {"method": "naslora", "fields": FIELDS}, "table": {"baseline": "LoRA"},
+    }  # fmt: skip
+    return study_from_dict({**content, **changes}, name="mine")
+
+
+def of_reading(options: dict[str, Any], *, seed: int, base: float = 0.80) -> Record:
+    value = base + 0.01 * sum(WORTH[name] for name in WORTH if options[name] != CONFIG[name]) + 0.001 * seed
+    changed = {name: value for name, value in options.items() if value != CONFIG[name]}
+    return record(value, method="naslora", config={**CONFIG, **options}, changed=changed, seed=seed)
+
+
+def everything(seeds: int = 2, **changes: Any) -> list[Record]:
+    found = [record(0.81 + 0.001 * seed, seed=seed) for seed in range(seeds)]
+    readings = study().readings
+    assert readings is not None
+    for entry, seed in itertools.product(readings.entries(), range(seeds)):
+        found.append(of_reading(dict(entry.options), seed=seed, **changes))
+    return found
+
+
+def no_images(*_: Any) -> None:
+    return None
+
+
+def test_a_design_has_the_default_balanced_orthogonal_runs_and_further_values_alone() -> None:
+    fields = parse_fields(FIELDS, where="here")
+    found = points(fields)
+    signs = np.array([point.levels for point in found if point.screening]) * 2 - 1
+
+    assert found[0].levels == (0, 0, 0, 0)
+    assert (signs.T @ signs == len(signs) * np.eye(4)).all()
+    assert not signs.sum(axis=0).any()
+    assert [label_of(point, fields) for point in found if 2 in point.levels] == [
+        "alternate=joint",
+        "style=darts, norm=none",
+    ]
+    assert len({point.levels for point in found}) == len(found)
+
+
+def test_options_name_the_default_levels_too_so_that_a_row_is_found_whatever_the_card_says() -> None:
+    fields = parse_fields(FIELDS, where="here")
+
+    assert options_of(points(fields)[0], fields) == {
+        "scale": 1, "alternate": "both", "residual": False, "style": "darts", "norm": "batch",
+    }  # fmt: skip
+
+
+def test_aliases_are_what_an_interaction_adds_to_a_main_effect() -> None:
+    fields = parse_fields({name: [0, 1] for name in "abcdefghi"}, where="here")
+    signs = np.array([point.levels for point in points(fields) if point.screening]) * 2 - 1
+    score = signs[:, 0] * signs[:, 1]  # an interaction of a and b alone
+    carried = aliases(fields)
+
+    assert ("a", "b") not in carried["a"]
+    for place, name in enumerate("cdefghi", start=2):
+        effect = (score * signs[:, place]).mean()
+        assert carried[name]["a", "b"] == pytest.approx(effect)
+        assert abs(effect) == pytest.approx(1 / 3)
+
+
+def test_effects_that_were_put_in_come_out_with_intervals_over_replicates() -> None:
+    records = everything()
+    ((sheet, members),) = sheets(records).items()
+    effects = {one.field: one for one in main_effects(build_grid(sheet, members, study=study()), study())}
+
+    assert effects["scale"].estimate == pytest.approx(4.0)
+    assert effects["residual"].estimate == pytest.approx(-2.0)
+    assert effects["alternate"].estimate == pytest.approx(0.0, abs=1e-9)
+    assert effects["scale"].replicates == 2
+    assert effects["scale"].low == pytest.approx(4.0)
+
+
+def test_effects_wait_for_every_run_of_a_seed() -> None:
+    records = everything(seeds=1)
+    ((sheet, members),) = sheets(records[:-4]).items()
+
+    assert main_effects(build_grid(sheet, members, study=study(seeds=1)), study(seeds=1)) == []
+    assert "runs of the design are in" in write(
+        reading_page(records[:-4], study(seeds=1), images_of=no_images, protocol="demo")
+    )
+
+
+def test_lenths_margin_is_that_of_his_paper() -> None:
+    # Box and Meyer's data as analysed by Lenth (1989), section 2: 15 effects, PSE 0.15, margin 0.386.
+    effects = [0.13, -0.15, -0.15, 0.02, 0.03, 0.40, 0.38, 2.15, 3.10, 0.125, 0.05, -0.25, -0.1, 0.1, -0.05]
+    first = 1.5 * float(np.median(np.abs(effects)))
+    kept = [abs(value) for value in effects if abs(value) < 2.5 * first]
+
+    assert lenth_margin(effects) == pytest.approx(1.5 * float(np.median(kept)) * 2.5706, rel=1e-4)
+
+
+def test_the_curve_is_sorted_and_shows_differences_and_choices() -> None:
+    page = write(reading_page(everything(), study(), images_of=no_images, protocol="demo"))
+    printed = page.split("## ")[1].splitlines()
+    rows = [line.strip("| ").split(" | ") for line in printed if line.startswith("| ") and "mean" not in line]
+    means = [float(row[0]) for row in rows]
+
+    assert means == sorted(means)
+    assert rows[-1][3] == "10"
+    assert rows[-1][5] == "·"
+    assert rows[-1][1].startswith("+3.0 [")
+    assert "readings have a run" in page
+
+
+def test_the_best_reading_is_chosen_on_validation_and_only_of_those_that_ran_everywhere() -> None:
+    split = {"val": {"s_measure": 0.7}, "test": {"s_measure": 0.6}}
+    readings = study().readings
+    assert readings is not None
+    found = everything(seeds=1)
+    options = readings.entries()[3].options
+    chosen = replace(
+        of_reading(dict(options), seed=0), scores={"best": {"test": split["test"], "val": {"s_measure": 0.99}}}
+    )
+    found = [chosen if one.key == chosen.key else one for one in found]
+    page = write(reading_page(found, study(seeds=1), images_of=no_images, protocol="demo"))
+    lost = min(
+        (line for line in page.splitlines() if line.startswith("| -")), key=lambda line: float(line.split("|")[1])
+    )
+
+    assert f"Best on validation of {len(readings.points)} with a run on each benchmark: " in page
+    assert f"{label_of(readings.points[3], readings.fields)} (99.0 points" in page
+    assert lost.split(" | ")[2] == "99.0"
+
+    both = study(seeds=1, benchmarks=["kvasir", "leaf"])
+    elsewhere = [
+        record(0.8, benchmark="leaf", metric="iou"),
+        record(0.9, method="naslora", config=CONFIG, benchmark="leaf", metric="iou"),
+    ]
+    page = write(reading_page([*found, *elsewhere], both, images_of=no_images, protocol="demo"))
+    assert "Best on validation of 1 with a run on each benchmark: default" in page
+
+
+def test_a_run_of_the_default_under_other_rules_is_no_reading_of_this_study() -> None:
+    found = everything(seeds=1)
+    card = found[0].run.rules
+    longer = [
+        replace(one, run=replace(one.run, protocol_hash="bbbb", rules={**one.run.rules, "epochs": 99}))
+        for one in found[:2]
+    ]
+    page = write(
+        reading_page(
+            [*found, *longer], study(seeds=1), images_of=no_images, protocol="demo", card_of=lambda *_: {**CARD, **card}
+        )
+    )
+
+    assert page.count("every reading against LoRA") == 1
+    assert "hash aaaa0000" in page
+    assert "bbbb" not in page
+
+
+def test_a_claim_is_counted_over_the_readings() -> None:
+    claims = [claim for claim in read_claims(FILE) if claim.name in ("naslora-over-lora", "stagewise-over-joint")]
+    page = write(reading_page(everything(), study(), claims=claims, images_of=no_images, protocol="demo"))
+    row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
+    readings = study().readings
+    assert readings is not None
+    options = [entry.options for entry in readings.entries()]
+    gains = [sum(WORTH[name] for name in WORTH if one[name] != CONFIG[name]) - 1 for one in options]
+
+    assert (
+        f"{sum(gain > 0 for gain in gains)} of {len(gains)} | {sum(gain < 0 for gain in gains)} of {len(gains)} | 0 of"
+        in row
+    )
+    assert "stage-wise" not in page
+
+
+def test_a_claim_is_judged_where_another_study_tuned_the_baseline() -> None:
+    chosen = {"grid": {"lr": [1e-3, 3e-3]}, "chosen": {"lr": 1e-3}, "trials": []}
+    fixed = study(entries=[{"label": "LoRA", "method": "lora", "options": {"lr": 1e-3}}])
+    found = [
+        record(0.81 + 0.001 * one.run.seed, seed=one.run.seed, config={"lr": 1e-3}, changed={"lr": 1e-3}, tuning=chosen)
+        if one.run.method == "lora"
+        else one
+        for one in everything()
+    ]
+    claims = [claim for claim in read_claims(FILE) if claim.name == "naslora-over-lora"]
+    page = write(reading_page(found, fixed, claims=claims, images_of=no_images, protocol="demo"))
+    readings = fixed.readings
+    assert readings is not None
+    row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
+
+    assert f"0 of {len(readings.points)} |" in row
+
+
+def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: Path, capsys: Any) -> None:
+    assert verb.main(["--plan"]) == 0
+    plan = capsys.readouterr().out
+    assert "alternate: alternate=both (default) | alternate=iteration | alone: alternate=joint" in plan
+    assert "carries up to 0.33 of each of 28 interactions" in plan
+    assert verb.main(["--study", "rank"]) == 2
+    assert "has no readings" in capsys.readouterr().err
+    assert verb.main(["--results", str(tmp_path)]) == 2
+    assert "run the readings first" in capsys.readouterr().err
+    store = RecordStore(tmp_path)
+    for one in everything():
+        store.write(replace(one, run=replace(one.run, protocol="nas-lora")))
+    assert verb.main(["--results", str(tmp_path)]) == 0
+    assert (tmp_path / "readings" / "readings.md").is_file()
+    assert tables(["--results", str(tmp_path)]) == 0
+    assert tables(["--check", "--results", str(tmp_path)]) == 0  # it is no table that records alone would give
+
+
+def test_the_curve_is_drawn_with_a_mark_for_every_choice_and_lost_readings_at_the_edge(tmp_path: Path) -> None:
+    found = everything()
+    lost = next(one for one in found if one.run.method == "naslora" and one.run.method_config["scale"] == 10)
+    lost = replace(lost, scores={"best": {"test": {"s_measure": 0.1}}})
+    for one in [lost if one.key == lost.key else one for one in found]:
+        RecordStore(tmp_path).write(one)
+    (material,) = materials(tmp_path, study=study())
+    ((stem, drawing),) = draw("readings", material)
+    top, bottom = drawing.figure.axes
+    readings = study().readings
+    assert readings is not None
+
+    assert stem == f"mine-{material.grid.protocol_hash}-readings"
+    marks = [line for line in bottom.get_lines() if line.get_marker() == "s"]
+    assert len(marks) == len(readings.points) * len(readings.fields)
+    at = [np.ravel(np.asarray(line.get_ydata(), dtype=float)) for line in top.get_lines() if line.get_marker() == "o"]
+    dots = [float(one[0]) for one in at if len(one)]  # the first is the legend's
+    assert dots == sorted(dots)
+    assert dots[0] == top.get_ylim()[0] > -10
+    other = 100 * (
+        next(one for one in found if one.run.seed == 1 and one.run.method_config == lost.run.method_config).scores[
+            "best"
+        ]["test"]["s_measure"]
+        - 0.811
+    )
+    assert [text.get_text() for text in top.texts] == [f"{(10 - 81 + other) / 2:.0f}"]
+
+    with pytest.raises(NothingToDrawError, match="--study NAME"):
+        list(draw("readings", materials(tmp_path)[0]))
+    for one in everything(seeds=1):
+        if one.run.method == "naslora":
+            RecordStore(tmp_path / "alone").write(one)
+    with pytest.raises(NothingToDrawError, match="no reading has a seed in common with LoRA"):
+        list(draw("readings", materials(tmp_path / "alone", study=study())[0]))
+
+
+def test_the_default_reading_is_the_cards_own_run_so_that_it_is_not_made_twice() -> None:
+    from harness.planning.request import Variant as Row
+    from harness.planning.rows import method_row
+    from harness.protocols.load import load_protocol
+
+    default = next(entry for entry in load_study("readings").entries if entry.label == "default")
+    card = load_protocol("nas-lora")
+    _, plain, _, _ = method_row(Row(method="naslora"), card, {}, "vit_b")
+    _, read_, _, changed = method_row(Row(method="naslora", options=default.options), card, {}, "vit_b")
+
+    assert read_ == plain
+    assert changed == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scale": [1, 2]}, "at least two fields"),
+        ({"scale": [1], "rank": [1, 2]}, "at least two different values"),
+        ({"scale": [1, 1], "rank": [1, 2]}, "at least two different values"),
+        ({"a": [{"style": "x"}, {"style": "y"}], "style": ["x", "y"]}, "two fields set 'style'"),
+    ],
+)
+def test_malformed_fields_are_refused_in_a_line(fields: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        study(readings={"method": "naslora", "fields": fields})
+
+
+def test_a_choice_is_told_by_its_value_and_several_by_their_names() -> None:
+    levels = [{"norm": "none", "scale": 1}, {"norm": "batch", "scale": 1}, {"norm": "batch", "scale": 2}]
+    assert [choice(level, levels) for level in range(3)] == ["·", "batch", "norm=batch, scale=2"]

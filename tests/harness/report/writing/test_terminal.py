@@ -1,0 +1,86 @@
+"""A terminal gets aligned tables of its own width; a pipe and a file get markdown."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from harness.records.store import RecordStore
+from harness.report.page import Block, Page, Text
+from harness.report.writing import write
+from tests.harness.report.sample import record
+
+REPOSITORY = Path(__file__).parents[4]
+
+
+def shown(results: Path, *, columns: int) -> list[str]:
+    """What ``python -m harness.tables`` prints on a terminal of so many columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    command = [sys.executable, "-m", "harness.tables", "--results", str(results)]
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, cwd=REPOSITORY, env=environment
+    )
+    os.close(theirs)
+    data = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        data += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    return data.decode().splitlines()
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_a_terminal_gets_tables_of_its_width_and_the_file_markdown(tmp_path: Path, columns: int) -> None:
+    store = RecordStore(tmp_path)
+    for method in ("lora", "decoder"):
+        for seed in range(3):
+            for benchmark, metric in (("kvasir", "s_measure"), ("leaf", "iou"), ("sbu", "ber"), ("camo", "e_mean")):
+                store.write(record(0.5 + 0.01 * seed, method=method, seed=seed, benchmark=benchmark, metric=metric))
+    lines = shown(tmp_path, columns=columns)
+    assert max(map(len, lines)) <= columns
+    assert any(line.startswith("lora ") for line in lines)
+    assert not any(line.startswith("|") for line in lines)
+    assert "| lora |" in (tmp_path / "tables" / "demo.md").read_text(encoding="utf-8")
+
+
+def test_numbers_stand_below_each_other_whatever_their_marks() -> None:
+    rows = [
+        [Text(text="a"), Text(text="90.0 ± 1.0 (3)", mark="best")],
+        [Text(text="b"), Text(text="9.0 ± 1.0 (3)", mark="tied")],
+        [Text(text="c"), Text(text="8.0 ± 1.0 (3)", mark="second")],
+        [Text(text="d"), Text(text="OOM (2/3)")],
+    ]
+    text = write(Page(title="t", blocks=[Block(heading="h", columns=["method", "Sα ↑"], rows=rows)]), style="text")
+    lines = {line[0]: line for line in text.splitlines() if line[:2] in ("a ", "b ", "c ", "d ")}
+    assert len({line.index("(") for name, line in lines.items() if name != "d"}) == 1
+    assert (lines["a"][-2:], lines["b"][-2:], lines["c"][-2:], lines["d"][-1]) == (" *", " ≈", " '", ")")
+    assert "* best mean" in text or "*: best mean" in text
+
+
+def test_a_column_wider_than_the_terminal_is_shown_whole() -> None:
+    rows = [[Text(text="a"), Text(text="x" * 90), Text(text="y")]]
+    block = Block(heading="h", columns=["method", "long", "short"], rows=rows)
+    assert "x" * 90 in write(Page(title="t", blocks=[block]), style="text", width=80)
+
+
+def test_what_a_terminal_would_obey_is_spelt_out() -> None:
+    page = Page(title="\x1b[2J", lead=["\x1b]0;x\x07"], blocks=[Block(heading="\x9b1m", columns=["a\x1b"], rows=[])])
+    text = write(page, style="text")
+    assert "\x1b" not in text
+    assert "\x9b" not in text
