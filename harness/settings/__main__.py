@@ -9,7 +9,7 @@ from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError, os_reason
 from harness.settings.keys import KEYS, Key
-from harness.settings.read import HERE, Settings, load_settings, user_file
+from harness.settings.read import HERE, Settings, is_profile_file, load_settings, user_file
 
 HEAD = """\
 # Settings of the SAM PEFT harness. Uncomment what you need; `python -m harness.settings` shows what holds.
@@ -67,7 +67,7 @@ def _origin(settings: Settings, name: str) -> str:
     origin = settings.origins.get(name)
     if origin is None:
         return "default"
-    code = name == "plugins" or (name == "cluster" and settings.cluster.endswith((".yaml", ".yml")))
+    code = name == "plugins" or (name == "cluster" and is_profile_file(settings.cluster))
     return f"{origin.name} (needs --trust-settings: {origin.foreign})" if code and origin.foreign else origin.name
 
 

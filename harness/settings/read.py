@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -129,9 +130,14 @@ def trusted_plugins(settings: Settings, *, trust: bool) -> tuple[Path, ...]:
     return settings.plugins
 
 
+def is_profile_file(cluster: str) -> bool:
+    """Whether a cluster is given as the path of a file, which may hold commands: all but the name of a profile of ours."""
+    return bool(cluster) and re.fullmatch(r"[\w-]+", cluster) is None
+
+
 def trusted_cluster(settings: Settings, *, trust: bool) -> str:
-    """The cluster profile that settings name; one that is given as a file may hold commands, so `trusted_plugins` applies."""
-    if settings.cluster.endswith((".yaml", ".yml")) and not trust:
+    """The cluster profile that settings name; `trusted_plugins` applies to one that is given as a file."""
+    if is_profile_file(settings.cluster) and not trust:
         _require_own(
             settings, "cluster", "a cluster profile, whose setup lines are commands", given="--cluster FILE.yaml"
         )
@@ -232,6 +238,8 @@ def _converted(key: Key, value: Any, *, base: Path | None, where: str) -> Any:
         return _path(key, value, base=base, where=where)
     if not isinstance(value, str) or not value.strip():
         raise _wrong(key, value, where)
+    if key.name == "cluster":  # absolute, lest ./gpu become the name gpu
+        return str(_path(key, value, base=base, where=where).absolute()) if is_profile_file(value) else value
     return str(_path(key, value, base=base, where=where)) if value.endswith((".yaml", ".yml")) else value
 
 

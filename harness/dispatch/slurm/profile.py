@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError, did_you_mean
+from harness.settings.read import is_profile_file
 from harness.validation import from_mapping
 from harness.yaml_files import read_yaml
 
@@ -117,7 +118,7 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> ClusterProfile:
-    """Read ``slurm/profiles/NAME.yaml``, or a path that ends in ``.yaml``.
+    """Read ``slurm/profiles/NAME.yaml``, or the file of a path.
 
     Args:
         overrides: from ``--set cluster.time=2h``, without the ``cluster.``; they hold for every backbone.
@@ -125,7 +126,7 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Clust
     Raises:
         UsageError: no such profile, unreadable YAML, unknown key (with the nearest name), wrong value.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    path = Path(name) if is_profile_file(name) else PROFILES / f"{name}.yaml"
     if not path.is_file():
         if path == Path(name):
             raise UsageError(f"cluster profile {path} does not exist")

@@ -153,9 +153,13 @@ def test_code_that_the_working_folder_names_needs_the_command_lines_word(places:
         UsageError, match=r"harness\.toml names plug-ins, which are code \(evil\.py\).*--trust-settings"
     ):
         trusted_plugins(settings, trust=False)
-    with pytest.raises(UsageError, match=r"harness\.toml names a cluster profile.*commands \(evil\.yaml\)"):
+    with pytest.raises(UsageError, match=r"harness\.toml names a cluster profile.*commands \(.*evil\.yaml\)"):
         trusted_cluster(settings, trust=False)
     assert trusted_plugins(settings, trust=True) == (Path("evil.py"),)
+    for elsewhere in ("/elsewhere/evil", "../../evil", "evil.yaml", "./evil", "~/evil"):
+        write(places[0] / "harness.toml", f'cluster = "{elsewhere}"')
+        with pytest.raises(UsageError, match="--trust-settings"):
+            trusted_cluster(load_settings(places[2]), trust=False)
     write(places[0] / "harness.toml", 'cluster = "gpu"')
     assert trusted_cluster(load_settings(places[2]), trust=False) == "gpu"
 

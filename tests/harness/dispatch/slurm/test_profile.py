@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from harness.dispatch.slurm.profile import PROFILES, load_profile, minutes, profile_names
@@ -48,6 +50,13 @@ def test_an_unknown_profile_gets_the_nearest_name():
         load_profile("gup")
     with pytest.raises(UsageError, match=r"/nowhere/x\.yaml does not exist"):
         load_profile("/nowhere/x.yaml")
+
+
+def test_a_name_never_leaves_the_folder_of_profiles(tmp_path):
+    (tmp_path / "evil.yaml").write_text("setup: [echo pwned]\n")
+    for name in (str(tmp_path / "evil"), os.path.relpath(tmp_path / "evil", PROFILES)):
+        with pytest.raises(UsageError):
+            load_profile(name)
 
 
 def test_a_users_own_file_is_read_and_an_error_in_a_shape_names_the_place(tmp_path):
