@@ -69,8 +69,8 @@ def _typed(key: str, value: Any) -> str:
 
 def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *, samples: Any) -> Any:
     """Run the trials that have no result yet; the request with what was chosen, or the exit status where there is no
-    choice yet (runs go on without this process, some failed, or only a plan was asked for)."""
-    from harness.planning.plan import plan
+    choice yet (runs go on without this process, or some failed). Where only a plan was asked for, the first value of a
+    grid stands in place of a choice that is not known."""
     from harness.planning.tuning import as_expected, choose, plan_trials, unfinished, without_lost
     from harness.records.store import RecordStore
 
@@ -80,10 +80,8 @@ def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *
     if not left:
         return choose(request, tuning, trials, store, write=not arguments.plan)
     if arguments.plan:
-        first = show_plan(planned, request, arguments, where, heading="first phase, the trials")
-        planned = plan(as_expected(request, tuning, trials, store, left=left), prepare_samples=samples)
-        heading = "second phase, the first value of a grid where its trials have not all ended"
-        return max(first, show_plan(planned, request, arguments, where, heading=heading))
+        show_plan(planned, request, arguments, where, heading=f"trials of {', '.join(tuning.grids)}")
+        return as_expected(request, tuning, trials, store, left=left)
     say(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first")
     outcome = carry_out(without_lost(planned), request, arguments, where)
     planned, trials = plan_trials(request, tuning, prepare_samples=samples)

@@ -86,7 +86,7 @@ def parser() -> CommandParser:
         default=[],
         metavar="FIELD=A,B,…",
         help="try these values (lr=1e-4,3e-4,1e-3; naslora.alpha_lr=…; or 'card' for the card's own grids), choose on "
-        "validation, run the seeds with the choice",
+        "validation, run the seeds with the choice; a rule (decoder_lr=…) is tried by the decoder alone and holds for all rows",
     )
     tuned.add_argument("--tune-seeds", metavar="N|A,B,…", help="seeds of the trials (default: 1)")
     tuned.add_argument(
@@ -215,8 +215,8 @@ def _grid(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) ->
             require_writable(request.results)
             instead = None
         samples = sample_writer(request.results, instead=instead, undo=undo)
-        if asked.tuning is not None:
-            tuned = tune(request, asked.tuning, arguments, where, samples=samples)
+        for step in asked.tuning.steps if asked.tuning is not None else ():
+            tuned = tune(request, step, arguments, where, samples=samples)
             if isinstance(tuned, int):
                 return tuned
             request = tuned
@@ -224,7 +224,8 @@ def _grid(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) ->
         if asked.tuning is not None and not arguments.plan:
             tell_finished(planned, RecordStore(request.results))
     if arguments.plan:
-        return show_plan(planned, request, arguments, where)
+        heading = "the runs, with the first value of a grid where its trials have not all ended" if asked.tuning else ""
+        return show_plan(planned, request, arguments, where, heading=heading)
     outcome = carry_out(planned, request, arguments, where)
     if outcome.submitted:
         return 0

@@ -60,13 +60,21 @@ def open_data(run: Run, root: Path, *, cache: Path | None = None) -> RunData:
             f"the files of {run.benchmark} below {root} are not those of run {run.key}; give the same data, or plan it again"
         )
 
-    def source(pairs: Sequence[Pair], limit: int, split: str) -> ImageSource:
-        chosen = [pairs[index] for index in subset(len(pairs), limit, seed=rules.split_seed, split=split)]
-        return ImageSource(benchmark, chosen, image_size=rules.image_size, cache=cache if rules.cache_images else None)
+    def chosen(pairs: Sequence[Pair], limit: int, split: str) -> list[Pair]:
+        return [pairs[index] for index in subset(len(pairs), limit, seed=rules.split_seed, split=split)]
 
+    def source(pairs: Sequence[Pair]) -> ImageSource:
+        return ImageSource(benchmark, pairs, image_size=rules.image_size, cache=cache if rules.cache_images else None)
+
+    train, val = chosen(splits.train, rules.train_limit, "train"), chosen(splits.val, rules.val_limit, "val")
+    tests = dict(splits.test)
+    if rules.test_untrained:
+        seen = {benchmark.group(pair) for pair in (*train, *val)}
+        name = next(iter(tests))
+        tests[name] = (*tests[name], *(pair for pair in splits.train if benchmark.group(pair) not in seen))
     return RunData(
         benchmark=benchmark,
-        train=source(splits.train, rules.train_limit, "train"),
-        val=source(splits.val, rules.val_limit, "val"),
-        tests={name: source(pairs, rules.test_limit, name) for name, pairs in splits.test.items()},
+        train=source(train),
+        val=source(val),
+        tests={name: source(chosen(pairs, rules.test_limit, name)) for name, pairs in tests.items()},
     )

@@ -92,8 +92,6 @@ def limited(images: Images, rules: Mapping[str, object]) -> Images:
     def least(count: int, limit: object) -> int:
         return min(count, int(str(limit))) if limit else count
 
-    return Images(
-        train=least(images.train, rules.get("train_limit")),
-        val=least(images.val, rules.get("val_limit")),
-        test=least(images.test, rules.get("test_limit")),
-    )
+    train = least(images.train, rules.get("train_limit"))
+    test = images.test + (images.train - train if rules.get("test_untrained") else 0)
+    return Images(train=train, val=least(images.val, rules.get("val_limit")), test=least(test, rules.get("test_limit")))

@@ -21,7 +21,7 @@ from harness.planning.request import Request
 from harness.planning.rows import method_row, split_overrides
 from harness.progress import stages
 from harness.protocols.card import Protocol
-from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve
+from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve, with_rules
 from harness.records.schema import Run, content_hash
 from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
 
@@ -131,6 +131,9 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
                 continue
             if entry.models and (backbone, rules.decoder) not in entry.models:
                 continue
+            if chosen := {**request.rules.get((name, backbone, rules.decoder), {}), **entry.rules}:
+                rules = with_rules(rules, chosen)
+                plain = as_rules(rules)
             require_task(name, benchmark.task, rules)
             require_stands(rules.decoder, backbone)
             if config.freezes_decoder and rules.decoder != "sam":

@@ -15,6 +15,7 @@ class Variant:
     Args:
         benchmarks: only there; everywhere if empty.
         models: only under these, each a backbone and a decoder; under all if empty.
+        rules: rules of the protocol that hold for its runs alone: those of a trial.
         tuning: see `harness.records.schema.Run`.
     """
 
@@ -23,6 +24,7 @@ class Variant:
     label: str = ""
     benchmarks: tuple[str, ...] = ()
     models: tuple[tuple[str, str], ...] = ()
+    rules: Mapping[str, Any] = field(default_factory=dict)
     tuning: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -41,6 +43,7 @@ class Request:
         benchmarks: names, canonical or aliases.
         protocol: card name or path of a YAML file.
         overrides: dotted protocol fields from ``--set``.
+        rules: what tuning chose for every row: (benchmark, backbone, decoder) -> rule -> value.
         backbones: override the card's, if given.
         decoders: override the card's, if given: name -> what else the card says under it.
         seeds: one run a seed.
@@ -56,6 +59,7 @@ class Request:
     benchmarks: tuple[str, ...]
     protocol: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    rules: Mapping[tuple[str, str, str], Mapping[str, Any]] = field(default_factory=dict)
     backbones: tuple[str, ...] = ()
     decoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)

@@ -12,15 +12,29 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.errors import UsageError
+from harness.errors import UsageError, did_you_mean
 from harness.evaluation.names import higher_is_better
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.records.choices import is_from_more
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
-from harness.registry import BENCHMARKS
-from harness.studies.grids import grid_of
+from harness.registry import BENCHMARKS, METHODS
+from harness.studies.grids import RULES_BY, grid_of, is_rule
+
+RULES = (
+    "decoder_lr",
+    "weight_decay",
+    "eps",
+    "warmup",
+    "clip",
+    "schedule",
+    "flip",
+    "batch_size",
+    "accumulate",
+    "epochs",
+)
+"""Rules of the protocol that can be tuned: none that changes which images are there, or how they are scored."""
 
 LOST = ("DIVERGED",)
 """Failures that are an answer: such a value is not chosen, and is not tried again."""
@@ -32,7 +46,8 @@ class Tuning:
 
     Args:
         grids: field of a method's configuration -> values to try. ``lr`` is for every method that is compared,
-            ``naslora.lr`` for one, in place of ``lr``.
+            ``naslora.lr`` for one, in place of ``lr``. Or a rule of the protocol (`RULES`), such as ``decoder_lr``: the
+            decoder alone tries it, and the choice holds for every row.
         seeds: of the trials; a value's score is the mean over them.
         on: benchmarks whose validation chooses one value for all benchmarks; empty where each benchmark chooses its own.
     """
@@ -40,6 +55,13 @@ class Tuning:
     grids: Mapping[str, Sequence[Any]]
     seeds: tuple[int, ...] = (0,)
     on: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> tuple[Tuning, ...]:
+        """Rules first, then every row's options under the rules that were chosen."""
+        rules = {name: values for name, values in self.grids.items() if is_rule(name)}
+        options = {name: values for name, values in self.grids.items() if name not in rules}
+        return tuple(replace(self, grids=grids) for grids in (rules, options) if grids)
 
 
 @dataclass(kw_only=True)
@@ -91,7 +113,11 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     Raises:
         UsageError: a grid that fits no row, a value that is none; see also `harness.planning.plan.plan`.
     """
-    rows = [(entry, grid_of(entry.method, entry.options, tuning.grids)) for entry in request.entries]
+    compared = request.entries
+    if any(map(is_rule, tuning.grids)):
+        own = [entry for entry in compared if METHODS.resolve(entry.method) == RULES_BY and not entry.options]
+        compared = tuple(own[:1]) or (Variant(method=RULES_BY),)
+    rows = [(entry, grid_of(entry.method, entry.options, tuning.grids)) for entry in compared]
     _check_grids(rows, tuning.grids)
     benchmarks = tuple(BENCHMARKS.resolve(name) for name in tuning.on or request.benchmarks)
     if tuning.on:
@@ -132,27 +158,22 @@ def _check_one_direction(benchmarks: Sequence[str]) -> None:
 def choose(
     request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore, *, write: bool = True
 ) -> Request:
-    """The request with each row's choice in place of its grids; trials and choice are written into the trials' records
-    where ``write``.
+    """The request with each row's choice in place of its grids, and with the rules that were chosen for all rows; trials
+    and choice are written into the trials' records where ``write``.
 
     Raises:
         UsageError: every value of a row diverged.
     """
-    entries: list[Variant] = []
-    everywhere = tuple(BENCHMARKS.resolve(name) for name in request.benchmarks)
-    tuned = {id(trial.entry) for trial in trials}
-    entries += [entry for entry in request.entries if id(entry) not in tuned]
-    for trial in trials:
-        label = _choice(trial, tuning, {key: store.find(key) for keys in trial.runs.values() for key in keys})
-        if write:
+    labels = [
+        _choice(trial, tuning, {key: store.find(key) for keys in trial.runs.values() for key in keys})
+        for trial in trials
+    ]
+    if write:
+        for trial, label in zip(trials, labels, strict=True):
             _write(trial, label, store)
-        chosen = _with(trial.entry, trial.grid, tuple(label["chosen"].values()))
-        where = everywhere if tuning.on else trial.benchmarks
-        entries.append(replace(chosen, label=trial.name, benchmarks=where, models=(trial.model,), tuning=label))
-    order = {id(entry): place for place, entry in enumerate(request.entries)}
-    by_name = {entry.name: order[id(entry)] for entry in request.entries}
-    entries.sort(key=lambda entry: by_name[entry.name])
-    return replace(request, entries=tuple(entries))
+    return _settled(
+        request, tuning, [(trial, label["chosen"], label) for trial, label in zip(trials, labels, strict=True)]
+    )
 
 
 def as_expected(
@@ -164,15 +185,35 @@ def as_expected(
     Args:
         left: `unfinished`.
     """
-    open_rows = {id(trial.entry) for trial in trials for keys in trial.runs.values() if not set(keys).isdisjoint(left)}
-    ended = [trial for trial in trials if id(trial.entry) not in open_rows]
-    request = choose(request, tuning, ended, store, write=False)
-    rows = [(entry, grid_of(entry.method, entry.options, tuning.grids)) for entry in request.entries]
-    entries = (
-        replace(_with(entry, grid, [values[0] for values in grid.values()]), label=entry.name) if grid else entry
-        for entry, grid in rows
-    )
-    return replace(request, entries=tuple(entries))
+    settled: list[tuple[Trials, Mapping[str, Any], Mapping[str, Any]]] = []
+    for trial in trials:
+        keys = {key: store.find(key) for keys in trial.runs.values() for key in keys}
+        label = {"grid": dict(trial.grid)} if not keys.keys().isdisjoint(left) else _choice(trial, tuning, keys)
+        settled.append((trial, label.get("chosen") or {name: values[0] for name, values in trial.grid.items()}, label))
+    return _settled(request, tuning, settled)
+
+
+def _settled(
+    request: Request, tuning: Tuning, choices: Sequence[tuple[Trials, Mapping[str, Any], Mapping[str, Any]]]
+) -> Request:
+    """The request with these values in place of the grids, each with the label that its runs get."""
+    everywhere = tuple(BENCHMARKS.resolve(name) for name in request.benchmarks)
+    tuned = {id(trial.entry) for trial, _, _ in choices}
+    entries = [entry for entry in request.entries if id(entry) not in tuned]
+    rules = dict(request.rules)
+    compared = {id(entry) for entry in request.entries}
+    for trial, values, label in choices:
+        where = everywhere if tuning.on else trial.benchmarks
+        for name in where:
+            for_all = {option: value for option, value in values.items() if is_rule(option)}
+            if for_all:
+                rules[name, *trial.model] = {**rules.get((name, *trial.model), {}), **for_all}
+        if id(trial.entry) in compared:
+            chosen = _with(trial.entry, trial.grid, tuple(values.values()))
+            settled = replace(chosen, label=trial.name, benchmarks=where, models=(trial.model,), tuning=label)
+            entries.append(settled)
+    order = {entry.name: place for place, entry in enumerate(request.entries)}
+    return replace(request, entries=tuple(sorted(entries, key=lambda entry: order[entry.name])), rules=rules)
 
 
 def tell_finished(planned: Plan, store: RecordStore) -> None:
@@ -201,11 +242,14 @@ def without_lost(planned: Plan) -> Plan:
 
 def _with(entry: Variant, grid: Mapping[str, Sequence[Any]], values: Sequence[Any]) -> Variant:
     chosen = dict(zip(grid, values, strict=True))
-    options = {**entry.options, **chosen}
+    options = {**entry.options, **{name: value for name, value in chosen.items() if not is_rule(name)}}
+    rules = {name: value for name, value in chosen.items() if is_rule(name)}
     words = ",".join(f"{name}={value}" for name, value in chosen.items())
     name = entry.name
     label = f"{name[:-1]},{words}]" if name.endswith("]") else f"{name}[{words}]"
-    return replace(entry, options=options, label=label, tuning={"grid": {name: list(grid[name]) for name in grid}})
+    return replace(
+        entry, options=options, rules=rules, label=label, tuning={"grid": {name: list(grid[name]) for name in grid}}
+    )
 
 
 def _choice(trial: Trials, tuning: Tuning, records: Mapping[str, Record | None]) -> dict[str, Any]:
@@ -276,6 +320,11 @@ def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:
 def _check_grids(rows: Iterable[tuple[Variant, Mapping[str, Any]]], grids: Mapping[str, Sequence[Any]]) -> None:
     used = {name for _, grid in rows for name in grid}
     for name in grids:
+        if is_rule(name) and name not in RULES:
+            raise UsageError(
+                f"--tune {name}: no method that is compared has this field, and it is no rule that can be tuned"
+                f"{did_you_mean(name, (*used, *RULES))}"
+            )
         if name.rpartition(".")[2] not in used:
             raise UsageError(
                 f"--tune {name}: no method that is compared has this field, or each has it set in brackets"

@@ -81,6 +81,8 @@ class Protocol:
         pixel_mean, pixel_std: normalisation of RGB in [0, 1] (ImageNet's, code).
         flip: probability of a horizontal flip in training (0.5, code).
         train_limit, val_limit, test_limit: use only so many images, chosen by the split seed; 0 for all. Part of the record.
+        test_untrained: training images that ``train_limit`` leaves out are tested besides, but for those that share a group
+            (a lesion, a sequence) with an image that trains or selects: more test images where a part of the benchmark trains.
         epochs, batch_size, accumulate: batch_size images a forward pass, shared out among the run's devices; the
             gradients of ``accumulate`` passes are averaged for one update.
         epoch_images: how many images make an epoch; a smaller training split comes round again in it. 0: each once.
@@ -133,6 +135,7 @@ class Protocol:
     train_limit: int = 0
     val_limit: int = 0
     test_limit: int = 0
+    test_untrained: bool = False
     split_rule: str = "default"
     split_seed: int = 0
     road_missing_ignore: bool = False

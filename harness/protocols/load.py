@@ -66,6 +66,15 @@ def resolve(protocol: Protocol, benchmark: str) -> Protocol:
     return from_mapping(Protocol, plain, where=f"protocol {protocol.name}, benchmark {benchmark}")
 
 
+def with_rules(protocol: Protocol, chosen: Mapping[str, Any]) -> Protocol:
+    """A resolved protocol with some rules changed.
+
+    Raises:
+        UsageError: a value that is none.
+    """
+    return from_mapping(Protocol, {**_plain(protocol), **chosen}, where=f"protocol {protocol.name}")
+
+
 def protocol_hash(protocol: Protocol) -> str:
     """Hash of everything in the card that can change a number; its name, its default backbone and execution-only fields are left out."""
     return content_hash(hashed_rules(_plain(protocol)))[:8]

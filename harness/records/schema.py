@@ -45,6 +45,7 @@ ADDED_LATER: dict[str, Any] = {
     "task": "segmentation",
     "decoder": "sam",
     "decoder_lr": None,
+    "test_untrained": False,
 }
 """Rules younger than the first records: left out of keys and hashes at the value that those records were made with."""
 

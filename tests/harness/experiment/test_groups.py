@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from datasets.base import Pair
-from harness.experiment.data import RunData
+from harness.experiment.data import RunData, open_data
+from harness.planning.plan import plan
+from harness.planning.request import Request, Variant
+from harness.planning.samples import sample_writer
 from harness.records.images import all_image_scores, image_groups, image_scores, images_csv
 from harness.registry import BENCHMARKS, groups_by_rule
 from harness.training.images import ImageSource
@@ -48,3 +51,26 @@ def test_the_group_is_a_column_that_is_no_metric(tmp_path: Path) -> None:
 def test_a_rule_that_does_not_know_the_stems_gives_no_groups(name: str) -> None:
     assert groups_by_rule(name, ["x", "y"]) == {}
     assert groups_by_rule("cvc612", ["1", "2"]) == {"1": "sequence 01", "2": "sequence 01"}
+
+
+@pytest.mark.parametrize("name", ["kvasir", "cvc612"])
+def test_images_that_nothing_trains_on_are_tested_but_for_relatives_of_those_that_do(tmp_path: Path, name: str) -> None:
+    def opened(**rules: object) -> RunData:
+        request = Request(
+            entries=(Variant(method="decoder"),),
+            benchmarks=(name,),
+            protocol="demo",
+            overrides={"train_limit": 2, "val_limit": 2, "test_limit": 0, **rules},
+            results=tmp_path,
+        )
+        (job,) = plan(request, prepare_samples=sample_writer(tmp_path)).jobs
+        return open_data(job.run, Path(job.dataset_root))
+
+    plain, more = opened(), opened(test_untrained=True)
+    group = plain.benchmark.group
+    used = [*more.train.pairs, *more.val.pairs]
+    assert (plain.train.pairs, plain.val.pairs) == (more.train.pairs, more.val.pairs)
+    rest = [pair for pair in opened(train_limit=0).train.pairs if group(pair) not in {group(pair) for pair in used}]
+    assert [pair.stem for pair in more.tests["test"].pairs] == [p.stem for p in (*plain.tests["test"].pairs, *rest)]
+    assert rest or name == "cvc612"
+    assert len(opened(test_untrained=True, test_limit=3).tests["test"].pairs) == 3

@@ -395,3 +395,42 @@ def test_a_card_may_bring_its_grids_and_they_change_no_hash(tuned: Any, capsys: 
     assert protocol_hash(replace(card, tune={})) == protocol_hash(card)
     _, work = tuned(best_at(1e-3), "--tune", "card", "--set", "tune.lr=[1e-4,1e-3]")
     assert work.done[0] == [f"lora[lr={value}] on kvasir, seed 0" for value in ("1e-4", "1e-3")]
+
+
+def test_a_rule_is_tuned_by_the_decoder_alone_and_holds_for_every_row(tuned: Any, tmp_path: Path) -> None:
+    def score(run: Any) -> float:
+        return 0.9 - 0.1 * abs(
+            math.log10((run.rules["decoder_lr"] or 1.0) / {"kvasir": 1e-3, "camo": 1e-4}[run.benchmark])
+        )
+
+    grid = ("--tune", "decoder_lr=1e-4,1e-3,1e-2", "--tune", "lora.lr=1e-4,1e-3")
+    code, work = tuned(score, *grid, methods="lora,bitfit", datasets="kvasir,camo", seeds="3,")
+
+    assert code == 0
+    values = ("1e-4", "1e-3", "1e-2")
+    assert work.done[0] == [f"decoder[decoder_lr={v}] on {b}, seed 0" for b in ("kvasir", "camo") for v in values]
+    assert len(work.done[1]) == 4  # two rates on two benchmarks, under what the decoder chose
+    rows = [r for r in RecordStore(tmp_path).summaries()[0] if r.run.method != "decoder"]
+    assert {(r.run.method, r.run.benchmark, r.run.rules["decoder_lr"]) for r in rows} == {
+        ("lora", "kvasir", 1e-3), ("lora", "camo", 1e-4), ("bitfit", "kvasir", 1e-3), ("bitfit", "camo", 1e-4),
+    }  # fmt: skip
+    assert len({r.run.protocol_hash for r in RecordStore(tmp_path).summaries()[0]}) == 1  # one table
+    assert tuned(score, *grid, methods="lora,bitfit", datasets="kvasir,camo", seeds="3,")[1].done == [[]]
+
+
+def test_a_plan_prices_the_rows_under_a_rule_that_is_not_chosen_yet(tuned: Any, capsys: Any) -> None:
+    words = ("--tune", "decoder_lr=1e-4,1e-3", "--tune", "lora.lr=1e-3,1e-2", "--plan", "--json")
+    assert tuned(best_at(1e-3), *words)[0] == 0
+    phases_told = [
+        [one["variant"] for one in json.loads(line)["runs"]] for line in capsys.readouterr().out.splitlines()
+    ]
+    assert phases_told == [
+        ["decoder[decoder_lr=1e-4]", "decoder[decoder_lr=1e-3]"], ["lora[lr=1e-3]", "lora[lr=1e-2]"],
+        ["lora"],  # seed 0 with the first value of the grid is among the trials
+    ]  # fmt: skip
+
+
+def test_a_rule_that_changes_the_images_is_not_tuned(tuned: Any, capsys: Any) -> None:
+    code, work = tuned(best_at(1e-3), "--tune", "split_seed=0,1")
+    assert (code, work.done) == (2, [])
+    assert "no rule that can be tuned" in capsys.readouterr().err
