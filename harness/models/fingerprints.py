@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.files import write_atomically
 from harness.streams import say
+from harness.user_cache import user_cache
 
 PREFIX = "sha256-"
 _MEBIBYTE = 1 << 20
@@ -100,12 +101,9 @@ def _identity(path: Path, status: os.stat_result) -> list[str | int]:
 
 def _entry(path: Path) -> Path | None:
     """Where the hash of a file is remembered: one small file each, so that processes do not wait for each other."""
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # no home
-        return None
+    folder = user_cache()
     name = hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()[:32]
-    return base / "sam-peft-harness" / "fingerprints" / f"{name}.json"
+    return None if folder is None else folder / "fingerprints" / f"{name}.json"
 
 
 def _remembered(path: Path, status: os.stat_result) -> str:

@@ -4,26 +4,30 @@ For a method that trains nothing in the encoder (`methods.configs.MethodConfig.t
 constant. Every image is encoded alone, so that its embedding does not depend on which others it met; it is stored in
 the very type in which the encoder gives it (fp32, or what autocast leaves), so nothing is rounded.
 
-Kept in memory without a folder, else in a memory-mapped file that later attempts and other seeds read as well. A file
-is found by the encoder's weights, precision, image size and shape; each entry carries checksums of the image it was
-computed from and of its own bytes, both verified when a process first uses it. Writers may race: they write the same
-bytes, and a torn entry fails its checksum and is computed again.
+Kept in memory without a folder, else in a memory-mapped file that later attempts and other seeds of the same user read
+as well, and nobody else. A file is found by the encoder's weights, precision, image size and shape; each entry carries a
+sum, keyed with the user's secret (`harness.user_cache`), of the image it was computed from and of its own bytes, verified
+when a process first uses it. Writers may race: they write the same bytes, and a torn entry fails its sum and is computed
+again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import shutil
-import zlib
+import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from harness.training.bounds import CACHE_BYTES
+from harness.user_cache import SUM_BYTES, own_key, own_sum
 from methods.base import Method
 
 MEMORY_LIMIT = 4 << 30
@@ -68,7 +72,8 @@ class EmbeddingCache:
     ) -> None:
         self._count = count
         self._key = key
-        self._folder = folder
+        self._secret = own_key() or b""
+        self._folder = folder if self._secret else None
         self._room = memory_limit
         self._file_limit = file_limit
         self._memory: dict[tuple[int, bool], Tensor] = {}
@@ -95,7 +100,7 @@ class EmbeddingCache:
             assert self._file is not None
             return self._file[self._row(entry)]
         assert image is not None, "an entry that is not ready needs its image"
-        picture = zlib.crc32(bytes_of(image)) or 1
+        picture = hashlib.blake2b(bytes_of(image), digest_size=16).digest()
         if self._file is None and not self._opened and self._folder is not None:
             self._open_existing()
         if self._file is not None and self._matches(entry, picture):
@@ -105,13 +110,13 @@ class EmbeddingCache:
         self._store(entry, embedding, picture)
         return embedding
 
-    def _store(self, entry: tuple[int, bool], embedding: Tensor, picture: int) -> None:
+    def _store(self, entry: tuple[int, bool], embedding: Tensor, picture: bytes) -> None:
         if self._folder is not None and self._file is None:
             self._create(embedding)
         if self._file is not None and self._sums is not None:
             row = self._row(entry)
             self._file[row] = embedding
-            self._sums[row] = (zlib.crc32(bytes_of(embedding)), picture)
+            self._sums[row] = np.frombuffer(self._sum(row, embedding, picture), dtype=np.uint8)
             self._verified.add(entry)
             return
         size = embedding.numel() * embedding.element_size()
@@ -122,22 +127,26 @@ class EmbeddingCache:
     def _row(self, entry: tuple[int, bool]) -> int:
         return 2 * entry[0] + entry[1]
 
-    def _matches(self, entry: tuple[int, bool], picture: int) -> bool:
+    def _matches(self, entry: tuple[int, bool], picture: bytes) -> bool:
         assert self._sums is not None
         assert self._file is not None
         row = self._row(entry)
-        own, seen = (int(value) for value in self._sums[row])
-        return seen == picture and zlib.crc32(bytes_of(self._file[row])) == own
+        return hmac.compare_digest(self._sums[row].tobytes(), self._sum(row, self._file[row], picture))
+
+    def _sum(self, row: int, embedding: Tensor, picture: bytes) -> bytes:
+        return own_sum(self._secret, f"{self._key} {self._count} {row}", picture + bytes_of(embedding))
 
     def _description(self) -> Path:
         assert self._folder is not None
-        return self._folder / f"{hashlib.blake2b(self._key.encode(), digest_size=8).hexdigest()}.{self._count}.txt"
+        name = hashlib.blake2b(self._key.encode(), key=self._secret, digest_size=8).hexdigest()
+        return self._folder / f"{name}.{self._count}.txt"
 
     def _open_existing(self) -> None:
         """Map the file that an earlier process made; its description says shape and type."""
         self._opened = True
         try:
-            kind, *shape = self._description().read_text().split()
+            with _opened(self._description()) as file:
+                kind, *shape = file.read(1000).decode().split()
             self._map([int(side) for side in shape], getattr(torch, kind))
         except (OSError, ValueError, AttributeError):
             return  # none yet, or one that another process is just making
@@ -152,22 +161,35 @@ class EmbeddingCache:
                 raise OSError("not enough room")
             self._map(list(embedding.shape), embedding.dtype)
             kind = str(embedding.dtype).removeprefix("torch.")
-            self._description().write_text(" ".join([kind, *map(str, embedding.shape)]))
+            with _opened(self._description(), create=True) as file:
+                file.write(" ".join([kind, *map(str, embedding.shape)]).encode())
         except OSError:
             self._folder = None
 
     def _map(self, shape: list[int], dtype: torch.dtype) -> None:
-        numbers = 2 * self._count * int(np.prod(shape))
+        size = 2 * self._count * int(np.prod(shape)) * dtype.itemsize
         path = self._description().with_suffix(".embeddings")
-        with open(path, "ab") as file:  # reserved at once: a disk that fills up later must not kill the process
-            os.posix_fallocate(file.fileno(), 0, numbers * dtype.itemsize)
-        self._file = torch.from_file(str(path), shared=True, size=numbers, dtype=dtype).view(2 * self._count, *shape)
-        sums = path.with_suffix(".sums")
-        size = 2 * self._count * 2 * 4
-        if not sums.exists() or sums.stat().st_size != size:
-            with open(sums, "ab") as file:
-                file.truncate(size)
-        self._sums = np.memmap(sums, dtype=np.uint32, mode="r+", shape=(2 * self._count, 2))
+        with _opened(path, create=True) as file, _opened(path.with_suffix(".sums"), create=True) as sums:
+            os.posix_fallocate(file.fileno(), 0, size)  # at once: a disk that fills up later must not kill the process
+            sums.truncate(2 * self._count * SUM_BYTES)
+            self._sums = np.memmap(sums, dtype=np.uint8, mode="r+", shape=(2 * self._count, SUM_BYTES))
+            mapped = torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="r+", shape=(size,)))
+            self._file = mapped.view(dtype).view(2 * self._count, *shape)
+
+
+def _opened(path: Path, *, create: bool = False) -> BinaryIO:
+    """A file that nobody else can change, to read and write.
+
+    Raises:
+        OSError: there is none, or it is another's or a link.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
+    file = os.fdopen(os.open(path, flags, 0o600), "rb+")
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        file.close()
+        raise PermissionError(f"{path} is not this user's alone")
+    return file
 
 
 class RememberedEmbeddings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import io
 import logging
 import os
@@ -13,31 +14,34 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.files import write_atomically
+from harness.files import read_regular, write_atomically
+from harness.user_cache import SUM_BYTES, own_key, own_sum, user_cache
 
 _log = logging.getLogger(__name__)
 
 _STALE = 24 * 3600.0  # seconds without use after which an entry may make room for another
 _TOUCH = 3600.0  # use is noted at most this often, to spare the file system
 _RESCAN = 64  # stored entries after which the folder is measured again: other jobs write too
-_HEADER = 128  # bytes that .npy puts before the array
+_OVERHEAD = 128 + SUM_BYTES  # bytes that .npy puts before the array, and what follows it
 _RESERVE = 2 * 2**30  # bytes of the disk that stay free
 
 
 class ImageCache:
-    """uint8 arrays by key, one ``.npy`` file each, memory-mapped.
+    """uint8 arrays by key, one ``.npy`` file each with a sum at its end.
+
+    Nothing in the folder is trusted, which others may write to or have sent: the sum is keyed with a secret of the user's
+    (`harness.user_cache`), and an array whose sum does not fit (another's, a failing disk) counts as not there. It is
+    read whole, since what is mapped may change after it was summed. A user who has nowhere to keep a secret stores nothing.
 
     No locks: a file is written under a temporary name, flushed to disk and renamed, so that it is whole or not there;
-    jobs that race write the same bytes, and the last rename wins. A file that is not whole all the same (a failing
-    disk) is written anew.
+    jobs that race write the same bytes, and the last rename wins.
 
     Bounded: when the folder is full, entries that no job used for a day make room, oldest first; entries in use never
     do, or an epoch over more data than fits would replace each entry before it is used again. What finds no room is
     not kept, which costs time and never a result. With several jobs the bound holds to within the entries that each
     stores between two looks at the folder (64).
 
-    Users may share it: files get the mode that the umask asks for. Where the umask lets only their owner write, others
-    read the entries, store none in a folder that is not theirs, and their use of an entry is not noted.
+    Users may share the folder and its bound, not the entries.
 
     Args:
         root: the folder; made when first written to.
@@ -49,39 +53,48 @@ class ImageCache:
         self.max_bytes = max_bytes
         self._size: int | None = None
         self._stored = 0
+        self._secret = own_key()
         self._full = False
 
     def get(self, key: str) -> NDArray[np.uint8] | None:
-        """The array as a copy-on-write memory map, None if it is not there."""
+        """The array, None if it is not there."""
         path = self._path(key)
+        if self._secret is None or not path.exists():
+            return None
         try:
-            array = np.load(path, mmap_mode="c")
+            data = read_regular(path, largest=self.max_bytes)
+            content = memoryview(data)[:-SUM_BYTES]
+            if not hmac.compare_digest(data[len(content) :], own_sum(self._secret, key, content)):
+                raise ValueError("it is not what this user stored")
+            array: NDArray[np.uint8] = np.load(io.BytesIO(content), allow_pickle=False)
             if time.time() - path.stat().st_mtime > _TOUCH:
-                with contextlib.suppress(PermissionError):  # an entry that another user stored
+                with contextlib.suppress(OSError):
                     os.utime(path)
-        except FileNotFoundError:
-            return None
         except (OSError, ValueError, EOFError) as error:
-            _log.warning("cached image %s is unreadable (%s); it is decoded again", path, error)
+            _log.warning("cached image %s is not used (%s); it is decoded again", path, error)
             return None
-        return array.view(np.ndarray)
+        return array
 
     def put(self, key: str, array: NDArray[np.uint8]) -> None:
         """Keep an array, where there is room; never raises for want of it."""
         if self._full:
             return
+        if self._secret is None:
+            self._stop(f"{user_cache() or 'a home'} cannot keep what only this user reads")
+            return
         try:
-            if not self._room(array.nbytes + _HEADER):
+            if not self._room(array.nbytes + _OVERHEAD):
                 return
             content = io.BytesIO()
             np.save(content, array)
-            write_atomically(self._path(key), content.getvalue())
+            data = content.getvalue()
+            write_atomically(self._path(key), data + own_sum(self._secret, key, data))
         except OSError as error:
             self._full = True
             _log.warning("images are no longer cached in %s: %s", self.root, error)
             return
         self._stored += 1
-        self._size = (self._size or 0) + array.nbytes + _HEADER
+        self._size = (self._size or 0) + array.nbytes + _OVERHEAD
 
     def _path(self, key: str) -> Path:
         return self.root / key[:2] / f"{key}.npy"

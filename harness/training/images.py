@@ -23,6 +23,7 @@ from datasets.base import Benchmark, Pair, Sample
 from harness.evaluation.resize import resize_nearest
 from harness.training.bounds import CACHE_BYTES
 from harness.training.image_cache import ImageCache
+from harness.user_cache import own_key, own_sum
 
 Array = NDArray[np.uint8]
 
@@ -33,12 +34,9 @@ class ImageSource:
     """The images of a split by position.
 
     A cached entry is found by content: the bytes of image and mask file, the input size, and the code and options that
-    decode them. So copies of the data share entries wherever they lie (a job's scratch folder included), and a mended
-    file, a switch of the protocol or a changed reader never meets a stale entry. Files are hashed once a process, when
-    first asked for; reading is far cheaper than decoding.
-
-    Arrays from the cache are memory-mapped copy-on-write: pages come in when touched, and writing to an array changes
-    nothing but itself. Safe to use from several threads.
+    decode them. So copies of the data share a user's entries wherever they lie (a job's scratch folder included), and a
+    mended file, a switch of the protocol or a changed reader never meets a stale entry. Files are hashed once a process,
+    when first asked for; reading is far cheaper than decoding. Safe to use from several threads.
 
     Args:
         benchmark: decodes the pairs.
@@ -61,7 +59,8 @@ class ImageSource:
         self.pairs = tuple(pairs)
         self.image_size = image_size
         self._cache = ImageCache(cache, max_bytes=cache_bytes) if cache is not None else None
-        self._rules = _decoding_rules(benchmark) if cache is not None else b""
+        # Keyed, so that users who share a folder do not write over each other's entries.
+        self._rules = own_sum(own_key() or b"", "rules", _decoding_rules(benchmark)) if cache is not None else b""
         self._keys: dict[int, str] = {}
         self._last = threading.local()
 
@@ -91,9 +90,15 @@ class ImageSource:
             return self.mask_input(index)
         return self._kept(index, "native", lambda: self._decode(index).mask)
 
+    # A thread asks for image and mask of one item one after the other: it decodes, resizes and reads once for both.
+
     def _input(self, index: int) -> Array:
         """(4, S, S): RGB and mask."""
-        return self._kept(index, str(self.image_size), lambda: self._resize(index))
+        last: tuple[int, Array] | None = getattr(self._last, "input", None)
+        if last is None or last[0] != index:
+            made = self._kept(index, str(self.image_size), lambda: to_input(self._decode(index), self.image_size))
+            last = self._last.input = (index, made)
+        return last[1]
 
     def _kept(self, index: int, form: str, make: Callable[[], Array]) -> Array:
         """What ``make`` returns, from the cache where it is there."""
@@ -106,18 +111,10 @@ class ImageSource:
             self._cache.put(f"{key}-{form}", found)
         return found
 
-    # A thread asks for image and mask of one item one after the other: it decodes and resizes once for both.
-
     def _decode(self, index: int) -> Sample:
         last: tuple[int, Sample] | None = getattr(self._last, "sample", None)
         if last is None or last[0] != index:
             last = self._last.sample = (index, self.benchmark.read(self.pairs[index]))
-        return last[1]
-
-    def _resize(self, index: int) -> Array:
-        last: tuple[int, Array] | None = getattr(self._last, "input", None)
-        if last is None or last[0] != index:
-            last = self._last.input = (index, to_input(self._decode(index), self.image_size))
         return last[1]
 
     def _key(self, index: int) -> str | None:

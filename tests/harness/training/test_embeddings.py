@@ -87,6 +87,26 @@ def test_a_damaged_entry_is_encoded_again(tmp_path: Path) -> None:
     assert encode.calls == 1
 
 
+def test_what_another_user_left_is_neither_used_nor_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache(tmp_path).get(0, flip=False, image=IMAGE, encode=Encode(VALUE + 1))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert torch.equal(cache(tmp_path).get(0, flip=False, image=IMAGE, encode=Encode()), VALUE)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".embeddings", ".sums"])
+def test_a_planted_link_is_not_written_through(tmp_path: Path, suffix: str) -> None:
+    folder, mine = tmp_path / "embeddings", tmp_path / "mine"
+    cache(folder).get(0, flip=False, image=IMAGE, encode=Encode())
+    mine.write_text("mine")
+    for path in folder.glob(f"*{suffix}"):
+        path.unlink()
+        path.symlink_to(mine)
+    assert torch.equal(cache(folder).get(1, flip=False, image=IMAGE, encode=Encode()), VALUE)
+    assert mine.read_text() == "mine"
+
+
 def test_memory_has_a_bound() -> None:
     size = VALUE.numel() * 4
     embeddings, encode = cache(memory_limit=2 * size), Encode()

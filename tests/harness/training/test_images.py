@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
+import secrets
 import shutil
 import stat
 import time
@@ -19,6 +21,7 @@ from datasets.kvasir import Kvasir
 from harness.training import image_cache
 from harness.training.image_cache import ImageCache
 from harness.training.images import ImageSource, _decoding_rules
+from harness.user_cache import SUM_BYTES, own_sum
 
 SIZE = 32
 COUNT = 5
@@ -105,16 +108,61 @@ def test_a_second_job_reads_the_same_arrays_and_decodes_nothing(pairs, cache):
     assert Tiny.decoded == 0
 
 
-def test_cached_arrays_are_memory_mapped_and_writing_to_them_changes_no_file(pairs, cache):
+def test_writing_to_a_cached_array_changes_no_file(pairs, cache):
     everything(source(pairs, cache))
     image = source(pairs, cache).image(0)
     kept = image.copy()
-    base = image
-    while isinstance(base.base, np.ndarray):
-        base = base.base
-    assert isinstance(base, np.memmap)
     image[:] = 0
     np.testing.assert_array_equal(source(pairs, cache).image(0), kept)
+
+
+@pytest.mark.parametrize("forged", ["array", "array and foreign sum", "another entry"])
+def test_an_entry_that_this_user_did_not_store_so_is_never_scored_on(pairs, cache, forged):
+    """A folder that others write to, or sent: an inverted mask once changed a score, and nothing told."""
+    plain = everything(source(pairs, cache))
+    entries = sorted(cache.rglob("*-native.npy"))
+    for path, other in zip(entries, [*entries[1:], entries[0]], strict=True):
+        data = path.read_bytes()
+        array = np.load(io.BytesIO(data))
+        turned = data.replace(array.tobytes(), (1 - array).tobytes())
+        assert turned != data
+        if forged == "array and foreign sum":
+            turned = turned[:-SUM_BYTES]
+            turned += own_sum(secrets.token_bytes(32), path.stem, turned)
+        path.write_bytes(other.read_bytes() if forged == "another entry" else turned)
+    assert_same(everything(source(pairs, cache)), plain)
+    Tiny.decoded = 0
+    assert_same(everything(source(pairs, cache)), plain)
+    assert Tiny.decoded == 0  # stored anew
+
+
+def test_another_user_decodes_for_themselves(pairs, cache, tmp_path, monkeypatch):
+    plain = everything(source(pairs, cache))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    for decoded in (COUNT, 0):
+        Tiny.decoded = 0
+        assert_same(everything(source(pairs, cache)), plain)
+        assert Tiny.decoded == decoded
+    monkeypatch.undo()
+    Tiny.decoded = 0
+    assert_same(everything(source(pairs, cache)), plain)
+    assert Tiny.decoded == 0
+
+
+@pytest.mark.parametrize("spoilt", ["readable by all", "no key", "a file for the folder"])
+def test_without_a_secret_of_ones_own_nothing_is_stored_or_taken(pairs, cache, tmp_path, monkeypatch, caplog, spoilt):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "home" / "sam-peft-harness"
+    folder.parent.mkdir()
+    if spoilt == "a file for the folder":
+        folder.write_text("")
+    else:
+        folder.mkdir()
+        (folder / "key").write_text("00" * 32 if spoilt == "readable by all" else "nothing")
+        (folder / "key").chmod(0o644 if spoilt == "readable by all" else 0o600)
+    assert_same(everything(source(pairs, cache)), everything(source(pairs)))
+    assert not cache.exists()
+    assert "decoded each time" in caplog.text
 
 
 def test_a_copy_of_the_data_elsewhere_shares_the_entries(pairs, cache, tmp_path):
@@ -245,7 +293,7 @@ def test_a_job_killed_while_it_writes_leaves_a_whole_entry_or_none(cache):
 
 
 def test_the_cache_stays_within_its_bound_and_what_finds_no_room_is_decoded(pairs, cache, caplog):
-    entry = 4 * SIZE * SIZE + 128
+    entry = 4 * SIZE * SIZE + 128 + SUM_BYTES
     images = source(pairs, cache, cache_bytes=3 * entry)
     plain = [found[0] for found in everything(source(pairs))]
     for _ in range(2):
@@ -293,7 +341,7 @@ def refuse(*arguments, **options):
     raise PermissionError(1, "Operation not permitted")
 
 
-def test_an_old_entry_of_another_user_is_read_though_its_use_cannot_be_noted(cache, monkeypatch):
+def test_an_old_entry_is_read_though_its_use_cannot_be_noted(cache, monkeypatch):
     entries = ImageCache(cache, max_bytes=10**6)
     entries.put("aa", np.ones(10, dtype=np.uint8))
     os.utime(next(cache.rglob("aa.npy")), (1, 1))
