@@ -49,6 +49,7 @@ class CAMO(FolderBenchmark):
                     "train": Part(images="Images/Train", masks="GT"),
                     "test": Part(images="Images/Test", masks="GT"),
                 },
+                optional=frozenset({"train", "test"}),
             ),
             FolderLayout(
                 name="sinet",

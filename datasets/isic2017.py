@@ -8,12 +8,12 @@ side. The lists below were found by correlating the detail of 48-pixel thumbnail
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from datasets.base import DatasetError, Pair
-from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
+from datasets.base import Pair
+from datasets.reading.folder_benchmark import AUTOGLUON, CARVED, FolderBenchmark
 from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
 from datasets.reading.lists import Arranged, Pairs
 
@@ -67,6 +67,7 @@ class ISIC2017(FolderBenchmark):
     published_sizes: ClassVar = {"train": 2000, "val": 150, "test": 600}
     folders = ("ISIC2017", "ISIC-2017", "ISIC_2017_Task1")
     split_rules = ("default", VAL_AS_TEST)
+    without_test = VAL_AS_TEST
     stretched_copies = True
     carved_by = "hashed number of the lesion's first image"
 
@@ -75,7 +76,7 @@ class ISIC2017(FolderBenchmark):
             FolderLayout(
                 name="original",
                 parts={"train": _part("Training"), "val": _part("Validation"), "test": _part("Test_v2")},
-                optional=frozenset({"test"}),
+                optional=frozenset({"train", "val", "test"}),
             ),
             CsvLayout(),
         )
@@ -90,14 +91,8 @@ class ISIC2017(FolderBenchmark):
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         if self.options.split_rule != VAL_AS_TEST:
-            if not parts.get("test"):
-                raise DatasetError(
-                    f"{root} has no test part of {self.title} (ISIC-2017_Test_v2_Data and its ground truth); get it, or "
-                    f"take split rule {VAL_AS_TEST!r}, which tests the official validation images "
-                    f"(--set benchmarks.{self.name}.split_rule={VAL_AS_TEST})"
-                )
             return super().arrange(parts, root=root, layout=layout)
-        tested = parts.get("val", ())
+        tested = parts["val"]
         there = {number(pair) for pair in tested}
         kept = [pair for pair in parts["train"] if LESIONS_OF_VALIDATION.get(number(pair)) not in there]
         train, val, rule = self.carve_val(kept)
@@ -106,9 +101,13 @@ class ISIC2017(FolderBenchmark):
         left_out = f"; {dropped} training images of tested lesions left out" if dropped else ""
         return train, val, {"test": tested}, words + left_out
 
-    def group(self, pair: Pair) -> str:
-        return SAME_LESION.get(number(pair), number(pair))
+    def needed_parts(self) -> tuple[str, ...]:
+        return ("train", "val") if self.options.split_rule == VAL_AS_TEST else super().needed_parts()
 
-    def notes(self, pairs: Sequence[Pair], *, layout: Layout) -> list[str]:
+    def group(self, pair: Pair) -> str:
+        across = LESIONS_OF_VALIDATION if self.options.split_rule == CARVED else {}
+        return {**SAME_LESION, **across}.get(number(pair), number(pair))
+
+    def notes(self, pairs: Sequence[Pair], *, layout: Layout, parts: Collection[str]) -> list[str]:
         rule = ["validation as test"] if self.options.split_rule == VAL_AS_TEST else []
-        return rule + super().notes(pairs, layout=layout)
+        return rule + super().notes(pairs, layout=layout, parts=parts)

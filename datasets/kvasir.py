@@ -7,12 +7,12 @@ carve where neither is there.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from datasets.base import DatasetError, Pair
-from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
+from datasets.reading.folder_benchmark import AUTOGLUON, CARVED, FolderBenchmark
 from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
 from datasets.reading.lists import Arranged, Pairs, split_by_lists
 from datasets.reading.pairing import image_files
@@ -54,7 +54,7 @@ class Kvasir(FolderBenchmark):
     published_sizes: ClassVar = {"all": 1000}
     folders = ("Kvasir-SEG", "kvasir", "polyp", "PraNet")
     joint_rules = frozenset({"polyp"})
-    split_rules = ("default", "pranet", "carved", "polyp")
+    split_rules = ("default", "pranet", CARVED, "polyp")
 
     def layouts(self) -> tuple[Layout, ...]:
         keep = None if self.options.split_rule == "polyp" else is_kvasir
@@ -77,7 +77,7 @@ class Kvasir(FolderBenchmark):
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         rule = self.options.split_rule
-        if "all" not in parts or rule == "carved":
+        if "all" not in parts or rule == CARVED:
             return super().arrange(parts, root=root, layout=layout)
         if rule == "polyp":
             raise DatasetError(
@@ -92,10 +92,10 @@ class Kvasir(FolderBenchmark):
             )
         return by_list or super().arrange(parts, root=root, layout=layout)
 
-    def notes(self, pairs: Sequence[Pair], *, layout: Layout) -> list[str]:
+    def notes(self, pairs: Sequence[Pair], *, layout: Layout, parts: Collection[str]) -> list[str]:
         """Folders called images and masks are anybody's, so names must tell whether this is Kvasir-SEG."""
         stems = [pair.stem.casefold() for pair in pairs]
         foreign = sum(not (_PUBLISHED.fullmatch(stem) or _KNOWN_COPY.fullmatch(stem)) for stem in stems)
         if layout.name == "original" and foreign:
             return [f"other images: {foreign} of {len(stems)} have no name of Kvasir-SEG"]
-        return super().notes(pairs, layout=layout)
+        return super().notes(pairs, layout=layout, parts=parts)

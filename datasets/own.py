@@ -9,7 +9,7 @@ an undivided folder; otherwise what is missing is carved, as for every benchmark
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -79,6 +79,9 @@ class OwnBenchmark(FolderBenchmark):
             )
         return found[0]
 
+    def needed_parts(self) -> tuple[str, ...]:
+        return ()  # what a folder of one's own must have, its layouts say
+
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         if set(parts) == {"train"}:
             parts = {"all": parts["train"]}
@@ -104,7 +107,7 @@ class OwnBenchmark(FolderBenchmark):
             )
         return (found[1] if found.re.groups else found[0]).casefold()
 
-    def notes(self, pairs: Sequence[Pair], *, layout: Layout) -> list[str]:
+    def notes(self, pairs: Sequence[Pair], *, layout: Layout, parts: Collection[str]) -> list[str]:
         return []
 
     def decode_mask(self, path: Path) -> decoding.Array:

@@ -7,7 +7,7 @@ split by image, so that no piece of a tested image is trained on, and called wha
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -85,10 +85,13 @@ class Road(FolderBenchmark):
                 parts={
                     split: Part(images=f"{folder}/sat", masks=f"{folder}/map") for split, folder in original.items()
                 },
+                optional=frozenset(original),
+                probe=lambda root: not _holds_tiles_alone(root),
             ),
             FolderLayout(
                 name="kaggle",
                 parts={split: Part(images=folder, masks=f"{folder}_labels") for split, folder in kaggle.items()},
+                optional=frozenset(kaggle),
             ),
             FolderLayout(
                 name="tiles",
@@ -104,9 +107,9 @@ class Road(FolderBenchmark):
     def group(self, pair: Pair) -> str:
         return image_of_tile(pair.stem) or splitting.own_stem(pair)
 
-    def notes(self, pairs: Sequence[Pair], *, layout: Layout) -> list[str]:
+    def notes(self, pairs: Sequence[Pair], *, layout: Layout, parts: Collection[str]) -> list[str]:
         if layout.name != "tiles":
-            return super().notes(pairs, layout=layout)
+            return super().notes(pairs, layout=layout, parts=parts)
         return [f"{len(pairs)} tiles of {len({self.group(pair) for pair in pairs})} images"]
 
     def read(self, pair: Pair) -> Sample:

@@ -23,6 +23,7 @@ class SBU(FolderBenchmark):
     published_sizes: ClassVar = {"train": 4085, "test": 638}
     folders = ("SBU-shadow", "SBU", "SBU_shadow_dataset")
     unpaired_allowed = True
+    test_fraction = 0.2
 
     def layouts(self) -> tuple[Layout, ...]:
         return (
@@ -34,6 +35,7 @@ class SBU(FolderBenchmark):
                     ),
                     "test": Part(images="SBU-Test/ShadowImages", masks="SBU-Test/ShadowMasks"),
                 },
+                optional=frozenset({"train", "test"}),
             ),
             CsvLayout(),
         )

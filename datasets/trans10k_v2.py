@@ -33,7 +33,7 @@ class Trans10KV2(FolderBenchmark):
         parts = {
             split: Part(images=f"{folder}/images", masks=f"{folder}/masks_12") for split, folder in folders.items()
         }
-        return (FolderLayout(name="original", parts=parts),)
+        return (FolderLayout(name="original", parts=parts, optional=frozenset(parts)),)
 
     def decode_mask(self, path: Path) -> decoding.Array:
         return decoding.read_indices(path, num_classes=self.num_classes)

@@ -19,6 +19,7 @@ from datasets.reading.opening import SCALE, open_image, orientation, upright
 
 Array = NDArray[np.uint8]
 Rule = Literal["half", "nonzero", "index"]
+Colour = tuple[int, int, int]
 
 LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 _FULL = 65535
@@ -29,6 +30,8 @@ _MID_GREY = (64, 192)
 _MOST_MID_GREY = 0.2
 _THIRD_VALUE = (32, 224)
 _MOST_THIRD_VALUE = 0.01
+_COLOUR_NOISE = 32
+"""Levels by which a colour may miss a blend of paint and black."""
 
 
 def _eight_bits(values: NDArray[np.generic], path: Path) -> Array:
@@ -119,7 +122,9 @@ def _listed(values: NDArray[np.generic]) -> str:
     return ", ".join(found[:8]) + (f", … ({len(found)} values)" if len(found) > 8 else "")
 
 
-def read_binary(path: Path, *, rule: Rule = "half", only_255: bool = False) -> Array:
+def read_binary(
+    path: Path, *, rule: Rule = "half", only_255: bool = False, colour: Colour | Literal["any"] | None = None
+) -> Array:
     """A binary mask as {0, 1}, (H, W) uint8.
 
     A coloured palette: every colour but black is foreground. A lossless file that holds only 0 and 1 holds indices.
@@ -130,11 +135,15 @@ def read_binary(path: Path, *, rule: Rule = "half", only_255: bool = False) -> A
         rule: ``half`` takes grey levels above 127 (JPEG noise, anti-aliased edges); ``nonzero`` all above 0;
             ``index`` all above 0, and there may be only one such value, 1 in a coloured palette.
         only_255: quirk 11: the grey view is divided by 255 and truncated, so only 255 is foreground.
+        colour: of lossless masks painted in one colour on black, that colour (``any``: each file's own); None refuses
+            colours.
 
     Raises:
         DatasetError: unreadable, a picture, or values that a binary mask does not have.
     """
     image = upright(open_image(path))
+    if colour is not None and image.format not in LOSSY_FORMATS and _is_coloured(image):
+        return (np.asarray(image.convert("L")) == 255).astype(np.uint8) if only_255 else on_black(image, path, colour)
     if only_255:
         return (_grey_view(image, path) == 255).astype(np.uint8)
     lossless = image.format not in LOSSY_FORMATS
@@ -170,6 +179,33 @@ def two_colours(image: Image.Image, path: Path) -> Array:
     if used == 2 and found.all():
         raise DatasetError(f"{path} has two colours and neither is black, which is what background is in a palette")
     return found
+
+
+def _is_coloured(image: Image.Image) -> bool:
+    colours = np.asarray(image)
+    return image.mode in ("RGB", "RGBA") and bool((colours[..., :3] != colours[..., :1]).any())
+
+
+def on_black(image: Image.Image, path: Path, colour: Colour | Literal["any"] = "any") -> Array:
+    """One colour painted on black as {0, 1}, (H, W) uint8: foreground is what has at least half of it, since edges are
+    blended.
+
+    Args:
+        image: mode RGB or RGBA.
+        path: its file, for messages.
+        colour: the paint, or ``any`` for the brightest colour of this file.
+
+    Raises:
+        DatasetError: other colours are in it.
+    """
+    stored = np.asarray(image).astype(np.int32)
+    if image.mode == "RGBA":
+        stored = stored[..., :3] * stored[..., 3:] // 255
+    paint = np.array(stored.reshape(-1, 3)[stored.sum(axis=2).argmax()] if colour == "any" else colour, np.int32)
+    share = stored @ paint / max(1, int(paint @ paint))
+    if (np.abs(stored - share[..., None] * paint) > _COLOUR_NOISE).any():
+        raise DatasetError(f"{path} is a picture of several colours, not a mask of one colour on black")
+    return (share >= 0.5).astype(np.uint8)
 
 
 def _grey_view(image: Image.Image, path: Path) -> NDArray[np.integer]:

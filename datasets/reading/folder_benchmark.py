@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -26,6 +26,10 @@ SAMPLE_MARKER = ".generated-sample"
 SAMPLE_NOTE = "generated sample"
 """What tables then say."""
 
+CARVED = "carved"
+"""The split rule of every benchmark that pools whatever parts are there and carves a test and a validation part of them."""
+
+_PART_IN_WORDS = {"train": "training", "val": "validation"}
 _WHOSE_SPLITS = {"autogluon": "AutoGluon's", "pranet": "PraNet's"}
 
 
@@ -44,6 +48,9 @@ class FolderBenchmark(Benchmark):
     archives: ClassVar[tuple[str, ...]] = ()
     """Addresses that ``python -m datasets prepare --from`` takes as they are, as far as they are known."""
     split_rules: ClassVar[tuple[str, ...]] = ("default",)
+    """Besides `CARVED`, which all have."""
+    without_test: ClassVar[str] = CARVED
+    """The split rule to offer where the test part is missing."""
     joint_rules: ClassVar[frozenset[str]] = frozenset()
     """Split rules that add another benchmark's images to the training split."""
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
@@ -60,14 +67,16 @@ class FolderBenchmark(Benchmark):
     mend: ClassVar[str] = "unpack the archive again"
     """What messages about missing files say."""
     mask_rule: ClassVar[decoding.Rule] = "half"
-    """What is foreground in a binary mask, see `datasets.reading.decoding.read_binary`."""
+    """What is foreground in a binary mask, see `datasets.reading.decoding.read_binary`; ``mask_colour`` likewise."""
+    mask_colour: ClassVar[decoding.Colour | Literal["any"] | None] = None
     whose_splits: ClassVar[str] = "official"
     """Splits that come with the files, in the words of the rule."""
 
     def __init__(self, options: DataOptions | None = None) -> None:
         super().__init__(options)
-        if self.options.split_rule not in self.split_rules:
-            known = ", ".join(self.split_rules)
+        rules = dict.fromkeys((*self.split_rules, CARVED))
+        if self.options.split_rule not in rules:
+            known = ", ".join(rules)
             raise DatasetError(f"{self.name} has no split rule {self.options.split_rule!r} (choose from {known})")
 
     @abstractmethod
@@ -76,7 +85,9 @@ class FolderBenchmark(Benchmark):
 
     def decode_mask(self, path: Path) -> decoding.Array:
         """The mask as class indices, (H, W) uint8; a binary one by ``mask_rule``."""
-        return decoding.read_binary(path, rule=self.mask_rule, only_255=self.options.mask_255_only)
+        return decoding.read_binary(
+            path, rule=self.mask_rule, only_255=self.options.mask_255_only, colour=self.mask_colour
+        )
 
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
@@ -91,7 +102,10 @@ class FolderBenchmark(Benchmark):
             candidates = [path for path in subfolders(data_root) if recognise(path, distinctive)]
         if not candidates:
             tried = ", ".join(str(data_root / name) for name in self.folders)
-            raise DatasetError(f"no {self.title} in {data_root} (tried {tried}); {self._how_to_get()}")
+            part = next((words for folder in (*named, data_root) if (words := self._part_of_it(folder))), "")
+            raise DatasetError(
+                part or f"no {self.title} in {data_root} (tried {tried}); {self._how_to_get()}",
+            )
         if len(candidates) > 1:
             found = " and ".join(str(path) for path in candidates)
             raise DatasetError(
@@ -108,6 +122,20 @@ class FolderBenchmark(Benchmark):
                 return found
             level = [inner for path in level for inner in subfolders(path)]
         return []
+
+    def _part_of_it(self, folder: Path) -> str:
+        """What of a layout lies in or below ``folder`` and what does not, where some of it does and it cannot be used."""
+        for layout in self.layouts():
+            for root in (folder, *subfolders(folder)):
+                where = layout.where(root)
+                there = [part for part, (_, found) in where.items() if found]
+                lacking = [f"{part} ({words})" for part, (words, found) in where.items() if not found]
+                if there and lacking:
+                    return (
+                        f"{root} has a part of {self.title} in its layout {layout.name!r}: {', '.join(there)}; not there: "
+                        f"{', '.join(lacking)}; get it: {self.source}"
+                    )
+        return ""
 
     def _how_to_get(self) -> str:
         return f"get it: {self.source}; or try python -m harness.run --protocol demo, which needs no data"
@@ -132,6 +160,7 @@ class FolderBenchmark(Benchmark):
         parts = layout.parts_at(root)
         images, masks = self._refuse_unpaired(parts), _unused_masks(parts)
         pairs = _unique_stems({name: part.pairs for name, part in parts.items()}, root)
+        self._refuse_missing(pairs, root=root, layout=layout)
         train, val, test, rule = self.arrange(pairs, root=root, layout=layout)
         for name, part in {"train": train, "val": val, **test}.items():
             if not part:
@@ -141,7 +170,9 @@ class FolderBenchmark(Benchmark):
         if masks:
             rule += f"; {len(masks)} masks without an image left out ({masks[0].name}{', …' * (len(masks) > 1)})"
         every = [*train, *val, *(pair for part in test.values() for pair in part)]
-        note = SAMPLE_NOTE if (root / SAMPLE_MARKER).exists() else ", ".join(self.notes(every, layout=layout))
+        note = (
+            SAMPLE_NOTE if (root / SAMPLE_MARKER).exists() else ", ".join(self.notes(every, layout=layout, parts=pairs))
+        )
         return Splits(
             train=train, val=val, test=test, layout=layout.name, rule=rule, note=note, left_out=images + masks
         )
@@ -149,8 +180,8 @@ class FolderBenchmark(Benchmark):
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         """Parts -> (train, val, test splits, rule): official parts stay, the missing are carved, val from train."""
         seed = self.options.split_seed
-        if "all" in parts:
-            everything = parts["all"]
+        if "all" in parts or self.options.split_rule == CARVED:
+            everything = tuple(pair for part in parts.values() for pair in part)
             rest, tested = splitting.carve(
                 everything, count=splitting.share(len(everything), self.test_fraction), seed=seed, group=self.group
             )
@@ -199,12 +230,39 @@ class FolderBenchmark(Benchmark):
             raise DatasetError(f"{len(unpaired)} images of {self.title} have no mask, first {unpaired[0]}; {self.mend}")
         return unpaired
 
-    def notes(self, pairs: Sequence[Pair], *, layout: Layout) -> list[str]:
-        """How these files differ from the published benchmark: fewer images, one square size."""
+    def needed_parts(self) -> tuple[str, ...]:
+        """The parts that the split rule cannot do without."""
+        return () if self.options.split_rule == CARVED else ("train", *self.test_splits)
+
+    def _refuse_missing(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> None:
+        missing = [part for part in self.needed_parts() if part not in parts]
+        if "all" in parts or not missing:
+            return
+        there = " and ".join(f"the {name} part ({len(pairs)} pairs)" for name, pairs in parts.items())
+        where = ", ".join(words for part, (words, _) in layout.where(root).items() if part.partition("+")[0] in missing)
+        rule = self.without_test if "train" in parts else CARVED
+        raise DatasetError(
+            f"{root} has {there} of {self.title} and no {' and no '.join(missing)} part ({where}); get it: {self.source}; or "
+            f"take split rule {rule!r}, which does without (--set benchmarks.{self.name}.split_rule={rule}; "
+            f"datasets check: --split-rule {rule})"
+        )
+
+    def notes(self, pairs: Sequence[Pair], *, layout: Layout, parts: Collection[str]) -> list[str]:
+        """How these files differ from the published benchmark: fewer images, splits of our own, one square size.
+
+        Args:
+            pairs: all that are used.
+            layout: of the files.
+            parts: names of the parts that are there.
+        """
         notes = []
         published = sum(self.sizes_to_expect(layout.name).values())
-        if published and len(pairs) < published:
-            notes.append(f"{len(pairs)} of {published}")
+        ours = self.options.split_rule == CARVED and "all" not in parts
+        if ours and len(parts) == 1:
+            notes.append(f"{len(pairs):,} {_PART_IN_WORDS.get(*parts, *parts)} pairs")
+        elif published and len(pairs) < published:
+            notes.append(f"{len(pairs):,} of {published:,}")
+        notes += ["carved"] * ours
         size = _common_size(pairs)
         if size is None or size == self.native_size:
             return notes

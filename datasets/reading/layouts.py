@@ -90,6 +90,10 @@ class Layout(ABC):
     def image_folders(self, root: Path) -> set[Path]:
         """Folders of images that this layout uses."""
 
+    def where(self, root: Path) -> dict[str, tuple[str, bool]]:
+        """Part -> (where it lies, in words, and whether it is there); nothing where a layout has no known parts."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FolderLayout(Layout):
@@ -99,7 +103,7 @@ class FolderLayout(Layout):
         name: see `Layout`.
         parts: part name -> folders. Several folders may form one part: name the further ones ``val+easy``,
             ``val+hard``.
-        optional: parts that may be absent.
+        optional: parts that may be absent, as long as one part is there.
         distinctive: see `Layout`.
         probe: a further test of the root, where folder names alone say too little.
     """
@@ -111,12 +115,18 @@ class FolderLayout(Layout):
     probe: Probe | None = None
 
     def matches(self, root: Path) -> bool:
-        for name, part in self.parts.items():
-            if name not in self.optional and (
-                resolve_folder(root, part.images) is None or resolve_folder(root, part.masks) is None
-            ):
-                return False
-        return self.probe is None or self.probe(root)
+        there = {name: found for name, (_, found) in self.where(root).items()}
+        needed = all(found for name, found in there.items() if name not in self.optional)
+        return needed and any(there.values()) and (self.probe is None or self.probe(root))
+
+    def where(self, root: Path) -> dict[str, tuple[str, bool]]:
+        return {
+            name: (
+                f"{_plainly(part.images)} with {_plainly(part.masks)}",
+                resolve_folder(root, part.images) is not None and resolve_folder(root, part.masks) is not None,
+            )
+            for name, part in self.parts.items()
+        }
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
         found: dict[str, Paired] = {}
@@ -131,6 +141,11 @@ class FolderLayout(Layout):
 
     def image_folders(self, root: Path) -> set[Path]:
         return {folder for part in self.parts.values() if (folder := resolve_folder(root, part.images)) is not None}
+
+
+def _plainly(folder: str) -> str:
+    """``validation|val/easy`` -> ``validation/easy``."""
+    return "/".join(component.partition("|")[0] for component in folder.split("/"))
 
 
 def joined_parts(first: Paired, second: Paired) -> Paired:
@@ -158,7 +173,10 @@ class CsvLayout(Layout):
     distinctive: bool = False
 
     def matches(self, root: Path) -> bool:
-        return all((root / name).is_file() for name in ("train.csv", *self.test.values()))
+        return all(there for _, there in self.where(root).values())
+
+    def where(self, root: Path) -> dict[str, tuple[str, bool]]:
+        return {part: (name, (root / name).is_file()) for part, name in {"train": "train.csv", **self.test}.items()}
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
         parts = {"train": self._read(root / "train.csv", keep=self.keep)}

@@ -77,8 +77,59 @@ def test_tiles_beside_other_parts_are_not_carved_anew(make: MakeBenchmark, tmp_p
 def test_training_images_alone_are_not_taken_for_tiles(make: MakeBenchmark, tmp_path: Path) -> None:
     name = "10078660_15.png"
     write_pair(tmp_path / "road/train/sat" / name, tmp_path / "road/train/map" / name)
-    with pytest.raises(DatasetError, match="no Massachusetts Roads in"):
-        make("road").locate(tmp_path)
+    road = make("road")
+    with pytest.raises(DatasetError, match=r"the train part \(1 pairs\).*no test part \(test/sat with test/map\)"):
+        road.splits(road.locate(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "missing"),
+    [
+        ("sbu", {"SBUTrain4KRecoveredSmall/Shadow{}": "lssd"}, "SBU-Test/ShadowImages"),
+        ("sbu", {"SBU-Test/Shadow{}": "lssd"}, "SBUTrain4KRecoveredSmall/ShadowImages"),
+        ("road", {"train/{}": "a", "valid/{}": "b"}, "test/sat"),
+        ("trans10k_v2", {"train/{}": "1"}, "test/images"),
+    ],
+)
+def test_a_benchmark_of_which_a_part_is_missing_names_it_and_can_be_carved(
+    make: MakeBenchmark, tmp_path: Path, name: str, parts: dict[str, str], missing: str
+) -> None:
+    benchmark = make(name)
+    folders = {"road": ("sat", "map"), "trans10k_v2": ("images", "masks_12")}.get(name, ("Images", "Masks"))
+    for part, stem in parts.items():
+        for index in range(20):
+            image, mask = (tmp_path / benchmark.folders[0] / part.format(folder) for folder in folders)
+            write_pair(image / f"{stem}{index}.png", mask / f"{stem}{index}.png")
+    with pytest.raises(DatasetError, match="carved") as caught:
+        benchmark.splits(benchmark.locate(tmp_path))
+    assert missing in str(caught.value)
+    assert f"benchmarks.{name}.split_rule=carved" in str(caught.value)
+    carved = make(name, split_rule="carved")
+    splits = carved.splits(carved.locate(tmp_path))
+    stems = [{pair.stem for pair in part} for part in (splits.train, splits.val, splits.test["test"])]
+    assert sum(map(len, stems)) == len(set().union(*stems)) == 20 * len(parts)
+    assert all(stems)
+    assert splits.rule.startswith("carved (seed 0, ")
+    assert "carved" in splits.note.split(", ")
+
+
+def test_parts_that_cannot_be_used_alone_are_named(make: MakeBenchmark, tmp_path: Path) -> None:
+    folder = tmp_path / "Trans10K"
+    write_pair(folder / "train/images/1.png", folder / "train/masks/1_mask.png")
+    with pytest.raises(DatasetError, match="a part of Trans10K-v1") as caught:
+        make("trans10k_v1").locate(tmp_path)
+    assert "test/easy/images with test/easy/masks" in str(caught.value)
+
+
+def test_carved_keeps_pictures_of_one_lesion_together_across_official_parts(
+    make: MakeBenchmark, tmp_path: Path
+) -> None:
+    write_isic(tmp_path, train=TRAIN, val=VAL, image_size=(32, 32))
+    for seed in range(8):
+        isic = make("isic2017", split_rule="carved", split_seed=seed)
+        splits = isic.splits(isic.locate(tmp_path))
+        parts = [{pair.stem for pair in part} for part in (splits.train, splits.val, splits.test["test"])]
+        assert any({"ISIC_0012970", "ISIC_0012127"} <= part for part in parts)
 
 
 def write_isic(root: Path, *, train: tuple[str, ...], val: tuple[str, ...], image_size: tuple[int, int]) -> Path:
@@ -181,9 +232,9 @@ NATIVE = [(62, 52), (134, 107), (61, 52), (61, 61)]
 @pytest.mark.parametrize(
     ("stems", "sizes", "note"),
     [
-        (ORIGINAL_IDS, NATIVE, "10 of 1000"),
-        (ORIGINAL_IDS, [(35, 35)], "10 of 1000, 35 px copy"),
-        ([f"train_{index:04d}" for index in range(10)], [(35, 35)], "10 of 1000, 35 px copy"),
+        (ORIGINAL_IDS, NATIVE, "10 of 1,000"),
+        (ORIGINAL_IDS, [(35, 35)], "10 of 1,000, 35 px copy"),
+        ([f"train_{index:04d}" for index in range(10)], [(35, 35)], "10 of 1,000, 35 px copy"),
         ([f"polyp {index}" for index in range(10)], [(35, 35)], "other images: 10 of 10 have no name of Kvasir-SEG"),
         ([*ORIGINAL_IDS, "mine"], NATIVE, "other images: 1 of 11 have no name of Kvasir-SEG"),
     ],
@@ -199,7 +250,7 @@ def test_one_odd_size_among_many_is_seen(make: MakeBenchmark, tmp_path: Path) ->
     stems = [f"train_{index:04d}" for index in range(200)]
     sizes = [(35, 35)] * 198 + [(36, 35)] + [(35, 35)]
     kvasir = make("kvasir", split_rule="carved")
-    assert kvasir.splits(write_kvasir(tmp_path, stems, sizes=sizes)).note == "200 of 1000"
+    assert kvasir.splits(write_kvasir(tmp_path, stems, sizes=sizes)).note == "200 of 1,000"
 
 
 @pytest.mark.parametrize(
@@ -285,9 +336,22 @@ def test_real_cvc_sequences_stay_whole(make: MakeBenchmark, real_data: Path) -> 
     assert splits.note == ""
 
 
+def test_real_parts_of_camo_and_sbu(make: MakeBenchmark, real_data: Path) -> None:
+    camo = make("camo")
+    splits = camo.splits(camo.locate(real_data))
+    assert [len(splits.train), len(splits.val), len(splits.test["test"])] == [101, 11, 61]
+    assert splits.note == "173 of 1,250"
+    sbu = make("sbu", split_rule="carved")
+    splits = sbu.splits(sbu.locate(real_data))
+    assert [len(splits.train), len(splits.val), len(splits.test["test"])] == [35, 5, 10]
+    assert splits.note == "50 training pairs, carved"
+    for pair in splits.train:
+        assert 0 < sbu.read(pair).mask.mean() < 1
+
+
 def test_real_kvasir_originals_are_no_copy(make: MakeBenchmark, real_data: Path) -> None:
     kvasir = make("kvasir", split_rule="carved")
-    assert kvasir.splits(real_data / "kvasir_original_names").note == "5 of 1000"
+    assert kvasir.splits(real_data / "kvasir_original_names").note == "5 of 1,000"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from datasets import samples
 from datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
 from datasets.cvc612 import sequence_of
 from datasets.reading.lists import read_list
+from harness.planning.data import manifest_hash
 from tests.datasets.conftest import CASES
 
 MANIFESTS = Path(datasets.__file__).parent / "manifests"
@@ -364,11 +365,11 @@ def test_quirk_mask_255_only_is_a_switch_of_every_binary_benchmark(make, tmp_pat
 def test_copy_of_one_square_size_and_part_of_the_images_are_noted(make, tmp_path: Path) -> None:
     folder = samples.write_samples("kvasir", tmp_path, images=12, size=48)
     (folder / ".generated-sample").unlink()
-    assert load(make("kvasir"), tmp_path).note == "12 of 1000"
+    assert load(make("kvasir"), tmp_path).note == "12 of 1,000"
     for kind in ("images", "masks"):
         for path in (folder / kind).glob("*.jpg"):
             Image.open(path).resize((40, 40)).save(path)
-    assert load(make("kvasir"), tmp_path).note == "12 of 1000, 40 px copy"
+    assert load(make("kvasir"), tmp_path).note == "12 of 1,000, 40 px copy"
 
 
 def test_wrong_value_in_a_trans10k_mask_names_the_file(make, tmp_path: Path) -> None:
@@ -401,8 +402,26 @@ def test_real_kvasir_copy(make, real_data: Path) -> None:
 def test_real_leaf_part(make, real_data: Path) -> None:
     benchmark = make("leaf")
     splits = load(benchmark, real_data)
-    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (70, 10, 20)
-    assert splits.note == "100 of 588"
+    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (264, 38, 75)
+    assert splits.note == "377 of 588"
+    modes = set()
     for pair in every(splits)[::10]:
-        assert benchmark.read(pair).mask.mean() == pytest.approx((np.asarray(Image.open(pair.mask)) > 0).mean())
-        assert benchmark.read(pair).mask.any()
+        stored = Image.open(pair.mask)
+        lesion = np.asarray(stored) > 0 if stored.mode == "P" else np.asarray(stored)[..., 0] > 63
+        assert (benchmark.read(pair).mask == lesion).all()
+        assert lesion.any()
+        modes.add(stored.mode)
+    assert modes == {"P", "RGB"}
+
+
+def test_the_first_hundred_pairs_of_leaf_are_split_as_they_were(make, real_data: Path, tmp_path: Path) -> None:
+    """Records of these stay valid: their keys hold the stems of the splits."""
+    for kind in ("images", "masks"):
+        (tmp_path / "leaf_disease/data" / kind).mkdir(parents=True)
+        for path in (real_data / "leaf_disease/data" / kind).iterdir():
+            if int(path.stem) < 311:
+                (tmp_path / "leaf_disease/data" / kind / path.name).symlink_to(path)
+    splits = load(make("leaf"), tmp_path)
+    assert (len(splits.train), len(splits.val), len(splits.test["test"])) == (70, 10, 20)
+    assert manifest_hash(splits) == "2ad4083d2f1b0827"  # of the records in results/
+    assert splits.note == "100 of 588"

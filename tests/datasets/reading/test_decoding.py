@@ -146,6 +146,39 @@ def test_index_mask_with_an_index_that_is_no_class_is_an_error(tmp_path: Path, d
         read_binary(tmp_path / "a.png", rule="index")
 
 
+@pytest.mark.parametrize("colour", [(128, 0, 0), (255, 255, 0), (20, 90, 200)])
+def test_one_colour_on_black_is_foreground_where_half_of_it_is_there(
+    tmp_path: Path, disc: np.ndarray, colour: tuple[int, int, int]
+) -> None:
+    share = np.repeat(np.repeat(disc, 8, 0), 8, 1).astype(np.float64)
+    share[:, :8] = 0.6  # as at a blended edge
+    share[:, 8:16] = 0.4
+    path = tmp_path / "mask.png"
+    Image.fromarray((share[..., None] * np.array(colour)).astype(np.uint8)).save(path)
+    for given in (colour, "any"):
+        np.testing.assert_array_equal(read_binary(path, colour=given), share > 0.5)
+
+
+def test_red_of_the_leaf_masks_counts_from_64(tmp_path: Path) -> None:
+    pixels = np.zeros((1, 129, 3), np.uint8)
+    pixels[0, :, 0] = np.arange(129)
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    found = read_binary(tmp_path / "mask.png", colour=(128, 0, 0))
+    assert (found[0] == (np.arange(129) > 63)).all()
+    assert not read_binary(tmp_path / "mask.png", colour=(128, 0, 0), only_255=True).any()
+
+
+def test_two_colours_are_no_mask_of_one(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0], pixels[1] = (128, 0, 0), (0, 128, 0)
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    for colour in ("any", (128, 0, 0)):
+        with pytest.raises(DatasetError, match="several colours"):
+            read_binary(tmp_path / "mask.png", colour=colour)
+    with pytest.raises(DatasetError, match="colour image"):
+        read_binary(tmp_path / "mask.png")
+
+
 def test_palette_mask_with_a_third_colour_is_an_error(tmp_path: Path) -> None:
     image = Image.fromarray(np.repeat(np.array([[0, 1, 2]], np.uint8), 9, axis=0))
     image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
