@@ -19,13 +19,13 @@ from tabulate import tabulate
 
 from benchmarks.child import used
 from benchmarks.saving import add_json, save
-from datasets import BUILTIN
 from harness.dispatch.holder import Holder
 from harness.dispatch.sweeps import PlannedRun, Sweep, create_sweep
 from harness.planning.samples import sample_writer
 from harness.records.files import digest
 from harness.records.schema import Run
 from harness.records.seal import sealed
+from harness.registry import SEGMENTED
 
 COMMITTED = Path(__file__).parents[1] / "results" / "records"
 IMAGES = b"variant,split,stem,iou\nbest,test,a,0.5\n"
@@ -63,12 +63,12 @@ def measured(root: Path, *, records: int, planned: int) -> list[dict[str, Any]]:
     ]
     write_archive(root, count=1, first=records)
     rows += [used("status, one new record", status), used("tables, one new record", tables)]
-    for name in BUILTIN:  # a plan writes none
+    for name in SEGMENTED:  # a plan writes none
         sample_writer(root.parent / "plan")(name)
     from harness.registry import METHODS
 
-    seeds = -(-planned // (len(METHODS.names()) * len(BUILTIN)))
-    count = seeds * len(METHODS.names()) * len(BUILTIN)
+    seeds = -(-planned // (len(METHODS.names()) * len(SEGMENTED)))
+    count = seeds * len(METHODS.names()) * len(SEGMENTED)
     plan = ["-m", "harness.run", *PLAN, "--seeds", str(seeds), "--results", str(root.parent / "plan")]
     rows.append(used(f"plan of {count} runs", plan, rounds=ROUNDS))
     return rows

@@ -19,9 +19,9 @@ from benchmarks.step import Contestant
 from harness.costing.device import used_by_others
 from harness.costing.ratios import paired_ratio
 from harness.costing.roster import why
+from harness.methods.configs import LoRAConfig
+from harness.methods.lora import LoRA
 from harness.models.build import build_segmenter
-from methods.configs import LoRAConfig
-from methods.lora import LoRA
 
 WAYS = ("plain", "compiled", "channels-last", "compiled, channels-last")
 

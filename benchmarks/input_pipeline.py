@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from datasets.base import Benchmark, Pair, Sample, Splits
-from datasets.reading.decoding import read_binary, read_image
+from harness.datasets.base import Benchmark, Pair, Sample, Splits
+from harness.datasets.reading.decoding import read_binary, read_image
 from harness.protocols.load import load_protocol
 from harness.training.batches import UpdatePlan
 from harness.training.distributed import Workers

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.saving import add_json, save
-from datasets.reading.decoding import read_binary
-from datasets.reading.pairing import image_files
 from harness.costing.device import used_by_others
+from harness.datasets.reading.decoding import read_binary
+from harness.datasets.reading.pairing import image_files
 from harness.evaluation.names import SALIENCY
 from harness.evaluation.resize import resize_nearest
 from harness.evaluation.scorer import SplitScorer

@@ -16,8 +16,8 @@ from segment_anything.modeling.image_encoder import ImageEncoderViT
 from torch import Tensor, nn
 
 from benchmarks.reference import PlainLoRA, PlainSegmenter
-from methods.base import Method
-from methods.parts.lowrank import LowRank
+from harness.methods.base import Method
+from harness.methods.parts.lowrank import LowRank
 
 ATTENTIONS = ("sdpa", "eager")
 _NAMES = {

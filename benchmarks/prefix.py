@@ -17,10 +17,10 @@ from benchmarks.saving import add_json, save
 from benchmarks.step import Contestant
 from harness.costing.device import used_by_others
 from harness.costing.ratios import paired_ratio
+from harness.methods.configs import LoRAConfig
+from harness.methods.lora import LoRA
 from harness.models.build import build_segmenter
 from harness.training.prefix import FrozenPrefix, frozen_prefix
-from methods.configs import LoRAConfig
-from methods.lora import LoRA
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,8 +14,8 @@ from tabulate import tabulate
 
 from benchmarks.child import used
 from benchmarks.saving import add_json, save
-from datasets import BUILTIN
 from harness.planning.samples import sample_writer
+from harness.registry import SEGMENTED
 from harness.verbs import VERBS
 
 SEEDS = 28  # x 4 methods x 9 benchmarks = 1,008 runs
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     commands = {f"{verb} --help": ["-m", "harness", verb, "--help"] for verb in options.verbs.split(",")}
     with tempfile.TemporaryDirectory() as folder:
-        for name in BUILTIN:  # a plan writes none
+        for name in SEGMENTED:  # a plan writes none
             sample_writer(Path(folder))(name)
         commands[f"run --plan, {4 * 9 * SEEDS} runs"] = ["-m", "harness.run", *PLAN, "--results", folder, "--plan"]
         rows = [used(name, command, rounds=options.rounds) for name, command in commands.items()]

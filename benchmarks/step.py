@@ -30,14 +30,14 @@ from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.flops import FlopCount
 from harness.costing.live import LiveBytes
 from harness.costing.ratios import paired_ratio
+from harness.methods.configs import ConvLoRAConfig, DecoderOnlyConfig, LoRAConfig, NASLoRAConfig
+from harness.methods.convlora import ConvLoRA
+from harness.methods.decoder import DecoderOnly
+from harness.methods.lora import LoRA
+from harness.methods.naslora import NASLoRA
 from harness.models.build import build_segmenter
 from harness.training.losses import StructureLoss
 from harness.training.memory import peak_bytes, reset_peak
-from methods.configs import ConvLoRAConfig, DecoderOnlyConfig, LoRAConfig, NASLoRAConfig
-from methods.convlora import ConvLoRA
-from methods.decoder import DecoderOnly
-from methods.lora import LoRA
-from methods.naslora import NASLoRA
 
 METHODS = {
     "lora": (LoRA, LoRAConfig),

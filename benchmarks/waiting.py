@@ -96,9 +96,9 @@ def _contestant(options: argparse.Namespace) -> int:
     import time
 
     from benchmarks.step import Contestant
+    from harness.methods.configs import LoRAConfig
+    from harness.methods.lora import LoRA
     from harness.models.build import build_segmenter
-    from methods.configs import LoRAConfig
-    from methods.lora import LoRA
 
     segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size, head_seed=1)
     LoRA(LoRAConfig(), seed=1).attach(segmenter)

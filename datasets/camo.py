@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from datasets.base import DatasetError
-from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
-from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
-from datasets.reading.lists import Arranged, Pairs
+from harness.datasets.base import DatasetError
+from harness.datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
+from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
+from harness.datasets.reading.lists import Arranged, Pairs
 
 
 def is_camo(stem: str) -> bool:

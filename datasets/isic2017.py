@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from datasets.base import Pair
-from datasets.reading.folder_benchmark import AUTOGLUON, CARVED, FolderBenchmark
-from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
-from datasets.reading.lists import Arranged, Pairs
+from harness.datasets.base import Pair
+from harness.datasets.reading.folder_benchmark import AUTOGLUON, CARVED, FolderBenchmark
+from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part
+from harness.datasets.reading.lists import Arranged, Pairs
 
 VAL_AS_TEST = "val-as-test"
 

@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from datasets.base import DatasetError, Pair
-from datasets.reading.folder_benchmark import AUTOGLUON, CARVED, FolderBenchmark
-from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
-from datasets.reading.lists import Arranged, Pairs, split_by_lists
-from datasets.reading.pairing import image_files
+from harness.datasets.base import DatasetError, Pair
+from harness.datasets.reading.folder_benchmark import AUTOGLUON, CARVED, FolderBenchmark
+from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
+from harness.datasets.reading.lists import Arranged, Pairs, split_by_lists
+from harness.datasets.reading.pairing import image_files
 
 TEST_LIST = "pranet-kvasir-test"
 

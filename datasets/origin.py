@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits
-from datasets.cvc612 import CVC612
-from datasets.isic2017 import ISIC2017
-from datasets.kvasir import Kvasir
-from datasets.leaf import Leaf
-from datasets.reading.folder_benchmark import SAMPLE_NOTE, FolderBenchmark
-from datasets.reading.labels import read_labelled
-from datasets.road import Road
+from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits
+from harness.datasets.cvc612 import CVC612
+from harness.datasets.isic2017 import ISIC2017
+from harness.datasets.kvasir import Kvasir
+from harness.datasets.leaf import Leaf
+from harness.datasets.reading.folder_benchmark import SAMPLE_NOTE, FolderBenchmark
+from harness.datasets.reading.labels import read_labelled
+from harness.datasets.road import Road
 
 MEMBERS: tuple[type[FolderBenchmark], ...] = (Kvasir, CVC612, ISIC2017, Leaf, Road)
 
@@ -34,9 +34,7 @@ class ImageOrigin(Benchmark):
     metrics = ("accuracy", "nll", "ece")
     selection_metric = "nll"
     terms = "those of kvasir, cvc612, isic2017, leaf and road"
-    source = (
-        "kvasir, cvc612, isic2017, leaf and road in one data folder; python -m datasets list says where to get each"
-    )
+    source = "kvasir, cvc612, isic2017, leaf and road in one data folder; sam-peft datasets list says where to get each"
     published_sizes: ClassVar = {"all": sum(sum(member.published_sizes.values()) for member in MEMBERS)}
 
     def __init__(self, options: DataOptions | None = None) -> None:

@@ -16,12 +16,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair
-from datasets.reading import decoding, splitting
-from datasets.reading.folder_benchmark import FolderBenchmark
-from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
-from datasets.reading.lists import Arranged, Pairs, split_by_lists
-from datasets.reading.pairing import Paired, image_files
+from harness.datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair
+from harness.datasets.reading import decoding, splitting
+from harness.datasets.reading.folder_benchmark import FolderBenchmark
+from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
+from harness.datasets.reading.lists import Arranged, Pairs, split_by_lists
+from harness.datasets.reading.pairing import Paired, image_files
 
 BINARY = ("background", "foreground")
 CLASSES = "classes.txt"

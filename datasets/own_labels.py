@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample
-from datasets.own import IMAGES, MASKS, MOST_CLASSES, SPLITS, OwnBenchmark, own_folder
-from datasets.reading.labels import ClassFolders, read_labelled
-from datasets.reading.layouts import Layout, recognise
-from datasets.reading.lists import Arranged, Pairs
+from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample
+from harness.datasets.own import IMAGES, MASKS, MOST_CLASSES, SPLITS, OwnBenchmark, own_folder
+from harness.datasets.reading.labels import ClassFolders, read_labelled
+from harness.datasets.reading.layouts import Layout, recognise
+from harness.datasets.reading.lists import Arranged, Pairs
 
 UNDIVIDED = ClassFolders(splits={}, never="|".join((IMAGES, MASKS, *SPLITS.values())))
 DIVIDED = ClassFolders(splits=SPLITS, never=f"{IMAGES}|{MASKS}")

@@ -14,11 +14,11 @@ from typing import ClassVar
 import numpy as np
 from scipy import ndimage
 
-from datasets.base import IGNORE, Pair, Sample
-from datasets.reading import decoding, splitting
-from datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
-from datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
-from datasets.reading.pairing import image_files
+from harness.datasets.base import IGNORE, Pair, Sample
+from harness.datasets.reading import decoding, splitting
+from harness.datasets.reading.folder_benchmark import AUTOGLUON, FolderBenchmark
+from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
+from harness.datasets.reading.pairing import image_files
 
 SMALLEST_GAP = 0.002
 """A connected white area below this share of the image is a roof or a car park, not missing imagery."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from datasets.reading import decoding
-from datasets.reading.folder_benchmark import FolderBenchmark
-from datasets.reading.layouts import FolderLayout, Layout, Part
+from harness.datasets.reading import decoding
+from harness.datasets.reading.folder_benchmark import FolderBenchmark
+from harness.datasets.reading.layouts import FolderLayout, Layout, Part
 
 CHANNEL_MEANS = {0: 0, 85: 1, 255: 2}
 

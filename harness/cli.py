@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-from datasets.base import DatasetError
+from harness.datasets.base import DatasetError
 from harness.errors import REASONS, UsageError, os_reason
+from harness.methods.parts.placement import MethodError
 from harness.streams import lost_output, open_streams, say
-from methods.parts.placement import MethodError
 
 DEBUG = "--debug"
 _FREE_SPACE = "; free space or choose another folder, then give the same command again"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import harness
 
-PACKAGES = ("methods", "datasets", "harness")
+PACKAGES = ("methods", "datasets", "harness")  # the folders of a clone
 
 
 @functools.cache

@@ -25,7 +25,7 @@ def program(verb: str = "") -> str:
         return f"{PROGRAM} {verb}".rstrip()
     if not verb or (started.parent.name, started.name) == ("harness", "__main__.py"):
         return f"python -m harness {verb}".rstrip()
-    return f"python -m {verb}" if verb == "datasets" else f"python -m harness.{verb}"
+    return f"python -m harness.{verb}"
 
 
 def plain(documentation: str | None) -> str:

@@ -1,4 +1,4 @@
-"""``python -m datasets``: list, prepare and check the nine benchmarks as people download them, or write samples of them."""
+"""``sam-peft datasets``: list, prepare and check the nine benchmarks as people download them, or write samples of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from datasets import LABELLED
-from datasets.base import Benchmark, DataOptions, DatasetError
 from harness.cli import verb
 from harness.command_line import CommandParser, command
+from harness.datasets.base import Benchmark, DataOptions, DatasetError
 from harness.errors import UsageError
-from harness.registry import BENCHMARKS, dataset_name, is_own
+from harness.registry import BENCHMARKS, LABELLED, dataset_name, is_own
 from harness.settings.read import load_settings, named_table
 
 DEFAULT_ROOT = Path("data")
@@ -135,8 +134,8 @@ def _entry(name: str, root: Path) -> dict[str, Any]:
 
 
 def run_prepare(arguments: argparse.Namespace) -> int:
-    from datasets.preparing.prepare import prepare
-    from datasets.reading.folder_benchmark import FolderBenchmark
+    from harness.datasets.preparing.prepare import prepare
+    from harness.datasets.reading.folder_benchmark import FolderBenchmark
 
     benchmark = _benchmark(arguments.name)
     if not isinstance(benchmark, FolderBenchmark):
@@ -161,12 +160,12 @@ def run_prepare(arguments: argparse.Namespace) -> int:
             print(f"the download is kept: {archive.path} (remove it to free {archive.size / 1e6:.1f} MB)")
     counts = ", ".join(f"{split} {count}" for split, count in done.counts.items())
     print(f"{'prepared' if done.new else 'already prepared'}: {done.folder} (layout {done.layout}; {counts})")
-    print(f"next: python -m datasets check {benchmark.name} --data {root}")
+    print(f"next: sam-peft datasets check {benchmark.name} --data {root}")
     return 0
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    from datasets.preparing.checking import check
+    from harness.datasets.preparing.checking import check
 
     if arguments.workers < 0:
         raise UsageError(f"--workers {arguments.workers} is negative; give a number of processes, or 0 for one a core")
@@ -175,7 +174,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         among = [name for name in BENCHMARKS.names() if name not in LABELLED]  # whose images are those of the others
         names = [name for name in among if _entry(name, _folder(arguments, name))["found"]]
         if not names:
-            raise UsageError(f"nothing is found in {_folder(arguments)}; python -m datasets list says where to get it")
+            raise UsageError(f"nothing is found in {_folder(arguments)}; sam-peft datasets list says where to get it")
     else:
         name, _, folder = arguments.name.partition("=")
         if folder:
@@ -205,7 +204,7 @@ def _known(name: str, arguments: argparse.Namespace) -> str:
         return own
     if arguments.data is None and own not in named_table(load_settings(), "datasets", dataset_name):
         return BENCHMARKS.resolve(name)  # which refuses it
-    from datasets.own_labels import any_folder
+    from harness.datasets.own_labels import any_folder
 
     BENCHMARKS.add(own, any_folder(own, _folder(arguments, own))[0])
     return own
@@ -238,9 +237,10 @@ def _print_check(found: Any) -> None:
 
 
 def run_sample(arguments: argparse.Namespace) -> int:
-    from datasets import BUILTIN, samples
+    from harness.datasets import samples
+    from harness.registry import SEGMENTED
 
-    names = list(BUILTIN) if arguments.name == "all" else [BENCHMARKS.resolve(arguments.name)]
+    names = list(SEGMENTED) if arguments.name == "all" else [BENCHMARKS.resolve(arguments.name)]
     folder = arguments.data or DEFAULT_ROOT
     size = samples.DEFAULT_SIZE if arguments.size is None else arguments.size
     for name in names:

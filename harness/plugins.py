@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,7 +47,9 @@ def load_plugin(path: Path) -> list[str]:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UsageError(f"--plugin {path} fails on import: {type(error).__name__}: {error}") from error
+        raise UsageError(
+            f"--plugin {path} fails on import: {type(error).__name__}: {error}{_old_names(path)}"
+        ) from error
     found: list[tuple[Registry, str, type]] = []
     for value in vars(module).values():
         called = getattr(value, "name", None)
@@ -56,10 +59,21 @@ def load_plugin(path: Path) -> list[str]:
             if registry.accepts(value):
                 found.append((registry, called, value))
     if not found:
-        raise UsageError(f"--plugin {path} defines no named subclass of methods.base:Method or datasets.base:Benchmark")
+        raise UsageError(
+            f"--plugin {path} defines no named subclass of harness.methods.base:Method or harness.datasets.base:Benchmark"
+            f"{_old_names(path)}"
+        )
     for registry, called, value in found:
         if reason := registry.refusal(called, value):
             raise UsageError(f"--plugin {path}: {reason}")
     for registry, called, value in found:
         registry.add(called, value)
     return [canonical_spelling(called) for _, called, _ in found]
+
+
+def _old_names(path: Path) -> str:
+    """What to write where a plug-in imports the packages by the names that they had before 0.2."""
+    old = re.search(
+        r"^\s*(?:from|import)\s+((?:methods|datasets)\.\w+)", path.read_text(errors="replace"), re.MULTILINE
+    )
+    return f" ({old[1]} is harness.{old[1]} since 0.2: import it by that name)" if old else ""

@@ -1,7 +1,7 @@
 """Names to classes, lazily: built in, declared by installed packages as entry points, or brought by ``--plugin``.
 
-Listing names imports nothing. A plug-in file calls nothing here: it defines subclasses of `methods.base.Method` or
-`datasets.base.Benchmark` with a ``name``, and they are found by that.
+Listing names imports nothing. A plug-in file calls nothing here: it defines subclasses of `harness.methods.base.Method` or
+`harness.datasets.base.Benchmark` with a ``name``, and they are found by that.
 """
 
 from __future__ import annotations
@@ -15,10 +15,25 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-import datasets
-import methods
+from harness import methods
 from harness.errors import UsageError, did_you_mean
-from methods.parts.placement import MethodError
+from harness.methods.parts.placement import MethodError
+
+SEGMENTED = {
+    "kvasir": "harness.datasets.kvasir:Kvasir",
+    "cvc612": "harness.datasets.cvc612:CVC612",
+    "isic2017": "harness.datasets.isic2017:ISIC2017",
+    "camo": "harness.datasets.camo:CAMO",
+    "sbu": "harness.datasets.sbu:SBU",
+    "leaf": "harness.datasets.leaf:Leaf",
+    "road": "harness.datasets.road:Road",
+    "trans10k_v1": "harness.datasets.trans10k_v1:Trans10KV1",
+    "trans10k_v2": "harness.datasets.trans10k_v2:Trans10KV2",
+}
+"""Benchmarks of images with masks."""
+
+LABELLED = {"origin": "harness.datasets.origin:ImageOrigin"}
+"""Images with one label each, made of the others; the word ``all`` leaves them out."""
 
 METHOD_GROUP = "sam_peft_harness.methods"
 BENCHMARK_GROUP = "sam_peft_harness.benchmarks"
@@ -142,11 +157,11 @@ class Registry:
 
 def config_fault(method: Any) -> str:
     """Why the ``config_class`` of a method gives no options and no count, empty where it does."""
-    from methods.configs import MethodConfig
+    from harness.methods.configs import MethodConfig
 
     config = getattr(method, "config_class", None)
     if not (isinstance(config, type) and is_dataclass(config) and issubclass(config, MethodConfig)):
-        return "its config_class must be a dataclass below methods.configs.MethodConfig"
+        return "its config_class must be a dataclass below harness.methods.configs.MethodConfig"
     for field in fields(config):
         if field.default is MISSING and field.default_factory is MISSING:
             return f"the field {field.name} of its config_class has no default; give it one"
@@ -163,14 +178,14 @@ METHODS = Registry(
     "method",
     builtin={name: entry.method for name, entry in methods.BUILTIN.items()},
     group=METHOD_GROUP,
-    base="methods.base:Method",
+    base="harness.methods.base:Method",
     fault=config_fault,
 )
 BENCHMARKS = Registry(
     "benchmark",
-    builtin={**datasets.BUILTIN, **datasets.LABELLED},
+    builtin={**SEGMENTED, **LABELLED},
     group=BENCHMARK_GROUP,
-    base="datasets.base:Benchmark",
+    base="harness.datasets.base:Benchmark",
 )
 
 
@@ -199,9 +214,9 @@ def dataset_name(name: str) -> str:
 
 
 def add_own(name: str, classes: Sequence[str], *, labels: bool = False) -> None:
-    """Make a data set of one's own known as a benchmark, in this process; see `datasets.own`, `datasets.own_labels`."""
-    from datasets.own import own_benchmark
-    from datasets.own_labels import own_labels
+    """Make a data set of one's own known as a benchmark, in this process; see `harness.datasets.own`, `harness.datasets.own_labels`."""
+    from harness.datasets.own import own_benchmark
+    from harness.datasets.own_labels import own_labels
 
     BENCHMARKS.add(name, (own_labels if labels else own_benchmark)(name, classes))
 
@@ -222,7 +237,7 @@ def add_own_of(name: str, rules: Mapping[str, Any]) -> None:
 
 def is_own(name: str) -> bool:
     """Whether a known benchmark is a data set of one's own."""
-    from datasets.own import OwnBenchmark
+    from harness.datasets.own import OwnBenchmark
 
     return not BENCHMARKS.is_fixed(name) and issubclass(BENCHMARKS.get(name), OwnBenchmark)
 
@@ -268,9 +283,9 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:
-    """stem -> group by the benchmark's own rule (`datasets.base.Benchmark.group`), for records that are older than groups;
+    """stem -> group by the benchmark's own rule (`harness.datasets.base.Benchmark.group`), for records that are older than groups;
     empty where each image stands alone, the benchmark is not known here or does not know the stems."""
-    from datasets.base import Pair  # imports numpy, which listing names need not wait for
+    from harness.datasets.base import Pair  # imports numpy, which listing names need not wait for
 
     try:
         rule = BENCHMARKS.get(benchmark)().group

@@ -11,24 +11,30 @@ class MethodEntry(NamedTuple):
 
 
 BUILTIN = {
-    "full": MethodEntry("methods.full:Full", "methods.configs.common:FullConfig"),
-    "decoder": MethodEntry("methods.decoder:DecoderOnly", "methods.configs.common:DecoderOnlyConfig"),
-    "bitfit": MethodEntry("methods.bitfit:BitFit", "methods.configs.baselines:BitFitConfig"),
-    "ssf": MethodEntry("methods.ssf:SSF", "methods.configs.baselines:SSFConfig"),
-    "adapter": MethodEntry("methods.adapter:Adapter", "methods.configs.baselines:AdapterConfig"),
-    "adaptformer": MethodEntry("methods.adaptformer:AdaptFormer", "methods.configs.baselines:AdaptFormerConfig"),
-    "vpt": MethodEntry("methods.vpt:VPT", "methods.configs.baselines:VPTConfig"),
-    "lst": MethodEntry("methods.lst:LST", "methods.configs.baselines:LSTConfig"),
-    "samadapter": MethodEntry("methods.samadapter:SAMAdapter", "methods.configs.baselines:SAMAdapterConfig"),
-    "lora": MethodEntry("methods.lora:LoRA", "methods.configs.lowrank:LoRAConfig"),
-    "dora": MethodEntry("methods.dora:DoRA", "methods.configs.lowrank:DoRAConfig"),
-    "samed": MethodEntry("methods.samed:SAMed", "methods.configs.lowrank:SAMedConfig"),
-    "convlora": MethodEntry("methods.convlora:ConvLoRA", "methods.configs.lowrank:ConvLoRAConfig"),
-    "naslora": MethodEntry("methods.naslora:NASLoRA", "methods.configs.naslora:NASLoRAConfig"),
-    "naspclora": MethodEntry("methods.naspclora:NASPCLoRA", "methods.configs.naslora:NASPCLoRAConfig"),
-    "layernorm": MethodEntry("methods.layernorm:LayerNormTuning", "methods.configs.baselines:LayerNormConfig"),
-    "mona": MethodEntry("methods.mona:Mona", "methods.configs.baselines:MonaConfig"),
-    "fact": MethodEntry("methods.fact:FacT", "methods.configs.baselines:FacTConfig"),
-    "vera": MethodEntry("methods.vera:VeRA", "methods.configs.lowrank:VeRAConfig"),
+    "full": MethodEntry("harness.methods.full:Full", "harness.methods.configs.common:FullConfig"),
+    "decoder": MethodEntry("harness.methods.decoder:DecoderOnly", "harness.methods.configs.common:DecoderOnlyConfig"),
+    "bitfit": MethodEntry("harness.methods.bitfit:BitFit", "harness.methods.configs.baselines:BitFitConfig"),
+    "ssf": MethodEntry("harness.methods.ssf:SSF", "harness.methods.configs.baselines:SSFConfig"),
+    "adapter": MethodEntry("harness.methods.adapter:Adapter", "harness.methods.configs.baselines:AdapterConfig"),
+    "adaptformer": MethodEntry(
+        "harness.methods.adaptformer:AdaptFormer", "harness.methods.configs.baselines:AdaptFormerConfig"
+    ),
+    "vpt": MethodEntry("harness.methods.vpt:VPT", "harness.methods.configs.baselines:VPTConfig"),
+    "lst": MethodEntry("harness.methods.lst:LST", "harness.methods.configs.baselines:LSTConfig"),
+    "samadapter": MethodEntry(
+        "harness.methods.samadapter:SAMAdapter", "harness.methods.configs.baselines:SAMAdapterConfig"
+    ),
+    "lora": MethodEntry("harness.methods.lora:LoRA", "harness.methods.configs.lowrank:LoRAConfig"),
+    "dora": MethodEntry("harness.methods.dora:DoRA", "harness.methods.configs.lowrank:DoRAConfig"),
+    "samed": MethodEntry("harness.methods.samed:SAMed", "harness.methods.configs.lowrank:SAMedConfig"),
+    "convlora": MethodEntry("harness.methods.convlora:ConvLoRA", "harness.methods.configs.lowrank:ConvLoRAConfig"),
+    "naslora": MethodEntry("harness.methods.naslora:NASLoRA", "harness.methods.configs.naslora:NASLoRAConfig"),
+    "naspclora": MethodEntry("harness.methods.naspclora:NASPCLoRA", "harness.methods.configs.naslora:NASPCLoRAConfig"),
+    "layernorm": MethodEntry(
+        "harness.methods.layernorm:LayerNormTuning", "harness.methods.configs.baselines:LayerNormConfig"
+    ),
+    "mona": MethodEntry("harness.methods.mona:Mona", "harness.methods.configs.baselines:MonaConfig"),
+    "fact": MethodEntry("harness.methods.fact:FacT", "harness.methods.configs.baselines:FacTConfig"),
+    "vera": MethodEntry("harness.methods.vera:VeRA", "harness.methods.configs.lowrank:VeRAConfig"),
 }
 """By name, in the order of rows: coarse baselines first, the methods under test last."""

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Method
-from methods.configs import AdapterConfig
-from methods.parts.bottleneck import Bottleneck
-from methods.parts.placement import parse_sites
-from methods.parts.sites import Adaptable, block_sites
+from harness.methods.base import Method
+from harness.methods.configs import AdapterConfig
+from harness.methods.parts.bottleneck import Bottleneck
+from harness.methods.parts.placement import parse_sites
+from harness.methods.parts.sites import Adaptable, block_sites
 
 _FOLLOWED = {"proj": "proj", "mlp": "mlp_out"}
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Method
-from methods.configs import AdaptFormerConfig
-from methods.parts.bottleneck import Bottleneck
-from methods.parts.initialisation import kaiming_uniform
-from methods.parts.sites import Adaptable, block_sites
+from harness.methods.base import Method
+from harness.methods.configs import AdaptFormerConfig
+from harness.methods.parts.bottleneck import Bottleneck
+from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.sites import Adaptable, block_sites
 
 
 class ParallelMLP(nn.Module):

@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from methods.configs import MethodConfig
-from methods.parts.folding import Folding, deviation, predictions
-from methods.parts.placement import MethodError
-from methods.parts.sites import Adaptable, as_adaptable
+from harness.methods.configs import MethodConfig
+from harness.methods.parts.folding import Folding, deviation, predictions
+from harness.methods.parts.placement import MethodError
+from harness.methods.parts.sites import Adaptable, as_adaptable
 
 Role = Literal["weights", "architecture"]
 MergeMode = Literal["exact", "conv", "calibrated"]

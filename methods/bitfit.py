@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from methods.base import MergeMode, Method
-from methods.configs import BitFitConfig
-from methods.parts.folding import Folding
-from methods.parts.sites import Adaptable, block_sites
+from harness.methods.base import MergeMode, Method
+from harness.methods.configs import BitFitConfig
+from harness.methods.parts.folding import Folding
+from harness.methods.parts.sites import Adaptable, block_sites
 
 
 class BitFit(Method):

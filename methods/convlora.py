@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.configs import ConvLoRAConfig
-from methods.lora import LoRA
-from methods.parts.initialisation import kaiming_uniform
-from methods.parts.recompute import recomputing
-from methods.parts.sites import TokenLayout
+from harness.methods.configs import ConvLoRAConfig
+from harness.methods.lora import LoRA
+from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.recompute import recomputing
+from harness.methods.parts.sites import TokenLayout
 
 NOISE_FLOOR = 1e-2
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from methods.base import Method
-from methods.configs import DecoderOnlyConfig
-from methods.parts.sites import Adaptable
+from harness.methods.base import Method
+from harness.methods.configs import DecoderOnlyConfig
+from harness.methods.parts.sites import Adaptable
 
 
 class DecoderOnly(Method):

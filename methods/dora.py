@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import MergeMode
-from methods.configs.lowrank import DoRAConfig
-from methods.lora import LoRA
-from methods.parts.folding import Folding
-from methods.parts.lowrank import AdaptedLinear, LowRank
-from methods.parts.sites import BlockSite, DecoderSite
+from harness.methods.base import MergeMode
+from harness.methods.configs.lowrank import DoRAConfig
+from harness.methods.lora import LoRA
+from harness.methods.parts.folding import Folding
+from harness.methods.parts.lowrank import AdaptedLinear, LowRank
+from harness.methods.parts.sites import BlockSite, DecoderSite
 
 
 class Decomposed(AdaptedLinear):

@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import MergeMode, Method
-from methods.configs import FacTConfig
-from methods.lora import modules_of
-from methods.parts.folding import Folding
-from methods.parts.initialisation import kaiming_uniform
-from methods.parts.placement import MethodError
-from methods.parts.sites import Adaptable, BlockSite, block_sites
+from harness.methods.base import MergeMode, Method
+from harness.methods.configs import FacTConfig
+from harness.methods.lora import modules_of
+from harness.methods.parts.folding import Folding
+from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.placement import MethodError
+from harness.methods.parts.sites import Adaptable, BlockSite, block_sites
 
 _SLICES = {"q": 0, "k": 1, "v": 2}
 

@@ -5,9 +5,9 @@ A pretrained encoder may need a lower rate than a decoder that starts from rando
 
 from __future__ import annotations
 
-from methods.base import WEIGHTS, Method, ParameterGroup
-from methods.configs import FullConfig
-from methods.parts.sites import Adaptable
+from harness.methods.base import WEIGHTS, Method, ParameterGroup
+from harness.methods.configs import FullConfig
+from harness.methods.parts.sites import Adaptable
 
 
 class Full(Method):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from methods.bitfit import BitFit
-from methods.configs import LayerNormConfig
+from harness.methods.bitfit import BitFit
+from harness.methods.configs import LayerNormConfig
 
 
 class LayerNormTuning(BitFit):

@@ -3,7 +3,7 @@
 A starts Kaiming-uniform (a = √5), B at zero, as the SAM papers release it (Conv-LoRA, 2401.17868). On the fused qkv of
 a ViT the default is one adapter for all three outputs, as they released; ``sites=q,v`` gives each slice its own. No
 dropout. Options: rsLoRA's scale α/√r, LoRA+'s faster B, PiSSA's start from the principal part of W; see
-`methods.configs.LoRAConfig`. Deviation: LoRA+'s rate is that of B alone, not of biases and decoder.
+`harness.methods.configs.LoRAConfig`. Deviation: LoRA+'s rate is that of B alone, not of biases and decoder.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from methods.base import MergeMode, Method, ParameterGroup
-from methods.configs import LoRAConfig, LowRankConfig
-from methods.parts.folding import Folding
-from methods.parts.initialisation import kaiming_uniform
-from methods.parts.lowrank import AdaptedLinear, LowRank, LowRankChange
-from methods.parts.merging import AffineUpdate, Layer, affine_updates, fold_calibrated, fold_exactly
-from methods.parts.placement import MethodError, parse_sites
-from methods.parts.sites import (
+from harness.methods.base import MergeMode, Method, ParameterGroup
+from harness.methods.configs import LoRAConfig, LowRankConfig
+from harness.methods.parts.folding import Folding
+from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.lowrank import AdaptedLinear, LowRank, LowRankChange
+from harness.methods.parts.merging import AffineUpdate, Layer, affine_updates, fold_calibrated, fold_exactly
+from harness.methods.parts.placement import MethodError, parse_sites
+from harness.methods.parts.sites import (
     Adaptable,
     AdaptableDecoder,
     BlockSite,
@@ -124,7 +124,7 @@ class LowRankMethod(Method):
         return done
 
     def affine_updates(self, calibration: Sequence[Tensor]) -> list[AffineUpdate]:
-        """See `methods.parts.merging.Affine`; nothing is changed, and without a core no image is looked at."""
+        """See `harness.methods.parts.merging.Affine`; nothing is changed, and without a core no image is looked at."""
         if self._merged:
             raise MethodError(f"{self.name} is merged already, so its updates are gone; load its state afresh")
         if not calibration and any(adapter.core is not None for adapter in self.adapters().values()):

@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from methods.base import Method
-from methods.configs import LSTConfig
-from methods.parts.bottleneck import linear
-from methods.parts.initialisation import kaiming_uniform
-from methods.parts.placement import BackboneShape
-from methods.parts.sites import Adaptable, Encoder, TokenGrid, TokenLayout, block_sites
+from harness.methods.base import Method
+from harness.methods.configs import LSTConfig
+from harness.methods.parts.bottleneck import linear
+from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.placement import BackboneShape
+from harness.methods.parts.sites import Adaptable, Encoder, TokenGrid, TokenLayout, block_sites
 
 TEMPERATURE = 0.1
 

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Method
-from methods.configs import MonaConfig
-from methods.parts.initialisation import kaiming_uniform
-from methods.parts.sites import Adaptable, TokenLayout, block_sites, halves
+from harness.methods.base import Method
+from harness.methods.configs import MonaConfig
+from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.sites import Adaptable, TokenLayout, block_sites, halves
 
 KERNELS = (3, 5, 7)
 _NORM_SHARE = 1e-6

@@ -1,9 +1,9 @@
 """NAS-LoRA (2512.03499): h = W0 x + Wd · Σ_i softmax(α)_i · O_i(We x), learnt stage-wise.
 
 We (a→r) and Wd (r→b) are LoRA's projections, the O_i DARTS's operations on the r-channel bottleneck map
-(`methods.parts.cell`). No α/r scaling and no extra residual, as in the formula. Epochs before T_B learn the weights w alone;
+(`harness.methods.parts.cell`). No α/r scaling and no extra residual, as in the formula. Epochs before T_B learn the weights w alone;
 from T_B on w and α alternate. Nobody published code: what the paper leaves open is a field of
-`methods.configs.NASLoRAConfig` with our default.
+`harness.methods.configs.NASLoRAConfig` with our default.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup, Role
-from methods.configs import NASLoRAConfig
-from methods.lora import LowRankMethod
-from methods.parts.cell import MOMENTUM, Cell
-from methods.parts.cell_tokens import CellOnTokens, OneConvolution
-from methods.parts.folding import Folding
-from methods.parts.operations import parse_operations
-from methods.parts.sites import TokenLayout
+from harness.methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup, Role
+from harness.methods.configs import NASLoRAConfig
+from harness.methods.lora import LowRankMethod
+from harness.methods.parts.cell import MOMENTUM, Cell
+from harness.methods.parts.cell_tokens import CellOnTokens, OneConvolution
+from harness.methods.parts.folding import Folding
+from harness.methods.parts.operations import parse_operations
+from harness.methods.parts.sites import TokenLayout
 
 
 class NASLoRA(LowRankMethod):

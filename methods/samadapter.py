@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Method
-from methods.configs import SAMAdapterConfig
-from methods.parts.bottleneck import linear
-from methods.parts.initialisation import kaiming_uniform
-from methods.parts.sites import Adaptable, block_sites
+from harness.methods.base import Method
+from harness.methods.configs import SAMAdapterConfig
+from harness.methods.parts.bottleneck import linear
+from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.sites import Adaptable, block_sites
 
 
 def high_frequencies(images: Tensor, *, ratio: float) -> Tensor:

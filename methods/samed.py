@@ -6,8 +6,8 @@ whole, with prompts).
 
 from __future__ import annotations
 
-from methods.configs import SAMedConfig
-from methods.lora import LoRA
+from harness.methods.configs import SAMedConfig
+from harness.methods.lora import LoRA
 
 
 class SAMed(LoRA):

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from methods.base import MergeMode, Method
-from methods.configs import SSFConfig
-from methods.parts.folding import Folding
-from methods.parts.placement import MethodError
-from methods.parts.sites import Adaptable, block_sites
+from harness.methods.base import MergeMode, Method
+from harness.methods.configs import SSFConfig
+from harness.methods.parts.folding import Folding
+from harness.methods.parts.placement import MethodError
+from harness.methods.parts.sites import Adaptable, block_sites
 
 _SITES = ("norm1", "qkv", "proj", "norm2", "mlp_in", "mlp_out")
 _NOISE = 0.02

@@ -13,11 +13,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from methods.configs.lowrank import VeRAConfig, site_widths
-from methods.lora import LowRankMethod
-from methods.parts.initialisation import kaiming_uniform
-from methods.parts.lowrank import LowRank
-from methods.parts.sites import Adaptable, TokenLayout, decoder_sites
+from harness.methods.configs.lowrank import VeRAConfig, site_widths
+from harness.methods.lora import LowRankMethod
+from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.lowrank import LowRank
+from harness.methods.parts.sites import Adaptable, TokenLayout, decoder_sites
 
 GAIN = 6**0.5
 """Of Kaiming's bound for a ReLU over the 1/√fan_in of `kaiming_uniform`."""

@@ -15,9 +15,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from methods.base import Method
-from methods.configs import VPTConfig
-from methods.parts.sites import Adaptable, block_sites
+from harness.methods.base import Method
+from harness.methods.configs import VPTConfig
+from harness.methods.parts.sites import Adaptable, block_sites
 
 
 class PromptedAttention(nn.Module):

@@ -15,9 +15,7 @@ PAGES = (
     REPOSITORY / "datasets" / "README.md",
     *sorted((REPOSITORY / "docs").glob("*.md")),
 )
-COMMAND = re.compile(
-    r"^(?:\$ )?((?:[A-Z_]+=\S+ )*)(?:python -m (harness|datasets)(?:\.(\w+))?|sam-peft)(?![\w/.])(.*)$"
-)
+COMMAND = re.compile(r"^(?:\$ )?((?:[A-Z_]+=\S+ )*)(?:python -m harness(?:\.(\w+))?|sam-peft)(?![\w/.])(.*)$")
 
 
 def code_of(page: Path) -> Iterator[tuple[int, str]]:
@@ -32,8 +30,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     for page in PAGES:
         for number, line in code_of(page):
             if found := COMMAND.match(line):
-                words = shlex.split(found[4], comments=True)
-                verb = [found[3] or "datasets"] if found[2] == "datasets" or found[3] else []
+                words = shlex.split(found[3], comments=True)
+                verb = [found[2]] if found[2] else []
                 yield f"{page.relative_to(REPOSITORY)}:{number}", [*verb, *words]
 
 

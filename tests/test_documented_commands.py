@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import BUILTIN, samples
 from harness.__main__ import main
 from harness.contract.matrix import Capability
+from harness.datasets import samples
 from harness.models.fingerprints import short_fingerprint
 from harness.records.cost import CostRecord, CostStore
 from harness.records.schema import Record
 from harness.records.store import RecordStore
-from harness.registry import method_config
+from harness.registry import SEGMENTED, method_config
 from harness.verbs import VERBS
 from tests.datasets.test_labels import write_folders
 from tests.documented import REPOSITORY, commands
@@ -60,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("place")
     for name in FILES:
         (root / name).write_text(name)
-    for name in BUILTIN:
+    for name in SEGMENTED:
         samples.write_samples(name, root / "DATA", images=24, size=32)
     shutil.make_archive(str(root / "kvasir-seg"), "zip", root / "DATA", "Kvasir-SEG")
     for folder in ("DIR", "P", "G", "MASKS", "photos", "results/mymodel", "Kvasir-SEG/masks"):

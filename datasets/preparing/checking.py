@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from datasets.base import Benchmark, DatasetError, Pair, Splits
-from datasets.preparing.fingerprints import Fingerprint, fingerprint_pair
-from datasets.preparing.progress import TellProgress
-from datasets.preparing.verdicts import Verdict, verdicts_on
+from harness.datasets.base import Benchmark, DatasetError, Pair, Splits
+from harness.datasets.preparing.fingerprints import Fingerprint, fingerprint_pair
+from harness.datasets.preparing.progress import TellProgress
+from harness.datasets.preparing.verdicts import Verdict, verdicts_on
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from filelock import FileLock, Timeout
 
-from datasets.base import DatasetError
-from datasets.preparing.progress import TellProgress
+from harness.datasets.base import DatasetError
+from harness.datasets.preparing.progress import TellProgress
 
 FOLDER = ".downloads"
 """Below the data root: archives on their way, and ``seen.json``."""

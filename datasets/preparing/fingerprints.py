@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets.base import IGNORE, Benchmark, DatasetError, Pair
-from datasets.reading.decoding import to_rgb
-from datasets.reading.opening import open_image, orientation, upright
+from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair
+from harness.datasets.reading.decoding import to_rgb
+from harness.datasets.reading.opening import open_image, orientation, upright
 
 THUMBNAIL = 24
 HASH_SIDE = 8

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.base import DatasetError
-from datasets.preparing import downloading, unpacking
-from datasets.preparing.downloading import Archive
-from datasets.preparing.progress import TellProgress
-from datasets.preparing.unpacking import ArchiveLimits
-from datasets.reading.folder_benchmark import FolderBenchmark
+from harness.datasets.base import DatasetError
+from harness.datasets.preparing import downloading, unpacking
+from harness.datasets.preparing.downloading import Archive
+from harness.datasets.preparing.progress import TellProgress
+from harness.datasets.preparing.unpacking import ArchiveLimits
+from harness.datasets.reading.folder_benchmark import FolderBenchmark
 
 RECEIPT = ".prepared.json"
 """In the benchmark's folder: where it came from, with size and hash."""

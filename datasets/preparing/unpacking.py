@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
-from datasets.base import DatasetError
-from datasets.preparing.progress import TellProgress
+from harness.datasets.base import DatasetError
+from harness.datasets.preparing.progress import TellProgress
 
 _CHUNK = 1 << 20
 _MOST_AT_ONCE = 1 << 26

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from datasets.base import Benchmark, Pair, Splits
-from datasets.preparing.fingerprints import Fingerprint, exact_groups, label, near_pairs
-from datasets.reading.folder_benchmark import CARVED, SAMPLE_MARKER, SAMPLE_NOTE
-from datasets.reading.labels import counts_by_class
+from harness.datasets.base import Benchmark, Pair, Splits
+from harness.datasets.preparing.fingerprints import Fingerprint, exact_groups, label, near_pairs
+from harness.datasets.reading.folder_benchmark import CARVED, SAMPLE_MARKER, SAMPLE_NOTE
+from harness.datasets.reading.labels import counts_by_class
 
 Status = Literal["passed", "warned", "failed"]
 

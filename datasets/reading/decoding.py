@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets.base import DatasetError
-from datasets.reading.opening import SCALE, open_image, orientation, upright
+from harness.datasets.base import DatasetError
+from harness.datasets.reading.opening import SCALE, open_image, orientation, upright
 
 Array = NDArray[np.uint8]
 Rule = Literal["half", "nonzero", "index"]

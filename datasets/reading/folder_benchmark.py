@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits
-from datasets.reading import decoding, lists, splitting
-from datasets.reading.layouts import Layout, plain_folder_name, recognise, subfolders
-from datasets.reading.lists import Arranged, Pairs
-from datasets.reading.opening import stored_size
-from datasets.reading.pairing import Paired
+from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits
+from harness.datasets.reading import decoding, lists, splitting
+from harness.datasets.reading.layouts import Layout, plain_folder_name, recognise, subfolders
+from harness.datasets.reading.lists import Arranged, Pairs
+from harness.datasets.reading.opening import stored_size
+from harness.datasets.reading.pairing import Paired
 
 AUTOGLUON = "https://automl-mm-bench.s3.amazonaws.com/semantic_segmentation"
 """Where AutoGluon keeps its archives, as Conv-LoRA used them."""
@@ -46,7 +46,7 @@ class FolderBenchmark(Benchmark):
     folders: ClassVar[tuple[str, ...]]
     """Names under which the folder is found below a data root (case, spaces, hyphens do not matter)."""
     archives: ClassVar[tuple[str, ...]] = ()
-    """Addresses that ``python -m datasets prepare --from`` takes as they are, as far as they are known."""
+    """Addresses that ``sam-peft datasets prepare --from`` takes as they are, as far as they are known."""
     split_rules: ClassVar[tuple[str, ...]] = ("default",)
     """Besides `CARVED`, which all have."""
     without_test: ClassVar[str] = CARVED
@@ -67,7 +67,7 @@ class FolderBenchmark(Benchmark):
     mend: ClassVar[str] = "unpack the archive again"
     """What messages about missing files say."""
     mask_rule: ClassVar[decoding.Rule] = "half"
-    """What is foreground in a binary mask, see `datasets.reading.decoding.read_binary`; ``mask_colour`` likewise."""
+    """What is foreground in a binary mask, see `harness.datasets.reading.decoding.read_binary`; ``mask_colour`` likewise."""
     mask_colour: ClassVar[decoding.Colour | Literal["any"] | None] = None
     whose_splits: ClassVar[str] = "official"
     """Splits that come with the files, in the words of the rule."""

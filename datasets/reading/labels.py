@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.base import DatasetError, Pair, Sample
-from datasets.reading import decoding
-from datasets.reading.layouts import Layout, resolve_folder, subfolders
-from datasets.reading.pairing import Paired, image_files
+from harness.datasets.base import DatasetError, Pair, Sample
+from harness.datasets.reading import decoding
+from harness.datasets.reading.layouts import Layout, resolve_folder, subfolders
+from harness.datasets.reading.pairing import Paired, image_files
 
 
 def read_labelled(pair: Pair) -> Sample:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.base import DatasetError, Pair
-from datasets.reading.pairing import Paired, image_files, pair_folders
+from harness.datasets.base import DatasetError, Pair
+from harness.datasets.reading.pairing import Paired, image_files, pair_folders
 
 Keep = Callable[[str], bool]
 Probe = Callable[[Path], bool]
@@ -66,7 +66,7 @@ class Layout(ABC):
     """One way in which a benchmark lies on disk.
 
     Attributes:
-        name: the layout's name, as in `Splits.layout` and in ``python -m datasets sample --layout``.
+        name: the layout's name, as in `Splits.layout` and in ``sam-peft datasets sample --layout``.
         distinctive: its folders tell the benchmark; otherwise the root's own name must (``images`` beside ``masks`` is
             anybody's).
     """

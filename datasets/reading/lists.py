@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.base import DatasetError, Pair
-from datasets.reading.pairing import IMAGE_EXTENSIONS
+from harness.datasets.base import DatasetError, Pair
+from harness.datasets.reading.pairing import IMAGE_EXTENSIONS
 
 Pairs = tuple[Pair, ...]
 Arranged = tuple[Pairs, Pairs, dict[str, Pairs], str]

@@ -17,7 +17,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from datasets.base import DatasetError
+from harness.datasets.base import DatasetError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 """Pillow's names; JPEG includes MPO, several JPEGs in one file."""

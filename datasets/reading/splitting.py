@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from datasets.base import DatasetError, Pair
+from harness.datasets.base import DatasetError, Pair
 
 Group = Callable[[Pair], str]
 

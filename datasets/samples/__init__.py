@@ -1,6 +1,6 @@
 """Generated sample data sets in the layouts and encodings of the real archives, traps included. Deterministic, quick.
 
-    path = datasets.samples.write_samples("kvasir", Path("data"), seed=0)
+    path = harness.datasets.samples.write_samples("kvasir", Path("data"), seed=0)
 
 Every sample carries a marker, so that no table can pass it off as the benchmark.
 """
@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.base import DatasetError
-from datasets.reading.folder_benchmark import SAMPLE_MARKER
-from datasets.samples.extras import add_extras
-from datasets.samples.scenes import Scene, draw_scene, shape_of
-from datasets.samples.trees import RECIPES, Recipe, Tree
+from harness.datasets.base import DatasetError
+from harness.datasets.reading.folder_benchmark import SAMPLE_MARKER
+from harness.datasets.samples.extras import add_extras
+from harness.datasets.samples.scenes import Scene, draw_scene, shape_of
+from harness.datasets.samples.trees import RECIPES, Recipe, Tree
 
 UNIONS = {"origin": ("kvasir", "cvc612", "isic2017", "leaf", "road")}
 """Benchmarks made of the images of others, each of which is written."""

@@ -8,7 +8,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from datasets.samples.scenes import Array
+from harness.datasets.samples.scenes import Array
 
 VOC_RED = (128, 0, 0)
 

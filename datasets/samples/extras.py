@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.samples.scenes import Palette, draw_scene
-from datasets.samples.trees import Stem, Tree, cvc_stem, kvasir_stem
+from harness.datasets.samples.scenes import Palette, draw_scene
+from harness.datasets.samples.trees import Stem, Tree, cvc_stem, kvasir_stem
 
 Rows = dict[str, list[tuple[str, str]]]
 

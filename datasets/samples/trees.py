@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from datasets.samples import encodings
-from datasets.samples.scenes import Array, Palette, wheel
+from harness.datasets.samples import encodings
+from harness.datasets.samples.scenes import Array, Palette, wheel
 
 Encode = Callable[[Path, Array], None]
 Stem = Callable[[int, int], str]

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from datasets.base import Benchmark, DatasetError, Pair, Sample, Splits
-from methods.base import MergeMode, MergeReport, Method
-from methods.configs import PlacedConfig
-from methods.parts.folding import deviation, predictions
-from methods.parts.placement import BackboneShape
-from methods.parts.sites import Adaptable, block_sites
+from harness.datasets.base import Benchmark, DatasetError, Pair, Sample, Splits
+from harness.methods.base import MergeMode, MergeReport, Method
+from harness.methods.configs import PlacedConfig
+from harness.methods.parts.folding import deviation, predictions
+from harness.methods.parts.placement import BackboneShape
+from harness.methods.parts.sites import Adaptable, block_sites
 
 
 @dataclass(frozen=True, kw_only=True)

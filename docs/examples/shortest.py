@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from datasets.reading.folder_benchmark import FolderBenchmark
-from datasets.reading.layouts import FolderLayout, Layout, Part
-from methods.configs import LowRankConfig
-from methods.lora import LowRankMethod
+from harness.datasets.reading.folder_benchmark import FolderBenchmark
+from harness.datasets.reading.layouts import FolderLayout, Layout, Part
+from harness.methods.configs import LowRankConfig
+from harness.methods.lora import LowRankMethod
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ def is_result(run: Run) -> bool:
 
 
 def note_of(records: Sequence[Record]) -> str:
-    """What the configuration says of itself (`methods.configs.MethodConfig.label_note`); nothing where the runs of a row do
+    """What the configuration says of itself (`harness.methods.configs.MethodConfig.label_note`); nothing where the runs of a row do
     not agree or the method is not known here."""
     notes = {label_note(record.run.method, record.run.method_config) for record in records}
     return f" ({note})" if len(notes) == 1 and (note := notes.pop()) else ""

@@ -17,7 +17,7 @@ from harness.records.schema import Record
 
 FILE = Path(__file__).parents[2] / "results" / "paper" / "setups.yaml"
 PUBLISHED_SPLITS = ("official", "AutoGluon's", "PraNet's")
-"""How a split rule begins (`datasets.base.Splits.rule`) whose test images are published."""
+"""How a split rule begins (`harness.datasets.base.Splits.rule`) whose test images are published."""
 MOST_NAMED = 4
 """Differences that a cell names before it counts the rest."""
 

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from harness.methods.base import Method
+from harness.methods.configs import MethodConfig
+from harness.methods.parts.placement import BackboneShape
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import LABELLING, Decoder
 from harness.models.segmenter import Segmenter, upsample
 from harness.protocols.card import Protocol
 from harness.training.losses import build_loss
-from methods.base import Method
-from methods.configs import MethodConfig
-from methods.parts.placement import BackboneShape
 
 IMAGE_SIZE = 64
 """A grid of 4 tokens a side, which vit_t's windows of 3 do not divide: padding is part of every check."""

@@ -16,10 +16,10 @@ from harness.contract.declared import properties, schedule
 from harness.contract.merging import declared_merges
 from harness.contract.placement import placement
 from harness.contract.violation import first, must_refuse, require
+from harness.methods.base import Method
 from harness.models.catalog import trained_in_decoder
 from harness.models.decoders import DECODERS
 from harness.models.segmenter import Segmenter
-from methods.base import Method
 
 IDENTITY_TOLERANCE = 1e-6
 BATCH_TOLERANCE = dict.fromkeys(DECODERS, 1e-05) | {"mask-transformer": 2e-4, "mask2former": 1e-4}

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from harness.contract.case import ContractCase
 from harness.contract.violation import require
-from methods.base import Method
+from harness.methods.base import Method
 
 EPOCHS, STEPS = 4, 3
 

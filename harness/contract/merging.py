@@ -6,10 +6,10 @@ import torch
 
 from harness.contract.case import ContractCase, logits
 from harness.contract.violation import Violation, first, must_refuse, require
+from harness.methods.base import MergeMode, MergeReport
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import Segmenter
-from methods.base import MergeMode, MergeReport
 
 MERGE_TOLERANCE = 1e-4
 """Relative, of ``exact`` and ``conv`` merges; ``calibrated`` approximates and only has to report its error truly."""

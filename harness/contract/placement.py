@@ -11,8 +11,8 @@ import torch
 
 from harness.contract.case import ContractCase
 from harness.contract.violation import must_refuse, require
+from harness.methods.parts.placement import MethodError, parse_blocks
 from harness.models.segmenter import Segmenter
-from methods.parts.placement import MethodError, parse_blocks
 
 BLOCKS = ("all", "first-half", "last-half", "global", "0")
 SITES = ("qkv", "q,v", "q,k,v", "proj", "mlp", "proj,mlp")

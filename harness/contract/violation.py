@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from methods.parts.placement import MethodError
+from harness.methods.parts.placement import MethodError
 
 
 class Violation(AssertionError):

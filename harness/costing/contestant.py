@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from harness.costing.device import Clock
 from harness.costing.flops import FlopCount
+from harness.methods.base import Method, Role
 from harness.models.decoder_shape import Task
 from harness.protocols.card import Protocol
 from harness.training.batches import UpdatePlan, hold_out
@@ -22,7 +23,6 @@ from harness.training.embeddings import EmbeddingCache
 from harness.training.feeding import Batch, Feeder, task_loss
 from harness.training.losses import build_loss
 from harness.training.optimisers import build_optimisers, parameters_of, update
-from methods.base import Method, Role
 
 CACHED = "cached"
 """Suffix of a role whose steps find the frozen encoder's embeddings in the cache."""

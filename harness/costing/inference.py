@@ -15,10 +15,10 @@ from harness.costing.live import LiveBytes
 from harness.costing.memory import storage_bytes
 from harness.costing.roster import Roster, release, why
 from harness.costing.session import Session
+from harness.methods.base import MergeMode, Method
+from harness.methods.parts.placement import MethodError
 from harness.training.memory import reset_peak
 from harness.training.precision import autocast
-from methods.base import MergeMode, Method
-from methods.parts.placement import MethodError
 
 
 def measure_inference(roster: Roster, session: Session, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:

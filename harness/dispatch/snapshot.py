@@ -10,16 +10,16 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import datasets
 import harness
-import methods
 from harness.errors import UsageError
 
-PACKAGES = (methods, datasets, harness)
+ROOT = Path(str(harness.__file__)).parent
+PACKAGES = {Path("harness", name): (ROOT / name).resolve() for name in ("", "methods", "datasets")}
+"""Where a snapshot has what; in a clone two of them are links of ours to the folders beside ``harness``."""
 
 
 def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
-    """Copy the three packages as they are now, uncommitted changes included, to ``folder/<hash of the content>``.
+    """Copy the package as it is now, uncommitted changes included, to ``folder/<hash of the content>``.
 
     The same code gives the same folder, which is made once and hashed again before each use. Files that git ignores are
     left out.
@@ -34,7 +34,7 @@ def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
     Raises:
         UsageError: the folder is there and holds something else than its name says.
     """
-    files = {Path(package.__name__) / name: root / name for package in PACKAGES for root, name in _files(package)}
+    files = {place / name: root / name for place, root in PACKAGES.items() for name in _files(root)}
     files |= {plugin_path(index, path): path for index, path in enumerate(extra)}
     contents = {name: path.read_bytes() for name, path in sorted(files.items())}
     target = folder / _hash(contents)
@@ -121,9 +121,8 @@ def plugin_path(index: int, path: Path) -> Path:
     return Path("plugins") / str(index) / path.name
 
 
-def _files(package: object) -> list[tuple[Path, Path]]:
-    """(root, path relative to root) of a package's source and data files."""
-    root = Path(str(package.__file__)).parent  # type: ignore[attr-defined]
+def _files(root: Path) -> list[Path]:
+    """Source and data files below ``root``, relative to it."""
     listed = (
         subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "."],
@@ -139,4 +138,4 @@ def _files(package: object) -> list[tuple[Path, Path]]:
         names = [Path(name) for name in listed.stdout.split("\0") if name]
     else:  # installed without git
         names = [path.relative_to(root) for path in root.rglob("*") if "__pycache__" not in path.parts]
-    return [(root, name) for name in names if (root / name).is_file()]
+    return [name for name in names if (root / name).is_file()]

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets.base import DatasetError
-from datasets.reading.decoding import (
+from harness.datasets.base import DatasetError
+from harness.datasets.reading.decoding import (
     LOSSY_FORMATS,
     is_grey_palette,
     mask_values,
@@ -27,8 +27,8 @@ from datasets.reading.decoding import (
     require_lossless,
     two_colours,
 )
-from datasets.reading.opening import MOST_PIXELS, open_image, require_file
-from datasets.reading.pairing import image_files, mask_key
+from harness.datasets.reading.opening import MOST_PIXELS, open_image, require_file
+from harness.datasets.reading.pairing import image_files, mask_key
 from harness.errors import UsageError
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.scorer import ImageScore, SplitScorer

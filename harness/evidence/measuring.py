@@ -19,6 +19,7 @@ from harness.experiment.data import open_data
 from harness.experiment.environment import environment
 from harness.experiment.exporting import calibration_images
 from harness.experiment.trained import Trained
+from harness.methods.base import MergeMode
 from harness.models.build import build_segmenter
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
@@ -29,7 +30,6 @@ from harness.records.schema import Run
 from harness.registry import BENCHMARKS
 from harness.training.batches import draw_number
 from harness.training.feeding import normalise
-from methods.base import MergeMode
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ def block_deviations(encoder: Any, merged: Any, batches: Sequence[Tensor], *, de
     Differences of earlier blocks are in it, as they are in the prediction.
 
     Args:
-        encoder, merged: see `methods.parts.sites.Encoder`.
+        encoder, merged: see `harness.methods.parts.sites.Encoder`.
         batches: images (B, 3, S, S), normalised; one is kept at a time.
     """
     squares = [[0.0, 0.0] for _ in encoder.blocks]

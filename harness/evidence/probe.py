@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from harness.evidence.attention import attention_distance, window_validity
 from harness.evidence.frequency import half_diagonal
+from harness.methods.parts.placement import MethodError
+from harness.methods.parts.sites import BlockSite, Encoder, TokenLayout, block_sites
 from harness.models.attention import RelativeAttention
 from harness.models.rotary import RotaryAttention
 from harness.records.cka import upper
 from harness.records.evidence import Inside
-from methods.parts.placement import MethodError
-from methods.parts.sites import BlockSite, Encoder, TokenLayout, block_sites
 
 SITES = ("qkv", "proj", "mlp_in", "mlp_out")
 
@@ -76,7 +76,7 @@ def watched(encoder: Any, *, against: Any = None) -> Iterator[list[Seen]]:
     """What the blocks of ``encoder`` do with whatever runs through it inside the context, in order of depth.
 
     Args:
-        encoder: see `methods.parts.sites.Encoder`; a method may have wrapped its blocks or their parts.
+        encoder: see `harness.methods.parts.sites.Encoder`; a method may have wrapped its blocks or their parts.
         against: the frozen encoder that updates are measured against, None to measure none.
     """
     places = block_sites(encoder, "all")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.methods.base import Method
 from harness.models.build import build_segmenter
 from harness.models.decoder_shape import Task
 from harness.models.segmenter import Segmenter
@@ -12,7 +13,6 @@ from harness.records.schema import Run
 from harness.registry import METHODS, method_config_class
 from harness.training.batches import draw_number
 from harness.validation import from_mapping
-from methods.base import Method
 
 
 def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Path | None) -> tuple[Segmenter, Method]:

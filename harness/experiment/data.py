@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.base import Benchmark, DatasetError, Pair
+from harness.datasets.base import Benchmark, DatasetError, Pair
 from harness.planning.data import data_fingerprint, data_options, manifest_hash
 from harness.protocols.load import from_rules
 from harness.records.schema import Run

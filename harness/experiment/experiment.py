@@ -27,6 +27,7 @@ from harness.experiment.kept import kept_masks
 from harness.experiment.number_code import number_code
 from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Scoring, Summary, Tell
 from harness.experiment.stages import Stages, process_started
+from harness.methods.base import Method
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import count_parameters
 from harness.planning.job import Job
@@ -45,7 +46,6 @@ from harness.training.embeddings import EmbeddingCache, encoder_is_frozen, weigh
 from harness.training.loop import train
 from harness.training.outcome import Interrupted, Progress, Selection, StopRequest, TrainingResult
 from harness.training.prefix import FrozenPrefix
-from methods.base import Method
 
 
 def run_experiment(

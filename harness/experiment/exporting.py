@@ -21,6 +21,8 @@ from harness.experiment.data import open_data
 from harness.experiment.peft_format import peft_adapter, require_affine, write_peft
 from harness.experiment.trained import METADATA, of_results
 from harness.files import replace_atomically
+from harness.methods.base import MergeMode, MergeReport, Method
+from harness.methods.parts.placement import MethodError
 from harness.models.original_sam import sam_state_dict
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
@@ -30,8 +32,6 @@ from harness.records.schema import Run
 from harness.registry import BENCHMARKS
 from harness.training.feeding import normalise
 from harness.training.images import ImageSource
-from methods.base import MergeMode, MergeReport, Method
-from methods.parts.placement import MethodError
 
 Form = Literal["sam", "adapter", "peft"]
 

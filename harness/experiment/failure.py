@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from datasets.base import DatasetError
+from harness.datasets.base import DatasetError
 from harness.errors import REASONS, os_reason
 from harness.records.schema import Code
 from harness.training.outcome import Diverged

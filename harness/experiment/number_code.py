@@ -32,9 +32,9 @@ def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
             packages count too.
     """
     shared = _definitions(_behind("harness.experiment.experiment", ROOMS, without=NO_NUMBERS))
-    own = _definitions(_behind(method.__module__, ("methods",), without=("methods.configs",)))
+    own = _definitions(_behind(method.__module__, ("harness.methods",), without=("harness.methods.configs",)))
     options = [_stripped(inspect.getsource(one)) for one in config.__mro__ if one.__module__ != "builtins"]
-    files = _definitions(_behind(benchmark.__module__, ("datasets",)))
+    files = _definitions(_behind(benchmark.__module__, ("harness.datasets",)))
     return {
         "numbers": _digest(shared),
         "numbers_method": _digest([*own, *options]),

@@ -18,10 +18,10 @@ from torch import Tensor
 from harness.errors import UsageError, os_reason
 from harness.experiment.trained import METADATA
 from harness.files import replace_atomically, write_atomically
+from harness.methods.base import Method
+from harness.methods.parts.merging import Affine, AffineUpdate
 from harness.models.hf_names import hf_name
 from harness.models.segmenter import SAMSegmenter
-from methods.base import Method
-from methods.parts.merging import Affine, AffineUpdate
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."

@@ -18,21 +18,21 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from datasets.base import Sample
-from datasets.reading.decoding import read_image
-from datasets.reading.opening import stored_size
-from datasets.reading.pairing import image_files
+from harness.datasets.base import Sample
+from harness.datasets.reading.decoding import read_image
+from harness.datasets.reading.opening import stored_size
+from harness.datasets.reading.pairing import image_files
 from harness.errors import UsageError, os_reason
 from harness.evaluation.resize import resize_bilinear
 from harness.experiment.mask_files import Array, Floats, as_image, overlay, save_array, save_image
 from harness.experiment.prediction_folder import PredictionFolder
 from harness.experiment.trained import Trained
+from harness.methods.base import MergeMode
 from harness.models.segmenter import Segmenter, probabilities
 from harness.protocols.load import from_rules
 from harness.training.feeding import normalise
 from harness.training.images import to_input
 from harness.training.precision import autocast
-from methods.base import MergeMode
 
 OVERLAYS = "overlays"
 PROBABILITIES = {"own": "probabilities", "input": "probabilities-input"}

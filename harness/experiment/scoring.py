@@ -15,6 +15,7 @@ from harness.evaluation.names import CLASSES, LABELS, OVERLAP, SALIENCY
 from harness.evaluation.scorer import SplitScorer
 from harness.experiment.data import RunData
 from harness.experiment.stages import Stages
+from harness.methods.base import Method
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
 from harness.training.embeddings import RememberedEmbeddings, encoder_is_frozen
@@ -22,7 +23,6 @@ from harness.training.feeding import normalise
 from harness.training.images import ImageSource
 from harness.training.precision import autocast
 from harness.training.prefix import FrozenPrefix, RememberedTokens, frozen_prefix
-from methods.base import Method
 
 EVALUATION_BATCH = 4
 BINARY_METRICS = (*SALIENCY, *OVERLAP, "ber")

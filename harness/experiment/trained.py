@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.errors import UsageError
 from harness.experiment.building import attached_segmenter
+from harness.methods.base import Method
 from harness.models.checkpoint import read_tensors
 from harness.models.decoder_shape import Task
 from harness.models.fingerprints import is_checkpoint
@@ -22,7 +23,6 @@ from harness.records.lookup import find_run
 from harness.records.schema import Run
 from harness.registry import BENCHMARKS, add_own_of
 from harness.training.checkpoint import BEST
-from methods.base import Method
 
 METADATA = "sam-peft-harness"
 """Under this name an exported adapter says which run it is of."""

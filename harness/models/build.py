@@ -17,6 +17,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder
 from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
+from harness.methods.parts.placement import BackboneShape
 from harness.models.catalog import backbone, backbone_shape, require_stands
 from harness.models.checkpoint import read_shapes, read_tensors, require_match
 from harness.models.decoder_shape import Task
@@ -31,7 +32,6 @@ from harness.models.sam3_encoder import SAM3Encoder, trunk_state
 from harness.models.sam_encoder import SAMEncoder, resize_state
 from harness.models.segmenter import DenseSegmenter, QuerySegmenter, SAMSegmenter, Segmenter
 from harness.models.timm_encoder import TimmEncoder, create_vit, sam_neck
-from methods.parts.placement import BackboneShape
 
 _TOKEN_NOISE = 0.02
 _POSITION_STD = 0.02

@@ -9,8 +9,8 @@ import torch
 from timm.models.eva import Eva
 from torch import Tensor
 
+from harness.methods.parts.placement import BackboneShape
 from harness.models.rotary import RotaryAttention, RotaryBlock, RotaryEncoder, Rotations
-from methods.parts.placement import BackboneShape
 
 
 class DINOv3Encoder(RotaryEncoder):

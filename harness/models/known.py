@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from harness.methods.parts.placement import BackboneShape
 from harness.models.decoder_shape import DecoderShape
-from methods.parts.placement import BackboneShape
 
 TIMM = "timm/"
 _SAM_DECODER = DecoderShape()

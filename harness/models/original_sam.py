@@ -6,12 +6,12 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, PromptEncoder, Sam
 from torch import Tensor, nn
 
+from harness.methods.parts.placement import BackboneShape
 from harness.models.catalog import backbone, backbone_shape
 from harness.models.known import Backbone
 from harness.models.mask_decoder import plain_mask_decoder
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
-from methods.parts.placement import BackboneShape
 
 ENCODER, PROMPTS, DECODER = "image_encoder.", "prompt_encoder.", "mask_decoder."
 """Beginnings of the names in a checkpoint of SAM."""

@@ -11,9 +11,9 @@ from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from harness.methods.parts.placement import BackboneShape
+from harness.methods.parts.sites import TokenGrid
 from harness.models.sam_encoder import run_blocks
-from methods.parts.placement import BackboneShape
-from methods.parts.sites import TokenGrid
 
 
 @dataclass

@@ -14,8 +14,8 @@ from segment_anything.modeling.image_encoder import PatchEmbed
 from timm.layers import Mlp
 from torch import Tensor, nn
 
+from harness.methods.parts.placement import BackboneShape
 from harness.models.rotary import RotaryAttention, RotaryBlock, RotaryEncoder, Rotations
-from methods.parts.placement import BackboneShape
 
 _TRUNK = "detector.backbone.vision_backbone.trunk."
 _HF_TRUNK = "vision_encoder.backbone."

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.checkpoint import checkpoint
 
+from harness.methods.parts.placement import BackboneShape
+from harness.methods.parts.sites import TokenGrid
 from harness.models.attention import RelativeAttention
-from methods.parts.placement import BackboneShape
-from methods.parts.sites import TokenGrid
 
 
 class TransformerBlock(nn.Module):

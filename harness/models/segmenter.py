@@ -34,13 +34,13 @@ class SegmenterOutput(NamedTuple):
 
 
 class Segmenter(nn.Module, ABC):
-    """Images (B, 3, H, W), normalised, to `SegmenterOutput`. Satisfies `methods.parts.sites.Adaptable`.
+    """Images (B, 3, H, W), normalised, to `SegmenterOutput`. Satisfies `harness.methods.parts.sites.Adaptable`.
 
     Args:
-        encoder: see `methods.parts.sites.Encoder`.
+        encoder: see `harness.methods.parts.sites.Encoder`.
     """
 
-    encoder: Any  # see `methods.parts.sites.Adaptable`
+    encoder: Any  # see `harness.methods.parts.sites.Adaptable`
 
     def __init__(self, *, encoder: nn.Module) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class SAMSegmenter(Segmenter):
     """With SAM's mask decoder.
 
     Args:
-        encoder: see `methods.parts.sites.Encoder`.
+        encoder: see `harness.methods.parts.sites.Encoder`.
         prompt_encoder: segment_anything's; gives the positional encoding and the "no mask" embedding, always frozen.
         mask_decoder: see `BatchedMaskDecoder`.
         neck: from the encoder's features to the embedding that the decoder reads; None for SAM, whose encoder holds
@@ -112,11 +112,11 @@ class SAMSegmenter(Segmenter):
                     yield f"{prefix}.{name}", parameter
 
     def decoder_linears(self) -> Iterator[str]:
-        """See `methods.parts.sites.AdaptableDecoder`."""
+        """See `harness.methods.parts.sites.AdaptableDecoder`."""
         return (f"mask_decoder.{name}" for name in self.mask_decoder.used_linears())
 
     def new_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """See `methods.parts.sites.AdaptableDecoder`."""
+        """See `harness.methods.parts.sites.AdaptableDecoder`."""
         several = len(self.mask_decoder.mask_tokens) > 1
         for name, parameter in self.decoder_parameters():
             if not name.startswith("mask_decoder.") or (several and name == "mask_decoder.mask_tokens"):
@@ -127,7 +127,7 @@ class DenseSegmenter(Segmenter):
     """With a decoder of `harness.models.dense_decoders`, which gives every place the logits of all classes.
 
     Args:
-        encoder: see `methods.parts.sites.Encoder`; its prefix tokens are gone and its final norm is applied.
+        encoder: see `harness.methods.parts.sites.Encoder`; its prefix tokens are gone and its final norm is applied.
         decoder: (B, d, h, w) to (B, C, h, w).
         binary: C is 2 (background, foreground), and the output is the foreground's logit less the background's: its
             sigmoid is the softmax of the two, and resizing, which is linear, may come before or after.
@@ -150,7 +150,7 @@ class QuerySegmenter(Segmenter):
     """With `harness.models.mask2former`, whose queries each give a mask and a class.
 
     Args:
-        encoder: see `methods.parts.sites.Encoder`; its prefix tokens are gone and its final norm is applied.
+        encoder: see `harness.methods.parts.sites.Encoder`; its prefix tokens are gone and its final norm is applied.
         decoder: features to pairs of masks and classes, the last layer's first.
         binary: the classes are background and foreground.
     """

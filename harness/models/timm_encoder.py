@@ -12,9 +12,9 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from harness.methods.parts.placement import BackboneShape
+from harness.methods.parts.sites import TokenGrid
 from harness.models.sam_encoder import run_blocks
-from methods.parts.placement import BackboneShape
-from methods.parts.sites import TokenGrid
 
 
 def create_vit(model: str, image_size: int, **options: Any) -> VisionTransformer | Eva:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.errors import UsageError, did_you_mean
-from methods.configs import FullConfig
-from methods.parts.placement import BackboneShape
+from harness.methods.configs import FullConfig
+from harness.methods.parts.placement import BackboneShape
 
 
 def timm_shape(model: str) -> tuple[BackboneShape, int, bool]:

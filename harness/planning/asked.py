@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import LABELLED
-from datasets.own_labels import any_folder
+from harness.datasets.own_labels import any_folder
 from harness.errors import UsageError
 from harness.models.catalog import resolve_backbone
 from harness.models.checkpoint import checkpoint_paths
@@ -19,7 +18,7 @@ from harness.planning.tuning import Tuning, parse_tune
 from harness.planning.words import expand, parse_entry, parse_roots, parse_seeds, usable
 from harness.protocols.load import load_protocol
 from harness.records.schema import Run
-from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
+from harness.registry import BENCHMARKS, LABELLED, METHODS, dataset_name, is_own
 from harness.settings.read import Settings, named_table
 from harness.validation import parse_assignments
 

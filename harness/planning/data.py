@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.base import DataOptions, DatasetError, Splits
+from harness.datasets.base import DataOptions, DatasetError, Splits
 from harness.errors import UsageError
 from harness.models.decoders import LABELLING
 from harness.protocols.card import Protocol

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from datasets.base import Benchmark, DatasetError, Pair
+from harness.datasets.base import Benchmark, DatasetError, Pair
 from harness.errors import UsageError
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules

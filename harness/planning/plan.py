@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from datasets.base import DatasetError
+from harness.datasets.base import DatasetError
 from harness.errors import UsageError
 from harness.models.catalog import require_stands, resolve_backbone
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash, require_task
@@ -270,6 +270,6 @@ def _absent_lines(absent: Mapping[str, str], request: Request) -> list[str]:
     lines = []
     if shared:
         what = f"the data folder {root} does not exist" if root else "no data folder is given or set (--data DIR)"
-        lines.append(f"{what}: {', '.join(shared)}; python -m datasets list says where to get each")
+        lines.append(f"{what}: {', '.join(shared)}; sam-peft datasets list says where to get each")
     hint = "; or try python -m harness.run --protocol demo, which needs no data"  # said once, by the verb
     return lines + [text.removesuffix(hint) for name, text in absent.items() if name not in shared]

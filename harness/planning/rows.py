@@ -7,11 +7,11 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from harness.errors import UsageError, did_you_mean
+from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape
 from harness.planning.request import Variant
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config, method_config_class
-from methods.parts.placement import MethodError
 
 
 def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

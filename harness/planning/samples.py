@@ -26,7 +26,7 @@ def sample_writer(
         if folder.is_dir():
             return folder
         folder = (instead or results) / "sample-data" / name
-        from datasets import samples
+        from harness.datasets import samples
 
         temporary = folder.with_name(f".{name}.{os.getpid()}.part")
         if undo is not None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from harness.methods.configs import MethodConfig
+from harness.methods.parts.placement import BackboneShape
 from harness.planning.data import Images
 from harness.pricing.flops import config_of, encodes_once
 from harness.records.schema import Run
 from harness.training.bounds import CACHE_BYTES, LEAST_BLOCKS, TOKEN_BYTES
-from methods.configs import MethodConfig
-from methods.parts.placement import BackboneShape
 
 UNFINISHED = 7
 """Times the trained tensors: two checkpoints, each with the weights and Adam's two moments, and the best state."""

@@ -9,12 +9,12 @@ import functools
 import json
 
 from harness.errors import UsageError
+from harness.methods.configs import MethodConfig, PlacedConfig
+from harness.methods.parts.placement import BackboneShape, MethodError
 from harness.models.decoders import Decoder, dense_activations, dense_flops
 from harness.planning.data import Images
 from harness.records.schema import Run
 from harness.registry import method_config
-from methods.configs import MethodConfig, PlacedConfig
-from methods.parts.placement import BackboneShape, MethodError
 
 DECODER_DIM = 256
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}

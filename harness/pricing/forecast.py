@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from harness.errors import UsageError
+from harness.methods.parts.placement import BackboneShape
 from harness.planning.data import Images, limited
 from harness.pricing.assumed import GPU, Device
 from harness.pricing.disk import (
@@ -24,7 +25,6 @@ from harness.pricing.disk import (
 from harness.pricing.earlier_runs import EarlierRuns, SecondsOf, ShapeOf, levels, trained_weights
 from harness.pricing.flops import model_of, run_flops
 from harness.records.schema import Record, Run
-from methods.parts.placement import BackboneShape
 
 ImagesOf = Callable[[Run], Images]
 

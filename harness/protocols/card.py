@@ -113,7 +113,7 @@ class Protocol:
         cache_prefix: on a CPU the tokens that enter the first trained block are kept (`harness.training.prefix`).
         keep_masks: the predicted masks of so many test images, the same for every method and seed, stay beside the record.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
-        split_rule: see `datasets.base.DataOptions`; road_missing_ignore and group likewise.
+        split_rule: see `harness.datasets.base.DataOptions`; road_missing_ignore and group likewise.
         own_classes: of one's own data, the names of its classes, so that a run is known by them and can be made anywhere;
             planning fills it in, and it is empty for the harness's benchmarks.
         evaluation: see `Conventions`.

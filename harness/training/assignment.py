@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from harness.methods.base import Method
 from harness.models.decoder_shape import Task
 from harness.protocols.card import Protocol
 from harness.training.batches import TrainingImages
@@ -16,7 +17,6 @@ from harness.training.distributed import ALONE, Workers
 from harness.training.embeddings import EmbeddingCache
 from harness.training.outcome import Progress, Selection, StopRequest
 from harness.training.prefix import FrozenPrefix
-from methods.base import Method
 
 
 @dataclass(frozen=True, kw_only=True)

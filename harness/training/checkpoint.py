@@ -106,7 +106,7 @@ class CheckpointFiles:
 
 
 class StateFiles:
-    """Trained tensors (`methods.base.Method.state`) of the best and the last epoch, as safetensors files that name
+    """Trained tensors (`harness.methods.base.Method.state`) of the best and the last epoch, as safetensors files that name
     their epoch.
 
     While a run trains, the best state lies in ``best-EPOCH.safetensors``, so that a checkpoint and the best state it

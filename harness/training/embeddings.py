@@ -1,6 +1,6 @@
 """Image embeddings of a frozen encoder, computed once for each image and flip.
 
-For a method that trains nothing in the encoder (`methods.configs.MethodConfig.trains_encoder` is False) the embedding is a
+For a method that trains nothing in the encoder (`harness.methods.configs.MethodConfig.trains_encoder` is False) the embedding is a
 constant. Every image is encoded alone, so that its embedding does not depend on which others it met; it is stored in
 the very type in which the encoder gives it (fp32, or what autocast leaves), so nothing is rounded.
 
@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.methods.base import Method
 from harness.training.bounds import CACHE_BYTES
 from harness.user_cache import SUM_BYTES, own_key, own_sum
-from methods.base import Method
 
 MEMORY_LIMIT = 4 << 30
 

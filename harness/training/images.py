@@ -19,7 +19,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets.base import Benchmark, Pair, Sample
+from harness.datasets.base import Benchmark, Pair, Sample
 from harness.evaluation.resize import resize_nearest
 from harness.training.bounds import CACHE_BYTES
 from harness.training.image_cache import ImageCache

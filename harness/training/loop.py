@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 
 from harness.errors import UsageError
+from harness.methods.base import ARCHITECTURE, Role
+from harness.methods.parts.placement import MethodError
 from harness.training.assignment import Assignment
 from harness.training.batches import UpdatePlan, draw_number, hold_out
 from harness.training.checkpoint import CheckpointFiles, StateFiles
@@ -30,8 +32,6 @@ from harness.training.position import Position
 from harness.training.prediction import Loss
 from harness.training.schedule import learning_rate_factor
 from harness.training.steps import planned_steps
-from methods.base import ARCHITECTURE, Role
-from methods.parts.placement import MethodError
 
 LOOKAHEAD = 2
 """Updates whose images load while one computes."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UsageError
+from harness.methods.base import ParameterGroup, Role
 from harness.protocols.card import Protocol
-from methods.base import ParameterGroup, Role
 
 
 def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> dict[Role, torch.optim.Optimizer]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from harness.methods.base import WEIGHTS, Method
+from harness.methods.parts.placement import MethodError
 from harness.protocols.card import Protocol
 from harness.training.batches import UpdatePlan
-from methods.base import WEIGHTS, Method
-from methods.parts.placement import MethodError
 
 MOST_STEPS = 1000
 """Steps for an update of the weights; a method that takes more than this never gives them one."""

@@ -4,7 +4,7 @@ Free of torch: planning a thousand runs reads this package and builds no model. 
 that the contract tests hold against the attached model.
 """
 
-from methods.configs.baselines import (
+from harness.methods.configs.baselines import (
     AdapterConfig,
     AdaptFormerConfig,
     BitFitConfig,
@@ -16,7 +16,7 @@ from methods.configs.baselines import (
     SSFConfig,
     VPTConfig,
 )
-from methods.configs.common import (
+from harness.methods.configs.common import (
     DecoderOnlyConfig,
     FullConfig,
     MethodConfig,
@@ -25,14 +25,14 @@ from methods.configs.common import (
     require_positive,
     require_whole,
 )
-from methods.configs.lowrank import (
+from harness.methods.configs.lowrank import (
     ConvLoRAConfig,
     LoRAConfig,
     LowRankConfig,
     SAMedConfig,
     site_widths,
 )
-from methods.configs.naslora import NASLoRAConfig, NASPCLoRAConfig
+from harness.methods.configs.naslora import NASLoRAConfig, NASPCLoRAConfig
 
 __all__ = [
     "AdaptFormerConfig",

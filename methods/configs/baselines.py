@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
-from methods.parts.placement import BackboneShape, MethodError, parse_sites
+from harness.methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
+from harness.methods.parts.placement import BackboneShape, MethodError, parse_sites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +250,7 @@ class SAMAdapterConfig(PlacedConfig):
         scale: the prompt's hidden width is dim / scale, 32 (code).
         ratio: the central square of the spectrum with this fraction of its area is removed, 0.25 (paper).
         patch_embedding: ``intended`` tunes each token's own embedding; ``released`` scrambles it first, see
-            `methods.samadapter`.
+            `harness.methods.samadapter`.
     """
 
     scale: int = 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from methods.parts.placement import BackboneShape, MethodError, parse_blocks
+from harness.methods.parts.placement import BackboneShape, MethodError, parse_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class MethodConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedConfig(MethodConfig):
-    """A method that acts on chosen blocks. See `methods.parts.placement` for the grammar."""
+    """A method that acts on chosen blocks. See `harness.methods.parts.placement` for the grammar."""
 
     blocks: str = "all"
 

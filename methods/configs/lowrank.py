@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
-from methods.parts.placement import BackboneShape, MethodError, apart, parse_sites
+from harness.methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
+from harness.methods.parts.placement import BackboneShape, MethodError, apart, parse_sites
 
 
 @dataclass(frozen=True, kw_only=True)

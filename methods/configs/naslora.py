@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from methods.configs.common import require_choice
-from methods.configs.lowrank import LowRankConfig, site_widths
-from methods.parts.operations import NORMS, cell_parameters, normed, parse_operations
-from methods.parts.placement import BackboneShape, MethodError
+from harness.methods.configs.common import require_choice
+from harness.methods.configs.lowrank import LowRankConfig, site_widths
+from harness.methods.parts.operations import NORMS, cell_parameters, normed, parse_operations
+from harness.methods.parts.placement import BackboneShape, MethodError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class NASLoRAConfig(LowRankConfig):
             NAS-LoRA differ in the cell alone; ours) and one cell each on ``q,k,v``.
         rank: r = 3 (paper).
         scale: factor of the update; 1, the paper's formula has none.
-        style: see `methods.parts.operations` (the paper does not say whether ReLU and batch norm stay; ours: as DARTS).
+        style: see `harness.methods.parts.operations` (the paper does not say whether ReLU and batch norm stay; ours: as DARTS).
         operations: ``all`` (DARTS's eight, paper), ``no-conv``, ``no-pool``, ``wide`` (three more, ours), or names separated
             by commas.
         scope: ``window`` runs the cell inside the attention window, ``image`` on the whole map (ours: window, as

@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.parts.initialisation import kaiming_uniform
-from methods.parts.kernels import chain
-from methods.parts.operations import BEYOND
+from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.kernels import chain
+from harness.methods.parts.operations import BEYOND
 
 LARGEST = 0.25
 """Cycles a token up to which a frequency passes; 0.5 is the largest there is."""
 
 
 class BeyondDarts(nn.Module):
-    """The operations of `methods.parts.operations.BEYOND` among ``operations``, each linear in its map.
+    """The operations of `harness.methods.parts.operations.BEYOND` among ``operations``, each linear in its map.
 
     Args:
         operations: names; others are passed over.

@@ -1,6 +1,6 @@
 """The mixed edge of NAS-LoRA (2512.03499): y = Σ_i softmax(α)_i · O_i(x) on a bottleneck map.
 
-`methods.parts.operations` says what the operations are (those of DARTS, 1806.09055). Deviations: the depthwise and pointwise
+`harness.methods.parts.operations` says what the operations are (those of DARTS, 1806.09055). Deviations: the depthwise and pointwise
 weights start as PyTorch starts a convolution (Kaiming-uniform, a = √5), drawn from the method's own generator; the cell
 computes in float32 under autocast, because its few channels cost nothing and batch statistics in half precision do.
 
@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.parts.beyond import BeyondDarts
-from methods.parts.kernels import chain, spread, widen
-from methods.parts.operations import BEYOND, CONVOLUTIONS, POOLS
-from methods.parts.placement import MethodError
-from methods.parts.recompute import recomputing
-from methods.parts.stages import SeparableStages
+from harness.methods.parts.beyond import BeyondDarts
+from harness.methods.parts.kernels import chain, spread, widen
+from harness.methods.parts.operations import BEYOND, CONVOLUTIONS, POOLS
+from harness.methods.parts.placement import MethodError
+from harness.methods.parts.recompute import recomputing
+from harness.methods.parts.stages import SeparableStages
 
 _GROUPS = (
     ("none",),
@@ -39,13 +39,13 @@ class Cell(nn.Module):
     """One softmax-mixed edge.
 
     Args:
-        operations: names in order, as `methods.parts.operations.parse_operations` returns them.
+        operations: names in order, as `harness.methods.parts.operations.parse_operations` returns them.
         channels: channels of the map.
         style: ``darts`` or ``linear``.
         alpha_std: standard deviation of α at init. A single operation has no α.
         generator: source of the initial weights.
         fused: batch the operations into few convolutions; the same result as one by one.
-        norm: ``batch``, ``batch-affine`` or ``none``; see `methods.configs.NASLoRAConfig`.
+        norm: ``batch``, ``batch-affine`` or ``none``; see `harness.methods.configs.NASLoRAConfig`.
         residual: add the map itself.
 
     Shape: (B, channels, h, w) to the same.

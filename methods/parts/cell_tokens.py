@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.parts.cell import Cell
-from methods.parts.sites import TokenLayout
+from harness.methods.parts.cell import Cell
+from harness.methods.parts.sites import TokenLayout
 
 
 class OneConvolution(nn.Module):
@@ -71,7 +71,7 @@ class CellOnTokens(nn.Module):
         return prefix.to(skip.dtype) * skip
 
     def linear_part(self) -> Tensor:
-        """What the skip connection and the bypass pass, (r, r); see `methods.parts.merging.Splittable`."""
+        """What the skip connection and the bypass pass, (r, r); see `harness.methods.parts.merging.Splittable`."""
         skip = self.cell.skip_weight().detach().cpu()
         diagonal = torch.ones(self.width)
         diagonal[: self.cell.channels] = skip

@@ -20,9 +20,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from methods.parts.folding import Folding
-from methods.parts.lowrank import AdaptedLinear, LowRank
-from methods.parts.sites import BlockSite, DecoderSite
+from harness.methods.parts.folding import Folding
+from harness.methods.parts.lowrank import AdaptedLinear, LowRank
+from harness.methods.parts.sites import BlockSite, DecoderSite
 
 
 @runtime_checkable

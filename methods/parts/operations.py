@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from methods.parts.placement import MethodError
+from harness.methods.parts.placement import MethodError
 
 
 @dataclass(frozen=True, kw_only=True)

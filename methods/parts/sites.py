@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from methods.parts.placement import BackboneShape, MethodError, parse_blocks
+from harness.methods.parts.placement import BackboneShape, MethodError, parse_blocks
 
 _PATHS = {
     "norm1": ("norm1",),

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.parts.initialisation import kaiming_uniform
-from methods.parts.operations import CONVOLUTIONS
+from harness.methods.parts.initialisation import kaiming_uniform
+from harness.methods.parts.operations import CONVOLUTIONS
 
 SIDE = max(form.kernel for form in CONVOLUTIONS.values())
 """Taps a side that a kernel is widened to; with padding to match, the zeros around a smaller one change nothing."""

@@ -11,10 +11,10 @@ import torch
 from benchmarks import evaluation, step
 from benchmarks.peers import ATTENTIONS, autogluon_conv_lora, hf_lora
 from benchmarks.reference import PlainLoRA, plain_twin
+from harness.methods.configs import ConvLoRAConfig, LoRAConfig
+from harness.methods.convlora import ConvLoRA
+from harness.methods.lora import LoRA
 from harness.models.build import build_segmenter
-from methods.configs import ConvLoRAConfig, LoRAConfig
-from methods.convlora import ConvLoRA
-from methods.lora import LoRA
 
 pytest.importorskip("peft")
 pytest.importorskip("transformers")

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from benchmarks.reference import PlainLoRA, plain_twin
+from harness.methods.base import Method
+from harness.methods.configs import LoRAConfig, NASLoRAConfig
+from harness.methods.lora import LoRA
+from harness.methods.naslora import NASLoRA
 from harness.models.build import build_segmenter
-from methods.base import Method
-from methods.configs import LoRAConfig, NASLoRAConfig
-from methods.lora import LoRA
-from methods.naslora import NASLoRA
 
 
 @pytest.mark.parametrize(("cls", "config"), [(LoRA, LoRAConfig), (NASLoRA, NASLoRAConfig)])

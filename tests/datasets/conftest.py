@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-import datasets
-from datasets import samples
-from datasets.base import DataOptions
-from datasets.reading.folder_benchmark import FolderBenchmark
+from harness.datasets import samples
+from harness.datasets.base import DataOptions
+from harness.datasets.reading.folder_benchmark import FolderBenchmark
+from harness.registry import SEGMENTED
 
 MakeBenchmark = Callable[..., FolderBenchmark]
-CASES = [(name, layout) for name in datasets.BUILTIN for layout in samples.layouts(name)]
+CASES = [(name, layout) for name in SEGMENTED for layout in samples.layouts(name)]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def benchmark_of(name: str, **options) -> FolderBenchmark:
-    module, _, attribute = datasets.BUILTIN[name].partition(":")
+    module, _, attribute = SEGMENTED[name].partition(":")
     return getattr(importlib.import_module(module), attribute)(DataOptions(**options))
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from datasets.base import Benchmark, Pair
-from datasets.cvc612 import FIRST_FRAMES, sequence_of
-from datasets.reading.folder_benchmark import FolderBenchmark
-from datasets.reading.layouts import Layout
+from harness.datasets.base import Benchmark, Pair
+from harness.datasets.cvc612 import FIRST_FRAMES, sequence_of
+from harness.datasets.reading.folder_benchmark import FolderBenchmark
+from harness.datasets.reading.layouts import Layout
 from tests.datasets.conftest import MakeBenchmark
 
 SEQUENCES = [

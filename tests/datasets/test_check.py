@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-import datasets
-from datasets import samples
-from datasets.base import DataOptions
-from datasets.preparing.checking import Check, check
-from datasets.preparing.fingerprints import fingerprint_pair, near_pairs
+from harness.datasets import samples
+from harness.datasets.base import DataOptions
+from harness.datasets.preparing.checking import Check, check
+from harness.datasets.preparing.fingerprints import fingerprint_pair, near_pairs
+from harness.registry import SEGMENTED
 from tests.datasets.conftest import benchmark_of
 
 
@@ -54,7 +54,7 @@ def add(folder: Path, split: str, stem: str, image: Image.Image, mask: Path) -> 
     shutil.copy(mask, folder / split / "map" / f"{stem}.tif")
 
 
-@pytest.mark.parametrize("name", list(datasets.BUILTIN))
+@pytest.mark.parametrize("name", list(SEGMENTED))
 def test_samples_pass_and_are_said_to_be_samples(sample_of, name: str) -> None:
     found = judged(name, sample_of(name))
     assert not failed(found)
@@ -213,7 +213,7 @@ def test_flat_pictures_are_not_taken_for_copies(tmp_path: Path) -> None:
 
 
 def datasets_pair(image: Path, mask: Path):
-    from datasets.base import Pair
+    from harness.datasets.base import Pair
 
     return Pair(stem=image.stem, image=image, mask=mask)
 

@@ -1,4 +1,4 @@
-"""``python -m datasets``: what a user types and reads."""
+"""``sam-peft datasets``: what a user types and reads."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-import datasets
-from datasets import samples
-from datasets.preparing.checking import Check
-from datasets.preparing.downloading import Archive
-from datasets.preparing.prepare import Prepared
-from datasets.preparing.verdicts import Verdict
 from harness.data_sets import _print_check, main
+from harness.datasets import samples
+from harness.datasets.preparing.checking import Check
+from harness.datasets.preparing.downloading import Archive
+from harness.datasets.preparing.prepare import Prepared
+from harness.datasets.preparing.verdicts import Verdict
+from harness.registry import LABELLED, SEGMENTED
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -37,18 +37,18 @@ def test_list_names_all_nine_with_terms_source_and_what_is_found(said, tmp_path:
     samples.write_samples("camo", tmp_path, images=12, size=48)
     code, out, _ = said("list", "--data", tmp_path)
     assert code == 0
-    for name in datasets.BUILTIN:
+    for name in SEGMENTED:
         assert f"\n{name} " in f"\n{out}"
     assert f"found: {tmp_path / 'CAMO-V.1.0-CVIU2019'}" in out
     assert out.count("not found") == 9  # with origin, which is made of five
     assert "non-commercial" in out
     _, out, _ = said("list", "--data", tmp_path, "--json")
     entries = {entry["name"]: entry for entry in json.loads(out)}
-    assert set(entries) == {*datasets.BUILTIN, *datasets.LABELLED}
+    assert set(entries) == {*SEGMENTED, *LABELLED}
     assert entries["camo"]["found"]
     assert not entries["sbu"]["found"]
     assert all(entry["terms"] and entry["source"] and entry["sizes"] for entry in entries.values())
-    assert all(entries[name]["layouts"] for name in datasets.BUILTIN)
+    assert all(entries[name]["layouts"] for name in SEGMENTED)
 
 
 def test_list_without_data_root_is_no_error(said, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_download_that_is_kept_is_told(said, tmp_path: Path, monkeypatch: pyte
     done = Prepared(
         folder=tmp_path, layout="original", counts={}, archives=tuple(archives), verified=("", ""), new=True
     )
-    monkeypatch.setattr("datasets.preparing.prepare.prepare", lambda *arguments, **options: done)
+    monkeypatch.setattr("harness.datasets.preparing.prepare.prepare", lambda *arguments, **options: done)
     _, out, _ = said("prepare", "kvasir", "--from", "kept.zip", "--data", tmp_path / "data")
     (line,) = (line for line in out.splitlines() if line.startswith("the download is kept"))
     assert line == f"the download is kept: {archives[0].path} (remove it to free 2.0 MB)"
@@ -125,9 +125,9 @@ def test_a_download_that_is_kept_is_told(said, tmp_path: Path, monkeypatch: pyte
 def test_every_layout_of_every_benchmark_can_be_sampled(said, tmp_path: Path) -> None:
     code, out, _ = said("sample", "all", "--layout", "all", "--data", tmp_path, "--images", 12, "--size", 40)
     assert code == 0
-    assert len(out.splitlines()) == sum(len(samples.layouts(name)) for name in datasets.BUILTIN)
-    assert {path.name for path in tmp_path.iterdir()} == set(datasets.BUILTIN)
-    for name in datasets.BUILTIN:
+    assert len(out.splitlines()) == sum(len(samples.layouts(name)) for name in SEGMENTED)
+    assert {path.name for path in tmp_path.iterdir()} == set(SEGMENTED)
+    for name in SEGMENTED:
         assert {path.name for path in (tmp_path / name).iterdir()} == set(samples.layouts(name))
 
 
@@ -136,7 +136,7 @@ def test_a_sample_of_every_benchmark_lies_where_all_are_found(said, tmp_path: Pa
     assert code == 0
     _, out, _ = said("list", "--data", tmp_path, "--json")
     found = {entry["name"] for entry in json.loads(out) if entry["found"]}
-    assert found >= set(datasets.BUILTIN)
+    assert found >= set(SEGMENTED)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import samples
-from datasets.base import Benchmark, DataOptions, DatasetError, Splits
-from datasets.origin import ImageOrigin
-from datasets.own_labels import any_folder
 from harness.data_sets import main
+from harness.datasets import samples
+from harness.datasets.base import Benchmark, DataOptions, DatasetError, Splits
+from harness.datasets.origin import ImageOrigin
+from harness.datasets.own_labels import any_folder
 from harness.registry import BENCHMARKS, add_own_of
 from harness.training.images import ImageSource
 

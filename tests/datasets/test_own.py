@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.base import Benchmark, DataOptions, DatasetError, Splits
-from datasets.own import own_folder, read_classes
 from harness.data_sets import main
+from harness.datasets.base import Benchmark, DataOptions, DatasetError, Splits
+from harness.datasets.own import own_folder, read_classes
 from harness.registry import dataset_name
 
 STEMS = [f"site{site}_r{row}c0" for site in range(8) for row in range(3)]

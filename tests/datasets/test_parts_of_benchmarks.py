@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import samples
-from datasets.base import DatasetError, Splits
-from datasets.cvc612 import FIRST_FRAMES
-from datasets.isic2017 import LESIONS_OF_VALIDATION, number
-from datasets.preparing.checking import check
-from datasets.road import image_of_tile
+from harness.datasets import samples
+from harness.datasets.base import DatasetError, Splits
+from harness.datasets.cvc612 import FIRST_FRAMES
+from harness.datasets.isic2017 import LESIONS_OF_VALIDATION, number
+from harness.datasets.preparing.checking import check
+from harness.datasets.road import image_of_tile
 from tests.datasets.conftest import MakeBenchmark
 
 GREY, WHITE = (90, 90, 90), 255

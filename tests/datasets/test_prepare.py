@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-import datasets
-from datasets import samples
-from datasets.base import DatasetError
-from datasets.preparing import downloading
-from datasets.preparing.prepare import prepare
+from harness.datasets import samples
+from harness.datasets.base import DatasetError
+from harness.datasets.preparing import downloading
+from harness.datasets.preparing.prepare import prepare
+from harness.registry import SEGMENTED
 from tests.datasets.archive_server import serve
 from tests.datasets.conftest import CASES, benchmark_of
 
@@ -313,8 +313,8 @@ def test_killed_while_unpacking_leaves_no_folder_and_the_next_call_cleans_up(roo
     slow = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from datasets.kvasir import Kvasir\n"
-        "from datasets.preparing.prepare import prepare\n"
+        "from harness.datasets.kvasir import Kvasir\n"
+        "from harness.datasets.preparing.prepare import prepare\n"
         "def crawl(what, done, total):\n"
         "    if what.startswith('unpacking'):\n"
         "        time.sleep(0.05)\n"
@@ -348,4 +348,4 @@ def test_number_of_hashes_must_fit(archive: Path, root: Path) -> None:
 
 
 def test_every_benchmark_is_a_case() -> None:
-    assert {name for name, _ in CASES} == set(datasets.BUILTIN)
+    assert {name for name, _ in CASES} == set(SEGMENTED)

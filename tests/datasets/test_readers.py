@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datasets
-from datasets import samples
-from datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
-from datasets.cvc612 import sequence_of
-from datasets.reading.lists import read_list
+from harness.datasets import samples
+from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
+from harness.datasets.cvc612 import sequence_of
+from harness.datasets.reading.lists import read_list
 from harness.planning.data import manifest_hash
+from harness.registry import SEGMENTED
 from tests.datasets.conftest import CASES
 
-MANIFESTS = Path(datasets.__file__).parent / "manifests"
+MANIFESTS = Path(__file__).parents[2] / "datasets" / "manifests"
 
 
 def every(splits: Splits) -> list[Pair]:
@@ -62,16 +62,16 @@ def test_splits_are_disjoint_not_empty_and_repeatable(make, sample_of, name: str
     assert load(make(name), root) == splits
 
 
-@pytest.mark.parametrize("name", list(datasets.BUILTIN))
+@pytest.mark.parametrize("name", list(SEGMENTED))
 def test_the_dataset_folder_itself_may_be_given(make, sample_of, name: str) -> None:
     root = make(name).locate(sample_of(name))
     assert make(name).locate(root) == root
 
 
 def test_one_data_root_may_hold_all_nine(make, tmp_path: Path) -> None:
-    for name in datasets.BUILTIN:
+    for name in SEGMENTED:
         samples.write_samples(name, tmp_path, images=12, size=48)
-    for name in datasets.BUILTIN:
+    for name in SEGMENTED:
         assert load(make(name), tmp_path).layout == "original"
 
 
@@ -336,7 +336,7 @@ def test_road_missing_imagery_becomes_ignore_only_when_asked(make, sample_of) ->
 
 @pytest.mark.parametrize(("pixels", "missing"), [(79, False), (80, True)])
 def test_road_white_areas_from_two_thousandths_of_the_image_are_missing_imagery(pixels: int, missing: bool) -> None:
-    from datasets.road import missing_imagery
+    from harness.datasets.road import missing_imagery
 
     image = np.full((200, 200, 3), 90, np.uint8)
     image[3, 100 : 100 + pixels] = 255
@@ -344,7 +344,7 @@ def test_road_white_areas_from_two_thousandths_of_the_image_are_missing_imagery(
 
 
 def test_road_small_white_roofs_are_not_missing_imagery() -> None:
-    from datasets.road import missing_imagery
+    from harness.datasets.road import missing_imagery
 
     image = np.full((200, 200, 3), 90, np.uint8)
     image[10:15, 10:15] = 255

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datasets
-from datasets import samples
-from datasets.base import DatasetError
+from harness.datasets import samples
+from harness.datasets.base import DatasetError
+from harness.registry import SEGMENTED
 
 
 def _digest(root: Path) -> dict[str, str]:
@@ -23,7 +23,7 @@ def _digest(root: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", list(datasets.BUILTIN))
+@pytest.mark.parametrize("name", list(SEGMENTED))
 def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path, name: str) -> None:
     first, again, other = (
         _digest(samples.write_samples(name, tmp_path / folder, images=12, size=48, seed=seed))
@@ -35,7 +35,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path, name: str) 
 
 def test_all_nine_are_written_in_seconds(tmp_path: Path) -> None:
     start = time.process_time()
-    for name in datasets.BUILTIN:
+    for name in SEGMENTED:
         samples.write_samples(name, tmp_path)
     assert time.process_time() - start < 20
 
@@ -49,7 +49,7 @@ def test_images_vary_in_size_and_some_are_odd(tmp_path: Path) -> None:
     assert any(width < height for width, height in sizes)
 
 
-@pytest.mark.parametrize("name", list(datasets.BUILTIN))
+@pytest.mark.parametrize("name", list(SEGMENTED))
 def test_colour_tells_the_classes(name: str) -> None:
     """Nearest class colour, learnt on one half of the scenes, finds the classes of the other half."""
     scenes = [samples.scene(name, index) for index in range(36)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from datasets import samples
+from harness.datasets import samples
 from harness.models.checkpoint import checkpoint_paths
 from harness.models.original_sam import plain_sam
 from harness.planning.plan import plan

@@ -138,7 +138,9 @@ def test_ascii_output_has_words_for_what_it_cannot_show() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "alpha +- 2 \\u2713 \\udcff\n", "")
 
 
-@pytest.mark.parametrize("module", ["harness.run", "harness.tables", "harness.status", "harness.cost", "datasets"])
+@pytest.mark.parametrize(
+    "module", ["harness.run", "harness.tables", "harness.status", "harness.cost", "harness.data_sets"]
+)
 def test_help_is_shown_in_ascii(module: str) -> None:
     done = subprocess.run(**command("-m", module, "--help", PYTHONIOENCODING="ascii"), capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import methods
+from harness import methods
 from harness.contract.matrix import BEGIN, END, Capability, capability, matrix_markdown, replace_section
 from harness.doctor import main as doctor
 from harness.errors import UsageError

@@ -20,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from datasets import samples
 from harness import claims, export, figures, readings, run, status, tables, why
 from harness.cli import Main
+from harness.datasets import samples
 from harness.protocols.__main__ import main as protocols
 from harness.records.__main__ import main as records
 from harness.records.cost import Comparability

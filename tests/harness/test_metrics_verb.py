@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.base import DatasetError
+from harness.datasets.base import DatasetError
 from harness.errors import UsageError
 from harness.evaluation import folders as folders_module
 from harness.evaluation.conventions import Conventions

@@ -57,7 +57,7 @@ def test_method_that_breaks_the_contract_is_named_with_the_clause(
     monkeypatch.setattr("harness.contract.matrix.CHECKS", {name: CHECKS[name] for name in ("identity", "gradient")})
     wrong = tmp_path / "wrong.py"
     wrong.write_text(
-        "from methods.lora import LoRA\n"
+        "from harness.methods.lora import LoRA\n"
         "class Wrong(LoRA):\n"
         "    name = 'wrong'\n"
         "    identity_at_init = False\n"
@@ -73,7 +73,7 @@ def test_method_that_breaks_the_contract_is_named_with_the_clause(
 
 
 def test_entry_points_join_and_broken_ones_are_left_out_of_all(tmp_path: Path) -> None:
-    code = "from methods.lora import LoRA\nclass Mine(LoRA):\n    name = 'mine'\n"
+    code = "from harness.methods.lora import LoRA\nclass Mine(LoRA):\n    name = 'mine'\n"
     folder = _package(
         tmp_path, entries={"mine": "outside:Mine", "gone": "outside:Gone", "odd": "json:dumps"}, code=code
     )
@@ -91,7 +91,7 @@ def test_entry_points_join_and_broken_ones_are_left_out_of_all(tmp_path: Path) -
     assert "'naslora'" in names
     assert "'gone'" not in names
     assert "cannot be imported: AttributeError" in broken
-    assert "must be a subclass of methods.base:Method" in broken
+    assert "must be a subclass of harness.methods.base:Method" in broken
     assert mine == "mine"
     assert done.returncode == 1
     assert "gone: import: method 'gone' (outside:Gone) cannot be imported" in done.stderr
@@ -100,11 +100,11 @@ def test_entry_points_join_and_broken_ones_are_left_out_of_all(tmp_path: Path) -
 
 def test_plugin_may_not_take_a_name_that_exists(tmp_path: Path) -> None:
     thief = tmp_path / "thief.py"
-    thief.write_text("from methods.lora import LoRA\nclass Mine(LoRA):\n    name = 'LoRA'\n")
+    thief.write_text("from harness.methods.lora import LoRA\nclass Mine(LoRA):\n    name = 'LoRA'\n")
     with pytest.raises(UsageError, match="'lora' exists already"):
         load_plugin(thief)
     twin = tmp_path / "twin.py"
-    twin.write_text("from methods.lora import LoRA\nclass Twin(LoRA):\n    name = 'ia3'\n")
+    twin.write_text("from harness.methods.lora import LoRA\nclass Twin(LoRA):\n    name = 'ia3'\n")
     load_plugin(EXAMPLE)
     with pytest.raises(UsageError, match="'ia3' exists already"):
         load_plugin(twin)
@@ -156,8 +156,8 @@ BROKEN = {
     "exits": ("raise SystemExit(3)\n", "fails on import: SystemExit: 3"),
 }
 HEAD = (
-    "from dataclasses import dataclass\nfrom methods.base import Method\n"
-    "from methods.configs import DecoderOnlyConfig, MethodConfig\n"
+    "from dataclasses import dataclass\nfrom harness.methods.base import Method\n"
+    "from harness.methods.configs import DecoderOnlyConfig, MethodConfig\n"
 )
 
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import harness.experiment.experiment as experiment_module
-from datasets import samples
-from datasets.base import DataOptions
+from harness.datasets import samples
+from harness.datasets.base import DataOptions
 from harness.evaluation.conventions import Conventions
 from harness.evaluation.scorer import SplitScorer
 from harness.experiment.experiment import run_experiment

@@ -162,7 +162,7 @@ def failed_record(tmp_path: Path, dataset_root: Path) -> dict[str, object]:
 
 
 def test_unreadable_image_fails_its_run_with_the_file_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from datasets import samples
+    from harness.datasets import samples
 
     root = samples.write_samples("kvasir", tmp_path / "data")
     image = sorted(root.rglob("images/*.jpg"))[0]
@@ -174,7 +174,7 @@ def test_unreadable_image_fails_its_run_with_the_file_named(tmp_path: Path, caps
 
 
 def test_mask_with_an_unexpected_value_fails_its_run(tmp_path: Path) -> None:
-    from datasets import samples
+    from harness.datasets import samples
 
     root = samples.write_samples("trans10k_v2", tmp_path / "data")
     mask = sorted(root.rglob("train/masks_12/*.png"))[0]
@@ -189,7 +189,7 @@ def test_mask_with_an_unexpected_value_fails_its_run(tmp_path: Path) -> None:
 
 
 def test_image_without_a_mask_is_found_while_planning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from datasets import samples
+    from harness.datasets import samples
 
     root = samples.write_samples("kvasir", tmp_path / "data")
     mask = sorted(root.rglob("masks/*.jpg"))[0]
@@ -251,7 +251,7 @@ def test_a_plan_of_generated_images_writes_nothing_and_has_the_keys_of_the_runs(
 def test_all_that_is_missing_is_said_at_once_with_what_each_card_needs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from datasets import samples
+    from harness.datasets import samples
 
     samples.write_samples("leaf", tmp_path / "data")
     grid = [
@@ -293,7 +293,7 @@ def test_where_something_is_missing_nothing_is_written(
         (results / "records").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     assert main([*words, "--results", str(results)]) == 2
-    assert "python -m datasets list" in (error := capsys.readouterr().err) or "nowhere.pth does not exist" in error
+    assert "sam-peft datasets list" in (error := capsys.readouterr().err) or "nowhere.pth does not exist" in error
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn.functional import gelu, linear
 
 from harness.contract.case import ContractCase, grouped_parameters
-from methods.adapter import Adapter
-from methods.adaptformer import AdaptFormer
-from methods.bitfit import BitFit
-from methods.configs import AdapterConfig, AdaptFormerConfig, BitFitConfig, SSFConfig
-from methods.parts.placement import MethodError
-from methods.ssf import SSF, ScaleShift, patch_embedding
+from harness.methods.adapter import Adapter
+from harness.methods.adaptformer import AdaptFormer
+from harness.methods.bitfit import BitFit
+from harness.methods.configs import AdapterConfig, AdaptFormerConfig, BitFitConfig, SSFConfig
+from harness.methods.parts.placement import MethodError
+from harness.methods.ssf import SSF, ScaleShift, patch_embedding
 
 
 def _tokens() -> torch.Tensor:

@@ -10,12 +10,12 @@ import torch
 from torch.nn.functional import conv2d, gelu, interpolate
 
 from harness.contract.case import ContractCase, logits
+from harness.methods.configs import ConvLoRAConfig
+from harness.methods.convlora import ConvLoRA, Mixture, expert_load, squared_variation
+from harness.methods.parts.placement import MethodError
 from harness.planning.request import Variant
 from harness.planning.rows import method_row
 from harness.protocols.load import load_protocol
-from methods.configs import ConvLoRAConfig
-from methods.convlora import ConvLoRA, Mixture, expert_load, squared_variation
-from methods.parts.placement import MethodError
 
 
 def _mixture(*, weighted: bool = False, experts: int = 4) -> Mixture:

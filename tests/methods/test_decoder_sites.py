@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from harness.errors import UsageError
 from harness.experiment.peft_format import require_affine
+from harness.methods.base import Method
+from harness.methods.lora import LowRankMethod
+from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_names, backbone_shape, trained_in_decoder
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.registry import METHODS, method_config, method_config_class
 from harness.run import main as run
-from methods.base import Method
-from methods.lora import LowRankMethod
-from methods.parts.placement import MethodError
 
 SIDE = 64
 EMBEDDING = torch.randn(2, 256, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -9,10 +9,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
+from harness.methods.configs.lowrank import DoRAConfig
+from harness.methods.dora import Decomposed, DoRA
+from harness.methods.parts.lowrank import LowRank
 from harness.models.build import build_segmenter
-from methods.configs.lowrank import DoRAConfig
-from methods.dora import Decomposed, DoRA
-from methods.parts.lowrank import LowRank
 
 
 def _layers(rank: int = 3, alpha: int = 32) -> tuple[Decomposed, Any]:

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from harness.contract.case import ContractCase
+from harness.methods.base import Method
+from harness.methods.configs import FacTConfig
+from harness.methods.fact import FacT
+from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape
 from harness.models.segmenter import Segmenter
-from methods.base import Method
-from methods.configs import FacTConfig
-from methods.fact import FacT
-from methods.parts.placement import MethodError
 
 SCALE = 0.5
 

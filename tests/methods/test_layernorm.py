@@ -6,8 +6,8 @@ import pytest
 from torch import nn
 
 from harness.contract.case import ContractCase, grouped_parameters
-from methods.configs import LayerNormConfig
-from methods.layernorm import LayerNormTuning
+from harness.methods.configs import LayerNormConfig
+from harness.methods.layernorm import LayerNormTuning
 
 
 def _trained(config: LayerNormConfig, backbone: str) -> tuple[nn.Module, set[str]]:

@@ -11,16 +11,16 @@ from peft import get_peft_model, inject_adapter_in_model
 from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor, nn
 
+from harness.methods.configs import ConvLoRAConfig, LoRAConfig, SAMedConfig
+from harness.methods.dora import DoRA
+from harness.methods.lora import LoRA
+from harness.methods.parts.lowrank import AdaptedLinear, LowRank
+from harness.methods.parts.placement import MethodError
+from harness.methods.samed import SAMed
 from harness.models.build import build_segmenter
 from harness.models.segmenter import Segmenter
 from harness.protocols.card import Protocol
 from harness.training.optimisers import build_optimisers
-from methods.configs import ConvLoRAConfig, LoRAConfig, SAMedConfig
-from methods.dora import DoRA
-from methods.lora import LoRA
-from methods.parts.lowrank import AdaptedLinear, LowRank
-from methods.parts.placement import MethodError
-from methods.samed import SAMed
 
 PEFT_NAMES = {"qkv": "qkv", "proj": "proj", "mlp_in": "lin1", "mlp_out": "lin2"}
 

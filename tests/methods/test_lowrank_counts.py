@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.models.build import build_segmenter
-from harness.models.catalog import backbone_names, backbone_shape, decoder_parameters, encoder_parameters
-from harness.registry import METHODS, method_config_class
-from methods.configs import (
+from harness.methods.configs import (
     AdapterConfig,
     AdaptFormerConfig,
     ConvLoRAConfig,
@@ -27,7 +24,10 @@ from methods.configs import (
     SAMedConfig,
     VPTConfig,
 )
-from methods.parts.placement import MethodError
+from harness.methods.parts.placement import MethodError
+from harness.models.build import build_segmenter
+from harness.models.catalog import backbone_names, backbone_shape, decoder_parameters, encoder_parameters
+from harness.registry import METHODS, method_config_class
 
 CELL = 360 + 8
 PARTIAL_CELL = 228 + 8

@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.contract.case import IMAGE_SIZE, ContractCase
+from harness.methods.configs import LoRAConfig, LSTConfig
+from harness.methods.lora import LoRA
+from harness.methods.lst import LST, Rung
 from harness.models.catalog import backbone_shape
 from harness.models.segmenter import Segmenter
-from methods.configs import LoRAConfig, LSTConfig
-from methods.lora import LoRA
-from methods.lst import LST, Rung
 
 
 def _lst(backbone: str = "vit_t") -> ContractCase:

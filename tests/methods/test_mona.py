@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.contract.case import ContractCase
-from methods.configs import MonaConfig
-from methods.mona import Mona, MonaBlock
+from harness.methods.configs import MonaConfig
+from harness.methods.mona import Mona, MonaBlock
 
 HIDDEN = 8
 

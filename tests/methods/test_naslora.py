@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from harness.contract.case import ContractCase, logits
+from harness.methods.base import ARCHITECTURE, WEIGHTS
+from harness.methods.configs import LoRAConfig, NASLoRAConfig, NASPCLoRAConfig
+from harness.methods.lora import LoRA
+from harness.methods.naslora import NASLoRA
+from harness.methods.naspclora import NASPCLoRA
+from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
-from methods.base import ARCHITECTURE, WEIGHTS
-from methods.configs import LoRAConfig, NASLoRAConfig, NASPCLoRAConfig
-from methods.lora import LoRA
-from methods.naslora import NASLoRA
-from methods.naspclora import NASPCLoRA
-from methods.parts.placement import MethodError
 
 
 def _attached(**options: Any) -> tuple[nn.Module, NASLoRA]:

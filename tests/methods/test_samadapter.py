@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import gelu
 
 from harness.contract.case import ContractCase
-from methods.configs import SAMAdapterConfig
-from methods.parts.placement import MethodError
-from methods.samadapter import SAMAdapter, high_frequencies, scrambled
+from harness.methods.configs import SAMAdapterConfig
+from harness.methods.parts.placement import MethodError
+from harness.methods.samadapter import SAMAdapter, high_frequencies, scrambled
 
 
 def _wave(cycles: int, side: int = 64) -> torch.Tensor:

@@ -9,11 +9,11 @@ import torch
 from peft import VeraConfig, get_peft_model
 from torch import Tensor, nn
 
+from harness.methods.configs.lowrank import VeRAConfig
+from harness.methods.parts.lowrank import AdaptedLinear
+from harness.methods.vera import Projections, Scaled, VeRA
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
-from methods.configs.lowrank import VeRAConfig
-from methods.parts.lowrank import AdaptedLinear
-from methods.vera import Projections, Scaled, VeRA
 
 IMAGES = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 PATHS = {"qkv": "attn.qkv", "proj": "attn.proj", "mlp_in": "mlp.lin1", "mlp_out": "mlp.lin2"}

@@ -8,8 +8,8 @@ import torch
 from segment_anything.modeling.image_encoder import get_rel_pos, window_partition
 
 from harness.contract.case import ContractCase, logits
-from methods.configs import VPTConfig
-from methods.vpt import VPT
+from harness.methods.configs import VPTConfig
+from harness.methods.vpt import VPT
 
 
 def _attached(backbone: str) -> torch.nn.Module:

@@ -15,9 +15,9 @@ from collections import Counter
 import pytest
 import yaml
 
-from datasets import BUILTIN
 from harness.dispatch.place import place
 from harness.planning.samples import sample_writer
+from harness.registry import SEGMENTED
 from tests.harness.dispatch.helpers import make_job, starts, use_standin
 from tests.slurm.conftest import REPOSITORY, harness_run, numbers, records, submit, wait_until
 
@@ -126,7 +126,7 @@ def test_torch_running_out_of_memory_in_a_plugged_in_method_is_oom(cluster, tmp_
     plugin = tmp_path / "hungry.py"
     plugin.write_text(
         "import torch\n"
-        "from methods.bitfit import BitFit\n"
+        "from harness.methods.bitfit import BitFit\n"
         "class Hungry(BitFit):\n"
         "    name = 'hungry'\n"
         "    def auxiliary_loss(self):\n"
@@ -193,7 +193,7 @@ def test_a_thousand_runs_are_one_array_planned_submitted_and_surveyed_quickly(cl
         "--results",
         str(tmp_path / "runs"),
     )
-    for name in BUILTIN:
+    for name in SEGMENTED:
         sample_writer(tmp_path / "runs")(name)
     planned = timed(sys.executable, "-m", "harness.run", *grid, "--plan")
     assert planned.seconds < 2.0

@@ -7,9 +7,9 @@ import os
 import numpy as np
 import pytest
 
-from datasets.preparing import fingerprints
-from datasets.preparing.checking import available_cores
-from datasets.preparing.verdicts import _ranges
+from harness.datasets.preparing import fingerprints
+from harness.datasets.preparing.checking import available_cores
+from harness.datasets.preparing.verdicts import _ranges
 
 
 def test_a_class_has_its_share_of_the_pixels_that_are_known() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.base import DatasetError
-from datasets.preparing.unpacking import ArchiveLimits, _Budget, unpack
+from harness.datasets.base import DatasetError
+from harness.datasets.preparing.unpacking import ArchiveLimits, _Budget, unpack
 
 
 def quiet(what: str, done: int, total: int | None) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.base import DatasetError
-from datasets.reading.decoding import fit, read_binary, read_channel_means, read_image, read_indices
-from datasets.samples import encodings
+from harness.datasets.base import DatasetError
+from harness.datasets.reading.decoding import fit, read_binary, read_channel_means, read_image, read_indices
+from harness.datasets.samples import encodings
 
 RNG = np.random.default_rng(0)
 

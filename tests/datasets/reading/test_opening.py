@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from datasets.base import DatasetError
-from datasets.reading.decoding import read_binary, read_image, read_indices
-from datasets.reading.opening import open_image, orientation, stored_size, upright
-from datasets.samples import encodings
+from harness.datasets.base import DatasetError
+from harness.datasets.reading.decoding import read_binary, read_image, read_indices
+from harness.datasets.reading.opening import open_image, orientation, stored_size, upright
+from harness.datasets.samples import encodings
 from tests.datasets.conftest import MakeBenchmark
 
 RNG = np.random.default_rng(0)
@@ -99,9 +99,9 @@ def test_rgb_that_calls_itself_grey_is_read_exactly(tmp_path: Path) -> None:
 def test_a_mislabelled_tiff_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.tif"
     encodings.mislabelled_tiff(path, RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8))
-    monkeypatch.setattr("datasets.reading.opening.MOST_PIXELS", 30 * 40)
+    monkeypatch.setattr("harness.datasets.reading.opening.MOST_PIXELS", 30 * 40)
     assert open_image(path).size == (40, 30)
-    monkeypatch.setattr("datasets.reading.opening.MOST_PIXELS", 30 * 40 - 1)
+    monkeypatch.setattr("harness.datasets.reading.opening.MOST_PIXELS", 30 * 40 - 1)
     with monkeypatch.context() as patch:
         patch.setattr("tifffile.TiffPage.asarray", lambda page: pytest.fail("it is decoded all the same"))
         assert "40x30 pixels" in refused(path)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from datasets.base import DatasetError
-from datasets.reading.pairing import image_files, pair_folders
+from harness.datasets.base import DatasetError
+from harness.datasets.reading.pairing import image_files, pair_folders
 
 
 def _touch(folder: Path, *names: str) -> Path:

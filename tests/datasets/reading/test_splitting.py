@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from datasets.base import DatasetError, Pair
-from datasets.cvc612 import FIRST_FRAMES, sequence_of
-from datasets.reading.splitting import carve
+from harness.datasets.base import DatasetError, Pair
+from harness.datasets.cvc612 import FIRST_FRAMES, sequence_of
+from harness.datasets.reading.splitting import carve
 
 
 def _pairs(count: int) -> list[Pair]:

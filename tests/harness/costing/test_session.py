@@ -11,8 +11,8 @@ from harness.costing import measure as measuring
 from harness.costing.contestant import Contestant
 from harness.costing.measure import measure
 from harness.errors import UsageError
+from harness.methods.lora import LoRA
 from harness.protocols.load import load_protocol
-from methods.lora import LoRA
 from tests.harness.costing.small import SMALL, session_of
 
 

@@ -35,7 +35,7 @@ def test_the_same_code_is_one_snapshot_and_a_change_another(tmp_path, monkeypatc
 
 def test_a_process_in_a_snapshot_runs_the_frozen_code(tmp_path):
     frozen = snapshot.take(tmp_path)
-    code = "import harness, methods, datasets; print(harness.__file__, methods.__file__, datasets.__file__)"
+    code = "import harness, harness.methods as m, harness.datasets.base as d; print(harness.__file__, m.__file__, d.__file__)"
     where = subprocess.run(
         [sys.executable, "-c", code], cwd=frozen, capture_output=True, text=True, check=True
     ).stdout.split()
@@ -82,7 +82,7 @@ def _added(frozen: Path) -> None:
 
 
 def _removed(frozen: Path) -> None:
-    (frozen / "methods" / "lora.py").unlink()
+    (frozen / "harness" / "methods" / "lora.py").unlink()
 
 
 def _linked(frozen: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from datasets import BUILTIN, samples
 from harness import predict, run, tables
+from harness.datasets import samples
 from harness.errors import UsageError
 from harness.evaluation.labels import LabelScorer
 from harness.planning.asked import understand
@@ -20,6 +20,7 @@ from harness.records.__main__ import main as records
 from harness.records.images import all_image_scores
 from harness.records.schema import hashed_rules
 from harness.records.store import RecordStore
+from harness.registry import SEGMENTED
 from harness.settings.read import Settings
 from tests.datasets.test_labels import SPLITS, write_folders
 
@@ -131,7 +132,7 @@ def test_all_means_the_benchmarks_with_masks_and_a_card_may_hold_both_tasks(tmp_
     asked = understand(
         run.parser().parse_args(["--methods", "lora", "--protocol", "demo", "--datasets", "all"]), Settings()
     )
-    assert set(asked.request.benchmarks) >= set(BUILTIN)
+    assert set(asked.request.benchmarks) >= set(SEGMENTED)
     assert "origin" not in asked.request.benchmarks
     samples.write_samples("origin", tmp_path, images=12, size=32)
     both = [f"benchmarks.origin.{one}" for one in ("task=classification", "decoder=class-token")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.base import Pair
+from harness.datasets.base import Pair
 from harness.experiment.data import RunData, open_data
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant

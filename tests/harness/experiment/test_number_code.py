@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.kvasir import Kvasir
+from harness.datasets.kvasir import Kvasir
 from harness.experiment import number_code as module
 from harness.experiment.number_code import number_code
 from harness.plugins import load_plugin
@@ -15,8 +15,8 @@ from harness.registry import METHODS
 
 PLUGIN = '''
 from dataclasses import dataclass
-from methods.lora import LoRA
-from methods.configs.lowrank import LowRankConfig
+from harness.methods.lora import LoRA
+from harness.methods.configs.lowrank import LowRankConfig
 
 SCALE = 2.0
 
@@ -76,9 +76,9 @@ def test_code_of_the_method_changes_its_part_alone(fingerprint, old: str, new: s
 
 
 def test_what_a_method_is_made_of_counts_and_other_methods_do_not() -> None:
-    behind = module._behind("methods.lora", ("methods",), without=("methods.configs",))
-    assert "methods.parts.lowrank" in behind
-    assert "methods.naslora" not in behind
+    behind = module._behind("harness.methods.lora", ("harness.methods",), without=("harness.methods.configs",))
+    assert "harness.methods.parts.lowrank" in behind
+    assert "harness.methods.naslora" not in behind
     rooms = module._behind("harness.experiment.experiment", module.ROOMS, without=module.NO_NUMBERS)
     assert {"harness.training.loop", "harness.evaluation.saliency", "harness.models.sam_encoder"} <= set(rooms)
     assert not any(name.startswith(("harness.dispatch", "harness.report")) for name in rooms)

@@ -10,6 +10,7 @@ import pytest
 
 from harness.dispatch.place import Place
 from harness.experiment.experiment import run_experiment
+from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.planning.plan import Plan, plan
@@ -21,7 +22,6 @@ from harness.pricing.plan_text import forecast_text
 from harness.pricing.price import price
 from harness.registry import METHODS, method_config_class
 from harness.training.prefix import frozen_prefix
-from methods.parts.placement import MethodError
 
 ON_CPU, ON_GPU = Place(executor="inline", threads=1), Place(executor="inline", devices=("0",))
 SIZE = 64

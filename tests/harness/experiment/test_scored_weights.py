@@ -17,6 +17,7 @@ import harness.experiment.experiment as experiment_module
 from harness.experiment.building import attached_segmenter
 from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
+from harness.methods.base import Method
 from harness.planning.job import Job
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
@@ -24,7 +25,6 @@ from harness.planning.samples import sample_writer
 from harness.protocols.load import from_rules
 from harness.records.schema import Record
 from harness.training.outcome import Selection
-from methods.base import Method
 
 CALIBRATION, HELD_OUT = 3, 4
 

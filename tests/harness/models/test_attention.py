@@ -10,10 +10,10 @@ from segment_anything.modeling.image_encoder import Attention as ReferenceAttent
 from segment_anything.modeling.image_encoder import Block as ReferenceBlock
 from torch import Tensor, nn
 
+from harness.methods.parts.placement import BackboneShape
 from harness.models import chunked_attention as chunked
 from harness.models.attention import RelativeAttention, plain_attention, widened_attention
 from harness.models.sam_encoder import TransformerBlock
-from methods.parts.placement import BackboneShape
 
 TOLERANCE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.methods.parts.sites import as_adaptable, block_sites
 from harness.models.build import build_segmenter
 from harness.models.decoder_shape import Task
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import SAMSegmenter, Segmenter, SegmenterOutput, probabilities, upsample
-from methods.parts.sites import as_adaptable, block_sites
 
 NAMES = ["vit_t", "vit_t_timm"]
 

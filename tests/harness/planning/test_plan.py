@@ -9,6 +9,7 @@ import pytest
 
 from harness.dispatch.place import place
 from harness.errors import UsageError
+from harness.methods.parts.placement import MethodError
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
@@ -16,7 +17,6 @@ from harness.pricing.plan_text import parameter_rows, plan_text
 from harness.pricing.price import price
 from harness.records.schema import Record
 from harness.records.store import RecordStore
-from methods.parts.placement import MethodError
 
 
 def planned(samples: Path, tmp_path: Path, **changes: object) -> Plan:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from datasets import samples
+from harness.datasets import samples
 from harness.dispatch.attempts import Lease, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.place import Place, place

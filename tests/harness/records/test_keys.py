@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from datasets.base import Pair, Splits
+from harness.datasets.base import Pair, Splits
 from harness.planning.data import manifest_hash
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules

@@ -18,6 +18,7 @@ from harness.comparison.sheets import sheets
 from harness.comparison.sources import Sources
 from harness.judging.definitions import FILE, read_claims
 from harness.judging.judging import judge_claims
+from harness.methods.parts.operations import OPERATIONS
 from harness.protocols.load import card_rules
 from harness.records.cost import CostStore
 from harness.records.schema import Record
@@ -27,7 +28,6 @@ from harness.report.pages import images_below
 from harness.report.readings import reading_page
 from harness.report.writing import write
 from harness.studies import load_study
-from methods.parts.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[3]
 AGAIN = ROOT / "results" / "again"

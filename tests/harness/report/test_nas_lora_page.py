@@ -97,8 +97,8 @@ def operators(run: Callable[[], object]) -> int:
 def test_a_fused_cell_dispatches_about_half_of_the_operators() -> None:
     import torch
 
-    from methods.parts.cell import Cell
-    from methods.parts.operations import parse_operations
+    from harness.methods.parts.cell import Cell
+    from harness.methods.parts.operations import parse_operations
 
     said = re.search(r"dispatch (\d+) operators instead of (\d+) \((\d+) instead of (\d+)", PAGE)
     assert said

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets import samples
+from harness.datasets import samples
 from harness.run import main as run
 from harness.settings.__main__ import main as show
 from harness.settings.__main__ import template

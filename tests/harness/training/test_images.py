@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample
-from datasets.kvasir import Kvasir
+from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample
+from harness.datasets.kvasir import Kvasir
 from harness.training import image_cache
 from harness.training.image_cache import ImageCache
 from harness.training.images import ImageSource, _decoding_rules

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from harness.methods.base import ARCHITECTURE, WEIGHTS
 from harness.training.batches import hold_out, shuffled
 from harness.training.feeding import normalise
 from harness.training.outcome import Interrupted, Progress, StopRequest
-from methods.base import ARCHITECTURE, WEIGHTS
 from tests.harness.training.tiny import Run, protocol, summary
 
 

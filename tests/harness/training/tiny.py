@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.methods.base import Method
 from harness.models.build import build_segmenter
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
@@ -31,7 +32,6 @@ from harness.training.feeding import normalise
 from harness.training.loop import train
 from harness.training.outcome import Progress, Selection, StopRequest, TrainingResult
 from harness.training.prefix import FrozenPrefix
-from methods.base import Method
 
 SIZE = 64
 CPU = torch.device("cpu")

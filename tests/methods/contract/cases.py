@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import methods
+from harness import methods
 from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
 from harness.models.decoders import Decoder

@@ -12,10 +12,10 @@ from torch import nn
 from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
 from harness.contract.violation import Violation
-from methods.base import MergeReport
-from methods.bitfit import BitFit
-from methods.configs import BitFitConfig, LoRAConfig
-from methods.lora import LoRA
+from harness.methods.base import MergeReport
+from harness.methods.bitfit import BitFit
+from harness.methods.configs import BitFitConfig, LoRAConfig
+from harness.methods.lora import LoRA
 
 
 class _Added(LoRA):

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-import methods
+from harness import methods
+from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape
 from harness.registry import method_config_class
-from methods.parts.placement import MethodError
 from tests.methods.contract.cases import TRUNK_CLAUSES, under_every_clause
 
 REFUSED = "ssf"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import methods
+from harness import methods
 from tests.methods.contract.cases import under_every_clause
 
 

@@ -12,12 +12,12 @@ import scipy.linalg
 import torch
 from torch import Tensor, nn
 
-from methods.parts.beyond import low_pass
-from methods.parts.cell import Cell
-from methods.parts.cell_tokens import CellOnTokens
-from methods.parts.operations import BEYOND, CONVOLUTIONS, OPERATIONS, cell_parameters, normed, parse_operations
-from methods.parts.placement import MethodError
-from methods.parts.sites import TokenGrid, TokenLayout
+from harness.methods.parts.beyond import low_pass
+from harness.methods.parts.cell import Cell
+from harness.methods.parts.cell_tokens import CellOnTokens
+from harness.methods.parts.operations import BEYOND, CONVOLUTIONS, OPERATIONS, cell_parameters, normed, parse_operations
+from harness.methods.parts.placement import MethodError
+from harness.methods.parts.sites import TokenGrid, TokenLayout
 
 SPECS = ["all", "no-conv", "no-pool", "skip_connect,none", "sep_conv_3x3", "dil_conv_5x5", "avg_pool_3x3,sep_conv_5x5"]
 SPECS += ["wide", "dw_conv_7x7", "conv_1x3_3x1,dil_conv_3x3"]

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.methods.base import Method
+from harness.methods.lora import LowRankMethod
+from harness.methods.parts.merging import LeastSquares
+from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import Segmenter
 from harness.registry import METHODS, method_config_class
-from methods.base import Method
-from methods.lora import LowRankMethod
-from methods.parts.merging import LeastSquares
-from methods.parts.placement import MethodError
 
 SIZE = 64
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import nn
 
+from harness.methods.parts.placement import MethodError, parse_blocks, parse_sites
+from harness.methods.parts.sites import TokenGrid, TokenLayout, block_sites
 from harness.models.build import build_segmenter
-from methods.parts.placement import MethodError, parse_blocks, parse_sites
-from methods.parts.sites import TokenGrid, TokenLayout, block_sites
 
 
 @pytest.mark.parametrize(
