@@ -19,6 +19,12 @@ def version_of(record: Record) -> str:
     return environment.get("snapshot", "")[:12] or (commit + (f"+{dirty}" if dirty else "")) or "unknown"
 
 
+def begun_by(record: Record) -> str:
+    """Words about a record that other number-making code began, empty for any other."""
+    codes = record.environment.get("begun_by", "")
+    return f", begun by other code ({codes})" if codes else ""
+
+
 def stale_versions(records: Iterable[Record]) -> set[str]:
     """Every version but that of the record finished last."""
     known = list(records)
@@ -31,10 +37,12 @@ class CodeDifferences:
 
     Args:
         touched: keys of records whose number-making code is not that of the latest record.
+        mixed: keys of records that other number-making code began than finished them.
         untold: versions, other than the latest, whose records do not say what code made their numbers.
     """
 
     touched: frozenset[str]
+    mixed: frozenset[str]
     untold: tuple[str, ...]
 
 
@@ -54,7 +62,8 @@ def code_differences(records: Sequence[Record]) -> CodeDifferences:
             touched |= {record.key for record in alike if record.environment.get(name) != newest}
     untold = {version_of(record) for record in records if not record.environment.get("numbers")}
     newest_version = {version_of(_latest(records))} if records else set()
-    return CodeDifferences(touched=frozenset(touched), untold=tuple(sorted(untold - newest_version)))
+    mixed = frozenset(record.key for record in records if record.environment.get("begun_by"))
+    return CodeDifferences(touched=frozenset(touched), mixed=mixed, untold=tuple(sorted(untold - newest_version)))
 
 
 def _latest(records: Sequence[Record]) -> Record:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.comparison.code_versions import stale_versions, version_of
+from harness.comparison.code_versions import begun_by, stale_versions, version_of
 from harness.comparison.columns import Column
 from harness.comparison.grid import Grid, GridCell, Row, is_run
 from harness.comparison.paired import Difference
@@ -135,7 +135,7 @@ def _run(record: Record, cell: GridCell, store: RecordStore, *, stale: bool) -> 
         f"  seed {seed}: {outcome}{epoch}",
         f"    key {record.key}, configuration {configuration(record)[:8]}"
         + (f" (changed: {_pairs(record.run.changed)})" if record.run.changed else ""),
-        f"    code {version_of(record)}{' (not the latest of this table)' if stale else ''}, attempts {record.attempts}"
+        f"    code {version_of(record)}{' (not the latest of this table)' if stale else ''}{begun_by(record)}, attempts {record.attempts}"
         + (f", finished {record.finished}" if record.finished else "")
         + (f", on {where}" if where else ""),
     ]

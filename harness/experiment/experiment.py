@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.errors import UsageError
@@ -41,6 +40,7 @@ from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS
 from harness.training.assignment import Assignment
 from harness.training.bounds import SCORED_BYTES, TOKEN_BYTES
+from harness.training.checkpoint import read_state
 from harness.training.distributed import join, leave
 from harness.training.embeddings import EmbeddingCache, encoder_is_frozen, weights_fingerprint
 from harness.training.loop import train
@@ -166,6 +166,7 @@ class Experiment:
                 seed=self.run.seed,
                 folder=self.folder,
                 identity=self.run.key,
+                code=" ".join(self._number_code().values()),
                 validate=validate,
                 selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
                 device=self.device,
@@ -188,7 +189,7 @@ class Experiment:
         if trained.selected_epoch == len(trained.history):
             variants.pop("last")
         for variant, path in variants.items():
-            method.load_state(self._on_device(load_file(path)))
+            method.load_state(self._state(path))
             scores[variant], images[variant] = self.scoring.test(segmenter, stage=f"test {variant}")
             if variant == "best":
                 kept = kept_masks(
@@ -205,7 +206,7 @@ class Experiment:
         folded: dict[str, str] = {}  # weights of a model with nothing of the method left -> the first one tested
         for mode in (mode for mode in self.rules.merge if mode in method.merge_modes):
             merged, merging = self._attached()
-            merging.load_state(self._on_device(load_file(trained.best_state)))
+            merging.load_state(self._state(trained.best_state))
             merged.eval()
             self.tell({"stage": f"merging ({mode})"})
             with self.stages.during("merging"):
@@ -222,9 +223,10 @@ class Experiment:
             else:
                 scores[variant], images[variant] = scores[equal], images[equal]
         if trained.architecture:
-            method.load_state(self._on_device(load_file(trained.best_state)))
+            method.load_state(self._state(trained.best_state))
             if method.decode():
                 scores["decoded"], images["decoded"] = self.scoring.test(segmenter, stage="test decoded")
+        earlier = trained.earlier_codes
         record = replace(
             record,
             scores=scores,
@@ -234,6 +236,7 @@ class Experiment:
             cost={**trained.cost, **self.stages.cost(trained.cost)},
             budget=trained.budget,
             merge=merges,
+            environment=record.environment | ({"begun_by": ", ".join(earlier)} if earlier else {}),
         )
         groups = {split: self.data.groups(split) for split in self.data.tests}
         return Tested(record=record, images=images_csv(images, groups), masks=encoded_masks(kept))
@@ -286,8 +289,9 @@ class Experiment:
             count=len(self.data.train), key=key, folder=Path(self.job.results) / "cache" / "embeddings", **bounds
         )
 
-    def _on_device(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.to(self.device) for name, tensor in state.items()}
+    def _state(self, path: Path) -> dict[str, Tensor]:
+        tensors = read_state(path, identity=self.run.key)
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
     def _report(self, step: Progress) -> None:
         content = {key: value for key, value in asdict(step).items() if value not in ("", {})}

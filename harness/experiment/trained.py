@@ -22,7 +22,7 @@ from harness.records.checkpoints import noted
 from harness.records.lookup import find_run
 from harness.records.schema import Run
 from harness.registry import BENCHMARKS, add_own_of
-from harness.training.checkpoint import BEST
+from harness.training.checkpoint import BEST, read_state
 
 METADATA = "sam-peft-harness"
 """Under this name an exported adapter says which run it is of."""
@@ -134,14 +134,14 @@ def of_results(results: Path, key: str) -> Trained:
     """The best state of the run with ``key`` in a results folder.
 
     Raises:
-        UsageError: unknown run, one that failed, or one without a trained state.
+        UsageError: unknown run, one that failed, or one without a trained state of its own.
     """
     run = find_run(results, key)
     file = results / "state" / run.key / BEST
     if not file.is_file():
         raise UsageError(f"run {run.key} has no trained state at {file}; run it again to get one")
     add_own_of(run.benchmark, run.rules)
-    return Trained(run=run, state=read_tensors(file), checkpoints=noted(results))
+    return Trained(run=run, state=read_state(file, identity=run.key), checkpoints=noted(results))
 
 
 def trained_segmenter(run: Run, state: dict[str, Tensor], *, checkpoint: Path | None) -> tuple[Segmenter, Method]:

@@ -202,7 +202,8 @@ class Record:
         counts: images used: ``train``, ``val`` and each test split.
         environment: ``torch``, ``python``, ``device``, ``driver``, ``host``, ``commit``, ``dirty`` (hash of the diff),
             ``snapshot``, and ``numbers``, ``numbers_method``, ``numbers_benchmark`` (fingerprints of the code that makes
-            numbers, without comments; missing in older records).
+            numbers, without comments; missing in older records); ``begun_by`` of a run that other code began, whose
+            fingerprints it names.
         attempts: how many times the run was started.
         finished: UTC time in ISO format.
         beside: ending of a file that was written beside the record (``images.csv``) -> digest of its bytes; the store

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.comparison.alpha import MEANINGS, alpha_code, search_start
+from harness.comparison.code_versions import begun_by
 from harness.comparison.rules import CardOf, Difference, from_card, in_words
 from harness.records.schema import Record
 from harness.records.store import RecordStore
@@ -79,7 +80,7 @@ def _heading(record: Record) -> list[str]:
         "options": options or "none",
         "parameters": counts,
         "images": images + (f" ({run.data_note})" if run.data_note else ""),
-        "finished": ", ".join(part for part in (record.finished, where, starts) if part),
+        "finished": ", ".join(part for part in (record.finished, where, starts + begun_by(record)) if part),
     }
     return [line for name, text in said.items() if text for line in _wrapped(f"{name:<12}{text}")]
 

@@ -90,7 +90,7 @@ def _parts(grid: Grid) -> list[tuple[list[int], list[int]]]:
 
 def _name(grid: Grid, index: int, code: CodeDifferences, sources: Sources) -> Text:
     mine = [record for record in grid.members[index] if is_run(record)]
-    sign = "†" if any(record.key in code.touched for record in mine) else ""
+    sign = "†" if any(record.key in code.touched | code.mixed for record in mine) else ""
     sign += "‡" if any(selected_on_test(record.run.rules) for record in mine) else ""
     sign += "§" if any(chose_an_edge(record) for record in mine) else ""
     row = grid.rows[index]
@@ -149,6 +149,8 @@ def footnotes(grids: Sequence[Grid]) -> list[str]:
     lines += [text for name, text in EXTRA_NOTES.items() if name in extra]
     if any(code_differences(grid.records).touched for grid in grids):
         lines.append("† some runs were made by other code, in parts that make numbers, than the latest of the table.")
+    if any(code_differences(grid.records).mixed for grid in grids):
+        lines.append("† some runs were begun by other code, in parts that make numbers, than finished them.")
     if any(selected_on_test(record.run.rules) for record in records):
         lines.append("‡ the checkpoint was selected on the test split, as some released code does.")
     if any(map(chose_an_edge, records)):

@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.errors import UsageError
+from harness.errors import UsageError, shown
 from harness.files import replace_atomically
+from harness.models.checkpoint import read_tensors
 
 FORMAT = "sam-peft-harness checkpoint 1"
 BEST = "best.safetensors"
@@ -107,7 +108,7 @@ class CheckpointFiles:
 
 class StateFiles:
     """Trained tensors (`harness.methods.base.Method.state`) of the best and the last epoch, as safetensors files that name
-    their epoch.
+    their run and epoch.
 
     While a run trains, the best state lies in ``best-EPOCH.safetensors``, so that a checkpoint and the best state it
     counts on always fit, also when the process dies between writing the two.
@@ -126,7 +127,7 @@ class StateFiles:
         self._save(self._candidate(epoch), state, epoch)
 
     def has_candidate(self, epoch: int) -> bool:
-        return self._candidate(epoch).exists() or (self.best.exists() and read_epoch(self.best) == epoch)
+        return (self._identity, epoch) in (read_label(self._candidate(epoch)), read_label(self.best))
 
     def drop_candidates(self, *, keep: set[int]) -> None:
         """Delete the best states of other epochs than ``keep``."""
@@ -152,10 +153,24 @@ class StateFiles:
         replace_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
-def read_epoch(path: Path) -> int | None:
-    """Epoch (1-based) of a state file, None if it is not one."""
+def read_label(path: Path) -> tuple[str, int] | None:
+    """The run's key and the epoch (1-based) that a state file names, None if it is not one."""
     try:
         with safe_open(path, framework="pt") as file:
-            return int(json.loads((file.metadata() or {})[_METADATA])["epoch"])
-    except (SafetensorError, ValueError, KeyError, OSError):
+            said = json.loads((file.metadata() or {})[_METADATA])
+            return str(said["identity"]), int(said["epoch"])
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError, RecursionError):
         return None
+
+
+def read_state(path: Path, *, identity: str) -> dict[str, Tensor]:
+    """The trained tensors of the run with the key ``identity``.
+
+    Raises:
+        UsageError: the file is another run's, or no state at all.
+    """
+    label = read_label(path)
+    if label is None or label[0] != identity:
+        of = "does not say which run it is of" if label is None else f"is the state of run {shown(label[0])}"
+        raise UsageError(f"{path} {of}, not that of {identity}; put that back, or run it again")
+    return read_tensors(path)

@@ -110,6 +110,8 @@ class _Loop:
 
     def run(self) -> TrainingResult:
         self._resume()
+        if self.position.codes[-1:] != [self.given.code]:
+            self.position.codes.append(self.given.code)
         self.saved_at = self.started = time.monotonic()
         with self.feeder:
             while not self._over():
@@ -142,7 +144,9 @@ class _Loop:
                 self._save()
 
     def _over(self) -> bool:
-        return self._number() >= self.total or self.position.out_of_patience(self.given.protocol.patience)
+        """A run stopped after its last update still has that epoch to validate."""
+        done = self._number() >= self.total and not self.position.step
+        return done or self.position.out_of_patience(self.given.protocol.patience)
 
     def _stop_if_asked(self) -> None:
         if self.given.workers.any(self.given.stop.requested):
@@ -305,6 +309,11 @@ class _Loop:
         self.scaler.load_state_dict(content["scaler"])
         self.saved_best = self.position.best_epoch
         self._tell("note", text=f"continues in epoch {self.position.epoch + 1} after step {self.position.step}")
+        self.position.codes = self.position.codes or ["unknown"]
+        if self.position.codes[-1] != self.given.code:
+            self._tell(
+                "note", text="other code, in parts that make numbers, wrote the checkpoint: the record will say so"
+            )
         if self.given.device.type == "cpu" and self.position.threads not in (0, torch.get_num_threads()):
             threads = f"{self.position.threads} threads as before, not the {torch.get_num_threads()} of this start"
             torch.set_num_threads(self.position.threads)
@@ -322,6 +331,7 @@ class _Loop:
             last_state=self.states.last,
             cost=position.cost(),
             budget=position.budget(operations=self._operations()),
+            earlier_codes=position.codes[:-1],
         )
 
     def _operations(self) -> int:

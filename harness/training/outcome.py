@@ -93,6 +93,7 @@ class TrainingResult:
             role), ``data_wait_s`` (median), ``peak_memory_bytes``, ``train_time_s`` (updates), ``wall_time_s`` (with
             validation), ``steps`` (updates).
         budget: see `harness.records.schema.Record`.
+        earlier_codes: of a run that other code (`Assignment.code`) began, in the order in which it met them.
     """
 
     history: list[dict[str, Any]]
@@ -102,3 +103,4 @@ class TrainingResult:
     last_state: Path
     cost: dict[str, float]
     budget: dict[str, float]
+    earlier_codes: list[str]

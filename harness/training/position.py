@@ -25,6 +25,7 @@ class Position:
         train_seconds, wall_seconds: in updates, and in all.
         peak: bytes at the highest point of training.
         threads: of the process that wrote the checkpoint.
+        codes: what code the run met so far (`Assignment.code`), each time that it changed.
     """
 
     epoch: int = 0
@@ -44,6 +45,7 @@ class Position:
     wall_seconds: float = 0.0
     peak: int = 0
     threads: int = 0
+    codes: list[str] = field(default_factory=list)
 
     def count_update(self, role: str, *, loss: float, seconds: float, waited: float, timed: bool) -> None:
         """One more update of ``role`` is done; its time enters the medians where ``timed``."""

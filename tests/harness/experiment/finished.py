@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
 from harness import export
 from harness.experiment.building import attached_segmenter
@@ -16,6 +16,7 @@ from harness.planning.samples import sample_writer
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS
+from harness.training.checkpoint import StateFiles
 
 
 def finished(
@@ -46,11 +47,16 @@ def finished(
         for name, tensor in attached.state().items()
     }
     state |= {name: tensor.abs() + 0.5 for name, tensor in state.items() if name.endswith("running_var")}
-    folder = results / "state" / run.key
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / "best.safetensors")
+    keep_state(results, run.key, state)
     RecordStore(results).write(Record(run=run, key=run.key, code=code, message="" if code == "OK" else "it failed"))
     return run
+
+
+def keep_state(results: Path, key: str, state: dict[str, Tensor]) -> None:
+    """The files that training leaves."""
+    states = StateFiles(results / "state" / key, identity=key)
+    states.save_candidate(state, epoch=1)
+    states.finish(state, epoch=1, best_epoch=1)
 
 
 def export_to(results: Path, run: Run, out: Path, *arguments: str) -> int:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
-from harness import export
+from harness import export, predict
 from harness.experiment import exporting
 from harness.experiment.building import attached_segmenter
 from harness.experiment.reloading import sam_masks
@@ -131,6 +131,22 @@ def test_what_is_no_sam_is_refused_with_the_way_that_works(
     for run in (finished(results, "lora", backbone="vit_t_timm"), finished(results, "lora", benchmark="trans10k_v2")):
         assert export_to(results, run, tmp_path / "sam.pth") == 2
         assert "use --adapter-only" in capsys.readouterr().err
+
+
+def test_the_state_of_another_run_is_refused(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = finished(results, "lora", rank=2), finished(results, "dora", rank=2)
+    mine, foreign = (results / "state" / one.key / "best.safetensors" for one in (run, other))
+    kept = mine.read_bytes()
+    for content in (foreign.read_bytes(), save({"x": torch.zeros(1)})):
+        mine.write_bytes(content)
+        assert export_to(results, run, tmp_path / "sam.pth") == 2
+        images = ["--images", str(tmp_path), "--out", str(tmp_path / "masks")]
+        assert predict.main(["--results", str(results), "--run", run.key, *images]) == 2
+        error = capsys.readouterr().err
+        assert error.count(f"not that of {run.key}") == 2
+        assert error.count("\n") == 2
+    mine.write_bytes(kept)
+    assert export_to(results, run, tmp_path / "sam.pth") == 0
 
 
 def test_bad_input_is_one_line(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

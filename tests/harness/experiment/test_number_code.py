@@ -8,10 +8,16 @@ from pathlib import Path
 import pytest
 
 from harness.datasets.kvasir import Kvasir
+from harness.experiment import experiment
 from harness.experiment import number_code as module
+from harness.experiment.experiment import run_experiment
 from harness.experiment.number_code import number_code
+from harness.planning.plan import plan
+from harness.planning.request import Request, Variant
+from harness.planning.samples import sample_writer
 from harness.plugins import load_plugin
 from harness.registry import METHODS
+from harness.training.outcome import Interrupted, StopRequest
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -88,3 +94,19 @@ def test_methods_differ_in_their_own_part_and_share_the_rooms() -> None:
     found = [number_code(METHODS.get(name), METHODS.get(name).config_class, Kvasir) for name in ("lora", "naslora")]
     assert found[0]["numbers"] == found[1]["numbers"]
     assert found[0]["numbers_method"] != found[1]["numbers_method"]
+
+
+def test_a_record_names_the_code_that_began_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = {"epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 2, "keep_masks": 0, "merge": []}
+    request = Request(
+        entries=(Variant(method="lora"),), benchmarks=("kvasir",), protocol="demo", results=tmp_path, overrides=rules
+    )
+    (job,) = plan(request, prepare_samples=sample_writer(tmp_path)).jobs
+    stop = StopRequest()
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "number_code", lambda *parts: {"numbers": "earlier", "numbers_method": "method"})
+        with pytest.raises(Interrupted):
+            run_experiment(job, stop=stop, progress=lambda told: stop.request() if told.get("step") else None)
+    record = run_experiment(job)
+    assert (record.message, record.code, record.environment.get("begun_by")) == ("", "OK", "earlier method")
+    assert record.environment["numbers"] != "earlier"

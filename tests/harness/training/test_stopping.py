@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from harness.training.outcome import Interrupted, Progress, StopRequest
 from tests.harness.training.tiny import Run, protocol, scripted, summary
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("epoch", "step", "following"), [(2, 3, [(2, 4)]), (2, 4, [(3, 1)]), (3, 4, [])])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, epoch: int, step: int, following: list[tuple[int, int]]
+) -> None:
+    """After the last update too, whose epoch was once neither validated nor in the history."""
     alone = summary(Run(folder=tmp_path / "alone").train())
     stop = StopRequest()
 
-    def stop_in_epoch_two(progress: Progress) -> None:
-        if progress.kind == "step" and (progress.epoch, progress.step) == (2, 3):
+    def stop_there(progress: Progress) -> None:
+        if progress.kind == "step" and (progress.epoch, progress.step) == (epoch, step):
             stop.request()
 
-    with pytest.raises(Interrupted, match="stopped in epoch 2 after step 3; run again to go on"):
-        Run(folder=tmp_path / "stopped", stop=stop, report=stop_in_epoch_two).train()
+    with pytest.raises(Interrupted, match=f"stopped in epoch {epoch} after step {step}; run again to go on"):
+        Run(folder=tmp_path / "stopped", stop=stop, report=stop_there).train()
     told: list[Progress] = []
     again = Run(folder=tmp_path / "stopped", report=told.append)
     assert summary(again.train()) == alone
-    assert [note.text for note in told if note.kind == "note"] == ["continues in epoch 2 after step 3"]
+    assert [note.text for note in told if note.kind == "note"] == [f"continues in epoch {epoch} after step {step}"]
     steps = [(progress.epoch, progress.step) for progress in told if progress.kind == "step"]
-    assert steps[0] == (2, 4)
+    assert steps[:1] == following
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
@@ -44,6 +50,44 @@ def test_a_missing_best_state_starts_the_run_over_and_says_so(tmp_path: Path) ->
     again = Run(folder=tmp_path, report=lambda progress: notes.append(progress.text) if progress.text else None)
     assert summary(again.train()) == first
     assert any("best state of epoch" in note for note in notes)
+
+
+@pytest.mark.parametrize("state", ["best.safetensors", "best-0001.safetensors"])
+def test_the_best_state_of_another_run_is_not_taken_for_ones_own(tmp_path: Path, state: str) -> None:
+    first = summary(Run(folder=tmp_path).train())
+    label, epoch = "sam-peft-harness", first["selected"]
+    (tmp_path / "best.safetensors").unlink()
+    foreign = {name: tensor + 1 for name, tensor in Run(folder=tmp_path).attached.state().items()}
+    metadata = {label: json.dumps({"identity": "another", "epoch": epoch})}
+    save_file(foreign, tmp_path / state.replace("0001", f"{epoch:04d}"), metadata=metadata)
+    assert summary(Run(folder=tmp_path).train()) == first
+
+
+def test_a_checkpoint_that_other_code_continues_says_so_in_the_result(tmp_path: Path) -> None:
+    """A run begun under one schedule and finished under another was unmarked."""
+
+    def stopped(code: str, *, epoch: int) -> None:
+        stop = StopRequest()
+        heard = lambda told: stop.request() if told.kind == "step" and told.epoch == epoch else None  # noqa: E731
+        with pytest.raises(Interrupted):
+            Run(folder=tmp_path, stop=stop, report=heard, code=code).train()
+
+    stopped("first", epoch=1)
+    stopped("first", epoch=1)
+    stopped("second", epoch=2)
+    told: list[str] = []
+    result = Run(folder=tmp_path, code="third", report=lambda progress: told.append(progress.text)).train()
+    assert result.earlier_codes == ["first", "second"]
+    assert any("other code" in text for text in told)
+    assert Run(folder=tmp_path / "alone").train().earlier_codes == []
+
+
+def test_a_checkpoint_that_names_no_code_counts_as_written_by_other(tmp_path: Path) -> None:
+    Run(folder=tmp_path).train()
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del content["position"]["codes"]
+    torch.save(content, tmp_path / "checkpoint.pt")
+    assert Run(folder=tmp_path).train().earlier_codes == ["unknown"]
 
 
 def test_checkpoints_are_written_by_time(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ class Run:
     embeddings: EmbeddingCache | None = None
     prefix: FrozenPrefix | None = None
     stop: StopRequest | None = None
+    code: str = "code"
     validate: Callable[[], dict[str, float]] | None = None
     report: Callable[[Progress], None] = lambda progress: None
 
@@ -104,6 +105,7 @@ class Run:
             num_classes=self.classes, seed=self.seed, folder=self.folder, identity="tiny",
             validate=self.validate or self.scores, selection=Selection(metric="iou"), device=CPU, workers=self.workers,
             embeddings=self.embeddings, prefix=self.prefix, stop=self.stop or StopRequest(), report=self.report,
+            code=self.code,
         )  # fmt: skip
         return train(given)
 
