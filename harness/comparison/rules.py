@@ -56,12 +56,14 @@ def from_card(ours: Rules, card: Rules) -> dict[str, tuple[Any, Any]]:
     """`differences` of a run from its card.
 
     A budget of epochs under a card with one of updates is none: planning gives it to methods for which the two are the
-    same runs. The classes of one's own data are no rule that a card could have.
+    same runs. The classes of one's own data are no rule that a card could have, nor is a split's seed where it is the run's.
     """
     return {
         name: pair
         for name, pair in differences(ours, card).items()
-        if name != "own_classes" and (name, *pair) != ("budget", "epochs", "updates")
+        if name != "own_classes"
+        and not (name == "split_seed" and ours.get("split_follows_seed"))
+        and (name, *pair) != ("budget", "epochs", "updates")
     }
 
 

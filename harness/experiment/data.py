@@ -54,8 +54,8 @@ def open_data(run: Run, root: Path, *, cache: Path | None = None) -> RunData:
     add_own_of(run.benchmark, run.rules)
     benchmark: Benchmark = BENCHMARKS.get(run.benchmark)(data_options(rules, run.benchmark))
     splits = benchmark.splits(root)
-    known = run.data_fingerprint
-    if manifest_hash(splits) != run.manifest or (known and data_fingerprint(splits) != known):
+    known, folds = run.data_fingerprint, rules.split_follows_seed
+    if manifest_hash(splits, folds=folds) != run.manifest or (known and data_fingerprint(splits, folds=folds) != known):
         raise DatasetError(
             f"the files of {run.benchmark} below {root} are not those of run {run.key}; give the same data, or plan it again"
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.datasets.base import DataOptions, DatasetError, Splits
+from harness.datasets.base import DataOptions, DatasetError, Pair, Splits
 from harness.errors import UsageError
 from harness.models.decoders import LABELLING
 from harness.protocols.card import Protocol
@@ -60,20 +60,33 @@ def require_task(benchmark: str, task: str, rules: Protocol) -> None:
         )
 
 
-def manifest_hash(splits: Splits) -> str:
-    """Hash of the stems of every split: two runs with one hash saw the same pairs."""
+def manifest_hash(splits: Splits, *, folds: bool = False) -> str:
+    """Hash of the stems of every split: two runs with one hash saw the same pairs, or with ``folds`` drew from the same."""
+    if folds:
+        return content_hash([p.stem for p in _every(splits)])
     stems = {"train": [p.stem for p in splits.train], "val": [p.stem for p in splits.val]}
     tests = {name: [p.stem for p in pairs] for name, pairs in splits.test.items()}
     return content_hash([stems, tests])
 
 
-def data_fingerprint(splits: Splits) -> str:
+def _every(splits: Splits) -> list[Pair]:
+    """All pairs, in an order that no split has a say in."""
+    pairs = (*splits.train, *splits.val, *(pair for part in splits.test.values() for pair in part))
+    return sorted(pairs, key=lambda pair: pair.stem)
+
+
+def data_fingerprint(splits: Splits, *, folds: bool = False) -> str:
     """Hash of the stems and the sizes in bytes of every image and mask: one stat a file, nothing is read.
+
+    Args:
+        folds: of all pairs together, whatever the split.
 
     Raises:
         DatasetError: a file is gone.
     """
     named = {"train": splits.train, "val": splits.val, **{f"test {name}": pairs for name, pairs in splits.test.items()}}
+    if folds:
+        named = {"all": tuple(_every(splits))}
     return content_hash(
         {name: [[pair.stem, _size(pair.image), _size(pair.mask)] for pair in pairs] for name, pairs in named.items()}
     )

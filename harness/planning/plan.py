@@ -158,7 +158,7 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
                     checkpoint=weights[backbone].fingerprint,
                     protocol=protocol.name,
                     protocol_hash=digests[card.decoder],
-                    rules=row_rules,
+                    rules={**row_rules, "split_seed": seed} if rules.split_follows_seed else row_rules,
                     seed=seed,
                     manifest=data.manifest,
                     split_rule=data.split_rule,
@@ -230,9 +230,11 @@ def _data(
     images = Images(train=len(splits.train), val=len(splits.val), test=tests)
     data = _Data(
         root=root.absolute(),
-        manifest=manifest_hash(splits),
-        fingerprint=data_fingerprint(splits),
-        split_rule=splits.rule,
+        manifest=manifest_hash(splits, folds=rules.split_follows_seed),
+        fingerprint=data_fingerprint(splits, folds=rules.split_follows_seed),
+        split_rule=splits.rule.replace(f"seed {rules.split_seed}", "the run's seed")
+        if rules.split_follows_seed
+        else splits.rule,
         note=note,
     )
     return data, images

@@ -113,6 +113,8 @@ class Protocol:
         cache_prefix: on a CPU the tokens that enter the first trained block are kept (`harness.training.prefix`).
         keep_masks: the predicted masks of so many test images, the same for every method and seed, stay beside the record.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
+        split_follows_seed: the run's seed splits the images anew, in place of ``split_seed`` (which planning then sets to it), so
+            that the seeds of a row are folds: for small benchmarks, where which images are tested matters more than any seed.
         split_rule: see `harness.datasets.base.DataOptions`; road_missing_ignore and group likewise.
         own_classes: of one's own data, the names of its classes, so that a run is known by them and can be made anywhere;
             planning fills it in, and it is empty for the harness's benchmarks.
@@ -138,6 +140,7 @@ class Protocol:
     test_untrained: bool = False
     split_rule: str = "default"
     split_seed: int = 0
+    split_follows_seed: bool = False
     road_missing_ignore: bool = False
     group: str = ""
     own_classes: tuple[str, ...] = ()

@@ -46,6 +46,7 @@ ADDED_LATER: dict[str, Any] = {
     "decoder": "sam",
     "decoder_lr": None,
     "test_untrained": False,
+    "split_follows_seed": False,
 }
 """Rules younger than the first records: left out of keys and hashes at the value that those records were made with."""
 
@@ -123,7 +124,7 @@ class Run:
         protocol_hash: hash of the whole card with overrides on the command line.
         rules: the card resolved for this benchmark (per-benchmark overrides applied).
         seed: seed of data order, head and method.
-        manifest: hash of the split manifest (stems by split).
+        manifest: hash of the split manifest (stems by split); where the split follows the seed, of all its stems.
         split_rule: how the splits were made, in words.
         data_note: what a table must say about the data.
         data_fingerprint: hash of the sizes of the files that the manifest names, empty in older records; equal keys with

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from harness.datasets.base import DatasetError
 from harness.dispatch.place import place
 from harness.errors import UsageError
+from harness.experiment.data import open_data
 from harness.methods.parts.placement import MethodError
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
@@ -197,3 +200,22 @@ def test_mask_tokens_are_no_matter_of_segmenters_decoders(samples: Path, tmp_pat
     assert any("mask_tokens" in line for line in planned(samples, tmp_path, overrides=one, **where).problems)
     under = planned(samples, tmp_path, overrides={**one, "decoder": "linear"}, **where)
     assert not any("mask_tokens" in line for line in under.problems)
+
+
+def test_the_seeds_of_a_row_are_folds_where_the_split_follows_them(samples: Path, tmp_path: Path) -> None:
+    """Each draws its own test images from the same pairs, whose manifest they share, and a worker finds them again."""
+    rules = {"split_rule": "carved", "split_follows_seed": True, "test_limit": 0}
+    jobs = planned(samples, tmp_path, seeds=(0, 1), benchmarks=("leaf",), overrides=rules).jobs
+    assert [job.run.rules["split_seed"] for job in jobs] == [0, 1, 0, 1]
+    assert len({job.run.manifest for job in jobs}) == 1
+    assert "the run's seed" in jobs[0].run.split_rule
+    first, second, again, _ = (open_data(job.run, Path(job.dataset_root)) for job in jobs)
+    stems = [{pair.stem for pair in data.tests["test"].pairs} for data in (first, second, again)]
+    assert stems[0] != stems[1]
+    assert stems[0] == stems[2]
+    assert stems[0].isdisjoint(pair.stem for pair in first.train.pairs)
+    plain = planned(samples, tmp_path, seeds=(0,), benchmarks=("leaf",), overrides={"split_rule": "carved"}).jobs
+    assert {job.run.key for job in plain}.isdisjoint(job.run.key for job in jobs)
+    altered = replace(jobs[0].run, manifest=plain[0].run.manifest)
+    with pytest.raises(DatasetError):
+        open_data(altered, Path(jobs[0].dataset_root))
