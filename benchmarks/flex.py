@@ -78,14 +78,16 @@ def inputs(options: argparse.Namespace, device: torch.device, *, window: int) ->
     maps = options.batch * (-(-whole // side)) ** 2
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
     generator = torch.Generator().manual_seed(0)
-    widths = [shape.dim // shape.heads] * 3 + [side] * 2
-    made = [torch.randn(maps, shape.heads, side**2, width, generator=generator) for width in widths]
+    widths = [shape.dim // shape.blocks[0].heads] * 3 + [side] * 2
+    made = [torch.randn(maps, shape.blocks[0].heads, side**2, width, generator=generator) for width in widths]
     return [one.to(device, dtype).requires_grad_() for one in made]
 
 
 def _measured(where: str, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Seconds, peak memory and deviation of each way, or why it failed."""
-    leaves = inputs(options, device, window=backbone_shape(options.backbone).window if where == "windowed" else 0)
+    leaves = inputs(
+        options, device, window=backbone_shape(options.backbone).blocks[0].window if where == "windowed" else 0
+    )
     scale = leaves[0].shape[-1] ** -0.5
     compiled = torch.compile(flex_attention, dynamic=False) if device.type == "cuda" else flex_attention
     ways: dict[str, Attend] = {

@@ -47,8 +47,8 @@ class AdaptFormer(Method):
     config: AdaptFormerConfig
 
     def _insert(self, segmenter: Adaptable) -> None:
-        dim, hidden = segmenter.encoder.shape.dim, self.config.hidden
         for place in block_sites(segmenter.encoder, self.config.blocks):
+            dim, hidden = place.dim, self.config.hidden
             down = kaiming_uniform((hidden, dim), fan_in=dim, generator=self.generator)
             adapter = Bottleneck(down=down, up=torch.zeros(dim, hidden), activation=F.relu)
             norm = place.get("norm2")

@@ -34,7 +34,7 @@ class Decomposed(AdaptedLinear):
         super().__init__(base, adapters)
         norms = base.weight.detach().norm(dim=1)
         self.magnitudes = nn.ParameterDict(
-            {name: nn.Parameter(norms[adapter.start : adapter.stop].clone()) for name, adapter in adapters.items()}
+            {name: nn.Parameter(norms[adapter.reached].clone()) for name, adapter in adapters.items()}
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -51,10 +51,8 @@ class Decomposed(AdaptedLinear):
             norms = self.updated().norm(dim=1)
         for name, magnitude in self.magnitudes.items():
             adapter: LowRank = self.adapters[name]  # type: ignore[assignment]
-            reached = slice(adapter.start, adapter.stop)
-            gain = gain.index_copy(
-                0, torch.arange(*reached.indices(len(gain)), device=gain.device), magnitude / norms[reached]
-            )
+            share = magnitude / norms[adapter.reached]
+            gain = share if adapter.rows is None else gain.index_copy(0, adapter.rows, share)
         return gain
 
     def updated(self) -> Tensor:

@@ -22,13 +22,11 @@ from harness.methods.lora import modules_of
 from harness.methods.parts.folding import Folding
 from harness.methods.parts.initialisation import kaiming_uniform
 from harness.methods.parts.placement import MethodError
-from harness.methods.parts.sites import Adaptable, BlockSite, block_sites
-
-_SLICES = {"q": 0, "k": 1, "v": 2}
+from harness.methods.parts.sites import SLICES, Adaptable, BlockSite, block_sites
 
 
 class Factors(nn.Module):
-    """What all layers share.
+    """What all layers share; where blocks differ in width each takes as much of U and V as it is wide.
 
     Args:
         down: U, (r, d).
@@ -55,15 +53,18 @@ class FactoredLinear(nn.Module):
     Args:
         base: the backbone's own layer, frozen.
         own: Σ (n, r, r) or P (n, r), for the parts by output, then by input.
-        outputs: which d-wide parts of the outputs are reached.
+        outputs: the outputs of each part, (parts, d).
         factors: what all layers share; stays the encoder's own module.
     """
 
-    def __init__(self, base: nn.Linear, *, own: Tensor, outputs: Sequence[int], factors: Factors) -> None:
+    outputs: Tensor
+
+    def __init__(self, base: nn.Linear, *, own: Tensor, outputs: Tensor, factors: Factors) -> None:
         super().__init__()
         self.base = base
         self.own = nn.Parameter(own)
-        self.outputs = tuple(outputs)
+        self.register_buffer("outputs", outputs, persistent=False)
+        self._in_order = torch.equal(outputs.flatten(), torch.arange(base.out_features))
         self._shared = (factors,)  # in a tuple, so that it is not registered once a layer
 
     def _blocks(self) -> Tensor:
@@ -71,28 +72,30 @@ class FactoredLinear(nn.Module):
         cores = self._shared[0].cores(self.own)
         return cores.unflatten(0, (len(self.outputs), -1))
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """U (r, d) and s · V (d, r) of this layer's width."""
         (factors,) = self._shared
+        dim = self.outputs.shape[1]
+        return factors.down[:, :dim], factors.scale * factors.up[:dim]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        down, up = self._factors()
         blocks = self._blocks()
         parts, inputs, rank, _ = blocks.shape
         plain = self.base(tokens)
-        narrow = F.linear(tokens.unflatten(-1, (inputs, -1)), factors.down).flatten(-2)
+        narrow = F.linear(tokens.unflatten(-1, (inputs, -1)), down).flatten(-2)
         mixed = F.linear(narrow, blocks.transpose(1, 2).reshape(parts * rank, inputs * rank))
-        update = F.linear(mixed.unflatten(-1, (parts, rank)), factors.scale * factors.up).to(plain.dtype)
-        if parts * len(factors.up) == plain.shape[-1]:
-            return plain + update.flatten(-2)
-        reached = torch.tensor(self.outputs, device=plain.device)
-        return plain.unflatten(-1, (-1, len(factors.up))).index_add(-2, reached, update).flatten(-2)
+        update = F.linear(mixed.unflatten(-1, (parts, rank)), up).to(plain.dtype).flatten(-2)
+        return plain + update if self._in_order else plain.index_add(-1, self.outputs.flatten(), update)
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:
         """The base with the update in its own weights, computed in float64."""
-        (factors,) = self._shared
-        dim = len(factors.up)
-        for row, blocks in zip(self.outputs, self._blocks().double(), strict=True):
-            update = torch.cat([factors.up.double() @ core @ factors.down.double() for core in blocks], dim=1)
-            weight = self.base.weight[row * dim : (row + 1) * dim]
-            weight.copy_(weight.double() + factors.scale * update)
+        down, up = (factor.double() for factor in self._factors())
+        weight = self.base.weight
+        for rows, blocks in zip(self.outputs, self._blocks().double(), strict=True):
+            update = torch.cat([up @ core @ down for core in blocks], dim=1)
+            weight[rows] = (weight[rows].double() + update).to(weight.dtype)
         return self.base
 
 
@@ -108,8 +111,9 @@ class FacT(Method):
     def _insert(self, segmenter: Adaptable) -> None:
         encoder, config = segmenter.encoder, self.config
         places = block_sites(encoder, config.blocks)
-        squares = len(places) * config.squares(encoder.shape)
-        factors = self._factors(encoder.shape.dim).to(next(encoder.parameters()).device)
+        blocks = config.placed(encoder.shape)
+        squares = sum(map(config.squares, blocks))
+        factors = self._factors(max(block.dim for block in blocks)).to(next(encoder.parameters()).device)
         encoder.register_module("factors", factors)
         self._layers = []
         for place in places:
@@ -128,12 +132,14 @@ class FacT(Method):
     def _factored(
         self, place: BlockSite, module: str, names: Sequence[str], *, factors: Factors, squares: int
     ) -> FactoredLinear:
-        base, dim, rank = place.get(module), len(factors.up), self.config.rank
+        base, dim, rank = place.get(module), place.dim, self.config.rank
         if not isinstance(base, nn.Linear):
             raise MethodError(
                 f"fact adapts linear layers, and {module} of block {place.index} is a {type(base).__name__}"
             )
-        outputs = [_SLICES[name] for name in names if name in _SLICES] or range(base.out_features // dim)
+        outputs = torch.arange(base.out_features).view(-1, dim)
+        if module == "qkv":
+            outputs = torch.stack([place.outputs(part) for part in ([*SLICES] if names == ["qkv"] else names)])
         parts = len(outputs) * (base.in_features // dim)
         if self.config.form == "tt":
             # The MLP's second layer reads all of its parts at once, so that its fan in is theirs together.
@@ -141,7 +147,7 @@ class FacT(Method):
             own = kaiming_uniform((parts, rank, rank), fan_in=fan_in, generator=self.generator)
         else:
             own = self._xavier((parts, rank), fans=rank + squares)
-        return FactoredLinear(base, own=own.to(base.weight.device), outputs=outputs, factors=factors)
+        return FactoredLinear(base, own=own, outputs=outputs, factors=factors).to(base.weight.device)
 
     def _xavier(self, shape: tuple[int, ...], *, fans: int) -> Tensor:
         """U(−b, b) with b² = 6 / (fan in + fan out)."""

@@ -23,6 +23,7 @@ from harness.methods.parts.lowrank import AdaptedLinear, LowRank, LowRankChange
 from harness.methods.parts.merging import AffineUpdate, Layer, affine_updates, fold_calibrated, fold_exactly
 from harness.methods.parts.placement import MethodError, parse_sites
 from harness.methods.parts.sites import (
+    SLICES,
     Adaptable,
     AdaptableDecoder,
     BlockSite,
@@ -32,8 +33,6 @@ from harness.methods.parts.sites import (
     decoder_sites,
 )
 
-_SLICES = {"q": 0, "k": 1, "v": 2}
-
 
 def modules_of(sites: str) -> dict[str, list[str]]:
     """The linear layers of a block that ``sites`` names, with the adapters that each gets."""
@@ -42,7 +41,7 @@ def modules_of(sites: str) -> dict[str, list[str]]:
         if site == "mlp":
             modules |= {"mlp_in": ["mlp_in"], "mlp_out": ["mlp_out"]}
         else:
-            modules.setdefault("qkv" if site in _SLICES else site, []).append(site)
+            modules.setdefault("qkv" if site in SLICES else site, []).append(site)
     return modules
 
 
@@ -82,18 +81,16 @@ class LowRankMethod(Method):
         if not isinstance(base, nn.Linear):
             kind = type(base).__name__
             raise MethodError(f"{self.name} adapts linear layers, and {module} of block {place.index} is a {kind}")
-        third, layout = base.out_features // 3, place.layout_at(module)
-        adapters = {}
-        for name in names:
-            start, outputs = (_SLICES[name] * third, third) if name in _SLICES else (0, base.out_features)
-            adapters[name] = self._low_rank(base, outputs=outputs, start=start, layout=layout)
-        return AdaptedLinear(base, adapters)
+        layout = place.layout_at(module)
+        sliced = {name: place.outputs(name) for name in names if name in SLICES and isinstance(place, BlockSite)}
+        return AdaptedLinear(base, {name: self._low_rank(base, sliced.get(name), layout) for name in names})
 
-    def _low_rank(self, base: nn.Linear, *, outputs: int, start: int, layout: TokenLayout) -> LowRank:
-        rank = self.config.rank
+    def _low_rank(self, base: nn.Linear, rows: Tensor | None, layout: TokenLayout) -> LowRank:
+        """The update of the outputs ``rows``, None for all."""
+        rank, outputs = self.config.rank, base.out_features if rows is None else len(rows)
         down = kaiming_uniform((rank, base.in_features), fan_in=base.in_features, generator=self.generator)
         core = self._core(layout)
-        adapter = LowRank(down=down, up=torch.zeros(outputs, rank), scale=self._scale(), start=start, core=core)
+        adapter = LowRank(down=down, up=torch.zeros(outputs, rank), scale=self._scale(), rows=rows, core=core)
         return adapter.to(base.weight.device)
 
     def _scale(self) -> float:
@@ -149,11 +146,13 @@ class LoRA(LowRankMethod):
     def _scale(self) -> float:
         return self.config.scale
 
-    def _low_rank(self, base: nn.Linear, *, outputs: int, start: int, layout: TokenLayout) -> LowRank:
+    def _low_rank(self, base: nn.Linear, rows: Tensor | None, layout: TokenLayout) -> LowRank:
         if self.config.initialisation == "kaiming":
-            return super()._low_rank(base, outputs=outputs, start=start, layout=layout)
-        down, up = principal(base.weight.detach()[start : start + outputs] / self._scale(), rank=self.config.rank)
-        return LowRankChange(down=down, up=up, scale=self._scale(), start=start)
+            return super()._low_rank(base, rows, layout)
+        weight = base.weight.detach()
+        reached = weight if rows is None else weight[rows.to(weight.device)]
+        down, up = principal(reached / self._scale(), rank=self.config.rank)
+        return LowRankChange(down=down, up=up, scale=self._scale(), rows=rows).to(weight.device)
 
     def own_buffers(self) -> Iterable[str]:
         return [name for name, _ in self.segmenter.named_buffers() if name.endswith((".start_down", ".start_up"))]

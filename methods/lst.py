@@ -103,7 +103,7 @@ class Ladder(nn.Module):
         super().__init__()
         shape = encoder.shape
         width, hidden = config.width(shape), config.hidden(shape)
-        heads = max(heads for heads in range(1, shape.heads + 1) if width % heads == 0)
+        heads = max(heads for heads in range(1, shape.blocks[0].heads + 1) if width % heads == 0)
         self.down = _linear(shape.dim, width, generator, bias=False)
         self.rungs = nn.ModuleDict()
         for place in block_sites(encoder, config.blocks):

@@ -105,8 +105,8 @@ class Mona(Method):
             device = next(place.block.parameters()).device
             encoder.blocks[place.index] = MonaBlock(
                 place.block,
-                after_attention=self._adapter(encoder.shape.dim, place.layout_at("mlp_in")).to(device),
-                after_mlp=self._adapter(encoder.shape.dim, place.layout_at("mlp_in")).to(device),
+                after_attention=self._adapter(place.dim, place.layout_at("mlp_in")).to(device),
+                after_mlp=self._adapter(place.dim, place.layout_at("mlp_in")).to(device),
             )
 
     def _adapter(self, dim: int, layout: TokenLayout) -> MonaAdapter:

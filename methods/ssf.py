@@ -10,6 +10,7 @@ have, is left as it is; the neck behind it trains with the decoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,17 +42,16 @@ class ScaleShift(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         output = self.base(inputs)
-        if isinstance(self.base, nn.Conv2d):
-            return torch.addcmul(self.shift[:, None, None], output, self.scale[:, None, None])
-        return torch.addcmul(self.shift, output, self.scale)
+        if isinstance(affine_part(self.base), nn.Linear | nn.LayerNorm):
+            return torch.addcmul(self.shift, output, self.scale)
+        return torch.addcmul(self.shift[:, None, None], output, self.scale[:, None, None])
 
     @torch.no_grad()
     def folded(self) -> nn.Module:
         """The base with γ and β in its own weight and bias."""
-        weight: Tensor = self.base.weight  # type: ignore[assignment]
-        weight.mul_(self.scale.view(-1, *[1] * (weight.dim() - 1)))
-        bias: Tensor = self.base.bias  # type: ignore[assignment]
-        bias.mul_(self.scale).add_(self.shift)
+        last = affine_part(self.base)
+        last.weight.mul_(self.scale.view(-1, *[1] * (last.weight.dim() - 1)))
+        last.bias.mul_(self.scale).add_(self.shift)
         return self.base
 
 
@@ -73,11 +73,12 @@ class SSF(Method):
             for site in _SITES:
                 place.replace(site, self._scaled(place.get(site), name=f"{place.name}.{site}"))
         if self.config.outside:
-            embedding = patch_embedding(encoder)
-            embedding.register_module("proj", self._scaled(embedding.get_submodule("proj"), name="patch projection"))
+            embedding, leaf = patch_projection(encoder)
+            base = embedding.get_submodule(leaf)
+            embedding.register_module(leaf, self._scaled(base, name="patch projection"))
 
     def _scaled(self, base: nn.Module, *, name: str) -> ScaleShift:
-        bias = getattr(base, "bias", None)
+        bias = affine_part(base).bias
         if bias is None:
             raise MethodError(f"ssf folds into weight and bias, and {name} of this backbone has no bias")
         scale, shift = torch.ones(len(bias)), torch.zeros(len(bias))
@@ -94,13 +95,21 @@ class SSF(Method):
         return Folding(folded=[name for name, _ in places])
 
 
-def patch_embedding(encoder: nn.Module) -> nn.Module:
-    """The module whose ``proj`` is the convolution from pixels to tokens, in SAM and in timm.
+def affine_part(base: nn.Module) -> Any:
+    """Where the last weight and bias of ``base`` are: the batch norm behind a convolution of TinyViT, else the module."""
+    return getattr(base, "bn", base)
+
+
+def patch_projection(encoder: nn.Module) -> tuple[nn.Module, str]:
+    """The owner and the name of the convolution from pixels to tokens in SAM and in timm, of the last one in TinyViT.
 
     Raises:
         MethodError: the encoder has none.
     """
     for name, module in encoder.named_modules():
-        if name.rpartition(".")[2] == "patch_embed" and isinstance(getattr(module, "proj", None), nn.Conv2d):
-            return module
+        if name.rpartition(".")[2] == "patch_embed":
+            if isinstance(getattr(module, "proj", None), nn.Conv2d):
+                return module, "proj"
+            if isinstance(layers := getattr(module, "seq", None), nn.Sequential):
+                return layers, str(len(layers) - 1)
     raise MethodError("this encoder has no patch_embed.proj convolution to scale")

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from harness.methods.configs.lowrank import VeRAConfig, site_widths
+from harness.methods.configs.lowrank import VeRAConfig
 from harness.methods.lora import LowRankMethod
 from harness.methods.parts.initialisation import kaiming_uniform
 from harness.methods.parts.lowrank import LowRank
@@ -41,19 +41,19 @@ class Projections(nn.Module):
 
 
 class Scaled(LowRank):
-    """Λ_b B Λ_d A on the outputs from ``start`` on.
+    """Λ_b B Λ_d A on the outputs ``rows``.
 
     Args:
         shared: A and B.
         inputs: of the layer.
-        outputs: that the update reaches.
+        outputs: how many the update reaches.
         initial: what d starts from.
-        start: first of these outputs.
+        rows: which these are, None for all.
     """
 
-    def __init__(self, shared: Projections, *, inputs: int, outputs: int, initial: float, start: int) -> None:
+    def __init__(self, shared: Projections, *, inputs: int, outputs: int, initial: float, rows: Tensor | None) -> None:
         rank = len(shared.down)
-        super().__init__(down=torch.full((rank,), initial), up=torch.zeros(outputs), scale=1.0, start=start)
+        super().__init__(down=torch.full((rank,), initial), up=torch.zeros(outputs), scale=1.0, rows=rows)
         self.shared = shared
         self.inputs = inputs
 
@@ -72,8 +72,7 @@ class VeRA(LowRankMethod):
     config: VeRAConfig
 
     def _insert(self, segmenter: Adaptable) -> None:
-        sites = self.config.encoder_sites
-        widths = site_widths(segmenter.encoder.shape, sites) if sites else []
+        widths = self.config.adapted(segmenter.encoder.shape)
         if self.config.freezes_decoder:
             linears = (part.get(leaf) for part, leaf in decoder_sites(cast(nn.Module, segmenter)))
             widths += [(linear.in_features, linear.out_features) for linear in linears if isinstance(linear, nn.Linear)]
@@ -84,9 +83,10 @@ class VeRA(LowRankMethod):
         )
         super()._insert(segmenter)
 
-    def _low_rank(self, base: nn.Linear, *, outputs: int, start: int, layout: TokenLayout) -> LowRank:
+    def _low_rank(self, base: nn.Linear, rows: Tensor | None, layout: TokenLayout) -> LowRank:
+        outputs = base.out_features if rows is None else len(rows)
         initial = self.config.initial
-        adapter = Scaled(self._shared, inputs=base.in_features, outputs=outputs, initial=initial, start=start)
+        adapter = Scaled(self._shared, inputs=base.in_features, outputs=outputs, initial=initial, rows=rows)
         return adapter.to(base.weight.device)
 
     def own_buffers(self) -> Iterable[str]:

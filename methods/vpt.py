@@ -54,11 +54,11 @@ class VPT(Method):
     identity_at_init = False
 
     def _insert(self, segmenter: Adaptable) -> None:
-        shape = segmenter.encoder.shape
-        bound = math.sqrt(6 / (3 * shape.patch**2 + shape.dim))
+        patch = segmenter.encoder.shape.patch
         for place in block_sites(segmenter.encoder, self.config.blocks):
             norm = place.get("norm1")
-            prompts = (2 * torch.rand(self.config.tokens, shape.dim, generator=self.generator) - 1) * bound
+            bound = math.sqrt(6 / (3 * patch**2 + place.dim))
+            prompts = (2 * torch.rand(self.config.tokens, place.dim, generator=self.generator) - 1) * bound
             prompts = prompts.to(next(norm.parameters()).device)
             attn = place.block.get_submodule("attn")
             prompted = PromptedAttention(attn, norm=norm, prompts=prompts, over_maps=place.layout.kind == "map")

@@ -35,25 +35,29 @@ class IA3Config(PlacedConfig):
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         """The closed form that the contract holds against the attached model."""
-        return self.block_count(shape) * (2 * shape.dim + (shape.mlp_dim if self.mlp else 0))
+        return sum(2 * block.dim + (block.mlp_dim if self.mlp else 0) for block in self.placed(shape))
 
 
 class RescaledOutput(nn.Module):
-    """base(x) with its last ``len(scale)`` outputs rescaled: of a fused qkv, keys and values."""
+    """base(x) with the outputs ``rows`` rescaled: of a fused qkv, keys and values."""
 
-    def __init__(self, base: nn.Linear, scale: Tensor) -> None:
+    rows: Tensor
+
+    def __init__(self, base: nn.Linear, scale: Tensor, rows: Tensor) -> None:
         super().__init__()
         self.base = base
         self.scale = nn.Parameter(scale)
+        self.register_buffer("rows", rows, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        plain, rescaled = self.base(tokens).split([self.base.out_features - len(self.scale), len(self.scale)], dim=-1)
-        return torch.cat([plain, rescaled * self.scale], dim=-1)
+        plain = self.base(tokens)
+        factors = torch.ones(self.base.out_features, device=plain.device).index_copy(0, self.rows, self.scale)
+        return plain * factors
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:
-        self.base.weight[-len(self.scale) :] *= self.scale[:, None]
-        self.base.bias[-len(self.scale) :] *= self.scale
+        self.base.weight[self.rows] *= self.scale[:, None]
+        self.base.bias[self.rows] *= self.scale
         return self.base
 
 
@@ -83,15 +87,15 @@ class IA3(Method):
     merge_modes = ("exact",)
 
     def _insert(self, segmenter: Adaptable) -> None:
-        shape = segmenter.encoder.shape
         for place in block_sites(segmenter.encoder, self.config.blocks):
             qkv, mlp_out = place.get("qkv"), place.get("mlp_out")
             assert isinstance(qkv, nn.Linear)
             assert isinstance(mlp_out, nn.Linear)
             device = qkv.weight.device
-            place.replace("qkv", RescaledOutput(qkv, torch.ones(2 * shape.dim, device=device)))
+            rows = torch.cat([place.outputs("k"), place.outputs("v")])
+            place.replace("qkv", RescaledOutput(qkv, torch.ones(len(rows)), rows).to(device))
             if self.config.mlp:
-                place.replace("mlp_out", RescaledInput(mlp_out, torch.ones(shape.mlp_dim, device=device)))
+                place.replace("mlp_out", RescaledInput(mlp_out, torch.ones(mlp_out.in_features, device=device)))
 
     def merge(
         self, mode: MergeMode = "exact", *, calibration: Sequence[Tensor] = (), held_out: Sequence[Tensor] = ()

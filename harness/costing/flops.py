@@ -81,12 +81,11 @@ def encoder_forward_flops(shape: BackboneShape, *, image_size: int) -> float:
     """Closed form of the plain encoder's forward pass for one image, relative positions included."""
     *parts, neck = encoder_flops(shape, image_size=image_size)
     total = sum(parts) + (neck if shape.neck_dim else 0.0)  # a timm ViT has its neck behind it
-    if not shape.relative_positions:
+    if shape.relative_positions != "axes":
         return total
     side = image_size // shape.patch
-    for index in range(shape.depth):
-        windowed = shape.window and index not in shape.global_blocks
-        span = shape.window if windowed else side
+    for block in shape.blocks:
+        span = block.window or side
         padded = -(-side // span) * span
-        total += 2 * 2.0 * padded**2 * span * shape.dim  # each query with every row and every column of its map
+        total += 2 * 2.0 * padded**2 * span * block.dim  # each query with every row and every column of its map
     return total

@@ -88,8 +88,7 @@ def measure_insides(
         merged[mode] = [rounded(value) for value in found]
     blocks = []
     for index, (now, then) in enumerate(zip(after, before, strict=True)):
-        window = 0 if index in shape.global_blocks else shape.window
-        blocks.append(_block(now, then, window=window, grid=grid, patch=shape.patch))
+        blocks.append(_block(now, then, window=shape.blocks[index].window, grid=grid, patch=shape.patch))
     return EvidenceRecord(
         key=run.key,
         state=trained.digest,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -115,7 +115,7 @@ def _hooks(encoder: Encoder, place: BlockSite, other: BlockSite | None, seen: Se
     yield block.register_forward_hook(of_block)
     if other is None:
         return
-    core = BlockSite(index=place.index, block=inner, name=place.name, layout=layout)
+    core = replace(place, block=inner)
     for site in SITES:
         try:
             yield core.get(site).register_forward_hook(_of_site(site, other.get(site), layout, seen))

@@ -32,6 +32,7 @@ from harness.models.sam3_encoder import SAM3Encoder, trunk_state
 from harness.models.sam_encoder import SAMEncoder, resize_state
 from harness.models.segmenter import DenseSegmenter, QuerySegmenter, SAMSegmenter, Segmenter
 from harness.models.timm_encoder import TimmEncoder, create_vit, sam_neck
+from harness.models.tiny_vit import TinyViTEncoder
 
 _TOKEN_NOISE = 0.02
 _POSITION_STD = 0.02
@@ -169,9 +170,10 @@ def _parts(wanted: _Wanted) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.M
 
 def _sam_parts(wanted: _Wanted) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
     entry, shape, checkpoint = wanted.entry, wanted.shape, wanted.checkpoint
+    kind = TinyViTEncoder if shape.stem else SAMEncoder
 
-    def build() -> tuple[SAMEncoder, PromptEncoder, MaskDecoder]:
-        encoder = SAMEncoder(shape, fused=wanted.fused, activation_checkpointing=wanted.recompute)
+    def build() -> tuple[SAMEncoder | TinyViTEncoder, PromptEncoder, MaskDecoder]:
+        encoder = kind(shape, fused=wanted.fused, activation_checkpointing=wanted.recompute)
         return encoder, prompt_encoder_of(entry, shape), plain_mask_decoder(entry.decoder)
 
     if checkpoint is None:
@@ -184,12 +186,14 @@ def _sam_parts(wanted: _Wanted) -> tuple[nn.Module, PromptEncoder, MaskDecoder, 
     found = wanted.read(checkpoint)
     inside = {key.removeprefix(ENCODER): tensor for key, tensor in found.items() if key.startswith(ENCODER)}
     found = {**found, **{ENCODER + key: tensor for key, tensor in resize_state(inside, shape).items()}}
+    unused = {ENCODER + key for key in encoder.unused()} if isinstance(encoder, TinyViTEncoder) else set()
+    found = {key: tensor for key, tensor in found.items() if key not in unused}
     parts = ((ENCODER, encoder), (PROMPTS, prompts), (DECODER, decoder))
-    expected = {prefix + key: tensor for prefix, module in parts for key, tensor in module.state_dict().items()}
+    names = {module: {key: prefix + _published(module, key) for key in module.state_dict()} for prefix, module in parts}
+    expected = {names[module][key]: tensor for module in names for key, tensor in module.state_dict().items()}
     require_match(found, expected, path=checkpoint, backbone=entry.name)
-    for prefix, module in parts:
-        own = {key.removeprefix(prefix): tensor.float() for key, tensor in found.items() if key.startswith(prefix)}
-        module.load_state_dict(own, strict=True, assign=True)
+    for module, own in names.items():
+        module.load_state_dict({key: found[name].float() for key, name in own.items()}, strict=True, assign=True)
     return encoder, prompts, decoder, None
 
 
@@ -236,8 +240,13 @@ def _vit_state(entry: Backbone) -> dict[str, Tensor]:
         return create_vit(entry.timm_model, entry.shape.image_size, **entry.timm_options).state_dict()
 
 
-def _random_positions(encoder: SAMEncoder) -> None:
+def _published(module: nn.Module, key: str) -> str:
+    """The name of a tensor in the checkpoints of its family."""
+    return module.published(key) if isinstance(module, TinyViTEncoder) else key
+
+
+def _random_positions(encoder: nn.Module) -> None:
     """segment_anything starts position tables at zero; a random encoder needs places to tell apart."""
     for name, parameter in encoder.named_parameters():
-        if name == "pos_embed" or ".rel_pos_" in name:
+        if name == "pos_embed" or ".rel_pos_" in name or name.endswith(".attention_biases"):
             nn.init.normal_(parameter, std=_POSITION_STD)

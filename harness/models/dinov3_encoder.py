@@ -54,7 +54,7 @@ def _block(block: Any, *, shape: BackboneShape, rotations: Rotations, fused: boo
     attention = RotaryAttention(
         qkv=block.attn.qkv,
         proj=block.attn.proj,
-        heads=shape.heads,
+        heads=shape.blocks[0].heads,
         rotations=rotations,
         windowed=False,
         by_halves=block.attn.rotate_half,

@@ -7,11 +7,11 @@ need padding, global blocks, relative positions. ``vit_t_timm``, ``vit_t_dinov3`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.methods.parts.placement import BackboneShape
+from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution, downsampling, plain_blocks
 from harness.models.decoder_shape import DecoderShape
 
 TIMM = "timm/"
@@ -42,29 +42,19 @@ class Backbone:
 
 
 _SAM_B = BackboneShape(
-    dim=768,
-    depth=12,
-    heads=12,
-    mlp_dim=4 * 768,
+    blocks=plain_blocks(dim=768, depth=12, heads=12, mlp_dim=4 * 768, window=14, global_blocks=(2, 5, 8, 11)),
     patch=16,
-    window=14,
-    global_blocks=(2, 5, 8, 11),
     neck_dim=256,
     prefix_tokens=0,
     image_size=1024,
 )
 _SAM_3 = BackboneShape(
-    dim=1024,
-    depth=32,
-    heads=16,
-    mlp_dim=4736,
+    blocks=plain_blocks(dim=1024, depth=32, heads=16, mlp_dim=4736, window=24, global_blocks=(7, 15, 23, 31)),
     patch=14,
-    window=24,
-    global_blocks=(7, 15, 23, 31),
     neck_dim=0,
     prefix_tokens=0,
     image_size=1008,
-    relative_positions=False,
+    relative_positions="",
     learnt_positions=24**2,
     patch_bias=False,
     pre_norm=True,
@@ -74,8 +64,48 @@ _WIDTHS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "
 
 
 def _sam(name: str, *, dim: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> Backbone:
-    wider = replace(_SAM_B, dim=dim, depth=depth, heads=heads, mlp_dim=4 * dim, global_blocks=global_blocks)
-    return Backbone(name=name, shape=wider)
+    blocks = plain_blocks(dim=dim, depth=depth, heads=heads, mlp_dim=4 * dim, window=14, global_blocks=global_blocks)
+    return Backbone(name=name, shape=replace(_SAM_B, blocks=blocks))
+
+
+def _tiny_vit(*, stem: int, stages: Sequence[tuple[int, int, int, int, int]], neck_dim: int) -> BackboneShape:
+    """TinyViT (2207.10666) as MobileSAM has it: a stem of two convolutions and two inverted residuals, then stages.
+
+    Args:
+        stem: its channels.
+        stages: width, depth, heads, window and scale of each.
+    """
+    convolution = NormedConvolution
+    hidden = 4 * stem
+    residual = (
+        convolution(inputs=stem, outputs=hidden),
+        convolution(inputs=hidden, outputs=hidden, side=3, depthwise=True),
+        convolution(inputs=hidden, outputs=stem),
+    )
+    first = (
+        convolution(inputs=3, outputs=stem // 2, side=3, stride=2),
+        convolution(inputs=stem // 2, outputs=stem, side=3, stride=2),
+        *residual,
+        *residual,
+        *downsampling(stem, stages[0][0], stride=2),
+    )
+    blocks: list[BlockShape] = []
+    for dim, depth, heads, window, scale in stages:
+        local = convolution(inputs=dim, outputs=dim, side=3, depthwise=True)
+        block = BlockShape(dim=dim, heads=heads, mlp_dim=4 * dim, window=window, scale=scale, local=local)
+        begins = downsampling(blocks[-1].dim, dim, stride=blocks[-1].scale // scale) if blocks else ()
+        blocks += [replace(block, downsampling=begins), *[block] * (depth - 1)]
+    return BackboneShape(
+        blocks=tuple(blocks),
+        stem=first,
+        patch=16,
+        neck_dim=neck_dim,
+        prefix_tokens=0,
+        image_size=1024,
+        relative_positions="distances",
+        learnt_positions=0,
+        qkv_by_head=True,
+    )
 
 
 def _timm(
@@ -96,18 +126,13 @@ def _timm(
     options: Mapping[str, Any] | None = None,
 ) -> Backbone:
     shape = BackboneShape(
-        dim=dim,
-        depth=depth,
-        heads=heads,
-        mlp_dim=mlp_dim or 4 * dim,
+        blocks=plain_blocks(dim=dim, depth=depth, heads=heads, mlp_dim=mlp_dim or 4 * dim),
         patch=patch,
-        window=0,
-        global_blocks=tuple(range(depth)),
         neck_dim=0,
         prefix_tokens=prefix_tokens,
         image_size=image_size,
         final_norm=True,
-        relative_positions=False,
+        relative_positions="",
         layer_scale=layer_scale,
         positioned_prefix=0 if rotary else positioned_prefix,
         learnt_positions=0 if rotary else None,
@@ -126,10 +151,16 @@ def _timm(
 def known_backbones() -> dict[str, Backbone]:
     """Every entry by name."""
     # As small as tests need: windows of 3 that the grid does not divide, two global blocks.
-    tiny: dict[str, Any] = {"dim": 64, "depth": 4, "heads": 2, "window": 3, "global_blocks": (1, 3), "image_size": 128}
+    tiny: dict[str, Any] = {"dim": 64, "depth": 4, "heads": 2, "window": 3, "global_blocks": (1, 3)}
+    tiny_sam = replace(_SAM_B, blocks=plain_blocks(**tiny, mlp_dim=256), image_size=128, neck_dim=64)
+    tiny_sam3 = replace(
+        _SAM_3, blocks=plain_blocks(**tiny, mlp_dim=296), image_size=128, patch=16, learnt_positions=3**2
+    )
+    mobile = _tiny_vit(stem=64, stages=((128, 2, 4, 7, 2), (160, 6, 5, 14, 1), (320, 2, 10, 7, 1)), neck_dim=256)
+    tiny_mobile = _tiny_vit(stem=16, stages=((32, 1, 1, 3, 2), (48, 2, 3, 3, 1), (64, 1, 2, 5, 1)), neck_dim=64)
     test_vit = _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160)
     entries = [
-        Backbone(name="vit_t", shape=replace(_SAM_B, **tiny, mlp_dim=256, neck_dim=64), decoder=_TINY_DECODER),
+        Backbone(name="vit_t", shape=tiny_sam, decoder=_TINY_DECODER),
         Backbone(name="vit_b", shape=_SAM_B),
         _sam("vit_l", dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
         _sam("vit_h", dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
@@ -150,12 +181,10 @@ def known_backbones() -> dict[str, Backbone]:
             # timm's layer scales of 1e-5 would hide every block of a random model.
             options={"embed_dim": 64, "depth": 4, "num_heads": 2, "init_values": 0.5},
         ),
-        Backbone(
-            name="vit_t_sam3",
-            shape=replace(_SAM_3, **tiny, mlp_dim=296, patch=16, learnt_positions=3**2),
-            decoder=_TINY_DECODER,
-        ),
+        Backbone(name="vit_t_sam3", shape=tiny_sam3, decoder=_TINY_DECODER),
         Backbone(name="sam3", shape=_SAM_3),
+        Backbone(name="mobile_sam", shape=mobile),
+        Backbone(name="tiny_mobile_sam", shape=replace(tiny_mobile, image_size=128), decoder=_TINY_DECODER),
     ]
     for width, (dim, depth, heads) in _WIDTHS.items():
         for size in (224, 384):

@@ -23,18 +23,19 @@ def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
     At 1024 pixels ``vit_b``, ``vit_l`` and ``vit_h`` are what ``sam_model_registry`` builds.
     """
     entry, shape = backbone(name), backbone_shape(name, image_size)
+    first = shape.blocks[0]
     encoder = ImageEncoderViT(
         img_size=shape.image_size,
         patch_size=shape.patch,
         embed_dim=shape.dim,
         depth=shape.depth,
-        num_heads=shape.heads,
-        mlp_ratio=shape.mlp_dim / shape.dim,
+        num_heads=first.heads,
+        mlp_ratio=first.mlp_dim / first.dim,
         out_chans=shape.neck_dim,
         qkv_bias=True,
         use_rel_pos=True,
         norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6),
-        window_size=shape.window,
+        window_size=first.window,
         global_attn_indexes=shape.global_blocks,
     )
     return Sam(

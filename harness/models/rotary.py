@@ -99,9 +99,9 @@ class RotaryAttention(nn.Module):
         return torch.cat([tokens[:, :, :placeless], rotated], dim=2) if placeless else rotated
 
 
-def full_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-    """softmax(scale·q·kᵀ)·v with the whole matrix of scores."""
-    return (q * scale @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+def full_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, bias: Tensor | float = 0.0) -> Tensor:
+    """softmax(scale·q·kᵀ + bias)·v with the whole matrix of scores."""
+    return (q * scale @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
 
 
 class RotaryBlock(nn.Module):

@@ -14,7 +14,7 @@ from segment_anything.modeling.image_encoder import PatchEmbed
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from harness.methods.parts.placement import BackboneShape
+from harness.methods.parts.placement import BackboneShape, BlockShape
 from harness.models.rotary import RotaryAttention, RotaryBlock, RotaryEncoder, Rotations
 
 _TRUNK = "detector.backbone.vision_backbone.trunk."
@@ -56,7 +56,7 @@ class SAM3Encoder(RotaryEncoder):
     def __init__(self, shape: BackboneShape, *, fused: bool, activation_checkpointing: bool) -> None:
         rotations = Rotations()
         super().__init__(
-            [_block(shape, index=index, rotations=rotations, fused=fused) for index in range(shape.depth)],
+            [_block(block, rotations=rotations, fused=fused) for block in shape.blocks],
             shape=shape,
             rotations=rotations,
             activation_checkpointing=activation_checkpointing,
@@ -71,7 +71,8 @@ class SAM3Encoder(RotaryEncoder):
 
     def embed(self, images: Tensor) -> Tensor:
         """Normed patches with tiled positions, (B, h, w, C); writes the grid."""
-        head_dim, window = self.shape.dim // self.shape.heads, self.shape.window
+        first = self.shape.blocks[0]
+        head_dim, window = first.dim // first.heads, first.window
         self.note_grid(
             images,
             lambda height, width: axial_rotations(height, width, head_dim=head_dim, squeeze=window / width),
@@ -90,14 +91,13 @@ class SAM3Encoder(RotaryEncoder):
         return tokens.permute(0, 3, 1, 2)
 
 
-def _block(shape: BackboneShape, *, index: int, rotations: Rotations, fused: bool) -> RotaryBlock:
-    window = 0 if index in shape.global_blocks else shape.window
+def _block(shape: BlockShape, *, rotations: Rotations, fused: bool) -> RotaryBlock:
     attention = RotaryAttention(
         qkv=nn.Linear(shape.dim, 3 * shape.dim),
         proj=nn.Linear(shape.dim, shape.dim),
         heads=shape.heads,
         rotations=rotations,
-        windowed=bool(window),
+        windowed=bool(shape.window),
         by_halves=False,
         fused=fused,
     )
@@ -106,7 +106,7 @@ def _block(shape: BackboneShape, *, index: int, rotations: Rotations, fused: boo
         attn=attention,
         norm2=nn.LayerNorm(shape.dim),
         mlp=Mlp(shape.dim, shape.mlp_dim),
-        window=window,
+        window=shape.window,
     )
 
 

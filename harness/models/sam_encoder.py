@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.checkpoint import checkpoint
 
-from harness.methods.parts.placement import BackboneShape
+from harness.methods.parts.placement import BackboneShape, BlockShape
 from harness.methods.parts.sites import TokenGrid
 from harness.models.attention import RelativeAttention
 
@@ -23,19 +23,19 @@ class TransformerBlock(nn.Module):
     window_size.
 
     Args:
-        shape: the encoder's numbers.
-        window: side of the attention window in tokens, 0 for global attention.
+        shape: the block's numbers.
+        grid: side of the whole map in tokens.
         fused: see `RelativeAttention`.
     """
 
-    def __init__(self, shape: BackboneShape, *, window: int, fused: bool) -> None:
+    def __init__(self, shape: BlockShape, *, grid: int, fused: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(shape.dim, eps=1e-6)
-        side = window or shape.image_size // shape.patch
+        side = shape.window or grid
         self.attn = RelativeAttention(dim=shape.dim, heads=shape.heads, side=side, fused=fused)
         self.norm2 = nn.LayerNorm(shape.dim, eps=1e-6)
         self.mlp = MLPBlock(embedding_dim=shape.dim, mlp_dim=shape.mlp_dim)
-        self.window_size = window
+        self.window_size = shape.window
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, C) to the same."""
@@ -69,13 +69,13 @@ class SAMEncoder(ImageEncoderViT):
             patch_size=shape.patch,
             embed_dim=shape.dim,
             depth=0,
-            num_heads=shape.heads,
+            num_heads=shape.blocks[0].heads,
             out_chans=shape.neck_dim,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             use_rel_pos=True,
         )
-        windows = (0 if index in shape.global_blocks else shape.window for index in range(shape.depth))
-        self.blocks = nn.ModuleList(TransformerBlock(shape, window=window, fused=fused) for window in windows)
+        grid = shape.image_size // shape.patch
+        self.blocks = nn.ModuleList(TransformerBlock(block, grid=grid, fused=fused) for block in shape.blocks)
         self.shape = shape
         self.grid = TokenGrid()
         self.activation_checkpointing = activation_checkpointing

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.errors import UsageError, did_you_mean
 from harness.methods.configs import FullConfig
-from harness.methods.parts.placement import BackboneShape
+from harness.methods.parts.placement import BackboneShape, plain_blocks
 
 
 def timm_shape(model: str) -> tuple[BackboneShape, int, bool]:
@@ -33,19 +33,15 @@ def timm_shape(model: str) -> tuple[BackboneShape, int, bool]:
             "timm/vit_base_patch16_224 or timm/vit_base_patch16_dinov3"
         )
     block, rotary = vit.blocks[0], vit.pos_embed is None
+    heads, hidden = block.attn.num_heads, block.mlp.fc1.out_features
     shape = BackboneShape(
-        dim=vit.embed_dim,
-        depth=len(vit.blocks),
-        heads=block.attn.num_heads,
-        mlp_dim=block.mlp.fc1.out_features,
+        blocks=plain_blocks(dim=vit.embed_dim, depth=len(vit.blocks), heads=heads, mlp_dim=hidden),
         patch=vit.patch_embed.patch_size[0],
-        window=0,
-        global_blocks=tuple(range(len(vit.blocks))),
         neck_dim=0,
         prefix_tokens=vit.num_prefix_tokens,
         image_size=vit.patch_embed.img_size[0],
         final_norm=True,
-        relative_positions=False,
+        relative_positions="",
         layer_scale=block.gamma_1 is not None if rotary else hasattr(block.ls1, "gamma"),
         positioned_prefix=0 if rotary or vit.no_embed_class else vit.num_prefix_tokens,
         learnt_positions=0 if rotary else None,

@@ -9,7 +9,7 @@ from harness.methods.parts.placement import BackboneShape
 from harness.planning.data import Images
 from harness.pricing.flops import config_of, encodes_once
 from harness.records.schema import Run
-from harness.training.bounds import CACHE_BYTES, LEAST_BLOCKS, TOKEN_BYTES
+from harness.training.bounds import CACHE_BYTES, TOKEN_BYTES, worth_keeping
 
 UNFINISHED = 7
 """Times the trained tensors: two checkpoints, each with the weights and Adam's two moments, and the best state."""
@@ -55,16 +55,18 @@ def token_cache_bytes(runs: Iterable[tuple[Run, Images, BackboneShape]]) -> floa
     found = {}
     for run, images, shape in runs:
         blocks = kept_blocks(config_of(run), shape)
-        if run.rules.get("cache_prefix") and blocks:
+        if run.rules.get("cache_prefix") and blocks is not None:
             side = int(run.rules["image_size"]) // shape.patch
             encoder = (run.backbone, run.checkpoint or run.seed, run.rules.get("precision"), side, blocks)
-            needed = 2.0 * images.train * 4 * (side**2 + shape.prefix_tokens) * shape.dim
+            last = shape.blocks[max(blocks - 1, 0)]  # the stem leaves the map of the first
+            needed = 2.0 * images.train * 4 * ((side * last.scale) ** 2 + shape.prefix_tokens) * last.dim
             found[(*encoder, run.benchmark, run.manifest)] = needed if needed <= TOKEN_BYTES else 0.0
     return sum(found.values())
 
 
-def kept_blocks(config: MethodConfig, shape: BackboneShape) -> int:
-    """How many blocks are in front of the tokens that runs of a method keep; 0 where they keep none."""
+def kept_blocks(config: MethodConfig, shape: BackboneShape) -> int | None:
+    """How many blocks are in front of the tokens that runs of a method keep; None where they keep none."""
     blocks = config.untouched_blocks(shape)
-    rotates = shape.pre_norm or shape.learnt_positions == 0  # embedding an image sets the rotations of every block
-    return blocks if LEAST_BLOCKS <= blocks < shape.depth and not rotates else 0
+    # Embedding an image sets the rotations of every block.
+    rotates = not shape.stem and (shape.pre_norm or shape.learnt_positions == 0)
+    return blocks if blocks is not None and worth_keeping(shape, blocks) and not rotates else None

@@ -123,7 +123,8 @@ def _decoder(run: Run) -> int:
 
 
 def _encoder_parameters(shape: BackboneShape) -> float:
-    return float(shape.depth * (4 * shape.dim**2 + 2 * shape.dim * shape.mlp_dim) + 3 * shape.patch**2 * shape.dim)
+    blocks = sum(4 * block.dim**2 + 2 * block.dim * block.mlp_dim for block in shape.blocks)
+    return float(blocks + 3 * shape.patch**2 * shape.dim)
 
 
 def _records(count: int) -> str:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+from collections.abc import Iterable
 
 from harness.errors import UsageError
 from harness.methods.configs import MethodConfig, PlacedConfig
-from harness.methods.parts.placement import BackboneShape, MethodError
+from harness.methods.parts.placement import BackboneShape, MethodError, NormedConvolution
 from harness.models.decoders import Decoder, dense_activations, dense_flops
 from harness.planning.data import Images
 from harness.records.schema import Run
@@ -23,19 +25,29 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> list[float]:
     """Of one image: the patch embedding, then every block, then the neck that SAM's decoder reads."""
     side = image_size // shape.patch
-    tokens = side * side + shape.prefix_tokens
-    embed = 2.0 * side * side * 3 * shape.patch**2 * shape.dim
+    embed = convolutions_flops(shape.stem, side=image_size) or 2.0 * side * side * 3 * shape.patch**2 * shape.dim
     blocks = []
-    for index in range(shape.depth):
-        if shape.window and index not in shape.global_blocks:
-            padded = -(-side // shape.window) * shape.window
-            attended, span = padded * padded, shape.window**2
-        else:
-            attended, span = tokens, tokens
-        attention = 2.0 * attended * 4 * shape.dim**2 + 4.0 * attended * span * shape.dim
-        blocks.append(attention + 2.0 * tokens * 2 * shape.dim * shape.mlp_dim)
+    for block in shape.blocks:
+        own = side * block.scale
+        tokens = own * own + shape.prefix_tokens
+        attended, span = tokens, tokens
+        if block.window:
+            attended, span = (-(-own // block.window) * block.window) ** 2, block.window**2
+        attention = 2.0 * attended * 4 * block.dim**2 + 4.0 * attended * span * block.dim
+        before = own * math.prod(one.stride for one in block.downsampling)
+        convolved = convolutions_flops(block.convolutions, side=before)
+        blocks.append(convolved + attention + 2.0 * tokens * 2 * block.dim * block.mlp_dim)
     neck = shape.neck_dim or DECODER_DIM
     return [embed, *blocks, 2.0 * side * side * (shape.dim * neck + 9 * neck**2) if decoder == "sam" else 0.0]
+
+
+def convolutions_flops(convolutions: Iterable[NormedConvolution], *, side: int) -> float:
+    """One after the other, on a map of ``side`` by ``side``."""
+    total = 0.0
+    for one in convolutions:
+        side //= one.stride
+        total += 2.0 * side * side * one.taps
+    return total
 
 
 def decoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> float:
@@ -132,13 +144,13 @@ def activation_bytes(run: Run, shape: BackboneShape) -> float:
     size, batch = int(run.rules["image_size"]), int(run.rules.get("batch_size", 1))
     width = BYTES.get(str(run.rules.get("precision", "fp32")), 4) / 2
     side = size // shape.patch
-    tokens = side * side + shape.prefix_tokens
     config = config_of(run)
     first = config.gradient_from(shape)
-    one_block = tokens * shape.dim * width * (32 if config.trains_backbone_weights else 22)
-    kept = 1 if first is None else shape.depth - first
-    recomputed = kept * tokens * shape.dim * 2 * width + one_block
-    blocks = recomputed if run.rules.get("activation_checkpointing") else kept * one_block
+    of_block = 32 if config.trains_backbone_weights else 22
+    sizes = [((side * block.scale) ** 2 + shape.prefix_tokens) * block.dim * width for block in shape.blocks]
+    kept = sizes[-1:] if first is None else sizes[first:]
+    recomputed = sum(kept) * 2 + max(kept) * of_block
+    blocks = recomputed if run.rules.get("activation_checkpointing") else sum(kept) * of_block
     masks = 8 * 4 * size * size  # logits, probabilities, losses and their gradients at full size
     upscaled = 2 * side * side * 16 * (DECODER_DIM // 8) * 8 * width
     if (name := decoder_of(run)) != "sam":

@@ -1,4 +1,4 @@
-"""The blocks before the first trained one: for one image and flip their tokens are the same in every step, so they are kept.
+"""What runs before the first trained block: for one image and flip its tokens are the same in every step, so they are kept.
 
 Each image is run alone, as for embeddings (`harness.training.embeddings`), whose cache holds the tokens; kernels may sum a
 batch in another order than one image, so training equals training without the cache to the bit for batches of one, and to
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from harness.models.sam_encoder import SAMEncoder, run_blocks
 from harness.models.segmenter import Segmenter
 from harness.models.timm_encoder import TimmEncoder
-from harness.training.bounds import LEAST_BLOCKS, SCORED_BYTES
+from harness.models.tiny_vit import TinyViTEncoder
+from harness.training.bounds import SCORED_BYTES, worth_keeping
 from harness.training.embeddings import RememberedEmbeddings, bytes_of
 
 _PLAIN = ("torch.nn.", "timm.", "segment_anything.", "harness.models.")
@@ -86,21 +87,24 @@ class FrozenPrefix:
 def frozen_prefix(segmenter: nn.Module) -> FrozenPrefix | None:
     """The part of an attached segmenter that is worth keeping the tokens of; None where there is none."""
     blocks = blocks_in_front(segmenter)
-    depth = len(segmenter.get_submodule("encoder.blocks")) if blocks else 0  # type: ignore[arg-type]
-    return FrozenPrefix(segmenter=segmenter, blocks=blocks) if LEAST_BLOCKS <= blocks < depth else None
+    if blocks is None:
+        return None
+    encoder: Any = segmenter.encoder
+    return FrozenPrefix(segmenter=segmenter, blocks=blocks) if worth_keeping(encoder.shape, blocks) else None
 
 
-def blocks_in_front(segmenter: nn.Module) -> int:
-    """How many blocks run before anything that trains, that a method brought, or that somebody watches."""
+def blocks_in_front(segmenter: nn.Module) -> int | None:
+    """How many blocks run before anything that trains, that a method brought, or that somebody watches; None where not
+    even the first block's input is such."""
     encoder: Any = getattr(segmenter, "encoder", None)
-    if not isinstance(segmenter, Segmenter) or type(encoder) not in (SAMEncoder, TimmEncoder):
-        return 0
+    if not isinstance(segmenter, Segmenter) or type(encoder) not in (SAMEncoder, TimmEncoder, TinyViTEncoder):
+        return None
     if type(segmenter).encode is not Segmenter.encode or type(segmenter).forward is not Segmenter.forward:
-        return 0
+        return None
     if _touched(segmenter) or _touched(encoder) or not all(map(_plain, _before(encoder))):
-        return 0
+        return None
     if any(p.requires_grad for name, p in encoder.named_parameters() if not name.startswith(_AFTER)):
-        return 0
+        return None
     plain = (all(map(_plain, block.modules())) for block in encoder.blocks)
     return sum(takewhile(bool, plain))
 
@@ -118,7 +122,8 @@ class RememberedTokens:
 
     def like(self, segmenter: nn.Module) -> FrozenPrefix | None:
         """The prefix of a segmenter that has the same blocks in front; a merged model is one."""
-        if blocks_in_front(segmenter) < self._blocks:
+        in_front = blocks_in_front(segmenter)
+        if in_front is None or in_front < self._blocks:
             return None
         found = FrozenPrefix(segmenter=segmenter, blocks=self._blocks)
         return found if found.fingerprint() == self._made_by else None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
-from harness.methods.parts.placement import BackboneShape, MethodError, parse_sites
+from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, NormedConvolution, parse_sites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,15 +22,19 @@ class BitFitConfig(PlacedConfig):
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         widths = 7 if shape.qkv_bias else 4  # norms, qkv (3), proj, the MLP's second linear
-        block = widths * shape.dim + shape.mlp_dim
-        around = shape.dim * (shape.patch_bias + shape.pre_norm + shape.final_norm) + 2 * shape.neck_dim
-        return self.block_count(shape) * block + (around if self.outside else 0)
+        blocks = sum(widths * b.dim + b.mlp_dim + _shifts(b.convolutions) for b in self.placed(shape))
+        embedding = _shifts(shape.stem) or shape.dim * shape.patch_bias
+        around = embedding + shape.dim * (shape.pre_norm + shape.final_norm) + 2 * shape.neck_dim
+        return blocks + (around if self.outside else 0)
 
     def added_parameters(self, shape: BackboneShape) -> int:
         return 0
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
         return 0 if self.outside else super().gradient_from(shape)
+
+    def untouched_blocks(self, shape: BackboneShape) -> int | None:
+        return None if self.outside else super().untouched_blocks(shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +47,13 @@ class LayerNormConfig(BitFitConfig):
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         around = 2 * shape.dim * (shape.pre_norm + shape.final_norm) + 4 * shape.neck_dim
-        return self.block_count(shape) * 4 * shape.dim + (around if self.outside else 0)
+        return sum(4 * block.dim for block in self.placed(shape)) + (around if self.outside else 0)
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
         return 0 if self.outside and shape.pre_norm else PlacedConfig.gradient_from(self, shape)
+
+    def untouched_blocks(self, shape: BackboneShape) -> int | None:
+        return None if self.outside and shape.pre_norm else PlacedConfig.untouched_blocks(self, shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +71,9 @@ class MonaConfig(PlacedConfig):
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         hidden = self.hidden
-        scaled_norm = 4 * shape.dim
-        projections = 2 * shape.dim * hidden + hidden + shape.dim
         filters = hidden * (3**2 + 5**2 + 7**2) + 3 * hidden + hidden**2 + hidden
-        return self.block_count(shape) * 2 * (scaled_norm + projections + filters)
+        dims = [block.dim for block in self.placed(shape)]
+        return sum(2 * (4 * dim + 2 * dim * hidden + hidden + dim + filters) for dim in dims)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +98,8 @@ class FacTConfig(PlacedConfig):
         require_whole("rank", self.rank)
         require_choice("form", self.form, ("tt", "tk"))
 
-    def squares(self, shape: BackboneShape) -> int:
-        """How many square weights of the token's width the sites of one block hold.
+    def squares(self, shape: BlockShape) -> int:
+        """How many square weights of the token's width the sites of a block hold.
 
         Raises:
             MethodError: the MLP does not divide into such.
@@ -107,12 +114,13 @@ class FacTConfig(PlacedConfig):
         return sum({"qkv": 3, "mlp": 2 * ratio}.get(site, 1) for site in sites)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        rank, squares = self.rank, self.block_count(shape) * self.squares(shape)
+        blocks = self.placed(shape)
+        rank, squares = self.rank, sum(map(self.squares, blocks))
         cores = squares * rank**2 if self.form == "tt" else rank**3 + squares * rank
-        return 2 * shape.dim * rank + cores
+        return 2 * max(block.dim for block in blocks) * rank + cores
 
-    def untouched_blocks(self, shape: BackboneShape) -> int:
-        return 0  # its factors are the encoder's and no block's, so that nothing tells where they are first used
+    def untouched_blocks(self, shape: BackboneShape) -> int | None:
+        return None  # its factors are the encoder's and no block's, so that nothing tells where they are first used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +149,15 @@ class SSFConfig(PlacedConfig):
         if what:
             more = "another method" if not shape.qkv_bias else "ssf[outside=false]"
             raise MethodError(f"ssf folds into weight and bias, and this backbone has no bias at {what}; take {more}")
-        channels = 7 * shape.dim + shape.mlp_dim
-        return 2 * (self.block_count(shape) * channels + (shape.dim if self.outside else 0))
+        channels = sum(7 * block.dim + block.mlp_dim for block in self.placed(shape))
+        projected = shape.stem[1].outputs if shape.stem else shape.dim  # of the two that embed patches the last
+        return 2 * (channels + (projected if self.outside else 0))
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
         return 0 if self.outside else super().gradient_from(shape)
+
+    def untouched_blocks(self, shape: BackboneShape) -> int | None:
+        return None if self.outside else super().untouched_blocks(shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +183,8 @@ class AdapterConfig(PlacedConfig):
             )
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        adapter = 2 * shape.dim * self.hidden + self.hidden + shape.dim
-        return self.block_count(shape) * len(parse_sites(self.sites)) * adapter
+        dims = [block.dim for block in self.placed(shape)]
+        return len(parse_sites(self.sites)) * sum(2 * dim * self.hidden + self.hidden + dim for dim in dims)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +203,7 @@ class AdaptFormerConfig(PlacedConfig):
         require_whole("hidden", self.hidden)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        return self.block_count(shape) * (2 * shape.dim * self.hidden + self.hidden + shape.dim)
+        return sum(2 * block.dim * self.hidden + self.hidden + block.dim for block in self.placed(shape))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +220,7 @@ class VPTConfig(PlacedConfig):
         require_whole("tokens", self.tokens)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        return self.block_count(shape) * self.tokens * shape.dim
+        return sum(self.tokens * block.dim for block in self.placed(shape))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,15 +241,16 @@ class LSTConfig(PlacedConfig):
         return None
 
     def width(self, shape: BackboneShape) -> int:
+        shape.require_one_width("lst", "has one ladder of one width over one map")
         return max(1, shape.dim // self.reduction)
 
     def hidden(self, shape: BackboneShape) -> int:
-        return max(1, shape.mlp_dim // self.reduction)
+        return max(1, shape.blocks[0].mlp_dim // self.reduction)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         width, hidden = self.width(shape), self.hidden(shape)
         side_block = 4 * width + 4 * (width * width + width) + 2 * width * hidden + hidden + width
-        rungs = self.block_count(shape)
+        rungs = len(self.placed(shape))
         down = (rungs + 1) * shape.dim * width  # one for the embedding that the ladder starts from
         return down + rungs * (side_block + 1) + 2 * width + width * shape.dim
 
@@ -263,13 +276,19 @@ class SAMAdapterConfig(PlacedConfig):
         if not 0 <= self.ratio < 1:
             raise MethodError(f"ratio={self.ratio}: the removed fraction of the spectrum lies in [0, 1)")
 
-    def untouched_blocks(self, shape: BackboneShape) -> int:
-        return 0  # it reads the embedding of the patches
+    def untouched_blocks(self, shape: BackboneShape) -> int | None:
+        return None  # it reads the embedding of the patches
 
     def width(self, shape: BackboneShape) -> int:
+        shape.require_one_width("samadapter", "makes the prompts of all blocks of one embedding of the patches")
         return max(1, shape.dim // self.scale)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         width = self.width(shape)
         shared = (shape.dim * width + width) + (3 * shape.patch**2 * width + width) + (width * shape.dim + shape.dim)
-        return shared + self.block_count(shape) * (width * width + width)
+        return shared + len(self.placed(shape)) * (width * width + width)
+
+
+def _shifts(convolutions: Sequence[NormedConvolution]) -> int:
+    """Biases of the batch norms."""
+    return sum(one.outputs for one in convolutions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.methods.parts.placement import BackboneShape, MethodError, parse_blocks
+from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, parse_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +79,10 @@ class MethodConfig:
         """The first block that backward passes, None where no gradient passes the backbone."""
         return 0
 
-    def untouched_blocks(self, shape: BackboneShape) -> int:
-        """How many of the first blocks run as without the method, which reads nothing before they are done; 0 where no
-        gradient passes the backbone."""
-        return self.gradient_from(shape) or 0
+    def untouched_blocks(self, shape: BackboneShape) -> int | None:
+        """How many of the first blocks run as without the method, which reads nothing before they are done; None where it
+        acts before the first, or no gradient passes the backbone."""
+        return self.gradient_from(shape) or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +91,16 @@ class PlacedConfig(MethodConfig):
 
     blocks: str = "all"
 
-    def block_count(self, shape: BackboneShape) -> int:
-        return len(parse_blocks(self.blocks, depth=shape.depth, global_blocks=shape.global_blocks))
+    def placed(self, shape: BackboneShape) -> list[BlockShape]:
+        """The blocks that it acts on."""
+        indices = parse_blocks(self.blocks, depth=shape.depth, global_blocks=shape.global_blocks)
+        return [shape.blocks[index] for index in indices]
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
         return parse_blocks(self.blocks, depth=shape.depth, global_blocks=shape.global_blocks)[0]
+
+    def untouched_blocks(self, shape: BackboneShape) -> int | None:
+        return self.gradient_from(shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,22 +140,27 @@ class FullConfig(MethodConfig):
         return 0
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        dim, hidden, neck = shape.dim, shape.mlp_dim, shape.neck_dim
-        side = shape.image_size // shape.patch
-        norm, mlp = 2 * dim, 2 * dim * hidden + dim + hidden
-        attention = 4 * dim * dim + dim + (3 * dim if shape.qkv_bias else 0)
-        block = 2 * norm + attention + mlp + (2 * dim if shape.layer_scale else 0)
-        # Both axes learn one vector a distance, for attention over the window or over the whole grid.
-        spans = [
-            side if index in shape.global_blocks or not shape.window else shape.window for index in range(shape.depth)
-        ]
-        relative = sum(2 * (2 * span - 1) * (dim // shape.heads) for span in spans) if shape.relative_positions else 0
+        dim, neck, side = shape.dim, shape.neck_dim, shape.image_size // shape.patch
+        blocks = sum(_block_parameters(shape, block) for block in shape.blocks)
         patches = 3 * shape.patch**2 * dim + (dim if shape.patch_bias else 0)
+        embedding = sum(one.parameters for one in shape.stem) or patches
         places = side**2 if shape.learnt_positions is None else shape.learnt_positions
         positions = (places + shape.positioned_prefix + shape.prefix_tokens) * dim
         neck_layers = dim * neck + 9 * neck * neck + 2 * 2 * neck
-        norms = norm * (shape.final_norm + shape.pre_norm)
-        return patches + positions + shape.depth * block + relative + neck_layers + norms
+        norms = 2 * dim * (shape.final_norm + shape.pre_norm)
+        return embedding + positions + blocks + neck_layers + norms
+
+
+def _block_parameters(shape: BackboneShape, block: BlockShape) -> int:
+    dim, hidden = block.dim, block.mlp_dim
+    attention = 4 * dim * dim + dim + (3 * dim if shape.qkv_bias else 0)
+    mlp = 2 * dim * hidden + dim + hidden
+    norms_and_scales = 2 * 2 * dim + (2 * dim if shape.layer_scale else 0)
+    span = block.window or shape.image_size // shape.patch * block.scale
+    # Both axes learn one vector a distance, or every head one number a pair of distances.
+    relative = {"axes": 2 * (2 * span - 1) * (dim // block.heads), "distances": block.heads * span**2, "": 0}
+    convolutions = sum(one.parameters for one in block.convolutions)
+    return attention + mlp + norms_and_scales + relative[shape.relative_positions] + convolutions
 
 
 def require_choice(key: str, value: str, choices: tuple[str, ...]) -> None:

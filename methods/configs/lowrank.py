@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
-from harness.methods.parts.placement import BackboneShape, MethodError, apart, parse_sites
+from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, apart, parse_sites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,12 @@ class LowRankConfig(PlacedConfig):
         return self.rank * (inputs + outputs)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        widths = site_widths(shape, self.encoder_sites) if self.encoder_sites else []
-        return self.block_count(shape) * sum(self.linear_parameters(*pair) for pair in widths)
+        return sum(self.linear_parameters(*pair) for pair in self.adapted(shape))
+
+    def adapted(self, shape: BackboneShape) -> list[tuple[int, int]]:
+        """(inputs, outputs) of every linear map of the encoder that it adapts."""
+        sites = self.encoder_sites
+        return [pair for block in self.placed(shape) for pair in site_widths(block, sites)] if sites else []
 
     def decoder_parameters(self, linears: Sequence[tuple[int, int]]) -> int:
         return sum(self.linear_parameters(*pair) for pair in linears) if self.freezes_decoder else 0
@@ -97,8 +101,8 @@ class DoRAConfig(LoRAConfig):
         return super().linear_parameters(inputs, outputs) + outputs
 
 
-def site_widths(shape: BackboneShape, sites: str) -> list[tuple[int, int]]:
-    """(inputs, outputs) of every linear map that ``sites`` names in one block; ``mlp`` names two."""
+def site_widths(shape: BlockShape, sites: str) -> list[tuple[int, int]]:
+    """(inputs, outputs) of every linear map that ``sites`` names in a block; ``mlp`` names two."""
     widths = {
         "qkv": [(shape.dim, 3 * shape.dim)],
         "mlp": [(shape.dim, shape.mlp_dim), (shape.mlp_dim, shape.dim)],
@@ -174,5 +178,5 @@ class ConvLoRAConfig(LoRAConfig):
     def encoder_parameters(self, shape: BackboneShape) -> int:
         expert = 9 * self.rank * self.rank + self.rank
         routing = 2 * self.rank  # gate and noise, an expert, no bias
-        adapters = self.block_count(shape) * len(site_widths(shape, self.sites))
+        adapters = len(self.adapted(shape))
         return super().encoder_parameters(shape) + adapters * self.experts * (expert + routing)

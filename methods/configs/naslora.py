@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.methods.configs.common import require_choice
-from harness.methods.configs.lowrank import LowRankConfig, site_widths
+from harness.methods.configs.lowrank import LowRankConfig
 from harness.methods.parts.operations import NORMS, cell_parameters, normed, parse_operations
 from harness.methods.parts.placement import BackboneShape, MethodError
 
@@ -116,8 +116,7 @@ class NASLoRAConfig(LowRankConfig):
         operations = parse_operations(self.operations, style=self.style)
         norms = normed(operations) if self.norm == "batch-affine" else 0
         cell = cell_parameters(operations, channels=self.cell_channels) + 2 * norms * self.cell_channels
-        cells = len(site_widths(shape, self.sites))
-        return super().encoder_parameters(shape) + self.block_count(shape) * cells * cell
+        return super().encoder_parameters(shape) + len(self.adapted(shape)) * cell
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,38 +13,49 @@ from torch import Tensor, nn
 
 
 class LowRank(nn.Module):
-    """The parts of s · B · core(A x), an update of the outputs ``start:stop`` of a linear layer.
+    """The parts of s · B · core(A x), an update of the outputs ``rows`` of a linear layer.
 
     Args:
         down: A, (r, inputs).
-        up: B, (stop − start, r); zero at init makes the update start from nothing.
+        up: B, (rows, r); zero at init makes the update start from nothing.
         scale: s.
-        start: first output that the update reaches.
+        rows: which outputs the update reaches, None for all.
         core: acts on the bottleneck tokens (…, r), None for the identity.
     """
 
+    rows: Tensor | None
+
     def __init__(
-        self, *, down: Tensor, up: Tensor, scale: float, start: int = 0, core: nn.Module | None = None
+        self,
+        *,
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+        rows: Tensor | None = None,
+        core: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.down = nn.Parameter(down)
         self.up = nn.Parameter(up)
         self.scale = scale
-        self.start = start
+        self.register_buffer("rows", rows, persistent=False)
         self.core = core
 
     @property
-    def stop(self) -> int:
-        return self.start + len(self.up)
+    def reached(self) -> Tensor | slice:
+        """``rows`` as an index."""
+        return slice(None) if self.rows is None else self.rows
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """The A (r', inputs) and the B (stop − start, r') that act; r' = r where they are what is learnt."""
+        """The A (r', inputs) and the B (rows, r') that act; r' = r where they are what is learnt."""
         return self.down, self.up
 
     def spread_up(self, outputs: int) -> Tensor:
         """s · B with rows of zeros for the outputs that the update does not reach, (outputs, r')."""
         scaled = self.scale * self.factors()[1]
-        return scaled if len(scaled) == outputs else F.pad(scaled, (0, 0, self.start, outputs - self.stop))
+        if self.rows is None:
+            return scaled
+        return scaled.new_zeros(outputs, scaled.shape[1]).index_copy(0, self.rows, scaled)
 
 
 class LowRankChange(LowRank):
@@ -56,14 +67,14 @@ class LowRankChange(LowRank):
         down: A₀, (r, inputs).
         up: B₀, (outputs, r).
         scale: s.
-        start: first output that the update reaches.
+        rows: which outputs the update reaches, None for all.
     """
 
     start_down: Tensor
     start_up: Tensor
 
-    def __init__(self, *, down: Tensor, up: Tensor, scale: float, start: int) -> None:
-        super().__init__(down=down.clone(), up=up.clone(), scale=scale, start=start)
+    def __init__(self, *, down: Tensor, up: Tensor, scale: float, rows: Tensor | None) -> None:
+        super().__init__(down=down.clone(), up=up.clone(), scale=scale, rows=rows)
         self.register_buffer("start_down", down)
         self.register_buffer("start_up", up)
 

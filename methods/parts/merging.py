@@ -75,15 +75,15 @@ def add_update(base: nn.Linear, adapter: LowRank, matrix: Tensor, offset: Tensor
         offset: c, (r,), or None for zero.
     """
     down, up = (factor.double() for factor in adapter.factors())
-    rows = slice(adapter.start, adapter.stop)
-    weight = base.weight[rows]
-    weight.copy_(weight.double() + adapter.scale * (up @ matrix.to(up) @ down))
+    rows = adapter.reached
+    weight = base.weight[rows].double() + adapter.scale * (up @ matrix.to(up) @ down)
+    base.weight[rows] = weight.to(base.weight.dtype)
     if offset is None or (base.bias is None and not offset.any()):
         return
     if base.bias is None:
         base.bias = nn.Parameter(base.weight.new_zeros(base.out_features), requires_grad=False)
-    bias = base.bias[rows]
-    bias.copy_(bias.double() + adapter.scale * (up @ offset.to(up)))
+    bias = base.bias[rows].double() + adapter.scale * (up @ offset.to(up))
+    base.bias[rows] = bias.to(base.bias.dtype)
 
 
 def fold_exactly(layers: Sequence[Layer]) -> Folding:

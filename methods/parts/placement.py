@@ -1,4 +1,4 @@
-"""Where in a ViT a method acts: the placement grammar and the shape of a backbone. Free of torch: planning is cheap.
+"""Where in an encoder a method acts: the placement grammar and the shape of a backbone. Free of torch: planning is cheap.
 
 Grammar: ``blocks=all|first-half|last-half|global|windowed|0,3,7-11`` and ``sites=qkv|q,v|q,k,v|proj|mlp``
 (comma-separated).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 class MethodError(ValueError):
@@ -15,49 +16,134 @@ class MethodError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneShape:
-    """The numbers of a plain ViT encoder that placement and closed-form parameter counts depend on.
+class NormedConvolution:
+    """A convolution without bias and the batch norm behind it.
+
+    Args:
+        inputs, outputs: channels.
+        side: of the kernel.
+        stride: of the output, in places of the input.
+        depthwise: each channel by itself.
+    """
+
+    inputs: int
+    outputs: int
+    side: int = 1
+    stride: int = 1
+    depthwise: bool = False
+
+    @property
+    def taps(self) -> int:
+        """Weights, each of which acts once a place of the output."""
+        return self.side**2 * self.outputs * (1 if self.depthwise else self.inputs)
+
+    @property
+    def parameters(self) -> int:
+        return self.taps + 2 * self.outputs
+
+
+def downsampling(inputs: int, outputs: int, *, stride: int) -> tuple[NormedConvolution, ...]:
+    """What TinyViT has between its stages: from one map to the next."""
+    return (
+        NormedConvolution(inputs=inputs, outputs=outputs),
+        NormedConvolution(inputs=outputs, outputs=outputs, side=3, stride=stride, depthwise=True),
+        NormedConvolution(inputs=outputs, outputs=outputs),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockShape:
+    """The numbers of one block.
 
     Args:
         dim: width of a token.
-        depth: number of blocks.
-        heads: attention heads a block.
-        mlp_dim: hidden width of the block's MLP.
-        patch: side of a patch in pixels.
-        window: side of an attention window in tokens, 0 if every block is global.
-        global_blocks: indices of blocks with global attention.
+        heads: attention heads.
+        mlp_dim: hidden width of the MLP.
+        window: side of an attention window in tokens, 0 for attention over the whole map.
+        scale: how many times finer its map is than the encoder's last, along a side.
+        downsampling: convolutions that it begins with, which make its map of the one before (TinyViT).
+        local: convolution between attention and MLP (TinyViT).
+    """
+
+    dim: int
+    heads: int
+    mlp_dim: int
+    window: int = 0
+    scale: int = 1
+    downsampling: tuple[NormedConvolution, ...] = ()
+    local: NormedConvolution | None = None
+
+    @property
+    def convolutions(self) -> tuple[NormedConvolution, ...]:
+        return (*self.downsampling, *([self.local] if self.local else []))
+
+
+def plain_blocks(
+    *, dim: int, depth: int, heads: int, mlp_dim: int, window: int = 0, global_blocks: Sequence[int] = ()
+) -> tuple[BlockShape, ...]:
+    """The blocks of a plain ViT: all alike, but for those with global attention where the others have windows."""
+    return tuple(
+        BlockShape(dim=dim, heads=heads, mlp_dim=mlp_dim, window=0 if index in global_blocks else window)
+        for index in range(depth)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneShape:
+    """The numbers of an encoder that placement and closed-form parameter counts depend on.
+
+    Args:
+        blocks: with attention, in order; all alike in a plain ViT, of several widths and maps in a hierarchical one.
+        patch: side of a token of the last map in pixels.
         neck_dim: channels of the neck at the encoder's end (SAM), 0 for an encoder without one (timm).
         prefix_tokens: class and register tokens in front of the patch tokens (timm), 0 for SAM.
         image_size: default side of the square input in pixels, which sets how many positions are learnt.
+        stem: convolutions that make the first block's map where no patch projection does (TinyViT), with the stride of each.
         final_norm: whether a norm follows the last block (timm).
-        relative_positions: blocks learn decomposed relative positions (SAM; a timm ViT does not).
+        relative_positions: what blocks learn of them: decomposed by ``axes`` (SAM), one number a head and a pair of
+            ``distances`` (TinyViT), or nothing (timm).
         layer_scale: blocks scale both residual branches by a learnt vector (timm's DINOv2).
         positioned_prefix: prefix tokens that have a row in the position embedding.
-        learnt_positions: rows of the position embedding besides, None for one a patch, 0 for a ViT that learns none and
-            rotates queries and keys instead (RoPE).
+        learnt_positions: rows of the position embedding besides, None for one a patch, 0 for an encoder that learns none.
+        qkv_by_head: the fused output holds q, k and v of the first head, then of the second (TinyViT), not three thirds.
         qkv_bias: whether the fused q, k, v have a bias (DINOv3 in timm: none).
         patch_bias: whether the patch projection has one (SAM 3: none).
         pre_norm: whether a norm precedes the first block (SAM 3).
     """
 
-    dim: int
-    depth: int
-    heads: int
-    mlp_dim: int
+    blocks: tuple[BlockShape, ...]
     patch: int
-    window: int
-    global_blocks: tuple[int, ...]
     neck_dim: int
     prefix_tokens: int
     image_size: int
+    stem: tuple[NormedConvolution, ...] = ()
     final_norm: bool = False
-    relative_positions: bool = True
+    relative_positions: Literal["axes", "distances", ""] = "axes"
     layer_scale: bool = False
     positioned_prefix: int = 0
     learnt_positions: int | None = None
+    qkv_by_head: bool = False
     qkv_bias: bool = True
     patch_bias: bool = True
     pre_norm: bool = False
+
+    @property
+    def depth(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def dim(self) -> int:
+        """Width of the tokens that leave the last block."""
+        return self.blocks[-1].dim
+
+    @property
+    def global_blocks(self) -> tuple[int, ...]:
+        return tuple(index for index, block in enumerate(self.blocks) if not block.window)
+
+    def require_one_width(self, method: str, what: str) -> None:
+        """Raise `MethodError` for an encoder whose blocks differ in width or map."""
+        if len({(block.dim, block.scale) for block in self.blocks}) > 1:
+            raise MethodError(f"{method} {what}, and the blocks of this backbone have several; take another method")
 
 
 SITES = ("qkv", "q", "k", "v", "proj", "mlp")

@@ -1,8 +1,8 @@
-"""Where a method touches a ViT: one view on the blocks of SAM's encoder and of a timm ViT.
+"""Where a method touches an encoder: one view on the blocks of SAM, of a timm ViT, of SAM 3 and of TinyViT.
 
 A *site* is a sub-module of a block by its role (``qkv``, ``proj``, ``mlp_in``, ``mlp_out``, ``norm1``, ``norm2``). A
-*token layout* knows how the tokens that reach a site become a feature map: SAM hands over (B', h, w, C), one window or
-the whole image an entry; timm hands over (B, N, C) with prefix tokens in front.
+*token layout* knows how the tokens that reach a site become a feature map: SAM and TinyViT hand over (B', h, w, C), one
+window or the whole image an entry; timm hands over (B, N, C) with prefix tokens in front.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from torch import Tensor, nn
 from harness.methods.parts.placement import BackboneShape, MethodError, parse_blocks
 
 _PATHS = {
-    "norm1": ("norm1",),
-    "norm2": ("norm2",),
+    "norm1": ("norm1", "attn.norm"),
+    "norm2": ("norm2", "mlp.norm"),
     "qkv": ("attn.qkv",),
     "proj": ("attn.proj",),
     "mlp_in": ("mlp.lin1", "mlp.fc1"),
     "mlp_out": ("mlp.lin2", "mlp.fc2"),
 }
+SLICES = {"q": 0, "k": 1, "v": 2}
 
 
 @dataclass
 class TokenGrid:
-    """Side lengths, in tokens, of the map that the encoder works on; the encoder writes it, token layouts read it."""
+    """Side lengths, in tokens, of the last map that the encoder works on; the encoder writes it, token layouts read it."""
 
     height: int = 0
     width: int = 0
@@ -37,7 +38,7 @@ class TokenGrid:
 class Encoder(Protocol):
     """What a method may rely on in an image encoder (an ``nn.Module``): images (B, 3, H, W) to (B, C, H/p, W/p).
 
-    ``forward`` is ``finish(run_blocks(embed(images)))``; tokens are (B, h, w, D) for SAM and (B, N, D) for timm.
+    ``forward`` is ``finish(run_blocks(embed(images)))``; tokens are (B, h, w, D) for SAM and TinyViT, (B, N, D) for timm.
     """
 
     blocks: nn.ModuleList
@@ -91,12 +92,19 @@ class TokenLayout:
         window: side of the attention window in tokens, 0 where attention is global.
         prefix_tokens: leading tokens that belong to no place (timm).
         kind: ``map`` for (B', h, w, C), ``sequence`` for (B, N, C).
+        scale: how many times finer the block's map is than ``grid``.
     """
 
     grid: TokenGrid
     window: int
     prefix_tokens: int
     kind: str
+    scale: int = 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the whole map, in tokens."""
+        return self.grid.height * self.scale, self.grid.width * self.scale
 
     def on_map(
         self,
@@ -117,8 +125,7 @@ class TokenLayout:
         """
         if self.kind == "sequence":
             prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
-            height, width = self.grid.height, self.grid.width
-            image = patches.transpose(1, 2).reshape(len(tokens), -1, height, width)
+            image = patches.transpose(1, 2).reshape(len(tokens), -1, *self.size)
             mapped = function(image).flatten(2).transpose(1, 2)
             if not self.prefix_tokens:
                 return mapped
@@ -132,7 +139,8 @@ class TokenLayout:
         return function(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     def _padded(self) -> tuple[int, int]:
-        return -(-self.grid.height // self.window), -(-self.grid.width // self.window)
+        height, width = self.size
+        return -(-height // self.window), -(-width // self.window)
 
     def to_image(self, windows: Tensor) -> Tensor:
         """Windows (B·rows·columns, side, side, C) of a map layout to images (B, C, h, w), padding left out."""
@@ -140,24 +148,33 @@ class TokenLayout:
         side, channels = self.window, windows.shape[-1]
         image = windows.reshape(-1, rows, columns, side, side, channels).permute(0, 5, 1, 3, 2, 4)
         image = image.reshape(-1, channels, rows * side, columns * side)
-        return image[:, :, : self.grid.height, : self.grid.width]
+        height, width = self.size
+        return image[:, :, :height, :width]
 
     def to_windows(self, image: Tensor) -> Tensor:
         """Images (B, C, h, w) to windows (B·rows·columns, side, side, C), padded with zeros as SAM does."""
         rows, columns = self._padded()
         side, channels = self.window, image.shape[1]
-        padded = nn.functional.pad(image, (0, columns * side - self.grid.width, 0, rows * side - self.grid.height))
+        height, width = self.size
+        padded = nn.functional.pad(image, (0, columns * side - width, 0, rows * side - height))
         windows = padded.reshape(-1, channels, rows, side, columns, side).permute(0, 2, 4, 3, 5, 1)
         return windows.reshape(-1, side, side, channels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSite:
-    """One block of the encoder with its named sites."""
+    """One block of the encoder with its named sites.
+
+    Args:
+        dim: width of its tokens.
+        heads: of its attention, where they group the outputs of qkv; 1 where q, k and v are three thirds.
+    """
 
     index: int
     block: nn.Module
     name: str
+    dim: int
+    heads: int
     layout: TokenLayout = field(repr=False)
 
     def path(self, site: str) -> str:
@@ -176,6 +193,10 @@ class BlockSite:
     def layout_at(self, site: str) -> TokenLayout:
         """The layout at ``site``: windows exist between the query projection and the output projection only."""
         return self.layout if site in ("qkv", "proj") else replace(self.layout, window=0)
+
+    def outputs(self, part: str) -> Tensor:
+        """Which outputs of the fused qkv are ``q``, ``k`` or ``v``."""
+        return torch.arange(3 * self.dim).view(self.heads, 3, -1)[:, SLICES[part]].flatten()
 
     def replace(self, site: str, module: nn.Module) -> None:
         parent, _, leaf = self.path(site).rpartition(".")
@@ -228,11 +249,15 @@ def block_sites(encoder: Encoder, blocks: str) -> list[BlockSite]:
     indices = parse_blocks(blocks, depth=shape.depth, global_blocks=shape.global_blocks)
     sites = []
     for index in indices:
-        block = encoder.blocks[index]
-        window = 0 if index in shape.global_blocks else shape.window
+        block, own = encoder.blocks[index], shape.blocks[index]
         kind = "map" if getattr(block, "window_size", None) is not None else "sequence"
-        layout = TokenLayout(grid=encoder.grid, window=window, prefix_tokens=shape.prefix_tokens, kind=kind)
-        sites.append(BlockSite(index=index, block=block, name=f"blocks.{index}", layout=layout))
+        layout = TokenLayout(
+            grid=encoder.grid, window=own.window, prefix_tokens=shape.prefix_tokens, kind=kind, scale=own.scale
+        )
+        heads = own.heads if shape.qkv_by_head else 1
+        sites.append(
+            BlockSite(index=index, block=block, name=f"blocks.{index}", dim=own.dim, heads=heads, layout=layout)
+        )
     return sites
 
 

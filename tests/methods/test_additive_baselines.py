@@ -15,7 +15,7 @@ from harness.methods.adaptformer import AdaptFormer
 from harness.methods.bitfit import BitFit
 from harness.methods.configs import AdapterConfig, AdaptFormerConfig, BitFitConfig, SSFConfig
 from harness.methods.parts.placement import MethodError
-from harness.methods.ssf import SSF, ScaleShift, patch_embedding
+from harness.methods.ssf import SSF, ScaleShift, patch_projection
 
 
 def _tokens() -> torch.Tensor:
@@ -136,7 +136,7 @@ def test_the_patch_embedding_is_known_by_its_name_and_its_convolution() -> None:
     for name, layer in (("stem", nn.Conv2d(3, 4, 2)), ("block", nn.Linear(3, 4)), ("patch_embed", nn.Conv2d(3, 4, 2))):
         encoder.register_module(name, nn.Module())
         encoder.get_submodule(name).register_module("proj", layer)
-    assert patch_embedding(encoder) is encoder.get_submodule("patch_embed")
+    assert patch_projection(encoder) == (encoder.get_submodule("patch_embed"), "proj")
     encoder.get_submodule("patch_embed").register_module("proj", nn.Linear(3, 4))
     with pytest.raises(MethodError, match=r"no patch_embed\.proj convolution"):
-        patch_embedding(encoder)
+        patch_projection(encoder)

@@ -180,7 +180,7 @@ def test_slices_of_fused_qkv_equal_separate_projections_under_peft(slices: str) 
             down=torch.randn(3, dim, generator=generator),
             up=torch.randn(dim, 3, generator=generator),
             scale=2.0,
-            start=start,
+            rows=torch.arange(start, start + dim),
         )
         for name, start in chosen.items()
     }

@@ -82,7 +82,7 @@ def test_a_slice_gets_the_leading_rows_on_its_own_outputs() -> None:
     generator = torch.Generator().manual_seed(0)
     shared = Projections(down=torch.randn(4, 6, generator=generator), up=torch.randn(9, 4, generator=generator))
     base = nn.Linear(5, 9)
-    adapter = Scaled(shared, inputs=5, outputs=3, initial=0.5, start=6)
+    adapter = Scaled(shared, inputs=5, outputs=3, initial=0.5, rows=torch.arange(6, 9))
     nn.init.normal_(adapter.up, generator=generator)
     tokens = torch.randn(2, 5, generator=generator)
 

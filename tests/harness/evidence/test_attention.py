@@ -56,7 +56,7 @@ def test_attention_without_preference_has_the_uniform_distance(window: int):
     if window:
         tokens = window_partition(tokens, window)[0]
     found = attention_distance(attn, tokens, grid=(4, 4), window=window, patch=16)
-    assert found.shape == (2, encoder.shape.heads)
+    assert found.shape == (2, encoder.shape.blocks[0].heads)
     assert found.flatten().tolist() == pytest.approx(
         [uniform_distance((4, 4), window=window, patch=16)] * found.numel()
     )

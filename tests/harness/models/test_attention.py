@@ -10,7 +10,7 @@ from segment_anything.modeling.image_encoder import Attention as ReferenceAttent
 from segment_anything.modeling.image_encoder import Block as ReferenceBlock
 from torch import Tensor, nn
 
-from harness.methods.parts.placement import BackboneShape
+from harness.methods.parts.placement import BlockShape
 from harness.models import chunked_attention as chunked
 from harness.models.attention import RelativeAttention, plain_attention, widened_attention
 from harness.models.sam_encoder import TransformerBlock
@@ -83,18 +83,7 @@ def test_every_kernel_equals_the_plain_one(
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 10)])
 def test_a_block_equals_segment_anything(window: int, height: int, width: int) -> None:
     """Maps that are no multiple of the window are padded; padded tokens take part as keys."""
-    shape = BackboneShape(
-        dim=32,
-        depth=1,
-        heads=2,
-        mlp_dim=64,
-        patch=16,
-        window=window,
-        global_blocks=(),
-        neck_dim=16,
-        prefix_tokens=0,
-        image_size=128,
-    )
+    shape = BlockShape(dim=32, heads=2, mlp_dim=64, window=window)
     reference = _filled(
         ReferenceBlock(
             32,
@@ -106,7 +95,7 @@ def test_a_block_equals_segment_anything(window: int, height: int, width: int) -
             input_size=(8, 8),
         )
     )
-    ours = TransformerBlock(shape, window=window, fused=True)
+    ours = TransformerBlock(shape, grid=8, fused=True)
     ours.load_state_dict(reference.state_dict(), strict=True)
     x = torch.randn(2, height, width, 32, generator=torch.Generator().manual_seed(1))
     expected, expected_gradients = _gradients(reference, x)

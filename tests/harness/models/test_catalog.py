@@ -78,7 +78,10 @@ def test_known_shapes_equal_timm(name: str) -> None:
         vit: Any = timm.create_model(entry.timm_model, num_classes=0)
     shape = entry.shape
     assert (shape.dim, shape.depth, shape.prefix_tokens) == (vit.embed_dim, len(vit.blocks), vit.num_prefix_tokens)
-    assert (shape.heads, shape.mlp_dim) == (vit.blocks[0].attn.num_heads, vit.blocks[0].mlp.fc1.out_features)
+    assert (shape.blocks[0].heads, shape.blocks[0].mlp_dim) == (
+        vit.blocks[0].attn.num_heads,
+        vit.blocks[0].mlp.fc1.out_features,
+    )
     assert (shape.patch, shape.image_size) == (vit.patch_embed.patch_size[0], vit.patch_embed.img_size[0])
 
 

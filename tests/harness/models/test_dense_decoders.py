@@ -194,7 +194,8 @@ def test_a_decoder_that_does_not_stand_on_a_backbone_is_refused_in_one_line(monk
         build_segmenter("vit_b", task="binary", decoder="linear")
     require_stands("mask-transformer", "timm/vit_tiny_patch16_224")
     odd = catalog.backbone("timm/vit_tiny_patch16_224")
-    monkeypatch.setitem(catalog._KNOWN, "timm/odd", replace(odd, name="timm/odd", shape=replace(odd.shape, dim=96)))
+    narrow = replace(odd.shape, blocks=tuple(replace(block, dim=96) for block in odd.shape.blocks))
+    monkeypatch.setitem(catalog._KNOWN, "timm/odd", replace(odd, name="timm/odd", shape=narrow))
     with pytest.raises(UsageError, match="heads of 64 channels, and timm/odd is 96 wide; take decoder=linear"):
         require_stands("mask-transformer", "timm/odd")
     require_stands("linear", "timm/odd")

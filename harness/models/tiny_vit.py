@@ -1,0 +1,279 @@
+"""TinyViT (2207.10666) as MobileSAM's image encoder (2306.14289): convolutions, then three stages of windowed attention.
+
+Written from the published structure; the names are MobileSAM's but for where a block stands (`TinyViTEncoder.published`).
+Batch norms never learn statistics here: they are what the checkpoint says, in training as in evaluation, and are applied
+with the convolution in front of them. In training MobileSAM's own modules would take those of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from segment_anything.modeling.image_encoder import window_partition, window_unpartition
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, gelu, pad, scaled_dot_product_attention
+
+from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution
+from harness.methods.parts.sites import TokenGrid
+from harness.models.rotary import full_attention
+from harness.models.sam_encoder import run_blocks
+from harness.models.timm_encoder import sam_neck
+
+_CLASSES = 1000
+
+
+class FixedBatchNorm(nn.Module):
+    """Scale, offset and statistics of a batch norm, which are applied with the convolution in front of it.
+
+    Args:
+        channels: of the map.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    eps = 1e-5
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """What a map is multiplied with and what is added to it, (channels,) each."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+
+class NormedConv(nn.Module):
+    """A convolution and its batch norm, (B, inputs, h, w) to (B, outputs, h / stride, w / stride)."""
+
+    def __init__(self, form: NormedConvolution) -> None:
+        super().__init__()
+        groups, rim = form.inputs if form.depthwise else 1, form.side // 2
+        self.c = nn.Conv2d(form.inputs, form.outputs, form.side, form.stride, rim, groups=groups, bias=False)
+        self.bn = FixedBatchNorm(form.outputs)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        scale, offset = self.bn()
+        own = self.c
+        weight = own.weight * scale.view(-1, 1, 1, 1)
+        return conv2d(maps, weight, offset, stride=own.stride, padding=own.padding, groups=own.groups)
+
+
+class ThreeConvolutions(nn.Module):
+    """conv3(GELU(conv2(GELU(conv1(x))))): between two stages, and inside of an inverted residual.
+
+    Args:
+        forms: of the three.
+        residual: GELU(x + …), the inverted residual (MBConv) of the stem.
+    """
+
+    def __init__(self, forms: Sequence[NormedConvolution], *, residual: bool = False) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = map(NormedConv, forms)
+        self.residual = residual
+
+    def forward(self, maps: Tensor) -> Tensor:
+        made = self.conv3(gelu(self.conv2(gelu(self.conv1(maps)))))
+        return gelu(maps + made) if self.residual else made
+
+
+class PatchEmbed(nn.Module):
+    """Images (B, 3, H, W) to maps (B, C, H/4, W/4)."""
+
+    def __init__(self, forms: Sequence[NormedConvolution]) -> None:
+        super().__init__()
+        first, second = map(NormedConv, forms)
+        self.seq = nn.Sequential(first, nn.GELU(), second)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.seq(images)
+
+
+class FirstStage(nn.Module):
+    """Inverted residuals, and the way to the map of the first block with attention."""
+
+    def __init__(self, forms: Sequence[NormedConvolution]) -> None:
+        super().__init__()
+        *blocks, last = (forms[start : start + 3] for start in range(0, len(forms), 3))
+        self.blocks = nn.ModuleList(ThreeConvolutions(block, residual=True) for block in blocks)
+        self.downsample = ThreeConvolutions(last)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        for block in self.blocks:
+            maps = block(maps)
+        return self.downsample(maps)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside windows, normed in front, with one learnt number a head and pair of distances.
+
+    Args:
+        shape: the block's numbers.
+        fused: scaled_dot_product_attention; False builds the score matrix.
+    """
+
+    distances: Tensor
+
+    def __init__(self, shape: BlockShape, *, fused: bool) -> None:
+        super().__init__()
+        self.num_heads = shape.heads
+        self.scale = (shape.dim // shape.heads) ** -0.5
+        self.fused = fused
+        self.norm = nn.LayerNorm(shape.dim)
+        self.qkv = nn.Linear(shape.dim, 3 * shape.dim)
+        self.proj = nn.Linear(shape.dim, shape.dim)
+        self.attention_biases = nn.Parameter(torch.zeros(shape.heads, shape.window**2))
+        self.register_buffer("distances", _distances(shape.window), persistent=False)
+
+    def forward(self, x: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """Attend within each window.
+
+        Args:
+            x: (B', window, window, C), not normed; padding is zeros.
+            prefix: (B' or 1, n, C) further tokens, already normed, that are attended to and give no output.
+
+        Returns:
+            As ``x``.
+        """
+        q, k, v = self.heads(self.norm(x))
+        bias = self.biases()
+        if prefix is not None:
+            _, prefix_k, prefix_v = self.heads(prefix)
+            k = torch.cat([k, prefix_k.expand(len(x), -1, -1, -1)], dim=2)
+            v = torch.cat([v, prefix_v.expand(len(x), -1, -1, -1)], dim=2)
+            bias = pad(bias, (0, prefix.shape[-2]))
+        if self.fused:
+            out = scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=self.scale)
+        else:
+            out = full_attention(q, k, v, scale=self.scale, bias=bias)
+        return self.proj(out.transpose(1, 2).reshape(x.shape))
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed tokens (B', …, C) to queries, keys and values, (B', heads, N, C/heads) each."""
+        q, k, v = self.qkv(x).flatten(1, -2).unflatten(-1, (self.num_heads, 3, -1)).permute(3, 0, 2, 1, 4).unbind(0)
+        return q, k, v
+
+    def biases(self) -> Tensor:
+        """(heads, N, N): what is added to the score of each query and key."""
+        return self.attention_biases[:, self.distances]
+
+
+def _distances(window: int) -> Tensor:
+    """(N, N): the number of each pair's distances by row and column, as they are met going through the window's places."""
+    place = torch.arange(window**2, device="cpu")  # of no checkpoint, so that a model made without memory has it too
+    rows, columns = place // window, place % window
+    return (rows[:, None] - rows).abs() * window + (columns[:, None] - columns).abs()
+
+
+class Mlp(nn.Module):
+    """fc2(GELU(fc1(norm(x))))."""
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(shape.dim)
+        self.fc1 = nn.Linear(shape.dim, shape.mlp_dim)
+        self.fc2 = nn.Linear(shape.mlp_dim, shape.dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.fc2(gelu(self.fc1(self.norm(tokens))))
+
+
+class TinyViTBlock(nn.Module):
+    """x + attention(x) in windows, a depthwise convolution of the map, then x + MLP(x); each half norms what it reads.
+
+    Args:
+        shape: the block's numbers. The first of a stage begins with the convolutions that make its map.
+        fused: see `WindowAttention`.
+    """
+
+    def __init__(self, shape: BlockShape, *, fused: bool) -> None:
+        super().__init__()
+        assert shape.local is not None
+        self.downsample = ThreeConvolutions(shape.downsampling) if shape.downsampling else None
+        self.attn = WindowAttention(shape, fused=fused)
+        self.local_conv = NormedConv(shape.local)
+        self.mlp = Mlp(shape)
+        self.window_size = shape.window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, C), of the stage before where the block is the first of its own, to (B, h, w, C)."""
+        return self.mlp_half(self.attention_half(x))
+
+    def attention_half(self, x: Tensor) -> Tensor:
+        """x + attention(x), on the stage's own map."""
+        if self.downsample is not None:
+            x = _on_maps(self.downsample, x)
+        windows, padded = window_partition(x, self.window_size)
+        return x + window_unpartition(self.attn(windows), self.window_size, padded, x.shape[1:3])
+
+    def mlp_half(self, x: Tensor) -> Tensor:
+        """The convolution, then x + MLP(x)."""
+        x = _on_maps(self.local_conv, x)
+        return x + self.mlp(x)
+
+
+def _on_maps(layer: nn.Module, tokens: Tensor) -> Tensor:
+    """A layer on maps (B, C, h, w), for tokens (B, h, w, C)."""
+    return layer(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class TinyViTEncoder(nn.Module):
+    """Images (B, 3, H, W) to an embedding (B, neck_dim, H/16, W/16); H and W are multiples of 16.
+
+    Args:
+        shape: the encoder's numbers.
+        fused: see `WindowAttention`.
+        activation_checkpointing: recompute each block in backward instead of keeping its activations.
+    """
+
+    def __init__(self, shape: BackboneShape, *, fused: bool, activation_checkpointing: bool) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(shape.stem[:2])
+        self.first = FirstStage(shape.stem[2:])
+        self.blocks = nn.ModuleList(TinyViTBlock(block, fused=fused) for block in shape.blocks)
+        self.neck = sam_neck(shape.dim, shape.neck_dim)
+        self.shape = shape
+        self.grid = TokenGrid()
+        self.activation_checkpointing = activation_checkpointing
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The map of the first block with attention, (B, h, w, C); writes the grid."""
+        patch = self.shape.patch
+        self.grid.height, self.grid.width = images.shape[-2] // patch, images.shape[-1] // patch
+        channels_last = images.contiguous(memory_format=torch.channels_last)
+        return self.first(self.patch_embed(channels_last)).permute(0, 2, 3, 1)
+
+    def run_blocks(self, tokens: Tensor) -> Tensor:
+        return run_blocks(self.blocks, tokens, recompute=self.activation_checkpointing)
+
+    def finish(self, tokens: Tensor) -> Tensor:
+        """The neck: (B, h, w, C) to (B, neck_dim, h, w)."""
+        return self.neck(tokens.permute(0, 3, 1, 2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.finish(self.run_blocks(self.embed(images)))
+
+    def published(self, name: str) -> str:
+        """The name of a tensor in MobileSAM: ``first`` is layer 0; others hold blocks, and the way to the next layer."""
+        if name.startswith("first."):
+            return "layers.0." + name.removeprefix("first.")
+        if not name.startswith("blocks."):
+            return name
+        _, number, rest = name.split(".", 2)
+        begins = [index for index, block in enumerate(self.shape.blocks) if index == 0 or block.downsampling]
+        layer = sum(begin <= int(number) for begin in begins)
+        if rest.startswith("downsample."):
+            return f"layers.{layer - 1}.{rest}"
+        return f"layers.{layer}.blocks.{int(number) - begins[layer - 1]}.{rest}"
+
+    def unused(self) -> dict[str, Tensor]:
+        """What MobileSAM's own modules hold besides and never use, by its names: a classifier, and the batches counted."""
+        dim = self.shape.dim
+        norms = (name for name, module in self.named_modules() if isinstance(module, FixedBatchNorm))
+        counted = {f"{self.published(name)}.num_batches_tracked": torch.tensor(0) for name in norms}
+        head = {"head.weight": torch.zeros(_CLASSES, dim), "head.bias": torch.zeros(_CLASSES)}
+        return {"norm_head.weight": torch.ones(dim), "norm_head.bias": torch.zeros(dim), **head, **counted}
