@@ -1,5 +1,7 @@
-"""Files that are there whole or not at all, and may be shared: the one place that writes so. Those that others may have put
-there are read if they are plain and of a bounded size."""
+"""Files that are there whole or not at all, in folders that may be shared: the one place that opens what lies below a results
+folder. Others may have put anything there, and may change it meanwhile. So what is read is plain and of a bounded size, no link is
+followed, and a new file is made exclusively, under a name that nobody can guess, and filled through its descriptor.
+"""
 
 from __future__ import annotations
 
@@ -9,68 +11,142 @@ import os
 import secrets
 import shutil
 import stat
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+SHARED = frozenset({"records", "state", "sweeps", "snapshots", "cache", "cost", "evidence", "forgetting"})
+"""Folders of a results folder. The way to it may lead through links, as its user likes; from these on, none is followed."""
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor for reading a plain file; a FIFO or a device is never waited for, a link not followed.
+
+    Raises:
+        OSError: there is none, or it cannot be opened.
+        ValueError: no plain file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError("a link, which is not followed") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("no plain file")
+    return descriptor
 
 
 def read_regular(path: Path, *, largest: int) -> bytes:
-    """The content of a plain file, or of the one that a link points to; a FIFO or a device is never waited for.
+    """The content of a plain file.
 
     Raises:
         ValueError: no plain file, not readable, or more than ``largest`` bytes.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise ValueError("no plain file")
-            if found.st_size > largest:
+        with open(open_regular(path), "rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > largest:
                 raise ValueError(f"larger than {largest >> 20} MiB")
-            data = b""
-            while chunk := os.read(descriptor, found.st_size - len(data)):
-                data += chunk
-        finally:
-            os.close(descriptor)
+            return file.read(size)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
-    return data
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside ``path`` and rename, so that a reader or a crash never sees half a file; fsynced before the rename."""
+def end_of(path: Path, *, size: int) -> str:
+    """The last ``size`` bytes of a text, and the errors of `open_regular`."""
+    with open(open_regular(path), "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+        return file.read(size).decode("utf-8", errors="replace")
+
+
+@contextlib.contextmanager
+def folder_of(path: Path, *, make: int = 0) -> Iterator[int]:
+    """A descriptor of the folder of ``path``, which stays that folder whatever others put in its place.
+
+    Args:
+        make: mode of the folders that are missing, less the umask; 0 makes none.
+
+    Raises:
+        OSError: it is not there, or the way from a folder of `SHARED` to it leads through a link; so say errors of the block
+            about a name in it.
+    """
+    parts = path.parent.parts
+    outside = max((index for index, part in enumerate(parts) if part in SHARED), default=len(parts))
+    opened: list[int] = []
+    try:
+        if make:
+            with contextlib.suppress(FileExistsError):  # by a file, which opening names
+                Path(*parts[:outside]).mkdir(parents=True, exist_ok=True)
+        opened.append(os.open(Path(*parts[:outside]), os.O_RDONLY | os.O_DIRECTORY))
+        for part in parts[outside:]:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, make, dir_fd=opened[-1])
+            opened.append(os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened[-1]))
+        yield opened[-1]
+    except OSError as error:
+        if os.sep in os.fsdecode(error.filename or os.sep):
+            raise
+        link = error.errno in (errno.ELOOP, errno.ENOTDIR)
+        reason = f"{error.filename} is a link or no folder" if link else error.strerror
+        raise OSError(error.errno, reason, str(path)) from error
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def own_folder(path: Path) -> Path:
+    """A folder to which only who made it writes, in one where everybody may make such and nobody can move another's."""
+    with folder_of(path, make=0o777) as parent:
+        mode = os.fstat(parent).st_mode
+        if mode & 0o022 and not mode & stat.S_ISVTX:
+            with contextlib.suppress(PermissionError):  # another user made it
+                os.fchmod(parent, stat.S_IMODE(mode) | stat.S_ISVTX)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path.name, 0o755, dir_fd=parent)
+    return path
+
+
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Write beside ``path`` and rename, so that a reader or a crash never sees half a file.
+
+    Args:
+        durable: fsynced before the rename; not needed for what is written every few seconds.
+    """
     data = content.encode() if isinstance(content, str) else content
-    replace_atomically(path, lambda temporary: temporary.write_bytes(data))
+    replace_atomically(path, lambda temporary: temporary.write_bytes(data), durable=durable)
 
 
 def replace_atomically(
-    path: Path, write: Callable[[Path], object], *, before: Callable[[], None] = lambda: None
+    path: Path, write: Callable[[Path], object], *, before: Callable[[], None] = lambda: None, durable: bool = True
 ) -> None:
     """Let ``write`` fill a temporary file beside ``path``, sync it, call ``before``, and rename it to ``path``.
 
-    The file gets the mode that the umask asks for: whoever shares the folder may continue the run. A full disk is an
-    OSError with that number, whatever ``write`` makes of it.
+    ``write`` gets the path of a descriptor, which must be written to and cannot be replaced. The file gets the mode that the umask
+    asks for: whoever shares the folder may continue the run. A full disk is an OSError with that number, whatever ``write`` makes of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-        os.close(descriptor)
-        write(temporary)
-        temporary.chmod(mode)  # safetensors puts a file of its own there, for its owner alone
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        before()
-        os.replace(temporary, path)
-    except BaseException as error:
-        full = _disk_is_full(error, path.parent)
-        temporary.unlink(missing_ok=True)
-        if full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
-    _sync_folder(path.parent)
+    with folder_of(path, make=0o777) as folder:
+        temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
+        descriptor = os.open(temporary, _NEW, 0o666, dir_fd=folder)
+        try:
+            write(Path(f"/dev/fd/{descriptor}"))
+            if durable:
+                os.fsync(descriptor)
+            before()
+            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException as error:
+            full = _disk_is_full(error, path.parent)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=folder)
+            if full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
+        finally:
+            os.close(descriptor)
+        if durable:
+            with contextlib.suppress(OSError):  # make the rename itself durable, where the file system can
+                os.fsync(folder)
 
 
 def _disk_is_full(error: BaseException, folder: Path) -> bool:
@@ -80,46 +156,44 @@ def _disk_is_full(error: BaseException, folder: Path) -> bool:
     return isinstance(error, RuntimeError) and "writ" in str(error) and shutil.disk_usage(folder).free < 2**20
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def create_exclusively(path: Path, text: str) -> bool:
     """Create ``path`` with ``text`` whole, or return False where it exists. Atomic on NFS."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        # An NFS server may have made the link and lost the answer; the count of links tells.
-        return temporary.stat().st_nlink == 2
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
-            raise
-        return _create_without_links(path, text)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with folder_of(path, make=0o777) as folder:
+        temporary = f".{path.name}.{secrets.token_hex(8)}"
+        with _synced(temporary, text, folder) as descriptor:
+            try:
+                os.link(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            except FileExistsError:
+                # An NFS server may have made the link and lost the answer; the count of links tells.
+                return os.fstat(descriptor).st_nlink == 2
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                    raise
+                # A file system without hard links: exclusive, though a reader may see it half for a moment.
+                try:
+                    with _synced(path.name, text, folder):
+                        return True
+                except FileExistsError:
+                    return False
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder)
     return True
 
 
-def _create_without_links(path: Path, text: str) -> bool:
-    """For file systems without hard links: exclusive, though a reader may see it half for a moment."""
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return False
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+@contextlib.contextmanager
+def _synced(name: str, text: str, folder: int) -> Iterator[int]:
+    """A new file with ``text`` in it, on the disk, and open."""
+    with open(os.open(name, _NEW, 0o666, dir_fd=folder), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    return True
+        yield file.fileno()
+
+
+def create_anew(path: Path) -> int:
+    """A descriptor of a new file, to be written to from its end, in the place of whatever is there."""
+    with folder_of(path, make=0o777) as folder:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path.name, dir_fd=folder)
+        return os.open(path.name, _NEW | os.O_APPEND, 0o644, dir_fd=folder)

@@ -32,6 +32,7 @@ from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.tally import CellCount, Tally, tally, tally_of
 from harness.dispatch.time_left import Took, time_left_of
 from harness.errors import UsageError
+from harness.files import open_regular
 from harness.report.page import Block, texts
 from harness.report.writing.terminal import fitted
 from harness.settings.options import add_results, results_of
@@ -283,7 +284,7 @@ def print_log(seen: Survey, key: str) -> None:
     print(printable(f"{run.key} {run.variant} on {run.benchmark}, seed {run.seed}: {run.state} {run.message}".rstrip()))
     if run.log is None or not run.log.is_file():
         raise UsageError(f"run {run.key} has no log yet" + (f"; its job is {run.task}" if run.task else ""))
-    with run.log.open(encoding="utf-8", errors="replace") as lines:
+    with open(open_regular(run.log), encoding="utf-8", errors="replace") as lines:
         sys.stdout.writelines(map(printable, lines))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.dispatch.attempts import Attempt, End, attempts, close, log_path, state_folder
 from harness.dispatch.queue import Accounting
 from harness.dispatch.sweeps import PlannedRun
+from harness.files import end_of
 from harness.records.schema import Code, Record, Run
 from harness.records.store import RecordStore
 
@@ -41,8 +42,8 @@ def end_from_state(state: str) -> End:
 def exceeded_memory(log: Path) -> bool:
     """Whether SLURM wrote into a job's log that it was killed for its memory."""
     try:
-        return bool(_MEMORY_LIMIT.search(log.read_text(encoding="utf-8", errors="replace")[-20_000:]))
-    except OSError:
+        return bool(_MEMORY_LIMIT.search(end_of(log, size=20_000)))
+    except (OSError, ValueError):
         return False
 
 
@@ -171,8 +172,8 @@ def settle(
 def last_line(results: Path, key: str, number: int) -> str:
     """The last line of a start's log, for a message."""
     try:
-        text = log_path(state_folder(results, key), number).read_text(encoding="utf-8", errors="replace")[-4000:]
-    except OSError:
+        text = end_of(log_path(state_folder(results, key), number), size=4000)
+    except (OSError, ValueError):
         return ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""

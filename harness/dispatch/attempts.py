@@ -20,7 +20,7 @@ from typing import Literal
 
 from harness.dispatch.holder import Holder
 from harness.dispatch.state_files import read_as
-from harness.files import create_exclusively
+from harness.files import create_exclusively, write_atomically
 
 End = Literal[
     "finished", "failed", "interrupted", "OOM", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED", "killed", "lost"
@@ -174,10 +174,7 @@ class Lease:
         if _path(self.folder, self.attempt.number + 1).exists():
             raise Lost(f"attempt {self.attempt.number} was overtaken")
         self.attempt = replace(self.attempt, seen=time.time())
-        path = _path(self.folder, self.attempt.number)
-        temporary = path.with_name(f".{path.name}.{self.attempt.token}")
-        temporary.write_text(_text(self.attempt), encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomically(_path(self.folder, self.attempt.number), _text(self.attempt), durable=False)
 
     def release(self, end: End, detail: str = "") -> None:
         self.attempt = replace(self.attempt, seen=time.time())

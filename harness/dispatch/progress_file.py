@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harness.dispatch.run_states import share_of_epochs
+from harness.files import write_atomically
 
 PROGRESS_SECONDS = 2.0
 
@@ -43,9 +43,7 @@ class ProgressFile:
             before = {**position, "step": max(0, position["step"] - 1)}
             self._position = {"begun": share_of_epochs(**before), **self._position, **position}
         content = {name: None if value != value else value for name, value in content.items()}  # NaN is no JSON
-        temporary = self._path.with_suffix(".tmp")
         with contextlib.suppress(OSError):  # a full disk must not end a run for its progress display
             text = json.dumps({**self._position, **content, "at": time.time()}, default=str)
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, self._path)
+            write_atomically(self._path, text, durable=False)
         self._then()

@@ -37,6 +37,7 @@ from harness.dispatch.meeting import Meeting
 from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.run_log import logged
 from harness.dispatch.settled import settled
+from harness.files import create_anew
 from harness.planning.job import Job
 from harness.records.schema import Record
 
@@ -254,8 +255,7 @@ def die_with(parent: int) -> None:
 
 def _redirect(log: Path) -> None:
     """Output of this process, and of what it starts, goes to ``log``."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+    descriptor = create_anew(log)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)

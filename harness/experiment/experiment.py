@@ -26,6 +26,7 @@ from harness.experiment.kept import kept_masks
 from harness.experiment.number_code import number_code
 from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Scoring, Summary, Tell
 from harness.experiment.stages import Stages, process_started
+from harness.files import write_atomically
 from harness.methods.base import Method
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import count_parameters
@@ -299,5 +300,4 @@ class Experiment:
 
 
 def _keep_traceback(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+    write_atomically(folder / "error.log", traceback.format_exc())

@@ -6,14 +6,13 @@ Read `export` downwards. `harness.experiment.reloading` verifies what was writte
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from harness.errors import UsageError, os_reason
@@ -256,14 +255,12 @@ def _write(request: Export, run: Run, content: Mapping[str, Tensor]) -> None:
 
     def write(path: Path) -> None:
         if request.form == "adapter":
-            save_file(tensors, path, metadata={METADATA: _metadata(run)})
+            path.write_bytes(save(tensors, {METADATA: _metadata(run)}))
         else:
             torch.save(tensors, path)
 
     try:
         replace_atomically(request.out, write)
-        os.umask(umask := os.umask(0))
-        request.out.chmod(0o666 & ~umask)  # a temporary file is its owner's alone; what others are to load is not
     except OSError as error:
         raise UsageError(f"--out {request.out} cannot be written: {os_reason(error)}") from error
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from harness.errors import UsageError, os_reason
 from harness.experiment.trained import METADATA
-from harness.files import replace_atomically, write_atomically
+from harness.files import write_atomically
 from harness.methods.base import Method
 from harness.methods.parts.merging import Affine, AffineUpdate
 from harness.models.hf_names import hf_name
@@ -107,9 +107,7 @@ def write_peft(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        replace_atomically(
-            folder / TENSORS, lambda path: save_file(content, path, {"format": "pt", METADATA: metadata})
-        )
+        write_atomically(folder / TENSORS, save(content, {"format": "pt", METADATA: metadata}))
         write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be written: {os_reason(error)}") from error

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from harness.errors import UsageError, shown
@@ -150,7 +150,7 @@ class StateFiles:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         # One entry: safetensors writes several in a random order, and equal states should be equal files.
         metadata = {_METADATA: json.dumps({"identity": self._identity, "epoch": epoch})}
-        replace_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        replace_atomically(path, lambda temporary: temporary.write_bytes(save(tensors, metadata)))
 
 
 def read_label(path: Path) -> tuple[str, int] | None:

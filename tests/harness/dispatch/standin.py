@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ def run_experiment(job, *, progress=None, stop=None, complete=lambda record: rec
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "count.json"
     state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"step": 0, "value": float(job.run.seed)}
-    print(f"start at step {state['step']} in process {os.getpid()}", flush=True)
+    mode = f"{stat.S_IMODE(os.stat(Path(__file__).parents[2]).st_mode):o}"
+    print(
+        f"start at step {state['step']} in process {os.getpid()} with the code in {__file__} (mode {mode})", flush=True
+    )
     with (folder / "starts.log").open("a") as log:
         log.write(f"{state['step']} {os.getpid()}\n")
     while state["step"] < rules["steps"]:

@@ -188,11 +188,11 @@ def test_a_contender_between_look_and_creation_wins(tmp_path, monkeypatch):
 def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(tmp_path, monkeypatch, links):
     path, link = tmp_path / "a.json", os.link
 
-    def late(source, target):
+    def late(source, target, **folders):
         path.write_text("theirs")
         if not links:
             raise OSError(files.errno.EPERM, "no links here")
-        link(source, target)
+        link(source, target, **folders)
 
     monkeypatch.setattr(files.os, "link", late)
     assert not create_exclusively(path, "ours")
@@ -208,7 +208,7 @@ def test_creation_is_exclusive_and_whole(tmp_path):
 
 
 def test_a_file_system_without_hard_links_works_too(tmp_path, monkeypatch):
-    def refuse(source, target):
+    def refuse(source, target, **folders):
         raise OSError(files.errno.EPERM, "no links here")
 
     monkeypatch.setattr(files.os, "link", refuse)

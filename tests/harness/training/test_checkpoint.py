@@ -173,11 +173,11 @@ def test_dying_between_the_two_renames_loses_at_most_one_checkpoint(
     calls = []
     rename = os.replace
 
-    def dying(source: Path, target: Path) -> None:
+    def dying(source: Path, target: Path, **folders: int) -> None:
         calls.append(target)
         if len(calls) == dies_at:
             raise KeyboardInterrupt
-        rename(source, target)
+        rename(source, target, **folders)
 
     monkeypatch.setattr(os, "replace", dying)
     with pytest.raises(KeyboardInterrupt):
