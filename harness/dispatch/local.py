@@ -24,6 +24,7 @@ from harness.dispatch.settled import settled
 from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, worker_command, writing
 from harness.dispatch.supervise import completion
 from harness.dispatch.sweeps import Chunk, PlannedRun, create_chunk
+from harness.files import own_folder
 from harness.machine import cores, set_threads, thread_variables
 from harness.progress import stages
 from harness.streams import say
@@ -143,7 +144,7 @@ class LocalExecutor(Executor):
             limits = attempt_limits(self.results, _keys(jobs), allowed=LOCAL_ATTEMPTS)
             shape = {"gpus": 1 if self.devices else 0}
             self._chunk = create_chunk(folder, number=0, jobs=jobs, shape=shape, limits=limits)
-            (folder / "logs").mkdir()
+            own_folder(folder / "logs")
         with _ctrl_c_waits():
             for index in range(min(self.workers, len(jobs))):
                 self._processes.append(self._start(self._chunk, frozen, index))

@@ -2,118 +2,68 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import harness
+from harness.dispatch.frozen_start import Altered, digest, verified
 from harness.errors import UsageError
+from harness.files import own_folder
 
 ROOT = Path(str(harness.__file__)).parent
 PACKAGES = {Path("harness", name): (ROOT / name).resolve() for name in ("", "methods", "datasets")}
 """Where a snapshot has what; in a clone two of them are links of ours to the folders beside ``harness``."""
+LARGEST = 64 << 20
+"""Bytes of all files; ours have 2 MB."""
 
 
 def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
-    """Copy the package as it is now, uncommitted changes included, to ``folder/<hash of the content>``.
-
-    The same code gives the same folder, which is made once and hashed again before each use. Files that git ignores are
-    left out.
+    """Copy the package as it is now, uncommitted changes included, to ``folder/<user>/<hash of the content>``, where only
+    this user writes. The same code gives the same folder, which is made once and hashed again before each use.
 
     Args:
         folder: where snapshots go.
         extra: further files, such as plug-ins; copied to ``plugins/``, numbered in their order.
 
     Returns:
-        The snapshot; its name is the hash. With it as working directory, ``python -m harness.run`` runs the frozen code.
+        The snapshot; its name is the hash of what was taken.
 
     Raises:
-        UsageError: the folder is there and holds something else than its name says.
+        UsageError: the folder is there and holds something else than its name says, or the package holds more than code.
     """
     files = {place / name: root / name for place, root in PACKAGES.items() for name in _files(root)}
     files |= {plugin_path(index, path): path for index, path in enumerate(extra)}
-    contents = {name: path.read_bytes() for name, path in sorted(files.items())}
-    target = folder / _hash(contents)
-    if target.is_dir():
-        for folder_in, folders, _ in os.walk(target):
-            if "__pycache__" in folders:  # byte code, which is run in place of the files and not hashed
-                folders.remove("__pycache__")
-                shutil.rmtree(Path(folder_in, "__pycache__"), ignore_errors=True)
-        require_unaltered(target)
-        return target
-    temporary = folder / f".{target.name}.{secrets.token_hex(4)}"
-    for name, content in contents.items():
-        path = temporary / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    if (size := sum(path.stat().st_size for path in files.values())) > LARGEST:
+        largest = max(files.values(), key=lambda path: path.stat().st_size)
+        raise UsageError(f"the code to freeze has {size >> 20} MiB; move what is no code away, such as {largest}")
+    contents = {str(name): path.read_bytes() for name, path in files.items()}
+    target = own_folder(folder / str(os.getuid())) / digest(contents)
+    if not target.is_dir():
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+        _write(temporary, contents)
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            shutil.rmtree(temporary)
+            if not target.is_dir():
+                raise
     try:
-        os.rename(temporary, target)
-    except OSError:
-        shutil.rmtree(temporary)
-        if not target.is_dir():
-            raise
-        require_unaltered(target)
+        verified(str(target), target.name)
+    except Altered as error:
+        raise UsageError(str(error)) from error
     return target
 
 
-def require_unaltered(frozen: Path) -> None:
-    """Hash a snapshot again.
-
-    Raises:
-        UsageError: its files are not those that its name is the hash of, or one cannot be read.
-    """
-    found = hash_of(frozen)
-    if found != frozen.name:
-        raise UsageError(_altered(frozen, f"its files hash to {found}"))
-
-
-def hash_of(frozen: Path) -> str:
-    """Of the files in a snapshot, all but byte code: its name, if nobody altered it.
-
-    Raises:
-        UsageError: something in it is no plain file, or cannot be read.
-    """
-    contents: dict[Path, bytes] = {}
-    try:
-        for path in _files_below(frozen):
-            name = path.relative_to(frozen)
-            if path.is_symlink() or not path.is_file():
-                raise UsageError(_altered(frozen, f"{name} is no plain file"))
-            contents[name] = path.read_bytes()
-    except OSError as error:
-        raise UsageError(_altered(frozen, f"{error.filename} cannot be read ({error.strerror})")) from error
-    return _hash(contents)
-
-
-def _files_below(frozen: Path) -> Iterator[Path]:
-    """All that is no folder. One of byte code is not entered: other processes make and remove it meanwhile."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for folder, folders, files in os.walk(frozen, onerror=fail):
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        yield from (Path(folder, name) for name in files)
-        yield from (path for name in folders if (path := Path(folder, name)).is_symlink())
-
-
-def _altered(frozen: Path, reason: str) -> str:
-    return (
-        f"the frozen code in {frozen} was altered since it was taken ({reason}); move that folder away and give the command "
-        "again (runs that were submitted with it stop with this line and can be submitted again)"
-    )
-
-
-def _hash(contents: Mapping[Path, bytes]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(contents):
-        digest.update(f"{name}\0{len(contents[name])}\0".encode())
-        digest.update(contents[name])
-    return digest.hexdigest()[:12]
+def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Only this user may write to the files and folders, whatever the umask says."""
+    for inner in sorted({parent for name in contents for parent in Path(name).parents}):
+        (folder / inner).mkdir(mode=0o755)
+    for name, content in contents.items():
+        with open(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+            file.write(content)
 
 
 def plugin_path(index: int, path: Path) -> Path:
@@ -121,21 +71,9 @@ def plugin_path(index: int, path: Path) -> Path:
     return Path("plugins") / str(index) / path.name
 
 
-def _files(root: Path) -> list[Path]:
-    """Source and data files below ``root``, relative to it."""
-    listed = (
-        subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "."],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if shutil.which("git")
-        else None
-    )
-    if listed is not None and listed.returncode == 0 and listed.stdout:
-        names = [Path(name) for name in listed.stdout.split("\0") if name]
-    else:  # installed without git
-        names = [path.relative_to(root) for path in root.rglob("*") if "__pycache__" not in path.parts]
-    return [name for name in names if (root / name).is_file()]
+def _files(root: Path) -> Iterator[Path]:
+    """Source and data files below ``root``, relative to it: all but byte code and what has a dot before its name."""
+    for path in root.rglob("*"):
+        name = path.relative_to(root)
+        if path.is_file() and "__pycache__" not in name.parts and not any(part[0] == "." for part in name.parts):
+            yield name

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.code import code_version
-from harness.dispatch import snapshot
+from harness.dispatch import frozen_start, snapshot
 from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.sweeps import AttemptLimits, Chunk, Sweep, create_sweep, new_id
@@ -20,19 +20,18 @@ from harness.planning.job import Job
 
 
 def worker_command(chunk: Chunk, frozen: Path, *, python: str, variables: Mapping[str, str]) -> str:
-    """The command that works on ``chunk`` with the frozen code, whatever the working directory."""
-    settings = " ".join(
-        shlex.quote(f"{name}={value}") for name, value in {**variables, "PYTHONPATH": str(frozen)}.items()
-    )
-    program = f"{python} -u -m harness.dispatch.worker {shlex.quote(str(chunk.path))}"
-    return f"env -C {shlex.quote(str(frozen))} {settings} {program}"
+    """The command that works on ``chunk`` with the frozen code, whatever the working directory, and carries its hash."""
+    text = f"exec({Path(frozen_start.__file__).read_text(encoding='utf-8')!r})"  # in one line: conda run takes no other
+    settings = [f"{name}={value}" for name, value in variables.items()]
+    words = ["-I", "-S", "-B", "-c", text, str(frozen), frozen.name, str(chunk.path)]
+    return " ".join([shlex.join(["env", *settings]), python, shlex.join(words)])
 
 
 def freeze(folder: Path, jobs: Sequence[Job]) -> tuple[Path, list[Job]]:
-    """A snapshot of the code, and the jobs with their plug-ins taken from it."""
+    """A snapshot of the code, and the jobs with their plug-ins as paths in it."""
     plugins = list(dict.fromkeys(plugin for job in jobs for plugin in job.plugins))
     frozen = snapshot.take(folder, extra=[Path(plugin) for plugin in plugins])
-    moved = {plugin: str(frozen / snapshot.plugin_path(index, Path(plugin))) for index, plugin in enumerate(plugins)}
+    moved = {plugin: str(snapshot.plugin_path(index, Path(plugin))) for index, plugin in enumerate(plugins)}
     return frozen, [replace(job, plugins=tuple(moved[plugin] for plugin in job.plugins)) for job in jobs]
 
 

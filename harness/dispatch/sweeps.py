@@ -29,7 +29,7 @@ from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Task
 from harness.dispatch.settled import fingerprint_at
 from harness.errors import UsageError
-from harness.files import create_exclusively, read_regular, write_atomically
+from harness.files import create_exclusively, own_folder, read_regular, write_atomically
 from harness.planning.job import Job
 from harness.records.index import Ending
 from harness.records.schema import Run
@@ -128,7 +128,7 @@ class Sweep:
     @property
     def environment(self) -> dict[str, str]:
         """What its records say of the code."""
-        return {**self.code, "snapshot": Path(self.snapshot).name}
+        return {**self.code, "snapshot": Path(self.snapshot).name[:12]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +219,7 @@ def sweeps_folder(results: Path) -> Path:
 
 
 def create_sweep(results: Path, sweep: Sweep) -> Path:
-    folder = sweeps_folder(results) / sweep.id
+    folder = own_folder(sweeps_folder(results) / sweep.id)
     write_atomically(folder / "sweep.json", json.dumps(asdict(sweep), indent=1))
     return folder
 

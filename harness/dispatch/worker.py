@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import shutil
 import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import harness
 from harness.dispatch.attempt_end import end_from_state, exceeded_memory, reason_to_give_up, settle
 from harness.dispatch.attempts import Attempt, attempts, close, state_folder
 from harness.dispatch.circumstances import Circumstances, StopSignals
+from harness.dispatch.frozen_start import COPY, STATUS
 from harness.dispatch.holder import Holder
 from harness.dispatch.meeting import Meeting
 from harness.dispatch.reading_sweeps import read_chunk, read_sweep
 from harness.dispatch.settled import settled
 from harness.dispatch.slurm.client import Slurm
-from harness.dispatch.snapshot import require_unaltered
 from harness.dispatch.supervise import (
     StartOutcome,
     fork_child,
@@ -41,16 +45,18 @@ MEETING_WAIT_S = 600
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.dispatch.worker")
     parser.add_argument("chunk", type=Path)
+    parser.add_argument(
+        "--frozen", metavar="HASH", default="", help="this runs from a private copy of the code with this hash"
+    )
     parser.add_argument("--after", type=int, metavar="STATUS", help="the task ended so: settle what it could not say")
     arguments = parser.parse_args(argv)
     stop = StopSignals()
     set_threads(cores())
     try:
         chunk, sweep = read_chunk(arguments.chunk), read_sweep(arguments.chunk.parent)
+        sweep = replace(sweep, snapshot=arguments.frozen)
         if arguments.after is not None:
             return after(chunk, sweep, status=arguments.after)
-        if sweep.snapshot:
-            require_unaltered(Path(sweep.snapshot))
         _require_frozen_plugins(chunk, sweep)
         stop.install()
         if sweep.executor == "slurm":
@@ -58,13 +64,17 @@ def main(argv: list[str] | None = None) -> int:
         return drain(chunk, sweep, stop=stop)
     except (UsageError, OSError) as error:  # a full disk, a cluster that does not answer: the next start continues
         print(f"error: {error}", file=sys.stderr)
-        return 3
+        return STATUS
+    finally:
+        code = Path(str(harness.__file__)).parents[1]
+        if arguments.frozen and code.name.startswith(COPY):
+            shutil.rmtree(code, ignore_errors=True)
 
 
 def _require_frozen_plugins(chunk: Chunk, sweep: Sweep) -> None:
-    """Plug-ins are code, and that of a sweep lies in its snapshot, whatever the file of jobs says."""
+    """Plug-ins are code, and that of a sweep lies in its snapshot, whatever the file of jobs says. Its copy is where we are."""
     for path in {plugin for job in chunk.jobs() for plugin in job.plugins}:
-        if not sweep.snapshot or not Path(path).resolve().is_relative_to(Path(sweep.snapshot).resolve()):
+        if not sweep.snapshot or not re.fullmatch(r"plugins/\d+/[^/]+", path):
             raise UsageError(
                 f"{chunk.path} names the plug-in {path}, which is not in its snapshot; submit the runs again"
             )

@@ -32,6 +32,7 @@ from harness.dispatch.slurm.sbatch import array_of
 from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, writing
 from harness.dispatch.sweeps import AttemptLimits, Chunk, create_chunk, job_log, sweeps_folder
 from harness.errors import UsageError
+from harness.files import own_folder
 from harness.records.schema import content_hash
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class SlurmExecutor(Executor):
         _, place = begin_sweep(
             self.results, executor=self.name, command=self._origin["command"], frozen=frozen, settings=settings
         )
-        (place / "logs").mkdir()
+        own_folder(place / "logs")
         largest = max(1, min(self.profile.max_array_size, (self.slurm.max_array_size() or 1001) - 1))
         chunks: list[Chunk] = []
         for shape, group in wanted.items():

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from harness.dispatch import snapshot
+from harness.dispatch.frozen_start import digest
 from harness.planning.job import Job
 from harness.records.schema import Record, Run
 from harness.records.store import RecordStore
@@ -40,7 +41,10 @@ def with_standin(take):
         temporary = frozen.with_name(f".{frozen.name}-standin.{os.getpid()}")
         shutil.copytree(frozen, temporary)
         shutil.copy(STANDIN, temporary / "harness" / "experiment" / "experiment.py")
-        target = frozen.with_name(snapshot.hash_of(temporary))
+        contents = {
+            str(path.relative_to(temporary)): path.read_bytes() for path in temporary.rglob("*") if path.is_file()
+        }
+        target = frozen.with_name(digest(contents))
         try:
             temporary.rename(target)
         except OSError:

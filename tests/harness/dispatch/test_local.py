@@ -101,7 +101,7 @@ def test_workers_share_the_queue_and_every_run_is_trained_once(tmp_path, standin
     record = RecordStore(tmp_path).read(jobs[0].run.key)
     assert record is not None
     assert record.attempts == 1
-    frozen = tmp_path / "snapshots" / record.environment["snapshot"]
+    (frozen,) = (tmp_path / "snapshots" / str(os.getuid())).glob(record.environment["snapshot"] + "*")
     assert (frozen / "harness" / "experiment" / "experiment.py").read_bytes() == STANDIN.read_bytes()
     assert "start at step 0" in states[jobs[0].run.key].log.read_text()
 

@@ -1,29 +1,36 @@
-"""Frozen copies of the code."""
+"""Frozen copies of the code, in folders to which others may write: what was submitted runs, or nothing."""
 
 from __future__ import annotations
 
+import json
 import os
+import py_compile
+import re
+import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import harness
 from harness.code import code_version
-from harness.dispatch import snapshot, worker
-from harness.dispatch.submitting import begin_sweep
+from harness.dispatch import snapshot
+from harness.dispatch.frozen_start import COPY
+from harness.dispatch.submitting import begin_sweep, freeze, worker_command
 from harness.dispatch.sweeps import AttemptLimits, create_chunk
 from harness.errors import UsageError
-from tests.harness.dispatch.helpers import make_job
+from tests.harness.dispatch.helpers import make_job, use_standin
+
+ROOT = Path(str(harness.__file__)).parents[1]
 
 
-def test_the_same_code_is_one_snapshot_and_a_change_another(tmp_path, monkeypatch):
+def test_the_same_code_is_one_snapshot_and_a_change_another(tmp_path):
     first = snapshot.take(tmp_path)
     assert snapshot.take(tmp_path) == first
     assert (first / "harness" / "run.py").is_file()
     assert (first / "harness" / "protocols" / "demo.yaml").is_file()
-    assert not list(first.rglob("__pycache__"))
-    assert not list(first.rglob("*.pyc"))
     plugin = tmp_path / "plug.py"
     plugin.write_text("x = 1\n")
     second = snapshot.take(tmp_path, extra=[plugin])
@@ -33,21 +40,30 @@ def test_the_same_code_is_one_snapshot_and_a_change_another(tmp_path, monkeypatc
     assert snapshot.take(tmp_path, extra=[plugin]).name != second.name
 
 
-def test_a_process_in_a_snapshot_runs_the_frozen_code(tmp_path):
-    frozen = snapshot.take(tmp_path)
-    code = "import harness, harness.methods as m, harness.datasets.base as d; print(harness.__file__, m.__file__, d.__file__)"
-    where = subprocess.run(
-        [sys.executable, "-c", code], cwd=frozen, capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert all(path.startswith(str(frozen)) for path in where)
+def test_a_snapshot_has_what_git_lists_and_only_its_user_writes_to_it(tmp_path):
+    umask = os.umask(0o002)
+    try:
+        frozen = snapshot.take(tmp_path / "snapshots")
+    finally:
+        os.umask(umask)
+    there = [path for path in frozen.rglob("*") if path.is_file()]
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "methods", "datasets", "harness"]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+        expected = {
+            name if name.startswith("harness") else f"harness/{name}" for name in listed if (ROOT / name).is_file()
+        }
+        assert {str(path.relative_to(frozen)) for path in there} == expected
+    assert (frozen / "harness" / "methods" / "lora.py").is_file()
+    assert not [path for path in frozen.rglob("*") if path.is_symlink()]
+    assert not [path for path in (frozen.parent, frozen, *frozen.rglob("*")) if path.stat().st_mode & 0o022]
+    assert (tmp_path / "snapshots").stat().st_mode & stat.S_ISVTX, "a member of the group could move the user's folder"
 
 
-def test_an_installation_without_git_is_copied_too(tmp_path, monkeypatch):
-    with_git = snapshot.take(tmp_path / "a")
-    monkeypatch.setattr(snapshot.shutil, "which", lambda name: None)
-    without = snapshot.take(tmp_path / "b")
-    names = [{path.relative_to(root) for path in root.rglob("*.py")} for root in (with_git, without)]
-    assert names[0] == names[1]
+def test_what_is_too_large_for_code_is_not_frozen(tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshot, "LARGEST", 1000)
+    with pytest.raises(UsageError, match="MiB"):
+        snapshot.take(tmp_path)
 
 
 def test_the_version_of_the_code_is_known_in_a_checkout():
@@ -56,63 +72,136 @@ def test_the_version_of_the_code_is_known_in_a_checkout():
     assert len(version["dirty"]) in (0, 12)
 
 
-def test_byte_code_that_comes_and_goes_while_a_snapshot_is_hashed_is_not_looked_at(tmp_path, monkeypatch):
-    """Workers write it and a second command removes it."""
-    frozen = snapshot.take(tmp_path)
-    (frozen / "harness" / "__pycache__").mkdir()
-    (frozen / "harness" / "__pycache__" / "a.pyc").write_bytes(b"x")
-    scan = os.scandir
-
-    def gone(path="."):
-        if Path(path).name == "__pycache__":
-            raise FileNotFoundError(2, "No such file or directory", str(path))
-        return scan(path)
-
-    monkeypatch.setattr("os.scandir", gone)
-    assert snapshot.hash_of(frozen) == frozen.name
-
-
-def _appended(frozen: Path) -> None:
-    with (frozen / "harness" / "cli.py").open("a") as file:
-        file.write("print('altered')\n")
-
-
-def _added(frozen: Path) -> None:
-    (frozen / "json.py").write_text("print('instead of the standard library')\n")
-
-
-def _removed(frozen: Path) -> None:
-    (frozen / "harness" / "methods" / "lora.py").unlink()
-
-
-def _linked(frozen: Path) -> None:
-    (frozen / "more").symlink_to("/tmp")
-
-
-def _pipe(frozen: Path) -> None:
-    os.mkfifo(frozen / "harness" / "pipe.py")
-
-
-@pytest.mark.parametrize("alter", [_appended, _added, _removed, _linked, _pipe])
-def test_an_altered_snapshot_is_used_neither_by_a_submission_nor_by_a_worker(tmp_path, capsys, alter):
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_git_is_not_run_in_a_repository_that_others_put_around_a_snapshot(tmp_path):
     frozen = snapshot.take(tmp_path / "snapshots")
-    snapshot.require_unaltered(frozen)
-    alter(frozen)
+    ran = tmp_path / "ran"
+    monitor = tmp_path / "monitor"
+    monitor.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    monitor.chmod(0o755)
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"], ["config", "core.fsmonitor", str(monitor)]):
+        command = ["git", "-c", "user.name=x", "-c", "user.email=x@x", *arguments]
+        subprocess.run(command, cwd=tmp_path / "snapshots", check=True, capture_output=True)
+    code = "from harness.code import code_version; print(code_version())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=frozen, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.replace("'", '"')) == {"commit": "", "dirty": ""}
+    assert not ran.exists()
+
+
+class Submitted:
+    """A queued chunk of one run with a plug-in, what of it others might edit, and a file that only their code makes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.evidence = folder / "evidence"
+        self.evil = f"open({str(self.evidence)!r}, 'w').close()\n"
+        self.plugin = folder / "plug.py"
+        self.plugin.write_text("x = 1\n")
+        results = folder / "results"
+        job = make_job(results)
+        job = type(job)(**{**vars(job), "plugins": (str(self.plugin),)})
+        self.frozen, jobs = freeze(results / "snapshots", [job])
+        _, self.folder = begin_sweep(results, executor="local", command="", frozen=self.frozen)
+        limits = {job.run.key: AttemptLimits(before=0, limit=1)}
+        self.chunk = create_chunk(self.folder, number=0, jobs=jobs, shape={}, limits=limits)
+        self.command = worker_command(
+            self.chunk, self.frozen, python=sys.executable, variables={"OMP_NUM_THREADS": "1"}
+        )
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "TMPDIR": str(self.temporary)}
+        return subprocess.run(self.command, shell=True, capture_output=True, text=True, env=environment)
+
+
+def _appended(it: Submitted) -> None:
+    with (it.frozen / "harness" / "cli.py").open("a") as file:
+        file.write(it.evil)
+
+
+def _worker_edited(it: Submitted) -> None:
+    """The check lay in the code that it checked."""
+    (it.frozen / "harness" / "dispatch" / "worker.py").write_text(it.evil)
+
+
+def _added(it: Submitted) -> None:
+    (it.frozen / "json.py").write_text(it.evil)
+
+
+def _removed(it: Submitted) -> None:
+    (it.frozen / "harness" / "methods" / "lora.py").unlink()
+
+
+def _linked(it: Submitted) -> None:
+    (it.frozen / "more").symlink_to("/tmp")
+
+
+def _pipe(it: Submitted) -> None:
+    os.mkfifo(it.frozen / "harness" / "pipe.py")
+
+
+def _byte_code(it: Submitted) -> None:
+    """Of a kind that Python never compares with the file beside it."""
+    source = it.temporary / "__init__.py"
+    source.write_text(it.evil)
+    cache = it.frozen / "harness" / "__pycache__" / f"__init__.{sys.implementation.cache_tag}.pyc"
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(source), cfile=str(cache), doraise=True, invalidation_mode=mode)
+    source.unlink()
+
+
+def _linked_byte_code(it: Submitted) -> None:
+    _byte_code(it)
+    cache = it.frozen / "harness" / "__pycache__"
+    shutil.move(cache, it.evidence.with_name("elsewhere"))
+    cache.symlink_to(it.evidence.with_name("elsewhere"))
+
+
+ALTERATIONS = [_appended, _worker_edited, _added, _removed, _linked, _pipe, _byte_code, _linked_byte_code]
+
+
+@pytest.mark.parametrize("alter", ALTERATIONS)
+def test_of_an_altered_snapshot_nothing_is_run_and_nothing_submitted(tmp_path, alter):
+    it = Submitted(tmp_path)
+    alter(it)
+    done = it.run()
+    assert not it.evidence.exists()
+    assert done.returncode == 3
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: the frozen code in {it.frozen} was altered")
     with pytest.raises(UsageError, match=r"was altered since it was taken .* move that folder away"):
-        snapshot.take(tmp_path / "snapshots")
-    _, folder = begin_sweep(tmp_path, executor="local", command="", frozen=frozen)
-    job = make_job(tmp_path)
-    chunk = create_chunk(folder, number=0, jobs=[job], shape={}, limits={job.run.key: AttemptLimits(before=0, limit=1)})
-    assert worker.main([str(chunk.path)]) == 3
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: the frozen code in {frozen} was altered")
+        snapshot.take(tmp_path / "results" / "snapshots", extra=[it.plugin])
 
 
-def test_byte_code_in_a_snapshot_is_no_alteration_and_is_removed_before_use(tmp_path):
-    frozen = snapshot.take(tmp_path)
-    byte_code = frozen / "harness" / "__pycache__" / "cli.cpython-313.pyc"
-    byte_code.parent.mkdir()
-    byte_code.write_bytes(b"anything")
-    snapshot.require_unaltered(frozen)
-    assert snapshot.take(tmp_path) == frozen
-    assert not byte_code.parent.exists()
+@pytest.mark.parametrize(
+    "path", ["{evil}/plugins/0/plug.py", "../evil/plugins/0/plug.py", "plugins/0/../../harness/run.py"]
+)
+def test_what_others_write_into_a_queued_sweep_leads_to_no_other_code(tmp_path, path):
+    """Neither another snapshot, whole in itself, nor a plug-in out of it."""
+    it = Submitted(tmp_path)
+    it.plugin.write_text(it.evil)
+    evil = snapshot.take(tmp_path / "results" / "snapshots", extra=[it.plugin])
+    evil.rename(evil.with_name("evil")) if path.startswith("..") else None
+    jobs, sweep = it.folder / "chunk.000.jobs.jsonl", it.folder / "sweep.json"
+    jobs.write_text(json.dumps({**json.loads(jobs.read_text()), "plugins": [path.format(evil=evil)]}) + "\n")
+    sweep.write_text(json.dumps({**json.loads(sweep.read_text()), "snapshot": str(evil)}))
+    done = it.run()
+    assert not it.evidence.exists()
+    assert done.returncode == 3
+    assert "plug-in" in done.stderr
+
+
+def test_a_worker_runs_a_copy_of_its_users_alone_and_leaves_none(tmp_path, monkeypatch):
+    use_standin(monkeypatch)
+    it = Submitted(tmp_path)
+    left = it.temporary / f"{COPY}of-a-worker-that-was-killed"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    done = it.run()
+    assert done.returncode == 0, done.stderr
+    (log,) = (tmp_path / "results" / "state").glob("*/attempt.1.log")
+    (code,) = re.findall(r"with the code in (.+)/harness/experiment/experiment.py \(mode (\d+)\)", log.read_text())
+    assert Path(code[0]).parent == it.temporary
+    assert code[1] == "700"
+    assert not list(it.temporary.iterdir())
+    assert not list(it.frozen.rglob("__pycache__"))
