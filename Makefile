@@ -8,8 +8,8 @@ LOCK := $(if $(LOCKED),--constraint requirements.lock)
 # What trains nothing, starts few processes and is not marked slow.
 FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/judging harness/report)
 
-# What tests notice of small wrong changes in one room: records, evaluation, training, methods, datasets, reporting, leases.
-ROOM ?= records
+# What tests notice of small wrong changes in one room: archive, evaluation, training, methods, datasets, reporting, leases.
+ROOM ?= archive
 
 .PHONY: demo test test-fast mutants lint format test-slurm clean
 .DELETE_ON_ERROR:

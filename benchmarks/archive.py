@@ -19,12 +19,12 @@ from tabulate import tabulate
 
 from benchmarks.child import used
 from benchmarks.saving import add_json, save
+from harness.archive.files import digest
+from harness.archive.schema import Run
+from harness.archive.seal import sealed
 from harness.dispatch.holder import Holder
 from harness.dispatch.sweeps import PlannedRun, Sweep, create_sweep
 from harness.planning.samples import sample_writer
-from harness.records.files import digest
-from harness.records.schema import Run
-from harness.records.seal import sealed
 from harness.registry import SEGMENTED
 
 COMMITTED = Path(__file__).parents[1] / "results" / "records"

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.saving import add_json, save
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.experiment.experiment import run_experiment
 from harness.planning.job import Job
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 
 
 def main(argv: list[str] | None = None) -> int:

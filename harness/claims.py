@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from harness.archive.cost import CostStore
+from harness.archive.store import RecordStore
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError, did_you_mean
@@ -15,8 +17,6 @@ from harness.judging.definitions import FILE, read_claims
 from harness.judging.judging import Finding, findings_text, judge_claims, require_protocol
 from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import card_names, card_rules
-from harness.records.cost import CostStore
-from harness.records.store import RecordStore
 from harness.report.pages import sources_below
 from harness.settings.options import add_results, results_of
 from harness.streams import say_skipped

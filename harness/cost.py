@@ -86,13 +86,13 @@ def main(argv: list[str] | None = None) -> int:
     for line in load_plugins(plugins_of(arguments))[1]:
         print(line, file=sys.stderr)
 
+    from harness.archive.cost import CostStore
+    from harness.archive.store import require_writable
     from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
     from harness.models.decoders import LABELLING
     from harness.planning.rows import method_row, split_overrides
     from harness.planning.words import expand, parse_entry, usable
     from harness.protocols.load import load_protocol
-    from harness.records.cost import CostStore
-    from harness.records.store import require_writable
 
     general, by_method = split_overrides(parse_assignments(arguments.set))
     for key, value in (

@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from harness.archive.cost import CostStore
+from harness.archive.evidence import EvidenceStore
+from harness.archive.store import RecordStore, require_writable
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
 from harness.planning.pictures import network_images
 from harness.protocols.load import card_rules
-from harness.records.cost import CostStore
-from harness.records.evidence import EvidenceStore
-from harness.records.store import RecordStore, require_writable
 from harness.report.figures import FIGURES, draw, figure_named
 from harness.report.figures.checking import figure_files, wrong_figures
 from harness.report.figures.material import Material, NothingToDrawError, materials

@@ -9,6 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.archive.forgetting import ForgettingRecord, ForgettingStore
+from harness.archive.lookup import find_run
+from harness.archive.schema import Run
+from harness.archive.store import RecordStore, require_writable
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
@@ -16,10 +20,6 @@ from harness.files import write_atomically
 from harness.models.checkpoint import require_checkpoint_file
 from harness.plugins import load_plugin
 from harness.progress import stages
-from harness.records.forgetting import ForgettingRecord, ForgettingStore
-from harness.records.lookup import find_run
-from harness.records.schema import Run
-from harness.records.store import RecordStore, require_writable
 from harness.report.forgetting import TITLE, forgetting_page
 from harness.report.writing import write
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of

@@ -9,13 +9,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.archive.store import require_writable
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError, did_you_mean, os_reason
 from harness.evaluation.conventions import Conventions, Overlap, Resolution
 from harness.evaluation.names import CLASSES, METRICS
 from harness.progress import counter
-from harness.records.store import require_writable
 
 if TYPE_CHECKING:
     from harness.evaluation.scorer import SplitScorer, Task

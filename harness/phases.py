@@ -71,8 +71,8 @@ def tune(request: Any, tuning: Any, arguments: argparse.Namespace, where: Any, *
     """Run the trials that have no result yet; the request with what was chosen, or the exit status where there is no
     choice yet (runs go on without this process, or some failed). Where only a plan was asked for, the first value of a
     grid stands in place of a choice that is not known."""
+    from harness.archive.store import RecordStore
     from harness.planning.tuning import as_expected, choose, plan_trials, unfinished, without_lost
-    from harness.records.store import RecordStore
 
     store = RecordStore(request.results)
     planned, trials = plan_trials(request, tuning, prepare_samples=samples)

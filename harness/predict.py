@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from harness.archive.lookup import find_run
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.models.checkpoint import require_checkpoint_file
 from harness.plugins import load_plugin
 from harness.progress import counter, stages
-from harness.records.lookup import find_run
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from harness.archive.store import RecordStore
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError
 from harness.files import write_atomically
 from harness.judging.definitions import FILE, read_claims
 from harness.protocols.load import card_rules
-from harness.records.store import RecordStore
 from harness.report.pages import images_below
 from harness.report.readings import reading_page
 from harness.report.writing import write

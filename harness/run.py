@@ -189,12 +189,12 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def _grid(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) -> int:
     """Its trials where rates are tuned, its runs, its table."""
+    from harness.archive.store import RecordStore, require_writable
     from harness.dispatch.place import place
     from harness.planning.asked import understand
     from harness.planning.plan import plan
     from harness.planning.samples import sample_writer
     from harness.planning.tuning import tell_finished
-    from harness.records.store import RecordStore, require_writable
 
     with stages() as tell:
         tell("reading settings and cards")

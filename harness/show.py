@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.archive.lookup import find_record
+from harness.archive.store import RecordStore
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
 from harness.comparison.names import METRICS, benchmark_title
 from harness.errors import UsageError
 from harness.protocols.load import card_rules
-from harness.records.lookup import find_record
-from harness.records.store import RecordStore
 from harness.report.one_run import in_terminal, record_as_data
 from harness.report.two_folders import folders_as_data, folders_in_terminal
 from harness.report.two_runs import compared, compared_in_terminal

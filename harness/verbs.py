@@ -28,7 +28,7 @@ VERBS = {
     "settings": "harness.settings.__main__",
     "datasets": "harness.data_sets",
     "protocols": "harness.protocols.__main__",
-    "records": "harness.records.__main__",
+    "records": "harness.records",
     "paper": "harness.paper",
     "completion": "harness.completion",
 }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.archive.store import RecordStore
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.comparison.provenance import Folder
 from harness.errors import UsageError, did_you_mean
 from harness.protocols.load import card_rules
-from harness.records.store import RecordStore
 from harness.report.page import SUFFIX
 from harness.report.pages import cost_page_below, sources_below
 from harness.report.tables import score_page

@@ -20,12 +20,12 @@ import pytest
 from PIL import Image
 
 from harness.__main__ import main
+from harness.archive.cost import CostRecord, CostStore
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.contract.matrix import Capability
 from harness.datasets import samples
 from harness.models.fingerprints import short_fingerprint
-from harness.records.cost import CostRecord, CostStore
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from harness.registry import SEGMENTED, method_config
 from harness.verbs import VERBS
 from tests.datasets.test_labels import write_folders

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.records.schema import Record
-from harness.records.store import RecordStore
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.registry import operation_names
 from harness.statistics import ALPHA, Test
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.records.schema import Record
+from harness.archive.schema import Record
 
 
 def version_of(record: Record) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.archive.schema import Record, Run
 from harness.comparison.names import benchmark_title, metric, shown_metrics
-from harness.records.schema import Record, Run
 from harness.studies import Study
 
 

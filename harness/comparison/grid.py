@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
+from harness.archive.schema import Code, Record, Run
 from harness.comparison.columns import Column, columns_of
 from harness.comparison.names import SCORE_TITLES, benchmark_rank
 from harness.comparison.rows import Group, by_benchmark, groups_of_records, groups_of_study, note_of, trials_of
-from harness.records.schema import Code, Record, Run
 from harness.statistics import sd
 from harness.studies import Study
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from harness.records.schema import Run
+from harness.archive.schema import Run
 from harness.registry import METHODS
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness import statistics as stats
+from harness.archive.schema import Record
 from harness.comparison import names
 from harness.comparison.grid import Column, GridCell
-from harness.records.schema import Record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.archive.cost import CostRecord
+from harness.archive.merge import conflicts
+from harness.archive.schema import Record, content_hash, hashed_options
+from harness.archive.store import RecordStore
 from harness.comparison.code_versions import begun_by, stale_versions, version_of
 from harness.comparison.columns import Column
 from harness.comparison.grid import Grid, GridCell, Row, is_run
 from harness.comparison.paired import Difference
-from harness.records.cost import CostRecord
-from harness.records.merge import conflicts
-from harness.records.schema import Record, content_hash, hashed_options
-from harness.records.store import RecordStore
 from harness.statistics import Estimate
 
 

@@ -11,12 +11,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from harness.archive.schema import Record
 from harness.comparison import names
 from harness.comparison.grid import Grid, first_columns
 from harness.comparison.paired import Difference, ImagesOf, paired_difference
 from harness.comparison.rules import CardOf, no_card
 from harness.comparison.sheets import grids
-from harness.records.schema import Record
 from harness.statistics import t_interval
 from harness.studies import Study
 from harness.studies.design import Point

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from harness.archive.choices import chosen_from
+from harness.archive.schema import OPTIONS_ADDED_LATER, Record, Run, content_hash, first_names, hashed_options
 from harness.comparison.names import method_rank
-from harness.records.choices import chosen_from
-from harness.records.schema import OPTIONS_ADDED_LATER, Record, Run, content_hash, first_names, hashed_options
 from harness.registry import label_note
 from harness.studies import Study
 from harness.studies.grids import grid_of

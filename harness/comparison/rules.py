@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.records.schema import ADDED_LATER, QUIRKS_ADDED_LATER, Record, hashed_rules
+from harness.archive.schema import ADDED_LATER, QUIRKS_ADDED_LATER, Record, hashed_rules
 
 Rules = Mapping[str, Any]
 CardOf = Callable[[str, str], Rules | None]

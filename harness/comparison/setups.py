@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.archive.cost import CostRecord
+from harness.archive.schema import Record
 from harness.comparison.rules import CardOf, flat, from_card, in_words
 from harness.errors import UsageError
-from harness.records.cost import CostRecord
-from harness.records.schema import Record
 
 FILE = Path(__file__).parents[2] / "results" / "paper" / "setups.yaml"
 PUBLISHED_SPLITS = ("official", "AutoGluon's", "PraNet's")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from harness.archive.schema import ADDED_LATER, Record, Run
 from harness.comparison.grid import Grid, Sheet, build_grid, is_run
 from harness.comparison.rules import CardOf, from_card, no_card
-from harness.records.schema import ADDED_LATER, Record, Run
 from harness.studies import Study
 
 

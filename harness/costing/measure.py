@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from harness.archive.cost import Comparability, CostRecord, MethodCost
+from harness.archive.schema import Run, content_hash
 from harness.costing.contestant import PARTS, Contestant
 from harness.costing.device import CLOCKS, EnergyMeter, driver
 from harness.costing.flops import encoder_forward_flops
@@ -22,8 +24,6 @@ from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment
 from harness.models.segmenter import count_parameters
 from harness.protocols.load import as_rules
-from harness.records.cost import Comparability, CostRecord, MethodCost
-from harness.records.schema import Run, content_hash
 
 WARMUP = 2
 """Steps of every kind before the first round: allocators, kernels and caches are cold."""

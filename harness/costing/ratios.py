@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from scipy.stats import t as student
 
-from harness.records.cost import MethodCost, Ratio
+from harness.archive.cost import MethodCost, Ratio
 
 
 def paired_ratio(values: Sequence[float], baseline: Sequence[float], *, confidence: float = 0.95) -> Ratio:

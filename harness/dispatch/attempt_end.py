@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.archive.schema import Code, Record, Run
+from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Attempt, End, attempts, close, log_path, state_folder
 from harness.dispatch.queue import Accounting
 from harness.dispatch.sweeps import PlannedRun
 from harness.files import end_of
-from harness.records.schema import Code, Record, Run
-from harness.records.store import RecordStore
 
 MAX_CRASHES = 3
 """A run whose process dies so often without a reason from outside is given up."""

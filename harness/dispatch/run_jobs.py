@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.archive.store import RecordStore
 from harness.dispatch.display import Display
 from harness.dispatch.executor import Executor, Submission
 from harness.dispatch.local import InlineExecutor, LocalExecutor
@@ -21,7 +22,6 @@ from harness.errors import UsageError, did_you_mean
 from harness.planning.job import Job
 from harness.planning.plan import Plan
 from harness.progress import stages
-from harness.records.store import RecordStore
 from harness.streams import say
 
 RETRY_CLASSES = ("oom", "timeout", "preempted", "node_fail", "diverged", "no_data", "error")

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.archive.index import Ending
+from harness.archive.store import RecordStore
 from harness.dispatch.attempts import LEASE_SECONDS, Attempt, attempts, log_path, state_folder
 from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import Problems, read_chunks, read_sweeps
 from harness.dispatch.settled import settles
 from harness.dispatch.state_files import read_as
 from harness.dispatch.sweeps import Chunk, Sweep, named
-from harness.records.index import Ending
-from harness.records.store import RecordStore
 
 FINISHED = "OK"
 RUNNING = "running"
@@ -41,7 +41,7 @@ class RunState:
         sweep: the last sweep that has it, empty for a record without one.
         task: its job on the cluster.
         started: when its last start began (seconds since the epoch).
-        seconds: how long that start ran; of a finished run as `harness.records.index.seconds_of`.
+        seconds: how long that start ran; of a finished run as `harness.archive.index.seconds_of`.
         whole: whether the seconds of a finished run are of more than its training.
         done: share of its epochs, 0 to 1.
         begun: the share that was done when its last start began.

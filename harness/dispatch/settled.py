@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.records.index import Ending
-from harness.records.schema import Record, content_hash
-from harness.records.store import RecordStore
+from harness.archive.index import Ending
+from harness.archive.schema import Record, content_hash
+from harness.archive.store import RecordStore
 
 
 def settled(results: Path, key: str, *, replaces: str) -> Record | None:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from harness.archive.schema import Record
 from harness.dispatch.attempt_end import give_up, gpu_hours, last_line, oom_kills, reason_to_give_up
 from harness.dispatch.attempts import (
     BEATS_PER_LEASE,
@@ -39,7 +40,6 @@ from harness.dispatch.run_log import logged
 from harness.dispatch.settled import settled
 from harness.files import create_anew
 from harness.planning.job import Job
-from harness.records.schema import Record
 
 StartOutcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
 """``finished`` and ``failed``: there is a record. ``interrupted``: asked to stop, continues from its checkpoint. ``elsewhere``: somebody

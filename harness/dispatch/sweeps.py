@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness.archive.index import Ending
+from harness.archive.schema import Run
 from harness.dispatch.attempts import LEASE_SECONDS
 from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Task
@@ -31,8 +33,6 @@ from harness.dispatch.settled import fingerprint_at
 from harness.errors import UsageError
 from harness.files import create_exclusively, own_folder, read_regular, write_atomically
 from harness.planning.job import Job
-from harness.records.index import Ending
-from harness.records.schema import Run
 
 LARGEST_JOBS = 256 << 20
 """Bytes of the jobs of one chunk: a job of 4 kB, 1000 to 10,000 of them."""

@@ -1,6 +1,6 @@
 """How many runs of a results folder are where: counts of the settled ones, and the state of each of the others.
 
-The counts come from the index of the records (`harness.records.index`), which then also knows what sweeps planned, so that
+The counts come from the index of the records (`harness.archive.index`), which then also knows what sweeps planned, so that
 the overview of a large archive reads what changed and holds what is under way. Without an index they come from `survey`.
 """
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from harness.archive.index import RecordIndex, from_index
 from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import Problems, chunk_paths, read_chunk, read_readable, read_sweeps
 from harness.dispatch.run_states import FINISHED, RunState, Survey, state_of, survey
 from harness.dispatch.sweeps import Chunk, Sweep
-from harness.records.index import RecordIndex, from_index
 
 _PLANNED = ("key", "method", "variant", "benchmark", "backbone", "protocol", "seed", "replaces")
 _TABLES = (

@@ -7,17 +7,17 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from harness.archive.cka import FEWEST, cka
+from harness.archive.evidence import EvidenceRecord, EvidenceStore
+from harness.archive.lookup import find_run
+from harness.archive.schema import Run
+from harness.archive.store import require_writable
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
 from harness.models.checkpoint import require_checkpoint_file
 from harness.plugins import load_plugin
 from harness.progress import stages
-from harness.records.cka import FEWEST, cka
-from harness.records.evidence import EvidenceRecord, EvidenceStore
-from harness.records.lookup import find_run
-from harness.records.schema import Run
-from harness.records.store import require_writable
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
 

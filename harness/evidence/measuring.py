@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.archive.cka import FEWEST
+from harness.archive.evidence import BlockEvidence, EvidenceRecord
+from harness.archive.masks import chosen_images
+from harness.archive.schema import Run
 from harness.errors import UsageError
 from harness.evidence.attention import uniform_distance
 from harness.evidence.merging import block_deviations
@@ -23,10 +27,6 @@ from harness.methods.base import MergeMode
 from harness.models.build import build_segmenter
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
-from harness.records.cka import FEWEST
-from harness.records.evidence import BlockEvidence, EvidenceRecord
-from harness.records.masks import chosen_images
-from harness.records.schema import Run
 from harness.registry import BENCHMARKS
 from harness.training.batches import draw_number
 from harness.training.feeding import normalise

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.archive.schema import Run
 from harness.methods.base import Method
 from harness.models.build import build_segmenter
 from harness.models.decoder_shape import Task
 from harness.models.segmenter import Segmenter
 from harness.protocols.load import from_rules
-from harness.records.schema import Run
 from harness.registry import METHODS, method_config_class
 from harness.training.batches import draw_number
 from harness.validation import from_mapping

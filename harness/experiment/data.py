@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.archive.schema import Run
 from harness.datasets.base import Benchmark, DatasetError, Pair
 from harness.planning.data import data_fingerprint, data_options, manifest_hash
 from harness.protocols.load import from_rules
-from harness.records.schema import Run
 from harness.registry import BENCHMARKS, add_own_of
 from harness.training.batches import subset
 from harness.training.images import ImageSource

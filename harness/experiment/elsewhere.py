@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
+from harness.archive.forgetting import Elsewhere
+from harness.archive.schema import Run
 from harness.experiment.data import open_data
 from harness.experiment.scoring import Scoring
 from harness.experiment.stages import Stages
 from harness.models.segmenter import Segmenter
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
-from harness.records.forgetting import Elsewhere
-from harness.records.schema import Run
 from harness.registry import BENCHMARKS, add_own_of
 
 

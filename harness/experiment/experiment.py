@@ -16,6 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.archive.images import images_csv
+from harness.archive.masks import KeptMask, encoded_masks
+from harness.archive.schema import Code, Record
+from harness.archive.store import RecordStore
 from harness.errors import UsageError
 from harness.evaluation.names import higher_is_better
 from harness.experiment.building import attached_segmenter
@@ -34,10 +38,6 @@ from harness.planning.job import Job
 from harness.plugins import load_plugin
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
-from harness.records.images import images_csv
-from harness.records.masks import KeptMask, encoded_masks
-from harness.records.schema import Code, Record
-from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS
 from harness.training.assignment import Assignment
 from harness.training.bounds import SCORED_BYTES, TOKEN_BYTES
@@ -104,8 +104,8 @@ class Tested:
     """A finished run: its record, and what is written beside it.
 
     Args:
-        images: per-image scores, see `harness.records.images`.
-        masks: of a few images by the best checkpoint, see `harness.records.masks`.
+        images: per-image scores, see `harness.archive.images`.
+        masks: of a few images by the best checkpoint, see `harness.archive.masks`.
     """
 
     record: Record

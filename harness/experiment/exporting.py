@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from harness.archive.schema import Run
 from harness.errors import UsageError, os_reason
 from harness.experiment.data import open_data
 from harness.experiment.peft_format import peft_adapter, require_affine, write_peft
@@ -27,7 +28,6 @@ from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
-from harness.records.schema import Run
 from harness.registry import BENCHMARKS
 from harness.training.feeding import normalise
 from harness.training.images import ImageSource

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from harness.archive.schema import Code
 from harness.datasets.base import DatasetError
 from harness.errors import REASONS, os_reason
-from harness.records.schema import Code
 from harness.training.outcome import Diverged
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from harness.records.masks import KeptMask, chosen_images
+from harness.archive.masks import KeptMask, chosen_images
 from harness.training.images import ImageSource
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from segment_anything import sam_model_registry
 from torch import Tensor
 
+from harness.archive.schema import Run
 from harness.errors import UsageError
 from harness.experiment.exporting import Export, Exported, in_registry, mask_logits
 from harness.experiment.trained import trained_segmenter
@@ -27,7 +28,6 @@ from harness.models.checkpoint import read_tensors
 from harness.models.original_sam import plain_sam
 from harness.plugins import load_plugin
 from harness.protocols.load import from_rules
-from harness.records.schema import Run
 from harness.registry import add_own_of
 
 TOLERANCE = 1e-4

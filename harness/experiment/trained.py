@@ -11,6 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from harness.archive.checkpoints import noted
+from harness.archive.lookup import find_run
+from harness.archive.schema import Run
 from harness.errors import UsageError
 from harness.experiment.building import attached_segmenter
 from harness.methods.base import Method
@@ -18,9 +21,6 @@ from harness.models.checkpoint import read_tensors
 from harness.models.decoder_shape import Task
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import Segmenter
-from harness.records.checkpoints import noted
-from harness.records.lookup import find_run
-from harness.records.schema import Run
 from harness.registry import BENCHMARKS, add_own_of
 from harness.training.checkpoint import BEST, read_state
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.archive.cost import CostRecord
+from harness.archive.schema import Record
 from harness.comparison.sheets import sheets
 from harness.comparison.sources import Sources
 from harness.errors import UsageError, did_you_mean
@@ -17,8 +19,6 @@ from harness.judging.of_rankings import rank_readings
 from harness.judging.of_scores import score_readings
 from harness.judging.reading import Reading, exact, without_data
 from harness.judging.verdicts import Verdict
-from harness.records.cost import CostRecord
-from harness.records.schema import Record
 
 CountOf = Callable[[str, Mapping[str, Any], str], int | None]
 """(method, options, backbone) -> trained parameters in closed form, mask decoder included; None where that cannot be told."""

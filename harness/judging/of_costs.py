@@ -8,12 +8,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
+from harness.archive.cost import CostRecord, MethodCost
 from harness.comparison.setups import departures_of_session
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim, Subject
 from harness.judging.reading import Reading, exact, without_data
 from harness.judging.verdicts import judge
-from harness.records.cost import CostRecord, MethodCost
 from harness.statistics import Interval, t_interval
 
 

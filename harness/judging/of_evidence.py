@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness import statistics as stats
+from harness.archive.evidence import EvidenceRecord
+from harness.archive.schema import Record
 from harness.comparison import names
 from harness.comparison.evidence import comparable, mean_change
 from harness.comparison.grid import Sheet
@@ -12,8 +14,6 @@ from harness.comparison.rows import is_entry
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim, Subject
 from harness.judging.reading import Reading, by_seeds, departures_of, without_data
-from harness.records.evidence import EvidenceRecord
-from harness.records.schema import Record
 
 
 def evidence_readings(claim: Claim, found: Mapping[Sheet, Sequence[Record]], sources: Sources) -> list[Reading]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from harness.archive.schema import Record
 from harness.comparison import names
 from harness.comparison.alpha import Shares, alpha_code, domains
 from harness.comparison.grid import Sheet
@@ -12,7 +13,6 @@ from harness.judging.definitions import Claim
 from harness.judging.of_evidence import runs_by_seed
 from harness.judging.reading import Reading, departures_of, without_data
 from harness.judging.verdicts import Verdict
-from harness.records.schema import Record
 from harness.statistics import ALPHA
 
 

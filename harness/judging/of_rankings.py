@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from harness.archive.schema import Record
 from harness.comparison.rankings import ModelPair, chance_in_words, pairs
 from harness.comparison.sheets import grids
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim
 from harness.judging.reading import Reading, without_data
 from harness.judging.verdicts import judge
-from harness.records.schema import Record
 from harness.statistics import ALPHA
 from harness.studies import Study, load_study
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import statistics as stats
+from harness.archive.schema import Record
 from harness.comparison import names
 from harness.comparison.columns import Column
 from harness.comparison.grid import GridCell, Sheet, cell_of
@@ -15,7 +16,6 @@ from harness.comparison.rows import is_entry, is_result
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim, Subject
 from harness.judging.reading import Reading, by_seeds, departures_of, without_data
-from harness.records.schema import Record
 
 RATES = ("lr", "alpha_lr", "encoder_lr")
 """Options in which two rows of one method may both differ from the card, if they do alike."""

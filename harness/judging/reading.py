@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.archive.schema import Record
 from harness.comparison.setups import departures_from, shortly
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim
 from harness.judging.verdicts import Verdict, judge, seeds_in_words, seeds_to_settle
-from harness.records.schema import Record
 from harness.statistics import Estimate, Interval
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.archive.schema import Run
 from harness.datasets.own_labels import any_folder
 from harness.errors import UsageError
 from harness.models.catalog import resolve_backbone
@@ -17,7 +18,6 @@ from harness.planning.rows import split_overrides
 from harness.planning.tuning import Tuning, parse_tune
 from harness.planning.words import expand, parse_entry, parse_roots, parse_seeds, usable
 from harness.protocols.load import load_protocol
-from harness.records.schema import Run
 from harness.registry import BENCHMARKS, LABELLED, METHODS, dataset_name, is_own
 from harness.settings.read import Settings, named_table
 from harness.validation import parse_assignments

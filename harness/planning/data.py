@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.archive.schema import content_hash
 from harness.datasets.base import DataOptions, DatasetError, Pair, Splits
 from harness.errors import UsageError
 from harness.models.decoders import LABELLING
 from harness.protocols.card import Protocol
-from harness.records.schema import content_hash
 
 
 @dataclass(frozen=True, kw_only=True)

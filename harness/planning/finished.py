@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.archive.checkpoints import noted
+from harness.archive.store import RecordStore
 from harness.errors import UsageError
 from harness.planning.job import Job
-from harness.records.checkpoints import noted
-from harness.records.store import RecordStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def under_short_fingerprints(
     results: Path, jobs: Mapping[str, Job], shorts: Mapping[str, str]
 ) -> tuple[dict[str, Job], list[str]]:
     """``jobs`` with the runs that older records finished under a checkpoint's short fingerprint named as there, where
-    `harness.records.checkpoints` says that the file is theirs; and a line for each checkpoint where it does not.
+    `harness.archive.checkpoints` says that the file is theirs; and a line for each checkpoint where it does not.
 
     Args:
         shorts: fingerprint of every byte -> short fingerprint of the same file.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.records.schema import Run
+from harness.archive.schema import Run
 
 
 @dataclass(frozen=True, kw_only=True)

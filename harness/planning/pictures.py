@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.archive.schema import Record
 from harness.datasets.base import Benchmark, DatasetError, Pair
 from harness.errors import UsageError
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
-from harness.records.schema import Record
 from harness.registry import BENCHMARKS
 from harness.settings.read import load_settings
 

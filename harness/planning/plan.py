@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from harness.archive.schema import Run, content_hash
 from harness.datasets.base import DatasetError
 from harness.errors import UsageError
 from harness.models.catalog import require_stands, resolve_backbone
@@ -22,7 +23,6 @@ from harness.planning.rows import method_row, split_overrides
 from harness.progress import stages
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve, with_rules
-from harness.records.schema import Run, content_hash
 from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
 
 

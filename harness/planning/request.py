@@ -16,7 +16,7 @@ class Variant:
         benchmarks: only there; everywhere if empty.
         models: only under these, each a backbone and a decoder; under all if empty.
         rules: rules of the protocol that hold for its runs alone: those of a trial.
-        tuning: see `harness.records.schema.Run`.
+        tuning: see `harness.archive.schema.Run`.
     """
 
     method: str

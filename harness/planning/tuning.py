@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from harness.archive.choices import is_from_more
+from harness.archive.schema import Record, Run
+from harness.archive.store import RecordStore
 from harness.errors import UsageError, did_you_mean
 from harness.evaluation.names import higher_is_better
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
-from harness.records.choices import is_from_more
-from harness.records.schema import Record, Run
-from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS
 from harness.studies.grids import RULES_BY, grid_of, is_rule
 
@@ -253,7 +253,7 @@ def _with(entry: Variant, grid: Mapping[str, Sequence[Any]], values: Sequence[An
 
 
 def _choice(trial: Trials, tuning: Tuning, records: Mapping[str, Record | None]) -> dict[str, Any]:
-    """What a run says of its tuning; see `harness.records.schema.Run`."""
+    """What a run says of its tuning; see `harness.archive.schema.Run`."""
     tried: list[dict[str, Any]] = []
     for values, keys in trial.runs.items():
         mine = [record for key in keys if (record := records[key]) is not None]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.records.schema import Record
+from harness.archive.schema import Record
 
 PROCESS_BYTES = 0.44 * 2**30
 """Resident memory of a process that has imported all that a run needs and computed nothing, measured once with

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from harness.archive.schema import Run
 from harness.methods.configs import MethodConfig
 from harness.methods.parts.placement import BackboneShape
 from harness.planning.data import Images
 from harness.pricing.flops import config_of, encodes_once
-from harness.records.schema import Run
 from harness.training.bounds import CACHE_BYTES, TOKEN_BYTES, worth_keeping
 
 UNFINISHED = 7

@@ -10,12 +10,12 @@ import json
 import math
 from collections.abc import Iterable
 
+from harness.archive.schema import Run
 from harness.errors import UsageError
 from harness.methods.configs import MethodConfig, PlacedConfig
 from harness.methods.parts.placement import BackboneShape, MethodError, NormedConvolution
 from harness.models.decoders import Decoder, dense_activations, dense_flops
 from harness.planning.data import Images
-from harness.records.schema import Run
 from harness.registry import method_config
 
 DECODER_DIM = 256

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from harness.archive.schema import Record, Run
 from harness.errors import UsageError
 from harness.methods.parts.placement import BackboneShape
 from harness.planning.data import Images, limited
@@ -24,7 +25,6 @@ from harness.pricing.disk import (
 )
 from harness.pricing.earlier_runs import EarlierRuns, SecondsOf, ShapeOf, levels, trained_weights
 from harness.pricing.flops import model_of, run_flops
-from harness.records.schema import Record, Run
 
 ImagesOf = Callable[[Run], Images]
 

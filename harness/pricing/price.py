@@ -7,6 +7,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from harness.archive.index import seconds_of
+from harness.archive.schema import Record, Run
+from harness.archive.store import RecordStore
 from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.place import Place, gpu_name
 from harness.errors import BudgetError
@@ -18,9 +21,6 @@ from harness.planning.needs import SMALL
 from harness.planning.plan import Plan
 from harness.pricing.assumed import GPU, Device, cpu
 from harness.pricing.forecast import Forecast, forecast, published_images, within_budget
-from harness.records.index import seconds_of
-from harness.records.schema import Record, Run
-from harness.records.store import RecordStore
 
 
 def device(planned: Plan, where: Place) -> tuple[Device, int]:

@@ -13,13 +13,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from harness.archive.schema import EXECUTION_ONLY
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.protocols.inheritance import read_card
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash
 from harness.protocols.quirks import QUIRKS, quirks_page
 from harness.protocols.recorded import TABLES, is_hash, recorded
-from harness.records.schema import EXECUTION_ONLY
 from harness.settings.options import add_results, results_of
 from harness.text import printable_line
 

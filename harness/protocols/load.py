@@ -8,10 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.archive.schema import content_hash, hashed_rules
 from harness.errors import UsageError, did_you_mean
 from harness.protocols.card import Protocol
 from harness.protocols.inheritance import CARDS, read_card
-from harness.records.schema import content_hash, hashed_rules
 from harness.validation import from_mapping
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.archive.schema import ADDED_LATER, QUIRKS_ADDED_LATER
+from harness.archive.store import RecordStore
 from harness.errors import UsageError
-from harness.records.schema import ADDED_LATER, QUIRKS_ADDED_LATER
-from harness.records.store import RecordStore
 from harness.streams import say_skipped
 
 SHORTEST = 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.archive.store import require_writable
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError, os_reason
@@ -11,7 +12,6 @@ from harness.files import write_atomically
 from harness.planning.closed_form import trained_parameters
 from harness.planning.pictures import network_images
 from harness.protocols.load import card_names, card_rules
-from harness.records.store import require_writable
 from harness.report.html.build import Hands, Wanted, collect
 from harness.report.html.rendering import html
 from harness.settings.options import add_results, results_of

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from harness.records.cost import CostRecord, MethodCost
+from harness.archive.cost import CostRecord, MethodCost
 
 COLUMNS = (
     *(

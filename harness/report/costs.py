@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from harness.archive.cost import CostRecord, MethodCost, Ratio
 from harness.comparison import provenance
 from harness.comparison.rules import CardOf, no_card
 from harness.comparison.setups import Setup
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim
 from harness.judging.judging import Reading, judge_claims
-from harness.records.cost import CostRecord, MethodCost, Ratio
 from harness.report.cost_numbers import cost_numbers
 from harness.report.page import Block, Page, Text, texts
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from harness.archive.schema import Record
 from harness.comparison.grid import Grid, is_run
-from harness.records.schema import Record
 
 PARAMETERS, ENCODER, UPDATES, PEAK = "params (M)", "encoder (M)", "updates", "peak (GiB)"
 

@@ -6,13 +6,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from harness.archive.schema import Run
+from harness.archive.store import RecordStore
 from harness.comparison.grid import placeholder
 from harness.comparison.rows import is_entry
 from harness.comparison.rules import CardOf, no_card
 from harness.errors import UsageError, os_reason
 from harness.files import write_atomically
-from harness.records.schema import Run
-from harness.records.store import RecordStore
 from harness.report.against_paper import published_cards
 from harness.report.page import SUFFIX, Format
 from harness.report.pages import pages, sources_below

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from harness.archive.forgetting import ForgettingRecord
+from harness.archive.schema import Record
 from harness.comparison.names import PAPER_METRICS, USUAL_METRICS, benchmark_rank, benchmark_title, method_rank, metric
-from harness.records.forgetting import ForgettingRecord
-from harness.records.schema import Record
 from harness.report.headings import weights_in_words
 from harness.report.page import Block, Page, Text, texts
 from harness.statistics import sd

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.archive.schema import Record
 from harness.comparison import names
 from harness.comparison.grid import Grid
 from harness.comparison.rows import by_benchmark
@@ -17,7 +18,6 @@ from harness.comparison.rules import (
     shared,
     told_apart,
 )
-from harness.records.schema import Record
 
 
 @dataclass(frozen=True, kw_only=True)

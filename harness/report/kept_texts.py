@@ -19,9 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.records.checkpoints import FILE
-from harness.records.index import RecordIndex, from_index, stamp_of, write_to_index
-from harness.records.index_file import transaction
+from harness.archive.checkpoints import FILE
+from harness.archive.index import RecordIndex, from_index, stamp_of, write_to_index
+from harness.archive.index_file import transaction
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS page(name TEXT, form TEXT, made_of TEXT, text TEXT, PRIMARY KEY(name, form))",

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.comparison.alpha import MEANINGS, alpha_code, search_start
 from harness.comparison.code_versions import begun_by
 from harness.comparison.rules import CardOf, Difference, from_card, in_words
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from harness.registry import operation_names
 from harness.report.plot import EIGHTHS, curve
 

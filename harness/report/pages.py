@@ -8,6 +8,12 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
+from harness.archive.cost import CostStore
+from harness.archive.forgetting import ForgettingStore
+from harness.archive.images import image_groups, image_scores
+from harness.archive.index import collector_paused
+from harness.archive.schema import Record, content_hash
+from harness.archive.store import RecordStore
 from harness.comparison import published, setups
 from harness.comparison.alpha import alpha_codes_below, ends_below
 from harness.comparison.evidence import evidence_below
@@ -16,12 +22,6 @@ from harness.comparison.rules import CardOf, no_card
 from harness.comparison.sources import Sources
 from harness.errors import UsageError, did_you_mean
 from harness.judging import definitions as claims
-from harness.records.cost import CostStore
-from harness.records.forgetting import ForgettingStore
-from harness.records.images import image_groups, image_scores
-from harness.records.index import collector_paused
-from harness.records.schema import Record, content_hash
-from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS, METHODS, groups_by_rule
 from harness.report.costs import cost_page
 from harness.report.forgetting import TITLE as FORGETTING

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from harness.archive.schema import Record
 from harness.comparison import names
 from harness.comparison.grid import Grid, first_columns
 from harness.comparison.paired import Difference, ImagesOf
@@ -24,7 +25,6 @@ from harness.comparison.rules import CardOf, no_card
 from harness.comparison.sources import Sources
 from harness.judging.definitions import Claim
 from harness.judging.judging import judge_claims
-from harness.records.schema import Record
 from harness.report.page import Block, Page, Text
 from harness.studies import Readings, Study
 from harness.studies.design import aliases, label_of, options_of

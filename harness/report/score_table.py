@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from harness.archive.schema import Record
 from harness.comparison import provenance
 from harness.comparison.alpha import MEANINGS as ALPHA_MEANINGS
 from harness.comparison.code_versions import CodeDifferences, code_differences
 from harness.comparison.columns import column_names, column_title
 from harness.comparison.grid import Grid, GridCell, is_run
 from harness.comparison.sources import Sources
-from harness.records.schema import Record
 from harness.registry import never_reached
 from harness.report.extra_columns import EXTRA_NOTES, extra_columns
 from harness.report.headings import Heading, lines_above

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from harness.archive.schema import Record, Run
 from harness.comparison.grid import Grid, placeholder
 from harness.comparison.sheets import grids
 from harness.comparison.sources import Sources
-from harness.records.schema import Record, Run
 from harness.report.against_paper import published_block, published_cards
 from harness.report.agreement import agreement_blocks
 from harness.report.answers import answers

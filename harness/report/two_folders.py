@@ -8,9 +8,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.comparison.names import benchmark_title, metric, shown_metrics
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 
 Named = tuple[str, str, str, str, int]
 """Protocol, backbone, benchmark, row and seed: what a run is where its key is another one."""

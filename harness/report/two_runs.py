@@ -7,8 +7,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from harness.archive.schema import Record, hashed_options
 from harness.comparison.rules import NOT_THERE, differences
-from harness.records.schema import Record, hashed_options
 
 ASKED = ("method", "benchmark", "backbone", "checkpoint", "protocol", "seed", "manifest", "data_fingerprint")
 MADE_WITH = ("commit", "torch", "device", "numbers")

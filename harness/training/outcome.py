@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from harness.records.schema import Code
+from harness.archive.schema import Code
 
 
 class Diverged(RuntimeError):
@@ -92,7 +92,7 @@ class TrainingResult:
         cost: ``step_time_s`` (median over all updates; ``step_time_weights_s`` and ``step_time_architecture_s`` by
             role), ``data_wait_s`` (median), ``peak_memory_bytes``, ``train_time_s`` (updates), ``wall_time_s`` (with
             validation), ``steps`` (updates).
-        budget: see `harness.records.schema.Record`.
+        budget: see `harness.archive.schema.Record`.
         earlier_codes: of a run that other code (`Assignment.code`) began, in the order in which it met them.
     """
 

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.records.budget import update_budget
+from harness.archive.budget import update_budget
 
 
 @dataclass(kw_only=True)
@@ -102,7 +102,7 @@ class Position:
         return cost
 
     def budget(self, *, operations: int) -> dict[str, float]:
-        """See `harness.records.schema.Record.budget`."""
+        """See `harness.archive.schema.Record.budget`."""
         return update_budget(self.history, alpha_lr_sum=self.alpha_lr_sum, operations=operations)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records.store import RecordStore
+from harness.archive.store import RecordStore
 from harness.tables import main as tables
 from tests.harness.report.sample import record
 

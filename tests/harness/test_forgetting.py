@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.archive.forgetting import ForgettingStore, load_forgetting
+from harness.archive.store import RecordStore
 from harness.experiment.elsewhere import scored_elsewhere
 from harness.experiment.experiment import run_experiment
 from harness.experiment.trained import of_results
@@ -16,9 +18,7 @@ from harness.forgetting import main
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.records.__main__ import main as records
-from harness.records.forgetting import ForgettingStore, load_forgetting
-from harness.records.store import RecordStore
+from harness.records import main as records
 from harness.tables import main as tables
 
 METHODS, BENCHMARKS = ("lora", "decoder"), ("kvasir", "cvc612")

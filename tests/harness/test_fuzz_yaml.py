@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.archive.store import RecordStore
 from harness.claims import main as claims
 from harness.cli import Main
 from harness.protocols.__main__ import main as protocols
-from harness.records.store import RecordStore
 from harness.run import main as run
 from harness.tables import main as tables
 from tests.harness.report.sample import record

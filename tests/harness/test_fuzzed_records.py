@@ -21,13 +21,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from harness import claims, export, figures, readings, run, status, tables, why
+from harness.archive.cost import Comparability
+from harness.archive.schema import Run
+from harness.archive.seal import sealed
 from harness.cli import Main
 from harness.datasets import samples
 from harness.protocols.__main__ import main as protocols
-from harness.records.__main__ import main as records
-from harness.records.cost import Comparability
-from harness.records.schema import Run
-from harness.records.seal import sealed
+from harness.records import main as records
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 COMMITTED = Path(__file__).parents[2] / "results"

@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness import run, status
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.dispatch import worker
 from harness.dispatch.attempts import Exhausted, Held, Lease, attempts, state_folder
 from harness.dispatch.holder import Holder
@@ -27,8 +29,6 @@ from harness.errors import UsageError
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job
 
 SWEEP = "20260101-000000-abcd"

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.archive.reading import load
 from harness.experiment.building import attached_segmenter
 from harness.experiment.data import open_data
-from harness.records.reading import load
 from harness.run import main
 
 sod = pytest.importorskip("py_sod_metrics")

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from harness import status
+from harness.archive.index import seconds_of
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Lease, log_path, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.progress_file import ProgressFile
@@ -20,9 +23,6 @@ from harness.dispatch.run_states import RunState, survey
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
 from harness.dispatch.tally import tally_of
 from harness.dispatch.time_left import clock, time_left
-from harness.records.index import seconds_of
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job
 
 REPOSITORY = Path(__file__).parents[2]

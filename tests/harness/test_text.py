@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import status, why
-from harness.records.store import RecordStore
+from harness.archive.store import RecordStore
 from harness.report.tables import render
 from harness.tables import main as tables
 from harness.text import csv_cell, markdown, printable, printable_line

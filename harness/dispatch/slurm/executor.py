@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from harness.archive.schema import content_hash
 from harness.dispatch.attempt_end import give_up
 from harness.dispatch.attempts import LEASE_SECONDS, Held, Lease, attempts, state_folder
 from harness.dispatch.executor import Executor, ShowStates, Submission
@@ -33,7 +34,6 @@ from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, wri
 from harness.dispatch.sweeps import AttemptLimits, Chunk, create_chunk, job_log, sweeps_folder
 from harness.errors import UsageError
 from harness.files import own_folder
-from harness.records.schema import content_hash
 
 if TYPE_CHECKING:
     from harness.planning.job import Job

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import statistics
 
+from harness.archive.cka import cka
 from harness.comparison import names
 from harness.comparison.evidence import cka_to_frozen
-from harness.records.cka import cka
 from harness.report.figures.insides import RowEvidence, measured, name_rows, plot_by_block, said
 from harness.report.figures.material import Drawing, Material
 from harness.report.figures.style import PAGE, new_figure

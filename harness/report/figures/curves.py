@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from harness.archive.schema import Record
 from harness.comparison import names
 from harness.comparison.alpha import search_start
-from harness.records.schema import Record
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
 from harness.report.figures.style import GREY, PAGE, looks, panels
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.archive.schema import Record, Run, hashed_options
 from harness.comparison import names
 from harness.comparison.grid import Row
 from harness.comparison.rules import differences
-from harness.records.schema import Record, Run, hashed_options
 from harness.report.figures.material import Drawing, Material, NothingToDrawError, score_label
 from harness.report.figures.style import PAGE, looks, name_below, new_figure
 

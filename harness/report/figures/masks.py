@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.archive.files import is_of_record
+from harness.archive.masks import MASKS, KeptMask, read_masks
+from harness.archive.schema import Record
 from harness.comparison import names
 from harness.comparison.grid import Column, Row
-from harness.records.files import is_of_record
-from harness.records.masks import MASKS, KeptMask, read_masks
-from harness.records.schema import Record
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
 from harness.report.figures.style import PAGE, new_figure
 

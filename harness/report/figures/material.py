@@ -9,15 +9,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.archive.cost import CostRecord, CostStore
+from harness.archive.schema import Record, content_hash
+from harness.archive.store import RecordStore
 from harness.comparison import names
 from harness.comparison.evidence import EvidenceOf, evidence_below, no_evidence
 from harness.comparison.grid import Column, Grid, Row, first_columns
 from harness.comparison.paired import ImagesOf
 from harness.comparison.rules import CardOf, no_card
 from harness.errors import UsageError
-from harness.records.cost import CostRecord, CostStore
-from harness.records.schema import Record, content_hash
-from harness.records.store import RecordStore
 from harness.report.pages import images_below
 from harness.report.tables import grids
 from harness.studies import Study

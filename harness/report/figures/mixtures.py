@@ -8,10 +8,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.archive.schema import Record
 from harness.comparison import names
 from harness.comparison.alpha import Shares, alpha_code
 from harness.comparison.grid import Row
-from harness.records.schema import Record
 from harness.registry import operation_names
 from harness.report.figures.material import Material, NothingToDrawError
 
@@ -102,7 +102,7 @@ def site_order(site: str) -> tuple[int, str]:
 
 
 def cap(runs: Sequence[Record]) -> float | None:
-    """The largest share that the rate allowed, if every run knows it; see `harness.records.budget.share_cap`."""
+    """The largest share that the rate allowed, if every run knows it; see `harness.archive.budget.share_cap`."""
     caps = [one.budget.get("share_cap") for one in runs]
     known = [one for one in caps if one is not None and math.isfinite(one)]
     return max(known) if known and len(known) == len(caps) else None

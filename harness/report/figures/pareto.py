@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.archive.cost import CostRecord, MethodCost
+from harness.archive.schema import hashed_options
 from harness.comparison import names
 from harness.comparison.grid import Row
-from harness.records.cost import CostRecord, MethodCost
-from harness.records.schema import hashed_options
 from harness.report.figures.material import Drawing, Material, NothingToDrawError, score_label
 from harness.report.figures.style import COLUMN, GREY, PAGE, looks, name_below, new_figure
 from harness.statistics import t_interval

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from harness.archive.schema import Record
 from harness.comparison import names
 from harness.comparison.grid import Grid, first_metrics, is_run, quoted
 from harness.comparison.rules import HEADED, headed
 from harness.comparison.sources import Sources
-from harness.records.schema import Record
 from harness.report.answers import MOST_NAMED, answers
 from harness.report.extra_columns import updates_in_words
 from harness.report.headings import Heading

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.archive.cost import CostStore
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.comparison import names
 from harness.comparison.grid import Grid
 from harness.comparison.provenance import Folder
@@ -14,9 +17,6 @@ from harness.comparison.sources import Sources
 from harness.errors import UsageError
 from harness.judging import definitions
 from harness.judging.judging import CountOf, judge_claims, require_protocol
-from harness.records.cost import CostStore
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from harness.report.differences import comparison, difference_blocks
 from harness.report.figures.material import PictureOf, baseline_of, materials
 from harness.report.headings import Heading

@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 
 from harness import statistics as stats
+from harness.archive.schema import Record
 from harness.comparison import names, provenance
 from harness.comparison.grid import MISSING, Grid, GridCell, is_run
-from harness.records.schema import Record
 from harness.report.extra_columns import updates_in_words
 from harness.report.headings import Heading
 from harness.report.html.rates import how_chosen, of_all, rate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.records.schema import Record
+from harness.archive.schema import Record
 
 FIELDS = {"lr": "", "encoder_lr": "encoder ", "alpha_lr": "α "}
 """Rates that a configuration can hold, and how a table calls them."""

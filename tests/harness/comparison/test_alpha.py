@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.archive.store import RecordStore
 from harness.comparison.alpha import alpha_code, alpha_codes_below, distance, domains, entropy
-from harness.records.store import RecordStore
 from harness.report.pages import pages
 from tests.harness.report.sample import record
 

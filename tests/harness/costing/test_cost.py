@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from harness.archive.cost import Comparability, CostStore
 from harness.costing import measure as measuring
 from harness.costing.contestant import PARTS
 from harness.costing.measure import measure
 from harness.protocols.load import load_protocol
-from harness.records.cost import Comparability, CostStore
 from tests.harness.costing.small import SMALL, session_of
 
 

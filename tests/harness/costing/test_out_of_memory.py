@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from harness import cost
+from harness.archive.cost import CostStore
 from harness.costing import inference
 from harness.costing import measure as measuring
 from harness.costing.contestant import Contestant
-from harness.records.cost import CostStore
 
 COMMAND = ["--backbone", "vit_t", "--protocol", "demo", "--rounds", "1", "--image-size", "64", "--shared"]
 

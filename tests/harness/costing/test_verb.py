@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from harness import cost
+from harness.archive.cost import CostStore
 from harness.costing import measure as measuring
 from harness.costing.baselines import baselines_among
 from harness.costing.session import Measured
 from harness.planning.rows import method_row
 from harness.planning.words import expand, parse_entry
 from harness.protocols.load import load_protocol
-from harness.records.cost import CostStore
 
 COMMAND = [
     "--methods",

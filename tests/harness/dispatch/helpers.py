@@ -6,11 +6,11 @@ import os
 import shutil
 from pathlib import Path
 
+from harness.archive.schema import Record, Run
+from harness.archive.store import RecordStore
 from harness.dispatch import snapshot
 from harness.dispatch.frozen_start import digest
 from harness.planning.job import Job
-from harness.records.schema import Record, Run
-from harness.records.store import RecordStore
 
 STANDIN = Path(__file__).with_name("standin.py")
 

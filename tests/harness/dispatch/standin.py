@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.archive.schema import Code, Record
+from harness.archive.store import RecordStore
 from harness.dispatch.attempts import state_folder
 from harness.files import write_atomically
-from harness.records.schema import Code, Record
-from harness.records.store import RecordStore
 from harness.training.outcome import Interrupted
 
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.dispatch.attempt_end import end_from_state, exceeded_memory, give_up, gpu_hours, reason_to_give_up, settle
 from harness.dispatch.attempts import Attempt, Lease, attempts, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Account
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from harness.archive.schema import Code, Record
+from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Lease, attempts, state_folder
 from harness.dispatch.display import Display
 from harness.dispatch.holder import Holder
@@ -22,8 +24,6 @@ from harness.dispatch.run_jobs import make_executor, run_jobs, to_start
 from harness.dispatch.run_states import RunState
 from harness.errors import UsageError
 from harness.planning.job import Job
-from harness.records.schema import Code, Record
-from harness.records.store import RecordStore
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, starts
 from tests.terminals import Terminal, screen_of

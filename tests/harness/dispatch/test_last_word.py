@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.dispatch import worker
 from harness.dispatch.sweeps import job_log
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job
 from tests.harness.dispatch.one_task import ends, record_of, started, submitted
 

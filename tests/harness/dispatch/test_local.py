@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from harness.archive.store import RecordStore
 from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.local import LocalExecutor
 from harness.dispatch.place import place, visible_gpus
 from harness.dispatch.run_jobs import make_executor
 from harness.errors import UsageError
-from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import STANDIN, make_job, starts, use_standin
 from tests.signals import as_in_a_terminal
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from harness.archive.schema import Record
 from harness.dispatch import progress_file as module
 from harness.dispatch.attempts import Lease
 from harness.dispatch.circumstances import Circumstances
 from harness.dispatch.holder import Holder
 from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.supervise import completion
-from harness.records.schema import Record
 from tests.harness.dispatch.helpers import make_job
 
 

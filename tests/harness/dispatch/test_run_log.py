@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.archive.store import RecordStore
 from harness.dispatch.attempts import log_path, state_folder
 from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.holder import Holder
@@ -17,7 +18,6 @@ from harness.planning.job import Job
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.records.store import RecordStore
 
 
 def test_single_updates_are_no_lines() -> None:

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.dispatch import supervise as module
 from harness.dispatch.attempts import Attempt, Lease, Lost, attempts, log_path, state_folder
 from harness.dispatch.circumstances import Circumstances, StopSignals
@@ -23,8 +25,6 @@ from harness.dispatch.holder import Holder
 from harness.dispatch.meeting import Meeting
 from harness.dispatch.settled import ending_fingerprint
 from harness.dispatch.supervise import supervise
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, record_of, starts

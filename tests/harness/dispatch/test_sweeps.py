@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Lease, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Task
@@ -17,8 +19,6 @@ from harness.dispatch.state_files import read_as
 from harness.dispatch.submitting import attempt_limits, begin_sweep
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun, Sweep, create_chunk, create_sweep
 from harness.errors import UsageError
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from tests.harness.dispatch.helpers import make_job
 
 MIB = 1 << 20

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from harness.archive.cka import cka
 from harness.evidence.merging import block_deviations
 from harness.evidence.probe import gram, watched
 from harness.models.build import build_segmenter
-from harness.records.cka import cka
 from harness.registry import METHODS, method_config_class
 
 CPU = torch.device("cpu")

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.archive.cka import cka
+from harness.archive.evidence import EvidenceRecord, EvidenceStore, load_evidence
+from harness.archive.seal import compact, seal_holds, sealed
 from harness.evidence.__main__ import main
 from harness.evidence.measuring import frozen_encoder
 from harness.experiment.building import attached_segmenter
@@ -16,10 +19,7 @@ from harness.experiment.experiment import run_experiment
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.records.__main__ import main as records
-from harness.records.cka import cka
-from harness.records.evidence import EvidenceRecord, EvidenceStore, load_evidence
-from harness.records.seal import compact, seal_holds, sealed
+from harness.records import main as records
 
 
 class Finished:

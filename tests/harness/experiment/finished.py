@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from harness import export
+from harness.archive.schema import Record, Run
+from harness.archive.store import RecordStore
 from harness.experiment.building import attached_segmenter
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.records.schema import Record, Run
-from harness.records.store import RecordStore
 from harness.registry import BENCHMARKS
 from harness.training.checkpoint import StateFiles
 

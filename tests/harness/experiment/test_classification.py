@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from harness import predict, run, tables
+from harness.archive.images import all_image_scores
+from harness.archive.schema import hashed_rules
+from harness.archive.store import RecordStore
 from harness.datasets import samples
 from harness.errors import UsageError
 from harness.evaluation.labels import LabelScorer
 from harness.planning.asked import understand
 from harness.planning.plan import Plan, plan
-from harness.records.__main__ import main as records
-from harness.records.images import all_image_scores
-from harness.records.schema import hashed_rules
-from harness.records.store import RecordStore
+from harness.records import main as records
 from harness.registry import SEGMENTED
 from harness.settings.read import Settings
 from tests.datasets.test_labels import SPLITS, write_folders

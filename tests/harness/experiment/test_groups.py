@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.archive.images import all_image_scores, image_groups, image_scores, images_csv
 from harness.datasets.base import Pair
 from harness.experiment.data import RunData, open_data
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.records.images import all_image_scores, image_groups, image_scores, images_csv
 from harness.registry import BENCHMARKS, groups_by_rule
 from harness.training.images import ImageSource
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from harness import export, predict, run
-from harness.records.schema import Record
-from harness.records.store import RecordStore
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.registry import BENCHMARKS
 from tests.harness.planning.tiles import GROUP, planned_of, write_tiles
 

@@ -12,6 +12,8 @@ from peft import PeftModel
 from transformers import SamConfig, SamModel
 
 from harness import export
+from harness.archive.schema import Record, Run
+from harness.archive.store import RecordStore
 from harness.experiment.building import attached_segmenter
 from harness.experiment.exporting import calibration_images
 from harness.experiment.trained import load_adapter, of_results
@@ -23,8 +25,6 @@ from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.records.schema import Record, Run
-from harness.records.store import RecordStore
 from harness.training.batches import draw_number
 from tests.harness.experiment.finished import finished, keep_state
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from harness import export, metrics, predict
+from harness.archive.schema import Record
 from harness.evaluation.scorer import SplitScorer
 from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
@@ -20,7 +21,6 @@ from harness.experiment.prediction_folder import NOTE
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.records.schema import Record
 
 BINARY = "s_measure,e_mean,weighted_f,mae,iou,dice,ber"
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import harness.experiment.experiment as experiment_module
+from harness.archive.schema import Record
 from harness.experiment.building import attached_segmenter
 from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
@@ -23,7 +24,6 @@ from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.protocols.load import from_rules
-from harness.records.schema import Record
 from harness.training.outcome import Selection
 
 CALIBRATION, HELD_OUT = 3, 4

@@ -13,10 +13,10 @@ import pytest
 import torch
 from segment_anything import sam_model_registry
 
+from harness.archive.schema import Run
 from harness.experiment import exporting, reloading
 from harness.experiment.reloading import print_difference, sam_masks
 from harness.models.original_sam import plain_sam
-from harness.records.schema import Run
 from tests.harness.experiment.finished import export_to, finished
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
+from harness.archive.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
+from harness.archive.store import RecordStore
 from harness.claims import main
 from harness.comparison.setups import Setup
 from harness.errors import UsageError
@@ -19,8 +21,6 @@ from harness.judging.judging import Finding, findings_text, judge_claims
 from harness.judging.of_costs import _method
 from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import load_protocol
-from harness.records.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
-from harness.records.store import RecordStore
 from harness.registry import method_config_class
 from tests.harness.report.sample import evidence, record, sources
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.datasets.base import DatasetError
 from harness.dispatch.place import place
 from harness.errors import UsageError
@@ -18,8 +20,6 @@ from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.pricing.plan_text import parameter_rows, plan_text
 from harness.pricing.price import price
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 
 
 def planned(samples: Path, tmp_path: Path, **changes: object) -> Plan:

@@ -13,15 +13,15 @@ import pytest
 
 import harness.run as verb
 from harness import phases
+from harness.archive.merge import merge
+from harness.archive.schema import Code, Record
+from harness.archive.store import RecordStore
 from harness.dispatch.run_jobs import Outcome
 from harness.errors import UsageError
 from harness.planning.plan import Plan
 from harness.planning.samples import sample_writer
 from harness.planning.tuning import parse_tune
 from harness.protocols.load import load_protocol, protocol_hash
-from harness.records.merge import merge
-from harness.records.schema import Code, Record
-from harness.records.store import RecordStore
 from harness.report.tables import render
 from harness.studies import load_study
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from harness.archive.schema import Record, Run
 from harness.errors import UsageError
 from harness.models.catalog import backbone_shape, decoder_parameters
 from harness.planning.data import Images
@@ -31,7 +32,6 @@ from harness.pricing.forecast import (
     within_budget,
 )
 from harness.pricing.plan_text import forecast_text
-from harness.records.schema import Record, Run
 from tests.harness.report.sample import record
 
 REPOSITORY = Path(__file__).parents[3]

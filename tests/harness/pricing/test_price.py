@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.datasets import samples
 from harness.dispatch.attempts import Lease, state_folder
 from harness.dispatch.holder import Holder
@@ -23,8 +25,6 @@ from harness.pricing.flops import run_flops
 from harness.pricing.forecast import published_images
 from harness.pricing.plan_text import plan_text
 from harness.pricing.price import affordable, device, price
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 
 ON_GPU = Place(executor="inline", devices=("0",))
 SECONDS = 3600.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from harness.archive.store import RecordStore
 from harness.comparison.sheets import grids
-from harness.records.store import RecordStore
 from harness.studies import load_study
 from tests.harness.report.test_findings import rows
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from harness.archive.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
 from harness.comparison.setups import Setup
 from harness.judging.definitions import read_claims
-from harness.records.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
 from harness.report.costs import cost_page
 from harness.report.writing import write
 from harness.tables import main

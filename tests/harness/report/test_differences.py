@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.archive.images import image_scores
+from harness.archive.store import RecordStore
 from harness.claims import main as claims
-from harness.records.images import image_scores
-from harness.records.store import RecordStore
 from harness.report.pages import images_below
 from harness.report.tables import render
 from harness.studies import load_study, study_from_dict

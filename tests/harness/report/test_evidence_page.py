@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.archive.evidence import EvidenceRecord, EvidenceStore
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.claims import main
 from harness.comparison.evidence import cka_to_frozen, mean_change
 from harness.comparison.names import BENCHMARK_TITLES
-from harness.records.evidence import EvidenceRecord, EvidenceStore
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 
 ROOT = Path(__file__).parents[3]
 NUMBERS: dict[str, Callable[[EvidenceRecord, Record], str]] = {

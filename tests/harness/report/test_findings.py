@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.archive.cost import CostStore
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.comparison.alpha import domains
 from harness.comparison.grid import build_grid
 from harness.comparison.paired import paired_difference
@@ -20,9 +23,6 @@ from harness.judging.definitions import FILE, read_claims
 from harness.judging.judging import judge_claims
 from harness.methods.parts.operations import OPERATIONS
 from harness.protocols.load import card_rules
-from harness.records.cost import CostStore
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from harness.report.figures.lengths import passes_of
 from harness.report.pages import images_below
 from harness.report.readings import reading_page

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from harness.archive.schema import Record, Run
+from harness.archive.store import RecordStore
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.records.schema import Record, Run
-from harness.records.store import RecordStore
 from harness.report.finished import finished_table, narrowed
 from harness.studies import load_study, study_from_dict
 

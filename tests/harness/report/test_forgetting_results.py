@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from harness.records.forgetting import ForgettingRecord, ForgettingStore
-from harness.records.schema import Record
-from harness.records.store import RecordStore
+from harness.archive.forgetting import ForgettingRecord, ForgettingStore
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.report.forgetting import forgetting_page
 from harness.report.writing import write
 from tests.harness.report.test_findings import ROOT, rows, section

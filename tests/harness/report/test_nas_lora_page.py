@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.records.schema import Record
-from harness.records.store import RecordStore
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 
 ROOT = Path(__file__).parents[3]
 PAGE = " ".join((ROOT / "docs" / "nas-lora.md").read_text(encoding="utf-8").split("\n"))

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.protocols.load import as_rules, load_protocol, resolve
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from harness.report import one_run
 from harness.report.plot import curve
 from harness.show import main

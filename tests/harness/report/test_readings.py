@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import harness.readings as verb
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.comparison.grid import build_grid
 from harness.comparison.readings import lenth_margin, main_effects
 from harness.comparison.sheets import sheets
 from harness.errors import UsageError
 from harness.judging.definitions import FILE, read_claims
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from harness.report.figures import draw
 from harness.report.figures.material import NothingToDrawError, materials
 from harness.report.readings import choice, reading_page

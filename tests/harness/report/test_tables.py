@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from harness.archive.schema import Run
+from harness.archive.seal import sealed
+from harness.archive.store import RecordStore
 from harness.errors import UsageError
-from harness.records.schema import Run
-from harness.records.seal import sealed
-from harness.records.store import RecordStore
 from harness.report.pages import built_pages
 from harness.report.score_table import NOT_PLANNED
 from harness.report.tables import render

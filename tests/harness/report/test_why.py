@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.archive.cost import CostStore
+from harness.archive.merge import merge
+from harness.archive.store import RecordStore
 from harness.comparison.provenance import Folder, of_session
 from harness.protocols.load import card_rules
-from harness.records.cost import CostStore
-from harness.records.merge import merge
-from harness.records.store import RecordStore
 from harness.report.pages import built_pages, sources_below
 from harness.report.tables import score_page
 from harness.report.why import explain

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.dispatch.reading_sweeps import read_chunks, read_sweeps
 from harness.dispatch.slurm import executor as arrays
 from harness.dispatch.slurm.hints import cancelling
 from harness.errors import UsageError
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from harness.run import main
 from tests.harness.dispatch.helpers import make_job
 from tests.harness.dispatch.slurm.helpers import queue, slurm

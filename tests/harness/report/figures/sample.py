@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.records.evidence import EvidenceStore
-from harness.records.store import RecordStore
+from harness.archive.evidence import EvidenceStore
+from harness.archive.store import RecordStore
 from tests.harness.report.sample import evidence, record
 
 OPERATIONS = 8

@@ -13,8 +13,8 @@ from matplotlib.text import Annotation
 
 from harness import figures as verb
 from harness import tables
+from harness.archive.store import RecordStore
 from harness.comparison.grid import Row
-from harness.records.store import RecordStore
 from harness.registry import METHODS
 from harness.report.figures import FIGURES, draw
 from harness.report.figures.curves import largest_drop

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.archive.evidence import EvidenceRecord, EvidenceStore
+from harness.archive.store import RecordStore
 from harness.comparison.evidence import cka_to_frozen, distance_change, frequency_change, mean_change
-from harness.records.evidence import EvidenceRecord, EvidenceStore
-from harness.records.store import RecordStore
 from harness.report.figures import draw
 from harness.report.figures.cka import between
 from harness.report.figures.insides import measured

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.records.store import RecordStore
+from harness.archive.store import RecordStore
 from harness.report.figures import draw
 from harness.report.figures.lengths import passes_of
 from harness.report.figures.material import Material, NothingToDrawError, materials

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from harness import figures as verb
-from harness.records.masks import KeptMask, encoded_masks
-from harness.records.store import RecordStore
+from harness.archive.masks import KeptMask, encoded_masks
+from harness.archive.store import RecordStore
 from harness.report.figures import draw
 from harness.report.figures.masks import (
     IGNORED,

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from harness.archive.masks import KeptMask, encoded_masks
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
 from harness.comparison.names import PAPER_METRICS
-from harness.records.masks import KeptMask, encoded_masks
-from harness.records.schema import Record
-from harness.records.store import RecordStore
 from tests.harness.report.sample import record
 
 METHODS = (

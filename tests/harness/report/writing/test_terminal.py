@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records.store import RecordStore
+from harness.archive.store import RecordStore
 from harness.report.page import Block, Page, Text
 from harness.report.writing import write
 from tests.harness.report.sample import record

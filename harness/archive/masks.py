@@ -1,0 +1,114 @@
+"""Predicted masks of a few test images beside a record: one lossless PNG, an image below the other, prediction left and truth right.
+
+Values are class indices, 255 is ignore; which images they are stands in the file's text field ``images``, as JSON. A
+palette makes it look like masks in any viewer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.archive.files import digest
+from harness.files import read_regular
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MASKS = "masks.png"
+LARGEST_MASKS = 64 << 20
+MOST_PIXELS = 2**28
+"""Bounds on what is read: 128 masks of 1024 px and their truths."""
+
+_IMAGES = "images"
+_COLOURS = ((0, 0, 0), (255, 255, 255), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178))
+_PALETTE = [_COLOURS[index] if index < len(_COLOURS) else (index, 40, 255 - index) for index in range(255)]
+_PALETTE.append((128, 128, 128))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptMask:
+    """One test image at the network's input size.
+
+    Args:
+        split, stem: which image.
+        predicted: (S, S) class index of the best checkpoint.
+        truth: (S, S) class index, 255 = ignore.
+    """
+
+    split: str
+    stem: str
+    predicted: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+
+
+def chosen_images(stems: Mapping[str, Iterable[str]], count: int) -> list[tuple[str, str]]:
+    """(split, stem) of ``count`` test images by a hash of their names: the same for every method and seed, and a smaller
+    count keeps a part of a larger one's.
+
+    Args:
+        stems: test split -> its images.
+    """
+    every = [(split, stem) for split, mine in stems.items() for stem in mine]
+    return sorted(every, key=lambda one: hashlib.sha256("/".join(one).encode()).digest())[:count]
+
+
+def encoded_masks(masks: Sequence[KeptMask]) -> bytes:
+    """The file's content, equal for equal masks; empty for none."""
+    import numpy as np
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    if not masks:
+        return b""
+    table = np.concatenate([np.concatenate([one.predicted, one.truth], axis=1) for one in masks])
+    image = Image.fromarray(table)
+    image.putpalette([value for colour in _PALETTE for value in colour])
+    told = PngInfo()
+    told.add_text(_IMAGES, json.dumps([[one.split, one.stem] for one in masks]))
+    out = io.BytesIO()
+    image.save(out, format="PNG", optimize=True, pnginfo=told)
+    return out.getvalue()
+
+
+def read_masks(path: Path, *, expected: str = "") -> list[KeptMask]:
+    """The masks in a file.
+
+    Args:
+        expected: digest of the file by its record (`Record.beside`), empty where the record has none.
+
+    Raises:
+        ValueError: it is no such file, or not the one that was written.
+    """
+    import numpy as np
+    from PIL import Image
+
+    data = read_regular(path, largest=LARGEST_MASKS)
+    if expected and digest(data) != expected:
+        raise ValueError("it was edited after its record was written")
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS or image.mode != "P":
+                raise ValueError(f"{width}×{height} pixels of mode {image.mode}")
+            images = json.loads(image.info[_IMAGES])
+            table = np.asarray(image)
+    except (OSError, ValueError, KeyError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path.name} holds no masks ({error})") from error
+    named = isinstance(images, list) and all(
+        isinstance(one, list) and len(one) == 2 and all(isinstance(word, str) for word in one) for one in images
+    )
+    side = width // 2
+    if not named or width != 2 * side or height != side * len(images):
+        raise ValueError(f"{path.name} holds no masks (its size does not fit the images it names)")
+    parts = table.reshape(len(images), side, width)
+    return [
+        KeptMask(split=split, stem=stem, predicted=part[:, :side], truth=part[:, side:])
+        for (split, stem), part in zip(images, parts, strict=True)
+    ]

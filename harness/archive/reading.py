@@ -1,0 +1,209 @@
+"""From the bytes of a record's file to a `Record`, or to the reason why it is none. All that it says is checked here.
+
+Cheap enough for every read: types, ranges, names, `Run.key`, and the seal. What lies beside a record is held against it
+where that is asked for (`harness.archive.agreement`).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from harness.archive.budget import counted_updates
+from harness.archive.files import LARGEST_RECORD
+from harness.archive.ranges import largest
+from harness.archive.schema import SCHEMA_VERSION, Record
+from harness.archive.seal import seal_holds
+from harness.archive.shape import MOST, OF_A_CHOICE, shaped
+from harness.errors import UsageError, os_reason
+from harness.file_names import checked_name
+from harness.files import read_regular
+from harness.text import printable_line
+
+T = TypeVar("T")
+
+_ESCAPES = re.compile(rb"\\[bfnrtu]")
+_NOTHING_IN_THE_WAY = (None, errno.ENOENT)
+"""Numbers of system errors: decoders of pictures have errors of that class too, without one."""
+
+
+class Unread(UsageError):
+    """The system did not let us read a file that is there. It may be whole, so nobody may take it for damage."""
+
+
+def refuse_unread(path: Path, error: Exception) -> None:
+    """Pass where ``error`` says something about the content of a file, or that it is gone.
+
+    Args:
+        path: a record's file, or one beside it.
+        error: of reading it; what the system said is the error itself or what caused it.
+
+    Raises:
+        Unread: permissions, a server or a disk stood in the way.
+    """
+    if isinstance(error, Unread):
+        raise error
+    said: BaseException | None = error
+    while said is not None and not isinstance(said, OSError):
+        said = said.__cause__
+    if said is not None and said.errno not in _NOTHING_IN_THE_WAY:
+        raise Unread(
+            f"{path} cannot be read ({os_reason(said)}) and may be whole; mend its permissions (who shares a folder needs"
+            " umask 002), or try again once the disk answers"
+        ) from said
+
+
+def load(path: Path) -> Record:
+    """The record in one file, α history of schema 2 left beside.
+
+    Raises:
+        ValueError: no readable record, one that was edited, or a copy under a name that is not its key.
+    """
+    record = parse(read_regular(path, largest=LARGEST_RECORD))
+    if path.name.partition(".")[0] != record.key:
+        raise ValueError(f"a copy: the record in it belongs to {record.key}.json")
+    return record
+
+
+def parse(data: bytes) -> Record:
+    """Raises ValueError where ``data`` is no record of a schema that this code reads (1 to `SCHEMA_VERSION`)."""
+    record = validated(shaped, data, version=SCHEMA_VERSION, kind="record of a run", field="run")
+    for reason in _wrong(record):
+        raise ValueError(reason)
+    if record.run.key != record.key:
+        raise ValueError(
+            "its key is not the hash of its run: a rule, the seed, the split hash or the like was edited, or a later"
+            " version of this code made it"
+        )
+    if seal_holds(data) is False:
+        raise ValueError("its seal does not fit: a score or another field was edited after it was written")
+    if not record.budget:  # older records tell by their histories
+        record.budget.update(counted_updates(record.history))
+    if data.isascii() and not (b"\\" in data and _ESCAPES.search(data)):
+        return record
+    # What its key is a hash of stays as it is.
+    run = replace(spelt(record.run), method_config=record.run.method_config, rules=record.run.rules)
+    return replace(spelt(record), run=run)
+
+
+def validated(read: Callable[[bytes], T], data: bytes, *, version: int, kind: str, field: str) -> T:
+    """The content of a file as a dataclass with a ``schema_version``.
+
+    Args:
+        read: to the dataclass; raises pydantic's ValidationError.
+        data: JSON.
+        version: the last schema that this code reads.
+        kind: what the file should be, for messages.
+        field: what every file of that kind has.
+
+    Raises:
+        ValueError: no JSON, another kind, a later schema, or a field of a wrong type; the message is one line.
+    """
+    try:
+        record = read(data)
+    except ValidationError as error:
+        raise ValueError(_reason(data, error, version=version, kind=kind, field=field)) from error
+    _require_version(getattr(record, "schema_version", None), version)
+    return record
+
+
+def _require_version(found: object, last: int) -> None:
+    if not isinstance(found, int) or not 1 <= found <= last:
+        raise ValueError(f"schema_version {_short(found)}; this code reads 1 to {last}")
+
+
+def _wrong(record: Record) -> Iterable[str]:
+    """What is out of range, as a reason."""
+    run = record.run
+    for what in ("method", "benchmark", "protocol"):
+        if not _is_name(name := getattr(run, what)):
+            yield f"its {what} {_short(name)} is no name"
+    for what in ("backbone", "checkpoint", "manifest"):
+        if not getattr(run, what).isprintable():
+            yield f"its {what} holds characters that cannot be printed"
+    if not 0 <= run.seed < 2**63:
+        yield f"its seed {_short(run.seed)} is out of range"
+    if record.attempts < 1 or not 1 <= (record.selected_epoch or 1) <= MOST:
+        yield "its attempts or its selected epoch are below 1"
+    for what in ("counts", "parameters", "cost", "budget"):
+        if not all(0 <= number < math.inf for number in getattr(record, what).values()):
+            yield f"{what}: a number is negative or not finite"
+    if record.parameters and "trainable" not in record.parameters:
+        yield "parameters: trainable is missing"
+    if "chosen" in run.tuning and not run.tuning.keys() >= set(OF_A_CHOICE):
+        yield f"run.tuning: {', '.join(sorted(set(OF_A_CHOICE) - run.tuning.keys()))} is missing"
+    yield from _wrong_scores(record)
+
+
+def _wrong_scores(record: Record) -> Iterable[str]:
+    if record.scores and record.code != "OK":
+        yield f"it has scores, and ended with {record.code}"
+    for variant, splits in record.scores.items():
+        for split, metrics in splits.items():
+            for name in (variant, split, *metrics):
+                if not _is_name(name):
+                    yield f"scores: {_short(name)} is no name"
+            for metric, value in metrics.items():
+                if not 0 <= value <= 1 and not 0 <= value <= largest(metric):
+                    yield f"scores: {variant} {split} {metric} is {_short(value)}, not between 0 and {largest(metric):g}"
+
+
+@lru_cache(maxsize=4096)
+def _is_name(text: str) -> bool:
+    """Of a method, a benchmark, a split …: it can be part of a path as it is."""
+    try:
+        return bool(checked_name(text, what="name"))
+    except UsageError:
+        return False
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:40]}…"
+
+
+def spelt(value: Any) -> Any:
+    """The same with everything spelt out that a terminal would obey, in dataclasses, mappings and lists."""
+    if isinstance(value, str):
+        return printable_line(value)
+    if isinstance(value, dict):
+        return {printable_line(key): spelt(item) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: spelt(getattr(value, field.name)) for field in fields(value)})
+    return [spelt(item) for item in value] if isinstance(value, list) else value
+
+
+def _reason(data: bytes, error: ValidationError, *, version: int, kind: str, field: str) -> str:
+    """Why the schema refused it, in one line."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "json_invalid":
+        try:
+            data.decode()
+        except UnicodeDecodeError as undecodable:
+            return f"no text ({undecodable})"
+        return f"truncated or not JSON ({first['msg'].removeprefix('Invalid JSON: ')})"
+    content = json.loads(data)
+    if not isinstance(content, dict) or field not in content:
+        return f"JSON, but no {kind}"
+    _require_version(content.get("schema_version"), version)
+    where = [str(part)[:60] for part in first["loc"]]
+    if where[0] == "scores" and len(where) > 1:
+        return f"scores: {printable_line(where[1])} is no mapping of splits to metrics to numbers"
+    return _first(error)
+
+
+def _first(error: ValidationError) -> str:
+    """What is wrong first, and where."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].replace("Input should be", "must be").replace("Field required", "is missing")
+    message = message.replace("a valid dictionary", "a mapping").replace("an object", "a mapping")
+    return printable_line(f"{'.'.join(str(part)[:60] for part in first['loc'])}: {message}")

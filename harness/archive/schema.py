@@ -1,0 +1,231 @@
+"""Run and record: what crosses the border between planning, working and reporting. Plain data, no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+SCHEMA_VERSION = 2
+"""Of a record's file. 1: α history inside the JSON. 2: α history in ``<key>.architecture.csv`` beside it."""
+
+KEY_VERSION = 1
+"""Of what `Run.key` hashes. It moves only when the same content would no longer give the same result."""
+
+Code = Literal["OK", "OOM", "DIVERGED", "NO_DATA", "TIMEOUT", "PREEMPTED", "ERROR"]
+"""Outcome of a run: OK, or the reason code of its failure."""
+
+Scores = dict[str, dict[str, dict[str, float]]]
+"""variant -> split -> metric -> value in [0, 1] (nats for ``nll``).
+
+Variants: ``best`` (checkpoint chosen on validation), ``last``, and of the best checkpoint the merged model
+``merged-exact``, ``merged-conv``, ``merged-calibrated`` and, where an architecture was searched, ``decoded``: every cell
+reduced to its strongest operation (older records have none). Splits: ``val`` and tests (``test``; or ``easy``, ``hard``, ``all``).
+"""
+
+
+EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "cache_prefix", "keep_masks", "tune")
+"""Rules that change how a run is executed and never its numbers; they are left out of keys and hashes."""
+_LEFT_OUT = ("name", "backbone", *EXECUTION_ONLY)
+
+ADDED_LATER: dict[str, Any] = {
+    "batched_decoder": True,
+    "budget": "epochs",
+    "epoch_images": 0,
+    "statistics_batches": 0,
+    "patience": 0,
+    "match_class_weight": None,
+    "match_mask_weight": None,
+    "match_dice_weight": None,
+    "group": "",
+    "own_classes": [],
+    "task": "segmentation",
+    "decoder": "sam",
+    "decoder_lr": None,
+    "test_untrained": False,
+    "split_follows_seed": False,
+}
+"""Rules younger than the first records: left out of keys and hashes at the value that those records were made with."""
+
+QUIRKS_ADDED_LATER = {"mask2former": "intended", "spare_tokens": "intended", "samadapter_embedding": "intended"}
+"""The same for quirks."""
+
+OPTIONS_ADDED_LATER = {
+    "order": "alpha-first",
+    "residual": False,
+    "norm": "batch",
+    "expert_bias": "uniform",
+    "patch_embedding": "intended",
+    "scaling": "lora",
+    "rate_ratio": 1.0,
+    "initialisation": "kaiming",
+}
+"""The same for fields of method configurations."""
+
+OPTIONS_RENAMED = {("gate", "switch"): "intended"}
+"""Values of method configurations that the first records knew by another name, which keys go on using."""
+
+
+LABELS = (
+    "variant", "protocol", "protocol_hash", "split_rule", "data_note", "data_fingerprint", "tuning", "changed",
+    "planned_seeds", "planned_benchmarks", "benchmark_title", "benchmark_metrics",
+)  # fmt: skip
+"""What a run says of itself besides what determines its result."""
+
+
+def hashed_rules(rules: dict[str, Any]) -> dict[str, Any]:
+    """The rules that can change a number, without the names of card and backbone."""
+    kept = _without({key: value for key, value in rules.items() if key not in _LEFT_OUT}, ADDED_LATER)
+    if isinstance(kept.get("quirks"), Mapping):
+        kept["quirks"] = _without(kept["quirks"], QUIRKS_ADDED_LATER)
+    if isinstance(kept.get("methods"), Mapping):
+        methods = {name: hashed_options(options) for name, options in kept["methods"].items()}
+        kept["methods"] = {name: options for name, options in methods.items() if options}
+    return kept
+
+
+def hashed_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's configuration as keys and row identities take it."""
+    return _without(first_names(config), OPTIONS_ADDED_LATER)
+
+
+def first_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's configuration with every value under the name that the first records knew it by."""
+    renamed = {key: new for (key, value), new in OPTIONS_RENAMED.items() if config.get(key) == value}
+    return {**config, **renamed}
+
+
+def _without(values: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if not (key in added and value == added[key])}
+
+
+def content_hash(data: Any) -> str:
+    """First 16 hex digits of the SHA-256 of canonical JSON."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One (method, benchmark, backbone, protocol, seed), fully resolved; equal content has an equal key everywhere.
+
+    Args:
+        method: canonical name of the method.
+        method_config: every field of its configuration.
+        variant: what a table calls this method configuration, such as ``naslora`` or ``naslora[rank=6]``.
+        benchmark: canonical name of the benchmark.
+        backbone: name in the backbone catalogue.
+        checkpoint: hash of the checkpoint's bytes (``sha256-…``), empty for random weights; older records have 16 hex digits
+            from its size, its first and its last MiB (`harness.archive.checkpoints`).
+        protocol: name of the card.
+        protocol_hash: hash of the whole card with overrides on the command line.
+        rules: the card resolved for this benchmark (per-benchmark overrides applied).
+        seed: seed of data order, head and method.
+        manifest: hash of the split manifest (stems by split); where the split follows the seed, of all its stems.
+        split_rule: how the splits were made, in words.
+        data_note: what a table must say about the data.
+        data_fingerprint: hash of the sizes of the files that the manifest names, empty in older records; equal keys with
+            different fingerprints were made from different data.
+        tuning: of a run whose options were tuned: ``grid`` (field -> values); of those that were chosen also ``chosen``
+            (field -> value), ``edge`` (fields chosen at an end of their grid), ``trials`` (options, validation
+            ``score``, keys, hours), ``metric``, ``on`` (benchmarks), ``seeds`` and ``hours`` of the trials.
+        changed: the fields of ``method_config`` whose value is not the one that the protocol gives this method; a study
+            finds its rows by them.
+        planned_seeds, planned_benchmarks: what its sweep planned for this method configuration, so that a table tells a
+            gap from what nobody asked for; empty in older records.
+        benchmark_title, benchmark_metrics: what the benchmark itself says that tables call it and show of it; empty in older
+            records.
+    """
+
+    method: str
+    method_config: dict[str, Any]
+    variant: str
+    benchmark: str
+    backbone: str
+    checkpoint: str
+    protocol: str
+    protocol_hash: str
+    rules: dict[str, Any]
+    seed: int
+    manifest: str
+    split_rule: str
+    data_note: str = ""
+    data_fingerprint: str = ""
+    tuning: dict[str, Any] = field(default_factory=dict)
+    changed: dict[str, Any] = field(default_factory=dict)
+    planned_seeds: list[int] = field(default_factory=list, compare=False)
+    planned_benchmarks: list[str] = field(default_factory=list, compare=False)
+    benchmark_title: str = field(default="", compare=False)
+    benchmark_metrics: list[str] = field(default_factory=list, compare=False)
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # an unknown field would not be in the key
+
+    @cached_property
+    def key(self) -> str:
+        """Content hash of what determines the result; labels (variant, notes) are left out, and so is what the files hold:
+        data are known by their stems, and ``data_fingerprint`` tells where that was not enough. Computed once: a run that
+        is to differ is made with `dataclasses.replace`."""
+        content = {name: value for name, value in vars(self).items() if name not in LABELS}
+        content["rules"] = hashed_rules(self.rules)
+        content["method_config"] = hashed_options(self.method_config)
+        return content_hash([KEY_VERSION, content])
+
+    @property
+    def trial_runs(self) -> int:
+        """How many runs its options were chosen from; 0 where nothing was. A trial that does not name its runs counts one."""
+        return sum(len(trial["keys"]) if "keys" in trial else 1 for trial in self.tuning.get("trials", ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The result of a run.
+
+    Args:
+        run: what was asked for.
+        key: `Run.key`.
+        code: ``OK`` or the reason code.
+        message: one line about a failure, empty otherwise.
+        scores: see `Scores`.
+        selected_epoch: epoch (1-based) of the best checkpoint.
+        parameters: ``encoder``, ``decoder`` and ``trainable`` counts of trained parameters, ``total`` of the segmenter.
+        cost: ``step_time_s`` (median), ``peak_memory_bytes``, ``train_time_s``, ``wall_time_s``, ``gpu_hours`` (0
+            without a GPU) and ``steps``; ``stage_NAME_s`` (`harness.experiment.stages`) and ``passes_s`` of the start that
+            finished it.
+        history: one entry an epoch: ``epoch``, ``loss``, ``lr``, ``val`` (metrics), ``seconds``, ``updates`` by roles.
+        budget: ``weight_updates``; of a method with an architecture also ``alpha_updates``, ``alpha_lr_sum`` (its rate
+            over its updates: how far α could go), ``share_cap`` (the largest share of softmax(α) that this allows).
+            Of older records the counts alone.
+        architecture: α history: one entry an epoch, site -> softmax(α).
+        merge: merge reports by mode, as plain dicts.
+        counts: images used: ``train``, ``val`` and each test split.
+        environment: ``torch``, ``python``, ``device``, ``driver``, ``host``, ``commit``, ``dirty`` (hash of the diff),
+            ``snapshot``, and ``numbers``, ``numbers_method``, ``numbers_benchmark`` (fingerprints of the code that makes
+            numbers, without comments; missing in older records); ``begun_by`` of a run that other code began, whose
+            fingerprints it names.
+        attempts: how many times the run was started.
+        finished: UTC time in ISO format.
+        beside: ending of a file that was written beside the record (``images.csv``) -> digest of its bytes; the store
+            fills it, and older records have none.
+    """
+
+    run: Run
+    key: str
+    code: Code
+    message: str = ""
+    scores: Scores = field(default_factory=dict)
+    selected_epoch: int | None = None
+    parameters: dict[str, int] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    budget: dict[str, float] = field(default_factory=dict)
+    architecture: list[dict[str, list[float]]] = field(default_factory=list)
+    merge: dict[str, dict[str, Any]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    attempts: int = 1
+    finished: str = ""
+    beside: dict[str, str] = field(default_factory=dict, compare=False)
+    schema_version: int = SCHEMA_VERSION

@@ -1,0 +1,233 @@
+"""``records check``, ``merge`` and ``seal`` hold a record against itself and against what lies beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.archive.agreement import disagreement
+from harness.archive.cost import CostStore
+from harness.archive.images import image_scores
+from harness.archive.merge import merge
+from harness.archive.reading import load
+from harness.archive.seal import sealed
+from harness.archive.store import RecordStore, is_sealed
+from harness.errors import UsageError
+from harness.records import main
+from harness.report.pages import images_below
+from tests.harness.report.sample import record
+from tests.harness.report.test_costs import session
+
+COMMITTED = Path(__file__).parents[3] / "results" / "records"
+NASPCLORA = "0208a83a876e42cc"  # of mini on kvasir: with an α history, and a best epoch that is the last
+TRANS10K = "3ad2cd27c6cedd5a"  # of demo: a split that joins two others
+
+
+def copied(tmp_path: Path, key: str, *, with_seal: bool) -> Path:
+    """A committed record in a folder of its own; older records have no seal."""
+    folder = tmp_path / "runs" / "records"
+    folder.mkdir(parents=True)
+    for path in COMMITTED.glob(f"{key}*"):
+        shutil.copy(path, folder)
+    path = folder / f"{key}.json"
+    if not with_seal:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        del content["seal"], content["beside"]
+        path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def checked(path: Path, capsys: pytest.CaptureFixture[str], *, code: int) -> str:
+    """What ``records check`` prints."""
+    assert main(["check", str(path.parent.parent), "--debug"]) == code
+    return capsys.readouterr().out
+
+
+def test_the_committed_records_and_costs_pass_and_all_have_a_seal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(COMMITTED.parent)]) == 0
+    assert re.fullmatch(r"\S+: \d{2,} records \(\d+ of failed runs\), 0 wrong, 0 conflicts\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("key", [NASPCLORA, TRANS10K])
+def test_a_record_that_is_older_than_seals_passes_is_told_and_can_be_sealed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    path = copied(tmp_path, key, with_seal=False)
+    before = load(path)
+    assert "1 records are older than seals" in checked(path, capsys, code=0)
+    assert main(["seal", str(path.parent.parent)]) == 0
+    assert is_sealed(path)
+    assert "older than seals" not in checked(path, capsys, code=0)
+    assert load(path) == before
+    assert path.read_bytes() == (COMMITTED / path.name).read_bytes()
+
+
+EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a mean over images": lambda c: c["scores"]["best"]["test"].update(s_measure=0.9),
+    "a mean of a merged model": lambda c: c["scores"]["merged-exact"]["test"].update(iou=0.9),
+    "a mean of the last epoch": lambda c: c["scores"]["last"]["test"].update(dice=0.9),
+    "a curve's maximum": lambda c: c["scores"]["best"]["test"].update(e_max=0.999),
+    "a validation score": lambda c: c["scores"]["best"]["val"].update(s_measure=0.9),
+    "a model that was not scored": lambda c: c["scores"].update(other=c["scores"]["best"]),
+    "a count": lambda c: c["counts"].update(test=99),
+    "the selected epoch": lambda c: c.update(selected_epoch=7),
+    "a rule": lambda c: c["run"]["rules"].update(epochs=40),
+    "the seed": lambda c: c["run"].update(seed=5),
+    "the split hash": lambda c: c["run"].update(manifest="f" * 16),
+}
+
+
+@pytest.mark.parametrize("with_seal", [True, False], ids=["sealed", "older"])
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_record_is_found_and_neither_merged_nor_sealed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], edit: str, with_seal: bool
+) -> None:
+    path = copied(tmp_path, NASPCLORA, with_seal=with_seal)
+    edited(path, EDITS[edit])
+    before = path.read_bytes()
+    assert f"wrong: {path}: " in checked(path, capsys, code=1)
+    assert main(["seal", str(path.parent.parent)]) == 1
+    assert path.read_bytes() == before
+    report = merge([path.parent.parent], tmp_path / "merged")
+    assert (report.added, list(report.skipped)) == (0, [path])
+
+
+@pytest.mark.parametrize("split", ["all", "easy"])
+def test_an_edited_accuracy_of_classes_is_found_beyond_its_images_and_by_the_seal_within(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    older = copied(tmp_path / "older", TRANS10K, with_seal=False)
+    edited(older, lambda c: c["scores"]["best"][split].update(accuracy=0.99))
+    assert f"best {split}: accuracy is 0.990000" in checked(older, capsys, code=1)
+    new = copied(tmp_path / "new", TRANS10K, with_seal=True)
+    edited(new, lambda c: c["scores"]["best"][split].update(miou=c["scores"]["best"][split]["miou"] + 1e-4))
+    assert "seal" in checked(new, capsys, code=1)
+
+
+def exchange(path: Path) -> None:
+    """Two images' rows, so that every mean stays."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first, second = (line.split(",", 3) for line in lines[1:3])
+    lines[1:3] = [",".join([*first[:3], second[3]]), ",".join([*second[:3], first[3]])]
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["images.csv", "architecture.csv"])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda path: exchange(path),
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-40]),
+        lambda path: path.write_bytes(b"\xff" + path.read_bytes()),
+        lambda path: path.write_text("nothing\n"),
+    ],
+    ids=["exchanged", "gone", "cut off", "no text", "another table"],
+)
+def test_an_edited_file_beside_a_record_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, edit: Callable[[Path], object]
+) -> None:
+    path = copied(tmp_path, NASPCLORA, with_seal=True)
+    edit(path.with_suffix(f".{name}"))
+    assert f"{NASPCLORA}.{name}" in checked(path, capsys, code=1)
+    assert list(merge([path.parent.parent], tmp_path / "merged").skipped) == [path]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("0.791832", "0.991832", "over its images"),
+        ("best,test,test_0000", "best,test,test_0001", "twice"),
+        ("best,test,test_0000", "other,test,test_0000", "images, not 100"),
+        ("0.791832", "nan", "s_measure is nan"),
+        ("0.791832", "7.91832", "s_measure is 7.91832"),
+        ("0.791832", "", "could not convert"),
+        ("0.791832", "0,791832", "columns"),
+        ("s_measure", "e_mean", "columns"),
+    ],
+)
+def test_an_edited_image_file_of_an_older_record_is_found_by_what_it_says(
+    tmp_path: Path, old: str, new: str, reason: str
+) -> None:
+    path = copied(tmp_path, NASPCLORA, with_seal=False)
+    images = path.with_suffix(".images.csv")
+    images.write_text(images.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+    assert reason in disagreement(load(path), path)
+
+
+def test_an_edited_image_file_gives_no_paired_interval(tmp_path: Path) -> None:
+    path = copied(tmp_path, NASPCLORA, with_seal=True)
+    asked = (load(path), "best", "test", "iou")
+    root = path.parent.parent
+    found = images_below(root)(*asked)
+    assert found is not None
+    assert len(found.scores) == 100
+    exchange(path.with_suffix(".images.csv"))
+    assert images_below(root)(*asked) is None
+    assert image_scores(path.with_suffix(".images.csv"), variant="best", split="test", metric="iou") is not None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"rounds": 9', '"rounds": 8'), ("0.21", "0.01"), ('"device": "NVIDIA H100"', '"device": "cpu"'), ("0.5", "-0.5")],
+)
+def test_an_edited_cost_record_is_found_and_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str
+) -> None:
+    RecordStore(tmp_path).write(record())
+    path = CostStore(tmp_path).write(session())
+    replaced_in_cost(path, old, new, capsys)
+
+
+@pytest.mark.parametrize(("old", "new"), [('"rounds": 5', '"rounds": 50'), ('"threads": 1', '"threads": 8')])
+def test_an_edited_cost_record_that_is_older_than_seals_is_found_by_its_session(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str
+) -> None:
+    RecordStore(tmp_path).write(record())
+    (source,) = (COMMITTED.parent / "cost").glob("089f*-de744ca3.json")
+    content = json.loads(source.read_text(encoding="utf-8"))
+    content.pop("seal", None)
+    path = tmp_path / "cost" / source.name
+    path.parent.mkdir()
+    path.write_text(json.dumps(content), encoding="utf-8")
+    replaced_in_cost(path, old, new, capsys)
+
+
+def replaced_in_cost(path: Path, old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The cost record passes the check before the edit, and not after it."""
+    root = path.parent.parent
+    assert main(["check", str(root)]) == 0
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    assert main(["check", str(root)]) == 1
+    assert f"wrong: {path}: " in capsys.readouterr().out
+    assert list(CostStore(root)) == []
+
+
+@pytest.mark.parametrize("with_seal", [True, False], ids=["sealed", "older"])
+def test_an_alpha_history_that_was_cut_off_is_not_read(tmp_path: Path, with_seal: bool) -> None:
+    path = copied(tmp_path, NASPCLORA, with_seal=with_seal)
+    history = path.with_suffix(".architecture.csv")
+    history.write_bytes(history.read_bytes()[:-21])  # one share of the last site
+    with pytest.raises(UsageError, match=r"cannot be read whole: .*architecture\.csv holds no α history"):
+        RecordStore(path.parent.parent).read(NASPCLORA)
+
+
+def test_sealing_says_the_same_twice(tmp_path: Path) -> None:
+    path = copied(tmp_path, NASPCLORA, with_seal=True)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["seal"]
+    assert sealed(content) == path.read_bytes()

@@ -1,0 +1,148 @@
+"""What determines a result is in the key of its run, and keys of older records stay theirs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.archive.budget import share_cap
+from harness.archive.schema import (
+    ADDED_LATER,
+    EXECUTION_ONLY,
+    LABELS,
+    OPTIONS_ADDED_LATER,
+    QUIRKS_ADDED_LATER,
+    Run,
+    hashed_rules,
+)
+from harness.archive.store import RecordStore
+from harness.datasets.base import Pair, Splits
+from harness.planning.data import manifest_hash
+from harness.protocols.card import Protocol
+from harness.protocols.load import as_rules
+from harness.registry import METHODS, method_config_class
+from tests.harness.report.sample import record
+
+COMMITTED = Path(__file__).parents[3] / "results"
+
+
+def test_every_committed_record_still_has_its_key_and_would_be_found_again() -> None:
+    records = list(RecordStore(COMMITTED))
+    assert records
+    for one in records:
+        config = asdict(method_config_class(one.run.method)(**one.run.method_config))
+        rules = {**ADDED_LATER, **one.run.rules}
+        rules["quirks"] = {**QUIRKS_ADDED_LATER, **rules["quirks"]}
+        assert one.run.key == one.key
+        assert replace(one.run, method_config=config, rules=rules).key == one.key
+
+
+@pytest.mark.parametrize("name", ADDED_LATER)
+def test_another_value_of_a_later_rule_is_another_run_and_another_protocol(name: str) -> None:
+    records, _ = RecordStore(COMMITTED).summaries()
+    run = records[0].run
+    assert replace(run, rules={**run.rules, name: "another"}).key != run.key
+    assert hashed_rules({**run.rules, name: "another"}) != hashed_rules(run.rules)
+
+
+@pytest.mark.parametrize("name", QUIRKS_ADDED_LATER)
+def test_a_later_quirk_as_released_is_another_run(name: str) -> None:
+    records, _ = RecordStore(COMMITTED).summaries()
+    run = records[0].run
+    rules = {**run.rules, "quirks": {**run.rules["quirks"], name: "released"}}
+    assert replace(run, rules=rules).key != run.key
+
+
+def test_the_defaults_are_the_values_that_the_first_records_were_made_with() -> None:
+    rules = as_rules(Protocol(name="x"))
+    assert {name: rules[name] for name in ADDED_LATER} == ADDED_LATER
+    assert {name: rules["quirks"][name] for name in QUIRKS_ADDED_LATER} == QUIRKS_ADDED_LATER
+    known = [asdict(method_config_class(name)()) for name in METHODS.names()]
+    for name, value in OPTIONS_ADDED_LATER.items():
+        assert {config[name] for config in known if name in config} == {value}
+
+
+def test_a_card_that_names_an_options_first_value_keeps_its_hash() -> None:
+    plain, named, other = (
+        hashed_rules({"methods": methods})
+        for methods in ({}, {"convlora": {"expert_bias": "uniform"}}, {"convlora": {"expert_bias": "zero"}})
+    )
+    assert plain == named != other
+
+
+@pytest.mark.parametrize("name", OPTIONS_ADDED_LATER)
+def test_another_value_of_a_later_option_is_another_run(name: str) -> None:
+    records = list(RecordStore(COMMITTED))
+    run = next(record.run for record in records if record.run.method == "naslora")
+    assert replace(run, method_config={**run.method_config, name: "another"}).key != run.key
+
+
+def test_the_cap_on_a_share_is_that_of_alphas_largest_shift() -> None:
+    assert share_cap(0.0335, operations=8) == pytest.approx(0.1325, abs=5e-5)
+    assert share_cap(0.0, operations=8) == 0.125
+    assert share_cap(3.0, operations=8) == pytest.approx(0.983, abs=5e-4)
+
+
+def test_older_records_tell_their_updates_by_their_histories() -> None:
+    updates = {(r.run.method, r.code): r.budget for r in RecordStore(COMMITTED) if r.run.protocol == "mini"}
+    assert updates["lora", "OK"] == {"weight_updates": 300.0} or updates["lora", "OK"] == {"weight_updates": 210.0}
+    naslora = updates["naslora", "OK"]
+    assert naslora["weight_updates"] + naslora["alpha_updates"] in (300.0, 210.0)
+    assert naslora["alpha_updates"] > 0
+
+
+CHANGES: dict[str, Any] = {
+    "method": "convlora",
+    "method_config": {"rank": 4},
+    "benchmark": "leaf",
+    "backbone": "vit_b",
+    "checkpoint": "sha256-1",
+    "rules": {"image_size": 1024},
+    "seed": 1,
+    "manifest": "another",
+}
+
+
+def test_every_field_of_a_run_is_in_its_key_or_a_label() -> None:
+    assert {one.name for one in fields(Run)} == CHANGES.keys() | set(LABELS)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_determines_a_result_changes_the_key(name: str) -> None:
+    run = record().run
+    assert replace(run, **{name: CHANGES[name]}).key != run.key
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_a_label_does_not_change_the_key(name: str) -> None:
+    run = record().run
+    other: Any = {"x": 1} if isinstance(getattr(run, name), dict) else "another"
+    assert replace(run, **{name: other}).key == run.key
+
+
+@pytest.mark.parametrize("name", sorted({field.name for field in fields(Protocol)} - {"name", "backbone"}))
+def test_every_rule_is_in_the_key_unless_it_only_says_how_to_execute(name: str) -> None:
+    run = replace(record().run, rules=as_rules(Protocol(name="x")))
+    same = replace(run, rules={**run.rules, name: "another"}).key == run.key
+    assert same == (name in EXECUTION_ONLY)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test easy", "test hard"])
+def test_the_stems_of_every_split_are_in_the_manifest(split: str) -> None:
+    def splits(changed: str) -> Splits:
+        def pairs(name: str) -> tuple[Pair, ...]:
+            return tuple(Pair(stem=stem, image=Path(stem), mask=Path(stem)) for stem in (name, f"2{changed == name}"))
+
+        tests = {name: pairs(f"test {name}") for name in ("easy", "hard")}
+        return Splits(train=pairs("train"), val=pairs("val"), test=tests, layout="original", rule="official")
+
+    assert manifest_hash(splits(split)) != manifest_hash(splits(""))
+    assert manifest_hash(splits(split)) == manifest_hash(splits(split))
+
+
+def test_a_key_is_the_one_it_always_was() -> None:
+    """Literally: whatever moves it makes every finished run start again."""
+    assert record().key == "1e747ec627c6db07"

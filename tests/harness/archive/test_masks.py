@@ -1,0 +1,105 @@
+"""Kept masks: which images, what the file holds, and what is refused."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.archive.agreement import disagreement
+from harness.archive.masks import KeptMask, chosen_images, encoded_masks, read_masks
+from harness.archive.merge import merge
+from harness.archive.store import RecordStore
+from tests.harness.report.sample import record
+
+
+def _masks(count: int = 2) -> list[KeptMask]:
+    generator = np.random.default_rng(0)
+    return [
+        KeptMask(
+            split="test",
+            stem=f"image {place}",
+            predicted=generator.integers(0, 12, (8, 8), dtype=np.uint8),
+            truth=np.where(generator.random((8, 8)) < 0.1, 255, 1).astype(np.uint8),
+        )
+        for place in range(count)
+    ]
+
+
+def test_masks_come_back_as_they_were(tmp_path: Path):
+    path = tmp_path / "x.masks.png"
+    path.write_bytes(encoded_masks(_masks()))
+    for ours, read in zip(_masks(), read_masks(path), strict=True):
+        assert (ours.split, ours.stem) == (read.split, read.stem)
+        assert np.array_equal(ours.predicted, read.predicted)
+        assert np.array_equal(ours.truth, read.truth)
+    assert encoded_masks(_masks()) == path.read_bytes()
+    assert encoded_masks([]) == b""
+
+
+def test_the_images_are_chosen_by_name_alone():
+    stems = [f"a{place}" for place in range(50)]
+    first = chosen_images({"easy": stems, "hard": stems}, 6)
+    assert first == chosen_images({"hard": stems[::-1], "easy": stems}, 6)
+    assert first[:3] == chosen_images({"easy": stems, "hard": stems}, 3)
+    assert len({split for split, _ in chosen_images({"easy": stems, "hard": stems}, 30)}) == 2
+    assert chosen_images({"test": ["one"]}, 6) == [("test", "one")]
+    assert chosen_images({"test": stems}, 0) == []
+
+
+@pytest.mark.parametrize("what", ["text", "plain", "short", "names"])
+def test_what_is_no_file_of_masks_is_refused(tmp_path: Path, what: str):
+    path, out = tmp_path / "x.masks.png", io.BytesIO()
+    image = Image.open(io.BytesIO(encoded_masks(_masks())))
+    if what == "plain":
+        Image.fromarray(np.zeros((4, 8), np.uint8)).save(out, format="PNG")
+    elif what == "short":
+        image.crop((0, 0, 16, 12)).save(out, format="PNG", pnginfo=_text('[["test", "a"], ["test", "b"]]'))
+    elif what == "names":
+        image.save(out, format="PNG", pnginfo=_text('[["test"], 3]'))
+    path.write_bytes(out.getvalue() or b"no picture")
+    with pytest.raises(ValueError, match=r"x\.masks\.png holds no masks"):
+        read_masks(path)
+
+
+def test_more_pixels_than_masks_need_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "x.masks.png"
+    path.write_bytes(encoded_masks(_masks()))
+    monkeypatch.setattr("harness.archive.masks.MOST_PIXELS", 16 * 16)
+    assert len(read_masks(path)) == 2
+    monkeypatch.setattr("harness.archive.masks.MOST_PIXELS", 16 * 16 - 1)
+    with pytest.raises(ValueError, match="16×16 pixels"):
+        read_masks(path)
+
+
+def _text(images: str) -> object:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("images", images)
+    return info
+
+
+def test_masks_lie_beside_their_record_and_belong_to_it(tmp_path: Path):
+    store = RecordStore(tmp_path)
+    one = record(scores={})
+    path = store.write(one, masks_png=encoded_masks(_masks()))
+    read = store.read(one.key)
+    assert read is not None
+    assert [mask.stem for mask in read_masks(store.masks_path(one.key), expected=read.beside["masks.png"])]
+    assert disagreement(read, path) == ""
+    store.masks_path(one.key).write_bytes(encoded_masks(_masks(1)))
+    assert "edited after its record was written" in disagreement(read, path)
+
+
+def test_a_record_with_masks_and_one_without_are_the_same_result(tmp_path: Path):
+    one = record(scores={})
+    RecordStore(tmp_path / "a").write(one, masks_png=encoded_masks(_masks()))
+    RecordStore(tmp_path / "b").write(replace(one, finished="2026-02-01T00:00:00+00:00"))
+    report = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+    assert not report.conflicts
+    assert RecordStore(tmp_path / "c").masks_path(one.key).is_file()

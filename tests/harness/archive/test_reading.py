@@ -1,0 +1,243 @@
+"""A record is believed only where it is one: types, ranges, names, key and seal; a bad one is one line in every verb."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness import claims, status, tables, why
+from harness.archive import ranges
+from harness.archive.reading import load
+from harness.archive.schema import Run
+from harness.archive.seal import sealed
+from harness.archive.store import RecordStore
+from harness.evaluation import names
+from harness.evaluation.scorer import SplitScorer
+from harness.files import read_regular
+from harness.records import main as records
+from tests.harness.report.sample import record
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def changed(tmp_path: Path, change: Change, *, forged: bool = True) -> Path:
+    """A folder with a good record and one that was changed; ``forged``: its key and its seal fit, as a forger's would."""
+    store = RecordStore(tmp_path)
+    store.write(record(seed=1))
+    path = store.write(record(seed=0))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    if not forged:
+        path.write_text(json.dumps(content), encoding="utf-8")
+        return path
+    known = {name: value for name, value in content["run"].items() if name in Run.__dataclass_fields__}
+    with contextlib.suppress(TypeError, AttributeError):  # a field is missing or no mapping
+        content["key"] = Run(**known).key
+    path.unlink()
+    path = path.with_name(f"{content['key']}.json")
+    path.write_bytes(sealed(content))
+    return path
+
+
+FORGED: dict[str, tuple[Change, str]] = {
+    "a score over 1": (lambda c: c["scores"]["best"]["test"].update(s_measure=91.2), "not between 0 and 1"),
+    "a score below 0": (lambda c: c["scores"]["best"]["test"].update(mae=-0.1), "not between 0 and 1"),
+    "a score that is no number": (
+        lambda c: c["scores"]["best"]["test"].update(iou=float("nan")),
+        "not between 0 and 1",
+    ),
+    "an E-measure over its bound": (lambda c: c["scores"]["best"]["test"].update(e_max=1.2), "not between 0 and 1.1"),
+    "a score in words": (lambda c: c["scores"]["best"]["test"].update(iou="0.9"), "scores: best is no mapping"),
+    "a failed run with scores": (lambda c: c.update(code="OOM"), "ended with OOM"),
+    "an unknown code": (lambda c: c.update(code="GREAT"), "code: must be 'OK'"),
+    "a protocol that is a path": (lambda c: c["run"].update(protocol="../../NOTES"), "'../../NOTES' is no name"),
+    "a benchmark that is a path": (lambda c: c["run"].update(benchmark="/etc/x"), "is no name"),
+    "a method with an escape": (lambda c: c["run"].update(method="lo\x1b[31mra"), "is no name"),
+    "a backbone with an escape": (lambda c: c["run"].update(backbone="vit\x1b[31m"), "cannot be printed"),
+    "a split that is a path": (lambda c: c["scores"]["best"].update({"../x": {}}), "is no name"),
+    "a seed in words": (lambda c: c["run"].update(seed="0"), "run.seed: must be a valid integer"),
+    "a seed of 30 digits": (lambda c: c["run"].update(seed=10**30), "seed"),
+    "a yes for a seed": (lambda c: c["run"].update(seed=True), "run.seed: must be a valid integer"),
+    "a rule of another type": (lambda c: c["run"]["rules"].update(quirks=[1]), "run.rules.quirks: must be a mapping"),
+    "a size of 0": (lambda c: c["run"]["rules"].update(image_size=0), "run.rules.image_size: must be greater"),
+    "a field of the run that is unknown": (lambda c: c["run"].update(more=1), "run.more"),
+    "a field that is missing": (lambda c: c["run"].pop("manifest"), "run.manifest: is missing"),
+    "options of a method that are none": (
+        lambda c: c["run"]["rules"].update(methods={"lora": 3}),
+        "rules.methods.lora",
+    ),
+    "an epoch's updates that are a list": (
+        lambda c: c.update(history=[{"updates": []}]),
+        "history.0.updates: must be a map",
+    ),
+    "an epoch's loss in words": (
+        lambda c: c.update(history=[{"loss": "low"}]),
+        "history.0.loss: must be a valid number",
+    ),
+    "a choice without its trials": (lambda c: c["run"].update(tuning={"chosen": {"lr": 1}}), "edge, grid, hours"),
+    "a trial without a score": (
+        lambda c: c["run"].update(tuning={"trials": [{"options": {}}]}),
+        "trials.0.score: is missing",
+    ),
+    "a negative count": (lambda c: c["counts"].update(test=-1), "counts"),
+    "a cost without end": (lambda c: c["cost"].update(step_time_s=float("inf")), "cost"),
+    "parameters without the trainable": (lambda c: c["parameters"].pop("trainable"), "trainable is missing"),
+    "no attempt": (lambda c: c.update(attempts=0), "below 1"),
+    "a list of notes": (lambda c: c["run"].update(data_note=["x"]), "run.data_note: must be a valid string"),
+}
+EDITED: dict[str, tuple[Change, str]] = {
+    "a score": (lambda c: c["scores"]["best"]["test"].update(s_measure=0.95), "seal"),
+    "a note": (lambda c: c["run"].update(data_note="all of it"), "seal"),
+    "a protocol hash": (lambda c: c["run"].update(protocol_hash="bbbb0000bbbb0000"), "seal"),
+    "a step time": (lambda c: c["cost"].update(step_time_s=0.1), "seal"),
+    "a rule": (lambda c: c["run"]["rules"].update(image_size=1024), "hash of its run"),
+    "an option": (lambda c: c["run"]["method_config"].update(rank=6), "hash of its run"),
+    "the seed": (lambda c: c["run"].update(seed=7), "hash of its run"),
+    "the split hash": (lambda c: c["run"].update(manifest="another"), "hash of its run"),
+    "the checkpoint": (lambda c: c["run"].update(checkpoint="another"), "hash of its run"),
+}
+
+
+@pytest.mark.parametrize(("case", "forged"), [*((case, True) for case in FORGED), *((case, False) for case in EDITED)])
+def test_a_bad_record_is_refused_with_the_reason(tmp_path: Path, case: str, forged: bool) -> None:
+    change, reason = (FORGED if forged else EDITED)[case]
+    path = changed(tmp_path, change, forged=forged)
+    (problem,) = RecordStore(tmp_path).summaries()[1].items()
+    assert problem[0] == path
+    assert reason in problem[1]
+    assert problem[1].isprintable()
+    assert [one.run.seed for one in RecordStore(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("case", "forged"),
+    [("a score over 1", True), ("a method with an escape", True), ("a seed in words", True), ("a score", False)],
+)
+def test_a_bad_record_is_one_line_in_every_verb_and_no_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str, forged: bool
+) -> None:
+    change, reason = (FORGED if forged else EDITED)[case]
+    path = changed(tmp_path, change, forged=forged)
+    root = str(tmp_path)
+    for verb, words, code in (
+        (tables.main, ["--results", root], 0),
+        (status.main, ["--results", root], 0),
+        (status.main, ["--results", root, "--failed"], 0),
+        (status.main, ["--results", root, "--json"], 0),
+        (why.main, ["demo", "lora", "kvasir.s_measure", "--results", root], 0),
+        (claims.main, ["--results", root], 0),
+        (records, ["check", root], 1),
+        (records, ["seal", root], 1),
+        (records, ["merge", root, str(tmp_path.with_name("merged"))], 0),
+    ):
+        assert verb([*words, "--debug"]) == code
+        shown = capsys.readouterr()
+        (line,) = (line for line in (shown.out + shown.err).splitlines() if path.name in line)
+        assert reason in line
+        assert "\x1b" not in shown.out + shown.err
+    assert [one.run.seed for one in RecordStore(tmp_path.with_name("merged"))] == [1]
+    assert "91.2" not in (tmp_path / "tables" / "demo.md").read_text(encoding="utf-8")
+
+
+def test_a_layout_of_another_tool_does_not_break_the_seal(tmp_path: Path) -> None:
+    path = changed(tmp_path, lambda content: None, forged=False)
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 1
+    assert load(path) == record(seed=0)
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"run":' * 200_000, b'{"a": ' + b"9" * 10_000 + b"}"])
+def test_deep_or_endless_json_is_one_line(tmp_path: Path, content: bytes) -> None:
+    store = RecordStore(tmp_path)
+    store.write(record())
+    (store.folder / "0000.json").write_bytes(content)
+    found, problems = store.summaries()
+    assert len(found) == len(problems) == 1
+    assert "\n" not in next(iter(problems.values()))
+
+
+def test_a_fifo_a_folder_a_device_and_a_huge_file_are_named_and_not_waited_for(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    store.write(record())
+    os.mkfifo(store.folder / "a.json")
+    (store.folder / "b.json").mkdir()
+    (store.folder / "c.json").symlink_to("/dev/zero")
+    (store.folder / "d.json").symlink_to("nowhere")
+    with (store.folder / "e.json").open("wb") as file:
+        file.truncate(65 << 20)
+    found, problems = store.summaries()
+    assert len(found) == 1
+    assert {path.name: reason for path, reason in problems.items()} == {
+        **dict.fromkeys(("a.json", "b.json"), "no plain file"),
+        **dict.fromkeys(("c.json", "d.json"), "a link, which is not followed"),
+        "e.json": "larger than 64 MiB",
+    }
+
+
+def test_a_file_of_just_the_size_that_may_be_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"1234")
+    assert read_regular(tmp_path / "file", largest=4) == b"1234"
+    with pytest.raises(ValueError, match="larger than"):
+        read_regular(tmp_path / "file", largest=3)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "broken link"])
+def test_what_lies_in_the_place_of_a_record_is_kept_when_the_record_comes(tmp_path: Path, kind: str) -> None:
+    store = RecordStore(tmp_path)
+    path = store.path(record().key)
+    path.parent.mkdir()
+    {"fifo": os.mkfifo, "folder": os.mkdir, "broken link": lambda place: os.symlink("nowhere", place)}[kind](path)
+    store.write(record())
+    assert store.read(record().key) == record()
+    assert os.path.lexists(f"{path}.unreadable")
+
+
+def test_what_a_terminal_would_obey_is_spelt_out_where_it_is_read(tmp_path: Path) -> None:
+    evil = "\x1b]0;title\x07 \x9b31m \u202e \r\n x"
+    one = record(split_rule=evil, data_note=evil, variant=f"lora{evil}", environment={"host": evil, "commit": "0"})
+    failed = record(code="ERROR", message=evil, seed=1, changed={"blocks": evil})
+    store = RecordStore(tmp_path)
+    for each in (one, failed):
+        store.write(each)
+    for each in store:
+        texts = [each.message, each.run.variant, each.run.data_note, each.run.split_rule, *each.environment.values()]
+        assert all(text.isprintable() for text in (*texts, *map(str, each.run.changed.values())))
+    assert store.read(one.key).run.variant == r"lora\x1b]0;title\x07 \x9b31m \u202e \x0d\n x"  # type: ignore[union-attr]
+    found = RecordStore(tmp_path).summaries()[0]
+    assert {each.key for each in found} == {one.key, failed.key}
+
+
+def test_it_is_spelt_out_where_another_tool_wrote_it_as_it_is(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    one = record(variant="lora \u202e", config={"note": "\u202e"})
+    path = store.write(one)
+    path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False, indent=2), encoding="utf-8")
+    (found,) = store.summaries()[0]
+    assert found.run.variant == r"lora \u202e"
+    assert found.run.method_config == one.run.method_config  # its key is a hash of it
+    assert found.run.key == found.key == one.key
+
+
+def test_a_message_with_half_a_character_does_not_cost_the_record(tmp_path: Path) -> None:
+    """As of a file name that is no UTF-8."""
+    failed = record(code="NO_DATA", message="image-\udce9.jpg cannot be read")
+    RecordStore(tmp_path).write(failed)
+    again = RecordStore(tmp_path).read(failed.key)
+    assert again == replace(failed, message=r"image-\udce9.jpg cannot be read")
+
+
+def test_records_and_evaluation_speak_of_the_same_metrics() -> None:
+    assert (ranges.E_MEASURES, ranges.OVERLAP) == (names.E_MEASURES, names.OVERLAP)
+    image = np.zeros((4, 4))
+    image[:2] = 1
+    scorer = SplitScorer(names.E_MEASURES)
+    scorer.add("a", image, image.astype(np.uint8))
+    assert scorer.summary()["e_max"] == pytest.approx(16 / 15)
+    assert ranges.largest("e_max") > 16 / 15

@@ -1,0 +1,229 @@
+"""Records survive what file systems and clusters do to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.archive.store import RecordStore
+from harness.errors import UsageError
+from harness.files import write_atomically
+from tests.harness.report.sample import record
+
+REPOSITORY = Path(__file__).parents[3]
+ALPHA = [{"blocks.0.q": [0.125 + 1e-17, 1 / 3], "blocks.1.q": [0.1, 0.2]}, {}, {"blocks.0.q": [0.5, 0.25]}]
+
+
+def test_a_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    written = replace(record(0.1 + 0.2), architecture=ALPHA, history=[{"epoch": 1, "loss": 0.25, "val": {"iou": 0.5}}])
+    store.write(written, "variant,split,stem,iou\nbest,test,a,0.5\n")
+    assert store.read(written.key) == written
+    assert list(store) == [written]
+    assert store.images_path(written.key).read_text(encoding="utf-8").endswith("a,0.5\n")
+
+
+def test_the_alpha_history_lies_beside_the_record_bit_for_bit(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    written = replace(record(), architecture=ALPHA)
+    path = store.write(written)
+    assert "architecture" not in json.loads(path.read_text(encoding="utf-8"))
+    again = store.read(written.key)
+    assert again is not None
+    assert again.architecture == ALPHA
+
+
+def test_records_of_schema_1_are_read(tmp_path: Path) -> None:
+    """Version 1 held the α history inside the JSON and knew neither ``changed`` nor a seal."""
+    store = RecordStore(tmp_path)
+    new = record()
+    path = store.write(new)
+    old = json.loads(path.read_text(encoding="utf-8"))
+    old["schema_version"] = 1
+    old["architecture"] = ALPHA
+    del old["run"]["changed"], old["seal"], old["beside"]
+    path.write_text(json.dumps(old), encoding="utf-8")
+    again = store.read(new.key)
+    assert again is not None
+    assert again.architecture == ALPHA
+    assert again.run == new.run
+    assert again.run.key == new.key
+
+
+def test_a_record_of_a_later_schema_is_refused_and_not_misread(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    path = store.write(record())
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"schema_version": 2', '"schema_version": 99'), encoding="utf-8"
+    )
+    records, problems = store.summaries()
+    assert records == []
+    assert "schema_version 99" in problems[path]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"schema_version": 2, "run": {"meth', "truncated"),
+        (b"", "truncated"),
+        (b"[1, 2]", "no record"),
+        (b'"text"', "no record"),
+        (b'{"a": 1}', "no record"),
+        (b'{"schema_version": 2, "run": {"method": "lora"}}', "missing"),
+        (b'{"schema_version": 2, "run": 3}', "mapping"),
+        (b"\xff\xfe\x00", "utf-8"),
+    ],
+)
+def test_truncated_and_foreign_files_are_reported_and_skipped(tmp_path: Path, content: bytes, reason: str) -> None:
+    store = RecordStore(tmp_path)
+    good = record()
+    store.write(good)
+    bad = store.folder / "0000.json"
+    bad.write_bytes(content)
+    records, problems = store.summaries()
+    assert [found.key for found in records] == [good.key]
+    assert list(problems) == [bad]
+    assert reason in problems[bad]
+    assert [found.key for found in store] == [good.key]
+    with pytest.raises(UsageError, match="0000"):
+        store.read("0000")
+
+
+@pytest.mark.parametrize("scores", [{"best": 3}, {"best": {"test": 0.5}}, {"best": {"test": {"iou": "0.5"}}}])
+def test_scores_of_another_shape_are_no_record(tmp_path: Path, scores: object) -> None:
+    store = RecordStore(tmp_path)
+    path = store.write(record())
+    path.write_text(json.dumps({**json.loads(path.read_text()), "scores": scores}))
+    assert store.summaries() == ([], {path: "scores: best is no mapping of splits to metrics to numbers"})
+
+
+def test_a_copy_under_another_name_does_not_count_twice(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    path = store.write(record())
+    (store.folder / "backup.json").write_bytes(path.read_bytes())
+    records, problems = store.summaries()
+    assert len(records) == 1
+    assert "copy" in next(iter(problems.values()))
+
+
+def test_files_get_the_mode_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_atomically(tmp_path / "file", "text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+
+
+def test_a_failed_write_is_one_line_and_older_records_stay_whole(tmp_path: Path) -> None:
+    """The kernel refuses the write in the middle (a limit on file size stands for the full disk)."""
+    store = RecordStore(tmp_path)
+    old = record(seed=0)
+    path = store.write(old)
+    before = path.read_bytes()
+    script = (
+        "import resource, signal, sys\n"
+        "from dataclasses import replace\n"
+        "from harness.archive.store import RecordStore\n"
+        "from pathlib import Path\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "store = RecordStore(Path(sys.argv[1]))\n"
+        "old = next(iter(store))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"
+        "from harness.errors import UsageError\n"
+        "for key in (old.key, 'another'):\n"
+        "    try:\n"
+        "        store.write(replace(old, key=key, message='new'))\n"
+        "    except UsageError as error:\n"
+        "        print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all("cannot write the record" in line and "File too large" in line for line in lines)
+    assert path.read_bytes() == before
+    assert [found.name for found in store.folder.iterdir()] == [path.name]
+
+
+WRITER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from harness.archive.store import RecordStore
+from tests.harness.report.sample import record
+store = RecordStore(Path(sys.argv[1]))
+number = int(sys.argv[2])
+turn = 0
+while True:
+    # its own run, and one that all writers write at once
+    for one in (record(seed=100 * number + turn % 7, benchmark="leaf"), record(seed=turn % 3)):
+        images = "variant,split,stem,iou\\n" + "best,test,a,0.5\\n" * 500
+        store.write(replace(one, message=f"{number} {turn} " + "x" * 20000), images)
+        print(one.key, flush=True)
+    turn += 1
+"""
+
+
+def test_eight_writers_killed_at_random_lose_nothing_and_leave_no_half_record(tmp_path: Path) -> None:
+    writers = []
+    logs = []
+    for number in range(8):
+        log = (tmp_path / f"log{number}").open("w")
+        logs.append(log)
+        command = [sys.executable, "-c", WRITER, str(tmp_path / "results"), str(number)]
+        writers.append(subprocess.Popen(command, cwd=REPOSITORY, stdout=log))
+    chance = random.Random(0)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not all((tmp_path / f"log{n}").stat().st_size > 200 for n in range(8)):
+        time.sleep(0.05)
+    for writer in chance.sample(writers, len(writers)):
+        time.sleep(chance.uniform(0, 0.05))
+        writer.send_signal(signal.SIGKILL)
+    for writer in writers:
+        assert writer.wait() == -signal.SIGKILL
+    for log in logs:
+        log.close()
+    store = RecordStore(tmp_path / "results")
+    records, problems = store.summaries()
+    assert problems == {}
+    acknowledged = set()
+    for number in range(8):
+        lines = (tmp_path / f"log{number}").read_text().splitlines(keepends=True)
+        acknowledged |= {line.strip() for line in lines if line.endswith("\n")}
+    assert len(acknowledged) > 8
+    assert acknowledged <= {found.key for found in records}
+    for found in records:
+        assert found.message.endswith("x" * 20000)
+        assert store.images_path(found.key).read_text(encoding="utf-8").count("\n") == 501
+
+
+@pytest.mark.parametrize("crash", ["images.csv", "architecture.csv", "json"])
+def test_a_crash_while_a_record_is_written_leaves_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: str
+) -> None:
+    """What lies beside comes first: whoever sees the record sees all of it."""
+
+    def write(path: Path, content: bytes) -> None:
+        if path.name.endswith(crash):
+            raise KeyboardInterrupt
+        write_atomically(path, content)
+
+    monkeypatch.setattr("harness.archive.store.write_atomically", write)
+    one = replace(record(), architecture=ALPHA)
+    store = RecordStore(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        store.write(one, "variant,split,stem,iou\nbest,test,a,0.5\n")
+    assert store.find(one.key) is None
+    assert store.summaries() == ([], {})
