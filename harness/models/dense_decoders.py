@@ -87,7 +87,7 @@ class MaskTransformer(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         with full_precision(features.device):
-            tokens = self.decoder_norm(tokens.float())
+            tokens = self.decoder_norm(widened(tokens))
             patches = normalize(tokens[:, : -self.classes] @ self.proj_patch, dim=-1)
             classes = normalize(tokens[:, -self.classes :] @ self.proj_classes, dim=-1)
             logits = self.mask_norm(patches @ classes.transpose(1, 2))
@@ -106,6 +106,11 @@ def dense_decoder(name: Decoder, *, dim: int, classes: int, fused: bool = True) 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """No autocast inside; the meta device has none."""
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Half precision as float32; a model in float64, as tests compare them, stays in float64."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _initialise(module: nn.Module) -> None:

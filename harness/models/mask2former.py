@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from harness.models import mask2former_forms as forms
 from harness.models.decoder_shape import DecoderShape
-from harness.models.dense_decoders import full_precision
+from harness.models.dense_decoders import full_precision, widened
 
 
 class Pyramid(nn.Module):
@@ -96,7 +96,7 @@ class Mask2FormerDecoder(nn.Module):
     def forward(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Pairs of masks (B, 100, 4h, 4w) and classes (B, 100, C + 1); without gradient the last layer's alone."""
         with full_precision(features.device):
-            found = self.model(pixel_values=features.float(), output_auxiliary_logits=self.training)
+            found = self.model(pixel_values=widened(features), output_auxiliary_logits=self.training)
         pairs = [(found.masks_queries_logits, found.class_queries_logits)]
         for one in found.auxiliary_logits or ():
             pairs.append((one["masks_queries_logits"], one["class_queries_logits"]))

@@ -11,6 +11,7 @@ from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from harness.models.dense_decoders import widened
 from harness.models.mask_decoder import BatchedMaskDecoder
 
 
@@ -18,7 +19,7 @@ class SegmenterOutput(NamedTuple):
     """What the decoder says, before any resizing.
 
     Args:
-        masks: float32 logits. SAM's decoder: (B, K, h, w) of masks at four times the encoder's grid (a quarter of the
+        masks: logits, never in half precision. SAM's decoder: (B, K, h, w) of masks at four times the encoder's grid (a quarter of the
             input for 16-pixel patches). Segmenter's: (B, 1, h, w) of the foreground or (B, C, h, w) of the classes, at
             the encoder's grid. A classifier's: (B, C, 1, 1).
         classes: (B, K, C + 1) class logits of each mask, the last one "nothing"; None for a binary task, and where
@@ -100,7 +101,7 @@ class SAMSegmenter(Segmenter):
         parts = [embedding] if self.batched_decoder else embedding.split(1)
         decoded = [self.mask_decoder(part, positions=positions, dense_prompt=no_mask) for part in parts]
         masks, tokens = (torch.cat(tensors) if len(parts) > 1 else tensors[0] for tensors in zip(*decoded, strict=True))
-        return SegmenterOutput(masks.float(), None if self.head is None else self.head(tokens).float())
+        return SegmenterOutput(widened(masks), None if self.head is None else widened(self.head(tokens)))
 
     def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Mask decoder, neck (timm) and head, without IoU head, spare mask tokens and spare hypernetwork MLPs."""
@@ -139,7 +140,7 @@ class DenseSegmenter(Segmenter):
         self.binary = binary
 
     def decode(self, embedding: Tensor) -> SegmenterOutput:
-        logits = self.decoder(embedding).float()
+        logits = widened(self.decoder(embedding))
         return SegmenterOutput(logits[:, 1:] - logits[:, :1] if self.binary else logits, None)
 
     def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,7 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def python(*words: str, cwd: Path = REPOSITORY, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "SAM_PEFT_SETTINGS": "none", **variables}
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": os.environ["PATH"], "SAM_PEFT_SETTINGS": "none", **variables}
     return subprocess.run(
         [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )

@@ -68,7 +68,7 @@ def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft
     embedding = EMBEDDING[:, :dim]
     sparse, dense = theirs.prompt_encoder(points=None, boxes=None, masks=None)
     outputs = [
-        segmenter.decode(embedding).masks.double(),
+        segmenter.decode(embedding).masks,
         torch.cat(
             [
                 theirs.mask_decoder(
@@ -83,9 +83,9 @@ def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft
     for output in outputs:
         (output * weights).sum().backward()
 
-    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)  # the segmenter says float32
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-11)
     for mine, other in pairs:
-        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=1e-11)
 
 
 def test_shared_matrices_are_as_large_as_the_decoder_needs() -> None:

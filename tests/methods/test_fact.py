@@ -64,6 +64,7 @@ def _dense_updates(segmenter: Segmenter, form: str) -> tuple[dict[str, Tensor], 
 @pytest.mark.parametrize("form", ["tt", "tk"])
 @pytest.mark.parametrize("sites", ["qkv,proj,mlp", "q,v"])
 def test_outputs_and_gradients_equal_the_equation_on_whole_weights(backbone: str, form: str, sites: str) -> None:
+    """In float64: the factors are ten times the weights, and what float32 loses there depends on the processor."""
     case, segmenter, _ = _moved(backbone, form, sites)
     plain, images = case.plain().encoder.double(), case.images.double()
     segmenter.encoder.double()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -12,10 +13,17 @@ from tests.harness.dispatch.one_task import TaskCluster
 
 @pytest.fixture
 def client(tmp_path, monkeypatch):
-    """Puts a shell script in the place of one of SLURM's clients: ``client(name, script)``."""
+    """Puts a shell script in the place of one of SLURM's clients: ``client(name, script)``.
+
+    Beside them the PATH holds only what scripts are written with, so that a test that forgets one fails where SLURM is
+    installed, too.
+    """
     folder = tmp_path / "bin"
     folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    for tool in ("cat", "cp", "env", "git", "grep", "head", "touch", "wc"):
+        if found := shutil.which(tool):
+            (folder / tool).symlink_to(found)
+    monkeypatch.setenv("PATH", str(folder))
 
     def install(name: str, script: str) -> None:
         path = folder / name

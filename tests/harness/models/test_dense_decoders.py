@@ -75,8 +75,9 @@ AGAIN = {"linear": _linear_again, "mask-transformer": _mask_transformer_again}
 def test_outputs_and_gradients_equal_the_published_structure(decoder: Any, fused: bool) -> None:
     segmenter = build_segmenter(
         "timm/test_vit", task="multiclass", num_classes=5, decoder=decoder, image_size=64, fused_attention=fused
-    ).eval()
-    vit = create_model("test_vit", num_classes=0, global_pool="", img_size=64).eval()
+    )
+    segmenter = segmenter.double().eval()
+    vit = create_model("test_vit", num_classes=0, global_pool="", img_size=64).double().eval()
     vit.load_state_dict(segmenter.encoder.state_dict(), strict=True)
     mine = dict(segmenter.get_submodule("decoder").named_parameters())
     theirs = {name: p.detach().clone().requires_grad_() for name, p in mine.items()}
@@ -84,20 +85,20 @@ def test_outputs_and_gradients_equal_the_published_structure(decoder: Any, fused
         for name, p in mine.items():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name))))
             theirs[name].copy_(p)
-    images, target = _images(), torch.randint(0, 5, (2, 64, 64), generator=torch.Generator().manual_seed(1))
+    images, target = _images().double(), torch.randint(0, 5, (2, 64, 64), generator=torch.Generator().manual_seed(1))
     tokens = vit(images)[:, 1:]  # after timm's final norm, without the class token
     expected = AGAIN[decoder](theirs, tokens).mT.reshape(2, 5, 4, 4)
     found = segmenter(images).masks
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-11, rtol=0)
     full = F.interpolate(expected, size=(64, 64), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(upsample(found, (64, 64)), full, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(upsample(found, (64, 64)), full, atol=1e-11, rtol=0)
     F.cross_entropy(upsample(found, (64, 64)), target).backward()
     F.cross_entropy(full, target).backward()
     for name, p in mine.items():
-        torch.testing.assert_close(p.grad, theirs[name].grad, atol=1e-5, rtol=1e-4, msg=name)
+        torch.testing.assert_close(p.grad, theirs[name].grad, atol=1e-11, rtol=0, msg=name)
     timm = dict(vit.named_parameters())
     for name, p in segmenter.encoder.named_parameters():
-        torch.testing.assert_close(p.grad, timm[name].grad, atol=1e-5, rtol=1e-4, msg=name)
+        torch.testing.assert_close(p.grad, timm[name].grad, atol=1e-11, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("decoder", DENSE)

@@ -25,6 +25,7 @@ def test_a_run_that_lives_here_is_not_submitted_to_a_cluster(tmp_path, idle_clus
 
 
 def test_a_number_of_a_submission_is_not_given_again_to_who_waited_meanwhile(tmp_path, idle_cluster):
+    idle_cluster("sbatch", "exit 1")
     executor = slurm(tmp_path)
     for _ in range(3):
         with executor._alone():
