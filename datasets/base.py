@@ -22,12 +22,13 @@ class DatasetError(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """An image with its mask; ``stem`` is unique within a benchmark. Where an image has one label instead, ``label`` is its
-    class index and ``mask`` the image itself."""
+    class index and ``mask`` the image itself. Where one file holds the masks of many images, ``entry`` is this one's."""
 
     stem: str
     image: Path
     mask: Path
     label: int | None = None
+    entry: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,8 @@ class DataOptions:
             camo: ``camo`` | ``camo+cod10k``).
         road_missing_ignore: white missing-imagery areas of the road images become ignore.
         group: of one's own data: a regular expression; images in whose names it matches the same stay in one split.
+        images, masks: of one's own data: patterns of its files (`harness.datasets.reading.own_layouts`); empty where its layout is known.
+        category: of one's own COCO file: the category that is foreground, ``any`` for all of them.
         mask_255_only: quirk 11 of InfoSAM: only the value 255 counts as foreground.
     """
 
@@ -80,6 +83,9 @@ class DataOptions:
     road_missing_ignore: bool = False
     mask_255_only: bool = False
     group: str = ""
+    images: str = ""
+    masks: str = ""
+    category: str = ""
 
 
 class Benchmark(ABC):

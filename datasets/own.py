@@ -1,35 +1,37 @@
 """Anybody's folder as a benchmark, without a line of Python: images, masks, and what a few files beside them say.
 
-Layouts: ``images/`` beside ``masks/``; the same inside ``train/``, ``val/``, ``test/``, or these inside the two; CSV files
-with the columns ``image`` and ``label``. ``classes.txt`` names the classes of masks that hold indices, one a line, the
-background first; without it masks are binary. Lists (``train.txt``, ``val.txt``, ``test.txt``, also in ``splits/``) split
-an undivided folder; otherwise what is missing is carved, as for every benchmark.
+Layouts: ``images/`` beside ``masks/`` under these or other usual names; the same inside ``train/``, ``val/``, ``test/``, or
+these inside the two; VOC's and nnU-Net's folders; pairs in one folder; CSV files; COCO JSON; or two patterns.
+``classes.txt`` names the classes of masks that hold indices, one a line, the background first; without it masks are
+binary, unless COCO or nnU-Net name classes. Lists (``train.txt``, ``val.txt``, ``test.txt``, also in ``splits/``) split an
+undivided folder; otherwise what is missing is carved, as for every benchmark.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
 from harness.datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair
-from harness.datasets.reading import decoding, splitting
+from harness.datasets.reading import coco, decoding, splitting
+from harness.datasets.reading.coco import CocoLayout
 from harness.datasets.reading.folder_benchmark import FolderBenchmark
-from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder
-from harness.datasets.reading.lists import Arranged, Pairs, split_by_lists
-from harness.datasets.reading.pairing import Paired, image_files
+from harness.datasets.reading.layouts import Layout, Part, resolve_folder, subfolders
+from harness.datasets.reading.lists import Arranged, Pairs, read_list, select, split_by_lists
+from harness.datasets.reading.opening import open_image, upright
+from harness.datasets.reading.own_layouts import ALL_IMAGES, ALL_MASKS, SPLITS, OneFolder, OwnCsv, OwnFolders, Patterns
+from harness.datasets.reading.pairing import MASK_EXTENSIONS, bare_key, image_files
 
+_MOST_FOLDERS, _MOST_TOLD = 40, 6
 BINARY = ("background", "foreground")
 CLASSES = "classes.txt"
 MOST_CLASSES = 255
-
-IMAGES = "images|image|imgs|img|sat"
-MASKS = "masks|mask|labels|label|annotations|gt|map"
-SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
 
 
 class OwnBenchmark(FolderBenchmark):
@@ -37,11 +39,12 @@ class OwnBenchmark(FolderBenchmark):
 
     terms = "your own"
     source = (
-        "a folder with images/ and masks/, with train/, val/ and test/ that hold them, or a CSV with the columns image and "
-        "label (docs/own-data.md); or a folder of images a class (docs/classification.md)"
+        "a folder with images/ and masks/, with train/, val/ and test/ that hold them, a CSV with the columns image and "
+        "label, a COCO JSON, or patterns of its files (docs/own-data.md); or a folder of images a class (docs/classification.md)"
     )
     mend = "complete the folder, or remove what does not belong"
     whose_splits = "given"
+    mask_colour = "any"
     folders = ()
 
     def __init__(self, options: DataOptions | None = None) -> None:
@@ -58,24 +61,43 @@ class OwnBenchmark(FolderBenchmark):
         return _rebuilt, (self.name, self.class_names, self.options)
 
     def layouts(self) -> tuple[Layout, ...]:
-        inside = {split: Part(images=f"{names}/{IMAGES}", masks=f"{names}/{MASKS}") for split, names in SPLITS.items()}
-        outside = {split: Part(images=f"{IMAGES}/{names}", masks=f"{MASKS}/{names}") for split, names in SPLITS.items()}
+        if self.options.images or self.options.masks:
+            return (Patterns(images=self.options.images, masks=self.options.masks),)
+        images, masks, rest = ALL_IMAGES, ALL_MASKS, frozenset({"val", "test"})
+        inside = {split: Part(images=f"{names}/{images}", masks=f"{names}/{masks}") for split, names in SPLITS.items()}
+        outside = {split: Part(images=f"{images}/{names}", masks=f"{masks}/{names}") for split, names in SPLITS.items()}
+        voc = Part(images="JPEGImages", masks="SegmentationClass|SegmentationClassPNG")
+        nnunet = {
+            part: Part(images=f"images{end}", masks=f"labels{end}") for part, end in (("train", "Tr"), ("test", "Ts"))
+        }
         return (
-            FolderLayout(name="folder", parts={"all": Part(images=IMAGES, masks=MASKS)}, probe=_undivided),
-            FolderLayout(name="folders", parts=inside, optional=frozenset({"val", "test"})),
-            FolderLayout(name="folders", parts=outside, optional=frozenset({"val", "test"})),
-            OwnCsvLayout(),
+            OwnFolders(name="folder", parts={"all": Part(images=images, masks=masks)}, probe=_undivided),
+            OwnFolders(name="folders", parts=inside, optional=rest),
+            OwnFolders(name="folders", parts=outside, optional=rest),
+            OwnFolders(name="voc", parts={"all": voc}, spare_images=True),
+            OwnFolders(name="nnu-net", parts=nnunet, optional=rest),
+            OwnCsv(),
+            CocoLayout(splits=SPLITS),
+            OneFolder(),
         )
+
+    def recognised(self, root: Path) -> list[Layout]:
+        found = super().recognised(root)
+        return [layout for layout in found if not isinstance(layout, OneFolder)] or found
 
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
             raise DatasetError(f"no folder {data_root} for {self.name}; give {self.source}")
         found = self.inside(data_root)
         if not found:
-            raise DatasetError(f"{data_root} is no data set that {self.name} could be; give {self.source}")
+            offer = shared_names(data_root, self.name)
+            raise DatasetError(
+                f"{data_root} is no data set that {self.name} could be; {offer or f'give {self.source}'}{_seen(data_root)}"
+            )
         if len(found) > 1:
             raise DatasetError(
-                f"{data_root} holds several data sets: {', '.join(map(str, found))}; give one of them as {self.name}=DIR"
+                f"{data_root} holds several data sets: {', '.join(map(str, found))}; give one of them as {self.name}=DIR, or "
+                f"patterns of the files of all ({_setting(self.name, '*/images/*', '*/masks/{stem}.png')})"
             )
         return found[0]
 
@@ -85,9 +107,18 @@ class OwnBenchmark(FolderBenchmark):
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         if set(parts) == {"train"}:
             parts = {"all": parts["train"]}
-        listed = next((folder for folder in (root / "splits", root) if (folder / "train.txt").is_file()), None)
+        places = (root / "splits", root, root / "ImageSets" / "Segmentation")
+        listed = next((folder for folder in places if (folder / "train.txt").is_file()), None)
         if "all" in parts and listed is not None:
-            return split_by_lists(parts["all"], listed)
+            lists = {split: listed / f"{split}.txt" for split in SPLITS}
+            if lists["test"].is_file() or listed != places[-1]:
+                return split_by_lists(parts["all"], listed)
+            # VOC keeps the masks of its test images to itself.
+            parts = {
+                split: select(parts["all"], read_list(path), source=path)
+                for split, path in lists.items()
+                if path.is_file()
+            }
         if "all" in parts or "test" in parts:
             return super().arrange(parts, root=root, layout=layout)
         seed, count = self.options.split_seed, splitting.share(len(parts["train"]), self.test_fraction)
@@ -110,10 +141,15 @@ class OwnBenchmark(FolderBenchmark):
     def notes(self, pairs: Sequence[Pair], *, layout: Layout, parts: Collection[str]) -> list[str]:
         return []
 
+    def mask_of(self, pair: Pair) -> decoding.Array:
+        if not pair.entry:
+            return super().mask_of(pair)
+        return coco.mask_of(pair.mask, pair.entry, classes=self.class_names, category=self.options.category)
+
     def decode_mask(self, path: Path) -> decoding.Array:
         try:
             if self.task == "binary":
-                return decoding.read_binary(path, only_255=self.options.mask_255_only)
+                return self._binary(path)
             mask = decoding.read_indices(path, num_classes=256)
         except DatasetError as error:
             raise DatasetError(f"{error}; {self._explanation()}") from error
@@ -126,11 +162,20 @@ class OwnBenchmark(FolderBenchmark):
             )
         return mask
 
+    def _binary(self, path: Path) -> decoding.Array:
+        try:
+            return super().decode_mask(path)
+        except DatasetError:
+            image = upright(open_image(path))
+            if image.mode != "P" or not set(np.unique(indices := np.asarray(image))) <= {0, 1, IGNORE}:
+                raise
+            return indices  # VOC's border, of a colour of its own
+
     def _explanation(self) -> str:
         if self.task == "binary":
             return (
-                "masks are binary as long as there is no classes.txt (0 and 255, 0 and 1, or a palette of black and one "
-                "colour); for several classes name them there, one a line, the background first"
+                "masks are binary as long as there is no classes.txt (0 and 255, 0 and 1, or black and one colour); for "
+                "several classes name them there, one a line, the background first"
             )
         return "masks of several classes hold one index a pixel (grey or palette PNG), not colours; convert them"
 
@@ -159,15 +204,61 @@ def _rebuilt(name: str, class_names: Sequence[str], options: DataOptions) -> Ben
     return own_benchmark(name, class_names)(options)
 
 
-def own_folder(name: str, folder: Path) -> tuple[type[Benchmark], Path]:
+def own_folder(name: str, folder: Path, options: DataOptions | None = None) -> tuple[type[Benchmark], Path]:
     """The class and the root of the data set in ``folder``.
 
     Raises:
         DatasetError: there is none, or its classes.txt is wrong.
     """
-    root = own_benchmark(name, BINARY)().locate(folder)
+    benchmark = own_benchmark(name, BINARY)(options)
+    assert isinstance(benchmark, OwnBenchmark)
+    root = benchmark.locate(folder)
+    layout, category = benchmark.layout_at(root), benchmark.options.category
+    if isinstance(layout, CocoLayout):
+        return own_benchmark(name, _coco_classes(layout, root, category)), root
+    if category:
+        raise DatasetError(
+            f"category={category} is for COCO files, and {root} has the layout {layout.name!r}; leave it away"
+        )
     lists = [path for path in dict.fromkeys((root / CLASSES, folder / CLASSES)) if path.is_file()]
-    return own_benchmark(name, read_classes(lists[0]) if lists else BINARY), root
+    names = (
+        read_classes(lists[0])
+        if lists
+        else _nnunet_classes(root / "dataset.json")
+        if layout.name == "nnu-net"
+        else BINARY
+    )
+    return own_benchmark(name, names), root
+
+
+def _coco_classes(layout: CocoLayout, root: Path, category: str) -> tuple[str, ...]:
+    """The background, and the one category that is looked for or all that the annotations show."""
+    found = layout.categories(root)
+    where = f"the COCO files in {root}"
+    if not found:
+        raise DatasetError(f"{where} have no annotations; export them again")
+    if category == coco.ANY:
+        return BINARY
+    if category and category not in found:
+        raise DatasetError(f"{where} have no annotation of the category {category!r}; they have {', '.join(found)}")
+    return _checked((BINARY[0], *([category] if category else [name for name in found if name != BINARY[0]])), where)
+
+
+def _nnunet_classes(path: Path) -> tuple[str, ...]:
+    """The labels of nnU-Net's ``dataset.json``: name -> index, or in its first version index -> name."""
+    try:
+        labels = json.loads(path.read_bytes())["labels"].items()
+        first_version = all(str(name).isdigit() for name, _ in labels)
+        indices = {int(one if first_version else other): str(other if first_version else one) for one, other in labels}
+    except FileNotFoundError:
+        return BINARY
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(
+            f"{path} names no classes under labels ({error}); complete it, or write {CLASSES}"
+        ) from error
+    if sorted(indices) != list(range(len(indices))):
+        raise DatasetError(f"{path} numbers its labels {sorted(indices)}; number them from 0, or write {CLASSES}")
+    return _checked(tuple(indices[index] for index in sorted(indices)), str(path))
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -180,49 +271,91 @@ def read_classes(path: Path) -> tuple[str, ...]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is no readable list ({error})") from error
-    names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    return _checked(tuple(line.strip() for line in text.splitlines() if line.strip()), str(path))
+
+
+def _checked(names: tuple[str, ...], where: str) -> tuple[str, ...]:
     if not 2 <= len(names) <= MOST_CLASSES:
         raise DatasetError(
-            f"{path} names {len(names)} classes; name 2 to {MOST_CLASSES}, one a line, the background first"
+            f"{where} names {len(names)} classes; name 2 to {MOST_CLASSES}, one a line, the background first"
         )
     if len(set(names)) < len(names) or not all(name.isprintable() and len(name) <= 60 for name in names):
-        raise DatasetError(f"{path}: a class is named twice, or its name is too long or cannot be printed")
+        raise DatasetError(f"{where}: a class is named twice, or its name is too long or cannot be printed; rename it")
     return names
 
 
 def _undivided(root: Path) -> bool:
-    images = resolve_folder(root, IMAGES)
+    images = resolve_folder(root, ALL_IMAGES)
     return images is not None and bool(image_files(images))
 
 
-@dataclass(frozen=True, kw_only=True)
-class OwnCsvLayout(CsvLayout):
-    """``train.csv`` with ``val.csv`` and ``test.csv`` as far as they are there, or one CSV of any name for all."""
-
-    name: str = "csv"
-    lists: ClassVar[tuple[str, ...]] = ("train", "val", "test")
-
-    def matches(self, root: Path) -> bool:
-        return bool(self._files(root))
-
-    def parts_at(self, root: Path) -> dict[str, Paired]:
-        return {part: self._read(path, keep=None) for part, path in self._files(root).items()}
-
-    def image_folders(self, root: Path) -> set[Path]:
-        return {pair.image.parent for part in self.parts_at(root).values() for pair in part.pairs}
-
-    def _files(self, root: Path) -> dict[str, Path]:
-        found = {split: root / f"{split}.csv" for split in self.lists if (root / f"{split}.csv").is_file()}
-        if "train" in found:
-            return found
-        others = [path for path in sorted(root.glob("*.csv")) if path.is_file() and _has_columns(path)]
-        return {"all": others[0]} if len(others) == 1 and not found else {}
+def _setting(name: str, images: str, masks: str) -> str:
+    return f"--set benchmarks.{name}.images='{images}' --set benchmarks.{name}.masks='{masks}'; datasets check: --images, --masks"
 
 
-def _has_columns(path: Path) -> bool:
+def _folders(root: Path) -> list[Path]:
+    """``root`` and the first folders down to two levels below it."""
+    level = subfolders(root)[:_MOST_FOLDERS]
+    return [root, *level, *[inner for one in level for inner in subfolders(one)[:_MOST_FOLDERS]]]
+
+
+def _seen(root: Path) -> str:
+    """What lies there, by ending: ``; seen: scans (24 .nii.gz)``."""
+    told = []
+    for folder in _folders(root):
+        try:
+            names = [path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+        except OSError:
+            continue
+        endings = Counter(
+            "".join(Path(name).suffixes[-2 if name.endswith(".gz") else -1 :]) or "no ending" for name in names
+        )
+        if names:
+            where = "beside them" if folder == root else f"{folder.relative_to(root)}/"
+            told.append(f"{where} ({', '.join(f'{count} {ending}' for ending, count in endings.most_common(3))})")
+    more = ", …" if len(told) > _MOST_TOLD else ""
+    return f"; seen: {', '.join(told[:_MOST_TOLD])}{more}" if told else ""
+
+
+def shared_names(root: Path, name: str) -> str:
+    """Two folders whose files share names, one of them like masks, offered as images and masks; empty where none are.
+
+    Args:
+        root: the folder of the data.
+        name: what it is called, for the message.
+    """
+    files = {
+        folder: {bare_key(path): path for path in image_files(folder, MASK_EXTENSIONS)} for folder in _folders(root)
+    }
+    for (first, ours), (second, theirs) in itertools.combinations(files.items(), 2):
+        shared = sorted(ours.keys() & theirs.keys())
+        if len(shared) < 2 or 2 * len(shared) < min(len(ours), len(theirs)):
+            continue
+        masks = [all(_like_mask(found[key]) for key in shared[:3]) for found in (ours, theirs)]
+        if masks[0] == masks[1]:
+            continue
+        (images, image), (others, mask) = (
+            ((first, ours), (second, theirs)) if masks[1] else ((second, theirs), (first, ours))
+        )
+        one, other = image[shared[0]], mask[shared[0]]
+        key = one.stem if one.stem in other.stem else shared[0]
+        image_names = "*" if key == one.stem else one.stem.replace(key, "{stem}") + ".*"
+        here, there = images.relative_to(root), others.relative_to(root)
+        asked = _setting(name, f"{here}/{image_names}", f"{there}/" + other.name.replace(key, "{stem}"))
+        return f"{here}/ and {there}/ share {len(shared)} names; if they are images and masks, say so: {asked}"
+    return ""
+
+
+def _like_mask(path: Path) -> bool:
+    """Whether a file could be a mask: few values, or black and white."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            header = [cell.strip().strip('"') for cell in file.readline(10_000).split(",")]
-    except (OSError, UnicodeDecodeError):
+        image = open_image(path)
+    except DatasetError:
         return False
-    return {"image", "label"} <= set(header)
+    if image.mode in ("1", "P") or len(image.getcolors(256) or range(99)) <= 8:
+        return True
+    try:
+        decoding.read_binary(path)
+    except DatasetError:
+        return False
+    return True

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample
-from harness.datasets.own import IMAGES, MASKS, MOST_CLASSES, SPLITS, OwnBenchmark, own_folder
+from harness.datasets.own import MOST_CLASSES, OwnBenchmark, own_folder, shared_names
 from harness.datasets.reading.labels import ClassFolders, read_labelled
 from harness.datasets.reading.layouts import Layout, recognise
 from harness.datasets.reading.lists import Arranged, Pairs
+from harness.datasets.reading.own_layouts import IMAGES, MASKS, SPLITS
 
 UNDIVIDED = ClassFolders(splits={}, never="|".join((IMAGES, MASKS, *SPLITS.values())))
 DIVIDED = ClassFolders(splits=SPLITS, never=f"{IMAGES}|{MASKS}")
@@ -65,14 +66,14 @@ def _rebuilt(name: str, class_names: Sequence[str], options: DataOptions) -> Ben
     return own_labels(name, class_names)(options)
 
 
-def any_folder(name: str, folder: Path) -> tuple[type[Benchmark], Path]:
+def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> tuple[type[Benchmark], Path]:
     """The class and the root of the data set in ``folder``: with masks where it has any, else with labels.
 
     Raises:
         DatasetError: there is none, several are there, or its classes are wrong.
     """
-    with_masks = OwnBenchmark().inside(folder)
-    return (None if with_masks else _labelled(name, folder)) or own_folder(name, folder)
+    with_masks = OwnBenchmark(options).inside(folder)
+    return (None if with_masks else _labelled(name, folder)) or own_folder(name, folder, options)
 
 
 def _labelled(name: str, folder: Path) -> tuple[type[Benchmark], Path] | None:
@@ -83,6 +84,8 @@ def _labelled(name: str, folder: Path) -> tuple[type[Benchmark], Path] | None:
         raise DatasetError(
             f"{folder} holds several data sets: {', '.join(map(str, roots))}; give one of them as {name}=DIR"
         )
+    if offer := shared_names(roots[0], name):  # two folders of one image each a name are hardly two classes
+        raise DatasetError(f"{roots[0]} has a folder of images a class, or images and masks: {offer}")
     layout = recognise(roots[0], (UNDIVIDED, DIVIDED))[0]
     assert isinstance(layout, ClassFolders)
     classes = layout.found(roots[0])

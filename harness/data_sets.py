@@ -49,6 +49,12 @@ def parser() -> CommandParser:
     checking.add_argument(
         "--group", default="", metavar="REGEX", help="of your own data: what in a name keeps images in one split"
     )
+    for option, what in (
+        ("images", "pattern of its images, such as 'img/*.jpg'"),
+        ("masks", "pattern of its masks, such as 'seg/{stem}_m.png'"),
+        ("category", "of its COCO file the category that is foreground; any for all of them"),
+    ):
+        checking.add_argument(f"--{option}", default="", metavar=option.upper(), help=f"of your own data: {what}")
     checking.add_argument("--workers", type=int, default=0, help="processes; 0 for one a core")
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.set_defaults(run=run_check)
@@ -169,7 +175,8 @@ def run_check(arguments: argparse.Namespace) -> int:
 
     if arguments.workers < 0:
         raise UsageError(f"--workers {arguments.workers} is negative; give a number of processes, or 0 for one a core")
-    options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed, group=arguments.group)
+    of_own = {name: getattr(arguments, name) for name in ("group", "images", "masks", "category")}
+    options = DataOptions(split_rule=arguments.split_rule, split_seed=arguments.split_seed, **of_own)
     if arguments.name == "all":
         among = [name for name in BENCHMARKS.names() if name not in LABELLED]  # whose images are those of the others
         names = [name for name in among if _entry(name, _folder(arguments, name))["found"]]
@@ -179,9 +186,10 @@ def run_check(arguments: argparse.Namespace) -> int:
         name, _, folder = arguments.name.partition("=")
         if folder:
             arguments.data = Path(folder).expanduser()
-        names = [_known(name, arguments)]
-    if arguments.group and not is_own(names[0]):
-        raise UsageError("--group is for data of your own; the benchmarks have rules of their own")
+        names = [_known(name, arguments, options)]
+    for option, value in of_own.items():
+        if value and not is_own(names[0]):
+            raise UsageError(f"--{option} is for data of your own; the benchmarks have rules of their own")
     checks = []
     for name in names:
         benchmark = _benchmark(name, options)
@@ -197,7 +205,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     return 0 if all(found.passed for found in checks) else 1
 
 
-def _known(name: str, arguments: argparse.Namespace) -> str:
+def _known(name: str, arguments: argparse.Namespace, options: DataOptions) -> str:
     """The name of a benchmark, or of data of one's own that the command line or the settings give a folder for."""
     own = dataset_name(name)
     if own in BENCHMARKS.names() and not is_own(own):
@@ -206,7 +214,7 @@ def _known(name: str, arguments: argparse.Namespace) -> str:
         return BENCHMARKS.resolve(name)  # which refuses it
     from harness.datasets.own_labels import any_folder
 
-    BENCHMARKS.add(own, any_folder(own, _folder(arguments, own))[0])
+    BENCHMARKS.add(own, any_folder(own, _folder(arguments, own), options)[0])
     return own
 
 

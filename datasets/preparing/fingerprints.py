@@ -73,8 +73,8 @@ def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprin
         image_file = open_image(pair.image)
         turned = orientation(image_file)
         image = to_rgb(upright(image_file), pair.image)
-        mask_file = upright(open_image(pair.mask))
         sample = benchmark.read(pair)
+        mask_file = Image.fromarray(sample.mask) if pair.entry else upright(open_image(pair.mask))
     except DatasetError as error:
         return Fingerprint(split=split, pair=pair, error=str(error))
     grey = Image.fromarray(image).convert("L")

@@ -89,12 +89,16 @@ class FolderBenchmark(Benchmark):
             path, rule=self.mask_rule, only_255=self.options.mask_255_only, colour=self.mask_colour
         )
 
+    def mask_of(self, pair: Pair) -> decoding.Array:
+        """The mask of a pair as class indices, (H, W) uint8."""
+        return self.decode_mask(pair.mask)
+
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
             raise DatasetError(f"no folder {data_root}; {self._how_to_get()}")
         known = {plain_folder_name(name) for name in self.folders}
         named = [path for path in subfolders(data_root) if plain_folder_name(path.name) in known]
-        candidates = [data_root] if recognise(data_root, self.layouts()) else []
+        candidates = [data_root] if self.recognised(data_root) else []
         for folder in named:
             candidates += self.inside(folder)
         if not candidates:
@@ -117,7 +121,7 @@ class FolderBenchmark(Benchmark):
         """``folder`` itself, or what lies in a known layout up to three levels below it, whatever it is called."""
         level = [folder]
         for _ in range(4):
-            found = [path for path in level if recognise(path, self.layouts())]
+            found = [path for path in level if self.recognised(path)]
             if found:
                 return found
             level = [inner for path in level for inner in subfolders(path)]
@@ -140,13 +144,17 @@ class FolderBenchmark(Benchmark):
     def _how_to_get(self) -> str:
         return f"get it: {self.source}; or try python -m harness.run --protocol demo, which needs no data"
 
+    def recognised(self, root: Path) -> list[Layout]:
+        """The layouts in which ``root`` lies: one, none, or rivals."""
+        return recognise(root, self.layouts())
+
     def layout_at(self, root: Path) -> Layout:
         """The layout of ``root``.
 
         Raises:
             DatasetError: none, or several at once.
         """
-        found = recognise(root, self.layouts())
+        found = self.recognised(root)
         if not found:
             names = ", ".join(layout.name for layout in self.layouts())
             raise DatasetError(f"{root} has none of the layouts of {self.title} ({names}); {self._how_to_get()}")
@@ -273,7 +281,7 @@ class FolderBenchmark(Benchmark):
         return notes
 
     def read(self, pair: Pair) -> Sample:
-        mask = self.decode_mask(pair.mask)
+        mask = self.mask_of(pair)
         image = decoding.read_image(pair.image, stored_size=(mask.shape[1], mask.shape[0]))
         image = decoding.fit(image, mask, path=pair.image, stretched=self.stretched_copies)
         return Sample(image=np.ascontiguousarray(image), mask=np.ascontiguousarray(mask))

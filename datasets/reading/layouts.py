@@ -135,9 +135,13 @@ class FolderLayout(Layout):
             if images is None or masks is None:
                 continue
             key = name.partition("+")[0]
-            paired = pair_folders(images, masks, keep=part.keep)
+            paired = self.read(part, images, masks)
             found[key] = joined_parts(found[key], paired) if key in found else paired
         return found
+
+    def read(self, part: Part, images: Path, masks: Path) -> Paired:
+        """The pairs of two folders."""
+        return pair_folders(images, masks, keep=part.keep)
 
     def image_folders(self, root: Path) -> set[Path]:
         return {folder for part in self.parts.values() if (folder := resolve_folder(root, part.images)) is not None}
@@ -187,12 +191,15 @@ class CsvLayout(Layout):
         return {name: part for name, part in parts.items() if part.pairs or name != "val"}
 
     def image_folders(self, root: Path) -> set[Path]:
-        return {(root / image).parent for image, _ in _read_rows(root / "train.csv")}
+        return {(root / image).parent for image, _ in _read_rows(root / "train.csv", self.columns)}
 
-    @staticmethod
-    def _read(path: Path, *, keep: Keep | None) -> Paired:
+    def columns(self, path: Path) -> tuple[str, str]:
+        """The columns of images and of masks."""
+        return "image", "label"
+
+    def _read(self, path: Path, *, keep: Keep | None) -> Paired:
         # An unnamed index column is simply never asked for.
-        rows = _read_rows(path)
+        rows = _read_rows(path, self.columns)
         pairs: dict[str, Pair] = {}
         for image_name, mask_name in rows:
             image, mask = path.parent / image_name, path.parent / mask_name
@@ -209,14 +216,15 @@ class CsvLayout(Layout):
         return Paired(pairs=tuple(pairs.values()), unpaired_images=(), unused_masks=())
 
 
-def _read_rows(path: Path) -> list[tuple[str, str]]:
+def _read_rows(path: Path, columns: Callable[[Path], tuple[str, str]]) -> list[tuple[str, str]]:
     """(image, mask) of every row, with forward slashes."""
+    image_column, mask_column = columns(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            if not {"image", "label"} <= set(reader.fieldnames or ()):
+            if not {image_column, mask_column} <= set(reader.fieldnames or ()):
                 raise DatasetError(f"{path} has no columns image and label; its header is {reader.fieldnames}")
-            cells = [(row["image"], row["label"]) for row in reader]
+            cells = [(row[image_column], row[mask_column]) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} is no readable CSV ({error}); unpack the archive again") from error
     if any(not image or not mask for image, mask in cells):

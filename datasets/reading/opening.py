@@ -71,10 +71,12 @@ def stored_size(path: Path) -> tuple[int, int]:
 def _opened(path: Path) -> Image.Image:
     """The image, not decoded yet."""
     require_file(path)
+    if path.suffix.lower() == ".npy":
+        return _array(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(path, formats=(*FORMATS, "GIF") if path.suffix.lower() == ".gif" else FORMATS)
     except UnidentifiedImageError as error:
         with path.open("rb") as file:
             start = file.read(4)
@@ -87,6 +89,26 @@ def _opened(path: Path) -> Image.Image:
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     _bound(path, *image.size)
+    return image
+
+
+def _array(path: Path) -> Image.Image:
+    """A mask that numpy saved: (H, W), also with an axis of one more; truth values, or whole numbers up to 255."""
+    try:
+        array = np.load(path, allow_pickle=False, mmap_mode="r")
+        _bound(path, *reversed(array.shape[-2:] if array.shape[0] == 1 else array.shape[:2]))
+        flat = np.asarray(array).squeeze()
+        with np.errstate(invalid="ignore"):
+            whole = flat.ndim == 2 and flat.size and bool((flat == flat.astype(np.uint8)).all())
+    except (*_UNREADABLE, EOFError) as error:
+        raise _unreadable(path, error) from error
+    if not whole:
+        raise DatasetError(
+            f"{path} is an array of {array.dtype} with shape {array.shape}, and no mask (height, width) of whole numbers "
+            "up to 255; save it as such"
+        )
+    image = Image.fromarray(flat.astype(np.uint8))
+    image.format = "NPY"
     return image
 
 

@@ -11,8 +11,16 @@ from pathlib import Path
 from harness.datasets.base import DatasetError, Pair
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+MASK_EXTENSIONS = IMAGE_EXTENSIONS | {".gif", ".npy"}
+"""Of masks of one's own: no benchmark has the last two."""
 MASK_SUFFIXES = ("_segmentation", "_mask", "_masks", "_label", "_labels", "_gt", "_seg")
 _SUPERPIXELS = re.compile(r"_superpixels?$")
+_OF_MASKS = (
+    "masks?|labels?|gt|seg|segmentations?|annotations?|ground_?truth|gtfine_labelids|gtfine_labeltrainids|manual1"
+)
+_OF_IMAGES = "images?|imgs?|im|rgb|photo|sat|leftimg8bit|0000|training|test"
+_MASK_AFFIX = re.compile(rf"^(?:{_OF_MASKS})[_\-. ]|[_\-. ](?:{_OF_MASKS})$")
+_IMAGE_AFFIX = re.compile(rf"^(?:{_OF_IMAGES})[_\-. ]|[_\-. ](?:{_OF_IMAGES})$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +38,13 @@ class Paired:
     unused_masks: tuple[Path, ...]
 
 
-def is_image(name: str) -> bool:
+def is_image(name: str, extensions: frozenset[str] = IMAGE_EXTENSIONS) -> bool:
     """Whether a file name is an image: not hidden (``.DS_Store``, ``._x.jpg``), no superpixels, no README."""
     stem, extension = os.path.splitext(name)
-    return extension.lower() in IMAGE_EXTENSIONS and not name.startswith(".") and not _SUPERPIXELS.search(stem.lower())
+    return extension.lower() in extensions and not name.startswith(".") and not _SUPERPIXELS.search(stem.lower())
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path, extensions: frozenset[str] = IMAGE_EXTENSIONS) -> list[Path]:
     """The images right below ``folder``, ordered by name so that the file system's order never matters.
 
     Raises:
@@ -44,7 +52,7 @@ def image_files(folder: Path) -> list[Path]:
     """
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry.name, entry.is_file()) for entry in entries if is_image(entry.name))
+            found = sorted((entry.name, entry.is_file()) for entry in entries if is_image(entry.name, extensions))
     except OSError as error:
         raise DatasetError(f"{folder} cannot be listed ({error.strerror})") from error
     strange = [folder / name for name, is_file in found if not is_file]
@@ -64,6 +72,16 @@ def mask_key(path: Path) -> str:
     return stem
 
 
+def is_named_as_mask(path: Path) -> bool:
+    """Whether a word before or after the rest of the name says so: ``img3_annotation``, ``mask_3``."""
+    return bool(_MASK_AFFIX.search(path.stem.casefold()))
+
+
+def bare_key(path: Path) -> str:
+    """Stem without case and without the words that tell images from masks, before or after the rest."""
+    return _IMAGE_AFFIX.sub("", _MASK_AFFIX.sub("", path.stem.casefold()))
+
+
 def _index(files: Iterable[Path], key: Callable[[Path], str]) -> Mapping[str, Path]:
     found: dict[str, Path] = {}
     for path in files:
@@ -77,27 +95,40 @@ def _index(files: Iterable[Path], key: Callable[[Path], str]) -> Mapping[str, Pa
 
 
 def pair_folders(images: Path, masks: Path, *, keep: Callable[[str], bool] | None = None) -> Paired:
-    """Pair the images of one folder with the masks of another.
+    """Pair the images of one folder with the masks of another; see `pair_files`."""
+    return pair_files(image_files(images), image_files(masks), keep=keep)
+
+
+def pair_files(
+    image_paths: Iterable[Path],
+    mask_paths: Iterable[Path],
+    *,
+    keep: Callable[[str], bool] | None = None,
+    bare: bool = False,
+) -> Paired:
+    """Pair images with masks.
 
     Args:
-        images: folder of images.
-        masks: folder of masks; may hold the masks of other splits too.
+        image_paths: images.
+        mask_paths: masks; may be those of other splits too.
         keep: chooses images by stem, where a folder mixes several benchmarks.
+        bare: where no mask has an image's name, compare both by `bare_key`.
 
     Raises:
         DatasetError: two images, or two masks, with one stem.
     """
     by_stem = _index(
-        (path for path in image_files(images) if keep is None or keep(path.stem)), lambda path: path.stem.casefold()
+        (path for path in image_paths if keep is None or keep(path.stem)), lambda path: path.stem.casefold()
     )
-    mask_files = image_files(masks)
+    mask_files = list(mask_paths)
     # A mask named exactly as its image wins; the shortened name is only the second try, so "a_gt.png" may be an image's
     # own name.
     exact = _index(mask_files, lambda path: path.stem.casefold())
     shortened = _index((path for path in mask_files if path.stem.casefold() not in by_stem), mask_key)
+    bared = _index((path for path in mask_files if path.stem.casefold() not in by_stem), bare_key) if bare else {}
     pairs, unpaired, used = [], [], set()
     for stem, image in by_stem.items():
-        mask = exact.get(stem) or shortened.get(stem)
+        mask = exact.get(stem) or shortened.get(stem) or bared.get(bare_key(image))
         if mask is None:
             unpaired.append(image)
             continue

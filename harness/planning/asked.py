@@ -13,11 +13,12 @@ from harness.datasets.own_labels import any_folder
 from harness.errors import UsageError
 from harness.models.catalog import resolve_backbone
 from harness.models.checkpoint import checkpoint_paths
+from harness.planning.data import data_options
 from harness.planning.request import Request, Variant
 from harness.planning.rows import split_overrides
 from harness.planning.tuning import Tuning, parse_tune
 from harness.planning.words import expand, parse_entry, parse_roots, parse_seeds, usable
-from harness.protocols.load import load_protocol
+from harness.protocols.load import load_protocol, resolve
 from harness.registry import BENCHMARKS, LABELLED, METHODS, dataset_name, is_own
 from harness.settings.read import Settings, named_table
 from harness.validation import parse_assignments
@@ -66,8 +67,9 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     if arguments.methods:
         values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, usable(METHODS)))
     folders: dict[str, Path] = {}
+    own: list[str] = []
     if arguments.datasets:
-        values["benchmarks"], folders = _benchmarks(arguments, settings)
+        values["benchmarks"], folders, own = _benchmarks(arguments, settings)
     for needed, example in (("entries", "--methods lora,naslora"), ("benchmarks", "--datasets all")):
         if not values.get(needed):
             raise UsageError(f"say {example} (or --study NAME for a whole table; --help lists everything)")
@@ -89,7 +91,12 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     if arguments.methods:
         for name in own_words[1].keys() - {METHODS.resolve(entry.method) for entry in values["entries"]}:
             raise UsageError(f"--set {name}.… has no effect: {name} is none of --methods {arguments.methods}")
-    generated = load_protocol(values["protocol"], own_words[0]).data == "sample"
+    card = load_protocol(values["protocol"], own_words[0])
+    for name in own:  # what a folder is, its patterns and its category say with it
+        made, folders[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
+        BENCHMARKS.add(name, made)
+    given |= folders
+    generated = card.data == "sample"
     if generated and arguments.data:
         raise UsageError(
             f"--data has no effect with the card {values['protocol']}, whose images are generated; take another"
@@ -111,12 +118,14 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
     return Asked(request=request, cluster_overrides=of_cluster, tuning=tuning_of(arguments, request), note=note)
 
 
-def _benchmarks(arguments: argparse.Namespace, settings: Settings) -> tuple[tuple[str, ...], dict[str, Path]]:
-    """The words of ``--datasets`` as names, and the folders of those that bring one: ``NAME=DIR``, or a data set of one's
-    own that ``--dataset-root`` or the settings name.
+def _benchmarks(
+    arguments: argparse.Namespace, settings: Settings
+) -> tuple[tuple[str, ...], dict[str, Path], list[str]]:
+    """The words of ``--datasets`` as names, the folders of those that bring one (``NAME=DIR``, or a data set of one's own
+    that ``--dataset-root`` or the settings name), and which of these are one's own.
 
     Raises:
-        UsageError, DatasetError: an unknown name, or no data set in the folder.
+        UsageError: an unknown name, or two folders for one.
     """
     given = {dataset_name(name): path for name, path in parse_roots(arguments.dataset_root).items()}
     names: list[str] = []
@@ -137,10 +146,7 @@ def _benchmarks(arguments: argparse.Namespace, settings: Settings) -> tuple[tupl
         if name in folders or (equals and name in given):
             raise UsageError(f"--datasets {word!r}: {name} has another folder on this command line; give one of them")
         folders[name] = Path(folder).expanduser()
-        if name not in known:
-            made, folders[name] = any_folder(name, folders[name])
-            BENCHMARKS.add(name, made)
-    return tuple(names), folders
+    return tuple(names), folders, [name for name in folders if name not in known]
 
 
 def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:

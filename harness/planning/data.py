@@ -30,6 +30,9 @@ def data_options(rules: Protocol, benchmark: str) -> DataOptions:
         split_rule="camo+cod10k" if with_cod10k else rules.split_rule,
         road_missing_ignore=rules.road_missing_ignore,
         group=rules.group,
+        images=rules.images,
+        masks=rules.masks,
+        category=rules.category,
         mask_255_only=rules.quirks.mask_decoding == "released",
     )
 

@@ -250,10 +250,11 @@ def _own_rules(name: str, rules: Protocol) -> Protocol:
         raise UsageError("own_classes is read from the folder of the data; it cannot be set")
     if is_own(name):
         return replace(rules, own_classes=BENCHMARKS.get(name).class_names)
-    if rules.group:
-        raise UsageError(
-            f"group is for data of your own, and {name} has its own rule; --set benchmarks.NAME.group=REGEX sets it for one"
-        )
+    for rule in ("group", "images", "masks", "category"):
+        if getattr(rules, rule):
+            raise UsageError(
+                f"{rule} is for data of your own, and {name} has its own rule; --set benchmarks.NAME.{rule}=… sets it for one"
+            )
     return rules
 
 

@@ -115,7 +115,7 @@ class Protocol:
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
         split_follows_seed: the run's seed splits the images anew, in place of ``split_seed`` (which planning then sets to it), so
             that the seeds of a row are folds: for small benchmarks, where which images are tested matters more than any seed.
-        split_rule: see `harness.datasets.base.DataOptions`; road_missing_ignore and group likewise.
+        split_rule: see `harness.datasets.base.DataOptions`; road_missing_ignore, group, images, masks and category likewise.
         own_classes: of one's own data, the names of its classes, so that a run is known by them and can be made anywhere;
             planning fills it in, and it is empty for the harness's benchmarks.
         evaluation: see `Conventions`.
@@ -143,6 +143,9 @@ class Protocol:
     split_follows_seed: bool = False
     road_missing_ignore: bool = False
     group: str = ""
+    images: str = ""
+    masks: str = ""
+    category: str = ""
     own_classes: tuple[str, ...] = ()
     epochs: int = 30
     batch_size: int = 4

@@ -62,6 +62,8 @@ class ImageSource:
         # Keyed, so that users who share a folder do not write over each other's entries.
         self._rules = own_sum(own_key() or b"", "rules", _decoding_rules(benchmark)) if cache is not None else b""
         self._keys: dict[int, str] = {}
+        self._of_many = {pair.mask for pair in self.pairs if pair.entry}
+        self._shared: dict[Path, bytes] = {}
         self._last = threading.local()
 
     def __len__(self) -> int:
@@ -117,14 +119,24 @@ class ImageSource:
             last = self._last.sample = (index, self.benchmark.read(self.pairs[index]))
         return last[1]
 
+    def _digest(self, path: Path) -> bytes:
+        """Of a file's bytes; one that holds the masks of many images is read once."""
+        if path in self._shared:
+            return self._shared[path]
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "blake2b").digest()
+        if path in self._of_many:
+            self._shared[path] = digest
+        return digest
+
     def _key(self, index: int) -> str | None:
         """Hash of the item's files and how they are decoded; None if unreadable, as decoding will say."""
         if index not in self._keys:
             digest = hashlib.blake2b(self._rules, digest_size=16)
             try:
                 for path in (self.pairs[index].image, self.pairs[index].mask):
-                    with path.open("rb") as file:
-                        digest.update(hashlib.file_digest(file, "blake2b").digest())
+                    digest.update(self._digest(path))
+                digest.update(self.pairs[index].entry.encode())
             except OSError:
                 return None
             self._keys[index] = digest.hexdigest()

@@ -1,0 +1,297 @@
+"""Layouts of folders that nobody packed for a benchmark: two folders of one's own, one folder, a CSV, patterns."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from harness.datasets.base import DatasetError, Pair
+from harness.datasets.reading.layouts import CsvLayout, FolderLayout, Layout, Part, resolve_folder, subfolders
+from harness.datasets.reading.pairing import (
+    IMAGE_EXTENSIONS,
+    MASK_EXTENSIONS,
+    Paired,
+    image_files,
+    is_image,
+    is_named_as_mask,
+    pair_files,
+)
+
+IMAGES = "images|image|imgs|img|sat"
+MASKS = "masks|mask|labels|label|annotations|gt|map"
+SPLITS = {"train": "train|training", "val": "val|valid|validation", "test": "test|testing"}
+
+# Names that mean images and masks beside each other alone: a class may be called x.
+ALL_IMAGES = f"{IMAGES}|img_dir|Training_Images|x"
+ALL_MASKS = f"1st_manual|{MASKS}|ann_dir|Ground_Truth|y"
+"""`resolve_folder` takes the first that is there by its very name: DRIVE's ``mask`` is where the camera looked."""
+
+_MASK_COLUMN = re.compile(r"mask|label|seg|annot|target|truth|gt", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnFolders(FolderLayout):
+    """A folder of images and a folder of masks, whose names may each carry words of their own; GIF and numpy masks too.
+
+    Args:
+        spare_images: images without a mask are left out: the folder serves other tasks too.
+    """
+
+    spare_images: bool = False
+
+    def matches(self, root: Path) -> bool:
+        return super().matches(root) and any(part.pairs for part in self.parts_at(root).values())
+
+    def read(self, part: Part, images: Path, masks: Path) -> Paired:
+        found = pair_files(image_files(images), image_files(masks, MASK_EXTENSIONS), bare=True)
+        if self.spare_images:
+            return Paired(pairs=found.pairs, unpaired_images=(), unused_masks=found.unused_masks)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneFolder(Layout):
+    """Images and masks in one folder, told by a word in the masks' names or by their format; or the same in folders of splits."""
+
+    name: str = "one folder"
+    distinctive: bool = False
+
+    def matches(self, root: Path) -> bool:
+        found = self.parts_at(root) if root.is_dir() else {}
+        pairs = sum(len(part.pairs) for part in found.values())
+        return ("all" in found or "train" in found) and 2 * pairs > sum(
+            len(part.unpaired_images) for part in found.values()
+        )
+
+    def parts_at(self, root: Path) -> dict[str, Paired]:
+        folders = {split: resolve_folder(root, names) for split, names in SPLITS.items()}
+        found = {
+            split: paired
+            for split, folder in {"all": root, **folders}.items()
+            if folder is not None and (paired := _in_one_folder(folder)).pairs
+        }
+        return {"all": found["all"]} if "all" in found else found
+
+    def image_folders(self, root: Path) -> set[Path]:
+        return {pair.image.parent for part in self.parts_at(root).values() for pair in part.pairs}
+
+
+def _in_one_folder(folder: Path) -> Paired:
+    files = image_files(folder, MASK_EXTENSIONS)
+    masks = [path for path in files if is_named_as_mask(path)]
+    if not masks:  # photograph.jpg beside photograph.png
+        photographs = {path.stem for path in files if path.suffix.lower() in (".jpg", ".jpeg")}
+        masks = [path for path in files if path.stem in photographs and path.suffix.lower() not in (".jpg", ".jpeg")]
+    chosen = set(masks)
+    images = [path for path in files if path not in chosen and path.suffix.lower() in IMAGE_EXTENSIONS]
+    try:
+        return pair_files(images, masks, bare=True)
+    except DatasetError:  # two files with one name: whatever this folder is, it is not pairs
+        return Paired(pairs=(), unpaired_images=(), unused_masks=())
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnCsv(CsvLayout):
+    """``train.csv`` with ``val.csv`` and ``test.csv`` as far as they are there, or one CSV of any name for all."""
+
+    name: str = "csv"
+    lists: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+
+    def matches(self, root: Path) -> bool:
+        return bool(self._files(root))
+
+    def parts_at(self, root: Path) -> dict[str, Paired]:
+        return {part: self._read(path, keep=None) for part, path in self._files(root).items()}
+
+    def image_folders(self, root: Path) -> set[Path]:
+        return {pair.image.parent for part in self.parts_at(root).values() for pair in part.pairs}
+
+    def columns(self, path: Path) -> tuple[str, str]:
+        found = _columns(path)
+        if found is None:
+            raise DatasetError(
+                f"{path} has no two columns that name files; call them image and label, with paths relative to the CSV"
+            )
+        return found
+
+    def _files(self, root: Path) -> dict[str, Path]:
+        found = {split: root / f"{split}.csv" for split in self.lists if (root / f"{split}.csv").is_file()}
+        if "train" in found:
+            return found
+        others = [path for path in sorted(root.glob("*.csv")) if path.is_file() and _columns(path)]
+        return {"all": others[0]} if len(others) == 1 and not found else {}
+
+
+def _columns(path: Path) -> tuple[str, str] | None:
+    """The columns of images and of masks: ``image`` and ``label``, or the two whose first cells name files."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            names, first = list(rows.fieldnames or ()), next(rows, {})
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return None
+    if {"image", "label"} <= set(names):
+        return "image", "label"
+    cells = {name: str(first.get(name) or "").replace("\\", "/") for name in names if name}
+    files = [name for name, cell in cells.items() if cell and "\0" not in cell and (path.parent / cell).is_file()]
+    if len(files) != 2:
+        return None
+    masks = [name for name in files if _MASK_COLUMN.search(name)]
+    image, mask = files if len(masks) != 1 or masks[0] == files[1] else reversed(files)
+    return image, mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patterns(Layout):
+    """Paths below the root by two patterns. ``*`` is any part of a name and ``**/`` any folders; in the masks' pattern they are
+    what they were in the image's path, or else what makes exactly one file. ``{stem}`` is the image's name, ``{split}`` a
+    folder or a word called train, val or test.
+
+    Args:
+        images: such as ``*/img/*.jpg``.
+        masks: such as ``*/seg/{stem}_m.png``.
+    """
+
+    images: str
+    masks: str
+    name: str = "patterns"
+    distinctive: bool = False
+
+    def __post_init__(self) -> None:
+        for what, pattern in (("images", self.images), ("masks", self.masks)):
+            if not pattern:
+                raise DatasetError(
+                    f"a pattern of {what} is missing; give both, such as images='img/*.jpg' masks='seg/{{stem}}.png'"
+                )
+            if pattern.startswith("/") or ".." in pattern.split("/"):
+                raise DatasetError(
+                    f"the pattern {what}={pattern!r} leads out of the folder; give it relative to the folder"
+                )
+            if unknown := set(re.findall(r"\{.*?\}", pattern)) - {"{stem}", "{split}"}:
+                raise DatasetError(
+                    f"the pattern {what}={pattern!r} has {min(unknown)}; known are {{stem}} and {{split}}"
+                )
+        if not re.search(r"\*|\{stem\}", self.masks):
+            raise DatasetError(
+                f"the pattern masks={self.masks!r} names one file; say {{stem}} where the image's name stands"
+            )
+
+    def matches(self, root: Path) -> bool:
+        return True
+
+    def parts_at(self, root: Path) -> dict[str, Paired]:
+        files = {str(path.relative_to(root).as_posix()): path for path in _walked(root)}
+        wanted = _expression(self.images)
+        images = {
+            name: found
+            for name, path in files.items()
+            if is_image(path.name) and (found := wanted.fullmatch(name)) is not None
+        }
+        if not images:
+            some = ", ".join([name for name, path in files.items() if is_image(path.name, MASK_EXTENSIONS)][:3])
+            raise DatasetError(
+                f"the pattern images={self.images!r} fits no file below {root} ({some or 'which holds no images'}); mend it"
+            )
+        masks = self._masks(images, files)
+        images = {name: found for name, found in images.items() if name not in set(masks.values())}
+        stems = [_stem(name, found) for name, found in images.items()]
+        if len({stem.casefold() for stem in stems}) < len(stems):
+            stems = [
+                "_".join(dict.fromkeys(one.strip("/") for one in found.groups() if one)).replace("/", "_")
+                for found in images.values()
+            ]
+        parts: dict[str, list[tuple[str, Path, Path | None]]] = {}
+        for (name, found), stem in zip(images.items(), stems, strict=True):
+            mask = files[masks[name]] if name in masks else None
+            parts.setdefault(_split(found), []).append((stem, files[name], mask))
+        return {
+            split: Paired(
+                pairs=tuple(Pair(stem=stem, image=image, mask=mask) for stem, image, mask in mine if mask is not None),
+                unpaired_images=tuple(image for _, image, mask in mine if mask is None),
+                unused_masks=(),
+            )
+            for split, mine in parts.items()
+        }
+
+    def _masks(self, images: Mapping[str, re.Match[str]], files: Mapping[str, Path]) -> dict[str, str]:
+        """Image -> mask, as far as there is one.
+
+        Raises:
+            DatasetError: several.
+        """
+        by_stem: dict[str, list[str]] = {}
+        free = _expression(self.masks)
+        for name in files:
+            if (found := free.fullmatch(name)) is not None and "stem" in free.groupindex:
+                by_stem.setdefault(found["stem"], []).append(name)
+        masks = {}
+        for name, found in images.items():
+            exact = _filled(self.masks, name, found)
+            several = by_stem.get(_stem(name, found), [])
+            if exact in files and exact != name:
+                masks[name] = exact
+            elif len(several) > 1:
+                raise DatasetError(
+                    f"the pattern masks={self.masks!r} fits {several[0]} and {several[1]} for {name}; make it tell them apart"
+                )
+            elif several and several[0] != name:
+                masks[name] = several[0]
+        return masks
+
+    def image_folders(self, root: Path) -> set[Path]:
+        return {pair.image.parent for part in self.parts_at(root).values() for pair in part.pairs}
+
+
+def _walked(folder: Path) -> Iterator[Path]:
+    """Visible files in and below ``folder``, by name."""
+    try:
+        yield from sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be listed ({error.strerror})") from error
+    for inner in subfolders(folder):
+        yield from _walked(inner)
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    """The pattern as a regular expression, a group for each of its wildcards."""
+    named: set[str] = set()
+
+    def group(token: str) -> str:
+        if token in ("*", "**/", "?"):
+            return {"*": "([^/]*)", "**/": "((?:[^/]+/)*)", "?": "[^/]"}[token]
+        if token[0] != "{":
+            return re.escape(token)
+        if token[1:-1] in named:
+            return f"(?P={token[1:-1]})"
+        named.add(token[1:-1])
+        return f"(?P<{token[1:-1]}>[^/]+)"
+
+    return re.compile("".join(map(group, re.findall(r"\*\*/|\*|\?|\{\w+\}|[^*?{]+|\{", pattern))))
+
+
+def _filled(pattern: str, name: str, found: re.Match[str]) -> str:
+    """The masks' pattern with what its wildcards stand for in the image ``name``."""
+    named = {"{stem}": _stem(name, found), **{f"{{{key}}}": text for key, text in found.groupdict().items()}}
+    of_names = set(found.re.groupindex.values())
+    stars = iter([found[index] for index in range(1, found.re.groups + 1) if index not in of_names])
+    return re.sub(
+        r"\*\*/|\*|\{\w+\}", lambda one: named.get(one[0], one[0]) if one[0][0] == "{" else next(stars, one[0]), pattern
+    )
+
+
+def _stem(name: str, found: re.Match[str]) -> str:
+    return found.groupdict().get("stem") or Path(name).stem
+
+
+def _split(found: re.Match[str]) -> str:
+    word = found.groupdict().get("split")
+    if word is None:
+        return "all"
+    split = next((split for split, names in SPLITS.items() if word.casefold() in names.split("|")), None)
+    if split is None:
+        raise DatasetError(f"{{split}} is {word!r} in {found[0]}; folders of splits are called train, val and test")
+    return split

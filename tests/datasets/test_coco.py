@@ -1,0 +1,260 @@
+"""COCO JSON read in place: the masks are pycocotools' own, and nothing in a file reaches its C unchecked."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.data_sets import main
+from harness.datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair, Splits
+from harness.datasets.own_labels import any_folder
+from harness.datasets.reading.coco import _runs
+from harness.training.images import ImageSource
+
+pytest.importorskip("pycocotools", reason="an extra: coco")
+from pycocotools import mask as drawing
+from pycocotools.coco import COCO
+
+HEIGHT, WIDTH = 40, 56
+RNG = np.random.default_rng(0)
+
+
+def blob(left: int, top: int, side: int = 12) -> np.ndarray:
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    return ((rows - top) ** 2 + (columns - left) ** 2 < side**2 / 4).astype(np.uint8)
+
+
+def rle(drawn: np.ndarray, *, compressed: bool) -> dict[str, Any]:
+    found = drawing.encode(np.asfortranarray(drawn))
+    if compressed:
+        return {"size": list(found["size"]), "counts": found["counts"].decode()}
+    return {"size": [HEIGHT, WIDTH], "counts": _runs(found["counts"].decode())}
+
+
+def polygon(left: float, top: float, side: float = 11.5) -> list[float]:
+    return [left, top, left + side, top, left + side, top + side / 2, left + side / 3, top + side]
+
+
+def document(
+    names: list[str], shapes: dict[int, list[dict]], categories: tuple[str, ...] = ("cell", "nucleus")
+) -> dict:
+    """Annotations by the position of their image."""
+    images = [
+        {"id": 7 + number, "file_name": name, "height": HEIGHT, "width": WIDTH} for number, name in enumerate(names)
+    ]
+    annotations = [
+        {"id": 100 * number + index, "image_id": 7 + number, "iscrowd": 0, "category_id": 1, "area": 1, **one}
+        for number, mine in shapes.items()
+        for index, one in enumerate(mine)
+    ]
+    named = [
+        {"id": index, "name": name} for index, name in enumerate(("things", *categories))
+    ]  # as Roboflow: 0 is nobody's
+    return {"info": {}, "categories": named, "images": images, "annotations": annotations}
+
+
+SHAPES: dict[int, list[dict]] = {
+    0: [{"segmentation": [polygon(3.3, 4.7), polygon(30, 20)]}],
+    1: [{"segmentation": rle(blob(20, 15), compressed=True), "category_id": 2}],
+    2: [
+        {"segmentation": rle(blob(40, 30), compressed=False)},
+        {"segmentation": [polygon(34, 24, 5)], "category_id": 2},
+    ],
+    3: [{"segmentation": [polygon(2, 2)]}, {"segmentation": rle(blob(8, 8, 30), compressed=False), "iscrowd": 1}],
+    4: [],
+    5: [{"segmentation": [polygon(-20, 10, 100)]}, {"segmentation": [[1, 1, 5, 5]]}],
+}
+NAMES = [f"slide {number}.jpg" for number in range(12)]
+
+
+def write(
+    folder: Path, place: str = "", names: list[str] = NAMES, shapes: dict = SHAPES, file: str = "_annotations.coco.json"
+) -> Path:
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / place / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(folder / place / name)
+    (folder / file if "/" in file else folder / place / file).write_text(json.dumps(document(names, shapes)))
+    return folder
+
+
+def opened(root: Path, **options: str) -> tuple[Benchmark, Splits]:
+    made, found = any_folder("cells", root, DataOptions(**options))  # type: ignore[arg-type]
+    benchmark = made(DataOptions(**options))  # type: ignore[arg-type]
+    return benchmark, benchmark.splits(found)
+
+
+def masks(root: Path, **options: str) -> dict[str, np.ndarray]:
+    benchmark, splits = opened(root, **options)
+    pairs = [pair for part in (splits.train, splits.val, splits.test["test"]) for pair in part]
+    return {pair.entry: benchmark.read(pair).mask for pair in pairs}
+
+
+def oracle(path: Path) -> dict[str, list[tuple[str, bool, np.ndarray]]]:
+    """pycocotools' own: image -> (category, crowd, mask) of every annotation."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(path))
+    return {
+        image["file_name"]: [
+            (coco.cats[one["category_id"]]["name"], bool(one["iscrowd"]), coco.annToMask(one).astype(bool))
+            for one in coco.imgToAnns[key]
+            if not (isinstance(one["segmentation"], list) and min(map(len, one["segmentation"])) < 6)
+        ]
+        for key, image in coco.imgs.items()
+    }
+
+
+@pytest.mark.parametrize("category", ["cell", "nucleus", "any"])
+def test_binary_masks_are_the_union_of_pycocotools_masks(tmp_path: Path, category: str) -> None:
+    found = masks(write(tmp_path), category=category)
+    for name, shapes in oracle(tmp_path / "_annotations.coco.json").items():
+        mine = [(crowd, drawn) for one, crowd, drawn in shapes if category in (one, "any")]
+        expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+        for crowd, drawn in sorted(mine, key=lambda one: not one[0]):
+            expected[drawn] = IGNORE if crowd else 1
+        np.testing.assert_array_equal(found[name], expected, err_msg=name)
+    assert sum((one == 1).any() for one in found.values()) >= 2
+
+
+def test_several_categories_are_classes_and_the_smaller_object_lies_on_top(tmp_path: Path) -> None:
+    found = masks(write(tmp_path))
+    for name, shapes in oracle(tmp_path / "_annotations.coco.json").items():
+        covered = np.zeros((HEIGHT, WIDTH), bool)
+        for category, crowd, drawn in sorted(shapes, key=lambda one: (one[1], one[2].sum())):
+            top = drawn & ~covered
+            assert (found[name][top] == (IGNORE if crowd else {"cell": 1, "nucleus": 2}[category])).all()
+            covered |= drawn
+        assert not found[name][~covered].any()
+    benchmark, _ = opened(tmp_path)
+    assert (benchmark.task, benchmark.class_names) == ("multiclass", ("background", "cell", "nucleus"))
+
+
+def test_one_category_alone_is_binary_by_its_name(tmp_path: Path) -> None:
+    benchmark, _ = opened(write(tmp_path, shapes={0: SHAPES[0], 3: SHAPES[3]}))
+    assert (benchmark.task, benchmark.class_names) == ("binary", ("background", "cell"))
+
+
+def test_run_lengths_are_read_as_pycocotools_writes_them() -> None:
+    for density in (0.0, 0.01, 0.5, 1.0):
+        drawn = (RNG.random((97, 131)) < density).astype(np.uint8)
+        runs = _runs(drawing.encode(np.asfortranarray(drawn))["counts"].decode())
+        assert runs is not None
+        flat = np.repeat(np.arange(len(runs)) % 2, runs)
+        np.testing.assert_array_equal(flat.reshape(131, 97).T, drawn)
+
+
+@pytest.mark.parametrize(
+    ("places", "sizes"),
+    [
+        ({"train": "train/_annotations.coco.json", "valid": "", "test": ""}, (12, 12, 12)),
+        ({"train2017": "annotations/instances_train2017.json", "val2017": "annotations/instances_val2017.json"}, None),
+        ({"images": "annotations.json"}, (10, 1, 1)),
+    ],
+)
+def test_splits_and_folders_are_found(
+    tmp_path: Path, places: dict[str, str], sizes: tuple[int, int, int] | None
+) -> None:
+    for place, file in places.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        names = [f"{place}{number}.png" for number in range(12)]
+        write(tmp_path, place, names=names, file=file or "_annotations.coco.json")
+        if file == "annotations.json":
+            (tmp_path / place / file).rename(tmp_path / file)
+    if "train2017" in places:
+        (tmp_path / "annotations/captions_train2017.json").write_text(json.dumps({"images": [], "annotations": []}))
+    _, splits = opened(tmp_path)
+    found = len(splits.train), len(splits.val), len(splits.test["test"])
+    assert found == (sizes or (11, 12, 1))
+
+
+BAD = [
+    {"segmentation": []},
+    {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "zzz"}},
+    {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [10, -5, HEIGHT * WIDTH - 5]}},
+    {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH + 1]}},
+    {"segmentation": {"size": [4000, 4000], "counts": [4000 * 4000]}},
+    {"segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]},
+    {"segmentation": [[0, 0, "1", 0, 3, 3]]},
+    {"segmentation": [[0, 0, 1, 0, 3, 3, 4]]},
+    {"segmentation": 3},
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_what_would_break_pycocotools_is_refused(tmp_path: Path, bad: dict) -> None:
+    with pytest.raises(DatasetError, match="annotation 0 of slide 0"):
+        masks(write(tmp_path, shapes={0: [bad]}))
+
+
+CELL = [{"image_id": 7, "category_id": 1}]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"categories": []}, "unknown category"),
+        ({"images": [{"id": 7, "file_name": "../x.jpg", "height": 4, "width": 4}], "annotations": CELL}, "leads out"),
+        ({"images": [{"id": 7, "file_name": "gone.jpg", "height": 4, "width": 4}], "annotations": CELL}, "no such file"),
+        ({"images": [{"id": 7, "file_name": "a.jpg", "height": 10**6, "width": 10**6}]}, "1000000x1000000"),
+        ({"annotations": []}, "no annotations"),
+        ({"annotations": [{"image_id": 99, "category_id": 1}]}, "no COCO JSON"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_wrong_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict, word: str
+) -> None:
+    write(tmp_path)
+    path = tmp_path / "_annotations.coco.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert main(["check", f"cells={tmp_path}", "--workers", "1"]) in (1, 2)
+    told = capsys.readouterr()
+    assert word in told.out + told.err
+    assert "Traceback" not in told.err
+
+
+def test_a_category_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="cell, nucleus"):
+        opened(write(tmp_path), category="cells")
+
+
+def test_category_is_for_coco_files(tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for number in range(12):
+            Image.fromarray(blob(20, 20) * np.uint8(255)).save(tmp_path / kind / f"{number}.png")
+    with pytest.raises(DatasetError, match="is for COCO files"):
+        opened(tmp_path, category="cell")
+
+
+def test_check_judges_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, shapes=dict.fromkeys(range(12), SHAPES[0]))
+    assert main(["check", f"cells={tmp_path}", "--workers", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "layout coco, 12 pairs" in told
+    assert "all 12 pairs decode" in told
+
+
+def test_kept_images_of_one_json_are_told_apart(tmp_path: Path) -> None:
+    """Two copies of one photograph with different masks: their files alone are the same."""
+    folder = write(tmp_path / "data", names=["a.png", "b.png"], shapes={0: SHAPES[0], 1: SHAPES[3]})
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
+    benchmark = any_folder("cells", folder)[0]()
+    json_file = folder / "_annotations.coco.json"
+    pairs = [Pair(stem=name, image=folder / name, mask=json_file, entry=name) for name in ("a.png", "b.png")]
+    for _ in range(2):
+        source = ImageSource(benchmark, pairs, image_size=16, cache=tmp_path / "cache")
+        for index, pair in enumerate(pairs):
+            np.testing.assert_array_equal(source.mask_native(index), benchmark.read(pair).mask)
+
+
+def test_without_pycocotools_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pycocotools", None)
+    with pytest.raises(DatasetError, match="pip install pycocotools"):
+        masks(write(tmp_path))
