@@ -19,9 +19,8 @@ from tabulate import tabulate
 
 from benchmarks.child import used
 from benchmarks.saving import add_json, save
-from harness.archive.files import digest
+from harness.archive.files import digest, sealed
 from harness.archive.schema import Run
-from harness.archive.seal import sealed
 from harness.dispatch.holder import Holder
 from harness.dispatch.sweeps import PlannedRun, Sweep, create_sweep
 from harness.planning.samples import sample_writer

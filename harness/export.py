@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.archive.lookup import find_run
+from harness.archive.store import find_run
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
 from harness.errors import UsageError

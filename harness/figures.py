@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from harness.archive.cost import CostStore
-from harness.archive.evidence import EvidenceStore
+from harness.archive.measured import EvidenceStore
 from harness.archive.store import RecordStore, require_writable
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect

@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.archive.forgetting import ForgettingRecord, ForgettingStore
-from harness.archive.lookup import find_run
+from harness.archive.measured import ForgettingRecord, ForgettingStore
 from harness.archive.schema import Run
-from harness.archive.store import RecordStore, require_writable
+from harness.archive.store import RecordStore, find_run, require_writable
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError

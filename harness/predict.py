@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from harness.archive.lookup import find_run
+from harness.archive.store import find_run
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError

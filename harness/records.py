@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.archive.agreement import disagreement, strays
+from harness.archive.checkpoints import verify_checkpoint
 from harness.archive.cost import CostStore
-from harness.archive.evidence import EvidenceStore
-from harness.archive.forgetting import ForgettingStore
+from harness.archive.measured import EvidenceStore, ForgettingStore
 from harness.archive.merge import conflicts, merge
 from harness.archive.reading import load
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore, add_seal, is_sealed
-from harness.archive.verify import verify_checkpoint
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
@@ -30,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.command != "merge":
         options.root = options.root or load_settings().results
     if options.command == "verify-checkpoint":
-        print(verify_checkpoint(options.file, options.root))
+        used = (record.run.checkpoint for record in RecordStore(options.root))
+        print(verify_checkpoint(options.file, options.root, used=used))
         return 0
     if options.command == "seal":
         return _seal(options.root)

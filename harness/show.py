@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.archive.lookup import find_record
-from harness.archive.store import RecordStore
+from harness.archive.store import RecordStore, find_record
 from harness.cli import verb
 from harness.command_line import CommandParser, command, require_effect
 from harness.comparison.names import METRICS, benchmark_title

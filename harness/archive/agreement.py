@@ -10,13 +10,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.archive.architecture import read_architecture
-from harness.archive.files import files_beside, is_of_record
-from harness.archive.images import ImageScores, all_image_scores
+from harness.archive.files import ImageScores, all_image_scores, files_beside, is_of_record, read_architecture
 from harness.archive.masks import read_masks
-from harness.archive.ranges import OVERLAP
 from harness.archive.reading import refuse_unread
-from harness.archive.schema import Record
+from harness.archive.schema import OVERLAP, Record
 from harness.text import printable_line
 
 ROUNDING = 1e-6

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.archive.folder import RecordFolder, read_validated, require_seal
+from harness.archive.files import seal_holds
+from harness.archive.measured import RecordFolder, read_validated, require_seal
 from harness.archive.reading import spelt
 from harness.archive.schema import content_hash
-from harness.archive.seal import seal_holds
 
 COST_SCHEMA_VERSION = 1
 

@@ -1,10 +1,23 @@
-"""The files of a record: what lies beside it, how large they may be, and their digests."""
+"""The files of a record: their names, sizes and digests, the seal that a record ends in, and the tables that lie beside it.
+
+The seal is a hash of all that a file says, so that an edited number does not pass for a measured one. It finds slips and
+careless edits; whoever wants to forge a record can compute it as well. ``<key>.architecture.csv`` is the α history: columns
+epoch, site, then one share of softmax(α) an operation. ``<key>.images.csv`` has per-image scores: columns variant, split, stem,
+then one a metric; before these the group of images that are not independent (frames of one video), where a benchmark has such.
+"""
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from collections.abc import Collection
+import io
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
+
+from harness.archive.schema import largest
+from harness.files import read_regular
 
 _IMAGES = "images.csv"
 RESULTS_BESIDE = (_IMAGES, "architecture.csv")
@@ -42,3 +55,196 @@ def is_of_record(name: str, named: Collection[str]) -> bool:
 def digest(content: bytes) -> str:
     """First 16 hex digits of the SHA-256."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+_SEAL = b'\n "seal": "'
+"""As `sealed` writes it: a field of the record itself, by its indentation."""
+
+
+def sealed(content: dict[str, Any]) -> bytes:
+    """A record's content as its file, ending in a newline; halves of surrogate pairs become question marks."""
+    data = _text({**content, "seal": ""})
+    return data.replace(_SEAL + b'"', _SEAL + digest(data).encode() + b'"', 1)
+
+
+def compact(data: bytes) -> bytes:
+    """The same sealed content in few lines: mappings a field a line, unless all their values are plain; lists in one line.
+
+    For records whose lists are long: a number a line, 44,000 lines of them, hide what a file says.
+    """
+    return (_compact(json.loads(data), indent="") + "\n").encode()
+
+
+def _compact(value: Any, *, indent: str) -> str:
+    deeper = indent + " "
+    if isinstance(value, dict) and any(isinstance(item, dict | list) for item in value.values()):
+        fields = (f"{json.dumps(name, ensure_ascii=False)}: {_compact(value[name], indent=deeper)}" for name in value)
+        return "{\n" + ",\n".join(deeper + field for field in fields) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return "[\n" + ",\n".join(deeper + _compact(item, indent=deeper) for item in value) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def seal_holds(data: bytes) -> bool | None:
+    """Whether a file says what was sealed; None where it has no seal, as files older than seals. Layout may differ."""
+    if (place := data.find(_SEAL)) < 0 and b'"seal"' not in data:
+        return None
+    start = place + len(_SEAL)
+    if digest(data[:start] + data[start + 16 :]).encode() == data[start : start + 16]:
+        return True
+    content = json.loads(data)
+    seal = content.pop("seal", None)
+    return None if seal is None else isinstance(seal, str) and digest(_text({**content, "seal": ""})) == seal
+
+
+def _text(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(errors="replace")
+
+
+def read_architecture(path: Path, *, expected: str = "") -> list[dict[str, list[float]]]:
+    """The α history in a file: one entry an epoch, site -> softmax(α).
+
+    Args:
+        expected: digest of the file by its record (`Record.beside`), empty where the record has none.
+
+    Raises:
+        ValueError: it is no such file, or not the one that was written.
+    """
+    history: list[dict[str, list[float]]] = []
+    widths: dict[str, int] = {}
+    try:
+        data = read_regular(path, largest=LARGEST_TABLE)
+        if expected and digest(data) != expected:
+            raise ValueError("it was edited after its record was written")
+        rows = csv.reader(io.StringIO(data.decode()))
+        if next(rows, [])[:2] != ["epoch", "site"]:
+            raise ValueError("its columns are not epoch, site, …")
+        for row in rows:
+            epoch = int(row[0])
+            if epoch == len(history) + 1:
+                history.append({})
+            elif epoch != len(history):
+                raise ValueError(f"epoch {epoch} follows {len(history)}")
+            if row[1]:
+                history[-1][row[1]] = [float(value) for value in row[2:]]
+                if len(row) - 2 != widths.setdefault(row[1], len(row) - 2):
+                    raise ValueError(f"line {rows.line_num} has {len(row)} columns")
+    except (ValueError, IndexError, csv.Error) as error:
+        raise ValueError(f"{path.name} holds no α history ({error})") from error
+    return history
+
+
+def architecture_csv(history: list[dict[str, list[float]]]) -> str:
+    """Floats are written so that they read back bit for bit; empty without a history."""
+    if not history:
+        return ""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    width = max((len(weights) for sites in history for weights in sites.values()), default=0)
+    writer.writerow(["epoch", "site", *(f"w{index}" for index in range(width))])
+    for epoch, sites in enumerate(history, start=1):
+        if not sites:
+            writer.writerow([epoch, ""])
+        for site in sorted(sites):
+            writer.writerow([epoch, site, *map(repr, sites[site])])
+    return out.getvalue()
+
+
+ImageScores = dict[tuple[str, str], dict[str, dict[str, float]]]
+"""(scored model, split) -> metric -> stem -> score."""
+
+GROUP = "group"
+_FIRST = ["variant", "split", "stem"]
+
+
+def images_csv(
+    images: dict[str, dict[str, dict[str, dict[str, float]]]], groups: Mapping[str, Mapping[str, str]]
+) -> str:
+    """variant -> split -> stem -> metric -> value, as CSV; ``groups`` (split -> stem -> group) is a column where there is one."""
+    import pandas as pd  # which reading records need not wait for
+
+    grouped = any(groups.values())
+    rows = [
+        {
+            "variant": variant,
+            "split": split,
+            "stem": stem,
+            **({GROUP: groups[split].get(stem, stem)} if grouped else {}),
+            **values,
+        }
+        for variant, splits in images.items()
+        for split, stems in splits.items()
+        for stem, values in sorted(stems.items())
+    ]
+    text = io.StringIO()
+    pd.DataFrame(rows).to_csv(text, index=False, float_format="%.6g")
+    return text.getvalue()
+
+
+def image_scores(path: Path, *, variant: str, split: str, metric: str, expected: str = "") -> dict[str, float] | None:
+    """stem -> score of one model on one split; None without file or metric, or where the file is not what was written.
+
+    Args:
+        expected: digest of the file by its record (`Record.beside`), empty where the record has none.
+    """
+    try:
+        lines = _lines(path, expected=expected)
+        header = next(csv.reader(lines), [])
+        if metric not in header or metric == GROUP:
+            return None
+        place, mine = header.index(metric), f"{variant},{split},"
+        rows = list(csv.reader(line for line in lines if line.startswith(mine)))
+        scores = {row[2]: float(row[place]) for row in rows}
+    except (ValueError, IndexError, csv.Error):
+        return None
+    if not scores or len(scores) < len(rows) or not all(0 <= score <= largest(metric) for score in scores.values()):
+        return None
+    return scores
+
+
+def image_groups(path: Path, *, variant: str, split: str, expected: str = "") -> dict[str, str]:
+    """stem -> group of one model's images of one split; empty where the file has no groups, or is not what was written."""
+    try:
+        lines = _lines(path, expected=expected)
+        header = next(csv.reader(lines), [])
+        if header[3:4] != [GROUP]:
+            return {}
+        return {row[2]: row[3] for row in csv.reader(line for line in lines if line.startswith(f"{variant},{split},"))}
+    except (ValueError, IndexError, csv.Error):
+        return {}
+
+
+def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
+    """Every score in the file.
+
+    Raises:
+        ValueError: it is no file of per-image scores, or not the one that was written with the record.
+    """
+    lines = _lines(path, expected=expected)
+    found: ImageScores = {}
+    try:
+        reader = csv.reader(lines)
+        header = next(reader, [])
+        if header[:3] != _FIRST or len(set(header)) < len(header):
+            raise ValueError(f"its columns are not {', '.join(_FIRST)}, then metrics")
+        first = len(_FIRST) + (header[3:4] == [GROUP])
+        for row in reader:
+            if len(row) != len(header):
+                raise ValueError(f"line {reader.line_num} has {len(row)} columns, not {len(header)}")
+            scores = found.setdefault((row[0], row[1]), {metric: {} for metric in header[first:]})
+            for metric, text in zip(header[first:], row[first:], strict=True):
+                if row[2] in scores[metric]:
+                    raise ValueError(f"image {row[2]!r} is there twice")
+                if not 0 <= (value := float(text)) <= largest(metric):
+                    raise ValueError(f"line {reader.line_num}: {metric} is {text}")
+                scores[metric][row[2]] = value
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    return found
+
+
+def _lines(path: Path, *, expected: str) -> io.StringIO:
+    data = read_regular(path, largest=LARGEST_TABLE)
+    if expected and digest(data) != expected:
+        raise ValueError("it was edited after its record was written")
+    return io.StringIO(data.decode(), newline="")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -232,3 +233,76 @@ class Record:
     finished: str = ""
     beside: dict[str, str] = field(default_factory=dict, compare=False)
     schema_version: int = SCHEMA_VERSION
+
+
+E_MEASURES = ("e_mean", "e_max", "e_adaptive")
+OVERLAP = ("iou", "dice", "jaccard")
+LARGEST_NLL = 88.0
+"""In nats: the logarithm of the smallest number that a single float holds in full, rounded up."""
+
+
+def largest(metric: str) -> float:
+    """The largest value of a metric; the smallest is 0. The E-measure is divided by pixels - 1, so that a perfect
+    prediction of N pixels scores N / (N - 1): 1.1 is an image of eleven pixels."""
+    return 1.1 if metric in E_MEASURES else LARGEST_NLL if metric == "nll" else 1.0
+
+
+def update_budget(history: Sequence[Mapping[str, Any]], *, alpha_lr_sum: float, operations: int) -> dict[str, float]:
+    """``weight_updates``, and where there is an architecture ``alpha_updates``, ``alpha_lr_sum``, ``share_cap``.
+
+    Args:
+        history: of a record; ``updates`` holds an epoch's by roles (``weights``, ``architecture``, both with a plus).
+        alpha_lr_sum: the architecture's rate summed over its updates.
+        operations: how many a cell mixes.
+    """
+    budget = {"weight_updates": 0.0} | counted_updates(history)
+    if operations > 1:
+        budget = {"alpha_updates": 0.0} | budget
+        budget["alpha_lr_sum"] = alpha_lr_sum
+        budget["share_cap"] = share_cap(alpha_lr_sum, operations=operations)
+    return budget
+
+
+def counted_updates(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What a history tells by itself: ``weight_updates`` and ``alpha_updates``, as far as there were any."""
+    counts: dict[str, float] = {}
+    for entry in history:
+        for roles, updates in entry.get("updates", {}).items():
+            for role in roles.split("+"):
+                name = "alpha_updates" if role == "architecture" else "weight_updates"
+                counts[name] = counts.get(name, 0.0) + updates
+    return counts
+
+
+def share_cap(shift: float, *, operations: int) -> float:
+    """The largest share of softmax(α) within reach: one entry moved up from 0 by ``shift``, all others down by as much.
+
+    Adam's steps are about the rate, whatever the gradient, so the rate summed over α's updates is how far α can go.
+    """
+    return 1 / (1 + (operations - 1) * math.exp(-2 * shift))
+
+
+def chosen_from(tuning: Mapping[str, Any], *, grid: Mapping[str, Iterable[Any]], on: Sequence[str]) -> bool:
+    """Whether a label holds the choice from these values by these benchmarks; numbers may be text, as on a command line."""
+    asked = {name: _plain(values) for name, values in grid.items()}
+    told = {name: _plain(values) for name, values in tuning.get("grid", {}).items()}
+    return "chosen" in tuning and told == asked and sorted(tuning.get("on", ())) == sorted(on)
+
+
+def is_from_more(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+    """Whether the later of two choices by the same benchmarks had every value of the earlier one, so that it takes its place:
+    the same command once more, or with a wider grid."""
+    grids = [{name: set(_plain(values)) for name, values in one.get("grid", {}).items()} for one in (earlier, later)]
+    same = grids[0].keys() == grids[1].keys() and sorted(earlier.get("on", ())) == sorted(later.get("on", ()))
+    return same and all(values <= grids[1][name] for name, values in grids[0].items())
+
+
+def _plain(values: Iterable[Any]) -> list[str]:
+    return sorted(_as_text(value) for value in values)
+
+
+def _as_text(value: Any) -> str:
+    try:
+        return str(float(value))
+    except (TypeError, ValueError):
+        return str(list(value) if isinstance(value, tuple) else value)

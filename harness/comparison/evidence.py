@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from harness.archive.cka import cka
-from harness.archive.evidence import BlockEvidence, EvidenceRecord, EvidenceStore
+from harness.archive.measured import BlockEvidence, EvidenceRecord, EvidenceStore
 from harness.archive.schema import Record
+from harness.statistics.cka import cka
 
 EvidenceOf = Callable[[Record], EvidenceRecord | None]
 """A run's evidence, None where it was not measured."""

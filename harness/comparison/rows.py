@@ -7,8 +7,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from harness.archive.choices import chosen_from
-from harness.archive.schema import OPTIONS_ADDED_LATER, Record, Run, content_hash, first_names, hashed_options
+from harness.archive.schema import (
+    OPTIONS_ADDED_LATER,
+    Record,
+    Run,
+    chosen_from,
+    content_hash,
+    first_names,
+    hashed_options,
+)
 from harness.comparison.names import method_rank
 from harness.registry import label_note
 from harness.studies import Study

@@ -7,11 +7,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from harness.archive.cka import FEWEST, cka
-from harness.archive.evidence import EvidenceRecord, EvidenceStore
-from harness.archive.lookup import find_run
+from harness.archive.measured import EvidenceRecord, EvidenceStore
 from harness.archive.schema import Run
-from harness.archive.store import require_writable
+from harness.archive.store import find_run, require_writable
 from harness.cli import verb
 from harness.command_line import CommandParser, command
 from harness.errors import UsageError
@@ -20,6 +18,7 @@ from harness.plugins import load_plugin
 from harness.progress import stages
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
+from harness.statistics.cka import FEWEST, cka
 
 
 def parser() -> CommandParser:

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.archive.cka import FEWEST
-from harness.archive.evidence import BlockEvidence, EvidenceRecord
 from harness.archive.masks import chosen_images
+from harness.archive.measured import BlockEvidence, EvidenceRecord
 from harness.archive.schema import Run
 from harness.errors import UsageError
 from harness.evidence.attention import uniform_distance
@@ -28,6 +27,7 @@ from harness.models.build import build_segmenter
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
+from harness.statistics.cka import FEWEST
 from harness.training.batches import draw_number
 from harness.training.feeding import normalise
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.archive.cka import upper
-from harness.archive.evidence import Inside
+from harness.archive.measured import Inside
 from harness.evidence.attention import attention_distance, window_validity
 from harness.evidence.frequency import half_diagonal
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import BlockSite, Encoder, TokenLayout, block_sites
 from harness.models.attention import RelativeAttention
 from harness.models.rotary import RotaryAttention
+from harness.statistics.cka import upper
 
 SITES = ("qkv", "proj", "mlp_in", "mlp_out")
 
@@ -29,7 +29,7 @@ class Seen:
     Args:
         distances: (B, heads).
         after_attention, after_mlp: half-diagonals.
-        grams: see `harness.archive.evidence.Inside`.
+        grams: see `harness.archive.measured.Inside`.
         squares: site -> summed squares of f(x) − f₀(x) and of f₀(x).
     """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from harness.archive.forgetting import Elsewhere
+from harness.archive.measured import Elsewhere
 from harness.archive.schema import Run
 from harness.experiment.data import open_data
 from harness.experiment.scoring import Scoring

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.archive.images import images_csv
+from harness.archive.files import images_csv
 from harness.archive.masks import KeptMask, encoded_masks
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
@@ -104,7 +104,7 @@ class Tested:
     """A finished run: its record, and what is written beside it.
 
     Args:
-        images: per-image scores, see `harness.archive.images`.
+        images: per-image scores, see `harness.archive.files`.
         masks: of a few images by the best checkpoint, see `harness.archive.masks`.
     """
 

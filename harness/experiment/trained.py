@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from harness.archive.checkpoints import noted
-from harness.archive.lookup import find_run
 from harness.archive.schema import Run
+from harness.archive.store import find_run
 from harness.errors import UsageError
 from harness.experiment.building import attached_segmenter
 from harness.methods.base import Method

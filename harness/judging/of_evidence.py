@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness import statistics as stats
-from harness.archive.evidence import EvidenceRecord
+from harness.archive.measured import EvidenceRecord
 from harness.archive.schema import Record
 from harness.comparison import names
 from harness.comparison.evidence import comparable, mean_change

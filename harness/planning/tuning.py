@@ -12,8 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.archive.choices import is_from_more
-from harness.archive.schema import Record, Run
+from harness.archive.schema import Record, Run, is_from_more
 from harness.archive.store import RecordStore
 from harness.errors import UsageError, did_you_mean
 from harness.evaluation.names import higher_is_better

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from harness.archive.forgetting import ForgettingRecord
+from harness.archive.measured import ForgettingRecord
 from harness.archive.schema import Record
 from harness.comparison.names import PAPER_METRICS, USUAL_METRICS, benchmark_rank, benchmark_title, method_rank, metric
 from harness.report.headings import weights_in_words

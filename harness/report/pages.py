@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from harness.archive.cost import CostStore
-from harness.archive.forgetting import ForgettingStore
-from harness.archive.images import image_groups, image_scores
+from harness.archive.files import image_groups, image_scores
 from harness.archive.index import collector_paused
+from harness.archive.measured import ForgettingStore
 from harness.archive.schema import Record, content_hash
 from harness.archive.store import RecordStore
 from harness.comparison import published, setups

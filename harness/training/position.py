@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.archive.budget import update_budget
+from harness.archive.schema import update_budget
 
 
 @dataclass(kw_only=True)

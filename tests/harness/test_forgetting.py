@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.archive.forgetting import ForgettingStore, load_forgetting
+from harness.archive.measured import ForgettingStore, load_forgetting
 from harness.archive.store import RecordStore
 from harness.experiment.elsewhere import scored_elsewhere
 from harness.experiment.experiment import run_experiment

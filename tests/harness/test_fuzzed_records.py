@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from harness import claims, export, figures, readings, run, status, tables, why
 from harness.archive.cost import Comparability
+from harness.archive.files import sealed
 from harness.archive.schema import Run
-from harness.archive.seal import sealed
 from harness.cli import Main
 from harness.datasets import samples
 from harness.protocols.__main__ import main as protocols

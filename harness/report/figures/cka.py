@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import statistics
 
-from harness.archive.cka import cka
 from harness.comparison import names
 from harness.comparison.evidence import cka_to_frozen
 from harness.report.figures.insides import RowEvidence, measured, name_rows, plot_by_block, said
 from harness.report.figures.material import Drawing, Material
 from harness.report.figures.style import PAGE, new_figure
+from harness.statistics.cka import cka
 
 
 def draw(material: Material) -> list[Drawing]:

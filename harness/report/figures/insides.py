@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.archive.evidence import BlockEvidence, EvidenceRecord
+from harness.archive.measured import BlockEvidence, EvidenceRecord
 from harness.comparison.evidence import comparable
 from harness.comparison.grid import Row
 from harness.report.figures.material import Material, NothingToDrawError

@@ -102,7 +102,7 @@ def site_order(site: str) -> tuple[int, str]:
 
 
 def cap(runs: Sequence[Record]) -> float | None:
-    """The largest share that the rate allowed, if every run knows it; see `harness.archive.budget.share_cap`."""
+    """The largest share that the rate allowed, if every run knows it; see `harness.archive.schema.share_cap`."""
     caps = [one.budget.get("share_cap") for one in runs]
     known = [one for one in caps if one is not None and math.isfinite(one)]
     return max(known) if known and len(known) == len(caps) else None

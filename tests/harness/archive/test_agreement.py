@@ -13,10 +13,9 @@ import pytest
 
 from harness.archive.agreement import disagreement
 from harness.archive.cost import CostStore
-from harness.archive.images import image_scores
+from harness.archive.files import image_scores, sealed
 from harness.archive.merge import merge
 from harness.archive.reading import load
-from harness.archive.seal import sealed
 from harness.archive.store import RecordStore, is_sealed
 from harness.errors import UsageError
 from harness.records import main

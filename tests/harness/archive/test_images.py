@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.archive.images import all_image_scores, image_groups, image_scores
+from harness.archive.files import all_image_scores, image_groups, image_scores
 
 WITH_GROUPS = (
     "variant,split,stem,group,iou,mae\nbest,test,a,p1,0.5,0.25\nbest,test,b,p2,1.0,0.0\nlast,test,a,p3,0.75,0\n"

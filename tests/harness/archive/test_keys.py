@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from harness.archive.budget import share_cap
 from harness.archive.schema import (
     ADDED_LATER,
     EXECUTION_ONLY,
@@ -17,6 +16,7 @@ from harness.archive.schema import (
     QUIRKS_ADDED_LATER,
     Run,
     hashed_rules,
+    share_cap,
 )
 from harness.archive.store import RecordStore
 from harness.datasets.base import Pair, Splits

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.archive.evidence import EvidenceStore
-from harness.archive.forgetting import Elsewhere, ForgettingRecord, ForgettingStore
+from harness.archive.measured import Elsewhere, EvidenceStore, ForgettingRecord, ForgettingStore
 from harness.archive.merge import merge
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore

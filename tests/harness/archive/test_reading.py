@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from harness import claims, status, tables, why
-from harness.archive import ranges
+from harness.archive import schema
+from harness.archive.files import sealed
 from harness.archive.reading import load
 from harness.archive.schema import Run
-from harness.archive.seal import sealed
 from harness.archive.store import RecordStore
 from harness.evaluation import names
 from harness.evaluation.scorer import SplitScorer
@@ -234,10 +234,10 @@ def test_a_message_with_half_a_character_does_not_cost_the_record(tmp_path: Path
 
 
 def test_records_and_evaluation_speak_of_the_same_metrics() -> None:
-    assert (ranges.E_MEASURES, ranges.OVERLAP) == (names.E_MEASURES, names.OVERLAP)
+    assert (schema.E_MEASURES, schema.OVERLAP) == (names.E_MEASURES, names.OVERLAP)
     image = np.zeros((4, 4))
     image[:2] = 1
     scorer = SplitScorer(names.E_MEASURES)
     scorer.add("a", image, image.astype(np.uint8))
     assert scorer.summary()["e_max"] == pytest.approx(16 / 15)
-    assert ranges.largest("e_max") > 16 / 15
+    assert schema.largest("e_max") > 16 / 15

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from harness.archive.cka import cka
 from harness.evidence.merging import block_deviations
 from harness.evidence.probe import gram, watched
 from harness.models.build import build_segmenter
 from harness.registry import METHODS, method_config_class
+from harness.statistics.cka import cka
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.archive.cka import cka
-from harness.archive.evidence import EvidenceRecord, EvidenceStore, load_evidence
-from harness.archive.seal import compact, seal_holds, sealed
+from harness.archive.files import compact, seal_holds, sealed
+from harness.archive.measured import EvidenceRecord, EvidenceStore, load_evidence
 from harness.evidence.__main__ import main
 from harness.evidence.measuring import frozen_encoder
 from harness.experiment.building import attached_segmenter
@@ -20,6 +19,7 @@ from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.records import main as records
+from harness.statistics.cka import cka
 
 
 class Finished:

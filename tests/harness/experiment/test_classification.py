@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import predict, run, tables
-from harness.archive.images import all_image_scores
+from harness.archive.files import all_image_scores
 from harness.archive.schema import hashed_rules
 from harness.archive.store import RecordStore
 from harness.datasets import samples

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.archive.images import all_image_scores, image_groups, image_scores, images_csv
+from harness.archive.files import all_image_scores, image_groups, image_scores, images_csv
 from harness.datasets.base import Pair
 from harness.experiment.data import RunData, open_data
 from harness.planning.plan import plan

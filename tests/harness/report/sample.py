@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.archive.cka import upper
-from harness.archive.evidence import BlockEvidence, EvidenceRecord, Inside
+from harness.archive.measured import BlockEvidence, EvidenceRecord, Inside
 from harness.archive.schema import Record, Run
 from harness.comparison.setups import Setup
 from harness.comparison.sources import Sources
+from harness.statistics.cka import upper
 
 CARD: dict[str, Any] = {"image_size": 64, "methods": {}, "protocol": "aaaa0000aaaa0000"}
 """The rules of the card demo, as the records made here have them; ``protocol`` makes each hash's rules its own."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.archive.images import image_scores
+from harness.archive.files import image_scores
 from harness.archive.store import RecordStore
 from harness.claims import main as claims
 from harness.report.pages import images_below

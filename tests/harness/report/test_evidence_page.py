@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.archive.evidence import EvidenceRecord, EvidenceStore
+from harness.archive.measured import EvidenceRecord, EvidenceStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.claims import main

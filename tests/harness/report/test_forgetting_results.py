@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.archive.forgetting import ForgettingRecord, ForgettingStore
+from harness.archive.measured import ForgettingRecord, ForgettingStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.report.forgetting import forgetting_page

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from harness.archive.files import sealed
 from harness.archive.schema import Run
-from harness.archive.seal import sealed
 from harness.archive.store import RecordStore
 from harness.errors import UsageError
 from harness.report.pages import built_pages

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.archive.evidence import EvidenceStore
+from harness.archive.measured import EvidenceStore
 from harness.archive.store import RecordStore
 from tests.harness.report.sample import evidence, record
 

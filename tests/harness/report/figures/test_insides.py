@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.archive.evidence import EvidenceRecord, EvidenceStore
+from harness.archive.measured import EvidenceRecord, EvidenceStore
 from harness.archive.store import RecordStore
 from harness.comparison.evidence import cka_to_frozen, distance_change, frequency_change, mean_change
 from harness.report.figures import draw

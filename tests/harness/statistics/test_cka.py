@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from harness.archive.cka import cka, hsic, upper
+from harness.statistics.cka import cka, hsic, upper
 
 
 def _grams(features: np.ndarray, *, batch: int = 8) -> list[list[float]]:
