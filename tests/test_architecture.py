@@ -1,4 +1,4 @@
-"""The map of the first hour is true: its files exist, in number and length as it says."""
+"""The map of the first hour is true: its files exist, and each leads to the next."""
 
 from __future__ import annotations
 
@@ -18,14 +18,6 @@ def walk() -> list[Path]:
         pytest.skip("this checkout has no ARCHITECTURE.md")
     rows = re.findall(r"^\| `(harness/\S+\.py)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     return [ROOT / name for name in rows]
-
-
-def test_the_walk_of_a_local_run_is_short_enough_to_read() -> None:
-    files = walk()
-    assert files[0].name == "run.py"
-    assert files[-1].name == "finished.py"
-    assert len(files) <= 14
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) <= 3200
 
 
 def test_every_file_of_the_walk_is_named_by_one_before_it() -> None:

@@ -167,7 +167,7 @@ class BlockEvidence:
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceRecord:
-    """The blocks of one run's best model.
+    """The blocks of one run's best model. Records with equal ``images`` compare by their Gram matrices (`harness.statistics.cka`).
 
     Args:
         key: of the run.
