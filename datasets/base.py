@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,20 @@ class Pair:
     mask: Path
     label: int | None = None
     entry: str = ""
+
+    def __post_init__(self) -> None:
+        require_plain(self.stem, self.image)
+
+
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, ends of lines, and bytes that are no UTF-8: tables of scores have a row a stem."""
+
+
+def require_plain(name: str, path: Path) -> None:
+    """Raises DatasetError where the name of an image is no line of text, as records and tables need it."""
+    if _NO_TEXT.search(name):
+        shown = _NO_TEXT.sub(lambda found: ascii(found[0])[1:-1], str(path))
+        raise DatasetError(f"{shown} has a control character or bytes that are no UTF-8 in its name; rename it")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from harness.datasets.base import Benchmark, DataOptions, DatasetError
 from harness.errors import UsageError
 from harness.registry import BENCHMARKS, LABELLED, dataset_name, is_own
 from harness.settings.read import load_settings, named_table
+from harness.text import printable_line
 
 DEFAULT_ROOT = Path("data")
 
@@ -110,7 +111,9 @@ def run_list(arguments: argparse.Namespace) -> int:
         for address in entry["archives"]:
             print(f"{'':<12} prepare {entry['name']} --from {address}")
         print(f"{'':<12} layouts: {', '.join(entry['layouts'])}")
-        print(f"{'':<12} {'found: ' + entry['found'] if entry['found'] else 'not found: ' + entry['problem']}")
+        print(
+            f"{'':<12} {printable_line('found: ' + entry['found'] if entry['found'] else 'not found: ' + entry['problem'])}"
+        )
     return 0
 
 
@@ -235,12 +238,12 @@ def _plain(found: Any) -> dict[str, Any]:
 
 
 def _print_check(found: Any) -> None:
-    print(f"{found.benchmark} in {found.root}")
+    print(f"{found.benchmark} in {printable_line(str(found.root))}")
     for verdict in found.verdicts:
-        print(f"  {verdict.status:<7} {verdict.rule}: {verdict.message}")
+        print(printable_line(f"  {verdict.status:<7} {verdict.rule}: {verdict.message}"))
         if verdict.status != "passed":
             for name in verdict.files[:5]:
-                print(f"            {name}")
+                print(printable_line(f"            {name}"))
     print(f"  {'passed' if found.passed else 'FAILED'}")
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.datasets.base import DatasetError
-from harness.datasets.reading.opening import SCALE, open_image, orientation, upright
+from harness.datasets.reading.opening import LEAST_OF_SIXTEEN, SCALE, open_image, orientation, upright
 
 Array = NDArray[np.uint8]
 Rule = Literal["half", "nonzero", "index"]
@@ -34,21 +34,32 @@ _COLOUR_NOISE = 32
 """Levels by which a colour may miss a blend of paint and black."""
 
 
+def _sixteen_bits(image: Image.Image, path: Path) -> NDArray[np.int64]:
+    """Samples of an integer file wider than 8 bits.
+
+    Raises:
+        DatasetError: some are not within 16 bits, and would come out white or black.
+    """
+    wide = np.asarray(image).astype(np.int64)
+    least, most = int(wide.min(initial=0)), int(wide.max(initial=0))
+    if least < 0 or most > _FULL:
+        raise DatasetError(f"{path} holds samples from {least} to {most}, which 16 bits do not; {SCALE}")
+    return wide
+
+
 def _eight_bits(values: NDArray[np.generic], path: Path) -> Array:
     """16-bit samples to 8: full range is scaled, samples that never leave 0..255 are 8-bit values in a wider file.
 
     Raises:
-        DatasetError: samples of 10 or 12 bits, which would come out nearly black.
+        DatasetError: samples of 10 to 14 bits, which would come out dark.
     """
-    wide = np.asarray(values).astype(np.int64)
+    wide = np.asarray(values)
     most = int(wide.max(initial=0))
     if most <= 255:
-        return np.clip(wide, 0, 255).astype(np.uint8)
-    if most < 1 << 12:
-        raise DatasetError(
-            f"{path} holds 16-bit samples that end at {most}, so 12 bits or less, or nearly black ones; {SCALE}"
-        )
-    return np.clip((wide * 255 + _FULL // 2) // _FULL, 0, 255).astype(np.uint8)
+        return wide.astype(np.uint8)
+    if most < LEAST_OF_SIXTEEN:
+        raise DatasetError(f"{path} holds 16-bit samples that end at {most}, so 14 bits or less, or dark ones; {SCALE}")
+    return ((wide * 255 + _FULL // 2) // _FULL).astype(np.uint8)
 
 
 def to_rgb(image: Image.Image, path: Path) -> Array:
@@ -59,12 +70,12 @@ def to_rgb(image: Image.Image, path: Path) -> Array:
         path: its file, for messages.
 
     Raises:
-        DatasetError: floats, of which nobody knows the range, or 16-bit samples that would come out black.
+        DatasetError: floats, of which nobody knows the range, or samples wider than 8 bits that would come out dark or white.
     """
     if image.mode == "F":
         raise DatasetError(f"{path} holds floats; convert it to 8 bits")
     if image.mode in _SIXTEEN_BIT:
-        return np.repeat(_eight_bits(np.asarray(image), path)[..., None], 3, axis=2)
+        return np.repeat(_eight_bits(_sixteen_bits(image, path), path)[..., None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"), dtype=np.uint8)
@@ -88,14 +99,14 @@ def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
     """Stored values of a one-channel mask, (H, W): palette indices, grey levels, 0/1 of a 1-bit file.
 
     Raises:
-        DatasetError: a colour image, whose channels differ.
+        DatasetError: a colour image, whose channels differ, or values beyond 16 bits.
     """
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8)
     if image.mode in ("P", "L"):
         return np.asarray(image)
     if image.mode in _SIXTEEN_BIT:
-        return np.asarray(image).astype(np.int64)
+        return _sixteen_bits(image, path)
     if image.mode == "PA":
         return np.asarray(image)[..., 0]
     if image.mode == "LA":

@@ -25,7 +25,9 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 MOST_PIXELS = 150_000_000
 """A benchmark's largest image has 30 million; three such arrays of this size are what a small machine holds."""
 
-SCALE = "scale them to 8 bits, such as with ImageMagick's -normalize or numpy's >> 4"
+LEAST_OF_SIXTEEN = 1 << 14
+"""What the brightest of 16-bit samples reaches: cameras and scanners put 10, 12 or 14 bits into as wide a file."""
+SCALE = "scale them to 8 bits, such as with ImageMagick's -normalize, or numpy's >> 4 for 12 bits and >> 6 for 14"
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it would tell the terminal what is raised here
 
@@ -51,9 +53,9 @@ def open_image(path: Path) -> Image.Image:
         raise _unreadable(path, error) from error
     except MemoryError as error:
         raise DatasetError(f"{path} does not fit into memory ({image.width}x{image.height})") from error
-    if sixteen_bits and image.mode in ("RGB", "RGBA") and np.asarray(image)[..., :3].max() < 16:
+    if sixteen_bits and image.mode in ("RGB", "RGBA") and np.asarray(image)[..., :3].max() < LEAST_OF_SIXTEEN >> 8:
         # Pillow keeps the upper byte of 16-bit colours.
-        raise DatasetError(f"{path} holds 16-bit samples of 12 bits or less, or nearly black ones; {SCALE}")
+        raise DatasetError(f"{path} holds 16-bit samples of 14 bits or less, or dark ones; {SCALE}")
     return image
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.datasets.base import DatasetError, Pair
+from harness.datasets.base import DatasetError, Pair, require_plain
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 MASK_EXTENSIONS = IMAGE_EXTENSIONS | {".gif", ".npy"}
@@ -48,13 +48,15 @@ def image_files(folder: Path, extensions: frozenset[str] = IMAGE_EXTENSIONS) -> 
     """The images right below ``folder``, ordered by name so that the file system's order never matters.
 
     Raises:
-        DatasetError: the folder cannot be listed, or something named as an image is no file.
+        DatasetError: the folder cannot be listed, or something named as an image is no file or has an unprintable name.
     """
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry.name, entry.is_file()) for entry in entries if is_image(entry.name, extensions))
     except OSError as error:
         raise DatasetError(f"{folder} cannot be listed ({error.strerror})") from error
+    for name, _ in found:
+        require_plain(name, folder / name)
     strange = [folder / name for name, is_file in found if not is_file]
     if strange:
         raise DatasetError(

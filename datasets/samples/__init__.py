@@ -12,6 +12,7 @@ import itertools
 import os
 import shutil
 import socket
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +55,15 @@ def write_samples(
     Args:
         name: canonical name, such as ``kvasir``.
         root: data root; made if absent. A sample of the benchmark that is there is kept where it is the very same, and
-            replaced where it is another.
+            replaced where it is another, and nobody changed or added a file since.
         layout: one of `layouts`.
         images: how many images in all, at least 12; 36 by default.
         seed: seed of the scenes, not negative.
         size: side of the images in pixels; most benchmarks vary around it in size and aspect ratio.
 
     Raises:
-        DatasetError: unknown benchmark or layout, too few images, a negative seed, or other data in the way.
+        DatasetError: unknown benchmark or layout, too few images, a negative seed, or other data in the way, a file in or beside a sample
+            included.
     """
     if name in UNIONS:
         for member in UNIONS[name]:
@@ -79,19 +81,22 @@ def write_samples(
         raise DatasetError(f"a sample needs a seed of 0 or more, not {seed}")
     tree = recipe.trees[layout]
     folder = root / tree.folder
+    top = root / _top(tree)
     marker = f"generated: {name}, layout {layout}, {count} images of {size} px, seed {seed}, generator {GENERATOR}\n"
-    if _is_there(folder, root / _top(tree), marker):
+    if _is_there(folder, top, marker):
         return folder
+    _require_unchanged(folder, top)
     staging = root / f".sampling-{name}-{socket.gethostname()}-{os.getpid()}"
     try:
         _write_tree(name, staging / tree.folder, layout=layout, tree=tree, count=count, seed=seed, size=size)
-        (staging / tree.folder / SAMPLE_MARKER).write_text(marker, encoding="utf-8")
-        if (root / _top(tree)).exists():
-            shutil.rmtree(root / _top(tree))
-        (staging / _top(tree)).rename(root / _top(tree))
+        written = "".join(f"{line}\n" for line in sorted(_contents(staging / _top(tree))))
+        (staging / tree.folder / SAMPLE_MARKER).write_text(marker + written, encoding="utf-8")
+        if top.exists():
+            top.rename(staging / "before")
+        (staging / _top(tree)).rename(top)
     except OSError:
         # Another process may have put the very same sample there meanwhile; then it serves as well.
-        if not _is_there(folder, root / _top(tree), marker):
+        if not _is_there(folder, top, marker):
             raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -113,10 +118,29 @@ def _is_there(folder: Path, top: Path, marker: str) -> bool:
     path = folder / SAMPLE_MARKER
     if not path.is_file():
         raise DatasetError(f"{top} is there and no generated sample in this layout; choose another folder")
-    found = path.read_text(encoding="utf-8")
+    found = path.read_text(encoding="utf-8").partition("\n")[0] + "\n"
     if found.split(",")[0] != marker.split(",")[0]:
         raise DatasetError(f"{top} holds another sample ({found.strip()}); choose another folder")
     return found == marker
+
+
+def _contents(top: Path) -> set[str]:
+    """``HASH  PATH`` of every file below, the marker left out."""
+    files = [path for path in top.rglob("*") if not path.is_dir() and path.name != SAMPLE_MARKER]
+    digests = [sha256(path.read_bytes()).hexdigest() if path.is_file() else "-" for path in files]
+    return {f"{digest}  {path.relative_to(top)!s}" for digest, path in zip(digests, files, strict=True)}
+
+
+def _require_unchanged(folder: Path, top: Path) -> None:
+    """Raises DatasetError where a sample that is to be replaced holds a file that it was not written with."""
+    if not top.exists():
+        return
+    said = set((folder / SAMPLE_MARKER).read_text(encoding="utf-8").splitlines()[1:])
+    if foreign := sorted(line.partition("  ")[2] for line in _contents(top) - said):
+        raise DatasetError(
+            f"{top} holds another sample, and {len(foreign)} files are not as it was written, such as {foreign[0]!a}; "
+            "move them away, or choose another folder"
+        )
 
 
 def _write_tree(name: str, folder: Path, *, layout: str, tree: Tree, count: int, seed: int, size: int) -> None:

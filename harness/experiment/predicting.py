@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from harness.datasets.base import Sample
+from harness.datasets.base import Sample, require_plain
 from harness.datasets.reading.decoding import read_image
 from harness.datasets.reading.opening import stored_size
 from harness.datasets.reading.pairing import image_files
@@ -144,6 +144,7 @@ def find_images(given: Sequence[Path]) -> list[Path]:
         other = stems.setdefault(path.stem.casefold(), path)
         if other is not path:
             raise UsageError(f"--images: {other} and {path} would have one mask; rename one, or predict them apart")
+        require_plain(path.name, path)
         stored_size(path)
     return found
 

@@ -189,3 +189,12 @@ def test_listing_does_not_import_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_escape_sequences_in_names_never_reach_the_terminal(said, tmp_path: Path) -> None:
+    folder = samples.write_samples("kvasir", tmp_path / "\x1b[2J\u202e", images=12, size=48)
+    (folder / "images" / "\u202egnp.jpg").write_bytes(b"")
+    for command in (("list",), ("check", "kvasir", "--workers", "1")):
+        _, out, error = said(*command, "--data", tmp_path / "\x1b[2J\u202e")
+        assert "\\x1b[2J\\u202e" in out
+        assert (out + error).replace("\n", "").isprintable()

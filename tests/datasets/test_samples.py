@@ -95,6 +95,22 @@ def test_other_data_is_never_overwritten(tmp_path: Path) -> None:
         samples.write_samples("kvasir", tmp_path, layout="pranet", images=12, size=48)
 
 
+@pytest.mark.parametrize("mine", ["polyp/notes.txt", "polyp/polyp/train_images/mine.png", "changed"])
+def test_a_sample_is_not_replaced_with_what_somebody_added_or_changed(tmp_path: Path, mine: str) -> None:
+    def write(images: int) -> Path:
+        return samples.write_samples("kvasir", tmp_path, layout="autogluon", images=images, size=48)
+
+    first = next((write(12) / "train_images").glob("*.png"))
+    path = first if mine == "changed" else tmp_path / mine
+    path.write_text("mine")
+    with pytest.raises(DatasetError, match=path.name):
+        write(24)
+    assert path.read_text() == "mine"
+    path.unlink()
+    write(24)  # what is gone was nobody's work
+    assert len(list((tmp_path / "polyp" / "polyp" / "train_images").glob("cju*.png"))) > 10
+
+
 def test_a_sample_that_failed_half_way_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
     def full_disk(*arguments, **options) -> None:
         raise OSError(28, "No space left on device")

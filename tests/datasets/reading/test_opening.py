@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -176,13 +177,23 @@ def save_rgb16(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-def test_twelve_bits_in_sixteen_are_one_line_not_a_black_picture(tmp_path: Path) -> None:
-    values = RNG.integers(0, 4096, (30, 40, 3))
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_fewer_bits_in_sixteen_are_one_line_not_a_dark_picture(tmp_path: Path, bits: int) -> None:
+    values = RNG.integers(0, 1 << bits, (30, 40, 3))
     grey, colour = save_grey16(tmp_path / "a.png", values[..., 0]), save_rgb16(tmp_path / "b.png", values)
     for path in (grey, colour):
-        assert "12 bits or less" in refused(path)
-    with pytest.raises(DatasetError, match="12 bits or less"):
-        read_binary(save_grey16(tmp_path / "mask.png", (values[..., 0] > 2000) * 4095))
+        assert "14 bits or less" in refused(path)
+    with pytest.raises(DatasetError, match="14 bits or less"):
+        read_binary(save_grey16(tmp_path / "mask.png", (values[..., 0] > 500) * ((1 << bits) - 1)))
+
+
+@pytest.mark.parametrize("values", [[0, 65536], [0, 3_000_000_000], [-1, 65535]])
+def test_samples_outside_of_sixteen_bits_are_one_line_not_a_white_picture(tmp_path: Path, values: list[int]) -> None:
+    kind = np.uint32 if max(values) >= 1 << 31 else np.int32
+    tifffile.imwrite(tmp_path / "a.tif", np.array([values] * 8, dtype=kind))
+    assert "16 bits" in refused(tmp_path / "a.tif")
+    with pytest.raises(DatasetError, match="16 bits"):
+        read_binary(tmp_path / "a.tif")
 
 
 def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
@@ -196,7 +207,7 @@ def test_eight_bits_in_a_wider_file_stay_what_they_are(tmp_path: Path) -> None:
     levels = np.array([[0, 1, 128, 255]])
     assert read_image(save_grey16(tmp_path / "a.png", levels))[0, :, 0].tolist() == [0, 1, 128, 255]
     assert "end at 256" in refused(save_grey16(tmp_path / "b.png", np.array([[0, 256]])))
-    assert read_image(save_grey16(tmp_path / "c.png", np.array([[0, 4096]])))[0, :, 0].tolist() == [0, 16]
+    assert read_image(save_grey16(tmp_path / "c.png", np.array([[0, 16384]])))[0, :, 0].tolist() == [0, 64]
 
 
 @pytest.mark.parametrize(("level", "foreground"), [(32767, False), (32768, True), (65535, True)])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.datasets.base import DatasetError
+from harness.datasets.base import DatasetError, Pair
 from harness.datasets.reading.pairing import image_files, pair_folders
 
 
@@ -95,3 +95,20 @@ def test_two_files_with_one_stem_are_an_error_that_names_both(tmp_path: Path, na
     with pytest.raises(DatasetError, match="two files with one stem") as caught:
         pair_folders(images, _touch(tmp_path / "m", "a.png"))
     assert all(name in str(caught.value) for name in names)
+
+
+@pytest.mark.parametrize("name", [b"a\xff.png", b"a\rb.png", b"a\nb.png", b"a\x1b[31m.png", "a\u2028b.png".encode()])
+def test_a_name_that_is_no_line_of_text_is_refused_in_one(tmp_path: Path, name: bytes) -> None:
+    """Such a name broke tables of scores and terminals, or was an error that nobody foresaw."""
+    folder = _touch(tmp_path / "i", "b.png")
+    (folder / os.fsdecode(name)).write_bytes(b"x")
+    with pytest.raises(DatasetError, match="rename it") as error:
+        image_files(folder)
+    assert str(error.value).isprintable()
+    with pytest.raises(DatasetError, match="rename it"):
+        Pair(stem=f"class/{Path(os.fsdecode(name)).stem}", image=folder / "b.png", mask=folder / "b.png")
+
+
+def test_names_in_any_language_stay(tmp_path: Path) -> None:
+    names = ["Läsion 1.png", "病变\u3000１.png", "👩\u200d⚕️.png"]
+    assert {path.name for path in image_files(_touch(tmp_path / "i", *names))} == set(names)
