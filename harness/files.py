@@ -123,12 +123,12 @@ def replace_atomically(
 ) -> None:
     """Let ``write`` fill a temporary file beside ``path``, sync it, call ``before``, and rename it to ``path``.
 
-    ``write`` gets the path of a descriptor, which must be written to and cannot be replaced. The file gets the mode that the umask
-    asks for: whoever shares the folder may continue the run. A full disk is an OSError with that number, whatever ``write`` makes of it.
+    ``write`` gets the path of a descriptor, which must be written to and cannot be replaced. Whoever shares
+    the folder may write to the file, and so continue a run. A full disk is an OSError with that number, whatever ``write`` makes of it.
     """
     with folder_of(path, make=0o777) as folder:
         temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
-        descriptor = os.open(temporary, _NEW, 0o666, dir_fd=folder)
+        descriptor = _new(temporary, folder)
         try:
             write(Path(f"/dev/fd/{descriptor}"))
             if durable:
@@ -147,6 +147,11 @@ def replace_atomically(
         if durable:
             with contextlib.suppress(OSError):  # make the rename itself durable, where the file system can
                 os.fsync(folder)
+
+
+def _new(name: str, folder: int) -> int:
+    """A new file, to which those may write who may write to its folder, less the umask."""
+    return os.open(name, _NEW, 0o644 | os.fstat(folder).st_mode & 0o022, dir_fd=folder)
 
 
 def _disk_is_full(error: BaseException, folder: Path) -> bool:
@@ -184,7 +189,7 @@ def create_exclusively(path: Path, text: str) -> bool:
 @contextlib.contextmanager
 def _synced(name: str, text: str, folder: int) -> Iterator[int]:
     """A new file with ``text`` in it, on the disk, and open."""
-    with open(os.open(name, _NEW, 0o666, dir_fd=folder), "w", encoding="utf-8") as file:
+    with open(_new(name, folder), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

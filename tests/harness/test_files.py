@@ -123,12 +123,12 @@ def test_links_and_pipes_are_neither_read_nor_waited_for(tmp_path, theirs):
     assert end_of(tmp_path / "log", size=100) == "début\nfin\n"
 
 
-def test_files_get_the_mode_that_the_umask_asks_for_and_own_folders_never_more(tmp_path):
+def test_who_may_write_to_a_folder_may_write_to_its_files_less_the_umask(tmp_path):
     umask = os.umask(0o002)
     try:
         write_atomically(tmp_path / "state" / KEY / "a.json", "{}")
         StateFiles(tmp_path / "state" / KEY, identity=KEY).save_candidate({}, epoch=1)
-        own_folder(tmp_path / "sweeps" / "mine")
+        write_atomically(own_folder(tmp_path / "sweeps" / "mine") / "a.json", "{}")
     finally:
         os.umask(umask)
     modes = {str(path.relative_to(tmp_path)): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
@@ -139,4 +139,5 @@ def test_files_get_the_mode_that_the_umask_asks_for_and_own_folders_never_more(t
         f"state/{KEY}/best-0001.safetensors": 0o664,
         "sweeps": 0o1775,
         "sweeps/mine": 0o755,
+        "sweeps/mine/a.json": 0o644,
     }

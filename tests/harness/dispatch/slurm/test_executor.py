@@ -172,6 +172,20 @@ def test_a_cluster_whose_arrays_hold_one_job_gets_one_for_each_run(tmp_path, idl
     assert len(submission.job_ids) == 2
 
 
+def test_sbatch_reads_its_script_from_a_folder_of_the_users_alone_and_the_script_carries_the_hash(
+    tmp_path, idle_cluster
+):
+    idle_cluster("sbatch", f'stat -c %a "$(dirname "$1")" > {tmp_path}/mode; echo Submitted batch job 3')
+    slurm(tmp_path / "results").submit([make_job(tmp_path / "results")])
+    assert (tmp_path / "mode").read_text() == "700\n"
+    (script,) = (tmp_path / "results" / "sweeps").glob("*/logs/3_submission.sh")
+    (frozen,) = (tmp_path / "results" / "snapshots" / str(os.getuid())).iterdir()
+    starts = [line for line in script.read_text().splitlines() if " -I -S -B -c " in line]
+    assert len(starts) == 2, "the job, and its last word"
+    assert all(f" {frozen} {frozen.name} " in line for line in starts)
+    assert len(frozen.name) == 64
+
+
 def test_a_percent_sign_in_the_results_folder_is_no_placeholder_of_the_logs_name(tmp_path, idle_cluster):
     results = tmp_path / "50%user runs"
     idle_cluster("sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 5"')
