@@ -51,7 +51,10 @@ def main(argv: list[str] | None = None) -> int:
 def measured(root: Path, *, records: int, planned: int) -> list[dict[str, Any]]:
     """One row a command: what was done before it, seconds of processor time, peak memory."""
     write_archive(root, count=records)
-    status, tables = ["-m", "harness.status", "--results", str(root)], ["-m", "harness.tables", "--results", str(root)]
+    status, tables = (
+        ["-m", "harness.cli.status", "--results", str(root)],
+        ["-m", "harness.cli.tables", "--results", str(root)],
+    )
     plain = {"SAM_PEFT_INDEX": "off"}
     rows = [
         used("status, without an index", status, environment=plain),

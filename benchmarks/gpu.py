@@ -22,8 +22,8 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.saving import add_json, save
-from harness.cli import verb
-from harness.errors import UsageError, did_you_mean
+from harness.cli.command import verb
+from harness.system.errors import UsageError, did_you_mean
 
 HOURS = 1.0
 """That a row may take; a compiler that does not end is ended."""
@@ -59,7 +59,7 @@ def rows(*, size: str, backbones: Sequence[str], rounds: int) -> dict[str, Row]:
             f"step-{backbone}": Row(words=f"benchmarks.step {model} --rounds {rounds} --methods lora,naslora --peers"),
             f"evaluation-{backbone}": Row(words=f"benchmarks.evaluation {model} --rounds {rounds} --images 16 --peers"),
             f"cost-{backbone}": Row(
-                words=f"harness.cost {model} --rounds {rounds} --methods full,lora,naslora,decoder --shared --json",
+                words=f"harness.cli.cost {model} --rounds {rounds} --methods full,lora,naslora,decoder --shared --json",
                 prints=True,
             ),
             f"flex-{backbone}": Row(words=f"benchmarks.flex {model} --rounds {rounds}"),

@@ -14,9 +14,9 @@ from tabulate import tabulate
 
 from benchmarks.child import used
 from benchmarks.saving import add_json, save
+from harness.cli.verbs import VERBS
 from harness.planning.samples import sample_writer
 from harness.registry import SEGMENTED
-from harness.verbs import VERBS
 
 SEEDS = 28  # x 4 methods x 9 benchmarks = 1,008 runs
 PLAN = ["--protocol", "demo", "--methods", "lora,naslora,bitfit,decoder", "--datasets", "all", "--seeds", str(SEEDS)]

@@ -20,7 +20,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.saving import add_json, save
-from harness.machine import cores
+from harness.system.machine import cores
 
 WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 BUSY = "import torch\ntorch.set_num_threads(1)\na = torch.randn(700, 700)\nwhile True: a @ a"

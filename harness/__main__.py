@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from harness.cli import verb
-from harness.command_line import PROGRAM, plain, program, version
-from harness.errors import UsageError, did_you_mean
-from harness.verbs import VERBS, summaries
+from harness.cli.command import PROGRAM, plain, program, verb, version
+from harness.cli.verbs import VERBS, summaries
+from harness.system.errors import UsageError, did_you_mean
 
 
 def main(argv: list[str] | None = None) -> int:

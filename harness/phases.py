@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.errors import BudgetError, UsageError
-from harness.streams import say
+from harness.system.errors import BudgetError, UsageError
+from harness.system.streams import say
 
 
 class MissingError(UsageError):

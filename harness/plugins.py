@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.errors import UsageError
 from harness.registry import BENCHMARKS, METHODS, Registry, canonical_spelling
+from harness.system.errors import UsageError
 
 
 def load_plugins(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:

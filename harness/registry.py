@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import methods
-from harness.errors import UsageError, did_you_mean
 from harness.methods.parts.placement import MethodError
+from harness.system.errors import UsageError, did_you_mean
 
 SEGMENTED = {
     "kvasir": "harness.datasets.kvasir:Kvasir",
@@ -195,7 +195,7 @@ def dataset_name(name: str) -> str:
     Raises:
         UsageError: nearly a benchmark's name, or none that files can be called by.
     """
-    from harness.file_names import checked_name
+    from harness.system.file_names import checked_name
 
     try:
         return BENCHMARKS.resolve(name)

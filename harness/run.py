@@ -13,15 +13,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from harness.cli import verb
-from harness.command_line import CommandParser, Once, command, copy_in_use, require_effect
-from harness.errors import UsageError
+from harness.cli.command import CommandParser, Once, command, copy_in_use, require_effect, verb
 from harness.phases import MissingError, carry_out, phases_of, programme, show_plan, tune
 from harness.plugins import load_plugins
-from harness.progress import stages
 from harness.settings.options import add_plugins, add_results, plugins_of
 from harness.settings.read import Settings, load_settings, trusted_cluster
-from harness.streams import say, terminal_width
+from harness.system.errors import UsageError
+from harness.system.progress import stages
+from harness.system.streams import say, terminal_width
 
 
 def parser() -> CommandParser:
@@ -30,7 +29,7 @@ def parser() -> CommandParser:
         "run",
         __doc__,
         epilog="Without data it runs the card demo (generated images, minutes on a laptop); --plan shows what would run and "
-        "starts nothing. python -m harness.settings says where data, checkpoints and results lie.",
+        "starts nothing. sam-peft settings says where data, checkpoints and results lie.",
     )
     grid = p.add_argument_group("what to compare")
     grid.add_argument(

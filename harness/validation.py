@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.errors import UsageError, did_you_mean, shown
+from harness.system.errors import UsageError, did_you_mean, shown
 
 T = TypeVar("T")
 

@@ -23,11 +23,11 @@ from harness.__main__ import main
 from harness.archive.cost import CostRecord, CostStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
+from harness.cli.verbs import VERBS
 from harness.contract.matrix import Capability
 from harness.datasets import samples
 from harness.models.fingerprints import short_fingerprint
 from harness.registry import SEGMENTED, method_config
-from harness.verbs import VERBS
 from tests.datasets.test_labels import write_folders
 from tests.documented import REPOSITORY, commands
 from tests.harness.report.sample import evidence, record
@@ -175,12 +175,12 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "harness.costing.measure.measure": measured,
         "harness.experiment.exporting.export": lambda *_, **__: report,
         "harness.report.html.build._drawn": lambda *_: ([], []),
-        "harness.evidence.__main__.measurement_of": lambda *_: request,
+        "harness.cli.evidence.measurement_of": lambda *_: request,
         "harness.evidence.measuring.measure_insides": lambda *_, **__: evidence("k"),
-        "harness.forgetting._with_state": lambda results, runs: list(runs),
+        "harness.cli.forgetting._with_state": lambda results, runs: list(runs),
         "harness.experiment.elsewhere.fits": lambda *_: True,
-        "harness.forgetting._measured": lambda *_, **__: None,
-        "harness.predict.request_of": lambda _: request,
+        "harness.cli.forgetting._measured": lambda *_, **__: None,
+        "harness.cli.predict.request_of": lambda _: request,
         "harness.experiment.predicting.predict": lambda *_, **__: report,
         "harness.experiment.predicting.scoring_command": lambda *_: "score",
     }.items():

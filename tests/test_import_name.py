@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
 from harness.plugins import load_plugin
+from harness.system.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,7 +47,7 @@ def test_a_plugin_with_the_old_names_is_told_the_new_one(tmp_path: Path, old: st
 
 def test_listing_names_imports_no_torch() -> None:
     code = (
-        "import sys, harness.registry, harness.run, harness.status, harness.tables, harness.planning.plan, harness.studies\n"
+        "import sys, harness.registry, harness.run, harness.cli.status, harness.cli.tables, harness.planning.plan, harness.studies\n"
         "harness.registry.METHODS.names(); harness.run.parser()\n"
         "from harness.protocols.load import load_protocol; load_protocol('nas-lora')\n"
         "sys.exit('torch' in sys.modules)"

@@ -14,7 +14,7 @@ from harness.archive.files import ImageScores, all_image_scores, files_beside, i
 from harness.archive.masks import read_masks
 from harness.archive.reading import refuse_unread
 from harness.archive.schema import OVERLAP, Record
-from harness.text import printable_line
+from harness.system.text import printable_line
 
 ROUNDING = 1e-6
 """Per-image scores are written with six digits, so that their mean is off by half of this at most."""

@@ -2,7 +2,7 @@
 
 Older records name their checkpoint by its size and its first and last MiB, which other files may share. They stay as
 they are; an entry here says that somebody held the file that they were made with and hashed all of it
-(``python -m harness.records verify-checkpoint FILE ROOT``).
+(``sam-peft records verify-checkpoint FILE ROOT``).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.errors import UsageError
-from harness.files import write_atomically
 from harness.models.fingerprints import fingerprint, short_fingerprint
+from harness.system.errors import UsageError
+from harness.system.files import write_atomically
 
 FILE = "checkpoints.json"
 _LARGEST = 1 << 20
@@ -42,7 +42,7 @@ def noted(root: Path) -> dict[str, str]:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{path} cannot be read ({error}); move it away and note the checkpoints again with python -m "
-            f"harness.records verify-checkpoint FILE {root}"
+            f"harness.cli.records verify-checkpoint FILE {root}"
         ) from error
     return content
 

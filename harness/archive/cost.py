@@ -1,4 +1,4 @@
-"""Cost records: what one session of ``python -m harness.cost`` measured. Plain data, no torch.
+"""Cost records: what one session of ``sam-peft cost`` measured. Plain data, no torch.
 
 One file a session, ``ROOT/cost/<key>-<session>.json``. Methods of one session ran interleaved in one process on one
 device, so their rounds pair; sessions may be set side by side only where their keys are equal, and paired never.

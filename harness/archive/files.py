@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.archive.schema import largest
-from harness.files import read_regular
+from harness.system.files import read_regular
 
 _IMAGES = "images.csv"
 RESULTS_BESIDE = (_IMAGES, "architecture.csv")

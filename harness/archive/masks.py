@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.archive.files import digest
-from harness.files import read_regular
+from harness.system.files import read_regular
 
 if TYPE_CHECKING:
     import numpy as np

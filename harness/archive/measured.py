@@ -1,8 +1,8 @@
 """Records of what was measured on trained models, one JSON file each in a folder of their kind below the results folder.
 
 ``ROOT/evidence/<key of the run>.json``: what a run's best model does inside, beside what its frozen backbone does, written by
-``python -m harness.evidence``. ``ROOT/forgetting/<key>.json``: what it scores on benchmarks that it was not trained on, by
-``python -m harness.forgetting``. The run's own record is sealed and not touched. Plain data, no torch.
+``sam-peft evidence``. ``ROOT/forgetting/<key>.json``: what it scores on benchmarks that it was not trained on, by
+``sam-peft forgetting``. The run's own record is sealed and not touched. Plain data, no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from harness.archive.files import LARGEST_RECORD, compact, seal_holds, sealed
 from harness.archive.reading import spelt, validated
-from harness.files import read_regular, write_atomically
+from harness.system.files import read_regular, write_atomically
 
 T = TypeVar("T")
 

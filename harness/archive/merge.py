@@ -26,8 +26,8 @@ from harness.archive.measured import load_evidence, load_forgetting
 from harness.archive.reading import load, refuse_unread
 from harness.archive.schema import Record, content_hash
 from harness.archive.store import RecordStore
-from harness.errors import UsageError, did_you_mean
-from harness.files import write_atomically
+from harness.system.errors import UsageError, did_you_mean
+from harness.system.files import write_atomically
 
 CONFLICTS = "conflicts"
 CIRCUMSTANCES = ("cost", "environment", "attempts", "finished", "message", "history", "beside", "schema_version")

@@ -31,9 +31,9 @@ from harness.archive.index import Ending, collector_paused, from_index
 from harness.archive.masks import MASKS
 from harness.archive.reading import Unread, load, refuse_unread
 from harness.archive.schema import SCHEMA_VERSION, Record, Run
-from harness.errors import UsageError
-from harness.files import read_regular, write_atomically
-from harness.text import printable_line
+from harness.system.errors import UsageError
+from harness.system.files import read_regular, write_atomically
+from harness.system.text import printable_line
 
 
 def require_writable(folder: Path, *, named: str = "results folder", option: str = "--results") -> None:
@@ -312,7 +312,7 @@ def add_seal(path: Path) -> None:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-HINT = "python -m harness.status and harness.why print keys, and --results DIR chooses the folder"
+HINT = "sam-peft status and harness.cli.why print keys, and --results DIR chooses the folder"
 _SAYS_NOTHING = frozenset({"seed", "on", "↑", "↓"})
 _SHOWN = 5
 
@@ -338,7 +338,7 @@ def find_record(
         started = sorted(path.name for path in store.root.glob("state/*") if asked and path.name.startswith(asked))
         if started:
             raise UsageError(
-                f"run {started[0]} has no record yet; python -m harness.status --results {store.root} says where it is"
+                f"run {started[0]} has no record yet; sam-peft status --results {store.root} says where it is"
             )
         keys = [_by_words(store, asked, title=title, metrics=metrics)]
     record = store.read(asked if asked in keys else keys[0])

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.comparison.names import BENCHMARK_TITLES, METHOD_ORDER, METRICS, PAPER_METRICS
-from harness.errors import UsageError, did_you_mean, os_reason
-from harness.files import write_atomically
 from harness.registry import method_config
+from harness.system.errors import UsageError, did_you_mean, os_reason
+from harness.system.files import write_atomically
 
 FOLDER = Path(__file__).parents[2] / "results" / "paper"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.archive.cost import CostRecord
 from harness.archive.schema import Record
 from harness.comparison.rules import CardOf, flat, from_card, in_words
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 
 FILE = Path(__file__).parents[2] / "results" / "paper" / "setups.yaml"
 PUBLISHED_SPLITS = ("official", "AutoGluon's", "PraNet's")
@@ -41,8 +41,8 @@ class Setup:
 
 def read_setups(path: Path = FILE) -> dict[str, Setup]:
     """Raises UsageError with what is wrong with the file."""
+    from harness.system.yaml_files import read_yaml
     from harness.validation import from_mapping  # imports pydantic, which `--help` need not wait for
-    from harness.yaml_files import read_yaml
 
     data = read_yaml(path, what="published set-ups")
     if not isinstance(data, Mapping):

@@ -11,7 +11,6 @@ from tabulate import tabulate
 
 from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
-from harness.errors import UsageError
 from harness.methods.base import Method
 from harness.methods.configs import MethodConfig
 from harness.methods.parts.placement import MethodError
@@ -19,6 +18,7 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import require_stands
 from harness.models.decoders import Decoder
 from harness.registry import METHODS, method_config
+from harness.system.errors import UsageError
 
 CONTRACT_BACKBONES = ("vit_t", "vit_t_timm")
 BEGIN, END = "<!-- doctor:begin -->", "<!-- doctor:end -->"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 
 BUSY = 0.1
 """Cores (CPU) or fraction of the device (GPU) that others may use before it counts as shared."""

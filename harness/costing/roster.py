@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 
 from harness.costing.contestant import Contestant
-from harness.errors import UsageError
 from harness.experiment.failure import one_line, reason_code
+from harness.system.errors import UsageError
 
 
 class Roster:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 
 from harness.costing.device import CLOCKS
-from harness.errors import UsageError
 from harness.models.decoder_shape import Task
 from harness.protocols.card import Protocol
+from harness.system.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Attempt, End, attempts, close, log_path, state_folder
 from harness.dispatch.queue import Accounting
 from harness.dispatch.sweeps import PlannedRun
-from harness.files import end_of
+from harness.system.files import end_of
 
 MAX_CRASHES = 3
 """A run whose process dies so often without a reason from outside is given up."""

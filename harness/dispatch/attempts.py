@@ -20,7 +20,7 @@ from typing import Literal
 
 from harness.dispatch.holder import Holder
 from harness.dispatch.state_files import read_as
-from harness.files import create_exclusively, write_atomically
+from harness.system.files import create_exclusively, write_atomically
 
 End = Literal[
     "finished", "failed", "interrupted", "OOM", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED", "killed", "lost"

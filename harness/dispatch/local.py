@@ -24,10 +24,10 @@ from harness.dispatch.settled import settled
 from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, worker_command, writing
 from harness.dispatch.supervise import completion
 from harness.dispatch.sweeps import Chunk, PlannedRun, create_chunk
-from harness.files import own_folder
-from harness.machine import cores, set_threads, thread_variables
-from harness.progress import stages
-from harness.streams import say
+from harness.system.files import own_folder
+from harness.system.machine import cores, set_threads, thread_variables
+from harness.system.progress import stages
+from harness.system.streams import say
 
 if TYPE_CHECKING:
     from harness.planning.job import Job
@@ -171,7 +171,6 @@ class LocalExecutor(Executor):
             """submitit's executor with our worker as command: the chunk on disk takes the place of a pickle."""
 
             def begin(self, command: str) -> Any:
-                os.environ["PYTHONSAFEPATH"] = "1"  # no module out of the working folder, to which others may write
                 return self._submit_command(command)
 
         process = WorkerProcess(folder=chunk.path.parent / "logs")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.dispatch.state_files import read_as
-from harness.files import write_atomically
+from harness.system.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)

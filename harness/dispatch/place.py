@@ -12,8 +12,8 @@ from itertools import takewhile
 from typing import Any
 
 from harness.dispatch.slurm.profile import ClusterProfile, load_profile
-from harness.errors import UsageError, did_you_mean
-from harness.machine import cores
+from harness.system.errors import UsageError, did_you_mean
+from harness.system.machine import cores
 
 EXECUTORS = ("inline", "local", "slurm")
 MAX_LOCAL_WORKERS = 4

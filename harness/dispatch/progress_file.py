@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.dispatch.run_states import share_of_epochs
-from harness.files import write_atomically
+from harness.system.files import write_atomically
 
 PROGRESS_SECONDS = 2.0
 

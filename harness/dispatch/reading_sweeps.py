@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from harness.dispatch.state_files import read_as
 from harness.dispatch.sweeps import Chunk, PlannedRun, Sweep, beside_chunk, sweeps_folder, unreadable
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 
 T = TypeVar("T")
 _CHUNK = re.compile(r"chunk\.(\d{3,9})\.json")

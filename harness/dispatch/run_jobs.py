@@ -18,11 +18,11 @@ from harness.dispatch.local import InlineExecutor, LocalExecutor
 from harness.dispatch.place import Place
 from harness.dispatch.run_states import INTERRUPTED, RunState, survey
 from harness.dispatch.slurm.executor import SlurmExecutor
-from harness.errors import UsageError, did_you_mean
 from harness.planning.job import Job
 from harness.planning.plan import Plan
-from harness.progress import stages
-from harness.streams import say
+from harness.system.errors import UsageError, did_you_mean
+from harness.system.progress import stages
+from harness.system.streams import say
 
 RETRY_CLASSES = ("oom", "timeout", "preempted", "node_fail", "diverged", "no_data", "error")
 
@@ -120,7 +120,7 @@ def _say_next(submission: Submission, results: Path) -> None:
         print(f"sweep {submission.sweep}: {len(submission.keys)} runs submitted (jobs {jobs})")
     else:
         print("nothing to submit: every run is finished, queued or running")
-    print(f"watch:  python -m harness.status --results {results} --watch")
+    print(f"watch:  sam-peft status --results {results} --watch")
     print("cancel: the same command with --cancel (without --wait, --retry, --budget)")
 
 
@@ -132,9 +132,7 @@ def _say_interrupted(runs: Sequence[RunState]) -> None:
 def _what_was_interrupted(executor: Executor, submission: Submission, results: Path) -> str:
     """For the line after Ctrl-C: which runs, and how they go on."""
     if executor.detached:
-        return (
-            f"only this command; its runs stay with the cluster: python -m harness.status --results {results} --watch"
-        )
+        return f"only this command; its runs stay with the cluster: sam-peft status --results {results} --watch"
     runs = survey(results, keys=submission.keys).runs.values()
     left = [run for run in runs if run.unsettled or run.state == INTERRUPTED]
     begun = [run for run in left if run.attempts]

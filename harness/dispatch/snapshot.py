@@ -10,8 +10,8 @@ from pathlib import Path
 
 import harness
 from harness.dispatch.frozen_start import Altered, digest, verified
-from harness.errors import UsageError
-from harness.files import own_folder
+from harness.system.errors import UsageError
+from harness.system.files import own_folder
 
 ROOT = Path(str(harness.__file__)).parent
 PACKAGES = {Path("harness", name): (ROOT / name).resolve() for name in ("", "methods", "datasets")}

@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from harness.files import read_regular
-from harness.text import printable_line
+from harness.system.files import read_regular
+from harness.system.text import printable_line
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.code import code_version
 from harness.dispatch import frozen_start, snapshot
 from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.sweeps import AttemptLimits, Chunk, Sweep, create_sweep, new_id
-from harness.errors import UsageError, os_reason
 from harness.planning.job import Job
+from harness.system.code import code_version
+from harness.system.errors import UsageError, os_reason
 
 
 def worker_command(chunk: Chunk, frozen: Path, *, python: str, variables: Mapping[str, str]) -> str:

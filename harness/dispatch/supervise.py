@@ -38,8 +38,8 @@ from harness.dispatch.meeting import Meeting
 from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.run_log import logged
 from harness.dispatch.settled import settled
-from harness.files import create_anew
 from harness.planning.job import Job
+from harness.system.files import create_anew
 
 StartOutcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
 """``finished`` and ``failed``: there is a record. ``interrupted``: asked to stop, continues from its checkpoint. ``elsewhere``: somebody

@@ -30,9 +30,9 @@ from harness.dispatch.attempts import LEASE_SECONDS
 from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Task
 from harness.dispatch.settled import fingerprint_at
-from harness.errors import UsageError
-from harness.files import create_exclusively, own_folder, read_regular, write_atomically
 from harness.planning.job import Job
+from harness.system.errors import UsageError
+from harness.system.files import create_exclusively, own_folder, read_regular, write_atomically
 
 LARGEST_JOBS = 256 << 20
 """Bytes of the jobs of one chunk: a job of 4 kB, 1000 to 10,000 of them."""

@@ -34,9 +34,9 @@ from harness.dispatch.supervise import (
     watch,
 )
 from harness.dispatch.sweeps import Chunk, PlannedRun, Sweep, job_log
-from harness.errors import UsageError
-from harness.machine import cores, set_threads
 from harness.planning.job import Job
+from harness.system.errors import UsageError
+from harness.system.machine import cores, set_threads
 
 REQUEUE_WAIT_S = 120
 MEETING_WAIT_S = 600
@@ -90,8 +90,7 @@ def one_of_array(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
     meeting = None
     if size > 1:
         restart = os.environ.get("SLURM_RESTART_COUNT", "0")
-        # where only this user writes: the processes believe one another, and unpickle what the first sends
-        meeting = Meeting(chunk.path.parent / "logs" / f"meeting.{task}.{restart}.json", size=size)
+        meeting = Meeting(folder / f"meeting.{task}.{restart}.json", size=size)
         if rank:
             return follow(job, meeting, rank=rank, circumstances=circumstances, stop=stop)
     run = job.run

@@ -29,9 +29,9 @@ from harness.datasets.reading.decoding import (
 )
 from harness.datasets.reading.opening import MOST_PIXELS, open_image, require_file
 from harness.datasets.reading.pairing import image_files, mask_key
-from harness.errors import UsageError
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.scorer import ImageScore, SplitScorer
+from harness.system.errors import UsageError
 
 Foreground = Literal["half", "nonzero"]
 _CHUNK = 2  # images a task; Ctrl-C waits for the tasks under way

@@ -10,7 +10,6 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import UsageError, did_you_mean
 from harness.evaluation import overlap
 from harness.evaluation.conventions import Conventions
 from harness.evaluation.names import CLASSES, E_MEASURES, METRICS, OVERLAP, SALIENCY
@@ -18,6 +17,7 @@ from harness.evaluation.overlap import Areas, Confusion
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.saliency import e_measure, mae, s_measure, saliency_map
 from harness.evaluation.weighted_f import weighted_f
+from harness.system.errors import UsageError, did_you_mean
 
 Task = Literal["binary", "multiclass", "classification"]
 

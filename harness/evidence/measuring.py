@@ -14,7 +14,6 @@ from torch import Tensor
 from harness.archive.masks import chosen_images
 from harness.archive.measured import BlockEvidence, EvidenceRecord
 from harness.archive.schema import Run
-from harness.errors import UsageError
 from harness.evidence.attention import uniform_distance
 from harness.evidence.merging import block_deviations
 from harness.evidence.probe import Seen, rounded, watched
@@ -28,6 +27,7 @@ from harness.planning.data import data_options
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
 from harness.statistics.cka import FEWEST
+from harness.system.errors import UsageError
 from harness.training.batches import draw_number
 from harness.training.feeding import normalise
 

@@ -9,8 +9,8 @@ from importlib.metadata import version
 
 import torch
 
-from harness.code import code_version
-from harness.machine import processor, waiting
+from harness.system.code import code_version
+from harness.system.machine import processor, waiting
 
 
 def environment(device: torch.device) -> dict[str, str]:

@@ -20,7 +20,6 @@ from harness.archive.files import images_csv
 from harness.archive.masks import KeptMask, encoded_masks
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
-from harness.errors import UsageError
 from harness.evaluation.names import higher_is_better
 from harness.experiment.building import attached_segmenter
 from harness.experiment.data import RunData, open_data
@@ -30,7 +29,6 @@ from harness.experiment.kept import kept_masks
 from harness.experiment.number_code import number_code
 from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Scoring, Summary, Tell
 from harness.experiment.stages import Stages, process_started
-from harness.files import write_atomically
 from harness.methods.base import Method
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import count_parameters
@@ -39,6 +37,8 @@ from harness.plugins import load_plugin
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS, METHODS
+from harness.system.errors import UsageError
+from harness.system.files import write_atomically
 from harness.training.assignment import Assignment
 from harness.training.bounds import SCORED_BYTES, TOKEN_BYTES
 from harness.training.checkpoint import read_state

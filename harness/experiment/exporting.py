@@ -16,11 +16,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from harness.archive.schema import Run
-from harness.errors import UsageError, os_reason
 from harness.experiment.data import open_data
 from harness.experiment.peft_format import peft_adapter, require_affine, write_peft
 from harness.experiment.trained import METADATA, of_results
-from harness.files import replace_atomically
 from harness.methods.base import MergeMode, MergeReport, Method
 from harness.methods.parts.placement import MethodError
 from harness.models.original_sam import sam_state_dict
@@ -29,6 +27,8 @@ from harness.models.segmenter import SAMSegmenter, Segmenter
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
+from harness.system.errors import UsageError, os_reason
+from harness.system.files import replace_atomically
 from harness.training.feeding import normalise
 from harness.training.images import ImageSource
 

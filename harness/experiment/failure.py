@@ -6,7 +6,7 @@ import torch
 
 from harness.archive.schema import Code
 from harness.datasets.base import DatasetError
-from harness.errors import REASONS, os_reason
+from harness.system.errors import REASONS, os_reason
 from harness.training.outcome import Diverged
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.files import replace_atomically
+from harness.system.files import replace_atomically
 
 Array = NDArray[np.uint8]
 Floats = NDArray[np.float32]

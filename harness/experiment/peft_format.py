@@ -15,13 +15,13 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from harness.errors import UsageError, os_reason
 from harness.experiment.trained import METADATA
-from harness.files import write_atomically
 from harness.methods.base import Method
 from harness.methods.parts.merging import Affine, AffineUpdate
 from harness.models.hf_names import hf_name
 from harness.models.segmenter import SAMSegmenter
+from harness.system.errors import UsageError, os_reason
+from harness.system.files import write_atomically
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."

@@ -22,7 +22,6 @@ from harness.datasets.base import Sample, require_plain
 from harness.datasets.reading.decoding import read_image
 from harness.datasets.reading.opening import stored_size
 from harness.datasets.reading.pairing import image_files
-from harness.errors import UsageError, os_reason
 from harness.evaluation.resize import resize_bilinear
 from harness.experiment.mask_files import Array, Floats, as_image, overlay, save_array, save_image
 from harness.experiment.prediction_folder import PredictionFolder
@@ -30,6 +29,7 @@ from harness.experiment.trained import Trained
 from harness.methods.base import MergeMode
 from harness.models.segmenter import Segmenter, probabilities
 from harness.protocols.load import from_rules
+from harness.system.errors import UsageError, os_reason
 from harness.training.feeding import normalise
 from harness.training.images import to_input
 from harness.training.precision import autocast
@@ -267,7 +267,7 @@ def scoring_command(request: Predict, masks: str) -> str:
     """The command that scores what was written as the run's record does."""
     rules, trained = from_rules(request.trained.run.rules), request.trained
     folder = request.out / PROBABILITIES[request.probabilities] if request.probabilities else request.out
-    words = ["python -m harness.metrics", f"--pred {folder}", f"--gt {masks}"]
+    words = ["sam-peft metrics", f"--pred {folder}", f"--gt {masks}"]
     if trained.task == "multiclass":
         words.append(f"--num-classes {trained.num_classes}")
     if request.probabilities == "input":

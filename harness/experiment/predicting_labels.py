@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from harness.errors import UsageError, os_reason
 from harness.experiment.predicting import Model, Predict, Predicted, opened_folder
-from harness.files import write_atomically
 from harness.registry import BENCHMARKS
+from harness.system.errors import UsageError, os_reason
+from harness.system.files import write_atomically
 
 LABELS = "labels.csv"
 

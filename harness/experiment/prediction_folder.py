@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError, os_reason
-from harness.files import write_atomically
+from harness.system.errors import UsageError, os_reason
+from harness.system.files import write_atomically
 
 NOTE = "predictions.json"
 """Beside the predictions: which model made them, and of which files."""

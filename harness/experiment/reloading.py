@@ -1,4 +1,4 @@
-"""``harness.export --verify``: a fresh process loads the written file and predicts.
+"""``harness.cli.export --verify``: a fresh process loads the written file and predicts.
 
 It loads a whole checkpoint by segment_anything's own registry, or where backbone or image size are not the registry's
 into segment_anything's own modules, and trained tensors alone into a freshly built segmenter
@@ -21,7 +21,6 @@ from segment_anything import sam_model_registry
 from torch import Tensor
 
 from harness.archive.schema import Run
-from harness.errors import UsageError
 from harness.experiment.exporting import Export, Exported, in_registry, mask_logits
 from harness.experiment.trained import trained_segmenter
 from harness.models.checkpoint import read_tensors
@@ -29,6 +28,7 @@ from harness.models.original_sam import plain_sam
 from harness.plugins import load_plugin
 from harness.protocols.load import from_rules
 from harness.registry import add_own_of
+from harness.system.errors import UsageError
 
 TOLERANCE = 1e-4
 """Largest difference of mask logits, relative to their largest magnitude, that passes as equal after reloading."""
@@ -53,13 +53,10 @@ def verify(exported: Exported, request: Export) -> float:
         }
         command = [
             sys.executable,
-            "-P",  # no module out of the working folder, to which others may write
             "-c",
-            "import sys; sys.path.insert(0, sys.argv[1]); "
-            "from harness.experiment.reloading import print_difference; print_difference(sys.argv[2])",
+            "import sys; from harness.experiment.reloading import print_difference; print_difference(sys.argv[1])",
         ]
-        root = str(Path(__file__).parents[2])
-        done = subprocess.run([*command, root, json.dumps(order)], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, json.dumps(order)], capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
         raise UsageError(f"{request.out} was written, but a fresh process could not load it: {last}")

@@ -14,7 +14,6 @@ from torch import Tensor
 from harness.archive.checkpoints import noted
 from harness.archive.schema import Run
 from harness.archive.store import find_run
-from harness.errors import UsageError
 from harness.experiment.building import attached_segmenter
 from harness.methods.base import Method
 from harness.models.checkpoint import read_tensors
@@ -22,6 +21,7 @@ from harness.models.decoder_shape import Task
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import Segmenter
 from harness.registry import BENCHMARKS, add_own_of
+from harness.system.errors import UsageError
 from harness.training.checkpoint import BEST, read_state
 
 METADATA = "sam-peft-harness"
@@ -91,7 +91,7 @@ class Trained:
 
 
 def load_adapter(file: Path | str, *, checkpoint: Path | str | None = None) -> tuple[Segmenter, Method]:
-    """A segmenter from an adapter that ``harness.export --adapter-only`` wrote, and its method, ready to predict.
+    """A segmenter from an adapter that ``harness.cli.export --adapter-only`` wrote, and its method, ready to predict.
 
     Args:
         file: the ``.safetensors`` file; it names its run, so nothing else is needed.
@@ -118,14 +118,16 @@ def adapter(file: Path) -> Trained:
             said = (content.metadata() or {}).get(METADATA, "")
     except (SafetensorError, OSError) as error:
         raise UsageError(
-            f"{file} is no .safetensors file: {error}; give what harness.export --adapter-only wrote"
+            f"{file} is no .safetensors file: {error}; give what harness.cli.export --adapter-only wrote"
         ) from error
     if not said:
-        raise UsageError(f"{file} does not say which run it is of; write it with harness.export --adapter-only")
+        raise UsageError(f"{file} does not say which run it is of; write it with harness.cli.export --adapter-only")
     try:
         run = TypeAdapter(dict[str, Run]).validate_json(said, strict=True)["run"]
     except (ValidationError, KeyError) as error:
-        raise UsageError(f"{file} names no run of this harness; write it with harness.export --adapter-only") from error
+        raise UsageError(
+            f"{file} names no run of this harness; write it with harness.cli.export --adapter-only"
+        ) from error
     add_own_of(run.benchmark, run.rules)
     return Trained(run=run, state=read_tensors(file), checkpoints={})
 

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from harness.comparison.evidence import KINDS, MEASURES
 from harness.comparison.names import METRICS, PAPER_METRICS
-from harness.errors import UsageError, did_you_mean
 from harness.registry import BENCHMARKS, METHODS, Registry, method_config
 from harness.studies import load_study
-from harness.yaml_files import read_yaml
+from harness.system.errors import UsageError, did_you_mean
+from harness.system.yaml_files import read_yaml
 
 T = TypeVar("T")
 FILE = Path(__file__).parents[2] / "results" / "claims.yaml"

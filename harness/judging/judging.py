@@ -10,7 +10,6 @@ from harness.archive.cost import CostRecord
 from harness.archive.schema import Record
 from harness.comparison.sheets import sheets
 from harness.comparison.sources import Sources
-from harness.errors import UsageError, did_you_mean
 from harness.judging.definitions import Claim
 from harness.judging.of_costs import cost_readings
 from harness.judging.of_evidence import evidence_readings
@@ -19,6 +18,7 @@ from harness.judging.of_rankings import rank_readings
 from harness.judging.of_scores import score_readings
 from harness.judging.reading import Reading, exact, without_data
 from harness.judging.verdicts import Verdict
+from harness.system.errors import UsageError, did_you_mean
 
 CountOf = Callable[[str, Mapping[str, Any], str], int | None]
 """(method, options, backbone) -> trained parameters in closed form, mask decoder included; None where that cannot be told."""

@@ -10,13 +10,13 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 
-from harness.errors import UsageError, did_you_mean
 from harness.methods.configs import FullConfig, MethodConfig
 from harness.methods.parts.placement import BackboneShape
 from harness.models import mask2former_forms
 from harness.models.decoder_shape import Task
 from harness.models.decoders import HEAD_DIM, LABELLING, Decoder, dense_parameters
 from harness.models.known import TIMM, Backbone, known_backbones
+from harness.system.errors import UsageError, did_you_mean
 
 _KNOWN = known_backbones()
 

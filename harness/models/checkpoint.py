@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError
 from harness.models.catalog import resolve_backbone
+from harness.system.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,10 +11,10 @@ import stat
 import time
 from pathlib import Path
 
-from harness.errors import UsageError
-from harness.files import write_atomically
-from harness.streams import say
-from harness.user_cache import user_cache
+from harness.system.errors import UsageError
+from harness.system.files import write_atomically
+from harness.system.streams import say
+from harness.system.user_cache import user_cache
 
 PREFIX = "sha256-"
 _MEBIBYTE = 1 << 20

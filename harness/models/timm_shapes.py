@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from harness.errors import UsageError, did_you_mean
 from harness.methods.configs import FullConfig
 from harness.methods.parts.placement import BackboneShape, plain_blocks
+from harness.system.errors import UsageError, did_you_mean
 
 
 def timm_shape(model: str) -> tuple[BackboneShape, int, bool]:

@@ -10,7 +10,6 @@ from typing import Any
 
 from harness.archive.schema import Run
 from harness.datasets.own_labels import any_folder
-from harness.errors import UsageError
 from harness.models.catalog import resolve_backbone
 from harness.models.checkpoint import checkpoint_paths
 from harness.planning.data import data_options
@@ -21,6 +20,7 @@ from harness.planning.words import expand, parse_entry, parse_roots, parse_seeds
 from harness.protocols.load import load_protocol, resolve
 from harness.registry import BENCHMARKS, LABELLED, METHODS, dataset_name, is_own
 from harness.settings.read import Settings, named_table
+from harness.system.errors import UsageError
 from harness.validation import parse_assignments
 
 WITH_DATA = "nas-lora"
@@ -190,7 +190,7 @@ def _of_study(name: str) -> dict[str, Any]:
 
     study = load_study(name)
     if not study.entries:
-        raise UsageError(f"study {study.name} has no runs of its own; measure it with python -m harness.cost")
+        raise UsageError(f"study {study.name} has no runs of its own; measure it with sam-peft cost")
     return {
         "entries": tuple(Variant(method=e.method, options=e.options, label=e.label) for e in study.entries),
         "benchmarks": study.benchmarks,
@@ -210,7 +210,7 @@ def _card(asked: str, settings: Settings, *, has_files: bool) -> tuple[str, str]
         return WITH_DATA, f"no --protocol, so the card {WITH_DATA}: the paper's rules"
     return WITHOUT_DATA, (
         f"no data is set, so the card {WITHOUT_DATA}: generated images, numbers that rank nothing; "
-        "--data DIR for real ones (python -m harness.settings --init remembers it)"
+        "--data DIR for real ones (sam-peft settings --init remembers it)"
     )
 
 

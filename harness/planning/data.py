@@ -8,9 +8,9 @@ from pathlib import Path
 
 from harness.archive.schema import content_hash
 from harness.datasets.base import DataOptions, DatasetError, Pair, Splits
-from harness.errors import UsageError
 from harness.models.decoders import LABELLING
 from harness.protocols.card import Protocol
+from harness.system.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from harness.archive.checkpoints import noted
 from harness.archive.store import RecordStore
-from harness.errors import UsageError
 from harness.planning.job import Job
+from harness.system.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def _unverified(count: int, path: str, short: str, results: Path, notes: Mapping
         )
     return (
         f"{whose} of these runs below {results} know their checkpoint by size, beginning and end alone ({short}) and count"
-        f" as not started; if {path} is the file they came from, note it: python -m harness.records verify-checkpoint "
+        f" as not started; if {path} is the file they came from, note it: sam-peft records verify-checkpoint "
         f"{shlex.quote(path)} {shlex.quote(str(results))}"
     )
 

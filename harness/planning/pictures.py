@@ -10,11 +10,11 @@ from typing import Any
 
 from harness.archive.schema import Record
 from harness.datasets.base import Benchmark, DatasetError, Pair
-from harness.errors import UsageError
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
 from harness.settings.read import load_settings
+from harness.system.errors import UsageError
 
 
 def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str, str], Any]:

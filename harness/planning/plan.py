@@ -12,7 +12,6 @@ from pathlib import Path
 
 from harness.archive.schema import Run, content_hash
 from harness.datasets.base import DatasetError
-from harness.errors import UsageError
 from harness.models.catalog import require_stands, resolve_backbone
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash, require_task
 from harness.planning.finished import earlier, under_short_fingerprints
@@ -20,10 +19,11 @@ from harness.planning.job import Job
 from harness.planning.pretrained import pretrained
 from harness.planning.request import Request
 from harness.planning.rows import method_row, split_overrides
-from harness.progress import stages
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve, with_rules
 from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
+from harness.system.errors import UsageError
+from harness.system.progress import stages
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from harness.errors import UsageError, did_you_mean
 from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape
 from harness.planning.request import Variant
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config, method_config_class
+from harness.system.errors import UsageError, did_you_mean
 
 
 def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -64,7 +64,7 @@ def method_row(
     except Exception as error:  # a plug-in may raise anything
         raise UsageError(
             f"method {method}: its encoder_parameters fails: {type(error).__name__}: {error}; mend it until "
-            f"python -m harness.doctor --methods {method} passes"
+            f"sam-peft doctor --methods {method} passes"
         ) from error
     label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in asked.items())}]" if asked else method)
     return method, config, label, changed

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from harness.errors import UsageError, os_reason
+from harness.system.errors import UsageError, os_reason
 
 
 def sample_writer(

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.errors import UsageError
 from harness.planning.request import Variant
 from harness.registry import METHODS, Registry
+from harness.system.errors import UsageError
 from harness.validation import parse_assignments
 
 

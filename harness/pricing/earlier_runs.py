@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from harness.archive.schema import Record, Run
-from harness.errors import UsageError
 from harness.methods.parts.placement import BackboneShape, MethodError
 from harness.models.catalog import decoder_parameters, trained_in_decoder
 from harness.planning.data import Images
 from harness.pricing.assumed import Device
 from harness.pricing.flops import activation_bytes, decoder_of, model_of, run_flops
+from harness.system.errors import UsageError
 
 ShapeOf = Callable[[str], BackboneShape]
 SecondsOf = Callable[[Record], float]

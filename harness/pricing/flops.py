@@ -11,12 +11,12 @@ import math
 from collections.abc import Iterable
 
 from harness.archive.schema import Run
-from harness.errors import UsageError
 from harness.methods.configs import MethodConfig, PlacedConfig
 from harness.methods.parts.placement import BackboneShape, MethodError, NormedConvolution
 from harness.models.decoders import Decoder, dense_activations, dense_flops
 from harness.planning.data import Images
 from harness.registry import method_config
+from harness.system.errors import UsageError
 
 DECODER_DIM = 256
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from harness.archive.schema import Record, Run
-from harness.errors import UsageError
 from harness.methods.parts.placement import BackboneShape
 from harness.planning.data import Images, limited
 from harness.pricing.assumed import GPU, Device
@@ -25,6 +24,7 @@ from harness.pricing.disk import (
 )
 from harness.pricing.earlier_runs import EarlierRuns, SecondsOf, ShapeOf, levels, trained_weights
 from harness.pricing.flops import model_of, run_flops
+from harness.system.errors import UsageError
 
 ImagesOf = Callable[[Run], Images]
 

@@ -12,8 +12,6 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.place import Place, gpu_name
-from harness.errors import BudgetError
-from harness.machine import cores, processor
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images
 from harness.planning.job import Job
@@ -21,6 +19,8 @@ from harness.planning.needs import SMALL
 from harness.planning.plan import Plan
 from harness.pricing.assumed import GPU, Device, cpu
 from harness.pricing.forecast import Forecast, forecast, published_images, within_budget
+from harness.system.errors import BudgetError
+from harness.system.machine import cores, processor
 
 
 def device(planned: Plan, where: Place) -> tuple[Device, int]:

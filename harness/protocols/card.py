@@ -9,10 +9,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from harness.errors import shown
 from harness.evaluation.conventions import Conventions
-from harness.file_names import checked_name
 from harness.models.decoders import Decoder
+from harness.system.errors import shown
+from harness.system.file_names import checked_name
 
 Quirk = Literal["released", "intended"]
 

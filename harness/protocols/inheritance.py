@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
-from harness.yaml_files import read_yaml
+from harness.system.errors import UsageError
+from harness.system.yaml_files import read_yaml
 
 CARDS = Path(__file__).parent
 BASE, DELETE = "_base_", "_delete_"

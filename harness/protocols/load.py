@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.archive.schema import content_hash, hashed_rules
-from harness.errors import UsageError, did_you_mean
 from harness.protocols.card import Protocol
 from harness.protocols.inheritance import CARDS, read_card
+from harness.system.errors import UsageError, did_you_mean
 from harness.validation import from_mapping
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from harness.archive.schema import ADDED_LATER, QUIRKS_ADDED_LATER
 from harness.archive.store import RecordStore
-from harness.errors import UsageError
-from harness.streams import say_skipped
+from harness.system.errors import UsageError
+from harness.system.streams import say_skipped
 
 SHORTEST = 4
 """Digits of a hash that are looked for."""

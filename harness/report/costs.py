@@ -58,7 +58,7 @@ def cost_page(
         judged = _claims(sessions, claims, card_of=card_of, setups=setups or {})
         blocks += [block for block in (_ratios(sessions), judged) if block]
         numbers += [number for session in sessions for number in cost_numbers(session)]
-    nothing = Block(heading="cost", above=["No cost record yet; measure with python -m harness.cost."])
+    nothing = Block(heading="cost", above=["No cost record yet; measure with sam-peft cost."])
     return Page(title=title, blocks=blocks or [nothing], numbers=numbers)
 
 
@@ -153,7 +153,9 @@ def _header(sessions: Sequence[CostRecord]) -> list[str]:
         lines.append("Options: " + ", ".join(f"{name}={c.options[name]}" for name in sorted(c.options)))
     unknown = sorted({name for session in sessions for method in session.methods for name in method.not_counted})
     if unknown:
-        more = f" and {len(unknown) - MOST_NAMED} more (`harness.why` names them)" if len(unknown) > MOST_NAMED else ""
+        more = (
+            f" and {len(unknown) - MOST_NAMED} more (`harness.cli.why` names them)" if len(unknown) > MOST_NAMED else ""
+        )
         lines.append("Operations not counted in FLOPs: " + ", ".join(unknown[:MOST_NAMED]) + more)
     failed = [
         f"{m.variant}, {mode}: {why}"

@@ -11,14 +11,14 @@ from harness.archive.store import RecordStore
 from harness.comparison.grid import placeholder
 from harness.comparison.rows import is_entry
 from harness.comparison.rules import CardOf, no_card
-from harness.errors import UsageError, os_reason
-from harness.files import write_atomically
 from harness.report.against_paper import published_cards
 from harness.report.page import SUFFIX, Format
 from harness.report.pages import pages, sources_below
 from harness.report.tables import render
-from harness.streams import say_skipped
 from harness.studies import Entry, Study, load_study
+from harness.system.errors import UsageError, os_reason
+from harness.system.files import write_atomically
+from harness.system.streams import say_skipped
 
 
 def narrowed(study: Study, runs: Sequence[Run], *, cards: Collection[str] = ()) -> Study:
@@ -88,6 +88,6 @@ def finished_table(
             write_atomically(path, page)
         except OSError as error:
             raise UsageError(
-                f"table {path} could not be written: {os_reason(error)}; regenerate it with python -m harness.tables"
+                f"table {path} could not be written: {os_reason(error)}; regenerate it with sam-peft tables"
             ) from error
     return text, results / "tables" / f"{grid.name if grid else runs[0].protocol}{SUFFIX['markdown']}"

@@ -63,7 +63,7 @@ def forgetting_page(records: Iterable[Record], found: Iterable[ForgettingRecord]
         block, tidy = _sheet(sheet, sheets[sheet], elsewhere)
         blocks.append(block)
         numbers += tidy
-    nothing = Block(heading=TITLE, above=["No forgetting record yet; python -m harness.forgetting measures."])
+    nothing = Block(heading=TITLE, above=["No forgetting record yet; sam-peft forgetting measures."])
     return Page(title=TITLE, blocks=blocks or [nothing], foot=NOTES if blocks else (), numbers=numbers)
 
 

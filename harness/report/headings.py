@@ -81,7 +81,7 @@ def lines_above(grid: Grid, heading: Heading) -> list[str]:
     """Rules, backbone, seeds and data of a table."""
     rules = f"Protocol: {grid.protocol}, hash {grid.protocol_hash}"
     if heading.overrides is None:
-        rules += " (no card of the harness; `python -m harness.protocols show` with the hash prints its rules)"
+        rules += " (no card of the harness; `sam-peft protocols show` with the hash prints its rules)"
     elif heading.overrides:
         rules += f", with {heading.overrides}"
     seeds = grid.seeds

@@ -20,7 +20,6 @@ from harness.comparison.evidence import evidence_below
 from harness.comparison.paired import ImagesOf, PerImage
 from harness.comparison.rules import CardOf, no_card
 from harness.comparison.sources import Sources
-from harness.errors import UsageError, did_you_mean
 from harness.judging import definitions as claims
 from harness.registry import BENCHMARKS, METHODS, groups_by_rule
 from harness.report.costs import cost_page
@@ -31,6 +30,7 @@ from harness.report.page import SUFFIX, Format, Page
 from harness.report.tables import score_page
 from harness.report.writing import write
 from harness.studies import Study, load_study, study_names
+from harness.system.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness.comparison.provenance import Folder
-from harness.errors import UsageError, did_you_mean
 from harness.report.page import Block, Page, Text
+from harness.system.errors import UsageError, did_you_mean
 
 
 def explain(page: Page, folder: Folder, *, row: str, column: str) -> str:

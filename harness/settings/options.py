@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from harness.settings.read import load_settings, trusted_plugins
-from harness.streams import say
+from harness.system.streams import say
 
 
 def add_results(parser: argparse._ActionsContainer, help: str = "results folder (default: as set, else runs)") -> None:

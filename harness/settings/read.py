@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.errors import UsageError, did_you_mean, os_reason
 from harness.settings.keys import KEYS, PREFIX, SWITCHES, Key
+from harness.system.errors import UsageError, did_you_mean, os_reason
 
 HERE = Path("harness.toml")
 INSTEAD = f"{PREFIX}SETTINGS"

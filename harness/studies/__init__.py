@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, StrictInt
 from pydantic import Field as Bound
 
-from harness.errors import UsageError, did_you_mean
 from harness.evaluation.names import LABELS, METRICS
-from harness.file_names import checked_name
 from harness.registry import BENCHMARKS, METHODS
 from harness.studies.design import Field, Point, label_of, options_of, parse_fields, points
+from harness.system.errors import UsageError, did_you_mean
+from harness.system.file_names import checked_name
+from harness.system.yaml_files import read_yaml
 from harness.validation import from_mapping
-from harness.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent
 MOST_SEEDS = 1000
@@ -183,7 +183,7 @@ class Study:
         benchmarks: canonical names.
         entries: the rows, in order.
         readings: ``method`` and ``fields`` (question that a paper leaves open -> plausible values, the default first);
-            `harness.studies.design` adds a row for each reading, and ``python -m harness.readings`` reports on them.
+            `harness.studies.design` adds a row for each reading, and ``sam-peft readings`` reports on them.
         phases: of a programme, which has no rows of its own: studies that are planned, priced and run one after another.
         seeds: every run is made once a seed.
         budget: what the rows share, instead of what the card says: ``epochs``, or ``updates`` of the weights.

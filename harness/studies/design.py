@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 
 Level = Mapping[str, Any]
 """Options of one value; a field such as the make of a cell may set several."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from harness.errors import UsageError, did_you_mean
 from harness.registry import METHODS, method_config_class
+from harness.system.errors import UsageError, did_you_mean
 
 RULES_BY = "decoder"
 """The method whose validation chooses the rules that are tuned: the decoder alone, so that no compared method has its way."""

@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from harness.errors import UsageError, shown
-from harness.files import replace_atomically
 from harness.models.checkpoint import read_tensors
+from harness.system.errors import UsageError, shown
+from harness.system.files import replace_atomically
 
 FORMAT = "sam-peft-harness checkpoint 1"
 BEST = "best.safetensors"

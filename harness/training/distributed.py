@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 from harness.training.statistics import SharedStatistics
 
 

@@ -6,7 +6,7 @@ the very type in which the encoder gives it (fp32, or what autocast leaves), so 
 
 Kept in memory without a folder, else in a memory-mapped file that later attempts and other seeds of the same user read
 as well, and nobody else. A file is found by the encoder's weights, precision, image size and shape; each entry carries a
-sum, keyed with the user's secret (`harness.user_cache`), of the image it was computed from and of its own bytes, verified
+sum, keyed with the user's secret (`harness.system.user_cache`), of the image it was computed from and of its own bytes, verified
 when a process first uses it. Writers may race: they write the same bytes, and a torn entry fails its sum and is computed
 again.
 """
@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.methods.base import Method
+from harness.system.user_cache import SUM_BYTES, own_key, own_sum
 from harness.training.bounds import CACHE_BYTES
-from harness.user_cache import SUM_BYTES, own_key, own_sum
 
 MEMORY_LIMIT = 4 << 30
 

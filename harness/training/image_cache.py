@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.files import read_regular, write_atomically
-from harness.user_cache import SUM_BYTES, own_key, own_sum, user_cache
+from harness.system.files import read_regular, write_atomically
+from harness.system.user_cache import SUM_BYTES, own_key, own_sum, user_cache
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class ImageCache:
     """uint8 arrays by key, one ``.npy`` file each with a sum at its end.
 
     Nothing in the folder is trusted, which others may write to or have sent: the sum is keyed with a secret of the user's
-    (`harness.user_cache`), and an array whose sum does not fit (another's, a failing disk) counts as not there. It is
+    (`harness.system.user_cache`), and an array whose sum does not fit (another's, a failing disk) counts as not there. It is
     read whole, since what is mapped may change after it was summed. A user who has nowhere to keep a secret stores nothing.
 
     No locks: a file is written under a temporary name, flushed to disk and renamed, so that it is whole or not there;

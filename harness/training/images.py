@@ -21,9 +21,9 @@ from PIL import Image
 
 from harness.datasets.base import Benchmark, Pair, Sample
 from harness.evaluation.resize import resize_nearest
+from harness.system.user_cache import own_key, own_sum
 from harness.training.bounds import CACHE_BYTES
 from harness.training.image_cache import ImageCache
-from harness.user_cache import own_key, own_sum
 
 Array = NDArray[np.uint8]
 

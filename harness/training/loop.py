@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import torch
 
-from harness.errors import UsageError
 from harness.methods.base import ARCHITECTURE, Role
 from harness.methods.parts.placement import MethodError
+from harness.system.errors import UsageError
 from harness.training.assignment import Assignment
 from harness.training.batches import UpdatePlan, draw_number, hold_out
 from harness.training.checkpoint import CheckpointFiles, StateFiles

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.errors import UsageError
 from harness.models.decoder_shape import Task
 from harness.models.decoders import LABELLING
 from harness.protocols.card import Protocol, Quirk
+from harness.system.errors import UsageError
 from harness.training.mask2former import Mask2FormerLoss, Terms
 from harness.training.prediction import IGNORE, Loss, Prediction, Total, alone, upsampled
 

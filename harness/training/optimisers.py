@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UsageError
 from harness.methods.base import ParameterGroup, Role
 from harness.protocols.card import Protocol
+from harness.system.errors import UsageError
 
 
 def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> dict[Role, torch.optim.Optimizer]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.data_sets import _print_check, main
+from harness.cli.datasets import _print_check, main
 from harness.datasets import samples
 from harness.datasets.preparing.checking import Check
 from harness.datasets.preparing.downloading import Archive
@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_and_a_negative_number_are_one_line(
 
 def test_listing_does_not_import_torch() -> None:
     code = (
-        "import sys; from harness.data_sets import main; main(['list', '--data', 'nowhere']); "
+        "import sys; from harness.cli.datasets import main; main(['list', '--data', 'nowhere']); "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)

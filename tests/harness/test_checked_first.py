@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
+from harness.cli.protocols import main as show_protocol
 from harness.datasets import samples
 from harness.models.checkpoint import checkpoint_paths
 from harness.models.original_sam import plain_sam
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.protocols.__main__ import main as show_protocol
 from harness.report.tables import of_runs
 from harness.run import main
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from harness.cli import verb
-from harness.tables import main as tables
+from harness.cli.command import verb
+from harness.cli.tables import main as tables
 from tests.signals import as_in_a_terminal
 
 REPOSITORY = Path(__file__).parents[2]
 VERB = """
 import os, signal, sys, time
-from harness.cli import verb
+from harness.cli.command import verb
 
 @verb
 def main(argv=None):
@@ -139,7 +139,7 @@ def test_ascii_output_has_words_for_what_it_cannot_show() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["harness.run", "harness.tables", "harness.status", "harness.cost", "harness.data_sets"]
+    "module", ["harness.run", "harness.cli.tables", "harness.cli.status", "harness.cli.cost", "harness.cli.datasets"]
 )
 def test_help_is_shown_in_ascii(module: str) -> None:
     done = subprocess.run(**command("-m", module, "--help", PYTHONIOENCODING="ascii"), capture_output=True, check=False)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from harness import methods
+from harness.cli.doctor import main as doctor
 from harness.contract.matrix import BEGIN, END, Capability, capability, matrix_markdown, replace_section
-from harness.doctor import main as doctor
-from harness.errors import UsageError
 from harness.plugins import load_plugin
 from harness.registry import METHODS, method_config_class
+from harness.system.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -43,7 +43,7 @@ def test_readme_holds_the_current_matrix() -> None:
     if not readme.is_file():
         pytest.skip("this checkout has no README.md")
     text = readme.read_text(encoding="utf-8")
-    stale = "README's matrix is stale; run: python -m harness.doctor --markdown README.md"
+    stale = "README's matrix is stale; run: sam-peft doctor --markdown README.md"
     assert _section(text) == _matrix("vit_h", list(methods.BUILTIN)), stale
 
 
@@ -138,7 +138,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_help_imports_no_torch() -> None:
-    code = "import sys, contextlib, harness.doctor as d\nwith contextlib.suppress(SystemExit): d.main(['--help'])\n"
+    code = "import sys, contextlib, harness.cli.doctor as d\nwith contextlib.suppress(SystemExit): d.main(['--help'])\n"
     code += "assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.archive.store import RecordStore
-from harness.tables import main as tables
+from harness.cli.tables import main as tables
 from tests.harness.report.sample import record
 
 

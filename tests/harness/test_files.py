@@ -13,7 +13,7 @@ from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.holder import Holder
 from harness.dispatch.supervise import supervise
 from harness.experiment import experiment
-from harness.files import (
+from harness.system.files import (
     create_anew,
     create_exclusively,
     end_of,

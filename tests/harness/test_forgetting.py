@@ -11,15 +11,15 @@ import torch
 
 from harness.archive.measured import ForgettingStore, load_forgetting
 from harness.archive.store import RecordStore
+from harness.cli.forgetting import main
+from harness.cli.records import main as records
+from harness.cli.tables import main as tables
 from harness.experiment.elsewhere import scored_elsewhere
 from harness.experiment.experiment import run_experiment
 from harness.experiment.trained import of_results
-from harness.forgetting import main
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.records import main as records
-from harness.tables import main as tables
 
 METHODS, BENCHMARKS = ("lora", "decoder"), ("kvasir", "cvc612")
 

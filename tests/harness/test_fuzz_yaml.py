@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.archive.store import RecordStore
-from harness.claims import main as claims
-from harness.cli import Main
-from harness.protocols.__main__ import main as protocols
+from harness.cli.claims import main as claims
+from harness.cli.command import Main
+from harness.cli.protocols import main as protocols
+from harness.cli.tables import main as tables
 from harness.run import main as run
-from harness.tables import main as tables
 from tests.harness.report.sample import record
 
 ROOT = Path(__file__).parents[2]

@@ -20,14 +20,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from harness import claims, export, figures, readings, run, status, tables, why
+from harness import run
 from harness.archive.cost import Comparability
 from harness.archive.files import sealed
 from harness.archive.schema import Run
-from harness.cli import Main
+from harness.cli import claims, export, figures, readings, status, tables, why
+from harness.cli.command import Main
+from harness.cli.protocols import main as protocols
+from harness.cli.records import main as records
 from harness.datasets import samples
-from harness.protocols.__main__ import main as protocols
-from harness.records import main as records
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 COMMITTED = Path(__file__).parents[2] / "results"

@@ -16,19 +16,20 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from harness import run, status
+from harness import run
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
+from harness.cli import status
 from harness.dispatch import worker
 from harness.dispatch.attempts import Exhausted, Held, Lease, attempts, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.reading_sweeps import read_chunk
 from harness.dispatch.run_states import survey
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
-from harness.errors import UsageError
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
+from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job
 
 SWEEP = "20260101-000000-abcd"

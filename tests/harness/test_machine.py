@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.machine import SPINS, cores, set_threads, thread_variables, waiting
+from harness.system.machine import SPINS, cores, set_threads, thread_variables, waiting
 
 REPOSITORY = Path(__file__).parents[2]
 MANY = 10**6

@@ -1,4 +1,4 @@
-"""``python -m harness.metrics`` on folders of predictions."""
+"""``sam-peft metrics`` on folders of predictions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.cli.metrics import main
 from harness.datasets.base import DatasetError
-from harness.errors import UsageError
 from harness.evaluation import folders as folders_module
 from harness.evaluation.conventions import Conventions
 from harness.evaluation.folders import FolderScoring, _read_array, pair_predictions, score_folders
 from harness.evaluation.names import CLASSES, METRICS
 from harness.evaluation.scorer import SplitScorer
-from harness.metrics import main
+from harness.system.errors import UsageError
 from tests.harness.evaluation.pairs import blob, soft
 from tests.signals import as_in_a_terminal
 
@@ -389,7 +389,9 @@ def test_a_failure_in_a_worker_process_is_one_line_too(capsys, folders):
 
 
 def test_help_imports_neither_torch_nor_scipy():
-    code = "import sys, harness.metrics as m; m.parser().format_help(); print({'torch', 'scipy'} & set(sys.modules))"
+    code = (
+        "import sys, harness.cli.metrics as m; m.parser().format_help(); print({'torch', 'scipy'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
@@ -411,7 +413,7 @@ def test_ctrl_c_is_one_line(folders, tmp_path):
     for index in range(600):
         shutil.copy(predictions / "Image0.png", predictions / f"more{index}.png")
         shutil.copy(masks / "image0_mask.tif", masks / f"more{index}.tif")
-    command = [sys.executable, "-m", "harness.metrics", "--pred", predictions, "--gt", masks, "--metrics", "all"]
+    command = [sys.executable, "-m", "harness.cli.metrics", "--pred", predictions, "--gt", masks, "--metrics", "all"]
     job = subprocess.Popen(
         [*map(str, command), "--workers", "2"],
         stderr=subprocess.PIPE,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import tables
-from harness.doctor import main as doctor
+from harness.cli import tables
+from harness.cli.doctor import main as doctor
 from harness.run import main as run
 
 REPOSITORY = Path(__file__).parents[2]

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from harness import registry
+from harness.cli.doctor import main as doctor
 from harness.contract.checks import CHECKS
-from harness.doctor import main as doctor
-from harness.errors import UsageError
 from harness.plugins import load_plugin, load_plugins
 from harness.registry import METHODS
 from harness.run import main as run
+from harness.system.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "docs" / "examples" / "plugin.py"
@@ -78,7 +78,7 @@ def test_entry_points_join_and_broken_ones_are_left_out_of_all(tmp_path: Path) -
         tmp_path, entries={"mine": "outside:Mine", "gone": "outside:Gone", "odd": "json:dumps"}, code=code
     )
     script = (
-        "from harness.doctor import main; from harness.registry import METHODS; from harness.contract.checks import CHECKS\n"
+        "from harness.cli.doctor import main; from harness.registry import METHODS; from harness.contract.checks import CHECKS\n"
         "for name in [*CHECKS]: name == 'identity' or CHECKS.pop(name)\n"  # the others are for tests/methods/contract
         "print(METHODS.usable_names()); print(METHODS.broken); print(METHODS.get('mine').name)\n"
         "raise SystemExit(main(['--methods', 'gone,decoder', '--backbone', 'vit_t']))"

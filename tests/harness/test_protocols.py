@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
-from harness.protocols.__main__ import main as protocols_main
+from harness.cli.protocols import main as protocols_main
 from harness.protocols.load import load_protocol, protocol_hash, resolve
+from harness.system.errors import UsageError
 
 
 def test_an_override_holds_for_every_benchmark_whatever_the_card_says_for_one() -> None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import harness.experiment.experiment as experiment_module
+from harness.cli.protocols import main as protocols_verb
 from harness.datasets import samples
 from harness.datasets.base import DataOptions
 from harness.evaluation.conventions import Conventions
@@ -27,7 +28,6 @@ from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.rows import method_row
 from harness.planning.samples import sample_writer
-from harness.protocols.__main__ import main as protocols_verb
 from harness.protocols.load import from_rules, load_protocol, resolve
 from harness.protocols.quirks import QUIRKS, quirks_page
 from harness.registry import BENCHMARKS, METHODS, method_config_class

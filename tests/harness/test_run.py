@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.errors import UsageError
 from harness.planning.words import expand, parse_entry, parse_seeds
 from harness.registry import METHODS
 from harness.run import main
+from harness.system.errors import UsageError
 from tests.harness.dispatch import standin
 
 PLAIN = ["--protocol", "demo", "--executor", "inline", "--methods", "lora", "--datasets", "kvasir"]

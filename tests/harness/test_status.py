@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import status
 from harness.archive.index import seconds_of
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
+from harness.cli import status
 from harness.dispatch.attempts import Lease, log_path, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.progress_file import ProgressFile
@@ -107,7 +107,7 @@ def test_the_table_the_failures_and_the_log_are_printed(tmp_path, capsys):
     assert lines[3].split() == ["kvasir", "leaf"]
     assert lines[5].split() == ["lora", "2/2", "1/2,", "1", "DIVERGED"]
     assert "4 runs: 3 finished, 1 diverged (DIVERGED)" in lines
-    (failed,) = [line for line in lines if line.startswith("1 failed: python -m harness.status --failed says why")]
+    (failed,) = [line for line in lines if line.startswith("1 failed: sam-peft status --failed says why")]
     assert failed.endswith("the same command starts them again, on a cluster with --retry")
     assert status.main(["--results", str(tmp_path), "--failed"]) == 0
     assert "loss is not finite at step 7" in capsys.readouterr().out
@@ -157,7 +157,7 @@ def test_a_thousand_runs_take_less_than_a_second_and_no_torch(tmp_path):
     ]
     for job in jobs[:900]:
         finish(tmp_path, job, history=history)
-    code = "import sys; from harness.status import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    code = "import sys; from harness.cli.status import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code, "--results", str(tmp_path)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)

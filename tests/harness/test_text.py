@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import status, why
 from harness.archive.store import RecordStore
+from harness.cli import status, why
+from harness.cli.tables import main as tables
 from harness.report.tables import render
-from harness.tables import main as tables
-from harness.text import csv_cell, markdown, printable, printable_line
+from harness.system.text import csv_cell, markdown, printable, printable_line
 from tests.harness.report.sample import record
 
 SCRIPT = "<script>alert(1)</script>"

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from harness.__main__ import main
-from harness.completion import main as completion
+from harness.cli.completion import main as completion
+from harness.cli.verbs import VERBS, summaries
 from harness.datasets import samples
-from harness.verbs import VERBS, summaries
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ def test_help_lists_every_verb_with_what_it_does_and_imports_none(capsys: pytest
     imported = python(
         "-c", "import sys, harness.__main__ as m; m.main([]); print(*sys.modules, file=sys.stderr)"
     ).stderr
-    assert not {"torch", "pandas", "harness.run", "harness.tables"} & set(imported.split())
+    assert not {"torch", "pandas", "harness.run", "harness.cli.tables"} & set(imported.split())
 
 
 @pytest.mark.parametrize("name", VERBS)
@@ -128,7 +128,6 @@ def test_all_spellings_of_a_verb_are_the_same_and_help_names_the_one_that_was_us
     script.write_text("import sys\nfrom harness.__main__ import main\nsys.exit(main())\n")
     for words, name in (
         (["-m", "harness", "tables"], "python -m harness tables"),
-        (["-m", "harness.tables"], "python -m harness.tables"),
         ([str(script), "tables"], "sam-peft tables"),
     ):
         shown = python(*words, "--help").stdout

@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from harness.dispatch.slurm.profile import load_profile
-from harness.errors import UsageError
 from harness.judging import definitions as claims
 from harness.protocols.load import load_protocol
 from harness.studies import load_study
-from harness.yaml_files import read_yaml
+from harness.system.errors import UsageError
+from harness.system.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[2]
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

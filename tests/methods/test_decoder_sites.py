@@ -11,7 +11,6 @@ from peft import LoraConfig, VeraConfig, inject_adapter_in_model
 from peft.tuners.vera import VeraModel
 from torch import Tensor, nn
 
-from harness.errors import UsageError
 from harness.experiment.peft_format import require_affine
 from harness.methods.base import Method
 from harness.methods.lora import LowRankMethod
@@ -21,6 +20,7 @@ from harness.models.catalog import backbone_names, backbone_shape, trained_in_de
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.registry import METHODS, method_config, method_config_class
 from harness.run import main as run
+from harness.system.errors import UsageError
 
 SIDE = 64
 EMBEDDING = torch.randn(2, 256, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.dispatch import snapshot
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job, with_standin
 
 

@@ -79,7 +79,7 @@ def test_a_grid_equals_the_same_grid_run_here(cluster, tmp_path):
     on_cluster, here = tmp_path / "cluster", tmp_path / "here"
     said = submit(on_cluster, *grid)
     assert "12 runs submitted" in said.stdout
-    assert "harness.status" in said.stdout
+    assert "harness.cli.status" in said.stdout
     wait_until(lambda: len(records(on_cluster)) == 12, "the grid to finish")
     harness_run(here, *grid, check=True)
     ours, theirs = records(on_cluster), records(here)
@@ -203,7 +203,7 @@ def test_a_thousand_runs_are_one_array_planned_submitted_and_surveyed_quickly(cl
     tasks = array_tasks(cluster, "PENDING")
     assert len({name for name, _, _ in tasks}) == 1
     assert len(tasks) == 1008
-    status = timed(sys.executable, "-m", "harness.status", "--results", str(tmp_path / "runs"))
+    status = timed(sys.executable, "-m", "harness.cli.status", "--results", str(tmp_path / "runs"))
     assert "1008 queued" in status.text
     assert status.seconds < 1.0
     print(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from harness.dispatch.queue import Account, Task
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 
 TRANSIENT = re.compile(
     r"unable to contact slurm controller|socket timed out|connection (refused|timed out|reset)|zero bytes were transmitted"

@@ -32,8 +32,8 @@ from harness.dispatch.slurm.reconcile import reconcile, submitted_by_us
 from harness.dispatch.slurm.sbatch import array_of
 from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, writing
 from harness.dispatch.sweeps import AttemptLimits, Chunk, create_chunk, job_log, sweeps_folder
-from harness.errors import UsageError
-from harness.files import own_folder
+from harness.system.errors import UsageError
+from harness.system.files import own_folder
 
 if TYPE_CHECKING:
     from harness.planning.job import Job

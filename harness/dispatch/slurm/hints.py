@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from harness.dispatch.sweeps import Chunk, Sweep
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 
 
 def refusal(error: UsageError, chunks: Sequence[Chunk], job_ids: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from harness.dispatch.slurm.profile import ClusterProfile, Shape, minutes
 from harness.dispatch.submitting import worker_command
 from harness.dispatch.sweeps import Chunk
-from harness.files import write_atomically
+from harness.system.files import write_atomically
 
 LEFT_TO_THE_SHELL = ("account", "partition", "qos", "constraint")
 """What clusters have their users export as SBATCH_*: that holds where the profile does not say."""

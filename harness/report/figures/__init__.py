@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 
-from harness.errors import UsageError, did_you_mean
 from harness.report.figures.material import Drawing, Material
 from harness.report.figures.style import styled, written_in
+from harness.system.errors import UsageError, did_you_mean
 
 FIGURES: Mapping[str, str] = {
     "curves": "validation score and training loss by epoch, T_B marked",

@@ -54,7 +54,7 @@ def measured(material: Material) -> dict[str, list[RowEvidence]]:
                     RowEvidence(row=row, shown=material.short(row.label), look=look[row.label], by_seed=there)
                 )
     if not found:
-        raise NothingToDrawError("no run has evidence (python -m harness.evidence --run KEY measures it)")
+        raise NothingToDrawError("no run has evidence (sam-peft evidence --run KEY measures it)")
     return found
 
 

@@ -17,10 +17,10 @@ from harness.comparison.evidence import EvidenceOf, evidence_below, no_evidence
 from harness.comparison.grid import Column, Grid, Row, first_columns
 from harness.comparison.paired import ImagesOf
 from harness.comparison.rules import CardOf, no_card
-from harness.errors import UsageError
 from harness.report.pages import images_below
 from harness.report.tables import grids
 from harness.studies import Study
+from harness.system.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

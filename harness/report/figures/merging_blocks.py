@@ -21,9 +21,7 @@ def draw(material: Material) -> list[Drawing]:
     }
     drawings = [_benchmark(material, benchmark, mine) for benchmark, mine in merged.items() if mine]
     if not drawings:
-        raise NothingToDrawError(
-            "no evidence of a merge (python -m harness.evidence --run KEY --merge MODE measures it)"
-        )
+        raise NothingToDrawError("no evidence of a merge (sam-peft evidence --run KEY --merge MODE measures it)")
     return drawings
 
 

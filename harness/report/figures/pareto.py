@@ -247,5 +247,5 @@ def _caption(material: Material, session: CostRecord | None, *, costs: bool) -> 
             f" {place.batch}, {place.precision}{shared}."
         )
     else:
-        text += " No cost record of these rules on this backbone, so neither time nor memory is shown (python -m harness.cost)."
+        text += " No cost record of these rules on this backbone, so neither time nor memory is shown (sam-peft cost)."
     return f"{text} {material.caption}"

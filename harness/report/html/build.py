@@ -14,7 +14,6 @@ from harness.comparison.grid import Grid
 from harness.comparison.provenance import Folder
 from harness.comparison.rules import CardOf
 from harness.comparison.sources import Sources
-from harness.errors import UsageError
 from harness.judging import definitions
 from harness.judging.judging import CountOf, judge_claims, require_protocol
 from harness.report.differences import comparison, difference_blocks
@@ -31,6 +30,7 @@ from harness.report.pages import built_pages, sources_below
 from harness.report.tables import headed_grids, is_generated
 from harness.report.writing import write
 from harness.studies import Study, load_study, study_names
+from harness.system.errors import UsageError
 
 Headed = Sequence[tuple[Grid, Heading]]
 

@@ -12,7 +12,7 @@ from harness.comparison.provenance import Folder
 from harness.report.html.content import Head, Line, PageCell, Table, Tags
 from harness.report.page import Behind, Block, Text
 from harness.report.why import behind, row_label
-from harness.text import printable_line
+from harness.system.text import printable_line
 
 
 class Explained:

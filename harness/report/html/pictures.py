@@ -1,4 +1,4 @@
-"""Figures for a page: the SVG that `harness.figures` writes, without what a page has no use for, packed."""
+"""Figures for a page: the SVG that `harness.cli.figures` writes, without what a page has no use for, packed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def titles(out: Sequence[Picture]) -> list[str]:
     if not out:
         return []
     names = ", ".join(one.title for one in out)
-    return [f"No room for {len(out)} figures in one page: {names}; python -m harness.figures draws them."]
+    return [f"No room for {len(out)} figures in one page: {names}; sam-peft figures draws them."]
 
 
 def _is_of(part: str, benchmark: str) -> bool:

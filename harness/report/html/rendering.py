@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.report.figures import FIGURES
 from harness.report.html.content import Content, Picture
-from harness.text import printable
+from harness.system.text import printable
 
 SECTIONS = (
     ("answer", "Answer"), ("rules", "What was compared"), ("scores", "Scores"), ("all", "Every number"), ("missing", "Gaps"),

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.report.page import Block, Page, Text, legend
-from harness.text import printable_line
+from harness.system.text import printable_line
 
-HEAD = r"% written by `python -m harness.tables --format latex`; needs \usepackage{booktabs,graphicx}"
+HEAD = r"% written by `sam-peft tables --format latex`; needs \usepackage{booktabs,graphicx}"
 FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 MOST_LETTERS = 90
 """Of a row, before a table is split between its columns: at a text width of 345 pt that is scaled to about 70 %."""

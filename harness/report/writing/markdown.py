@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from harness.report.page import Page, Text, legend
-from harness.text import markdown
+from harness.system.text import markdown
 
-WRITTEN = "<!-- written by `python -m harness.{verb}`; edit no number here -->"
+WRITTEN = "<!-- written by `sam-peft {verb}`; edit no number here -->"
 
 
 def write(page: Page) -> str:

@@ -7,7 +7,7 @@ import textwrap
 import unicodedata
 
 from harness.report.page import Block, Page, Text, legend
-from harness.text import printable
+from harness.system.text import printable
 
 GAP = "  "
 SHORTEST_HEADING = 12

@@ -6,7 +6,7 @@ import csv
 import io
 
 from harness.report.page import Page
-from harness.text import csv_cell
+from harness.system.text import csv_cell
 
 
 def write(page: Page) -> str:

@@ -17,9 +17,9 @@ from harness.archive.files import image_scores, sealed
 from harness.archive.merge import merge
 from harness.archive.reading import load
 from harness.archive.store import RecordStore, is_sealed
-from harness.errors import UsageError
-from harness.records import main
+from harness.cli.records import main
 from harness.report.pages import images_below
+from harness.system.errors import UsageError
 from tests.harness.report.sample import record
 from tests.harness.report.test_costs import session
 

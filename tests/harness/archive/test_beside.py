@@ -14,7 +14,7 @@ from harness.archive.masks import KeptMask, encoded_masks
 from harness.archive.merge import conflicts, merge
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
-from harness.records import main
+from harness.cli.records import main
 from tests.harness.archive.test_merge import images, tree
 from tests.harness.report.sample import record
 

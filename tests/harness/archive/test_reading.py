@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import claims, status, tables, why
 from harness.archive import schema
 from harness.archive.files import sealed
 from harness.archive.reading import load
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore
+from harness.cli import claims, status, tables, why
+from harness.cli.records import main as records
 from harness.evaluation import names
 from harness.evaluation.scorer import SplitScorer
-from harness.files import read_regular
-from harness.records import main as records
+from harness.system.files import read_regular
 from tests.harness.report.sample import record
 
 Change = Callable[[dict[str, Any]], object]

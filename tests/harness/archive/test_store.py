@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from harness.archive.store import RecordStore
-from harness.errors import UsageError
-from harness.files import write_atomically
+from harness.system.errors import UsageError
+from harness.system.files import write_atomically
 from tests.harness.report.sample import record
 
 REPOSITORY = Path(__file__).parents[3]
@@ -140,7 +140,7 @@ def test_a_failed_write_is_one_line_and_older_records_stay_whole(tmp_path: Path)
         "store = RecordStore(Path(sys.argv[1]))\n"
         "old = next(iter(store))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"
-        "from harness.errors import UsageError\n"
+        "from harness.system.errors import UsageError\n"
         "for key in (old.key, 'another'):\n"
         "    try:\n"
         "        store.write(replace(old, key=key, message='new'))\n"

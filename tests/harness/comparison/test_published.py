@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from harness.cli.paper import main
 from harness.comparison.names import BENCHMARK_TITLES
 from harness.comparison.published import PARAMETERS, Published, problems, read_file, read_published
 from harness.comparison.setups import read_setups
 from harness.judging.verdicts import judge, seeds_in_words, seeds_to_settle
 from harness.models.catalog import backbone_names
-from harness.paper import main
 from harness.protocols.load import card_rules
 from harness.report.against_paper import against
 from harness.report.finished import narrowed

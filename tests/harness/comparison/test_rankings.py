@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.errors import UsageError
 from harness.judging import judging, of_rankings
 from harness.judging.definitions import read_claims
 from harness.judging.judging import findings_text, judge_claims
 from harness.report.tables import render
 from harness.studies import study_from_dict
+from harness.system.errors import UsageError
 from tests.harness.report.sample import CARD, record, sources
 
 METHODS = ("decoder", "lora", "bitfit", "ssf")

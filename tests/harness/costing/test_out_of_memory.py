@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import cost
 from harness.archive.cost import CostStore
+from harness.cli import cost
 from harness.costing import inference
 from harness.costing import measure as measuring
 from harness.costing.contestant import Contestant

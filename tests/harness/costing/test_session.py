@@ -10,9 +10,9 @@ import torch
 from harness.costing import measure as measuring
 from harness.costing.contestant import Contestant
 from harness.costing.measure import measure
-from harness.errors import UsageError
 from harness.methods.lora import LoRA
 from harness.protocols.load import load_protocol
+from harness.system.errors import UsageError
 from tests.harness.costing.small import SMALL, session_of
 
 

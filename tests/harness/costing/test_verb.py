@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness import cost
 from harness.archive.cost import CostStore
+from harness.cli import cost
 from harness.costing import measure as measuring
 from harness.costing.baselines import baselines_among
 from harness.costing.session import Measured
@@ -127,5 +127,5 @@ def test_help_imports_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, harness.cost as c; c.parser().format_help(); sys.exit('torch' in sys.modules)"
+    code = "import sys, harness.cli.cost as c; c.parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,7 +17,7 @@ from typing import Any
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import state_folder
-from harness.files import write_atomically
+from harness.system.files import write_atomically
 from harness.training.outcome import Interrupted
 
 

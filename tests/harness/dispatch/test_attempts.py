@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import pytest
 
-from harness import files
 from harness.dispatch import attempts as module
 from harness.dispatch.attempts import Exhausted, Held, Lease, Lost, attempts, close
 from harness.dispatch.holder import Holder
-from harness.files import create_exclusively
+from harness.system import files
+from harness.system.files import create_exclusively
 
 
 def elsewhere(name="node7"):

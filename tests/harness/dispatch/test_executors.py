@@ -22,8 +22,8 @@ from harness.dispatch.local import InlineExecutor
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor, run_jobs, to_start
 from harness.dispatch.run_states import RunState
-from harness.errors import UsageError
 from harness.planning.job import Job
+from harness.system.errors import UsageError
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, starts
 from tests.terminals import Terminal, screen_of
@@ -238,7 +238,7 @@ def test_on_a_terminal_each_run_at_work_has_a_line_that_fits_and_failures_are_re
 def test_no_printed_line_is_drawn_over_while_lines_come_and_go(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr("harness.progress.REDRAWN_EVERY_S", 0.0005)
+    monkeypatch.setattr("harness.system.progress.REDRAWN_EVERY_S", 0.0005)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     runs: dict[str, Any] = {}

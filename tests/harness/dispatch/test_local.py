@@ -18,7 +18,7 @@ from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.local import LocalExecutor
 from harness.dispatch.place import place, visible_gpus
 from harness.dispatch.run_jobs import make_executor
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import STANDIN, make_job, starts, use_standin
 from tests.signals import as_in_a_terminal
 
@@ -104,18 +104,6 @@ def test_workers_share_the_queue_and_every_run_is_trained_once(tmp_path, standin
     (frozen,) = (tmp_path / "snapshots" / str(os.getuid())).glob(record.environment["snapshot"] + "*")
     assert (frozen / "harness" / "experiment" / "experiment.py").read_bytes() == STANDIN.read_bytes()
     assert "start at step 0" in states[jobs[0].run.key].log.read_text()
-
-
-def test_no_module_in_the_working_folder_is_run(tmp_path, standin, monkeypatch):
-    here = tmp_path / "here"
-    for name in ("submitit", "harness"):
-        (here / name).mkdir(parents=True)
-        (here / name / "__init__.py").write_text(f"open({str(tmp_path / 'evidence')!r}, 'w')\n")
-    monkeypatch.chdir(here)
-    monkeypatch.setitem(os.environ, "PYTHONSAFEPATH", "")
-    states = run_all(tmp_path, [make_job(tmp_path)], workers=1)
-    assert {state.state for state in states.values()} == {"OK"}
-    assert not (tmp_path / "evidence").exists()
 
 
 @pytest.mark.parametrize("failure", ["sigkill", "segfault", "raise"])

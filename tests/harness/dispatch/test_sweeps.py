@@ -18,7 +18,7 @@ from harness.dispatch.settled import ending_fingerprint, settled
 from harness.dispatch.state_files import read_as
 from harness.dispatch.submitting import attempt_limits, begin_sweep
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun, Sweep, create_chunk, create_sweep
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job
 
 MIB = 1 << 20

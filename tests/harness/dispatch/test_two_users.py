@@ -19,7 +19,7 @@ from harness.dispatch.holder import Holder
 from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.submitting import begin_sweep
 from harness.dispatch.sweeps import AttemptLimits, create_chunk
-from harness.files import create_anew, write_atomically
+from harness.system.files import create_anew, write_atomically
 from tests.harness.dispatch.helpers import make_job
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as two users")

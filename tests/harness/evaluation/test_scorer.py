@@ -8,10 +8,10 @@ import random
 import numpy as np
 import pytest
 
-from harness.errors import UsageError
 from harness.evaluation.conventions import Conventions
 from harness.evaluation.names import CLASSES, METRICS, SALIENCY, higher_is_better
 from harness.evaluation.scorer import SplitScorer
+from harness.system.errors import UsageError
 from tests.harness.evaluation.pairs import blob, random_pairs, soft
 
 EMPTY = np.zeros((8, 8), dtype=np.uint8)

@@ -11,14 +11,14 @@ import torch
 
 from harness.archive.files import compact, seal_holds, sealed
 from harness.archive.measured import EvidenceRecord, EvidenceStore, load_evidence
-from harness.evidence.__main__ import main
+from harness.cli.evidence import main
+from harness.cli.records import main as records
 from harness.evidence.measuring import frozen_encoder
 from harness.experiment.building import attached_segmenter
 from harness.experiment.experiment import run_experiment
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.records import main as records
 from harness.statistics.cka import cka
 
 

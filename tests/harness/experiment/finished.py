@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness import export
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
+from harness.cli import export
 from harness.experiment.building import attached_segmenter
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from harness import predict, run, tables
+from harness import run
 from harness.archive.files import all_image_scores
 from harness.archive.schema import hashed_rules
 from harness.archive.store import RecordStore
+from harness.cli import predict, tables
+from harness.cli.records import main as records
 from harness.datasets import samples
-from harness.errors import UsageError
 from harness.evaluation.labels import LabelScorer
 from harness.planning.asked import understand
 from harness.planning.plan import Plan, plan
-from harness.records import main as records
 from harness.registry import SEGMENTED
 from harness.settings.read import Settings
+from harness.system.errors import UsageError
 from tests.datasets.test_labels import SPLITS, write_folders
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from harness import export, predict
+from harness.cli import export, predict
 from harness.experiment import exporting
 from harness.experiment.building import attached_segmenter
 from harness.experiment.reloading import sam_masks

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import export, predict, run
+from harness import run
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
+from harness.cli import export, predict
 from harness.registry import BENCHMARKS
 from tests.harness.planning.tiles import GROUP, planned_of, write_tiles
 

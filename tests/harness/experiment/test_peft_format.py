@@ -11,9 +11,9 @@ import torch
 from peft import PeftModel
 from transformers import SamConfig, SamModel
 
-from harness import export
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
+from harness.cli import export
 from harness.experiment.building import attached_segmenter
 from harness.experiment.exporting import calibration_images
 from harness.experiment.trained import load_adapter, of_results

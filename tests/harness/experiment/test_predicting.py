@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import export, metrics, predict
 from harness.archive.schema import Record
+from harness.cli import export, metrics, predict
 from harness.evaluation.scorer import SplitScorer
 from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
@@ -110,8 +110,8 @@ def test_a_record_that_was_scored_at_the_networks_size_is_met_there(
 ) -> None:
     assert at_input.predict(tmp_path / "out", "--probabilities") == 0
 
-    (command,) = [line for line in capsys.readouterr().out.splitlines() if "harness.metrics" in line]
-    words = command.partition("python -m harness.metrics ")[2].split()
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if "harness.cli.metrics" in line]
+    words = command.partition("sam-peft metrics ")[2].split()
     assert words[:2] == ["--pred", str(tmp_path / "out" / "probabilities-input")]
     found = at_input.scores(capsys, Path(words[1]), *words[4:], "--metrics", BINARY)
     assert found == at_input.recorded("best", BINARY)

@@ -13,15 +13,15 @@ import yaml
 
 from harness.archive.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
 from harness.archive.store import RecordStore
-from harness.claims import main
+from harness.cli.claims import main
 from harness.comparison.setups import Setup
-from harness.errors import UsageError
 from harness.judging.definitions import FILE, Claim, Subject, read_claims
 from harness.judging.judging import Finding, findings_text, judge_claims
 from harness.judging.of_costs import _method
 from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import load_protocol
 from harness.registry import method_config_class
+from harness.system.errors import UsageError
 from tests.harness.report.sample import evidence, record, sources
 
 BASE: dict[str, Any] = {

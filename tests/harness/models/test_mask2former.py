@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.errors import UsageError
 from harness.models import catalog
 from harness.models.build import build_segmenter
 from harness.models.catalog import decoder_parameters, total_parameters
 from harness.models.segmenter import QuerySegmenter, SegmenterOutput, probabilities
 from harness.protocols.card import Protocol
+from harness.system.errors import UsageError
 from harness.training.losses import OfEveryLayer, build_loss
 
 pytest.importorskip("transformers")

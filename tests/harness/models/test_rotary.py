@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UsageError
 from harness.methods.parts.sites import block_sites
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone, encoder_parameters
 from harness.models.sam3_encoder import trunk_state
 from harness.models.timm_encoder import create_vit
+from harness.system.errors import UsageError
 
 SMALL = ("vit_t_dinov3", "vit_t_sam3")
 

@@ -12,7 +12,6 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.datasets.base import DatasetError
 from harness.dispatch.place import place
-from harness.errors import UsageError
 from harness.experiment.data import open_data
 from harness.methods.parts.placement import MethodError
 from harness.planning.plan import Plan, plan
@@ -20,6 +19,7 @@ from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.pricing.plan_text import parameter_rows, plan_text
 from harness.pricing.price import price
+from harness.system.errors import UsageError
 
 
 def planned(samples: Path, tmp_path: Path, **changes: object) -> Plan:

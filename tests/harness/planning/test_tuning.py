@@ -17,13 +17,13 @@ from harness.archive.merge import merge
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.dispatch.run_jobs import Outcome
-from harness.errors import UsageError
 from harness.planning.plan import Plan
 from harness.planning.samples import sample_writer
 from harness.planning.tuning import parse_tune
 from harness.protocols.load import load_protocol, protocol_hash
 from harness.report.tables import render
 from harness.studies import load_study
+from harness.system.errors import UsageError
 
 Score = Callable[[Any], float]
 GRID = ("--tune", "lr=1e-4,1e-3,1e-2")

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from harness.archive.schema import Record, Run
-from harness.errors import UsageError
 from harness.models.catalog import backbone_shape, decoder_parameters
 from harness.planning.data import Images
 from harness.pricing.assumed import GPU, PROCESS_BYTES, START_SECONDS, UPDATE_SECONDS, cpu
@@ -32,6 +31,7 @@ from harness.pricing.forecast import (
     within_budget,
 )
 from harness.pricing.plan_text import forecast_text
+from harness.system.errors import UsageError
 from tests.harness.report.sample import record
 
 REPOSITORY = Path(__file__).parents[3]

@@ -15,7 +15,6 @@ from harness.datasets import samples
 from harness.dispatch.attempts import Lease, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.place import Place, place
-from harness.errors import UsageError
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images, limited
 from harness.planning.plan import Plan, plan
@@ -25,6 +24,7 @@ from harness.pricing.flops import run_flops
 from harness.pricing.forecast import published_images
 from harness.pricing.plan_text import plan_text
 from harness.pricing.price import affordable, device, price
+from harness.system.errors import UsageError
 
 ON_GPU = Place(executor="inline", devices=("0",))
 SECONDS = 3600.0

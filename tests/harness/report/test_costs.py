@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from harness.archive.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
+from harness.cli.tables import main
 from harness.comparison.setups import Setup
 from harness.judging.definitions import read_claims
 from harness.report.costs import cost_page
 from harness.report.writing import write
-from harness.tables import main
 
 
 def method(name: str, step: list[float], **changes: Any) -> MethodCost:

@@ -13,12 +13,12 @@ import yaml
 
 from harness.archive.files import image_scores
 from harness.archive.store import RecordStore
-from harness.claims import main as claims
+from harness.cli.claims import main as claims
+from harness.cli.tables import main
+from harness.cli.why import main as why
 from harness.report.pages import images_below
 from harness.report.tables import render
 from harness.studies import load_study, study_from_dict
-from harness.tables import main
-from harness.why import main as why
 from tests.harness.report.sample import CARD, record, sources
 
 ROWS = ["lora", "decoder", "bitfit"]

@@ -12,7 +12,7 @@ import pytest
 from harness.archive.measured import EvidenceRecord, EvidenceStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
-from harness.claims import main
+from harness.cli.claims import main
 from harness.comparison.evidence import cka_to_frozen, mean_change
 from harness.comparison.names import BENCHMARK_TITLES
 

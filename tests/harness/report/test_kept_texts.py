@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from harness import tables
 from harness.archive import index as indexing
 from harness.archive.store import RecordStore
+from harness.cli import tables
 from harness.protocols.load import card_rules
 from harness.report import kept_texts, pages
 from tests.harness.report.sample import record

@@ -12,10 +12,10 @@ import pytest
 
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
+from harness.cli.show import main
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.report import one_run
 from harness.report.plot import curve
-from harness.show import main
 from tests.harness.report.sample import record
 
 

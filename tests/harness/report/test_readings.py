@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import harness.readings as verb
+import harness.cli.readings as verb
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
+from harness.cli.tables import main as tables
 from harness.comparison.grid import build_grid
 from harness.comparison.readings import lenth_margin, main_effects
 from harness.comparison.sheets import sheets
-from harness.errors import UsageError
 from harness.judging.definitions import FILE, read_claims
 from harness.report.figures import draw
 from harness.report.figures.material import NothingToDrawError, materials
@@ -24,7 +24,7 @@ from harness.report.readings import choice, reading_page
 from harness.report.writing import write
 from harness.studies import Study, load_study, study_from_dict
 from harness.studies.design import aliases, label_of, options_of, parse_fields, points
-from harness.tables import main as tables
+from harness.system.errors import UsageError
 from tests.harness.report.sample import CARD, record
 
 FIELDS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.tables import main
+from harness.cli.tables import main
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "real-images.md").read_text(encoding="utf-8")

@@ -10,11 +10,11 @@ from typing import Any, get_args
 import pytest
 
 from harness.comparison.names import SCORE_TITLES
-from harness.errors import UsageError
 from harness.models.catalog import backbone_shape
 from harness.protocols.load import load_protocol
 from harness.registry import method_config_class
 from harness.studies import Score, load_study, study_from_dict, study_names
+from harness.system.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[3]
 ASKED_FOR = {
@@ -127,7 +127,7 @@ def test_a_file_that_is_no_study_is_one_line(tmp_path: Path, content: str) -> No
 
 def test_listing_studies_imports_no_torch() -> None:
     script = (
-        "import sys\nfrom harness.tables import main\nmain(['--study', 'list'])\n"
+        "import sys\nfrom harness.cli.tables import main\nmain(['--study', 'list'])\n"
         "assert not {'torch', 'pandas'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -18,12 +18,12 @@ import pytest
 from harness.archive.files import sealed
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore
-from harness.errors import UsageError
+from harness.cli.tables import main
 from harness.report.pages import built_pages
 from harness.report.score_table import NOT_PLANNED
 from harness.report.tables import render
 from harness.studies import study_from_dict
-from harness.tables import main
+from harness.system.errors import UsageError
 from tests.harness.report.sample import CARD, record, sources
 
 REPOSITORY = Path(__file__).parents[3]
@@ -652,7 +652,7 @@ def test_no_results_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_tables_import_no_library_of_numbers_or_pictures_and_help_is_quick() -> None:
     script = (
-        "import sys, time; import harness.tables\n"
+        "import sys, time; import harness.cli.tables\n"
         "heavy = sorted({'torch', 'pandas', 'scipy', 'numpy', 'matplotlib', 'mmengine'} & set(sys.modules))\n"
         "print(heavy, time.process_time() < 1)"
     )
@@ -683,7 +683,7 @@ def test_ten_thousand_records_make_their_tables_in_seconds_and_500_mb(tmp_path: 
         store.path(content["key"]).write_bytes(sealed(content))
     script = (
         "import re, sys, time\n"
-        "from harness.tables import main\n"
+        "from harness.cli.tables import main\n"
         "main(['--results', sys.argv[1]])\n"
         # Not getrusage: its peak counts what the parent held when it forked.
         "peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]\n"

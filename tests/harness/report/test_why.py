@@ -10,13 +10,13 @@ import pytest
 from harness.archive.cost import CostStore
 from harness.archive.merge import merge
 from harness.archive.store import RecordStore
+from harness.cli.why import main
 from harness.comparison.provenance import Folder, of_session
 from harness.protocols.load import card_rules
 from harness.report.pages import built_pages, sources_below
 from harness.report.tables import score_page
 from harness.report.why import explain
 from harness.studies import load_study
-from harness.why import main
 from tests.harness.report.sample import record
 
 REPOSITORY = Path(__file__).parents[3]

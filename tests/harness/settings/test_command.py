@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli.settings import main as show
+from harness.cli.settings import template
 from harness.datasets import samples
 from harness.run import main as run
-from harness.settings.__main__ import main as show
-from harness.settings.__main__ import template
 from harness.settings.read import load_settings
 from tests.harness.settings.test_read import write
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
 from harness.settings.read import load_settings, trusted_cluster, trusted_plugins, user_file
+from harness.system.errors import UsageError
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 from harness.training.distributed import Workers
 from harness.training.outcome import Diverged, Progress
 from tests.harness.training.tiny import Run, protocol, scripted

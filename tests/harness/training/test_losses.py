@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.errors import UsageError
 from harness.protocols.card import Protocol, Quirks
 from harness.protocols.load import load_protocol
+from harness.system.errors import UsageError
 from harness.training.losses import BalancedBCE, CrossEntropy, StructureLoss, boundary_weight, build_loss
 from harness.training.mask2former import Mask2FormerLoss, Terms
 from harness.training.prediction import IGNORE, Loss

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness.errors import UsageError
 from harness.methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup
 from harness.protocols.card import Protocol
+from harness.system.errors import UsageError
 from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
 
 RULES = Protocol(name="x", lr=1e-2, weight_decay=0.1, eps=1e-6, betas=(0.8, 0.9))

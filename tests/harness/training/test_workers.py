@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 from harness.training.batches import UpdatePlan, draw_number, load_batch, slice_of
 from harness.training.distributed import ALONE, join
 from harness.training.feeding import normalise

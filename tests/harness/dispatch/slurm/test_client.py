@@ -9,7 +9,7 @@ import pytest
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
 from harness.dispatch.slurm.client import Refused, Slurm, Unreachable, client_message, patiently
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 
 
 def test_a_machine_without_sbatch_is_one_line(tmp_path, monkeypatch):

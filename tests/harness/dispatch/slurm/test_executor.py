@@ -16,7 +16,7 @@ from harness.dispatch.reading_sweeps import read_chunks
 from harness.dispatch.run_jobs import make_executor
 from harness.dispatch.slurm import executor as arrays
 from harness.dispatch.sweeps import Chunk
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job
 from tests.harness.dispatch.slurm.helpers import slurm
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from harness.dispatch.slurm.profile import PROFILES, load_profile, minutes, profile_names
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 
 
 @pytest.mark.parametrize("name", profile_names())

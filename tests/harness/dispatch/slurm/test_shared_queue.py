@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from harness import status
+from harness.cli import status
 from harness.dispatch.attempts import Lease, attempts, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.reading_sweeps import read_chunk, read_chunks

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from matplotlib.text import Annotation
 
-from harness import figures as verb
-from harness import tables
 from harness.archive.store import RecordStore
+from harness.cli import figures as verb
+from harness.cli import tables
 from harness.comparison.grid import Row
 from harness.registry import METHODS
 from harness.report.figures import FIGURES, draw
@@ -52,7 +52,7 @@ def test_equal_records_give_equal_bytes_in_another_process(results: Path, tmp_pa
     outs = [tmp_path / "first", tmp_path / "second"]
     assert verb.main(["forest", "pareto", "--results", str(results), "--out", str(outs[0])]) == 0
     subprocess.run(
-        [sys.executable, "-m", "harness.figures", "forest", "pareto", "--results", str(results), "--out", str(outs[1])],
+        [sys.executable, "-m", "harness.cli.figures", "forest", "pareto", "--results", str(results), "--out", str(outs[1])],
         check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "5", "MPLBACKEND": "pdf"},
     )  # fmt: skip
     files = sorted(path.name for path in outs[0].iterdir())
@@ -238,7 +238,7 @@ def test_the_check_covers_figures_that_are_there(tmp_path: Path, capsys: pytest.
 
 def test_matplotlib_is_imported_where_something_is_drawn():
     code = (
-        "import sys\nfrom harness import figures, tables, status\n"
+        "import sys\nfrom harness.cli import figures, tables, status\n"
         "try:\n    figures.main(['--help'])\nexcept SystemExit:\n    pass\n"
         "sys.exit(bool({'matplotlib', 'torch'} & set(sys.modules)))"
     )

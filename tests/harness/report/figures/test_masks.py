@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import figures as verb
 from harness.archive.masks import KeptMask, encoded_masks
 from harness.archive.store import RecordStore
+from harness.cli import figures as verb
 from harness.report.figures import draw
 from harness.report.figures.masks import (
     IGNORED,

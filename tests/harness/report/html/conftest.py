@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.archive.store import RecordStore
-from harness.report.__main__ import main
+from harness.cli.report import main
 from tests.harness.report.html.sample import write_comparison
 from tests.harness.report.sample import record
 

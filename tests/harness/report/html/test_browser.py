@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from harness import why
-from harness.tables import main as tables
+from harness.cli import why
+from harness.cli.tables import main as tables
 from tests.harness.report.html.conftest import HOSTILE, MESSAGE
 
 pytestmark = pytest.mark.slow

@@ -17,10 +17,10 @@ import pytest
 from jinja2 import UndefinedError
 
 from harness.archive.store import RecordStore
+from harness.cli.report import main
 from harness.comparison.provenance import Folder
 from harness.comparison.rules import no_card
 from harness.planning.closed_form import trained_parameters
-from harness.report.__main__ import main
 from harness.report.html import rendering
 from harness.report.html.build import Hands, Wanted, collect
 from harness.report.html.content import Content, Picture, Tags

@@ -1,4 +1,4 @@
-"""``python -m harness.figures``: draw figures from the records of a results folder as SVG, PDF and PNG, or check them."""
+"""``sam-peft figures``: draw figures from the records of a results folder as SVG, PDF and PNG, or check them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from pathlib import Path
 from harness.archive.cost import CostStore
 from harness.archive.measured import EvidenceStore
 from harness.archive.store import RecordStore, require_writable
-from harness.cli import verb
-from harness.command_line import CommandParser, command, require_effect
-from harness.errors import UsageError, os_reason
-from harness.files import write_atomically
+from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.planning.pictures import network_images
 from harness.protocols.load import card_rules
 from harness.report.figures import FIGURES, draw, figure_named
@@ -19,8 +16,10 @@ from harness.report.figures.checking import figure_files, wrong_figures
 from harness.report.figures.material import Material, NothingToDrawError, materials
 from harness.report.figures.style import FORMATS, Format, encoded
 from harness.settings.options import add_results, results_of
-from harness.streams import say, say_skipped
 from harness.studies import load_study
+from harness.system.errors import UsageError, os_reason
+from harness.system.files import write_atomically
+from harness.system.streams import say, say_skipped
 
 
 @verb

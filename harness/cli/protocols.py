@@ -1,4 +1,4 @@
-"""``python -m harness.protocols``: show the rules of a card with where each value comes from, or compare two cards.
+"""``sam-peft protocols``: show the rules of a card with where each value comes from, or compare two cards.
 
 In place of a card's name the hash over a table works too; its rules are then those of the records made under it.
 """
@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.archive.schema import EXECUTION_ONLY
-from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.cli.command import CommandParser, command, verb
 from harness.protocols.inheritance import read_card
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash
 from harness.protocols.quirks import QUIRKS, quirks_page
 from harness.protocols.recorded import TABLES, is_hash, recorded
 from harness.settings.options import add_results, results_of
-from harness.text import printable_line
+from harness.system.text import printable_line
 
 
 def parser() -> CommandParser:

@@ -1,4 +1,4 @@
-"""``python -m harness.doctor``: run the contract of methods on a tiny SAM and a tiny timm ViT, and print what each can do."""
+"""``sam-peft doctor``: run the contract of methods on a tiny SAM and a tiny timm ViT, and print what each can do."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import json
 import sys
 from pathlib import Path
 
-from harness.cli import verb
-from harness.command_line import CommandParser, Once, command
-from harness.errors import UsageError
+from harness.cli.command import CommandParser, Once, command, verb
 from harness.models.decoders import DECODERS
 from harness.plugins import load_plugins
-from harness.progress import stages
 from harness.registry import METHODS, canonical_spelling, method_config
 from harness.settings.options import add_plugins, plugins_of
-from harness.streams import say
+from harness.system.errors import UsageError
+from harness.system.progress import stages
+from harness.system.streams import say
 from harness.validation import parse_assignments
 
 

@@ -1,4 +1,4 @@
-"""``python -m harness.forgetting``: score finished runs' best models on the benchmarks that they were not trained on."""
+"""``sam-peft forgetting``: score finished runs' best models on the benchmarks that they were not trained on."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from typing import Any
 from harness.archive.measured import ForgettingRecord, ForgettingStore
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore, find_run, require_writable
-from harness.cli import verb
-from harness.command_line import CommandParser, command
-from harness.errors import UsageError
-from harness.files import write_atomically
+from harness.cli.command import CommandParser, command, verb
 from harness.models.checkpoint import require_checkpoint_file
 from harness.plugins import load_plugin
-from harness.progress import stages
 from harness.report.forgetting import TITLE, forgetting_page
 from harness.report.writing import write
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
-from harness.streams import say, terminal_width
+from harness.system.errors import UsageError
+from harness.system.files import write_atomically
+from harness.system.progress import stages
+from harness.system.streams import say, terminal_width
 
 
 def parser() -> CommandParser:

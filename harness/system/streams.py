@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
-from harness.errors import UsageError
+from harness.system.errors import UsageError
 
 PLAIN = {
     "±": "+-",

@@ -1,4 +1,4 @@
-"""``python -m harness.tables``: regenerate the tables of a results folder from its records, or check them."""
+"""``sam-peft tables``: regenerate the tables of a results folder from its records, or check them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.cli import verb
-from harness.command_line import CommandParser, command
-from harness.errors import UsageError, os_reason
-from harness.files import write_atomically
+from harness.cli.command import CommandParser, command, verb
 from harness.protocols.load import card_rules
 from harness.report.page import SUFFIX, Format
 from harness.report.pages import built_pages, written
 from harness.report.writing.data import as_data
 from harness.settings.options import add_results, results_of
-from harness.streams import say, say_skipped, terminal_width
 from harness.studies import load_study, study_names
+from harness.system.errors import UsageError, os_reason
+from harness.system.files import write_atomically
+from harness.system.streams import say, say_skipped, terminal_width
 
 
 @verb
@@ -110,10 +109,10 @@ def _check(root: Path, found: Mapping[Path, str], *, style: Format, whole: bool)
         for note in notes:
             say(note)
         for line in lines:
-            print(f"{line}; draw it again with python -m harness.figures")
+            print(f"{line}; draw it again with sam-peft figures")
         wrong += len(lines)
         checked += f" and {len(figures)} figures"
-    hint = f"; run python -m harness.tables --results {root}" if wrong else ""
+    hint = f"; run sam-peft tables --results {root}" if wrong else ""
     print(f"{checked} checked, {wrong} wrong{hint}")
     return 1 if wrong else 0
 

@@ -1,4 +1,4 @@
-"""``python -m harness.completion SHELL``: print what makes a shell complete the verbs and options of sam-peft.
+"""``sam-peft completion SHELL``: print what makes a shell complete the verbs and options of sam-peft.
 
 bash: ``sam-peft completion bash > ~/.local/share/bash-completion/completions/sam-peft``. zsh: the same into a file
 ``_sam-peft`` of a folder in ``fpath``.
@@ -10,9 +10,8 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from harness.cli import verb
-from harness.command_line import PROGRAM, CommandParser, command
-from harness.verbs import VERBS, summaries
+from harness.cli.command import PROGRAM, CommandParser, command, verb
+from harness.cli.verbs import VERBS, summaries
 
 SHELLS = ("bash", "zsh")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from harness.errors import UsageError, os_reason
+from harness.system.errors import UsageError, os_reason
 
 MOST_BYTES = 200_000
 MOST_NODES = 20_000

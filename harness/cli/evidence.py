@@ -1,4 +1,4 @@
-"""``python -m harness.evidence``: measure what finished runs' best models do inside, against their frozen backbones."""
+"""``sam-peft evidence``: measure what finished runs' best models do inside, against their frozen backbones."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Any
 from harness.archive.measured import EvidenceRecord, EvidenceStore
 from harness.archive.schema import Run
 from harness.archive.store import find_run, require_writable
-from harness.cli import verb
-from harness.command_line import CommandParser, command
-from harness.errors import UsageError
+from harness.cli.command import CommandParser, command, verb
 from harness.models.checkpoint import require_checkpoint_file
 from harness.plugins import load_plugin
-from harness.progress import stages
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
 from harness.statistics.cka import FEWEST, cka
+from harness.system.errors import UsageError
+from harness.system.progress import stages
 
 
 def parser() -> CommandParser:
@@ -26,7 +25,7 @@ def parser() -> CommandParser:
         "evidence",
         __doc__,
         epilog="Writes DIR/evidence/KEY.json: attention distance by block and head, frequencies, Gram matrices for CKA, the"
-        " size of the update by site. python -m harness.figures draws them, python -m harness.claims judges by them.",
+        " size of the update by site. sam-peft figures draws them, sam-peft claims judges by them.",
     )
     p.add_argument(
         "--run",

@@ -1,4 +1,4 @@
-"""``python -m harness.records``: bring records of several clusters together, publish them, look for damaged ones, note
+"""``sam-peft records``: bring records of several clusters together, publish them, look for damaged ones, note
 which file stands behind the short fingerprint of older ones."""
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from harness.archive.merge import conflicts, merge
 from harness.archive.reading import load
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore, add_seal, is_sealed
-from harness.cli import verb
-from harness.command_line import CommandParser, command
-from harness.errors import UsageError
+from harness.cli.command import CommandParser, command, verb
 from harness.settings.read import load_settings
-from harness.streams import say_skipped
-from harness.text import printable_line
+from harness.system.errors import UsageError
+from harness.system.streams import say_skipped
+from harness.system.text import printable_line
 
 
 @verb
@@ -122,7 +121,7 @@ def _check(root: Path) -> int:
     failed = sum(code != "OK" for code in codes)
     print(f"{root}: {len(codes)} records ({failed} of failed runs), {wrong} wrong, {len(apart)} conflicts")
     if unsealed:
-        print(f"{unsealed} records are older than seals; python -m harness.records seal {root} seals them")
+        print(f"{unsealed} records are older than seals; sam-peft records seal {root} seals them")
     return 1 if wrong else 0
 
 

@@ -1,4 +1,4 @@
-"""``python -m harness.claims``: judge the papers' claims from records, with the seeds that would settle each."""
+"""``sam-peft claims``: judge the papers' claims from records, with the seeds that would settle each."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Any
 
 from harness.archive.cost import CostStore
 from harness.archive.store import RecordStore
-from harness.cli import verb
-from harness.command_line import CommandParser, command
-from harness.errors import UsageError, did_you_mean
+from harness.cli.command import CommandParser, command, verb
 from harness.judging.definitions import FILE, read_claims
 from harness.judging.judging import Finding, findings_text, judge_claims, require_protocol
 from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import card_names, card_rules
 from harness.report.pages import sources_below
 from harness.settings.options import add_results, results_of
-from harness.streams import say_skipped
-from harness.text import printable
+from harness.system.errors import UsageError, did_you_mean
+from harness.system.streams import say_skipped
+from harness.system.text import printable
 
 
 @verb

@@ -1,23 +1,22 @@
-"""``python -m harness.why``: show the runs, seeds, hashes, exclusions and files behind a cell."""
+"""``sam-peft why``: show the runs, seeds, hashes, exclusions and files behind a cell."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from harness.archive.store import RecordStore
-from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.cli.command import CommandParser, command, verb
 from harness.comparison.provenance import Folder
-from harness.errors import UsageError, did_you_mean
 from harness.protocols.load import card_rules
 from harness.report.page import SUFFIX
 from harness.report.pages import cost_page_below, sources_below
 from harness.report.tables import score_page
 from harness.report.why import explain
 from harness.settings.options import results_of
-from harness.streams import say_skipped
 from harness.studies import load_study, study_names
-from harness.text import printable
+from harness.system.errors import UsageError, did_you_mean
+from harness.system.streams import say_skipped
+from harness.system.text import printable
 
 
 def parser() -> CommandParser:

@@ -1,7 +1,7 @@
-"""``python -m harness.cost``: measure what methods cost to train and to run, interleaved in one process on one device.
+"""``sam-peft cost``: measure what methods cost to train and to run, interleaved in one process on one device.
 
 Rounds go A B C A B C …, so that whatever slows the machine slows all; ratios are paired by round. The result is a
-cost record below ``ROOT/cost``; ``python -m harness.tables --study cost`` prints the table.
+cost record below ``ROOT/cost``; ``sam-peft tables --study cost`` prints the table.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli import verb
-from harness.command_line import CommandParser, Once, command, copy_in_use
-from harness.errors import UsageError
+from harness.cli.command import CommandParser, Once, command, copy_in_use, verb
 from harness.plugins import load_plugins
 from harness.registry import METHODS
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
+from harness.system.errors import UsageError
 from harness.validation import parse_assignments
 
 if TYPE_CHECKING:

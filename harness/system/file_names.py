@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.errors import UsageError, shown
+from harness.system.errors import UsageError, shown
 
 LONGEST = 150
 """Bytes; with a suffix and a temporary file's ending it stays below the 255 that file systems allow."""

@@ -1,4 +1,4 @@
-"""``python -m harness.metrics``: score a folder of predictions against a folder of masks, paired by file name, wherever they came from."""
+"""``sam-peft metrics``: score a folder of predictions against a folder of masks, paired by file name, wherever they came from."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.archive.store import require_writable
-from harness.cli import verb
-from harness.command_line import CommandParser, command, require_effect
-from harness.errors import UsageError, did_you_mean, os_reason
+from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.evaluation.conventions import Conventions, Overlap, Resolution
 from harness.evaluation.names import CLASSES, METRICS
-from harness.progress import counter
+from harness.system.errors import UsageError, did_you_mean, os_reason
+from harness.system.progress import counter
 
 if TYPE_CHECKING:
     from harness.evaluation.scorer import SplitScorer, Task

@@ -1,18 +1,17 @@
-"""``python -m harness.settings``: print every setting with its value and where it comes from, or write a commented file (--init)."""
+"""``sam-peft settings``: print every setting with its value and where it comes from, or write a commented file (--init)."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from harness.cli import verb
-from harness.command_line import CommandParser, command, require_effect
-from harness.errors import UsageError, os_reason
+from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.settings.keys import KEYS, Key
 from harness.settings.read import HERE, Settings, is_profile_file, load_settings, user_file
+from harness.system.errors import UsageError, os_reason
 
 HEAD = """\
-# Settings of the SAM PEFT harness. Uncomment what you need; `python -m harness.settings` shows what holds.
+# Settings of the SAM PEFT harness. Uncomment what you need; `sam-peft settings` shows what holds.
 # harness.toml counts in the folder it lies in, ~/.config/sam-peft-harness/settings.toml everywhere. Environment
 # variables (SAM_PEFT_DATA, ...) beat both, and the command line beats all. Paths are relative to this file.
 """

@@ -1,4 +1,4 @@
-"""``python -m harness.predict``: write the masks or labels of your own images by the model of a finished run or of an exported adapter."""
+"""``sam-peft predict``: write the masks or labels of your own images by the model of a finished run or of an exported adapter."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.archive.store import find_run
-from harness.cli import verb
-from harness.command_line import CommandParser, command
-from harness.errors import UsageError
+from harness.cli.command import CommandParser, command, verb
 from harness.models.checkpoint import require_checkpoint_file
 from harness.plugins import load_plugin
-from harness.progress import counter, stages
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
+from harness.system.errors import UsageError
+from harness.system.progress import counter, stages
 
 
 def parser() -> CommandParser:
@@ -26,7 +25,7 @@ def parser() -> CommandParser:
     )
     model = p.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", metavar="KEY", help="key of a finished run, or the beginning of it")
-    model.add_argument("--adapter", type=Path, metavar="FILE", help="what harness.export --adapter-only wrote")
+    model.add_argument("--adapter", type=Path, metavar="FILE", help="what harness.cli.export --adapter-only wrote")
     p.add_argument("--images", required=True, nargs="+", type=Path, metavar="PATH", help="files, or folders of them")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the masks, empty or new")
     p.add_argument("--overlay", action="store_true", help="also DIR/overlays: contours over the image")
@@ -64,7 +63,9 @@ def main(argv: list[str] | None = None) -> int:
             raise UsageError(f"--images {path}: no such file or folder")
     require_checkpoint_file(arguments.checkpoint)
     if arguments.adapter and not arguments.adapter.is_file():
-        raise UsageError(f"--adapter {arguments.adapter}: no such file; give what harness.export --adapter-only wrote")
+        raise UsageError(
+            f"--adapter {arguments.adapter}: no such file; give what harness.cli.export --adapter-only wrote"
+        )
     for path in plugins_of(arguments):
         load_plugin(path)
     if arguments.run is not None:

@@ -1,4 +1,4 @@
-"""``python -m harness.paper``: type in a paper's numbers from its PDF, and check those that are there."""
+"""``sam-peft paper``: type in a paper's numbers from its PDF, and check those that are there."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.cli.command import CommandParser, command, verb
 from harness.comparison.published import FOLDER, MARKS, PARAMETERS, Published, add, problems, read_file, read_published
-from harness.errors import UsageError
 from harness.registry import BENCHMARKS, METHODS
+from harness.system.errors import UsageError
 
 
 @verb

@@ -1,4 +1,4 @@
-"""``python -m harness.status``: show where every run of a results folder is; reads files and asks the cluster's queue."""
+"""``sam-peft status``: show where every run of a results folder is; reads files and asks the cluster's queue."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.cli import verb
-from harness.command_line import CommandParser, command, require_effect
+from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import read_chunks
 from harness.dispatch.run_states import (
@@ -31,13 +30,13 @@ from harness.dispatch.run_states import (
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.tally import CellCount, Tally, tally, tally_of
 from harness.dispatch.time_left import Took, time_left_of
-from harness.errors import UsageError
-from harness.files import open_regular
 from harness.report.page import Block, texts
 from harness.report.writing.terminal import fitted
 from harness.settings.options import add_results, results_of
-from harness.streams import folded, say_skipped, terminal_width
-from harness.text import printable, printable_line
+from harness.system.errors import UsageError
+from harness.system.files import open_regular
+from harness.system.streams import folded, say_skipped, terminal_width
+from harness.system.text import printable, printable_line
 
 WATCH_SECONDS = 5.0
 MOST_AT_WORK = 8
@@ -223,7 +222,7 @@ def _in_words(seen: Tally) -> list[str]:
     failed = sum(counts[code] for code in REASON_WORDS)
     if failed:
         lines.append(
-            f"{failed} failed: python -m harness.status --failed says why; the same command starts them again, on a cluster with --retry"
+            f"{failed} failed: sam-peft status --failed says why; the same command starts them again, on a cluster with --retry"
         )
     lines += [f"unreadable: {printable_line(str(path))}: {reason}" for path, reason in seen.problems.items()]
     return [*lines, *([f"note: {seen.note}"] if seen.note else [])]

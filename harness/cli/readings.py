@@ -1,6 +1,6 @@
-"""``python -m harness.readings``: report what many readings of a method say together, or show the screening design (--plan).
+"""``sam-peft readings``: report what many readings of a method say together, or show the screening design (--plan).
 
-The readings run like any study: ``python -m harness.run --study readings``; ``python -m harness.figures readings --study
+The readings run like any study: ``python -m harness.run --study readings``; ``sam-peft figures readings --study
 readings`` draws their specification curve.
 """
 
@@ -10,19 +10,18 @@ import sys
 from pathlib import Path
 
 from harness.archive.store import RecordStore
-from harness.cli import verb
-from harness.command_line import CommandParser, command, require_effect
-from harness.errors import UsageError
-from harness.files import write_atomically
+from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.judging.definitions import FILE, read_claims
 from harness.protocols.load import card_rules
 from harness.report.pages import images_below
 from harness.report.readings import reading_page
 from harness.report.writing import write
 from harness.settings.options import add_results, results_of
-from harness.streams import say_skipped
 from harness.studies import Study, load_study
 from harness.studies.design import aliases
+from harness.system.errors import UsageError
+from harness.system.files import write_atomically
+from harness.system.streams import say_skipped
 
 
 @verb

@@ -1,22 +1,21 @@
-"""``python -m harness.report``: write what a results folder says as one HTML page that opens offline."""
+"""``sam-peft report``: write what a results folder says as one HTML page that opens offline."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from harness.archive.store import require_writable
-from harness.cli import verb
-from harness.command_line import CommandParser, command, require_effect
-from harness.errors import UsageError, os_reason
-from harness.files import write_atomically
+from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.planning.closed_form import trained_parameters
 from harness.planning.pictures import network_images
 from harness.protocols.load import card_names, card_rules
 from harness.report.html.build import Hands, Wanted, collect
 from harness.report.html.rendering import html
 from harness.settings.options import add_results, results_of
-from harness.streams import say
 from harness.studies import load_study
+from harness.system.errors import UsageError, os_reason
+from harness.system.files import write_atomically
+from harness.system.streams import say
 
 
 @verb

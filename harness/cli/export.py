@@ -1,4 +1,4 @@
-"""``python -m harness.export``: write the best model of a finished run, as a SAM checkpoint with the method merged into it,
+"""``sam-peft export``: write the best model of a finished run, as a SAM checkpoint with the method merged into it,
 as its trained tensors, or as an adapter for transformers' SamModel."""
 
 from __future__ import annotations
@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.archive.store import find_run
-from harness.cli import verb
-from harness.command_line import CommandParser, command, require_effect
-from harness.errors import UsageError
+from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.models.checkpoint import require_checkpoint_file
 from harness.plugins import load_plugin
-from harness.progress import stages
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
+from harness.system.errors import UsageError
+from harness.system.progress import stages
 
 if TYPE_CHECKING:
     from harness.experiment.exporting import Form

@@ -1,4 +1,4 @@
-"""``python -m harness.show``: show one run with its rules, learning curve, mixtures, scores, cost and files."""
+"""``sam-peft show``: show one run with its rules, learning curve, mixtures, scores, cost and files."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.archive.store import RecordStore, find_record
-from harness.cli import verb
-from harness.command_line import CommandParser, command, require_effect
+from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.comparison.names import METRICS, benchmark_title
-from harness.errors import UsageError
 from harness.protocols.load import card_rules
 from harness.report.one_run import in_terminal, record_as_data
 from harness.report.two_folders import folders_as_data, folders_in_terminal
 from harness.report.two_runs import compared, compared_in_terminal
 from harness.settings.options import add_results, results_of
-from harness.text import printable
+from harness.system.errors import UsageError
+from harness.system.text import printable
 
 
 def parser() -> CommandParser:
-    p = command("show", __doc__, epilog="harness.status and harness.why print the keys of runs.")
+    p = command("show", __doc__, epilog="harness.cli.status and harness.cli.why print the keys of runs.")
     p.add_argument(
         "key",
         metavar="KEY",

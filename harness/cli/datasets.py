@@ -11,13 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.cli import verb
-from harness.command_line import CommandParser, command
+from harness.cli.command import CommandParser, command, verb
 from harness.datasets.base import Benchmark, DataOptions, DatasetError
-from harness.errors import UsageError
 from harness.registry import BENCHMARKS, LABELLED, dataset_name, is_own
 from harness.settings.read import load_settings, named_table
-from harness.text import printable_line
+from harness.system.errors import UsageError
+from harness.system.text import printable_line
 
 DEFAULT_ROOT = Path("data")
 
