@@ -171,6 +171,7 @@ class LocalExecutor(Executor):
             """submitit's executor with our worker as command: the chunk on disk takes the place of a pickle."""
 
             def begin(self, command: str) -> Any:
+                os.environ["PYTHONSAFEPATH"] = "1"  # no module out of the working folder, to which others may write
                 return self._submit_command(command)
 
         process = WorkerProcess(folder=chunk.path.parent / "logs")

@@ -90,7 +90,8 @@ def one_of_array(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
     meeting = None
     if size > 1:
         restart = os.environ.get("SLURM_RESTART_COUNT", "0")
-        meeting = Meeting(folder / f"meeting.{task}.{restart}.json", size=size)
+        # where only this user writes: the processes believe one another, and unpickle what the first sends
+        meeting = Meeting(chunk.path.parent / "logs" / f"meeting.{task}.{restart}.json", size=size)
         if rank:
             return follow(job, meeting, rank=rank, circumstances=circumstances, stop=stop)
     run = job.run

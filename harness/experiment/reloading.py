@@ -53,10 +53,13 @@ def verify(exported: Exported, request: Export) -> float:
         }
         command = [
             sys.executable,
+            "-P",  # no module out of the working folder, to which others may write
             "-c",
-            "import sys; from harness.experiment.reloading import print_difference; print_difference(sys.argv[1])",
+            "import sys; sys.path.insert(0, sys.argv[1]); "
+            "from harness.experiment.reloading import print_difference; print_difference(sys.argv[2])",
         ]
-        done = subprocess.run([*command, json.dumps(order)], capture_output=True, text=True, check=False)
+        root = str(Path(__file__).parents[2])
+        done = subprocess.run([*command, root, json.dumps(order)], capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
         raise UsageError(f"{request.out} was written, but a fresh process could not load it: {last}")

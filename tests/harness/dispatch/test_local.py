@@ -106,6 +106,18 @@ def test_workers_share_the_queue_and_every_run_is_trained_once(tmp_path, standin
     assert "start at step 0" in states[jobs[0].run.key].log.read_text()
 
 
+def test_no_module_in_the_working_folder_is_run(tmp_path, standin, monkeypatch):
+    here = tmp_path / "here"
+    for name in ("submitit", "harness"):
+        (here / name).mkdir(parents=True)
+        (here / name / "__init__.py").write_text(f"open({str(tmp_path / 'evidence')!r}, 'w')\n")
+    monkeypatch.chdir(here)
+    monkeypatch.setitem(os.environ, "PYTHONSAFEPATH", "")
+    states = run_all(tmp_path, [make_job(tmp_path)], workers=1)
+    assert {state.state for state in states.values()} == {"OK"}
+    assert not (tmp_path / "evidence").exists()
+
+
 @pytest.mark.parametrize("failure", ["sigkill", "segfault", "raise"])
 def test_a_run_whose_process_dies_continues_from_its_checkpoint(tmp_path, standin, failure):
     job, good = make_job(tmp_path, failure=failure, fail_at=3), make_job(tmp_path, seed=1)

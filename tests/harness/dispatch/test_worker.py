@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from harness.dispatch import worker
-from harness.dispatch.attempts import state_folder
 from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.holder import Holder
 from harness.dispatch.meeting import Meeting
@@ -128,7 +127,7 @@ def test_the_first_of_several_processes_leads_and_the_others_follow(tmp_path, cl
     told = supervised("finished")
     worker.one_of_array(chunk, sweep, stop=StopSignals())
     ((_, _, meeting),) = told
-    assert meeting.path == state_folder(tmp_path, make_job(tmp_path).run.key) / "meeting.7_0.3.json"
+    assert meeting.path == chunk.path.parent / "logs" / "meeting.7_0.3.json", "where only its user writes"
     assert meeting.size == 2
     monkeypatch.setenv("SLURM_PROCID", "1")
     meeting.call_off()

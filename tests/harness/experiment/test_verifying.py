@@ -20,8 +20,13 @@ from harness.models.original_sam import plain_sam
 from tests.harness.experiment.finished import export_to, finished
 
 
-def test_a_fresh_process_verifies_the_export(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fresh_process_verifies_the_export(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = finished(results, "lora")
+    (tmp_path / "harness").mkdir()
+    (tmp_path / "harness" / "__init__.py").write_text("raise SystemExit('a module of the working folder was run')\n")
+    monkeypatch.chdir(tmp_path)
 
     assert export_to(results, run, tmp_path / "sam.pth", "--verify") == 0
 
