@@ -42,7 +42,7 @@ def noted(root: Path) -> dict[str, str]:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{path} cannot be read ({error}); move it away and note the checkpoints again with python -m "
-            f"harness.cli.records verify-checkpoint FILE {root}"
+            f"sam-peft records verify-checkpoint FILE {root}"
         ) from error
     return content
 

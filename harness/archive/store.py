@@ -312,7 +312,7 @@ def add_seal(path: Path) -> None:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-HINT = "sam-peft status and harness.cli.why print keys, and --results DIR chooses the folder"
+HINT = "sam-peft status and sam-peft why print keys, and --results DIR chooses the folder"
 _SAYS_NOTHING = frozenset({"seed", "on", "↑", "↓"})
 _SHOWN = 5
 

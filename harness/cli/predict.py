@@ -25,7 +25,7 @@ def parser() -> CommandParser:
     )
     model = p.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", metavar="KEY", help="key of a finished run, or the beginning of it")
-    model.add_argument("--adapter", type=Path, metavar="FILE", help="what harness.cli.export --adapter-only wrote")
+    model.add_argument("--adapter", type=Path, metavar="FILE", help="what sam-peft export --adapter-only wrote")
     p.add_argument("--images", required=True, nargs="+", type=Path, metavar="PATH", help="files, or folders of them")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the masks, empty or new")
     p.add_argument("--overlay", action="store_true", help="also DIR/overlays: contours over the image")
@@ -63,9 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UsageError(f"--images {path}: no such file or folder")
     require_checkpoint_file(arguments.checkpoint)
     if arguments.adapter and not arguments.adapter.is_file():
-        raise UsageError(
-            f"--adapter {arguments.adapter}: no such file; give what harness.cli.export --adapter-only wrote"
-        )
+        raise UsageError(f"--adapter {arguments.adapter}: no such file; give what sam-peft export --adapter-only wrote")
     for path in plugins_of(arguments):
         load_plugin(path)
     if arguments.run is not None:

@@ -21,7 +21,7 @@ from harness.system.text import printable
 
 
 def parser() -> CommandParser:
-    p = command("show", __doc__, epilog="harness.cli.status and harness.cli.why print the keys of runs.")
+    p = command("show", __doc__, epilog="sam-peft status and sam-peft why print the keys of runs.")
     p.add_argument(
         "key",
         metavar="KEY",

@@ -1,4 +1,4 @@
-"""``harness.cli.export --verify``: a fresh process loads the written file and predicts.
+"""``sam-peft export --verify``: a fresh process loads the written file and predicts.
 
 It loads a whole checkpoint by segment_anything's own registry, or where backbone or image size are not the registry's
 into segment_anything's own modules, and trained tensors alone into a freshly built segmenter

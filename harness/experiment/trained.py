@@ -91,7 +91,7 @@ class Trained:
 
 
 def load_adapter(file: Path | str, *, checkpoint: Path | str | None = None) -> tuple[Segmenter, Method]:
-    """A segmenter from an adapter that ``harness.cli.export --adapter-only`` wrote, and its method, ready to predict.
+    """A segmenter from an adapter that ``sam-peft export --adapter-only`` wrote, and its method, ready to predict.
 
     Args:
         file: the ``.safetensors`` file; it names its run, so nothing else is needed.
@@ -118,15 +118,15 @@ def adapter(file: Path) -> Trained:
             said = (content.metadata() or {}).get(METADATA, "")
     except (SafetensorError, OSError) as error:
         raise UsageError(
-            f"{file} is no .safetensors file: {error}; give what harness.cli.export --adapter-only wrote"
+            f"{file} is no .safetensors file: {error}; give what sam-peft export --adapter-only wrote"
         ) from error
     if not said:
-        raise UsageError(f"{file} does not say which run it is of; write it with harness.cli.export --adapter-only")
+        raise UsageError(f"{file} does not say which run it is of; write it with sam-peft export --adapter-only")
     try:
         run = TypeAdapter(dict[str, Run]).validate_json(said, strict=True)["run"]
     except (ValidationError, KeyError) as error:
         raise UsageError(
-            f"{file} names no run of this harness; write it with harness.cli.export --adapter-only"
+            f"{file} names no run of this harness; write it with sam-peft export --adapter-only"
         ) from error
     add_own_of(run.benchmark, run.rules)
     return Trained(run=run, state=read_tensors(file), checkpoints={})

@@ -153,9 +153,7 @@ def _header(sessions: Sequence[CostRecord]) -> list[str]:
         lines.append("Options: " + ", ".join(f"{name}={c.options[name]}" for name in sorted(c.options)))
     unknown = sorted({name for session in sessions for method in session.methods for name in method.not_counted})
     if unknown:
-        more = (
-            f" and {len(unknown) - MOST_NAMED} more (`harness.cli.why` names them)" if len(unknown) > MOST_NAMED else ""
-        )
+        more = f" and {len(unknown) - MOST_NAMED} more (`sam-peft why` names them)" if len(unknown) > MOST_NAMED else ""
         lines.append("Operations not counted in FLOPs: " + ", ".join(unknown[:MOST_NAMED]) + more)
     failed = [
         f"{m.variant}, {mode}: {why}"

@@ -27,7 +27,7 @@ class Text:
     Args:
         text: as printed.
         mark: best of its column, not distinguishable from the best, or the best of the rest.
-        name: what `harness.cli.why` finds a row by, where ``text`` carries signs.
+        name: what `sam-peft why` finds a row by, where ``text`` carries signs.
         behind: what stands behind it.
     """
 

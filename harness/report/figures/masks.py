@@ -51,7 +51,7 @@ def draw(material: Material) -> list[Drawing]:
     if not drawings:
         raise NothingToDrawError(
             "no record has masks beside it (runs keep them since `keep_masks` is a field of the protocol; python -m"
-            " harness.cli.predict writes those of older runs)"
+            " sam-peft predict writes those of older runs)"
         )
     return drawings
 

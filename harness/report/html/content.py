@@ -46,7 +46,7 @@ class Line:
     """A row.
 
     Args:
-        label: what `harness.cli.why` finds it by.
+        label: what `sam-peft why` finds it by.
     """
 
     label: str
@@ -59,7 +59,7 @@ class Table:
     """Args:
     name: unique in the report; its anchor and the name of its CSV.
     level: 3 or 4, of its heading.
-    words: how many cells behind the first tell rows of one name apart; None to decide as `harness.cli.why` does.
+    words: how many cells behind the first tell rows of one name apart; None to decide as `sam-peft why` does.
     """
 
     name: str
@@ -113,7 +113,7 @@ class PageTables:
         name: of its file and of its CSV.
         note: what must be known before anything is read.
         foot: how to read all of its tables.
-        csv: its numbers as `harness.cli.tables --format csv` writes them.
+        csv: its numbers as `sam-peft tables --format csv` writes them.
     """
 
     name: str

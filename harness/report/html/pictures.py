@@ -1,4 +1,4 @@
-"""Figures for a page: the SVG that `harness.cli.figures` writes, without what a page has no use for, packed."""
+"""Figures for a page: the SVG that `sam-peft figures` writes, without what a page has no use for, packed."""
 
 from __future__ import annotations
 
