@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from harness.registry import BENCHMARKS, METHODS, Registry, canonical_spelling
 from harness.system.errors import UsageError
@@ -45,30 +46,33 @@ def load_plugin(path: Path) -> list[str]:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+        found = _defined(module)
+        reasons = [reason for one in found if (reason := one[0].refusal(*one[1:]))]  # its classes may run code too
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UsageError(
             f"--plugin {path} fails on import: {type(error).__name__}: {error}{_old_names(path)}"
         ) from error
-    found: list[tuple[Registry, str, type]] = []
-    for value in vars(module).values():
-        called = getattr(value, "name", None)
-        if not isinstance(value, type) or value.__module__ != name or not isinstance(called, str):
-            continue
-        for registry in (METHODS, BENCHMARKS):
-            if registry.accepts(value):
-                found.append((registry, called, value))
     if not found:
         raise UsageError(
             f"--plugin {path} defines no named subclass of harness.methods.base:Method or harness.datasets.base:Benchmark"
             f"{_old_names(path)}"
         )
-    for registry, called, value in found:
-        if reason := registry.refusal(called, value):
-            raise UsageError(f"--plugin {path}: {reason}")
+    if reasons:
+        raise UsageError(f"--plugin {path}: {reasons[0]}")
     for registry, called, value in found:
         registry.add(called, value)
     return [canonical_spelling(called) for _, called, _ in found]
+
+
+def _defined(module: ModuleType) -> list[tuple[Registry, str, type]]:
+    """Registry, name and class of every method and benchmark that a plug-in's own module defines."""
+    found = []
+    for value in vars(module).values():
+        called = getattr(value, "name", None)
+        if isinstance(value, type) and value.__module__ == module.__name__ and isinstance(called, str):
+            found += [(registry, called, value) for registry in (METHODS, BENCHMARKS) if registry.accepts(value)]
+    return found
 
 
 def _old_names(path: Path) -> str:

@@ -23,7 +23,7 @@ import harness
 from harness.datasets.base import DatasetError
 from harness.methods.parts.placement import MethodError
 from harness.system.code import code_version
-from harness.system.errors import REASONS, UsageError, os_reason
+from harness.system.errors import REASONS, UsageError, os_reason, out_of_memory
 from harness.system.streams import lost_output, open_streams, say
 
 PROGRAM = "sam-peft"
@@ -128,7 +128,7 @@ def command(verb: str, documentation: str | None, *, epilog: str | None = None) 
 DEBUG = "--debug"
 _FREE_SPACE = "; free space or choose another folder, then give the same command again"
 _DENIED = "; let its owner give you access, or choose another"
-_ADVICE = {errno.ENAMETOOLONG: "", errno.EACCES: _DENIED, errno.EPERM: _DENIED}
+_ADVICE = {errno.ENAMETOOLONG: "", errno.EACCES: _DENIED, errno.EPERM: _DENIED, errno.EFBIG: "; raise the limit"}
 
 
 class Main(Protocol):
@@ -191,6 +191,8 @@ def _last_resort(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{os_reason(error)}{_ADVICE.get(error.errno, _FREE_SPACE)}"
     text = " ".join(str(error).split())
+    if out_of_memory(error):
+        return f"memory, or a limit on it (ulimit -v), is not enough{': ' if text else ''}{text[:200]}"
     text = f"{type(error).__name__}: {text[:200]}{'…' if len(text) > 200 else ''}"
     try:
         with tempfile.NamedTemporaryFile(

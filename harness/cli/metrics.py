@@ -19,6 +19,8 @@ from harness.system.progress import counter
 if TYPE_CHECKING:
     from harness.evaluation.scorer import SplitScorer, Task
 
+FIRST = ("conventions", "stem")
+"""Columns of the scores of every image, before the metrics."""
 DEFAULT = ("s_measure", "e_mean", "weighted_f", "mae", "iou", "dice")
 
 
@@ -173,22 +175,29 @@ def require_place(path: Path) -> None:
     """
     if os.path.isdir(path):
         raise UsageError(f"--per-image {path} is a folder; name a file in it, such as {path / 'images.csv'}")
-    if os.path.isfile(path) and path.suffix.lower() != ".csv":
-        raise UsageError(f"--per-image {path} is there and no .csv; name another file, since this would write over it")
     if os.path.exists(path):  # also a pipe, whose folder nobody can write to
         if not os.access(path, os.W_OK):
             raise UsageError(f"--per-image {path} cannot be written; name another file")
+        if os.path.isfile(path) and not _is_own(path):
+            raise UsageError(f"--per-image {path} is there and holds something else; name another file, or remove it")
     elif not os.path.isdir(path.parent):
         raise UsageError(f"--per-image {path}: no folder {path.parent}; make it first, or name a file elsewhere")
     else:
         require_writable(path.parent, named="folder", option="--per-image")
 
 
+def _is_own(path: Path) -> bool:
+    """Whether a file is empty, or what `write_per_image` wrote."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        start = file.read(100)
+    return not start or start.startswith(f"{','.join(FIRST)},")
+
+
 def write_per_image(path: Path, scorers: dict[str, SplitScorer], metrics: tuple[str, ...]) -> None:
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["conventions", "stem", *metrics])
+            writer.writerow([*FIRST, *metrics])
             for name, scorer in scorers.items():
                 for stem, values in scorer.images().items():
                     writer.writerow([name, stem, *(values[metric] for metric in metrics)])

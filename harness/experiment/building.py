@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from harness.archive.schema import Run
 from harness.methods.base import Method
 from harness.models.build import build_segmenter
+from harness.models.catalog import backbone_shape
 from harness.models.decoder_shape import Task
 from harness.models.segmenter import Segmenter
 from harness.protocols.load import from_rules
@@ -25,8 +27,13 @@ def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Pa
         task: the benchmark's.
         num_classes: classes of a multi-class benchmark, background included.
         checkpoint: the pretrained weights, None for random ones.
+
+    Raises:
+        MemoryError: what the method adds cannot fit; a file from elsewhere may ask for anything.
     """
     rules = from_rules(run.rules)
+    config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
+    _require_memory(run, config.added_parameters(backbone_shape(run.backbone)))
     segmenter = build_segmenter(
         run.backbone,
         task=task,
@@ -42,7 +49,14 @@ def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Pa
         spare_tokens=rules.quirks.spare_tokens,
         decoder=rules.decoder,
     )
-    config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
     method: Method = METHODS.get(run.method)(config, seed=draw_number("method", run.seed) % 2**31)
     method.attach(segmenter)
     return segmenter, method
+
+
+def _require_memory(run: Run, added: int) -> None:
+    needed, there = 4 * added, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise MemoryError(
+            f"{run.variant} adds {added:,} parameters, {needed / 2**30:.0f} GiB, and this machine has {there / 2**30:.0f}"
+        )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from harness.archive.schema import Code
 from harness.datasets.base import DatasetError
-from harness.system.errors import REASONS, os_reason
+from harness.system.errors import REASONS, os_reason, out_of_memory
 from harness.training.outcome import Diverged
 
 
@@ -16,10 +14,7 @@ def reason_code(error: Exception) -> Code:
         return Diverged.code
     if isinstance(error, DatasetError):
         return "NO_DATA"
-    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    if out_of_memory or "can't allocate memory" in str(error) or "out of memory" in str(error).lower():
-        return "OOM"
-    return "ERROR"
+    return "OOM" if out_of_memory(error) else "ERROR"
 
 
 def one_line(error: Exception) -> str:

@@ -210,7 +210,11 @@ class Model:
             method.merge(request.merge, calibration=[batch.to(device) for batch in request.calibration()])
 
     def batches(self, images: Sequence[Path]) -> Iterator[tuple[list[tuple[Path, Array]], list[Floats]]]:
-        """Path and pixels (H, W, 3) of images, and their scores (S, S), (C, S, S) or of labels (C, 1, 1); the next are read meanwhile."""
+        """Path and pixels (H, W, 3) of images, and their scores (S, S), (C, S, S) or of labels (C, 1, 1); the next are read meanwhile.
+
+        Raises:
+            UsageError: scores that are no numbers; as a mask they would be background.
+        """
         chunks = [images[start : start + self.batch] for start in range(0, len(images), self.batch)]
         with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
             coming = reader.submit(self._read, chunks[0])
@@ -218,7 +222,13 @@ class Model:
                 pixels, inputs = coming.result()
                 if following:
                     coming = reader.submit(self._read, following)
-                yield list(zip(chunk, pixels, strict=True)), list(self._scores(inputs))
+                scores = list(self._scores(inputs))
+                for path, one in zip(chunk, scores, strict=True):
+                    if not np.isfinite(one).all():
+                        raise UsageError(
+                            f"{path}: the model's scores are not finite, so it has no mask; use another run"
+                        )
+                yield list(zip(chunk, pixels, strict=True)), scores
 
     def _read(self, paths: Sequence[Path]) -> tuple[list[Array], Tensor]:
         pixels = [read_image(path) for path in paths]

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.system.errors import UsageError, os_reason
-from harness.system.files import write_atomically
+from harness.system.files import read_regular, write_atomically
 
 NOTE = "predictions.json"
 """Beside the predictions: which model made them, and of which files."""
+
+LARGEST_NOTE = 1 << 28
+"""Bytes; an image takes about 150 of them."""
 
 Origin = tuple[str, int, int]
 """Path without links, bytes, and the time of the last change in nanoseconds: another file or content has another."""
@@ -45,7 +48,7 @@ class PredictionFolder:
         note = out / NOTE
         try:
             if note.is_file():
-                found, images = _parsed(note.read_text(encoding="utf-8"))
+                found, images = _parsed(read_regular(note, largest=LARGEST_NOTE))
                 if found != model:
                     raise UsageError(
                         f"--out {out} holds the predictions of another model or merge; choose another folder"
@@ -53,9 +56,11 @@ class PredictionFolder:
                 return cls(out=out, model=model, images=images, claimed=True)
             if out.exists() and (not out.is_dir() or any(out.iterdir())):
                 raise UsageError(f"--out {out} exists and holds no predictions; choose a folder that is empty or new")
+        except UsageError:
+            raise
         except OSError as error:
             raise UsageError(f"--out {out} cannot be read: {os_reason(error)}") from error
-        except (TypeError, KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise UsageError(f"{note} is damaged; choose another folder") from error
         return cls(out=out, model=model, images={}, claimed=False)
 
@@ -102,11 +107,11 @@ def origin(image: Path) -> Origin:
     return os.path.realpath(image), found.st_size, found.st_mtime_ns
 
 
-def _parsed(text: str) -> tuple[dict[str, Any], dict[str, Origin]]:
+def _parsed(text: bytes) -> tuple[dict[str, Any], dict[str, Origin]]:
     """The model, and the files by name.
 
     Raises:
-        KeyError, TypeError, json.JSONDecodeError: it is no note.
+        KeyError, TypeError, ValueError, RecursionError: it is no note.
     """
     content = json.loads(text)
     if not isinstance(content, dict) or not isinstance(images := content.pop("images", {}), dict):

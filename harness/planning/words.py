@@ -51,7 +51,8 @@ def parse_entry(word: str) -> Variant:
     if not match:
         raise UsageError(f"--methods: {word!r} is not NAME or NAME[option=value,…]")
     items = re.findall(r"""((?:[^,'"]|'[^']*'|"[^"]*")+)""", match[2] or "")
-    options = {key: value.strip("'\"") for key, value in parse_assignments([item.strip() for item in items]).items()}
+    given = parse_assignments([item.strip() for item in items])
+    options = {key: value.strip("'\"") if isinstance(value, str) else value for key, value in given.items()}
     return Variant(method=METHODS.resolve(match[1]), options=options)
 
 

@@ -35,7 +35,17 @@ REASONS = {
     errno.EDQUOT: "your quota on this disk is used up",
     errno.ENAMETOOLONG: "the name is too long",
     errno.EROFS: "the disk can only be read",
+    errno.EFBIG: "no file may be that large (ulimit -f)",
 }
+
+
+_NO_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc")
+"""How the system, torch and a library that finds no room to be loaded (an ImportError) say it."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, or a limit on it, was not enough."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def os_reason(error: OSError) -> str:

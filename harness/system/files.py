@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import secrets
 import shutil
 import stat
@@ -16,6 +17,8 @@ from pathlib import Path
 
 SHARED = frozenset({"records", "state", "sweeps", "snapshots", "cache", "cost", "evidence", "forgetting"})
 """Folders of a results folder. The way to it may lead through links, as its user likes; from these on, none is followed."""
+_TAIL = 2**20
+"""Bytes that a library may hold back when what it writes to ends."""
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 
 
@@ -123,8 +126,8 @@ def replace_atomically(
 ) -> None:
     """Let ``write`` fill a temporary file beside ``path``, sync it, call ``before``, and rename it to ``path``.
 
-    ``write`` gets the path of a descriptor, which must be written to and cannot be replaced. Whoever shares
-    the folder may write to the file, and so continue a run. A full disk is an OSError with that number, whatever ``write`` makes of it.
+    ``write`` gets the path of a descriptor, which must be written to and cannot be replaced. Whoever shares the folder may write to
+    the file, and so continue a run. A full disk, or a limit on files, is an OSError with that number, whatever ``write`` makes of it.
     """
     with folder_of(path, make=0o777) as folder:
         temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
@@ -136,11 +139,11 @@ def replace_atomically(
             before()
             os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException as error:
-            full = _disk_is_full(error, path.parent)
+            lacking = _no_room(error, descriptor, path.parent)
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=folder)
-            if full:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            if lacking:
+                raise OSError(lacking, os.strerror(lacking), str(path)) from error
             raise
         finally:
             os.close(descriptor)
@@ -154,11 +157,17 @@ def _new(name: str, folder: int) -> int:
     return os.open(name, _NEW, 0o644 | os.fstat(folder).st_mode & 0o022, dir_fd=folder)
 
 
-def _disk_is_full(error: BaseException, folder: Path) -> bool:
-    """safetensors and torch have errors of their own for it; torch's does not even say so."""
-    if "No space left on device" in str(error):
-        return True
-    return isinstance(error, RuntimeError) and "writ" in str(error) and shutil.disk_usage(folder).free < 2**20
+def _no_room(error: BaseException, descriptor: int, folder: Path) -> int:
+    """The number of such an error, else 0; safetensors and torch have errors of their own for it, and torch's do not say so."""
+    for number in (errno.ENOSPC, errno.EFBIG):
+        if os.strerror(number) in str(error):
+            return number
+    if not isinstance(error, RuntimeError):
+        return 0
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and os.fstat(descriptor).st_size + _TAIL >= limit:
+        return errno.EFBIG
+    return errno.ENOSPC if "writ" in str(error) and shutil.disk_usage(folder).free < _TAIL else 0
 
 
 def create_exclusively(path: Path, text: str) -> bool:

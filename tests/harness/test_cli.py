@@ -17,6 +17,7 @@ import pytest
 
 from harness.cli.command import verb
 from harness.cli.tables import main as tables
+from harness.experiment.failure import reason_code
 from tests.signals import as_in_a_terminal
 
 REPOSITORY = Path(__file__).parents[2]
@@ -87,13 +88,35 @@ def test_where_no_traceback_can_be_kept_the_line_stays(
 
 @pytest.mark.parametrize(
     ("number", "said"),
-    [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "quota"), (errno.ENAMETOOLONG, "name is too long")],
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.ENAMETOOLONG, "name is too long"),
+        (errno.EFBIG, "ulimit -f"),
+    ],
 )
 def test_a_full_disk_is_called_that(number: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert raising(OSError(number, os.strerror(number), "/there"))([]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: /there: ")
     assert said in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 786432 bytes."),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object: Cannot allocate memory"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+)
+def test_want_of_memory_is_called_that(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(error)([]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ulimit -v" in line
+    assert "foreseen" not in line
+    assert reason_code(error) == "OOM"
 
 
 def test_what_nobody_may_read_is_no_surprise(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,6 +76,20 @@ def test_the_table_names_metrics_and_images(capsys, folders):
     assert float(lines[2].split("|")[2]) == pytest.approx(expected(folders).summary()["iou"], abs=5e-5)
 
 
+@pytest.mark.parametrize("theirs", ["name,grade\nA,1\n", "conventions of 1864\n"])
+def test_per_image_scores_write_over_their_own_kind_alone(capsys, folders, tmp_path, theirs):
+    out = tmp_path / "out.csv"
+    out.write_text(theirs)
+    arguments = ["--pred", str(folders[0]), "--gt", str(folders[1]), "--metrics", "iou", "--per-image", str(out)]
+    assert main(arguments) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert out.read_text() == theirs
+    out.write_text("")
+    for _ in range(2):
+        assert main(arguments) == 0
+    assert out.read_text().startswith("conventions,stem,iou\n")
+
+
 def test_per_image_scores_are_written(capsys, folders, tmp_path):
     out = tmp_path / "images.csv"
     scores_of(capsys, *folders, "--metrics", "iou,mae", "--per-image", str(out))
@@ -95,10 +109,10 @@ def test_where_images_scores_cannot_be_written_nothing_is_scored(capsys, folders
 
 
 def test_the_folder_of_images_scores_is_not_touched_before(folders, tmp_path):
-    out = tmp_path / "kept.csv"
-    out.write_text("earlier")
+    out, earlier = tmp_path / "kept.csv", "conventions,stem,iou\n"
+    out.write_text(earlier)
     assert main(["--pred", "/no/such", "--gt", str(folders[1]), "--per-image", str(out)]) == 2
-    assert out.read_text() == "earlier"
+    assert out.read_text() == earlier
 
 
 def test_conventions_print_the_same_predictions_under_each(capsys, folders):
@@ -205,7 +219,7 @@ def test_a_file_that_is_no_table_is_not_written_over(capsys, folders):
     mask = next(folders[1].glob("*.tif"))
     before = mask.read_bytes()
     assert main(["--pred", str(folders[0]), "--gt", str(folders[1]), "--per-image", str(mask)]) == 2
-    assert "is there and no .csv" in capsys.readouterr().err
+    assert "holds something else" in capsys.readouterr().err
     assert mask.read_bytes() == before
 
 

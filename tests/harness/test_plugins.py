@@ -51,6 +51,15 @@ def test_broken_file_is_named_and_stops_nothing_else(
     assert "broken" not in shown.out
 
 
+def test_a_class_that_cannot_be_looked_at_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "odd.py").write_text(
+        "class Meta(type):\n    def __getattribute__(cls, name):\n        raise RuntimeError('no')\n\n\n"
+        "class Mine(metaclass=Meta):\n    pass\n"
+    )
+    with pytest.raises(UsageError, match="fails on import"):
+        load_plugin(tmp_path / "odd.py")
+
+
 def test_method_that_breaks_the_contract_is_named_with_the_clause(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

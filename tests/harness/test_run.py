@@ -362,6 +362,7 @@ def test_ctrl_c_in_a_first_run_says_that_it_goes_on(
 
 def test_methods_with_options_in_brackets() -> None:
     assert expand("lora[rank=6,sites='q,v'],all", ["a", "b"]) == ["lora[rank=6,sites='q,v']", "a", "b"]
+    assert parse_entry("lora[rank=[3]]").options == {"rank": ["3"]}  # which the method's configuration refuses
     entry = parse_entry("lora[rank=6,sites='q,v']")
     assert entry.method == "lora"
     assert entry.options == {"rank": "6", "sites": "q,v"}

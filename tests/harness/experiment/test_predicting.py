@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from harness.archive.schema import Record
 from harness.cli import export, metrics, predict
 from harness.evaluation.scorer import SplitScorer
+from harness.experiment import predicting
 from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
 from harness.experiment.mask_files import overlay, palette
 from harness.experiment.predicting import find_images
 from harness.experiment.prediction_folder import NOTE
+from harness.experiment.trained import METADATA
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
@@ -273,6 +279,12 @@ def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:
     assert predict.main([*good[:-1], str(other)]) == 0
     (folder / "adapter.safetensors").write_bytes(b"nothing")
     adapter = ["--adapter", str(folder / "adapter.safetensors"), *good[4:]]
+    shutil.copy(image, odd := folder / os.fsdecode(b"a\xff.png"))
+    (folder / "nested").mkdir()
+    (folder / "nested" / NOTE).write_text("[" * 200_000)
+    run = asdict(binary.record.run)
+    run["method_config"]["rank"] = 10**9
+    save_file({"x": torch.zeros(1)}, folder / "huge.safetensors", metadata={METADATA: json.dumps({"run": run})})
     return [
         ("no such file or folder", [*good, "--images", "/no/such/image.png"]),
         ("no image there", [*good, "--images", str(folder / "empty")]),
@@ -289,6 +301,9 @@ def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:
         ("--adapter nowhere: no such file; give what", ["--adapter", "nowhere", *adapter[2:]]),
         ("an adapter needs none", [*adapter, "--results", str(folder)]),
         ("is unreadable", [*good, "--images", str(folder / "adapter.safetensors")]),
+        ("rename it", [*good, "--images", str(odd)]),
+        ("is damaged", [*good, "--out", str(folder / "nested")]),
+        ("memory", ["--adapter", str(folder / "huge.safetensors"), *good[4:]]),
     ]
 
 
@@ -302,6 +317,16 @@ def test_bad_input_is_one_line_and_loses_nothing(
         assert message in line
     assert (tmp_path / "full" / "precious.txt").read_text() == "kept"
     assert not (tmp_path / "new").exists()
+
+
+def test_scores_that_are_no_numbers_are_no_mask(
+    binary: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were empty masks, and all was well."""
+    monkeypatch.setattr(predicting, "probabilities", lambda output, size: torch.full((4, *size), torch.nan))
+    assert binary.predict(tmp_path / "out") == 2
+    assert "not finite" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.png"))
 
 
 def test_an_image_that_is_given_twice_is_predicted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

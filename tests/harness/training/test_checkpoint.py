@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import resource
 import shutil
 import stat
 from pathlib import Path
@@ -132,6 +133,23 @@ def test_a_foreign_file_is_named_and_passed_over(tmp_path: Path, foreign: object
     loaded, problems = files(tmp_path).load()
     assert loaded is None
     assert message in problems[0]
+
+
+def test_a_limit_on_files_is_called_that(tmp_path: Path) -> None:
+    """As `ulimit -f` sets it; torch and safetensors say it each in their own way."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    state = {"w": torch.zeros(100_000)}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="large") as whole:
+            files(tmp_path).save({"step": 1, **state})
+        with pytest.raises(OSError, match="large") as trained:
+            StateFiles(tmp_path, identity="run").save_candidate(state, epoch=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for caught in (whole, trained):
+        assert "ulimit -f" in one_line(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
