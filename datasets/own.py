@@ -9,11 +9,14 @@ undivided folder; otherwise what is missing is carved, as for every benchmark.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
+import signal
+import threading
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,10 @@ _MOST_FOLDERS, _MOST_TOLD = 40, 6
 BINARY = ("background", "foreground")
 CLASSES = "classes.txt"
 MOST_CLASSES = 255
+
+
+GROUP_SECONDS = 2.0
+"""For the group of one name, which takes microseconds; a repetition in a repetition may take years."""
 
 
 class OwnBenchmark(FolderBenchmark):
@@ -130,7 +137,14 @@ class OwnBenchmark(FolderBenchmark):
         """By `DataOptions.group`: what its first bracket matches in the stem, or all that it matches."""
         if not self.options.group:
             return super().group(pair)
-        found = re.search(self.options.group, pair.stem)
+        try:
+            with _at_most(GROUP_SECONDS):
+                found = re.search(self.options.group, pair.stem)
+        except TimeoutError:
+            raise DatasetError(
+                f"{self.name}: the group rule {self.options.group!r} takes more than {GROUP_SECONDS:g} s on the name "
+                f"{pair.stem!r}; write it without a repetition in a repetition"
+            ) from None
         if found is None:
             raise DatasetError(
                 f"{self.name}: the group rule {self.options.group!r} fits no part of the name {pair.stem!r}; "
@@ -359,3 +373,22 @@ def _like_mask(path: Path) -> bool:
     except DatasetError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in what takes longer, in the main thread: only there a signal can end a search."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -17,7 +17,7 @@ from harness.planning.data import Images, data_fingerprint, data_options, manife
 from harness.planning.finished import earlier, under_short_fingerprints
 from harness.planning.job import Job
 from harness.planning.pretrained import pretrained
-from harness.planning.request import Request
+from harness.planning.request import Request, require_countable
 from harness.planning.rows import method_row, split_overrides
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve, with_rules
@@ -84,6 +84,7 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
 
 
 def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell: Callable[[str], None]) -> Plan:
+    require_countable(request.runs)
     tell("planning")
     protocol_overrides, method_overrides = split_overrides(request.overrides)
     protocol = load_protocol(request.protocol, protocol_overrides)

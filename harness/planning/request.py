@@ -7,6 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.system.errors import UsageError
+
+MOST_RUNS = 10_000
+"""Of one plan, which takes a quarter of a minute for so many."""
+
+
+def require_countable(runs: int) -> None:
+    """Raises UsageError where a plan would have more than `MOST_RUNS`."""
+    if runs > MOST_RUNS:
+        raise UsageError(
+            f"that would be {runs:,} runs, and a plan has {MOST_RUNS:,} at most; ask for fewer values or in parts"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -69,3 +82,10 @@ class Request:
     results: Path = Path("runs")
     plugins: tuple[str, ...] = ()
     skip_missing: bool = False
+
+    @property
+    def runs(self) -> int:
+        """How many it asks for at most; a card's own backbone counts as one."""
+        models = max(1, len(self.backbones)) * max(1, len(self.decoders))
+        rows = sum((len(row.benchmarks) or len(self.benchmarks)) * (len(row.models) or models) for row in self.entries)
+        return rows * len(self.seeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from harness.cli.datasets import main
-from harness.datasets.base import Benchmark, DataOptions, DatasetError, Splits
-from harness.datasets.own import own_folder, read_classes
+from harness.datasets import own
+from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Splits
+from harness.datasets.own import own_benchmark, own_folder, read_classes
 from harness.registry import dataset_name
 
 STEMS = [f"site{site}_r{row}c0" for site in range(8) for row in range(3)]
@@ -233,6 +235,17 @@ def test_check_explains_inverted_masks_and_passes_good_ones(tmp_path: Path, caps
     assert "groups of (.+)_r" in capsys.readouterr().out
     assert main(["check", "mine", "--data", str(tmp_path / "inverted"), "--workers", "1"]) == 1
     assert "inverted? What is looked for must be white" in capsys.readouterr().out
+
+
+def test_a_group_rule_that_never_ends_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own, "GROUP_SECONDS", 0.05)
+    before = signal.getsignal(signal.SIGALRM)
+    pair = Pair(stem="a" * 40 + "b", image=tmp_path, mask=tmp_path)
+    benchmark = own_benchmark("mine", ("ground", "tree"))(DataOptions(group="(a+)+$"))
+    with pytest.raises(DatasetError, match="takes more than"):
+        benchmark.group(pair)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(("shared", "code"), [(False, 0), (True, 1)])

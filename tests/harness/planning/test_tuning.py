@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from harness.studies import load_study
 from harness.system.errors import UsageError
 
 Score = Callable[[Any], float]
+VALUES = ",".join(f"{value}" for value in range(1, 301))
 GRID = ("--tune", "lr=1e-4,1e-3,1e-2")
 
 
@@ -306,6 +308,22 @@ def test_a_trial_that_failed_otherwise_keeps_the_choice_open(
     code, _ = tuned(best_at(1e-3))
     assert code == 1
     assert "1 trials have no result; start the same command again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [word for name in ("lr", "rank", "alpha") for word in ("--tune", f"{name}={VALUES}")],
+        ["--seeds", "1000"],
+    ],
+)
+def test_a_plan_without_end_is_refused_before_it_is_made(tuned: Any, capsys: Any, words: list[str]) -> None:
+    """300 values of each of two fields took most of a minute, and of three a day."""
+    begun = time.monotonic()
+    code, work = tuned(best_at(1e-3), *words, methods="lora,dora", datasets="kvasir,camo,leaf,sbu,road,isic2017")
+    assert (code, work.done) == (2, [])
+    assert "10,000 at most" in capsys.readouterr().err
+    assert time.monotonic() - begun < 10
 
 
 def test_a_field_of_one_method_is_tuned_for_it_alone(tuned: Any) -> None:
