@@ -64,7 +64,8 @@ def _merged(subject: ContractCase, mode: MergeMode) -> str:
 
 
 def _require_plain(subject: ContractCase, segmenter: Segmenter, report: MergeReport) -> None:
-    """A whole merge is a plain SAM: segment_anything's own modules load it strictly and embed images the same."""
+    """A whole merge is the plain backbone, for SAM's that of segment_anything's own modules: it loads strictly there and
+    embeds images the same."""
     require(
         report.extra_parameters == 0,
         f"{report.mode} folds everything and still needs {report.extra_parameters} parameters",
@@ -72,15 +73,18 @@ def _require_plain(subject: ContractCase, segmenter: Segmenter, report: MergeRep
     plain = subject.plain()
     differ = segmenter.encoder.state_dict().keys() ^ plain.encoder.state_dict().keys()
     require(not differ, f"{report.mode} leaves names that a plain backbone does not have: {first(differ)}")
-    if not isinstance(segmenter.encoder, SAMEncoder):
-        return
-    sam = plain_sam(subject.backbone, image_size=subject.images.shape[-1])
-    sam.load_state_dict(sam_state_dict(segmenter), strict=True)
+    encoder = plain.encoder
+    if isinstance(segmenter.encoder, SAMEncoder):
+        sam = plain_sam(subject.backbone, image_size=subject.images.shape[-1])
+        sam.load_state_dict(sam_state_dict(segmenter), strict=True)
+        encoder = sam.image_encoder
+    else:
+        encoder.load_state_dict(segmenter.encoder.state_dict(), strict=True)
     with torch.no_grad():
-        largest = float((sam.image_encoder(subject.images) - segmenter.encoder(subject.images)).abs().max())
+        largest = float((encoder(subject.images) - segmenter.encoder(subject.images)).abs().max())
     require(
         largest <= MERGE_TOLERANCE,
-        f"segment_anything's own encoder embeds the {report.mode} merge differently by {largest:.1e}",
+        f"the plain encoder embeds the {report.mode} merge differently by {largest:.1e}",
     )
 
 

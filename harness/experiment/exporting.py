@@ -21,9 +21,11 @@ from harness.experiment.peft_format import peft_adapter, require_affine, write_p
 from harness.experiment.trained import METADATA, of_results
 from harness.methods.base import MergeMode, MergeReport, Method
 from harness.methods.parts.placement import MethodError
+from harness.models.catalog import backbone
 from harness.models.original_sam import sam_state_dict
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
+from harness.models.tiny_vit import TinyViTEncoder
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
@@ -98,7 +100,9 @@ class Exported:
                 f", merged by {self.report.mode}: {len(self.report.folded)} sites folded, mask logits differ from the "
                 f"unmerged model's by {self.report.relative_deviation:.1e} (relative, on {images})"
             )
-        if self.form == "sam" and not in_registry(self.run):
+        if self.form == "sam" and backbone(self.run.backbone).shape.stem:
+            line += "; load with MobileSAM's own sam_model_registry['vit_t'], or with --checkpoint here"
+        elif self.form == "sam" and not in_registry(self.run):
             side = from_rules(self.run.rules).image_size
             line += (
                 f"; positions fitted to {side} px; load with harness.models.original_sam.plain_sam({self.run.backbone!r}, "
@@ -136,7 +140,7 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
     run = trained.run
     segmenter, method = trained.segmenter(request.checkpoint)
     if request.form != "adapter":
-        _require_sam(segmenter, run)
+        _require_sam(segmenter, run, form=request.form)
     tell("reading images")
     train, held_out = calibration_images(run, data_folder(run, data=request.data, results=request.results))
     real = held_out is not None
@@ -144,7 +148,11 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
     report = None
     if request.form == "peft":
         tell("fitting low-rank updates")
-        write_peft(request.out, *_peft(_require_sam(segmenter, run), method, request, train), metadata=_metadata(run))
+        write_peft(
+            request.out,
+            *_peft(_require_sam(segmenter, run, form=request.form), method, request, train),
+            metadata=_metadata(run),
+        )
     if request.form != "adapter":
         tell(f"merging ({request.merge})")
         report = _merge(method, request, train=train, held_out=held_out)
@@ -207,10 +215,15 @@ def _random_images(run: Run) -> Tensor:
     return torch.randn(HELD_OUT, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-def _require_sam(segmenter: Segmenter, run: Run) -> SAMSegmenter:
+def _require_sam(segmenter: Segmenter, run: Run, *, form: Form) -> SAMSegmenter:
     """Refuse before the work of a merge what cannot become a SAM checkpoint after it."""
-    if not isinstance(segmenter.encoder, SAMEncoder):
+    if not isinstance(segmenter.encoder, SAMEncoder | TinyViTEncoder):
         raise UsageError(f"{run.backbone} is no SAM backbone and cannot become a SAM checkpoint; use --adapter-only")
+    if form == "peft" and not isinstance(segmenter.encoder, SAMEncoder):
+        raise UsageError(
+            f"PEFT loads into transformers' SamModel, which {run.backbone} is not; leave --peft out for a whole checkpoint, or "
+            "use --adapter-only"
+        )
     assert isinstance(segmenter, SAMSegmenter)  # no other decoder stands on SAM's encoder
     if segmenter.head is not None:
         raise UsageError(f"{run.benchmark} has a class head, which a SAM checkpoint cannot hold; use --adapter-only")

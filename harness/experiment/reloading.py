@@ -23,6 +23,8 @@ from torch import Tensor
 from harness.archive.schema import Run
 from harness.experiment.exporting import Export, Exported, in_registry, mask_logits
 from harness.experiment.trained import trained_segmenter
+from harness.models.build import build_segmenter
+from harness.models.catalog import backbone
 from harness.models.checkpoint import read_tensors
 from harness.models.original_sam import plain_sam
 from harness.plugins import load_plugin
@@ -90,7 +92,11 @@ def print_difference(order: str) -> None:
 
 @torch.no_grad()
 def sam_masks(run: Run, file: Path, images: Tensor) -> Tensor:
-    """Low-resolution mask logits (B, 1, h, w) of segment_anything's own modules, loaded strictly from ``file``."""
+    """Low-resolution mask logits (B, 1, h, w) of segment_anything's own modules, loaded strictly from ``file``; of ours for
+    MobileSAM."""
+    if backbone(run.backbone).shape.stem:
+        side = from_rules(run.rules).image_size
+        return mask_logits(build_segmenter(run.backbone, task="binary", checkpoint=file, image_size=side), images)
     if in_registry(run):
         sam = sam_model_registry[run.backbone](checkpoint=str(file))
     else:

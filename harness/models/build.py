@@ -186,10 +186,11 @@ def _sam_parts(wanted: _Wanted) -> tuple[nn.Module, PromptEncoder, MaskDecoder, 
     found = wanted.read(checkpoint)
     inside = {key.removeprefix(ENCODER): tensor for key, tensor in found.items() if key.startswith(ENCODER)}
     found = {**found, **{ENCODER + key: tensor for key, tensor in resize_state(inside, shape).items()}}
-    unused = {ENCODER + key for key in encoder.unused()} if isinstance(encoder, TinyViTEncoder) else set()
+    unused = {ENCODER + key for key in encoder.unused()}
     found = {key: tensor for key, tensor in found.items() if key not in unused}
     parts = ((ENCODER, encoder), (PROMPTS, prompts), (DECODER, decoder))
-    names = {module: {key: prefix + _published(module, key) for key in module.state_dict()} for prefix, module in parts}
+    names = {module: {key: prefix + key for key in module.state_dict()} for prefix, module in parts}
+    names[encoder] = {key: ENCODER + encoder.published(key) for key in names[encoder]}
     expected = {names[module][key]: tensor for module in names for key, tensor in module.state_dict().items()}
     require_match(found, expected, path=checkpoint, backbone=entry.name)
     for module, own in names.items():
@@ -238,11 +239,6 @@ def _vit_state(entry: Backbone) -> dict[str, Tensor]:
     """Names and shapes of a timm model's tensors at its own image size, without memory."""
     with torch.device("meta"):
         return create_vit(entry.timm_model, entry.shape.image_size, **entry.timm_options).state_dict()
-
-
-def _published(module: nn.Module, key: str) -> str:
-    """The name of a tensor in the checkpoints of its family."""
-    return module.published(key) if isinstance(module, TinyViTEncoder) else key
 
 
 def _random_positions(encoder: nn.Module) -> None:

@@ -12,6 +12,7 @@ from harness.models.known import Backbone
 from harness.models.mask_decoder import plain_mask_decoder
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
+from harness.models.tiny_vit import TinyViTEncoder
 
 ENCODER, PROMPTS, DECODER = "image_encoder.", "prompt_encoder.", "mask_decoder."
 """Beginnings of the names in a checkpoint of SAM."""
@@ -47,13 +48,13 @@ def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
 
 def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
     """The segmenter under segment_anything's names, complete: loads strictly into `plain_sam` at the segmenter's
-    image size.
+    image size; one of MobileSAM under that's, into its own modules.
 
     Raises:
         ValueError: a timm encoder, a class head, K > 1 mask tokens, a decoder without SAM's spare tokens, or parts of a
             method that is not merged, none of which a plain SAM can hold.
     """
-    if not isinstance(segmenter.encoder, SAMEncoder):
+    if not isinstance(segmenter.encoder, SAMEncoder | TinyViTEncoder):
         raise ValueError("only SAM's own backbones save as a SAM checkpoint")
     assert isinstance(segmenter, SAMSegmenter)  # no other decoder stands on SAM's encoder
     if segmenter.head is not None or len(segmenter.mask_decoder.mask_tokens) > 1:
@@ -64,12 +65,13 @@ def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
             "masks; train with --set quirks.spare_tokens=intended to export one"
         )
     with torch.device("meta"):
-        plain = SAMEncoder(segmenter.encoder.shape, fused=True, activation_checkpointing=False).state_dict()
+        kind = type(segmenter.encoder)
+        plain = kind(segmenter.encoder.shape, fused=True, activation_checkpointing=False)
     encoder = segmenter.encoder.state_dict()
-    if foreign := sorted(encoder.keys() ^ plain.keys()):
+    if foreign := sorted(encoder.keys() ^ plain.state_dict().keys()):
         raise ValueError(f"the encoder still holds parts of a method, such as {foreign[0]}; merge it first")
     parts = (
-        (ENCODER, encoder),
+        (ENCODER, {plain.published(name): tensor for name, tensor in encoder.items()} | segmenter.encoder.unused()),
         (PROMPTS, segmenter.prompt_encoder.state_dict()),
         (DECODER, segmenter.mask_decoder.plain_state()),
     )

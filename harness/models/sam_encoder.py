@@ -98,6 +98,14 @@ class SAMEncoder(ImageEncoderViT):
     def forward(self, images: Tensor) -> Tensor:
         return self.finish(self.run_blocks(self.embed(images)))
 
+    def published(self, name: str) -> str:
+        """The name of a tensor in SAM's checkpoints."""
+        return name
+
+    def unused(self) -> dict[str, Tensor]:
+        """What checkpoints hold besides: nothing."""
+        return {}
+
 
 def run_blocks(blocks: nn.ModuleList, tokens: Tensor, *, recompute: bool) -> Tensor:
     """Run blocks one after the other; ``recompute`` keeps only each block's input for backward."""

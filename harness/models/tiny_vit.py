@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, gelu, pad, scaled_dot_product_attention
+from torch.nn.functional import conv2d, gelu, linear, pad, scaled_dot_product_attention
 
 from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution
 from harness.methods.parts.sites import TokenGrid
@@ -60,6 +60,8 @@ class NormedConv(nn.Module):
         scale, offset = self.bn()
         own = self.c
         weight = own.weight * scale.view(-1, 1, 1, 1)
+        if own.kernel_size == (1, 1):  # faster so, as maps are tokens seen another way
+            return linear(maps.permute(0, 2, 3, 1), weight.flatten(1), offset).permute(0, 3, 1, 2)
         return conv2d(maps, weight, offset, stride=own.stride, padding=own.padding, groups=own.groups)
 
 
@@ -147,7 +149,8 @@ class WindowAttention(nn.Module):
             v = torch.cat([v, prefix_v.expand(len(x), -1, -1, -1)], dim=2)
             bias = pad(bias, (0, prefix.shape[-2]))
         if self.fused:
-            out = scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=self.scale)
+            # With a fourth dimension, or CPUs build the score matrix.
+            out = scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype), scale=self.scale)
         else:
             out = full_attention(q, k, v, scale=self.scale, bias=bias)
         return self.proj(out.transpose(1, 2).reshape(x.shape))

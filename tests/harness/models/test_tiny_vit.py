@@ -1,0 +1,172 @@
+"""MobileSAM's encoder against MobileSAM's own modules: run where ``MOBILE_SAM_CHECKOUT`` names a checkout of them, else by
+the numbers that they gave (`tests.harness.models.mobile_sam_oracle`)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.methods.configs import LoRAConfig
+from harness.methods.full import Full, FullConfig
+from harness.methods.lora import LoRA
+from harness.models.build import build_segmenter, require_checkpoint
+from harness.models.catalog import backbone, decoder_parameters, encoder_parameters
+from harness.models.original_sam import sam_state_dict
+from harness.models.segmenter import Segmenter
+from harness.system.errors import UsageError
+from tests.harness.models import mobile_sam_oracle as oracle
+
+CHECKOUT = os.environ.get("MOBILE_SAM_CHECKOUT", "")
+needs_checkout = pytest.mark.skipif(
+    not CHECKOUT, reason="MOBILE_SAM_CHECKOUT names no checkout of github.com/ChaoningZhang/MobileSAM"
+)
+EXPECTED: Any = json.loads(oracle.EXPECTED.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with all names of ``mobile_sam.pt``: classifier and counted batches too."""
+    path = tmp_path_factory.mktemp("official") / "mobile_sam.pt"
+    plain = sam_state_dict(build_segmenter("mobile_sam", task="binary"))
+    torch.save(oracle.weights(plain), path)
+    return path
+
+
+def _built(checkpoint: Path, size: int, dtype: torch.dtype = torch.float32) -> Segmenter:
+    """In the types of the checkpoint's own numbers, which the harness rounds to float32."""
+    segmenter = build_segmenter("mobile_sam", task="binary", checkpoint=checkpoint, image_size=size).to(dtype)
+    encoder = segmenter.encoder
+    state = {f"image_encoder.{encoder.published(name)}": name for name in encoder.state_dict()}
+    found = torch.load(checkpoint, weights_only=True)
+    encoder.load_state_dict({own: found[name].to(dtype) for name, own in state.items()}, strict=True)
+    return segmenter
+
+
+def _names(segmenter: Segmenter) -> dict[str, str]:
+    return {name: segmenter.encoder.published(name) for name, _ in segmenter.encoder.named_parameters()}
+
+
+def test_counts_are_those_of_mobile_sam() -> None:
+    segmenter: Any = build_segmenter("mobile_sam", task="binary")
+    assert sum(p.numel() for p in segmenter.encoder.parameters()) == encoder_parameters("mobile_sam") == 5_743_892
+    assert sum(p.numel() for p in segmenter.encoder.neck.parameters()) == 672_768
+    assert sum(p.numel() for p in segmenter.mask_decoder.parameters()) == 4_058_340
+    assert sum(p.numel() for p in segmenter.prompt_encoder.parameters()) == 6_220
+    assert decoder_parameters("mobile_sam", task="binary") == 3_505_536
+
+
+def test_outputs_and_gradients_are_those_that_mobile_sam_gave(official: Path) -> None:
+    segmenter = _built(official, 512, torch.float64).train()
+    inputs = oracle.images(512).requires_grad_()
+    embedding, by_images, gradients = oracle.observed(segmenter.encoder, segmenter.encode(inputs), inputs)
+    for name, values in (("embedding", embedding), ("images", by_images)):
+        expected = torch.tensor(EXPECTED["512"][name], dtype=torch.float64)
+        found = torch.tensor(oracle.some(values), dtype=torch.float64)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected[:-1].abs().max()), msg=name)
+    names = _names(segmenter)
+    assert {names[name] for name in gradients} == EXPECTED["gradients"].keys()
+    for name, gradient in gradients.items():
+        assert float(gradient.norm()) == pytest.approx(EXPECTED["gradients"][names[name]], rel=1e-9), name
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_outputs_at_1024_pixels_are_those_that_mobile_sam_gave(official: Path, fused: bool) -> None:
+    segmenter = _built(official, 1024)
+    for block in segmenter.encoder.blocks:
+        block.attn.fused = fused
+    with torch.no_grad():
+        found = torch.tensor(oracle.some(segmenter.encode(oracle.images(1024).float())))
+    expected = torch.tensor(EXPECTED["1024"]["embedding"])
+    torch.testing.assert_close(found, expected, atol=1e-5 * float(expected[:-1].abs().max()), rtol=1e-5)
+
+
+@needs_checkout
+@pytest.mark.parametrize("size", oracle.SIZES)
+def test_outputs_and_gradients_equal_mobile_sam(official: Path, size: int) -> None:
+    own = oracle.own_sam(Path(CHECKOUT), image_size=size).double()
+    sam = oracle.load(own, torch.load(official, weights_only=True))
+    segmenter = _built(official, size, torch.float64)
+    inputs = oracle.images(size).requires_grad_()
+    embedding, by_images, gradients = oracle.observed(segmenter.encoder, segmenter.encode(inputs), inputs)
+    theirs = oracle.observed(sam.image_encoder, oracle.embed(sam.image_encoder, inputs), inputs)
+    _require_near(embedding, theirs[0], "embedding")
+    _require_near(by_images, theirs[1], "images")
+    for name, published in _names(segmenter).items():
+        _require_near(gradients[name], theirs[2][published], name)
+
+
+@needs_checkout
+def test_a_merged_model_loads_strictly_in_mobile_sam_and_embeds_alike(official: Path) -> None:
+    segmenter = build_segmenter("mobile_sam", task="binary", checkpoint=official, image_size=512)
+    method = LoRA(LoRAConfig(sites="q,v"))
+    method.attach(segmenter)
+    for adapter in method.adapters().values():
+        nn.init.normal_(adapter.up, std=0.1, generator=torch.Generator().manual_seed(0))
+    images = oracle.images(512).float()
+    with torch.no_grad():
+        before = segmenter.encode(images)
+        method.merge("exact")
+        sam = oracle.load(oracle.own_sam(Path(CHECKOUT), image_size=512), sam_state_dict(segmenter))
+        _require_near(oracle.embed(sam.image_encoder, images), before, "embedding", tolerance=1e-5)
+
+
+def _require_near(found: Tensor, expected: Tensor, what: str, *, tolerance: float = 1e-9) -> None:
+    scale = float(expected.detach().abs().max())
+    torch.testing.assert_close(
+        found, expected, atol=tolerance * scale, rtol=tolerance, msg=lambda text: f"{what}: {text}"
+    )
+
+
+def test_the_official_file_loads_strictly_and_an_export_gives_all_of_it_back(official: Path) -> None:
+    require_checkpoint("mobile_sam", official)
+    found = torch.load(official, weights_only=True)
+    again = sam_state_dict(build_segmenter("mobile_sam", task="binary", checkpoint=official))
+    assert again.keys() == found.keys()
+    unused = {name for name in found if "head" in name or name.endswith("num_batches_tracked")} - {
+        name for name in found if name.startswith("mask_decoder.")
+    }
+    for name, tensor in again.items():
+        assert name in unused or torch.equal(tensor, found[name].to(tensor.dtype)), name
+
+
+def test_a_file_without_classifier_and_counted_batches_loads_too(official: Path, tmp_path: Path) -> None:
+    found = torch.load(official, weights_only=True)
+    slim = {name: tensor.half() for name, tensor in found.items() if "num_batches" not in name and ".head." not in name}
+    torch.save(slim, tmp_path / "slim.pt")
+    require_checkpoint("mobile_sam", tmp_path / "slim.pt")
+    del slim["image_encoder.layers.2.blocks.3.attn.qkv.weight"]
+    torch.save(slim, tmp_path / "short.pt")
+    with pytest.raises(UsageError, match=r"missing image_encoder\.layers\.2\.blocks\.3\.attn\.qkv\.weight"):
+        require_checkpoint("mobile_sam", tmp_path / "short.pt")
+
+
+def test_statistics_of_batch_norms_never_move_and_training_equals_evaluation() -> None:
+    segmenter = build_segmenter("tiny_mobile_sam", task="binary", image_size=64)
+    Full(FullConfig()).attach(segmenter)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    buffers = {name: buffer.clone() for name, buffer in segmenter.encoder.named_buffers()}
+    in_training = segmenter.train()(images).masks
+    in_training.square().mean().backward()
+    assert torch.equal(in_training, segmenter.eval()(images).masks)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in segmenter.encoder.named_buffers())
+
+
+def test_sides_that_differ_and_sizes_that_fill_no_window() -> None:
+    segmenter = build_segmenter("tiny_mobile_sam", task="binary")
+    images = torch.randn(1, 3, 96, 160, generator=torch.Generator().manual_seed(0))
+    assert segmenter.encode(images).shape == (1, 64, 6, 10)
+    with pytest.raises(UsageError, match="no multiple of the 16 px patch"):
+        build_segmenter("mobile_sam", task="binary", image_size=500)
+
+
+def test_windows_and_maps_are_those_of_the_stage() -> None:
+    shape = backbone("mobile_sam").shape
+    assert [(block.dim, block.heads, block.window, block.scale) for block in shape.blocks] == (
+        [(128, 4, 7, 2)] * 2 + [(160, 5, 14, 1)] * 6 + [(320, 10, 7, 1)] * 2
+    )
