@@ -8,10 +8,13 @@ LOCK := $(if $(LOCKED),--constraint requirements.lock)
 # What trains nothing, starts few processes and is not marked slow.
 FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/judging harness/report)
 
+# The numeric rooms; make test-numbers runs them as a processor without AVX-512, one without AVX2 and two threads compute.
+NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile $(addprefix tests/,methods harness/models harness/training harness/evaluation)
+
 # What tests notice of small wrong changes in one room: archive, evaluation, training, methods, datasets, reporting, leases.
 ROOM ?= archive
 
-.PHONY: demo test test-fast mutants lint format test-slurm clean
+.PHONY: demo test test-numbers test-fast mutants lint format test-slurm clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml
@@ -30,6 +33,11 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(if $(FILE),$(FILE),-n auto --dist loadfile)
+
+test-numbers: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(NUMERIC)
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(NUMERIC)
+	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(NUMERIC)
 
 test-fast: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile $(FAST)
