@@ -306,3 +306,16 @@ def _as_text(value: Any) -> str:
         return str(float(value))
     except (TypeError, ValueError):
         return str(list(value) if isinstance(value, tuple) else value)
+
+
+_BESIDE_TRAINING = ("start", "loading", "testing", "merging", "other")
+
+
+def seconds_of(cost: Mapping[str, float]) -> tuple[float, bool]:
+    """How long a run took, and whether that is all of it: older records have the seconds of training alone.
+
+    Training and validation are of all starts of a run, the other stages of the last.
+    """
+    trained = cost.get("wall_time_s", 0.0)
+    others = [cost[f"stage_{name}_s"] for name in _BESIDE_TRAINING if f"stage_{name}_s" in cost]
+    return (trained + math.fsum(others), True) if others else (trained, False)

@@ -8,9 +8,9 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
+from harness.archive.cache import collector_paused
 from harness.archive.cost import CostStore
 from harness.archive.files import image_groups, image_scores
-from harness.archive.index import collector_paused
 from harness.archive.measured import ForgettingStore
 from harness.archive.schema import Record, content_hash
 from harness.archive.store import RecordStore
@@ -140,7 +140,7 @@ def built_pages(
         if anew or metrics or card_of is no_card or METHODS.is_extended or BENCHMARKS.is_extended
         else kept_texts(root)
     )
-    read = cache(store.summaries)
+    read = cache(lambda: (kept.summaries(), kept.problems) if kept else store.summaries())
     if metrics:
         _require_held(metrics, read()[0])
     sources = sources_below(root, card_of=card_of)
