@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := $(if $(LOCKED),--constraint requirements.lock)
 
 # What trains nothing, starts few processes and is not marked slow.
-FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/judging harness/report)
+FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/report)
 
 # The numeric rooms; make test-numbers runs them as a processor without AVX-512, one without AVX2 and two threads compute.
 NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile $(addprefix tests/,methods harness/models harness/training harness/evaluation)

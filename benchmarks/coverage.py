@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness import statistics as stats
-from harness.comparison.published import Published
-from harness.judging.verdicts import judge
-from harness.report.against_paper import TOLERANCE, against
+from harness.comparison.judging import judge
+from harness.comparison.papers import Published, against
+from harness.report.score_page import TOLERANCE
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 

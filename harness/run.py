@@ -47,9 +47,7 @@ def parser() -> CommandParser:
         help="rules of training and evaluation: a card's name or a .yaml file (default: nas-lora on your data, demo without)",
     )
     grid.add_argument(
-        "--backbone",
-        metavar="NAME",
-        help="vit_b, vit_l, vit_h, mobile_sam, sam3, timm/NAME or tiny (default: the card's)",
+        "--backbone", metavar="NAME", help="vit_t, vit_b, vit_l, vit_h, sam3 or timm/NAME (default: the card's)"
     )
     grid.add_argument("--seeds", default=None, metavar="N|A,B,…", help="number of seeds, or a list (default: 1)")
     grid.add_argument(
@@ -231,8 +229,7 @@ def _grid(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) ->
     if outcome.submitted:
         return 0
 
-    from harness.protocols.load import card_rules
-    from harness.report.finished import finished_table
+    from harness.report.pages import finished_table
 
     runs, width = [job.run for job in planned.jobs], terminal_width(sys.stdout)
     with stages() as tell:
@@ -241,7 +238,6 @@ def _grid(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) ->
             runs,
             request.results,
             study=arguments.study,
-            card_of=card_rules,
             style="json" if arguments.json else "text" if width else "markdown",
             width=width,
         )

@@ -15,8 +15,7 @@ from typing import Any
 from harness.archive.files import seal_holds
 from harness.archive.measured import RecordFolder, read_validated, require_seal
 from harness.archive.reading import spelt
-from harness.archive.schema import content_hash, first_backbone
-from harness.models.known import RENAMED
+from harness.archive.schema import content_hash
 
 COST_SCHEMA_VERSION = 1
 
@@ -50,16 +49,13 @@ class Comparability:
     task: str
     options: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "backbone", RENAMED.get(self.backbone, self.backbone))
-
     @property
     def on_gpu(self) -> bool:
         return bool(self.driver)
 
     @property
     def key(self) -> str:
-        return content_hash([COST_SCHEMA_VERSION, {**asdict(self), "backbone": first_backbone(self.backbone)}])
+        return content_hash([COST_SCHEMA_VERSION, asdict(self)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +95,7 @@ class MethodCost:
         checkpoint_bytes: the method's state on disk.
         joules: energy of a training step by NVML, None without an exclusive GPU.
         ratios: baseline variant -> quantity (``time``, ``memory``, ``flops``, ``device_hours``) -> `Ratio`.
+        changed: fields of ``config`` whose value is not the one that the protocol gives this method; None in older records.
     """
 
     method: str
@@ -118,6 +115,7 @@ class MethodCost:
     checkpoint_bytes: int = 0
     joules: float | None = None
     ratios: dict[str, dict[str, Ratio]] = field(default_factory=dict)
+    changed: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.archive.cost import CostStore
-from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, command, verb
-from harness.judging.definitions import FILE, read_claims
-from harness.judging.judging import Finding, findings_text, judge_claims, require_protocol
+from harness.comparison.archive import Archive
+from harness.comparison.claims import FILE, read_claims
+from harness.comparison.judging import Finding, findings_text, judge_claims, require_protocol
+from harness.comparison.papers import Papers
 from harness.planning.closed_form import trained_parameters
-from harness.protocols.load import card_names, card_rules
-from harness.report.pages import sources_below
+from harness.protocols.load import card_names
 from harness.settings.options import add_results, results_of
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.streams import say_skipped
@@ -31,25 +31,23 @@ def main(argv: list[str] | None = None) -> int:
     for name in options.names:
         if name not in known:
             raise UsageError(f"unknown claim {name!r}{did_you_mean(name, known)}")
-    store, costs = RecordStore(options.results), CostStore(options.results)
-    if not store.folder.is_dir() and not costs.folder.is_dir():
+    archive, costs = Archive(options.results), CostStore(options.results)
+    if not archive.store.folder.is_dir() and not costs.folder.is_dir():
         raise UsageError(
             f"{options.results} holds neither records nor costs; run something first (python -m harness.run …), or give"
             " --results DIR"
         )
-    records, problems = store.summaries()
-    say_skipped({**problems, **costs.problems()})
-    require_protocol(options.protocol, records, cards=card_names())
+    say_skipped({**archive.problems, **costs.problems()})
+    require_protocol(options.protocol, archive.records, cards=card_names())
     chosen = [claim for claim in claims if not options.names or claim.name in options.names]
     findings = judge_claims(
-        chosen, records, costs, protocol=options.protocol, count_of=trained_parameters,
-        sources=sources_below(options.results, card_of=card_rules),
-    )  # fmt: skip
+        chosen, archive, protocol=options.protocol, papers=Papers.read(), closed_form=trained_parameters
+    )
     if options.json:
         print(json.dumps([finding_as_data(finding) for finding in findings], indent=1))
     else:
         print(printable(findings_text(findings)), end="")
-    others = sorted({record.run.protocol for record in records} - {options.protocol})
+    others = sorted({record.run.protocol for record in archive.records} - {options.protocol})
     if others:
         print(f"records of other protocols do not count here: {', '.join(others)} (--protocol)", file=sys.stderr)
     return 0

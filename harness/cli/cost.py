@@ -120,7 +120,10 @@ def main(argv: list[str] | None = None) -> int:
     from harness.costing.session import Measured, Session
     from harness.costing.summary import summary
 
-    rows = [Measured(method=method, config=config, variant=variant) for method, config, variant, _ in chosen]
+    rows = [
+        Measured(method=method, config=config, variant=variant, changed=changed)
+        for method, config, variant, changed in chosen
+    ]
     baselines, absent = baselines_among(rows, entries, protocol=protocol, overrides=by_method, backbone=backbone)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

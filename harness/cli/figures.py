@@ -7,12 +7,11 @@ from pathlib import Path
 
 from harness.archive.cost import CostStore
 from harness.archive.measured import EvidenceStore
-from harness.archive.store import RecordStore, require_writable
+from harness.archive.store import require_writable
 from harness.cli.command import CommandParser, command, require_effect, verb
+from harness.comparison.archive import Archive
 from harness.planning.pictures import network_images
-from harness.protocols.load import card_rules
-from harness.report.figures import FIGURES, draw, figure_named
-from harness.report.figures.checking import figure_files, wrong_figures
+from harness.report.figures import FIGURES, draw, figure_files, figure_named, wrong_figures
 from harness.report.figures.material import Material, NothingToDrawError, materials
 from harness.report.figures.style import FORMATS, Format, encoded
 from harness.settings.options import add_results, results_of
@@ -35,21 +34,21 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(f"name a figure: all, {', '.join(FIGURES)}")
     out = options.out or options.results / "figures"
     require_writable(out, named="folder", option="--out")
-    wanted = list(FIGURES) if "all" in options.names else [figure_named(name) for name in options.names]
+    names = list(FIGURES) if "all" in options.names else [figure_named(name) for name in options.names]
     formats = _formats(options.format)
+    archive = Archive(options.results)
     found = materials(
-        options.results,
+        archive,
         study=load_study(options.study) if options.study else None,
         baseline=options.baseline,
-        picture_of=network_images(options.results, data=options.data) if "masks" in wanted else None,
-        card_of=card_rules,
+        pictures=network_images(options.results, data=options.data) if "masks" in names else None,
     )
-    stores = (RecordStore, CostStore, EvidenceStore)
-    say_skipped({path: reason for one in stores for path, reason in one(options.results).problems().items()})
+    stores = (CostStore(options.results), EvidenceStore(options.results))
+    say_skipped({**archive.problems, **{path: why for store in stores for path, why in store.problems().items()}})
     reasons: list[str] = []
     written = 0
     for material in found:
-        for name in wanted:
+        for name in names:
             try:
                 written += _write(name, material, out, formats)
             except NothingToDrawError as error:
@@ -81,7 +80,7 @@ def _write(name: str, material: Material, out: Path, formats: list[Format]) -> i
 
 
 def _check(root: Path) -> int:
-    wrong, notes = wrong_figures(root, card_of=card_rules)
+    wrong, notes = wrong_figures(root)
     for note in notes:
         say(note)
     for line in wrong:

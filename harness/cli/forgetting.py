@@ -16,7 +16,7 @@ from harness.cli.command import CommandParser, command, verb
 from harness.models.checkpoint import require_checkpoint_file
 from harness.plugins import load_plugin
 from harness.report.forgetting import TITLE, forgetting_page
-from harness.report.writing import write
+from harness.report.formats import write
 from harness.settings.options import add_plugins, add_results, plugins_of, results_of
 from harness.settings.read import load_settings
 from harness.system.errors import UsageError

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.cli.command import CommandParser, command, verb
-from harness.comparison.published import FOLDER, MARKS, PARAMETERS, Published, add, problems, read_file, read_published
+from harness.comparison.papers import FOLDER, MARKS, PARAMETERS, Published, add, problems, read_file, read_published
 from harness.registry import BENCHMARKS, METHODS
 from harness.system.errors import UsageError
 

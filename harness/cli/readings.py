@@ -9,13 +9,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, command, require_effect, verb
-from harness.judging.definitions import FILE, read_claims
-from harness.protocols.load import card_rules
-from harness.report.pages import images_below
+from harness.comparison.archive import Archive
+from harness.comparison.claims import FILE, read_claims
+from harness.report.formats import write
 from harness.report.readings import reading_page
-from harness.report.writing import write
 from harness.settings.options import add_results, results_of
 from harness.studies import Study, load_study
 from harness.studies.design import aliases
@@ -37,22 +35,14 @@ def main(argv: list[str] | None = None) -> int:
         require_effect(options, "json", "protocol", without="with --plan, which reads no record")
         print(design_text(study), end="")
         return 0
-    store = RecordStore(options.results)
-    if not store.folder.is_dir():
+    archive = Archive(options.results)
+    if not archive.store.folder.is_dir():
         raise UsageError(
             f"{options.results} holds no records; run the readings first: python -m harness.run --study {options.study} …"
         )
-    records, problems = store.summaries()
-    say_skipped(problems)
+    say_skipped(archive.problems)
     protocol = options.protocol or study.protocol
-    page = reading_page(
-        records,
-        study,
-        claims=read_claims(options.claims),
-        images_of=images_below(options.results),
-        protocol=protocol,
-        card_of=card_rules,
-    )
+    page = reading_page(archive.records, study, archive, claims=read_claims(options.claims), protocol=protocol)
     text = write(page)
     path = options.results / "readings" / f"{study.name}.md"
     write_atomically(path, text)

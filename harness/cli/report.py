@@ -6,10 +6,10 @@ from pathlib import Path
 
 from harness.archive.store import require_writable
 from harness.cli.command import CommandParser, command, require_effect, verb
+from harness.comparison.archive import Archive
 from harness.planning.closed_form import trained_parameters
 from harness.planning.pictures import network_images
-from harness.protocols.load import card_names, card_rules
-from harness.report.html.build import Hands, Wanted, collect
+from harness.report.html.build import Asked, collect
 from harness.report.html.rendering import html
 from harness.settings.options import add_results, results_of
 from harness.studies import load_study
@@ -30,19 +30,15 @@ def main(argv: list[str] | None = None) -> int:
     if options.no_figures:
         require_effect(options, "data", without="with --no-figures")
     require_writable(path.parent, named="folder", option="--out")
-    wanted = Wanted(
+    asked = Asked(
         study=load_study(options.study) if options.study else None,
         baseline=options.baseline,
-        claims_of=options.protocol,
+        protocol=options.protocol,
         figures=not options.no_figures,
+        closed_form=trained_parameters,
+        pictures=network_images(root, data=options.data),
     )
-    hands = Hands(
-        card_of=card_rules,
-        count_of=trained_parameters,
-        cards=card_names(),
-        picture_of=network_images(root, data=options.data),
-    )
-    content = collect(root, wanted, hands)
+    content = collect(Archive(root), asked)
     for line in content.skipped:
         say(f"not counted: {line}")
     page = html(content)

@@ -10,11 +10,9 @@ from typing import Any
 
 from harness.archive.store import RecordStore, find_record
 from harness.cli.command import CommandParser, command, require_effect, verb
+from harness.comparison.archive import Archive
 from harness.comparison.names import METRICS, benchmark_title
-from harness.protocols.load import card_rules
-from harness.report.one_run import in_terminal, record_as_data
-from harness.report.two_folders import folders_as_data, folders_in_terminal
-from harness.report.two_runs import compared, compared_in_terminal
+from harness.report.runs import TwoFolders, compared, compared_in_terminal, in_terminal, record_as_data
 from harness.settings.options import add_results, results_of
 from harness.system.errors import UsageError
 from harness.system.text import printable
@@ -51,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
             other = arguments.compare[folders_given.index(False)]
             raise UsageError(f"--compare: {other} is no results folder (it has no records/), and the other one is")
         require_effect(arguments, "results", without="with two results folders to compare")
-        folders = [RecordStore(Path(one)) for one in arguments.compare]
-        _print(lambda: folders_as_data(*folders), lambda: folders_in_terminal(*folders), arguments)
+        folders = TwoFolders.of(*(Archive(Path(one)) for one in arguments.compare))
+        _print(folders.as_data, folders.in_terminal, arguments)
         return 0
     root = results_of(arguments)
     if not root.is_dir():
@@ -69,8 +67,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 0
     _print(
-        lambda: record_as_data(found[0], store, card_of=card_rules),
-        lambda: in_terminal(found[0], store, card_of=card_rules),
+        lambda: record_as_data(found[0], store),
+        lambda: in_terminal(found[0], store),
         arguments,
     )
     return 0

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.cli.command import CommandParser, command, verb
-from harness.protocols.load import card_rules
+from harness.comparison.archive import Archive
+from harness.report.formats import as_data
 from harness.report.page import SUFFIX, Format
-from harness.report.pages import built_pages, written
-from harness.report.writing.data import as_data
+from harness.report.pages import pages_below
 from harness.settings.options import add_results, results_of
 from harness.studies import load_study, study_names
 from harness.system.errors import UsageError, os_reason
@@ -31,29 +31,27 @@ def main(argv: list[str] | None = None) -> int:
     if options.check and (metrics or options.json):
         option = "--metrics" if metrics else "--json"
         raise UsageError(f"{option} prints and writes nothing, so there is nothing to --check")
-    built = built_pages(
-        options.results, study=study, metrics=metrics, card_of=card_rules, anew="anew" if options.check else ""
-    )
+    archive = Archive(options.results)
+    pages = pages_below(archive, study=study, metrics=metrics, anew="anew" if options.check else "")
+    say_skipped(pages.skipped)
     if options.json:
-        say_skipped(built.skipped)
-        print(json.dumps([as_data(page) for page in built.content.values()], indent=1))
+        print(json.dumps([as_data(page) for page in pages.content.values()], indent=1))
         return 0
-    found = written(built, options.results, style=options.format)
-    say_skipped(found.skipped)
-    if not found.content:
+    files = pages.files(options.results, style=options.format)
+    if not files:
         say(f"no record below {options.results}, so there is no table")
     if options.check:
-        return _check(options.results, found.content, style=options.format, whole=study is None)
-    for path, text in found.content.items():
+        return _check(options.results, files, style=options.format, whole=study is None)
+    for path, text in files.items():
         if not metrics:
             _write(path, text)
     width = terminal_width(sys.stdout) if options.format == "markdown" else 0
-    shown = (built.texts("text", width=width) if width else found.content).values()
+    shown = (pages.texts("text", width=width) if width else files).values()
     print(*shown, sep="\n", end="")
     if metrics:
         print("printed only: a written table has the metrics of its study or of the papers", file=sys.stderr)
         return 0
-    for path in found.content:
+    for path in files:
         print(f"written: {path}", file=sys.stderr)
     return 0
 
@@ -85,14 +83,11 @@ def _write(path: Path, text: str) -> None:
         raise UsageError(f"cannot write the table {path}: {os_reason(error)}") from error
 
 
-def _check(root: Path, found: Mapping[Path, str], *, style: Format, whole: bool) -> int:
-    from harness.report.figures.checking import (  # a third of a second that tables do not need
-        figure_files,
-        wrong_figures,
-    )
+def _check(root: Path, files: Mapping[Path, str], *, style: Format, whole: bool) -> int:
+    from harness.report.figures import figure_files, wrong_figures  # a third of a second that tables do not need
 
     wrong = 0
-    for path, text in found.items():
+    for path, text in files.items():
         there = path.read_bytes() if path.is_file() else None
         if there == text.encode():
             continue
@@ -100,12 +95,12 @@ def _check(root: Path, found: Mapping[Path, str], *, style: Format, whole: bool)
         print(f"{path}: {'is missing' if there is None else 'differs from the records'}")
     if whole:
         for path in sorted((root / "tables").glob(f"*{SUFFIX[style]}")):
-            if path not in found:
+            if path not in files:
                 wrong += 1
                 print(f"{path}: no record gives this table")
-    checked = f"{len(found)} tables"
+    checked = f"{len(files)} tables"
     if whole and style == "markdown" and (figures := figure_files(root)):
-        lines, notes = wrong_figures(root, card_of=card_rules)
+        lines, notes = wrong_figures(root)
         for note in notes:
             say(note)
         for line in lines:

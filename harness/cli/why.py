@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, command, verb
-from harness.comparison.provenance import Folder
-from harness.protocols.load import card_rules
+from harness.comparison.archive import Archive
 from harness.report.page import SUFFIX
-from harness.report.pages import cost_page_below, sources_below
-from harness.report.tables import score_page
+from harness.report.pages import page_of
 from harness.report.why import explain
 from harness.settings.options import results_of
-from harness.studies import load_study, study_names
-from harness.system.errors import UsageError, did_you_mean
 from harness.system.streams import say_skipped
 from harness.system.text import printable
 
@@ -40,28 +35,10 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     root = options.results or _folder_of(Path(options.table)) or results_of(options)
-    store = RecordStore(root)
-    records, skipped = store.summaries()
-    say_skipped(skipped)
-    sources = sources_below(root, card_of=card_rules)
-    table = options.table if options.table.endswith(".yaml") else Path(options.table).stem
-    protocols = {record.run.protocol for record in records}
-    if table in protocols:
-        page = score_page((record for record in records if record.run.protocol == table), sources=sources)
-    elif table in study_names() or table.endswith(".yaml"):
-        study = load_study(table)
-        cost = study.table.kind == "cost"
-        page = (
-            cost_page_below(root, study, card_of=card_rules)
-            if cost
-            else score_page(records, study=study, sources=sources)
-        )
-    else:
-        raise UsageError(f"no table {options.table!r} below {root}{did_you_mean(table, [*protocols, *study_names()])}")
-    if not any(block.columns for block in page.blocks):
-        raise UsageError(f"no record below {root} belongs to table {options.table!r}")
-    folder = Folder(store=store, records=records)
-    print(printable(explain(page, folder, row=options.row, column=options.column)), end="")
+    archive = Archive(root)
+    say_skipped(archive.problems)
+    page = page_of(archive, options.table)
+    print(printable(explain(page, archive, row=options.row, column=options.column)), end="")
     return 0
 
 

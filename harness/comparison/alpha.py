@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from harness.archive.schema import Record
-from harness.archive.store import RecordStore
-from harness.registry import operation_names
+from harness.comparison.archive import Archive, Shares
 from harness.statistics import ALPHA, Test
 
-Shares = Mapping[str, Sequence[float]]
-"""site -> softmax(α) over its operations, of one epoch."""
-
 AlphaCode = Literal["", "ALPHA_STUCK", "ALPHA_UNIFORM"]
-AlphaOf = Callable[[Record], AlphaCode]
-EndOf = Callable[[Record], Shares | None]
 
 NEAR_UNIFORM = 1.1
 """Shares up to this multiple of 1/n count as uniform: our choice. α ~ N(0, 0.001²) alone gives 1.003."""
@@ -37,16 +30,6 @@ def search_start(record: Record) -> int | None:
     start = config.get("search_start_epoch")
     searched = config.get("stagewise") and isinstance(start, int) and 0 < start < len(record.history)
     return start if searched else None
-
-
-def no_alpha(record: Record) -> AlphaCode:
-    """For pages that look at no α history."""
-    return ""
-
-
-def no_end(record: Record) -> Shares | None:
-    """The same."""
-    return None
 
 
 MOST_ARRANGEMENTS = 20_000
@@ -70,45 +53,18 @@ def alpha_code(record: Record, last: Shares) -> AlphaCode:
     return "ALPHA_UNIFORM" if largest <= NEAR_UNIFORM else ""
 
 
-def alpha_codes_below(root: Path) -> AlphaOf:
-    """`alpha_code` with the histories beside the records; methods without an α cost nothing."""
-    end_of = ends_below(root)
-
-    def code(record: Record) -> AlphaCode:
-        end = end_of(record)
-        return alpha_code(record, end) if end else ""
-
-    return code
-
-
-def ends_below(root: Path) -> EndOf:
-    """softmax(α) at the end from the histories beside the records, each read once; None of a run that has none."""
-    store = RecordStore(root)
-    known: dict[str, Shares | None] = {}
-
-    def end(record: Record) -> Shares | None:
-        if record.key not in known:
-            known[record.key] = _read(record)
-        return known[record.key]
-
-    def _read(record: Record) -> Shares | None:
-        if record.code != "OK" or len(operation_names(record.run.method, record.run.method_config)) < 2:
-            return None
-        try:
-            history = store.architecture(record)
-        except ValueError:
-            return None
-        return history[-1] if history else None
-
-    return end
+def alpha_codes(records: Iterable[Record], archive: Archive) -> list[str]:
+    """The codes of runs whose α says nothing, each once."""
+    ends = ((record, archive.mixture(record)) for record in records)
+    return sorted({code for record, end in ends if end and (code := alpha_code(record, end))})
 
 
 def entropy(shares: Shares) -> float:
     """Mean over sites of −Σ p log p / log n: 1 is uniform, 0 one operation alone."""
     values = [
-        -math.fsum(p * math.log(p) for p in one if p > 0) / math.log(len(one))
-        for one in shares.values()
-        if len(one) > 1
+        -math.fsum(p * math.log(p) for p in of_site if p > 0) / math.log(len(of_site))
+        for of_site in shares.values()
+        if len(of_site) > 1
     ]
     return math.fsum(values) / len(values)
 

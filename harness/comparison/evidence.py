@@ -4,31 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 
-from harness.archive.measured import BlockEvidence, EvidenceRecord, EvidenceStore
-from harness.archive.schema import Record
+from harness.archive.measured import BlockEvidence, EvidenceRecord
 from harness.statistics.cka import cka
-
-EvidenceOf = Callable[[Record], EvidenceRecord | None]
-"""A run's evidence, None where it was not measured."""
-
-
-def no_evidence(record: Record) -> EvidenceRecord | None:
-    """For pages that look at none."""
-    return None
-
-
-def evidence_below(root: Path) -> EvidenceOf:
-    """From the folder of evidence of a results folder; each is read once."""
-    store = EvidenceStore(root)
-
-    @cache
-    def of(key: str) -> EvidenceRecord | None:
-        return store.find(key)
-
-    return lambda record: of(record.key)
 
 
 def distance_change(block: BlockEvidence) -> float:
@@ -83,4 +61,4 @@ def mean_change(record: EvidenceRecord, measure: str, kind: str) -> float | None
 
 def comparable(records: Sequence[EvidenceRecord]) -> bool:
     """Whether all were measured on the same images in the same minibatches."""
-    return len({(tuple(map(tuple, one.images)), one.batch, one.grid) for one in records}) <= 1
+    return len({(tuple(map(tuple, record.images)), record.batch, record.grid) for record in records}) <= 1

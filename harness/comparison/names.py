@@ -25,6 +25,11 @@ class Metric:
     def heading(self) -> str:
         return f"{self.title} {'↓' if self.lower_is_better else '↑'}"
 
+    @property
+    def sign(self) -> int:
+        """What a score is multiplied by so that higher is better."""
+        return -1 if self.lower_is_better else 1
+
 
 METRICS = {
     "s_measure": Metric(title="Sα"),
@@ -108,8 +113,8 @@ def shown_metrics(name: str, runs: Iterable[Run], *, scored: Collection[str]) ->
     """What tables show of a benchmark: what the papers report, else what the benchmark itself says in ``runs``, else the
     usual metrics, as far as records hold them."""
     declared = next((run.benchmark_metrics for run in runs if run.benchmark == name and run.benchmark_metrics), ())
-    told = tuple(dict.fromkeys(one for one in declared if one in scored))
-    usual = tuple(one for one in USUAL_METRICS if one in scored)
+    told = tuple(dict.fromkeys(metric for metric in declared if metric in scored))
+    usual = tuple(metric for metric in USUAL_METRICS if metric in scored)
     return PAPER_METRICS.get(name) or told or usual or tuple(sorted(scored)) or ("iou",)
 
 

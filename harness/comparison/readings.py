@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.archive.schema import Record
-from harness.comparison import names
-from harness.comparison.grid import Grid, first_columns
-from harness.comparison.paired import Difference, ImagesOf, paired_difference
-from harness.comparison.rules import CardOf, no_card
-from harness.comparison.sheets import grids
+from harness.comparison.archive import Archive
+from harness.comparison.cells import Column, Difference, Grid
+from harness.comparison.grids import grids
+from harness.comparison.rows import Row
 from harness.statistics import t_interval
 from harness.studies import Study
 from harness.studies.design import Point
@@ -53,62 +52,55 @@ class Specification:
     @property
     def mean(self) -> float:
         """Over benchmarks."""
-        return statistics.fmean(one.mean for one in self.differences.values())
+        return statistics.fmean(difference.mean for difference in self.differences.values())
 
 
 def with_readings(
-    records: Iterable[Record], study: Study, *, protocol: str, card_of: CardOf = no_card
+    records: Iterable[Record], study: Study, archive: Archive, *, protocol: str
 ) -> list[tuple[Grid, Study]]:
     """Each sheet of ``protocol`` that tables show of the study, with a run of a reading; and the study on its benchmarks."""
     here = [record for record in records if record.run.protocol == protocol]
-    found = []
-    for grid in grids(here, study=study, card_of=card_of):
-        if any(grid.members[row] for row in rows_of_readings(grid, study)):
+    told = []
+    for grid in grids(here, archive, study=study):
+        if any(row.records for row in rows_of_readings(grid, study)):
             there = {record.run.benchmark for record in grid.records}
             kept = tuple(name for name in study.benchmarks if name in there)
-            found.append((grid, replace(study, benchmarks=kept)))
-    return found
+            told.append((grid, replace(study, benchmarks=kept)))
+    return told
 
 
-def rows_of_readings(grid: Grid, study: Study) -> dict[int, Point]:
+def rows_of_readings(grid: Grid, study: Study) -> dict[Row, Point]:
     """Row of the grid -> reading."""
     assert study.readings is not None
     labels = {entry.label: point for entry, point in zip(study.readings.entries(), study.readings.points, strict=True)}
-    return {index: labels[row.label] for index, row in enumerate(grid.rows) if row.label in labels}
+    return {row: labels[row.label] for row in grid.rows if row.label in labels}
 
 
-def specification_curve(grid: Grid, study: Study, images_of: ImagesOf, *, baseline: str) -> list[Specification]:
+def specification_curve(grid: Grid, study: Study, *, baseline: str) -> list[Specification]:
     """Every reading with a run, the one that says least for the method first; empty where the baseline has none."""
-    rows, places = rows_of_readings(grid, study), first_columns(grid)
-    base = next((i for i, row in enumerate(grid.rows) if row.label == baseline), None)
-    found = []
-    for row, point in rows.items():
-        if base is None:
-            break
-        differences = {}
-        for place in places:
-            difference = paired_difference(
-                grid.cells[row, place], grid.cells[base, place], grid.columns[place],
-                scored=(grid.rows[row].score, grid.rows[base].score), images_of=images_of,
-            )  # fmt: skip
-            if difference is not None:
-                differences[grid.columns[place].benchmark] = difference
+    base = grid.row(baseline)
+    if base is None:
+        return []
+    curve = []
+    for row, point in rows_of_readings(grid, study).items():
+        differences = {
+            benchmark: difference
+            for benchmark, column in grid.first_columns.items()
+            if (difference := grid.difference(row, base, column)) is not None
+        }
         if differences:
-            known = [_validation(grid, row, place) for place in places]
-            validation = statistics.fmean(one for one in known if one is not None) if None not in known else None
-            found.append(Specification(point=point, differences=differences, validation=validation))
-    return sorted(found, key=lambda one: one.mean)
+            scores = [_validation(row, column) for column in grid.first_columns.values()]
+            known = [score for score in scores if score is not None]
+            validation = statistics.fmean(known) if len(known) == len(scores) else None
+            curve.append(Specification(point=point, differences=differences, validation=validation))
+    return sorted(curve, key=lambda specification: specification.mean)
 
 
-def _validation(grid: Grid, row: int, place: int) -> float | None:
+def _validation(row: Row, column: Column) -> float | None:
     """Mean over seeds of what the chosen checkpoints scored on validation, in points; greater is better."""
-    column = grid.columns[place]
-    sign = -1 if names.metric(column.metric).lower_is_better else 1
-    here = [
-        one for one in grid.members[row] if (one.run.benchmark, one.run.manifest) == (column.benchmark, column.manifest)
-    ]
-    scores = [one.scores.get("best", {}).get("val", {}).get(column.metric) for one in here]
-    known = [100 * sign * score for score in scores if score is not None]
+    here = [record for record in row.on.get(column.benchmark, ()) if record.run.manifest == column.manifest]
+    scores = [record.scores.get("best", {}).get("val", {}).get(column.metric) for record in here]
+    known = [100 * column.sign * score for score in scores if score is not None]
     return statistics.fmean(known) if known else None
 
 
@@ -116,19 +108,20 @@ def main_effects(grid: Grid, study: Study) -> list[Effect]:
     """Of every field, from the replicates that have all runs of the design; empty where there is none."""
     readings = study.readings
     assert readings is not None
-    rows = {index: point for index, point in rows_of_readings(grid, study).items() if point.screening}
+    rows = {row: point for row, point in rows_of_readings(grid, study).items() if point.screening}
     replicates: list[list[float]] = []
-    for place in first_columns(grid):
-        sign = -1 if names.metric(grid.columns[place].metric).lower_is_better else 1
+    for column in grid.first_columns.values():
         for seed in grid.seeds:
-            scores = {row: grid.cells[row, place].values.get(seed) for row in rows}
-            if None in scores.values() or not scores:
-                continue
-            known = {row: 100 * sign * value for row, value in scores.items() if value is not None}
-            replicates.append([_contrast(known, rows, place=at) for at in range(len(readings.fields))])
+            scores = {
+                row: 100 * column.sign * cell.values[seed]
+                for row in rows
+                if seed in (cell := grid.cells[row, column]).values
+            }
+            if rows and len(scores) == len(rows):
+                replicates.append([_contrast(scores, rows, place=at) for at in range(len(readings.fields))])
     if not replicates:
         return []
-    effects = [[one[at] for one in replicates] for at in range(len(readings.fields))]
+    effects = [[values[at] for values in replicates] for at in range(len(readings.fields))]
     margin = lenth_margin([statistics.fmean(values) for values in effects])
     found = []
     for field, values in zip(readings.fields, effects, strict=True):
@@ -139,7 +132,7 @@ def main_effects(grid: Grid, study: Study) -> list[Effect]:
     return found
 
 
-def _contrast(scores: Mapping[int, float], rows: Mapping[int, Point], *, place: int) -> float:
+def _contrast(scores: Mapping[Row, float], rows: Mapping[Row, Point], *, place: int) -> float:
     level = {high: [scores[row] for row, point in rows.items() if point.levels[place] == high] for high in (0, 1)}
     return statistics.fmean(level[1]) - statistics.fmean(level[0])
 

@@ -1,14 +1,15 @@
-"""The rows of a table: which records are of one method configuration, and what a row is called."""
+"""The rows of a table: which records are of one method configuration, what a row is called, and which code made its runs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.archive.schema import (
     OPTIONS_ADDED_LATER,
+    Code,
     Record,
     Run,
     chosen_from,
@@ -16,42 +17,137 @@ from harness.archive.schema import (
     first_names,
     hashed_options,
 )
-from harness.comparison.names import method_rank
+from harness.comparison.names import SCORE_TITLES, method_rank
 from harness.registry import label_note
 from harness.studies import Study
 from harness.studies.grids import grid_of
 
+if TYPE_CHECKING:
+    from harness.comparison.archive import Archive
 
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Records of one method configuration.
+MISSING = "MISSING"
+"""The code of a run that has no record."""
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Sheet:
+    """What the records of one table share, so that no column can mix two protocols."""
+
+    protocol: str
+    protocol_hash: str
+    backbone: str
+    checkpoint: str
+
+    @classmethod
+    def of(cls, run: Run) -> Sheet:
+        return cls(
+            protocol=run.protocol, protocol_hash=run.protocol_hash, backbone=run.backbone, checkpoint=run.checkpoint
+        )
+
+    @property
+    def digest(self) -> str:
+        return content_hash(list(astuple(self)))
+
+    def why(self) -> list[str]:
+        return [
+            f"  protocol {self.protocol}, hash {self.protocol_hash}",
+            f"  backbone {self.backbone}, checkpoint {self.checkpoint or 'none (random weights)'}",
+        ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """A method configuration, and which of its models is scored (``best``, ``merged-exact``, …).
 
     Args:
-        scores: which of its models are scored, a row each.
         options: what is changed in the protocol's configuration.
+        note: what its configuration says of itself, behind the label wherever that is printed.
+        trials: how it was tuned, behind the label in tables.
+        records: of this configuration, on every benchmark, with placeholders of planned runs that have none.
     """
 
+    sheet: Sheet
     label: str
     method: str
-    members: Sequence[Record]
-    scores: tuple[str, ...] = ("best",)
+    score: str = "best"
+    note: str = ""
+    trials: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    records: Sequence[Record] = ()
+
+    @property
+    def named(self) -> str:
+        """The label with what its configuration says of itself."""
+        return self.label + self.note
+
+    @property
+    def in_words(self) -> str:
+        """`named` as part of a sentence."""
+        return quoted(self.named)
+
+    @property
+    def shown(self) -> str:
+        """The label in a table."""
+        return self.named + self.trials
+
+    @cached_property
+    def runs(self) -> list[Record]:
+        """Its records, without the placeholders."""
+        return [record for record in self.records if is_run(record)]
 
     @cached_property
     def on(self) -> Mapping[str, Sequence[Record]]:
-        """benchmark -> its members."""
-        return by_benchmark(self.members)
+        """benchmark -> its records."""
+        return by_benchmark(self.records)
+
+    def runs_on(self, benchmark: str) -> list[Record]:
+        return [record for record in self.on.get(benchmark, ()) if is_run(record)]
+
+    def finished(self, benchmark: str) -> list[Record]:
+        """The runs on one benchmark that ended well, by seed."""
+        ended = [record for record in self.on.get(benchmark, ()) if record.code == "OK"]
+        return sorted(ended, key=lambda record: (record.run.seed, record.key))
+
+    def why(self, archive: Archive) -> list[str]:
+        """The runs of the whole row, for what all of them share (its name, its parameters, its memory)."""
+        lines = [*self.sheet.why(), f"  method {self.method}, scored model {self.score}"]
+        for record in self.runs:
+            counts = ", ".join(f"{name} {count:,}" for name, count in sorted(record.parameters.items()))
+            lines.append(
+                f"  {record.key}: {record.run.benchmark}, seed {record.run.seed}, {record.code}"
+                + (f"; parameters: {counts}" if counts else "")
+            )
+        return lines
+
+
+def quoted(label: str) -> str:
+    """A label between others in a sentence: in quotation marks where its own commas would read as theirs."""
+    return f"“{label}”" if ", " in label or "; " in label else label
+
+
+def placeholder(run: Run) -> Record:
+    """Stands for a planned run that has no record, so that its cell says so."""
+    return Record(run=run, key=run.key, code=cast(Code, MISSING))
+
+
+def is_run(record: Record) -> bool:
+    return record.code != MISSING
+
+
+def is_result(run: Run) -> bool:
+    """Whether a table shows the run by itself: not where it was a trial that was not chosen."""
+    return not run.tuning or "chosen" in run.tuning
 
 
 def by_benchmark(records: Iterable[Record]) -> dict[str, list[Record]]:
     """benchmark -> its records; a large folder is gone through once, not once a benchmark."""
-    found: dict[str, list[Record]] = {}
+    members: dict[str, list[Record]] = {}
     for record in records:
-        found.setdefault(record.run.benchmark, []).append(record)
-    return found
+        members.setdefault(record.run.benchmark, []).append(record)
+    return members
 
 
-def groups_of_records(records: Sequence[Record]) -> list[Group]:
+def rows_of_records(sheet: Sheet, records: Sequence[Record]) -> list[Row]:
     """A row a method configuration, whatever the sweeps that made its records called it.
 
     Two configurations of one name get their hash behind it rather than share a cell. Where a benchmark has runs of two
@@ -61,23 +157,32 @@ def groups_of_records(records: Sequence[Record]) -> list[Group]:
     for record in records:
         if is_result(record.run):
             members.setdefault((record.run.method, _identity(record.run)), []).append(record)
-    labels = {place: _label(mine) for place, mine in members.items()}
-    for place, mine in list(members.items()):
-        outdone = _outdone(mine)
-        members[place] = [record for record in mine if record.key not in outdone]
-        for record in mine:
+    labels = {place: _label(alike) for place, alike in members.items()}
+    for place, alike in list(members.items()):
+        outdone = _outdone(alike)
+        members[place] = [record for record in alike if record.key not in outdone]
+        for record in alike:
             if record.key in outdone:
                 apart = (record.run.method, content_hash(hashed_options(record.run.method_config)))
                 members.setdefault(apart, []).append(record)
                 labels[apart] = _name(record.run, ())
-    groups: list[Group] = []
+    rows: list[Row] = []
     for place in sorted(members, key=lambda place: (method_rank(place[0]), labels[place], place[1])):
-        label = labels[place]
+        alike, label = members[place], labels[place]
         if list(labels.values()).count(label) > 1:
             label += f" #{place[1][:6]}"
-        changed = members[place][0].run.changed
-        groups.append(Group(label=label, method=place[0], members=members[place], options=changed))
-    return groups
+        rows.append(
+            Row(
+                sheet=sheet,
+                label=label,
+                method=place[0],
+                options=alike[0].run.changed,
+                records=tuple(alike),
+                note=_note(alike),
+                trials=_trials(alike),
+            )
+        )
+    return rows
 
 
 def _identity(run: Run) -> str:
@@ -90,31 +195,26 @@ def _identity(run: Run) -> str:
 def _outdone(members: Iterable[Record]) -> set[str]:
     """Keys of a row's runs in whose place a choice from more trials has put others, on the same benchmark."""
     outdone = set()
-    for mine in by_benchmark(record for record in members if record.run.tuning).values():
+    for tuned in by_benchmark(record for record in members if record.run.tuning).values():
         choices: dict[str, list[Record]] = {}
-        for record in mine:
+        for record in tuned:
             chosen = [str(record.run.method_config.get(name)) for name in sorted(record.run.tuning.get("grid", {}))]
             choices.setdefault(",".join(chosen), []).append(record)
-        most = max(record.run.trial_runs for record in mine)
+        most = max(record.run.trial_runs for record in tuned)
         for runs in choices.values():
             if max(record.run.trial_runs for record in runs) < most:
                 outdone |= {record.key for record in runs}
     return outdone
 
 
-def is_result(run: Run) -> bool:
-    """Whether a table shows the run by itself: not where it was a trial that was not chosen."""
-    return not run.tuning or "chosen" in run.tuning
-
-
-def note_of(records: Sequence[Record]) -> str:
+def _note(records: Sequence[Record]) -> str:
     """What the configuration says of itself (`harness.methods.configs.MethodConfig.label_note`); nothing where the runs of a row do
     not agree or the method is not known here."""
     notes = {label_note(record.run.method, record.run.method_config) for record in records}
     return f" ({note})" if len(notes) == 1 and (note := notes.pop()) else ""
 
 
-def trials_of(records: Iterable[Record]) -> str:
+def _trials(records: Iterable[Record]) -> str:
     """``, tuned, 4 trials``; empty for rows that were not."""
     counts = sorted({len(record.run.tuning.get("trials", ())) for record in records} - {0})
     return f", tuned, {'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} trials" if counts else ""
@@ -135,23 +235,29 @@ def _name(run: Run, tuned: Collection[str]) -> str:
     return f"{run.method}[{changed}]" if changed else run.method
 
 
-def groups_of_study(study: Study, records: Sequence[Record]) -> list[Group]:
-    """A row an entry of the study, whether it has records or not."""
+def rows_of_study(sheet: Sheet, study: Study, records: Sequence[Record]) -> list[Row]:
+    """A row an entry of the study and model of it that is scored, whether it has records on the study's benchmarks or not."""
     by_method: dict[str, list[Record]] = {}
     for record in records:
         by_method.setdefault(record.run.method, []).append(record)
-    groups = []
+    rows = []
     for entry in study.entries:
-        found = [record for record in by_method.get(entry.method, []) if is_entry(record, entry.options)]
+        fitting = [record for record in by_method.get(entry.method, []) if is_entry(record, entry.options)]
         if grid := grid_of(entry.method, entry.options, study.tune):
-            members = _own_choice(study, grid, [record for record in found if "chosen" in record.run.tuning])
+            members = _own_choice(study, grid, [record for record in fitting if "chosen" in record.run.tuning])
         else:  # what a row names itself is not tuned, even where another study has tuned it
-            members = [record for record in found if record.run.changed.keys() <= entry.options.keys()] or found
+            members = [one for one in fitting if one.run.changed.keys() <= entry.options.keys()] or fitting
+        here = [one for one in members if one.run.benchmark in study.benchmarks and one.run.seed in study.seeds]
+        row = Row(
+            sheet=sheet, label=entry.label, method=entry.method, options=entry.options, records=tuple(here),
+            note=_note(members), trials=_trials(here),
+        )  # fmt: skip
         scores = entry.scores or study.table.scores
-        groups.append(
-            Group(label=entry.label, method=entry.method, members=members, scores=scores, options=entry.options)
-        )
-    return groups
+        for score in scores:
+            title = SCORE_TITLES.get(score, score)
+            label = entry.label + (f" ({title})" if title and len(scores) > 1 else "")
+            rows.append(replace(row, label=label, score=score))
+    return rows
 
 
 def _own_choice(study: Study, grid: Mapping[str, Sequence[Any]], chosen: Sequence[Record]) -> list[Record]:
@@ -183,13 +289,77 @@ def is_entry(record: Record, options: Mapping[str, Any]) -> bool:
     """Whether a run's configuration is the protocol's with ``options`` and nothing else changed, but for what tuning
     chose; labels may differ."""
     config = {**OPTIONS_ADDED_LATER, **first_names(record.run.method_config)}
-    wanted = first_names(options)
-    asked = all(name in config and _plain(value) == _plain(config[name]) for name, value in wanted.items())
-    if not asked or record.run.changed.keys() <= options.keys():
-        return asked
+    config, asked = plain_values(config), plain_values(first_names(options))
+    has_them = all(name in config and value == config[name] for name, value in asked.items())
+    if not has_them or record.run.changed.keys() <= options.keys():
+        return has_them
     chosen = record.run.tuning.get("chosen", {})
     return record.run.changed.keys() <= options.keys() | chosen.keys()
 
 
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """With lists where a configuration has tuples, as JSON gives them back."""
+
+    def plain(value: Any) -> Any:
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return {name: plain(value) for name, value in config.items()}
+
+
+def version_of(record: Record) -> str:
+    """The code that made a record: its snapshot, or commit with the hash of uncommitted changes. It moves with every comment."""
+    environment = record.environment
+    commit, dirty = environment.get("commit", "")[:10], environment.get("dirty", "")[:6]
+    return environment.get("snapshot", "")[:12] or (commit + (f"+{dirty}" if dirty else "")) or "unknown"
+
+
+def begun_by(record: Record) -> str:
+    """Words about a record that other number-making code began, empty for any other."""
+    codes = record.environment.get("begun_by", "")
+    return f", begun by other code ({codes})" if codes else ""
+
+
+def stale_versions(records: Iterable[Record]) -> frozenset[str]:
+    """Every version but that of the record finished last."""
+    known = list(records)
+    return frozenset({version_of(record) for record in known} - {version_of(_latest(known))} if known else ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeDifferences:
+    """What a table says of the code behind its records. What can touch a number has fingerprints of its own
+    (`Record.environment`: ``numbers``, ``numbers_method``, ``numbers_benchmark``, hashes of code without comments).
+
+    Args:
+        touched: keys of records whose number-making code is not that of the latest record.
+        mixed: keys of records that other number-making code began than finished them.
+        untold: versions, other than the latest, whose records do not say what code made their numbers.
+    """
+
+    touched: frozenset[str]
+    mixed: frozenset[str]
+    untold: tuple[str, ...]
+
+
+def code_differences(records: Sequence[Record]) -> CodeDifferences:
+    """Compare the shared code with the latest record's, a method's with the latest of that method, a benchmark's likewise."""
+    told = [record for record in records if record.environment.get("numbers")]
+    touched: set[str] = set()
+    parts: tuple[tuple[str, Callable[[Record], str]], ...] = (
+        ("numbers", lambda record: ""),
+        ("numbers_method", lambda record: record.run.method),
+        ("numbers_benchmark", lambda record: record.run.benchmark),
+    )
+    for name, kind in parts:
+        for value in {kind(record) for record in told}:
+            alike = [record for record in told if kind(record) == value]
+            newest = _latest(alike).environment.get(name)
+            touched |= {record.key for record in alike if record.environment.get(name) != newest}
+    untold = {version_of(record) for record in records if not record.environment.get("numbers")}
+    newest_version = {version_of(_latest(records))} if records else set()
+    mixed = frozenset(record.key for record in records if record.environment.get("begun_by"))
+    return CodeDifferences(touched=frozenset(touched), mixed=mixed, untold=tuple(sorted(untold - newest_version)))
+
+
+def _latest(records: Sequence[Record]) -> Record:
+    return max(records, key=lambda record: (record.finished, record.key))

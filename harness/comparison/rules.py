@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.archive.schema import ADDED_LATER, QUIRKS_ADDED_LATER, Record, hashed_rules
+from harness.protocols.load import card_rules
 
 Rules = Mapping[str, Any]
-CardOf = Callable[[str, str], Rules | None]
-"""(protocol, benchmark) -> the rules that the harness's own card of that name has for it; None where there is none."""
-
 Difference = Mapping[str, tuple[Any, Any]]
 """dotted name -> (ours, the card's)"""
 
@@ -19,32 +17,32 @@ PROMINENT = ("epochs", "image_size", "train_limit", "lr", "batch_size", "optimiz
 """Rules that are named before others, which follow in the order of the alphabet."""
 
 
-def no_card(protocol: str, benchmark: str) -> Rules | None:
-    """For pages that know no cards."""
-    return None
+def card(protocol: str, benchmark: str) -> Rules | None:
+    """The rules that the harness's own card of this name has for a benchmark; None where there is no such card."""
+    return card_rules(protocol, benchmark)
 
 
 def flat(rules: Rules) -> dict[str, Any]:
     """Dotted name -> value of everything that can change a number; fields younger than a record at their old value."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
 
-    def walk(values: Mapping[str, Any], path: str) -> None:
-        for key, value in values.items():
+    def walk(table: Mapping[str, Any], path: str) -> None:
+        for key, value in table.items():
             if isinstance(value, Mapping):
                 walk(value, f"{path}{key}.")
             else:
-                found[path + key] = list(value) if isinstance(value, tuple) else value
+                values[path + key] = list(value) if isinstance(value, tuple) else value
 
     hashed = {**ADDED_LATER, **hashed_rules(dict(rules))}
     if isinstance(hashed.get("quirks"), Mapping):
         hashed["quirks"] = {**QUIRKS_ADDED_LATER, **hashed["quirks"]}
     walk(hashed, "")
-    return found
+    return values
 
 
-def differences(one: Rules, other: Rules) -> dict[str, tuple[Any, Any]]:
+def differences(ours: Rules, theirs: Rules) -> dict[str, tuple[Any, Any]]:
     """Fields in which the two differ; one that only one of them has is `NOT_THERE` in the other."""
-    first, second = flat(one), flat(other)
+    first, second = flat(ours), flat(theirs)
     return {
         name: (first.get(name, NOT_THERE), second.get(name, NOT_THERE))
         for name in [*PROMINENT, *sorted((first.keys() | second.keys()) - {*PROMINENT})]
@@ -52,7 +50,7 @@ def differences(one: Rules, other: Rules) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def from_card(ours: Rules, card: Rules) -> dict[str, tuple[Any, Any]]:
+def from_card(ours: Rules, of_card: Rules) -> dict[str, tuple[Any, Any]]:
     """`differences` of a run from its card.
 
     A budget of epochs under a card with one of updates is none: planning gives it to methods for which the two are the
@@ -60,7 +58,7 @@ def from_card(ours: Rules, card: Rules) -> dict[str, tuple[Any, Any]]:
     """
     return {
         name: pair
-        for name, pair in differences(ours, card).items()
+        for name, pair in differences(ours, of_card).items()
         if name != "own_classes"
         and not (name == "split_seed" and ours.get("split_follows_seed"))
         and (name, *pair) != ("budget", "epochs", "updates")
@@ -73,34 +71,37 @@ def told_apart(first: Iterable[Record], second: Iterable[Record]) -> dict[str, l
     Runs of one sheet share their rules but for the budget, of which planning gives a method that spares no updates its own.
     """
     here, there = (
-        {(one.run.benchmark, one.run.rules.get("budget")): one.run.rules for one in records}
+        {(record.run.benchmark, record.run.rules.get("budget")): record.run.rules for record in records}
         for records in (first, second)
     )
-    found: dict[str, list[str]] = {}
+    changed: dict[str, list[str]] = {}
     for (name, _), rules in here.items():
         for other in (other for (benchmark, _), other in there.items() if benchmark == name):
-            changed = differences(rules, other)
-            found[name] = [one for one in found.get(name, changed) if one in changed]
-    return found
+            differing = differences(rules, other)
+            changed[name] = [rule for rule in changed.get(name, differing) if rule in differing]
+    return changed
 
 
 def in_words(difference: Difference) -> str:
     """``epochs 1 instead of 40, image_size 128 instead of 1024``"""
-    return ", ".join(f"{name} {_short(a)} instead of {_short(b)}" for name, (a, b) in difference.items())
+    return ", ".join(each_in_words(difference))
 
 
-def overrides(records: Iterable[Record], card_of: CardOf) -> dict[str, Difference] | None:
+def each_in_words(difference: Difference) -> list[str]:
+    return [f"{name} {_short(a)} instead of {_short(b)}" for name, (a, b) in difference.items()]
+
+
+def overrides(records: Iterable[Record]) -> dict[str, Difference] | None:
     """Benchmark -> how its runs' rules differ from their card's; None where their card is not known."""
-    found: dict[str, Difference] = {}
-    for record in records:
-        run = record.run
-        if run.benchmark in found:
+    changed: dict[str, Difference] = {}
+    for run in (record.run for record in records):
+        if run.benchmark in changed:
             continue
-        card = card_of(run.protocol, run.benchmark)
-        if card is None:
+        rules = card(run.protocol, run.benchmark)
+        if rules is None:
             return None
-        found[run.benchmark] = from_card(run.rules, card)
-    return found
+        changed[run.benchmark] = from_card(run.rules, rules)
+    return changed
 
 
 def overrides_in_words(by_benchmark: Mapping[str, Difference]) -> str:
@@ -131,9 +132,9 @@ HEADED: Mapping[str, Callable[[Any], str]] = {
 
 def headed(names: Iterable[str], rules: Rules) -> str:
     """The values of some rules as a heading says them: ``400 training images, 266 px, warmup 50``."""
-    values, wanted = flat(rules), list(names)
-    first = [HEADED[name](values[name]) for name in HEADED if name in wanted and name in values]
-    rest = [f"{name} {_short(values.get(name, NOT_THERE))}" for name in wanted if name not in HEADED]
+    values, asked = flat(rules), list(names)
+    first = [HEADED[name](values[name]) for name in HEADED if name in asked and name in values]
+    rest = [f"{name} {_short(values.get(name, NOT_THERE))}" for name in asked if name not in HEADED]
     return ", ".join([*first, *rest])
 
 

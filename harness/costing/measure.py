@@ -74,6 +74,7 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
                 method=row.method,
                 variant=row.variant,
                 config=asdict(row.config),
+                changed=sorted(row.changed),
                 seconds=times,
                 shares=shares,
                 step_seconds=_weighted(times, shares),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +17,12 @@ from harness.system.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A method to measure: canonical name, configuration, and what tables call it."""
+    """A method to measure: canonical name, configuration, what tables call it, and the options that differ from the card's."""
 
     method: str
     config: Any
     variant: str
+    changed: Collection[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

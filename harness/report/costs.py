@@ -1,21 +1,18 @@
-"""Cost records as tables: measurements, ratios and claims of one comparability key; never two keys in one block."""
+"""Cost records as tables: measurements, ratios and claims of one comparability key; never two keys in one table."""
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from harness.archive.cost import CostRecord, MethodCost, Ratio
-from harness.comparison import provenance
-from harness.comparison.rules import CardOf, no_card
-from harness.comparison.setups import Setup
-from harness.comparison.sources import Sources
-from harness.judging.definitions import Claim
-from harness.judging.judging import Reading, judge_claims
-from harness.report.cost_numbers import cost_numbers
-from harness.report.page import Block, Page, Text, texts
+from harness.comparison.archive import Archive, session_place
+from harness.comparison.claims import Claim
+from harness.comparison.judging import Finding, Reading, cost_readings
+from harness.comparison.papers import Papers
+from harness.report.page import Line, Page, Table, heads
 
 PARTS = ("data", "forward", "backward", "optimiser", "untracked")
 MEMORY = ("weights", "gradients", "optimiser", "activations")
@@ -30,7 +27,6 @@ SIZE_NOTES = (
     "Peak: memory allocated during training steps, with its parts; reserved: what a GPU's allocator held.",
     "Inference: peak memory of one batch. FLOPs: of one training step as counted; what the counter does not know is above.",
 )
-SHARED = " §"
 MOST_NAMED = 6
 """Operations that a page names before it counts the rest."""
 RATIO_NOTES = (
@@ -38,110 +34,127 @@ RATIO_NOTES = (
 )
 
 
-def cost_page(
-    records: Iterable[CostRecord],
-    *,
-    title: str,
-    claims: Sequence[Claim] = (),
-    card_of: CardOf = no_card,
-    setups: Mapping[str, Setup] | None = None,
-) -> Page:
+def cost_page(records: Iterable[CostRecord], *, title: str, claims: Sequence[Claim] = (), papers: Papers) -> Page:
     """For every comparability key its measurements, its ratios, and what they say on claims about cost."""
     by_key: dict[str, list[CostRecord]] = {}
     for record in records:
         by_key.setdefault(record.key, []).append(record)
-    blocks: list[Block] = []
+    tables: list[Table] = []
     numbers: list[dict[str, str]] = []
-    for key in sorted(by_key, key=lambda one: (_place(by_key[one][0]), one)):
+    for key in sorted(by_key, key=lambda key: (session_place(by_key[key][0]), key)):
         sessions = sorted(by_key[key], key=lambda session: session.session)
-        blocks += _measurements(sessions)
-        judged = _claims(sessions, claims, card_of=card_of, setups=setups or {})
-        blocks += [block for block in (_ratios(sessions), judged) if block]
+        tables += [_times(sessions), _sizes(sessions), *_ratios(sessions), *_claims(sessions, claims, papers)]
         numbers += [number for session in sessions for number in cost_numbers(session)]
-    nothing = Block(heading="cost", above=["No cost record yet; measure with sam-peft cost."])
-    return Page(title=title, blocks=blocks or [nothing], numbers=numbers)
+    nothing = Table(heading="cost", above=["No cost record yet; measure with sam-peft cost."])
+    return Page(title=title, tables=tables or [nothing], numbers=numbers)
 
 
-def _place(record: CostRecord) -> str:
-    c = record.comparability
-    return f"{c.device} · {c.backbone} · {c.image_size} px · batch {c.batch} · {c.precision}"
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A method of a session, and what the sessions of its table call it."""
+
+    session: CostRecord
+    cost: MethodCost
+    label: str
+
+    def line(self, texts: Sequence[str]) -> Line:
+        """A device that was not exclusive is marked."""
+        shown = self.label + (" §" if self.session.shared else "")
+        return Line.of([shown, *texts], self, label=self.label, method=self.cost.variant)
+
+    def why(self, archive: Archive) -> list[str]:
+        session = self.session
+        lines = [
+            f"  session {session.session}, comparability key {session.key}, finished {session.finished or 'at an unknown time'}",
+            f"  {session.rounds} rounds after {session.warmup} dropped, methods interleaved in one process",
+        ]
+        if session.shared:
+            lines.append(f"  the device was not exclusive: {session.shared}")
+        config = ", ".join(f"{name}={value}" for name, value in sorted(self.cost.config.items()))
+        lines.append(f"  method {self.cost.method}, configuration: {config or 'none'}")
+        if totals := self.cost.step_seconds.get("total", []):
+            lines.append("  step by round (ms): " + ", ".join(f"{1e3 * value:.1f}" for value in totals))
+        if self.cost.not_counted:
+            counts = ", ".join(f"{name} ×{count}" for name, count in sorted(self.cost.not_counted.items()))
+            lines.append(f"  operations not counted in FLOPs: {counts}")
+        return [*lines, f"  cost/{session.key}-{session.session}.json"]
 
 
-def _label(session: CostRecord, sessions: Sequence[CostRecord], variant: str) -> str:
-    label = f"{variant} #{session.session[:6]}" if len(sessions) > 1 else variant
-    return label + (SHARED if session.shared else "")
-
-
-def _measurements(sessions: Sequence[CostRecord]) -> list[Block]:
-    """Times, and memory with sizes: one table of both would have 26 columns."""
-    named = {name for session in sessions for method in session.methods for name in method.inference_seconds}
-    merges = sorted(named - {"unmerged"})
-    energy = int(any(method.joules is not None for session in sessions for method in session.methods))
-    times = Block(
-        heading=f"cost · {_place(sessions[0])}",
-        above=_header(sessions),
-        columns=[
-            *("method", "step (ms)", *(f"{part} (ms)" for part in PARTS), "α steps"),
-            *("inference (ms)", *(f"{name} (ms)" for name in merges), *["energy (J)"] * energy),
-        ],
-        rows=[
-            _row(session, method.variant, [_label(session, sessions, method.variant), *_times(method, merges, energy)])
-            for session in sessions
-            for method in session.methods
-        ],
-        below=_notes(sessions),
-    )
-    sizes = Block(
-        heading=f"memory, operations and parameters · {_place(sessions[0])}",
-        level=3,
-        columns=[
-            *("method", "peak (GiB)", *(f"{part} (GiB)" for part in MEMORY), "reserved (GiB)"),
-            *("inference (GiB)", *(f"{name} (GiB)" for name in merges)),
-            *("forward (GFLOP)", "backward (GFLOP)", "encoder (M)", "trained (M)", "total (M)", "state (MiB)"),
-        ],
-        rows=[
-            _row(
-                session,
-                method.variant,
-                [
-                    _label(session, sessions, method.variant),
-                    *_memory(method, on_gpu=session.comparability.on_gpu),
-                    *(_scaled(method.inference_memory_bytes.get(name), 2**30, 3) for name in ("unmerged", *merges)),
-                    *(_scaled(method.flops.get(name), 1e9, 1) for name in ("forward", "backward")),
-                    *(_scaled(method.parameters.get(name), 1e6, 3) for name in ("encoder", "trainable", "total")),
-                    _scaled(method.checkpoint_bytes, 2**20, 2),
-                ],
-            )
-            for session in sessions
-            for method in session.methods
-        ],
-        below=SIZE_NOTES,
-    )
-    return [times, sizes]
-
-
-def _times(method: MethodCost, merges: Sequence[str], energy: int) -> list[str]:
-    total = method.step_seconds.get("total", [])
-    step = _middle(total)
-    if len(total) > 1:
-        low, _, high = statistics.quantiles(total, n=4, method="inclusive")
-        step += f" [{1e3 * low:.1f}, {1e3 * high:.1f}]"
-    share = method.shares.get("architecture", 0.0) + method.shares.get("weights+architecture", 0.0)
+def _measured(sessions: Sequence[CostRecord]) -> list[Measured]:
     return [
-        *(step, *(_middle(method.step_seconds.get(part)) for part in PARTS), f"{100 * share:.0f} %" if share else "–"),
-        *(_middle(method.inference_seconds.get(name)) for name in ("unmerged", *merges)),
-        *[_scaled(method.joules, 1, 1)] * energy,
+        Measured(
+            session=session,
+            cost=cost,
+            label=f"{cost.variant} #{session.session[:6]}" if len(sessions) > 1 else cost.variant,
+        )
+        for session in sessions
+        for cost in session.methods
     ]
 
 
-def _memory(method: MethodCost, *, on_gpu: bool) -> list[str]:
-    """A CPU's allocator reserves nothing that could be told from what is allocated."""
-    known = method.memory_bytes if on_gpu else {**method.memory_bytes, "reserved": None}
-    return [_scaled(known.get(name), 2**30, 3) for name in ("allocated", *MEMORY, "reserved")]
+def _merges(sessions: Sequence[CostRecord]) -> list[str]:
+    named = {name for session in sessions for method in session.methods for name in method.inference_seconds}
+    return sorted(named - {"unmerged"})
 
 
-def _header(sessions: Sequence[CostRecord]) -> list[str]:
+def _times(sessions: Sequence[CostRecord]) -> Table:
+    """Memory and sizes are a table of their own: one of both would have 26 columns."""
+    measured, merges = _measured(sessions), _merges(sessions)
+    energy = int(any(one.cost.joules is not None for one in measured))
+    lines = []
+    for one in measured:
+        cost = one.cost
+        total = cost.step_seconds.get("total", [])
+        step = _middle(total)
+        if len(total) > 1:
+            low, _, high = statistics.quantiles(total, n=4, method="inclusive")
+            step += f" [{1e3 * low:.1f}, {1e3 * high:.1f}]"
+        share = cost.shares.get("architecture", 0.0) + cost.shares.get("weights+architecture", 0.0)
+        parts = [_middle(cost.step_seconds.get(part)) for part in PARTS]
+        inference = [_middle(cost.inference_seconds.get(name)) for name in ("unmerged", *merges)]
+        joules = [_scaled(cost.joules, 1, 1)] * energy
+        lines.append(one.line([step, *parts, f"{100 * share:.0f} %" if share else "–", *inference, *joules]))
+    shared = sorted({session.shared for session in sessions if session.shared})
+    return Table(
+        heading=f"cost · {session_place(sessions[0])}",
+        above=_above(sessions),
+        columns=heads(
+            *("method", "step (ms)", *(f"{part} (ms)" for part in PARTS), "α steps"),
+            *("inference (ms)", *(f"{name} (ms)" for name in merges), *["energy (J)"] * energy),
+        ),
+        rows=lines,
+        below=[*NOTES, *(f"§ the device was not exclusive: {words}" for words in shared)],
+    )
+
+
+def _sizes(sessions: Sequence[CostRecord]) -> Table:
+    merges, lines = _merges(sessions), []
+    for one in _measured(sessions):
+        cost = one.cost
+        # A CPU's allocator reserves nothing that could be told from what is allocated.
+        names = ("allocated", *MEMORY, *["reserved"] * one.session.comparability.on_gpu)
+        memory = [_scaled(cost.memory_bytes.get(name), 2**30, 3) for name in names]
+        memory += ["–"] * (2 + len(MEMORY) - len(memory))
+        inference = [_scaled(cost.inference_memory_bytes.get(name), 2**30, 3) for name in ("unmerged", *merges)]
+        flops = [_scaled(cost.flops.get(name), 1e9, 1) for name in ("forward", "backward")]
+        counts = [_scaled(cost.parameters.get(name), 1e6, 3) for name in ("encoder", "trainable", "total")]
+        lines.append(one.line([*memory, *inference, *flops, *counts, _scaled(cost.checkpoint_bytes, 2**20, 2)]))
+    return Table(
+        heading=f"memory, operations and parameters · {session_place(sessions[0])}",
+        level=3,
+        columns=heads(
+            *("method", "peak (GiB)", *(f"{part} (GiB)" for part in MEMORY), "reserved (GiB)"),
+            *("inference (GiB)", *(f"{name} (GiB)" for name in merges)),
+            *("forward (GFLOP)", "backward (GFLOP)", "encoder (M)", "trained (M)", "total (M)", "state (MiB)"),
+        ),
+        rows=lines,
+        below=SIZE_NOTES,
+    )
+
+
+def _above(sessions: Sequence[CostRecord]) -> list[str]:
     c = sessions[0].comparability
+    methods = [method for session in sessions for method in session.methods]
     rounds = ", ".join(f"{session.rounds} after {session.warmup} dropped" for session in sessions)
     lines = [
         f"Comparability key: {sessions[0].key}",
@@ -151,96 +164,88 @@ def _header(sessions: Sequence[CostRecord]) -> list[str]:
     ]
     if c.options:
         lines.append("Options: " + ", ".join(f"{name}={c.options[name]}" for name in sorted(c.options)))
-    unknown = sorted({name for session in sessions for method in session.methods for name in method.not_counted})
-    if unknown:
+    if unknown := sorted({name for method in methods for name in method.not_counted}):
         more = f" and {len(unknown) - MOST_NAMED} more (`sam-peft why` names them)" if len(unknown) > MOST_NAMED else ""
         lines.append("Operations not counted in FLOPs: " + ", ".join(unknown[:MOST_NAMED]) + more)
-    failed = [
-        f"{m.variant}, {mode}: {why}"
-        for s in sessions
-        for m in s.methods
-        for mode, why in sorted(m.merge_failures.items())
+    lines += [
+        f"Merge not measured: {method.variant}, {mode}: {why}"
+        for method in methods
+        for mode, why in sorted(method.merge_failures.items())
     ]
-    lines += [f"Merge not measured: {line}" for line in failed]
     return [*lines, *(f"Not measured: {name}: {reason}" for s in sessions for name, reason in s.dropped.items())]
 
 
-def _notes(sessions: Sequence[CostRecord]) -> list[str]:
-    shared = sorted({session.shared for session in sessions if session.shared})
-    return [*NOTES, *(f"§ the device was not exclusive: {words}" for words in shared)]
+def _ratios(sessions: Sequence[CostRecord]) -> list[Table]:
+    lines = []
+    for one in _measured(sessions):
+        for baseline, ratios in sorted(one.cost.ratios.items()):
+            if baseline != one.cost.variant:
+                lines.append(one.line([baseline, *(_change(ratios.get(name)) for name in QUANTITIES)]))
+    if not lines:
+        return []
+    return [
+        Table(
+            heading=f"cost against baselines · {session_place(sessions[0])}",
+            level=3,
+            columns=heads("method", "against", *(f"{title} (%)" for title in QUANTITIES.values()), words=["against"]),
+            rows=lines,
+            below=RATIO_NOTES,
+        )
+    ]
 
 
-def _ratios(sessions: Sequence[CostRecord]) -> Block | None:
-    rows = []
-    for session in sessions:
-        for method in session.methods:
-            for baseline in sorted(method.ratios):
-                if baseline == method.variant:
-                    continue
-                ratios = method.ratios[baseline]
-                cells = [_change(ratios.get(name)) for name in QUANTITIES]
-                words = (_label(session, sessions, method.variant), baseline, *cells)
-                rows.append(_row(session, method.variant, words))
-    if not rows:
-        return None
-    return Block(
-        heading=f"cost against baselines · {_place(sessions[0])}",
-        level=3,
-        columns=["method", "against", *(f"{title} (%)" for title in QUANTITIES.values())],
-        rows=rows,
-        below=RATIO_NOTES,
-    )
+@dataclass(frozen=True, kw_only=True)
+class ReadOnSession:
+    """A claim as one session reads it."""
+
+    claim: Claim
+    reading: Reading
+
+    def why(self, archive: Archive) -> list[str]:
+        claim, reading = self.claim, self.reading
+        return [
+            f"  {claim.text} [{claim.mark}: {claim.source}]",
+            f"  read as {reading.what}, on {reading.where}, n = {reading.n}",
+            *(f"  not the published set-up: {words}" for words in reading.differs),
+        ]
 
 
-def _row(session: CostRecord, variant: str, words: Sequence[str]) -> list[Text]:
-    first, *rest = texts(words, behind=lambda folder: provenance.of_session(session, variant))
-    return [replace(first, name=first.text.removesuffix(SHARED)), *rest]
-
-
-def _claims(
-    sessions: Sequence[CostRecord], claims: Sequence[Claim], *, card_of: CardOf, setups: Mapping[str, Setup]
-) -> Block | None:
+def _claims(sessions: Sequence[CostRecord], claims: Sequence[Claim], papers: Papers) -> list[Table]:
     """Readings of claims on cost that these sessions can judge."""
     about_cost = [claim for claim in claims if claim.quantity in ("cost change", "inference change")]
-    findings = judge_claims(about_cost, [], sessions, protocol="", sources=Sources(card_of=card_of, setups=setups))
-    readings = [(found, one) for found in findings for one in found.readings if one.estimate is not None]
-    alike = {one.differs for _, one in readings}
+    findings = [Finding(claim=one, readings=tuple(cost_readings(one, sessions, papers))) for one in about_cost]
+    measured = [(one, reading) for one in findings for reading in one.readings if reading.estimate is not None]
+    alike = {reading.differs for _, reading in measured}
     shared = alike.pop() if len(alike) == 1 else ()  # said once above the table instead of in every cell
-    rows = []
-    for finding, reading in readings:
+    lines = []
+    for finding, reading in measured:
         claim = finding.claim
         verdict: str = reading.verdict if shared else reading.verdict_in_words
         verdict += f" ({finding.verdict} as it stands)" if claim.ambiguous else ""
         words = (claim.name, claim.expected, reading.what, f"{reading.estimate:+.2f}", _bounds(reading), verdict)
-        rows.append(texts(words, behind=partial(_behind_claim, claim=claim, reading=reading)))
-    if not rows:
-        return None
+        lines.append(Line.of(words, ReadOnSession(claim=claim, reading=reading)))
+    if not lines:
+        return []
     sentences = [f"{claim.name}: {claim.text} [{claim.mark}: {claim.source}]." for claim in about_cost]
     ambiguous = [f"{claim.name} is ambiguous: {claim.ambiguous}." for claim in about_cost if claim.ambiguous]
-    return Block(
-        heading=f"claims on cost · {_place(sessions[0])}",
-        level=3,
-        above=[f"Not judged, since this is not the published set-up: {'; '.join(shared)}"] if shared else (),
-        columns=["claim", "holds for", "reading", "ours (%)", "95 % CI", "verdict"],
-        rows=rows,
-        below=[*sentences, *ambiguous],
-    )
-
-
-def _behind_claim(folder: provenance.Folder, claim: Claim, reading: Reading) -> list[str]:
     return [
-        f"  {claim.text} [{claim.mark}: {claim.source}]",
-        f"  read as {reading.what}, on {reading.where}, n = {reading.n}",
-        *(f"  not the published set-up: {one}" for one in reading.differs),
+        Table(
+            heading=f"claims on cost · {session_place(sessions[0])}",
+            level=3,
+            above=[f"Not judged, since this is not the published set-up: {'; '.join(shared)}"] if shared else (),
+            columns=heads(
+                *("claim", "holds for", "reading", "ours (%)", "95 % CI", "verdict"), words=("reading", "verdict")
+            ),
+            rows=lines,
+            below=[*sentences, *ambiguous],
+        )
     ]
 
 
 def _bounds(reading: Reading) -> str:
     if reading.interval is None:
         return "–"
-    if reading.interval.n == 1:
-        return "exact"
-    return f"{reading.interval:+.2f}"
+    return "exact" if reading.interval.n == 1 else f"{reading.interval:+.2f}"
 
 
 def _change(ratio: Ratio | None) -> str:
@@ -258,3 +263,66 @@ def _middle(seconds: Sequence[float] | None) -> str:
 
 def _scaled(value: float | None, unit: float, digits: int) -> str:
     return "–" if value is None else f"{value / unit:.{digits}f}"
+
+
+NUMBER_COLUMNS = (
+    *("quantity", "part", "unit", "comparability_key", "session", "device", "backbone", "image_size", "batch"),
+    *("precision", "exclusive", "row", "method", "options", "against", "n", "value", "low", "high"),
+)
+
+
+def cost_numbers(session: CostRecord) -> list[dict[str, str]]:
+    """A session as tidy rows for CSV, one number a row, in SI units (seconds, bytes, FLOP, joules): medians over rounds with
+    their quartiles as ``low`` and ``high``; ratios with their 95 % interval."""
+    shown = session.comparability
+    place = {
+        "comparability_key": session.key,
+        "session": session.session,
+        "device": shown.device,
+        "backbone": shown.backbone,
+        "image_size": str(shown.image_size),
+        "batch": str(shown.batch),
+        "precision": shown.precision,
+        "exclusive": "no" if session.shared else "yes",
+    }
+    numbers = []
+    for cost in session.methods:
+        options = json.dumps(cost.config, sort_keys=True)
+        row = {**place, "row": cost.variant, "method": cost.method, "options": options}
+        numbers += [{**row, **number} for number in _numbers(cost)]
+    return [{name: number.get(name, "") for name in NUMBER_COLUMNS} for number in numbers]
+
+
+def _numbers(cost: MethodCost) -> Iterator[dict[str, str]]:
+    for part, seconds in cost.step_seconds.items():
+        yield _rounds("training step", part, seconds)
+    for model, seconds in cost.inference_seconds.items():
+        yield _rounds("inference", model, seconds)
+    single = (
+        ("training memory", "byte", cost.memory_bytes),
+        ("inference memory", "byte", cost.inference_memory_bytes),
+        ("training FLOPs", "FLOP", cost.flops),
+        ("parameters", "1", cost.parameters),
+        ("inference parameters", "1", cost.inference_parameters),
+    )
+    for quantity, unit, values in single:
+        for part, value in values.items():
+            yield {"quantity": quantity, "part": part, "unit": unit, "n": "1", "value": f"{value:.10g}"}
+    if cost.joules is not None:
+        yield {"quantity": "training energy", "part": "step", "unit": "J", "n": "1", "value": f"{cost.joules:.6g}"}
+    for baseline, ratios in cost.ratios.items():
+        for quantity, ratio in ratios.items():
+            known = {name: value for name, value in (("low", ratio.low), ("high", ratio.high)) if value is not None}
+            yield {
+                "quantity": "ratio", "part": quantity, "unit": "1", "against": baseline, "n": str(ratio.rounds),
+                "value": f"{ratio.value:.6g}", **{name: f"{value:.6g}" for name, value in known.items()},
+            }  # fmt: skip
+
+
+def _rounds(quantity: str, part: str, seconds: Sequence[float]) -> dict[str, str]:
+    number = {"quantity": quantity, "part": part, "unit": "s", "n": str(len(seconds))}
+    if not seconds:
+        return number
+    ordered = sorted(seconds)
+    low, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.25, 0.75))
+    return {**number, "value": f"{statistics.median(ordered):.6g}", "low": f"{low:.6g}", "high": f"{high:.6g}"}

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 from harness.archive.measured import ForgettingRecord
 from harness.archive.schema import Record
+from harness.comparison.archive import Archive
+from harness.comparison.grids import sheets
 from harness.comparison.names import PAPER_METRICS, USUAL_METRICS, benchmark_rank, benchmark_title, method_rank, metric
-from harness.report.headings import weights_in_words
-from harness.report.page import Block, Page, Text, texts
+from harness.comparison.rows import Sheet
+from harness.report.page import Head, Line, Page, Table, heads
+from harness.report.titles import weights_in_words
 from harness.statistics import sd
 
 TITLE = "forgetting"
@@ -29,6 +31,8 @@ NOTES = (
     "At home: on the benchmark that the model was trained on. Elsewhere: a benchmark that it was not, mean of the columns' pairs.",
     "The first metric of each benchmark's table, best checkpoint. Both models keep the decoder that they were trained with.",
 )
+Elsewhere = Mapping[str, ForgettingRecord]
+"""Key of a run -> what it scored on benchmarks that it was not trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,28 +53,34 @@ class AgainstFrozen:
     def difference(self) -> float:
         return self.score - self.frozen
 
+    @property
+    def at_home(self) -> bool:
+        return self.tested_on == self.trained_on
 
-def forgetting_page(records: Iterable[Record], found: Iterable[ForgettingRecord]) -> Page:
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Those behind a line, by key."""
+
+    keys: Sequence[str]
+
+    def why(self, archive: Archive) -> list[str]:
+        return [f"  run {key}: records/{key}.json and forgetting/{key}.json" for key in dict.fromkeys(self.keys)]
+
+
+def forgetting_page(records: Iterable[Record], measured: Iterable[ForgettingRecord]) -> Page:
     """A table for each protocol hash, backbone and checkpoint that has forgetting records."""
-    elsewhere = {one.key: one for one in found}
-    sheets: dict[tuple[str, str, str, str], list[Record]] = {}
-    for record in records:
-        if record.code == "OK" and record.key in elsewhere:
-            run = record.run
-            sheets.setdefault((run.protocol, run.protocol_hash, run.backbone, run.checkpoint), []).append(record)
-    blocks, numbers = [], []
-    for sheet in sorted(sheets):
-        block, tidy = _sheet(sheet, sheets[sheet], elsewhere)
-        blocks.append(block)
+    elsewhere = {one.key: one for one in measured}
+    tables, numbers = [], []
+    for sheet, members in sheets(one for one in records if one.code == "OK" and one.key in elsewhere).items():
+        table, tidy = _table(sheet, members, elsewhere)
+        tables.append(table)
         numbers += tidy
-    nothing = Block(heading=TITLE, above=["No forgetting record yet; sam-peft forgetting measures."])
-    return Page(title=TITLE, blocks=blocks or [nothing], foot=NOTES if blocks else (), numbers=numbers)
+    nothing = Table(heading=TITLE, above=["No forgetting record yet; sam-peft forgetting measures."])
+    return Page(title=TITLE, tables=tables or [nothing], foot=NOTES if tables else (), numbers=numbers)
 
 
-def _sheet(
-    sheet: tuple[str, str, str, str], records: Sequence[Record], elsewhere: Mapping[str, ForgettingRecord]
-) -> tuple[Block, list[dict[str, str]]]:
-    protocol, protocol_hash, backbone, checkpoint = sheet
+def _table(sheet: Sheet, records: Sequence[Record], elsewhere: Elsewhere) -> tuple[Table, list[dict[str, str]]]:
     frozen = _baselines(records)
     tested = sorted({name for one in records for name in elsewhere[one.key].elsewhere}, key=benchmark_rank)
     pairs: dict[str, list[AgainstFrozen]] = {}
@@ -78,33 +88,38 @@ def _sheet(
     alone: set[str] = set()
     for record in sorted(records, key=lambda one: (method_rank(one.run.method), one.run.variant, one.key)):
         base = frozen.get((record.run.benchmark, record.run.seed))
-        if record is base:
-            continue
         if base is None:
             alone.add(f"{record.run.benchmark} seed {record.run.seed}")
-            continue
-        pairs.setdefault(record.run.variant, []).extend(_pairs(record, base, elsewhere))
-        behind.setdefault(record.run.variant, []).extend((record.key, base.key))
-    headings = {name: f"{benchmark_title(name)} {metric(_metric(name, records, elsewhere)).title}" for name in tested}
-    rows = []
-    if frozen:
-        rows.append(_explained(_frozen_row(frozen, tested, elsewhere), [one.key for one in frozen.values()]))
-    rows += [_explained(_row(variant, mine, tested), behind[variant]) for variant, mine in pairs.items()]
-    below = [f"Left out, as there is no run of the decoder alone: {', '.join(sorted(alone))}."] if alone else []
-    block = Block(
-        heading=f"forgetting · {protocol} · {backbone}",
-        above=[
-            f"Protocol: {protocol}, hash {protocol_hash}; backbone {backbone}, weights {weights_in_words(checkpoint)}"
-        ],
-        columns=["method", "at home", "elsewhere", *headings.values()],
-        rows=rows,
-        below=below,
-        aliases={heading: (f"{name}.elsewhere",) for name, heading in headings.items()},
+        elif record is not base:
+            pairs.setdefault(record.run.variant, []).extend(_pairs(record, base, elsewhere))
+            behind.setdefault(record.run.variant, []).extend((record.key, base.key))
+    lines = [_frozen_line(frozen, tested, elsewhere)] if frozen else []
+    for variant, of_variant in pairs.items():
+        away = [one for one in of_variant if not one.at_home]
+        groups = [[one for one in of_variant if one.at_home], away]
+        groups += [[one for one in away if one.tested_on == name] for name in tested]
+        texts = [_difference([one.difference for one in group]) for group in groups]
+        lines.append(Line.of([variant, *texts], Runs(keys=behind[variant]), method=variant))
+    columns = [
+        Head(
+            title=f"{benchmark_title(name)} {metric(_metric(name, records, elsewhere)).title}",
+            benchmark=name,
+            metric="elsewhere",
+        )
+        for name in tested
+    ]
+    weights = weights_in_words(sheet.checkpoint)
+    rules = f"Protocol: {sheet.protocol}, hash {sheet.protocol_hash}; backbone {sheet.backbone}, weights {weights}"
+    table = Table(
+        heading=f"forgetting · {sheet.protocol} · {sheet.backbone}",
+        above=[rules],
+        columns=[*heads("method", "at home", "elsewhere"), *columns],
+        rows=lines,
+        below=[f"Left out, as there is no run of the decoder alone: {', '.join(sorted(alone))}."] if alone else [],
     )
-    shown = {"protocol": protocol, "protocol_hash": protocol_hash, "backbone": backbone, "checkpoint": checkpoint}
     tidy = [
         {
-            **shown,
+            **vars(sheet),
             "row": variant,
             "trained_on": one.trained_on,
             "tested_on": one.tested_on,
@@ -113,19 +128,10 @@ def _sheet(
             "frozen": repr(one.frozen),
             "difference": repr(one.difference),
         }
-        for variant, mine in pairs.items()
-        for one in mine
+        for variant, of_variant in pairs.items()
+        for one in of_variant
     ]
-    return block, tidy
-
-
-def _explained(row: Sequence[Text], keys: Sequence[str]) -> list[Text]:
-    """The cells with the runs behind them."""
-    return [replace(cell, behind=partial(_files, keys=keys)) for cell in row]
-
-
-def _files(_: object, *, keys: Sequence[str]) -> list[str]:
-    return [f"  run {key}: records/{key}.json and forgetting/{key}.json" for key in dict.fromkeys(keys)]
+    return table, tidy
 
 
 def _baselines(records: Iterable[Record]) -> dict[tuple[str, int], Record]:
@@ -134,23 +140,23 @@ def _baselines(records: Iterable[Record]) -> dict[tuple[str, int], Record]:
         (one for one in records if one.run.method == FROZEN),
         key=lambda one: ("chosen" not in one.run.tuning, bool(one.run.changed), one.run.variant, one.key),
     )
-    found: dict[tuple[str, int], Record] = {}
-    for one in ordered:
-        found.setdefault((one.run.benchmark, one.run.seed), one)
-    return found
+    chosen: dict[tuple[str, int], Record] = {}
+    for record in ordered:
+        chosen.setdefault((record.run.benchmark, record.run.seed), record)
+    return chosen
 
 
-def _pairs(record: Record, base: Record, elsewhere: Mapping[str, ForgettingRecord]) -> list[AgainstFrozen]:
+def _pairs(record: Record, base: Record, elsewhere: Elsewhere) -> list[AgainstFrozen]:
     home = record.run.benchmark
-    found = [(home, record.scores.get("best", {}), base.scores.get("best", {}))]
+    both = [(home, record.scores.get("best", {}), base.scores.get("best", {}))]
     ours, theirs = elsewhere[record.key].elsewhere, elsewhere[base.key].elsewhere
-    found += [(name, ours[name].scores, theirs[name].scores) for name in ours if name in theirs]
+    both += [(name, ours[name].scores, theirs[name].scores) for name in ours if name in theirs]
     pairs = []
-    for name, scores, others in found:
-        wanted = _first(name, _whole(scores))
-        if wanted and wanted in _whole(others):
-            sign = -1.0 if metric(wanted).lower_is_better else 1.0
-            score, frozen = sign * _whole(scores)[wanted], sign * _whole(others)[wanted]
+    for name, scores, others in both:
+        first = _first(name, _whole(scores))
+        if first and first in _whole(others):
+            sign = metric(first).sign
+            score, frozen = sign * _whole(scores)[first], sign * _whole(others)[first]
             pairs.append(
                 AgainstFrozen(trained_on=home, tested_on=name, seed=record.run.seed, score=score, frozen=frozen)
             )
@@ -167,26 +173,15 @@ def _first(name: str, scores: Mapping[str, float]) -> str:
     return next((one for one in PAPER_METRICS.get(name, USUAL_METRICS) if one in scores), "")
 
 
-def _metric(name: str, records: Sequence[Record], elsewhere: Mapping[str, ForgettingRecord]) -> str:
-    found = (elsewhere[one.key].elsewhere.get(name) for one in records)
-    return next((first for one in found if one and (first := _first(name, _whole(one.scores)))), "")
+def _metric(name: str, records: Sequence[Record], elsewhere: Elsewhere) -> str:
+    told = (elsewhere[one.key].elsewhere.get(name) for one in records)
+    return next((first for one in told if one and (first := _first(name, _whole(one.scores)))), "")
 
 
-def _row(variant: str, pairs: Sequence[AgainstFrozen], tested: Sequence[str]) -> list[Text]:
-    away = [one for one in pairs if one.tested_on != one.trained_on]
-    groups = [[one for one in pairs if one.tested_on == one.trained_on], away]
-    groups += [[one for one in away if one.tested_on == name] for name in tested]
-    return [
-        Text(text=variant, name=variant),
-        *texts([_difference([one.difference for one in group]) for group in groups]),
-    ]
-
-
-def _frozen_row(
-    frozen: Mapping[tuple[str, int], Record], tested: Sequence[str], elsewhere: Mapping[str, ForgettingRecord]
-) -> list[Text]:
+def _frozen_line(frozen: Mapping[tuple[str, int], Record], tested: Sequence[str], elsewhere: Elsewhere) -> Line:
     variant = min(record.run.variant for record in frozen.values())
-    home, away = [], {name: [] for name in tested}  # type: ignore[var-annotated]
+    home: list[float] = []
+    away: dict[str, list[float]] = {name: [] for name in tested}
     for record in frozen.values():
         scores = _whole(record.scores.get("best", {}))
         home += [scores[first] for first in [_first(record.run.benchmark, scores)] if first]
@@ -194,8 +189,9 @@ def _frozen_row(
             whole = _whole(one.scores)
             away[name] += [whole[first] for first in [_first(name, whole)] if first]
     every = [value for values in away.values() for value in values]
-    columns = [home, every, *away.values()]
-    return [Text(text=f"{variant} (frozen)", name=variant), *texts([_score(values) for values in columns])]
+    texts = [_score(values) for values in (home, every, *away.values())]
+    behind = Runs(keys=[record.key for record in frozen.values()])
+    return Line.of([f"{variant} (frozen)", *texts], behind, label=variant, method=variant)
 
 
 def _score(values: Sequence[float]) -> str:

@@ -1,44 +1,33 @@
-"""The pages of a results folder: which tables its records give, and where each is written."""
+"""The pages of a results folder: which tables its records give, where each is written, and the table of one command."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, lru_cache, partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
-from harness.archive.cache import collector_paused
 from harness.archive.cost import CostStore
-from harness.archive.files import image_groups, image_scores
+from harness.archive.index import collector_paused
 from harness.archive.measured import ForgettingStore
-from harness.archive.schema import Record, content_hash
-from harness.archive.store import RecordStore
-from harness.comparison import published, setups
-from harness.comparison.alpha import alpha_codes_below, ends_below
-from harness.comparison.evidence import evidence_below
-from harness.comparison.paired import ImagesOf, PerImage
-from harness.comparison.rules import CardOf, no_card
-from harness.comparison.sources import Sources
-from harness.judging import definitions as claims
-from harness.registry import BENCHMARKS, METHODS, groups_by_rule
+from harness.archive.schema import Record, Run, content_hash
+from harness.comparison.archive import Archive
+from harness.comparison.claims import read_claims
+from harness.comparison.papers import Papers
+from harness.comparison.rows import is_entry, placeholder
+from harness.registry import BENCHMARKS, METHODS
 from harness.report.costs import cost_page
 from harness.report.forgetting import TITLE as FORGETTING
 from harness.report.forgetting import forgetting_page
+from harness.report.formats import write
 from harness.report.kept_texts import KeptTexts, kept_texts
 from harness.report.page import SUFFIX, Format, Page
-from harness.report.tables import score_page
-from harness.report.writing import write
-from harness.studies import Study, load_study, study_names
-from harness.system.errors import UsageError, did_you_mean
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pages:
-    """The same as files: path -> content."""
-
-    content: Mapping[Path, str]
-    skipped: Mapping[Path, str]
+from harness.report.score_page import score_page
+from harness.studies import Entry, Study, load_study, study_names
+from harness.system.errors import UsageError, did_you_mean, os_reason
+from harness.system.files import write_atomically
+from harness.system.streams import say_skipped
 
 
 class Lazy(Mapping[str, Page]):
@@ -58,7 +47,7 @@ class Lazy(Mapping[str, Page]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Built:
+class Pages:
     """The tables of a folder.
 
     Args:
@@ -75,108 +64,93 @@ class Built:
 
     def texts(self, style: Format, *, width: int = 100) -> dict[str, str]:
         """Every page written; one that nothing touched is not built again."""
+        texts = {}
         with collector_paused():
-            return self._texts(style, width=width)
+            for name in self.content:
+                made_of, form = self.made_of.get(name, ""), f"{style} {width}"
+                text = self.kept.get(name, form, made_of) if self.kept and made_of else None
+                if text is None:
+                    text = write(self.content[name], style=style, width=width)
+                    if self.kept and made_of:
+                        self.kept.put(name, form, made_of, text)
+                texts[name] = text
+            if self.kept:
+                self.kept.keep()
+        return texts
 
-    def _texts(self, style: Format, *, width: int) -> dict[str, str]:
-        found = {}
-        for name in self.content:
-            made_of, form = self.made_of.get(name, ""), f"{style} {width}"
-            text = self.kept.get(name, form, made_of) if self.kept and made_of else None
-            if text is None:
-                text = write(self.content[name], style=style, width=width)
-                if self.kept and made_of:
-                    self.kept.put(name, form, made_of, text)
-            found[name] = text
-        if self.kept:
-            self.kept.keep()
-        return found
-
-
-def pages(root: Path, *, study: Study | None = None, card_of: CardOf = no_card) -> Pages:
-    """`built_pages` as markdown."""
-    return written(built_pages(root, study=study, card_of=card_of), root)
+    def files(self, root: Path, *, style: Format = "markdown") -> dict[Path, str]:
+        """Path in the results folder -> content."""
+        return {root / "tables" / f"{name}{SUFFIX[style]}": text for name, text in self.texts(style).items()}
 
 
-def written(built: Built, root: Path, *, style: Format = "markdown") -> Pages:
-    """Pages as the files of a results folder."""
-    content = {root / "tables" / f"{name}{SUFFIX[style]}": text for name, text in built.texts(style).items()}
-    return Pages(content=content, skipped=built.skipped)
-
-
-def built_pages(
-    root: Path,
-    *,
-    study: Study | None = None,
-    metrics: Sequence[str] = (),
-    card_of: CardOf = no_card,
-    anew: Literal["anew", ""] = "",
-) -> Built:
-    """The tables that the records below ``root`` give.
+def pages_below(
+    archive: Archive, *, study: Study | None = None, metrics: Sequence[str] = (), anew: Literal["anew", ""] = ""
+) -> Pages:
+    """The tables that the records of a results folder give.
 
     The page of ``study``; without one a page a protocol, the cost page if there are cost records, and the page of every
     study that has one already.
 
     Args:
         metrics: columns of these, on the page of ``study`` or on those of the protocols alone.
-        card_of: the harness's own cards, to say what was run with instead (`harness.comparison.rules`).
         anew: build every page, whatever was kept.
 
     Raises:
         UsageError: there is no folder of records, or no record holds one of the metrics.
     """
+    root, costs = archive.root, CostStore(archive.root)
     if study is not None and study.table.kind == "cost":
         if metrics:
             raise UsageError(f"the table of {study.name!r} shows costs, no metrics")
-        page = cost_page_below(root, study, card_of=card_of)
-        return Built(content={study.name: page}, skipped=CostStore(root).problems())
-    store = RecordStore(root)
-    if not store.folder.is_dir():
-        raise UsageError(
-            f"{store.folder} does not exist; run something first (python -m harness.run …), or give --results DIR"
-        )
-    kept = (
-        None
-        if anew or metrics or card_of is no_card or METHODS.is_extended or BENCHMARKS.is_extended
-        else kept_texts(root)
-    )
-    read = cache(lambda: (kept.summaries(), kept.problems) if kept else store.summaries())
+        return Pages(content={study.name: cost_page_of(archive, study)}, skipped=costs.problems())
+    require_records(archive)
     if metrics:
-        _require_held(metrics, read()[0])
-    sources = sources_below(root, card_of=card_of)
+        _require_held(metrics, archive.records)
+    is_plain = not (anew or metrics or METHODS.is_extended or BENCHMARKS.is_extended)
+    kept = kept_texts(root) if is_plain else None
+    papers = Papers.read()
 
     def scored(protocol: str = "", study: Study | None = None) -> Page:
-        mine = [record for record in read()[0] if protocol in ("", record.run.protocol)]
-        return score_page(mine, study=study, sources=sources, metrics=metrics)
+        records = [record for record in archive.records if protocol in ("", record.run.protocol)]
+        return score_page(records, archive, papers=papers, study=study, metrics=metrics)
 
-    skipped = kept.problems if kept else read()[1]
+    skipped = kept.problems if kept else archive.problems
     every = content_hash(kept.made_of) if kept else ""
     if study is not None:
         made_of = {study.name: content_hash([every, repr(study)])} if kept else {}
-        alone = Lazy({study.name: partial(scored, study=study)})
-        return Built(content=alone, skipped=skipped, made_of=made_of, kept=kept)
-    protocols = sorted(kept.made_of if kept else {record.run.protocol for record in read()[0]})
-    found: dict[str, Callable[[], Page]] = {protocol: partial(scored, protocol) for protocol in protocols}
+        return Pages(
+            content=Lazy({study.name: partial(scored, study=study)}), skipped=skipped, made_of=made_of, kept=kept
+        )
+    protocols = sorted(kept.made_of if kept else {record.run.protocol for record in archive.records})
+    makers: dict[str, Callable[[], Page]] = {protocol: partial(scored, protocol) for protocol in protocols}
     if metrics:
-        return Built(content=Lazy(found), skipped=skipped)
+        return Pages(content=Lazy(makers), skipped=skipped)
     made_of = dict(kept.made_of) if kept else {}
     written = {path.stem for path in (root / "tables").glob("*") if path.suffix in SUFFIX.values()}
-    costs = any(CostStore(root))
+    has_costs = any(costs)
     for name in study_names():
-        if not costs and name not in written:
+        if not has_costs and name not in written:
             continue  # all studies together take a second to read
-        one = load_study(name)
-        if one.table.kind == "cost":
-            found[name] = partial(cost_page_below, root, one, card_of=card_of)
+        study = load_study(name)
+        if study.table.kind == "cost":
+            makers[name] = partial(cost_page_of, archive, study)
             made_of.pop(name, "")
-        elif name in written and name not in found:
-            found[name] = partial(scored, study=one)
-            made_of |= {name: content_hash([every, repr(one)])} if kept else {}
-    elsewhere = ForgettingStore(root)
-    if any(elsewhere):
-        found[FORGETTING] = lambda: forgetting_page(read()[0], elsewhere)
-    problems = {**skipped, **CostStore(root).problems(), **elsewhere.problems()}
-    return Built(content=Lazy(found), skipped=problems, made_of=made_of, kept=kept)
+        elif name in written and name not in makers:
+            makers[name] = partial(scored, study=study)
+            made_of |= {name: content_hash([every, repr(study)])} if kept else {}
+    forgetting = ForgettingStore(root)
+    if any(forgetting):
+        makers[FORGETTING] = lambda: forgetting_page(archive.records, forgetting)
+    problems = {**skipped, **costs.problems(), **forgetting.problems()}
+    return Pages(content=Lazy(makers), skipped=problems, made_of=made_of, kept=kept)
+
+
+def require_records(archive: Archive) -> None:
+    """Raises UsageError where there is no folder of records."""
+    if not archive.store.folder.is_dir():
+        raise UsageError(
+            f"{archive.store.folder} does not exist; run something first (python -m harness.run …), or give --results DIR"
+        )
 
 
 def _require_held(metrics: Sequence[str], records: Iterable[Record]) -> None:
@@ -186,47 +160,91 @@ def _require_held(metrics: Sequence[str], records: Iterable[Record]) -> None:
             raise UsageError(f"no record holds a metric {name!r}{did_you_mean(name, held)}")
 
 
-def sources_below(root: Path, *, card_of: CardOf = no_card) -> Sources:
-    """Everything that pages of this results folder look at besides its records."""
-    return Sources(
-        images_of=images_below(root),
-        alpha_of=alpha_codes_below(root),
-        end_of=ends_below(root),
-        evidence_of=evidence_below(root),
-        card_of=card_of,
-        published=published.read_published(),
-        setups=setups.read_setups(),
+def cost_page_of(archive: Archive, study: Study) -> Page:
+    return cost_page(archive.costs, title=study.title, claims=read_claims(), papers=Papers.read())
+
+
+def page_of(archive: Archive, table: str) -> Page:
+    """The page of a protocol, of a study, of a study's YAML file, or that a file holds.
+
+    Raises:
+        UsageError: there is none, or no record belongs to it.
+    """
+    name = table if table.endswith(".yaml") else Path(table).stem
+    protocols = {record.run.protocol for record in archive.records}
+    if name in protocols:
+        of_protocol = [record for record in archive.records if record.run.protocol == name]
+        page = score_page(of_protocol, archive, papers=Papers.read())
+    elif name in study_names() or name.endswith(".yaml"):
+        study = load_study(name)
+        if study.table.kind == "cost":
+            page = cost_page_of(archive, study)
+        else:
+            page = score_page(archive.records, archive, papers=Papers.read(), study=study)
+    else:
+        raise UsageError(f"no table {table!r} below {archive.root}{did_you_mean(table, [*protocols, *study_names()])}")
+    if not any(one.columns for one in page.tables):
+        raise UsageError(f"no record below {archive.root} belongs to table {table!r}")
+    return page
+
+
+def narrowed(study: Study, runs: Sequence[Run], papers: Papers) -> Study:
+    """The study as it was planned, where the command line replaced its seeds, benchmarks, backbones, methods or protocol.
+
+    Published numbers stand beside the study's own protocol and the papers' cards.
+    """
+    entries: dict[str, Entry] = {}
+    for run in runs:
+        alike = [entry for entry in study.entries if entry.method == run.method]
+        fitting = [entry for entry in alike if is_entry(placeholder(run), entry.options)]
+        for entry in fitting or [Entry(label=run.variant, method=run.method, options=run.changed)]:
+            entries.setdefault(entry.label, entry)
+    places = {entry.label: place for place, entry in enumerate(study.entries)}
+    rows = sorted(entries.values(), key=lambda entry: places.get(entry.label, len(places)))
+    beside_papers = study.table.paper and runs[0].protocol in {study.protocol, *papers.cards}
+    return replace(
+        study,
+        protocol=runs[0].protocol,
+        backbones=tuple(dict.fromkeys(run.backbone for run in runs)),
+        benchmarks=tuple(dict.fromkeys(run.benchmark for run in runs)),
+        entries=tuple(rows),
+        seeds=tuple(sorted({run.seed for run in runs})),
+        table=replace(study.table, paper=beside_papers),
     )
 
 
-def images_below(root: Path) -> ImagesOf:
-    """Per-image scores from the files beside the records; clusters by the benchmark's rule where a file has none."""
-    store = RecordStore(root)
+def finished_table(
+    runs: Sequence[Run], results: Path, *, study: str | None, style: Format = "markdown", width: int = 0
+) -> tuple[str, Path | None]:
+    """The table of what one command planned, from its records; the pages below ``results/tables`` hold every record there.
 
-    @lru_cache(maxsize=32)  # a baseline's images are asked for by every other row
-    def scores_of(key: str, expected: str, score: str, split: str, metric: str) -> dict[str, float] | None:
-        return image_scores(store.images_path(key), variant=score, split=split, metric=metric, expected=expected)
+    Args:
+        width: of the terminal that ``text`` is for.
 
-    @lru_cache(maxsize=32)
-    def groups_of(
-        key: str, expected: str, benchmark: str, score: str, split: str, stems: frozenset[str]
-    ) -> dict[str, str]:
-        told = image_groups(store.images_path(key), variant=score, split=split, expected=expected)
-        return told or groups_by_rule(benchmark, stems)
-
-    def images_of(record: Record, score: str, split: str, metric: str) -> PerImage | None:
-        expected = record.beside.get("images.csv", "")
-        scores = scores_of(record.key, expected, score, split, metric)
-        if not scores:
-            return None
-        groups = groups_of(record.key, expected, record.run.benchmark, score, split, frozenset(scores))
-        return PerImage(scores=scores, clusters=groups)
-
-    return images_of
-
-
-def cost_page_below(root: Path, study: Study, *, card_of: CardOf = no_card) -> Page:
-    """The page of the cost records below ``root``."""
-    return cost_page(
-        CostStore(root), title=study.title, claims=claims.read_claims(), card_of=card_of, setups=setups.read_setups()
+    Returns:
+        The table, and the page that holds it too; None where there is none yet.
+    """
+    planned = load_study(study) if study else None
+    archive, papers = Archive(results), Papers.read()
+    page = score_page(
+        archive.records, archive, papers=papers, runs=runs, study=narrowed(planned, runs, papers) if planned else None
     )
+    text = write(page, style=style, width=width)
+    if not archive.store.folder.is_dir() or not runs:  # the first runs were all interrupted: no pages yet
+        return text, None
+    pages = pages_below(archive)
+    say_skipped(pages.skipped)
+    of_study = pages_below(archive, study=planned).files(results) if planned else {}
+    write_files({**pages.files(results), **of_study})
+    return text, results / "tables" / f"{planned.name if planned else runs[0].protocol}{SUFFIX['markdown']}"
+
+
+def write_files(files: Mapping[Path, str]) -> None:
+    """Raises UsageError where one cannot be written."""
+    for path, text in files.items():
+        try:
+            write_atomically(path, text)
+        except OSError as error:
+            raise UsageError(
+                f"table {path} could not be written: {os_reason(error)}; regenerate it with sam-peft tables"
+            ) from error

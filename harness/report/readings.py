@@ -11,9 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.archive.schema import Record
-from harness.comparison import names
-from harness.comparison.grid import Grid, first_columns
-from harness.comparison.paired import Difference, ImagesOf
+from harness.comparison.archive import Archive
+from harness.comparison.cells import Difference, Grid
+from harness.comparison.claims import Claim
+from harness.comparison.grids import sheets
+from harness.comparison.judging import Finding, score_readings
+from harness.comparison.names import benchmark_title
+from harness.comparison.papers import Papers
 from harness.comparison.readings import (
     Specification,
     main_effects,
@@ -21,23 +25,13 @@ from harness.comparison.readings import (
     specification_curve,
     with_readings,
 )
-from harness.comparison.rules import CardOf, no_card
-from harness.comparison.sources import Sources
-from harness.judging.definitions import Claim
-from harness.judging.judging import judge_claims
-from harness.report.page import Block, Page, Text
+from harness.report.page import Line, Page, Table, heads
 from harness.studies import Readings, Study
 from harness.studies.design import aliases, label_of, options_of
 
 
 def reading_page(
-    records: Iterable[Record],
-    study: Study,
-    *,
-    claims: Sequence[Claim] = (),
-    images_of: ImagesOf,
-    protocol: str,
-    card_of: CardOf = no_card,
+    records: Iterable[Record], study: Study, archive: Archive, *, claims: Sequence[Claim] = (), protocol: str
 ) -> Page:
     """The page of a study with readings.
 
@@ -45,53 +39,48 @@ def reading_page(
         records: any; those of the study's rows under ``protocol`` count.
         claims: score differences that name the method without options are judged under every reading.
     """
-    blocks = []
-    for grid, here in with_readings(records, study, protocol=protocol, card_of=card_of):
-        blocks += [
-            _curve(grid, here, images_of),
-            _effects(grid, here),
-            _claims(claims, grid, here, images_of),
-        ]
-    if not blocks:
-        blocks = [Block(heading=study.name, above=[f"No record of these readings under protocol {protocol} yet."])]
-    return Page(title=study.title, blocks=blocks, verb="readings")
+    tables = []
+    for grid, here in with_readings(records, study, archive, protocol=protocol):
+        tables += [_curve(grid, here), _effects(grid, here), _claims(claims, grid, here)]
+    if not tables:
+        tables = [Table(heading=study.name, above=[f"No record of these readings under protocol {protocol} yet."])]
+    return Page(title=study.title, tables=tables, verb="readings")
 
 
-def _curve(grid: Grid, study: Study, images_of: ImagesOf) -> Block:
+def _curve(grid: Grid, study: Study) -> Table:
     readings = study.readings
     assert readings is not None
-    places, found = first_columns(grid), specification_curve(grid, study, images_of, baseline=study.table.baseline)
-    table = []
-    for one in found:
-        cells = [f"{one.mean:+.1f}"]
-        cells += [_interval(one.differences.get(grid.columns[place].benchmark)) for place in places]
-        cells.append("–" if one.validation is None else f"{one.validation:.1f}")
-        cells += [choice(level, field.levels) for level, field in zip(one.point.levels, readings.fields, strict=True)]
-        table.append([Text(text=cell) for cell in cells])
-    titles = [
-        grid.columns[place].benchmark_title + f" {names.metric(grid.columns[place].metric).heading}" for place in places
-    ]
-    missing = len(readings.points) - len(found)
-    return Block(
-        heading=f"{grid.protocol} · {grid.backbone}: every reading against {study.table.baseline}",
+    curve = specification_curve(grid, study, baseline=study.table.baseline)
+    lines = []
+    for one in curve:
+        texts = [f"{one.mean:+.1f}"]
+        texts += [_interval(one.differences.get(benchmark)) for benchmark in grid.first_columns]
+        texts.append("–" if one.validation is None else f"{one.validation:.1f}")
+        texts += [choice(level, field.levels) for level, field in zip(one.point.levels, readings.fields, strict=True)]
+        lines.append(Line.of(texts))
+    titles = [f"{column.benchmark_title} {column.measure.heading}" for column in grid.first_columns.values()]
+    missing = len(readings.points) - len(curve)
+    sheet = grid.sheet
+    return Table(
+        heading=f"{sheet.protocol} · {sheet.backbone}: every reading against {study.table.baseline}",
         above=[
-            f"Protocol: {grid.protocol}, hash {grid.protocol_hash}; {len(found)} of {len(readings.points)} readings have a run"
-            + (f", {missing} have none yet" if missing else ""),
+            f"Protocol: {sheet.protocol}, hash {sheet.protocol_hash}; {len(curve)} of {len(readings.points)} readings have"
+            " a run" + (f", {missing} have none yet" if missing else ""),
             "Default: " + ", ".join(level_in_words(field.levels[0], short=False) for field in readings.fields),
         ],
-        columns=["mean", *titles, "validation", *(field.name for field in readings.fields)],
-        rows=table,
+        columns=heads("mean", *titles, "validation", *(field.name for field in readings.fields)),
+        rows=lines,
         below=[
             "Differences in points, first the mean over benchmarks; [95 % over seeds and images] (seeds). · is the default.",
             "Sorted: a reading at the top says least for the method, one at the bottom most.",
-            *_best(found, readings),
+            *_best(curve, readings),
         ],
     )
 
 
-def _best(found: Sequence[Specification], readings: Readings) -> list[str]:
+def _best(curve: Sequence[Specification], readings: Readings) -> list[str]:
     """The reading that validation chooses, as it chooses rates: the best on test would be one by luck, too."""
-    known = [(one.validation, one) for one in found if one.validation is not None]
+    known = [(one.validation, one) for one in curve if one.validation is not None]
     if not known:
         return []
     score, best = max(known, key=lambda one: one[0])
@@ -122,31 +111,30 @@ def level_in_words(options: Mapping[str, object], *, short: bool = True) -> str:
     return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
-def _effects(grid: Grid, study: Study) -> Block:
+def _effects(grid: Grid, study: Study) -> Table:
     readings = study.readings
     assert readings is not None
     effects = main_effects(grid, study)
-    wanted = sum(point.screening for point in readings.points)
-    have = sum(bool(grid.members[row]) for row, point in rows_of_readings(grid, study).items() if point.screening)
+    of_design = [row for row, point in rows_of_readings(grid, study).items() if point.screening]
+    planned = sum(point.screening for point in readings.points)
+    have = sum(bool(row.records) for row in of_design)
     fields = {field.name: field for field in readings.fields}
-    rows = [
-        [
-            Text(text=text)
-            for text in (
+    lines = [
+        Line.of(
+            [
                 effect.field,
                 " → ".join(level_in_words(level) for level in fields[effect.field].levels[:2]),
                 f"{effect.estimate:+.1f} [{effect.low:+.1f}, {effect.high:+.1f}]",
                 str(effect.replicates),
-            )
-        ]
-        for effect in sorted(effects, key=lambda one: -abs(one.estimate))
+            ]
+        )
+        for effect in sorted(effects, key=lambda effect: -abs(effect.estimate))
     ]
-    above = [] if effects else [f"{have} of the {wanted} runs of the design are in; effects need all of one seed."]
-    return Block(
-        heading=f"{grid.protocol} · {grid.backbone}: main effects",
-        above=above,
-        columns=["field", "from → to", "points", "replicates"] if rows else [],
-        rows=rows,
+    return Table(
+        heading=f"{grid.sheet.protocol} · {grid.sheet.backbone}: main effects",
+        above=[] if effects else [f"{have} of the {planned} runs of the design are in; effects need all of one seed."],
+        columns=heads("field", "from → to", "points", "replicates") if lines else [],
+        rows=lines,
         below=[
             "95 % over replicates (benchmark and seed); of a single one, Lenth's margin of error, which takes most effects to be noise.",
             *_aliasing(readings),
@@ -156,9 +144,8 @@ def _effects(grid: Grid, study: Study) -> Block:
 
 def _aliasing(readings: Readings) -> list[str]:
     """What the design cannot tell apart, in words."""
-    carried = aliases(readings.fields)
     lines = ["Main effects are not aliased with one another."]
-    for field, shares in carried.items():
+    for field, shares in aliases(readings.fields).items():
         if shares:
             sizes = Counter(round(abs(share), 2) for share in shares.values())
             parts = ", ".join(f"{count} at ±{size:g}" for size, count in sorted(sizes.items(), reverse=True))
@@ -166,42 +153,41 @@ def _aliasing(readings: Readings) -> list[str]:
     return lines
 
 
-def _claims(claims: Sequence[Claim], grid: Grid, study: Study, images_of: ImagesOf) -> Block:
+def _claims(claims: Sequence[Claim], grid: Grid, study: Study) -> Table:
     readings = study.readings
     assert readings is not None
     members = list(grid.records)
     if not study.tune:  # the study sets every row's rate, whatever another study chose: its rows are like with like
         members = [replace(record, run=replace(record.run, tuning={})) for record in members]
     fixed = {entry.method: entry.options for entry in study.entries if entry.label == study.table.baseline}
-    sources = Sources(images_of=images_of, setups=None)  # of these runs, whatever their set-up: the page says which
-    rows = []
+    by_sheet, papers = sheets(members), Papers(setups=None)  # whatever their set-up: the page says which
+    lines = []
     for claim in claims:
         if not _general(claim, readings.method, study.benchmarks):
             continue
-        here = replace(claim, benchmarks=tuple(name for name in claim.benchmarks if name in study.benchmarks))
+        benchmarks = tuple(name for name in claim.benchmarks if name in study.benchmarks)
         verdicts: Counter[str] = Counter()
         for point in readings.points:
-            options = options_of(point, readings.fields)
+            others = [replace(one, options={**fixed.get(one.method, {}), **one.options}) for one in claim.denominator]
             read = replace(
-                here,
-                numerator=replace(here.numerator, options=options),
-                denominator=tuple(
-                    replace(one, options={**fixed.get(one.method, {}), **one.options}) for one in here.denominator
-                ),
+                claim,
+                benchmarks=benchmarks,
+                numerator=replace(claim.numerator, options=options_of(point, readings.fields)),
+                denominator=tuple(others),
             )
-            finding = judge_claims([read], members, (), protocol=grid.protocol, sources=sources)[0]
-            judged = [one for one in finding.readings if one.estimate is not None]
-            verdicts[finding.verdict if judged else "no run"] += 1
+            judged, _ = score_readings(read, by_sheet, grid.archive, papers)
+            has_run = any(reading.estimate is not None for reading in judged)
+            verdicts[Finding(claim=read, readings=tuple(judged)).verdict if has_run else "no run"] += 1
         total = len(readings.points) - verdicts["no run"]
         parts = (f"{verdicts[name]} of {total}" for name in ("reproduced", "not reproduced", "inconclusive"))
-        rows.append([Text(text=text) for text in (claim.text, *parts)])
-    return Block(
+        lines.append(Line.of([claim.text, *parts]))
+    return Table(
         heading="claims under these readings",
-        columns=["claim", "reproduced", "not reproduced", "undecided"] if rows else [],
-        rows=rows,
+        columns=heads("claim", "reproduced", "not reproduced", "undecided") if lines else [],
+        rows=lines,
         below=[
             "Of the readings with a run. Reproduced: on every benchmark that has one; not reproduced: not on one of them.",
-            "Benchmarks: " + ", ".join(map(names.benchmark_title, study.benchmarks)) + ".",
+            "Benchmarks: " + ", ".join(map(benchmark_title, study.benchmarks)) + ".",
             "Claims that compare two configurations of the method are not part of the design.",
         ],
     )

@@ -4,77 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from harness.comparison.provenance import Folder
-from harness.report.page import Block, Page, Text
+from harness.comparison.archive import Archive
+from harness.report.page import Line, Page, Shown, Table
 from harness.system.errors import UsageError, did_you_mean
 
 
-def explain(page: Page, folder: Folder, *, row: str, column: str) -> str:
+def explain(page: Page, archive: Archive, *, row: str, column: str) -> str:
     """The explanation of the cell in every table of the page that has it, ending in a newline.
 
     Args:
-        page: the page.
-        folder: where its records lie.
         row: a row's label, as printed or any part of it that is unique.
         column: a column as printed (``Kvasir-SEG Sα``), or ``kvasir.s_measure``, or ``trans10k_v1.easy.miou``.
 
     Raises:
         UsageError: no such row or column, or several; or no table has both.
     """
-    tables = [block for block in page.blocks if block.columns]
-    rows = {row_label(line): {row_label(line), line[0].text} for block in tables for line in block.rows}
-    label = _one("row", row, rows)
+    tables = [table for table in page.tables if table.columns]
+    rows = {line.label: {line.label, line.cells[0].text} for table in tables for line in table.rows}
+    label = _choose("row", row, rows)
     columns: dict[str, set[str]] = {}
-    for block in tables:
-        for name in block.columns:
-            columns.setdefault(name, {name}).update(block.aliases.get(name, ()))
-    mine = {name for block in tables if label in map(row_label, block.rows) for name in block.columns}
-    title = _one("column", column, {name: aliases for name, aliases in columns.items() if name in mine})
-    found = [text for block in tables for text in _explained(block, folder, label=label, title=title)]
-    if not found:
+    for table in (one for one in tables if any(line.label == label for line in one.rows)):
+        for head in table.columns:
+            columns.setdefault(head.title, set()).update(head.names)
+    title = _choose("column", column, columns)
+    told = [text for table in tables for text in _explained(table, archive, label=label, title=title)]
+    if not told:
         raise UsageError(f"no table of this page has both the row {label!r} and the column {title!r}")
-    return "\n".join(found)
+    return "\n".join(told)
 
 
-def _explained(block: Block, folder: Folder, *, label: str, title: str) -> list[str]:
-    if title not in block.columns:
+def _explained(table: Table, archive: Archive, *, label: str, title: str) -> list[str]:
+    titles = [head.title for head in table.columns]
+    if title not in titles:
         return []
-    place = list(block.columns).index(title)
-    found = []
-    for line in block.rows:
-        if row_label(line) != label:
-            continue
-        cell = line[place]
-        head = " · ".join([block.heading, label, *words_before(line, place), f"{title}: {cell.text}"])
-        found.append("\n".join([head, *behind(cell, folder)]) + "\n")
-    return found
+    place = titles.index(title)
+    told = []
+    for line in (line for line in table.rows if line.label == label):
+        cell = line.cells[place]
+        head = " · ".join([table.heading, label, *words_before(table, line, place), f"{title}: {cell.text}"])
+        told.append("\n".join([head, *behind(cell, archive)]) + "\n")
+    return told
 
 
-def behind(cell: Text, folder: Folder) -> Sequence[str]:
+def behind(cell: Shown, archive: Archive) -> Sequence[str]:
     """What a cell tells of itself, line by line."""
-    return cell.behind(folder) if cell.behind else ["  nothing else is known of it"]
+    return cell.of.why(archive) if cell.of else ["  nothing else is known of it"]
 
 
-def words_before(line: Sequence[Text], place: int) -> list[str]:
-    """The cells between a row's name and the one at ``place``, where they tell its rows apart."""
-    return [one.text for one in line[1:place]] if place and _is_text(line) else []
+def words_before(table: Table, line: Line, place: int) -> list[str]:
+    """The cells between a row's name and the one at ``place``, where they tell its rows apart (``Kvasir-SEG Sα``), as no
+    number does."""
+    tells = len(table.columns) > 1 and table.columns[1].words
+    return [cell.text for cell in line.cells[1:place]] if place and tells else []
 
 
-def row_label(line: Sequence[Text]) -> str:
-    """What a row is found by."""
-    return line[0].name or line[0].text
-
-
-def _is_text(line: Sequence[Text]) -> bool:
-    """Whether the second cell tells the rows of one method apart (``Kvasir-SEG Sα``), as no number does."""
-    return len(line) > 1 and line[1].text[:1].isalpha()
-
-
-def _one(kind: str, asked: str, choices: Mapping[str, set[str]]) -> str:
-    wanted = asked.strip().lower()
+def _choose(kind: str, asked: str, choices: Mapping[str, set[str]]) -> str:
+    given = asked.strip().lower()
     for match in (
-        [name for name, aliases in choices.items() if wanted in {alias.lower() for alias in aliases}],
-        [name for name, aliases in choices.items() if any(wanted in alias.lower() for alias in aliases)],
+        [name for name, aliases in choices.items() if given in {alias.lower() for alias in aliases}],
+        [name for name, aliases in choices.items() if any(given in alias.lower() for alias in aliases)],
     ):
         if len(match) == 1:
             return match[0]

@@ -11,9 +11,8 @@ import pytest
 from harness.archive.store import RecordStore
 from harness.cli import status, why
 from harness.cli.tables import main as tables
-from harness.report.tables import render
 from harness.system.text import csv_cell, markdown, printable, printable_line
-from tests.harness.report.sample import record
+from tests.harness.report.sample import record, render
 
 SCRIPT = "<script>alert(1)</script>"
 

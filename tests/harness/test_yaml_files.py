@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from harness.comparison import claims
 from harness.dispatch.slurm.profile import load_profile
-from harness.judging import definitions as claims
 from harness.protocols.load import load_protocol
 from harness.studies import load_study
 from harness.system.errors import UsageError

@@ -1,18 +1,34 @@
-"""Figures from records alone, one a module; matplotlib is imported where one is drawn, not before.
+"""Figures from records alone; matplotlib is imported where one is drawn, not before.
 
-A module's ``draw(material)`` gives its drawings, or raises `NothingToDrawError` with what the records lack.
+A module's function of a figure's name takes the material and gives its drawings, or raises `NothingToDrawError` with what the
+records lack.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
-from harness.report.figures.material import Drawing, Material
-from harness.report.figures.style import styled, written_in
+from harness.comparison.archive import Archive
+from harness.report.figures.material import Drawing, Material, NothingToDrawError, materials
+from harness.report.figures.style import encoded, styled
+from harness.studies import load_study, study_names
 from harness.system.errors import UsageError, did_you_mean
 
+MODULES = {
+    "curves": ("curves", "lengths"),
+    "pareto": ("pareto",),
+    "differences": ("forest", "readings"),
+    "ranks": ("ranks", "stability"),
+    "mixtures": ("alpha", "alpha-blocks", "alpha-entropy", "alpha-benchmarks"),
+    "merging": ("merging", "merging-blocks"),
+    "insides": ("attention-distance", "frequency", "cka", "update"),
+    "masks": ("masks",),
+}
+"""Module -> the figures that it draws."""
 FIGURES: Mapping[str, str] = {
     "curves": "validation score and training loss by epoch, T_B marked",
     "lengths": "score against updates of the weights and passes, where runs of several lengths are there",
@@ -34,6 +50,7 @@ FIGURES: Mapping[str, str] = {
     "masks": "masks that runs kept, side by side, errors coloured",
 }
 """Name -> what it shows."""
+_CREATOR = re.compile(rb"Matplotlib v(\d+\.\d+(?:\.\d+)?)")
 
 
 def figure_named(name: str) -> str:
@@ -49,9 +66,58 @@ def draw(name: str, material: Material) -> Iterator[tuple[str, Drawing]]:
     Raises:
         NothingToDrawError: the records do not hold what it shows.
     """
-    module = import_module(f"harness.report.figures.{figure_named(name).replace('-', '_')}")
+    place = next(module for module, names in MODULES.items() if figure_named(name) in names)
+    module = import_module(f"harness.report.figures.{place}")
+    material.numbered.clear()
     with styled():
-        drawings: list[Drawing] = module.draw(material)
+        drawings: list[Drawing] = getattr(module, name.replace("-", "_"))(material)
     for drawing in drawings:
-        caption = drawing.caption + material.spelt_out(written_in(drawing.figure))
-        yield "-".join(part for part in (material.name, name, drawing.part) if part), replace(drawing, caption=caption)
+        stem = "-".join(part for part in (material.name, name, drawing.part) if part)
+        yield stem, replace(drawing, caption=drawing.caption + material.spelt_out())
+
+
+def figure_files(root: Path) -> list[Path]:
+    """The SVG figures of a results folder, which are held against the records."""
+    return sorted((root / "figures").glob("*.svg"))
+
+
+def wrong_figures(root: Path) -> tuple[list[str], list[str]]:
+    """(what is wrong, what could not be compared), a line each. A figure that was never drawn is not missing.
+
+    Bytes are equal under one version of matplotlib only; files of another are not compared.
+    """
+    import matplotlib
+
+    files = {path.stem: path for path in figure_files(root)}
+    contents = {stem: path.read_bytes() for stem, path in files.items()}
+    versions = {stem: found[1].decode() for stem, content in contents.items() if (found := _CREATOR.search(content))}
+    others = {stem for stem, version in versions.items() if version != matplotlib.__version__}
+    wrong, unseen = [], set(files) - others
+    for material in _materials(Archive(root), set(files)):
+        for name in FIGURES:
+            stem_of_all = f"{material.name}-{name}"
+            possible = [stem for stem in unseen if stem == stem_of_all or stem.startswith(f"{stem_of_all}-")]
+            if not possible:
+                continue
+            try:
+                drawn = dict(draw(name, material))
+            except NothingToDrawError:
+                continue
+            for stem in (stem for stem in possible if stem in drawn):
+                unseen.discard(stem)
+                data = encoded(drawn[stem].figure, "svg", title=stem, caption=drawn[stem].caption)
+                if data != contents[stem]:
+                    wrong.append(f"{files[stem]}: differs from the records")
+    wrong += [f"{files[stem]}: no record gives this figure" for stem in sorted(unseen)]
+    notes = [
+        f"{files[stem]}: drawn by matplotlib {versions[stem]}, here is {matplotlib.__version__}: not compared"
+        for stem in sorted(others)
+    ]
+    return wrong, notes
+
+
+def _materials(archive: Archive, stems: set[str]) -> Iterator[Material]:
+    yield from materials(archive)
+    for name in study_names():
+        if any(stem.startswith(f"{name}-") for stem in stems):
+            yield from materials(archive, study=load_study(name))

@@ -1,17 +1,22 @@
-"""Learning curves: one panel a row, its seeds thin and their mean thick, the other rows' means in grey behind."""
+"""Scores over time: learning curves by epoch, and score against the length of training."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.archive.schema import Record
+from harness.archive.schema import Record, Run, hashed_options
 from harness.comparison import names
 from harness.comparison.alpha import search_start
-from harness.report.figures.material import Drawing, Material, NothingToDrawError
-from harness.report.figures.style import GREY, PAGE, looks, panels
+from harness.comparison.cells import Column
+from harness.comparison.rows import Row
+from harness.comparison.rules import differences
+from harness.report.figures.material import Drawing, Material, NothingToDrawError, score_label
+from harness.report.figures.style import GREY, PAGE, looks, name_below, new_figure, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,14 +28,15 @@ WINDOW = 2
 """Epochs around T_B within which a drop is looked for."""
 
 
-def draw(material: Material) -> list[Drawing]:
+def curves(material: Material) -> list[Drawing]:
+    """Learning curves: one panel a row, its seeds thin and their mean thick, the other rows' means in grey behind."""
     drawings = []
-    for benchmark in material.benchmarks:
-        runs = {row.label: material.members(index, benchmark) for index, row in material.rows()}
-        whole = {label: [material.whole(one.key) for one in mine] for label, mine in runs.items() if mine}
-        metric = _metric([one for mine in whole.values() for one in mine])
+    for benchmark in material.grid.benchmarks:
+        runs = {row: row.finished(benchmark) for row in material.rows()}
+        whole = {row: [material.archive.whole(one.key) for one in of_row] for row, of_row in runs.items() if of_row}
+        metric = _metric([record for of_row in whole.values() for record in of_row])
         for quantity in ("val", "loss") if metric else ("loss",):
-            drawing = _benchmark(material, benchmark, whole, quantity=quantity, metric=metric)
+            drawing = _learning(material, benchmark, whole, quantity=quantity, metric=metric)
             drawings += [drawing] if drawing else []
     if not drawings:
         raise NothingToDrawError("no record holds a history of epochs to draw curves of")
@@ -65,57 +71,56 @@ def _metric(records: Sequence[Record]) -> str:
     return ""
 
 
-def _benchmark(
-    material: Material, benchmark: str, runs: Mapping[str, list[Record]], *, quantity: str, metric: str
+def _learning(
+    material: Material, benchmark: str, runs: Mapping[Row, list[Record]], *, quantity: str, metric: str
 ) -> Drawing | None:
     from matplotlib.ticker import MaxNLocator
 
-    curves = {label: _curves(mine, quantity=quantity, metric=metric) for label, mine in runs.items()}
-    curves = {label: mine for label, mine in curves.items() if mine}
-    if not curves:
+    by_row = {row: _curves(records, quantity=quantity, metric=metric) for row, records in runs.items()}
+    by_row = {row: of_row for row, of_row in by_row.items() if of_row}
+    if not by_row:
         return None
-    means = {label: _mean(mine) for label, mine in curves.items()}
-    rows = [row for _, row in material.rows()]
-    found = looks(rows)
-    figure, axes = panels(len(curves), columns=5, width=PAGE, height=1.25, sharex=True, sharey=True)
-    title = names.benchmark_title(benchmark)
-    lower = names.metric(metric).lower_is_better
-    for place, (ax, (label, mine)) in enumerate(zip(axes, curves.items(), strict=True)):
-        look = found[label]
+    means = {row: _mean(of_row) for row, of_row in by_row.items()}
+    look = looks(material.rows())
+    figure, axes = panels(len(by_row), columns=5, width=PAGE, height=1.25, sharex=True, sharey=True)
+    measure = names.metric(metric)
+    for place, (ax, (row, of_row)) in enumerate(zip(axes, by_row.items(), strict=True)):
         for other, mean in means.items():
-            if other != label:
+            if other is not row:
                 ax.plot(list(mean), list(mean.values()), color="#cccccc", linewidth=0.6, zorder=1)
-        for curve in mine:
-            ax.plot(list(curve), list(curve.values()), color=look.colour, linewidth=0.6, alpha=0.6, zorder=2)
-        mean = means[label]
-        ax.plot(list(mean), list(mean.values()), **look.line(markersize=3, linewidth=1.6, zorder=3))
-        ax.set_title(material.short(label, most=24), loc="left", pad=2)
-        _mark_start(ax, runs[label], metric=metric if quantity == "val" else "", lower=lower)
+        for curve in of_row:
+            ax.plot(list(curve), list(curve.values()), color=look[row].colour, linewidth=0.6, alpha=0.6, zorder=2)
+        mean = means[row]
+        ax.plot(list(mean), list(mean.values()), **look[row].line(markersize=3, linewidth=1.6, zorder=3))
+        ax.set_title(material.short(row, most=24), loc="left", pad=2)
+        _mark_start(ax, runs[row], metric=metric if quantity == "val" else "", lower=measure.lower_is_better)
         if place % 5 == 0:
-            ax.set_ylabel(f"{names.metric(metric).title} (%)" if quantity == "val" else "loss")
+            ax.set_ylabel(f"{measure.title} (%)" if quantity == "val" else "loss")
     for ax in axes[-min(5, len(axes)) :]:
         ax.set_xlabel("epoch")
     epochs = [epoch for mean in means.values() for epoch in mean]
-    axes[0].set_xlim(min([*epochs, *_starts(runs)]) - 0.4, max(epochs) + 0.4)
+    starts = _starts([record for records in runs.values() for record in records])
+    axes[0].set_xlim(min([*epochs, *starts]) - 0.4, max(epochs) + 0.4)
     axes[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     _limit(axes[0], [value for mean in means.values() for value in mean.values()])
-    what = f"Validation {names.metric(metric).title}" if quantity == "val" else "Training loss"
+    what = f"Validation {measure.title}" if quantity == "val" else "Training loss"
     caption = (
-        f"{what} on {title} by epoch. Thin: one seed; thick: mean over seeds; grey: means of the other rows."
+        f"{what} on {names.benchmark_title(benchmark)} by epoch. Thin: one seed; thick: mean over seeds; grey: means of the other rows."
         " Dashed: T_B, after which α learns; the number beside it is the largest drop of the validation score in points"
         f" within {WINDOW} epochs of T_B (mean over seeds; – where it was not validated twice there). {material.caption}"
     )
-    return Drawing(part=benchmark if quantity == "val" else f"{benchmark}-loss", figure=figure, caption=caption)
+    part = benchmark if quantity == "val" else f"{benchmark}-loss"
+    return Drawing(part=part, benchmark=benchmark, figure=figure, caption=caption)
 
 
 def _curves(records: Sequence[Record], *, quantity: str, metric: str) -> list[Curve]:
     if quantity == "val":
-        found = [validation_curve(record, metric) for record in records]
+        by_seed = [validation_curve(record, metric) for record in records]
     else:
-        found = [
+        by_seed = [
             {e["epoch"]: e["loss"] for e in one.history if math.isfinite(e.get("loss", math.nan))} for one in records
         ]
-    return [curve for curve in found if curve]
+    return [curve for curve in by_seed if curve]
 
 
 def _mean(curves: Sequence[Curve]) -> Curve:
@@ -125,7 +130,7 @@ def _mean(curves: Sequence[Curve]) -> Curve:
 
 
 def _mark_start(ax: Axes, records: Sequence[Record], *, metric: str, lower: bool) -> None:
-    for start in _starts({"": records}):
+    for start in _starts(records):
         ax.axvline(start, color=GREY, linestyle=(0, (3, 2)), linewidth=0.7, zorder=0)
         if not metric:
             continue
@@ -137,8 +142,8 @@ def _mark_start(ax: Axes, records: Sequence[Record], *, metric: str, lower: bool
         )
 
 
-def _starts(runs: Mapping[str, Sequence[Record]]) -> list[int]:
-    return sorted({start for mine in runs.values() for one in mine if (start := search_start(one)) is not None})
+def _starts(runs: Sequence[Record]) -> list[int]:
+    return sorted({start for record in runs if (start := search_start(record)) is not None})
 
 
 def _limit(ax: Axes, values: Sequence[float]) -> None:
@@ -146,3 +151,142 @@ def _limit(ax: Axes, values: Sequence[float]) -> None:
     low, high = min(values), max(values)
     margin = 0.08 * (high - low) or 1.0
     ax.set_ylim(low - margin, high + margin)
+
+
+LENGTH = {"epochs", "epoch_images"}
+"""Rules in which the runs of one line may differ."""
+APART = 1.3
+"""Factor between two lengths whose labels do not touch."""
+AXES = ("updates of the weights", "passes of a batch, those for α included")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedFor:
+    """A row at one length.
+
+    Args:
+        updates: of the weights, mean over seeds.
+        passes: forward and backward passes of a batch, those for α included.
+        scores: in %, one a seed.
+    """
+
+    updates: float
+    passes: float
+    scores: tuple[float, ...]
+
+
+def lengths(material: Material) -> list[Drawing]:
+    """Time to quality: score against training length, counted in updates of the weights and in passes of the network."""
+    drawings = [
+        drawing
+        for column in material.grid.first_columns.values()
+        if (drawing := _by_length(material, column)) is not None
+    ]
+    if not drawings:
+        raise NothingToDrawError(
+            "no other length of these runs: it takes records that differ in epochs or epoch_images alone, and the figure is"
+            " drawn with the longest"
+        )
+    return drawings
+
+
+def passes_of(record: Record) -> float | None:
+    """Forward and backward passes of a batch that its training took: one for each update of the weights, and one more for
+    each of α's that has a pass of its own. None where the record does not count its updates."""
+    weights = record.budget.get("weight_updates")
+    if weights is None:
+        return None
+    config = record.run.method_config
+    shared = config.get("alternate") == "joint" or not config.get("stagewise", True)  # one pass updates both
+    return weights + (0.0 if shared else record.budget.get("alpha_updates", 0.0))
+
+
+def _by_length(material: Material, column: Column) -> Drawing | None:
+    trained: dict[Row, list[TrainedFor]] = {}
+    behind: list[Record] = []
+    for row in material.rows():
+        runs = row.finished(column.benchmark)
+        others = _lengths(runs, material.everywhere)
+        points = [point for alike in others if (point := _point(alike, column))]
+        points.sort(key=lambda point: point.updates)
+        longest = _point(runs, column)
+        if len(points) > 1 and longest is not None and points[-1].updates == longest.updates:
+            trained[row] = points
+            behind += itertools.chain(*others)
+    if not trained:
+        return None
+    figure = new_figure(PAGE, 2.4)
+    axes = figure.subplots(1, 2, sharey=True)
+    look = looks(list(trained))
+    for ax, name, title in zip(axes, ("updates", "passes"), AXES, strict=True):
+        for row, points in trained.items():
+            amounts = [getattr(point, name) for point in points]
+            means = [statistics.fmean(point.scores) for point in points]
+            ax.plot(amounts, means, **look[row].line(label=material.short(row), zorder=3))
+            for amount, point in zip(amounts, points, strict=True):
+                dots = {"marker": ".", "linestyle": "none", "markersize": 3, "zorder": 2}
+                ax.plot([amount] * len(point.scores), point.scores, color=look[row].colour, **dots)
+        _scale(ax, {getattr(point, name) for points in trained.values() for point in points})
+        ax.set_xlabel(title)
+        ax.grid(visible=True)
+    axes[0].set_ylabel(score_label(column))
+    name_below(figure, axes[0], most=6)
+    n = "; ".join(
+        f"{row.label}: {', '.join(f'{point.updates:.0f} updates n = {len(point.scores)}' for point in points)}"
+        for row, points in trained.items()
+    )
+    caption = (
+        f"Score on {names.benchmark_title(column.benchmark)} against the length of training. Every point is a training of its own"
+        " whose learning rate falls to its end. Lines: means over seeds; dots: single seeds. Passes: forward and backward"
+        f" passes of a batch, so a second pass for α counts. {n}. {material.caption_of(behind)}"
+    )
+    return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)
+
+
+def _lengths(runs: Sequence[Record], everywhere: Iterable[Record]) -> list[list[Record]]:
+    """The finished runs of one configuration on one benchmark, those of each length together."""
+    alike: dict[tuple[object, object], list[Record]] = {}
+    for record in everywhere if runs else ():
+        if record.code == "OK" and _differ_in_length_alone(record.run, runs[0].run):
+            rules = record.run.rules
+            alike.setdefault((rules.get("epochs"), rules.get("epoch_images")), []).append(record)
+    return list(alike.values())
+
+
+def _differ_in_length_alone(first: Run, second: Run) -> bool:
+    return (
+        all(
+            getattr(first, name) == getattr(second, name)
+            for name in ("method", "benchmark", "backbone", "checkpoint", "manifest")
+        )
+        and hashed_options(first.method_config) == hashed_options(second.method_config)
+        and differences(first.rules, second.rules).keys() <= LENGTH
+    )
+
+
+def _point(runs: Sequence[Record], column: Column) -> TrainedFor | None:
+    """None where no run of them has the score and counts its updates."""
+    counted = {
+        one.run.seed: (100 * value, one.budget["weight_updates"], passes)
+        for one in sorted(runs, key=lambda one: one.key)
+        if (value := one.scores.get("best", {}).get(column.split, {}).get(column.metric)) is not None
+        and (passes := passes_of(one)) is not None
+    }
+    if not counted:
+        return None
+    scores, updates, passes_taken = zip(*(counted[seed] for seed in sorted(counted)), strict=True)
+    return TrainedFor(updates=statistics.fmean(updates), passes=statistics.fmean(passes_taken), scores=scores)
+
+
+def _scale(ax: Axes, amounts: Iterable[float]) -> None:
+    """Logarithmic, with a tick at every length that stands apart from the one before."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    ticks: list[float] = []
+    for amount in sorted(amounts):
+        if not ticks or amount >= APART * ticks[-1]:
+            ticks.append(amount)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    ax.xaxis.set_minor_locator(NullLocator())

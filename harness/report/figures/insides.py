@@ -1,17 +1,20 @@
-"""What the figures of evidence share: the rows that have some, on one benchmark, and how blocks lie on an axis."""
+"""What models do inside, from evidence: attention distance, frequencies, likeness of features, size of the update."""
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.archive.measured import BlockEvidence, EvidenceRecord
-from harness.comparison.evidence import comparable
-from harness.comparison.grid import Row
-from harness.report.figures.material import Material, NothingToDrawError
-from harness.report.figures.style import GREY, Look, looks
+from harness.comparison.evidence import cka_to_frozen, comparable, distance_change, frequency_change
+from harness.comparison.names import benchmark_title
+from harness.comparison.rows import Row
+from harness.report.figures.material import Drawing, Material, NothingToDrawError
+from harness.report.figures.style import GREY, PAGE, Look, looks, new_figure, panels
+from harness.statistics.cka import cka as alike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,25 +45,31 @@ def measured(material: Material) -> dict[str, list[RowEvidence]]:
         NothingToDrawError: no run here has evidence.
     """
     look = looks(material.grid.rows)
-    found: dict[str, list[RowEvidence]] = {}
-    for benchmark in material.benchmarks:
+    by_benchmark: dict[str, list[RowEvidence]] = {}
+    for benchmark in material.grid.benchmarks:
         first: EvidenceRecord | None = None
-        for index, row in material.rows():
-            mine = {run.run.seed: material.evidence_of(run) for run in material.members(index, benchmark)}
-            there = {seed: one for seed, one in mine.items() if one is not None and comparable([first or one, one])}
+        for row in material.rows():
+            told = {run.run.seed: material.archive.evidence(run) for run in row.finished(benchmark)}
+            there = {seed: one for seed, one in told.items() if one is not None and comparable([first or one, one])}
             if there:
                 first = first or next(iter(there.values()))
-                found.setdefault(benchmark, []).append(
-                    RowEvidence(row=row, shown=material.short(row.label), look=look[row.label], by_seed=there)
-                )
-    if not found:
+                of_row = RowEvidence(row=row, shown=material.short(row), look=look[row], by_seed=there)
+                by_benchmark.setdefault(benchmark, []).append(of_row)
+    if not by_benchmark:
         raise NothingToDrawError("no run has evidence (sam-peft evidence --run KEY measures it)")
-    return found
+    return by_benchmark
 
 
-def plot_by_block(ax: Axes, mine: Sequence[RowEvidence], number: Callable[[BlockEvidence], float]) -> None:
+def _by_benchmark(material: Material, draw: Callable[[Material, str, list[RowEvidence]], Drawing]) -> list[Drawing]:
+    return [
+        replace(draw(material, benchmark, rows), part=benchmark, benchmark=benchmark)
+        for benchmark, rows in measured(material).items()
+    ]
+
+
+def plot_by_block(ax: Axes, rows: Sequence[RowEvidence], number: Callable[[BlockEvidence], float]) -> None:
     """A line a row, the mean over seeds, with a dash a seed; windowed blocks have small symbols."""
-    for one in mine:
+    for one in rows:
         values = one.by_block(number)
         means = [statistics.fmean(each) for each in values]
         style = one.look.line(linewidth=0.9)
@@ -87,9 +96,9 @@ def power(value: float, _: Any = None) -> str:
     return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "").replace("-", "−")
 
 
-def name_rows(ax: Axes, mine: Sequence[RowEvidence]) -> None:
+def name_rows(ax: Axes, rows: Sequence[RowEvidence]) -> None:
     """A legend of the rows."""
-    for one in mine:
+    for one in rows:
         ax.plot([], [], **one.look.line(linewidth=0.9), label=one.shown)
     ax.legend(loc="best", handlelength=2.2)
 
@@ -99,11 +108,185 @@ def zero(ax: Axes) -> None:
     ax.axhline(0, color=GREY, linewidth=0.7, zorder=0)
 
 
-def said(mine: Sequence[RowEvidence]) -> str:
+def said(rows: Sequence[RowEvidence]) -> str:
     """Images, seeds, and what symbols are."""
-    record = mine[0].records[0]
-    seeds = "; ".join(f"{one.row.label}: {len(one.by_seed)}" for one in mine)
+    record = rows[0].records[0]
+    seeds = "; ".join(f"{one.row.label}: {len(one.by_seed)}" for one in rows)
     windows = " Small symbols: windowed blocks, large: global." if any(one.window for one in record.blocks) else ""
     return (
         f"{len(record.images)} test images; seeds measured: {seeds}. Symbols: mean over seeds, dashes: seeds.{windows}"
     )
+
+
+def attention_distance(material: Material) -> list[Drawing]:
+    """How far attention reaches by block: the frozen backbone against uniform attention, and what training changes."""
+    return _by_benchmark(material, _attention)
+
+
+def _attention(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
+    figure = new_figure(PAGE, 2.3)
+    left, right = figure.subplots(1, 2)
+    blocks = rows[0].records[0].blocks
+    for place, block in enumerate(blocks):
+        heads = block.frozen.distance_px
+        left.plot([place] * len(heads), heads, linestyle="none", marker=".", color=GREY, markersize=3)
+        left.plot([place - 0.35, place + 0.35], [block.uniform_px] * 2, color="#d62728", linewidth=0.9)
+        left.plot(
+            [place], [block.frozen.mean_distance], marker="s" if block.window else "o", color="#1b1b1b", markersize=3
+        )
+    left.set_ylim(bottom=0)
+    block_axis(left)
+    left.set_ylabel("attention distance (px)")
+    left.set_title("frozen backbone", loc="left")
+    plot_by_block(right, rows, distance_change)
+    zero(right)
+    right.set_ylabel("trained − frozen (px)")
+    right.set_title(benchmark_title(benchmark), loc="left")
+    name_rows(right, rows)
+    caption = (
+        f"Mean attention distance on {benchmark_title(benchmark)}, in pixels of the network's input. Left: the frozen"
+        " backbone of the first run, heads as dots, their mean in black, red: uniform attention over the same tokens. Right:"
+        f" trained minus frozen, mean over heads. {said(rows)} {material.caption}"
+    )
+    return Drawing(figure=figure, caption=caption)
+
+
+def frequency(material: Material) -> list[Drawing]:
+    """Which frequencies features hold by depth, and what training changes of them."""
+    return _by_benchmark(material, _frequency)
+
+
+def _frequency(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
+    from matplotlib import colormaps
+
+    figure = new_figure(PAGE, 2.3)
+    left, middle, right = figure.subplots(1, 3)
+    record = rows[0].records[0]
+    depth, side = len(record.blocks), record.grid[0]
+    at = [2 * place / side for place in range(len(record.blocks[0].frozen.after_mlp))]
+    for place, block in enumerate(record.blocks):
+        shade = colormaps["viridis"](0.9 * place / max(depth - 1, 1))
+        left.plot(at, block.frozen.after_mlp, color=shade, linewidth=0.8)
+        if place in (0, depth - 1):
+            end = (at[-1], block.frozen.after_mlp[-1])
+            left.annotate(str(place), end, fontsize=5.5, xytext=(2, -2), textcoords="offset points")
+    left.set_title("frozen, by block", loc="left")
+    left.set_ylabel("Δ log amplitude")
+    for one in rows:
+        curves = [
+            [now - then for now, then in zip(last.trained.after_mlp, last.frozen.after_mlp, strict=True)]
+            for last in (each.blocks[-1] for each in one.records)
+        ]
+        means = [statistics.fmean(values) for values in zip(*curves, strict=True)]
+        middle.plot(at, means, **one.look.line(linewidth=0.9, markersize=2.5))
+    middle.set_title("last block, trained − frozen", loc="left")
+    for ax in (left, middle):
+        ax.set_xlabel("frequency (π)")
+        ax.grid(visible=True, axis="y")
+    plot_by_block(right, rows, frequency_change)
+    right.set_title("highest frequency, trained − frozen", loc="left")
+    for ax in (middle, right):
+        zero(ax)
+    name_rows(right, rows)
+    caption = (
+        f"Log amplitude of the features' spectrum on {benchmark_title(benchmark)}, along the diagonal, relative to frequency"
+        " 0, behind each block. Left: the frozen backbone of the first run, from the first block (dark) to the last (light)."
+        f" Middle: what training changes behind the last block. Right: the same of the highest frequency, by block. {said(rows)}"
+        f" {material.caption}"
+    )
+    return Drawing(figure=figure, caption=caption)
+
+
+def cka(material: Material) -> list[Drawing]:
+    """How alike features are: each trained model to its frozen backbone by block, and the rows to one another."""
+    return _by_benchmark(material, _alike)
+
+
+def between(first: RowEvidence, second: RowEvidence) -> float | None:
+    """CKA of the last blocks' outputs: of two rows the mean over common seeds, of a row with itself over pairs of seeds."""
+    if first is second:
+        pairs = list(itertools.combinations(first.records, 2))
+    else:
+        seeds = sorted(first.by_seed.keys() & second.by_seed.keys())
+        pairs = [(first.by_seed[seed], second.by_seed[seed]) for seed in seeds]
+    values = [alike(one.blocks[-1].trained.grams, other.blocks[-1].trained.grams) for one, other in pairs]
+    return statistics.fmean(values) if values else None
+
+
+def _alike(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
+    figure = new_figure(PAGE, 2.4)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    plot_by_block(left, rows, cka_to_frozen)
+    left.set_ylim(top=1.02)
+    left.set_ylabel("CKA to the frozen block")
+    left.set_title(benchmark_title(benchmark), loc="left")
+    name_rows(left, rows)
+    table = [[between(one, other) for other in rows] for one in rows]
+    shown = [[float("nan") if value is None else value for value in line] for line in table]
+    picture = right.imshow(shown, cmap="cividis", vmin=0, vmax=1)
+    for row, column in itertools.product(range(len(rows)), repeat=2):
+        value = table[row][column]
+        said_here = "–" if value is None else f"{value:.2f}"
+        light = value is not None and value > 0.6
+        shade = "black" if light or value is None else "white"
+        right.text(column, row, said_here, ha="center", va="center", fontsize=6, color=shade)
+    labels = [material.short(one.row, most=18) for one in rows]
+    right.set_xticks(range(len(rows)), labels, rotation=90)
+    right.set_yticks(range(len(rows)), labels)
+    right.tick_params(length=0)
+    right.set_title("last block, between rows", loc="left")
+    figure.colorbar(picture, ax=right, shrink=0.8)
+    caption = (
+        f"Centred kernel alignment (linear, unbiased, {rows[0].records[0].batch} images a minibatch) on"
+        f" {benchmark_title(benchmark)}. Left: each block's output to the frozen backbone's. Right: outputs of the last block"
+        " between rows at the same seed; on the diagonal between the seeds of a row (–: one seed)."
+        f" {said(rows)} {material.caption}"
+    )
+    return Drawing(figure=figure, caption=caption)
+
+
+SITES = ("q", "k", "v", "proj", "mlp_in", "mlp_out", "block")
+SMALLEST, LARGEST = 1e-3, 1.0
+"""The scale's ends, whatever the data, so that figures compare."""
+
+
+def update(material: Material) -> list[Drawing]:
+    """How large the update is and where: blocks by sites, a panel a row."""
+    return _by_benchmark(material, _update)
+
+
+def _update(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
+
+    norm = LogNorm(SMALLEST, LARGEST)
+    depth = max(len(one.records[0].blocks) for one in rows)
+    figure, axes = panels(len(rows), columns=min(5, len(rows)), width=PAGE, height=1.0 + 0.12 * depth)
+    for place, (ax, one) in enumerate(zip(axes, rows, strict=True)):
+        table = [
+            [
+                max(statistics.fmean(each.blocks[block].update.get(site, 0.0) for each in one.records), SMALLEST / 10)
+                for site in SITES
+            ]
+            for block in range(len(one.records[0].blocks))
+        ]
+        ax.pcolormesh(table, cmap="magma_r", norm=norm, edgecolors="white", linewidth=0.3)
+        ax.set_ylim(len(table), 0)
+        ax.set_xticks([at + 0.5 for at in range(len(SITES))], SITES, rotation=90)
+        step = max(1, -(-len(table) // 16))
+        ax.set_yticks([at + 0.5 for at in range(0, len(table), step)], [str(at) for at in range(0, len(table), step)])
+        ax.tick_params(length=0)
+        ax.set_title(material.short(one.row, most=20), loc="left")
+        if place == 0:
+            ax.set_ylabel("block")
+    bar = figure.colorbar(
+        ScalarMappable(norm=norm, cmap="magma_r"), ax=axes, shrink=0.8, aspect=30, pad=0.02, extend="both"
+    )
+    bar.ax.yaxis.set_major_formatter(power)
+    bar.set_label("‖f − f₀‖ / ‖f₀‖")
+    caption = (
+        f"Size of the update on {benchmark_title(benchmark)}: ‖f(x) − f₀(x)‖ / ‖f₀(x)‖ over the tokens x that reach a site of"
+        " the trained model, f₀ the frozen backbone's; block: what the whole block adds to its input. Mean over seeds. The scale is"
+        f" fixed from {SMALLEST:g} to {LARGEST:g}; palest: less, or nothing. {said(rows)} {material.caption}"
+    )
+    return Drawing(figure=figure, caption=caption)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from harness.archive.files import is_of_record
 from harness.archive.masks import MASKS, KeptMask, read_masks
 from harness.archive.schema import Record
-from harness.comparison import names
-from harness.comparison.grid import Column, Row
+from harness.comparison.cells import Column
+from harness.comparison.rows import Row
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
 from harness.report.figures.style import PAGE, new_figure
 
@@ -42,15 +42,15 @@ class Shown:
     masks: dict[Image, KeptMask]
 
 
-def draw(material: Material) -> list[Drawing]:
+def masks(material: Material) -> list[Drawing]:
+    """Image, truth, and every row's prediction with its errors coloured."""
     drawings = []
-    for benchmark, place in material.first_columns().items():
-        shown = kept(material, benchmark)
-        if shown:
-            drawings.append(_benchmark(material, benchmark, material.grid.columns[place], shown))
+    for benchmark, column in material.grid.first_columns.items():
+        if shown := kept(material, benchmark):
+            drawings.append(_side_by_side(material, column, shown))
     if not drawings:
         raise NothingToDrawError(
-            "no record has masks beside it (runs keep them since `keep_masks` is a field of the protocol; python -m"
+            "no record has masks beside it (runs keep them since `keep_masks` is a field of the protocol;"
             " sam-peft predict writes those of older runs)"
         )
     return drawings
@@ -58,19 +58,19 @@ def draw(material: Material) -> list[Drawing]:
 
 def kept(material: Material, benchmark: str) -> list[Shown]:
     """Every row's masks, of the first seed that most rows have masks of."""
-    found: dict[int, list[Shown]] = {}
-    for index, row in material.rows():
-        for record in material.members(index, benchmark):
-            path = material.masks(record)
+    by_seed: dict[int, list[Shown]] = {}
+    for row in material.rows():
+        for record in row.finished(benchmark):
+            path = material.archive.store.masks_path(record.key)
             if not path.is_file() or not is_of_record(MASKS, record.beside):
                 continue
             try:
-                masks = read_masks(path, expected=record.beside.get(MASKS, ""))
+                of_run = read_masks(path, expected=record.beside.get(MASKS, ""))
             except ValueError:
                 continue
-            by_image = {(one.split, one.stem): one for one in masks}
-            found.setdefault(record.run.seed, []).append(Shown(row=row, record=record, masks=by_image))
-    return max((found[seed] for seed in sorted(found)), key=len, default=[])
+            by_image = {(mask.split, mask.stem): mask for mask in of_run}
+            by_seed.setdefault(record.run.seed, []).append(Shown(row=row, record=record, masks=by_image))
+    return max((by_seed[seed] for seed in sorted(by_seed)), key=len, default=[])
 
 
 def best_median_worst(scores: dict[Image, float], *, lower_is_better: bool = False) -> dict[str, Image]:
@@ -92,14 +92,14 @@ def painted(predicted: Picture, truth: Picture) -> Picture:
     return picture
 
 
-def _benchmark(material: Material, benchmark: str, column: Column, shown: Sequence[Shown]) -> Drawing:
-    base = next((one for one in shown if one.row.label == material.baseline), shown[0])
+def _side_by_side(material: Material, column: Column, shown: Sequence[Shown]) -> Drawing:
+    base = next((one for one in shown if one.row is material.baseline), shown[0])
     common = set.intersection(*(set(one.masks) for one in shown)) or set(base.masks)
     scores = {image: _score(material, base.record, image, column.metric) for image in sorted(common)}
     known = {image: value for image, value in scores.items() if value is not None}
-    lower = names.metric(column.metric).lower_is_better
+    lower = column.measure.lower_is_better
     images = best_median_worst(known or dict.fromkeys(sorted(common), 0.0), lower_is_better=lower)
-    pictures = {image: material.picture_of(base.record, *image) for image in images.values()}
+    pictures = {image: material.pictures(base.record, *image) for image in images.values()}
     with_picture = any(picture is not None for picture in pictures.values())
     tiles = len(shown) + 1 + with_picture
     columns = min(ACROSS, tiles)
@@ -126,20 +126,20 @@ def _benchmark(material: Material, benchmark: str, column: Column, shown: Sequen
                 continue
             value = _score(material, one.record, image, column.metric)
             said = "" if value is None else f"\n{100 * value:.1f}"
-            _tile(ax, painted(mask.predicted, mask.truth), material.short(one.row.label, most=18) + said)
+            _tile(ax, painted(mask.predicted, mask.truth), material.short(one.row, most=18) + said)
     stems = ", ".join(f"{word}: {stem}" for word, (_, stem) in images.items())
     caption = (
-        f"Masks on {names.benchmark_title(benchmark)} by the best checkpoint of seed {base.record.run.seed}, with the image's"
-        f" {names.metric(column.metric).title} (%) under that metric's own conventions. Light: found; blue: missed; orange:"
+        f"Masks on {column.benchmark_title} by the best checkpoint of seed {base.record.run.seed}, with the image's"
+        f" {column.measure.title} (%) under that metric's own conventions. Light: found; blue: missed; orange:"
         " invented; purple: another class; grey: does not count. Of the test images that every run keeps (chosen by a hash of"
         f" their names), the best, median and worst by {base.row.label} ({stems}). {material.caption}"
     )
-    return Drawing(part=benchmark, figure=figure, caption=caption)
+    return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)
 
 
 def _score(material: Material, record: Record, image: Image, metric: str) -> float | None:
     split, stem = image
-    scores = material.images_of(record, "best", split, metric)
+    scores = material.archive.images(record, "best", split, metric)
     return None if scores is None else scores.scores.get(stem)
 
 

@@ -1,35 +1,25 @@
-"""What figures are drawn from: one sheet of records (protocol hash, backbone, checkpoint), its costs, its images."""
+"""What figures are drawn from: one sheet of records (protocol hash, backbone, checkpoint), and what lies beside them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.archive.cost import CostRecord, CostStore
-from harness.archive.schema import Record, content_hash
-from harness.archive.store import RecordStore
-from harness.comparison import names
-from harness.comparison.evidence import EvidenceOf, evidence_below, no_evidence
-from harness.comparison.grid import Column, Grid, Row, first_columns
-from harness.comparison.paired import ImagesOf
-from harness.comparison.rules import CardOf, no_card
-from harness.report.pages import images_below
-from harness.report.tables import grids
+from harness.archive.schema import Record
+from harness.comparison.archive import Archive
+from harness.comparison.cells import Cell, Column, Grid
+from harness.comparison.grids import grids, without_gaps
+from harness.comparison.rows import Row
+from harness.report.pages import require_records
 from harness.studies import Study
 from harness.system.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PictureOf = Callable[[Record, str, str], Any]
+Pictures = Callable[[Record, str, str], Any]
 """(a record, split, stem) -> image (S, S, 3) uint8 at the network's input size, None where it is not at hand."""
-
-
-_NUMBERED = re.compile(r"… \[(\d+)\]")
 
 
 class NothingToDrawError(UsageError):
@@ -42,11 +32,13 @@ class Drawing:
 
     Args:
         part: what tells it from the other figures of its kind (a benchmark), empty where there is one.
+        benchmark: whose it is, empty where it shows several.
         figure: drawn.
         caption: what is shown, with n, protocol hash and what bars and lines are.
     """
 
-    part: str
+    part: str = ""
+    benchmark: str = ""
     figure: Figure
     caption: str
 
@@ -56,37 +48,29 @@ class Material:
     """Args:
     name: of its files: study or protocol, then the protocol's hash.
     grid: rows, columns and cells.
-    whole: a record with its history and its α history.
-    images_of: per-image scores.
-    costs: every cost session of the results folder.
-    baseline: label of the row that others are compared with.
-    masks: a record -> the file of its kept masks, which need not be there.
-    picture_of: images for `masks`.
-    evidence_of: what a run's model does inside, None where it was not measured.
+    baseline: the row that others are compared with.
+    pictures: images for masks.
     everywhere: the records of every sheet, for figures that compare rules.
     study: whose rows they are, None for the card's.
+    numbered: rows that `short` gave a number since the last figure.
     """
 
     name: str
     grid: Grid
-    whole: Callable[[str], Record]
-    images_of: ImagesOf
-    costs: Sequence[CostRecord]
-    baseline: str
-    masks: Callable[[Record], Path]
-    picture_of: PictureOf = field(default=lambda record, split, stem: None)
-    evidence_of: EvidenceOf = no_evidence
+    baseline: Row
+    pictures: Pictures = field(default=lambda record, split, stem: None)
     everywhere: Sequence[Record] = ()
     study: Study | None = None
+    numbered: dict[int, Row] = field(default_factory=dict)
 
     @property
-    def benchmarks(self) -> list[str]:
-        return list(dict.fromkeys(column.benchmark for column in self.grid.columns))
+    def archive(self) -> Archive:
+        return self.grid.archive
 
     @property
     def caption(self) -> str:
         """What every caption ends with."""
-        return self._caption(self.grid.seeds, [self.grid.protocol_hash])
+        return self._caption(self.grid.seeds, [self.grid.sheet.protocol_hash])
 
     def caption_of(self, runs: Iterable[Record]) -> str:
         """What the caption of a figure of these runs, of other sheets too, ends with."""
@@ -96,126 +80,108 @@ class Material:
     def _caption(self, seeds: Sequence[int], hashes: Sequence[str]) -> str:
         n = f"n = {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'} ({', '.join(map(str, seeds))})"
         rules = f"{'hash' if len(hashes) == 1 else 'hashes'} {', '.join(hashes)}"
-        return f"{n}; protocol {self.grid.protocol}, {rules}; backbone {self.grid.backbone}."
+        return f"{n}; protocol {self.grid.sheet.protocol}, {rules}; backbone {self.grid.sheet.backbone}."
 
-    def short(self, label: str, *, most: int = 36) -> str:
+    def short(self, row: Row, *, most: int = 36) -> str:
         """A row's label that fits where it stands; one that reads like another's when cut has its number behind it, which
         the figure's caption spells out."""
-        labels = [row.label for row in self.grid.rows]
-        cut = _cut(label, most)
-        if label not in labels or [_cut(one, most) for one in labels].count(cut) < 2:
+        cut = _cut(row.label, most)
+        if [_cut(other.label, most) for other in self.grid.rows].count(cut) < 2:
             return cut
-        number = f" [{labels.index(label) + 1}]"
-        return _cut(label, most - len(number)) + number
+        number = self.grid.rows.index(row) + 1
+        self.numbered[number] = row
+        behind = f" [{number}]"
+        return _cut(row.label, most - len(behind)) + behind
 
-    def spelt_out(self, texts: Iterable[str]) -> str:
-        """What a caption says of the rows that `short` gave a number in these texts."""
-        numbers = sorted({int(found[1]) for text in texts for found in _NUMBERED.finditer(text)})
-        rows = [f"[{number}] {self.grid.rows[number - 1].label}" for number in numbers]
+    def spelt_out(self) -> str:
+        """What a caption says of the rows that have a number."""
+        rows = [f"[{number}] {row.label}" for number, row in sorted(self.numbered.items())]
         return f" Rows cut short: {'; '.join(rows)}." if rows else ""
 
-    def members(self, index: int, benchmark: str) -> list[Record]:
-        """The finished runs of a row on one benchmark, by seed."""
-        mine = [one for one in self.grid.members[index] if one.run.benchmark == benchmark and one.code == "OK"]
-        return sorted(mine, key=lambda one: (one.run.seed, one.key))
-
-    def rows(self) -> list[tuple[int, Row]]:
+    def rows(self) -> list[Row]:
         """One a method configuration: where several of its models are scored, the first stands for it."""
-        unique: dict[tuple[str, ...], tuple[int, Row]] = {}
-        for index, row in enumerate(self.grid.rows):
-            unique.setdefault(tuple(one.key for one in self.grid.members[index]) or (row.label,), (index, row))
+        unique: dict[tuple[str, ...], Row] = {}
+        for row in self.grid.rows:
+            unique.setdefault(tuple(record.key for record in row.records) or (row.label,), row)
         return list(unique.values())
 
-    def first_columns(self) -> dict[str, int]:
-        """benchmark -> the column by which it is reported first, see `harness.comparison.grid.first_columns`."""
-        return {self.grid.columns[place].benchmark: place for place in first_columns(self.grid)}
+    def complete_cells(self, *, least: int) -> dict[Row, list[Cell]]:
+        """What ranks over benchmarks are made of: of the benchmarks the largest set that ``least`` rows are complete on, and
+        these rows' cells on each.
 
-
-def score_label(column: Column) -> str:
-    """``Kvasir-SEG Sα (%)``, with the split where it is not the test split."""
-    split = f" {column.split}" if column.split != "test" else ""
-    return f"{column.benchmark_title}{split} {names.metric(column.metric).title} (%)"
+        Raises:
+            NothingToDrawError: fewer than two such benchmarks.
+        """
+        cells, columns = self.grid.cells, list(self.grid.first_columns.values())
+        done = {column: {row for row in self.rows() if cells[row, column].complete} for column in columns}
+        chosen, common = without_gaps(done, least=least)
+        if len(chosen) < 2:
+            raise NothingToDrawError(
+                f"ranks need at least {least} rows that are complete on the same two benchmarks; {len(columns)} benchmark"
+                f"{'s have' if len(columns) != 1 else ' has'} records here"
+            )
+        return {row: [cells[row, column] for column in chosen] for row in self.rows() if row in common}
 
 
 def _cut(label: str, most: int) -> str:
     return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
+def score_label(column: Column) -> str:
+    """``Kvasir-SEG Sα (%)``, with the split where it is not the test split."""
+    return f"{column.short} (%)"
+
+
 def materials(
-    root: Path,
-    *,
-    study: Study | None = None,
-    baseline: str = "",
-    picture_of: PictureOf | None = None,
-    card_of: CardOf = no_card,
+    archive: Archive, *, study: Study | None = None, baseline: str = "", pictures: Pictures | None = None
 ) -> list[Material]:
     """One for each sheet that has a finished run.
 
     Args:
-        root: results folder.
         study: only its rows, benchmarks and seeds.
         baseline: label of a row; that of the study, else LoRA, else the mask decoder alone, else the first row.
-        card_of: the harness's own cards, to know the decoder of a study that names none.
 
     Raises:
         UsageError: there is no folder of records, no finished run in it, or no row of that label.
     """
-    store = RecordStore(root)
-    if not store.folder.is_dir():
-        raise UsageError(
-            f"{store.folder} does not exist; run something first (python -m harness.run …), or give --results DIR"
-        )
-    sheets = grids(store.summaries()[0], study=study, card_of=card_of)
-    found = [grid for grid in sheets if any(one.code == "OK" for one in grid.records)]
-    if not found:
+    require_records(archive)
+    made = grids(archive.records, archive, study=study)
+    with_runs = [grid for grid in made if any(record.code == "OK" for record in grid.records)]
+    if not with_runs:
         what = f"of study {study.name} " if study else ""
-        raise UsageError(f"{store.folder} holds no finished run {what}to draw")
-    labels = {row.label for grid in found for row in grid.rows}
-    if baseline and baseline not in labels:
-        raise UsageError(f"no row is called {baseline!r}; choose from {', '.join(sorted(labels))}")
-    known: Mapping[str, str] = _names(found, study)
-
-    evidence = evidence_below(root)
-    everywhere = list({one.key: one for grid in found for one in grid.records}.values())
-
-    @cache
-    def whole(key: str) -> Record:
-        record = store.read(key)
-        assert record is not None  # it was listed
-        return record
-
+        raise UsageError(f"{archive.store.folder} holds no finished run {what}to draw")
+    require_row(baseline, with_runs)
+    names = _names(with_runs, study)
+    everywhere = list({record.key: record for grid in with_runs for record in grid.records}.values())
     return [
         Material(
-            name=known[_identity(grid)],
+            name=names[grid],
             grid=grid,
-            whole=whole,
-            images_of=images_below(root),
-            costs=sorted(CostStore(root), key=lambda one: (one.key, one.session)),
             baseline=baseline_of(grid, study, baseline),
-            masks=lambda record: store.masks_path(record.key),
-            picture_of=picture_of or (lambda record, split, stem: None),
-            evidence_of=evidence,
+            pictures=pictures or (lambda record, split, stem: None),
             everywhere=everywhere,
             study=study,
         )
-        for grid in found
+        for grid in with_runs
     ]
 
 
-def _identity(grid: Grid) -> str:
-    return content_hash([grid.protocol, grid.protocol_hash, grid.backbone, grid.checkpoint])
+def require_row(label: str, among: Iterable[Grid]) -> None:
+    """Raises UsageError where a label was asked for and no row has it."""
+    labels = {row.label for grid in among for row in grid.rows}
+    if label and label not in labels:
+        raise UsageError(f"no row is called {label!r}; choose from {', '.join(sorted(labels))}")
 
 
-def _names(found: Sequence[Grid], study: Study | None) -> dict[str, str]:
+def _names(made: Sequence[Grid], study: Study | None) -> Mapping[Grid, str]:
     """Names of files; backbone and checkpoint as a hash behind where one protocol was run with several."""
-    plain = {_identity(grid): f"{study.name if study else grid.protocol}-{grid.protocol_hash}" for grid in found}
-    twice = {name for name in plain.values() if list(plain.values()).count(name) > 1}
-    return {one: f"{name}-{one[:6]}" if name in twice else name for one, name in plain.items()}
+    plain = {grid: f"{study.name if study else grid.sheet.protocol}-{grid.sheet.protocol_hash}" for grid in made}
+    several = [name for name in plain.values() if list(plain.values()).count(name) > 1]
+    return {grid: f"{name}-{grid.sheet.digest[:6]}" if name in several else name for grid, name in plain.items()}
 
 
-def baseline_of(grid: Grid, study: Study | None, asked: str) -> str:
-    labels = [row.label for row in grid.rows]
-    wanted = [asked, study.table.baseline if study else ""]
+def baseline_of(grid: Grid, study: Study | None, asked: str) -> Row:
+    labels = [asked, study.table.baseline if study else ""]
     for method in ("lora", "decoder"):
-        wanted += [row.label for row in grid.rows if row.method == method]
-    return next((label for label in wanted if label in labels), labels[0])
+        labels += [row.label for row in grid.rows if row.method == method]
+    return next((row for label in labels if (row := grid.row(label))), grid.rows[0])

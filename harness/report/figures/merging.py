@@ -1,15 +1,15 @@
-"""What merging costs: how far the merged model's logits are from the unmerged one's, and how its score moves."""
+"""Merged models: how far their logits and scores are from the unmerged ones, and in which blocks they deviate."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from harness.comparison import names
-from harness.comparison.grid import Row, cell_of
-from harness.comparison.paired import Difference, paired_difference
-from harness.report.figures.insides import power
+from harness.comparison.cells import Cell, Column, Difference, paired_difference
+from harness.comparison.names import benchmark_title
+from harness.comparison.rows import Row
+from harness.report.figures.insides import RowEvidence, block_axis, measured, power, said
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
 from harness.report.figures.style import GREY, PAGE, looks, new_figure
 
@@ -28,7 +28,7 @@ class Merged:
     """
 
     row: Row
-    benchmark: str
+    column: Column
     mode: str
     deviations: list[float]
     difference: Difference | None
@@ -36,56 +36,49 @@ class Merged:
     left: int
 
 
-def draw(material: Material) -> list[Drawing]:
-    found = merged(material)
-    if not found:
+def merging(material: Material) -> list[Drawing]:
+    """What merging costs: how far the merged model's logits are from the unmerged one's, and how its score moves."""
+    every = merged(material)
+    if not every:
         raise NothingToDrawError("no run was merged (the protocol's `merge` names the modes)")
-    drawings = []
-    for benchmark in dict.fromkeys(one.benchmark for one in found):
-        mine = [one for one in found if one.benchmark == benchmark]
-        drawings.append(_benchmark(material, benchmark, mine))
-    return drawings
+    by_column: dict[Column, list[Merged]] = {}
+    for one in every:
+        by_column.setdefault(one.column, []).append(one)
+    return [_merged_on(material, column, rows) for column, rows in by_column.items()]
 
 
 def merged(material: Material) -> list[Merged]:
     """Every row, benchmark and mode that a finished run was merged by."""
-    grid, columns = material.grid, material.first_columns()
-    found = []
-    for index, row in material.rows():
-        for benchmark, place in columns.items():
-            runs = material.members(index, benchmark)
-            for mode in (mode for mode in MODES if any(mode in one.merge for one in runs)):
-                reports = [one.merge[mode] for one in runs if mode in one.merge]
-                column = grid.columns[place]
-                cells = [
-                    cell_of(column, score, grid.members[index], grid.seeds) for score in (f"merged-{mode}", "best")
-                ]
-                difference = paired_difference(
-                    cells[0], cells[1], column, scored=(f"merged-{mode}", "best"), images_of=material.images_of
-                )
-                deviations = [one["relative_deviation"] for one in reports if one.get("relative_deviation") is not None]
-                found.append(
+    grid, every = material.grid, []
+    for row in material.rows():
+        for benchmark, column in grid.first_columns.items():
+            runs = row.finished(benchmark)
+            for mode in (mode for mode in MODES if any(mode in run.merge for run in runs)):
+                reports = [run.merge[mode] for run in runs if mode in run.merge]
+                cells = [Cell.of(replace(row, score=score), column, grid.seeds) for score in (f"merged-{mode}", "best")]
+                deviations = [report.get("relative_deviation") for report in reports]
+                every.append(
                     Merged(
                         row=row,
-                        benchmark=benchmark,
+                        column=column,
                         mode=mode,
-                        deviations=deviations,
-                        difference=difference,
+                        deviations=[value for value in deviations if value is not None],
+                        difference=paired_difference(cells[0], cells[1], grid.archive),
                         folded=len(reports[0].get("folded", ())),
                         left=len(reports[0].get("left", ())),
                     )
                 )
-    return found
+    return every
 
 
-def _benchmark(material: Material, benchmark: str, mine: list[Merged]) -> Drawing:
+def _merged_on(material: Material, column: Column, rows: list[Merged]) -> Drawing:
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    figure = new_figure(PAGE, 0.75 + 0.19 * len(mine))
+    figure = new_figure(PAGE, 0.75 + 0.19 * len(rows))
     left, right = figure.subplots(1, 2, sharey=True)
     look = looks(material.grid.rows)
-    for height, one in enumerate(mine):
-        style = {**look[one.row.label].points(linestyle="none"), "marker": MODES[one.mode]}
+    for height, one in enumerate(rows):
+        style = {**look[one.row].points(linestyle="none"), "marker": MODES[one.mode]}
         shown = [value for value in one.deviations if value > 0]
         left.plot(shown, [height] * len(shown), **{**style, "markersize": 2.5, "alpha": 0.6})
         if shown:
@@ -94,11 +87,11 @@ def _benchmark(material: Material, benchmark: str, mine: list[Merged]) -> Drawin
             continue
         interval = one.difference.interval
         if interval is not None:
-            right.plot([interval.low, interval.high], [height] * 2, color=look[one.row.label].colour, linewidth=1.3)
+            right.plot([interval.low, interval.high], [height] * 2, color=look[one.row].colour, linewidth=1.3)
         right.plot([one.difference.mean], [height], **style)
-    labels = [f"{material.short(one.row.label)}, {one.mode} ({one.folded}/{one.folded + one.left})" for one in mine]
-    left.set_yticks(range(len(mine)), labels)
-    left.set_ylim(len(mine) - 0.4, -0.6)
+    labels = [f"{material.short(one.row)}, {one.mode} ({one.folded}/{one.folded + one.left})" for one in rows]
+    left.set_yticks(range(len(rows)), labels)
+    left.set_ylim(len(rows) - 0.4, -0.6)
     left.set_xscale("log")
     lowest, highest = left.get_xlim()
     if math.floor(math.log10(highest)) - math.ceil(math.log10(lowest)) < 1:  # else a decade or none would have a number
@@ -107,17 +100,57 @@ def _benchmark(material: Material, benchmark: str, mine: list[Merged]) -> Drawin
     left.xaxis.set_minor_formatter(NullFormatter())
     left.set_xlabel("relative deviation of the logits")
     right.axvline(0, color=GREY, linewidth=0.7, zorder=0)
-    column = material.grid.columns[material.first_columns()[benchmark]]
-    right.set_xlabel(f"merged − unmerged, {names.metric(column.metric).title} (points)")
-    left.set_title(names.benchmark_title(benchmark), loc="left")
+    right.set_xlabel(f"merged − unmerged, {column.measure.title} (points)")
+    title = benchmark_title(column.benchmark)
+    left.set_title(title, loc="left")
     for ax in (left, right):
         ax.grid(visible=True, axis="x")
     caption = (
-        "Merging on "
-        + names.benchmark_title(benchmark)
-        + ": left, ‖merged − unmerged‖ / ‖unmerged‖ of the mask logits on"
+        f"Merging on {title}: left, ‖merged − unmerged‖ / ‖unmerged‖ of the mask logits on"
         " validation images (small symbols: seeds, large: their median; no symbol: exactly 0); right, merged minus unmerged"
         " score, bars: 95 % intervals over seeds and images, crossed. In brackets: sites folded into the weights of all"
         f" sites. {material.caption}"
     )
-    return Drawing(part=benchmark, figure=figure, caption=caption)
+    return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)
+
+
+SMALLEST = 1e-8
+"""Where exactly nothing is drawn."""
+
+
+def merging_blocks(material: Material) -> list[Drawing]:
+    """Where a merge changes what a model computes: deviation of every block's output."""
+    with_merge = {
+        benchmark: [one for one in rows if any(record.merge for record in one.records)]
+        for benchmark, rows in measured(material).items()
+    }
+    drawings = [_by_block(material, benchmark, rows) for benchmark, rows in with_merge.items() if rows]
+    if not drawings:
+        raise NothingToDrawError("no evidence of a merge (sam-peft evidence --run KEY --merge MODE measures it)")
+    return drawings
+
+
+def _by_block(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawing:
+    from matplotlib.ticker import NullFormatter
+
+    figure = new_figure(PAGE, 2.3)
+    ax = figure.subplots()
+    for one in rows:
+        for mode in (mode for mode in MODES if any(mode in each.merge for each in one.records)):
+            lines = [each.merge[mode] for each in one.records if mode in each.merge]
+            means = [max(statistics.fmean(values), SMALLEST) for values in zip(*lines, strict=True)]
+            style = {**one.look.line(linewidth=0.9), "marker": MODES[mode]}
+            ax.plot(range(len(means)), means, **style, label=f"{one.row.label}, {mode}")
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(power)
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    block_axis(ax)
+    ax.set_ylabel("‖merged − unmerged‖ / ‖unmerged‖")
+    ax.grid(visible=True, axis="y")
+    ax.set_title(benchmark_title(benchmark), loc="left")
+    figure.legend(loc="outside right upper")
+    caption = (
+        f"Deviation of every block's output when a method is merged, on {benchmark_title(benchmark)}, mean over seeds; that of"
+        f" earlier blocks is in it. The figure merging shows the scores. {said(rows)} {material.caption}"
+    )
+    return Drawing(part=benchmark, benchmark=benchmark, figure=figure, caption=caption)

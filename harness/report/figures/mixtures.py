@@ -1,19 +1,31 @@
-"""What the figures of α share: the rows that have one, their histories, and how operations look."""
+"""What α chose: softmax(α) over epochs, at the end by block and by benchmark, and its entropy."""
 
 from __future__ import annotations
 
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from harness.archive.schema import Record
-from harness.comparison import names
-from harness.comparison.alpha import Shares, alpha_code
-from harness.comparison.grid import Row
+from harness.comparison.alpha import MEANINGS, Domains, alpha_code, domains, entropy, search_start
+from harness.comparison.archive import Shares
+from harness.comparison.names import benchmark_title
+from harness.comparison.rows import Row
 from harness.registry import operation_names
-from harness.report.figures.material import Material, NothingToDrawError
+from harness.report.figures.material import Drawing, Material, NothingToDrawError
+from harness.report.figures.style import (
+    COLUMN,
+    GREY,
+    PAGE,
+    benchmark_look,
+    looks,
+    name_below,
+    new_figure,
+    panels,
+    split_by_length,
+)  # fmt: skip
 
 COLOURS: Mapping[str, str] = {
     "none": "#1b1b1b", "skip_connect": "#7f7f7f", "max_pool_3x3": "#f28e2b", "avg_pool_3x3": "#edc948",
@@ -48,23 +60,19 @@ def mixtures(material: Material) -> list[RowMixture]:
     Raises:
         NothingToDrawError: no run has an α history.
     """
-    found = []
-    for index, row in material.rows():
-        for benchmark in material.benchmarks:
-            runs = [material.whole(one.key) for one in material.members(index, benchmark) if _mixes(one)]
-            runs = [one for one in runs if one.architecture and one.architecture[-1]]
+    mixed = []
+    for row in material.rows():
+        for benchmark in material.grid.benchmarks:
+            runs = [material.archive.whole(one.key) for one in row.finished(benchmark) if _mixes(one)]
+            runs = [run for run in runs if run.architecture and run.architecture[-1]]
             if not runs:
                 continue
-            operations = _operations(runs[0])
-            alike = tuple(one for one in runs if _operations(one) == operations)
-            found.append(
-                RowMixture(
-                    row=row, shown=material.short(row.label), benchmark=benchmark, operations=operations, runs=alike
-                )
-            )
-    if not found:
+            operations, shown = _operations(runs[0]), material.short(row)
+            alike = tuple(run for run in runs if _operations(run) == operations)
+            mixed.append(RowMixture(row=row, shown=shown, benchmark=benchmark, operations=operations, runs=alike))
+    if not mixed:
         raise NothingToDrawError("no run here has an α history (NAS-LoRA and NAS-PC-LoRA have)")
-    return found
+    return mixed
 
 
 def _mixes(record: Record) -> bool:
@@ -72,9 +80,9 @@ def _mixes(record: Record) -> bool:
 
 
 def _operations(record: Record) -> tuple[str, ...]:
-    names = operation_names(record.run.method, record.run.method_config)
+    known = operation_names(record.run.method, record.run.method_config)
     width = len(next(iter(record.architecture[-1].values())))
-    return names if len(names) == width else tuple(f"operation {place}" for place in range(width))
+    return known if len(known) == width else tuple(f"operation {place}" for place in range(width))
 
 
 def mean_shares(shares: Shares) -> list[float]:
@@ -84,27 +92,23 @@ def mean_shares(shares: Shares) -> list[float]:
 
 def end_by_site(runs: Sequence[Record]) -> dict[str, list[float]]:
     """Site -> shares at the end, mean over seeds, blocks in order."""
-    sites = sorted(runs[0].architecture[-1], key=site_order)
+    ends = [run.architecture[-1] for run in runs]
+    sites = sorted(runs[0].architecture[-1], key=_site_order)
     return {
-        site: [
-            statistics.fmean(column)
-            for column in zip(
-                *(one.architecture[-1][site] for one in runs if site in one.architecture[-1]), strict=True
-            )
-        ]
+        site: [statistics.fmean(shares) for shares in zip(*(end[site] for end in ends if site in end), strict=True)]
         for site in sites
     }
 
 
-def site_order(site: str) -> tuple[int, str]:
+def _site_order(site: str) -> tuple[int, str]:
     number = re.search(r"\d+", site)
     return (int(number[0]) if number else 0, site)
 
 
 def cap(runs: Sequence[Record]) -> float | None:
     """The largest share that the rate allowed, if every run knows it; see `harness.archive.schema.share_cap`."""
-    caps = [one.budget.get("share_cap") for one in runs]
-    known = [one for one in caps if one is not None and math.isfinite(one)]
+    caps = [run.budget.get("share_cap") for run in runs]
+    known = [share for share in caps if share is not None and math.isfinite(share)]
     return max(known) if known and len(known) == len(caps) else None
 
 
@@ -115,4 +119,217 @@ def title(operation: str) -> str:
 def heading(mixture: RowMixture, *more: str) -> str:
     """Row, benchmark, and the code of runs whose α says nothing, in lines that fit a narrow panel."""
     codes = sorted({code for run in mixture.runs if (code := alpha_code(run, run.architecture[-1]))})
-    return f"{mixture.shown}\n" + ", ".join([names.benchmark_title(mixture.benchmark), *more, *codes])
+    return f"{mixture.shown}\n" + ", ".join([benchmark_title(mixture.benchmark), *more, *codes])
+
+
+HEIGHT = 1.75
+"""Inches of a row of panels."""
+
+
+def alpha(material: Material) -> list[Drawing]:
+    """How softmax(α) moves: one line an operation, over epochs, mean over sites; seeds thin, their mean thick."""
+    return _pages(material, _over_epochs, height=lambda _: HEIGHT)
+
+
+def _pages(
+    material: Material,
+    draw: Callable[[Material, list[RowMixture]], Drawing],
+    *,
+    height: Callable[[Sequence[RowMixture]], float],
+) -> list[Drawing]:
+    pages = [draw(material, page) for page in split_by_length(mixtures(material), columns=3, height=height)]
+    return [replace(page, part=str(number)) for number, page in enumerate(pages, start=1)] if len(pages) > 1 else pages
+
+
+def _over_epochs(material: Material, shown: list[RowMixture]) -> Drawing:
+    from matplotlib.ticker import MaxNLocator
+
+    single = len(shown) == 1
+    figure, axes = panels(len(shown), columns=3, width=COLUMN if single else PAGE, height=2.0 if single else HEIGHT)
+    for ax, mixture in zip(axes, shown, strict=True):
+        uniform, limit = 1 / mixture.n, cap(mixture.runs)
+        ax.axhline(uniform, color=GREY, linewidth=0.7, zorder=0)
+        for place, operation in enumerate(mixture.operations):
+            colour = COLOURS.get(operation, GREY)
+            lines = [[mean_shares(epoch)[place] for epoch in run.architecture if epoch] for run in mixture.runs]
+            for line in lines if len(lines) > 1 else ():
+                ax.plot(range(1, len(line) + 1), line, color=colour, linewidth=0.5, alpha=0.5)
+            length = min(map(len, lines))
+            mean = [statistics.fmean(line[epoch] for line in lines) for epoch in range(length)]
+            ax.plot(
+                range(1, length + 1), mean, color=colour, marker=MARKERS.get(operation, "*"), markersize=3,
+                markevery=max(1, length // 8), label=title(operation),
+            )  # fmt: skip
+        for start in {start for run in mixture.runs if (start := search_start(run)) is not None}:
+            ax.axvline(start, color=GREY, linestyle=(0, (3, 2)), linewidth=0.7, zorder=0)
+        ends = [mean_shares(run.architecture[-1]) for run in mixture.runs]
+        if limit is not None and limit < 3 * max(map(max, ends)):
+            ax.axhline(limit, color="black", linewidth=0.8, linestyle=(0, (1, 1)))
+        if max(max(end) for end in ends) - min(min(end) for end in ends) < 0.01 * uniform:
+            ax.set_ylim(0.99 * uniform, 1.01 * uniform)  # the noise of the start is not worth a whole axis
+        ax.set_title(heading(mixture, *([] if limit is None else [f"cap {limit:.3g}"])), loc="left", fontsize=6)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.ticklabel_format(axis="y", useOffset=False)
+        ax.set_xlabel("epoch")
+    for ax in axes[:: 1 if single else 3]:
+        ax.set_ylabel("softmax(α)")
+    handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda pair: len(pair[1]))
+    figure.legend(handles, labels, loc="outside lower center", ncols=4 if single else 8, columnspacing=1.0)
+    codes = "; ".join(f"{code}: {meaning}" for code, meaning in MEANINGS.items())
+    caption = (
+        "Mean of softmax(α) over sites by epoch. Thin: one seed; thick: mean over seeds; grey line: the uniform level 1/n;"
+        " dotted: the largest share that the rate summed over α's updates allows (the title's cap; older records do not"
+        f" know it); dashed: T_B, after which α learns. Codes in titles: {codes}. {material.caption}"
+    )
+    return Drawing(figure=figure, caption=caption)
+
+
+SPAN = 2.0
+"""The scale's ends are 1/n divided and multiplied by this, whatever the data, so that figures compare."""
+
+
+def alpha_blocks(material: Material) -> list[Drawing]:
+    """What α chose where: softmax(α) at the end, sites by operations, on a scale fixed around the uniform level."""
+    return _pages(material, _at_the_end, height=_height)
+
+
+def _height(shown: Sequence[RowMixture]) -> float:
+    """Inches of a row of panels."""
+    return 0.95 + 0.13 * min(max(len(mixture.runs[0].architecture[-1]) for mixture in shown), 40)
+
+
+def _at_the_end(material: Material, shown: list[RowMixture]) -> Drawing:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import TwoSlopeNorm
+
+    columns = min(3, len(shown))
+    width = COLUMN if columns == 1 else PAGE
+    figure, axes = panels(len(shown), columns=columns, width=width, height=_height(shown))
+    norm = TwoSlopeNorm(1.0, vmin=1 / SPAN, vmax=SPAN)
+    for place, (ax, mixture) in enumerate(zip(axes, shown, strict=True)):
+        ends = end_by_site(mixture.runs)
+        table = [[share * mixture.n for share in shares] for shares in ends.values()]
+        ax.pcolormesh(table, cmap="PuOr_r", norm=norm, edgecolors="white", linewidth=0.3)
+        below = shown[place + columns] if place + columns < len(shown) else None
+        said = below is None or below.operations != mixture.operations
+        labels = [title(one) if said else "" for one in mixture.operations]
+        ax.set_xticks([at + 0.5 for at in range(mixture.n)], labels, rotation=90)
+        step = max(1, -(-len(ends) // 32))
+        sites = [site.replace("blocks.", "").replace(".qkv", "") for site in ends][::step]
+        ax.set_yticks([at * step + 0.5 for at in range(len(sites))], sites, fontsize=5.5)
+        ax.set_ylim(len(ends), 0)
+        ax.tick_params(length=0)
+        ax.set_title(heading(mixture), loc="left", fontsize=6)
+        if place % columns == 0:
+            ax.set_ylabel("block")
+    bar = figure.colorbar(ScalarMappable(norm=norm, cmap="PuOr_r"), ax=axes, shrink=0.8, aspect=30, pad=0.02)
+    bar.set_ticks([0.5, 0.75, 1.0, 1.5, 2.0], labels=["1/2", "3/4", "1", "3/2", "2"])
+    bar.set_label("share ÷ uniform share")
+    caption = (
+        "softmax(α) at the end of training by block and operation, mean over seeds, as a multiple of the uniform share 1/n."
+        f" The scale is fixed from 1/2 to 2: white says that α chose nothing. {material.caption}"
+    )
+    return Drawing(figure=figure, caption=caption)
+
+
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (2, 1)), (0, (6, 2, 1, 2, 1, 2)))
+"""A dash a benchmark; the colour is the method's."""
+
+
+def alpha_entropy(material: Material) -> list[Drawing]:
+    """How decided α is: its normalised entropy over epochs, 1 where it is uniform."""
+    from matplotlib.ticker import MaxNLocator
+
+    mixed = mixtures(material)
+    figure = new_figure(COLUMN, 2.2)
+    ax = figure.subplots()
+    look = looks(material.grid.rows)
+    codes = []
+    for mixture in mixed:
+        dash = DASHES[material.grid.benchmarks.index(mixture.benchmark) % len(DASHES)]
+        lines = [[entropy(epoch) for epoch in run.architecture if epoch] for run in mixture.runs]
+        for line in lines if len(lines) > 1 else ():
+            ax.plot(range(1, len(line) + 1), line, color=look[mixture.row].colour, linewidth=0.5, alpha=0.5)
+        length = min(map(len, lines))
+        mean = [statistics.fmean(line[epoch] for line in lines) for epoch in range(length)]
+        label = f"{mixture.shown}, {benchmark_title(mixture.benchmark)}"
+        ax.plot(
+            range(1, length + 1), mean,
+            **{**look[mixture.row].line(), "linestyle": dash, "markersize": 3.5, "markevery": max(1, length // 8), "label": label},
+        )  # fmt: skip
+        codes += [alpha_code(run, run.architecture[-1]) for run in mixture.runs]
+    ax.axhline(1.0, color="#8a8a8a", linewidth=0.7, zorder=0)
+    ax.set_ylabel("entropy of softmax(α) / log n")
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.ticklabel_format(axis="y", useOffset=False)
+    if ax.get_ylim()[0] > 0.99:
+        ax.set_ylim(0.99, 1.0005)  # noise of the start is not worth a whole axis
+    name_below(figure, ax, most=2)
+    flagged = {code: codes.count(code) for code in dict.fromkeys(codes) if code}
+    said = "; ".join(f"{count} of {len(codes)} runs are {code}" for code, count in flagged.items())
+    caption = (
+        "Normalised entropy of softmax(α), mean over sites: 1 is uniform, 0 one operation alone. Thin: one seed; thick: mean"
+        f" over seeds.{' ' + said + '.' if said else ''} {material.caption}"
+    )
+    return [Drawing(figure=figure, caption=caption)]
+
+
+def alpha_benchmarks(material: Material) -> list[Drawing]:
+    """Do domains choose different priors? softmax(α) at the end, benchmarks side by side, and a test of it."""
+    by_row: dict[Row, list[RowMixture]] = {}
+    for mixture in mixtures(material):
+        by_row.setdefault(mixture.row, []).append(mixture)
+    several = {row: of_row for row, of_row in by_row.items() if len(of_row) > 1}
+    if not several:
+        raise NothingToDrawError("no row with an α ran on two benchmarks")
+    figure, axes = panels(len(several), columns=1, width=PAGE, height=1.9)
+    sentences = []
+    for ax, (row, of_row) in zip(axes, several.items(), strict=True):
+        operations = of_row[0].operations
+        for place, mixture in enumerate(of_row):
+            shift = (place - (len(of_row) - 1) / 2) * 0.8 / len(of_row)
+            ends = [mean_shares(run.architecture[-1]) for run in mixture.runs]
+            at = [number + shift for number in range(len(operations))]
+            colour, marker = benchmark_look(mixture.benchmark)
+            for end in ends if len(ends) > 1 else ():
+                ax.plot(at, end, linestyle="none", marker="_", color=colour, markersize=4, markeredgewidth=0.7)
+            means = [statistics.fmean(end[number] for end in ends) for number in range(len(operations))]
+            label = benchmark_title(mixture.benchmark)
+            ax.plot(at, means, linestyle="none", marker=marker, color=colour, label=label)
+        ax.axhline(1 / len(operations), color="#8a8a8a", linewidth=0.7, zorder=0)
+        for edge in range(1, len(operations)):
+            ax.axvline(edge - 0.5, color="#e6e6e6", linewidth=0.5, zorder=0)
+        ax.set_xlim(-0.5, len(operations) - 0.5)
+        ax.set_xticks(range(len(operations)), [title(one) for one in operations])
+        ax.set_ylabel("softmax(α) at the end")
+        ax.set_title(of_row[0].shown, loc="left")
+        ax.ticklabel_format(axis="y", useOffset=False)
+        sentences.append(f"{row.label}: {_said(tested(of_row))}.")
+    handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda pair: len(pair[1]))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(9, len(labels)), handletextpad=0.2)
+    caption = (
+        "softmax(α) at the end of training by benchmark, mean over sites. Symbols: mean over seeds; dashes: seeds; grey line:"
+        " uniform. Claim tested: benchmarks choose different mixtures (distance between benchmarks against distance between"
+        f" seeds, total variation by site, benchmarks permuted within seeds). {' '.join(sentences)} {material.caption}"
+    )
+    return [Drawing(figure=figure, caption=caption)]
+
+
+def tested(of_row: Sequence[RowMixture]) -> Domains | None:
+    """The test over the runs of one row; only benchmarks with the same sites and operations compare."""
+    first = of_row[0].runs[0].architecture[-1].keys()
+    ends = {
+        mixture.benchmark: {run.run.seed: run.architecture[-1] for run in mixture.runs}
+        for mixture in of_row
+        if mixture.operations == of_row[0].operations
+        and all(run.architecture[-1].keys() == first for run in mixture.runs)
+    }
+    return domains(ends)
+
+
+def _said(compared: Domains | None) -> str:
+    if compared is None:
+        return "inconclusive, fewer than two benchmarks or two seeds in common"
+    return f"{compared.verdict}, {compared.between:.4f} between and {compared.within:.4f} within"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from harness.archive.cost import CostRecord, MethodCost
 from harness.archive.schema import hashed_options
-from harness.comparison import names
-from harness.comparison.grid import Row
+from harness.comparison.cells import Column
+from harness.comparison.rows import Row
 from harness.report.figures.material import Drawing, Material, NothingToDrawError, score_label
 from harness.report.figures.style import COLUMN, GREY, PAGE, looks, name_below, new_figure
 from harness.statistics import t_interval
@@ -28,19 +28,22 @@ class Amount:
     low: float
     high: float
 
+    @classmethod
+    def exact(cls, value: float) -> Amount:
+        return cls(value=value, low=value, high=value)
+
 
 NEAR = 0.12
 """Share of an axis within which what is said of two rows would overlap."""
-Costs = Mapping[str, Amount]
-"""label of a row -> its cost"""
+Amounts = Mapping[Row, Amount]
 
 
-def draw(material: Material) -> list[Drawing]:
+def pareto(material: Material) -> list[Drawing]:
     session = session_for(material)
     drawings = [
         drawing
-        for benchmark, place in material.first_columns().items()
-        if (drawing := _benchmark(material, benchmark, place, session)) is not None
+        for column in material.grid.first_columns.values()
+        if (drawing := _on(material, column, session)) is not None
     ]
     if not drawings:
         raise NothingToDrawError("no benchmark has two rows with a score and a count of parameters")
@@ -50,13 +53,14 @@ def draw(material: Material) -> list[Drawing]:
 def session_for(material: Material) -> CostRecord | None:
     """The cost session of these rules on this backbone with most of the rows, the latest of equals; sessions are never
     mixed."""
-    rules = [one.run.rules for one in material.grid.records]
-    mine = [
-        one
-        for one in material.costs
-        if one.comparability.backbone == material.grid.backbone and any(_same_rules(one, each) for each in rules)
+    rules = [record.run.rules for record in material.grid.records]
+    fitting = [
+        session
+        for session in material.archive.costs
+        if session.comparability.backbone == material.grid.sheet.backbone
+        and any(_same_rules(session, of_run) for of_run in rules)
     ]
-    return max(mine, key=lambda one: (len(_costs_of(material, one)), one.finished, one.session), default=None)
+    return max(fitting, key=lambda one: (len(_costs_of(material, one)), one.finished, one.session), default=None)
 
 
 def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:
@@ -69,98 +73,96 @@ def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:
     return all(rules.get(name, value) == value for name, value in measured.items() if value is not None)
 
 
-def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Labels on the Pareto front by rising cost: no other costs at most as much and scores at least as much.
+def front(points: Mapping[Row, tuple[float, float]]) -> list[Row]:
+    """Rows on the Pareto front by rising cost: no other costs at most as much and scores at least as much.
 
     Args:
-        points: label -> (cost, score), higher scores are better.
+        points: row -> (cost, score), higher scores are better.
     """
-    best: list[str] = []
-    for label in sorted(points, key=lambda one: (points[one][0], -points[one][1], one)):
-        if not best or points[label][1] > points[best[-1]][1]:
-            best.append(label)
+    best: list[Row] = []
+    for row in sorted(points, key=lambda row: (points[row][0], -points[row][1], row.label)):
+        if not best or points[row][1] > points[best[-1]][1]:
+            best.append(row)
     return best
 
 
-def _benchmark(material: Material, benchmark: str, place: int, session: CostRecord | None) -> Drawing | None:
-    grid = material.grid
-    column = grid.columns[place]
-    lower = names.metric(column.metric).lower_is_better
-    scores: dict[str, Amount] = {}
-    parameters: dict[str, Amount] = {}
-    shown: dict[str, Row] = {}
-    for index, row in material.rows():
-        cell = grid.cells[index, place]
-        counts = {
-            one.parameters["encoder"] for one in material.members(index, benchmark) if "encoder" in one.parameters
-        }
+def _on(material: Material, column: Column, session: CostRecord | None) -> Drawing | None:
+    scores: dict[Row, Amount] = {}
+    parameters: dict[Row, Amount] = {}
+    for row in material.rows():
+        cell = material.grid.cells[row, column]
+        runs = row.finished(column.benchmark)
+        counts = {run.parameters["encoder"] for run in runs if "encoder" in run.parameters}
         if not cell.values or not counts:
             continue
-        values = [100 * cell.values[seed] for seed in sorted(cell.values)]
-        interval = t_interval(values)
-        mean = statistics.fmean(values)
-        scores[row.label] = Amount(
-            value=mean, low=interval.low if interval else mean, high=interval.high if interval else mean
-        )
-        count = max(counts) / 1e6
-        parameters[row.label] = Amount(value=count, low=count, high=count)
-        shown[row.label] = row
+        values = [100 * value for value in cell.by_seed]
+        interval, mean = t_interval(values), statistics.fmean(values)
+        low, high = (interval.low, interval.high) if interval else (mean, mean)
+        scores[row] = Amount(value=mean, low=low, high=high)
+        parameters[row] = Amount.exact(max(counts) / 1e6)
     if len(scores) < 2:
         return None
-    axes_of: list[tuple[str, Costs]] = [("parameters trained in the encoder (M)", parameters)]
+    amounts_by_title: dict[str, Amounts] = {"parameters trained in the encoder (M)": parameters}
     if session is not None:
-        costs = {label: cost for label, cost in _costs_of(material, session).items() if label in scores}
+        costs = {row: cost for row, cost in _costs_of(material, session).items() if row in scores}
         if len(costs) > 1:
-            axes_of.append(("training step (ms)", {label: _step(cost) for label, cost in costs.items()}))
-            axes_of.append(("peak memory (GiB)", {label: _memory(cost) for label, cost in costs.items()}))
-    figure = new_figure(COLUMN if len(axes_of) == 1 else PAGE, 2.4 if len(axes_of) == 1 else 2.3)
-    axes = figure.subplots(1, len(axes_of), squeeze=False, sharey=True)[0]
-    found = looks(grid.rows)
-    limits = room({label: one.value for label, one in scores.items()})
-    for ax, (title, amounts) in zip(axes, axes_of, strict=True):
-        points = {label: (one.value, (-1 if lower else 1) * scores[label].value) for label, one in amounts.items()}
-        line = front(points)
-        ax.step(
-            [amounts[label].value for label in line], [scores[label].value for label in line],
-            where="post", color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1,
-        )  # fmt: skip
-        for label, one in amounts.items():
-            y, look = scores[label], found[label]
-            ax.errorbar(
-                one.value, y.value, xerr=[[one.value - one.low], [one.high - one.value]],
-                yerr=[[y.value - y.low], [y.high - y.value]], elinewidth=0.7,
-                **look.points(linestyle="none", label=material.short(label), zorder=3),
-            )  # fmt: skip
-        _scale(ax, [one.value for one in amounts.values()])
-        for (cost, is_above), labels in _outside(ax, amounts, scores, limits).items():
-            colour = found[labels[0]].colour
-            ax.annotate(
-                ", ".join(f"{scores[label].value:.1f}" for label in labels), (cost, limits[is_above]),
-                xytext=(0, -9 if is_above else 9), textcoords="offset points", ha="center",
-                va="top" if is_above else "bottom", fontsize=5.5, color=colour,
-                arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.8},
-            )  # fmt: skip
+            amounts_by_title["training step (ms)"] = {row: _step(cost) for row, cost in costs.items()}
+            amounts_by_title["peak memory (GiB)"] = {row: _memory(cost) for row, cost in costs.items()}
+    single = len(amounts_by_title) == 1
+    figure = new_figure(COLUMN if single else PAGE, 2.4 if single else 2.3)
+    axes = figure.subplots(1, len(amounts_by_title), squeeze=False, sharey=True)[0]
+    limits = room([score.value for score in scores.values()])
+    for ax, (title, amounts) in zip(axes, amounts_by_title.items(), strict=True):
+        line = front({row: (one.value, column.sign * scores[row].value) for row, one in amounts.items()})
+        _draw(ax, material, amounts, scores, line, limits)
         ax.set_xlabel(title)
-        ax.grid(visible=True)
     axes[0].set_ylabel(score_label(column))
     axes[0].set_ylim(*limits)
-    name_below(figure, axes[0], most=3 if len(axes_of) == 1 else 6)
-    return Drawing(part=benchmark, figure=figure, caption=_caption(material, session, costs=len(axes_of) > 1))
+    name_below(figure, axes[0], most=3 if single else 6)
+    caption = _caption(material, None if single else session)
+    return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)
+
+
+def _draw(
+    ax: Axes, material: Material, amounts: Amounts, scores: Amounts, line: Sequence[Row], limits: tuple[float, float]
+) -> None:
+    look = looks(material.grid.rows)
+    ax.step(
+        [amounts[row].value for row in line], [scores[row].value for row in line],
+        where="post", color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1,
+    )  # fmt: skip
+    for row, cost in amounts.items():
+        score = scores[row]
+        ax.errorbar(
+            cost.value, score.value, xerr=[[cost.value - cost.low], [cost.high - cost.value]],
+            yerr=[[score.value - score.low], [score.high - score.value]], elinewidth=0.7,
+            **look[row].points(linestyle="none", label=material.short(row), zorder=3),
+        )  # fmt: skip
+    _scale(ax, [cost.value for cost in amounts.values()])
+    for (cost_there, is_above), rows in _outside(ax, amounts, scores, limits).items():
+        colour = look[rows[0]].colour
+        ax.annotate(
+            ", ".join(f"{scores[row].value:.1f}" for row in rows), (cost_there, limits[is_above]),
+            xytext=(0, -9 if is_above else 9), textcoords="offset points", ha="center",
+            va="top" if is_above else "bottom", fontsize=5.5, color=colour,
+            arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.8},
+        )  # fmt: skip
+    ax.grid(visible=True)
 
 
 def _outside(
-    ax: Axes, amounts: Costs, scores: Mapping[str, Amount], limits: tuple[float, float]
-) -> dict[tuple[float, bool], list[str]]:
-    """(cost, whether above) -> labels of the rows that the axis leaves out there; neighbours share a place."""
-    found: dict[tuple[float, bool], list[str]] = {}
-    for label in sorted(amounts, key=lambda one: amounts[one].value):
-        score, cost = scores[label].value, amounts[label].value
+    ax: Axes, amounts: Amounts, scores: Amounts, limits: tuple[float, float]
+) -> dict[tuple[float, bool], list[Row]]:
+    """(cost, whether above) -> the rows that the axis leaves out there; neighbours share a place."""
+    places: dict[tuple[float, bool], list[Row]] = {}
+    for row in sorted(amounts, key=lambda row: amounts[row].value):
+        score, cost = scores[row].value, amounts[row].value
         if limits[0] <= score <= limits[1]:
             continue
         is_above = score > limits[1]
-        near = (at for at, above in found if above == is_above and _share(ax, cost) - _share(ax, at) < NEAR)
-        found.setdefault((next(near, cost), is_above), []).append(label)
-    return found
+        near = (at for at, above in places if above == is_above and _share(ax, cost) - _share(ax, at) < NEAR)
+        places.setdefault((next(near, cost), is_above), []).append(row)
+    return places
 
 
 def _share(ax: Axes, cost: float) -> float:
@@ -170,10 +172,10 @@ def _share(ax: Axes, cost: float) -> float:
     return place
 
 
-def room(scores: Mapping[str, float]) -> tuple[float, float]:
+def room(scores: Sequence[float]) -> tuple[float, float]:
     """Limits of the axis that leave out what lies more than three interquartile ranges beyond the quartiles: a row that
     collapsed must not flatten the others."""
-    values = sorted(scores.values())
+    values = sorted(scores)
     kept = values
     if len(values) > 4:
         first, _, third = statistics.quantiles(values, n=4, method="inclusive")
@@ -199,17 +201,16 @@ def _scale(ax: Axes, values: Sequence[float]) -> None:
     ax.set_xlim(left=-0.15 * smallest if min(values) == 0 else smallest)
 
 
-def _costs_of(material: Material, session: CostRecord) -> dict[str, MethodCost]:
-    """label -> what the session measured of that very configuration, as far as both know its fields."""
-    found = {}
-    for index, row in material.rows():
-        for cost in session.methods:
-            options = [
-                hashed_options(one.run.method_config) for one in material.grid.members[index] if one.code == "OK"
-            ]
-            if cost.method == row.method and options and _agree(options[0], hashed_options(cost.config)):
-                found[row.label] = cost
-    return found
+def _costs_of(material: Material, session: CostRecord) -> dict[Row, MethodCost]:
+    """Row -> what the session measured of that very configuration, as far as both know its fields."""
+    measured = {}
+    for row in material.rows():
+        finished = [record for record in row.runs if record.code == "OK"]
+        for cost in session.methods if finished else ():
+            options = hashed_options(finished[0].run.method_config)
+            if cost.method == row.method and _agree(options, hashed_options(cost.config)):
+                measured[row] = cost
+    return measured
 
 
 FREE = ("lr", "alpha_lr", "encoder_lr", "alpha_weight_decay")
@@ -228,17 +229,16 @@ def _step(cost: MethodCost) -> Amount:
 
 
 def _memory(cost: MethodCost) -> Amount:
-    peak = cost.memory_bytes["allocated"] / 2**30
-    return Amount(value=peak, low=peak, high=peak)
+    return Amount.exact(cost.memory_bytes["allocated"] / 2**30)
 
 
-def _caption(material: Material, session: CostRecord | None, *, costs: bool) -> str:
+def _caption(material: Material, session: CostRecord | None) -> str:
     text = (
         "Score on the test images against cost. Vertical bars: 95 % t interval over seeds; dashed: Pareto front of the"
         " means. Trained parameters are exact; every row trains the mask decoder besides. An arrow with a score: a row beyond"
         " the axis; a bar that reaches the frame goes on beyond it."
     )
-    if costs and session is not None:
+    if session is not None:
         place = session.comparability
         shared = f"; the device was not exclusive ({session.shared})" if session.shared else ""
         text += (

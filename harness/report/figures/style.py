@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.comparison.grid import Row
 from harness.comparison.names import BENCHMARK_TITLES
+from harness.comparison.rows import Row
 from harness.registry import METHODS
 
 if TYPE_CHECKING:
@@ -69,23 +69,23 @@ class Look:
         }  # fmt: skip
 
 
-def looks(rows: Sequence[Row]) -> dict[str, Look]:
-    """Label -> look. Colour and marker are the method's place in the registry, the same in every figure; further rows of
+def looks(rows: Sequence[Row]) -> dict[Row, Look]:
+    """Row -> look. Colour and marker are the method's place in the registry, the same in every figure; further rows of
     one method differ by dash and by an empty marker. Methods that this registry does not know come after it, by name."""
     known = METHODS.names()
     strangers = sorted({row.method for row in rows} - set(known))
-    found: dict[str, Look] = {}
+    look: dict[Row, Look] = {}
     seen: dict[str, int] = {}
     for row in rows:
         place = (known + strangers).index(row.method)
         number = seen[row.method] = seen.get(row.method, -1) + 1
-        found[row.label] = Look(
+        look[row] = Look(
             colour=PALETTE[place % len(PALETTE)],
             marker=MARKERS[place % len(MARKERS)],
             dash=DASHES[number % len(DASHES)],
             filled=number == 0,
         )
-    return found
+    return look
 
 
 def benchmark_look(benchmark: str) -> tuple[str, str]:
@@ -157,16 +157,6 @@ def _width(labels: Sequence[str], *, columns: int) -> float:
     """About the inches that a legend takes."""
     lines = -(-len(labels) // columns)
     return sum(0.3 + 0.045 * max(map(len, labels[at : at + lines])) for at in range(0, len(labels), lines))
-
-
-def written_in(figure: Figure) -> Iterator[str]:
-    """Everything that is written in a figure."""
-    from matplotlib.text import Text
-
-    for axes in figure.axes:  # a tick has its label once somebody asks for it
-        yield from (label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels()))
-    for text in figure.findobj(Text):
-        yield text.get_text()
 
 
 def encoded(figure: Figure, style: Format, *, title: str, caption: str) -> bytes:

@@ -1,75 +1,71 @@
-"""What a report holds before it is HTML: tables with tags for filters, pictures, and what stands behind every cell."""
+"""What a report holds before it is HTML: tables, pictures, and what stands behind every cell."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from harness.report.page import Mark
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tags:
-    """What a row or a column belongs to, for filters; empty where it belongs to none, so that no filter hides it."""
-
-    method: str = ""
-    benchmark: str = ""
-    metric: str = ""
+from harness.comparison.archive import Archive
+from harness.report.answers import Answer
+from harness.report.page import Explained, Shown, Table
+from harness.report.why import behind
+from harness.system.text import printable_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
-    """A column's heading.
+class Placed:
+    """A table of the report.
 
     Args:
-        words: it holds words, left-aligned and sorted by the alphabet, and no numbers.
-    """
-
-    title: str
-    tags: Tags
-    words: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class PageCell:
-    """Args:
-    why: its place in `Content.behind`.
-    """
-
-    text: str
-    mark: Mark
-    why: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """A row.
-
-    Args:
-        label: what `sam-peft why` finds it by.
-    """
-
-    label: str
-    tags: Tags
-    cells: Sequence[PageCell]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Args:
-    name: unique in the report; its anchor and the name of its CSV.
-    level: 3 or 4, of its heading.
-    words: how many cells behind the first tell rows of one name apart; None to decide as `sam-peft why` does.
+        name: unique in the report; its anchor and the name of its CSV.
+        level: 3 or 4, of its heading.
+        words: how many cells behind the first tell rows of one name apart; None to decide as `sam-peft why` does.
+        why: by row and column, the cell's place in `Content.behind`.
     """
 
     name: str
-    heading: str
+    table: Table
     level: int
-    above: Sequence[str]
-    columns: Sequence[Head]
-    rows: Sequence[Line]
-    below: Sequence[str]
+    why: Sequence[Sequence[int]]
     words: int | None = None
+
+
+class Behind:
+    """What stands behind cells, each different text once and each different line once.
+
+    Args:
+        archive: the results folder that the cells are of.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._lines: dict[str, int] = {}
+        self._texts: dict[tuple[int, ...], int] = {}
+        self._places: dict[int, tuple[Explained, int]] = {}
+
+    def placed(self, table: Table, *, name: str, words: int | None = None) -> Placed:
+        why = [[self._place_of(cell) for cell in line.cells] for line in table.rows]
+        return Placed(name=name, table=table, level=table.level + 1, why=why, words=words)
+
+    def _place_of(self, cell: Shown) -> int:
+        """Where its explanation stands in `texts`."""
+        if cell.of is not None and id(cell.of) in self._places:  # the cells of a row often show the same
+            return self._places[id(cell.of)][1]
+        lines = tuple(
+            self._lines.setdefault(printable_line(line), len(self._lines)) for line in behind(cell, self._archive)
+        )
+        place = self._texts.setdefault(lines, len(self._texts))
+        if cell.of is not None:
+            self._places[id(cell.of)] = (cell.of, place)  # kept alive, so that the id stays its own
+        return place
+
+    @property
+    def texts(self) -> list[tuple[int, ...]]:
+        return list(self._texts)
+
+    @property
+    def lines(self) -> list[str]:
+        return list(self._lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +77,7 @@ class Picture:
         about: its kind, a name of `FIGURES`.
         packed: the SVG, compressed by gzip, as base64: figures of a large comparison are several megabytes of text.
         width, height: in CSS pixels.
+        benchmark: whose it is, empty where it shows several.
     """
 
     title: str
@@ -89,20 +86,7 @@ class Picture:
     packed: str
     width: int
     height: int
-    tags: Tags
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What the tables of one set of rules say.
-
-    Args:
-        ranks: whether anything is compared there.
-    """
-
-    heading: str
-    sentences: Sequence[str]
-    ranks: bool
+    benchmark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +103,7 @@ class PageTables:
     name: str
     title: str
     note: str
-    tables: Sequence[Table]
+    tables: Sequence[Placed]
     foot: Sequence[str]
     csv: str
 
@@ -130,6 +114,7 @@ class Content:
 
     Args:
         facts: of the whole folder, short.
+        methods, benchmarks, metrics: choices of the filters, the latter two with their titles.
         behind: of every explained cell the places of its lines in ``lines``.
         skipped: files that no table counts, with the reason.
         left_out: figures that there was no room for, and why others were not drawn.
@@ -138,12 +123,12 @@ class Content:
     title: str
     facts: Sequence[str]
     answers: Sequence[Answer]
-    compared: Table
+    compared: Placed
     groups: Sequence[PageTables]
-    numbers: Table
-    gaps: Table
+    numbers: Placed
+    gaps: Placed
     costs: Sequence[PageTables]
-    claims: Table
+    claims: Placed
     claims_said: Sequence[str]
     methods: Sequence[str]
     benchmarks: Mapping[str, str]
@@ -153,4 +138,4 @@ class Content:
     pictures: Sequence[Picture] = ()
     masks: Sequence[Picture] = ()
     skipped: Sequence[str] = ()
-    left_out: Sequence[str] = field(default_factory=tuple)
+    left_out: Sequence[str] = ()

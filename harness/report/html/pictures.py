@@ -6,12 +6,12 @@ import base64
 import gzip
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from harness.report.figures import FIGURES, draw
-from harness.report.figures.material import Material, NothingToDrawError
+from harness.report.figures.material import Drawing, Material, NothingToDrawError
 from harness.report.figures.style import encoded
-from harness.report.html.content import Picture, Tags
+from harness.report.html.content import Picture
 
 FIRST = ("forest", "pareto", "ranks", "stability")
 """Figures that say most, before the others."""
@@ -26,50 +26,40 @@ _SIZE = re.compile(r'width="([\d.]+)pt" height="([\d.]+)pt"')
 _RASTER = re.compile(r'"data:image/png;base64,([^"]*)"')
 
 
-def pictures(materials: Iterable[Material]) -> Iterator[tuple[str, Picture | str]]:
-    """(name of a figure, the picture or why it was not drawn) of everything that the records hold, what says most first."""
+def packed_figures(materials: Iterable[Material]) -> Iterator[Picture | str]:
+    """Every figure that the records hold, or why it was not drawn; what says most first."""
+    names = sorted(FIGURES, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     for material in materials:
-        for name in sorted(FIGURES, key=lambda one: FIRST.index(one) if one in FIRST else len(FIRST)):
+        for name in names:
             try:
                 for stem, drawing in draw(name, material):
                     data = encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
-                    benchmark = next((one for one in material.benchmarks if _is_of(drawing.part, one)), "")
-                    yield name, _picture(data, stem, name, drawing.caption, Tags(benchmark=benchmark))
+                    yield _picture(data, drawing, title=stem, about=name)
             except NothingToDrawError as error:
-                yield name, f"{material.name}: no {name}: {error}"
+                yield f"{material.name}: no {name}: {error}"
 
 
-def within(found: Iterable[Picture], *, room: int) -> tuple[list[Picture], list[Picture]]:
+def within(drawn: Iterable[Picture], *, room: int) -> tuple[list[Picture], list[Picture]]:
     """The pictures that fit into ``room`` bytes, one after the other, and those that do not."""
     kept: list[Picture] = []
     out: list[Picture] = []
-    for one in found:
-        size = len(one.packed) + 2 * len(one.caption)
-        (kept if size <= room else out).append(one)
+    for picture in drawn:
+        size = len(picture.packed) + 2 * len(picture.caption)
+        (kept if size <= room else out).append(picture)
         room -= size if size <= room else 0
     return kept, out
 
 
-def titles(out: Sequence[Picture]) -> list[str]:
-    """What is said of pictures that there was no room for."""
-    if not out:
-        return []
-    names = ", ".join(one.title for one in out)
-    return [f"No room for {len(out)} figures in one page: {names}; sam-peft figures draws them."]
-
-
-def _is_of(part: str, benchmark: str) -> bool:
-    """Whether a drawing is of one benchmark: ``kvasir``, ``kvasir-loss``."""
-    return part == benchmark or part.startswith(f"{benchmark}-")
-
-
-def _picture(data: bytes, stem: str, about: str, caption: str, tags: Tags) -> Picture:
+def _picture(data: bytes, drawing: Drawing, *, title: str, about: str) -> Picture:
     svg = data.decode()
     size = _SIZE.search(svg)
     assert size is not None  # matplotlib writes it
     width, height = (round(float(number) * PIXELS) for number in size.groups())
     packed = base64.b64encode(gzip.compress(compact_svg(svg).encode(), mtime=0)).decode()
-    return Picture(title=stem, about=about, caption=caption, packed=packed, width=width, height=height, tags=tags)
+    return Picture(
+        title=title, about=about, caption=drawing.caption, packed=packed, width=width, height=height,
+        benchmark=drawing.benchmark,
+    )  # fmt: skip
 
 
 def compact_svg(svg: str) -> str:

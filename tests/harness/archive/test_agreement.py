@@ -18,7 +18,7 @@ from harness.archive.merge import merge
 from harness.archive.reading import load
 from harness.archive.store import RecordStore, is_sealed
 from harness.cli.records import main
-from harness.report.pages import images_below
+from harness.comparison.archive import Archive
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record
 from tests.harness.report.test_costs import session
@@ -170,11 +170,11 @@ def test_an_edited_image_file_gives_no_paired_interval(tmp_path: Path) -> None:
     path = copied(tmp_path, NASPCLORA, with_seal=True)
     asked = (load(path), "best", "test", "iou")
     root = path.parent.parent
-    found = images_below(root)(*asked)
+    found = Archive(root).images(*asked)
     assert found is not None
     assert len(found.scores) == 100
     exchange(path.with_suffix(".images.csv"))
-    assert images_below(root)(*asked) is None
+    assert Archive(root).images(*asked) is None
     assert image_scores(path.with_suffix(".images.csv"), variant="best", split="test", metric="iou") is not None
 
 

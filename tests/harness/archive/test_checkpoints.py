@@ -15,7 +15,7 @@ from harness.archive.merge import merge
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.records import main as records
-from harness.comparison.sheets import sheets
+from harness.comparison.grids import sheets
 from harness.experiment.experiment import run_experiment
 from harness.experiment.exporting import Export, export
 from harness.methods.parts.placement import MethodError
@@ -25,7 +25,7 @@ from harness.planning.job import Job
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.report.tables import of_runs
+from harness.report.score_page import of_runs
 from harness.system.errors import UsageError
 from tests.harness.experiment.finished import keep_state
 
@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parents[3] / "results"
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "sam.pth"
-    torch.save({name: tensor.double() for name, tensor in plain_sam("tiny").state_dict().items()}, path)
+    torch.save({name: tensor.double() for name, tensor in plain_sam("vit_t").state_dict().items()}, path)
     assert path.stat().st_size > (3 << 20)
     return path
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from harness.archive.store import RecordStore
-from harness.comparison.alpha import alpha_code, alpha_codes_below, distance, domains, entropy
-from harness.report.pages import pages
+from harness.comparison.alpha import alpha_code, alpha_codes, distance, domains, entropy
+from harness.comparison.archive import Archive
+from harness.report.pages import pages_below
 from tests.harness.report.sample import record
 
 UNIFORM = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.26, 0.24, 0.25, 0.25]}
@@ -35,10 +36,10 @@ def test_codes_are_read_from_beside_the_records(tmp_path: Path):
     moved = record(method="naslora", architecture=[UNIFORM, CHOSEN], seed=2)
     for one in (flat, moved):
         store.write(one)
-    code = alpha_codes_below(tmp_path)
-    summaries = {one.run.seed: one for one in store.summaries()[0]}
-    assert (code(summaries[1]), code(summaries[2])) == ("ALPHA_UNIFORM", "")
-    assert code(record()) == ""
+    archive = Archive(tmp_path)
+    codes = {one.run.seed: alpha_codes([one], archive) for one in archive.records}
+    assert codes == {1: ["ALPHA_UNIFORM"], 2: []}
+    assert alpha_codes([record()], archive) == []
 
 
 def test_a_history_that_another_record_left_or_that_was_edited_gives_no_code(tmp_path: Path):
@@ -48,9 +49,9 @@ def test_a_history_that_another_record_left_or_that_was_edited_gives_no_code(tmp
     history = store.architecture_path(flat.key)
     found = store.find(flat.key)
     assert found is not None
-    assert alpha_codes_below(tmp_path)(replace(found, beside={"images.csv": "of-another"})) == ""
+    assert alpha_codes([replace(found, beside={"images.csv": "of-another"})], Archive(tmp_path)) == []
     history.write_text(history.read_text() + "2,\n")
-    assert alpha_codes_below(tmp_path)(found) == ""
+    assert alpha_codes([found], Archive(tmp_path)) == []
 
 
 def test_entropy_and_distance_in_closed_form():
@@ -117,7 +118,7 @@ def test_tables_flag_a_row_whose_alpha_says_nothing(tmp_path: Path):
     store.write(record(method="naslora", variant="naslora", architecture=[UNIFORM], budget={"share_cap": 0.9}))
     store.write(record(method="naslora", variant="free", config={"rank": 4}, architecture=[CHOSEN]))
     store.write(record())
-    (page,) = pages(tmp_path).content.values()
+    (page,) = pages_below(Archive(tmp_path)).texts("markdown").values()
     (flagged,) = [line for line in page.splitlines() if line.startswith("| ") and "ALPHA_UNIFORM" in line]
     assert flagged.startswith("| naslora")
     assert "ALPHA_UNIFORM: α stayed uniform" in page

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.comparison.complete import without_gaps
+from harness.comparison.grids import without_gaps
 
 
 def test_a_barely_begun_place_costs_no_rows() -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.judging import judging, of_rankings
-from harness.judging.definitions import read_claims
-from harness.judging.judging import findings_text, judge_claims
-from harness.report.tables import render
+from harness.comparison import judging
+from harness.comparison.claims import read_claims
+from harness.comparison.judging import findings_text
 from harness.studies import study_from_dict
 from harness.system.errors import UsageError
-from tests.harness.report.sample import CARD, record, sources
+from tests.harness.report.sample import CARD, MadeUp, record, render
+from tests.harness.report.sample import judged as judged_on
 
 METHODS = ("decoder", "lora", "bitfit", "ssf")
 HASHES = {"sam": "aaaa0000aaaa0000", "linear": "bbbb0000bbbb0000", "mask-transformer": "cccc0000cccc0000"}
@@ -60,7 +60,7 @@ def agreement_rows(page: str) -> dict[str, list[str]]:
 
 def test_the_page_gives_tau_by_benchmark_its_mean_its_interval_and_chance() -> None:
     records = runs("sam", UP) + runs("linear", UP) + runs("mask-transformer", DOWN)
-    found = agreement_rows(render(records, study=models(), sources=sources()))
+    found = agreement_rows(render(records, study=models()))
     assert found["models"][:3] == ["τ Kvasir-SEG Sα", "τ Leaf IoU", "mean τ"]
     assert found["sam – linear"] == ["+1.00", "+1.00", "+1.00", "[+1.00, +1.00]", "1 of 24 orders"]
     assert found["sam – mask-transformer"] == ["-1.00", "-1.00", "-1.00", "[-1.00, -1.00]", "24 of 24 orders"]
@@ -69,12 +69,12 @@ def test_the_page_gives_tau_by_benchmark_its_mean_its_interval_and_chance() -> N
 
 def test_models_that_were_trained_otherwise_too_are_not_compared() -> None:
     records = runs("sam", UP) + runs("linear", UP, epochs=9)
-    assert "rank alike" not in render(records, study=models(), sources=sources())
+    assert "rank alike" not in render(records, study=models())
 
 
 def test_rows_that_are_not_complete_under_both_are_left_out() -> None:
     records = runs("sam", UP) + [one for one in runs("linear", UP) if (one.run.method, one.run.seed) != ("ssf", 2)]
-    page = render(records, study=models(), sources=sources())
+    page = render(records, study=models())
     assert agreement_rows(page)["sam – linear"][-1] == "1 of 6 orders"
     assert "the same rows (decoder, lora, bitfit): 1 is" in page
 
@@ -86,7 +86,7 @@ def test_a_barely_begun_benchmark_is_left_out_instead_of_the_rows() -> None:
         for one in runs(decoder, UP)
         if one.run.benchmark == "kvasir" or one.run.method in METHODS[:2]
     ]
-    page = render(records, study=models(), sources=sources())
+    page = render(records, study=models())
     assert agreement_rows(page)["sam – linear"] == ["+1.00", "+1.00", "[+1.00, +1.00]", "1 of 24 orders"]
     assert "sam – linear: too few rows are complete on Leaf IoU, which is left out." in page
 
@@ -101,33 +101,33 @@ def test_a_methods_own_budget_is_no_other_model() -> None:
             else one
             for one in runs("sam", UP) + runs("linear", fewer)
         ]
-        assert "sam – linear" in agreement_rows(render(records, study=models(), sources=sources()))
+        assert "sam – linear" in agreement_rows(render(records, study=models()))
 
 
 def test_a_study_without_decoders_shows_sams_tables_alone() -> None:
     records = runs("sam", UP) + runs("linear", UP)
-    page = render(records, study=models(decoders=[]), sources=sources())
+    page = render(records, study=models(decoders=[]))
     assert "linear" not in page
-    assert "linear" in render(records, study=models(decoders=["linear"]), sources=sources())
+    assert "linear" in render(records, study=models(decoders=["linear"]))
 
 
 def test_a_decoder_with_a_rate_of_its_own_is_the_same_model_and_without_it_another_page() -> None:
     records = runs("sam", UP) + runs("linear", UP, decoder_lr=1e-4)
     own = models(decoders={"sam": {}, "linear": {"decoder_lr": 1e-4}})
-    found = agreement_rows(render(records, study=own, sources=sources()))
+    found = agreement_rows(render(records, study=own))
     assert found["sam – linear"][-1] == "1 of 24 orders"
-    assert "linear" not in render(records, study=models(), sources=sources())
+    assert "linear" not in render(records, study=models())
 
 
 def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, records: list[Any], study: Any = None) -> Any:
-    monkeypatch.setattr(of_rankings, "load_study", lambda name: study or models())
+    monkeypatch.setattr(judging, "load_study", lambda name: study or models())
     content = {
         "name": "alike", "text": "t", "source": "ours", "mark": "?", "quantity": "rank agreement", "studies": ["cross-model"],
         "unit": "tau", "expected": {"greater": 0},
     }  # fmt: skip
     path = tmp_path / "claims.yaml"
     path.write_text(yaml.safe_dump([content]))
-    return judge_claims(read_claims(path), records, [], protocol="demo", sources=sources())[0]
+    return judged_on(read_claims(path), MadeUp(records))[0]
 
 
 def test_the_claim_is_judged_by_every_pair_of_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_two_rows_do_not_refute_it_and_four_of_five_do_not_show_it(
     reverse = judged(monkeypatch, tmp_path, runs("sam", two[0]) + runs("linear", two[1]))
     assert [one.verdict for one in reverse.readings] == ["inconclusive"] * 2
     five = models(entries=[*METHODS, "vpt"])
-    monkeypatch.setattr(of_rankings, "ALPHA", 1 / 24)
+    monkeypatch.setattr(judging, "ALPHA", 1 / 24)
     every = [record for decoder in HASHES for record in runs(decoder, UP)]
     assert judged(monkeypatch, tmp_path, every).verdict == "reproduced"
     found = judged(monkeypatch, tmp_path, every, study=five)
@@ -164,14 +164,12 @@ def test_two_rows_do_not_refute_it_and_four_of_five_do_not_show_it(
 
 def test_pairs_of_models_name_their_own_rows() -> None:
     less = {name: UP[name] for name in METHODS[:3]}
-    page = render(
-        runs("sam", UP) + runs("linear", UP) + runs("mask-transformer", less), study=models(), sources=sources()
-    )
+    page = render(runs("sam", UP) + runs("linear", UP) + runs("mask-transformer", less), study=models())
     assert "(sam – linear: decoder, lora, bitfit, ssf; sam – mask-transformer: decoder, lora, bitfit;" in page
 
 
 def test_a_chance_of_just_alpha_is_small_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(of_rankings, "ALPHA", 1 / 24)
+    monkeypatch.setattr(judging, "ALPHA", 1 / 24)
     every = [record for decoder in HASHES for record in runs(decoder, UP)]
     assert judged(monkeypatch, tmp_path, every).verdict == "reproduced"
 
@@ -204,4 +202,4 @@ def test_a_claim_on_rankings_names_real_studies(tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump([{**content, "studies": studies}]))
         with pytest.raises(UsageError, match=said):
             read_claims(path)
-    assert judging.judge_claims([], [], [], protocol="demo") == []
+    assert judged_on([], MadeUp()) == []

@@ -24,7 +24,7 @@ def finished(
     method: str,
     *,
     benchmark: str = "kvasir",
-    backbone: str = "tiny",
+    backbone: str = "vit_t",
     code: Any = "OK",
     rules: dict[str, str] | None = None,
     **options: Any,

@@ -2,30 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from harness.archive.cost import CostRecord
 from harness.archive.measured import BlockEvidence, EvidenceRecord, Inside
 from harness.archive.schema import Record, Run
-from harness.comparison.setups import Setup
-from harness.comparison.sources import Sources
+from harness.comparison.archive import Archive, Shares
+from harness.comparison.claims import Claim
+from harness.comparison.judging import Finding, judge_claims
+from harness.comparison.papers import Papers, Setup
+from harness.planning.closed_form import trained_parameters
+from harness.protocols.load import card_rules
+from harness.report.formats import write
+from harness.report.page import Format
+from harness.report.score_page import score_page
 from harness.statistics.cka import upper
+from harness.studies import Study
 
 CARD: dict[str, Any] = {"image_size": 64, "methods": {}, "protocol": "aaaa0000aaaa0000"}
 """The rules of the card demo, as the records made here have them; ``protocol`` makes each hash's rules its own."""
 
-SETUP = Setup(card="demo", backbone="tiny", checkpoint="", test_images={"kvasir": 8, "leaf": 8, "sbu": 8})
+SETUP = Setup(card="demo", backbone="vit_t", checkpoint="", test_images={"kvasir": 8, "leaf": 8, "sbu": 8})
 """What the records made here are made with, as if it were a paper's."""
 
 
-def sources(**changes: Any) -> Sources:
-    """Of pages on records made here: their rules are those of the card, and what papers p and nas-lora used."""
+PAPERS = Papers(setups={"p": SETUP, "nas-lora": SETUP})
+"""Papers p and nas-lora, as if they had used it."""
 
-    def card_of(protocol: str, benchmark: str) -> dict[str, Any] | None:
-        return CARD if protocol == "demo" else None
 
-    return Sources(**{"card_of": card_of, "setups": {"p": SETUP, "nas-lora": SETUP}, **changes})
+def known_card(protocol: str, benchmark: str) -> Any:
+    """In place of `card_rules`, for tests of pages on records made here."""
+    return CARD if protocol == "demo" else card_rules(protocol, benchmark)
+
+
+class MadeUp(Archive):
+    """An archive of records that lie nowhere, with what a test says lies beside them, by key; images lie below ``root``."""
+
+    def __init__(
+        self,
+        records: Iterable[Record] = (),
+        *,
+        root: Path = Path("nowhere"),
+        costs: Iterable[CostRecord] = (),
+        mixtures: Mapping[str, Shares] | None = None,
+        inside: Mapping[str, EvidenceRecord] | None = None,
+    ) -> None:
+        super().__init__(root)
+        self._given, self._costs, self._mixtures, self._evidence_of = list(records), list(costs), mixtures, inside
+
+    @property
+    def records(self) -> list[Record]:
+        return self._given
+
+    @property
+    def costs(self) -> list[CostRecord]:
+        return self._costs
+
+    def mixture(self, record: Record) -> Shares | None:
+        return (self._mixtures or {}).get(record.key)
+
+    def evidence(self, record: Record) -> EvidenceRecord | None:
+        return (self._evidence_of or {}).get(record.key)
+
+
+def judged(
+    claims: Iterable[Claim], archive: Archive, *, protocol: str = "demo", papers: Papers = PAPERS
+) -> list[Finding]:
+    return judge_claims(claims, archive, protocol=protocol, papers=papers, closed_form=trained_parameters)
+
+
+def render(
+    records: Iterable[Record],
+    *,
+    root: Path = Path("nowhere"),
+    papers: Papers = PAPERS,
+    study: Study | None = None,
+    runs: Iterable[Run] | None = None,
+    metrics: Sequence[str] = (),
+    style: Format = "markdown",
+    width: int = 100,
+) -> str:
+    """The page of scores of these records, written; per-image scores lie below ``root``."""
+    archive = MadeUp(records, root=root)
+    page = score_page(archive.records, archive, papers=papers, study=study, runs=runs, metrics=metrics)
+    return write(page, style=style, width=width)
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -57,7 +121,7 @@ def record(
         seed=seed,
         **{
             "variant": method,
-            "backbone": "tiny",
+            "backbone": "vit_t",
             "checkpoint": "",
             "protocol": "demo",
             "rules": {**CARD, "protocol": protocol_hash},

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from harness.archive.store import RecordStore
-from harness.comparison.sheets import grids
+from harness.comparison.archive import Archive
+from harness.comparison.grids import grids
 from harness.studies import load_study
 from tests.harness.report.test_findings import rows
 
@@ -27,9 +28,10 @@ def test_the_rows_are_those_of_the_table() -> None:
 
 
 def test_every_row_has_its_seeds_and_every_run_its_labels() -> None:
-    records = [record for record in RecordStore(ROOT / "results") if record.run.protocol == "small-labels"]
-    (grid,) = grids(records, study=load_study("small-classification"))
-    assert {len(mine) for mine in grid.members.values()} == {3}
+    archive = Archive(ROOT / "results")
+    records = [record for record in archive.records if record.run.protocol == "small-labels"]
+    (grid,) = grids(records, archive, study=load_study("small-classification"))
+    assert {len(row.records) for row in grid.rows} == {3}
     for record in records:
         assert record.run.rules["task"] == "classification"
         assert record.scores["best"]["test"].keys() == {"accuracy", "nll", "ece"}

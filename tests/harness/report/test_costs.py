@@ -12,10 +12,10 @@ import pytest
 
 from harness.archive.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
 from harness.cli.tables import main
-from harness.comparison.setups import Setup
-from harness.judging.definitions import read_claims
+from harness.comparison.claims import read_claims
+from harness.comparison.papers import Papers, Setup
 from harness.report.costs import cost_page
-from harness.report.writing import write
+from harness.report.formats import write
 
 
 def method(name: str, step: list[float], **changes: Any) -> MethodCost:
@@ -81,14 +81,16 @@ def session(**changes: Any) -> CostRecord:
 
 
 def render_costs(sessions: Any, **changes: Any) -> str:
-    return write(cost_page(sessions, **{"title": "cost", **changes}))
+    return write(cost_page(sessions, **{"title": "cost", "papers": Papers(), **changes}))
 
 
-PUBLISHED: Any = {
-    "setups": {"nas-lora": Setup(card="any", backbone="vit_h", checkpoint="")},
-    "card_of": lambda card, benchmark: {"image_size": 1024},
-}
+PUBLISHED: Any = {"papers": Papers(setups={"nas-lora": Setup(card="any", backbone="vit_h", checkpoint="")})}
 """As if the paper had measured on such a session."""
+
+
+@pytest.fixture(autouse=True)
+def _card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.comparison.rules.card_rules", lambda card, benchmark: {"image_size": 1024})
 
 
 def test_two_keys_never_share_a_block() -> None:
@@ -160,7 +162,7 @@ def test_the_claim_is_printed_for_every_cost_and_stays_ambiguous() -> None:
     ("changes", "words"),
     [
         ({"device": "AMD EPYC", "driver": ""}, "on a CPU (AMD EPYC)"),
-        ({"backbone": "tiny"}, "backbone tiny instead of vit_h"),
+        ({"backbone": "vit_t"}, "backbone vit_t instead of vit_h"),
         ({"image_size": 128}, "image_size 128 instead of 1024"),
     ],
 )
@@ -181,7 +183,7 @@ def test_a_shared_session_gets_no_verdict() -> None:
 
 
 def test_csv_is_a_number_a_row_in_si_units() -> None:
-    page = cost_page([session()], title="cost")
+    page = cost_page([session()], title="cost", papers=Papers())
     table = list(csv.DictReader(io.StringIO(write(page, style="csv"))))
     (step,) = [
         one for one in table if (one["row"], one["quantity"], one["part"]) == ("naspclora", "training step", "total")

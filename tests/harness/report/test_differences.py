@@ -16,10 +16,8 @@ from harness.archive.store import RecordStore
 from harness.cli.claims import main as claims
 from harness.cli.tables import main
 from harness.cli.why import main as why
-from harness.report.pages import images_below
-from harness.report.tables import render
 from harness.studies import load_study, study_from_dict
-from tests.harness.report.sample import CARD, record, sources
+from tests.harness.report.sample import CARD, record, render
 
 ROWS = ["lora", "decoder", "bitfit"]
 
@@ -97,9 +95,7 @@ def with_images(root: Path, shifts: dict[str, float]) -> list[Any]:
 
 def test_per_image_scores_give_the_two_level_interval_and_a_p_over_images(tmp_path: Path) -> None:
     records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
-    found = table(render(records, study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")[
-        "decoder"
-    ]
+    found = table(render(records, study=study(), root=tmp_path), "differences")["decoder"]
     assert found[1] == "-2.19 (3)"
     low, high = (float(number) for number in found[2].strip("[]").split(", "))
     assert -2.3 < low < -2.19 < high < -2.1
@@ -110,9 +106,8 @@ def test_per_image_scores_give_the_two_level_interval_and_a_p_over_images(tmp_pa
 def test_a_run_that_failed_beside_one_that_did_not_hides_no_images(tmp_path: Path) -> None:
     records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
     failed = replace(record(seed=1, method="decoder", code="ERROR"), key="of another choice")
-    shown = sources(images_of=images_below(tmp_path))
     alone, beside = (
-        table(render(mine, study=study(), sources=shown), "differences")["decoder"]
+        table(render(mine, study=study(), root=tmp_path), "differences")["decoder"]
         for mine in (records, [*records, failed])
     )
     assert beside == alone
@@ -128,9 +123,7 @@ def test_a_claim_and_a_difference_table_give_one_interval(tmp_path: Path, capsys
             records.append(record(sum(scores.values()) / 20, method=method, seed=seed))
             rows = "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items())
             store.write(records[-1], "variant,split,stem,s_measure\n" + rows)
-    bounds = table(render(records, study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")[
-        "decoder"
-    ][2]
+    bounds = table(render(records, study=study(), root=tmp_path), "differences")["decoder"][2]
     claim: dict[str, Any] = {
         "name": "c",
         "text": "t",
@@ -175,7 +168,7 @@ def test_frames_of_one_sequence_count_as_one(tmp_path: Path, column: bool) -> No
     page = render(
         frames(tmp_path, column=column),
         study=study(benchmarks=["cvc612"]),
-        sources=sources(images_of=images_below(tmp_path)),
+        root=tmp_path,
     )
     found = table(page, "differences")["decoder"]
     means = [(7 * place) % 12 - 4 for place in range(12)]
@@ -211,8 +204,8 @@ def test_seeds_in_conflict_are_in_no_difference(method: str) -> None:
 
 def test_p_over_images_is_adjusted_after_holm(tmp_path: Path) -> None:
     records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02, "bitfit": 0.03})
-    found = table(render(records, study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")
-    alone = table(render(records[:6], study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")
+    found = table(render(records, study=study(), root=tmp_path), "differences")
+    alone = table(render(records[:6], study=study(), root=tmp_path), "differences")
     assert float(found["decoder"][4]) == pytest.approx(2 * float(alone["decoder"][4]), rel=0.05)
 
 
@@ -221,9 +214,7 @@ def test_image_scores_whose_mean_is_not_the_score_are_not_used(tmp_path: Path) -
     records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
     for one in records:
         one.scores["best"]["test"]["s_measure"] += 0.1
-    found = table(render(records, study=study(), sources=sources(images_of=images_below(tmp_path))), "differences")[
-        "decoder"
-    ]
+    found = table(render(records, study=study(), root=tmp_path), "differences")["decoder"]
     assert found[2].endswith(" t")
     assert found[4] == "–"
 

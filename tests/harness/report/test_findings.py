@@ -14,20 +14,16 @@ from harness.archive.cost import CostStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.comparison.alpha import domains
-from harness.comparison.grid import build_grid
-from harness.comparison.paired import paired_difference
+from harness.comparison.archive import Archive, PerImage
+from harness.comparison.claims import FILE, read_claims
+from harness.comparison.grids import build_grid, sheets
 from harness.comparison.rows import is_entry
-from harness.comparison.sheets import sheets
-from harness.comparison.sources import Sources
-from harness.judging.definitions import FILE, read_claims
-from harness.judging.judging import judge_claims
 from harness.methods.parts.operations import OPERATIONS
-from harness.protocols.load import card_rules
-from harness.report.figures.lengths import passes_of
-from harness.report.pages import images_below
+from harness.report.figures.curves import passes_of
+from harness.report.formats import write
 from harness.report.readings import reading_page
-from harness.report.writing import write
 from harness.studies import load_study
+from tests.harness.report.sample import judged as judged_on
 
 ROOT = Path(__file__).parents[3]
 AGAIN = ROOT / "results" / "again"
@@ -58,6 +54,19 @@ def _as(card: Mapping[str, Mapping[str, object]], record: Record) -> bool:
     return all(own[name] == default[name] for name in (own.keys() & default.keys()) - named)
 
 
+class Mixed(Archive):
+    """The committed results, with the images of some runs from where they were made again."""
+
+    def __init__(self, again: Mapping[str, Record]) -> None:
+        super().__init__(ROOT / "results")
+        self._again, self._elsewhere = again, Archive(AGAIN / "avx512")
+
+    def images(self, record: Record, model: str, split: str, metric: str) -> PerImage | None:
+        if record.key in self._again:
+            return self._elsewhere.images(record, model, split, metric)
+        return super().images(record, model, split, metric)
+
+
 def difference(
     name: str, benchmark: str, one: str, other: str, *, again: Mapping[str, Record] | None = None
 ) -> tuple[float, str]:
@@ -69,14 +78,10 @@ def difference(
         for old in small()
     ]
     ((sheet, members),) = sheets(records).items()
-    grid = build_grid(sheet, members, study=load_study(name))
-    place = next(k for k, column in enumerate(grid.columns) if column.benchmark == benchmark)
-    cells = {row.label: grid.cells[index, place] for index, row in enumerate(grid.rows)}
-    here, there = images_below(ROOT / "results"), images_below(AGAIN / "avx512")
-    found = paired_difference(
-        cells[one], cells[other], grid.columns[place], scored=("best", "best"),
-        images_of=lambda record, *where: (there if record.key in again else here)(record, *where),
-    )  # fmt: skip
+    grid = build_grid(sheet, members, Mixed(again), study=load_study(name))
+    column = next(column for column in grid.columns if column.benchmark == benchmark)
+    first, second = (row for label in (one, other) for row in grid.rows if row.label == label)
+    found = grid.difference(first, second, column)
     assert found is not None
     interval = found.interval
     assert interval is not None
@@ -207,14 +212,8 @@ def test_time_to_quality_is_that_of_its_page() -> None:
 
 def test_the_page_of_readings_is_what_the_records_give() -> None:
     results = ROOT / "results"
-    page = reading_page(
-        RecordStore(results).summaries()[0],
-        load_study("small-readings"),
-        claims=read_claims(FILE),
-        images_of=images_below(results),
-        protocol="small",
-        card_of=card_rules,
-    )
+    archive, study = Archive(results), load_study("small-readings")
+    page = reading_page(archive.records, study, archive, claims=read_claims(FILE), protocol="small")
     assert write(page) == (results / "readings" / "small-readings.md").read_text(encoding="utf-8")
 
 
@@ -664,13 +663,7 @@ def test_scores_and_rankings_under_each_decoder_are_told_as_the_page_has_them() 
     assert all(float(row[-3]) > 0 for row in rankings[1:])
     assert "Every two models agree more than they disagree" in after
     claims = {one.name: one for one in read_claims()}
-    (judged,) = judge_claims(
-        [claims["architecture-independence"]],
-        list(RecordStore(ROOT / "results")),
-        [],
-        protocol="small",
-        sources=Sources(card_of=card_rules, images_of=images_below(ROOT / "results")),
-    )
+    (judged,) = judged_on([claims["architecture-independence"]], Archive(ROOT / "results"), protocol="small")
     assert f"is therefore **{judged.verdict}** here" in after
 
 

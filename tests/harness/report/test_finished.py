@@ -10,10 +10,11 @@ import pytest
 
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
+from harness.comparison.papers import Papers
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.report.finished import finished_table, narrowed
+from harness.report.pages import finished_table, narrowed
 from harness.studies import load_study, study_from_dict
 
 STUDY = "title: mine\nprotocol: demo\nbenchmarks: [kvasir, leaf]\nentries: [decoder, lora]\nseeds: 3\n"
@@ -84,7 +85,7 @@ def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_th
         },
         name="mine",
     )
-    found = narrowed(given, runs_of(made))
+    found = narrowed(given, runs_of(made), Papers())
     assert [(entry.label, entry.options) for entry in found.entries] == [
         ("three", {}),
         ("lora[rank=6]", {"rank": 6}),
@@ -96,8 +97,8 @@ def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_th
 def test_published_numbers_stand_beside_the_studys_own_protocol_only(samples: Path, tmp_path: Path) -> None:
     main = load_study("main")
     assert main.table.paper
-    assert not narrowed(main, runs_of(planned(samples, tmp_path))).table.paper
-    assert narrowed(main, runs_of(planned(samples, tmp_path, protocol=main.protocol))).table.paper
+    assert not narrowed(main, runs_of(planned(samples, tmp_path)), Papers()).table.paper
+    assert narrowed(main, runs_of(planned(samples, tmp_path, protocol=main.protocol)), Papers()).table.paper
 
 
 def test_runs_that_were_all_interrupted_are_missing_and_no_error(samples: Path, tmp_path: Path, study: str) -> None:
@@ -109,5 +110,5 @@ def test_runs_that_were_all_interrupted_are_missing_and_no_error(samples: Path, 
 
 def test_a_study_on_another_backbone_is_a_page_of_that_one(samples: Path, tmp_path: Path, study: str) -> None:
     runs = [replace(run, backbone="vit_l") for run in runs_of(planned(samples, tmp_path))]
-    mine = narrowed(load_study(study), runs)
+    mine = narrowed(load_study(study), runs, Papers())
     assert (mine.backbones, mine.benchmarks, mine.seeds) == (("vit_l",), ("kvasir",), (0,))

@@ -12,7 +12,7 @@ from harness.archive.measured import ForgettingRecord, ForgettingStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.report.forgetting import forgetting_page
-from harness.report.writing import write
+from harness.report.formats import write
 from tests.harness.report.test_findings import ROOT, rows, section
 
 RESULTS = ROOT / "results"

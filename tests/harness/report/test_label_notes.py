@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 
-from harness.comparison.grid import build_grid
+from harness.comparison.grids import grids
 from harness.comparison.rows import is_entry
-from harness.comparison.sheets import sheets
-from tests.harness.report.sample import record
+from tests.harness.report.sample import MadeUp, record
 
 CONVLORA = {"lr": None, "blocks": "all", "sites": "qkv", "rank": 3, "alpha": 32.0, "experts": 8, "balance": 0.01}
 
 
 def labels(*records: Any) -> list[str]:
-    (chosen,) = sheets(records).items()
-    return [row.shown for row in build_grid(*chosen).rows]
+    (grid,) = grids(records, MadeUp())
+    return [row.shown for row in grid.rows]
 
 
 @pytest.mark.parametrize(("gate", "label"), [("released", "convlora"), ("switch", "convlora (Switch gate)")])

@@ -14,18 +14,18 @@ import harness.cli.readings as verb
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.tables import main as tables
-from harness.comparison.grid import build_grid
+from harness.comparison.archive import Archive
+from harness.comparison.claims import FILE, read_claims
+from harness.comparison.grids import build_grid, sheets
 from harness.comparison.readings import lenth_margin, main_effects
-from harness.comparison.sheets import sheets
-from harness.judging.definitions import FILE, read_claims
 from harness.report.figures import draw
 from harness.report.figures.material import NothingToDrawError, materials
+from harness.report.formats import write
 from harness.report.readings import choice, reading_page
-from harness.report.writing import write
 from harness.studies import Study, load_study, study_from_dict
 from harness.studies.design import aliases, label_of, options_of, parse_fields, points
 from harness.system.errors import UsageError
-from tests.harness.report.sample import CARD, record
+from tests.harness.report.sample import CARD, MadeUp, record
 
 FIELDS = {
     "scale": [1, 10],
@@ -108,7 +108,7 @@ def test_aliases_are_what_an_interaction_adds_to_a_main_effect() -> None:
 def test_effects_that_were_put_in_come_out_with_intervals_over_replicates() -> None:
     records = everything()
     ((sheet, members),) = sheets(records).items()
-    effects = {one.field: one for one in main_effects(build_grid(sheet, members, study=study()), study())}
+    effects = {one.field: one for one in main_effects(build_grid(sheet, members, MadeUp(), study=study()), study())}
 
     assert effects["scale"].estimate == pytest.approx(4.0)
     assert effects["residual"].estimate == pytest.approx(-2.0)
@@ -121,10 +121,8 @@ def test_effects_wait_for_every_run_of_a_seed() -> None:
     records = everything(seeds=1)
     ((sheet, members),) = sheets(records[:-4]).items()
 
-    assert main_effects(build_grid(sheet, members, study=study(seeds=1)), study(seeds=1)) == []
-    assert "runs of the design are in" in write(
-        reading_page(records[:-4], study(seeds=1), images_of=no_images, protocol="demo")
-    )
+    assert main_effects(build_grid(sheet, members, MadeUp(), study=study(seeds=1)), study(seeds=1)) == []
+    assert "runs of the design are in" in write(reading_page(records[:-4], study(seeds=1), MadeUp(), protocol="demo"))
 
 
 def test_lenths_margin_is_that_of_his_paper() -> None:
@@ -137,7 +135,7 @@ def test_lenths_margin_is_that_of_his_paper() -> None:
 
 
 def test_the_curve_is_sorted_and_shows_differences_and_choices() -> None:
-    page = write(reading_page(everything(), study(), images_of=no_images, protocol="demo"))
+    page = write(reading_page(everything(), study(), MadeUp(), protocol="demo"))
     printed = page.split("## ")[1].splitlines()
     rows = [line.strip("| ").split(" | ") for line in printed if line.startswith("| ") and "mean" not in line]
     means = [float(row[0]) for row in rows]
@@ -159,7 +157,7 @@ def test_the_best_reading_is_chosen_on_validation_and_only_of_those_that_ran_eve
         of_reading(dict(options), seed=0), scores={"best": {"test": split["test"], "val": {"s_measure": 0.99}}}
     )
     found = [chosen if one.key == chosen.key else one for one in found]
-    page = write(reading_page(found, study(seeds=1), images_of=no_images, protocol="demo"))
+    page = write(reading_page(found, study(seeds=1), MadeUp(), protocol="demo"))
     lost = min(
         (line for line in page.splitlines() if line.startswith("| -")), key=lambda line: float(line.split("|")[1])
     )
@@ -173,22 +171,19 @@ def test_the_best_reading_is_chosen_on_validation_and_only_of_those_that_ran_eve
         record(0.8, benchmark="leaf", metric="iou"),
         record(0.9, method="naslora", config=CONFIG, benchmark="leaf", metric="iou"),
     ]
-    page = write(reading_page([*found, *elsewhere], both, images_of=no_images, protocol="demo"))
+    page = write(reading_page([*found, *elsewhere], both, MadeUp(), protocol="demo"))
     assert "Best on validation of 1 with a run on each benchmark: default" in page
 
 
-def test_a_run_of_the_default_under_other_rules_is_no_reading_of_this_study() -> None:
+def test_a_run_of_the_default_under_other_rules_is_no_reading_of_this_study(monkeypatch: pytest.MonkeyPatch) -> None:
     found = everything(seeds=1)
     card = found[0].run.rules
     longer = [
         replace(one, run=replace(one.run, protocol_hash="bbbb", rules={**one.run.rules, "epochs": 99}))
         for one in found[:2]
     ]
-    page = write(
-        reading_page(
-            [*found, *longer], study(seeds=1), images_of=no_images, protocol="demo", card_of=lambda *_: {**CARD, **card}
-        )
-    )
+    monkeypatch.setattr("harness.comparison.rules.card_rules", lambda *_: {**CARD, **card})
+    page = write(reading_page([*found, *longer], study(seeds=1), MadeUp(), protocol="demo"))
 
     assert page.count("every reading against LoRA") == 1
     assert "hash aaaa0000" in page
@@ -197,7 +192,7 @@ def test_a_run_of_the_default_under_other_rules_is_no_reading_of_this_study() ->
 
 def test_a_claim_is_counted_over_the_readings() -> None:
     claims = [claim for claim in read_claims(FILE) if claim.name in ("naslora-over-lora", "stagewise-over-joint")]
-    page = write(reading_page(everything(), study(), claims=claims, images_of=no_images, protocol="demo"))
+    page = write(reading_page(everything(), study(), MadeUp(), claims=claims, protocol="demo"))
     row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
     readings = study().readings
     assert readings is not None
@@ -221,7 +216,7 @@ def test_a_claim_is_judged_where_another_study_tuned_the_baseline() -> None:
         for one in everything()
     ]
     claims = [claim for claim in read_claims(FILE) if claim.name == "naslora-over-lora"]
-    page = write(reading_page(found, fixed, claims=claims, images_of=no_images, protocol="demo"))
+    page = write(reading_page(found, fixed, MadeUp(), claims=claims, protocol="demo"))
     readings = fixed.readings
     assert readings is not None
     row = next(line for line in page.splitlines() if line.startswith("| NAS-LoRA is better than LoRA"))
@@ -253,13 +248,13 @@ def test_the_curve_is_drawn_with_a_mark_for_every_choice_and_lost_readings_at_th
     lost = replace(lost, scores={"best": {"test": {"s_measure": 0.1}}})
     for one in [lost if one.key == lost.key else one for one in found]:
         RecordStore(tmp_path).write(one)
-    (material,) = materials(tmp_path, study=study())
+    (material,) = materials(Archive(tmp_path), study=study())
     ((stem, drawing),) = draw("readings", material)
     top, bottom = drawing.figure.axes
     readings = study().readings
     assert readings is not None
 
-    assert stem == f"mine-{material.grid.protocol_hash}-readings"
+    assert stem == f"mine-{material.grid.sheet.protocol_hash}-readings"
     marks = [line for line in bottom.get_lines() if line.get_marker() == "s"]
     assert len(marks) == len(readings.points) * len(readings.fields)
     at = [np.ravel(np.asarray(line.get_ydata(), dtype=float)) for line in top.get_lines() if line.get_marker() == "o"]
@@ -275,12 +270,12 @@ def test_the_curve_is_drawn_with_a_mark_for_every_choice_and_lost_readings_at_th
     assert [text.get_text() for text in top.texts] == [f"{(10 - 81 + other) / 2:.0f}"]
 
     with pytest.raises(NothingToDrawError, match="--study NAME"):
-        list(draw("readings", materials(tmp_path)[0]))
+        list(draw("readings", materials(Archive(tmp_path))[0]))
     for one in everything(seeds=1):
         if one.run.method == "naslora":
             RecordStore(tmp_path / "alone").write(one)
     with pytest.raises(NothingToDrawError, match="no reading has a seed in common with LoRA"):
-        list(draw("readings", materials(tmp_path / "alone", study=study())[0]))
+        list(draw("readings", materials(Archive(tmp_path / "alone"), study=study())[0]))
 
 
 def test_the_default_reading_is_the_cards_own_run_so_that_it_is_not_made_twice() -> None:

@@ -19,13 +19,15 @@ from harness.archive.files import sealed
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore
 from harness.cli.tables import main
-from harness.report.pages import built_pages
-from harness.report.score_table import NOT_PLANNED
-from harness.report.tables import render
+from harness.comparison.archive import Archive
+from harness.report.pages import pages_below
+from harness.report.score_tables import NOT_PLANNED
 from harness.studies import study_from_dict
 from harness.system.errors import UsageError
-from tests.harness.report.sample import CARD, record, sources
+from tests.harness.report.sample import CARD, record, render
 
+RULES = "harness.comparison.rules.card_rules"
+"""Where pages find the harness's own cards."""
 REPOSITORY = Path(__file__).parents[3]
 
 
@@ -122,7 +124,7 @@ def test_generated_images_rank_nothing_and_the_heading_says_so() -> None:
 def test_the_page_answers_first() -> None:
     worse = three(0.20, method="full") + three(0.30, method="ssf")
     lines = render(three(0.10) + three(0.05, method="decoder") + worse).splitlines()
-    (answer,) = [line for line in lines[: lines.index("## demo · tiny")] if line.startswith("- ")]
+    (answer,) = [line for line in lines[: lines.index("## demo · vit_t")] if line.startswith("- ")]
     assert answer == (
         "- SBU BER: decoder is best (6.0); 3 are worse, from lora (by 5.0 [5.0, 5.0] points) to ssf (by 25.0 [25.0, 25.0])."
     )
@@ -187,7 +189,7 @@ def test_a_benchmark_that_few_rows_were_run_on_has_a_table_of_its_own() -> None:
     many = [one for name in ("lora", "decoder", "full", "ssf") for one in three(0.1, method=name)]
     page = render([*many, *(record(0.5, seed=seed, benchmark="leaf", metric="iou") for seed in range(3))])
     assert "MISSING" not in page
-    main, leaf = (rows(part) for part in page.split("### demo · tiny: Leaf"))
+    main, leaf = (rows(part) for part in page.split("### demo · vit_t: Leaf"))
     assert list(main) == ["method", "full", "decoder", "ssf", "lora"]
     assert main["method"] == ["SBU BER ↓", "params (M)", "encoder (M)"]
     assert list(leaf) == ["method", "lora"]
@@ -206,9 +208,9 @@ def test_a_row_that_was_planned_for_a_benchmark_and_did_not_come_is_missing_ther
 def test_tables_stand_in_the_order_of_what_they_say_and_no_two_headings_are_alike() -> None:
     small = record(benchmark="sbu", metric="ber", protocol_hash="0000", rules={"image_size": 32, "warmup": 3})
     other = record(benchmark="sbu", metric="ber", protocol_hash="0001", rules={"image_size": 32, "warmup": 5})
-    page = render([small, other, *three(0.1), *three(0.2, method="full")], sources=sources())
+    page = render([small, other, *three(0.1), *three(0.2, method="full")])
     headings = [line for line in page.splitlines() if line.startswith("## ")]
-    assert headings == ["## demo · tiny", "## demo · tiny · 32 px, warmup 3", "## demo · tiny · 32 px, warmup 5"]
+    assert headings == ["## demo · vit_t", "## demo · vit_t · 32 px, warmup 3", "## demo · vit_t · 32 px, warmup 5"]
 
 
 @pytest.mark.parametrize("style", ["markdown", "latex", "text"])
@@ -216,23 +218,23 @@ def test_a_page_says_what_was_run_instead_of_the_card(style: Any) -> None:
     rules = {**CARD, "image_size": 32, "epochs": 1}
     one = record(benchmark="sbu", metric="ber", rules=rules)
     other = record(benchmark="leaf", metric="iou", rules={**rules, "loss": "bce"})
-    page = " ".join(render([one, other], sources=sources(), style=style, width=1000).replace("\\_", "_").split())
+    page = " ".join(render([one, other], style=style, width=1000).replace("\\_", "_").split())
     assert "with epochs 1 instead of nothing, image_size 32 instead of 64; on leaf loss bce instead of nothing" in page
-    assert "no card of the harness" in render([record(protocol="mine")], sources=sources())
-    assert " with " not in render([record(rules=CARD)], sources=sources()).split("- Backbone")[0]
+    assert "no card of the harness" in render([record(protocol="mine")])
+    assert " with " not in render([record(rules=CARD)]).split("- Backbone")[0]
 
 
 def test_csv_is_long_and_tidy() -> None:
     failed = record(seed=1, benchmark="leaf", code="OOM")
     six: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}}
     one = record(0.5, benchmark="leaf", metric="iou", rules={"image_size": 32}, checkpoint="sha256-00", **six)
-    found = list(csv.DictReader(io.StringIO(render([*three(0.1), failed, one], sources=sources(), style="csv"))))
+    found = list(csv.DictReader(io.StringIO(render([*three(0.1), failed, one], style="csv"))))
     (cell,) = [row for row in found if row["quantity"] == "score" and row["metric"] == "ber"]
     assert (cell["n"], cell["mean"], cell["sd"], cell["median"]) == ("3", "0.11", "0.01", "0.11")
     assert float(cell["low"]) == pytest.approx(0.11 - 4.30265 * 0.01 / 3**0.5, abs=1e-6)
     assert (cell["protocol_hash"], cell["backbone"], cell["benchmark"], cell["split"]) == (
         "aaaa0000aaaa0000",
-        "tiny",
+        "vit_t",
         "sbu",
         "test",
     )
@@ -475,7 +477,7 @@ def test_another_protocol_shows_a_study_only_where_half_of_its_rows_were_run_and
     ],
 )
 def test_a_study_shows_runs_with_the_decoder_of_its_card_where_it_names_none(
-    card: Any, changed: dict[str, Any], shown: dict[str, str]
+    monkeypatch: pytest.MonkeyPatch, card: Any, changed: dict[str, Any], shown: dict[str, str]
 ) -> None:
     records = [
         record(
@@ -487,9 +489,8 @@ def test_a_study_shows_runs_with_the_decoder_of_its_card_where_it_names_none(
         )
         for decoder, digest in (("sam", "a"), ("linear", "b"))
     ]
-    page = render(
-        records, study=study(**changed), sources=sources(card_of=lambda *_: card if card is None else {**CARD, **card})
-    )
+    monkeypatch.setattr(RULES, lambda *_: card if card is None else {**CARD, **card})
+    page = render(records, study=study(**changed))
     assert {decoder: "10.0 (1)" for decoder, digest in (("sam", "a"), ("linear", "b")) if digest * 8 in page} == shown
 
 
@@ -502,7 +503,7 @@ def test_a_study_shows_runs_with_the_decoder_of_its_card_where_it_names_none(
     ],
 )
 def test_a_study_shows_runs_under_changed_rules_where_half_of_its_rows_were_run_or_nothing_else(
-    own: list[int], other: list[int], shown: set[str]
+    monkeypatch: pytest.MonkeyPatch, own: list[int], other: list[int], shown: set[str]
 ) -> None:
     def of(ranks: list[int], digest: str, **rules: Any) -> list[Any]:
         return [
@@ -513,17 +514,17 @@ def test_a_study_shows_runs_under_changed_rules_where_half_of_its_rows_were_run_
             for rank in ranks
         ]  # fmt: skip
 
+    monkeypatch.setattr(RULES, lambda *_: {**CARD, "protocol": ""})
     page = render(
         of(own, "a") + of(other, "b", epochs=2),
         study=study(entries=[{"label": str(rank), "method": "lora", "options": {"rank": rank}} for rank in (3, 6, 7)]),
-        sources=sources(card_of=lambda *_: {**CARD, "protocol": ""}),
     )
     assert {name for name, digest in (("own", "a"), ("other", "b")) if digest * 8 in page} == shown
 
 
 @pytest.mark.parametrize(("own", "shown"), [([3], {"own"}), ([], {"other"})])
 def test_runs_under_another_value_of_what_a_study_sets_are_not_its_own_unless_there_is_nothing_else(
-    own: list[int], shown: set[str]
+    monkeypatch: pytest.MonkeyPatch, own: list[int], shown: set[str]
 ) -> None:
     kept = [
         record(
@@ -536,10 +537,10 @@ def test_runs_under_another_value_of_what_a_study_sets_are_not_its_own_unless_th
         for digest, epochs, there in (("a", 1, own), ("b", 2, [3]))
         for _ in there
     ]
+    monkeypatch.setattr(RULES, lambda *_: {**CARD, "protocol": "", "epochs": 1})
     page = render(
         kept,
         study=study(entries=[{"label": "3", "method": "lora"}], set={"epochs": 1}),
-        sources=sources(card_of=lambda *_: {**CARD, "protocol": "", "epochs": 1}),
     )
     assert {name for name, digest in (("own", "a"), ("other", "b")) if digest * 8 in page} == shown
 
@@ -732,6 +733,6 @@ def test_a_row_that_names_a_rate_shows_its_runs_whatever_a_tuning_made_of_them()
 
 def test_a_metric_that_no_record_holds_is_refused(tmp_path: Path) -> None:
     RecordStore(tmp_path).write(record(0.9))
-    assert built_pages(tmp_path, metrics=["s_measure"]).content
+    assert pages_below(Archive(tmp_path), metrics=["s_measure"]).content
     with pytest.raises(UsageError, match="ber"):
-        built_pages(tmp_path, metrics=["ber"])
+        pages_below(Archive(tmp_path), metrics=["ber"])

@@ -11,12 +11,10 @@ from harness.archive.cost import CostStore
 from harness.archive.merge import merge
 from harness.archive.store import RecordStore
 from harness.cli.why import main
-from harness.comparison.provenance import Folder, of_session
-from harness.protocols.load import card_rules
-from harness.report.pages import built_pages, sources_below
-from harness.report.tables import score_page
+from harness.comparison.archive import Archive
+from harness.report.costs import Measured
+from harness.report.pages import page_of, pages_below
 from harness.report.why import explain
-from harness.studies import load_study
 from tests.harness.report.sample import record
 
 REPOSITORY = Path(__file__).parents[3]
@@ -159,27 +157,22 @@ def test_differences_verdicts_means_and_parameters_are_explained(
 
 def test_every_cell_of_the_committed_pages_is_explained() -> None:
     """Tables, differences, costs, ratios, claims on cost; and the page of the study beside them."""
-    root = REPOSITORY / "results"
-    store = RecordStore(root)
-    records = store.summaries()[0]
-    found = built_pages(root, card_of=card_rules).content
-    study = load_study("real-images")
-    found = {**found, "real-images": score_page(records, study=study, sources=sources_below(root, card_of=card_rules))}
+    archive = Archive(REPOSITORY / "results")
+    found = {**pages_below(archive).content, "real-images": page_of(archive, "real-images")}
     assert {"mini", "demo", "cost"} <= found.keys()
-    folder = Folder(store=store, records=records)
     cells = 0
     for page in found.values():
-        for block in page.blocks:
-            for row in block.rows:
-                for cell in row:
-                    assert cell.behind is not None, (block.heading, cell.text)
-                    assert list(cell.behind(folder)), (block.heading, cell.text)
+        for table in page.tables:
+            for line in table.rows:
+                for cell in line.cells:
+                    assert cell.of is not None, (table.heading, cell.text)
+                    assert list(cell.of.why(archive)), (table.heading, cell.text)
                     cells += 1
     assert cells > 500
-    by_name = explain(found["cost"], folder, row="lora", column="FLOPs (%)")
+    by_name = explain(found["cost"], archive, row="lora", column="FLOPs (%)")
     assert "session" in by_name
-    assert "aten.gelu ×" in explain(found["cost"], folder, row="naslora", column="forward (GFLOP)")
-    assert "on a CPU" in explain(found["cost"], folder, row="training-cost", column="verdict")
+    assert "aten.gelu ×" in explain(found["cost"], archive, row="naslora", column="forward (GFLOP)")
+    assert "on a CPU" in explain(found["cost"], archive, row="training-cost", column="verdict")
 
 
 @pytest.mark.parametrize(
@@ -206,6 +199,9 @@ def test_wrong_words_are_one_line(
 
 def test_a_session_beside_others_says_so() -> None:
     session = next(iter(CostStore(REPOSITORY / "results")))
-    said = [of_session(replace(session, shared=words), "lora") for words in ("", "two others")]
+    said = [
+        Measured(session=replace(session, shared=words), cost=session.methods[0], label="").why(Archive(REPOSITORY))
+        for words in ("", "two others")
+    ]
     told = [line for line in said[1] if line not in said[0]]
     assert told == ["  the device was not exclusive: two others"]

@@ -14,7 +14,8 @@ from matplotlib.text import Annotation
 from harness.archive.store import RecordStore
 from harness.cli import figures as verb
 from harness.cli import tables
-from harness.comparison.grid import Row
+from harness.comparison.archive import Archive
+from harness.comparison.rows import Row, Sheet
 from harness.registry import METHODS
 from harness.report.figures import FIGURES, draw
 from harness.report.figures.curves import largest_drop
@@ -22,6 +23,7 @@ from harness.report.figures.material import NothingToDrawError, materials
 from harness.report.figures.pareto import _scale, front, room
 from harness.report.figures.ranks import cliques
 from harness.report.figures.style import COLUMN, PAGE, encoded, looks, new_figure, split_by_length
+from harness.studies import study_from_dict
 from tests.harness.report.figures.sample import METRICS, write_results
 from tests.harness.report.sample import record
 
@@ -37,7 +39,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", FROM_THESE)
 def test_every_figure_fits_a_paper_and_says_what_it_shows(results: Path, name: str):
-    (material,) = materials(results)
+    (material,) = materials(Archive(results))
     drawings = dict(draw(name, material))
     assert drawings
     for stem, drawing in drawings.items():
@@ -63,7 +65,7 @@ def test_equal_records_give_equal_bytes_in_another_process(results: Path, tmp_pa
 
 
 def test_files_hold_their_fonts_and_no_date(results: Path):
-    (material,) = materials(results)
+    (material,) = materials(Archive(results))
     ((stem, drawing),) = draw("forest", material)
     vector = encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
     page = encoded(drawing.figure, "pdf", title=stem, caption=drawing.caption)
@@ -75,10 +77,14 @@ def test_files_hold_their_fonts_and_no_date(results: Path):
     assert b"CreationDate" not in page
 
 
+def row(label: str, method: str) -> Row:
+    return Row(sheet=Sheet(protocol="", protocol_hash="", backbone="", checkpoint=""), label=label, method=method)
+
+
 def test_a_method_looks_the_same_beside_whatever_rows():
-    alone = looks([Row(label="mine", method="naslora")])["mine"]
-    rows = [Row(label=name, method=name) for name in METHODS.names()]
-    every = looks([*rows, Row(label="other", method="naslora"), Row(label="plug", method="zzz")])
+    (alone,) = looks([row("mine", "naslora")]).values()
+    rows = [*(row(name, name) for name in METHODS.names()), row("other", "naslora"), row("plug", "zzz")]
+    every = {one.label: look for one, look in looks(rows).items()}
     assert (alone.colour, alone.marker) == (every["naslora"].colour, every["naslora"].marker)
     known = [every[name] for name in METHODS.names()]
     assert len({look.colour for look in known}) == len({look.marker for look in known}) == len(known)
@@ -96,11 +102,11 @@ def test_the_drop_around_the_start_of_the_search():
 
 def test_the_front_keeps_what_nothing_beats():
     points = {"a": (1.0, 5.0), "b": (2.0, 4.0), "c": (3.0, 6.0), "d": (3.0, 5.5), "e": (1.0, 4.9)}
-    assert front(points) == ["a", "c"]
+    assert [one.label for one in front({row(name, name): point for name, point in points.items()})] == ["a", "c"]
 
 
 def test_a_collapsed_row_does_not_flatten_the_axis():
-    low, high = room({"a": 80.0, "b": 81.0, "c": 82.0, "d": 83.0, "e": 84.0, "collapsed": 10.0})
+    low, high = room([80.0, 81.0, 82.0, 83.0, 84.0, 10.0])
     assert 70 < low < 80 < 84 < high
 
 
@@ -124,7 +130,7 @@ def test_an_axis_of_costs_has_more_than_one_tick(costs: tuple[float, ...], ticks
 
 def test_rows_beyond_the_axis_are_named_where_they_are(tmp_path: Path):
     """One of a score where less is better collapses upwards; the arrow must not point down."""
-    (material,) = materials(_collapsed(tmp_path, "sbu"))
+    (material,) = materials(Archive(_collapsed(tmp_path, "sbu")))
     (drawing,) = [one for stem, one in draw("pareto", material) if stem.endswith("sbu")]
     (note,) = drawing.figure.axes[0].texts
     assert note.get_text() == "99.0, 98.0"
@@ -145,13 +151,18 @@ def _collapsed(root: Path, benchmark: str) -> Path:
 
 def test_rows_that_read_alike_when_cut_are_numbered_and_spelt_out(tmp_path: Path):
     write_results(tmp_path)
-    (material,) = materials(tmp_path)
-    first, second, third = material.grid.rows
     begin = "scale=10.667, alternate=iteration, style="
-    rows = (replace(first, label=begin + "linear"), replace(second, label=begin + "darts"), third)
-    material = replace(material, grid=replace(material.grid, rows=rows), baseline="naslora")
-    assert material.short("naslora") == "naslora"
-    one, other = (material.short(row.label, most=24) for row in rows[:2])
+    study = study_from_dict(
+        {
+            "title": "t", "protocol": "demo", "benchmarks": ["kvasir", "leaf"], "seeds": 2,
+            "entries": [{"label": begin + end, "method": name} for end, name in (("linear", "decoder"), ("darts", "lora"))]
+            + ["naslora"],
+        },
+        name="mine",
+    )  # fmt: skip
+    (material,) = materials(Archive(tmp_path), study=study, baseline="naslora")
+    assert material.short(material.baseline) == "naslora"
+    one, other = (material.short(row, most=24) for row in material.grid.rows[:2])
     assert (one, other) == ("scale=10.667, alter… [1]", "scale=10.667, alter… [2]")
     ((_, drawing),) = draw("forest", material)
     assert f"Rows cut short: [1] {begin}linear; [2] {begin}darts." in drawing.caption
@@ -166,7 +177,7 @@ def test_no_figure_is_too_small_for_its_labels(tmp_path: Path, recwarn: pytest.W
     write_results(
         tmp_path, seeds=1, label="scale=10.667, alternate=iteration, style=linear, norm=batch, sites=q,k,v" * 2
     )
-    (material,) = materials(tmp_path)
+    (material,) = materials(Archive(tmp_path))
     for name in ("pareto", "forest", "alpha-entropy"):
         for stem, drawing in draw(name, material):
             encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
@@ -181,7 +192,7 @@ def test_cliques_join_what_is_no_further_apart_than_the_critical_difference():
 def test_labels_are_text_whatever_they_hold(tmp_path: Path):
     label = r"<script>$\frac$_{x"
     write_results(tmp_path, seeds=1, label=label)
-    (material,) = materials(tmp_path)
+    (material,) = materials(Archive(tmp_path))
     for name in ("curves", "pareto", "forest", "alpha"):
         for stem, drawing in draw(name, material):
             assert b"<script>" not in encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
@@ -208,11 +219,10 @@ def test_too_little_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_no_alpha_no_figure_of_it(results: Path):
-    (material,) = materials(results)
-    bare = [row for row in material.grid.rows if row.method != "naslora"]
+    (material,) = materials(Archive(results))
+    bare = tuple(row for row in material.grid.rows if row.method != "naslora")
     assert len(bare) == 2
-    members = {i: mine for i, mine in material.grid.members.items() if material.grid.rows[i].method != "naslora"}
-    grid = replace(material.grid, members={**dict.fromkeys(material.grid.members, ()), **members})
+    grid = replace(material.grid, rows=bare)
     with pytest.raises(NothingToDrawError, match="no run here has an α history"):
         list(draw("alpha", replace(material, grid=grid)))
 

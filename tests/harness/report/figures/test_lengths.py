@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from harness.archive.store import RecordStore
+from harness.comparison.archive import Archive
 from harness.report.figures import draw
-from harness.report.figures.lengths import passes_of
+from harness.report.figures.curves import passes_of
 from harness.report.figures.material import Material, NothingToDrawError, materials
 from tests.harness.report.sample import record
 
@@ -32,7 +33,7 @@ def written(root: Path, records: list[Any]) -> dict[int, Material]:
     store = RecordStore(root)
     for one in records:
         store.write(one)
-    return {int(one.grid.records[0].run.rules["epochs"]): one for one in materials(root)}
+    return {int(one.grid.records[0].run.rules["epochs"]): one for one in materials(Archive(root))}
 
 
 def drawn(material: Material) -> dict[str, tuple[list[float], list[float]]]:

@@ -11,6 +11,7 @@ import pytest
 from harness.archive.masks import KeptMask, encoded_masks
 from harness.archive.store import RecordStore
 from harness.cli import figures as verb
+from harness.comparison.archive import Archive
 from harness.report.figures import draw
 from harness.report.figures.masks import (
     IGNORED,
@@ -60,7 +61,7 @@ def test_best_median_and_worst_by_the_baseline():
 def test_rows_stand_side_by_side_with_the_score_of_the_image(tmp_path: Path, methods: tuple[str, ...]):
     for method in methods:
         _write(tmp_path, method)
-    (material,) = materials(tmp_path)
+    (material,) = materials(Archive(tmp_path))
     ((stem, drawing),) = draw("masks", material)
     assert stem.endswith("masks-kvasir")
     titles = [ax.get_title() for ax in drawing.figure.axes if ax.images]
@@ -72,7 +73,7 @@ def test_rows_stand_side_by_side_with_the_score_of_the_image(tmp_path: Path, met
 
 def test_images_are_shown_where_they_are_at_hand(tmp_path: Path):
     _write(tmp_path, "lora")
-    (material,) = materials(tmp_path, picture_of=lambda record, split, stem: np.zeros((8, 8, 3), np.uint8))
+    (material,) = materials(Archive(tmp_path), pictures=lambda record, split, stem: np.zeros((8, 8, 3), np.uint8))
     ((_, drawing),) = draw("masks", material)
     assert [ax.get_title() for ax in drawing.figure.axes if ax.images][:3] == ["image", "truth", "lora\n90.0"]
 
@@ -80,7 +81,7 @@ def test_images_are_shown_where_they_are_at_hand(tmp_path: Path):
 def test_a_damaged_file_of_masks_is_not_shown_and_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     key = _write(tmp_path, "lora")
     RecordStore(tmp_path).masks_path(key).write_bytes(b"no picture")
-    (material,) = materials(tmp_path)
+    (material,) = materials(Archive(tmp_path))
     assert kept(material, "kvasir") == []
     with pytest.raises(NothingToDrawError, match="no record has masks"):
         list(draw("masks", replace(material)))
@@ -95,7 +96,7 @@ def test_masks_that_another_record_left_are_not_shown(tmp_path: Path):
     left = masks.read_bytes()
     store.write(record(0.7, method="lora"), IMAGES)
     masks.write_bytes(left)
-    (material,) = materials(tmp_path)
+    (material,) = materials(Archive(tmp_path))
     assert kept(material, "kvasir") == []
 
 
@@ -103,7 +104,7 @@ def test_one_seed_is_shown_that_most_rows_have_masks_of(tmp_path: Path):
     _write(tmp_path, "lora", seed=0)
     _write(tmp_path, "lora", seed=1)
     _write(tmp_path, "decoder", seed=1)
-    (material,) = materials(tmp_path)
+    (material,) = materials(Archive(tmp_path))
     assert {one.record.run.seed for one in kept(material, "kvasir")} == {1}
 
 

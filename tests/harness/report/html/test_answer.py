@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.report.html.answer import answer
-from harness.report.tables import headed_grids
-from tests.harness.report.sample import record, sources
+from harness.report.answers import answer
+from harness.report.titles import titled_grids
+from tests.harness.report.sample import MadeUp, record
 
 MEANS = {"full": (0.7, 0.9), "bitfit": (0.9, 0.9), "lora": (0.8, 0.8)}  # in the order of the table
 
@@ -16,8 +16,8 @@ def test_rows_are_named_from_the_best_and_from_the_nearest() -> None:
         for benchmark, value in zip(("kvasir", "cvc612"), values, strict=True)
         for seed in range(3)
     ]
-    ((grid, heading),) = headed_grids(records, sources=sources())
-    said = answer(grid, heading, sources=sources()).sentences
-    assert [row.label for row in grid.rows] == list(MEANS)
+    (titled,) = titled_grids(records, MadeUp())
+    said = answer(titled).sentences
+    assert [row.label for row in titled.grid.rows] == list(MEANS)
     assert said[0].endswith(": bitfit on 2 of 2, full on 1 of 2; 1 other rows on none.")
     assert said[1].endswith("from lora (by 10.0 [10.0, 10.0] points) to full (by 20.0 [20.0, 20.0]).")

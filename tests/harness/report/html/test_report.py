@@ -18,49 +18,49 @@ from jinja2 import UndefinedError
 
 from harness.archive.store import RecordStore
 from harness.cli.report import main
-from harness.comparison.provenance import Folder
-from harness.comparison.rules import no_card
+from harness.comparison.archive import Archive
 from harness.planning.closed_form import trained_parameters
 from harness.report.html import rendering
-from harness.report.html.build import Hands, Wanted, collect
-from harness.report.html.content import Content, Picture, Tags
+from harness.report.html.build import Asked, collect
+from harness.report.html.content import Content, Picture
 from harness.report.html.pictures import compact_svg, within
-from harness.report.html.rates import how_chosen, rate
 from harness.report.html.rendering import html
-from harness.report.pages import built_pages
-from harness.report.why import behind, row_label
+from harness.report.html.tables import _how_chosen, _rate
+from harness.report.pages import pages_below
+from harness.report.why import behind
 from tests.harness.report.html.conftest import HOSTILE
 from tests.harness.report.html.sample import write_comparison
 from tests.harness.report.sample import record
 
-HANDS = Hands(card_of=no_card, count_of=trained_parameters, cards=["nas-lora"])
+
+def asked(**changes: Any) -> Asked:
+    return Asked(closed_form=trained_parameters, **changes)
 
 
 def content_of(root: Path, **changes: Any) -> Content:
-    return collect(root, Wanted(**{"figures": False, **changes}), HANDS)
+    return collect(Archive(root), asked(**{"figures": False, **changes}))
 
 
 def column(content: Content, title: str, *, where: str = "") -> list[str]:
     """Of the table of every number, the rows that say ``where``."""
-    place = [head.title for head in content.numbers.columns].index(title)
-    rows = [[cell.text for cell in row.cells] for row in content.numbers.rows]
+    place = [head.title for head in content.numbers.table.columns].index(title)
+    rows = [[cell.text for cell in line.cells] for line in content.numbers.table.rows]
     return [row[place] for row in rows if where in " ".join(row)]
 
 
 def test_every_cell_of_every_page_is_explained_as_why_does(folder: Path) -> None:
     content = content_of(folder)
-    store = RecordStore(folder)
-    explained = Folder(store=store, records=store.summaries()[0])
-    pages = built_pages(folder, card_of=no_card).content
+    archive = Archive(folder)
+    pages = pages_below(archive).content
     assert pages.keys() == {"demo", "cost"}
     cells = 0
     for group in (*content.groups, *content.costs):
-        for table, block in zip(group.tables, pages[group.name].blocks, strict=False):
-            for line, row in zip(table.rows, block.rows, strict=True):
-                assert line.label == row_label(row)
-                for cell, text in zip(line.cells, row, strict=True):
-                    assert cell.text == text.text
-                    assert [content.lines[at] for at in content.behind[cell.why]] == list(behind(text, explained))
+        for placed, table in zip(group.tables, pages[group.name].tables, strict=False):
+            for why, line, same in zip(placed.why, placed.table.rows, table.rows, strict=True):
+                assert line.label == same.label
+                for place, cell, shown in zip(why, line.cells, same.cells, strict=True):
+                    assert cell.text == shown.text
+                    assert [content.lines[at] for at in content.behind[place]] == list(behind(shown, archive))
                     cells += 1
     assert cells > 300
 
@@ -133,7 +133,7 @@ def test_an_error_rate_ranks_the_lowest_first(folder: Path) -> None:
 )
 def test_how_a_rate_was_chosen(run: dict[str, Any], rates: str, chosen: str) -> None:
     one = record(**{"rules": {"lr": 1e-3}, **run})
-    assert (rate(one), how_chosen(one)) == (rates, chosen)
+    assert (_rate(one), _how_chosen(one)) == (rates, chosen)
 
 
 class Reader(HTMLParser):
@@ -207,12 +207,12 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
 def test_tables_of_fourteen_methods_on_nine_benchmarks_leave_room_for_figures(tmp_path: Path) -> None:
     write_comparison(tmp_path, seeds=3, epochs=1, blocks=1, side=8)
     content = content_of(tmp_path)
-    assert len(content.numbers.rows) == 14 * 18
-    assert len(html(content).encode()) + Wanted().room < 5_000_000
+    assert len(content.numbers.table.rows) == 14 * 18
+    assert len(html(content).encode()) + asked().room < 5_000_000
 
 
 def picture(size: int, title: str = "a") -> Picture:
-    return Picture(title=title, about="forest", caption="", packed="x" * size, width=9, height=9, tags=Tags())
+    return Picture(title=title, about="forest", caption="", packed="x" * size, width=9, height=9)
 
 
 def test_what_does_not_fit_is_left_out_and_smaller_ones_behind_it_are_not() -> None:
@@ -229,7 +229,7 @@ def test_figures_of_one_kind_stand_together_in_the_order_in_which_kinds_come() -
 def test_a_packed_figure_is_the_figure(folder: Path) -> None:
     import xml.etree.ElementTree as ElementTree
 
-    page = Reader(html(collect(folder, Wanted(room=10**9), HANDS)))
+    page = Reader(html(collect(Archive(folder), asked(room=10**9))))
     packed = json.loads(page.scripts[0])["pictures"]
     assert any("masks" in name for name in packed)
     for svg in packed.values():
@@ -289,8 +289,8 @@ def test_a_folder_without_records_is_one_line(tmp_path: Path, capsys: pytest.Cap
 
 def test_runs_that_all_failed_are_a_report_of_gaps(tmp_path: Path) -> None:
     RecordStore(tmp_path).write(record(code="OOM", message="asked for 90 GiB"))
-    content = collect(tmp_path, Wanted(), HANDS)
-    assert [cell.text for cell in content.gaps.rows[0].cells][:4] == ["lora", "Kvasir-SEG", "0", "OOM"]
+    content = collect(Archive(tmp_path), asked())
+    assert [cell.text for cell in content.gaps.table.rows[0].cells][:4] == ["lora", "Kvasir-SEG", "0", "OOM"]
     assert "asked for 90 GiB" in html(content)
     assert "holds no finished run" in content.left_out[0]
 

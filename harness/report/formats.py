@@ -1,0 +1,244 @@
+"""A page as markdown, LaTeX, tidy CSV, JSON, or text for a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import textwrap
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from harness.report.page import Format, Page, Shown, Table
+from harness.system.text import csv_cell, markdown, printable, printable_line
+
+
+def write(page: Page, *, style: Format = "markdown", width: int = 100) -> str:
+    """The page as one string that ends in a newline.
+
+    Args:
+        width: of a terminal, for ``text``.
+    """
+    if style == "text":
+        return as_text(page, width=width)
+    if style == "json":
+        return json.dumps(as_data(page)) + "\n"
+    return {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}[style](page)
+
+
+def as_data(page: Page) -> dict[str, Any]:
+    """Title, lead, tables (cells as printed, by column) and numbers, JSON-ready."""
+    tables = [
+        {
+            "heading": table.heading,
+            "above": list(table.above),
+            "rows": [
+                {head.title: cell.text for head, cell in zip(table.columns, line.cells, strict=True)}
+                for line in table.rows
+            ],
+            "below": list(table.below),
+        }
+        for table in page.tables
+    ]
+    return {
+        "title": page.title,
+        "note": page.note,
+        "lead": list(page.lead),
+        "tables": tables,
+        "foot": list(page.foot),
+        "numbers": [dict(row) for row in page.numbers],
+    }
+
+
+def as_csv(page: Page) -> str:
+    """Long and tidy: a row a number, with everything that tells it from others, in the page's columns."""
+    out = io.StringIO()
+    columns = list(dict.fromkeys(name for number in page.numbers for name in number))
+    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows({name: csv_cell(value) for name, value in number.items()} for number in page.numbers)
+    return out.getvalue()
+
+
+def as_markdown(page: Page) -> str:
+    written = f"<!-- written by `sam-peft {page.verb}`; edit no number here -->"
+    lines = [f"# {markdown(page.title)}", "", written]
+    if page.note:
+        lines += ["", f"*{markdown(page.note)}*"]
+    if page.lead:
+        lines += ["", *(f"- {markdown(line)}" for line in page.lead)]
+    for table in page.tables:
+        lines += ["", f"{'#' * table.level} {markdown(table.heading)}", ""]
+        lines += [f"- {markdown(line)}" for line in table.above] + ([""] if table.above else [])
+        if table.columns:
+            lines.append("| " + " | ".join(markdown(head.title) for head in table.columns) + " |")
+            lines.append("|" + "|".join("---" if head.words else "---:" for head in table.columns) + "|")
+            lines += ["| " + " | ".join(map(_in_markdown, line.cells)) + " |" for line in table.rows]
+        lines += ([""] if table.below else []) + [f"{markdown(line)}  " for line in table.below]
+    foot = [*page.foot, *page.legend(best="Bold", tied="≈", second="Underlined")]
+    lines += ["", "---", "", *(f"{markdown(line)}  " for line in foot)] if foot else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _in_markdown(cell: Shown) -> str:
+    return {"": "{}", "best": "**{}**", "tied": "{} ≈", "second": "<u>{}</u>"}[cell.mark].format(markdown(cell.text))
+
+
+LATEX_HEAD = r"% written by `sam-peft tables --format latex`; needs \usepackage{booktabs,graphicx}"
+LATEX_FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+MOST_LETTERS = 90
+"""Of a row in LaTeX, before a table is split between its columns: at a text width of 345 pt that is scaled to about 70 %."""
+MOST_FLOATS = 12
+"""Before they are all printed: LaTeX keeps few tables in mind."""
+MOST_ROWS = 36
+"""Before a table is split between its rows."""
+
+_TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{letter: rf"\{letter}" for letter in "&%$#_{}"},
+        **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "…": r"\ldots{}", "²": "$^2$", "−": "$-$"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}", '"': "''"},
+        **{"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "†": r"$\dagger$", "‡": r"$\ddagger$"},
+        **{"·": r"$\cdot$", "≈": r"$\approx$", "≤": r"$\le$", "≥": r"$\ge$", "×": r"$\times$", "Σ": r"$\Sigma$"},
+        **{"α": r"$\alpha$", "β": r"$\beta$", "φ": r"$\phi$", "ω": r"$\omega$", "Δ": r"$\Delta$", "§": r"\S{}"},
+    }
+)
+"""Characters that LaTeX reads otherwise, or that not every font has."""
+
+
+def as_latex(page: Page) -> str:
+    """Tabulars that need booktabs and graphicx, and fit the width of a page: a wide table is split between benchmarks and a
+    long one between rows; what is still too wide is scaled down to the line, never up."""
+    lines = [LATEX_HEAD, f"% {printable_line(page.title)}"]
+    for line in ([page.note] if page.note else []) + list(page.lead):
+        lines += ["", r"\noindent " + _tex(line)]
+    floats = 0
+    for table in page.tables:
+        parts = [
+            (places, range(start, min(start + MOST_ROWS, len(table.rows))))
+            for places in _latex_columns(table)
+            for start in range(0, max(len(table.rows), 1), MOST_ROWS)
+        ]
+        for number, (places, rows) in enumerate(parts):
+            part = f" (part {number + 1} of {len(parts)})" if len(parts) > 1 else ""
+            lines += ["", r"\begin{table}[htbp]", r"\centering", rf"\caption{{{_tex(table.heading)}{part}.}}"]
+            if places:
+                lines += [LATEX_FIT, *_tabular(table, places, rows), "}"]
+            said = [*table.above, *table.below] if number == len(parts) - 1 else []
+            lines += [r"\par\raggedright\footnotesize " + _tex(line) for line in said]
+            lines.append(r"\end{table}")
+            floats += 1
+            lines += [r"\clearpage"] if floats % MOST_FLOATS == 0 else []
+    for line in [*page.foot, *page.legend(best="Bold", tied="≈", second="Underlined")]:
+        lines += ["", r"\noindent{\footnotesize " + _tex(line) + "}"]
+    return "\n".join(lines) + "\n"
+
+
+def _tabular(table: Table, places: Sequence[int], rows: Sequence[int]) -> list[str]:
+    columns = [table.columns[place] for place in places]
+    marks = {"": "{}", "best": r"\textbf{{{}}}", "tied": r"{} $\approx$", "second": r"\underline{{{}}}"}
+    cells = [[table.rows[row].cells[place] for place in places] for row in rows]
+    return [
+        rf"\begin{{tabular}}{{{''.join('l' if head.words else 'r' for head in columns)}}}",
+        r"\toprule",
+        " & ".join(_tex(head.title) for head in columns) + r" \\",
+        r"\midrule",
+        *(" & ".join(marks[cell.mark].format(_tex(cell.text)) for cell in line) + r" \\" for line in cells),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def _latex_columns(table: Table) -> list[list[int]]:
+    """Of each part; none where there are words alone."""
+    if not table.columns:
+        return [[]]
+    widths = [
+        max([len(head.title), *(len(line.cells[place].text) for line in table.rows)])
+        for place, head in enumerate(table.columns)
+    ]
+    return table.parts(widths, most=MOST_LETTERS)
+
+
+def _tex(text: str) -> str:
+    return printable_line(text).translate(_TEX)
+
+
+GAP = "  "
+SHORTEST_HEADING = 12
+"""Letters before a heading is wrapped, however short its cells."""
+
+
+def as_text(page: Page, *, width: int) -> str:
+    """For a terminal: columns aligned, a table that is too wide split between its columns, long lines wrapped."""
+    lines = [page.title, "=" * min(width, _width(page.title)), ""]
+    for line in ([page.note] if page.note else []) + list(page.lead):
+        lines += _wrapped(line, width)
+    for table in page.tables:
+        lines += ["", *_wrapped(table.heading, width), "-" * min(width, _width(table.heading))]
+        for line in table.above:
+            lines += _wrapped(line, width)
+        if table.columns:
+            lines += ["", *fitted(table, width=width)]
+        lines += [""] if table.below else []
+        for line in table.below:
+            lines += _wrapped(line, width)
+    foot = [*page.foot, *page.legend(best="*", tied="≈", second="'")]
+    lines += [""] if foot else []
+    for line in foot:
+        lines += _wrapped(line, width)
+    return printable("\n".join(line.rstrip() for line in lines)) + "\n"
+
+
+def fitted(table: Table, *, width: int) -> list[str]:
+    """The lines of a table; the rows' names stand before every part of a split one, and headings are wrapped to the width of
+    their cells.
+
+    Signs stand for bold and underlined: ``*`` best, ``≈`` not significantly different from it, ``'`` best of the rest. A
+    column with one keeps its place everywhere, so that numbers stand below each other.
+    """
+    places = range(len(table.columns))
+    marked = [any(line.cells[place].mark for line in table.rows) for place in places]
+    signs = {"": "", "best": " *", "tied": " ≈", "second": " '"}
+    body = [
+        [cell.text + (signs[cell.mark] or "  " * marked[place]) for place, cell in enumerate(line.cells)]
+        for line in table.rows
+    ]
+    titles = [
+        _heading(head.title, max([_width(line[place]) for line in body], default=0))
+        for place, head in enumerate(table.columns)
+    ]
+    widths = [max(_width(text) for text in [*titles[place], *(line[place] for line in body)]) for place in places]
+    depth = max(map(len, titles))
+    top = [[([""] * (depth - len(title)) + title)[line] for title in titles] for line in range(depth)]
+    rule = ["-" * one for one in widths]
+    lines: list[str] = []
+    for part in table.parts([one + len(GAP) for one in widths], most=width + len(GAP)):
+        lines += [""] if lines else []
+        for line in (*top, rule, *body):
+            cells = (_padded(line[place], widths[place], left=table.columns[place].words) for place in part)
+            lines.append(GAP.join(cells))
+    return lines
+
+
+def _heading(name: str, cells: int) -> list[str]:
+    kept = re.sub(r" (?=[↑↓])", "\N{NO-BREAK SPACE}", name)  # an arrow stays with its metric
+    wrapped = textwrap.wrap(kept, max(cells, SHORTEST_HEADING), break_long_words=False) or [""]
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in wrapped]
+
+
+def _padded(text: str, width: int, *, left: bool) -> str:
+    space = " " * (width - _width(text))
+    return text + space if left else space + text
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: wide letters take two, combining ones none."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False) or [""]

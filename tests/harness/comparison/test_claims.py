@@ -1,0 +1,587 @@
+"""Claims are judged by their whole interval, reading by reading."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from harness.archive.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
+from harness.archive.store import RecordStore
+from harness.cli.claims import main
+from harness.comparison.claims import FILE, Claim, Subject, read_claims
+from harness.comparison.judging import Finding, findings_text, measured
+from harness.comparison.papers import Papers, Setup
+from harness.planning.closed_form import trained_parameters
+from harness.protocols.load import load_protocol
+from harness.registry import method_config_class
+from harness.system.errors import UsageError
+from tests.harness.report.sample import PAPERS, MadeUp, evidence, record
+from tests.harness.report.sample import judged as judged_on
+
+BASE: dict[str, Any] = {
+    "name": "better",
+    "text": "A is better than B",
+    "source": "a paper",
+    "mark": "P",
+    "quantity": "score difference",
+    "numerator": {"method": "lora"},
+    "denominator": {"method": "decoder"},
+    "benchmarks": ["kvasir"],
+    "unit": "points",
+    "expected": {"greater": 0},
+}
+
+
+def claim(tmp_path: Path, **changes: Any) -> Claim:
+    path = tmp_path / "claims.yaml"
+    content = {**BASE, **changes}
+    path.write_text(
+        yaml.safe_dump([{key: value for key, value in content.items() if value is not None}]), encoding="utf-8"
+    )
+    return read_claims(path)[0]
+
+
+def runs(values: list[float], **changes: Any) -> list[Any]:
+    return [record(value, seed=seed, **changes) for seed, value in enumerate(values)]
+
+
+def judged(tmp_path: Path, records: list[Any], **changes: Any) -> Finding:
+    return judged_on([claim(tmp_path, **changes)], MadeUp(records))[0]
+
+
+def test_every_claim_asked_for_is_there_and_names_real_things() -> None:
+    claims = {one.name: one for one in read_claims()}
+    asked = {
+        *("naslora-over-lora", "training-cost", "stagewise-over-joint", "channel-ratio-two-thirds-best"),
+        *("domains-choose-different-priors", "naslora-attention-distance", "naslora-frequencies"),
+        *("last-half-over-first-half", "convolutions-contribute-most", "no-inference-overhead", "lora-parameters"),
+    }
+    assert asked <= claims.keys()
+    assert claims["training-cost"].ambiguous
+    assert set(claims["training-cost"].costs) == {"time", "device_hours", "flops", "memory"}
+    methods = load_protocol("nas-lora").methods
+    for one in claims.values():
+        for subject in (one.numerator, *one.denominator) if one.quantity != "rank agreement" else ():
+            method_config_class(subject.method)(**{**methods.get(subject.method, {}), **subject.options})
+
+
+def test_a_difference_is_paired_by_seed_and_the_whole_interval_must_lie_inside(tmp_path: Path) -> None:
+    worse = runs([0.80, 0.90, 0.70], method="decoder")
+    finding = judged(tmp_path, runs([0.81, 0.91, 0.71]) + worse)
+    assert finding.verdict == "reproduced"
+    (reading,) = finding.readings
+    assert reading.estimate == pytest.approx(1.0)
+    assert reading.n == 3
+    assert judged(tmp_path, runs([0.79, 0.89, 0.69]) + worse).verdict == "not reproduced"
+    open_one = judged(tmp_path, runs([0.85, 0.89, 0.72]) + worse)
+    assert open_one.verdict == "inconclusive"
+    assert open_one.readings[0].settle == "10 to 170 seeds would settle it with 80 % power"
+
+
+def test_lower_is_better_metrics_count_the_other_way_round(tmp_path: Path) -> None:
+    kinds = {"benchmark": "sbu", "metric": "ber"}
+    records = runs([0.10, 0.11, 0.12], **kinds) + runs([0.20, 0.21, 0.22], method="decoder", **kinds)
+    finding = judged(tmp_path, records, benchmarks=["sbu"])
+    assert finding.readings[0].estimate == pytest.approx(10.0)
+    assert finding.verdict == "reproduced"
+
+
+def test_a_claim_with_one_open_reading_is_not_reproduced_as_a_whole(tmp_path: Path) -> None:
+    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder")
+    finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf"])
+    assert [reading.verdict for reading in finding.readings] == ["reproduced", "inconclusive"]
+    assert finding.verdict == "inconclusive"
+
+
+def test_a_benchmark_that_is_not_judged_is_as_open_as_one_without_runs(tmp_path: Path) -> None:
+    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder")
+    on = {"benchmark": "leaf", "metric": "iou", "split_rule": "carved (seed 0)"}
+    records += runs([0.51, 0.61, 0.41], **on) + runs([0.80, 0.90, 0.70], method="decoder", **on)
+    finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf"])
+    assert [reading.verdict for reading in finding.readings] == ["reproduced", "not judged"]
+    assert finding.verdict == "inconclusive"
+
+
+def test_no_difference_at_all_is_not_greater_and_not_less(tmp_path: Path) -> None:
+    records = runs([0.80, 0.90, 0.70]) + runs([0.80, 0.90, 0.70], method="decoder")
+    for expected in ({"greater": 0}, {"less": 0}):
+        assert judged(tmp_path, records, expected=expected).verdict == "not reproduced"
+    assert judged(tmp_path, records, expected={"equal": 0}, tolerance=0.1).verdict == "reproduced"
+
+
+def test_of_two_splits_with_as_many_seeds_the_mean_takes_the_first_by_name(tmp_path: Path) -> None:
+    records = []
+    for benchmark, metric in (("kvasir", "s_measure"), ("leaf", "iou")):
+        for manifest, lead in (("b", 0.03), ("a", 0.01), ("c", 0.02)):
+            on = {"benchmark": benchmark, "metric": metric, "manifest": manifest}
+            records += runs([0.8 + lead] * 3, **on) + runs([0.8] * 3, method="decoder", **on)
+    (mean,) = judged(tmp_path, records, benchmarks=["kvasir", "leaf"]).averages
+    assert mean.estimate == pytest.approx(1.0)
+
+
+def test_one_seed_or_an_unpaired_seed_proves_nothing(tmp_path: Path) -> None:
+    finding = judged(tmp_path, [record(0.9, seed=0), record(0.9, seed=1), record(0.8, seed=0, method="decoder")])
+    assert (finding.readings[0].n, finding.readings[0].interval, finding.verdict) == (1, None, "inconclusive")
+    assert "at least 2 seeds are needed" in findings_text([finding])
+
+
+def test_other_protocols_hashes_splits_and_configurations_are_not_mixed(tmp_path: Path) -> None:
+    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder", protocol_hash="bbbb")
+    assert judged(tmp_path, records).readings[0].estimate is None
+    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder", manifest="other")
+    assert judged(tmp_path, records).readings[0].estimate is None
+    records = runs([0.81, 0.91], changed={"rank": 6}, config={"rank": 6}) + runs([0.80, 0.90], method="decoder")
+    assert judged(tmp_path, records).readings[0].estimate is None
+    assert judged(tmp_path, records, numerator={"method": "lora", "options": {"rank": 6}}).readings[0].n == 2
+    finding = judged_on([claim(tmp_path)], MadeUp(runs([0.9]) + runs([0.8], method="decoder")), protocol="mini")[0]
+    assert finding.readings[0].estimate is None
+
+
+def test_an_equal_claim_needs_the_interval_inside_the_tolerance(tmp_path: Path) -> None:
+    records = runs([0.807, 0.9071, 0.7069]) + runs([0.80, 0.90, 0.70], method="decoder")
+    equal = {"expected": {"equal": 0.7}, "tolerance": 0.5}
+    assert judged(tmp_path, records, **equal).verdict == "reproduced"
+    assert judged(tmp_path, records, expected={"equal": 2.0}, tolerance=0.5).verdict == "not reproduced"
+    assert judged(tmp_path, records, expected={"equal": 0.71}, tolerance=0.02).verdict == "inconclusive"
+
+
+def session(*, ratio: Ratio, shared: str = "", **inference: Any) -> CostRecord:
+    costs: Any = {
+        "seconds": {},
+        "shares": {},
+        "step_seconds": {},
+        "memory_bytes": {},
+        "flops": {},
+        "not_counted": {},
+        "parameters": {},
+    }
+    ratios = {"full": {"time": ratio, "memory": Ratio(value=0.5)}}
+    full = MethodCost(method="full", variant="full", config={}, **costs)
+    nas = MethodCost(method="naspclora", variant="naspclora", config={}, ratios=ratios, **inference, **costs)
+    place = Comparability(
+        device="NVIDIA H100",
+        driver="550",
+        threads=2,
+        torch="2",
+        precision="fp32",
+        backbone="vit_b",
+        image_size=64,
+        batch=1,
+        task="binary",
+    )
+    return CostRecord(
+        key=place.key, session="s", comparability=place, rounds=9, warmup=1, methods=[full, nas], shared=shared
+    )
+
+
+MEASURED = Papers(setups={"nas-lora": Setup(card="demo", backbone="vit_b", checkpoint="")})
+"""As if the paper had measured on such a session."""
+
+COST = {
+    "quantity": "cost change",
+    "costs": ["time", "memory"],
+    "numerator": {"method": "naspclora"},
+    "denominator": {"method": "full"},
+    "unit": "percent",
+    "expected": {"equal": -24.14},
+    "tolerance": 2,
+    "benchmarks": None,
+}
+
+
+def test_a_cost_claim_is_judged_by_each_cost_and_stays_ambiguous_if_it_says_so(tmp_path: Path) -> None:
+    one = claim(tmp_path, **COST, ambiguous="no unit")
+    measured_once = MadeUp(costs=[session(ratio=Ratio(value=0.76, low=0.75, high=0.77, rounds=9))])
+    finding = judged_on([one], measured_once, papers=MEASURED)[0]
+    assert finding.verdict == "ambiguous"
+    assert [reading.verdict for reading in finding.readings] == ["reproduced", "not reproduced"]
+    text = findings_text([finding])
+    assert "-24.00 [-25.00, -23.00] percent, n = 9: reproduced (NVIDIA H100 · vit_b" in text
+    assert "-50.00 percent, exact: not reproduced" in text
+
+
+def test_runs_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> None:
+    worse = {"method": "decoder"}
+    for changes, words in (
+        ({"backbone": "vit_b"}, "backbone vit_b instead of vit_t"),
+        ({"checkpoint": "sha256-00"}, "other weights"),
+        ({"data_note": "generated samples"}, "generated samples"),
+        ({"rules": {"image_size": 32}}, "image_size 32 instead of 64"),
+        ({"split_rule": "carved (seed 0)"}, "test images by another rule (carved (seed 0))"),
+        ({"counts": {"train": 20, "test": 9}}, "9 test images instead of 8"),
+    ):
+        records = runs([0.81, 0.91, 0.71], **changes) + runs([0.80, 0.90, 0.70], **worse, **changes)
+        finding = judged(tmp_path, records)
+        (reading,) = finding.readings
+        assert (reading.verdict, finding.verdict) == ("not judged", "not judged")
+        assert reading.estimate == pytest.approx(1.0)
+        assert words in findings_text([finding])
+
+
+def test_only_the_hash_of_the_card_itself_is_judged(tmp_path: Path) -> None:
+    """Two sets of rules go by the card's name; one of them is the card's."""
+    records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder")
+    changed = {"rules": {"image_size": 32}, "protocol_hash": "bbbb"}
+    records += runs([0.70, 0.80, 0.60], **changed) + runs([0.80, 0.90, 0.70], method="decoder", **changed)
+    finding = judged(tmp_path, records)
+    assert sorted(reading.verdict for reading in finding.readings) == ["not judged", "reproduced"]
+    assert finding.verdict == "reproduced"
+
+
+def test_the_mean_over_benchmarks_stands_beside_the_claim_on_each(tmp_path: Path) -> None:
+    """Each alone is open; all three together are not."""
+    records = []
+    for benchmark in ("kvasir", "leaf", "sbu"):
+        kinds: Any = {"benchmark": benchmark, "metric": {"kvasir": "s_measure", "leaf": "iou", "sbu": "ber"}[benchmark]}
+        sign = -1 if benchmark == "sbu" else 1
+        records += runs([0.5 + sign * shift for shift in (0.005, 0.02, 0.012)], **kinds)
+        records += runs([0.5, 0.5, 0.5], method="decoder", **kinds)
+    finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf", "sbu"])
+    assert [reading.verdict for reading in finding.readings] == ["inconclusive"] * 3
+    (mean,) = finding.averages
+    assert mean.estimate == pytest.approx(1.2333, abs=1e-3)
+    assert mean.verdict == "reproduced"
+    assert "mean over 3 of 3 benchmarks, lora − decoder: +1.23" in findings_text([finding])
+    some = judged(tmp_path, records, benchmarks=["kvasir", "leaf", "camo"])
+    assert some.averages[0].verdict == "not judged"
+    assert "not all benchmarks" in findings_text([some])
+
+
+def test_every_session_is_a_reading_of_its_own(tmp_path: Path) -> None:
+    sessions = [
+        session(ratio=Ratio(value=v, low=v, high=v, rounds=9), shared=s) for v, s in ((0.76, ""), (0.9, "someone"))
+    ]
+    finding = judged_on([claim(tmp_path, **COST)], MadeUp(costs=sessions))[0]
+    assert len(finding.readings) == 4
+    assert "device shared" in findings_text([finding])
+
+
+def test_inference_overhead_is_paired_by_round(tmp_path: Path) -> None:
+    changes = {
+        **COST,
+        "quantity": "inference change",
+        "costs": ["time", "parameters"],
+        "expected": {"equal": 0},
+        "numerator": {"method": "naspclora", "score": "merged-calibrated"},
+        "denominator": {"method": "naspclora"},
+    }
+    one = claim(tmp_path, **changes)
+    inference: Any = {
+        "inference_seconds": {"unmerged": [1.0, 2.0, 4.0], "merged-calibrated": [1.01, 2.02, 4.04]},
+        "inference_parameters": {"unmerged": 100, "merged-calibrated": 90},
+    }
+    finding = judged_on([one], MadeUp(costs=[session(ratio=Ratio(value=1.0), **inference)]), papers=MEASURED)[0]
+    time, parameters = finding.readings
+    assert time.estimate == pytest.approx(1.0)
+    assert time.verdict == "reproduced"
+    assert parameters.estimate == pytest.approx(-10)
+
+
+def test_parameters_are_counted_in_closed_form() -> None:
+    assert trained_parameters("lora", {"rank": 3}, "vit_h") == 3_997_056
+    assert trained_parameters("convlora", {}, "vit_h") == 4_020_096
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "verdict"), [(0.005, "reproduced"), (0.00295, "reproduced"), (0.0029, "not reproduced")]
+)
+def test_a_claim_on_parameters_holds_within_its_tolerance_and_no_further(
+    tmp_path: Path, tolerance: float, verdict: str
+) -> None:
+    """3,997,056 are 2,944 away from 4.00 million."""
+    kinds = {"quantity": "trained parameters", "unit": "millions", "benchmarks": None, "denominator": None}
+    one = claim(tmp_path, **kinds, backbone="vit_h", expected={"equal": 4.0}, tolerance=tolerance)
+    assert one.expected == f"4 ± {tolerance:.3g} millions"
+    (finding,) = judged_on([one], MadeUp())
+    assert finding.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantitiy": "x"}, "unknown key 'quantitiy'"),
+        ({"text": None}, "'text' is missing"),
+        ({"quantity": "score differnce"}, "did you mean 'score difference'"),
+        ({"benchmarks": ["kvasirr"]}, "did you mean 'kvasir'"),
+        ({"benchmarks": None}, "needs 'benchmarks'"),
+        ({"metric": "iouu"}, "did you mean 'iou'"),
+        ({"denominator": None}, "needs a 'denominator'"),
+        ({"expected": {"equal": 1}}, "needs a tolerance"),
+        ({"expected": {"greater": float("inf")}}, "greater inf is not a number"),
+        ({"expected": {"equal": 1}, "tolerance": 0}, "needs a tolerance"),
+        ({"expected": {"greater": 1}, "tolerance": 1}, "belongs to 'equal'"),
+        ({"expected": {"about": 1}}, "must be one of"),
+        ({"expected": {"greater": "x"}}, "not a number"),
+        ({"numerator": {"methode": "lora"}}, "a mapping with 'method'"),
+        ({"numerator": {"method": "lora", "option": {}}}, "did you mean 'options'"),
+        ({"numerator": {"method": "lroa"}}, "unknown method 'lroa' .did you mean 'lora'"),
+        ({"numerator": {"method": 3}}, "method=3 must be"),
+        ({"numerator": {"method": "lora", "options": {"rnak": 3}}}, "did you mean 'rank'"),
+        ({"denominator": {"method": "lora", "options": 3}}, "options=3 must be"),
+        ({"denominator": {"method": "lora", "options": {"rank": "x"}}}, "rank='x' must be"),
+        ({"denominator": 3}, "a mapping with 'method'"),
+        ({"benchmarks": 3}, "benchmarks=3 must be"),
+        ({"benchmarks": [3]}, "must be"),
+        ({"text": 3}, "text=3 must be"),
+        ({"quantity": 3}, "quantity=3 must be"),
+        ({"ambiguous": 3}, "ambiguous=3 must be"),
+        ({"quantity": "cost change", "costs": ["money"]}, "has no 'money'"),
+    ],
+)
+def test_a_wrong_claim_is_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        claim(tmp_path, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_are_resolved_as_everywhere(tmp_path: Path) -> None:
+    one = claim(tmp_path, numerator={"method": "NAS-LoRA"}, benchmarks=["Trans10K-v1"])
+    assert (one.numerator.method, one.benchmarks) == ("naslora", ("trans10k_v1",))
+
+
+def test_a_folder_without_results_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--results", str(tmp_path / "nothing")]) == 2
+    assert "run something first" in capsys.readouterr().err
+    CostStore(tmp_path).write(session(ratio=Ratio(value=0.76, low=0.75, high=0.77, rounds=9)))
+    assert main(["--results", str(tmp_path), "training-cost"]) == 0  # costs alone are something to judge
+
+
+def test_the_verb_judges_a_results_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for one in runs([0.81, 0.91, 0.71], method="naslora") + runs([0.80, 0.90, 0.70]):
+        RecordStore(tmp_path).write(one)
+    CostStore(tmp_path).write(session(ratio=Ratio(value=0.76, low=0.75, high=0.77, rounds=9)))
+    assert main(["--results", str(tmp_path), "--protocol", "demo"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "Kvasir-SEG, naslora − lora: +1.00 [+1.00, +1.00] points, n = 3: not judged: backbone vit_t instead of vit_h;"
+        in shown
+    )
+    assert f"claims: {len(read_claims(FILE))}; " in shown
+    assert main(["--results", str(tmp_path), "training-cots"]) == 2
+    assert "did you mean 'training-cost'" in capsys.readouterr().err
+    assert main(["--results", str(tmp_path), "--protocol", "dmo"]) == 2
+    assert "unknown protocol 'dmo' (did you mean 'demo'?)" in capsys.readouterr().err
+
+
+def tuned_runs(values: list[float], *, chosen: bool = True, **changes: Any) -> list[Any]:
+    tuning = {"grid": {"lr": [1e-4, 1e-3]}} | ({"chosen": {"lr": 1e-3}, "trials": []} if chosen else {})
+    return runs(values, config={"lr": 1e-3}, changed={"lr": 1e-3}, tuning=tuning, **changes)
+
+
+def test_tuned_rows_are_compared_with_tuned_ones_and_not_with_the_rest(tmp_path: Path) -> None:
+    untuned = runs([0.90, 0.91, 0.92]) + runs([0.70, 0.71, 0.72], method="decoder")
+    tuned = tuned_runs([0.93, 0.94, 0.95]) + tuned_runs([0.92, 0.93, 0.94], method="decoder")
+    losing = tuned_runs([0.10, 0.10, 0.10], chosen=False)
+
+    assert judged(tmp_path, untuned).readings[0].estimate == pytest.approx(20)
+    assert judged(tmp_path, untuned + tuned + losing).readings[0].estimate == pytest.approx(1)
+    assert judged(tmp_path, untuned + tuned[:3]).readings[0].estimate == pytest.approx(20)
+
+
+def test_a_trial_at_the_cards_own_rate_that_was_not_chosen_is_no_tuned_run(tmp_path: Path) -> None:
+    tuned = tuned_runs([0.93, 0.94, 0.95]) + tuned_runs([0.92, 0.93, 0.94], method="decoder")
+    (losing, *_) = runs([0.10], tuning={"grid": {"lr": [1e-4, 1e-3]}})
+
+    (reading,) = judged(tmp_path, [*tuned, losing]).readings
+    assert reading.estimate == pytest.approx(1)
+    assert reading.n == 3
+
+
+def test_two_rows_of_one_method_may_both_have_another_rate(tmp_path: Path) -> None:
+    def at(values: list[float], lr: float, **options: Any) -> list[Any]:
+        config = {"lr": lr, "rank": 3, **options}
+        return runs(values, method="lora", config=config, changed={"lr": lr, **options})
+
+    ranks = {
+        "numerator": {"method": "lora", "options": {"rank": 6}},
+        "denominator": {"method": "lora", "options": {"rank": 3}},
+    }
+    alike = at([0.80, 0.81, 0.82], 3e-3, rank=6) + at([0.78, 0.79, 0.80], 3e-3)
+    (reading, *_) = judged(tmp_path, alike, **ranks).readings
+    assert reading.estimate == pytest.approx(2)
+    assert reading.where.endswith(" · lr 0.003")
+    apart = at([0.80, 0.81, 0.82], 3e-3, rank=6) + at([0.78, 0.79, 0.80], 1e-3)
+    assert "no run" in judged(tmp_path, apart, **ranks).readings[0].verdict + str(
+        judged(tmp_path, apart, **ranks).readings[0]
+    )
+    other = {"numerator": {"method": "lora"}, "denominator": {"method": "decoder"}}
+    methods = at([0.80, 0.81, 0.82], 3e-3) + runs(
+        [0.7, 0.7, 0.7], method="decoder", config={"lr": 3e-3}, changed={"lr": 3e-3}
+    )
+    assert judged(tmp_path, methods, **other).readings[0].estimate is None
+
+
+def _inside(method: str, shifts: list[float], **changes: Any) -> list[tuple[Any, Any]]:
+    """Runs of a method with evidence that it attends so many pixels farther than its frozen backbone."""
+    found = [record(0.9, method=method, seed=seed, **changes) for seed in range(len(shifts))]
+    return [(one, evidence(one.key, shift=shift)) for one, shift in zip(found, shifts, strict=True)]
+
+
+EVIDENCE: dict[str, Any] = {
+    "quantity": "evidence difference",
+    "measure": "attention distance",
+    "blocks": ["windowed"],
+    "unit": "px",
+    "expected": {"less": 0},
+}
+
+
+def _judged_inside(tmp_path: Path, pairs: list[tuple[Any, Any]], **changes: Any) -> Finding:
+    known = {one.key: found for one, found in pairs}
+    asked = claim(tmp_path, **{**EVIDENCE, **changes})
+    return judged_on([asked], MadeUp([one for one, _ in pairs], inside=known))[0]
+
+
+def test_evidence_is_compared_against_frozen_backbones_by_seed(tmp_path: Path) -> None:
+    pairs = _inside("lora", [-3.0, -4.0, -3.5]) + _inside("decoder", [0.5, -0.5, 0.0])
+    finding = _judged_inside(tmp_path, pairs)
+    (reading,) = finding.readings
+    assert reading.estimate == pytest.approx(-3.5)
+    assert reading.n == 3
+    assert finding.verdict == "reproduced"
+    assert _judged_inside(tmp_path, pairs, expected={"greater": 0}).verdict == "not reproduced"
+    assert _judged_inside(tmp_path, pairs[:1] + pairs[3:4]).verdict == "inconclusive"
+
+
+def test_what_nobody_read_in_the_paper_stays_unknown_beside_our_numbers(tmp_path: Path) -> None:
+    pairs = _inside("lora", [-3.0, -4.0, -3.5]) + _inside("decoder", [0.5, -0.5, 0.0])
+    finding = _judged_inside(tmp_path, pairs, expected="unknown", mark="?")
+    assert finding.verdict == finding.readings[0].verdict == "unknown"
+    text = findings_text([finding])
+    assert "holds for unknown: nothing published" in text
+    assert "-3.50 [-" in text
+    assert "1 unknown" in text
+    with pytest.raises(UsageError, match="has the mark"):
+        _judged_inside(tmp_path, pairs, expected="unknown")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"measure": "reach"}, "'reach' is none of attention distance"), ({"blocks": ["middle"]}, "'middle' is none of all"),
+     ({"measure": None}, "needs 'measure'"), ({"denominator": None}, "needs a 'denominator'")],
+)  # fmt: skip
+def test_a_claim_on_evidence_that_names_nothing_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        claim(tmp_path, **{**EVIDENCE, **changes})
+
+
+def test_without_evidence_and_without_such_blocks_there_is_no_reading(tmp_path: Path) -> None:
+    pairs = _inside("lora", [1.0]) + _inside("decoder", [0.0])
+    assert _judged_inside(tmp_path, pairs[:1]).readings[0].estimate is None
+    plain = [(one, replace(e, blocks=[replace(block, window=0) for block in e.blocks])) for one, e in pairs]
+    assert _judged_inside(tmp_path, plain).readings[0].estimate is None
+    other = [(pairs[0][0], replace(pairs[0][1], images=[("test", f"x{number}") for number in range(8)])), pairs[1]]
+    assert _judged_inside(tmp_path, other).readings[0].estimate is None
+
+
+PRIOR: dict[str, Any] = {
+    "quantity": "prior distance",
+    "numerator": {"method": "naslora"},
+    "denominator": None,
+    "benchmarks": ["kvasir", "leaf", "sbu"],
+    "unit": "total variation",
+}
+
+
+def _prior(
+    tmp_path: Path, gap: float, *, seeds: int = 3, without: str = "", budget: Any = None, papers: Papers = PAPERS
+) -> Finding:
+    generator = np.random.default_rng(0)
+    runs, ends = [], {}
+    for place, benchmark in enumerate(name for name in PRIOR["benchmarks"] if name != without):
+        for seed in range(seeds):
+            one = record(0.9, method="naslora", benchmark=benchmark, seed=seed, metric="iou", budget=budget or {})
+            weights = np.ones(4) + 0.01 * generator.standard_normal(4)
+            weights[place] += gap
+            runs.append(one)
+            ends[one.key] = {"blocks.0.qkv": list(weights / weights.sum())}
+    return judged_on([claim(tmp_path, **PRIOR)], MadeUp(runs, mixtures=ends), papers=papers)[0]
+
+
+def test_domains_choose_different_priors_where_the_permutation_test_says_so(tmp_path: Path) -> None:
+    apart = _prior(tmp_path, 0.5)
+    assert apart.verdict == "reproduced"
+    assert "p = 0.028 (n = 3)" in findings_text([apart])
+    alike = _prior(tmp_path, 0.0)
+    assert alike.verdict == "inconclusive"  # a test that finds nothing shows nothing
+    assert alike.readings[0].estimate is not None
+    assert _prior(tmp_path, 0.5, seeds=1).readings[0].estimate is None
+
+
+def test_mixtures_of_some_of_the_benchmarks_do_not_reproduce_a_claim_on_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRIOR, "benchmarks", [*PRIOR["benchmarks"], "camo"])
+    found = _prior(tmp_path, 0.5, without="camo")
+    assert found.verdict == "inconclusive"
+    assert found.readings[0].settle.startswith("not all benchmarks; ")
+    assert "3 of 4 benchmarks" in found.readings[0].what
+
+
+def test_mixtures_that_alpha_could_not_leave_show_no_choice(tmp_path: Path) -> None:
+    found = _prior(tmp_path, 0.5, budget={"share_cap": 0.13, "alpha_updates": 100})
+    assert found.verdict == "inconclusive"
+    assert found.readings[0].settle.startswith("ALPHA_STUCK under some runs; ")
+
+
+def test_mixtures_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> None:
+    other = Setup(card="demo", backbone="vit_h", checkpoint="", test_images={})
+    finding = _prior(tmp_path, 0.5, papers=Papers(setups={"nas-lora": other}))
+    assert finding.verdict == "not judged"
+    assert "backbone vit_t instead of vit_h" in findings_text([finding])
+
+
+def _entries(method: str, configs: dict[str, dict[str, Any]], changed: Any = None) -> Any:
+    return SimpleNamespace(
+        methods=[
+            SimpleNamespace(method=method, variant=name, config=config, changed=changed and changed[name])
+            for name, config in configs.items()
+        ]
+    )
+
+
+def test_of_several_entries_the_one_that_changes_nothing_else_is_compared() -> None:
+    session = _entries("lora", {"a": {"rank": 3}, "lora": {"rank": 3}, "b": {"rank": 6}})
+    assert measured(session, Subject(method="lora")) is session.methods[1]
+    assert measured(session, Subject(method="lora", options={"rank": 6})) is session.methods[2]
+    assert measured(session, Subject(method="decoder")) is None
+
+
+def test_an_entry_that_changes_something_else_too_is_not_compared() -> None:
+    """What it changes is what it says; older sessions do not, and without the method's plain entry nobody knows."""
+    configs: dict[str, dict[str, Any]] = {
+        "a": {"rank": 12, "alternate": "both", "stagewise": True},
+        "b": {"rank": 3, "alternate": "epoch", "stagewise": False},
+        "c": {"rank": 3, "alternate": "both", "stagewise": False},
+    }
+    joint = Subject(method="naslora", options={"stagewise": False})
+    told = {"a": ["rank"], "b": ["alternate", "stagewise"], "c": ["stagewise"]}
+    session = _entries("naslora", configs, told)
+    assert measured(session, Subject(method="naslora")) is None
+    assert measured(session, joint) is session.methods[2]
+    older = _entries("naslora", {"naslora": {"rank": 3, "alternate": "both", "stagewise": True}, **configs})
+    assert measured(older, joint) is older.methods[3]
+    assert measured(_entries("naslora", configs), joint) is None
+
+
+def test_a_claim_on_labels_names_its_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method, value in (("lora", 0.6), ("naslora", 0.7)):
+        for seed in range(3):
+            scores = {"best": {"test": {"accuracy": value + 0.01 * seed, "nll": 1.0, "ece": 0.1}}}
+            RecordStore(tmp_path).write(record(method=method, seed=seed, benchmark="origin", scores=scores))
+    labels = {**BASE, "numerator": {"method": "naslora"}, "denominator": {"method": "lora"}, "benchmarks": ["origin"]}
+    words = ["--results", str(tmp_path), "--protocol", "demo", "--file", str(tmp_path / "claims.yaml")]
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump([labels]))
+    assert main(words) == 2
+    assert "no paper reports 'origin'; name the 'metric'" in capsys.readouterr().err
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump([{**labels, "metric": "accuracy"}]))
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "Origin of an image, naslora − lora: +10.00" in said
+    assert "not judged" in said

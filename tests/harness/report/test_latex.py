@@ -1,0 +1,102 @@
+"""LaTeX is tried by compiling it: every character is known, and every table fits the width of a page."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.comparison.archive import Archive
+from harness.comparison.cells import Mark
+from harness.comparison.names import METHOD_ORDER, PAPER_METRICS
+from harness.comparison.papers import Papers
+from harness.report.formats import MOST_FLOATS, write
+from harness.report.page import Line, Page, Shown, Table, heads
+from harness.report.pages import pages_below
+from harness.report.score_page import score_page
+from harness.studies import study_from_dict
+from tests.harness.report.sample import MadeUp, record
+
+RESULTS = Path(__file__).parents[3] / "results"
+DOCUMENT = r"""\documentclass{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage{booktabs,graphicx}
+\extrafloats{200}
+\begin{document}
+%s
+\end{document}
+"""
+
+needs_latex = pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="pdflatex is not installed (texlive-latex-recommended)"
+)
+
+
+def compiled(text: str, folder: Path) -> str:
+    """The log of pdflatex, its lines put together again."""
+    (folder / "page.tex").write_text(DOCUMENT % text, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, errors="replace")
+    log = (folder / "page.log").read_text(encoding="utf-8", errors="replace")
+    assert done.returncode == 0, re.findall(r"^!.*(?:\n.*){3}", log, re.MULTILINE)
+    return log
+
+
+def sticking_out(log: str) -> list[float]:
+    """Points by which boxes stick out of a line or a page, beyond what nobody sees."""
+    found = re.findall(r"Overfull \\[hv]box \(([\d.]+)pt|Float too large for page by ([\d.]+)pt", log)
+    return [width for one, other in found if (width := float(one or other)) > 2]
+
+
+def whole_table() -> Page:
+    """Fourteen methods on nine benchmarks with every block that a study can have."""
+    splits = {name: "all" if name == "trans10k_v1" else "test" for name in PAPER_METRICS}
+    records = [
+        record(
+            seed=seed, method=method, benchmark=name, data_note="352 px copy",
+            scores={"best": {splits[name]: dict.fromkeys(metrics, 0.4 + 0.01 * number + 0.003 * seed)}},
+        )
+        for number, method in enumerate(METHOD_ORDER) for name, metrics in PAPER_METRICS.items() for seed in range(3)
+    ]  # fmt: skip
+    data = {"title": "Main", "protocol": "demo", "benchmarks": list(PAPER_METRICS), "entries": list(METHOD_ORDER)}
+    study = study_from_dict({**data, "table": {"baseline": "lora", "paper": True}}, name="main")
+    return score_page(records, MadeUp(records), study=study, papers=Papers.read())
+
+
+@needs_latex
+@pytest.mark.slow
+def test_a_whole_table_compiles_and_fits(tmp_path: Path) -> None:
+    log = compiled(write(whole_table(), style="latex"), tmp_path)
+    assert sticking_out(log) == []
+    assert "undefined" not in log.lower()
+
+
+@needs_latex
+@pytest.mark.slow
+def test_the_committed_pages_compile_and_fit(tmp_path: Path) -> None:
+    pages = pages_below(Archive(RESULTS)).content
+    assert len(pages) >= 3
+    log = compiled("\n".join(write(page, style="latex") for page in pages.values()), tmp_path)
+    assert sticking_out(log) == []
+
+
+@needs_latex
+@pytest.mark.slow
+def test_whatever_is_in_a_label_compiles(tmp_path: Path) -> None:
+    letters = "".join(map(chr, range(32, 127))) + "±↑↓†‡·≈≤≥×Σαβφω Δ§–—…²−→é"
+    marks: tuple[Mark, ...] = ("", "best", "tied", "second")
+    rows = [Line(label="", cells=[Shown(text=text, mark=mark) for text in (letters, "[1.0, 2.0]")]) for mark in marks]
+    table = Table(heading=letters, above=[letters], columns=heads("method", letters), rows=rows, below=[letters])
+    page = Page(title=letters, lead=[letters], note=letters, tables=[table])
+    compiled(write(page, style="latex"), tmp_path)
+
+
+def test_a_page_is_cleared_before_latex_runs_out_of_floats() -> None:
+    tables = [Table(heading=f"Number {place}") for place in range(2 * MOST_FLOATS + 1)]
+    text = write(Page(title="Many", tables=tables), style="latex")
+    before = [part.count(r"\end{table}") for part in text.split(r"\clearpage")]
+    assert before == [MOST_FLOATS, MOST_FLOATS, 1]

@@ -1,0 +1,264 @@
+"""A run is shown from its record: rules, curve, mixtures, scores, cost, files."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
+from harness.cli.show import main
+from harness.protocols.load import as_rules, load_protocol, resolve
+from harness.report import runs
+from harness.report.runs import curve
+from tests.harness.report.sample import record
+
+
+def history(epochs: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "epoch": epoch,
+            "loss": 1 / epoch,
+            "lr": 0.001 / epoch,
+            "val": {"s_measure": 0.5 + 0.1 * epoch} if epoch % 2 == 0 else {},
+            "seconds": 2.0,
+            "updates": {"weights": 3},
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def searched() -> Record:
+    """Of NAS-LoRA under the card demo with another number of epochs."""
+    rules = as_rules(resolve(load_protocol("demo", {"epochs": 7}), "kvasir"))
+    return record(
+        method="naslora",
+        config={"stagewise": True, "search_start_epoch": 2, "operations": "all"},
+        rules=rules,
+        history=history(4),
+        selected_epoch=4,
+        architecture=[{"a": [0.5, 0.5], "b": [0.5, 0.5]}] * 3 + [{"a": [0.9, 0.1], "b": [0.7, 0.3]}],
+        cost={"step_time_s": 0.25, "peak_memory_bytes": 2.0**31, "train_time_s": 30.0},
+    )
+
+
+@pytest.fixture(autouse=True)
+def _card() -> None:
+    """These runs are held against the card demo as it is."""
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    store = RecordStore(tmp_path)
+    store.write(searched(), "variant,split,stem,s_measure\nbest,test,a,0.9\n")
+    store.write(record(code="OOM", message="asked for 90 GiB", seed=5))
+    state = tmp_path / "state" / searched().key
+    state.mkdir(parents=True)
+    (state / "attempt.1.log").write_text("epoch 1/4\n")
+    (tmp_path / "state" / "fedcba9876543210").mkdir()
+    return tmp_path
+
+
+def test_a_run_is_shown_with_rules_curve_mixtures_cost_and_files(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = searched()
+    assert main([one.key, "--results", str(results)]) == 0
+    shown = capsys.readouterr().out
+    epochs = load_protocol("demo").epochs
+    assert epochs != 7
+    assert shown.startswith("naslora on kvasir, seed 0: OK\n")
+    assert f"    epochs 7 instead of {epochs}\n" in shown
+    assert "T_B after epoch 2" in shown
+    assert "validation s_measure (%), best checkpoint in epoch 4" in shown
+    assert "mean share over 2 sites" in shown
+    assert "w0  0.800  0.700–0.900" in shown
+    assert "w1  0.200  0.100–0.300" in shown
+    assert "best test: s_measure 90.00" in shown
+    assert "0.25 s an update (median), 30 s in updates, 2.00 GiB at most" in shown
+    for name in (f"records/{one.key}.json", f"records/{one.key}.images.csv", f"state/{one.key}/attempt.1.log"):
+        assert f"  {results / name}\n" in shown
+
+
+def test_a_run_that_failed_is_shown_with_its_reason(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([record(seed=5, code="OOM").key[:8], "--results", str(results)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("lora on kvasir, seed 5: OOM: asked for 90 GiB\n")
+    assert "learning curve" not in shown
+
+
+def test_json_holds_what_the_page_shows(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([searched().key, "--results", str(results), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["rules_changed"]["epochs"] == {"run": 7, "card": load_protocol("demo").epochs}
+    assert [one["loss"] for one in data["history"]] == [1 / epoch for epoch in range(1, 5)]
+    assert data["mixtures"] == {"a": [0.9, 0.1], "b": [0.7, 0.3]}
+    assert data["search_start"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["0000"], "has the key '0000'"),
+        ([""], "give the KEY of a run, or --compare A B"),
+        (["0", "--compare", "0", "1"], "give the KEY of a run, or --compare A B"),
+        (["--compare", "0000", "1"], "has the key '0000'"),
+        (["fedc"], "run fedcba9876543210 has no record yet"),
+        (["0", "--results", "nowhere"], "results folder nowhere does not exist"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(
+    words: list[str], said: str, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*(words if "--results" in words else [*words, "--results", str(results)])]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert said in shown.err
+
+
+def test_two_runs_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = record(0.9, seed=1, cost={"step_time_s": 0.5}, rules={"image_size": 64, "budget": "epochs"})
+    second = record(
+        0.92,
+        seed=2,
+        config={"rank": 6},
+        rules={"image_size": 128, "budget": "updates"},
+        cost={"step_time_s": 0.25, "gpu_hours": 1.0},
+    )
+    for one in (first, second):
+        RecordStore(tmp_path).write(one)
+    assert main(["--compare", first.key, second.key, "--results", str(tmp_path)]) == 0
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for line in (
+        f"A: {first.key}, lora on kvasir, seed 1: OK",
+        "seed 1 2",
+        "option rank 3 6",
+        "rule image_size 64 128",
+        "rule budget epochs updates",
+        "best test s_measure 90.00 92.00 +2.00",
+        "step_time_s 0.5 0.25 -0.25",
+        "gpu_hours – 1",
+    ):
+        assert line in shown
+    assert not [line for line in shown if line.startswith(("benchmark", "option alpha"))]
+    assert main(["--compare", first.key, second.key, "--results", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["differences"]["option rank"] == [3, 6]
+
+
+def test_several_runs_of_one_beginning_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys: dict[str, str] = {}
+    for seed in range(100):
+        one = record(seed=seed)
+        if one.key[0] in keys:
+            break
+        keys[one.key[0]] = one.key
+        RecordStore(tmp_path).write(one)
+    RecordStore(tmp_path).write(one)
+    assert main([one.key[0], "--results", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert one.key in said
+    assert keys[one.key[0]] in said
+    assert "give more of it" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["lora kvasir 1"], "lora on kvasir, seed 1: OK"),
+        (["lora", "Kvasir-SEG", "1"], "lora on kvasir, seed 1: OK"),
+        (["LoRA Kvasir-SEG Sα ↑ seed 0"], "lora on kvasir, seed 0: OK"),
+        (["wide kvasir"], "wide on kvasir, seed 0: OK"),
+        (["decoder"], "decoder on kvasir, seed 0: OK"),
+    ],
+)
+def test_a_run_is_found_by_the_words_of_a_cell(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [record(seed=0), record(seed=1), record(method="decoder"), record(config={"rank": 9}, variant="wide")]
+    for one in made:
+        RecordStore(tmp_path).write(one)
+    assert main([*words, "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_words_that_fit_several_runs_name_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        RecordStore(tmp_path).write(record(seed=seed))
+    assert main(["lora kvasir", "--results", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "'lora kvasir' fits 2 runs: " in said
+    assert f"{record(seed=1).key} (lora on kvasir, seed 1, demo, vit_t)" in said
+
+
+def test_a_long_list_of_one_folders_own_runs_says_how_many_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = RecordStore(tmp_path / "here"), RecordStore(tmp_path / "there")
+    for seed in range(42):
+        here.write(record(seed=seed))
+    there.write(record(seed=0))
+    assert main(["--compare", str(here.root), str(there.root)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len([line for line in shown if line.startswith("A alone: lora on ")]) == 40
+    assert shown[-1] == "A alone: 1 more (--json has all)"
+
+
+def test_two_results_folders_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here, there = RecordStore(tmp_path / "here"), RecordStore(tmp_path / "there")
+    for store, second, rank in ((here, 0.9, 3), (there, 0.925, 6)):
+        store.write(record(0.8, seed=0))
+        store.write(replace(record(seed=1), scores={"best": {"test": {"ber": 0.1, "s_measure": second}}}))
+        store.write(record(seed=2, config={"rank": rank}))
+    here.write(record(seed=7))
+    there.write(record(code="OOM", benchmark="leaf"))
+    assert main(["--compare", str(here.root), str(there.root)]) == 0
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for line in (
+        "2 runs in both, 1 of them with the same scores to the last digit",
+        "1 of the same name under other rules, options, data or weights (*)",
+        "1 in A alone, 1 in B alone",
+        "lora, seed 1 Kvasir-SEG Sα 90.00 92.50 +2.50 2.50",
+        "lora, seed 2 * Kvasir-SEG Sα 90.00 90.00 +0.00 0.00",
+    ):
+        assert line in shown
+    assert not [line for line in shown if line.startswith("lora, seed 0 ")]
+    assert main(["--compare", str(here.root), str(there.root), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [pair["differences"]["best test s_measure"] for pair in data["both"]] == pytest.approx([0, 2.5, 0], abs=1e-9)
+    assert data["A"] == [record(seed=7).key]
+    for words in ([str(here.root), str(tmp_path)], ["lora 1", str(there.root)]):
+        assert main(["--compare", *words]) == 2
+        assert "is no results folder (it has no records/), and the other one is" in capsys.readouterr().err
+
+
+def test_a_curve_has_its_extremes_as_labels_and_blanks_where_nothing_was_measured() -> None:
+    lines = curve({1: 1.0, 2: math.nan, 4: 3.0}, epochs=4, height=2, mark=2)
+    assert [line.partition("│")[0].strip() for line in lines] == ["3", "1", ""]
+    top, bottom, mark = (line.partition("│")[2] for line in lines)
+    assert top == " " * 18 + "█" * 6
+    assert bottom == "▁" * 6 + " " * 12 + "█" * 6
+    assert mark.index("↑") == 11  # the last column of epoch 2
+
+
+def test_a_long_curve_fits_the_terminal() -> None:
+    lines = curve({epoch: float(epoch) for epoch in range(1, 501)}, epochs=500, height=4, mark=250)
+    assert max(map(len, lines)) <= 78
+    assert len(lines) == 5
+
+
+def test_nothing_measured_is_no_curve() -> None:
+    assert curve({1: math.nan}, epochs=1, height=4) == []
+
+
+def test_a_record_says_where_the_time_of_its_run_went() -> None:
+    cost = {"stage_start_s": 5.0, "stage_training_s": 80.0, "stage_testing_s": 14.8, "stage_other_s": 0.2}
+    lines = runs._where_time_went({**cost, "passes_s": 90.0, "step_time_s": 1.0})
+    assert " ".join(lines) == (
+        "100 s from start to record: start 5 %, training 80 %, testing 15 %; outside the network's passes 10 %"
+    )
+    assert runs._where_time_went({"step_time_s": 1.0}) == []

@@ -1,0 +1,87 @@
+"""A terminal gets aligned tables of its own width; a pipe and a file get markdown."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from harness.archive.store import RecordStore
+from harness.comparison.cells import Mark
+from harness.report.formats import write
+from harness.report.page import Line, Page, Shown, Table, heads
+from tests.harness.report.sample import record
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def shown(results: Path, *, columns: int) -> list[str]:
+    """What ``sam-peft tables`` prints on a terminal of so many columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    command = [sys.executable, "-m", "harness.cli.tables", "--results", str(results)]
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, cwd=REPOSITORY, env=environment
+    )
+    os.close(theirs)
+    data = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        data += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    return data.decode().splitlines()
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_a_terminal_gets_tables_of_its_width_and_the_file_markdown(tmp_path: Path, columns: int) -> None:
+    store = RecordStore(tmp_path)
+    for method in ("lora", "decoder"):
+        for seed in range(3):
+            for benchmark, metric in (("kvasir", "s_measure"), ("leaf", "iou"), ("sbu", "ber"), ("camo", "e_mean")):
+                store.write(record(0.5 + 0.01 * seed, method=method, seed=seed, benchmark=benchmark, metric=metric))
+    lines = shown(tmp_path, columns=columns)
+    assert max(map(len, lines)) <= columns
+    assert any(line.startswith("lora ") for line in lines)
+    assert not any(line.startswith("|") for line in lines)
+    assert "| lora |" in (tmp_path / "tables" / "demo.md").read_text(encoding="utf-8")
+
+
+def test_numbers_stand_below_each_other_whatever_their_marks() -> None:
+    cells: list[tuple[str, str, Mark]] = [
+        ("a", "90.0 ± 1.0 (3)", "best"),
+        ("b", "9.0 ± 1.0 (3)", "tied"),
+        ("c", "8.0 ± 1.0 (3)", "second"),
+        ("d", "OOM (2/3)", ""),
+    ]
+    rows = [Line(label=name, cells=[Shown(text=name), Shown(text=text, mark=mark)]) for name, text, mark in cells]
+    text = write(Page(title="t", tables=[Table(heading="h", columns=heads("method", "Sα ↑"), rows=rows)]), style="text")
+    lines = {line[0]: line for line in text.splitlines() if line[:2] in ("a ", "b ", "c ", "d ")}
+    assert len({line.index("(") for name, line in lines.items() if name != "d"}) == 1
+    assert (lines["a"][-2:], lines["b"][-2:], lines["c"][-2:], lines["d"][-1]) == (" *", " ≈", " '", ")")
+    assert "* best mean" in text or "*: best mean" in text
+
+
+def test_a_column_wider_than_the_terminal_is_shown_whole() -> None:
+    table = Table(heading="h", columns=heads("method", "long", "short"), rows=[Line.of(["a", "x" * 90, "y"])])
+    assert "x" * 90 in write(Page(title="t", tables=[table]), style="text", width=80)
+
+
+def test_what_a_terminal_would_obey_is_spelt_out() -> None:
+    page = Page(title="\x1b[2J", lead=["\x1b]0;x\x07"], tables=[Table(heading="\x9b1m", columns=heads("a\x1b"))])
+    text = write(page, style="text")
+    assert "\x1b" not in text
+    assert "\x9b" not in text
