@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -28,7 +28,7 @@ def sample_writer(
         folder = (instead or results) / "sample-data" / name
         from harness.datasets import samples
 
-        temporary = folder.with_name(f".{name}.{os.getpid()}.part")
+        temporary = folder.with_name(f".{name}.{secrets.token_hex(8)}.part")  # nobody else can have put a link there
         if undo is not None:
             for parent in reversed([parent for parent in folder.parents if not parent.exists()]):
                 undo.callback(_remove_empty, parent)
