@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.archive.schema import Code, Record, Run
 from harness.archive.store import RecordStore
-from harness.dispatch.attempts import Attempt, End, attempts, close, log_path, state_folder
+from harness.dispatch.attempts import Attempt, End, attempts, close, state_folder
 from harness.dispatch.queue import Accounting
 from harness.dispatch.sweeps import PlannedRun
 from harness.system.files import end_of
@@ -169,10 +169,10 @@ def settle(
     )
 
 
-def last_line(results: Path, key: str, number: int) -> str:
-    """The last line of a start's log, for a message."""
+def last_line(log: Path) -> str:
+    """The last line of a log, for a message."""
     try:
-        text = end_of(log_path(state_folder(results, key), number), size=4000)
+        text = end_of(log, size=4000)
     except (OSError, ValueError):
         return ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -20,6 +20,7 @@ from typing import Literal
 
 from harness.dispatch.holder import Holder
 from harness.dispatch.state_files import read_as
+from harness.system.errors import UsageError
 from harness.system.files import create_exclusively, write_atomically
 
 End = Literal[
@@ -149,6 +150,7 @@ class Lease:
         Raises:
             Held: somebody alive has it.
             Exhausted: the attempt would exceed ``limit``.
+            UsageError: something that is no attempt has the name of the next.
         """
         while True:
             earlier = attempts(folder)
@@ -163,6 +165,8 @@ class Lease:
             )
             if create_exclusively(_path(folder, number), _text(attempt)):
                 return cls(folder, attempt)
+            if not any(start.number >= number for start in attempts(folder)):
+                raise UsageError(f"{_path(folder, number)} is in the way and no start of this run; move it away")
             # Somebody was faster; look again.
 
     def beat(self) -> None:

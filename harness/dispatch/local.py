@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.dispatch.attempt_end import last_line
 from harness.dispatch.attempts import Held, Lease, state_folder
 from harness.dispatch.circumstances import Circumstances
 from harness.dispatch.executor import LOCAL_ATTEMPTS, Executor, ShowStates, Submission
@@ -19,12 +20,13 @@ from harness.dispatch.heartbeat import beating
 from harness.dispatch.holder import Holder
 from harness.dispatch.place import Place
 from harness.dispatch.progress_file import ProgressFile
-from harness.dispatch.run_states import RunState, survey
+from harness.dispatch.run_states import INTERRUPTED, RunState, survey
 from harness.dispatch.settled import settled
-from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, worker_command, writing
+from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, worker_arguments, writing
 from harness.dispatch.supervise import completion
 from harness.dispatch.sweeps import Chunk, PlannedRun, create_chunk
-from harness.system.files import own_folder
+from harness.system.errors import UsageError
+from harness.system.files import create_anew, own_folder
 from harness.system.machine import cores, set_threads, thread_variables
 from harness.system.progress import stages
 from harness.system.streams import say
@@ -112,7 +114,7 @@ class InlineExecutor(Executor):
 
 
 class LocalExecutor(Executor):
-    """Worker processes through submitit's local executor; they share one queue and end when this process does.
+    """Worker processes that share one queue and end when this process does.
 
     Args:
         where: how many workers, and what each has.
@@ -123,7 +125,7 @@ class LocalExecutor(Executor):
     def __init__(self, *, results: Path, where: Place) -> None:
         super().__init__(results=results)
         self.devices, self.workers, self.threads = where.devices, where.workers, where.threads
-        self._processes: list[Any] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
         self._chunk: Chunk | None = None
 
     def describe(self) -> str:
@@ -148,13 +150,13 @@ class LocalExecutor(Executor):
         with _ctrl_c_waits():
             for index in range(min(self.workers, len(jobs))):
                 self._processes.append(self._start(self._chunk, frozen, index))
-        ids = tuple(str(process.job_id) for process in self._processes)
+        ids = tuple(str(process.pid) for process in self._processes)
         return Submission(sweep=sweep.id, keys=_keys(jobs), elsewhere={}, job_ids=ids)
 
     def wait(self, submission: Submission, *, on_change: ShowStates | None = None) -> Mapping[str, RunState]:
         assert self._chunk is not None
         while True:
-            ended = all(process.done() for process in self._processes)
+            ended = all(process.poll() is not None for process in self._processes)
             runs = survey(self.results, keys=submission.keys).runs
             if on_change is not None:
                 on_change(runs)
@@ -162,46 +164,59 @@ class LocalExecutor(Executor):
                 break
             time.sleep(POLL_S)
         self._chunk.close("done")
-        return survey(self.results, keys=submission.keys).runs
+        runs = survey(self.results, keys=submission.keys).runs
+        self._require_begun(self._chunk, runs)
+        return runs
 
-    def _start(self, chunk: Chunk, frozen: Path, index: int) -> Any:
-        from submitit import LocalExecutor as SubmititLocal
+    def _require_begun(self, chunk: Chunk, runs: Mapping[str, RunState]) -> None:
+        """Where a worker ended before it began a run, another start would end so too: say why.
 
-        class WorkerProcess(SubmititLocal):
-            """submitit's executor with our worker as command: the chunk on disk takes the place of a pickle."""
+        Raises:
+            UsageError: some runs were not begun, because a worker failed.
+        """
+        failed = [index for index, process in enumerate(self._processes) if process.returncode]
+        left = [
+            run for run in chunk.runs if runs[run.key].state == INTERRUPTED and runs[run.key].attempts <= run.before
+        ]
+        if failed and left:
+            log, code = _log(chunk, failed[0]), self._processes[failed[0]].returncode
+            said = last_line(log).removeprefix("error: ") or f"a worker ended with status {code} and said nothing"
+            many = f"{len(left)} runs" if len(left) > 1 else "1 run"
+            raise UsageError(
+                f"{many} could not begin: {said}; mend that, then give the same command again (log: {log})"
+            )
 
-            def begin(self, command: str) -> Any:
-                os.environ["PYTHONSAFEPATH"] = "1"  # no module out of the working folder, to which others may write
-                return self._submit_command(command)
-
-        process = WorkerProcess(folder=chunk.path.parent / "logs")
-        # submitit's default limit is minutes; a local worker has none
-        process.update_parameters(timeout_min=60 * 24 * 365, stderr_to_stdout=True)
-        variables = self._variables(index)
-        return process.begin(worker_command(chunk, frozen, python=shlex.quote(sys.executable), variables=variables))
+    def _start(self, chunk: Chunk, frozen: Path, index: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, *worker_arguments(chunk, frozen)]
+        with open(create_anew(_log(chunk, index)), "wb") as log:
+            return subprocess.Popen(
+                command,
+                env={**os.environ, **self._variables(index)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
     def _variables(self, index: int) -> dict[str, str]:
-        """Environment of a worker: its GPU by the name that was given for it (submitit takes whole numbers only)."""
+        """Environment of a worker: its GPU by the name that was given for it."""
         if self.devices:
             return {"CUDA_VISIBLE_DEVICES": self.devices[index % len(self.devices)]}
-        return thread_variables(self.threads)
+        return {"CUDA_VISIBLE_DEVICES": "", **thread_variables(self.threads)}
 
     def stop(self) -> None:
         """Ask the workers to write checkpoints and end; kill those that do not."""
         say("stopping: workers write their checkpoints (the same command continues; Ctrl-C again kills)")
         for process in self._processes:
-            if not process.done():
-                process._process.send_signal(signal.SIGTERM)
+            process.terminate()
         deadline = time.monotonic() + STOP_PATIENCE_S
         try:
             with stages() as tell:
-                while time.monotonic() < deadline and (left := sum(not one.done() for one in self._processes)):
+                while time.monotonic() < deadline and (left := sum(one.poll() is None for one in self._processes)):
                     tell(f"waiting for {left} worker{'s' if left > 1 else ''} to end")
                     time.sleep(0.1)
         finally:
             for process in self._processes:
-                if not process.done():
-                    process._process.kill()
+                process.kill()
 
 
 @contextmanager
@@ -237,6 +252,11 @@ def _ask_first(stop: Any) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _log(chunk: Chunk, index: int) -> Path:
+    """What a worker said, but for its runs, which have logs of their own."""
+    return chunk.path.parent / "logs" / f"worker.{index}.log"
 
 
 def _keys(jobs: Sequence[Job]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.dispatch.state_files import read_as
-from harness.dispatch.sweeps import Chunk, PlannedRun, Sweep, beside_chunk, sweeps_folder, unreadable
+from harness.dispatch.sweeps import Chunk, PlannedRun, Sweep, beside_chunk, name_of, sweeps_folder, unreadable
 from harness.system.errors import UsageError
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ def read_chunk(path: Path) -> Chunk:
         closing = (
             read_as(beside_chunk(path, "closed"), _Closing) if beside_chunk(path, "closed").exists() else _Closing()
         )
-        _check_names(intent, answer)
+        _check_names(path, intent, answer)
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
     return Chunk(
@@ -129,10 +129,12 @@ def read_readable(read: Callable[[Path], T], path: Path, place: Path, problems: 
         return None
 
 
-def _check_names(intent: _Intent, answer: _Answer) -> None:
-    """What becomes a path, or a word of a command to the cluster."""
+def _check_names(path: Path, intent: _Intent, answer: _Answer) -> None:
+    """What becomes a path, or a word of a command to the cluster: under another name it would cancel another job."""
     for run in intent.runs:
         if not re.fullmatch(r"[0-9a-f]{16}", run.key):
             raise ValueError(f"{run.key!r} is no key of a run")
-    if not re.fullmatch(r"\w[\w.-]{0,200}", intent.name) or not re.fullmatch(r"\d{0,20}", answer.job):
+    if intent.name != name_of(path):
+        raise ValueError("it names another job than its own")
+    if not re.fullmatch(r"\d{0,20}", answer.job):
         raise ValueError("it names no job of a cluster")

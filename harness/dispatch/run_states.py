@@ -178,6 +178,8 @@ def state_of(
     done, begun, stage = 1.0 if state == FINISHED else 0.0, 0.0, ""
     if state == RUNNING and last is not None:
         done, begun, stage = _progress(folder, since=last.started)
+        if _silence(last, LEASE_SECONDS if sweep is None else sweep.lease_s):
+            stage = message
     return RunState(
         **named(run),
         state=state,
@@ -214,14 +216,15 @@ def _unfinished(
     tasks: Mapping[str, Task] | None,
 ) -> tuple[str, str]:
     on_cluster = chunk.on_cluster(tasks, index) if tasks is not None and task else None
+    lease_s = LEASE_SECONDS if sweep is None else sweep.lease_s
     if last is not None and not last.end:
         alive = last.live()
         if alive is None:  # elsewhere: the cluster knows best, else the last sign of life
-            recent = time.time() - last.seen < (LEASE_SECONDS if sweep is None else sweep.lease_s)
+            recent = time.time() - last.seen < lease_s
             own = on_cluster if last.holder.job == task else None
             alive = own.state == "RUNNING" if own is not None else recent and not _gone(last, tasks)
         if alive:
-            return RUNNING, f"on {last.holder.host}"
+            return RUNNING, f"on {last.holder.host}{_silence(last, lease_s)}"
     if on_cluster is not None and on_cluster.active:
         return QUEUED, on_cluster.reason if on_cluster.state == "PENDING" else on_cluster.state.lower()
     if chunk.closed == "cancelled" or chunk.ends.get(chunk.runs[index].key) == "CANCELLED":
@@ -241,6 +244,17 @@ def _unfinished(
             return LOST, f"job {task} ended before the worker began; see its log"
         return INTERRUPTED, "not started"
     return INTERRUPTED, last.detail or last.end or "its process is gone"
+
+
+def _silence(last: Attempt, lease_s: float) -> str:
+    """Words about a holder that is there and shows no life: it is not taken over, since it may go on any moment."""
+    seconds = time.time() - last.seen
+    if seconds < 2 * lease_s:
+        return ""
+    return (
+        f", without a heartbeat for {seconds / 60:.0f} min: process {last.holder.pid} is stopped, hangs or cannot write; "
+        "let it go on, or kill it and give the command again"
+    )
 
 
 def _gone(last: Attempt, tasks: Mapping[str, Task] | None) -> bool:

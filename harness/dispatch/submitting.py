@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,10 @@ from harness.system.code import code_version
 from harness.system.errors import UsageError, os_reason
 
 
-def worker_command(chunk: Chunk, frozen: Path, *, python: str, variables: Mapping[str, str]) -> str:
-    """The command that works on ``chunk`` with the frozen code, whatever the working directory, and carries its hash."""
+def worker_arguments(chunk: Chunk, frozen: Path) -> list[str]:
+    """What Python is given to work on ``chunk`` with the frozen code, whatever the working directory; it carries the code's hash."""
     text = f"exec({Path(frozen_start.__file__).read_text(encoding='utf-8')!r})"  # in one line: conda run takes no other
-    settings = [f"{name}={value}" for name, value in variables.items()]
-    words = ["-I", "-S", "-B", "-c", text, str(frozen), frozen.name, str(chunk.path)]
-    return " ".join([shlex.join(["env", *settings]), python, shlex.join(words)])
+    return ["-I", "-S", "-B", "-c", text, str(frozen), frozen.name, str(chunk.path)]
 
 
 def freeze(folder: Path, jobs: Sequence[Job]) -> tuple[Path, list[Job]]:

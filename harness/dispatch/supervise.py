@@ -216,7 +216,7 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumst
     elif code < 0:
         lease.release("killed", f"signal {signal.Signals(-code).name}")
     else:
-        said = last_line(results, job.run.key, lease.attempt.number)
+        said = last_line(log_path(lease.folder, lease.attempt.number))
         lease.release("killed", f"exit status {code}" + (f": {said}" if said else ""))
     starts = attempts(lease.folder)
     verdict = reason_to_give_up(starts, limit=circumstances.limit, before=circumstances.before)

@@ -248,7 +248,7 @@ def create_chunk(
     chunk = Chunk(
         path=path,
         sweep=folder.name,
-        name=f"harness-{folder.name}-{number:03d}",
+        name=name_of(path),
         created=time.time(),
         shape=dict(shape),
         runs=runs,
@@ -261,6 +261,11 @@ def create_chunk(
     }
     write_atomically(path, json.dumps(content))
     return chunk
+
+
+def name_of(path: Path) -> str:
+    """What the jobs of a chunk are called on the cluster, by its intent file's place: what is written in it may be edited."""
+    return f"harness-{path.parent.name}-{path.stem.partition('.')[2]}"
 
 
 def unreadable(path: Path, error: Exception) -> UsageError:

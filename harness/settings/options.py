@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from harness.settings.read import load_settings, trusted_plugins
+from harness.system.errors import UsageError
 from harness.system.streams import say
 
 
@@ -15,8 +17,17 @@ def add_results(parser: argparse._ActionsContainer, help: str = "results folder 
 
 
 def results_of(arguments: argparse.Namespace) -> Path:
-    """The results folder: the command line's, else the one that is set, else ``runs``."""
-    return Path(arguments.results or load_settings().results)
+    """The results folder: the command line's, else the one that is set, else ``runs``.
+
+    Raises:
+        UsageError: its path is no text, which sweeps and jobs have to name it by.
+    """
+    found = Path(arguments.results or load_settings().results)
+    try:
+        os.path.abspath(found).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"--results {found}: the bytes of this path are no UTF-8; choose another folder") from None
+    return found
 
 
 def add_plugins(parser: argparse._ActionsContainer, help: str = "a file that defines more methods") -> None:

@@ -226,3 +226,6 @@ def test_a_results_folder_with_an_impossible_name_is_one_line(capsys: pytest.Cap
     assert tables(["--results", "x" * 300]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"error: x+/records: the name is too long", line)
+    assert tables(["--results", os.fsdecode(b"a\xff")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "UTF-8" in line

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.dispatch.slurm.profile import ClusterProfile, Shape, minutes
-from harness.dispatch.submitting import worker_command
+from harness.dispatch.submitting import worker_arguments
 from harness.dispatch.sweeps import Chunk
 from harness.system.files import write_atomically
 
@@ -22,9 +22,7 @@ def array_of(chunk: Chunk, profile: ClusterProfile, frozen: Path) -> Any:
     """submitit's executor for one chunk, with our worker as command: the chunk on disk takes the place of pickles."""
     from submitit import SlurmExecutor as SubmititSlurm
 
-    python = profile.python or shlex.quote(sys.executable)
-    command = worker_command(chunk, frozen, python=python, variables={})
-
+    command = f"{profile.python or shlex.quote(sys.executable)} {shlex.join(worker_arguments(chunk, frozen))}"
     shape = Shape(**{name: value for name, value in chunk.shape.items() if name != "gpus"})
     options: dict[str, Any] = {
         "account": shape.account,

@@ -20,7 +20,7 @@ def client(tmp_path, monkeypatch):
     """
     folder = tmp_path / "bin"
     folder.mkdir()
-    for tool in ("cat", "cp", "env", "git", "grep", "head", "touch", "wc"):
+    for tool in ("cat", "cp", "dirname", "env", "git", "grep", "head", "stat", "touch", "wc"):
         if found := shutil.which(tool):
             (folder / tool).symlink_to(found)
     monkeypatch.setenv("PATH", str(folder))

@@ -16,6 +16,7 @@ from harness.dispatch import attempts as module
 from harness.dispatch.attempts import Exhausted, Held, Lease, Lost, attempts, close
 from harness.dispatch.holder import Holder
 from harness.system import files
+from harness.system.errors import UsageError
 from harness.system.files import create_exclusively
 
 
@@ -215,3 +216,13 @@ def test_a_file_system_without_hard_links_works_too(tmp_path, monkeypatch):
     assert create_exclusively(tmp_path / "a.json", "1")
     assert not create_exclusively(tmp_path / "a.json", "2")
     assert (tmp_path / "a.json").read_text() == "1"
+
+
+def test_what_has_the_name_of_the_next_attempt_and_is_none_ends_the_search(tmp_path):
+    """Two numbers of six and of seven digits kept a worker busy for ever."""
+    Lease.acquire(tmp_path, holder=Holder.here()).release("finished")
+    for end in ("json", "end.json"):
+        (tmp_path / f"attempt.1.{end}").rename(tmp_path / f"attempt.999999.{end}")
+    (tmp_path / "attempt.1000000.json").write_text("{}")
+    with pytest.raises(UsageError, match="in the way"):
+        Lease.acquire(tmp_path, holder=Holder.here())

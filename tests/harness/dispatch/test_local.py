@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from harness.archive.store import RecordStore
-from harness.dispatch.attempts import attempts, state_folder
+from harness.dispatch import local
+from harness.dispatch.attempts import Lease, attempts, state_folder
+from harness.dispatch.holder import Holder
 from harness.dispatch.local import LocalExecutor
 from harness.dispatch.place import place, visible_gpus
 from harness.dispatch.run_jobs import make_executor
@@ -108,7 +110,7 @@ def test_workers_share_the_queue_and_every_run_is_trained_once(tmp_path, standin
 
 def test_no_module_in_the_working_folder_is_run(tmp_path, standin, monkeypatch):
     here = tmp_path / "here"
-    for name in ("submitit", "harness"):
+    for name in ("json", "harness"):
         (here / name).mkdir(parents=True)
         (here / name / "__init__.py").write_text(f"open({str(tmp_path / 'evidence')!r}, 'w')\n")
     monkeypatch.chdir(here)
@@ -116,6 +118,50 @@ def test_no_module_in_the_working_folder_is_run(tmp_path, standin, monkeypatch):
     states = run_all(tmp_path, [make_job(tmp_path)], workers=1)
     assert {state.state for state in states.values()} == {"OK"}
     assert not (tmp_path / "evidence").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["50%train", "%j_%A", "tab\there", "right\u202eleft"],
+    ids=["percent", "placeholders", "tab", "turned"],
+)
+def test_a_results_folder_may_have_any_name_and_the_path_none(tmp_path, standin, monkeypatch, name):
+    """Workers died before their first start, and the advice was to give the same command again, for ever."""
+    monkeypatch.setenv("PATH", "")
+    states = run_all(tmp_path / name, [make_job(tmp_path / name)], workers=1)
+    assert {state.state for state in states.values()} == {"OK"}
+
+
+@pytest.mark.parametrize("other", ["file", "attempt.1000000.json"])
+def test_what_keeps_a_worker_from_its_first_start_is_said(tmp_path, standin, other):
+    job = make_job(tmp_path)
+    folder = state_folder(tmp_path, job.run.key)
+    folder.parent.mkdir()
+    if other == "file":
+        folder.write_text("")
+    else:
+        Lease.acquire(folder, holder=Holder.here()).release("finished")
+        for end in ("json", "end.json"):
+            (folder / f"attempt.1.{end}").rename(folder / f"attempt.999999.{end}")
+        (folder / other).write_text("{}")
+    with pytest.raises(UsageError, match=f"1 run could not begin: .*{job.run.key}.*give the same command again"):
+        run_all(tmp_path, [job])
+
+
+def test_a_worker_that_does_not_stop_in_time_is_killed_and_leaves_nothing(tmp_path, standin, monkeypatch):
+    monkeypatch.setattr(local, "STOP_PATIENCE_S", 0.0)
+    executor = make_executor(place("local", workers=1), results=tmp_path)
+    assert isinstance(executor, LocalExecutor)
+    job = make_job(tmp_path, steps=1000, step_s=0.1)
+    executor.submit([job])
+    wait_until(lambda: step(tmp_path, job.run.key) >= 1)
+    (start,) = attempts(state_folder(tmp_path, job.run.key))
+    os.kill(start.holder.pid, signal.SIGSTOP)
+    executor.stop()
+    wait_until(lambda: not start.live())
+    reached = step(tmp_path, job.run.key)
+    time.sleep(0.5)
+    assert step(tmp_path, job.run.key) == reached
 
 
 @pytest.mark.parametrize("failure", ["sigkill", "segfault", "raise"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -162,6 +163,20 @@ def test_a_start_elsewhere_lives_by_the_clusters_word_and_else_by_its_last_heart
     ):
         monkeypatch.setattr(run_states.time, "time", lambda later=later: seen + later)
         assert state(tmp_path, job, tasks=tasks)[0] == expected, (later, tasks)
+
+
+def test_a_holder_that_is_there_and_shows_no_life_is_said_to_be_so(tmp_path, monkeypatch):
+    """A stopped worker holds its run, which once was only said to run."""
+    job = make_job(tmp_path)
+    chunk(tmp_path, job)
+    seen = started(tmp_path, job).attempt.seen
+    run = survey(tmp_path).runs[job.run.key]
+    assert (run.state, run.message) == ("running", f"on {HERE.host}")
+    monkeypatch.setattr(run_states.time, "time", lambda: seen + 600)
+    run = survey(tmp_path).runs[job.run.key]
+    assert run.state == "running"
+    assert f"without a heartbeat for 10 min: process {os.getpid()} is stopped" in run.message
+    assert run.stage == run.message
 
 
 @pytest.mark.parametrize(("lease", "expected"), [(600, "running"), (60.0, "queued"), ("soon", "queued")])

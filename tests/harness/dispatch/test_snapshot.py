@@ -17,7 +17,7 @@ import pytest
 import harness
 from harness.dispatch import snapshot
 from harness.dispatch.frozen_start import COPY
-from harness.dispatch.submitting import begin_sweep, freeze, worker_command
+from harness.dispatch.submitting import begin_sweep, freeze, worker_arguments
 from harness.dispatch.sweeps import AttemptLimits, create_chunk
 from harness.system.code import code_version
 from harness.system.errors import UsageError
@@ -103,15 +103,13 @@ class Submitted:
         _, self.folder = begin_sweep(results, executor="local", command="", frozen=self.frozen)
         limits = {job.run.key: AttemptLimits(before=0, limit=1)}
         self.chunk = create_chunk(self.folder, number=0, jobs=jobs, shape={}, limits=limits)
-        self.command = worker_command(
-            self.chunk, self.frozen, python=sys.executable, variables={"OMP_NUM_THREADS": "1"}
-        )
+        self.command = [sys.executable, *worker_arguments(self.chunk, self.frozen)]
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
 
     def run(self) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "TMPDIR": str(self.temporary)}
-        return subprocess.run(self.command, shell=True, capture_output=True, text=True, env=environment)
+        environment = {**os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(self.command, capture_output=True, text=True, env=environment)
 
 
 def _appended(it: Submitted) -> None:

@@ -64,7 +64,9 @@ def test_ctrl_c_while_workers_are_started_is_not_lost(
     use_standin(monkeypatch)
     begun = []
 
-    def begin(self, command: str) -> str:
+    worker = types.SimpleNamespace(pid=7)
+
+    def begin(*arguments: object) -> types.SimpleNamespace:
         os.kill(os.getpid(), signal.SIGINT)
         for _ in range(10):  # a thread whose mask lets it through has it by now
             time.sleep(0.01)
@@ -72,9 +74,9 @@ def test_ctrl_c_while_workers_are_started_is_not_lost(
             signal.SIG_BLOCK, ()
         )  # nor does the worker get it: this is inherited
         begun.append(True)
-        return "worker"
+        return worker
 
-    monkeypatch.setattr("submitit.local.local.LocalExecutor._submit_command", begin)
+    monkeypatch.setattr(LocalExecutor, "_start", begin)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
     executor, over = make_executor(place("local", workers=2), results=tmp_path), threading.Event()
     others = [threading.Thread(target=over.wait) for _ in range(threads)]
@@ -91,5 +93,5 @@ def test_ctrl_c_while_workers_are_started_is_not_lost(
         for other in others:
             other.join()
     assert begun == [True]
-    assert executor._processes == ["worker"]  # known, so that it can be stopped
+    assert executor._processes == [worker]  # known, so that it can be stopped
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -185,3 +185,13 @@ def test_a_run_at_its_bound_that_is_submitted_again_may_start_as_often_again(tmp
     limits = attempt_limits(tmp_path, ["spent", "new"], allowed=3)
     assert limits == {"spent": AttemptLimits(before=3, limit=6), "new": AttemptLimits(before=0, limit=3)}
     assert Lease.acquire(folder, holder=Holder.here(), limit=limits["spent"].limit).attempt.number == 4
+
+
+def test_a_chunk_that_names_anothers_job_is_not_read(tmp_path):
+    """Its name and job edited to those of another array had --cancel end that."""
+    chunk = chunk_of(tmp_path, [make_job(tmp_path)]).answered("7")
+    content = chunk.path.read_text()
+    assert read_chunk(chunk.path).name == chunk.name
+    chunk.path.write_text(content.replace(chunk.name, "interactive"))
+    with pytest.raises(UsageError, match="names another job"):
+        read_chunk(chunk.path)
