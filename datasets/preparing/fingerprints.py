@@ -85,8 +85,8 @@ def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprin
         mask_size=mask_file.size,
         orientation=turned,
         values=_values(mask_file),
-        shares=_shares(sample.mask, benchmark.num_classes),
-        border_share=_border_share(sample.mask),
+        shares=class_shares(sample.mask, benchmark.num_classes),
+        border_share=border_share(sample.mask),
         digest=hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest(),
         thumbnail=np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.float32),
         bits=difference_hash(grey),
@@ -106,13 +106,13 @@ def _values(mask: Image.Image) -> tuple[int, ...]:
     return tuple(int(value) for value in np.unique(stored)[:_MOST_VALUES])
 
 
-def _shares(mask: NDArray[np.uint8], num_classes: int) -> tuple[float, ...]:
+def class_shares(mask: NDArray[np.uint8], num_classes: int) -> tuple[float, ...]:
     counts = np.bincount(mask.ravel(), minlength=256)
     known = max(1, int(mask.size - counts[IGNORE]))
     return tuple(float(count) / known for count in counts[:num_classes])
 
 
-def _border_share(mask: NDArray[np.uint8]) -> float:
+def border_share(mask: NDArray[np.uint8]) -> float:
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     return float(((border > 0) & (border != IGNORE)).mean())
 

@@ -16,7 +16,7 @@ SCHEMA_VERSION = 2
 KEY_VERSION = 1
 """Of what `Run.key` hashes. It moves only when the same content would no longer give the same result."""
 
-Code = Literal["OK", "OOM", "DIVERGED", "NO_DATA", "TIMEOUT", "PREEMPTED", "ERROR"]
+Code = Literal["OK", "OOM", "DIVERGED", "BLANK", "NO_DATA", "TIMEOUT", "PREEMPTED", "ERROR"]
 """Outcome of a run: OK, or the reason code of its failure."""
 
 Scores = dict[str, dict[str, dict[str, float]]]

@@ -43,6 +43,7 @@ MOST_AT_WORK = 8
 REASON_WORDS = {
     "OOM": "out of memory",
     "DIVERGED": "diverged",
+    "BLANK": "drew no object",
     "NO_DATA": "without its data",
     "TIMEOUT": "out of time",
     "PREEMPTED": "preempted",

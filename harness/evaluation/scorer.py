@@ -210,6 +210,16 @@ class SplitScorer:
         """stem -> metric -> value, in the order of the stems."""
         return {stem: dict(self._scores[stem].values) for stem in sorted(self._scores)}
 
+    def draws_nothing(self) -> bool:
+        """Whether every prediction is background alone, and some mask is not."""
+        scores = list(self._scores.values())
+        if not scores or self.task == "classification":
+            return False
+        matrix = np.sum(
+            [_as_confusion(one.areas) if one.confusion is None else one.confusion for one in scores], axis=0
+        )
+        return not matrix[:, 1:].any() and bool(matrix[1:].any())
+
     def summary(self) -> dict[str, float]:
         """metric -> value of the split.
 

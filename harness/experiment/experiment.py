@@ -191,7 +191,9 @@ class Experiment:
             variants.pop("last")
         for variant, path in variants.items():
             method.load_state(self._state(path))
-            scores[variant], images[variant] = self.scoring.test(segmenter, stage=f"test {variant}")
+            scores[variant], images[variant] = self.scoring.test(
+                segmenter, stage=f"test {variant}", blank=variant != "best"
+            )
             if variant == "best":
                 kept = kept_masks(
                     self.data.tests,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from harness.archive.schema import Code
 from harness.datasets.base import DatasetError
 from harness.system.errors import REASONS, os_reason, out_of_memory
-from harness.training.outcome import Diverged
+from harness.training.outcome import Blank, Diverged
 
 
 def reason_code(error: Exception) -> Code:
     """Why a run failed, as tables print it."""
-    if isinstance(error, Diverged):
-        return Diverged.code
+    if isinstance(error, Diverged | Blank):
+        return error.code
     if isinstance(error, DatasetError):
         return "NO_DATA"
     return "OOM" if out_of_memory(error) else "ERROR"

@@ -21,6 +21,7 @@ from harness.protocols.card import Protocol
 from harness.training.embeddings import RememberedEmbeddings, encoder_is_frozen
 from harness.training.feeding import normalise
 from harness.training.images import ImageSource
+from harness.training.outcome import Blank
 from harness.training.precision import autocast
 from harness.training.prefix import FrozenPrefix, RememberedTokens, frozen_prefix
 
@@ -88,7 +89,13 @@ class Scoring:
         return prefix
 
     def scores(
-        self, segmenter: nn.Module, sets: Mapping[str, ImageSource], *, metrics: Sequence[str], stage: str
+        self,
+        segmenter: nn.Module,
+        sets: Mapping[str, ImageSource],
+        *,
+        metrics: Sequence[str],
+        stage: str,
+        blank: bool = True,
     ) -> tuple[Summary, ImageTable]:
         """Summary and per-image scores by split; ``all`` is every split together where there are several."""
         segmenter.eval()
@@ -102,14 +109,30 @@ class Scoring:
                     predict, self._items(source), self._scorer(metrics), batch_size=EVALUATION_BATCH
                 )
             together.merge(scorers[name])
+        generated = self._rules.data == "sample" and not self._rules.own_classes  # whose numbers rank nothing anyway
+        if not (blank or generated) and together.draws_nothing():
+            alone = (
+                self._data.benchmark.task == "multiclass"
+                and self._rules.mask_tokens == 1
+                and self._rules.decoder == "sam"
+            )
+            raise Blank(
+                f"the epoch that validation chose draws no object in any of {len(together)} test images; "
+                + ("take more mask tokens (--set mask_tokens=10), " if alone else "")
+                + "train longer (--set epochs=N), or take another rate (--tune lr=1e-4,1e-3)"
+            )
         if len(scorers) > 1 or stage == "validation":
             scorers["all"] = together
         summaries = {name: scorer.summary() for name, scorer in scorers.items()}
         return summaries, {name: scorer.images() for name, scorer in scorers.items() if name != "all"}
 
-    def test(self, segmenter: nn.Module, *, stage: str) -> tuple[Summary, ImageTable]:
-        """`scores` of the run's test images by all its `metrics`."""
-        return self.scores(segmenter, self._data.tests, metrics=self.metrics, stage=stage)
+    def test(self, segmenter: nn.Module, *, stage: str, blank: bool = True) -> tuple[Summary, ImageTable]:
+        """`scores` of the run's test images by all its `metrics`.
+
+        Raises:
+            Blank: not an object is drawn, and ``blank`` does not allow it.
+        """
+        return self.scores(segmenter, self._data.tests, metrics=self.metrics, stage=stage, blank=blank)
 
     def predictor(self, segmenter: Any) -> Callable[[Tensor], Tensor]:
         """From inputs (B, 3, S, S) to probabilities (B, S, S), or to scores (B, C, S, S) of the benchmark's classes; of

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.archive.schema import Run, content_hash
 from harness.datasets.base import DatasetError
+from harness.datasets.preparing.checking import first_look
 from harness.models.catalog import require_stands, resolve_backbone
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash, require_task
 from harness.planning.finished import earlier, under_short_fingerprints
@@ -66,6 +67,7 @@ class _Data:
     fingerprint: str = ""
     split_rule: str = ""
     note: str = ""
+    odd: tuple[str, ...] = ()
 
 
 def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = None) -> Plan:
@@ -108,6 +110,7 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
     images: dict[str, Images] = {}
     absent: dict[str, str] = {}
     one_mask: list[str] = []
+    odd: list[str] = []
     unreached: dict[str, None] = {}
     digests = {card.decoder: protocol_hash(card) for card in under or (protocol,)}
     planned = list(dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks))
@@ -122,6 +125,7 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
             if request.skip_missing:
                 continue
             data = _Data()
+        odd += data.odd
         benchmark = BENCHMARKS.get(name)
         if rules.mask_tokens == 1 and rules.decoder == "sam" and benchmark.task == "multiclass":
             one_mask.append(name)
@@ -198,7 +202,7 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
         missing=tuple(missing),
         protocol=protocol,
         images=images,
-        problems=(*before.problems, *unverified, *map(_one_mask_line, one_mask), *unreached),
+        problems=(*before.problems, *unverified, *map(_one_mask_line, one_mask), *odd, *unreached),
         request=asked,
         keys={place: tuple(names[key] for key in mine) for place, mine in keys.items()},
     )
@@ -225,6 +229,7 @@ def _data(
     else:
         root = benchmark.locate(request.data_root)
     splits = benchmark.splits(root)
+    odd = first_look(benchmark, splits, root) if is_own(name) and benchmark.task != "classification" else ()
     generated = rules.data == "sample" and not rules.own_classes
     note = "generated samples" if generated else splits.note
     tests = sum(map(len, splits.test.values()))
@@ -237,6 +242,7 @@ def _data(
         if rules.split_follows_seed
         else splits.rule,
         note=note,
+        odd=odd,
     )
     return data, images
 

@@ -35,7 +35,7 @@ RULES = (
 )
 """Rules of the protocol that can be tuned: none that changes which images are there, or how they are scored."""
 
-LOST = ("DIVERGED",)
+LOST = ("DIVERGED", "BLANK")
 """Failures that are an answer: such a value is not chosen, and is not tried again."""
 
 

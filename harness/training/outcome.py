@@ -16,6 +16,12 @@ class Diverged(RuntimeError):
     code: ClassVar[Code] = "DIVERGED"
 
 
+class Blank(RuntimeError):
+    """What was trained draws background alone, in every test image: no score of it tells anything."""
+
+    code: ClassVar[Code] = "BLANK"
+
+
 class Interrupted(RuntimeError):
     """A stop was asked for; the checkpoint is written and the same call continues from it."""
 

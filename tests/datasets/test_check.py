@@ -117,12 +117,39 @@ def test_large_objects_and_frames_are_not_taken_for_inverted_masks(road: Path, t
     assert not failed(judged("road", tmp_path))
 
 
-def test_masks_of_another_size_fail(road: Path, tmp_path: Path) -> None:
+def test_masks_of_another_size_warn(road: Path, tmp_path: Path) -> None:
     mask = mask_of(images(road, "val" if (road / "val").is_dir() else "valid")[0])
     Image.open(mask).resize((32, 32), Image.Resampling.NEAREST).save(mask)
     found = judged("road", tmp_path)
-    assert failed(found) == {"image and mask size"}
-    assert "image 64x64, mask 32x32" in next(v.message for v in found.verdicts if v.status == "failed")
+    assert status(found)["image and mask size"] == "warned"  # they are read all the same
+    assert "image 64x64, mask 32x32" in next(v.message for v in found.verdicts if v.rule == "image and mask size")
+
+
+def test_no_mask_that_can_be_read_fails(road: Path, tmp_path: Path) -> None:
+    for path in road.glob("*/map/*.tif"):
+        path.write_bytes(b"II*\0")
+    found = judged("road", tmp_path)
+    assert {"readable", "mask values"} <= failed(found)
+    assert not any("decode" in verdict.message for verdict in found.verdicts if verdict.rule == "mask values")
+
+
+@pytest.mark.parametrize(("empty", "verdict"), [(5, "warned"), (20, "warned"), (24, "failed")])
+def test_masks_without_an_object_warn_unless_all_are(tmp_path: Path, empty: int, verdict: str) -> None:
+    folder = samples.write_samples("road", tmp_path, images=24, size=64)
+    for path in sorted(folder.glob("*/map/*.tif"))[:empty]:
+        Image.new("L", (64, 64)).save(path)
+    found = judged("road", tmp_path)
+    assert status(found)["one-class masks"] == verdict
+    assert f"{empty} of 24" in next(v.message for v in found.verdicts if v.rule == "one-class masks")
+
+
+@pytest.mark.parametrize(("count", "verdict"), [(2, "warned"), (4, "warned"), (5, "passed")])
+def test_a_score_of_few_images_is_pointed_out(tmp_path: Path, count: int, verdict: str) -> None:
+    folder = samples.write_samples("road", tmp_path, images=60, size=32)
+    for path in images(folder, "test")[count:]:
+        mask_of(path).unlink()
+        path.unlink()
+    assert status(judged("road", tmp_path))["test images"] == verdict
 
 
 def test_exif_rotation_is_pointed_out(tmp_path: Path) -> None:

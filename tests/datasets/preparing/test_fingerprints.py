@@ -13,9 +13,9 @@ from harness.datasets.preparing.verdicts import _ranges
 
 
 def test_a_class_has_its_share_of_the_pixels_that_are_known() -> None:
-    assert fingerprints._shares(np.array([[1, 255], [255, 255]], dtype=np.uint8), 2) == (0.0, 1.0)
-    assert fingerprints._shares(np.array([[1, 0], [0, 0]], dtype=np.uint8), 2) == (0.75, 0.25)
-    assert fingerprints._shares(np.full((2, 2), 255, dtype=np.uint8), 2) == (0.0, 0.0)
+    assert fingerprints.class_shares(np.array([[1, 255], [255, 255]], dtype=np.uint8), 2) == (0.0, 1.0)
+    assert fingerprints.class_shares(np.array([[1, 0], [0, 0]], dtype=np.uint8), 2) == (0.75, 0.25)
+    assert fingerprints.class_shares(np.full((2, 2), 255, dtype=np.uint8), 2) == (0.0, 0.0)
 
 
 def test_hashes_are_close_up_to_the_bound_in_every_block_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:

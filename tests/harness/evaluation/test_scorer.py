@@ -250,3 +250,24 @@ def test_what_cannot_be_scored_is_refused(prediction, mask, message):
 def test_no_image_has_no_summary():
     with pytest.raises(ValueError, match="no image"):
         SplitScorer(["iou"]).summary()
+
+
+@pytest.mark.parametrize(
+    ("predicted", "masks", "nothing"),
+    [
+        ([0, 0], [1, 0], True),
+        ([0, 1], [1, 0], False),  # a false alarm is an object
+        ([0, 0], [0, 0], False),  # there was nothing to find
+        ([0, 1], [1, 1], False),
+    ],
+)
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_background_in_every_image_is_told_from_a_poor_score(predicted, masks, nothing, task):
+    classes = 2 if task == "binary" else 3
+    scorer = SplitScorer(["iou"] if task == "binary" else ["miou"], task=task, num_classes=classes)
+    for index, (mine, true) in enumerate(zip(predicted, masks, strict=True)):
+        prediction, mask = np.zeros((8, 8), int), np.zeros((8, 8), np.uint8)
+        prediction[1, 1], mask[4, 4] = mine * (classes - 1), true
+        scorer.add(str(index), prediction.astype(float) if task == "binary" else prediction, mask)
+    assert scorer.draws_nothing() == nothing
+    assert not SplitScorer(["iou"]).draws_nothing()

@@ -10,11 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness import run
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli import export, predict
+from harness.experiment import scoring
+from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.registry import BENCHMARKS
 from tests.harness.planning.tiles import GROUP, planned_of, write_tiles
 
@@ -22,8 +25,8 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 def _run(tmp_path: Path, *words: str) -> Record:
-    base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), "--set", "epochs=1"]
-    assert run.main([*base, *words]) == 0
+    base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), "--set", "lr=3e-3"]
+    assert run.main([*base, "--executor", "inline", *words]) == 0
     (record,) = RecordStore(tmp_path / "runs")
     return record
 
@@ -31,7 +34,7 @@ def _run(tmp_path: Path, *words: str) -> Record:
 def test_a_folder_becomes_a_row_under_its_own_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_tiles(tmp_path / "data")
 
-    record = _run(tmp_path, "--datasets", f"tiles={folder}", "--set", GROUP, "--executor", "inline")
+    record = _run(tmp_path, "--datasets", f"tiles={folder}", "--set", GROUP, "--set", "epochs=6")
 
     assert (record.code, record.run.benchmark) == ("OK", "tiles")
     assert record.run.rules["own_classes"] == ["background", "foreground"]
@@ -44,19 +47,16 @@ def test_a_folder_becomes_a_row_under_its_own_name(tmp_path: Path, capsys: pytes
     assert "own_classes" not in table
 
 
-def test_several_classes_are_scored_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_tiles(tmp_path / "data", classes=4)
+def test_several_classes_are_scored_as_such_and_predicted_without_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_tiles(tmp_path / "data", classes=3)
 
-    record = _run(tmp_path, "--datasets", f"land={folder}", "--executor", "inline")
+    record = _run(tmp_path, "--datasets", f"land={folder}", "--set", "epochs=30", "--set", "mask_tokens=4")
 
-    assert record.run.rules["own_classes"] == ["ground", "tree", "house", "water"]
+    assert record.run.rules["own_classes"] == ["ground", "tree", "house"]
     assert record.scores["best"]["test"].keys() == {"miou", "accuracy"}
     assert "mIoU" in capsys.readouterr().out
-
-
-def test_its_model_predicts_and_travels_without_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_tiles(tmp_path / "data", classes=3)
-    record = _run(tmp_path, "--datasets", f"land={folder}", "--executor", "inline")
     file = tmp_path / "land.safetensors"
     command = ["--results", str(tmp_path / "runs"), "--run", record.key, "--out", str(file), "--adapter-only"]
     assert export.main([*command, "--verify"]) == 0
@@ -67,6 +67,27 @@ def test_its_model_predicts_and_travels_without_the_folder(tmp_path: Path, capsy
     assert "--num-classes 3" in capsys.readouterr().out
     assert len(list((tmp_path / "masks").glob("*.png"))) == 12
     assert predict.main(["--adapter", str(file), "--images", str(folder / "images"), "--out", str(folder)]) == 2
+
+
+@pytest.mark.parametrize(("classes", "told"), [(2, "another rate"), (3, "mask tokens")])
+def test_a_model_that_draws_no_object_has_a_code_and_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], classes: int, told: str
+) -> None:
+    def background(output: SegmenterOutput, size: tuple[int, int]) -> torch.Tensor:
+        scores = probabilities(output, size)
+        return torch.zeros_like(scores) if classes == 2 else scores * 0 - torch.arange(classes).view(-1, 1, 1)
+
+    monkeypatch.setattr(scoring, "probabilities", background)
+    folder = write_tiles(tmp_path / "data", classes=classes)
+    base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), "--set", "epochs=1"]
+    base += ["--set", "mask_tokens=1"]
+
+    assert run.main([*base, "--executor", "inline", "--datasets", f"tiles={folder}"]) == 1
+
+    (record,) = RecordStore(tmp_path / "runs")
+    assert (record.code, record.scores) == ("BLANK", {})
+    assert told in record.message
+    assert "BLANK (0/1)" in capsys.readouterr().out
 
 
 def test_a_worker_knows_the_benchmark_from_the_runs_json_alone(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from harness import run
 from harness.planning.asked import understand
+from harness.planning.data import data_options
 from harness.planning.job import Job
 from harness.protocols.load import from_rules
 from harness.settings.read import Settings, load_settings
@@ -80,6 +84,81 @@ def test_bad_input_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert message in line
     assert not list((tmp_path / "runs").glob("records/*.json"))
+
+
+def _redraw(folder: Path, draw: Callable[[np.ndarray], np.ndarray], names: str = "*") -> None:
+    for path in sorted((folder / "masks").glob(f"{names}.png")):
+        Image.fromarray(draw(np.asarray(Image.open(path)))).save(path)
+
+
+@pytest.mark.parametrize(
+    ("draw", "names", "word"),
+    [
+        (lambda mask: 255 - mask, "*", "inverted"),
+        (lambda mask: mask * 0, "*r0c0", " masks hold one class"),
+        (lambda mask: np.repeat(np.repeat(mask, 2, 0), 2, 1), "*", "another size"),
+        (lambda mask: mask, "*", "test images: 1"),
+    ],
+)
+def test_what_is_odd_about_masks_is_said_before_anything_trains(
+    tmp_path: Path, draw: Callable[[np.ndarray], np.ndarray], names: str, word: str
+) -> None:
+    folder = write_tiles(tmp_path / "data")
+    _redraw(folder, draw, names)
+    if names != "*":
+        for stem in ("site0_r1c0", "site1_r1c0"):
+            _redraw(folder, draw, stem)
+    problems = planned_of(tmp_path, "--datasets", f"tiles={folder}").problems
+    assert any(line.startswith("tiles: ") and word in line for line in problems)
+
+
+@pytest.mark.parametrize(
+    ("draw", "word"),
+    [
+        (lambda mask: mask * 0, "every mask of the train split is background"),
+        (lambda mask: mask // 2, "cannot be read"),
+    ],
+)
+def test_masks_that_nothing_can_be_learnt_from_stop_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], draw: Callable[[np.ndarray], np.ndarray], word: str
+) -> None:
+    folder = write_tiles(tmp_path / "data")
+    _redraw(folder, draw)
+    words = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs")]
+    assert run.main([*words, "--datasets", f"tiles={folder}"]) == 2
+    assert word in capsys.readouterr().err
+    assert not list((tmp_path / "runs").glob("records/*.json"))
+
+
+def test_one_object_in_many_masks_is_enough(tmp_path: Path) -> None:
+    """It is found although only some masks are looked at first."""
+    for index in range(60):
+        for kind in ("images", "masks"):
+            for split in ("train", "val", "test"):
+                (tmp_path / "data" / split / kind).mkdir(parents=True, exist_ok=True)
+                level = 255 if kind == "masks" and (index == 59 or split == "test") else 0
+                picture = np.full((8, 8), 0, np.uint8)
+                picture[:4] = level
+                Image.fromarray(picture).save(tmp_path / "data" / split / kind / f"{index:02d}.png")
+    problems = planned_of(tmp_path, "--datasets", f"tiles={tmp_path / 'data'}").problems
+    assert not any("every mask" in line for line in problems)
+
+
+def test_patterns_and_category_are_in_the_key_and_for_ones_own_data_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_tiles(tmp_path / "data")
+    plain = planned_of(tmp_path, "--datasets", f"tiles={folder}").jobs[0].run
+    pattern = ["benchmarks.tiles.images=images/*.png", "benchmarks.tiles.masks=masks/{stem}.png"]
+    other = (
+        planned_of(tmp_path, "--datasets", f"tiles={folder}", *(w for p in pattern for w in ("--set", p))).jobs[0].run
+    )
+    assert (plain.manifest, plain.data_fingerprint) == (other.manifest, other.data_fingerprint)
+    assert plain.key != other.key
+    assert data_options(from_rules(other.rules), "tiles").masks == "masks/{stem}.png"
+    base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), "--datasets", "kvasir"]
+    assert run.main([*base, "--set", "masks=x/{stem}.png"]) == 2
+    assert "masks is for data of your own" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not TILES.is_dir(), reason="needs the road tiles beside the repository")
