@@ -75,7 +75,7 @@ def rows(*, size: str, backbones: Sequence[str], rounds: int) -> dict[str, Row]:
 
 
 FULL = {"size": "--image-size 1024 --precision bf16", "backbones": ("vit_b", "vit_h"), "rounds": 9}
-REHEARSAL = {"size": "--image-size 64 --precision fp32", "backbones": ("vit_t",), "rounds": 2}
+REHEARSAL = {"size": "--image-size 64 --precision fp32", "backbones": ("tiny",), "rounds": 2}
 REHEARSED = "--device cpu"
 """Further words of every row that takes a device."""
 

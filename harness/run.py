@@ -47,7 +47,9 @@ def parser() -> CommandParser:
         help="rules of training and evaluation: a card's name or a .yaml file (default: nas-lora on your data, demo without)",
     )
     grid.add_argument(
-        "--backbone", metavar="NAME", help="vit_t, vit_b, vit_l, vit_h, sam3 or timm/NAME (default: the card's)"
+        "--backbone",
+        metavar="NAME",
+        help="vit_b, vit_l, vit_h, mobile_sam, sam3, timm/NAME or tiny (default: the card's)",
     )
     grid.add_argument("--seeds", default=None, metavar="N|A,B,…", help="number of seeds, or a list (default: 1)")
     grid.add_argument(

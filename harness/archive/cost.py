@@ -15,7 +15,8 @@ from typing import Any
 from harness.archive.files import seal_holds
 from harness.archive.measured import RecordFolder, read_validated, require_seal
 from harness.archive.reading import spelt
-from harness.archive.schema import content_hash
+from harness.archive.schema import content_hash, first_backbone
+from harness.models.known import RENAMED
 
 COST_SCHEMA_VERSION = 1
 
@@ -49,13 +50,16 @@ class Comparability:
     task: str
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backbone", RENAMED.get(self.backbone, self.backbone))
+
     @property
     def on_gpu(self) -> bool:
         return bool(self.driver)
 
     @property
     def key(self) -> str:
-        return content_hash([COST_SCHEMA_VERSION, asdict(self)])
+        return content_hash([COST_SCHEMA_VERSION, {**asdict(self), "backbone": first_backbone(self.backbone)}])
 
 
 @dataclass(frozen=True, kw_only=True)

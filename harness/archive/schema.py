@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
+from harness.models.known import RENAMED
+
 SCHEMA_VERSION = 2
 """Of a record's file. 1: α history inside the JSON. 2: α history in ``<key>.architecture.csv`` beside it."""
 
@@ -102,6 +104,11 @@ def first_names(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **renamed}
 
 
+def first_backbone(name: str) -> str:
+    """The name that the first records knew a backbone by, which keys go on using."""
+    return next((old for old, new in RENAMED.items() if new == name), name)
+
+
 def _without(values: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not (key in added and value == added[key])}
 
@@ -121,7 +128,7 @@ class Run:
         method_config: every field of its configuration.
         variant: what a table calls this method configuration, such as ``naslora`` or ``naslora[rank=6]``.
         benchmark: canonical name of the benchmark.
-        backbone: name in the backbone catalogue.
+        backbone: name in the backbone catalogue; those of older records are read as what they are called now.
         checkpoint: hash of the checkpoint's bytes (``sha256-…``), empty for random weights; older records have 16 hex digits
             from its size, its first and its last MiB (`harness.archive.checkpoints`).
         protocol: name of the card.
@@ -167,12 +174,16 @@ class Run:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # an unknown field would not be in the key
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backbone", RENAMED.get(self.backbone, self.backbone))
+
     @cached_property
     def key(self) -> str:
         """Content hash of what determines the result; labels (variant, notes) are left out, and so is what the files hold:
         data are known by their stems, and ``data_fingerprint`` tells where that was not enough. Computed once: a run that
         is to differ is made with `dataclasses.replace`."""
         content = {name: value for name, value in vars(self).items() if name not in LABELS}
+        content["backbone"] = first_backbone(self.backbone)
         content["rules"] = hashed_rules(self.rules)
         content["method_config"] = hashed_options(self.method_config)
         return content_hash([KEY_VERSION, content])
@@ -306,3 +317,16 @@ def _as_text(value: Any) -> str:
         return str(float(value))
     except (TypeError, ValueError):
         return str(list(value) if isinstance(value, tuple) else value)
+
+
+_BESIDE_TRAINING = ("start", "loading", "testing", "merging", "other")
+
+
+def seconds_of(cost: Mapping[str, float]) -> tuple[float, bool]:
+    """How long a run took, and whether that is all of it: older records have the seconds of training alone.
+
+    Training and validation are of all starts of a run, the other stages of the last.
+    """
+    trained = cost.get("wall_time_s", 0.0)
+    others = [cost[f"stage_{name}_s"] for name in _BESIDE_TRAINING if f"stage_{name}_s" in cost]
+    return (trained + math.fsum(others), True) if others else (trained, False)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from harness.archive.checkpoints import noted
+from harness.archive.cache import look
 from harness.archive.files import (
     BESIDE,
     LARGEST_RECORD,
@@ -27,7 +27,6 @@ from harness.archive.files import (
     seal_holds,
     sealed,
 )
-from harness.archive.index import Ending, collector_paused, from_index
 from harness.archive.masks import MASKS
 from harness.archive.reading import Unread, load, refuse_unread
 from harness.archive.schema import SCHEMA_VERSION, Record, Run
@@ -50,15 +49,6 @@ def require_writable(folder: Path, *, named: str = "results folder", option: str
         raise UsageError(
             f"{named} {folder} cannot be written ({error.strerror}); choose another with {option} DIR"
         ) from error
-
-
-def _ending(path: Path) -> Ending | None:
-    if not os.path.lexists(path):
-        return None
-    try:
-        return Ending.of(load(path))
-    except ValueError as error:
-        return Ending(key=path.stem, problem=str(error))
 
 
 FEW = 64
@@ -201,58 +191,40 @@ class RecordStore:
     def summaries(self) -> tuple[list[Record], dict[Path, str]]:
         """Records without their histories, in the order of their keys, and the unreadable files with the reason.
 
-        What tables need: 10,000 of them fit in memory and read in seconds. So that these put runs of one checkpoint
-        together, ``run.checkpoint`` is the hash of the whole file also where the record has a short one that is noted
-        (`harness.archive.checkpoints`); ``key`` stays the record's.
-
         Raises:
-            UsageError: the notes are damaged.
+            UsageError: the notes on checkpoints are damaged.
         """
-        whole = noted(self.root)
-        with collector_paused():
-            told = from_index(self.root, lambda index: (list(index.summaries()), index.problems()))
-            records, problems = told or self._summaries()
-            for place, record in enumerate(records):
-                if record.run.checkpoint in whole:
-                    run = replace(record.run, checkpoint=whole[record.run.checkpoint])
-                    records[place] = replace(record, run=run)
-        return records, problems
+        seen = look(self.root)
+        seen.save()
+        return seen.summaries(), seen.problems
 
-    def _summaries(self) -> tuple[list[Record], dict[Path, str]]:
-        records, problems = [], {}
-        for path in self.files():
-            try:
-                record = load(path)
-            except ValueError as error:
-                problems[path] = str(error)
-                continue
-            record.history.clear()
-            record.architecture.clear()
-            records.append(record)
-        return records, problems
+    def ended(self, keys: Collection[str] | None = None) -> dict[str, Record | str]:
+        """Records without their histories by key, in the order of the keys, and why a file is none; with ``keys`` those that
+        have a file."""
+        if keys is not None and len(keys) < FEW:
+            return {key: one for key in keys if (one := self._ended(key)) is not None}
+        seen = look(self.root)
+        seen.save()
+        if keys is None:
+            return dict(seen.records)
+        return {key: seen.records[key] for key in keys if key in seen.records}
 
-    def endings(self, keys: Collection[str] | None = None) -> dict[str, Ending]:
-        """How runs ended, by key in the order of the keys, files that are no readable record among them; with ``keys``
-        those that have a file."""
-        few = keys is not None and len(keys) < FEW
-        told = None if few else from_index(self.root, lambda index: list(index.endings(keys)))
-        if told is None:
-            there = self.files() if not few else []
-            names = {path.stem for path in there}
-            paths = there if keys is None else [self.path(key) for key in keys if few or key in names]
-            told = [ending for path in paths if (ending := _ending(path)) is not None]
-        return {ending.key: ending for ending in told}
+    def _ended(self, key: str) -> Record | str | None:
+        try:
+            return load(self.path(key)) if os.path.lexists(self.path(key)) else None
+        except ValueError as error:
+            return str(error)
 
-    def sure_endings(self, keys: Collection[str]) -> dict[str, Ending]:
-        """As `endings`, for whoever starts runs again: a file that was no readable record is looked at once more.
+    def surely_ended(self, keys: Collection[str]) -> dict[str, Record | str]:
+        """As `ended`, for whoever starts runs again: a file that was no readable record is looked at once more.
 
         Raises:
             Unread: as of `find`; its run may be finished.
         """
-        found = self.endings(keys)
-        for key in [key for key, ending in found.items() if ending.problem]:
+        found = self.ended(keys)
+        for key in [key for key, one in found.items() if isinstance(one, str)]:
             if not self.problem(key):
-                found |= self.endings([key])
+                found |= self.ended([key])
         return found
 
     def files(self) -> list[Path]:

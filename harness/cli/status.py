@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.dispatch.queue import Task
@@ -28,8 +27,7 @@ from harness.dispatch.run_states import (
     survey,
 )
 from harness.dispatch.slurm.client import Slurm
-from harness.dispatch.tally import CellCount, Tally, tally, tally_of
-from harness.dispatch.time_left import Took, time_left_of
+from harness.dispatch.time_left import time_left
 from harness.report.formats import fitted
 from harness.report.page import Line, Table, heads
 from harness.settings.options import add_results, results_of
@@ -92,11 +90,8 @@ def main(argv: list[str] | None = None) -> int:
             say_skipped(seen.problems)
             print(json.dumps([run_as_data(run) for run in seen.runs.values()], indent=1))
         return 0
-    ways: dict[bool, tuple[Callable[[], Any], Callable[..., str]]] = {
-        True: (partial(look, results, sweep=arguments.sweep), failures),
-        False: (partial(count, results, sweep=arguments.sweep), overview),
-    }
-    look_again, in_words = ways[arguments.failed]
+    look_again = partial(look, results, sweep=arguments.sweep)
+    in_words = failures if arguments.failed else overview
     if arguments.watch and sys.stdout.isatty():
         return watch_screen(look_again, in_words)
     while True:
@@ -109,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         time.sleep(WATCH_SECONDS)
 
 
-def watch_screen(look_again: Callable[[], Any], in_words: Callable[..., str]) -> int:
+def watch_screen(look_again: Callable[[], Survey], in_words: Callable[..., str]) -> int:
     """Show the whole on a screen of its own, at the size that it has just now, until nothing is to come; then print it."""
     from rich.console import Console
     from rich.live import Live
@@ -127,14 +122,6 @@ def watch_screen(look_again: Callable[[], Any], in_words: Callable[..., str]) ->
             seen = look_again()
     print(printable(in_words(seen, width=console.width)))
     return 0
-
-
-def count(results: Path, *, sweep: str | None = None) -> Tally:
-    """As `look`, in numbers."""
-    if sweep is not None:
-        return tally_of(look(results, sweep=sweep))
-    tasks, cluster, note = ask_cluster(results)
-    return tally(results, tasks=tasks, cluster=cluster, note=note)
 
 
 def ask_cluster(results: Path) -> tuple[Mapping[str, Task] | None, str, str]:
@@ -179,36 +166,30 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
     )
 
 
-def overview(seen: Tally, *, width: int = 0) -> str:
+def overview(seen: Survey, *, width: int = 0) -> str:
     """Method × benchmark: seeds finished of those asked for, and what the others are at; then all of it in words.
 
     Args:
         width: of a terminal; a table that is wider is split between its columns.
     """
-    if not seen.cells:
+    if not seen.runs:
         return "no runs yet; start with python -m harness.run --methods lora,naslora --datasets all"
     lines = ["seeds finished / asked for, and what the others are at"]
-    groups: dict[tuple[str, str], list[CellCount]] = {}
-    for cell in seen.cells:
-        groups.setdefault((cell.protocol, cell.backbone), []).append(cell)
-    for (protocol, backbone), group in groups.items():
-        lines += ["", f"{protocol}, {backbone}", *fitted(_table(group), width=width or 1000)]
+    groups: dict[tuple[str, str], list[RunState]] = {}
+    for run in seen.runs.values():
+        groups.setdefault((run.protocol, run.backbone), []).append(run)
+    for (protocol, backbone), runs in groups.items():
+        lines += ["", f"{protocol}, {backbone}", *fitted(_table(runs), width=width or 1000)]
     lines += ["", *(folded(line, width=width) if width else line for line in _in_words(seen))]
     return "\n".join(lines)
 
 
-def _in_words(seen: Tally) -> list[str]:
-    counts: Counter[str] = Counter()
-    took: dict[str, Took] = {}
-    for cell in seen.cells:
-        counts[cell.state] += cell.count
-        if cell.timed:
-            took.setdefault(cell.variant, Took()).add(cell.timed, cell.seconds, whole=cell.whole)
+def _in_words(seen: Survey) -> list[str]:
+    counts = Counter(run.state for run in seen.runs.values())
     words = ", ".join(f"{count} {WORDS.get(state, state)}" for state, count in counts.most_common())
-    still = [run for run in seen.open if run.unsettled]
-    number = sum(counts.values())
-    total = f"{number} run{'s' if number != 1 else ''}"
-    lines = [f"{total}: {words}" + (f"; {time_left_of(still, took, now=time.time())}" if still else "")]
+    still = [run for run in seen.runs.values() if run.unsettled]
+    total = f"{len(seen.runs)} run{'s' if len(seen.runs) != 1 else ''}"
+    lines = [f"{total}: {words}" + (f"; {time_left(seen.runs, now=time.time())}" if still else "")]
     running = [run for run in still if run.state == RUNNING]
     lines += [
         f"at work: {run.variant} on {run.benchmark}, seed {run.seed}: {run.stage} ({run.message})"
@@ -229,30 +210,26 @@ def _in_words(seen: Tally) -> list[str]:
     return [*lines, *([f"note: {seen.note}"] if seen.note else [])]
 
 
-def _table(found: Sequence[CellCount]) -> Table:
-    methods = list(dict.fromkeys(cell.variant for cell in found))
-    benchmarks = list(dict.fromkeys(cell.benchmark for cell in found))
-    cells: dict[tuple[str, str], list[CellCount]] = {}
-    for cell in found:
-        cells.setdefault((cell.variant, cell.benchmark), []).append(cell)
-    rows = [[method, *(_cell(cells.get((method, benchmark), [])) for benchmark in benchmarks)] for method in methods]
+def _table(runs: Sequence[RunState]) -> Table:
+    benchmarks = list(dict.fromkeys(run.benchmark for run in runs))
+    cells: dict[str, dict[str, list[RunState]]] = {}
+    for run in runs:
+        cells.setdefault(run.variant, {}).setdefault(run.benchmark, []).append(run)
+    rows = [[method, *(_cell(row.get(benchmark, [])) for benchmark in benchmarks)] for method, row in cells.items()]
     return Table(heading="", columns=heads("", *benchmarks), rows=[Line.of(row) for row in rows])
 
 
-def _cell(cells: Sequence[CellCount]) -> str:
+def _cell(runs: Sequence[RunState]) -> str:
     """``2/3, one at 40 %``: two of three seeds done, one at 40 % of its epochs."""
-    if not cells:
+    if not runs:
         return "-"
-    counts: Counter[str] = Counter()
-    for cell in cells:
-        counts[cell.state] += cell.count
-    number = sum(counts.values())
+    counts = Counter(run.state for run in runs)
     others = {state: count for state, count in counts.items() if state not in (FINISHED, RUNNING)}
-    words = [f"{count} {state}" if number > 1 else state for state, count in others.items()]
+    words = [f"{count} {state}" if len(runs) > 1 else state for state, count in others.items()]
     if counts[RUNNING]:
-        share = sum(cell.done for cell in cells if cell.state == RUNNING) / counts[RUNNING]
+        share = sum(run.done for run in runs if run.state == RUNNING) / counts[RUNNING]
         words.insert(0, f"{100 * share:.0f} %")
-    return ", ".join([f"{counts[FINISHED]}/{number}", *words])
+    return ", ".join([f"{counts[FINISHED]}/{len(runs)}", *words])
 
 
 def failures(seen: Survey, *, width: int = 0) -> str:

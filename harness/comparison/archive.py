@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+from harness.archive.cache import Look, look
 from harness.archive.cost import CostRecord, CostStore
 from harness.archive.files import image_groups, image_scores
 from harness.archive.measured import EvidenceRecord, EvidenceStore
@@ -33,11 +34,14 @@ class PerImage:
 
 class Archive:
     """Args:
-    root: the results folder; one that does not exist holds nothing.
+        root: the results folder; one that does not exist holds nothing.
+
+    ``keeps_pages``: whether whoever keeps texts of pages in the cache of the records will save it.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.keeps_pages = False
         self.store = RecordStore(root)
         self._evidence = EvidenceStore(root)
         self._scores = lru_cache(maxsize=32)(self._read_scores)  # a baseline's images are asked for by every other row
@@ -47,18 +51,21 @@ class Archive:
         self._whole: dict[str, Record] = {}
 
     @cached_property
-    def _summaries(self) -> tuple[list[Record], dict[Path, str]]:
-        return self.store.summaries()
+    def seen(self) -> Look:
+        """The one look at the folder of records."""
+        return look(self.root)
 
-    @property
+    @cached_property
     def records(self) -> list[Record]:
         """Without their histories, in the order of their keys."""
-        return self._summaries[0]
+        if not self.keeps_pages:
+            self.seen.save()
+        return self.seen.summaries()
 
     @property
     def problems(self) -> dict[Path, str]:
         """Files that are no readable record, with the reason."""
-        return self._summaries[1]
+        return self.seen.problems
 
     @cached_property
     def costs(self) -> list[CostRecord]:

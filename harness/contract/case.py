@@ -19,7 +19,7 @@ from harness.protocols.card import Protocol
 from harness.training.losses import build_loss
 
 IMAGE_SIZE = 64
-"""A grid of 4 tokens a side, which vit_t's windows of 3 do not divide: padding is part of every check."""
+"""A grid of 4 tokens a side, which tiny's windows of 3 do not divide: padding is part of every check."""
 STEPS = 3
 
 
@@ -30,14 +30,14 @@ class ContractCase:
     Args:
         method: the class.
         config: its configuration.
-        backbone: ``vit_t`` (SAM) or ``vit_t_timm``.
+        backbone: ``tiny`` (SAM) or ``tiny_timm``.
         decoder: see `harness.models.decoders`. Its dropout is off: it would draw from torch's own generator, which
             training seeds and the contract forbids to methods.
     """
 
     method: type[Method]
     config: MethodConfig
-    backbone: str = "vit_t"
+    backbone: str = "tiny"
     decoder: Decoder = "sam"
     images: Tensor = field(init=False, repr=False)
     targets: Tensor = field(init=False, repr=False)

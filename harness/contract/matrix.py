@@ -20,7 +20,7 @@ from harness.models.decoders import Decoder
 from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
 
-CONTRACT_BACKBONES = ("vit_t", "vit_t_timm")
+CONTRACT_BACKBONES = ("tiny", "tiny_timm")
 BEGIN, END = "<!-- doctor:begin -->", "<!-- doctor:end -->"
 
 
@@ -99,7 +99,7 @@ def examine(
 def run_contract(method: type[Method], config: MethodConfig, *, decoder: Decoder = "sam") -> dict[str, str]:
     """Violations and crashes by ``clause@backbone``; empty if the contract holds."""
     failures = {}
-    for backbone in CONTRACT_BACKBONES if decoder == "sam" else ("vit_t_timm",):
+    for backbone in CONTRACT_BACKBONES if decoder == "sam" else ("tiny_timm",):
         subject = ContractCase(method=method, config=config, backbone=backbone, decoder=decoder)
         for clause, check in CHECKS.items():
             try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.archive.index import Ending
+from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import LEASE_SECONDS, Attempt, attempts, log_path, state_folder
 from harness.dispatch.queue import Task
@@ -41,7 +41,7 @@ class RunState:
         sweep: the last sweep that has it, empty for a record without one.
         task: its job on the cluster.
         started: when its last start began (seconds since the epoch).
-        seconds: how long that start ran; of a finished run as `harness.archive.index.seconds_of`.
+        seconds: how long that start ran; of a finished run as `harness.archive.schema.seconds_of`.
         whole: whether the seconds of a finished run are of more than its training.
         done: share of its epochs, 0 to 1.
         begun: the share that was done when its last start began.
@@ -122,10 +122,10 @@ def survey(
             if wanted is None or run.key in wanted:
                 latest[run.key] = (chunk, index)
     store = RecordStore(results)
-    ended = store.endings(wanted)
+    ended = store.ended(wanted)
     if wanted is None:
-        problems |= {store.path(key): ending.problem for key, ending in ended.items() if ending.problem}
-    records = {key: ending for key, ending in ended.items() if not ending.problem}
+        problems |= {store.path(key): reason for key, reason in ended.items() if isinstance(reason, str)}
+    records = {key: record for key, record in ended.items() if isinstance(record, Record)}
     runs = {
         key: state_of(results, chunk, index, records.get(key), sweeps, tasks, cluster, problems)
         for key, (chunk, index) in latest.items()
@@ -136,14 +136,15 @@ def survey(
     return Survey(runs=runs, sweeps=sweeps, problems=problems, note=note)
 
 
-def _of_record(record: Ending) -> RunState:
+def _of_record(record: Record) -> RunState:
+    seconds, whole = seconds_of(record.cost)
     return RunState(
-        **named(record),
+        **named(record.run),
         state=record.code,
         message=record.message,
         attempts=record.attempts,
-        seconds=record.seconds,
-        whole=record.whole,
+        seconds=seconds,
+        whole=whole,
         done=1.0 if record.code == "OK" else 0.0,
     )
 
@@ -152,7 +153,7 @@ def state_of(
     results: Path,
     chunk: Chunk,
     index: int,
-    record: Ending | None,
+    record: Record | None,
     sweeps: Mapping[str, Sweep],
     tasks: Mapping[str, Task] | None,
     cluster: str,
@@ -173,7 +174,9 @@ def state_of(
         state, message = str(record.code), record.message
     else:
         state, message = _unfinished(chunk, index, task, last, sweep, tasks)
-    seconds = record.seconds if settled and record else 3600 * last.hours if last else 0.0
+    seconds, whole = 3600 * last.hours if last else 0.0, False
+    if settled and record is not None:
+        seconds, whole = seconds_of(record.cost)
     number = last.number if last else record.attempts if record else 0
     done, begun, stage = 1.0 if state == FINISHED else 0.0, 0.0, ""
     if state == RUNNING and last is not None:
@@ -189,7 +192,7 @@ def state_of(
         task=task,
         started=last.started if last else 0.0,
         seconds=seconds,
-        whole=settled and record is not None and record.whole,
+        whole=whole,
         done=done,
         begun=begun,
         stage=stage,

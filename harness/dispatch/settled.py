@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.archive.index import Ending
 from harness.archive.schema import Record, content_hash
 from harness.archive.store import RecordStore
 
@@ -19,11 +18,11 @@ def settled(results: Path, key: str, *, replaces: str) -> Record | None:
     return record if record is not None and settles(record, replaces=replaces) else None
 
 
-def settles(record: Record | Ending, *, replaces: str) -> bool:
+def settles(record: Record, *, replaces: str) -> bool:
     return record.code == "OK" or ending_fingerprint(record) != replaces
 
 
-def ending_fingerprint(record: Record | Ending) -> str:
+def ending_fingerprint(record: Record) -> str:
     """Tells the records of two endings of one run apart, without comparing clocks of two machines."""
     return content_hash([record.code, record.attempts, record.finished])
 

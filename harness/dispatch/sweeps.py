@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.archive.index import Ending
 from harness.archive.schema import Run
 from harness.dispatch.attempts import LEASE_SECONDS
 from harness.dispatch.holder import Holder
@@ -74,7 +73,7 @@ class PlannedRun:
         return cls(**named(run), limit=limits.limit, before=limits.before, replaces=replaces)
 
 
-def named(run: Run | PlannedRun | Ending) -> dict[str, Any]:
+def named(run: Run | PlannedRun) -> dict[str, Any]:
     """What a run is called everywhere on disk and on a screen."""
     names = ("key", "method", "variant", "benchmark", "backbone", "protocol", "seed")
     return {name: getattr(run, name) for name in names}

@@ -23,38 +23,30 @@ class TimeLeft:
         return self.origin if self.seconds is None else f"{clock(self.seconds)} left, {self.origin}"
 
 
-def time_left(runs: Mapping[str, RunState], *, now: float) -> TimeLeft:
-    """From what finished runs took (of the same row where there are some), else from the pace of those that run; as many at
-    once as now."""
-    took: dict[str, Took] = {}
-    for run in runs.values():
-        if run.state == FINISHED and run.seconds > 0:
-            took.setdefault(run.variant, Took()).add(1, run.seconds, whole=run.whole)
-    return time_left_of([run for run in runs.values() if run.unsettled], took, now=now)
-
-
 @dataclass
-class Took:
+class _Took:
     """How many runs finished, and the seconds that they took together: of whole runs where some tell, else of training."""
 
     count: int = 0
     seconds: float = 0.0
     whole: bool = False
 
-    def add(self, count: int, seconds: float, *, whole: bool) -> None:
-        if whole and not self.whole:
+    def add(self, run: RunState) -> None:
+        if run.whole and not self.whole:
             self.count, self.seconds, self.whole = 0, 0.0, True
-        if whole == self.whole:
-            self.count += count
-            self.seconds += seconds
+        if run.whole == self.whole:
+            self.count += 1
+            self.seconds += run.seconds
 
 
-def time_left_of(open_runs: Sequence[RunState], took: Mapping[str, Took], *, now: float) -> TimeLeft:
-    """`time_left` of runs that are still to end.
-
-    Args:
-        took: row -> its finished runs that say how long they took.
-    """
+def time_left(runs: Mapping[str, RunState], *, now: float) -> TimeLeft:
+    """From what finished runs took (of the same row where there are some), else from the pace of those that run; as many at
+    once as now."""
+    took: dict[str, _Took] = {}
+    for run in runs.values():
+        if run.state == FINISHED and run.seconds > 0:
+            took.setdefault(run.variant, _Took()).add(run)
+    open_runs = [run for run in runs.values() if run.unsettled]
     running = [run for run in open_runs if run.state == RUNNING]
     if not open_runs:
         return TimeLeft(seconds=0.0, origin="all done")
@@ -76,7 +68,7 @@ def time_left_of(open_runs: Sequence[RunState], took: Mapping[str, Took], *, now
     return TimeLeft(seconds=total / len(running), origin=origin)
 
 
-def _in_words(took: Collection[Took]) -> str:
+def _in_words(took: Collection[_Took]) -> str:
     """``4 finished runs and the training of 2 others``."""
     whole = sum(one.count for one in took if one.whole)
     trained = sum(one.count for one in took if not one.whole)

@@ -15,7 +15,7 @@ from harness.methods.parts.placement import BackboneShape
 from harness.models import mask2former_forms
 from harness.models.decoder_shape import Task
 from harness.models.decoders import HEAD_DIM, LABELLING, Decoder, dense_parameters
-from harness.models.known import TIMM, Backbone, known_backbones
+from harness.models.known import RENAMED, TIMM, Backbone, known_backbones
 from harness.system.errors import UsageError, did_you_mean
 
 _KNOWN = known_backbones()
@@ -35,6 +35,11 @@ def backbone(name: str) -> Backbone:
     wanted = name.strip().lower().replace("-", "_")
     if wanted in _KNOWN:
         return _KNOWN[wanted]
+    if wanted in RENAMED:
+        other = " (mobile_sam is MobileSAM, which calls itself vit_t)" if wanted == "vit_t" else ""
+        raise UsageError(
+            f"the toy backbone {wanted!r} is called {RENAMED[wanted]!r} now{other}; older records keep working"
+        )
     if wanted.startswith(TIMM):
         return _ask_timm(wanted.removeprefix(TIMM))
     raise UsageError(f"unknown backbone {name!r}{did_you_mean(name, [*_KNOWN, 'timm/MODEL'])}")

@@ -1,8 +1,9 @@
 """The backbones that are known by name without building one: those of SAM, SAM 3's trunk, and common ones of timm.
 
 ``vit_b``, ``vit_l`` and ``vit_h`` carry the numbers of segment_anything's own builders (2304.02643), ``sam3`` those of
-facebookresearch/sam3. ``vit_t`` is a SAM small enough for tests and demos, with everything the large ones have: windows that
-need padding, global blocks, relative positions. ``vit_t_timm``, ``vit_t_dinov3`` and ``vit_t_sam3`` are as small.
+facebookresearch/sam3. ``tiny`` is a SAM small enough for tests and demos, with everything the large ones have: windows that
+need padding, global blocks, relative positions. ``mobile_sam`` is MobileSAM (2306.14289), TinyViT under SAM's own neck and
+decoder. ``tiny_timm``, ``tiny_dinov3``, ``tiny_sam3`` and ``tiny_mobile_sam`` are as small as ``tiny``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from harness.methods.parts.placement import BackboneShape, BlockShape, NormedCon
 from harness.models.decoder_shape import DecoderShape
 
 TIMM = "timm/"
+RENAMED = {"vit_t": "tiny", "vit_t_timm": "tiny_timm", "vit_t_dinov3": "tiny_dinov3", "vit_t_sam3": "tiny_sam3"}
+"""Names in older records and what they are now: MobileSAM calls itself ``vit_t``."""
 _SAM_DECODER = DecoderShape()
 
 
@@ -160,12 +163,12 @@ def known_backbones() -> dict[str, Backbone]:
     tiny_mobile = _tiny_vit(stem=16, stages=((32, 1, 1, 3, 2), (48, 2, 3, 3, 1), (64, 1, 2, 5, 1)), neck_dim=64)
     test_vit = _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160)
     entries = [
-        Backbone(name="vit_t", shape=tiny_sam, decoder=_TINY_DECODER),
+        Backbone(name="tiny", shape=tiny_sam, decoder=_TINY_DECODER),
         Backbone(name="vit_b", shape=_SAM_B),
         _sam("vit_l", dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
         _sam("vit_h", dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
         test_vit,
-        replace(test_vit, name="vit_t_timm", decoder=_TINY_DECODER),
+        replace(test_vit, name="tiny_timm", decoder=_TINY_DECODER),
         _timm(
             "vit_small_patch16_dinov3",
             dim=64,
@@ -177,11 +180,11 @@ def known_backbones() -> dict[str, Backbone]:
             layer_scale=True,
             rotary=True,
             decoder=_TINY_DECODER,
-            name="vit_t_dinov3",
+            name="tiny_dinov3",
             # timm's layer scales of 1e-5 would hide every block of a random model.
             options={"embed_dim": 64, "depth": 4, "num_heads": 2, "init_values": 0.5},
         ),
-        Backbone(name="vit_t_sam3", shape=tiny_sam3, decoder=_TINY_DECODER),
+        Backbone(name="tiny_sam3", shape=tiny_sam3, decoder=_TINY_DECODER),
         Backbone(name="sam3", shape=_SAM_3),
         Backbone(name="mobile_sam", shape=mobile),
         Backbone(name="tiny_mobile_sam", shape=replace(tiny_mobile, image_size=128), decoder=_TINY_DECODER),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.archive.checkpoints import noted
+from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.planning.job import Job
 from harness.system.errors import UsageError
@@ -40,15 +41,15 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> Earlier:
     failed: dict[str, str] = {}
     problems: list[str] = []
     outdated: dict[str, list[Path]] = {}
-    for key, ending in store.sure_endings(jobs.keys()).items():
+    for key, record in store.surely_ended(jobs.keys()).items():
         job = jobs[key]
-        if ending.problem:
-            problems.append(_damaged(store.path(key), ending.problem))
-        elif ending.code != "OK":
-            failed[key] = ending.code
+        if isinstance(record, str):
+            problems.append(_damaged(store.path(key), record))
+        elif record.code != "OK":
+            failed[key] = record.code
         else:
             finished.add(key)
-            then, now = ending.data_fingerprint, job.run.data_fingerprint
+            then, now = record.run.data_fingerprint, job.run.data_fingerprint
             if then and now and then != now:
                 outdated.setdefault(job.run.benchmark, []).append(store.path(key))
     if outdated:
@@ -75,8 +76,8 @@ def under_short_fingerprints(
         if (whole := job.run.checkpoint) in shorts
     }
     asked = [*olders, *(older.key for older in olders.values())]
-    ended = RecordStore(results).sure_endings(asked)
-    finished = {key for key, ending in ended.items() if ending.code == "OK"}
+    ended = RecordStore(results).surely_ended(asked)
+    finished = {key for key, record in ended.items() if isinstance(record, Record) and record.code == "OK"}
     found: dict[str, Job] = {}
     others: dict[tuple[str, str], int] = {}
     for key, job in jobs.items():

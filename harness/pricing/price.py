@@ -7,8 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from harness.archive.index import seconds_of
-from harness.archive.schema import Record, Run
+from harness.archive.schema import Record, Run, seconds_of
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.place import Place, gpu_name

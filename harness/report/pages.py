@@ -8,8 +8,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
+from harness.archive.cache import collector_paused
 from harness.archive.cost import CostStore
-from harness.archive.index import collector_paused
 from harness.archive.measured import ForgettingStore
 from harness.archive.schema import Record, Run, content_hash
 from harness.comparison.archive import Archive
@@ -107,24 +107,26 @@ def pages_below(
     if metrics:
         _require_held(metrics, archive.records)
     is_plain = not (anew or metrics or METHODS.is_extended or BENCHMARKS.is_extended)
-    kept = kept_texts(root) if is_plain else None
+    kept = kept_texts(archive) if is_plain else None
     papers = Papers.read()
 
     def scored(protocol: str = "", study: Study | None = None) -> Page:
         records = [record for record in archive.records if protocol in ("", record.run.protocol)]
         return score_page(records, archive, papers=papers, study=study, metrics=metrics)
 
-    skipped = kept.problems if kept else archive.problems
     every = content_hash(kept.made_of) if kept else ""
     if study is not None:
         made_of = {study.name: content_hash([every, repr(study)])} if kept else {}
         return Pages(
-            content=Lazy({study.name: partial(scored, study=study)}), skipped=skipped, made_of=made_of, kept=kept
+            content=Lazy({study.name: partial(scored, study=study)}),
+            skipped=archive.problems,
+            made_of=made_of,
+            kept=kept,
         )
     protocols = sorted(kept.made_of if kept else {record.run.protocol for record in archive.records})
     makers: dict[str, Callable[[], Page]] = {protocol: partial(scored, protocol) for protocol in protocols}
     if metrics:
-        return Pages(content=Lazy(makers), skipped=skipped)
+        return Pages(content=Lazy(makers), skipped=archive.problems)
     made_of = dict(kept.made_of) if kept else {}
     written = {path.stem for path in (root / "tables").glob("*") if path.suffix in SUFFIX.values()}
     has_costs = any(costs)
@@ -141,7 +143,7 @@ def pages_below(
     forgetting = ForgettingStore(root)
     if any(forgetting):
         makers[FORGETTING] = lambda: forgetting_page(archive.records, forgetting)
-    problems = {**skipped, **costs.problems(), **forgetting.problems()}
+    problems = {**archive.problems, **costs.problems(), **forgetting.problems()}
     return Pages(content=Lazy(makers), skipped=problems, made_of=made_of, kept=kept)
 
 

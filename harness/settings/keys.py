@@ -8,7 +8,7 @@ from typing import Literal
 Kind = Literal["text", "path", "seeds", "paths", "table"]
 
 PREFIX = "SAM_PEFT_"
-SWITCHES = (f"{PREFIX}INDEX", f"{PREFIX}BF16")
+SWITCHES = (f"{PREFIX}RECORD_CACHE", f"{PREFIX}BF16")
 """Variables that change how something is done and never what comes out: ``off`` does it the plain way."""
 
 

@@ -14,7 +14,7 @@ from benchmarks import flex as benchmark
 from benchmarks.flex import flex, inputs, with_positions
 from harness.models.attention import plain_attention, widened_attention
 
-TINY = argparse.Namespace(backbone="vit_t", image_size=80, batch=2, precision="fp32")
+TINY = argparse.Namespace(backbone="tiny", image_size=80, batch=2, precision="fp32")
 
 
 def written_out(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
@@ -59,7 +59,7 @@ def test_a_way_that_fails_leaves_its_reason_and_the_others_are_timed(
 
     monkeypatch.setattr(benchmark, "flex_attention", refuses)
     file = tmp_path / "flex.json"
-    words = "--backbone vit_t --image-size 64 --precision fp32 --rounds 2 --device cpu --cpu-time --json"
+    words = "--backbone tiny --image-size 64 --precision fp32 --rounds 2 --device cpu --cpu-time --json"
     assert benchmark.main([*words.split(), str(file)]) == 0
     for where in ("global", "windowed"):
         found = json.loads(file.read_text(encoding="utf-8"))[where]

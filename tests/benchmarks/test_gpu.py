@@ -34,7 +34,7 @@ def test_every_row_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(gpu, "_run", in_this_process)
     code, found = rehearsed(tmp_path / "gpu.json")
     assert code == 0, found
-    measured = {name.removesuffix("-vit_t"): one["measured"] for name, one in found.items()}
+    measured = {name.removesuffix("-tiny"): one["measured"] for name, one in found.items()}
     assert measured["step"]["ratios"].keys() >= {"lora / lora plain", "lora / lora hf-sdpa", "naslora / lora"}
     assert measured["evaluation"]["peers"].keys() == {"plain", "hf-sdpa", "hf-eager"}
     assert [one["variant"] for one in measured["cost"]["methods"]] == ["full", "lora", "naslora", "decoder"]
@@ -68,7 +68,7 @@ def test_a_row_that_fails_leaves_its_reason_and_the_others_as_they_were(
         (["--rehearse"], "give --json FILE"),
         (
             ["--rehearse", "--json", "x.json", "--only", "step-vit_x"],
-            "no row 'step-vit_x' (did you mean 'step-vit_t'?)",
+            "no row 'step-vit_x' (did you mean 'step-tiny'?)",
         ),
     ],
 )

@@ -40,7 +40,7 @@ def ratio(name: str) -> tuple[str, str, str]:
 def test_an_evaluations_price_is_that_of_the_files() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     said = re.findall(r"(\d\.\d\d) \[(\d\.\d\d), (\d\.\d\d)\] times", text)
-    assert said == [ratio("evaluation-vit_small-252-fp32.json"), ratio("evaluation-vit_t-256-fp32.json")]
+    assert said == [ratio("evaluation-vit_small-252-fp32.json"), ratio("evaluation-tiny-256-fp32.json")]
 
 
 def test_the_row_of_evaluations_is_that_of_its_file() -> None:
@@ -67,13 +67,13 @@ def test_the_rows_of_starting_are_those_of_their_file() -> None:
 @pytest.mark.parametrize(
     ("row", "what"),
     [
-        ("| `status` over 100,001", "status, nothing touched"),
-        ("| `tables` over 100,001", "tables, nothing touched"),
+        ("| `status` over 25,001", "status, nothing touched"),
+        ("| `tables` over 25,001", "tables, nothing touched"),
         ("| `--plan` of 22,401", "plan of 22401 runs"),
     ],
 )
 def test_the_rows_of_a_large_archive_are_those_of_its_file(row: str, what: str) -> None:
-    (found,) = [one for one in measured("archive-100000.json")["rows"] if one["what"] == what]
+    (found,) = [one for one in measured("archive-25000.json")["rows"] if one["what"] == what]
     low, high = min(found["rounds (s)"]), max(found["rounds (s)"])
     assert f"**{found['processor time (s)']:.2f}** s ({low:.2f} to {high:.2f}, three times)" in line_of(row)
 
@@ -165,7 +165,7 @@ def test_costs_against_full_fine_tuning_are_those_of_the_sessions() -> None:
         method, _, _ = name.partition(", ")
         for found, (backbone, end) in zip(
             (cells[:3], cells[3:]),
-            (("vit_t", ""), ("vit_b", " #aa0273" if "both" in name else " #de744c")),
+            (("tiny", ""), ("vit_b", " #aa0273" if "both" in name else " #de744c")),
             strict=True,
         ):
             heading = next(

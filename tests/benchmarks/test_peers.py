@@ -22,9 +22,9 @@ pytest.importorskip("transformers")
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_transformers_and_peft_give_our_logits_and_gradients(attention: str) -> None:
-    segmenter = build_segmenter("vit_t", task="binary", head_seed=3)
+    segmenter = build_segmenter("tiny", task="binary", head_seed=3)
     method = LoRA(LoRAConfig(), seed=3)
-    plain = plain_twin("vit_t", segmenter, method)
+    plain = plain_twin("tiny", segmenter, method)
     generator = torch.Generator().manual_seed(5)
     for adapter in method.adapters().values():
         adapter.up.data.copy_(0.02 * torch.randn(adapter.up.shape, generator=generator))
@@ -45,9 +45,9 @@ def test_transformers_and_peft_give_our_logits_and_gradients(attention: str) -> 
 
 
 def test_the_structure_of_conv_lora_gives_our_logits() -> None:
-    segmenter = build_segmenter("vit_t", task="binary", head_seed=3)
+    segmenter = build_segmenter("tiny", task="binary", head_seed=3)
     method = ConvLoRA(ConvLoRAConfig(), seed=3)
-    plain = plain_twin("vit_t", segmenter, method)
+    plain = plain_twin("tiny", segmenter, method)
     generator = torch.Generator().manual_seed(5)
     for adapter in method.adapters().values():
         adapter.up.data.copy_(0.02 * torch.randn(adapter.up.shape, generator=generator))
@@ -60,7 +60,7 @@ def test_the_structure_of_conv_lora_gives_our_logits() -> None:
 
 def test_a_session_of_steps_with_peers_states_times_memory_and_shares(tmp_path: Path) -> None:
     file = tmp_path / "step.json"
-    words = "--backbone vit_t --image-size 64 --methods lora,convlora --rounds 1 --peers --cpu-time --json"
+    words = "--backbone tiny --image-size 64 --methods lora,convlora --rounds 1 --peers --cpu-time --json"
     assert step.main([*words.split(), str(file)]) == 0
     found = json.loads(file.read_text(encoding="utf-8"))
     names = {"lora", "lora plain", "lora hf-sdpa", "lora hf-eager", "convlora", "convlora plain", "convlora autogluon"}
@@ -72,7 +72,7 @@ def test_a_session_of_steps_with_peers_states_times_memory_and_shares(tmp_path: 
 
 def test_a_session_of_evaluations_with_peers_states_their_forward_passes(tmp_path: Path) -> None:
     file = tmp_path / "evaluation.json"
-    words = "--backbone vit_t --image-size 64 --images 1 --rounds 1 --peers --cpu-time --json"
+    words = "--backbone tiny --image-size 64 --images 1 --rounds 1 --peers --cpu-time --json"
     assert evaluation.main([*words.split(), str(file)]) == 0
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["seconds"].keys() == {"forward", "evaluation", "forward plain", "forward hf-sdpa", "forward hf-eager"}

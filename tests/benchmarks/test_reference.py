@@ -15,9 +15,9 @@ from harness.models.build import build_segmenter
 
 @pytest.mark.parametrize(("cls", "config"), [(LoRA, LoRAConfig), (NASLoRA, NASLoRAConfig)])
 def test_outputs_and_gradients_equal_ours(cls: type[Method], config: type) -> None:
-    segmenter = build_segmenter("vit_t", task="binary", head_seed=3)
+    segmenter = build_segmenter("tiny", task="binary", head_seed=3)
     method = cls(config(), seed=3)
-    plain = plain_twin("vit_t", segmenter, method)
+    plain = plain_twin("tiny", segmenter, method)
     generator = torch.Generator().manual_seed(5)
     twins = [module for module in plain.modules() if isinstance(module, PlainLoRA)]
     for adapter, twin in zip(method.adapters().values(), twins, strict=True):  # type: ignore[attr-defined]

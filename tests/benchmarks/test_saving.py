@@ -10,13 +10,13 @@ import pytest
 
 from benchmarks import evaluation, memory, step
 
-TINY = ["--backbone", "vit_t", "--image-size", "64", "--device", "cpu"]
+TINY = ["--backbone", "tiny", "--image-size", "64", "--device", "cpu"]
 
 
 def _written(main: Any, path: Path, *arguments: str) -> dict[str, Any]:
     assert main([*TINY, "--json", str(path), *arguments]) == 0
     found = json.loads(path.read_text(encoding="utf-8"))
-    assert found["options"]["backbone"] == "vit_t"
+    assert found["options"]["backbone"] == "tiny"
     assert found["environment"]["torch"]
     return found
 

@@ -32,7 +32,7 @@ class Code:
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, torch.Tensor]:
-    return plain_sam("vit_t").state_dict()
+    return plain_sam("tiny").state_dict()
 
 
 def _truncated_pth(folder: Path, state: dict) -> Path:
@@ -90,13 +90,13 @@ def _infinite_pth(folder: Path, state: dict) -> Path:
     [
         (_truncated_pth, "truncated or damaged"),
         (_truncated_safetensors, "truncated or damaged"),
-        (_other_architecture, "is not a vit_t: missing image_encoder.pos_embed"),
+        (_other_architecture, "is not a tiny: missing image_encoder.pos_embed"),
         (_code, "may hold code"),
-        (_whole_numbers, "is not a vit_t: type image_encoder.pos_embed holds no floating-point numbers"),
-        (_whole_number_pth, "is not a vit_t: type mask_decoder.iou_token.weight holds no floating-point numbers"),
+        (_whole_numbers, "is not a tiny: type image_encoder.pos_embed holds no floating-point numbers"),
+        (_whole_number_pth, "is not a tiny: type mask_decoder.iou_token.weight holds no floating-point numbers"),
         (_nan, "holds NaN or infinite numbers in mask_decoder.iou_token.weight"),
         (_infinite_pth, "holds NaN or infinite numbers in mask_decoder.iou_token.weight"),
-        (_wrong_shape, "mask_decoder.iou_token.weight is (2, 64), vit_t needs (1, 64)"),
+        (_wrong_shape, "mask_decoder.iou_token.weight is (2, 64), tiny needs (1, 64)"),
     ],
 )
 def test_bad_checkpoint_is_one_line_and_nothing_starts(

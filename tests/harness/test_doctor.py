@@ -67,7 +67,7 @@ def test_what_the_contract_finds_is_told(capsys: pytest.CaptureFixture[str], mon
     shown = capsys.readouterr()
     (row,) = json.loads(shown.out)
     assert row["passed"] is False
-    assert row["failures"].keys() == {"does not@vit_t", "does not@vit_t_timm"}
+    assert row["failures"].keys() == {"does not@tiny", "does not@tiny_timm"}
     assert shown.err.startswith("decoder: contract broken\n")
     assert all("as seen" in line for line in shown.err.splitlines()[1:])
 

@@ -34,7 +34,7 @@ class Finished:
             benchmarks=BENCHMARKS,
             protocol="demo",
             overrides={"epochs": "1"},
-            backbones=("vit_t",),
+            backbones=("tiny",),
             results=results,
         )
         done = [run_experiment(job) for job in plan(request, prepare_samples=sample_writer(results)).jobs]

@@ -75,8 +75,8 @@ def test_method_that_breaks_the_contract_is_named_with_the_clause(
     )
     assert doctor(["--plugin", str(wrong), "--methods", "wrong,decoder"]) == 1
     shown = capsys.readouterr()
-    assert "wrong: identity@vit_t: declares a deviation at init, but there is none" in shown.err
-    assert "wrong: gradient@vit_t_timm: RuntimeError: no such thing" in shown.err
+    assert "wrong: identity@tiny: declares a deviation at init, but there is none" in shown.err
+    assert "wrong: gradient@tiny_timm: RuntimeError: no such thing" in shown.err
     assert "decoder: contract holds" in shown.err
     assert "| `wrong`   | declared deviation" in shown.out
 
@@ -90,7 +90,7 @@ def test_entry_points_join_and_broken_ones_are_left_out_of_all(tmp_path: Path) -
         "from harness.cli.doctor import main; from harness.registry import METHODS; from harness.contract.checks import CHECKS\n"
         "for name in [*CHECKS]: name == 'identity' or CHECKS.pop(name)\n"  # the others are for tests/methods/contract
         "print(METHODS.usable_names()); print(METHODS.broken); print(METHODS.get('mine').name)\n"
-        "raise SystemExit(main(['--methods', 'gone,decoder', '--backbone', 'vit_t']))"
+        "raise SystemExit(main(['--methods', 'gone,decoder', '--backbone', 'tiny']))"
     )
     environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY}"}
     command = [sys.executable, "-W", "ignore", "-c", script]
@@ -185,7 +185,7 @@ def test_plugin_without_a_usable_configuration_is_left_out_and_nothing_else(
     assert message in line
     assert "nothing is missing" in shown.out
     assert not {"broken", "fine"} & set(METHODS.names())
-    assert doctor(["--plugin", str(broken), "--methods", "decoder", "--backbone", "vit_t"]) == 1
+    assert doctor(["--plugin", str(broken), "--methods", "decoder", "--backbone", "tiny"]) == 1
     shown = capsys.readouterr()
     assert message in shown.err
     assert "decoder: contract holds" in shown.err

@@ -100,7 +100,7 @@ def test_overlap_changes() -> None:
 def test_moe_gate_changes() -> None:
     gradients = {}
     for gate in ("released", "switch"):
-        segmenter = build_segmenter("vit_t", task="binary")
+        segmenter = build_segmenter("tiny", task="binary")
         method = METHODS.get("convlora")(method_config_class("convlora")(gate=gate))
         method.attach(segmenter)
         with torch.no_grad():  # the up-projection starts at zero, which hides the experts
@@ -122,7 +122,7 @@ def test_ssf_init_changes() -> None:
     images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     outputs = {}
     for init in ("released", "intended"):
-        segmenter = build_segmenter("vit_t", task="binary").eval()
+        segmenter = build_segmenter("tiny", task="binary").eval()
         plain = segmenter(images).masks
         METHODS.get("ssf")(method_config_class("ssf")(init=init)).attach(segmenter)
         outputs[init] = float((segmenter(images).masks - plain).abs().max().detach())
@@ -165,7 +165,7 @@ def test_spare_tokens_change() -> None:
     """Deleting tokens 1-3 before segment_anything's own transformer runs is what the release does."""
     images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     kept, released = (
-        build_segmenter("vit_t", task="binary", spare_tokens=quirk).eval() for quirk in ("intended", "released")
+        build_segmenter("tiny", task="binary", spare_tokens=quirk).eval() for quirk in ("intended", "released")
     )
     with torch.no_grad():
         assert (kept(images).masks - released(images).masks).abs().max() > 1e-4
@@ -182,8 +182,8 @@ def test_samadapter_embedding_changes() -> None:
     outputs = []
     for quirk in ("released", "intended"):
         rules = load_protocol("demo", {"quirks.samadapter_embedding": quirk})
-        _, config, _, _ = method_row(Variant(method="samadapter"), rules, {}, "vit_t")
-        segmenter = build_segmenter("vit_t", task="binary").eval()
+        _, config, _, _ = method_row(Variant(method="samadapter"), rules, {}, "tiny")
+        segmenter = build_segmenter("tiny", task="binary").eval()
         METHODS.get("samadapter")(config).attach(segmenter)
         with torch.no_grad():  # the up-projection starts at zero, which hides the prompts
             segmenter.encoder.get_submodule("prompt_up").weight.fill_(0.05)
@@ -193,7 +193,7 @@ def test_samadapter_embedding_changes() -> None:
 
 def classes_in_an_image(*, mask_tokens: int) -> int:
     """How many classes the pixels of an image are given, by a segmenter whose masks differ and are as sure as trained ones."""
-    segmenter = build_segmenter("vit_t", task="multiclass", num_classes=12, mask_tokens=mask_tokens).eval()
+    segmenter = build_segmenter("tiny", task="multiclass", num_classes=12, mask_tokens=mask_tokens).eval()
     generator = torch.Generator().manual_seed(0)
     tokens = segmenter.get_parameter("mask_decoder.mask_tokens")
     with torch.no_grad():
@@ -301,10 +301,10 @@ def test_mask_decoding_changes(tmp_path: Path) -> None:
 
 def test_strict_loading_changes(tmp_path: Path) -> None:
     path = tmp_path / "sam.pth"
-    torch.save(plain_sam("vit_t").state_dict(), path)
+    torch.save(plain_sam("tiny").state_dict(), path)
     encodings = {}
     for quirk in ("released", "intended"):
-        segmenter = build_segmenter("vit_t", task="binary", checkpoint=path, strict_loading=quirk)
+        segmenter = build_segmenter("tiny", task="binary", checkpoint=path, strict_loading=quirk)
         encodings[quirk] = segmenter.get_buffer("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix")
     stored = torch.load(path, weights_only=True)["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"]
     assert torch.equal(encodings["intended"], stored)

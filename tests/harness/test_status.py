@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.archive.index import seconds_of
-from harness.archive.schema import Record
+from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
 from harness.cli import status
 from harness.dispatch.attempts import Lease, log_path, state_folder
@@ -21,7 +20,6 @@ from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import RunState, survey
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
-from harness.dispatch.tally import tally_of
 from harness.dispatch.time_left import clock, time_left
 from tests.harness.dispatch.helpers import make_job
 
@@ -253,7 +251,7 @@ def test_a_narrow_terminal_gets_the_overview_in_parts_that_fit(tmp_path):
     names = ("kvasir", "cvc612", "isic2017", "camo", "sbu", "leaf", "road", "trans10k_v1", "trans10k_v2")
     jobs = [make_job(tmp_path, benchmark=name) for name in names]
     sweep(tmp_path, jobs, executor="local", job="", submitter=Holder.here())
-    text = status.overview(tally_of(survey(tmp_path)), width=60)
+    text = status.overview(survey(tmp_path), width=60)
     assert all(len(line) <= 60 for line in text.splitlines())
     assert all(name in text for name in names)
     assert text.count("0/1, waiting") == len(names)
@@ -265,5 +263,5 @@ def test_only_finished_runs_that_tell_their_seconds_are_timed(tmp_path):
     for method, cost in told.items():
         run = make_job(tmp_path, method=method).run
         RecordStore(tmp_path).write(Record(run=run, key=run.key, code="OK", cost=cost))
-    timed = {cell.variant: (cell.timed, cell.seconds) for cell in tally_of(survey(tmp_path)).cells}
-    assert timed == {"lora": (1, 60.0), "bitfit": (0, 0.0)}
+    runs = {**survey(tmp_path).runs, "at work": run_state(variant="bitfit", state="running", done=0.5)}
+    assert str(time_left(runs, now=0.0)) == "0:30 left, told from the training of 1 finished run"

@@ -121,7 +121,7 @@ def test_adapter_refuses_sites_that_it_cannot_follow(sites: str) -> None:
 
 
 def test_ssf_leaves_the_norm_behind_a_timm_vits_last_block() -> None:
-    segmenter, method = ContractCase(method=SSF, config=SSFConfig(), backbone="vit_t_timm").attached()
+    segmenter, method = ContractCase(method=SSF, config=SSFConfig(), backbone="tiny_timm").attached()
     assert segmenter.encoder.get_submodule("norm").__class__.__name__ != "ScaleShift"
     assert not [name for name in method.state() if name.startswith("encoder.norm.")]
 

@@ -78,7 +78,7 @@ def test_the_gate_that_is_switchs_is_named_so_and_found_under_its_older_name() -
     assert ConvLoRAConfig(gate="intended") == ConvLoRAConfig(gate="switch")
     assert ConvLoRAConfig(gate="intended").gate == "switch"
     assert (ConvLoRAConfig(gate="switch").label_note, ConvLoRAConfig().label_note) == ("Switch gate", "")
-    _, config, label, _ = method_row(Variant(method="convlora"), load_protocol("mini"), {}, "vit_t")
+    _, config, label, _ = method_row(Variant(method="convlora"), load_protocol("mini"), {}, "tiny")
     assert (config.gate, label) == ("switch", "convlora")
 
 

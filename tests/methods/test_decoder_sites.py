@@ -27,7 +27,7 @@ EMBEDDING = torch.randn(2, 256, 4, 4, dtype=torch.float64, generator=torch.Gener
 
 
 def _attached(name: str, **options: Any) -> tuple[Any, LowRankMethod]:
-    segmenter = build_segmenter("vit_t", task="binary", image_size=SIDE, head_seed=1)
+    segmenter = build_segmenter("tiny", task="binary", image_size=SIDE, head_seed=1)
     method: Method = METHODS.get(name)(method_config(name, {"sites": "decoder", **options}), seed=1)
     method.attach(segmenter)
     assert isinstance(method, LowRankMethod)
@@ -45,8 +45,8 @@ def _stir(segmenter: nn.Module) -> None:
 @pytest.mark.parametrize("name", ["lora", "dora"])
 def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft(name: str) -> None:
     segmenter, method = _attached(name, rank=3, alpha=6.0)
-    theirs = plain_sam("vit_t", image_size=SIDE)
-    theirs.load_state_dict(sam_state_dict(build_segmenter("vit_t", task="binary", image_size=SIDE, head_seed=1)))
+    theirs = plain_sam("tiny", image_size=SIDE)
+    theirs.load_state_dict(sam_state_dict(build_segmenter("tiny", task="binary", image_size=SIDE, head_seed=1)))
     targets = [site.replace("mask_decoder.hypernetwork", "output_hypernetworks_mlps.0") for site in method.adapters()]
     targets = [target.removeprefix("mask_decoder.") for target in targets]
     peft = LoraConfig(r=3, lora_alpha=6, target_modules=targets, use_dora=name == "dora")
@@ -90,7 +90,7 @@ def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft
 
 def test_shared_matrices_are_as_large_as_the_decoder_needs() -> None:
     _, method = _attached("vera", rank=4)
-    plain = build_segmenter("vit_t", task="binary", image_size=SIDE, head_seed=1).mask_decoder
+    plain = build_segmenter("tiny", task="binary", image_size=SIDE, head_seed=1).mask_decoder
     names = [name.removeprefix("mask_decoder.") for name in method.adapters()]
     theirs: Any = VeraModel(plain, {"default": VeraConfig(r=4, target_modules=names)}, "default")
     shared: Any = next(adapter.shared for adapter in method.adapters().values())
@@ -111,8 +111,8 @@ def test_a_merge_is_a_plain_sam(name: str, options: dict[str, Any]) -> None:
     assert report.relative_deviation < 1e-5
     assert not report.left
     assert "mask_decoder.transformer.layers.0.self_attn.q_proj" in report.folded
-    plain_sam("vit_t", image_size=SIDE).load_state_dict(sam_state_dict(segmenter), strict=True)
-    plain = build_segmenter("vit_t", task="binary", image_size=SIDE, head_seed=1)
+    plain_sam("tiny", image_size=SIDE).load_state_dict(sam_state_dict(segmenter), strict=True)
+    plain = build_segmenter("tiny", task="binary", image_size=SIDE, head_seed=1)
     before, after = (one.get_submodule("mask_decoder").state_dict() for one in (plain, segmenter))
     changed = {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}
     assert changed == {f"{site.removeprefix('mask_decoder.')}.weight" for site in report.folded if "decoder" in site}
@@ -155,13 +155,13 @@ def test_methods_with_cells_are_refused(name: str, options: dict[str, Any]) -> N
 
 
 def test_another_decoder_is_refused() -> None:
-    segmenter = build_segmenter("vit_t_timm", task="binary", image_size=SIDE, decoder="linear")
+    segmenter = build_segmenter("tiny_timm", task="binary", image_size=SIDE, decoder="linear")
     with pytest.raises(MethodError, match=r"^sites=decoder: only SAM's mask decoder"):
         METHODS.get("lora")(method_config_class("lora")(sites="decoder")).attach(segmenter)
 
 
 def test_a_plan_under_another_decoder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--protocol", "demo", "--backbone", "vit_t_timm", "--set", "decoder=linear", "--datasets", "kvasir"]
+    arguments = ["--protocol", "demo", "--backbone", "tiny_timm", "--set", "decoder=linear", "--datasets", "kvasir"]
     assert run(["--methods", "lora[sites=decoder]", *arguments, "--plan", "--results", str(tmp_path)]) == 2
     assert "lora[sites=decoder]: only SAM's mask decoder is adapted" in capsys.readouterr().err
 

@@ -57,7 +57,7 @@ def test_outputs_and_gradients_equal_those_of_peft() -> None:
 
 @pytest.mark.parametrize("sites", ["qkv", "q,v", "proj,mlp"])
 def test_merged_equals_unmerged_after_the_weights_moved(sites: str) -> None:
-    segmenter = build_segmenter("vit_t", task="binary", image_size=64, head_seed=1)
+    segmenter = build_segmenter("tiny", task="binary", image_size=64, head_seed=1)
     method = DoRA(DoRAConfig(sites=sites), seed=0)
     method.attach(segmenter)
     torch.manual_seed(0)

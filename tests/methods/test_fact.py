@@ -60,7 +60,7 @@ def _dense_updates(segmenter: Segmenter, form: str) -> tuple[dict[str, Tensor], 
     return updates, copies
 
 
-@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
 @pytest.mark.parametrize("form", ["tt", "tk"])
 @pytest.mark.parametrize("sites", ["qkv,proj,mlp", "q,v"])
 def test_outputs_and_gradients_equal_the_equation_on_whole_weights(backbone: str, form: str, sites: str) -> None:
@@ -86,7 +86,7 @@ def test_outputs_and_gradients_equal_the_equation_on_whole_weights(backbone: str
 
 @pytest.mark.parametrize("form", ["tt", "tk"])
 def test_merged_equals_unmerged_and_leaves_nothing(form: str) -> None:
-    case, segmenter, method = _moved("vit_t", form, "q,v,mlp")
+    case, segmenter, method = _moved("tiny", form, "q,v,mlp")
     report = method.merge("exact", held_out=[case.images])
     assert report.relative_deviation is not None
     assert report.relative_deviation < 1e-5
@@ -97,7 +97,7 @@ def test_merged_equals_unmerged_and_leaves_nothing(form: str) -> None:
 def test_an_mlp_that_is_no_whole_multiple_is_refused_in_one_line() -> None:
     from dataclasses import replace
 
-    plain = backbone_shape("vit_t")
+    plain = backbone_shape("tiny")
     shape = replace(plain, blocks=tuple(replace(block, mlp_dim=296) for block in plain.blocks))
     with pytest.raises(MethodError, match="296 is no multiple of 64; leave mlp out") as caught:
         FacTConfig().encoder_parameters(shape)

@@ -15,7 +15,7 @@ def _trained(config: LayerNormConfig, backbone: str) -> tuple[nn.Module, set[str
     return segmenter, {name for name in grouped_parameters(method) if name.startswith("encoder.")}
 
 
-@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
 def test_every_norm_of_the_encoder_trains_and_nothing_else_in_it(backbone: str) -> None:
     segmenter, trained = _trained(LayerNormConfig(), backbone)
     assert trained == {
@@ -24,9 +24,9 @@ def test_every_norm_of_the_encoder_trains_and_nothing_else_in_it(backbone: str) 
         if name.startswith("encoder.") and "LayerNorm" in type(module).__name__
         for part in ("weight", "bias")
     }
-    assert ("encoder.neck.3.weight" if backbone == "vit_t" else "encoder.norm.bias") in trained
+    assert ("encoder.neck.3.weight" if backbone == "tiny" else "encoder.norm.bias") in trained
 
 
 def test_norms_of_chosen_blocks_alone() -> None:
-    _, trained = _trained(LayerNormConfig(blocks="1", outside=False), "vit_t")
+    _, trained = _trained(LayerNormConfig(blocks="1", outside=False), "tiny")
     assert trained == {f"encoder.blocks.1.norm{i}.{part}" for i in (1, 2) for part in ("weight", "bias")}

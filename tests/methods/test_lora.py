@@ -26,7 +26,7 @@ PEFT_NAMES = {"qkv": "qkv", "proj": "proj", "mlp_in": "lin1", "mlp_out": "lin2"}
 
 
 def _attached(config: LoRAConfig, *, seed: int = 1) -> tuple[Segmenter, LoRA]:
-    segmenter = build_segmenter("vit_t", task="binary")
+    segmenter = build_segmenter("tiny", task="binary")
     method = LoRA(config, seed=seed)
     method.attach(segmenter)
     for adapter in method.adapters().values():  # zero up-projections would hide the down-projections
@@ -42,7 +42,7 @@ def _close(found: Tensor | None, expected: Tensor | None) -> None:
 @pytest.mark.parametrize("sites", ["qkv", "proj", "mlp", "qkv,proj,mlp"])
 def test_output_and_gradients_equal_peft(sites: str) -> None:
     segmenter, method = _attached(LoRAConfig(sites=sites, rank=3, alpha=32.0))
-    reference = build_segmenter("vit_t", task="binary").encoder.requires_grad_(False)
+    reference = build_segmenter("tiny", task="binary").encoder.requires_grad_(False)
     modules = {name.rpartition(".")[2] for name in method.adapters()}
     targets = [PEFT_NAMES[module] for module in modules]
     inject_adapter_in_model(PeftConfig(r=3, lora_alpha=32, target_modules=targets, bias="none"), reference)
@@ -93,10 +93,10 @@ def test_pissa_equals_peft_from_the_start_on(kind: type[LoRA], scaling: str) -> 
         "initialisation": "pissa",
         "scaling": scaling,
     }
-    segmenter = build_segmenter("vit_t", task="binary").double()
+    segmenter = build_segmenter("tiny", task="binary").double()
     method = kind(kind.config_class(**options), seed=1)
     method.attach(segmenter)
-    reference = build_segmenter("vit_t", task="binary").encoder.requires_grad_(False)
+    reference = build_segmenter("tiny", task="binary").encoder.requires_grad_(False)
     theirs = PeftConfig(
         r=4, lora_alpha=6, target_modules=["qkv", "lin1", "lin2"], init_lora_weights="pissa",
         use_rslora=scaling == "rslora", use_dora=kind is DoRA,
@@ -142,7 +142,7 @@ def test_pissa_needs_a_matrix_of_that_rank() -> None:
 def test_lora_plus_steps_as_pefts_optimiser_does(ratio: float) -> None:
     segmenter, method = _attached(LoRAConfig(rate_ratio=ratio, lr=1e-2))
     reference: Any = get_peft_model(
-        build_segmenter("vit_t", task="binary").encoder, PeftConfig(r=3, lora_alpha=32, target_modules=["qkv"])
+        build_segmenter("tiny", task="binary").encoder, PeftConfig(r=3, lora_alpha=32, target_modules=["qkv"])
     )
     segmenter, reference = segmenter.double(), reference.double()
     pairs = _twins(reference.base_model.model, method)
@@ -209,7 +209,7 @@ def test_slices_of_fused_qkv_equal_separate_projections_under_peft(slices: str) 
 
 
 def test_samed_reaches_queries_and_values_only() -> None:
-    segmenter = build_segmenter("vit_t", task="binary")
+    segmenter = build_segmenter("tiny", task="binary")
     method = SAMed(SAMedConfig())
     method.attach(segmenter)
     layer = segmenter.encoder.blocks[0].attn.qkv

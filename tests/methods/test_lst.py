@@ -19,7 +19,7 @@ from harness.models.catalog import backbone_shape
 from harness.models.segmenter import Segmenter
 
 
-def _lst(backbone: str = "vit_t") -> ContractCase:
+def _lst(backbone: str = "tiny") -> ContractCase:
     return ContractCase(method=LST, config=LSTConfig(), backbone=backbone)
 
 
@@ -48,7 +48,7 @@ def _blocks(segmenter: Segmenter) -> list[nn.Module]:
 
 
 def test_backward_keeps_no_activation_made_inside_a_frozen_block() -> None:
-    for backbone in ("vit_t", "vit_t_timm"):
+    for backbone in ("tiny", "tiny_timm"):
         assert _kept_inside_blocks(_lst(backbone)) == 0
         assert _kept_inside_blocks(ContractCase(method=LoRA, config=LoRAConfig(), backbone=backbone)) > 0, (
             "the probe sees"
@@ -92,7 +92,7 @@ def _peak(subject: ContractCase) -> int:
 
 
 def test_a_step_peaks_below_loras() -> None:
-    for backbone in ("vit_t", "vit_t_timm"):
+    for backbone in ("tiny", "tiny_timm"):
         lst, lora = _peak(_lst(backbone)), _peak(ContractCase(method=LoRA, config=LoRAConfig(), backbone=backbone))
         assert lst < lora, (backbone, lst, lora)
 

@@ -46,7 +46,7 @@ def _pairs(ours: Any, theirs: Any) -> list[tuple[nn.Parameter, nn.Parameter]]:
     return [*pairs, (ours.filter.projector.bias, theirs.pw.bias)]
 
 
-@pytest.mark.parametrize(("backbone", "index"), [("vit_t", 0), ("vit_t", 1), ("vit_t_timm", 0)])
+@pytest.mark.parametrize(("backbone", "index"), [("tiny", 0), ("tiny", 1), ("tiny_timm", 0)])
 def test_block_equals_the_published_structure(backbone: str, index: int) -> None:
     case = ContractCase(method=Mona, config=MonaConfig(hidden=HIDDEN), backbone=backbone)
     segmenter, _ = case.attached()
@@ -64,7 +64,7 @@ def test_block_equals_the_published_structure(backbone: str, index: int) -> None
             ours.filter.projector.weight.normal_(std=0.3)
             theirs.pw.weight.copy_(ours.filter.projector.weight[:, :, 0, 0])
     segmenter.encoder.embed(case.images)  # a grid of 4 × 4: windows of 3 are padded
-    tokens = torch.randn(2, 4, 4, 64) if backbone == "vit_t" else torch.randn(2, 17, 64)
+    tokens = torch.randn(2, 4, 4, 64) if backbone == "tiny" else torch.randn(2, 17, 64)
 
     def on_maps(adapter: nn.Module, x: Tensor) -> Tensor:
         if x.dim() == 4:

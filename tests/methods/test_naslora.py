@@ -19,7 +19,7 @@ from harness.models.build import build_segmenter
 
 
 def _attached(**options: Any) -> tuple[nn.Module, NASLoRA]:
-    segmenter = build_segmenter("vit_t", task="binary")
+    segmenter = build_segmenter("tiny", task="binary")
     method = NASLoRA(NASLoRAConfig(**options), seed=1)
     method.attach(segmenter)
     return segmenter, method
@@ -141,7 +141,7 @@ def test_architecture_names_every_cell_and_sums_to_one() -> None:
     assert len({tuple(share) for share in shares.values()}) == 4  # every cell draws its own α
 
 
-@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_cell_that_only_skips_is_plain_lora(backbone: str, partial: bool) -> None:
     """h = W0 x + Wd We x: the formula without α/r, equal to LoRA with α = r, prefix tokens included."""

@@ -23,10 +23,10 @@ PATHS = {"qkv": "attn.qkv", "proj": "attn.proj", "mlp_in": "mlp.lin1", "mlp_out"
     ("sites", "targets"), [("qkv", ["qkv"]), ("qkv,proj,mlp", ["qkv", "attn.proj", "lin1", "lin2"])]
 )
 def test_outputs_and_gradients_equal_those_of_peft(sites: str, targets: list[str]) -> None:
-    segmenter = build_segmenter("vit_t", task="binary", image_size=64)
+    segmenter = build_segmenter("tiny", task="binary", image_size=64)
     method = VeRA(VeRAConfig(sites=sites, rank=16), seed=1)
     method.attach(segmenter)
-    plain = build_segmenter("vit_t", task="binary", image_size=64).encoder
+    plain = build_segmenter("tiny", task="binary", image_size=64).encoder
     theirs: Any = get_peft_model(plain, VeraConfig(r=16, target_modules=targets, d_initial=0.1))
     shared = next(module for module in segmenter.modules() if isinstance(module, Projections))
     pairs: list[tuple[Scaled, Tensor, Tensor]] = []
@@ -67,7 +67,7 @@ def test_outputs_and_gradients_equal_those_of_peft(sites: str, targets: list[str
 
 def test_the_shared_matrices_start_spread_as_pefts_do() -> None:
     theirs: Any = get_peft_model(nn.Sequential(nn.Linear(64, 192)), VeraConfig(r=256, target_modules=["0"]))
-    segmenter = build_segmenter("vit_t", task="binary")
+    segmenter = build_segmenter("tiny", task="binary")
     method = VeRA(VeRAConfig(), seed=1)
     method.attach(segmenter)
     (shared,) = {module for module in segmenter.modules() if isinstance(module, Projections)}
@@ -94,7 +94,7 @@ def test_a_slice_gets_the_leading_rows_on_its_own_outputs() -> None:
 
 
 def test_the_state_holds_the_shared_matrices_once() -> None:
-    segmenter = build_segmenter("vit_t", task="binary")
+    segmenter = build_segmenter("tiny", task="binary")
     method = VeRA(VeRAConfig(rank=8), seed=1)
     method.attach(segmenter)
 

@@ -18,8 +18,8 @@ def _attached(backbone: str) -> torch.nn.Module:
 
 
 def test_prompts_in_a_sequence_equal_a_block_run_over_the_longer_sequence() -> None:
-    encoder = _attached("vit_t_timm")
-    plain = ContractCase(method=VPT, config=VPTConfig(), backbone="vit_t_timm").plain().encoder
+    encoder = _attached("tiny_timm")
+    plain = ContractCase(method=VPT, config=VPTConfig(), backbone="tiny_timm").plain().encoder
     tokens = torch.randn(2, 17, 64, generator=torch.Generator().manual_seed(0))
     prompted = encoder.get_submodule("blocks.2")
     prompts = prompted.get_parameter("attn.prompts")
@@ -29,7 +29,7 @@ def test_prompts_in_a_sequence_equal_a_block_run_over_the_longer_sequence() -> N
 
 
 def test_each_window_attends_to_its_copy_of_the_prompts_with_no_position() -> None:
-    encoder = _attached("vit_t")
+    encoder = _attached("tiny")
     block = encoder.get_submodule("blocks.0")  # windows of 3 on a grid of 4: padded
     plain = ContractCase(method=VPT, config=VPTConfig()).plain().encoder.get_submodule("blocks.0")
     tokens = torch.randn(2, 4, 4, 64, generator=torch.Generator().manual_seed(0))
@@ -52,7 +52,7 @@ def test_each_window_attends_to_its_copy_of_the_prompts_with_no_position() -> No
 
 
 def test_no_image_sees_another_or_its_prompts_outputs() -> None:
-    for backbone in ("vit_t", "vit_t_timm"):
+    for backbone in ("tiny", "tiny_timm"):
         subject = ContractCase(method=VPT, config=VPTConfig(), backbone=backbone)
         segmenter, _ = subject.trained()
         images = subject.images
@@ -64,7 +64,7 @@ def test_no_image_sees_another_or_its_prompts_outputs() -> None:
 
 
 def test_prompts_start_uniform_within_the_released_bound() -> None:
-    prompts = torch.cat([p.flatten() for n, p in _attached("vit_t").named_parameters() if n.endswith(".prompts")])
+    prompts = torch.cat([p.flatten() for n, p in _attached("tiny").named_parameters() if n.endswith(".prompts")])
     bound = math.sqrt(6 / (3 * 16**2 + 64))
     assert 0.95 * bound < prompts.abs().max() <= bound
     assert abs(prompts.mean()) < 0.1 * bound

@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parents[3] / "results"
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "sam.pth"
-    torch.save({name: tensor.double() for name, tensor in plain_sam("vit_t").state_dict().items()}, path)
+    torch.save({name: tensor.double() for name, tensor in plain_sam("tiny").state_dict().items()}, path)
     assert path.stat().st_size > (3 << 20)
     return path
 

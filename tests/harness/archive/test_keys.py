@@ -40,6 +40,14 @@ def test_every_committed_record_still_has_its_key_and_would_be_found_again() -> 
         assert replace(one.run, method_config=config, rules=rules).key == one.key
 
 
+def test_a_run_on_the_toy_backbone_is_the_same_under_its_old_name() -> None:
+    records, _ = RecordStore(COMMITTED).summaries()
+    run = next(one.run for one in records if '"vit_t"' in (COMMITTED / "records" / f"{one.key}.json").read_text())
+    old = replace(run, backbone="vit_t")
+    assert (run.backbone, old.backbone) == ("tiny", "tiny")
+    assert old.key == run.key != replace(run, backbone="tiny_timm").key
+
+
 @pytest.mark.parametrize("name", ADDED_LATER)
 def test_another_value_of_a_later_rule_is_another_run_and_another_protocol(name: str) -> None:
     records, _ = RecordStore(COMMITTED).summaries()

@@ -209,7 +209,7 @@ def test_a_cost_claim_is_judged_by_each_cost_and_stays_ambiguous_if_it_says_so(t
 def test_runs_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> None:
     worse = {"method": "decoder"}
     for changes, words in (
-        ({"backbone": "vit_b"}, "backbone vit_b instead of vit_t"),
+        ({"backbone": "vit_b"}, "backbone vit_b instead of tiny"),
         ({"checkpoint": "sha256-00"}, "other weights"),
         ({"data_note": "generated samples"}, "generated samples"),
         ({"rules": {"image_size": 32}}, "image_size 32 instead of 64"),
@@ -359,7 +359,7 @@ def test_the_verb_judges_a_results_folder(tmp_path: Path, capsys: pytest.Capture
     assert main(["--results", str(tmp_path), "--protocol", "demo"]) == 0
     shown = capsys.readouterr().out
     assert (
-        "Kvasir-SEG, naslora − lora: +1.00 [+1.00, +1.00] points, n = 3: not judged: backbone vit_t instead of vit_h;"
+        "Kvasir-SEG, naslora − lora: +1.00 [+1.00, +1.00] points, n = 3: not judged: backbone tiny instead of vit_h;"
         in shown
     )
     assert f"claims: {len(read_claims(FILE))}; " in shown
@@ -534,7 +534,7 @@ def test_mixtures_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> 
     other = Setup(card="demo", backbone="vit_h", checkpoint="", test_images={})
     finding = _prior(tmp_path, 0.5, papers=Papers(setups={"nas-lora": other}))
     assert finding.verdict == "not judged"
-    assert "backbone vit_t instead of vit_h" in findings_text([finding])
+    assert "backbone tiny instead of vit_h" in findings_text([finding])
 
 
 def _entries(method: str, configs: dict[str, dict[str, Any]], changed: Any = None) -> Any:

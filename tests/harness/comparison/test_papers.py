@@ -220,8 +220,8 @@ def test_other_rules_weights_backbones_and_generated_images_get_no_verdict() -> 
     assert "not judged: other weights |" in beside(values, checkpoint="sha256-00")[0]
     assert "not judged: generated samples |" in beside(values, data_note="generated samples")[0]
     score, parameters = beside(values, backbone="vit_b")
-    assert "not judged: backbone vit_b instead of vit_t |" in score
-    assert "not judged: backbone vit_b instead of vit_t |" in parameters
+    assert "not judged: backbone vit_b instead of tiny |" in score
+    assert "not judged: backbone vit_b instead of tiny |" in parameters
     unknown = Papers(published=[GOOD])
     page = render([record(0.912)], study=main_study(1), papers=unknown)
     assert "not judged: what p used is not known here" in page
@@ -249,7 +249,7 @@ def test_many_differences_are_counted_in_the_cell() -> None:
     rules = {"image_size": 32, "epochs": 1, "lr": 1.0, "flip": 0.0, "batch_size": 1, "clip": 3.0}
     first = "epochs 1 instead of nothing; image_size 32 instead of 64; lr 1 instead of nothing"
     assert (
-        f"not judged: backbone vit_b instead of vit_t; {first} and 4 more |"
+        f"not judged: backbone vit_b instead of tiny; {first} and 4 more |"
         in beside([0.9], rules=rules, backbone="vit_b")[0]
     )
 

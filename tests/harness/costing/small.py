@@ -12,7 +12,7 @@ SMALL = {"image_size": 64, "batch_size": 2, "epochs": 20}
 def session_of(*names: str, **options: object) -> Session:
     protocol = load_protocol("demo", SMALL)
     rows = [Measured(method=name, config=method_config_class(name)(), variant=name) for name in names]
-    return Session(rows=rows, backbone="vit_t", checkpoint=None, protocol=protocol, rounds=2, **options)  # type: ignore[arg-type]
+    return Session(rows=rows, backbone="tiny", checkpoint=None, protocol=protocol, rounds=2, **options)  # type: ignore[arg-type]
 
 
 def modes_of(name: str) -> tuple[str, ...]:

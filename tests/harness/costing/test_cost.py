@@ -106,7 +106,7 @@ def test_the_key_keeps_apart_what_differs() -> None:
         "threads": 2,
         "torch": "2",
         "precision": "fp32",
-        "backbone": "vit_t",
+        "backbone": "tiny",
         "image_size": 64,
         "batch": 1,
         "task": "binary",

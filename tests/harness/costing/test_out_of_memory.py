@@ -14,7 +14,7 @@ from harness.costing import inference
 from harness.costing import measure as measuring
 from harness.costing.contestant import Contestant
 
-COMMAND = ["--backbone", "vit_t", "--protocol", "demo", "--rounds", "1", "--image-size", "64", "--shared"]
+COMMAND = ["--backbone", "tiny", "--protocol", "demo", "--rounds", "1", "--image-size", "64", "--shared"]
 
 
 @pytest.mark.parametrize("place", ["build", "sizes", "training", "inference"])

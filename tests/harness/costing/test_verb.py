@@ -21,7 +21,7 @@ COMMAND = [
     "--methods",
     "lora,decoder",
     "--backbone",
-    "vit_t",
+    "tiny",
     "--protocol",
     "demo",
     "--rounds",
@@ -63,20 +63,20 @@ def test_a_device_in_use_is_refused(
         (["--methods", "lorra"], "did you mean 'lora'"),
         (["--methods", "lora", "--backbone", "vit_x"], "unknown backbone"),
         (["--methods", "lora", "--rounds", "0"], "at least one round"),
-        (["--methods", "lora", "--backbone", "vit_t", "--image-size", "100"], "take 96 or 112"),
+        (["--methods", "lora", "--backbone", "tiny", "--image-size", "100"], "take 96 or 112"),
         (["--methods", "lora", "--threads", "-2"], "at least one thread"),
         (["--methods", "lora", "--classes", "-3"], "--classes -3"),
         (["--methods", "lora", "--classes", "1"], "--classes 1"),
         (["--methods", "lora", "--batch", "0"], "at least 1"),
-        (["--methods", "lora", "--backbone", "vit_t", "--shared", "--results", "/proc/nope"], "cannot be written"),
-        (["--methods", "lora", "--backbone", "vit_t", "--baselines", "lorra"], "did you mean 'lora'"),
+        (["--methods", "lora", "--backbone", "tiny", "--shared", "--results", "/proc/nope"], "cannot be written"),
+        (["--methods", "lora", "--backbone", "tiny", "--baselines", "lorra"], "did you mean 'lora'"),
         (
-            ["--methods", "lora", "--backbone", "vit_t", "--clock", "processor", "--threads", "2", "--shared"],
+            ["--methods", "lora", "--backbone", "tiny", "--clock", "processor", "--threads", "2", "--shared"],
             "--threads 1",
         ),
         (["--methods", "lora", "--device", "gpu"], "give cpu or cuda:N"),
         (["--methods", "lora", "--device", "cuda:77"], "CUDA devices"),
-        (["--methods", "lora,lora", "--backbone", "vit_t", "--shared"], "have one name"),
+        (["--methods", "lora,lora", "--backbone", "tiny", "--shared"], "have one name"),
         (["--methods", "lora", "--set", "fused_atention=false"], "fused_attention"),
     ],
 )
@@ -105,10 +105,10 @@ def test_baselines_are_found_by_name_by_options_or_by_method(
     methods: str, baselines: str, found: list[str], absent: list[str]
 ) -> None:
     protocol = load_protocol("demo", {"image_size": 64})
-    where: dict[str, Any] = {"protocol": protocol, "overrides": {}, "backbone": "vit_t"}
+    where: dict[str, Any] = {"protocol": protocol, "overrides": {}, "backbone": "tiny"}
     rows = []
     for word in expand(methods, []):
-        method, config, variant, _ = method_row(parse_entry(word), protocol, {}, "vit_t")
+        method, config, variant, _ = method_row(parse_entry(word), protocol, {}, "tiny")
         rows.append(Measured(method=method, config=config, variant=variant))
     entries = [parse_entry(word) for word in expand(baselines, [])]
     assert baselines_among(rows, entries, **where) == (found, absent)

@@ -50,7 +50,7 @@ def _blind(attn: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("window", [0, 3])
 def test_attention_without_preference_has_the_uniform_distance(window: int):
-    encoder = build_segmenter("vit_t", task="binary", image_size=64).encoder
+    encoder = build_segmenter("tiny", task="binary", image_size=64).encoder
     attn = _blind(encoder.blocks[0 if window else 1].attn)
     tokens = torch.randn(2, 4, 4, encoder.shape.dim)
     if window:
@@ -65,7 +65,7 @@ def test_attention_without_preference_has_the_uniform_distance(window: int):
 @pytest.mark.parametrize("chunk", [1 << 24, 40])
 def test_every_block_of_the_tiny_sam_agrees_with_loops(monkeypatch: pytest.MonkeyPatch, chunk: int):
     monkeypatch.setattr(attention, "CHUNK", chunk)
-    encoder = build_segmenter("vit_t", task="binary", image_size=64, head_seed=3).encoder.eval()
+    encoder = build_segmenter("tiny", task="binary", image_size=64, head_seed=3).encoder.eval()
     images = torch.randn(2, 3, 64, 64)
     inputs = _inputs(encoder, images)
     with watched(encoder) as seen, torch.no_grad():
@@ -114,7 +114,7 @@ def _by_loops(block: Any, tokens: torch.Tensor, *, patch: int) -> list[float]:
 
 
 def test_tokens_without_a_place_are_left_out_in_timm():
-    encoder = build_segmenter("vit_t_timm", task="binary", image_size=64, head_seed=1).encoder.eval()
+    encoder = build_segmenter("tiny_timm", task="binary", image_size=64, head_seed=1).encoder.eval()
     images = torch.randn(2, 3, 64, 64)
     with watched(encoder) as seen, torch.no_grad():
         tokens = encoder.embed(images)
@@ -130,7 +130,7 @@ def test_tokens_without_a_place_are_left_out_in_timm():
     assert torch.allclose(seen[0].distances[0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("backbone", "index"), [("vit_t_dinov3", 0), ("vit_t_sam3", 0), ("vit_t_sam3", 1)])
+@pytest.mark.parametrize(("backbone", "index"), [("tiny_dinov3", 0), ("tiny_sam3", 0), ("tiny_sam3", 1)])
 def test_distances_of_rotary_attention_follow_its_own_weights(backbone: str, index: int):
     encoder = build_segmenter(backbone, task="binary", image_size=48, head_seed=1).encoder.eval()
     attn = encoder.blocks[index].attn

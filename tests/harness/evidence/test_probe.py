@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def _encoders(name: str, backbone: str = "vit_t", **config: object) -> tuple[Any, Any, Any]:
+def _encoders(name: str, backbone: str = "tiny", **config: object) -> tuple[Any, Any, Any]:
     """Frozen encoder, adapted encoder, and its method."""
     frozen, segmenter = (build_segmenter(backbone, task="binary", image_size=64, head_seed=5).eval() for _ in range(2))
     method = METHODS.get(name)(method_config_class(name)(**config), seed=1)
@@ -33,11 +33,9 @@ def _seen(encoder: Any, against: nn.Module | None = None):
     return seen
 
 
-EVERYWHERE = [(name, backbone) for name in METHODS.names() for backbone in ("vit_t", "vit_t_timm")]
+EVERYWHERE = [(name, backbone) for name in METHODS.names() for backbone in ("tiny", "tiny_timm")]
 ROTARY = [
-    (name, backbone)
-    for name in ("lora", "naslora", "vpt", "adaptformer")
-    for backbone in ("vit_t_dinov3", "vit_t_sam3")
+    (name, backbone) for name in ("lora", "naslora", "vpt", "adaptformer") for backbone in ("tiny_dinov3", "tiny_sam3")
 ]
 
 
@@ -63,7 +61,7 @@ def test_hooks_are_gone_afterwards():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in adapted.modules())
 
 
-@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
 def test_the_update_of_lora_is_its_product_over_the_frozen_output(backbone: str):
     frozen, adapted, method = _encoders("lora", backbone)
     with torch.no_grad():

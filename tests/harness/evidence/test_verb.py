@@ -32,7 +32,7 @@ class Finished:
             benchmarks=("kvasir",),
             protocol="demo",
             overrides={"epochs": "1"},
-            backbones=("vit_t",),
+            backbones=("tiny",),
             results=results,
         )
         jobs = plan(request, prepare_samples=sample_writer(results)).jobs
@@ -147,7 +147,7 @@ def test_a_run_whose_state_is_gone_says_so(finished: Finished, tmp_path: Path, c
     assert "has no trained state" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("backbone", "decoder"), [("vit_t", "sam"), ("vit_t_timm", "sam"), ("vit_t_timm", "linear")])
+@pytest.mark.parametrize(("backbone", "decoder"), [("tiny", "sam"), ("tiny_timm", "sam"), ("tiny_timm", "linear")])
 def test_the_frozen_backbone_is_the_one_that_training_met(tmp_path: Path, backbone: str, decoder: str):
     """Random weights are drawn again, whatever decoder the run has."""
     request = Request(

@@ -24,7 +24,7 @@ def finished(
     method: str,
     *,
     benchmark: str = "kvasir",
-    backbone: str = "vit_t",
+    backbone: str = "tiny",
     code: Any = "OK",
     rules: dict[str, str] | None = None,
     **options: Any,

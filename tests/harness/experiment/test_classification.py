@@ -27,7 +27,7 @@ from tests.datasets.test_labels import SPLITS, write_folders
 
 pytestmark = pytest.mark.slow
 
-LABELS = ["--backbone", "vit_t_timm", "--set", "task=classification"]
+LABELS = ["--backbone", "tiny_timm", "--set", "task=classification"]
 
 
 def _planned(tmp_path: Path, *words: str) -> Plan:
@@ -112,12 +112,12 @@ def test_a_split_is_scored_by_labels(finished: Path) -> None:
             r"task=classification needs one label an image, and kvasir has masks; take",
         ),
         (
-            ["--datasets", "kvasir", "--backbone", "vit_t_timm", "--set", "decoder=class-token"],
+            ["--datasets", "kvasir", "--backbone", "tiny_timm", "--set", "decoder=class-token"],
             "decoder=class-token gives an image one label, and kvasir has masks; take another decoder",
         ),
         (
-            ["--datasets", "pets=DIR", *LABELS, "--set", "decoder=mean-pool", "--backbone", "vit_t"],
-            "stands on a plain ViT of timm, not on vit_t",
+            ["--datasets", "pets=DIR", *LABELS, "--set", "decoder=mean-pool", "--backbone", "tiny"],
+            "stands on a plain ViT of timm, not on tiny",
         ),
     ],
 )
@@ -140,7 +140,7 @@ def test_all_means_the_benchmarks_with_masks_and_a_card_may_hold_both_tasks(tmp_
     planned = _planned(
         tmp_path,
         "--backbone",
-        "vit_t_timm",
+        "tiny_timm",
         "--datasets",
         "kvasir,origin",
         *(w for one in both for w in ("--set", one)),

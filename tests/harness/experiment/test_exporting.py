@@ -38,13 +38,13 @@ def test_the_summary_says_what_loads_a_file_that_the_registry_refuses(
     run, side = finished(results, "lora"), 128
     assert export_to(results, run, tmp_path / "sam.pth") == 0
     assert (
-        f"positions fitted to {side} px; load with harness.models.original_sam.plain_sam('vit_t', image_size={side}); "
+        f"positions fitted to {side} px; load with harness.models.original_sam.plain_sam('tiny', image_size={side}); "
         "segment_anything's registry takes vit_b, vit_l, vit_h at 1024 px only"
     ) in capsys.readouterr().out
     assert export_to(results, run, tmp_path / "adapter.safetensors", "--adapter-only") == 0
     assert "positions" not in capsys.readouterr().out
 
-    monkeypatch.setattr(exporting, "REGISTRY", ("vit_t",))
+    monkeypatch.setattr(exporting, "REGISTRY", ("tiny",))
     monkeypatch.setattr(exporting, "REGISTRY_SIZE", side)
     assert export_to(results, run, tmp_path / "again.pth") == 0
     assert "positions" not in capsys.readouterr().out
@@ -70,7 +70,7 @@ def test_exported_checkpoint_differs_from_the_weights_that_the_run_started_from(
 
 
 @pytest.mark.parametrize(
-    ("method", "backbone", "arguments"), [("naslora", "vit_t", ["--verify"]), ("lora", "vit_t_timm", [])]
+    ("method", "backbone", "arguments"), [("naslora", "tiny", ["--verify"]), ("lora", "tiny_timm", [])]
 )
 def test_adapter_only_holds_the_trained_tensors_and_names_its_run(
     results: Path,
@@ -128,7 +128,7 @@ def test_a_model_that_keeps_parts_of_its_method_is_refused(
 def test_what_is_no_sam_is_refused_with_the_way_that_works(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for run in (finished(results, "lora", backbone="vit_t_timm"), finished(results, "lora", benchmark="trans10k_v2")):
+    for run in (finished(results, "lora", backbone="tiny_timm"), finished(results, "lora", benchmark="trans10k_v2")):
         assert export_to(results, run, tmp_path / "sam.pth") == 2
         assert "use --adapter-only" in capsys.readouterr().err
 

@@ -126,7 +126,7 @@ def test_a_cell_travels_as_a_bias_and_a_rank_that_is_its_own(results: Path, tmp_
 
 def test_names_of_a_whole_sam_are_those_that_transformers_has(results: Path) -> None:
     run = finished(results, "lora")
-    names = {hf_name(name) for name in plain_sam("vit_t").state_dict() if not name.startswith("pixel_")}
+    names = {hf_name(name) for name in plain_sam("tiny").state_dict() if not name.startswith("pixel_")}
     assert names == _plain_hf(run).state_dict().keys() - {"shared_image_embedding.positional_embedding"}
 
 
@@ -174,7 +174,7 @@ def _from_weights(results: Path, checkpoint: Path) -> Run:
         entries=(Variant(method="lora", options={}),),
         benchmarks=("kvasir",),
         protocol="demo",
-        backbones=("vit_t",),
+        backbones=("tiny",),
         checkpoints={"": checkpoint},
         results=results,
     )
@@ -190,7 +190,7 @@ def test_an_adapter_loads_in_python_on_the_weights_that_it_was_trained_on_and_on
     results: Path, tmp_path: Path
 ) -> None:
     mine, other = tmp_path / "mine.pth", tmp_path / "other.pth"
-    weights = plain_sam("vit_t").state_dict()
+    weights = plain_sam("tiny").state_dict()
     torch.save(weights, mine)
     torch.save({name: tensor + 1 for name, tensor in weights.items()}, other)
     run, file = _from_weights(results, mine), tmp_path / "adapter.safetensors"
@@ -205,7 +205,7 @@ def test_an_adapter_loads_in_python_on_the_weights_that_it_was_trained_on_and_on
     assert method.merge("exact").folded
     with pytest.raises(ValueError, match=rf"is not the file that run {run.key} started from.*{fingerprint(mine)}"):
         load_adapter(file, checkpoint=other)
-    with pytest.raises(ValueError, match="started from pretrained vit_t weights"):
+    with pytest.raises(ValueError, match="started from pretrained tiny weights"):
         load_adapter(file)
     with pytest.raises(ValueError, match="--adapter-only"):
         load_adapter(results / "state" / run.key / "best.safetensors", checkpoint=mine)

@@ -40,7 +40,7 @@ class Finished:
             benchmarks=(benchmark,),
             protocol="demo",
             overrides={"epochs": "1", **rules},
-            backbones=("vit_t",),
+            backbones=("tiny",),
             results=results,
         )
         job = plan(request, prepare_samples=sample_writer(results)).jobs[0]

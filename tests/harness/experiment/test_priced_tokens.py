@@ -28,7 +28,7 @@ SIZE = 64
 
 
 def planned(
-    root: Path, method: str = "lora", *, backbone: str = "vit_t", blocks: str = "last-half", **rules: Any
+    root: Path, method: str = "lora", *, backbone: str = "tiny", blocks: str = "last-half", **rules: Any
 ) -> Plan:
     small = {"image_size": SIZE, "epochs": 1, "train_limit": 3, "val_limit": 2, "test_limit": 2, "merge": []}
     request = Request(
@@ -49,7 +49,7 @@ def written(root: Path, made: Plan) -> int:
     return sum(path.stat().st_size for path in (root / "cache").rglob("*.embeddings"))
 
 
-@pytest.mark.parametrize(("backbone", "precision"), [("vit_t", "fp32"), ("vit_t", "bf16"), ("vit_t_timm", "fp32")])
+@pytest.mark.parametrize(("backbone", "precision"), [("tiny", "fp32"), ("tiny", "bf16"), ("tiny_timm", "fp32")])
 def test_a_run_keeps_as_many_bytes_of_tokens_as_its_plan_says(tmp_path: Path, backbone: str, precision: str) -> None:
     made = planned(tmp_path, backbone=backbone, precision=precision)
     found = priced(tmp_path, made)
@@ -75,7 +75,7 @@ def test_a_split_too_large_for_a_file_is_priced_none(tmp_path: Path, monkeypatch
     assert priced(tmp_path, made).token_cache_bytes == written(tmp_path, made) == 0
 
 
-@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm", "vit_t_dinov3", "vit_t_sam3", "tiny_mobile_sam"])
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_timm", "tiny_dinov3", "tiny_sam3", "tiny_mobile_sam"])
 @pytest.mark.parametrize(
     "asked", [{"blocks": "last-half"}, {"blocks": "last-half", "outside": False}, {"blocks": "all"}]
 )
@@ -93,5 +93,5 @@ def test_every_method_keeps_the_blocks_that_its_plan_expects(backbone: str, aske
         found = frozen_prefix(segmenter)
         kept[name] = found.blocks if found else None
         assert disk.kept_blocks(config, shape) == kept[name], name
-    some = {"vit_t": "last-half", "vit_t_timm": "last-half", "tiny_mobile_sam": asked["blocks"]}
+    some = {"tiny": "last-half", "tiny_timm": "last-half", "tiny_mobile_sam": asked["blocks"]}
     assert (kept["lora"] is not None) == (some.get(backbone) == asked["blocks"])

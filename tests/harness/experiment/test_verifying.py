@@ -44,13 +44,13 @@ def test_verification_loads_by_the_registry_itself_where_it_can(
 
     def build(checkpoint: str) -> Any:
         asked.append(checkpoint)
-        sam = plain_sam("vit_t", image_size=128)
+        sam = plain_sam("tiny", image_size=128)
         sam.load_state_dict(torch.load(checkpoint, weights_only=True))
         return sam
 
-    monkeypatch.setattr(exporting, "REGISTRY", ("vit_t",))
+    monkeypatch.setattr(exporting, "REGISTRY", ("tiny",))
     monkeypatch.setattr(exporting, "REGISTRY_SIZE", 128)
-    monkeypatch.setitem(sam_model_registry, "vit_t", build)
+    monkeypatch.setitem(sam_model_registry, "tiny", build)
 
     found = sam_masks(run, out, exported.held_out)
 

@@ -42,15 +42,15 @@ def test_totals_equal_segment_anything(name: str, published: int) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "vit_t",
+        "tiny",
         "vit_b",
         "vit_h",
-        "vit_t_timm",
+        "tiny_timm",
         *KNOWN_TIMM,
         "timm/deit3_small_patch16_224",
         "timm/vit_base_patch16_clip_224",
-        "vit_t_dinov3",
-        "vit_t_sam3",
+        "tiny_dinov3",
+        "tiny_sam3",
         "timm/vit_large_patch16_dinov3",
         "sam3",
     ],
@@ -99,6 +99,8 @@ def test_known_shapes_equal_timm(name: str) -> None:
         ("timm/vit_small_patch16_dinov3_qkvb", "one linear layer for q, k and v"),
         ("timm/eva02_tiny_patch14_224", "rotary positions alone"),
         ("timm/vit_small_resnet26d_224", "patches by one convolution"),
+        ("vit_t", r"is called 'tiny' now \(mobile_sam is MobileSAM"),
+        ("vit_t_timm", "is called 'tiny_timm' now"),
     ],
 )
 def test_unknown_backbones_name_the_nearest(name: str, hint: str) -> None:

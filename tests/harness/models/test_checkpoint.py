@@ -21,7 +21,7 @@ WEIGHTS = Path(__file__).parents[4] / "shared" / "weights" / "vit_small_patch14_
 @pytest.fixture(scope="module")
 def sam_state() -> dict[str, torch.Tensor]:
     with seeded(11):
-        sam = plain_sam("vit_t")
+        sam = plain_sam("tiny")
         for name, parameter in sam.named_parameters():
             if "pos" in name:
                 torch.nn.init.normal_(parameter, std=0.02)
@@ -42,19 +42,19 @@ def test_a_sam_checkpoint_loads_strictly_and_saves_back(tmp_path: Path, sam_stat
         torch.save(sam_state, path)
     else:
         save_file(sam_state, path)
-    first = build_segmenter("vit_t", task="binary", checkpoint=path, head_seed=1)
-    second = build_segmenter("vit_t", task="binary", checkpoint=path, head_seed=2)
+    first = build_segmenter("tiny", task="binary", checkpoint=path, head_seed=1)
+    second = build_segmenter("tiny", task="binary", checkpoint=path, head_seed=2)
     exported = sam_state_dict(first)
     assert exported.keys() == sam_state.keys()
     assert all(torch.equal(exported[key], sam_state[key]) for key in sam_state)
     assert all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
-    plain_sam("vit_t").load_state_dict(exported, strict=True)
+    plain_sam("tiny").load_state_dict(exported, strict=True)
 
 
 def test_a_loaded_segmenter_trains(sam_file: Path) -> None:
-    segmenter = build_segmenter("vit_t", task="binary", checkpoint=sam_file)
+    segmenter = build_segmenter("tiny", task="binary", checkpoint=sam_file)
     assert not [name for name, p in segmenter.named_parameters() if p.is_meta]
     segmenter(torch.randn(1, 3, 128, 128)).masks.mean().backward()
     assert segmenter.encoder.blocks[0].attn.qkv.weight.grad is not None
@@ -70,7 +70,7 @@ def test_an_export_of_vit_b_loads_into_the_registry() -> None:
 
 
 def test_another_image_size_refits_the_position_tables_only(sam_file: Path, sam_state: dict) -> None:
-    segmenter = build_segmenter("vit_t", task="binary", checkpoint=sam_file, image_size=192)
+    segmenter = build_segmenter("tiny", task="binary", checkpoint=sam_file, image_size=192)
     state = sam_state_dict(segmenter)
     changed = {key for key in sam_state if sam_state[key].shape != state[key].shape}
     assert changed == {"image_encoder.pos_embed"} | {
@@ -78,7 +78,7 @@ def test_another_image_size_refits_the_position_tables_only(sam_file: Path, sam_
     }
     assert all(torch.equal(state[key], sam_state[key]) for key in sam_state.keys() - changed)
     # segment_anything interpolates relative positions on each call; refitting them once must give the same output.
-    at_home = build_segmenter("vit_t", task="binary", checkpoint=sam_file)
+    at_home = build_segmenter("tiny", task="binary", checkpoint=sam_file)
     images = torch.randn(1, 3, 192, 192, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(segmenter(images).masks, at_home(images).masks, atol=1e-5, rtol=1e-4)
@@ -86,7 +86,7 @@ def test_another_image_size_refits_the_position_tables_only(sam_file: Path, sam_
 
 def test_quirk_12_leaves_the_positional_encoding_random(sam_file: Path) -> None:
     def gaussian(**options: object) -> torch.Tensor:
-        segmenter = build_segmenter("vit_t", task="binary", checkpoint=sam_file, **options)  # type: ignore[arg-type]
+        segmenter = build_segmenter("tiny", task="binary", checkpoint=sam_file, **options)  # type: ignore[arg-type]
         return segmenter.get_buffer("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix")
 
     intended = gaussian()
@@ -140,7 +140,7 @@ def test_bad_files_get_one_line(
     path = tmp_path / name
     write(path, sam_state)
     with pytest.raises(UsageError, match=message) as caught:
-        build_segmenter("vit_t", task="binary", checkpoint=path)
+        build_segmenter("tiny", task="binary", checkpoint=path)
     assert "\n" not in str(caught.value)
     assert "this must not run" not in capsys.readouterr().out
 
@@ -148,25 +148,25 @@ def test_bad_files_get_one_line(
 def test_a_wrong_architecture_names_the_first_keys(tmp_path: Path, sam_file: Path, sam_state: dict) -> None:
     with pytest.raises(UsageError, match=r"not a vit_b: missing image_encoder\.blocks\.4\.\S+, .*shape .*pos_embed is"):
         build_segmenter("vit_b", task="binary", checkpoint=sam_file)
-    with pytest.raises(UsageError, match="not a vit_t_timm: missing cls_token"):
-        build_segmenter("vit_t_timm", task="binary", checkpoint=sam_file)
+    with pytest.raises(UsageError, match="not a tiny_timm: missing cls_token"):
+        build_segmenter("tiny_timm", task="binary", checkpoint=sam_file)
     broken = tmp_path / "broken.pth"
     torch.save(
         {key: value for key, value in sam_state.items() if "no_mask_embed" not in key} | {"new": torch.zeros(1)}, broken
     )
     with pytest.raises(UsageError, match=r"missing prompt_encoder\.no_mask_embed\.weight; unexpected new"):
-        build_segmenter("vit_t", task="binary", checkpoint=broken)
+        build_segmenter("tiny", task="binary", checkpoint=broken)
 
 
 def test_timm_weights_load_at_another_size_and_leave_the_head_to_its_seed(tmp_path: Path) -> None:
     vit = create_vit("test_vit", 160)
     path = tmp_path / "vit.safetensors"
     save_file({**vit.state_dict(), "head.weight": torch.zeros(10, 64), "head.bias": torch.zeros(10)}, path)
-    segmenter = build_segmenter("vit_t_timm", task="binary", checkpoint=path, image_size=96, head_seed=4)
+    segmenter = build_segmenter("tiny_timm", task="binary", checkpoint=path, image_size=96, head_seed=4)
     state = segmenter.encoder.state_dict()
     assert state["pos_embed"].shape == (1, 37, 64)
     assert torch.equal(state["blocks.5.mlp.fc2.weight"], vit.state_dict()["blocks.5.mlp.fc2.weight"])
-    unloaded = build_segmenter("vit_t_timm", task="binary", image_size=96, head_seed=4)
+    unloaded = build_segmenter("tiny_timm", task="binary", image_size=96, head_seed=4)
     for key, value in unloaded.state_dict().items():
         if key.startswith(("mask_decoder", "prompt_encoder", "neck")):
             assert torch.equal(value, segmenter.state_dict()[key]), key

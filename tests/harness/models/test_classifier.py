@@ -24,7 +24,7 @@ POOL = {"class-token": "token", "mean-pool": "avg"}
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     name: (entry.timm_model, dict(entry.timm_options))
     for name, entry in known_backbones().items()
-    if name in ("vit_t_timm", "vit_t_dinov3")
+    if name in ("tiny_timm", "tiny_dinov3")
 }
 
 
@@ -41,7 +41,7 @@ def _built(backbone: str, decoder: Any, *, classes: int = 5, side: int = 64) -> 
 def test_logits_and_gradients_are_those_of_timms_classifier(backbone: str, decoder: Any) -> None:
     model, options = TINY[backbone]
     ours = _built(backbone, decoder).eval()
-    norm: dict[str, Any] = {"fc_norm": False} if backbone == "vit_t_timm" else {"use_fc_norm": False}
+    norm: dict[str, Any] = {"fc_norm": False} if backbone == "tiny_timm" else {"use_fc_norm": False}
     theirs: Any = create_model(model, num_classes=5, global_pool=POOL[decoder], img_size=64, **norm, **options).eval()
     theirs.load_state_dict({**theirs.state_dict(), **ours.encoder.state_dict()}, strict=True)
     with torch.no_grad():
@@ -71,27 +71,27 @@ def test_logits_and_gradients_are_those_of_timms_classifier(backbone: str, decod
 @pytest.mark.parametrize("decoder", LABELLING)
 @pytest.mark.parametrize("classes", [2, 9])
 def test_counts_are_the_closed_forms(decoder: Any, classes: int) -> None:
-    ours = _built("vit_t_timm", decoder, classes=classes)
+    ours = _built("tiny_timm", decoder, classes=classes)
     given: dict[str, Any] = {"task": "classification", "num_classes": classes, "decoder": decoder}
     trained = sum(parameter.numel() for _, parameter in ours.decoder_parameters())
-    assert trained == decoder_parameters("vit_t_timm", **given) == 64 * classes + classes
-    assert sum(p.numel() for p in ours.parameters()) == total_parameters("vit_t_timm", image_size=64, **given)
+    assert trained == decoder_parameters("tiny_timm", **given) == 64 * classes + classes
+    assert sum(p.numel() for p in ours.parameters()) == total_parameters("tiny_timm", image_size=64, **given)
 
 
 def test_embeddings_of_class_tokens_are_no_others() -> None:
-    prints = {weights_fingerprint(_built("vit_t_timm", decoder).encoder) for decoder in LABELLING}
+    prints = {weights_fingerprint(_built("tiny_timm", decoder).encoder) for decoder in LABELLING}
     assert len(prints) == 2
-    assert weights_fingerprint(_built("vit_t_timm", "mean-pool").encoder) in prints
+    assert weights_fingerprint(_built("tiny_timm", "mean-pool").encoder) in prints
 
 
 def test_a_backbone_without_class_token_is_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match=r"a classifier and stands on a plain ViT of timm, not on vit_b; take one"):
         require_stands("mean-pool", "vit_b")
-    with pytest.raises(UsageError, match="vit_t_sam3 has no class token; take decoder=mean-pool"):
-        require_stands("class-token", "vit_t_sam3")
+    with pytest.raises(UsageError, match="tiny_sam3 has no class token; take decoder=mean-pool"):
+        require_stands("class-token", "tiny_sam3")
     with pytest.raises(UsageError, match="has no class token"):  # its one prefix token is a register
         require_stands("class-token", "timm/vit_base_patch16_reg4_gap_256")
-    require_stands("mean-pool", "vit_t_sam3")
+    require_stands("mean-pool", "tiny_sam3")
     require_stands("class-token", "timm/vit_small_patch14_reg4_dinov2")
 
 

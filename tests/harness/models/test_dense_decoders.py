@@ -103,7 +103,7 @@ def test_outputs_and_gradients_equal_the_published_structure(decoder: Any, fused
 
 @pytest.mark.parametrize("decoder", DENSE)
 def test_two_classes_become_one_logit_with_the_same_probability(decoder: Any) -> None:
-    segmenter = build_segmenter("vit_t_timm", task="binary", decoder=decoder, image_size=64).eval()
+    segmenter = build_segmenter("tiny_timm", task="binary", decoder=decoder, image_size=64).eval()
     assert isinstance(segmenter, DenseSegmenter)
     with torch.no_grad():
         two = segmenter.decoder(segmenter.encode(_images()))
@@ -115,7 +115,7 @@ def test_two_classes_become_one_logit_with_the_same_probability(decoder: Any) ->
 
 
 def test_probabilities_of_several_classes_are_their_softmax() -> None:
-    segmenter = build_segmenter("vit_t_timm", task="multiclass", num_classes=4, decoder="linear", image_size=64).eval()
+    segmenter = build_segmenter("tiny_timm", task="multiclass", num_classes=4, decoder="linear", image_size=64).eval()
     with torch.no_grad():
         found = probabilities(segmenter(_images()), (64, 64))
     assert found.shape == (2, 4, 64, 64)
@@ -159,7 +159,7 @@ def test_a_timm_checkpoint_loads_strictly_and_its_positions_are_resized_as_timm_
 
 
 def test_dropout_is_in_training_alone_and_follows_torchs_seed() -> None:
-    segmenter = build_segmenter("vit_t_timm", task="binary", decoder="mask-transformer", image_size=64)
+    segmenter = build_segmenter("tiny_timm", task="binary", decoder="mask-transformer", image_size=64)
     with torch.no_grad():
         seen = []
         for seed in (1, 1, 2):
@@ -172,7 +172,7 @@ def test_dropout_is_in_training_alone_and_follows_torchs_seed() -> None:
 
 
 def test_bf16_keeps_the_last_norm_in_fp32() -> None:
-    segmenter = build_segmenter("vit_t_timm", task="binary", decoder="mask-transformer", image_size=64).eval()
+    segmenter = build_segmenter("tiny_timm", task="binary", decoder="mask-transformer", image_size=64).eval()
     with torch.no_grad():
         exact = segmenter(_images()).masks
         with torch.autocast("cpu", dtype=torch.bfloat16):

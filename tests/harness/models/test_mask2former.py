@@ -26,7 +26,7 @@ def _images() -> Tensor:
 
 @pytest.fixture(scope="module")
 def segmenter() -> QuerySegmenter:
-    built = build_segmenter("vit_t_timm", task="multiclass", num_classes=4, decoder="mask2former", image_size=64)
+    built = build_segmenter("tiny_timm", task="multiclass", num_classes=4, decoder="mask2former", image_size=64)
     assert isinstance(built, QuerySegmenter)
     return built
 
@@ -80,7 +80,7 @@ def test_of_background_and_foreground_the_probability_is_the_foregrounds_share()
 
 
 @pytest.mark.parametrize(("name", "task", "classes"), [
-    ("vit_t_timm", "binary", 2), ("timm/vit_small_patch14_dinov2", "multiclass", 12),
+    ("tiny_timm", "binary", 2), ("timm/vit_small_patch14_dinov2", "multiclass", 12),
 ])  # fmt: skip
 def test_closed_forms_are_exact(name: str, task: Any, classes: int) -> None:
     with torch.device("meta"):
@@ -95,7 +95,7 @@ def test_one_seed_gives_one_decoder_and_leaves_torchs_generator_alone() -> None:
     for burn in (0, 3):
         torch.rand(burn)
         before = torch.get_rng_state()
-        built = build_segmenter("vit_t_timm", task="binary", decoder="mask2former", image_size=64, head_seed=4)
+        built = build_segmenter("tiny_timm", task="binary", decoder="mask2former", image_size=64, head_seed=4)
         assert torch.equal(torch.get_rng_state(), before)
         states.append(built.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
@@ -123,6 +123,6 @@ def test_other_losses_are_refused() -> None:
 def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs transformers: pip install 'sam-peft-harness\[mask2former\]'"):
-        build_segmenter("vit_t_timm", task="binary", decoder="mask2former")
+        build_segmenter("tiny_timm", task="binary", decoder="mask2former")
     with pytest.raises(UsageError, match="transformers' Mask2Former and stands on a plain ViT of timm, not on vit_b"):
         build_segmenter("vit_b", task="binary", decoder="mask2former")

@@ -16,7 +16,7 @@ from harness.models.sam3_encoder import trunk_state
 from harness.models.timm_encoder import create_vit
 from harness.system.errors import UsageError
 
-SMALL = ("vit_t_dinov3", "vit_t_sam3")
+SMALL = ("tiny_dinov3", "tiny_sam3")
 
 
 def _images(height: int, width: int) -> Tensor:
@@ -34,8 +34,8 @@ def _require_equal_gradients(ours: nn.Module, theirs: dict[str, Tensor]) -> None
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("size", [(128, 128), (64, 160)])
 def test_dinov3_equals_timm(size: tuple[int, int], fused: bool) -> None:
-    entry = backbone("vit_t_dinov3")
-    encoder: Any = build_segmenter("vit_t_dinov3", task="binary", fused_attention=fused).encoder
+    entry = backbone("tiny_dinov3")
+    encoder: Any = build_segmenter("tiny_dinov3", task="binary", fused_attention=fused).encoder
     vit: Any = create_vit(entry.timm_model, 128, **entry.timm_options)
     vit.load_state_dict(encoder.state_dict(), strict=True)
     vit.set_input_size(size)
@@ -85,7 +85,7 @@ def _small() -> nn.Module:
 @pytest.mark.parametrize("fused", [True, False])
 def test_sam3_equals_transformers(fused: bool) -> None:
     theirs: Any = _small()
-    encoder: Any = build_segmenter("vit_t_sam3", task="binary", fused_attention=fused).encoder
+    encoder: Any = build_segmenter("tiny_sam3", task="binary", fused_attention=fused).encoder
     named = {f"detector_model.vision_encoder.backbone.{name}": tensor for name, tensor in theirs.state_dict().items()}
     encoder.load_state_dict(trunk_state(named), strict=True)
     images = _images(128, 128)
@@ -108,7 +108,7 @@ def test_the_count_of_sam3_is_that_of_transformers() -> None:
 
 
 def test_sam3_reads_the_trunk_out_of_its_own_checkpoint(tmp_path: Path) -> None:
-    trunk = build_segmenter("vit_t_sam3", task="binary", head_seed=5).encoder.state_dict()
+    trunk = build_segmenter("tiny_sam3", task="binary", head_seed=5).encoder.state_dict()
     stored = {f"detector.backbone.vision_backbone.trunk.{name}": tensor for name, tensor in trunk.items()}
     positions = "detector.backbone.vision_backbone.trunk.pos_embed"
     stored[positions] = torch.cat([torch.ones(1, 1, 64), stored[positions]], dim=1)
@@ -116,7 +116,7 @@ def test_sam3_reads_the_trunk_out_of_its_own_checkpoint(tmp_path: Path) -> None:
     stored["detector.transformer.decoder.query_embed.weight"] = torch.ones(4, 4)
     path = tmp_path / "sam3.pt"
     torch.save({"model": stored}, path)
-    segmenter = build_segmenter("vit_t_sam3", task="binary", checkpoint=path, head_seed=6)
+    segmenter = build_segmenter("tiny_sam3", task="binary", checkpoint=path, head_seed=6)
     for name, tensor in segmenter.encoder.state_dict().items():
         assert torch.equal(tensor, trunk[name]), name
 
@@ -131,11 +131,11 @@ def test_foreign_weights_are_refused_in_one_line(tmp_path: Path, name: str) -> N
 
 
 def test_dinov3_weights_of_timm_load_strictly_at_another_size(tmp_path: Path) -> None:
-    entry = backbone("vit_t_dinov3")
+    entry = backbone("tiny_dinov3")
     vit: Any = create_vit(entry.timm_model, 128, **entry.timm_options)
     path = tmp_path / "dinov3.pt"
     torch.save(vit.state_dict(), path)
-    encoder: Any = build_segmenter("vit_t_dinov3", task="binary", checkpoint=path, image_size=96).encoder
+    encoder: Any = build_segmenter("tiny_dinov3", task="binary", checkpoint=path, image_size=96).encoder
     assert all(torch.equal(tensor, vit.state_dict()[name]) for name, tensor in encoder.state_dict().items())
 
 
@@ -149,7 +149,7 @@ def test_sites_are_called_as_modules_with_their_layout(name: str) -> None:
         site.get(part).register_forward_pre_hook(hook)
     segmenter(_images(128, 128))
     expected: dict[str, tuple[int, ...]]
-    if name == "vit_t_dinov3":  # 64 patches behind five prefix tokens
+    if name == "tiny_dinov3":  # 64 patches behind five prefix tokens
         tokens = (2, 69, 64)
         expected = {**dict.fromkeys(("norm1", "qkv", "proj", "norm2", "mlp_in"), tokens), "mlp_out": (2, 69, 256)}
     else:  # 8x8 tokens padded to 9x9, nine windows of 3x3 an image

@@ -14,7 +14,7 @@ from harness.models.decoder_shape import Task
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import SAMSegmenter, Segmenter, SegmenterOutput, probabilities, upsample
 
-NAMES = ["vit_t", "vit_t_timm"]
+NAMES = ["tiny", "tiny_timm"]
 
 
 def _images(batch: int, height: int, width: int | None = None) -> Tensor:
@@ -40,8 +40,8 @@ def _per_image_masks(sam: Any, embedding: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_encoder_and_decoder_equal_segment_anything(fused: bool) -> None:
-    segmenter = build_segmenter("vit_t", task="binary", head_seed=1, fused_attention=fused)
-    sam = plain_sam("vit_t")
+    segmenter = build_segmenter("tiny", task="binary", head_seed=1, fused_attention=fused)
+    sam = plain_sam("tiny")
     sam.load_state_dict(sam_state_dict(segmenter), strict=True)
     images = _images(3, 128)
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_encoder_and_decoder_equal_segment_anything(fused: bool) -> None:
 def test_one_image_after_the_other_gives_the_same_outputs_and_gradients(task: Task) -> None:
     found = []
     for batched in (True, False):
-        segmenter = build_segmenter("vit_t", task=task, num_classes=3, mask_tokens=2, batched_decoder=batched)
+        segmenter = build_segmenter("tiny", task=task, num_classes=3, mask_tokens=2, batched_decoder=batched)
         output = segmenter(_images(3, 128))
         loss = output.masks.square().mean() + (0 if output.classes is None else output.classes.square().mean())
         loss.backward()
@@ -65,9 +65,9 @@ def test_one_image_after_the_other_gives_the_same_outputs_and_gradients(task: Ta
 
 
 def test_gradients_equal_segment_anything() -> None:
-    segmenter = build_segmenter("vit_t", task="binary", head_seed=1)
+    segmenter = build_segmenter("tiny", task="binary", head_seed=1)
     assert isinstance(segmenter, SAMSegmenter)
-    sam = plain_sam("vit_t")
+    sam = plain_sam("tiny")
     sam.load_state_dict(sam_state_dict(segmenter), strict=True)
     images = _images(2, 128)
     segmenter(images).masks.square().mean().backward()
@@ -85,8 +85,8 @@ def test_gradients_equal_segment_anything() -> None:
 def test_images_that_are_not_square_equal_segment_anything_with_resized_positions() -> None:
     from harness.models.sam_encoder import resize_positions
 
-    segmenter = build_segmenter("vit_t", task="binary", head_seed=1)
-    sam = plain_sam("vit_t")
+    segmenter = build_segmenter("tiny", task="binary", head_seed=1)
+    sam = plain_sam("tiny")
     sam.load_state_dict(sam_state_dict(segmenter), strict=True)
     sam.image_encoder.pos_embed = torch.nn.Parameter(resize_positions(sam.image_encoder.pos_embed.detach(), 5, 10))
     images = _images(2, 80, 160)
@@ -117,7 +117,7 @@ def test_forward_is_embed_blocks_finish(name: str, activation_checkpointing: boo
 def test_timm_encoder_equals_timm() -> None:
     from harness.models.timm_encoder import create_vit
 
-    segmenter = build_segmenter("vit_t_timm", task="binary")
+    segmenter = build_segmenter("tiny_timm", task="binary")
     encoder: Any = segmenter.encoder
     vit = create_vit("test_vit", 160)
     vit.load_state_dict(encoder.state_dict(), strict=True)
@@ -163,7 +163,7 @@ def test_sites_are_called_as_modules_with_their_layout(name: str) -> None:
             hook = lambda _module, args, part=part: seen.update({part: tuple(args[0].shape)})  # noqa: E731
             site.get(part).register_forward_pre_hook(hook)
     segmenter(_images(2, segmenter.encoder.shape.image_size))
-    if name == "vit_t":  # 8x8 tokens padded to 9x9, nine windows of 3x3 an image
+    if name == "tiny":  # 8x8 tokens padded to 9x9, nine windows of 3x3 an image
         whole, window = (2, 8, 8, 64), (18, 3, 3, 64)
         assert seen == {
             "norm1": whole,
@@ -196,8 +196,8 @@ def test_random_weights_come_from_the_head_seed_alone(name: str) -> None:
 
 
 def test_extra_mask_tokens_start_near_token_0() -> None:
-    one = build_segmenter("vit_t", task="binary", head_seed=5).get_parameter("mask_decoder.mask_tokens")
-    segmenter = build_segmenter("vit_t", task="multiclass", num_classes=3, mask_tokens=6, head_seed=5)
+    one = build_segmenter("tiny", task="binary", head_seed=5).get_parameter("mask_decoder.mask_tokens")
+    segmenter = build_segmenter("tiny", task="multiclass", num_classes=3, mask_tokens=6, head_seed=5)
     many = segmenter.get_parameter("mask_decoder.mask_tokens")
     noise = (many - one).std()
     assert 0.01 < noise < 0.03
@@ -205,7 +205,7 @@ def test_extra_mask_tokens_start_near_token_0() -> None:
 
 
 def test_only_the_trained_part_is_named() -> None:
-    segmenter = build_segmenter("vit_t", task="multiclass", num_classes=3, mask_tokens=2)
+    segmenter = build_segmenter("tiny", task="multiclass", num_classes=3, mask_tokens=2)
     names = {name for name, _ in segmenter.decoder_parameters()}
     assert names <= {name for name, _ in segmenter.named_parameters()}
     assert not [name for name in names if "iou_prediction_head" in name or "spare" in name]
@@ -214,7 +214,7 @@ def test_only_the_trained_part_is_named() -> None:
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 def test_output_shapes_and_probabilities(task: Task) -> None:
-    segmenter = build_segmenter("vit_t", task=task, num_classes=3, mask_tokens=5)
+    segmenter = build_segmenter("tiny", task=task, num_classes=3, mask_tokens=5)
     output = segmenter(_images(2, 128))
     assert output.masks.shape == (2, 1 if task == "binary" else 5, 32, 32)
     probability = probabilities(output, (128, 128))
@@ -233,7 +233,7 @@ def test_multiclass_probabilities_sum_over_masks() -> None:
 
 
 def test_bf16_autocast_gives_float32_logits() -> None:
-    segmenter: Segmenter = build_segmenter("vit_t", task="multiclass", num_classes=3)
+    segmenter: Segmenter = build_segmenter("tiny", task="multiclass", num_classes=3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = segmenter(_images(1, 128))
     assert output.masks.dtype == torch.float32
@@ -244,10 +244,10 @@ def test_bf16_autocast_gives_float32_logits() -> None:
 
 def test_a_multiclass_segmenter_does_not_save_as_a_plain_sam() -> None:
     with pytest.raises(ValueError, match="class head"):
-        sam_state_dict(build_segmenter("vit_t", task="multiclass", num_classes=3))
+        sam_state_dict(build_segmenter("tiny", task="multiclass", num_classes=3))
     with pytest.raises(ValueError, match="SAM's own backbones"):
-        sam_state_dict(build_segmenter("vit_t_timm", task="binary"))
-    adapted = build_segmenter("vit_t", task="binary")
+        sam_state_dict(build_segmenter("tiny_timm", task="binary"))
+    adapted = build_segmenter("tiny", task="binary")
     adapted.encoder.blocks[1].attn.qkv = torch.nn.Sequential(adapted.encoder.blocks[1].attn.qkv)
     with pytest.raises(ValueError, match=r"blocks\.1\.attn\.qkv.*merge it first"):
         sam_state_dict(adapted)

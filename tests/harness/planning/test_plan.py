@@ -156,23 +156,23 @@ def test_a_run_says_what_its_sweep_planned_and_its_key_does_not(samples: Path, t
 
 
 def test_every_decoder_has_its_runs_and_sams_keep_their_keys(samples: Path, tmp_path: Path) -> None:
-    where = {"backbones": ("vit_t_timm",), "benchmarks": ("kvasir",), "entries": (Variant(method="lora"),)}
+    where = {"backbones": ("tiny_timm",), "benchmarks": ("kvasir",), "entries": (Variant(method="lora"),)}
     (plain,) = planned(samples, tmp_path, **where).jobs
     found = planned(samples, tmp_path, decoders={"sam": {}, "linear": {}, "mask-transformer": {}}, **where)
     assert [job.run.rules["decoder"] for job in found.jobs] == ["sam", "linear", "mask-transformer"]
     assert found.jobs[0].run.key == plain.run.key
     assert len({job.run.key for job in found.jobs}) == len({job.run.protocol_hash for job in found.jobs}) == 3
     models = {model: trained for _, model, _, trained, _ in parameter_rows(found)}
-    assert models.keys() == {"vit_t_timm", "vit_t_timm + linear", "vit_t_timm + mask-transformer"}
-    assert models["vit_t_timm + mask-transformer"] - models["vit_t_timm + linear"] == 112_580 - 130
-    assert "vit_t_timm + linear" in plan_text(found, price(found, tmp_path, where=place()), where=place())
+    assert models.keys() == {"tiny_timm", "tiny_timm + linear", "tiny_timm + mask-transformer"}
+    assert models["tiny_timm + mask-transformer"] - models["tiny_timm + linear"] == 112_580 - 130
+    assert "tiny_timm + linear" in plan_text(found, price(found, tmp_path, where=place()), where=place())
     (linear,) = planned(samples, tmp_path, overrides={"decoder": "linear"}, **where).jobs
     assert linear.run.key == found.jobs[1].run.key
 
 
 def test_the_card_may_say_more_under_one_decoder(samples: Path, tmp_path: Path) -> None:
     decoders = {"sam": {}, "linear": {"decoder_lr": 1e-4}}
-    where = {"backbones": ("vit_t_timm",), "benchmarks": ("kvasir",), "entries": (Variant(method="lora"),)}
+    where = {"backbones": ("tiny_timm",), "benchmarks": ("kvasir",), "entries": (Variant(method="lora"),)}
     sam, linear = (job.run for job in planned(samples, tmp_path, decoders=decoders, **where).jobs)
     assert [run.rules["decoder_lr"] for run in (sam, linear)] == [None, 1e-4]
     assert sam.key == planned(samples, tmp_path, **where).jobs[0].run.key
@@ -187,7 +187,7 @@ def test_a_frozen_decoder_has_no_rate(samples: Path, tmp_path: Path) -> None:
 
 def test_a_decoder_that_cannot_stand_on_the_backbone_is_refused(samples: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match="decoder=linear is Segmenter's and stands on a plain ViT of timm, not on vit_t"
+        UsageError, match="decoder=linear is Segmenter's and stands on a plain ViT of timm, not on tiny"
     ):
         planned(samples, tmp_path, overrides={"decoder": "linear"})
     with pytest.raises(UsageError, match="decoder"):
@@ -195,7 +195,7 @@ def test_a_decoder_that_cannot_stand_on_the_backbone_is_refused(samples: Path, t
 
 
 def test_mask_tokens_are_no_matter_of_segmenters_decoders(samples: Path, tmp_path: Path) -> None:
-    where = {"backbones": ("vit_t_timm",), "benchmarks": ("trans10k_v1",), "entries": (Variant(method="lora"),)}
+    where = {"backbones": ("tiny_timm",), "benchmarks": ("trans10k_v1",), "entries": (Variant(method="lora"),)}
     one = {"mask_tokens": "1"}
     assert any("mask_tokens" in line for line in planned(samples, tmp_path, overrides=one, **where).problems)
     under = planned(samples, tmp_path, overrides={**one, "decoder": "linear"}, **where)

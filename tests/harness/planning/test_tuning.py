@@ -184,7 +184,7 @@ def test_two_studies_that_tune_a_row_each_show_their_own_choice(
 
     for name, on in (("one", "[kvasir]"), ("two", "[kvasir, leaf]")):
         (tmp_path / f"{name}.yaml").write_text(
-            f"title: t\nprotocol: demo\nbackbones: vit_t_timm\nbenchmarks: kvasir\nentries: [lora]\nseeds: 3\n"
+            f"title: t\nprotocol: demo\nbackbones: tiny_timm\nbenchmarks: kvasir\nentries: [lora]\nseeds: 3\n"
             f"tune: {{lr: [1.0e-4, 1.0e-3]}}\ntune_on: {on}\n"
         )
     for name in order:
@@ -236,7 +236,7 @@ def test_each_model_chooses_its_own(tuned: Any, tmp_path: Path) -> None:
 
     study = tmp_path / "two.yaml"
     study.write_text(
-        "title: t\nprotocol: demo\nbackbones: vit_t_timm\ndecoders: [sam, linear]\nbenchmarks: kvasir\nentries: [lora]\n"
+        "title: t\nprotocol: demo\nbackbones: tiny_timm\ndecoders: [sam, linear]\nbenchmarks: kvasir\nentries: [lora]\n"
         "seeds: 2\ntune: {lr: [1.0e-4, 1.0e-3]}\n"
     )
     _, work = tuned(score, study=str(study))

@@ -68,7 +68,7 @@ def test_the_median_of_earlier_records_counts_and_failed_ones_do_not() -> None:
 def test_time_scales_with_the_work_of_the_run() -> None:
     longer = made(rules={"epochs": 20}).run
     found = price([longer], [made()]).runs[0]
-    shape = backbone_shape("vit_t")
+    shape = backbone_shape("tiny")
     assert found.hours * 36 == pytest.approx(run_flops(longer, shape, IMAGES) / run_flops(made().run, shape, IMAGES))
     assert 1.9 < found.hours * 36 < 2.0
 
@@ -99,7 +99,7 @@ def test_records_of_this_machine_count_before_those_of_another_whatever_they_sha
 def test_an_assumed_price_counts_starts_and_updates_besides_operations() -> None:
     run = made().run
     (found,) = price([run], [], device=cpu(1)).runs
-    work = run_flops(run, backbone_shape("vit_t"), IMAGES)
+    work = run_flops(run, backbone_shape("tiny"), IMAGES)
     assert 3600 * found.hours == pytest.approx(work / 4.5e10 + START_SECONDS + 10 * 25 * UPDATE_SECONDS)
 
 
@@ -111,7 +111,7 @@ def test_closed_form_memory_counts_the_process_on_a_cpu_and_not_on_a_gpu() -> No
 
 def test_a_record_whose_clock_stops_with_training_says_nothing_of_the_test() -> None:
     earlier = made()
-    shape = backbone_shape("vit_t")
+    shape = backbone_shape("tiny")
     work = run_flops(earlier.run, shape, IMAGES) / run_flops(earlier.run, shape, replace(IMAGES, test=0))
     assert work > 1.01
     assert price([earlier.run], [earlier], seconds_of=lambda record: 0.0).hours == pytest.approx(work * 100 / 3600)
@@ -121,7 +121,7 @@ def test_a_record_whose_clock_stops_with_training_says_nothing_of_the_test() -> 
 
 def test_disk_is_that_of_an_interrupted_run_and_less_stays() -> None:
     run = made(method="decoder").run
-    states = 4 * decoder_parameters("vit_t", task="binary")
+    states = 4 * decoder_parameters("tiny", task="binary")
     rows = 40_000 + 150 * (IMAGES.val + 2 * IMAGES.test)
     found = price([run], []).runs[0]
     assert (found.disk_bytes, found.kept_bytes) == (7 * states + rows, 2 * states + rows)

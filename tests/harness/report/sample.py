@@ -26,7 +26,7 @@ from harness.studies import Study
 CARD: dict[str, Any] = {"image_size": 64, "methods": {}, "protocol": "aaaa0000aaaa0000"}
 """The rules of the card demo, as the records made here have them; ``protocol`` makes each hash's rules its own."""
 
-SETUP = Setup(card="demo", backbone="vit_t", checkpoint="", test_images={"kvasir": 8, "leaf": 8, "sbu": 8})
+SETUP = Setup(card="demo", backbone="tiny", checkpoint="", test_images={"kvasir": 8, "leaf": 8, "sbu": 8})
 """What the records made here are made with, as if it were a paper's."""
 
 
@@ -121,7 +121,7 @@ def record(
         seed=seed,
         **{
             "variant": method,
-            "backbone": "vit_t",
+            "backbone": "tiny",
             "checkpoint": "",
             "protocol": "demo",
             "rules": {**CARD, "protocol": protocol_hash},

@@ -162,7 +162,7 @@ def test_the_claim_is_printed_for_every_cost_and_stays_ambiguous() -> None:
     ("changes", "words"),
     [
         ({"device": "AMD EPYC", "driver": ""}, "on a CPU (AMD EPYC)"),
-        ({"backbone": "vit_t"}, "backbone vit_t instead of vit_h"),
+        ({"backbone": "tiny"}, "backbone tiny instead of vit_h"),
         ({"image_size": 128}, "image_size 128 instead of 1024"),
     ],
 )

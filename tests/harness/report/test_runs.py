@@ -192,7 +192,7 @@ def test_words_that_fit_several_runs_name_them(tmp_path: Path, capsys: pytest.Ca
     assert main(["lora kvasir", "--results", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "'lora kvasir' fits 2 runs: " in said
-    assert f"{record(seed=1).key} (lora on kvasir, seed 1, demo, vit_t)" in said
+    assert f"{record(seed=1).key} (lora on kvasir, seed 1, demo, tiny)" in said
 
 
 def test_a_long_list_of_one_folders_own_runs_says_how_many_it_leaves_out(

@@ -124,7 +124,7 @@ def test_generated_images_rank_nothing_and_the_heading_says_so() -> None:
 def test_the_page_answers_first() -> None:
     worse = three(0.20, method="full") + three(0.30, method="ssf")
     lines = render(three(0.10) + three(0.05, method="decoder") + worse).splitlines()
-    (answer,) = [line for line in lines[: lines.index("## demo · vit_t")] if line.startswith("- ")]
+    (answer,) = [line for line in lines[: lines.index("## demo · tiny")] if line.startswith("- ")]
     assert answer == (
         "- SBU BER: decoder is best (6.0); 3 are worse, from lora (by 5.0 [5.0, 5.0] points) to ssf (by 25.0 [25.0, 25.0])."
     )
@@ -189,7 +189,7 @@ def test_a_benchmark_that_few_rows_were_run_on_has_a_table_of_its_own() -> None:
     many = [one for name in ("lora", "decoder", "full", "ssf") for one in three(0.1, method=name)]
     page = render([*many, *(record(0.5, seed=seed, benchmark="leaf", metric="iou") for seed in range(3))])
     assert "MISSING" not in page
-    main, leaf = (rows(part) for part in page.split("### demo · vit_t: Leaf"))
+    main, leaf = (rows(part) for part in page.split("### demo · tiny: Leaf"))
     assert list(main) == ["method", "full", "decoder", "ssf", "lora"]
     assert main["method"] == ["SBU BER ↓", "params (M)", "encoder (M)"]
     assert list(leaf) == ["method", "lora"]
@@ -210,7 +210,7 @@ def test_tables_stand_in_the_order_of_what_they_say_and_no_two_headings_are_alik
     other = record(benchmark="sbu", metric="ber", protocol_hash="0001", rules={"image_size": 32, "warmup": 5})
     page = render([small, other, *three(0.1), *three(0.2, method="full")])
     headings = [line for line in page.splitlines() if line.startswith("## ")]
-    assert headings == ["## demo · vit_t", "## demo · vit_t · 32 px, warmup 3", "## demo · vit_t · 32 px, warmup 5"]
+    assert headings == ["## demo · tiny", "## demo · tiny · 32 px, warmup 3", "## demo · tiny · 32 px, warmup 5"]
 
 
 @pytest.mark.parametrize("style", ["markdown", "latex", "text"])
@@ -234,7 +234,7 @@ def test_csv_is_long_and_tidy() -> None:
     assert float(cell["low"]) == pytest.approx(0.11 - 4.30265 * 0.01 / 3**0.5, abs=1e-6)
     assert (cell["protocol_hash"], cell["backbone"], cell["benchmark"], cell["split"]) == (
         "aaaa0000aaaa0000",
-        "vit_t",
+        "tiny",
         "sbu",
         "test",
     )

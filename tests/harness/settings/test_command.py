@@ -38,7 +38,7 @@ def test_with_nothing_set_the_plain_command_is_the_demo_and_says_so(capsys: pyte
     shown = capsys.readouterr()
     assert "no data is set, so the card demo: generated images, numbers that rank nothing" in shown.err
     assert "18 runs" in shown.out
-    assert "vit_t" in shown.out
+    assert "tiny" in shown.out
 
 
 def test_with_data_set_it_is_the_papers_card_on_it(

@@ -113,7 +113,7 @@ def test_the_switch_leaves_every_step_whole(tmp_path: Path) -> None:
         ("vpt", {}, False),
     ],
 )
-@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
 def test_what_a_method_touches_is_not_in_front(
     backbone: str, method: str, config: dict[str, Any], expected: bool | None
 ) -> None:

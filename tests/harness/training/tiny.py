@@ -67,7 +67,7 @@ def attached(
     name: str, *, seed: int = 0, task: Any = "binary", classes: int = 2, **config: Any
 ) -> tuple[nn.Module, Method]:
     """A segmenter with a method attached."""
-    segmenter = build_segmenter("vit_t", task=task, num_classes=classes, mask_tokens=4, image_size=SIZE, head_seed=seed)
+    segmenter = build_segmenter("tiny", task=task, num_classes=classes, mask_tokens=4, image_size=SIZE, head_seed=seed)
     method = METHODS.get(name)(method_config_class(name)(**config), seed=seed)
     method.attach(segmenter)
     return segmenter, method

@@ -32,7 +32,7 @@ TRUNK_CLAUSES = ("identity", "gradient", "count", "merge")
 def under_every_clause(
     cases: Iterable[tuple[str, Options]],
     *,
-    backbone: str = "vit_t",
+    backbone: str = "tiny",
     decoder: Decoder = "sam",
     checks: Iterable[str] = tuple(CHECKS),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -7,6 +7,6 @@ from collections.abc import Callable
 from tests.methods.contract.cases import ADAPTERS, under_every_clause
 
 
-@under_every_clause(((name, {}) for name in ADAPTERS), backbone="vit_t_timm")
+@under_every_clause(((name, {}) for name in ADAPTERS), backbone="tiny_timm")
 def test_method_fulfils_contract(clause: Callable[[], str]) -> None:
     clause()

@@ -17,7 +17,7 @@ REFUSED = "ssf"
 
 @under_every_clause(
     ((name, {}) for name in methods.BUILTIN if name != REFUSED),
-    backbone="vit_t_dinov3",
+    backbone="tiny_dinov3",
     checks=TRUNK_CLAUSES,
 )
 def test_method_fulfils_contract(clause: Callable[[], str]) -> None:
@@ -26,5 +26,5 @@ def test_method_fulfils_contract(clause: Callable[[], str]) -> None:
 
 def test_what_the_trunk_has_no_place_for_is_refused_in_one_line() -> None:
     with pytest.raises(MethodError, match="no bias at q, k and v; take another method") as caught:
-        method_config_class(REFUSED)().encoder_parameters(backbone_shape("vit_t_dinov3"))
+        method_config_class(REFUSED)().encoder_parameters(backbone_shape("tiny_dinov3"))
     assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ OPTIONS: dict[str, Options] = {"ssf": {"outside": False}, "fact": {"sites": "qkv
 
 @under_every_clause(
     ((name, OPTIONS.get(name, {})) for name in methods.BUILTIN),
-    backbone="vit_t_sam3",
+    backbone="tiny_sam3",
     checks=TRUNK_CLAUSES,
 )
 def test_method_fulfils_contract(clause: Callable[[], str]) -> None:
@@ -30,5 +30,5 @@ def test_method_fulfils_contract(clause: Callable[[], str]) -> None:
 )
 def test_what_the_trunk_has_no_place_for_is_refused_in_one_line(name: str, hint: str) -> None:
     with pytest.raises(MethodError, match=hint) as caught:
-        method_config_class(name)().encoder_parameters(backbone_shape("vit_t_sam3"))
+        method_config_class(name)().encoder_parameters(backbone_shape("tiny_sam3"))
     assert "\n" not in str(caught.value)

@@ -7,6 +7,6 @@ from collections.abc import Callable
 from tests.methods.contract.cases import OWN, under_every_clause
 
 
-@under_every_clause(((name, {}) for name in OWN), backbone="vit_t_timm")
+@under_every_clause(((name, {}) for name in OWN), backbone="tiny_timm")
 def test_method_fulfils_contract(clause: Callable[[], str]) -> None:
     clause()

@@ -15,7 +15,7 @@ EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "plugin.py"
 SHORTEST = EXAMPLE.with_name("shortest.py")
 
 
-@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
 @pytest.mark.parametrize("check", CHECKS)
 def test_worked_example_fulfils_the_contract(check: str, backbone: str) -> None:
     load_plugin(EXAMPLE)
@@ -28,4 +28,4 @@ def test_the_shortest_method_fulfils_the_contract(check: str) -> None:
     if "gainlora" not in METHODS.names():
         load_plugin(SHORTEST)
     method = METHODS.get("gainlora")
-    CHECKS[check](ContractCase(method=method, config=method.config_class(), backbone="vit_t"))
+    CHECKS[check](ContractCase(method=method, config=method.config_class(), backbone="tiny"))

@@ -12,6 +12,6 @@ def test_method_fulfils_contract_on_sam(clause: Callable[[], str]) -> None:
     clause()
 
 
-@under_every_clause(((name, {}) for name in SHARED), backbone="vit_t_timm")
+@under_every_clause(((name, {}) for name in SHARED), backbone="tiny_timm")
 def test_method_fulfils_contract_on_timm(clause: Callable[[], str]) -> None:
     clause()

@@ -7,19 +7,19 @@ from collections.abc import Callable
 from tests.methods.contract.cases import under_every_clause
 
 
-@under_every_clause([("lora", {})], backbone="vit_t_timm", decoder="linear")
+@under_every_clause([("lora", {})], backbone="tiny_timm", decoder="linear")
 def test_lora_under_the_linear_decoder(clause: Callable[[], str]) -> None:
     clause()
 
 
-@under_every_clause([("bitfit", {}), ("lora", {}), ("naslora", {})], backbone="vit_t_timm", decoder="mean-pool")
+@under_every_clause([("bitfit", {}), ("lora", {}), ("naslora", {})], backbone="tiny_timm", decoder="mean-pool")
 def test_three_methods_on_the_mean_patch_in_every_clause(clause: Callable[[], str]) -> None:
     clause()
 
 
 @under_every_clause(
     [("lora", {}), ("lst", {}), ("naslora", {})],
-    backbone="vit_t_timm",
+    backbone="tiny_timm",
     decoder="class-token",
     checks=("identity", "gradient", "count", "batch", "merge"),
 )

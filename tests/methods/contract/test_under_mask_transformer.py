@@ -10,7 +10,7 @@ from tests.methods.contract.cases import under_every_clause
 
 @under_every_clause(
     [(name, {}) for name in methods.BUILTIN],
-    backbone="vit_t_timm",
+    backbone="tiny_timm",
     decoder="mask-transformer",
     checks=("identity", "gradient", "merge"),
 )

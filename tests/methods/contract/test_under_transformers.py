@@ -9,14 +9,14 @@ import pytest
 from tests.methods.contract.cases import under_every_clause
 
 
-@under_every_clause([("naslora", {})], backbone="vit_t_timm", decoder="mask-transformer")
+@under_every_clause([("naslora", {})], backbone="tiny_timm", decoder="mask-transformer")
 def test_a_cell_under_the_mask_transformer(clause: Callable[[], str]) -> None:
     clause()
 
 
 @under_every_clause(
     [("naslora", {}), ("adapter", {})],
-    backbone="vit_t_timm",
+    backbone="tiny_timm",
     decoder="mask2former",
     checks=("identity", "gradient", "count", "merge"),
 )

@@ -25,7 +25,7 @@ def _images(count: int, *, seed: int) -> Tensor:
     return nn.functional.avg_pool2d(noise, 9, stride=1, padding=4) * 9
 
 
-def _trained(name: str, backbone: str = "vit_t", **options: Any) -> tuple[Segmenter, LowRankMethod]:
+def _trained(name: str, backbone: str = "tiny", **options: Any) -> tuple[Segmenter, LowRankMethod]:
     """A segmenter whose adapters are far from their start, with running statistics of real passes; evaluation mode."""
     segmenter = build_segmenter(backbone, task="binary", image_size=SIZE)
     method = METHODS.get(name)(method_config_class(name)(**options), seed=1)
@@ -45,7 +45,7 @@ def _merge(method: Method, mode: Any) -> Any:
     return method.merge(mode, calibration=[_images(4, seed=4), _images(4, seed=5)], held_out=[_images(2, seed=6)])
 
 
-@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -107,7 +107,7 @@ def test_a_cell_without_a_linear_share_is_not_reported_as_folded_in_part() -> No
     assert report.partly == ()
 
 
-@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -148,11 +148,11 @@ def test_calibrated_merge_leaves_a_plain_sam_with_an_error_that_is_measured(name
     held_out = _images(2, seed=6)
     with torch.no_grad():
         unmerged = segmenter(held_out).masks
-        dropped = build_segmenter("vit_t", task="binary", image_size=SIZE).eval()(held_out).masks
+        dropped = build_segmenter("tiny", task="binary", image_size=SIZE).eval()(held_out).masks
 
     report = _merge(method, "calibrated")
 
-    sam = plain_sam("vit_t", image_size=SIZE)
+    sam = plain_sam("tiny", image_size=SIZE)
     sam.load_state_dict(sam_state_dict(segmenter), strict=True)
     with torch.no_grad():
         merged = segmenter(held_out).masks
@@ -260,7 +260,7 @@ def test_affine_updates_are_what_a_calibrated_merge_folds(name: str, options: di
     segmenter, method = _trained(name, **options)
     before = {
         key: tensor.clone()
-        for key, tensor in build_segmenter("vit_t", task="binary", image_size=SIZE).encoder.state_dict().items()
+        for key, tensor in build_segmenter("tiny", task="binary", image_size=SIZE).encoder.state_dict().items()
     }
     updates = method.affine_updates(calibration)
     method.merge("calibrated" if "calibrated" in method.merge_modes else "exact", calibration=calibration, held_out=[])

@@ -92,7 +92,7 @@ def test_a_sequence_is_a_map_behind_its_prefix() -> None:
     assert sorted(seen) == [(2, 4, 1, 1), (2, 4, 2, 3)]
 
 
-@pytest.mark.parametrize("backbone", ["vit_t", "vit_t_timm"])
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
 def test_every_site_is_found_and_replaced_in_both_families(backbone: str) -> None:
     encoder = build_segmenter(backbone, task="binary").encoder
     for place in block_sites(encoder, "0,2"):
@@ -110,7 +110,7 @@ def _linears(block: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def test_windows_exist_inside_the_attention_only() -> None:
-    place = block_sites(build_segmenter("vit_t", task="binary").encoder, "0")[0]
+    place = block_sites(build_segmenter("tiny", task="binary").encoder, "0")[0]
 
     assert (place.layout_at("qkv").window, place.layout_at("proj").window) == (3, 3)
     assert (place.layout_at("mlp_in").window, place.layout_at("mlp_out").window) == (0, 0)

@@ -19,7 +19,7 @@ def test_a_backbone_has_its_own_shape_and_the_command_line_overrides_both():
     gpu = load_profile("gpu")
     assert gpu.shape("vit_h").time == "12:00:00"
     assert gpu.shape("vit_h").constraint == "a100|h100"
-    assert gpu.shape("vit_t").time == "8:00:00"
+    assert gpu.shape("tiny").time == "8:00:00"
     assert load_profile("gpu", {"time": "2h"}).shape("vit_h").time == "2h"
     assert load_profile("gpu", {"cpus": "4"}).shape("vit_b").cpus == 4
 
@@ -89,7 +89,7 @@ def test_time_limits_are_read_as_slurm_reads_them(text, expected):
 
 def test_gres_says_how_many_gpus_a_run_has(tmp_path):
     for gres, gpus in {"": 0, "gpu": 1, "gpu:2": 2, "gpu:a100:4": 4, "license:1": 0, "ssd:1,gpu:3": 3}.items():
-        assert load_profile("testcluster", {"gres": gres}).shape("vit_t").gpus == gpus
+        assert load_profile("testcluster", {"gres": gres}).shape("tiny").gpus == gpus
 
 
 def test_yaml_reads_hours_as_hours():
