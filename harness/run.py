@@ -1,7 +1,7 @@
 """``python -m harness.run``: plan a grid of runs, run what is not finished, print the table.
 
-Read downwards: the command line becomes a `Request`, `plan` turns it into jobs, an executor runs those that are pending, and the table is
-rendered from the records.
+Read downwards: the command line becomes a `Request`, rates are tuned by trials, `plan` turns the rest into jobs, an executor
+runs those that are pending, and the table is rendered from the records. A programme does so study by study, under one `Budget`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,54 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from harness.cli.command import CommandParser, Once, command, copy_in_use, require_effect, verb
-from harness.phases import MissingError, carry_out, phases_of, programme, show_plan, tune
-from harness.plugins import load_plugins
-from harness.settings.options import add_plugins, add_results, plugins_of
-from harness.settings.read import Settings, load_settings, trusted_cluster
-from harness.system.errors import UsageError
-from harness.system.progress import stages
-from harness.system.streams import say, terminal_width
+from harness.registry import load_plugins
+from harness.settings.read import Settings, add_plugins, add_results, load_settings, plugins_of, trusted_cluster
+from harness.system.errors import BudgetError, UsageError
+from harness.system.streams import say, stages, terminal_width
+
+if TYPE_CHECKING:  # what --help does without
+    from harness.dispatch.place import Place
+    from harness.dispatch.run_jobs import Outcome
+    from harness.planning.plan import Plan
+    from harness.planning.request import Request
+    from harness.planning.tuning import Tuning
+    from harness.studies import Phase
+
+
+class MissingError(UsageError):
+    """Data or a checkpoint is missing, and nothing was started."""
+
+
+@dataclass(kw_only=True)
+class Budget:
+    """The device-hours of one command.
+
+    Args:
+        limit: ``--budget``, None without one.
+        priced: key of a run -> its hours, of what the trials and phases before have priced, so that nothing counts twice.
+    """
+
+    limit: float | None
+    priced: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def left(self) -> float | None:
+        """What is not spent, just above zero where nothing is; None without a limit."""
+        if self.limit is None or not self.priced:
+            return self.limit
+        return max(self.limit - sum(self.priced.values()), 1e-9)
+
+    @property
+    def is_spent(self) -> bool:
+        return self.limit is not None and (self.left or 0.0) < self.limit / 100
 
 
 def parser() -> CommandParser:
@@ -147,9 +183,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments.plugin, left_out = load_plugins(plugins_of(arguments))
     for line in left_out:
         say(line)
-    arguments.priced = {}
+    budget = Budget(limit=arguments.budget)
     phases = phases_of(arguments)
-    return programme(arguments, phases, lambda own: run(own, settings)) if phases else run(arguments, settings)
+    return programme(arguments, phases, settings, budget) if phases else run(arguments, settings, budget)
 
 
 def _check(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -178,17 +214,64 @@ def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
     return arguments.cluster or ("" if here else trusted_cluster(settings, trust=arguments.trust_settings))
 
 
-def run(arguments: argparse.Namespace, settings: Settings) -> int:
+def phases_of(arguments: argparse.Namespace) -> Sequence[Phase]:
+    """The phases of a study that is a programme; none of any other."""
+    if not arguments.study:
+        return ()
+    from harness.studies import load_study
+
+    phases = load_study(arguments.study).phases
+    if phases and arguments.methods:
+        raise UsageError(
+            f"--study {arguments.study} is a programme of several studies; --methods cannot replace their rows"
+        )
+    return phases
+
+
+def programme(arguments: argparse.Namespace, phases: Sequence[Phase], settings: Settings, budget: Budget) -> int:
+    """Plan, price or run the phases one after another: a run that two of them ask for is made and priced once, and a
+    budget is spent from the first to the last."""
+    status = 0
+    for number, phase in enumerate(phases, start=1):
+        text = arguments.plan and not arguments.json
+        print(f"{number}. {phase.title} ({phase.study})\n", file=sys.stdout if text else sys.stderr)
+        own = argparse.Namespace(**vars(arguments))
+        own.study = phase.study
+        asked = {item.partition("=")[0] for item in arguments.set}
+        own.set = [*(_typed(key, value) for key, value in phase.set.items() if key not in asked), *arguments.set]
+        own.datasets = arguments.datasets or ",".join(phase.benchmarks) or None
+        own.seeds = arguments.seeds or (f"{','.join(map(str, phase.seeds))}," if phase.seeds else None)  # 7, is seed 7
+        try:
+            status = max(status, run(own, settings, budget))
+        except BudgetError as error:
+            if not budget.priced:
+                raise
+            say(f"the budget ends here: {error}")
+            break
+        if budget.is_spent:
+            say("the budget ends here")
+            break
+    if arguments.plan and not arguments.json:
+        print(f"\nall phases: {len(budget.priced)} runs to make, {sum(budget.priced.values()):.1f} device-hours")
+    return status
+
+
+def _typed(key: str, value: object) -> str:
+    """As ``--set`` takes it."""
+    return f"{key}=[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else f"{key}={value}"
+
+
+def run(arguments: argparse.Namespace, settings: Settings, budget: Budget) -> int:
     """One grid; where something is missing for it, nothing that was written stays."""
     undo = ExitStack()
     try:
-        return _grid(arguments, settings, undo)
+        return _grid(arguments, settings, budget, undo)
     except MissingError:
         undo.close()
         raise
 
 
-def _grid(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) -> int:
+def _grid(arguments: argparse.Namespace, settings: Settings, budget: Budget, undo: ExitStack) -> int:
     """Its trials where rates are tuned, its runs, its table."""
     from harness.archive.store import RecordStore, require_writable
     from harness.dispatch.place import place
@@ -217,7 +300,7 @@ def _grid(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) ->
             instead = None
         samples = sample_writer(request.results, instead=instead, undo=undo)
         for step in asked.tuning.steps if asked.tuning is not None else ():
-            tuned = tune(request, step, arguments, where, samples=samples)
+            tuned = tune(request, step, arguments, where, budget, samples=samples)
             if isinstance(tuned, int):
                 return tuned
             request = tuned
@@ -226,8 +309,8 @@ def _grid(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) ->
             tell_finished(planned, RecordStore(request.results))
     if arguments.plan:
         heading = "the runs, with the first value of a grid where its trials have not all ended" if asked.tuning else ""
-        return show_plan(planned, request, arguments, where, heading=heading)
-    outcome = carry_out(planned, request, arguments, where)
+        return show_plan(planned, request, arguments, where, budget, heading=heading)
+    outcome = carry_out(planned, request, arguments, where, budget)
     if outcome.submitted:
         return 0
 
@@ -247,6 +330,121 @@ def _grid(arguments: argparse.Namespace, settings: Settings, undo: ExitStack) ->
     if page is not None:
         say(f"as markdown: {page}")
     return 1 if outcome.failed else 0
+
+
+def tune(
+    request: Request,
+    tuning: Tuning,
+    arguments: argparse.Namespace,
+    where: Place,
+    budget: Budget,
+    *,
+    samples: Callable[[str], Path],
+) -> Request | int:
+    """Run the trials that have no result yet; the request with what was chosen, or the exit status where there is no
+    choice yet (runs go on without this process, or some failed). Where only a plan was asked for, the first value of a
+    grid stands in place of a choice that is not known."""
+    from harness.archive.store import RecordStore
+    from harness.planning.tuning import as_expected, choose, plan_trials, unfinished, without_lost
+
+    store = RecordStore(request.results)
+    planned, trials = plan_trials(request, tuning, prepare_samples=samples)
+    left = unfinished(planned)
+    if not left:
+        return choose(request, tuning, trials, store, write=not arguments.plan)
+    if arguments.plan:
+        show_plan(planned, request, arguments, where, budget, heading=f"trials of {', '.join(tuning.grids)}")
+        return as_expected(request, tuning, trials, store, left=left)
+    say(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first")
+    outcome = carry_out(without_lost(planned), request, arguments, where, budget)
+    planned, trials = plan_trials(request, tuning, prepare_samples=samples)
+    left = unfinished(planned)
+    if not left:
+        return choose(request, tuning, trials, store)
+    what = "are on their way" if outcome.submitted else "have no result"
+    say(f"tuning: {len(left)} trials {what}; start the same command again to go on")
+    return 0 if outcome.submitted or arguments.cancel else 1
+
+
+def show_plan(
+    planned: Plan, request: Request, arguments: argparse.Namespace, where: Place, budget: Budget, *, heading: str = ""
+) -> int:
+    """Print a plan with its price, but for what an earlier phase has priced; 1 where something is missing."""
+    from harness.dispatch.run_jobs import not_again, to_start
+    from harness.pricing.plan_text import plan_data, plan_text
+    from harness.pricing.price import bought
+
+    for line in planned.problems:
+        say(line)
+    left = budget.left
+    begun = to_start(planned, where, results=request.results, retry=arguments.retry)
+    not_again(planned, begun)
+    planned, prices, hours = bought(
+        planned, request.results, begun=begun, where=where, before=budget.priced, budget=left
+    )
+    budget.priced |= hours
+    if arguments.json:
+        print(json.dumps({"phase": heading, **plan_data(planned, prices, where=where)}))
+        return 1 if planned.missing else 0
+    text = plan_text(planned, prices, where=where, budget=left)
+    print(f"{heading}: {text}" if heading else text, end="\n" if heading else "")
+    return 1 if planned.missing else 0
+
+
+def carry_out(planned: Plan, request: Request, arguments: argparse.Namespace, where: Place, budget: Budget) -> Outcome:
+    """Run what is pending, as far as a budget goes.
+
+    Raises:
+        MissingError: something is missing.
+        UsageError: see `harness.dispatch.run_jobs.run_jobs`.
+    """
+    for line in planned.problems:
+        say(line)
+    if planned.missing:
+        raise MissingError(_missing(planned.missing))
+    if budget.left is not None:
+        planned = _within_budget(planned, request, arguments, where, budget, hours=budget.left)
+
+    from harness.dispatch.run_jobs import run_jobs
+
+    return run_jobs(
+        planned,
+        where,
+        results=request.results,
+        wait=arguments.wait,
+        retry=arguments.retry,
+        cancel=arguments.cancel,
+    )
+
+
+def _within_budget(
+    planned: Plan, request: Request, arguments: argparse.Namespace, where: Place, budget: Budget, *, hours: float
+) -> Plan:
+    """The plan without what the budget does not reach. Failed runs that are not started again must not use it up."""
+    from harness.dispatch.run_jobs import to_start
+    from harness.pricing.price import affordable, price
+
+    begun = tuple(to_start(planned, where, results=request.results, retry=arguments.retry))
+    if not begun:
+        return planned
+    prices = price(replace(planned, jobs=begun), request.results, where=where)
+    planned, choice = affordable(planned, prices, hours=hours)
+    say(choice)
+    kept = {job.run.key for job in planned.pending}
+    budget.priced |= {one.run.key: one.hours for one in prices.runs if one.run.key in kept}
+    return planned
+
+
+def _missing(lines: Sequence[str]) -> str:
+    """One line for all that is missing; where it is more than one thing, each is said on a line of its own before."""
+    from harness.planning.needs import card_needs
+
+    needs = f"cards by what they need (--protocol): {card_needs()}"
+    if len(lines) == 1:
+        return f"{lines[0]}; {needs}"
+    for line in lines:
+        say(f"missing: {line}")
+    return f"{len(lines)} things are missing, so nothing was started; {needs}"
 
 
 def list_studies(*, as_json: bool) -> int:

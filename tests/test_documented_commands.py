@@ -169,7 +169,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name, stand in {
         "harness.models.build.require_checkpoint": lambda *_: None,
-        "harness.planning.pretrained.require_finite": lambda *_: None,
+        "harness.planning.plan.require_finite": lambda *_: None,
         "harness.costing.device.used_by_others": lambda *_: "",
         "harness.contract.matrix.examine": capability,
         "harness.costing.measure.measure": measured,

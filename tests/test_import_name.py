@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.plugins import load_plugin
+from harness.registry import load_plugin
 from harness.system.errors import UsageError
 
 ROOT = Path(__file__).parents[1]

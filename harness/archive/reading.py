@@ -22,8 +22,7 @@ from typing_extensions import TypedDict  # pydantic reads no other below Python 
 from harness.archive.files import LARGEST_RECORD, seal_holds
 from harness.archive.schema import SCHEMA_VERSION, Record, Run, counted_updates, largest
 from harness.system.errors import UsageError, os_reason
-from harness.system.file_names import checked_name
-from harness.system.files import read_regular
+from harness.system.files import checked_name, read_regular
 from harness.system.text import printable_line
 
 MOST = 10**12

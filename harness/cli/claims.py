@@ -16,7 +16,7 @@ from harness.comparison.judging import Finding, findings_text, judge_claims, req
 from harness.comparison.papers import Papers
 from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import card_names
-from harness.settings.options import add_results, results_of
+from harness.settings.read import add_results, results_of
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.streams import say_skipped
 from harness.system.text import printable

@@ -22,8 +22,8 @@ from typing import Any, NoReturn, Protocol
 import harness
 from harness.datasets.base import DatasetError
 from harness.methods.parts.placement import MethodError
-from harness.system.code import code_version
 from harness.system.errors import REASONS, UsageError, os_reason, out_of_memory
+from harness.system.machine import code_version
 from harness.system.streams import lost_output, open_streams, say
 
 PROGRAM = "sam-peft"

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.command import CommandParser, Once, command, copy_in_use, verb
-from harness.plugins import load_plugins
-from harness.registry import METHODS
-from harness.settings.options import add_plugins, add_results, plugins_of, results_of
+from harness.registry import METHODS, load_plugins
+from harness.settings.read import add_plugins, add_results, plugins_of, results_of
 from harness.system.errors import UsageError
 from harness.validation import parse_assignments
 

@@ -8,12 +8,10 @@ from pathlib import Path
 
 from harness.cli.command import CommandParser, Once, command, verb
 from harness.models.decoders import DECODERS
-from harness.plugins import load_plugins
-from harness.registry import METHODS, canonical_spelling, method_config
-from harness.settings.options import add_plugins, plugins_of
+from harness.registry import METHODS, canonical_spelling, load_plugins, method_config
+from harness.settings.read import add_plugins, plugins_of
 from harness.system.errors import UsageError
-from harness.system.progress import stages
-from harness.system.streams import say
+from harness.system.streams import say, stages
 from harness.validation import parse_assignments
 
 

@@ -12,12 +12,11 @@ from harness.archive.schema import Run
 from harness.archive.store import find_run, require_writable
 from harness.cli.command import CommandParser, command, verb
 from harness.models.checkpoint import require_checkpoint_file
-from harness.plugins import load_plugin
-from harness.settings.options import add_plugins, add_results, plugins_of, results_of
-from harness.settings.read import load_settings
+from harness.registry import load_plugin
+from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
 from harness.statistics.cka import FEWEST, cka
 from harness.system.errors import UsageError
-from harness.system.progress import stages
+from harness.system.streams import stages
 
 
 def parser() -> CommandParser:

@@ -14,7 +14,7 @@ from harness.planning.pictures import network_images
 from harness.report.figures import FIGURES, draw, figure_files, figure_named, wrong_figures
 from harness.report.figures.material import Material, NothingToDrawError, materials
 from harness.report.figures.style import FORMATS, Format, encoded
-from harness.settings.options import add_results, results_of
+from harness.settings.read import add_results, results_of
 from harness.studies import load_study
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import write_atomically

@@ -14,15 +14,13 @@ from harness.archive.schema import Run
 from harness.archive.store import RecordStore, find_run, require_writable
 from harness.cli.command import CommandParser, command, verb
 from harness.models.checkpoint import require_checkpoint_file
-from harness.plugins import load_plugin
+from harness.registry import load_plugin
 from harness.report.forgetting import TITLE, forgetting_page
 from harness.report.formats import write
-from harness.settings.options import add_plugins, add_results, plugins_of, results_of
-from harness.settings.read import load_settings
+from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
 from harness.system.errors import UsageError
 from harness.system.files import write_atomically
-from harness.system.progress import stages
-from harness.system.streams import say, terminal_width
+from harness.system.streams import say, stages, terminal_width
 
 
 def parser() -> CommandParser:

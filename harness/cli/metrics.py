@@ -14,7 +14,7 @@ from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.evaluation.conventions import Conventions, Overlap, Resolution
 from harness.evaluation.names import CLASSES, METRICS
 from harness.system.errors import UsageError, did_you_mean, os_reason
-from harness.system.progress import counter
+from harness.system.streams import counter
 
 if TYPE_CHECKING:
     from harness.evaluation.scorer import SplitScorer, Task

@@ -9,11 +9,10 @@ from typing import Any
 from harness.archive.store import find_run
 from harness.cli.command import CommandParser, command, verb
 from harness.models.checkpoint import require_checkpoint_file
-from harness.plugins import load_plugin
-from harness.settings.options import add_plugins, add_results, plugins_of, results_of
-from harness.settings.read import load_settings
+from harness.registry import load_plugin
+from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
 from harness.system.errors import UsageError
-from harness.system.progress import counter, stages
+from harness.system.streams import counter, stages
 
 
 def parser() -> CommandParser:

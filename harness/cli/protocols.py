@@ -19,7 +19,7 @@ from harness.protocols.inheritance import read_card
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash
 from harness.protocols.quirks import QUIRKS, quirks_page
 from harness.protocols.recorded import TABLES, is_hash, recorded
-from harness.settings.options import add_results, results_of
+from harness.settings.read import add_results, results_of
 from harness.system.text import printable_line
 
 

@@ -14,7 +14,7 @@ from harness.comparison.archive import Archive
 from harness.comparison.claims import FILE, read_claims
 from harness.report.formats import write
 from harness.report.readings import reading_page
-from harness.settings.options import add_results, results_of
+from harness.settings.read import add_results, results_of
 from harness.studies import Study, load_study
 from harness.studies.design import aliases
 from harness.system.errors import UsageError

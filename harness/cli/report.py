@@ -11,7 +11,7 @@ from harness.planning.closed_form import trained_parameters
 from harness.planning.pictures import network_images
 from harness.report.html.build import Asked, collect
 from harness.report.html.rendering import html
-from harness.settings.options import add_results, results_of
+from harness.settings.read import add_results, results_of
 from harness.studies import load_study
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import write_atomically

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from harness.cli.command import CommandParser, command, require_effect, verb
-from harness.settings.keys import KEYS, Key
-from harness.settings.read import HERE, Settings, is_profile_file, load_settings, user_file
+from harness.settings.read import HERE, KEYS, Key, Settings, is_profile_file, load_settings, user_file
 from harness.system.errors import UsageError, os_reason
 
 HEAD = """\

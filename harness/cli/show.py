@@ -13,7 +13,7 @@ from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.comparison.archive import Archive
 from harness.comparison.names import METRICS, benchmark_title
 from harness.report.runs import TwoFolders, compared, compared_in_terminal, in_terminal, record_as_data
-from harness.settings.options import add_results, results_of
+from harness.settings.read import add_results, results_of
 from harness.system.errors import UsageError
 from harness.system.text import printable
 

@@ -30,7 +30,7 @@ from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.time_left import time_left
 from harness.report.formats import fitted
 from harness.report.page import Line, Table, heads
-from harness.settings.options import add_results, results_of
+from harness.settings.read import add_results, results_of
 from harness.system.errors import UsageError
 from harness.system.files import open_regular
 from harness.system.streams import folded, say_skipped, terminal_width

@@ -12,7 +12,7 @@ from harness.comparison.archive import Archive
 from harness.report.formats import as_data
 from harness.report.page import SUFFIX, Format
 from harness.report.pages import pages_below
-from harness.settings.options import add_results, results_of
+from harness.settings.read import add_results, results_of
 from harness.studies import load_study, study_names
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import write_atomically

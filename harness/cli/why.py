@@ -9,7 +9,7 @@ from harness.comparison.archive import Archive
 from harness.report.page import SUFFIX
 from harness.report.pages import page_of
 from harness.report.why import explain
-from harness.settings.options import results_of
+from harness.settings.read import results_of
 from harness.system.streams import say_skipped
 from harness.system.text import printable
 

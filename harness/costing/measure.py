@@ -1,7 +1,15 @@
-"""One session: build every method, warm up, then A B C A B C … for training steps, then the same for inference."""
+"""One session: build every method, warm up, then A B C A B C … for training steps, then the same for inference.
+
+Paired ratios: rounds of one session pair, so that what slows one method slows its baseline too and cancels.
+
+Seconds, memory and parameters of inference, unmerged and merged.
+"""
 
 from __future__ import annotations
 
+import copy
+import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -9,21 +17,146 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from scipy.stats import t as student
+from torch import Tensor
 
-from harness.archive.cost import Comparability, CostRecord, MethodCost
+from harness.archive.cost import Comparability, CostRecord, MethodCost, Ratio
 from harness.archive.schema import Run, content_hash
 from harness.costing.contestant import PARTS, Contestant
 from harness.costing.device import CLOCKS, EnergyMeter, driver
 from harness.costing.flops import encoder_forward_flops
-from harness.costing.inference import measure_inference
-from harness.costing.memory import peak_memory
-from harness.costing.ratios import ratios_to
-from harness.costing.roster import Roster
+from harness.costing.live import LiveBytes
+from harness.costing.memory import peak_memory, storage_bytes
+from harness.costing.roster import Roster, release, why
 from harness.costing.session import Measured, Session
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment
+from harness.methods.base import MergeMode, Method
+from harness.methods.parts.placement import MethodError
 from harness.models.segmenter import count_parameters
 from harness.protocols.load import as_rules
+from harness.training.memory import reset_peak
+from harness.training.precision import autocast
+
+
+def measure_inference(roster: Roster, session: Session, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Of every variant seconds, peak memory and parameters of a forward pass, unmerged and in every merge mode."""
+    clock = CLOCKS[session.clock](session.device)
+    side, batch = session.protocol.image_size, session.protocol.batch_size
+    generator = torch.Generator().manual_seed(session.seed)
+    images = torch.randn(batch, 3, side, side, generator=generator).to(session.device)
+    report("inference: merging")
+    models: dict[str, dict[str, Any]] = {}
+    failures: dict[str, dict[str, str]] = {}
+    for variant, subject in roster:
+        models[variant], failures[variant] = _models(subject, calibration=[images])
+    seconds: dict[str, dict[str, list[float]]] = {v: {name: [] for name in own} for v, own in models.items()}
+    memory: dict[str, dict[str, int]] = {variant: {} for variant in models}
+    for number in range(session.rounds + 1):
+        report(f"inference: round {number} of {session.rounds}")
+        for variant, _ in roster:
+            with roster.turn(variant):
+                for name, model in models[variant].items():
+                    if number == 0:
+                        memory[variant][name] = _inference_peak(model, images, session)
+                        continue
+                    begun = clock()
+                    _infer(model, images, session)
+                    seconds[variant][name].append(clock() - begun)
+            if variant in roster.dropped:
+                del models[variant]
+                release()
+    return {
+        variant: {
+            "inference_seconds": seconds[variant],
+            "inference_memory_bytes": memory[variant],
+            "inference_parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in own.items()},
+            "merge_failures": failures[variant],
+        }
+        for variant, own in models.items()
+    }
+
+
+def _models(subject: Contestant, *, calibration: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The unmerged model and every merged one; mode -> why it could not be merged."""
+    own: dict[str, Any] = {"unmerged": subject.segmenter}
+    failed: dict[str, str] = {}
+    for mode in subject.method.merge_modes:
+        try:
+            own[f"merged-{mode}"] = _merged(subject.method, mode, calibration=calibration)
+        except MethodError as error:
+            failed[mode] = str(error)
+        except Exception as error:  # what was measured unmerged stays worth keeping
+            failed[mode] = why(error)
+        if mode in failed:
+            release()
+    return own, failed
+
+
+def _merged(method: Method, mode: MergeMode, *, calibration: Sequence[Tensor]) -> Any:
+    method.segmenter.eval()
+    twin = copy.deepcopy(method)
+    twin.merge(mode, calibration=calibration)
+    return twin.segmenter
+
+
+def _infer(model: Any, images: Tensor, session: Session) -> None:
+    model.eval()
+    with torch.no_grad(), autocast(session.protocol, session.device):
+        model(images)
+
+
+def _inference_peak(model: Any, images: Tensor, session: Session) -> int:
+    known = [*model.parameters(), *model.buffers(), images]
+    own = storage_bytes(known) - storage_bytes([images])
+    _infer(model, images, session)
+    if session.device.type == "cuda":
+        before = torch.cuda.memory_allocated(session.device)
+        reset_peak(session.device)
+        _infer(model, images, session)
+        return own + torch.cuda.max_memory_allocated(session.device) - before
+    with LiveBytes(known) as counter:
+        _infer(model, images, session)
+    return own + counter.peak
+
+
+def paired_ratio(values: Sequence[float], baseline: Sequence[float], *, confidence: float = 0.95) -> Ratio:
+    """Geometric mean of the per-round ratios, with a t interval of their logarithms (none for a single round)."""
+    logs = [math.log(value / base) for value, base in zip(values, baseline, strict=True)]
+    mean = statistics.fmean(logs)
+    if len(logs) < 2:
+        return Ratio(value=math.exp(mean), rounds=len(logs))
+    error = statistics.stdev(logs) / math.sqrt(len(logs))
+    half = float(student.ppf((1 + confidence) / 2, len(logs) - 1)) * error
+    return Ratio(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half), rounds=len(logs))
+
+
+def ratios_to(method: MethodCost, baseline: MethodCost, *, images: dict[str, float]) -> dict[str, Ratio]:
+    """``time``, ``memory``, ``flops`` and ``device_hours`` of a method over a baseline of the same session.
+
+    Args:
+        images: variant -> fraction of the training split that an epoch goes through; a stage-wise method that holds
+            images out for α has shorter epochs, and ``device_hours``, of a whole training, counts them.
+    """
+    time = paired_ratio(method.step_seconds["total"], baseline.step_seconds["total"])
+    shorter = images[method.variant] / images[baseline.variant]
+    hours = Ratio(
+        value=time.value * shorter,
+        low=None if time.low is None else time.low * shorter,
+        high=None if time.high is None else time.high * shorter,
+        rounds=time.rounds,
+    )
+    return {
+        "time": time,
+        "memory": Ratio(value=method.memory_bytes["allocated"] / baseline.memory_bytes["allocated"]),
+        "flops": Ratio(value=_flops(method) / _flops(baseline)),
+        "device_hours": hours,
+    }
+
+
+def _flops(method: MethodCost) -> float:
+    return method.flops["forward"] + method.flops["backward"]
+
 
 WARMUP = 2
 """Steps of every kind before the first round: allocators, kernels and caches are cold."""

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from harness.dispatch.run_states import FINISHED, RUNNING, RunState
 from harness.dispatch.time_left import clock, run_left, time_left
-from harness.system.progress import Live
+from harness.system.streams import Live
 
 LINE_SECONDS = 30.0
 """Without a terminal, a running run says where it is at most this often."""

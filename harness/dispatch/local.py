@@ -28,8 +28,7 @@ from harness.dispatch.sweeps import Chunk, PlannedRun, create_chunk
 from harness.system.errors import UsageError
 from harness.system.files import create_anew, own_folder
 from harness.system.machine import cores, set_threads, thread_variables
-from harness.system.progress import stages
-from harness.system.streams import say
+from harness.system.streams import say, stages
 
 if TYPE_CHECKING:
     from harness.planning.job import Job

@@ -21,8 +21,7 @@ from harness.dispatch.slurm.executor import SlurmExecutor
 from harness.planning.job import Job
 from harness.planning.plan import Plan
 from harness.system.errors import UsageError, did_you_mean
-from harness.system.progress import stages
-from harness.system.streams import say
+from harness.system.streams import say, stages
 
 RETRY_CLASSES = ("oom", "timeout", "preempted", "node_fail", "diverged", "no_data", "error")
 

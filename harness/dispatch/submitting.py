@@ -14,8 +14,8 @@ from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.sweeps import AttemptLimits, Chunk, Sweep, create_sweep, new_id
 from harness.planning.job import Job
-from harness.system.code import code_version
 from harness.system.errors import UsageError, os_reason
+from harness.system.machine import code_version
 
 
 def worker_arguments(chunk: Chunk, frozen: Path) -> list[str]:

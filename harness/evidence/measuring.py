@@ -1,35 +1,254 @@
-"""One finished run's best model against its frozen backbone, on test images: `measure_insides` makes its evidence record."""
+"""One finished run's best model against its frozen backbone, on test images: `measure_insides` makes its evidence record.
+
+Where a merge changes what a model computes: its deviation block by block.
+
+Hooks on one block of an encoder: what passes through it is reduced at once, so that nothing of a block outlives it.
+
+Which frequencies a block's tokens hold (Park and Kim 2022, 2202.06709): the relative log amplitude of their spectrum.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.archive.masks import chosen_images
-from harness.archive.measured import BlockEvidence, EvidenceRecord
+from harness.archive.measured import BlockEvidence, EvidenceRecord, Inside
 from harness.archive.schema import Run
-from harness.evidence.attention import uniform_distance
-from harness.evidence.merging import block_deviations
-from harness.evidence.probe import Seen, rounded, watched
+from harness.evidence.attention import attention_distance, uniform_distance, window_validity
 from harness.experiment.data import open_data
 from harness.experiment.environment import environment
 from harness.experiment.exporting import calibration_images
 from harness.experiment.trained import Trained
 from harness.methods.base import MergeMode
+from harness.methods.parts.placement import MethodError
+from harness.methods.parts.sites import BlockSite, Encoder, TokenLayout, block_sites
+from harness.models.attention import RelativeAttention
 from harness.models.build import build_segmenter
+from harness.models.rotary import RotaryAttention
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
-from harness.statistics.cka import FEWEST
+from harness.statistics.cka import FEWEST, upper
 from harness.system.errors import UsageError
 from harness.training.batches import draw_number
 from harness.training.feeding import normalise
+
+FLOOR = 1e-6
+"""Added to amplitudes before the logarithm, as in the authors' code."""
+
+
+@torch.no_grad()
+def half_diagonal(maps: Tensor) -> Tensor:
+    """Log amplitude from frequency 0 towards (π, π), minus its first value, mean over images and channels.
+
+    log(|fft2| + 1e-6) of every channel, moved so that frequency 0 is in the middle, averaged; the diagonal from the middle to
+    the corner. Entry k is the frequency 2πk / side, k < side / 2. A shifted delta gives zeros, white noise ln(2) / 2 behind the
+    first entry (frequency 0 is real, all others complex).
+
+    Args:
+        maps: (B, C, side, side), SAM's maps with its windows put together, timm's without the tokens in front.
+
+    Raises:
+        ValueError: the maps are not square.
+    """
+    if maps.shape[-1] != maps.shape[-2]:
+        raise ValueError(f"a map of {maps.shape[-2]} × {maps.shape[-1]} tokens has no diagonal")
+    side = maps.shape[-1]
+    amplitude = torch.stack([torch.fft.fft2(one.float()).abs().add(FLOOR).log().mean(dim=0) for one in maps]).mean(
+        dim=0
+    )
+    diagonal = torch.fft.fftshift(amplitude).diagonal()[side // 2 :]
+    return diagonal - diagonal[0]
+
+
+SITES = ("qkv", "proj", "mlp_in", "mlp_out")
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """What one block did, one entry a minibatch.
+
+    Args:
+        distances: (B, heads).
+        after_attention, after_mlp: half-diagonals.
+        grams: see `harness.archive.measured.Inside`.
+        squares: site -> summed squares of f(x) − f₀(x) and of f₀(x).
+    """
+
+    distances: list[Tensor] = field(default_factory=list)
+    after_attention: list[Tensor] = field(default_factory=list)
+    after_mlp: list[Tensor] = field(default_factory=list)
+    grams: list[list[float]] = field(default_factory=list)
+    squares: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def inside(self) -> Inside:
+        return Inside(
+            distance_px=_plain(torch.cat(self.distances).mean(dim=0)),
+            after_attention=_plain(torch.stack(self.after_attention).mean(dim=0)),
+            after_mlp=_plain(torch.stack(self.after_mlp).mean(dim=0)),
+            grams=self.grams,
+        )
+
+    @property
+    def update(self) -> dict[str, float]:
+        return {site: rounded((moved / base) ** 0.5) for site, (moved, base) in self.squares.items() if base}
+
+    def add(self, site: str, output: Tensor, frozen: Tensor, *, less: Tensor | float = 0.0) -> None:
+        """Compare an output with the frozen one's; ``less`` is taken off the latter, such as a block's input."""
+        moved, base = self.squares.get(site, (0.0, 0.0))
+        self.squares[site] = (moved + _square(output - frozen), base + _square(frozen - less))
+
+
+def _square(tensor: Tensor) -> float:
+    return float(tensor.float().square().sum(dtype=torch.float64))
+
+
+def rounded(value: float) -> float:
+    """Six significant digits: records of equal models compare, whatever the last bits of a machine."""
+    return float(f"{value:.6g}")
+
+
+def _plain(values: Tensor) -> list[float]:
+    return [rounded(value) for value in values.double().tolist()]
+
+
+@contextmanager
+def watched(encoder: Any, *, against: Any = None) -> Iterator[list[Seen]]:
+    """What the blocks of ``encoder`` do with whatever runs through it inside the context, in order of depth.
+
+    Args:
+        encoder: see `harness.methods.parts.sites.Encoder`; a method may have wrapped its blocks or their parts.
+        against: the frozen encoder that updates are measured against, None to measure none.
+    """
+    places = block_sites(encoder, "all")
+    others = block_sites(against, "all") if against is not None else [None] * len(places)
+    seen = [Seen() for _ in places]
+    with ExitStack() as hooks:
+        for place, other, mine in zip(places, others, seen, strict=True):
+            for handle in _hooks(encoder, place, other, mine):
+                hooks.callback(handle.remove)
+        yield seen
+
+
+def _hooks(encoder: Encoder, place: BlockSite, other: BlockSite | None, seen: Seen) -> Iterator[Any]:
+    layout, block = place.layout, place.block
+    inner = next(module for module in block.modules() if hasattr(module, "norm2"))
+    attn = next(module for module in inner.modules() if _is_attention(module))
+    shape = encoder.shape
+
+    def of_attention(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        grid = (encoder.grid.height, encoder.grid.width)
+        found = attention_distance(module, args[0], grid=grid, window=layout.window, patch=shape.patch)
+        seen.distances.append(found.cpu())
+
+    def before_mlp(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.after_attention.append(half_diagonal(_maps(args[0], layout)).cpu())
+
+    def of_block(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        maps = _maps(output, layout)
+        seen.after_mlp.append(half_diagonal(maps).cpu())
+        seen.grams.append(upper(gram(maps).cpu().numpy()))
+        if other is not None:
+            seen.add("block", output, other.block(args[0]), less=args[0])
+
+    yield attn.register_forward_hook(of_attention)
+    yield inner.get_submodule("norm2").register_forward_pre_hook(before_mlp)
+    yield block.register_forward_hook(of_block)
+    if other is None:
+        return
+    core = replace(place, block=inner)
+    for site in SITES:
+        try:
+            yield core.get(site).register_forward_hook(_of_site(site, other.get(site), layout, seen))
+        except MethodError:  # a method put something around it; its update is seen in the block's
+            continue
+
+
+def _of_site(site: str, frozen: nn.Module, layout: TokenLayout, seen: Seen) -> Callable[..., None]:
+    def compare(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        base = frozen(args[0])
+        if layout.window and site in ("qkv", "proj"):  # padding is nothing of an image
+            if len(output) % len(valid := window_validity((layout.grid.height, layout.grid.width), layout.window)):
+                return  # prompts, which go through qkv by themselves
+            valid = valid.repeat(len(output) // len(valid), 1).to(output.device)
+            output, base = output.flatten(1, 2)[valid], base.flatten(1, 2)[valid]
+        parts = (
+            zip("qkv", output.chunk(3, -1), base.chunk(3, -1), strict=True) if site == "qkv" else [(site, output, base)]
+        )
+        for name, mine, theirs in parts:
+            seen.add(name, mine, theirs)
+
+    return compare
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return isinstance(module, RelativeAttention | RotaryAttention) or (
+        hasattr(module, "qkv") and hasattr(module, "q_norm")
+    )
+
+
+def _maps(tokens: Tensor, layout: TokenLayout) -> Tensor:
+    """(B, h, w, C) or (B, P + N, C) as (B, C, h, w), tokens without a place left out."""
+    if tokens.ndim == 4:
+        return tokens.permute(0, 3, 1, 2)
+    height, width = layout.grid.height, layout.grid.width
+    return tokens[:, -height * width :].transpose(1, 2).unflatten(-1, (height, width))
+
+
+def gram(maps: Tensor) -> Tensor:
+    """XXᵀ in float64, (B, B), of features (B, …) less their mean over the minibatch.
+
+    One pair of images after the other: a ViT-H's features of eight images in float64 would be another 340 MB.
+    """
+    centred = (maps - maps.mean(dim=0)).flatten(1)
+    found = torch.zeros(len(maps), len(maps), dtype=torch.float64, device=maps.device)
+    for row, first in enumerate(centred):
+        for column, second in enumerate(centred[: row + 1]):
+            found[row, column] = found[column, row] = (first * second).sum(dtype=torch.float64)
+    return found
+
+
+@torch.no_grad()
+def block_deviations(encoder: Any, merged: Any, batches: Sequence[Tensor], *, device: torch.device) -> list[float]:
+    """‖h' − h‖ / ‖h‖ of every block's output, h the unmerged model's and h' the merged one's on the same images.
+
+    Differences of earlier blocks are in it, as they are in the prediction.
+
+    Args:
+        encoder, merged: see `harness.methods.parts.sites.Encoder`.
+        batches: images (B, 3, S, S), normalised; one is kept at a time.
+    """
+    squares = [[0.0, 0.0] for _ in encoder.blocks]
+    for batch in batches:
+        for image in batch.split(1):  # the outputs of all blocks are kept: 0.7 GB of a ViT-H's for one image
+            kept = _outputs(encoder, image.to(device))
+            for pair, mine, theirs in zip(squares, kept, _outputs(merged, image.to(device)), strict=True):
+                pair[0] += float((theirs - mine).double().square().sum())
+                pair[1] += float(mine.double().square().sum())
+    return [math.sqrt(moved / norm) if norm else 0.0 for moved, norm in squares]
+
+
+def _outputs(encoder: Any, images: Tensor) -> list[Tensor]:
+    found: list[Tensor] = []
+    handles = [
+        block.register_forward_hook(lambda module, args, output: found.append(output)) for block in encoder.blocks
+    ]
+    try:
+        encoder.run_blocks(encoder.embed(images))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,7 @@ from importlib.metadata import version
 
 import torch
 
-from harness.system.code import code_version
-from harness.system.machine import processor, waiting
+from harness.system.machine import code_version, processor, waiting
 
 
 def environment(device: torch.device) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """One run from its job to its record: build, attach, train, select, test unmerged and merged, write.
 
 Read `run_experiment` downwards. Everything random comes from the run's seed by separate streams: data order, head, method.
+
+The predicted masks that a run keeps of a few test images, to look at; no score depends on them.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.archive.files import images_csv
-from harness.archive.masks import KeptMask, encoded_masks
+from harness.archive.masks import KeptMask, chosen_images, encoded_masks
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.evaluation.names import higher_is_better
@@ -25,7 +27,6 @@ from harness.experiment.building import attached_segmenter
 from harness.experiment.data import RunData, open_data
 from harness.experiment.environment import environment, own_device
 from harness.experiment.failure import one_line, reason_code
-from harness.experiment.kept import kept_masks
 from harness.experiment.number_code import number_code
 from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Scoring, Summary, Tell
 from harness.experiment.stages import Stages, process_started
@@ -33,10 +34,9 @@ from harness.methods.base import Method
 from harness.models.fingerprints import is_checkpoint
 from harness.models.segmenter import count_parameters
 from harness.planning.job import Job
-from harness.plugins import load_plugin
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
-from harness.registry import BENCHMARKS, METHODS
+from harness.registry import BENCHMARKS, METHODS, load_plugin
 from harness.system.errors import UsageError
 from harness.system.files import write_atomically
 from harness.training.assignment import Assignment
@@ -44,9 +44,38 @@ from harness.training.bounds import SCORED_BYTES, TOKEN_BYTES
 from harness.training.checkpoint import read_state
 from harness.training.distributed import join, leave
 from harness.training.embeddings import EmbeddingCache, encoder_is_frozen, weights_fingerprint
+from harness.training.images import ImageSource
 from harness.training.loop import train
 from harness.training.outcome import Interrupted, Progress, Selection, StopRequest, TrainingResult
 from harness.training.prefix import FrozenPrefix
+
+
+def kept_masks(
+    tests: Mapping[str, ImageSource],
+    *,
+    count: int,
+    predict: Callable[[Tensor], Tensor],
+    read: Callable[[ImageSource, int], Tensor],
+    threshold: float | None,
+) -> list[KeptMask]:
+    """The images that `chosen_images` names, one a forward pass.
+
+    Args:
+        tests: test split -> its images.
+        predict: inputs (1, 3, S, S) to probabilities (1, S, S) or (1, 1, S, S), or class scores (1, C, S, S).
+        read: one image's input (3, S, S).
+        threshold: of probabilities, as the overlap metrics have it; None takes the likeliest class.
+    """
+    places = {name: {one.stem(index): index for index in range(len(one))} for name, one in tests.items()}
+    found = []
+    for split, stem in chosen_images(places, count):
+        source, index = tests[split], places[split][stem]
+        with torch.no_grad():
+            scores = predict(read(source, index).unsqueeze(0)).float()
+        label = scores.argmax(dim=1) if threshold is None else scores.reshape(1, *scores.shape[-2:]) > threshold
+        predicted = label[0].to(torch.uint8).cpu().numpy()
+        found.append(KeptMask(split=split, stem=stem, predicted=predicted, truth=source.mask_input(index)))
+    return found
 
 
 def run_experiment(

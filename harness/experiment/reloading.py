@@ -27,9 +27,8 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.checkpoint import read_tensors
 from harness.models.original_sam import plain_sam
-from harness.plugins import load_plugin
 from harness.protocols.load import from_rules
-from harness.registry import add_own_of
+from harness.registry import add_own_of, load_plugin
 from harness.system.errors import UsageError
 
 TOLERANCE = 1e-4

@@ -1,30 +1,186 @@
 """From a request to frozen jobs: every name resolved, every rule validated, every missing thing known, before anything starts.
 
 No torch here, unless there is a checkpoint to look into: planning a thousand runs takes a second.
+
+What earlier records say about planned runs: finished, failed, damaged, or made from other data. Free of torch.
+
+The pretrained weights that a plan starts its runs from.
 """
 
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from harness.archive.schema import Run, content_hash
+from harness.archive.checkpoints import noted
+from harness.archive.schema import Record, Run, content_hash
+from harness.archive.store import RecordStore
 from harness.datasets.base import DatasetError
 from harness.datasets.preparing.checking import first_look
 from harness.models.catalog import require_stands, resolve_backbone
+from harness.models.checkpoint import require_finite
+from harness.models.fingerprints import fingerprint, is_remembered, short_fingerprint
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash, require_task
-from harness.planning.finished import earlier, under_short_fingerprints
 from harness.planning.job import Job
-from harness.planning.pretrained import pretrained
+from harness.planning.needs import weights
 from harness.planning.request import Request, require_countable
 from harness.planning.rows import method_row, split_overrides
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve, with_rules
 from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
 from harness.system.errors import UsageError
-from harness.system.progress import stages
+from harness.system.streams import stages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A checkpoint: its path, its fingerprint and the short one that older records name it by; empty for random weights."""
+
+    path: str = ""
+    fingerprint: str = ""
+    short: str = ""
+
+
+def pretrained(request: Request, backbone: str, protocol: Protocol, missing: list[str]) -> Pretrained:
+    """The checkpoint that a request gives a backbone; one that is not there is a line in ``missing``.
+
+    Raises:
+        UsageError: it does not fit, or its numbers are not finite.
+    """
+    path = request.checkpoints.get(backbone, request.checkpoints.get(""))
+    if path is None:
+        if protocol.data == "files":
+            missing.append(
+                f"no checkpoint of {backbone} is given or set: give {weights(backbone)} with --checkpoint FILE, "
+                "or --checkpoint none to start from random weights"
+            )
+        return Pretrained()
+    if str(path) == "none":
+        return Pretrained()
+    if not path.is_file():
+        missing.append(f"checkpoint {path} does not exist; give the path of the pretrained {backbone} file")
+        return Pretrained(path=str(path), fingerprint="missing")
+    from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
+
+    require_checkpoint(backbone, path)
+    if not is_remembered(path):  # all of it is read once, for its numbers and for its fingerprint
+        require_finite(path)
+    return Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path), short=short_fingerprint(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """What there is below a results folder.
+
+    Args:
+        finished: keys with an ``OK`` record.
+        failed: key -> reason code.
+        problems: a line for every record that cannot be read; its run counts as not started.
+    """
+
+    finished: frozenset[str]
+    failed: Mapping[str, str]
+    problems: tuple[str, ...]
+
+
+def earlier(results: Path, jobs: Mapping[str, Job]) -> Earlier:
+    """Look up the records of ``jobs`` (by key).
+
+    Raises:
+        UsageError: a finished record was made from other files than the benchmark has now, or a record that may be a
+            finished one cannot be read for now.
+    """
+    store = RecordStore(results)
+    finished: set[str] = set()
+    failed: dict[str, str] = {}
+    problems: list[str] = []
+    outdated: dict[str, list[Path]] = {}
+    for key, record in store.surely_ended(jobs.keys()).items():
+        job = jobs[key]
+        if isinstance(record, str):
+            problems.append(_damaged(store.path(key), record))
+        elif record.code != "OK":
+            failed[key] = record.code
+        else:
+            finished.add(key)
+            then, now = record.run.data_fingerprint, job.run.data_fingerprint
+            if then and now and then != now:
+                outdated.setdefault(job.run.benchmark, []).append(store.path(key))
+    if outdated:
+        raise UsageError(_outdated(outdated, jobs))
+    return Earlier(finished=frozenset(finished), failed=failed, problems=tuple(problems))
+
+
+def under_short_fingerprints(
+    results: Path, jobs: Mapping[str, Job], shorts: Mapping[str, str]
+) -> tuple[dict[str, Job], list[str]]:
+    """``jobs`` with the runs that older records finished under a checkpoint's short fingerprint named as there, where
+    `harness.archive.checkpoints` says that the file is theirs; and a line for each checkpoint where it does not.
+
+    Args:
+        shorts: fingerprint of every byte -> short fingerprint of the same file.
+
+    Raises:
+        UsageError: the notes are damaged, or a record that may be a finished one cannot be read for now.
+    """
+    notes = noted(results)
+    olders = {
+        key: replace(job.run, checkpoint=shorts[whole])
+        for key, job in jobs.items()
+        if (whole := job.run.checkpoint) in shorts
+    }
+    asked = [*olders, *(older.key for older in olders.values())]
+    ended = RecordStore(results).surely_ended(asked)
+    finished = {key for key, record in ended.items() if isinstance(record, Record) and record.code == "OK"}
+    found: dict[str, Job] = {}
+    others: dict[tuple[str, str], int] = {}
+    for key, job in jobs.items():
+        older = olders.get(key, job.run)
+        if older.key in finished and key not in finished and older.key != key:
+            if notes.get(older.checkpoint) == job.run.checkpoint:
+                job = replace(job, run=older)
+            else:
+                place = (job.checkpoint, older.checkpoint)
+                others[place] = others.get(place, 0) + 1
+        found[job.run.key] = job
+    return found, [_unverified(count, *place, results, notes) for place, count in others.items()]
+
+
+def _unverified(count: int, path: str, short: str, results: Path, notes: Mapping[str, str]) -> str:
+    whose = f"{count} finished records" if count > 1 else "1 finished record"
+    if short in notes:
+        return (
+            f"{whose} of these runs below {results} came from another checkpoint than {path} ({notes[short]}, which shares"
+            f" the short fingerprint {short} with it) and count as not started"
+        )
+    return (
+        f"{whose} of these runs below {results} know their checkpoint by size, beginning and end alone ({short}) and count"
+        f" as not started; if {path} is the file they came from, note it: sam-peft records verify-checkpoint "
+        f"{shlex.quote(path)} {shlex.quote(str(results))}"
+    )
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return (
+        f"{path} is not a readable record ({reason}): its run counts as not started, and the file stays as "
+        f"{path.name}.unreadable once the run has a new record"
+    )
+
+
+def _outdated(outdated: Mapping[str, list[Path]], jobs: Mapping[str, Job]) -> str:
+    name, paths = next(iter(outdated.items()))
+    root = jobs[paths[0].stem].dataset_root
+    whose = (
+        f"{len(paths)} finished records, such as {paths[0]}" if len(paths) > 1 else f"the finished record {paths[0]}"
+    )
+    others = f" (so do {', '.join(list(outdated)[1:])})" if len(outdated) > 1 else ""
+    return (
+        f"{name}: its files below {root} differ from those behind {whose}{others}; "
+        "take another --results folder for the new files, or move those records away to run them again"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,29 +2,206 @@
 
 Time scales with closed-form work. How fast the device does it comes from earlier records, the most alike first, and
 only without any from an assumed speed; every line says which.
+
+Room on disk in closed form: a run's states while it is unfinished and afterwards, and the caches that runs share.
+
+How fast a device was and what it held in earlier runs, the most alike first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+import statistics
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from harness.archive.schema import Record, Run
-from harness.methods.parts.placement import BackboneShape
+from harness.methods.configs import MethodConfig
+from harness.methods.parts.placement import BackboneShape, MethodError
+from harness.models.catalog import decoder_parameters, trained_in_decoder
 from harness.planning.data import Images, limited
 from harness.pricing.assumed import GPU, Device
-from harness.pricing.disk import (
-    FINISHED,
-    UNFINISHED,
-    embedding_cache_bytes,
-    image_cache_bytes,
-    result_bytes,
-    token_cache_bytes,
-)
-from harness.pricing.earlier_runs import EarlierRuns, SecondsOf, ShapeOf, levels, trained_weights
-from harness.pricing.flops import model_of, run_flops
+from harness.pricing.flops import activation_bytes, config_of, decoder_of, encodes_once, model_of, run_flops
 from harness.system.errors import UsageError
+from harness.training.bounds import CACHE_BYTES, TOKEN_BYTES, worth_keeping
+
+ShapeOf = Callable[[str], BackboneShape]
+SecondsOf = Callable[[Record], float]
+
+
+class EarlierRuns:
+    """Operations a second and memory of earlier runs, looked up from the most alike to the least."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        shape_of: ShapeOf,
+        device: Device,
+        seconds_of: SecondsOf,
+        *,
+        shapes: Collection[tuple[object, ...]],
+    ) -> None:
+        self._device = device
+        self._speeds: dict[tuple[object, ...], list[float]] = {}
+        self._elsewhere: dict[tuple[object, ...], list[float]] = {}
+        self._others: dict[str, None] = {}
+        self._peaks: dict[tuple[object, ...], list[float]] = {}
+        for record in records:
+            alike = levels(record.run)
+            if alike[-1] not in shapes:
+                continue
+            if record.cost.get("peak_memory_bytes"):
+                self._peaks.setdefault(alike[0], []).append(record.cost["peak_memory_bytes"])
+            images = Images(
+                train=record.counts.get("train", 0),
+                val=record.counts.get("val", 0),
+                test=sum(count for split, count in record.counts.items() if split not in ("train", "val", "all")),
+            )
+            trained, whole = record.cost["wall_time_s"], seconds_of(record)
+            timed = images if whole >= trained else replace(images, test=0)
+            try:
+                work = run_flops(record.run, shape_of(record.run.backbone), timed)
+            except (UsageError, MethodError, KeyError):
+                continue  # a backbone or a method that is not installed here
+            if work:
+                here = device.same(record)
+                if not here:
+                    self._others[_machine(record)] = None
+                for level in alike:
+                    speeds = self._speeds if here else self._elsewhere
+                    speeds.setdefault(level, []).append(work / max(trained, whole))
+
+    def seconds(self, run: Run, work: float, images: Images) -> tuple[float, str]:
+        """How long ``work`` takes, and what that rests on: records of this machine, else of another, else an assumption."""
+        bases = ("{} of the same shape", "{} of this method", "FLOPs at the speed of {} of this backbone")
+        for speeds, where in ((self._speeds, ""), (self._elsewhere, f", made on {'; '.join(self._others)}")):
+            for level, basis in zip(levels(run), bases, strict=True):
+                if level in speeds:
+                    seconds = work / statistics.median(speeds[level])
+                    return seconds, basis.format(_records(len(speeds[level]))) + where
+        precision = str(run.rules.get("precision", "fp32"))
+        device, speed = self._device, self._device.flops[precision]
+        basis = f"FLOPs at an assumed {speed / 1e12:g} TFLOP/s ({device.name})"
+        if device.start_seconds:
+            basis += f", and {device.start_seconds:g} s a run, {device.update_seconds:g} s an update"
+        shown = int(run.rules.get("epoch_images", 0)) or images.train
+        updates = int(run.rules.get("epochs", 1)) * math.ceil(shown / int(run.rules.get("batch_size", 1)))
+        return work / speed + device.start_seconds + updates * device.update_seconds, basis
+
+    def memory(self, run: Run, shape: BackboneShape) -> tuple[float, str]:
+        known = self._peaks.get(levels(run)[0])
+        if known:
+            return max(known), f"{_records(len(known))} of the same shape"
+        weights = 4.0 * (_encoder_parameters(shape) + _decoder(run))
+        model = weights + 12.0 * trained_weights(run, shape) + activation_bytes(run, shape)
+        if not self._device.process_bytes:
+            return model, "closed form"
+        process = f"{self._device.process_bytes / 2**30:.2f} GiB of the process, as measured once"
+        return model + self._device.process_bytes, f"closed form and {process}"
+
+
+def _machine(record: Record) -> str:
+    """What a record was made on, in words."""
+    device, threads = record.environment.get("device", "another machine"), record.environment.get("threads")
+    return f"{device} with {threads} threads" if threads and device.startswith("cpu") else device
+
+
+def levels(run: Run) -> tuple[tuple[object, ...], ...]:
+    """From the most to the least alike."""
+    rules = run.rules
+    device_shape = (model_of(run), rules.get("image_size"), rules.get("precision"))
+    config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
+    batch = (rules.get("batch_size"), rules.get("activation_checkpointing"))
+    return (
+        ("same", run.method, config, *device_shape, *batch),
+        ("method", run.method, *device_shape),
+        ("any", *device_shape),
+    )
+
+
+def trained_weights(run: Run, shape: BackboneShape) -> float:
+    from harness.registry import method_config_class
+
+    config = method_config_class(run.method)(**run.method_config)
+    head = trained_in_decoder(config, run.backbone, task="binary", decoder=decoder_of(run))
+    return float(config.encoder_parameters(shape)) + head
+
+
+def _decoder(run: Run) -> int:
+    """Of the binary task; the head of several classes is small beside it."""
+    return decoder_parameters(run.backbone, task="binary", decoder=decoder_of(run))
+
+
+def _encoder_parameters(shape: BackboneShape) -> float:
+    blocks = sum(4 * block.dim**2 + 2 * block.dim * block.mlp_dim for block in shape.blocks)
+    return float(blocks + 3 * shape.patch**2 * shape.dim)
+
+
+def _records(count: int) -> str:
+    return "1 record" if count == 1 else f"{count} records"
+
+
+UNFINISHED = 7
+"""Times the trained tensors: two checkpoints, each with the weights and Adam's two moments, and the best state."""
+FINISHED = 2
+"""Times the trained tensors: the best and the last state."""
+RECORD_BYTES = 40_000
+IMAGE_ROW_BYTES = 150
+
+
+def result_bytes(run: Run, images: Images) -> float:
+    """The record, and a row an image and scored model."""
+    return RECORD_BYTES + IMAGE_ROW_BYTES * (images.val + images.test * (2 + len(run.rules.get("merge", ()))))
+
+
+def image_cache_bytes(runs: Iterable[tuple[Run, Images]]) -> float:
+    """Input images with their masks (4 bytes a pixel), once for all runs that see the same ones.
+
+    Masks at their own size, which scoring keeps as well, are not in it: nothing tells their size before they are read.
+    """
+    found = {}
+    for run, images in runs:
+        if run.rules.get("cache_images"):
+            size = int(run.rules["image_size"])
+            found[run.benchmark, run.manifest, size] = 4.0 * size**2 * (images.train + images.val + images.test)
+    return min(sum(found.values()), CACHE_BYTES)
+
+
+def embedding_cache_bytes(runs: Iterable[tuple[Run, Images, BackboneShape]]) -> float:
+    """Training images as a frozen encoder gives them, plain and flipped, once for all runs with one encoder."""
+    found = {}
+    for run, images, shape in runs:
+        if encodes_once(run):
+            side = int(run.rules["image_size"]) // shape.patch
+            encoder = (run.backbone, run.checkpoint or run.seed, run.rules.get("precision"), side)
+            needed = 2.0 * images.train * 4 * side**2 * (shape.neck_dim or shape.dim)
+            found[(*encoder, run.benchmark, run.manifest)] = needed if needed <= CACHE_BYTES else 0.0
+    return sum(found.values())
+
+
+def token_cache_bytes(runs: Iterable[tuple[Run, Images, BackboneShape]]) -> float:
+    """Training images as the blocks in front of the first trained one leave them (`harness.training.prefix`), plain and
+    flipped, once for all runs that leave the same blocks alone. They are kept on a CPU only."""
+    found = {}
+    for run, images, shape in runs:
+        blocks = kept_blocks(config_of(run), shape)
+        if run.rules.get("cache_prefix") and blocks is not None:
+            side = int(run.rules["image_size"]) // shape.patch
+            encoder = (run.backbone, run.checkpoint or run.seed, run.rules.get("precision"), side, blocks)
+            last = shape.blocks[max(blocks - 1, 0)]  # the stem leaves the map of the first
+            needed = 2.0 * images.train * 4 * ((side * last.scale) ** 2 + shape.prefix_tokens) * last.dim
+            found[(*encoder, run.benchmark, run.manifest)] = needed if needed <= TOKEN_BYTES else 0.0
+    return sum(found.values())
+
+
+def kept_blocks(config: MethodConfig, shape: BackboneShape) -> int | None:
+    """How many blocks are in front of the tokens that runs of a method keep; None where they keep none."""
+    blocks = config.untouched_blocks(shape)
+    # Embedding an image sets the rotations of every block.
+    rotates = not shape.stem and (shape.pre_norm or shape.learnt_positions == 0)
+    return blocks if blocks is not None and worth_keeping(shape, blocks) and not rotates else None
+
 
 ImagesOf = Callable[[Run], Images]
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from harness.evaluation.conventions import Conventions
 from harness.models.decoders import Decoder
 from harness.system.errors import shown
-from harness.system.file_names import checked_name
+from harness.system.files import checked_name
 
 Quirk = Literal["released", "intended"]
 

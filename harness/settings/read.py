@@ -1,7 +1,13 @@
-"""Settings from two files and the environment. Plain data: nothing in a file is executed, no key is guessed."""
+"""Settings from two files and the environment. Plain data: nothing in a file is executed, no key is guessed.
+
+What may be set: every key with its kind and its explanation, from which files, variables and the printed list are made.
+
+Options that several verbs share, with what is set where the command line is silent.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import stat
@@ -11,8 +17,142 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.settings.keys import KEYS, PREFIX, SWITCHES, Key
 from harness.system.errors import UsageError, did_you_mean, os_reason
+from harness.system.streams import say
+
+
+def add_results(parser: argparse._ActionsContainer, help: str = "results folder (default: as set, else runs)") -> None:
+    """``--results DIR``; see `results_of`."""
+    parser.add_argument("--results", type=Path, metavar="DIR", help=help)
+
+
+def results_of(arguments: argparse.Namespace) -> Path:
+    """The results folder: the command line's, else the one that is set, else ``runs``.
+
+    Raises:
+        UsageError: its path is no text, which sweeps and jobs have to name it by.
+    """
+    found = Path(arguments.results or load_settings().results)
+    try:
+        os.path.abspath(found).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"--results {found}: the bytes of this path are no UTF-8; choose another folder") from None
+    return found
+
+
+def add_plugins(parser: argparse._ActionsContainer, help: str = "a file that defines more methods") -> None:
+    """``--plugin FILE.py`` and ``--trust-settings``; see `plugins_of`."""
+    parser.add_argument("--plugin", action="append", type=Path, default=[], metavar="FILE.py", help=help)
+    parser.add_argument(
+        "--trust-settings",
+        action="store_true",
+        help="run the code that harness.toml of this folder names (docs/settings.md)",
+    )
+
+
+def plugins_of(arguments: argparse.Namespace) -> list[Path]:
+    """Plug-in files of the command line and of the settings, which are named before anything loads them.
+
+    Raises:
+        UsageError: ``harness.toml`` names code, and the command line does not trust it.
+    """
+    settings = load_settings()
+    of_settings = trusted_plugins(settings, trust=arguments.trust_settings)
+    if of_settings:
+        say(f"plug-ins of {settings.origins['plugins'].name}: {', '.join(map(str, of_settings))}")
+    return list(dict.fromkeys([*arguments.plugin, *of_settings]))
+
+
+Kind = Literal["text", "path", "seeds", "paths", "table"]
+
+PREFIX = "SAM_PEFT_"
+SWITCHES = (f"{PREFIX}RECORD_CACHE", f"{PREFIX}BF16")
+"""Variables that change how something is done and never what comes out: ``off`` does it the plain way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """One setting.
+
+    Args:
+        name: in a file.
+        kind: ``text``; a ``path``; ``seeds``, a number or a list; ``paths``, a list; or a ``table`` of names to paths.
+        help: one line on what it is for.
+        example: as a file would say it.
+        option: of the command line, which beats it.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    example: str
+    option: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that beats the files."""
+        return PREFIX + self.name.upper()
+
+
+KEYS = (
+    Key(
+        name="protocol",
+        kind="text",
+        help="the card of rules (default: nas-lora where data is set, demo where nothing is)",
+        example='protocol = "nas-lora"',
+        option="--protocol",
+    ),
+    Key(
+        name="data",
+        kind="path",
+        help="the folder that holds the benchmarks' folders",
+        example='data = "/data/segmentation"',
+        option="--data",
+    ),
+    Key(
+        name="results",
+        kind="path",
+        help="where records, tables and checkpoints go (default: runs)",
+        example='results = "runs"',
+        option="--results",
+    ),
+    Key(
+        name="cluster",
+        kind="text",
+        help="the SLURM profile that runs are submitted with (default: none, they run here)",
+        example='cluster = "gpu"',
+        option="--cluster",
+    ),
+    Key(
+        name="seeds",
+        kind="seeds",
+        help="a number of seeds, or a list of them (default: 1)",
+        example="seeds = 3",
+        option="--seeds",
+    ),
+    Key(
+        name="plugins",
+        kind="paths",
+        help="files that define more methods or benchmarks; they are code",
+        example='plugins = ["my_method.py"]',
+        option="--plugin",
+    ),
+    Key(
+        name="datasets",
+        kind="table",
+        help="folders of single benchmarks that lie elsewhere, and of data of your own by any name",
+        example='kvasir = "/data/Kvasir-SEG"',
+        option="--dataset-root",
+    ),
+    Key(
+        name="checkpoints",
+        kind="table",
+        help='pretrained weights, one a backbone ("none": random)',
+        example='vit_h = "/data/sam_vit_h_4b8939.pth"',
+        option="--checkpoint",
+    ),
+)
+
 
 HERE = Path("harness.toml")
 INSTEAD = f"{PREFIX}SETTINGS"

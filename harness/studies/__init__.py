@@ -18,7 +18,7 @@ from harness.evaluation.names import LABELS, METRICS
 from harness.registry import BENCHMARKS, METHODS
 from harness.studies.design import Field, Point, label_of, options_of, parse_fields, points
 from harness.system.errors import UsageError, did_you_mean
-from harness.system.file_names import checked_name
+from harness.system.files import checked_name
 from harness.system.yaml_files import read_yaml
 from harness.validation import from_mapping
 

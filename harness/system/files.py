@@ -1,6 +1,8 @@
 """Files that are there whole or not at all, in folders that may be shared: the one place that opens what lies below a results
 folder. Others may have put anything there, and may change it meanwhile. So what is read is plain and of a bounded size, no link is
 followed, and a new file is made exclusively, under a name that nobody can guess, and filled through its descriptor.
+
+Names that become parts of paths, from cards, studies, records and the command line: checked where they enter.
 """
 
 from __future__ import annotations
@@ -14,6 +16,43 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from harness.system.errors import UsageError, shown
+
+LONGEST = 150
+"""Bytes; with a suffix and a temporary file's ending it stays below the 255 that file systems allow."""
+
+
+def checked_name(name: str, *, what: str) -> str:
+    """``name``, if a file of that name lies in the folder that it is put into.
+
+    Args:
+        name: of a protocol or a study, for instance.
+        what: what the name is of, for the message.
+
+    Raises:
+        UsageError: it is empty, leads elsewhere (``../x``), would be hidden, cannot be printed, or is too long.
+    """
+    if problem := _problem(name):
+        raise UsageError(
+            f"{what} {shown(name)!r} {problem}, and files are named after it; use letters, digits, - and _"
+        )
+    return name
+
+
+def _problem(name: str) -> str:
+    if not name.strip():
+        return "is empty"
+    if "/" in name or "\\" in name:
+        return "holds a slash"
+    if name.startswith((".", "-")):
+        return f"begins with {name[0]!r}"
+    if not name.isprintable():
+        return "holds a character that cannot be printed"
+    if len(name.encode(errors="replace")) > LONGEST:
+        return f"is longer than {LONGEST} bytes"
+    return ""
+
 
 SHARED = frozenset({"records", "state", "sweeps", "snapshots", "cache", "cost", "evidence", "forgetting"})
 """Folders of a results folder. The way to it may lead through links, as its user likes; from these on, none is followed."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.costing.ratios import paired_ratio
+from harness.costing.measure import paired_ratio
 
 ROOT = Path(__file__).parents[2]
 MEASURED = ROOT / "results" / "benchmarks"

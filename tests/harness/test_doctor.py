@@ -12,8 +12,7 @@ import pytest
 from harness import methods
 from harness.cli.doctor import main as doctor
 from harness.contract.matrix import BEGIN, END, Capability, capability, matrix_markdown, replace_section
-from harness.plugins import load_plugin
-from harness.registry import METHODS, method_config_class
+from harness.registry import METHODS, load_plugin, method_config_class
 from harness.system.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[2]

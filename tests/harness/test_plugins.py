@@ -12,8 +12,7 @@ import pytest
 from harness import registry
 from harness.cli.doctor import main as doctor
 from harness.contract.checks import CHECKS
-from harness.plugins import load_plugin, load_plugins
-from harness.registry import METHODS
+from harness.registry import METHODS, load_plugin, load_plugins
 from harness.run import main as run
 from harness.system.errors import UsageError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.system.progress import Live, counter, stages
+from harness.system.streams import Live, counter, stages
 from tests.terminals import Terminal, screen_of
 
 
@@ -18,7 +18,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """Called by the test itself: what a fixture puts in the place of stderr, pytest takes away."""
     made = Terminal()
     monkeypatch.setattr(sys, "stderr", made)
-    monkeypatch.setattr("harness.system.progress.REDRAWN_EVERY_S", 0.002)
+    monkeypatch.setattr("harness.system.streams.REDRAWN_EVERY_S", 0.002)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     return made

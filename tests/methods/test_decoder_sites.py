@@ -11,7 +11,7 @@ from peft import LoraConfig, VeraConfig, inject_adapter_in_model
 from peft.tuners.vera import VeraModel
 from torch import Tensor, nn
 
-from harness.experiment.peft_format import require_affine
+from harness.experiment.exporting import require_affine
 from harness.methods.base import Method
 from harness.methods.lora import LowRankMethod
 from harness.methods.parts.placement import MethodError

@@ -10,7 +10,7 @@ import torch
 
 from harness.archive.cost import CostStore
 from harness.cli import cost
-from harness.costing import inference
+from harness.costing import measure as inference
 from harness.costing import measure as measuring
 from harness.costing.contestant import Contestant
 

@@ -15,7 +15,7 @@ from scipy.stats import ttest_rel
 from harness.costing.device import EnergyMeter, used_by_others
 from harness.costing.flops import FlopCount, encoder_forward_flops
 from harness.costing.live import LiveBytes
-from harness.costing.ratios import paired_ratio
+from harness.costing.measure import paired_ratio
 from harness.models.build import build_segmenter
 
 CPU = torch.device("cpu")

@@ -238,7 +238,7 @@ def test_on_a_terminal_each_run_at_work_has_a_line_that_fits_and_failures_are_re
 def test_no_printed_line_is_drawn_over_while_lines_come_and_go(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr("harness.system.progress.REDRAWN_EVERY_S", 0.0005)
+    monkeypatch.setattr("harness.system.streams.REDRAWN_EVERY_S", 0.0005)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     runs: dict[str, Any] = {}

@@ -19,8 +19,8 @@ from harness.dispatch import snapshot
 from harness.dispatch.frozen_start import COPY
 from harness.dispatch.submitting import begin_sweep, freeze, worker_arguments
 from harness.dispatch.sweeps import AttemptLimits, create_chunk
-from harness.system.code import code_version
 from harness.system.errors import UsageError
+from harness.system.machine import code_version
 from tests.harness.dispatch.helpers import make_job, use_standin
 
 ROOT = Path(str(harness.__file__)).parents[1]
@@ -82,7 +82,7 @@ def test_git_is_not_run_in_a_repository_that_others_put_around_a_snapshot(tmp_pa
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"], ["config", "core.fsmonitor", str(monitor)]):
         command = ["git", "-c", "user.name=x", "-c", "user.email=x@x", *arguments]
         subprocess.run(command, cwd=tmp_path / "snapshots", check=True, capture_output=True)
-    code = "from harness.system.code import code_version; print(code_version())"
+    code = "from harness.system.machine import code_version; print(code_version())"
     done = subprocess.run([sys.executable, "-c", code], cwd=frozen, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.replace("'", '"')) == {"commit": "", "dirty": ""}
     assert not ran.exists()

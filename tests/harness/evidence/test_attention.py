@@ -12,7 +12,7 @@ from torch import nn
 
 from harness.evidence import attention
 from harness.evidence.attention import attention_distance, pixel_distances, uniform_distance, window_validity
-from harness.evidence.probe import watched
+from harness.evidence.measuring import watched
 from harness.models.build import build_segmenter
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.evidence.frequency import FLOOR, half_diagonal
+from harness.evidence.measuring import FLOOR, half_diagonal
 
 
 def test_a_shifted_delta_holds_all_frequencies_alike():

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.evidence.merging import block_deviations
-from harness.evidence.probe import gram, watched
+from harness.evidence.measuring import block_deviations, gram, watched
 from harness.models.build import build_segmenter
 from harness.registry import METHODS, method_config_class
 from harness.statistics.cka import cka

@@ -15,8 +15,7 @@ from harness.experiment.number_code import number_code
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.plugins import load_plugin
-from harness.registry import METHODS
+from harness.registry import METHODS, load_plugin
 from harness.training.outcome import Interrupted, StopRequest
 
 PLUGIN = '''

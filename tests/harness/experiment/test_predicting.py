@@ -20,9 +20,7 @@ from harness.evaluation.scorer import SplitScorer
 from harness.experiment import predicting
 from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
-from harness.experiment.mask_files import overlay, palette
-from harness.experiment.predicting import find_images
-from harness.experiment.prediction_folder import NOTE
+from harness.experiment.predicting import NOTE, find_images, overlay, palette
 from harness.experiment.trained import METADATA
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant

@@ -16,7 +16,7 @@ from harness.models.catalog import backbone_shape
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
-from harness.pricing import disk
+from harness.pricing import forecast as disk
 from harness.pricing.forecast import Forecast
 from harness.pricing.plan_text import forecast_text
 from harness.pricing.price import price
@@ -70,7 +70,7 @@ def test_a_run_that_keeps_no_tokens_is_priced_none(tmp_path: Path, method: str, 
 
 def test_a_split_too_large_for_a_file_is_priced_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = priced(tmp_path, made := planned(tmp_path)).token_cache_bytes
-    for module in ("harness.pricing.disk", "harness.experiment.experiment"):
+    for module in ("harness.pricing.forecast", "harness.experiment.experiment"):
         monkeypatch.setattr(f"{module}.TOKEN_BYTES", needed - 1)
     assert priced(tmp_path, made).token_cache_bytes == written(tmp_path, made) == 0
 

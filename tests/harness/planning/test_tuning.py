@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 import harness.run as verb
-from harness import phases
 from harness.archive.merge import merge
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
@@ -38,7 +37,7 @@ class Work:
         self.score = score
         self.done: list[list[str]] = []
 
-    def __call__(self, planned: Plan, request: Any, arguments: Any, overrides: Any) -> Outcome:
+    def __call__(self, planned: Plan, request: Any, *_: Any) -> Outcome:
         self.done.append([f"{job.run.variant} on {job.run.benchmark}, seed {job.run.seed}" for job in planned.pending])
         for job in planned.pending:
             value = self.score(job.run)
@@ -75,8 +74,7 @@ def tuned(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
         score: Score, *words: str, methods: str = "lora", datasets: str = "kvasir", seeds: str = "2", study: str = ""
     ) -> tuple[int, Work]:
         work = Work(score)
-        for module in (verb, phases):  # trials are carried out by the one, the chosen runs by the other
-            monkeypatch.setattr(module, "carry_out", work)
+        monkeypatch.setattr(verb, "carry_out", work)
         grid = ["--methods", methods, "--datasets", datasets, "--protocol", "demo", "--seeds", seeds]
         if study:
             return verb.main(["--study", study, "--results", str(tmp_path)]), work

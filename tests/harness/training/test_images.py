@@ -19,9 +19,8 @@ from PIL import Image
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample
 from harness.datasets.kvasir import Kvasir
 from harness.system.user_cache import SUM_BYTES, own_sum
-from harness.training import image_cache
-from harness.training.image_cache import ImageCache
-from harness.training.images import ImageSource, _decoding_rules
+from harness.training import images as image_cache
+from harness.training.images import ImageCache, ImageSource, _decoding_rules
 
 SIZE = 32
 COUNT = 5

@@ -15,8 +15,15 @@ from torch.nn import functional as F
 from harness.protocols.card import Protocol, Quirks
 from harness.protocols.load import load_protocol
 from harness.system.errors import UsageError
-from harness.training.losses import BalancedBCE, CrossEntropy, StructureLoss, boundary_weight, build_loss
-from harness.training.mask2former import Mask2FormerLoss, Terms
+from harness.training.losses import (
+    BalancedBCE,
+    CrossEntropy,
+    Mask2FormerLoss,
+    StructureLoss,
+    Terms,
+    boundary_weight,
+    build_loss,
+)
 from harness.training.prediction import IGNORE, Loss
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
-from harness.plugins import load_plugin
-from harness.registry import METHODS
+from harness.registry import METHODS, load_plugin
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "plugin.py"
 SHORTEST = EXAMPLE.with_name("shortest.py")
