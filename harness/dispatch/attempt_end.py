@@ -12,6 +12,7 @@ from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Attempt, End, attempts, close, state_folder
 from harness.dispatch.queue import Accounting
 from harness.dispatch.sweeps import PlannedRun
+from harness.system.errors import out_of_memory
 from harness.system.files import end_of
 
 MAX_CRASHES = 3
@@ -169,14 +170,15 @@ def settle(
     )
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log, for a message."""
+def last_words(log: Path) -> str:
+    """What a process died of by its log: the line that says so where it was memory (others come after it, such as numpy's
+    advice on an import that failed), else the last one."""
     try:
-        text = end_of(log, size=4000)
+        text = end_of(log, size=20_000)
     except (OSError, ValueError):
         return ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
+    return next((line for line in reversed(lines) if out_of_memory(line)), lines[-1] if lines else "")[:300]
 
 
 def _own_cgroup() -> Path:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.dispatch.attempt_end import last_line
+from harness.dispatch.attempt_end import last_words
 from harness.dispatch.attempts import Held, Lease, state_folder
 from harness.dispatch.circumstances import Circumstances
 from harness.dispatch.executor import LOCAL_ATTEMPTS, Executor, ShowStates, Submission
@@ -179,7 +179,7 @@ class LocalExecutor(Executor):
         ]
         if failed and left:
             log, code = _log(chunk, failed[0]), self._processes[failed[0]].returncode
-            said = last_line(log).removeprefix("error: ") or f"a worker ended with status {code} and said nothing"
+            said = last_words(log).removeprefix("error: ") or f"a worker ended with status {code} and said nothing"
             many = f"{len(left)} runs" if len(left) > 1 else "1 run"
             raise UsageError(
                 f"{many} could not begin: {said}; mend that, then give the same command again (log: {log})"

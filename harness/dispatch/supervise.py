@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.archive.schema import Record
-from harness.dispatch.attempt_end import give_up, gpu_hours, last_line, oom_kills, reason_to_give_up
+from harness.dispatch.attempt_end import give_up, gpu_hours, last_words, oom_kills, reason_to_give_up
 from harness.dispatch.attempts import (
     BEATS_PER_LEASE,
     Attempt,
@@ -39,6 +39,7 @@ from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.run_log import logged
 from harness.dispatch.settled import settled
 from harness.planning.job import Job
+from harness.system.errors import out_of_memory
 from harness.system.files import create_anew
 
 StartOutcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
@@ -211,12 +212,14 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumst
     if code == INTERRUPTED_STATUS:
         lease.release("interrupted", "asked to stop")
         return "interrupted"
+    said = last_words(log_path(lease.folder, lease.attempt.number))
     if code == -signal.SIGKILL and oom_killed:
         lease.release("OOM", "killed by the out-of-memory killer")
+    elif said and out_of_memory(said):  # a library that found no room to be loaded, for one
+        lease.release("OOM", said)
     elif code < 0:
         lease.release("killed", f"signal {signal.Signals(-code).name}")
     else:
-        said = last_line(log_path(lease.folder, lease.attempt.number))
         lease.release("killed", f"exit status {code}" + (f": {said}" if said else ""))
     starts = attempts(lease.folder)
     verdict = reason_to_give_up(starts, limit=circumstances.limit, before=circumstances.before)

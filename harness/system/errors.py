@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import resource
 from collections.abc import Iterable
 
 
@@ -41,11 +42,16 @@ REASONS = {
 
 _NO_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc")
 """How the system, torch and a library that finds no room to be loaded (an ImportError) say it."""
+_NO_THREAD = ("can't start new thread", "thread creation failed")
+"""How a limit on memory is met first by whoever starts many threads; a limit on processes says the same."""
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, or a limit on it, was not enough."""
-    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
+def out_of_memory(error: BaseException | str) -> bool:
+    """Whether an error, or the last line of a process, says that memory, or a limit on it, was not enough."""
+    text = str(error).lower()
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    words = (*_NO_MEMORY, *(_NO_THREAD if limited else ()))
+    return isinstance(error, MemoryError) or any(word in text for word in words)
 
 
 def os_reason(error: OSError) -> str:

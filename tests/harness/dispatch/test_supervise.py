@@ -172,6 +172,21 @@ def breaks() -> None:
     raise RuntimeError("a bug in the experiment")
 
 
+NO_ROOM = "libtorch_cpu.so: failed to map segment from shared object"
+
+
+def finds_no_room() -> None:
+    try:
+        raise ImportError(NO_ROOM)
+    except ImportError as error:  # as numpy does
+        raise ImportError("you should not try to import numpy from\n        its source directory") from error
+
+
+def aborts() -> None:
+    print("  what():  std::bad_alloc", flush=True)
+    os.kill(os.getpid(), signal.SIGABRT)
+
+
 @pytest.mark.parametrize(
     ("run", "kills", "end", "detail"),
     [
@@ -180,6 +195,8 @@ def breaks() -> None:
         (signalled(signal.SIGXCPU), (3, 4), "killed", "signal SIGXCPU"),  # another process ran out of memory
         (ends(breaks), (3, 4), "killed", "exit status 1: RuntimeError: a bug in the experiment"),
         (ends(lambda: os._exit(9)), (0, 0), "killed", "exit status 9"),
+        (ends(finds_no_room), (0, 0), "OOM", f"ImportError: {NO_ROOM}"),  # was called an error of ours
+        (ends(aborts), (0, 0), "OOM", "what():  std::bad_alloc"),
     ],
 )
 def test_how_a_child_died_is_told(tmp_path, experiment, monkeypatch, run, kills, end, detail):
