@@ -341,23 +341,21 @@ def shared_names(root: Path, name: str) -> str:
     files = {
         folder: {bare_key(path): path for path in image_files(folder, MASK_EXTENSIONS)} for folder in _folders(root)
     }
-    for (first, ours), (second, theirs) in itertools.combinations(files.items(), 2):
+    likely: list[tuple[int, Path, Path, Path, Path, str]] = []
+    for (first, ours), (second, theirs) in itertools.permutations(files.items(), 2):
         shared = sorted(ours.keys() & theirs.keys())
         if len(shared) < 2 or 2 * len(shared) < min(len(ours), len(theirs)):
             continue
-        masks = [all(_like_mask(found[key]) for key in shared[:3]) for found in (ours, theirs)]
-        if masks[0] == masks[1]:
-            continue
-        (images, image), (others, mask) = (
-            ((first, ours), (second, theirs)) if masks[1] else ((second, theirs), (first, ours))
-        )
-        one, other = image[shared[0]], mask[shared[0]]
-        key = one.stem if one.stem in other.stem else shared[0]
-        image_names = "*" if key == one.stem else one.stem.replace(key, "{stem}") + ".*"
-        here, there = images.relative_to(root), others.relative_to(root)
-        asked = _setting(name, f"{here}/{image_names}", f"{there}/" + other.name.replace(key, "{stem}"))
-        return f"{here}/ and {there}/ share {len(shared)} names; if they are images and masks, say so: {asked}"
-    return ""
+        if all(_like_mask(theirs[key]) for key in shared[:3]) and not all(_like_mask(ours[key]) for key in shared[:3]):
+            likely.append((len(shared), first, second, ours[shared[0]], theirs[shared[0]], shared[0]))
+    if not likely:
+        return ""
+    count, images, masks, image, mask, key = max(likely)
+    key = image.stem if image.stem in mask.stem else key
+    image_names = "*" if key == image.stem else image.stem.replace(key, "{stem}") + ".*"
+    here, there = images.relative_to(root), masks.relative_to(root)
+    asked = _setting(name, f"{here}/{image_names}", f"{there}/" + mask.name.replace(key, "{stem}"))
+    return f"{here}/ and {there}/ share {count} names; if they are images and masks, say so: {asked}"
 
 
 def _like_mask(path: Path) -> bool:

@@ -84,8 +84,8 @@ def _labelled(name: str, folder: Path) -> tuple[type[Benchmark], Path] | None:
         raise DatasetError(
             f"{folder} holds several data sets: {', '.join(map(str, roots))}; give one of them as {name}=DIR"
         )
-    if offer := shared_names(roots[0], name):  # two folders of one image each a name are hardly two classes
-        raise DatasetError(f"{roots[0]} has a folder of images a class, or images and masks: {offer}")
+    if offer := shared_names(folder, name):  # two folders of one image each a name are hardly two classes
+        raise DatasetError(f"{folder} has a folder of images a class, or images and masks: {offer}")
     layout = recognise(roots[0], (UNDIVIDED, DIVIDED))[0]
     assert isinstance(layout, ClassFolders)
     classes = layout.found(roots[0])

@@ -277,6 +277,8 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
         try:
             data, images[name] = _data(name, rules, request, prepare_samples)
         except DatasetError as error:
+            if is_own(name):  # there is nothing to get: the message says what to mend
+                raise
             absent[name] = str(error)
             if request.skip_missing:
                 continue

@@ -219,14 +219,13 @@ def test_patterns_that_do_not_fit_say_what_to_do(tmp_path: Path, images: str, ma
 def test_two_folders_that_share_names_are_offered_and_no_classes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(tmp_path, "scans/{}.png", "outlines/{}_m.png")
-    for path in (tmp_path / "outlines").iterdir():
-        path.rename(path.with_name(path.name.replace("_m", "")))
+    write(tmp_path, "inner/scans/{}.png", "inner/outlines/{}.png")
+    write(tmp_path, "inner/few/{}.png", "inner/outlines/{}.png", STEMS[:3])
 
     assert main(["check", f"mine={tmp_path}", "--workers", "1"]) == 2
 
     (line,) = capsys.readouterr().err.splitlines()
-    assert "scans/ and outlines/ share 20 names" in line
+    assert "inner/scans/ and inner/outlines/ share 20 names" in line
     found = {key: line.split(f"benchmarks.mine.{key}='")[1].split("'")[0] for key in ("images", "masks")}
     assert every(opened(tmp_path, **found)[1]) == STEMS
     assert (

@@ -126,7 +126,9 @@ def test_masks_that_nothing_can_be_learnt_from_stop_the_run(
     _redraw(folder, draw)
     words = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs")]
     assert run.main([*words, "--datasets", f"tiles={folder}"]) == 2
-    assert word in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert word in told
+    assert "--protocol" not in told
     assert not list((tmp_path / "runs").glob("records/*.json"))
 
 
