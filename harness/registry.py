@@ -267,7 +267,7 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
             that fails in its own way.
         MethodError: a value that the method refuses.
     """
-    from harness.validation import from_mapping  # imports pydantic, which listing names need not wait for
+    from harness.check import from_mapping
 
     name = METHODS.resolve(name)
     config_class = method_config_class(name)

@@ -14,8 +14,8 @@ from typing import Any
 
 from harness.archive.files import seal_holds
 from harness.archive.measured import RecordFolder, read_validated, require_seal
-from harness.archive.reading import spelt
 from harness.archive.schema import content_hash, first_backbone
+from harness.check import spelt
 from harness.models.known import RENAMED
 
 COST_SCHEMA_VERSION = 1

@@ -12,14 +12,12 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, cast
-
-from pydantic import TypeAdapter
+from typing import ClassVar, Generic, TypeVar
 
 from harness.archive.files import LARGEST_RECORD, compact, seal_holds, sealed
-from harness.archive.reading import spelt, validated
+from harness.archive.reading import validated
+from harness.check import spelt
 from harness.system.files import read_regular, write_atomically
 
 T = TypeVar("T")
@@ -87,11 +85,7 @@ def read_validated(kind: type[T], path: Path, *, version: int, called: str, fiel
         ValueError: no plain file, or none of this kind and shape.
     """
     data = read_regular(path, largest=LARGEST_RECORD)
-    adapter = _adapter(cast("Any", kind))
-    record: T = validated(
-        lambda text: adapter.validate_json(text, strict=True), data, version=version, kind=called, field=field
-    )
-    return record, data
+    return validated(kind, data, version=version, called=called, field=field), data
 
 
 def read_of_run(kind: type[T], path: Path, *, version: int, called: str, field: str) -> T:
@@ -112,12 +106,6 @@ def require_seal(*, holds: bool | None) -> None:
     """Raises ValueError where the seal of a file does not fit, or is missing."""
     if not holds:
         raise ValueError("its seal does not fit: a number was edited after it was written")
-
-
-@lru_cache(maxsize=8)
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """Built once a kind, and only where a file of it is read."""
-    return TypeAdapter(kind)
 
 
 EVIDENCE_SCHEMA_VERSION = 1

@@ -10,20 +10,20 @@ import errno
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
 
 from harness.archive.files import LARGEST_RECORD, seal_holds
 from harness.archive.schema import SCHEMA_VERSION, Record, Run, counted_updates, largest
+from harness.check import from_json, spelt
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import checked_name, read_regular
-from harness.system.text import printable_line
 
 MOST = 10**12
 """Bound on every count: no run has so many images, parameters or epochs."""
@@ -104,18 +104,6 @@ class _File(Record):
     history: list[_Epoch] = field(default_factory=list)  # type: ignore[assignment]
 
 
-@lru_cache(maxsize=1)
-def _adapter() -> TypeAdapter[_File]:
-    """Built once and only where a record is read."""
-    return TypeAdapter(_File)
-
-
-def shaped(data: bytes) -> Record:
-    """Raises pydantic's ValidationError where JSON has another shape."""
-    found = _adapter().validate_json(data, strict=True)
-    return Record(**{**vars(found), "run": Run(**vars(found.run))})
-
-
 T = TypeVar("T")
 
 _ESCAPES = re.compile(rb"\\[bfnrtu]")
@@ -163,7 +151,8 @@ def load(path: Path) -> Record:
 
 def parse(data: bytes) -> Record:
     """Raises ValueError where ``data`` is no record of a schema that this code reads (1 to `SCHEMA_VERSION`)."""
-    record = validated(shaped, data, version=SCHEMA_VERSION, kind="record of a run", field="run")
+    file = validated(_File, data, version=SCHEMA_VERSION, called="record of a run", field="run")
+    record = Record(**{**vars(file), "run": Run(**vars(file.run))})
     for reason in _wrong(record):
         raise ValueError(reason)
     if record.run.key != record.key:
@@ -182,25 +171,37 @@ def parse(data: bytes) -> Record:
     return replace(spelt(record), run=run)
 
 
-def validated(read: Callable[[bytes], T], data: bytes, *, version: int, kind: str, field: str) -> T:
+def validated(kind: type[T], data: bytes, *, version: int, called: str, field: str) -> T:
     """The content of a file as a dataclass with a ``schema_version``.
 
     Args:
-        read: to the dataclass; raises pydantic's ValidationError.
         data: JSON.
         version: the last schema that this code reads.
-        kind: what the file should be, for messages.
+        called: what the file should be, for messages.
         field: what every file of that kind has.
 
     Raises:
         ValueError: no JSON, another kind, a later schema, or a field of a wrong type; the message is one line.
     """
     try:
-        record = read(data)
-    except ValidationError as error:
-        raise ValueError(_reason(data, error, version=version, kind=kind, field=field)) from error
+        record = from_json(kind, data)
+    except ValueError as error:
+        content = _content(data)
+        if content is not None and (not isinstance(content, dict) or field not in content):
+            raise ValueError(f"JSON, but no {called}") from error
+        if content is not None:
+            _require_version(content.get("schema_version"), version)
+        raise
     _require_version(getattr(record, "schema_version", None), version)
     return record
+
+
+def _content(data: bytes) -> Any:
+    """What a file holds, None where it is no JSON."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _require_version(found: object, last: int) -> None:
@@ -256,41 +257,3 @@ def _is_name(text: str) -> bool:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) < 60 else f"{text[:40]}…"
-
-
-def spelt(value: Any) -> Any:
-    """The same with everything spelt out that a terminal would obey, in dataclasses, mappings and lists."""
-    if isinstance(value, str):
-        return printable_line(value)
-    if isinstance(value, dict):
-        return {printable_line(key): spelt(item) for key, item in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: spelt(getattr(value, field.name)) for field in fields(value)})
-    return [spelt(item) for item in value] if isinstance(value, list) else value
-
-
-def _reason(data: bytes, error: ValidationError, *, version: int, kind: str, field: str) -> str:
-    """Why the schema refused it, in one line."""
-    first = error.errors(include_url=False)[0]
-    if first["type"] == "json_invalid":
-        try:
-            data.decode()
-        except UnicodeDecodeError as undecodable:
-            return f"no text ({undecodable})"
-        return f"truncated or not JSON ({first['msg'].removeprefix('Invalid JSON: ')})"
-    content = json.loads(data)
-    if not isinstance(content, dict) or field not in content:
-        return f"JSON, but no {kind}"
-    _require_version(content.get("schema_version"), version)
-    where = [str(part)[:60] for part in first["loc"]]
-    if where[0] == "scores" and len(where) > 1:
-        return f"scores: {printable_line(where[1])} is no mapping of splits to metrics to numbers"
-    return _first(error)
-
-
-def _first(error: ValidationError) -> str:
-    """What is wrong first, and where."""
-    first = error.errors(include_url=False)[0]
-    message = first["msg"].replace("Input should be", "must be").replace("Field required", "is missing")
-    message = message.replace("a valid dictionary", "a mapping").replace("an object", "a mapping")
-    return printable_line(f"{'.'.join(str(part)[:60] for part in first['loc'])}: {message}")

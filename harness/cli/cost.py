@@ -13,11 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.check import parse_assignments
 from harness.cli.command import CommandParser, Once, command, copy_in_use, verb
 from harness.registry import METHODS, load_plugins
 from harness.settings.read import add_plugins, add_results, plugins_of, results_of
 from harness.system.errors import UsageError
-from harness.validation import parse_assignments
 
 if TYPE_CHECKING:
     import torch

@@ -6,13 +6,13 @@ import json
 import sys
 from pathlib import Path
 
+from harness.check import parse_assignments
 from harness.cli.command import CommandParser, Once, command, verb
 from harness.models.decoders import DECODERS
 from harness.registry import METHODS, canonical_spelling, load_plugins, method_config
 from harness.settings.read import add_plugins, plugins_of
 from harness.system.errors import UsageError
 from harness.system.streams import say, stages
-from harness.validation import parse_assignments
 
 
 def parser() -> CommandParser:

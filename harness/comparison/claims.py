@@ -149,7 +149,7 @@ _FIELDS = {f.name for f in fields(Claim)} - {"low", "high"} | {"expected", "tole
 
 def _claim(item: Any, where: str) -> Claim:
     """The claim with every field of its type."""
-    from harness.validation import from_mapping  # imports pydantic, which `--help` need not wait for
+    from harness.check import from_mapping
 
     if not isinstance(item, Mapping):
         raise UsageError(f"{where}: expected a mapping")

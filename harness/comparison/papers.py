@@ -349,8 +349,8 @@ class Papers:
 
 def read_setups(path: Path = SETUPS) -> dict[str, Setup]:
     """Raises UsageError with what is wrong with the file."""
+    from harness.check import from_mapping
     from harness.system.yaml_files import read_yaml
-    from harness.validation import from_mapping  # imports pydantic, which `--help` need not wait for
 
     data = read_yaml(path, what="published set-ups")
     if not isinstance(data, Mapping):

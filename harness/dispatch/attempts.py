@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from harness.check import read_as
 from harness.dispatch.holder import Holder
-from harness.dispatch.state_files import read_as
 from harness.system.errors import UsageError
 from harness.system.files import create_exclusively, write_atomically
 

@@ -8,7 +8,7 @@ import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness.dispatch.state_files import read_as
+from harness.check import read_as
 from harness.system.files import write_atomically
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from harness.dispatch.state_files import read_as
+from harness.check import read_as
 from harness.dispatch.sweeps import Chunk, PlannedRun, Sweep, beside_chunk, name_of, sweeps_folder, unreadable
 from harness.system.errors import UsageError
 

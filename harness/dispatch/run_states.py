@@ -9,11 +9,11 @@ from pathlib import Path
 
 from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
+from harness.check import read_as
 from harness.dispatch.attempts import LEASE_SECONDS, Attempt, attempts, log_path, state_folder
 from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import Problems, read_chunks, read_sweeps
 from harness.dispatch.settled import settles
-from harness.dispatch.state_files import read_as
 from harness.dispatch.sweeps import Chunk, Sweep, named
 
 FINISHED = "OK"

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from harness.archive.schema import Run
+from harness.check import from_mapping
 from harness.methods.base import Method
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
@@ -14,7 +15,6 @@ from harness.models.segmenter import Segmenter
 from harness.protocols.load import from_rules
 from harness.registry import METHODS, method_config_class
 from harness.training.batches import draw_number
-from harness.validation import from_mapping
 
 
 def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Path | None) -> tuple[Segmenter, Method]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.archive.schema import Run
+from harness.check import parse_assignments
 from harness.datasets.own_labels import any_folder
 from harness.models.catalog import resolve_backbone
 from harness.models.checkpoint import checkpoint_paths
@@ -21,7 +22,6 @@ from harness.protocols.load import load_protocol, resolve
 from harness.registry import BENCHMARKS, LABELLED, METHODS, dataset_name, is_own
 from harness.settings.read import Settings, named_table
 from harness.system.errors import UsageError
-from harness.validation import parse_assignments
 
 WITH_DATA = "nas-lora"
 WITHOUT_DATA = "demo"

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from harness.check import parse_assignments
 from harness.planning.request import Variant
 from harness.registry import METHODS, Registry
 from harness.system.errors import UsageError
-from harness.validation import parse_assignments
 
 
 def usable(registry: Registry) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness.archive.schema import Run
+from harness.check import from_mapping
 from harness.dispatch.place import Place
 from harness.models.catalog import added_parameters, backbone_shape, total_parameters, trained_in_decoder
 from harness.planning.needs import card_needs
@@ -14,7 +15,6 @@ from harness.pricing.flops import decoder_of, model_of
 from harness.pricing.forecast import Forecast, RunForecast, within_budget
 from harness.pricing.price import run_in_words, without_gpu
 from harness.registry import BENCHMARKS, method_config_class
-from harness.validation import from_mapping
 
 
 def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: float | None = None) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.archive.schema import content_hash, hashed_rules
+from harness.check import from_mapping
 from harness.protocols.card import Protocol
 from harness.protocols.inheritance import CARDS, read_card
 from harness.system.errors import UsageError, did_you_mean
-from harness.validation import from_mapping
 
 
 def card_names() -> list[str]:

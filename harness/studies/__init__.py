@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, StrictInt
 from pydantic import Field as Bound
 
+from harness.check import from_mapping
 from harness.evaluation.names import LABELS, METRICS
 from harness.registry import BENCHMARKS, METHODS
 from harness.studies.design import Field, Point, label_of, options_of, parse_fields, points
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.files import checked_name
 from harness.system.yaml_files import read_yaml
-from harness.validation import from_mapping
 
 FOLDER = Path(__file__).parent
 MOST_SEEDS = 1000

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from harness.check import from_mapping
 from harness.settings.read import is_profile_file
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.yaml_files import read_yaml
-from harness.validation import from_mapping
 
 PROFILES = Path(__file__).parents[3] / "slurm" / "profiles"
 

@@ -55,7 +55,7 @@ FORGED: dict[str, tuple[Change, str]] = {
         "not between 0 and 1",
     ),
     "an E-measure over its bound": (lambda c: c["scores"]["best"]["test"].update(e_max=1.2), "not between 0 and 1.1"),
-    "a score in words": (lambda c: c["scores"]["best"]["test"].update(iou="0.9"), "scores: best is no mapping"),
+    "a score in words": (lambda c: c["scores"]["best"]["test"].update(iou="0.9"), "scores.best.test.iou: must be"),
     "a failed run with scores": (lambda c: c.update(code="OOM"), "ended with OOM"),
     "an unknown code": (lambda c: c.update(code="GREAT"), "code: must be 'OK'"),
     "a protocol that is a path": (lambda c: c["run"].update(protocol="../../NOTES"), "'../../NOTES' is no name"),
@@ -91,7 +91,7 @@ FORGED: dict[str, tuple[Change, str]] = {
     "a cost without end": (lambda c: c["cost"].update(step_time_s=float("inf")), "cost"),
     "parameters without the trainable": (lambda c: c["parameters"].pop("trainable"), "trainable is missing"),
     "no attempt": (lambda c: c.update(attempts=0), "below 1"),
-    "a list of notes": (lambda c: c["run"].update(data_note=["x"]), "run.data_note: must be a valid string"),
+    "a list of notes": (lambda c: c["run"].update(data_note=["x"]), "run.data_note: must be text"),
 }
 EDITED: dict[str, tuple[Change, str]] = {
     "a score": (lambda c: c["scores"]["best"]["test"].update(s_measure=0.95), "seal"),

@@ -10,12 +10,12 @@ import pytest
 
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
+from harness.check import read_as
 from harness.dispatch.attempts import Lease, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import Problems, chunk_paths, read_chunk, read_chunks, read_sweep, read_sweeps
 from harness.dispatch.settled import ending_fingerprint, settled
-from harness.dispatch.state_files import read_as
 from harness.dispatch.submitting import attempt_limits, begin_sweep
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun, Sweep, create_chunk, create_sweep
 from harness.system.errors import UsageError
@@ -157,7 +157,7 @@ def test_numbers_out_of_all_range_and_control_characters_reach_nobody(tmp_path):
         with pytest.raises(ValueError, match="a number in it is out of all range"):
             read_as(path, Holder)
     path.write_text(json.dumps({**whole, "pid": "7"}))
-    with pytest.raises(ValueError, match="pid: Input should be a valid integer"):
+    with pytest.raises(ValueError, match="pid: must be a valid integer"):
         read_as(path, Holder)
 
 

@@ -1,0 +1,209 @@
+"""Plain data into typed objects: what YAML, TOML and the command line say, and what JSON files hold; and one way to say what is wrong.
+
+A frozen dataclass is the form. What people write is met halfway (`from_mapping`): text becomes the type of its field, and an
+unknown key is refused with the nearest name. What programs wrote is taken as it stands (`from_json`): nothing is converted, and
+what a later version added is left out. Every reason is one line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from harness.system.errors import UsageError, did_you_mean, shown
+from harness.system.files import read_regular
+from harness.system.text import printable_line
+
+if TYPE_CHECKING:  # half a second that listing names need not wait for
+    from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+LARGEST = 16 << 20
+"""Bytes of a small file about attempts and sweeps; the largest chunk that SLURM takes (10,000 runs) has 4 MB."""
+_MOST = 10**12
+"""Bound on every number in one: seconds since the epoch, process numbers and clock ticks are below it."""
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless: Collection[str] = ()) -> T:
+    """An instance of the dataclass ``cls``; strings such as ``"1e-3"`` become the field's type.
+
+    Args:
+        cls: a frozen keyword-only dataclass, possibly with dataclasses inside.
+        values: field values.
+        where: what is being read, for messages ("protocol demo", "method lora").
+        endless: fields that may be infinite.
+
+    Raises:
+        UsageError: unknown key (with the nearest name), wrong type, value out of range.
+    """
+    from pydantic import ValidationError
+
+    _check_keys(cls, values, where=where, path="")
+    try:
+        found: T = _adapter(cast("Any", cls)).validate_python(dict(values))
+    except ValidationError as error:
+        wrong = _first(error)
+        if not wrong.place:
+            raise UsageError(f"{where}: {wrong.message}") from error
+        if isinstance(wrong.value, Mapping):  # a whole table; the message names the field in it
+            raise UsageError(f"{where}: {wrong.place}: {wrong.message}") from error
+        raise UsageError(f"{where}: {wrong.place}={shown(repr(wrong.value))} {wrong.message}") from error
+    for key, value in values.items():
+        if _is_coerced(value, getattr(found, key)):
+            raise UsageError(f"{where}: {key}={shown(repr(value))} has true or false where something else belongs")
+    for key in (name for name in values if name not in endless):
+        if (number := _unusable(getattr(found, key))) is not None:
+            raise UsageError(f"{where}: {key}={shown(number)} is no number to compute with")
+    return found
+
+
+def from_json(kind: type[T], data: bytes) -> T:
+    """``data`` as a dataclass, every value of the type that its field has.
+
+    Raises:
+        ValueError: no JSON, or it holds something else.
+    """
+    from pydantic import ValidationError
+
+    try:
+        found: T = _adapter(cast("Any", kind)).validate_json(data, strict=True)
+    except ValidationError as error:
+        wrong = _first(error)
+        if wrong.is_syntax:
+            raise ValueError(_no_json(data, wrong.message)) from error
+        raise ValueError(printable_line(f"{wrong.place}: {wrong.message}".removeprefix(": "))) from error
+    return found
+
+
+def read_as(path: Path, kind: type[T]) -> T:
+    """A small file about attempts or sweeps, which another user or another version may have written, as a dataclass; what a
+    terminal would obey is spelt out.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no plain file, too large, no JSON, or holds something else than ``kind``; says which.
+    """
+    try:
+        data = read_regular(path, largest=LARGEST)
+    except ValueError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from None
+        raise
+    found = from_json(kind, data)
+    if _unusable(found, whole=_MOST, real=_MOST) is not None:
+        raise ValueError("a number in it is out of all range")
+    return spelt(found)
+
+
+def spelt(value: T) -> T:
+    """The same with everything spelt out that a terminal would obey, in dataclasses, mappings, lists and tuples."""
+    made: Any = value
+    if isinstance(value, str):
+        made = printable_line(value)
+    elif isinstance(value, dict):
+        made = {spelt(key): spelt(item) for key, item in value.items()}
+    elif isinstance(value, list | tuple):
+        made = type(value)(map(spelt, value))
+    elif is_dataclass(value) and not isinstance(value, type):
+        made = replace(value, **{field.name: spelt(getattr(value, field.name)) for field in fields(value)})
+    return cast("T", made)
+
+
+def parse_assignments(items: list[str]) -> dict[str, Any]:
+    """``["lr=1e-3", "lora.rank=6", "merge=[exact]"]`` as a mapping; a value in brackets is a list.
+
+    Raises:
+        UsageError: an item without ``=``, or one key twice.
+    """
+    found: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise UsageError(f"--set {item!r} is not KEY=VALUE, such as --set lr=3e-4 or --set lora.rank=6")
+        if key in found:
+            raise UsageError(f"--set {key} is given twice")
+        found[key] = value.strip()
+        if found[key].startswith("[") and found[key].endswith("]"):
+            found[key] = [part.strip() for part in found[key][1:-1].split(",") if part.strip()]
+    return found
+
+
+def _no_json(data: bytes, message: str) -> str:
+    try:
+        data.decode()
+    except UnicodeDecodeError as undecodable:
+        return f"no text ({undecodable})"
+    return f"truncated or not JSON ({message})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wrong:
+    """What pydantic refused first: where, why, and the value; ``is_syntax``: the text is no JSON at all."""
+
+    place: str
+    message: str
+    value: Any
+    is_syntax: bool
+
+
+def _first(error: ValidationError) -> _Wrong:
+    first = error.errors(include_url=False, include_context=False)[0]
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Invalid JSON: ")
+    message = message.split(", unable to parse")[0].replace("Input should be", "must be")
+    message = re.sub(r"a valid dictionary|a dictionary or an instance of \w+|an object", "a mapping", message)
+    message = message.replace("Field required", "is missing").replace("a valid string", "text")
+    place = ".".join(str(part)[:60] for part in first["loc"])
+    return _Wrong(place=place, message=message, value=first["input"], is_syntax=first["type"] == "json_invalid")
+
+
+def _is_coerced(given: Any, made: Any) -> bool:
+    """Whether a ``yes`` of YAML became a number."""
+    if isinstance(given, bool):
+        return not isinstance(made, bool)
+    if isinstance(given, Mapping):
+        inside = made if isinstance(made, Mapping) else getattr(made, "__dict__", {})
+        return any(_is_coerced(value, inside.get(key, value)) for key, value in given.items())
+    if isinstance(given, list | tuple) and isinstance(made, list | tuple) and len(given) == len(made):
+        return any(map(_is_coerced, given, made))
+    return False
+
+
+def _unusable(value: Any, *, whole: int = 2**63, real: float = math.inf) -> int | float | None:
+    """A number that is none, or not below the bound of its type, in ``value`` or in a table, list or dataclass that it is."""
+    if isinstance(value, int | float):
+        return None if abs(value) < (whole if isinstance(value, int) else real) else value
+    parts = vars(value) if is_dataclass(value) and not isinstance(value, type) else value
+    if isinstance(parts, Mapping | list | tuple):
+        parts = parts.values() if isinstance(parts, Mapping) else parts
+        found = (_unusable(part, whole=whole, real=real) for part in parts)
+        return next((number for number in found if number is not None), None)
+    return None
+
+
+def _check_keys(cls: Any, values: Mapping[str, Any], *, where: str, path: str) -> None:
+    """Unknown keys, of the tables inside and of lists of tables too; pydantic would pass over them."""
+    hints = get_type_hints(cls)
+    known = {field.name for field in fields(cls)}
+    for key, value in values.items():
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {path + str(key)!r}{did_you_mean(str(key), known)}")
+        listed = get_origin(hints[key]) is tuple and isinstance(value, list)
+        if inner := next((kind for kind in (hints[key], *get_args(hints[key])) if is_dataclass(kind)), None):
+            for part in value if listed else [value] if inner is hints[key] else []:
+                if isinstance(part, Mapping):
+                    _check_keys(inner, part, where=where, path=f"{path}{key}.")
+
+
+@lru_cache(maxsize=64)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Built once a kind, and only where something of it is read."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
