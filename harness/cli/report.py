@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from harness.archive.store import require_writable
@@ -10,11 +11,11 @@ from harness.comparison.archive import Archive
 from harness.planning.closed_form import trained_parameters
 from harness.planning.pictures import network_images
 from harness.report.html.build import Asked, collect
-from harness.report.html.rendering import html
+from harness.report.html.rendering import TITLE, html
 from harness.settings.read import add_results, results_of
 from harness.studies import load_study
 from harness.system.errors import UsageError, os_reason
-from harness.system.files import write_atomically
+from harness.system.files import open_regular, write_atomically
 from harness.system.streams import say
 
 
@@ -30,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.no_figures:
         require_effect(options, "data", without="with --no-figures")
     require_writable(path.parent, named="folder", option="--out")
+    if not is_free(path):
+        raise UsageError(f"--out {path} is there and is no report; name another file, or remove it")
     asked = Asked(
         study=load_study(options.study) if options.study else None,
         baseline=options.baseline,
@@ -48,6 +51,18 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(f"cannot write the report {path}: {os_reason(error)}") from error
     print(f"{path}: {len(page.encode()) / 1e6:.1f} MB, {content.facts[1]}")
     return 0
+
+
+def is_free(path: Path) -> bool:
+    """Whether there is nothing, an empty file, or an earlier report, which may be written over."""
+    if not os.path.lexists(path):
+        return True
+    try:
+        with open(open_regular(path), "rb") as file:
+            begin = file.read(8192)
+    except (OSError, ValueError):  # a link, a pipe, a file that cannot be read
+        return False
+    return not begin or TITLE.encode() in begin
 
 
 def parser() -> CommandParser:

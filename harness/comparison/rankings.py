@@ -122,7 +122,8 @@ def _pair(first: Grid, second: Grid) -> ModelPair | None:
 
 
 def _scores(first: Sequence[Cell], second: Sequence[Cell], archive: Archive) -> stats.ModelScores | None:
-    """Of the seeds that all runs share, higher is better; None where there is none. By image where every run tells its images."""
+    """Of the seeds that all runs share; None where there is none. By image where every run tells its images. Which way is better
+    does not matter: both models' rows are turned alike."""
     import numpy as np
 
     cells = [*first, *second]
@@ -137,6 +138,6 @@ def _scores(first: Sequence[Cell], second: Sequence[Cell], archive: Archive) -> 
         _, groups = np.unique([clusters.get(stem, stem) for stem in stems], return_inverse=True)
         table = np.array([[[one.scores[seed][stem] for stem in stems] for seed in seeds] for one in told])
     else:
-        table = np.array([[[cell.column.sign * cell.values[seed]] for seed in seeds] for cell in cells])
+        table = np.array([[[cell.values[seed]] for seed in seeds] for cell in cells])
         groups = np.zeros(1, dtype=int)
     return stats.ModelScores(first=table[: len(first)], second=table[len(first) :], clusters=groups)

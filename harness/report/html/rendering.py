@@ -11,6 +11,8 @@ from harness.report.figures import FIGURES
 from harness.report.html.content import Content, Picture
 from harness.system.text import printable
 
+TITLE = ": report of results folder "
+"""In the title of every report, by which a file is known as one."""
 SECTIONS = (
     ("answer", "Answer"), ("rules", "What was compared"), ("scores", "Scores"), ("all", "Every number"), ("missing", "Gaps"),
     ("figures", "Figures"), ("masks", "Masks"), ("cost", "Cost"), ("verdicts", "Claims"),

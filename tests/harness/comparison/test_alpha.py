@@ -97,6 +97,19 @@ def test_too_few_seeds_give_no_p_value():
     assert domains(_ends(1.0, benchmarks=1, seeds=5)) is None
 
 
+@pytest.mark.parametrize(
+    ("benchmarks", "seeds", "smallest"),
+    [(2, 5, 1 / 16), (2, 6, 1 / 32), (3, 2, 1 / 6), (4, 2, 1 / 24)],
+)
+def test_a_p_value_is_given_from_where_the_smallest_possible_one_is_small_enough(
+    benchmarks: int, seeds: int, smallest: float
+):
+    """One seed may stay as it is: only which runs stand together counts, n! ways in each of the others."""
+    test = domains(_ends(1.0, benchmarks=benchmarks, seeds=seeds)).test
+    assert test.smallest == pytest.approx(smallest)
+    assert (test.p is not None) == (smallest <= 0.05)
+
+
 def test_many_benchmarks_are_drawn_and_null_p_values_are_even():
     many = domains(_ends(1.0, benchmarks=9, seeds=3))
     assert many is not None

@@ -21,7 +21,7 @@ from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import load_protocol
 from harness.registry import method_config_class
 from harness.system.errors import UsageError
-from tests.harness.report.sample import PAPERS, MadeUp, evidence, record
+from tests.harness.report.sample import CARD, PAPERS, MadeUp, evidence, record
 from tests.harness.report.sample import judged as judged_on
 
 BASE: dict[str, Any] = {
@@ -447,6 +447,13 @@ def test_evidence_is_compared_against_frozen_backbones_by_seed(tmp_path: Path) -
     assert finding.verdict == "reproduced"
     assert _judged_inside(tmp_path, pairs, expected={"greater": 0}).verdict == "not reproduced"
     assert _judged_inside(tmp_path, pairs[:1] + pairs[3:4]).verdict == "inconclusive"
+
+
+def test_a_seed_with_two_runs_of_one_configuration_is_none(tmp_path: Path) -> None:
+    pairs = _inside("lora", [-3.0, -4.0]) + _inside("decoder", [0.5, -0.5])
+    again = _inside("lora", [5.0], rules={**CARD, "image_size": 65})
+    (reading,) = _judged_inside(tmp_path, [*pairs, *again]).readings
+    assert (reading.n, reading.estimate) == (1, pytest.approx(-3.5))
 
 
 def test_what_nobody_read_in_the_paper_stays_unknown_beside_our_numbers(tmp_path: Path) -> None:

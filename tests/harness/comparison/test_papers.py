@@ -212,6 +212,16 @@ def test_other_data_gets_no_verdict() -> None:
     assert "| not judged: 352 px copy |" in beside([0.911, 0.912, 0.913], data_note="352 px copy")[0]
 
 
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [({"test": 7}, "7 test images instead of 8"), ({"test": 5, "hard": 3}, ""), ({"train": 9, "val": 9}, "")],
+)
+def test_some_of_the_published_test_images_get_no_verdict(counts: dict[str, int], said: str) -> None:
+    line = beside([0.911, 0.912, 0.913], counts=counts)[0]
+    assert (f"| not judged: {said} |" in line) == bool(said)
+    assert line.endswith("| reproduced |") != bool(said)
+
+
 def test_other_rules_weights_backbones_and_generated_images_get_no_verdict() -> None:
     values = [0.911, 0.912, 0.913]
     score, parameters = beside(values, rules={"image_size": 32}, protocol_hash="bbbb")

@@ -72,6 +72,16 @@ def test_noise_widens_the_interval_and_a_single_seed_has_none() -> None:
     assert agreement([scores([1, 2], [1, 2], seeds=1)]).interval is None
 
 
+def test_seeds_that_rank_otherwise_widen_the_interval_whatever_the_images_say() -> None:
+    """Every image of a seed says the same, so that only redrawing the seeds tells that two of three turn the order."""
+    generator = np.random.default_rng(0)
+    first = np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 0.5], [3.0, -1.0, 0.0]])[:, :, None].repeat(20, axis=2)
+    second = np.array([1.0, 2.0, 3.0])[:, None, None] + 1e-6 * generator.normal(size=(3, 3, 20))
+    interval = agreement([ModelScores(first=first, second=second, clusters=np.arange(20))]).interval
+    assert interval is not None
+    assert (interval.low, interval.high) == (-1.0, 1.0)
+
+
 def test_images_of_one_cluster_are_drawn_together() -> None:
     generator = np.random.default_rng(3)
     first = generator.normal(size=(3, 2, 40))

@@ -20,6 +20,8 @@ from harness.registry import METHODS
 from harness.report.figures import FIGURES, draw
 from harness.report.figures.curves import largest_drop
 from harness.report.figures.material import NothingToDrawError, materials
+from harness.report.figures.merging import merged
+from harness.report.figures.mixtures import cap
 from harness.report.figures.pareto import _scale, front, room
 from harness.report.figures.ranks import cliques
 from harness.report.figures.style import COLUMN, PAGE, encoded, looks, new_figure, split_by_length
@@ -103,6 +105,37 @@ def test_the_drop_around_the_start_of_the_search():
 def test_the_front_keeps_what_nothing_beats():
     points = {"a": (1.0, 5.0), "b": (2.0, 4.0), "c": (3.0, 6.0), "d": (3.0, 5.5), "e": (1.0, 4.9)}
     assert [one.label for one in front({row(name, name): point for name, point in points.items()})] == ["a", "c"]
+
+
+def test_the_front_of_an_error_keeps_the_lowest(tmp_path: Path):
+    """Of three rows at rising cost the cheapest errs least, so that nothing else is on the front; of a score all three are."""
+    for place, method in enumerate(("decoder", "bitfit", "lora")):
+        for benchmark in ("kvasir", "sbu"):
+            scores = {"best": {"test": {METRICS[benchmark]: 0.1 * (place + 1)}}}
+            counts = {"encoder": 1000 * (place + 1), "decoder": 1, "trainable": 1, "total": 9000}
+            RecordStore(tmp_path).write(record(method=method, benchmark=benchmark, scores=scores, parameters=counts))
+    (material,) = materials(Archive(tmp_path))
+    fronts = {drawing.benchmark: drawing.figure.axes[0].lines[0].get_ydata() for _, drawing in draw("pareto", material)}
+    assert {name: [round(float(one)) for one in line] for name, line in fronts.items()} == {
+        "kvasir": [10, 20, 30],
+        "sbu": [10],
+    }
+
+
+def test_merged_less_unmerged_is_below_zero_where_merging_costs_score(tmp_path: Path):
+    for seed in range(2):
+        scores = {name: {"test": {"s_measure": value}} for name, value in (("best", 0.9), ("merged-exact", 0.88))}
+        report = {"mode": "exact", "folded": ["a"], "left": {}, "relative_deviation": 1e-6}
+        RecordStore(tmp_path).write(record(seed=seed, scores=scores, merge={"exact": report}))
+    (material,) = materials(Archive(tmp_path))
+    (one,) = merged(material)
+    assert one.difference is not None
+    assert one.difference.mean == pytest.approx(-2.0)
+
+
+@pytest.mark.parametrize(("caps", "shown"), [((0.3, 0.4), 0.4), ((0.3, None), None), ((None, None), None)])
+def test_a_cap_is_shown_where_every_run_knows_it(caps: tuple[float | None, ...], shown: float | None):
+    assert cap([record(budget={} if one is None else {"share_cap": one}) for one in caps]) == shown
 
 
 def test_a_collapsed_row_does_not_flatten_the_axis():

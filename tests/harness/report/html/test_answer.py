@@ -21,3 +21,17 @@ def test_rows_are_named_from_the_best_and_from_the_nearest() -> None:
     assert [row.label for row in titled.grid.rows] == list(MEANS)
     assert said[0].endswith(": bitfit on 2 of 2, full on 1 of 2; 1 other rows on none.")
     assert said[1].endswith("from lora (by 10.0 [10.0, 10.0] points) to full (by 20.0 [20.0, 20.0]).")
+
+
+def test_a_benchmark_with_a_gap_counts_neither_for_nor_against_a_row() -> None:
+    records = [
+        record(0.8 + 0.001 * seed, method=method, benchmark=benchmark, seed=seed)
+        for method in ("bitfit", "lora")
+        for benchmark in ("kvasir", "cvc612", "camo")
+        for seed in range(2)
+        if (method, benchmark, seed) != ("lora", "cvc612", 1)
+    ]
+    records.append(record(method="lora", benchmark="cvc612", seed=1, code="OOM"))
+    more = [record(0.7 + 0.001 * seed, method="full", benchmark="cvc612", seed=seed) for seed in range(2)]
+    (titled,) = titled_grids([*records, *more], MadeUp())
+    assert answer(titled).sentences[0].endswith(": bitfit on 3 of 3, lora on 2 of 2; 1 other rows on none.")

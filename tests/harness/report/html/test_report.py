@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -277,6 +278,27 @@ def test_a_mistake_is_one_line(
     shown = capsys.readouterr().err
     assert said in shown
     assert len(shown.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("make", ["a page", "a link", "a pipe"])
+def test_a_file_that_is_no_report_is_not_written_over(
+    folder: Path, make: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, theirs = tmp_path / "mine.html", tmp_path / "theirs.html"
+    theirs.write_text("<html>by hand</html>", encoding="utf-8")
+    if make == "a page":
+        path.write_bytes(theirs.read_bytes())
+    elif make == "a link":
+        path.symlink_to(theirs)
+    else:
+        os.mkfifo(path)
+    words = ["--results", str(folder), "--no-figures", "--out", str(path)]
+    assert main(words) == 2
+    assert "is no report" in capsys.readouterr().err
+    assert theirs.read_text(encoding="utf-8") == "<html>by hand</html>"
+    path.unlink()
+    path.touch()
+    assert (main(words), main(words)) == (0, 0)  # an empty file, then a report
 
 
 def test_a_folder_without_records_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
