@@ -150,6 +150,12 @@ class CostRecord:
     finished: str = ""
     schema_version: int = COST_SCHEMA_VERSION
 
+    @property
+    def place(self) -> str:
+        """Where it was measured, and at which size."""
+        shown = self.comparability
+        return f"{shown.device} · {shown.backbone} · {shown.image_size} px · batch {shown.batch} · {shown.precision}"
+
 
 class CostStore(RecordFolder[CostRecord]):
     """The cost records below a results folder; one key may have several sessions."""

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from harness.archive.archive import Archive
 from harness.archive.cost import CostStore
 from harness.cli.command import CommandParser, command, verb
-from harness.comparison.archive import Archive
 from harness.comparison.claims import FILE, read_claims
 from harness.comparison.judging import Finding, findings_text, judge_claims, require_protocol
 from harness.comparison.papers import Papers

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from harness.archive.archive import Archive
 from harness.archive.cost import CostStore
 from harness.archive.measured import EvidenceStore
 from harness.archive.store import require_writable
 from harness.cli.command import CommandParser, command, require_effect, verb
-from harness.comparison.archive import Archive
 from harness.planning.pictures import network_images
 from harness.report.figures import FIGURES, draw, figure_files, figure_named, wrong_figures
 from harness.report.figures.material import Material, NothingToDrawError, materials

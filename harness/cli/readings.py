@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from harness.archive.archive import Archive
 from harness.cli.command import CommandParser, command, require_effect, verb
-from harness.comparison.archive import Archive
 from harness.comparison.claims import FILE, read_claims
 from harness.report.formats import write
 from harness.report.readings import reading_page

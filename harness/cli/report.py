@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from harness.archive.archive import Archive
 from harness.archive.store import require_writable
 from harness.cli.command import CommandParser, command, require_effect, verb
-from harness.comparison.archive import Archive
 from harness.planning.closed_form import trained_parameters
 from harness.planning.pictures import network_images
 from harness.report.html.build import Asked, collect

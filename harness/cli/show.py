@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.archive.archive import Archive
 from harness.archive.store import RecordStore, find_record
 from harness.cli.command import CommandParser, command, require_effect, verb
-from harness.comparison.archive import Archive
 from harness.comparison.names import METRICS, benchmark_title
 from harness.report.runs import TwoFolders, compared, compared_in_terminal, in_terminal, record_as_data
 from harness.settings.read import add_results, results_of

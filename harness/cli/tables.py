@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from harness.archive.archive import Archive
 from harness.cli.command import CommandParser, command, verb
-from harness.comparison.archive import Archive
 from harness.report.formats import as_data
 from harness.report.page import SUFFIX, Format
 from harness.report.pages import pages_below

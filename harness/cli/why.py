@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.archive.archive import Archive
 from harness.cli.command import CommandParser, command, verb
-from harness.comparison.archive import Archive
 from harness.report.page import SUFFIX
 from harness.report.pages import page_of
 from harness.report.why import explain

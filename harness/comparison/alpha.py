@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.archive.archive import Archive, Shares
 from harness.archive.schema import Record
-from harness.comparison.archive import Archive, Shares
 from harness.statistics import ALPHA, Test
 
 AlphaCode = Literal["", "ALPHA_STUCK", "ALPHA_UNIFORM"]

@@ -14,9 +14,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from harness import statistics as stats
+from harness.archive.archive import Archive, PerImage
 from harness.archive.merge import conflicts
 from harness.archive.schema import Record, Run, content_hash, hashed_options
-from harness.comparison.archive import Archive, PerImage
 from harness.comparison.names import Metric, benchmark_title, metric
 from harness.comparison.rows import MISSING, Row, Sheet, begun_by, is_run, version_of
 

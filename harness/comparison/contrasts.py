@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness import statistics as stats
-from harness.comparison.archive import Archive
+from harness.archive.archive import Archive
 from harness.comparison.cells import Column, Difference, Grid
 from harness.comparison.rows import Row
 

@@ -6,8 +6,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import TypeVar
 
+from harness.archive.archive import Archive
 from harness.archive.schema import ADDED_LATER, Record, Run
-from harness.comparison.archive import Archive
 from harness.comparison.cells import Cell, Column, Grid
 from harness.comparison.names import benchmark_rank, benchmark_title, shown_metrics
 from harness.comparison.rows import Row, Sheet, by_benchmark, is_run, rows_of_records, rows_of_study, stale_versions

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from harness import statistics as stats
+from harness.archive.archive import Archive, Shares
 from harness.archive.cost import CostRecord, MethodCost
 from harness.archive.measured import EvidenceRecord
 from harness.archive.schema import Record
 from harness.comparison.alpha import alpha_codes, domains
-from harness.comparison.archive import Archive, Shares, session_place
 from harness.comparison.cells import Cell, Column, Difference, paired_difference
 from harness.comparison.claims import Claim, Subject
 from harness.comparison.evidence import comparable, mean_change
@@ -483,7 +483,7 @@ def cost_readings(claim: Claim, sessions: Sequence[CostRecord], papers: Papers) 
 
 
 def _device(session: CostRecord) -> str:
-    return session_place(session) + (" · device shared" if session.shared else "")
+    return session.place + (" · device shared" if session.shared else "")
 
 
 def measured(session: CostRecord, subject: Subject) -> MethodCost | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness import statistics as stats
-from harness.comparison.archive import Archive
+from harness.archive.archive import Archive
 from harness.comparison.cells import Cell, Column, Grid, ImageScores
 from harness.comparison.grids import without_gaps
 from harness.comparison.rows import Row

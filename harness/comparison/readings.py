@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from harness.archive.archive import Archive
 from harness.archive.schema import Record
-from harness.comparison.archive import Archive
 from harness.comparison.cells import Column, Difference, Grid
 from harness.comparison.grids import grids
 from harness.comparison.rows import Row

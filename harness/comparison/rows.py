@@ -23,7 +23,7 @@ from harness.studies import Study
 from harness.studies.grids import grid_of
 
 if TYPE_CHECKING:
-    from harness.comparison.archive import Archive
+    from harness.archive.archive import Archive
 
 MISSING = "MISSING"
 """The code of a run that has no record."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness import statistics as stats
-from harness.comparison.archive import Archive
+from harness.archive.archive import Archive
 from harness.comparison.cells import Column, Difference, Grid
 from harness.comparison.contrasts import Contrast, Contrasts
 from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs

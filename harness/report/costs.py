@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from harness.archive.archive import Archive
 from harness.archive.cost import CostRecord, MethodCost, Ratio
-from harness.comparison.archive import Archive, session_place
 from harness.comparison.claims import Claim
 from harness.comparison.judging import Finding, Reading, cost_readings
 from harness.comparison.papers import Papers
@@ -41,7 +41,7 @@ def cost_page(records: Iterable[CostRecord], *, title: str, claims: Sequence[Cla
         by_key.setdefault(record.key, []).append(record)
     tables: list[Table] = []
     numbers: list[dict[str, str]] = []
-    for key in sorted(by_key, key=lambda key: (session_place(by_key[key][0]), key)):
+    for key in sorted(by_key, key=lambda key: (by_key[key][0].place, key)):
         sessions = sorted(by_key[key], key=lambda session: session.session)
         tables += [_times(sessions), _sizes(sessions), *_ratios(sessions), *_claims(sessions, claims, papers)]
         numbers += [number for session in sessions for number in cost_numbers(session)]
@@ -116,7 +116,7 @@ def _times(sessions: Sequence[CostRecord]) -> Table:
         lines.append(one.line([step, *parts, f"{100 * share:.0f} %" if share else "–", *inference, *joules]))
     shared = sorted({session.shared for session in sessions if session.shared})
     return Table(
-        heading=f"cost · {session_place(sessions[0])}",
+        heading=f"cost · {sessions[0].place}",
         above=_above(sessions),
         columns=heads(
             *("method", "step (ms)", *(f"{part} (ms)" for part in PARTS), "α steps"),
@@ -140,7 +140,7 @@ def _sizes(sessions: Sequence[CostRecord]) -> Table:
         counts = [_scaled(cost.parameters.get(name), 1e6, 3) for name in ("encoder", "trainable", "total")]
         lines.append(one.line([*memory, *inference, *flops, *counts, _scaled(cost.checkpoint_bytes, 2**20, 2)]))
     return Table(
-        heading=f"memory, operations and parameters · {session_place(sessions[0])}",
+        heading=f"memory, operations and parameters · {sessions[0].place}",
         level=3,
         columns=heads(
             *("method", "peak (GiB)", *(f"{part} (GiB)" for part in MEMORY), "reserved (GiB)"),
@@ -185,7 +185,7 @@ def _ratios(sessions: Sequence[CostRecord]) -> list[Table]:
         return []
     return [
         Table(
-            heading=f"cost against baselines · {session_place(sessions[0])}",
+            heading=f"cost against baselines · {sessions[0].place}",
             level=3,
             columns=heads("method", "against", *(f"{title} (%)" for title in QUANTITIES.values()), words=["against"]),
             rows=lines,
@@ -230,7 +230,7 @@ def _claims(sessions: Sequence[CostRecord], claims: Sequence[Claim], papers: Pap
     ambiguous = [f"{claim.name} is ambiguous: {claim.ambiguous}." for claim in about_cost if claim.ambiguous]
     return [
         Table(
-            heading=f"claims on cost · {session_place(sessions[0])}",
+            heading=f"claims on cost · {sessions[0].place}",
             level=3,
             above=[f"Not judged, since this is not the published set-up: {'; '.join(shared)}"] if shared else (),
             columns=heads(

@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.archive.archive import Archive
 from harness.archive.measured import ForgettingRecord
 from harness.archive.schema import Record
-from harness.comparison.archive import Archive
 from harness.comparison.grids import sheets
 from harness.comparison.names import PAPER_METRICS, USUAL_METRICS, benchmark_rank, benchmark_title, method_rank, metric
 from harness.comparison.rows import Sheet

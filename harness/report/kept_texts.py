@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from harness.archive.archive import Archive
 from harness.archive.cache import Look
 from harness.archive.checkpoints import FILE
-from harness.comparison.archive import Archive
 
 _HERE = Path(__file__).parents[2]
 _CODE = ("harness", "methods", "datasets", "results/paper")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, Protocol
 
-from harness.comparison.archive import Archive
+from harness.archive.archive import Archive
 from harness.comparison.cells import Column, Mark
 from harness.comparison.names import BENCHMARK_GROUPS
 from harness.comparison.rows import Row

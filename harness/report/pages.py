@@ -8,11 +8,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
+from harness.archive.archive import Archive
 from harness.archive.cache import collector_paused
 from harness.archive.cost import CostStore
 from harness.archive.measured import ForgettingStore
 from harness.archive.schema import Record, Run, content_hash
-from harness.comparison.archive import Archive
 from harness.comparison.claims import read_claims
 from harness.comparison.papers import Papers
 from harness.comparison.rows import is_entry, placeholder

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from harness.archive.archive import Archive
 from harness.archive.schema import Record
-from harness.comparison.archive import Archive
 from harness.comparison.cells import Difference, Grid
 from harness.comparison.claims import Claim
 from harness.comparison.grids import sheets

@@ -14,10 +14,10 @@ from typing import Any
 
 from tabulate import tabulate
 
+from harness.archive.archive import Archive
 from harness.archive.schema import Record, hashed_options
 from harness.archive.store import RecordStore
 from harness.comparison.alpha import MEANINGS, alpha_code, search_start
-from harness.comparison.archive import Archive
 from harness.comparison.names import benchmark_title, metric, shown_metrics
 from harness.comparison.rows import begun_by
 from harness.comparison.rules import NOT_THERE, Difference, card, differences, from_card, in_words

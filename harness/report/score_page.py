@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from harness.archive.archive import Archive
 from harness.archive.schema import Record, Run
-from harness.comparison.archive import Archive
 from harness.comparison.cells import Cell, Grid
 from harness.comparison.contrasts import Contrasts
 from harness.comparison.judging import judge

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from harness.archive.archive import Archive
 from harness.archive.schema import Record
-from harness.comparison.archive import Archive
 from harness.comparison.cells import Grid
 from harness.comparison.grids import grids
 from harness.comparison.names import benchmark_title

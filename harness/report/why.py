@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from harness.comparison.archive import Archive
+from harness.archive.archive import Archive
 from harness.report.page import Line, Page, Shown, Table
 from harness.system.errors import UsageError, did_you_mean
 

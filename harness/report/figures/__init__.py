@@ -12,7 +12,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from harness.comparison.archive import Archive
+from harness.archive.archive import Archive
 from harness.report.figures.material import Drawing, Material, NothingToDrawError, materials
 from harness.report.figures.style import encoded, styled
 from harness.studies import load_study, study_names

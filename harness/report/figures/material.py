@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from harness.archive.archive import Archive
 from harness.archive.schema import Record
-from harness.comparison.archive import Archive
 from harness.comparison.cells import Cell, Column, Grid
 from harness.comparison.grids import grids, without_gaps
 from harness.comparison.rows import Row

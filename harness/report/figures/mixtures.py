@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from harness.archive.archive import Shares
 from harness.archive.schema import Record
 from harness.comparison.alpha import MEANINGS, Domains, alpha_code, domains, entropy, search_start
-from harness.comparison.archive import Shares
 from harness.comparison.names import benchmark_title
 from harness.comparison.rows import Row
 from harness.registry import operation_names

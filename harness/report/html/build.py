@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.comparison.archive import Archive
+from harness.archive.archive import Archive
 from harness.comparison.cells import Grid
 from harness.comparison.claims import read_claims
 from harness.comparison.contrasts import Contrasts

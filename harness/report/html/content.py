@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.comparison.archive import Archive
+from harness.archive.archive import Archive
 from harness.report.answers import Answer
 from harness.report.page import Explained, Shown, Table
 from harness.report.why import behind

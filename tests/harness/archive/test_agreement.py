@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from harness.archive.agreement import disagreement
+from harness.archive.archive import Archive
 from harness.archive.cost import CostStore
 from harness.archive.files import image_scores, sealed
 from harness.archive.merge import merge
 from harness.archive.reading import load
 from harness.archive.store import RecordStore, is_sealed
 from harness.cli.records import main
-from harness.comparison.archive import Archive
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record
 from tests.harness.report.test_costs import session

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.comparison.alpha import alpha_code, alpha_codes, distance, domains, entropy
-from harness.comparison.archive import Archive
 from harness.report.pages import pages_below
 from tests.harness.report.sample import record
 

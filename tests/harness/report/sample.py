@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from harness.archive.archive import Archive, Shares
 from harness.archive.cost import CostRecord
 from harness.archive.measured import BlockEvidence, EvidenceRecord, Inside
 from harness.archive.schema import Record, Run
-from harness.comparison.archive import Archive, Shares
 from harness.comparison.claims import Claim
 from harness.comparison.judging import Finding, judge_claims
 from harness.comparison.papers import Papers, Setup

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
-from harness.comparison.archive import Archive
 from harness.comparison.grids import grids
 from harness.studies import load_study
 from tests.harness.report.test_findings import rows

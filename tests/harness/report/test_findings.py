@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.archive.archive import Archive, PerImage
 from harness.archive.cost import CostStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.comparison.alpha import domains
-from harness.comparison.archive import Archive, PerImage
 from harness.comparison.claims import FILE, read_claims
 from harness.comparison.grids import build_grid, sheets
 from harness.comparison.rows import is_entry

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from harness.archive import cache
+from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.cli import tables
-from harness.comparison.archive import Archive
 from harness.report import kept_texts, pages
 from tests.harness.report.sample import record
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.comparison.archive import Archive
+from harness.archive.archive import Archive
 from harness.comparison.cells import Mark
 from harness.comparison.names import METHOD_ORDER, PAPER_METRICS
 from harness.comparison.papers import Papers

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import harness.cli.readings as verb
+from harness.archive.archive import Archive
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.tables import main as tables
-from harness.comparison.archive import Archive
 from harness.comparison.claims import FILE, read_claims
 from harness.comparison.grids import build_grid, sheets
 from harness.comparison.readings import lenth_margin, main_effects

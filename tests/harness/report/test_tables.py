@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from harness.archive.archive import Archive
 from harness.archive.files import sealed
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore
 from harness.cli.tables import main
-from harness.comparison.archive import Archive
 from harness.report.pages import pages_below
 from harness.report.score_tables import NOT_PLANNED
 from harness.studies import study_from_dict

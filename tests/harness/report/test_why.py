@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.archive.archive import Archive
 from harness.archive.cost import CostStore
 from harness.archive.merge import merge
 from harness.archive.store import RecordStore
 from harness.cli.why import main
-from harness.comparison.archive import Archive
 from harness.report.costs import Measured
 from harness.report.pages import page_of, pages_below
 from harness.report.why import explain

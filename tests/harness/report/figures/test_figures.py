@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from matplotlib.text import Annotation
 
+from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.cli import figures as verb
 from harness.cli import tables
-from harness.comparison.archive import Archive
 from harness.comparison.rows import Row, Sheet
 from harness.registry import METHODS
 from harness.report.figures import FIGURES, draw

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.archive.archive import Archive
 from harness.archive.measured import EvidenceRecord, EvidenceStore
 from harness.archive.store import RecordStore
-from harness.comparison.archive import Archive
 from harness.comparison.evidence import cka_to_frozen, distance_change, frequency_change, mean_change
 from harness.report.figures import draw
 from harness.report.figures.insides import between, measured

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
-from harness.comparison.archive import Archive
 from harness.report.figures import draw
 from harness.report.figures.curves import passes_of
 from harness.report.figures.material import Material, NothingToDrawError, materials

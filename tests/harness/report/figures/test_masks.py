@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.archive.archive import Archive
 from harness.archive.masks import KeptMask, encoded_masks
 from harness.archive.store import RecordStore
 from harness.cli import figures as verb
-from harness.comparison.archive import Archive
 from harness.report.figures import draw
 from harness.report.figures.masks import (
     IGNORED,

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
+from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.cli.report import main
-from harness.comparison.archive import Archive
 from harness.planning.closed_form import trained_parameters
 from harness.report.html import rendering
 from harness.report.html.build import Asked, collect

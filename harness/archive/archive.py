@@ -1,4 +1,4 @@
-"""A results folder as comparisons read it: its records, and what lies beside them, each read once when somebody asks."""
+"""A results folder as a whole: its records, and what lies beside them, each read once when somebody asks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class PerImage:
 
 
 class Archive:
-    """Args:
+    """What a results folder holds.
+
+    Args:
         root: the results folder; one that does not exist holds nothing.
 
     ``keeps_pages``: whether whoever keeps texts of pages in the cache of the records will save it.
@@ -119,9 +121,3 @@ class Archive:
         if record.key not in self._inside:
             self._inside[record.key] = self._evidence.find(record.key)
         return self._inside[record.key]
-
-
-def session_place(session: CostRecord) -> str:
-    """Where a cost session measured, and at which size."""
-    shown = session.comparability
-    return f"{shown.device} · {shown.backbone} · {shown.image_size} px · batch {shown.batch} · {shown.precision}"
