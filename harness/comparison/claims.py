@@ -15,7 +15,7 @@ from harness.studies import load_study
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.yaml_files import read_yaml
 
-FILE = Path(__file__).parents[2] / "results" / "claims.yaml"
+FILE = Path(__file__).parents[1] / "data" / "claims.yaml"
 UNKNOWN = "unknown"
 """Expected where a paper shows something and no number or direction of it is known here."""
 NEEDED = {

@@ -27,7 +27,7 @@ from harness.registry import method_config
 from harness.system.errors import UsageError, did_you_mean, os_reason
 from harness.system.files import write_atomically
 
-FOLDER = Path(__file__).parents[2] / "results" / "paper"
+FOLDER = Path(__file__).parents[1] / "data" / "paper"
 SETUPS = FOLDER / "setups.yaml"
 PUBLISHED_SPLITS = ("official", "AutoGluon's", "PraNet's")
 """How a split rule begins (`harness.datasets.base.Splits.rule`) whose test images are published."""

@@ -14,7 +14,7 @@ from harness.settings.read import is_profile_file
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.yaml_files import read_yaml
 
-PROFILES = Path(__file__).parents[3] / "slurm" / "profiles"
+PROFILES = Path(__file__).parents[2] / "data" / "profiles"
 
 
 @dataclass(frozen=True, kw_only=True)

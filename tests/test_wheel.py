@@ -1,0 +1,76 @@
+"""What is installed without a clone works alone: one package, with the files that its verbs read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment with the wheel; its other packages are those of the tests."""
+    pytest.importorskip("setuptools", reason="builds the wheel with the environment's own setuptools")
+    folder = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", "runs", "build", "*.egg-info", "__pycache__", "records", "evidence"
+    )
+    shutil.copytree(ROOT, folder / "clone", symlinks=True, ignore=ignored)
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(folder),
+    ]
+    done = subprocess.run([*build, str(folder / "clone")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
+    (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    (site / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n")
+    return folder / "venv" / "bin" / "python"
+
+
+def run(python: Path, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SAM_PEFT_SETTINGS": "none"}
+    environment.pop("PYTHONPATH", None)
+    return subprocess.run([str(python), "-m", *words], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_harness_alone_is_at_the_top(installed: Path) -> None:
+    (site,) = installed.parents[1].glob("lib/python*/site-packages")
+    names = {path.name for path in site.iterdir() if path.suffix not in (".pth", ".dist-info")}
+    assert names - {"__pycache__"} == {"harness"}
+    assert not [path for path in site.rglob("*") if path.is_symlink()]
+    assert (site / "harness" / "datasets" / "manifests").is_dir()
+
+
+@pytest.mark.slow
+def test_the_main_job_and_what_reads_its_records_work_outside_a_clone(installed: Path, tmp_path: Path) -> None:
+    small = ["--datasets", "kvasir", "--set", "epochs=1", "--set", "train_limit=4", "--set", "test_limit=2"]
+    for words in (
+        ["harness.run", "--methods", "lora", *small],
+        ["harness", "tables"],
+        ["harness", "report", "--out", "page.html"],
+        ["harness", "claims"],
+        ["harness.run", "--methods", "lora", *small, "--cluster", "gpu", "--plan"],
+    ):
+        done = run(installed, *words, cwd=tmp_path)
+        assert done.returncode == 0, (words, done.stderr)
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    (told,) = run(installed, "harness", "paper", "check", cwd=tmp_path).stdout.splitlines()
+    assert not told.startswith("0 cells"), told
