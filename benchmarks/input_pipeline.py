@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 
 from harness.datasets.base import Benchmark, Pair, Sample, Splits
 from harness.datasets.reading.decoding import read_binary, read_image
-from harness.protocols.load import load_protocol
+from harness.protocols.load import for_backbone, load_protocol
 from harness.training.batches import UpdatePlan
 from harness.training.distributed import Workers
 from harness.training.feeding import LOADERS, Feeder
@@ -83,7 +83,7 @@ def images_per_second(source: ImageSource, *, threads: int, rounds: int) -> floa
 def wait_share(source: ImageSource, *, step_seconds: float, batch: int, updates: int) -> float:
     """Share of the time that the loop waits for images, from the second update on."""
     plan = UpdatePlan(indices=range(len(source)), batch_size=batch, flip=0.5)
-    protocol = load_protocol("standard", {"image_size": source.image_size, "batch_size": batch})
+    protocol = for_backbone(load_protocol("standard", {"image_size": source.image_size, "batch_size": batch}), "vit_b")
     feeder = Feeder(
         torch.nn.Identity(),
         source,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from harness.models.known import RENAMED
+from harness.models.known import IMAGENET, RENAMED
 
 SCHEMA_VERSION = 2
 """Of a record's file. 1: α history inside the JSON. 2: α history in ``<key>.architecture.csv`` beside it."""
@@ -30,8 +30,8 @@ reduced to its strongest operation (older records have none). Splits: ``val`` an
 """
 
 
-EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "cache_prefix", "keep_masks", "tune")
-"""Rules that change how a run is executed and never its numbers; they are left out of keys and hashes."""
+EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "cache_prefix", "keep_masks", "tune", "normalisation")
+"""Rules that change how a run is executed, or who said a number, and never its numbers; they are left out of keys and hashes."""
 _LEFT_OUT = ("name", "backbone", *EXECUTION_ONLY)
 
 ADDED_LATER: dict[str, Any] = {
@@ -82,15 +82,26 @@ LABELS = (
 """What a run says of itself besides what determines its result."""
 
 
+PIXELS = ("pixel_mean", "pixel_std")
+"""Rules that a card may leave to the backbone; in a run's they are numbers."""
+
+
 def hashed_rules(rules: dict[str, Any]) -> dict[str, Any]:
     """The rules that can change a number, without the names of card and backbone."""
     kept = _without({key: value for key, value in rules.items() if key not in _LEFT_OUT}, ADDED_LATER)
+    kept = with_pixels(kept)
     if isinstance(kept.get("quirks"), Mapping):
         kept["quirks"] = _without(kept["quirks"], QUIRKS_ADDED_LATER)
     if isinstance(kept.get("methods"), Mapping):
         methods = {name: hashed_options(options) for name, options in kept["methods"].items()}
         kept["methods"] = {name: options for name, options in methods.items() if options}
     return kept
+
+
+def with_pixels(rules: dict[str, Any]) -> dict[str, Any]:
+    """The rules with ImageNet's normalisation where they leave it to the backbone: cards said so before, and keep their hashes."""
+    left = {name: list(first) for name, first in zip(PIXELS, IMAGENET, strict=True) if rules.get(name, "") is None}
+    return {**rules, **left}
 
 
 def hashed_options(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     from harness.models.decoders import LABELLING
     from harness.planning.rows import method_row, split_overrides
     from harness.planning.words import expand, parse_entry, usable
-    from harness.protocols.load import load_protocol
+    from harness.protocols.load import for_backbone, load_protocol
 
     general, by_method = split_overrides(parse_assignments(arguments.set))
     for key, value in (
@@ -100,8 +100,9 @@ def main(argv: list[str] | None = None) -> int:
     ):
         if value is not None:
             general[key] = value
-    protocol = load_protocol(arguments.protocol, general)
-    backbone = resolve_backbone(arguments.backbone or protocol.backbone)
+    card = load_protocol(arguments.protocol, general)
+    backbone = resolve_backbone(arguments.backbone or card.backbone)
+    protocol = for_backbone(card, backbone)
     backbone_shape(backbone, protocol.image_size)
     require_stands(protocol.decoder, backbone)
     words = expand(arguments.methods, usable(METHODS))

@@ -13,7 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from harness.archive.schema import EXECUTION_ONLY
+from harness.archive.schema import EXECUTION_ONLY, with_pixels
 from harness.cli.command import CommandParser, command, verb
 from harness.protocols.inheritance import read_card
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash
@@ -85,6 +85,7 @@ def _compare(card: str, other: str, *, root: Path, as_json: bool) -> None:
     values, others = _read(card, root).values, _read(other, root).values
     if is_hash(card) or is_hash(other):  # records have a card's tables applied
         values, others = ({k: v for k, v in one.items() if k.split(".")[0] not in TABLES} for one in (values, others))
+    values, others = with_pixels(values), with_pixels(others)
     untold = {key for key in values.keys() ^ others.keys() if key.partition(".")[0] in EXECUTION_ONLY}
     differing = [key for key in {**values, **others} if values.get(key) != others.get(key) and key not in untold]
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.archive.schema import ADDED_LATER, QUIRKS_ADDED_LATER, Record, hashed_rules
+from harness.archive.schema import ADDED_LATER, PIXELS, QUIRKS_ADDED_LATER, Record, hashed_rules
 from harness.protocols.load import card_rules
 
 Rules = Mapping[str, Any]
@@ -54,13 +54,16 @@ def from_card(ours: Rules, of_card: Rules) -> dict[str, tuple[Any, Any]]:
     """`differences` of a run from its card.
 
     A budget of epochs under a card with one of updates is none: planning gives it to methods for which the two are the
-    same runs. The classes of one's own data are no rule that a card could have, nor is a split's seed where it is the run's.
+    same runs. The classes of one's own data are no rule that a card could have, nor is a split's seed where it is the run's,
+    nor a normalisation that the card leaves to the backbone where it is the backbone's.
     """
+    by_backbone = ours.get("normalisation") == "backbone"
     return {
         name: pair
         for name, pair in differences(ours, of_card).items()
         if name != "own_classes"
         and not (name == "split_seed" and ours.get("split_follows_seed"))
+        and not (name in PIXELS and by_backbone and of_card.get(name) is None)
         and (name, *pair) != ("budget", "epochs", "updates")
     }
 

@@ -356,7 +356,7 @@ def test_images(run: Run, data: Path, *, images: int, batch: int) -> tuple[list[
         raise UsageError(f"{len(names)} test images; evidence needs {FEWEST} at least (--images, --batch)")
     names = names[: len(names) // batch * batch]
     inputs = torch.stack([torch.from_numpy(opened.tests[split].image(places[split][stem])) for split, stem in names])
-    return names, list(normalise(inputs, mean=rules.pixel_mean, std=rules.pixel_std).split(batch))
+    return names, list(normalise(inputs, rules.pixels).split(batch))
 
 
 @torch.no_grad()

@@ -302,7 +302,7 @@ def calibration_images(run: Run, data: Path | None) -> tuple[list[Tensor], Tenso
 
     def load(source: ImageSource, count: int) -> Tensor:
         images = torch.stack([torch.from_numpy(source.image(index)) for index in range(min(count, len(source)))])
-        return normalise(images, mean=rules.pixel_mean, std=rules.pixel_std)
+        return normalise(images, rules.pixels)
 
     return list(load(opened.train, rules.calibration_images).split(BATCH)), load(opened.val, HELD_OUT)
 

@@ -401,7 +401,7 @@ class Model:
     @torch.no_grad()
     def _scores(self, images: Tensor) -> Floats:
         side = 1 if self.labels else self.rules.image_size
-        inputs = normalise(images, mean=self.rules.pixel_mean, std=self.rules.pixel_std)
+        inputs = normalise(images, self.rules.pixels)
         with autocast(self.rules, self.device):
             output = self.segmenter(inputs.to(self.device))
         scores = probabilities(output, (side, side))

@@ -165,7 +165,7 @@ class Scoring:
     def input(self, source: ImageSource, index: int) -> Tensor:
         """(3, S, S) of one image, normalised."""
         image = torch.from_numpy(source.image(index)).unsqueeze(0)
-        return normalise(image, mean=self._rules.pixel_mean, std=self._rules.pixel_std)[0]
+        return normalise(image, self._rules.pixels)[0]
 
     def _scorer(self, metrics: Sequence[str]) -> SplitScorer:
         benchmark = self._data.benchmark

@@ -88,7 +88,7 @@ def backbone_shape(name: str, image_size: int | None = None) -> BackboneShape:
         below = max(image_size // shape.patch, 1) * shape.patch
         raise UsageError(
             f"image size {image_size} is no multiple of the {shape.patch} px patch of {name}; "
-            f"take {below} or {below + shape.patch}"
+            f"take its own {shape.image_size}, or {below} or {below + shape.patch}"
         )
     return replace(shape, image_size=image_size)
 
@@ -167,9 +167,6 @@ def total_parameters(
 
 @lru_cache(maxsize=64)
 def _ask_timm(model: str) -> Backbone:
-    from harness.models.timm_shapes import timm_shape
+    from harness.models.timm_shapes import timm_backbone
 
-    shape, unlisted, class_token = timm_shape(model)
-    return Backbone(
-        name=TIMM + model, shape=shape, timm_model=model, unlisted_parameters=unlisted, class_token=class_token
-    )
+    return timm_backbone(model)

@@ -19,6 +19,11 @@ TIMM = "timm/"
 RENAMED = {"vit_t": "tiny", "vit_t_timm": "tiny_timm", "vit_t_dinov3": "tiny_dinov3", "vit_t_sam3": "tiny_sam3"}
 """Names in older records and what they are now: MobileSAM calls itself ``vit_t``."""
 _SAM_DECODER = DecoderShape()
+RGB = tuple[float, float, float]
+IMAGENET: tuple[RGB, RGB] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of RGB in [0, 1] that SAM, MobileSAM, DINOv2 and DINOv3 were trained with."""
+HALF: tuple[RGB, RGB] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+"""The same of SAM 3 and of timm's ``vit_*_patch16_*`` (augreg)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,7 @@ class Backbone:
         timm_options: numbers of a small one in which it differs from timm's model of that name.
         unlisted_parameters: what a timm model has beyond the closed form (such as CLIP's norm before the blocks).
         class_token: whether a class token comes first among the tokens.
+        pixels: mean and standard deviation of RGB in [0, 1] with which its weights were trained.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Backbone:
     timm_options: Mapping[str, Any] = field(default_factory=dict)
     unlisted_parameters: int = 0
     class_token: bool = False
+    pixels: tuple[RGB, RGB] = IMAGENET
 
 
 _SAM_B = BackboneShape(
@@ -127,6 +134,7 @@ def _timm(
     decoder: DecoderShape = _SAM_DECODER,
     name: str = "",
     options: Mapping[str, Any] | None = None,
+    pixels: tuple[RGB, RGB] = IMAGENET,
 ) -> Backbone:
     shape = BackboneShape(
         blocks=plain_blocks(dim=dim, depth=depth, heads=heads, mlp_dim=mlp_dim or 4 * dim),
@@ -148,6 +156,7 @@ def _timm(
         timm_model=model,
         timm_options=options or {},
         class_token=prefix_tokens > 0,
+        pixels=pixels,
     )
 
 
@@ -161,14 +170,14 @@ def known_backbones() -> dict[str, Backbone]:
     )
     mobile = _tiny_vit(stem=64, stages=((128, 2, 4, 7, 2), (160, 6, 5, 14, 1), (320, 2, 10, 7, 1)), neck_dim=256)
     tiny_mobile = _tiny_vit(stem=16, stages=((32, 1, 1, 3, 2), (48, 2, 3, 3, 1), (64, 1, 2, 5, 1)), neck_dim=64)
-    test_vit = _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160)
+    test_vit = _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160, pixels=HALF)
     entries = [
         Backbone(name="tiny", shape=tiny_sam, decoder=_TINY_DECODER),
         Backbone(name="vit_b", shape=_SAM_B),
         _sam("vit_l", dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
         _sam("vit_h", dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
         test_vit,
-        replace(test_vit, name="tiny_timm", decoder=_TINY_DECODER),
+        replace(test_vit, name="tiny_timm", decoder=_TINY_DECODER, pixels=IMAGENET),  # as its first records
         _timm(
             "vit_small_patch16_dinov3",
             dim=64,
@@ -185,15 +194,15 @@ def known_backbones() -> dict[str, Backbone]:
             options={"embed_dim": 64, "depth": 4, "num_heads": 2, "init_values": 0.5},
         ),
         Backbone(name="tiny_sam3", shape=tiny_sam3, decoder=_TINY_DECODER),
-        Backbone(name="sam3", shape=_SAM_3),
+        Backbone(name="sam3", shape=_SAM_3, pixels=HALF),
         Backbone(name="mobile_sam", shape=mobile),
         Backbone(name="tiny_mobile_sam", shape=replace(tiny_mobile, image_size=128), decoder=_TINY_DECODER),
     ]
     for width, (dim, depth, heads) in _WIDTHS.items():
         for size in (224, 384):
-            entries.append(
-                _timm(f"vit_{width}_patch16_{size}", dim=dim, depth=depth, heads=heads, patch=16, image_size=size)
-            )
+            name = f"vit_{width}_patch16_{size}"
+            augreg = _timm(name, dim=dim, depth=depth, heads=heads, patch=16, image_size=size, pixels=HALF)
+            entries.append(augreg)
         if width == "tiny":
             continue
         dino = _timm(

@@ -7,12 +7,12 @@ from typing import Any
 
 from harness.methods.configs import FullConfig
 from harness.methods.parts.placement import BackboneShape, plain_blocks
+from harness.models.known import TIMM, Backbone
 from harness.system.errors import UsageError, did_you_mean
 
 
-def timm_shape(model: str) -> tuple[BackboneShape, int, bool]:
-    """The numbers of timm's ``model``, built without memory, how many of its parameters the closed form does not list
-    (such as CLIP's norm before the blocks), and whether it has a class token.
+def timm_backbone(model: str) -> Backbone:
+    """The entry of timm's ``model``, its numbers read off one built without memory.
 
     Raises:
         UsageError: timm has no such model, or it is no plain ViT; says what it lacks.
@@ -48,7 +48,14 @@ def timm_shape(model: str) -> tuple[BackboneShape, int, bool]:
         qkv_bias=block.attn.qkv.bias is not None,
     )
     unlisted = sum(p.numel() for p in vit.parameters()) - FullConfig().encoder_parameters(shape)
-    return shape, unlisted, vit.cls_token is not None
+    return Backbone(
+        name=TIMM + model,
+        shape=shape,
+        timm_model=model,
+        unlisted_parameters=unlisted,
+        class_token=vit.cls_token is not None,
+        pixels=(vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"]),
+    )
 
 
 def _lacking(vit: Any) -> Iterator[str]:

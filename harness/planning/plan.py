@@ -29,7 +29,7 @@ from harness.planning.needs import weights
 from harness.planning.request import Request, require_countable
 from harness.planning.rows import method_row, split_overrides
 from harness.protocols.card import Protocol
-from harness.protocols.load import as_rules, load_protocol, protocol_hash, resolve, with_rules
+from harness.protocols.load import as_rules, for_backbone, load_protocol, protocol_hash, resolve, with_rules
 from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
 from harness.system.errors import UsageError
 from harness.system.streams import stages
@@ -268,7 +268,11 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
     one_mask: list[str] = []
     odd: list[str] = []
     unreached: dict[str, None] = {}
-    digests = {card.decoder: protocol_hash(card) for card in under or (protocol,)}
+    digests = {
+        (card.decoder, backbone): protocol_hash(for_backbone(card, backbone))
+        for card in under or (protocol,)
+        for backbone in backbones
+    }
     planned = list(dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks))
     for number, name in enumerate(planned, start=1):
         rules = _own_rules(name, resolve(protocol, name))
@@ -288,8 +292,15 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
         if rules.mask_tokens == 1 and rules.decoder == "sam" and benchmark.task == "multiclass":
             one_mask.append(name)
         resolved = [(card, _own_rules(name, resolve(card, name))) for card in under or (protocol,)]
-        grid = [(card, rules, as_rules(rules)) for card, rules in resolved]
-        for (card, rules, plain), (entry, backbone, method, config, label, changed) in itertools.product(grid, rows):
+        grid = [
+            (card, backbone, full := for_backbone(own, backbone), as_rules(full))
+            for card, own in resolved
+            for backbone in backbones
+        ]
+        for (card, beneath, rules, plain), row in itertools.product(grid, rows):
+            entry, backbone, method, config, label, changed = row
+            if backbone != beneath:
+                continue
             if entry.benchmarks and name not in entry.benchmarks:
                 continue
             if entry.models and (backbone, rules.decoder) not in entry.models:
@@ -320,7 +331,7 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
                     backbone=backbone,
                     checkpoint=weights[backbone].fingerprint,
                     protocol=protocol.name,
-                    protocol_hash=digests[card.decoder],
+                    protocol_hash=digests[card.decoder, backbone],
                     rules={**row_rules, "split_seed": seed} if rules.split_follows_seed else row_rules,
                     seed=seed,
                     manifest=data.manifest,

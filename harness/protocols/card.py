@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from harness.evaluation.conventions import Conventions
 from harness.models.decoders import Decoder
+from harness.models.known import RGB
 from harness.system.errors import shown
 from harness.system.files import checked_name
 
@@ -78,7 +79,8 @@ class Protocol:
             ``mask2former`` (transformers', 2112.01527); for labels one linear layer on the ``class-token`` or on the mean
             of the patches (``mean-pool``).
         image_size: side of the square input in pixels; aspect ratio is lost, as released by Conv-LoRA (code).
-        pixel_mean, pixel_std: normalisation of RGB in [0, 1] (ImageNet's, code).
+        pixel_mean, pixel_std: normalisation of RGB in [0, 1]; null for what the backbone was trained with.
+        normalisation: whose they are: planning fills the backbone's in, and says so.
         flip: probability of a horizontal flip in training (0.5, code).
         train_limit, val_limit, test_limit: use only so many images, chosen by the split seed; 0 for all. Part of the record.
         test_untrained: training images that ``train_limit`` leaves out are tested besides, but for those that share a group
@@ -131,8 +133,9 @@ class Protocol:
     task: Literal["segmentation", "classification"] = "segmentation"
     decoder: Decoder = "sam"
     image_size: int = 1024
-    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    pixel_mean: RGB | None = None
+    pixel_std: RGB | None = None
+    normalisation: Literal["card", "backbone"] = "card"
     flip: float = 0.5
     train_limit: int = 0
     val_limit: int = 0
@@ -201,12 +204,19 @@ class Protocol:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
         for name, fits in (
-            ("pixel_std", min(self.pixel_std) > 0),
+            ("pixel_std", self.pixel_std is None or min(self.pixel_std) > 0),
             ("betas", 0 <= min(self.betas) <= max(self.betas) < 1),
         ):
             if not fits:
                 bound = "each above 0" if name == "pixel_std" else "in [0, 1)"
                 raise ValueError(f"{name}={list(getattr(self, name))} must be {bound}")
+
+    @property
+    def pixels(self) -> tuple[RGB, RGB]:
+        """Mean and standard deviation; there once a backbone's are filled in (`harness.protocols.load.for_backbone`)."""
+        if self.pixel_mean is None or self.pixel_std is None:
+            raise ValueError("the protocol leaves pixel_mean and pixel_std to a backbone, and none is filled in")
+        return self.pixel_mean, self.pixel_std
 
 
 def _check_pattern(text: str) -> None:

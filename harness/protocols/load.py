@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from harness.archive.schema import content_hash, hashed_rules
 from harness.check import from_mapping
+from harness.models.catalog import backbone
 from harness.protocols.card import Protocol
 from harness.protocols.inheritance import CARDS, read_card
 from harness.system.errors import UsageError, did_you_mean
@@ -73,6 +74,18 @@ def with_rules(protocol: Protocol, chosen: Mapping[str, Any]) -> Protocol:
         UsageError: a value that is none.
     """
     return from_mapping(Protocol, {**_plain(protocol), **chosen}, where=f"protocol {protocol.name}")
+
+
+def for_backbone(protocol: Protocol, name: str) -> Protocol:
+    """The rules with the normalisation that the backbone's weights were trained with, where they name none.
+
+    Raises:
+        UsageError: unknown backbone.
+    """
+    mean, std = backbone(name).pixels
+    if protocol.pixel_mean is None and protocol.pixel_std is None:
+        return replace(protocol, pixel_mean=mean, pixel_std=std, normalisation="backbone")
+    return replace(protocol, pixel_mean=protocol.pixel_mean or mean, pixel_std=protocol.pixel_std or std)
 
 
 def protocol_hash(protocol: Protocol) -> str:

@@ -25,11 +25,10 @@ from harness.training.prediction import Loss, Prediction
 from harness.training.prefix import FrozenPrefix
 
 
-def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, S, S) uint8 RGB to fp32 with the given mean and standard deviation of RGB in [0, 1]."""
+def normalise(images: Tensor, pixels: tuple[Sequence[float], Sequence[float]]) -> Tensor:
+    """(B, 3, S, S) uint8 RGB to fp32, by mean and standard deviation of RGB in [0, 1]."""
     shape = (1, 3, 1, 1)
-    centre = torch.tensor(mean, device=images.device).view(shape)
-    spread = torch.tensor(std, device=images.device).view(shape)
+    centre, spread = (torch.tensor(values, device=images.device).view(shape) for values in pixels)
     return (images.float() / 255 - centre) / spread
 
 
@@ -170,7 +169,7 @@ class Feeder:
         return Batch(indices=batch.indices, flips=batch.flips, images=images, targets=targets, share=batch.share)
 
     def _normalised(self, images: Tensor) -> Tensor:
-        return normalise(images, mean=self._protocol.pixel_mean, std=self._protocol.pixel_std)
+        return normalise(images, self._protocol.pixels)
 
     def _embed(self, batch: Batch, cache: EmbeddingCache) -> Tensor:
         """(B, D, h, w), or tokens, from the cache; each image that is missing is encoded alone."""

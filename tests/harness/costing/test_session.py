@@ -11,7 +11,7 @@ from harness.costing import measure as measuring
 from harness.costing.contestant import Contestant
 from harness.costing.measure import measure
 from harness.methods.lora import LoRA
-from harness.protocols.load import load_protocol
+from harness.protocols.load import for_backbone, load_protocol
 from harness.system.errors import UsageError
 from tests.harness.costing.small import SMALL, session_of
 
@@ -58,7 +58,7 @@ def test_a_session_in_which_every_method_fails_says_so(monkeypatch: pytest.Monke
 
 
 def test_the_multiclass_task_is_measured_in_half_precision() -> None:
-    protocol = load_protocol("demo", {**SMALL, "precision": "bf16", "mask_tokens": 3})
+    protocol = for_backbone(load_protocol("demo", {**SMALL, "precision": "bf16", "mask_tokens": 3}), "tiny")
     session = session_of("lora", task="multiclass", num_classes=4)
     record = measure(replace(session, protocol=protocol))
     assert record.comparability.options["num_classes"] == 4

@@ -74,9 +74,7 @@ def built(finished: Finished, state: str) -> tuple[nn.Module, Method]:
 def inputs(finished: Finished, source: Any, count: int) -> Tensor:
     rules = from_rules(finished.job.run.rules)
     images = np.stack([np.asarray(source.image(index), dtype=np.float32) / 255 for index in range(count)])
-    mean, std = (
-        np.array(values, dtype=np.float32).reshape(1, 3, 1, 1) for values in (rules.pixel_mean, rules.pixel_std)
-    )
+    mean, std = (np.array(values, dtype=np.float32).reshape(1, 3, 1, 1) for values in rules.pixels)
     return torch.from_numpy((images - mean) / std)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from harness.models.build import build_segmenter
 from harness.models.catalog import (
+    backbone,
     backbone_names,
     backbone_shape,
     decoder_parameters,
@@ -19,6 +20,8 @@ from harness.models.catalog import (
     total_parameters,
 )
 from harness.models.decoder_shape import Task
+from harness.models.known import HALF, IMAGENET
+from harness.models.original_sam import plain_sam
 from harness.system.errors import UsageError
 
 KNOWN_TIMM = ["timm/vit_tiny_patch16_224", "timm/vit_small_patch14_dinov2", "timm/vit_base_patch14_reg4_dinov2"]
@@ -71,8 +74,6 @@ def test_closed_forms_equal_the_modules(name: str, task: Task) -> None:
 def test_known_shapes_equal_timm(name: str) -> None:
     import timm
 
-    from harness.models.catalog import backbone
-
     entry = backbone(name)
     with torch.device("meta"):
         vit: Any = timm.create_model(entry.timm_model, num_classes=0)
@@ -83,6 +84,21 @@ def test_known_shapes_equal_timm(name: str) -> None:
         vit.blocks[0].mlp.fc1.out_features,
     )
     assert (shape.patch, shape.image_size) == (vit.patch_embed.patch_size[0], vit.patch_embed.img_size[0])
+    if name != "tiny_timm":  # a toy under the rules of its first records
+        assert entry.pixels == (vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"])
+
+
+@pytest.mark.parametrize("name", ["vit_b", "vit_h", "mobile_sam"])
+def test_sams_normalisation_is_that_of_segment_anything(name: str) -> None:
+    sam = plain_sam("tiny")
+    for own, theirs in zip(backbone(name).pixels, (sam.pixel_mean, sam.pixel_std), strict=True):
+        assert [255 * value for value in own] == pytest.approx(theirs.flatten().tolist(), abs=1e-3)
+
+
+def test_sam_3_and_other_models_of_timm_bring_their_own() -> None:
+    assert backbone("sam3").pixels == HALF
+    assert backbone("timm/vit_base_patch16_clip_224").pixels[0] == (0.48145466, 0.4578275, 0.40821073)
+    assert backbone("timm/vit_base_patch14_dinov2").pixels == IMAGENET
 
 
 @pytest.mark.parametrize(
@@ -110,8 +126,10 @@ def test_unknown_backbones_name_the_nearest(name: str, hint: str) -> None:
 
 
 def test_an_unfit_image_size_names_those_that_fit() -> None:
-    with pytest.raises(UsageError, match="take 252 or 266"):
+    with pytest.raises(UsageError, match="take its own 518, or 252 or 266"):
         backbone_shape("timm/vit_small_patch14_dinov2", 256)
+    with pytest.raises(UsageError, match="take its own 1008"):
+        backbone_shape("sam3", 1024)
     assert backbone_shape("VIT-B", 512).image_size == 512
     assert resolve_backbone("VIT-B") == "vit_b"
 

@@ -8,17 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from harness.archive.schema import Record
+from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
+from harness.comparison.rules import from_card
 from harness.datasets.base import DatasetError
 from harness.dispatch.place import place
 from harness.experiment.data import open_data
 from harness.methods.parts.placement import MethodError
+from harness.models.known import IMAGENET
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.pricing.plan_text import parameter_rows, plan_text
 from harness.pricing.price import price
+from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.system.errors import UsageError
 
 
@@ -55,6 +58,26 @@ def test_key_depends_on_content_and_not_on_place_or_label(samples: Path, tmp_pat
     assert key(overrides={"lr": "1e-3"}) != plain
     assert key(overrides={"lora.rank": "4"}) != plain
     assert key(entries=(Variant(method="lora", options={"rank": 4}),)) == key(overrides={"lora.rank": "4"})
+
+
+def test_the_normalisation_is_the_backbones_unless_it_is_named(samples: Path, tmp_path: Path) -> None:
+    backbones = ("tiny", "timm/vit_tiny_patch16_224")
+    shared = {"entries": (Variant(method="lora"),), "benchmarks": ("kvasir",), "backbones": backbones}
+
+    def runs(**overrides: list[str]) -> list[Run]:
+        plan = planned(samples, tmp_path, **shared, overrides={"image_size": "224", **overrides})
+        return [job.run for job in plan.jobs]
+
+    imagenet, half = [list(values) for values in IMAGENET], [[0.5] * 3, [0.5] * 3]
+    own, named = runs(), runs(pixel_mean=["0.485", "0.456", "0.406"], pixel_std=["0.229", "0.224", "0.225"])
+    assert [[run.rules["pixel_mean"], run.rules["pixel_std"]] for run in own] == [imagenet, half]
+    assert [[run.rules["pixel_mean"], run.rules["pixel_std"]] for run in named] == [imagenet, imagenet]
+    # Where both are ImageNet's it is the same run as ever, under the same rules; elsewhere another one under others.
+    assert [a.key == b.key for a, b in zip(own, named, strict=True)] == [True, False]
+    assert [a.protocol_hash == b.protocol_hash for a, b in zip(own, named, strict=True)] == [True, False]
+    card = as_rules(resolve(load_protocol("demo", {"image_size": "224"}), "kvasir"))
+    assert [from_card(run.rules, card) for run in own] == [{}, {}]
+    assert from_card(runs(pixel_mean=["0.5"] * 3)[0].rules, card).keys() == {"pixel_mean"}
 
 
 def test_one_run_under_two_words_is_planned_once(samples: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.harness.training.tiny import Run, protocol, summary
 
 def trained_on(run: Run) -> list[int]:
     """Fills up with the positions of the images that pass the segmenter in training."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (run.rules.pixel_mean, run.rules.pixel_std))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in run.rules.pixels)
     known = {}
     for index in range(len(run.source)):
         image = torch.from_numpy(run.source.image(index))
@@ -163,7 +163,7 @@ def test_running_statistics_are_the_mean_over_batches_where_asked(tmp_path: Path
     cell.momentum = 1.0
     for start in (0, 2, 4):
         images = np.stack([run.source.image(index) for index in order[start : start + 2]])
-        batch = normalise(torch.from_numpy(images), mean=run.rules.pixel_mean, std=run.rules.pixel_std)
+        batch = normalise(torch.from_numpy(images), run.rules.pixels)
         with torch.no_grad():
             run.segmenter(batch)
         of_batches.append(run.segmenter.get_buffer(name).clone())

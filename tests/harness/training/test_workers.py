@@ -33,7 +33,7 @@ def loss_of_two_workers(images: int, *, balance: float) -> float:
         pixels, target = load_batch(source, own, flips)
         method.generator.manual_seed(draw_number("method", 0, 0, 0, rank))
         assert pixels is not None
-        prediction = segmenter(normalise(pixels, mean=rules.pixel_mean, std=rules.pixel_std))
+        prediction = segmenter(normalise(pixels, rules.pixels))
         task = loss(prediction, target, total=lambda count: torch.full_like(count, len(whole)))
         extra = method.auxiliary_loss()
         assert extra is not None

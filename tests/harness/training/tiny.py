@@ -22,6 +22,7 @@ from torch import nn
 
 from harness.methods.base import Method
 from harness.models.build import build_segmenter
+from harness.models.known import IMAGENET
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config_class
@@ -60,6 +61,8 @@ class Discs:
 
 
 def protocol(**fields: Any) -> Protocol:
+    mean, std = IMAGENET
+    fields = {"pixel_mean": mean, "pixel_std": std, **fields}
     return Protocol(**{"name": "tiny", "image_size": SIZE, "epochs": 3, "batch_size": 2, "lr": 2e-3, **fields})
 
 
@@ -114,7 +117,7 @@ class Run:
         held_out = Discs(200, classes=self.classes)
         images = torch.from_numpy(np.stack([held_out.image(index) for index in (100, 101, 102)]))
         masks = torch.from_numpy(np.stack([held_out.mask_input(index) for index in (100, 101, 102)])) > 0
-        batch = normalise(images, mean=self.rules.pixel_mean, std=self.rules.pixel_std)
+        batch = normalise(images, self.rules.pixels)
         predicted = probabilities(self.segmenter(batch), (SIZE, SIZE))
         found = predicted > 0.5 if self.task == "binary" else predicted.argmax(dim=1) > 0
         return {"iou": float((found & masks).sum() / (found | masks).sum())}
