@@ -17,11 +17,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.archive.checkpoints import noted
+from harness.archive.checkpoints import FILE, read_notes
 from harness.archive.reading import load
 from harness.archive.schema import Record, Run
 from harness.system.user_cache import user_cache
@@ -74,18 +74,22 @@ class Look:
 
     @property
     def problems(self) -> dict[Path, str]:
-        """Files that are no readable record, with the reason."""
+        """Files that are no readable record, with the reason; and the notes on checkpoints where they are damaged."""
         folder = self.root / "records"
-        return {folder / f"{key}.json": one for key, one in self.records.items() if isinstance(one, str)}
+        found = {folder / f"{key}.json": one for key, one in self.records.items() if isinstance(one, str)}
+        return found | ({self.root / FILE: self._notes} if isinstance(self._notes, str) else {})
+
+    @cached_property
+    def _notes(self) -> dict[str, str] | str:
+        try:
+            return read_notes(self.root)
+        except ValueError as error:
+            return f"{error}; records keep the short fingerprints of their checkpoints until it is mended"
 
     def summaries(self) -> list[Record]:
         """The records. So that tables put runs of one checkpoint together, ``run.checkpoint`` is the hash of the whole file also
-        where a record has a short one that is noted (`harness.archive.checkpoints`); ``key`` stays the record's.
-
-        Raises:
-            UsageError: the notes are damaged.
-        """
-        whole = noted(self.root)
+        where a record has a short one that is noted (`harness.archive.checkpoints`); ``key`` stays the record's."""
+        whole = self._notes if isinstance(self._notes, dict) else {}
         found = [one for one in self.records.values() if isinstance(one, Record)]
         with collector_paused():
             for place, record in enumerate(found):

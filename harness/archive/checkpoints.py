@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from harness.check import from_json
 from harness.models.fingerprints import fingerprint, short_fingerprint
 from harness.system.errors import UsageError
-from harness.system.files import write_atomically
+from harness.system.files import read_regular, write_atomically
 
 FILE = "checkpoints.json"
 _LARGEST = 1 << 20
@@ -27,24 +28,26 @@ def noted(root: Path) -> dict[str, str]:
     Raises:
         UsageError: the file is damaged.
     """
-    path = root / FILE
-    if not path.exists():
-        return {}
     try:
-        if not path.is_file() or path.stat().st_size > _LARGEST:
-            raise ValueError("no file of a sensible size")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or not all(
-            _SHORT.fullmatch(short) and isinstance(whole, str) and _WHOLE.fullmatch(whole)
-            for short, whole in content.items()
-        ):
-            raise ValueError("not a mapping of short fingerprints to sha256-… ones")
-    except (OSError, ValueError, RecursionError) as error:
+        return read_notes(root)
+    except ValueError as error:
         raise UsageError(
-            f"{path} cannot be read ({error}); move it away and note the checkpoints again with python -m "
+            f"{root / FILE} cannot be read ({error}); move it away and note the checkpoints again with "
             f"sam-peft records verify-checkpoint FILE {root}"
         ) from error
-    return content
+
+
+def read_notes(root: Path) -> dict[str, str]:
+    """As `noted`, with the reason alone where the file is damaged: a ValueError."""
+    try:
+        notes = from_json(dict[str, str], read_regular(root / FILE, largest=_LARGEST))
+    except ValueError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return {}
+        raise
+    if not all(_SHORT.fullmatch(short) and _WHOLE.fullmatch(whole) for short, whole in notes.items()):
+        raise ValueError("not a mapping of short fingerprints to sha256-… ones")
+    return notes
 
 
 def verify_checkpoint(file: Path, root: Path, *, used: Iterable[str]) -> str:

@@ -189,11 +189,7 @@ class RecordStore:
                 continue
 
     def summaries(self) -> tuple[list[Record], dict[Path, str]]:
-        """Records without their histories, in the order of their keys, and the unreadable files with the reason.
-
-        Raises:
-            UsageError: the notes on checkpoints are damaged.
-        """
+        """Records without their histories, in the order of their keys, and the unreadable files with the reason."""
         seen = look(self.root)
         seen.save()
         return seen.summaries(), seen.problems

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.archive.agreement import disagreement, strays
-from harness.archive.checkpoints import verify_checkpoint
+from harness.archive.checkpoints import FILE, read_notes, verify_checkpoint
 from harness.archive.cost import CostStore
 from harness.archive.measured import EvidenceStore, ForgettingStore
 from harness.archive.merge import conflicts, merge
@@ -112,7 +112,12 @@ def _check(root: Path) -> int:
             codes.append(found.code)
             unsealed += not is_sealed(path)
     stores = (CostStore(root), EvidenceStore(root), ForgettingStore(root))
-    for path, reason in (found for store in stores for found in store.problems().items()):
+    others = [found for store in stores for found in store.problems().items()]
+    try:
+        read_notes(root)
+    except ValueError as error:
+        others.append((root / FILE, str(error)))
+    for path, reason in others:
         wrong += 1
         print(f"wrong: {printable_line(str(path))}: {reason}")
     apart = conflicts(root)

@@ -15,6 +15,7 @@ from harness.archive.merge import merge
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.records import main as records
+from harness.cli.tables import main as tables
 from harness.comparison.grids import sheets
 from harness.experiment.experiment import run_experiment
 from harness.experiment.exporting import Export, export
@@ -148,6 +149,19 @@ def test_damaged_notes_are_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(content)
     with pytest.raises(UsageError, match=r"move it away and note the checkpoints again"):
         noted(tmp_path)
+
+
+def test_damaged_notes_block_no_table_and_are_named(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = older_record(tmp_path, checkpoint)
+    (tmp_path / FILE).write_text("junk")
+    assert tables(["--results", str(tmp_path)]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if FILE in line]
+    assert "JSON" in line
+    assert older.run.checkpoint[:12] in (tmp_path / "tables" / f"{older.run.protocol}.md").read_text()
+    assert records(["check", str(tmp_path)]) == 1
+    assert "1 wrong" in capsys.readouterr().out
 
 
 def test_a_worker_refuses_a_checkpoint_that_changed_since_planning(
