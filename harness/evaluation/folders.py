@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.datasets.base import DatasetError
+from harness.datasets.base import DatasetError, require_plain
 from harness.datasets.reading.decoding import (
     LOSSY_FORMATS,
     is_grey_palette,
@@ -76,7 +76,10 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
 
 
 def _arrays(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if _is_array(path))
+    found = sorted(path for path in folder.iterdir() if _is_array(path))
+    for path in found:
+        require_plain(path.name, path)
+    return found
 
 
 def _is_array(path: Path) -> bool:

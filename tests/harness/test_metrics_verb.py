@@ -90,6 +90,14 @@ def test_per_image_scores_write_over_their_own_kind_alone(capsys, folders, tmp_p
     assert out.read_text().startswith("conventions,stem,iou\n")
 
 
+@pytest.mark.parametrize("ending", [".npy", ".png"])
+def test_a_prediction_whose_name_is_no_text_is_one_line(capsys, folders, tmp_path, ending):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / os.fsdecode(b"a\xff" + ending.encode())).write_bytes(b"")
+    assert main(["--pred", str(tmp_path / "p"), "--gt", str(folders[1])]) == 2
+    assert "rename it" in capsys.readouterr().err
+
+
 def test_per_image_scores_are_written(capsys, folders, tmp_path):
     out = tmp_path / "images.csv"
     scores_of(capsys, *folders, "--metrics", "iou,mae", "--per-image", str(out))

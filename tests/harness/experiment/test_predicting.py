@@ -114,7 +114,7 @@ def test_a_record_that_was_scored_at_the_networks_size_is_met_there(
 ) -> None:
     assert at_input.predict(tmp_path / "out", "--probabilities") == 0
 
-    (command,) = [line for line in capsys.readouterr().out.splitlines() if "harness.cli.metrics" in line]
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if "sam-peft metrics" in line]
     words = command.partition("sam-peft metrics ")[2].split()
     assert words[:2] == ["--pred", str(tmp_path / "out" / "probabilities-input")]
     found = at_input.scores(capsys, Path(words[1]), *words[4:], "--metrics", BINARY)
