@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
 
 from harness.archive.files import LARGEST_RECORD, seal_holds
@@ -28,7 +26,44 @@ from harness.system.files import checked_name, read_regular
 MOST = 10**12
 """Bound on every count: no run has so many images, parameters or epochs."""
 
+
+@lru_cache(maxsize=4096)
+def _name(text: str) -> str:
+    """Of a method, a benchmark, a split …: it can be part of a path as it is."""
+    try:
+        return checked_name(text, what="name")
+    except UsageError:
+        raise ValueError(f"{_short(text)} is no name") from None
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it holds characters that cannot be printed")
+    return text
+
+
+def _scores(metrics: dict[str, float]) -> dict[str, float]:
+    for metric, value in metrics.items():
+        if not 0 <= value <= 1 and not 0 <= value <= largest(metric):
+            raise ValueError(f"{metric} is {_short(value)}, not between 0 and {largest(metric):g}")
+    return metrics
+
+
+def _choice(tuning: dict[str, Any]) -> dict[str, Any]:
+    if "chosen" in tuning and (missing := set(OF_A_CHOICE) - tuning.keys()):
+        raise ValueError(f"{', '.join(sorted(missing))} is missing")
+    return tuning
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:40]}…"
+
+
 Count = Annotated[int, Field(ge=1, le=MOST)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Name = Annotated[str, AfterValidator(_name)]
+Printable = Annotated[str, AfterValidator(_printable)]
 Options = dict[str, Any]
 
 
@@ -94,14 +129,28 @@ OF_A_CHOICE = ("grid", "edge", "trials", "metric", "on", "hours")
 
 @dataclass(frozen=True, kw_only=True)
 class _Run(Run):
+    method: Name
+    benchmark: Name
+    backbone: Printable
+    checkpoint: Printable
+    protocol: Name
     rules: _Rules  # type: ignore[assignment]
-    tuning: _Tuning = field(default_factory=lambda: _Tuning())  # type: ignore[assignment]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    manifest: Printable
+    tuning: Annotated[_Tuning, AfterValidator(_choice)] = field(default_factory=lambda: _Tuning())  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _File(Record):
     run: _Run
+    scores: dict[Name, dict[Name, Annotated[dict[Name, float], AfterValidator(_scores)]]] = field(default_factory=dict)
+    selected_epoch: Count | None = None
+    parameters: dict[str, Annotated[int, Field(ge=0)]] = field(default_factory=dict)
+    cost: dict[str, Amount] = field(default_factory=dict)
     history: list[_Epoch] = field(default_factory=list)  # type: ignore[assignment]
+    budget: dict[str, Amount] = field(default_factory=dict)
+    counts: dict[str, Annotated[int, Field(ge=0)]] = field(default_factory=dict)
+    attempts: Annotated[int, Field(ge=1)] = 1
 
 
 T = TypeVar("T")
@@ -153,8 +202,10 @@ def parse(data: bytes) -> Record:
     """Raises ValueError where ``data`` is no record of a schema that this code reads (1 to `SCHEMA_VERSION`)."""
     file = validated(_File, data, version=SCHEMA_VERSION, called="record of a run", field="run")
     record = Record(**{**vars(file), "run": Run(**vars(file.run))})
-    for reason in _wrong(record):
-        raise ValueError(reason)
+    if record.scores and record.code != "OK":
+        raise ValueError(f"it has scores, and ended with {record.code}")
+    if record.parameters and "trainable" not in record.parameters:
+        raise ValueError("parameters: trainable is missing")
     if record.run.key != record.key:
         raise ValueError(
             "its key is not the hash of its run: a rule, the seed, the split hash or the like was edited, or a later"
@@ -207,53 +258,3 @@ def _content(data: bytes) -> Any:
 def _require_version(found: object, last: int) -> None:
     if not isinstance(found, int) or not 1 <= found <= last:
         raise ValueError(f"schema_version {_short(found)}; this code reads 1 to {last}")
-
-
-def _wrong(record: Record) -> Iterable[str]:
-    """What is out of range, as a reason."""
-    run = record.run
-    for what in ("method", "benchmark", "protocol"):
-        if not _is_name(name := getattr(run, what)):
-            yield f"its {what} {_short(name)} is no name"
-    for what in ("backbone", "checkpoint", "manifest"):
-        if not getattr(run, what).isprintable():
-            yield f"its {what} holds characters that cannot be printed"
-    if not 0 <= run.seed < 2**63:
-        yield f"its seed {_short(run.seed)} is out of range"
-    if record.attempts < 1 or not 1 <= (record.selected_epoch or 1) <= MOST:
-        yield "its attempts or its selected epoch are below 1"
-    for what in ("counts", "parameters", "cost", "budget"):
-        if not all(0 <= number < math.inf for number in getattr(record, what).values()):
-            yield f"{what}: a number is negative or not finite"
-    if record.parameters and "trainable" not in record.parameters:
-        yield "parameters: trainable is missing"
-    if "chosen" in run.tuning and not run.tuning.keys() >= set(OF_A_CHOICE):
-        yield f"run.tuning: {', '.join(sorted(set(OF_A_CHOICE) - run.tuning.keys()))} is missing"
-    yield from _wrong_scores(record)
-
-
-def _wrong_scores(record: Record) -> Iterable[str]:
-    if record.scores and record.code != "OK":
-        yield f"it has scores, and ended with {record.code}"
-    for variant, splits in record.scores.items():
-        for split, metrics in splits.items():
-            for name in (variant, split, *metrics):
-                if not _is_name(name):
-                    yield f"scores: {_short(name)} is no name"
-            for metric, value in metrics.items():
-                if not 0 <= value <= 1 and not 0 <= value <= largest(metric):
-                    yield f"scores: {variant} {split} {metric} is {_short(value)}, not between 0 and {largest(metric):g}"
-
-
-@lru_cache(maxsize=4096)
-def _is_name(text: str) -> bool:
-    """Of a method, a benchmark, a split …: it can be part of a path as it is."""
-    try:
-        return bool(checked_name(text, what="name"))
-    except UsageError:
-        return False
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:40]}…"

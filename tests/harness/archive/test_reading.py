@@ -90,7 +90,7 @@ FORGED: dict[str, tuple[Change, str]] = {
     "a negative count": (lambda c: c["counts"].update(test=-1), "counts"),
     "a cost without end": (lambda c: c["cost"].update(step_time_s=float("inf")), "cost"),
     "parameters without the trainable": (lambda c: c["parameters"].pop("trainable"), "trainable is missing"),
-    "no attempt": (lambda c: c.update(attempts=0), "below 1"),
+    "no attempt": (lambda c: c.update(attempts=0), "attempts: must be greater"),
     "a list of notes": (lambda c: c["run"].update(data_note=["x"]), "run.data_note: must be text"),
 }
 EDITED: dict[str, tuple[Change, str]] = {
