@@ -98,7 +98,8 @@ class Look:
         return found
 
     def made_of(self, around: bytes) -> dict[str, str]:
-        """Protocol -> digest of its records, of the tables beside each, and of ``around``."""
+        """Protocol -> digest of its records, of the tables beside each, of the notes on checkpoints and of ``around``."""
+        around += repr(self._notes).encode()
         beside: dict[str, list[tuple[str, int]]] = {}
         for name in sorted(name for name in self.stamps if name.endswith(".csv")):
             beside.setdefault(name.partition(".")[0], []).append((name, self.stamps[name]))
@@ -109,6 +110,11 @@ class Look:
                 digest = digests.get(protocol) or digests.setdefault(protocol, hashlib.blake2b(around, digest_size=16))
                 digest.update(repr((key, self.stamps[f"{key}.json"], beside.get(key))).encode())
         return {protocol: digests[protocol].hexdigest() for protocol in sorted(digests)}
+
+    def keep_page(self, name: str, made_of: str, text: str) -> None:
+        """Remember a page's text until `save`."""
+        self.pages[name] = (made_of, text)
+        self.changed = True
 
     def save(self) -> None:
         """Write what is new into the cache; where that cannot be done it is read or made again next time."""

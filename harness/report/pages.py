@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.archive.archive import Archive
-from harness.archive.cache import collector_paused
+from harness.archive.cache import Look, collector_paused
 from harness.archive.cost import CostStore
 from harness.archive.measured import ForgettingStore
 from harness.archive.schema import Record, Run, content_hash
@@ -21,13 +23,14 @@ from harness.report.costs import cost_page
 from harness.report.forgetting import TITLE as FORGETTING
 from harness.report.forgetting import forgetting_page
 from harness.report.formats import write
-from harness.report.kept_texts import KeptTexts, kept_texts
 from harness.report.page import SUFFIX, Format, Page
 from harness.report.score_page import score_page
 from harness.studies import Entry, Study, load_study, study_names
 from harness.system.errors import UsageError, did_you_mean, os_reason
 from harness.system.files import write_atomically
 from harness.system.streams import say_skipped
+
+_CODE = ("harness", "methods", "datasets", "results/paper")
 
 
 class Lazy(Mapping[str, Page]):
@@ -54,28 +57,28 @@ class Pages:
         content: name -> page of every table.
         skipped: files that no table counts since they cannot be read, with the reason.
         made_of: page -> digest of what it is made of, where that is known.
-        kept: texts of pages that were made before, None where nothing is kept.
+        kept: the look at the folder, whose cache has texts of pages that were made before; None where nothing is kept.
     """
 
     content: Mapping[str, Page]
     skipped: Mapping[Path, str]
     made_of: Mapping[str, str] = field(default_factory=dict)
-    kept: KeptTexts | None = None
+    kept: Look | None = None
 
     def texts(self, style: Format, *, width: int = 100) -> dict[str, str]:
         """Every page written; one that nothing touched is not built again."""
         texts = {}
         with collector_paused():
             for name in self.content:
-                made_of, form = self.made_of.get(name, ""), f"{style} {width}"
-                text = self.kept.get(name, form, made_of) if self.kept and made_of else None
-                if text is None:
+                made_of, form = self.made_of.get(name, ""), f"{name} {style} {width}"
+                then, text = self.kept.pages.get(form, ("", "")) if self.kept else ("", "")
+                if not made_of or then != made_of:
                     text = write(self.content[name], style=style, width=width)
                     if self.kept and made_of:
-                        self.kept.put(name, form, made_of, text)
+                        self.kept.keep_page(form, made_of, text)
                 texts[name] = text
             if self.kept:
-                self.kept.keep()
+                self.kept.save()
         return texts
 
     def files(self, root: Path, *, style: Format = "markdown") -> dict[Path, str]:
@@ -107,14 +110,16 @@ def pages_below(
     if metrics:
         _require_held(metrics, archive.records)
     is_plain = not (anew or metrics or METHODS.is_extended or BENCHMARKS.is_extended)
-    kept = kept_texts(archive) if is_plain else None
+    kept = archive.seen if is_plain and archive.seen.has_cache else None
+    archive.keeps_pages = kept is not None
+    protocols_made_of = kept.made_of(_around()) if kept else {}
     papers = Papers.read()
 
     def scored(protocol: str = "", study: Study | None = None) -> Page:
         records = [record for record in archive.records if protocol in ("", record.run.protocol)]
         return score_page(records, archive, papers=papers, study=study, metrics=metrics)
 
-    every = content_hash(kept.made_of) if kept else ""
+    every = content_hash(protocols_made_of)
     if study is not None:
         made_of = {study.name: content_hash([every, repr(study)])} if kept else {}
         return Pages(
@@ -123,11 +128,11 @@ def pages_below(
             made_of=made_of,
             kept=kept,
         )
-    protocols = sorted(kept.made_of if kept else {record.run.protocol for record in archive.records})
+    protocols = sorted(protocols_made_of if kept else {record.run.protocol for record in archive.records})
     makers: dict[str, Callable[[], Page]] = {protocol: partial(scored, protocol) for protocol in protocols}
     if metrics:
         return Pages(content=Lazy(makers), skipped=archive.problems)
-    made_of = dict(kept.made_of) if kept else {}
+    made_of = dict(protocols_made_of)
     written = {path.stem for path in (root / "tables").glob("*") if path.suffix in SUFFIX.values()}
     has_costs = any(costs)
     for name in study_names():
@@ -250,3 +255,15 @@ def write_files(files: Mapping[Path, str]) -> None:
             raise UsageError(
                 f"table {path} could not be written: {os_reason(error)}; regenerate it with sam-peft tables"
             ) from error
+
+
+@cache
+def _around() -> bytes:
+    """Of all that pages are made of besides a results folder: this code, and the cards, studies, claims and published numbers
+    that come with it."""
+    here, digest = Path(__file__).parents[2], hashlib.blake2b(sys.version.encode())
+    files = [path for folder in _CODE for path in sorted((here / folder).rglob("*")) if path.suffix != ".pyc"]
+    for path in (*files, here / "results" / "claims.yaml"):
+        if path.is_file():
+            digest.update(str(path).encode() + path.read_bytes())
+    return digest.digest()

@@ -12,7 +12,7 @@ from harness.archive import cache
 from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.cli import tables
-from harness.report import kept_texts, pages
+from harness.report import pages
 from tests.harness.report.sample import record
 
 IMAGES = "variant,split,stem,s_measure\nbest,test,a,0.5\n"
@@ -58,7 +58,7 @@ def test_what_touches_a_page_builds_it_and_no_other(root: Path, monkeypatch: pyt
     assert built(root, monkeypatch) == ["mini"]
     path.unlink()
     assert built(root, monkeypatch) == ["mini"]
-    monkeypatch.setattr(kept_texts, "_around", lambda: b"other code")
+    monkeypatch.setattr(pages, "_around", lambda: b"other code")
     assert built(root, monkeypatch) == ["demo", "mini"]
     assert built(root, monkeypatch) == []
 
