@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,19 @@ def test_again_nothing_is_measured_and_the_page_is_what_its_records_give(
     assert {path.name: path.read_bytes() for path in ForgettingStore(finished.results).folder.iterdir()} == before
     assert tables(["--results", str(finished.results)]) == 0
     assert tables(["--results", str(finished.results), "--check"]) == 0
+
+
+def test_scores_of_an_older_state_are_measured_anew(finished: Finished, tmp_path: Path) -> None:
+    root = tmp_path / "results"
+    shutil.copytree(finished.results, root)
+    store, key = ForgettingStore(root), finished.keys["lora", "kvasir"]
+    measured = load_forgetting(store.path(key))
+    of_cvc612 = replace(measured.elsewhere["cvc612"], scores={"test": {"s_measure": 0.99}})
+    store.write(replace(measured, state="0" * 16, elsewhere={"cvc612": of_cvc612}))
+    assert main(["--results", str(root), "--run", key]) == 0
+    again = load_forgetting(store.path(key))
+    assert again.state == measured.state
+    assert again.elsewhere["cvc612"].scores == measured.elsewhere["cvc612"].scores
 
 
 def test_an_edited_file_is_named_and_counts_for_nothing(

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.archive.store import RecordStore
+from harness.cli.protocols import comments
 from harness.cli.protocols import main as protocols_main
 from harness.protocols.load import load_protocol, protocol_hash, resolve
+from harness.protocols.recorded import recorded
 from harness.system.errors import UsageError
+from tests.harness.report.sample import record
 
 
 def test_an_override_holds_for_every_benchmark_whatever_the_card_says_for_one() -> None:
@@ -70,6 +74,15 @@ def test_a_card_rests_on_cards_beside_it_and_on_the_harness_own(tmp_path: Path) 
     assert load_protocol(str(path)).benchmarks == {"camo": {"epochs": 1}}
     _cards(tmp_path, mine="benchmarks:\n  _delete_: true\n  camo: {epochs: 1}\n")
     assert load_protocol(str(path)).benchmarks == {"camo": {"epochs": 1}}
+
+
+def test_a_rule_keeps_the_mark_of_the_card_that_it_comes_from(tmp_path: Path) -> None:
+    path = _cards(
+        tmp_path,
+        rules="lr: 0.5  # assumed\nepochs: 7  # paper\nquirks:\n  selection: released  # code\n",
+        mine="_base_: rules.yaml\nepochs: 3  # mine\n",
+    )
+    assert comments(str(path)) == {"lr": "assumed", "epochs": "mine", "quirks.selection": "code"}
 
 
 @pytest.mark.parametrize(
@@ -161,6 +174,15 @@ def test_a_hash_over_a_table_finds_its_rules_in_the_records(capsys: pytest.Captu
     ]  # fmt: skip
     assert protocols_main(["show", protocol_hash(load_protocol("demo"))]) == 0
     assert capsys.readouterr().out.startswith("# demo  hash ")
+
+
+def test_rules_of_records_are_theirs_and_younger_ones_as_they_were_made(tmp_path: Path) -> None:
+    rules = {"epochs": 3, "decoder": "linear", "quirks": {"spare_tokens": "released"}, "methods": {"lora": {"rank": 2}}}
+    RecordStore(tmp_path).write(record(protocol_hash="abcd" * 4, rules=rules))
+    found = recorded("abcd", tmp_path).rules["kvasir"]
+    assert (found["epochs"], found["decoder"], found["budget"]) == (3, "linear", "epochs")
+    assert (found["quirks"]["spare_tokens"], found["quirks"]["mask2former"]) == ("released", "intended")
+    assert not {"methods", "benchmarks"} & found.keys()
 
 
 def test_a_hash_that_nothing_has_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -448,3 +448,16 @@ def test_fields_beside_the_phases_of_a_programme_are_refused(
 def test_rows_cannot_replace_those_of_a_programme(programme: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*programme, "--methods", "lora"]) == 2
     assert "programme of several studies" in capsys.readouterr().err
+
+
+def test_a_later_phase_has_what_the_phases_before_it_left_of_the_budget(
+    programme: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("first.yaml").write_text(FIRST.partition("tune:")[0])
+    two = "  - {study: first.yaml, title: One}\n  - {study: first.yaml, title: Two, seeds: [1]}\n"
+
+    assert main([*phases_with(programme, two), "--json"]) == 0
+    first, second = (json.loads(line)["runs"] for line in capsys.readouterr().out.splitlines())
+    budget = sum(run["hours"] for run in first) + 0.5 * min(run["hours"] for run in second)
+    assert main([*programme, "--plan", "--budget", str(budget)]) == 0
+    assert f"all phases: {len(first)} runs to make" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from harness.dispatch.attempts import Lease, log_path, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.queue import Task
-from harness.dispatch.run_states import RunState, survey
+from harness.dispatch.run_states import RunState, Survey, survey
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
 from harness.dispatch.time_left import clock, time_left
 from tests.harness.dispatch.helpers import make_job
@@ -72,6 +72,12 @@ def test_every_state_is_told_apart(tmp_path):
     assert states(tmp_path, jobs, tasks) == expected
     del tasks["7_7"]  # its node died: the cluster knows of no such job any more
     assert states(tmp_path, [elsewhere], tasks) == ["interrupted"]
+
+
+def test_lost_runs_are_among_those_that_the_same_command_continues():
+    runs = by_key([run_state(state=state) for state in ("lost", "lost", "interrupted", "OK")])
+    text = status.overview(Survey(runs=runs, sweeps={}, problems={}))
+    assert "3 interrupted: the command that started them continues them" in text.splitlines()
 
 
 def test_a_failure_that_is_submitted_again_is_queued_until_it_ends_anew(tmp_path):

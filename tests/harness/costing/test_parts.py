@@ -12,10 +12,11 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
+from harness.archive.cost import MethodCost
 from harness.costing.device import EnergyMeter, used_by_others
 from harness.costing.flops import FlopCount, encoder_forward_flops
 from harness.costing.live import LiveBytes
-from harness.costing.measure import paired_ratio
+from harness.costing.measure import paired_ratio, ratios_to
 from harness.models.build import build_segmenter
 
 CPU = torch.device("cpu")
@@ -85,6 +86,19 @@ def test_the_interval_is_that_of_a_paired_t_test_on_logarithms() -> None:
     ratio = paired_ratio(values, base)
     assert ratio.low == pytest.approx(math.exp(interval.low))
     assert ratio.high == pytest.approx(math.exp(interval.high))
+
+
+def test_a_whole_training_on_fewer_images_takes_fewer_device_hours() -> None:
+    def cost(variant: str, seconds: float) -> MethodCost:
+        return MethodCost(
+            method=variant, variant=variant, config={}, seconds={}, shares={}, step_seconds={"total": [seconds] * 3},
+            memory_bytes={"allocated": 1}, flops={"forward": 1.0, "backward": 1.0}, not_counted={}, parameters={},
+        )  # fmt: skip
+
+    searched = ratios_to(cost("naslora", 3.0), cost("full", 2.0), images={"naslora": 0.8, "full": 1.0})
+    assert searched["time"].value == pytest.approx(1.5)
+    hours = searched["device_hours"]
+    assert (hours.low, hours.value, hours.high) == tuple(pytest.approx(1.2) for _ in range(3))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -40,6 +40,13 @@ def _no_sizes(_: Contestant) -> dict:
     }
 
 
+def test_peak_memory_is_that_of_the_dearest_kind_of_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {"weights": {"allocated": 5, "activations": 1}, "architecture": {"allocated": 4, "activations": 3}}
+    monkeypatch.setattr(measuring, "peak_memory", lambda _, kind: peaks[kind.name])
+    (method,) = measure(replace(session_of("naslora"), rounds=1)).methods
+    assert method.memory_bytes == {"allocated": 5, "activations": 3}
+
+
 def test_a_merge_that_fails_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")

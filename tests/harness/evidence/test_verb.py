@@ -11,6 +11,7 @@ import torch
 
 from harness.archive.files import compact, seal_holds, sealed
 from harness.archive.measured import EvidenceRecord, EvidenceStore, load_evidence
+from harness.cli.evidence import _summary as evidence_line
 from harness.cli.evidence import main
 from harness.cli.records import main as records
 from harness.evidence.measuring import frozen_encoder
@@ -20,6 +21,7 @@ from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
 from harness.statistics.cka import cka
+from tests.harness.report.sample import evidence, record
 
 
 class Finished:
@@ -75,6 +77,13 @@ def test_the_same_run_again_says_the_same(finished: Finished, tmp_path: Path, ca
     assert "attention distance in 2 windowed blocks" in capsys.readouterr().out
     after = finished.evidence(finished.lora)
     assert (before.blocks, before.state, before.merge) == (after.blocks, after.state, after.merge)
+
+
+def test_the_line_tells_the_trained_distance_before_the_frozen_one():
+    run = record().run
+    said = evidence_line(run, evidence(run.key, shift=3.0))
+    assert said.count("2 windowed blocks 25.0 px, frozen 22.0, uniform 25.0") == 1
+    assert said.count("2 global blocks 25.0 px, frozen 22.0, uniform 25.0") == 1
 
 
 def test_edited_copied_and_foreign_files_are_named(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,14 @@ def test_export_predicts_alike_under_segment_anything_itself(
     found = sam_masks(run, out, exported.held_out)
     assert exported.real
     torch.testing.assert_close(found, exported.masks, rtol=1e-4, atol=1e-4)
+
+
+def test_the_summary_says_which_images_the_merge_was_compared_on(results: Path, tmp_path: Path) -> None:
+    run = finished(results, "lora")
+    exported = exporting.export(exporting.Export(results=results, run=run.key, out=tmp_path / "sam.pth", merge="exact"))
+    assert exported.real
+    assert f"on {len(exported.held_out)} validation images" in exported.summary()
+    assert f"on {len(exported.held_out)} random images" in replace(exported, real=False).summary()
 
 
 def test_the_summary_says_what_loads_a_file_that_the_registry_refuses(

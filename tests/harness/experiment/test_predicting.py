@@ -25,6 +25,7 @@ from harness.experiment.trained import METADATA
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer
+from harness.protocols.load import load_protocol
 
 BINARY = "s_measure,e_mean,weighted_f,mae,iou,dice,ber"
 
@@ -130,6 +131,12 @@ def test_masks_have_the_images_size_and_overlays_show_their_contours(binary: Fin
         assert mask.size == drawn.size == Image.open(path).size
         assert mask.mode == "L"
         assert set(np.unique(np.asarray(mask))) <= {0, 255}
+
+
+def test_a_mask_is_what_lies_above_the_threshold_of_the_rules() -> None:
+    model = object.__new__(predicting.Model)
+    model.rules = load_protocol("demo", {"evaluation.threshold": "0.25"})
+    assert model.mask(np.array([[0.125, 0.25, 0.375, 0.75]], dtype=np.float32)).tolist() == [[0, 0, 1, 1]]
 
 
 def test_an_overlay_colours_the_edge_of_a_region_and_nothing_else() -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from harness.models.build import build_segmenter, seeded
 from harness.models.checkpoint import read_tensors
 from harness.models.original_sam import plain_sam, sam_state_dict
+from harness.models.sam_encoder import resize_positions
 from harness.models.timm_encoder import create_vit
 from harness.system.errors import UsageError
 
@@ -82,6 +83,13 @@ def test_another_image_size_refits_the_position_tables_only(sam_file: Path, sam_
     images = torch.randn(1, 3, 192, 192, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(segmenter(images).masks, at_home(images).masks, atol=1e-5, rtol=1e-4)
+
+
+def test_a_smaller_table_of_positions_takes_from_every_position() -> None:
+    table = torch.zeros(1, 32, 32, 1, requires_grad=True)
+    resize_positions(table, 4, 4).sum().backward()
+    assert table.grad is not None
+    assert (table.grad > 0).all()
 
 
 def test_quirk_12_leaves_the_positional_encoding_random(sam_file: Path) -> None:

@@ -50,11 +50,13 @@ def test_every_byte_counts_for_the_fingerprint_and_few_for_the_short_one(reads: 
     assert not is_checkpoint(files[2], fingerprint(files[0]))
 
 
-def test_short_fingerprints_are_what_older_records_hold(tmp_path: Path) -> None:
-    content = bytes(range(256)) * (SIZE // 256)
+@pytest.mark.parametrize(("size", "last"), [(SIZE, 1 << 20), (3 << 19, 1 << 19), (1 << 20, 0), (9, 0)])
+def test_short_fingerprints_are_what_older_records_hold(size: int, last: int, tmp_path: Path) -> None:
+    """Of the first mebibyte, and of the last as far as it is another."""
+    content = (bytes(range(251)) * (size // 251 + 1))[:size]
     (tmp_path / "file").write_bytes(content)
-    mebibyte = 1 << 20
-    expected = hashlib.sha256(str(SIZE).encode() + content[:mebibyte] + content[-mebibyte:]).hexdigest()[:16]
+    parts = str(size).encode() + content[: 1 << 20] + content[size - last :]
+    expected = hashlib.sha256(parts).hexdigest()[:16]
     assert short_fingerprint(tmp_path / "file") == expected
 
 

@@ -242,3 +242,26 @@ def test_the_seeds_of_a_row_are_folds_where_the_split_follows_them(samples: Path
     altered = replace(jobs[0].run, manifest=plain[0].run.manifest)
     with pytest.raises(DatasetError):
         open_data(altered, Path(jobs[0].dataset_root))
+
+
+def test_every_seed_and_method_trains_on_the_same_part_of_the_images(samples: Path, tmp_path: Path) -> None:
+    few = {"train_limit": 5, "val_limit": 2, "test_limit": 2}
+    jobs = planned(samples, tmp_path, seeds=(0, 1), benchmarks=("kvasir",), overrides=few).jobs
+    seen = [open_data(job.run, Path(job.dataset_root)) for job in jobs]
+    parts = [
+        tuple(tuple(pair.stem for pair in part.pairs) for part in (data.train, data.val, data.tests["test"]))
+        for data in seen
+    ]
+    assert len(parts) == 4
+    assert set(map(len, parts[0])) == {5, 2}
+    assert len(set(parts)) == 1
+
+
+@pytest.mark.parametrize("part", ["image", "mask"])
+def test_a_file_that_changed_since_the_plan_is_refused(part: str, tmp_path: Path) -> None:
+    (job,) = planned(tmp_path / "samples", tmp_path, entries=(Variant(method="lora"),), benchmarks=("kvasir",)).jobs
+    pair = open_data(job.run, Path(job.dataset_root)).train.pairs[0]
+    path: Path = getattr(pair, part)
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(DatasetError):
+        open_data(job.run, Path(job.dataset_root))

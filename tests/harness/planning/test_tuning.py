@@ -124,6 +124,16 @@ def test_a_run_that_was_finished_before_is_told_that_it_is_the_tuned_one(tuned: 
     assert records(tmp_path)["0.001/kvasir/1"] == later
 
 
+def test_a_plan_tells_no_record_what_was_chosen(tuned: Any, tmp_path: Path, capsys: Any) -> None:
+    tuned(best_at(1e-3))
+    for later in (records(tmp_path)["0.001/kvasir/0"], records(tmp_path)["0.001/kvasir/1"]):
+        RecordStore(tmp_path).write(replace(later, run=replace(later.run, tuning={}, variant="lora[lr=1e-3]")))
+    before = {path: path.read_bytes() for path in (tmp_path / "records").iterdir()}
+
+    assert tuned(best_at(1e-3), *GRID, "--plan")[0] == 0
+    assert {path: path.read_bytes() for path in (tmp_path / "records").iterdir()} == before
+
+
 def test_labels_change_no_key_and_a_merge_keeps_the_record_that_knows_its_choice(tuned: Any, tmp_path: Path) -> None:
     early = tmp_path / "early"
     tuned(best_at(1e-3))
@@ -284,6 +294,16 @@ def test_a_diverged_value_is_not_chosen_and_not_tried_again(tuned: Any, tmp_path
     assert records(tmp_path)["0.001/kvasir/1"].run.tuning["trials"][2]["score"] is None
     _, work = tuned(score)
     assert work.done == [[]]
+
+
+def test_a_value_that_diverged_under_one_seed_is_not_chosen(tuned: Any, tmp_path: Path) -> None:
+    def score(run: Any) -> float:
+        return math.nan if rate(run) > 5e-3 and run.seed == 1 else best_at(1e-2)(run)
+
+    assert tuned(score, *GRID, "--tune-seeds", "2")[0] == 0
+    tuning = records(tmp_path)["0.001/kvasir/0"].run.tuning
+    assert tuning["chosen"] == {"lr": "1e-3"}
+    assert [trial["score"] is None for trial in tuning["trials"]] == [False, False, True]
 
 
 def test_a_diverged_value_is_not_started_again_with_the_trials_that_are_left(tuned: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness.archive.schema import Record, Run
+from harness.methods.configs.lowrank import LoRAConfig
 from harness.models.catalog import backbone_shape, decoder_parameters
 from harness.planning.data import Images
 from harness.pricing.assumed import GPU, PROCESS_BYTES, START_SECONDS, UPDATE_SECONDS, cpu
@@ -109,6 +110,20 @@ def test_closed_form_memory_counts_the_process_on_a_cpu_and_not_on_a_gpu() -> No
     assert found[1].memory_basis == "closed form"
 
 
+def test_a_trained_weight_takes_its_gradient_and_adams_two_moments() -> None:
+    shape, runs = backbone_shape("tiny"), [made(config={"rank": rank}).run for rank in (4, 8)]
+    four, eight = (one.peak_memory_bytes for one in price(runs, [], device=GPU).runs)
+    more = LoRAConfig(rank=8).encoder_parameters(shape) - LoRAConfig(rank=4).encoder_parameters(shape)
+    assert eight - four == 3 * 4 * more > 0
+
+
+def test_every_merged_model_is_tested_once_more() -> None:
+    shape = backbone_shape("tiny")
+    none, two = (made(rules={"merge": modes}).run for modes in ([], ["exact", "calibrated"]))
+    more = run_flops(two, shape, IMAGES) - run_flops(none, shape, IMAGES)
+    assert more == pytest.approx(2 * IMAGES.test * forward_flops(two, shape))
+
+
 def test_a_record_whose_clock_stops_with_training_says_nothing_of_the_test() -> None:
     earlier = made()
     shape = backbone_shape("tiny")
@@ -179,6 +194,21 @@ def test_a_budget_buys_whole_comparisons_before_halves() -> None:
     assert within_budget(prices, 0.5) == ()
     with pytest.raises(UsageError, match="above zero"):
         within_budget(prices, 0)
+
+
+def test_a_budget_buys_cheap_benchmarks_before_dear_ones() -> None:
+    dear, cheap = (made(benchmark=name, rules={"epochs": epochs}) for name, epochs in (("kvasir", 40), ("leaf", 10)))
+    prices = price([replace(one.run, seed=1) for one in (dear, cheap)], [dear, cheap])
+    assert prices.runs[0].hours > prices.runs[1].hours
+    assert [one.run.benchmark for one in within_budget(prices, 1.01 * prices.runs[0].hours)] == ["leaf"]
+
+
+def test_the_peak_is_that_of_the_run_that_needs_most() -> None:
+    prices = price([made(seed=seed, method=method).run for method in ("lora", "decoder") for seed in range(2)], [])
+    peaks = [replace(run, peak_memory_bytes=gib * 2.0**30) for run, gib in zip(prices.runs, (1, 2, 4, 3), strict=True)]
+    head, *lines = forecast_text(replace(prices, runs=tuple(peaks))).splitlines()
+    until = head.index("peak GiB") + len("peak GiB")
+    assert [line[:until].split()[-1] for line in lines[:3]] == ["2.00", "4.00", "4.00"]
 
 
 def test_the_description_has_a_line_a_method_and_a_sum() -> None:

@@ -9,7 +9,9 @@ import pytest
 from harness.cli.settings import main as show
 from harness.cli.settings import template
 from harness.datasets import samples
+from harness.planning.asked import understand
 from harness.run import main as run
+from harness.run import parser
 from harness.settings.read import load_settings
 from tests.harness.settings.test_read import write
 
@@ -79,6 +81,13 @@ def test_the_command_line_beats_what_is_set(data: Path, tmp_path: Path, capsys: 
     shown = capsys.readouterr()
     assert "2 runs" in shown.out
     assert "nothing is missing" in shown.out
+
+
+def test_a_folder_of_the_command_line_beats_that_which_is_set(tmp_path: Path) -> None:
+    write(Path("harness.toml"), '[datasets]\nkvasir = "/set"\nleaf = "/set"')
+    words = ["--methods", "lora", "--datasets", "kvasir,leaf", "--protocol", "mini", "--dataset-root"]
+    roots = understand(parser().parse_args([*words, "Kvasir=/given"]), load_settings()).request.dataset_roots
+    assert roots == {"kvasir": Path("/given"), "leaf": Path("/set")}
 
 
 @pytest.mark.parametrize(
