@@ -368,7 +368,7 @@ def _between(first: ImageScores, second: ImageScores) -> ImageScores | None:
     except ValueError:
         return None
     stems = next(iter(differences.values())).keys()
-    if any(one.keys() != stems for one in differences.values()):
+    if any(value.keys() != stems for value in differences.values()):
         return None
     return ImageScores(scores=differences, clusters={**second.clusters, **first.clusters})
 
@@ -485,7 +485,7 @@ class Grid:
     @cached_property
     def first_columns(self) -> dict[str, Column]:
         """Benchmark that has runs -> its first metric."""
-        return {one.benchmark: one for one in self.one_each if any(cell.values for cell in self.below(one))}
+        return {column.benchmark: column for column in self.one_each if any(cell.values for cell in self.below(column))}
 
     def _fitness(self, column: Column) -> tuple[bool, int, int, int]:
         cells = self.below(column)

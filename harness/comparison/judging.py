@@ -307,7 +307,7 @@ def _differences(
 
 def _cell(subject: Subject, rates: Mapping[str, Any], column: Column, sheet: Sheet, members: Sequence[Record]) -> Cell:
     options = {**rates, **subject.options}
-    fitting = [one for one in members if one.run.method == subject.method and is_entry(one, options)]
+    fitting = [record for record in members if record.run.method == subject.method and is_entry(record, options)]
     row = Row(sheet=sheet, label=subject.text, method=subject.method, score=subject.score, records=fitting)
     return Cell.of(row, column, sorted({record.run.seed for record in fitting}))
 

@@ -116,7 +116,7 @@ def _pair(first: Grid, second: Grid) -> ModelPair | None:
         columns=tuple(column.short for column in places),
         left_out=tuple(column.short for column in begun if column not in places),
         agreement=stats.agreement(scores),
-        seeds=min(one.first.shape[1] for one in scores),
+        seeds=min(score.first.shape[1] for score in scores),
         keys=tuple(dict.fromkeys(record.key for records in behind for record in records)),
     )
 
@@ -131,7 +131,7 @@ def _scores(first: Sequence[Cell], second: Sequence[Cell], archive: Archive) -> 
     if not seeds:
         return None
     by_image = [ImageScores.of(cell, archive, seeds=seeds) for cell in cells]
-    told = [one for one in by_image if one is not None]
+    told = [images for images in by_image if images is not None]
     stems = sorted(told[0].scores[seeds[0]]) if told else []
     if len(told) == len(cells) and all(one.scores[seed].keys() == set(stems) for one in told for seed in seeds):
         clusters = {stem: name for one in told for stem, name in one.clusters.items()}

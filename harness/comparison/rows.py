@@ -246,8 +246,10 @@ def rows_of_study(sheet: Sheet, study: Study, records: Sequence[Record]) -> list
         if grid := grid_of(entry.method, entry.options, study.tune):
             members = _own_choice(study, grid, [record for record in fitting if "chosen" in record.run.tuning])
         else:  # what a row names itself is not tuned, even where another study has tuned it
-            members = [one for one in fitting if one.run.changed.keys() <= entry.options.keys()] or fitting
-        here = [one for one in members if one.run.benchmark in study.benchmarks and one.run.seed in study.seeds]
+            members = [record for record in fitting if record.run.changed.keys() <= entry.options.keys()] or fitting
+        here = [
+            record for record in members if record.run.benchmark in study.benchmarks and record.run.seed in study.seeds
+        ]
         row = Row(
             sheet=sheet, label=entry.label, method=entry.method, options=entry.options, records=tuple(here),
             note=_note(members), trials=_trials(here),

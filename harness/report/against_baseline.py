@@ -27,7 +27,9 @@ def contrast_tables(contrasts: Contrasts, *, title: str) -> list[Table]:
     """Differences by benchmark, and what follows across benchmarks."""
     notes = list(NOTES)
     clusters = [
-        f"{one.column.short}: {one.difference.clusters}" for one in contrasts.by_column if one.difference.clusters
+        f"{contrast.column.short}: {contrast.difference.clusters}"
+        for contrast in contrasts.by_column
+        if contrast.difference.clusters
     ]
     if clusters:
         notes.append(f"Images that are not independent count by cluster ({', '.join(dict.fromkeys(clusters))}).")
@@ -237,7 +239,7 @@ def _robust(grid: Grid, columns: Sequence[Column], complete: Sequence[Row], *, t
 
 def agreement_tables(titled: Sequence[Titled], *, title: str) -> list[Table]:
     """Whether the rows rank alike under every two models; none where there are no two."""
-    pairs = model_pairs([one.grid for one in titled if not one.grid.is_generated])
+    pairs = model_pairs([titled_grid.grid for titled_grid in titled if not titled_grid.grid.is_generated])
     if not pairs:
         return []
     columns = list(dict.fromkeys(column for pair in pairs for column in pair.columns))
@@ -256,7 +258,7 @@ def agreement_tables(titled: Sequence[Titled], *, title: str) -> list[Table]:
     return [
         Table(
             heading=f"{title}: do the methods rank alike?",
-            columns=heads("models", *(f"τ {one}" for one in columns), "mean τ", "95 % of resamples", "by chance"),
+            columns=heads("models", *(f"τ {column}" for column in columns), "mean τ", "95 % of resamples", "by chance"),
             rows=lines,
             below=[
                 f"Kendall's τ-b between two models' scores of the same rows ({_ranked(pairs)}): 1 is the same order, −1 the"

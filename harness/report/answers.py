@@ -45,7 +45,9 @@ def answers(grid: Grid) -> list[str]:
     """One sentence a benchmark that at least two rows have two seeds on."""
     sentences = []
     for column in grid.first_metrics:
-        best, tied = ([one for one in grid.below(column) if grid.marks.get(one) == mark] for mark in ("best", "tied"))
+        best, tied = (
+            [cell for cell in grid.below(column) if grid.marks.get(cell) == mark] for mark in ("best", "tied")
+        )
         if not best:
             continue
         tied.sort(key=lambda cell: -column.sign * cell.value)

@@ -100,10 +100,10 @@ def _merges(sessions: Sequence[CostRecord]) -> list[str]:
 def _times(sessions: Sequence[CostRecord]) -> Table:
     """Memory and sizes are a table of their own: one of both would have 26 columns."""
     measured, merges = _measured(sessions), _merges(sessions)
-    energy = int(any(one.cost.joules is not None for one in measured))
+    energy = int(any(measured_method.cost.joules is not None for measured_method in measured))
     lines = []
-    for one in measured:
-        cost = one.cost
+    for measured_method in measured:
+        cost = measured_method.cost
         total = cost.step_seconds.get("total", [])
         step = _middle(total)
         if len(total) > 1:
@@ -113,7 +113,9 @@ def _times(sessions: Sequence[CostRecord]) -> Table:
         parts = [_middle(cost.step_seconds.get(part)) for part in PARTS]
         inference = [_middle(cost.inference_seconds.get(name)) for name in ("unmerged", *merges)]
         joules = [_scaled(cost.joules, 1, 1)] * energy
-        lines.append(one.line([step, *parts, f"{100 * share:.0f} %" if share else "–", *inference, *joules]))
+        lines.append(
+            measured_method.line([step, *parts, f"{100 * share:.0f} %" if share else "–", *inference, *joules])
+        )
     shared = sorted({session.shared for session in sessions if session.shared})
     return Table(
         heading=f"cost · {sessions[0].place}",
@@ -214,7 +216,9 @@ def _claims(sessions: Sequence[CostRecord], claims: Sequence[Claim], papers: Pap
     """Readings of claims on cost that these sessions can judge."""
     about_cost = [claim for claim in claims if claim.quantity in ("cost change", "inference change")]
     findings = [Finding(claim=one, readings=tuple(cost_readings(one, sessions, papers))) for one in about_cost]
-    measured = [(one, reading) for one in findings for reading in one.readings if reading.estimate is not None]
+    measured = [
+        (finding, reading) for finding in findings for reading in finding.readings if reading.estimate is not None
+    ]
     alike = {reading.differs for _, reading in measured}
     shared = alike.pop() if len(alike) == 1 else ()  # said once above the table instead of in every cell
     lines = []

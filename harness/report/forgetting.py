@@ -70,9 +70,11 @@ class Runs:
 
 def forgetting_page(records: Iterable[Record], measured: Iterable[ForgettingRecord]) -> Page:
     """A table for each protocol hash, backbone and checkpoint that has forgetting records."""
-    elsewhere = {one.key: one for one in measured}
+    elsewhere = {measured_method.key: measured_method for measured_method in measured}
     tables, numbers = [], []
-    for sheet, members in sheets(one for one in records if one.code == "OK" and one.key in elsewhere).items():
+    for sheet, members in sheets(
+        record for record in records if record.code == "OK" and record.key in elsewhere
+    ).items():
         table, tidy = _table(sheet, members, elsewhere)
         tables.append(table)
         numbers += tidy
@@ -82,7 +84,7 @@ def forgetting_page(records: Iterable[Record], measured: Iterable[ForgettingReco
 
 def _table(sheet: Sheet, records: Sequence[Record], elsewhere: Elsewhere) -> tuple[Table, list[dict[str, str]]]:
     frozen = _baselines(records)
-    tested = sorted({name for one in records for name in elsewhere[one.key].elsewhere}, key=benchmark_rank)
+    tested = sorted({name for record in records for name in elsewhere[record.key].elsewhere}, key=benchmark_rank)
     pairs: dict[str, list[AgainstFrozen]] = {}
     behind: dict[str, list[str]] = {}
     alone: set[str] = set()
@@ -95,8 +97,8 @@ def _table(sheet: Sheet, records: Sequence[Record], elsewhere: Elsewhere) -> tup
             behind.setdefault(record.run.variant, []).extend((record.key, base.key))
     lines = [_frozen_line(frozen, tested, elsewhere)] if frozen else []
     for variant, of_variant in pairs.items():
-        away = [one for one in of_variant if not one.at_home]
-        groups = [[one for one in of_variant if one.at_home], away]
+        away = [pair for pair in of_variant if not pair.at_home]
+        groups = [[pair for pair in of_variant if pair.at_home], away]
         groups += [[one for one in away if one.tested_on == name] for name in tested]
         texts = [_difference([one.difference for one in group]) for group in groups]
         lines.append(Line.of([variant, *texts], Runs(keys=behind[variant]), method=variant))
@@ -121,15 +123,15 @@ def _table(sheet: Sheet, records: Sequence[Record], elsewhere: Elsewhere) -> tup
         {
             **vars(sheet),
             "row": variant,
-            "trained_on": one.trained_on,
-            "tested_on": one.tested_on,
-            "seed": str(one.seed),
-            "score": repr(one.score),
-            "frozen": repr(one.frozen),
-            "difference": repr(one.difference),
+            "trained_on": pair.trained_on,
+            "tested_on": pair.tested_on,
+            "seed": str(pair.seed),
+            "score": repr(pair.score),
+            "frozen": repr(pair.frozen),
+            "difference": repr(pair.difference),
         }
         for variant, of_variant in pairs.items()
-        for one in of_variant
+        for pair in of_variant
     ]
     return table, tidy
 
@@ -137,7 +139,7 @@ def _table(sheet: Sheet, records: Sequence[Record], elsewhere: Elsewhere) -> tup
 def _baselines(records: Iterable[Record]) -> dict[tuple[str, int], Record]:
     """By benchmark and seed the run of the decoder alone: at the rate that tuning chose, else with the card's own options."""
     ordered = sorted(
-        (one for one in records if one.run.method == FROZEN),
+        (record for record in records if record.run.method == FROZEN),
         key=lambda one: ("chosen" not in one.run.tuning, bool(one.run.changed), one.run.variant, one.key),
     )
     chosen: dict[tuple[str, int], Record] = {}
@@ -174,7 +176,7 @@ def _first(name: str, scores: Mapping[str, float]) -> str:
 
 
 def _metric(name: str, records: Sequence[Record], elsewhere: Elsewhere) -> str:
-    told = (elsewhere[one.key].elsewhere.get(name) for one in records)
+    told = (elsewhere[record.key].elsewhere.get(name) for record in records)
     return next((first for one in told if one and (first := _first(name, _whole(one.scores)))), "")
 
 

@@ -52,11 +52,14 @@ def _curve(grid: Grid, study: Study) -> Table:
     assert readings is not None
     curve = specification_curve(grid, study, baseline=study.table.baseline)
     lines = []
-    for one in curve:
-        texts = [f"{one.mean:+.1f}"]
-        texts += [_interval(one.differences.get(benchmark)) for benchmark in grid.first_columns]
-        texts.append("–" if one.validation is None else f"{one.validation:.1f}")
-        texts += [choice(level, field.levels) for level, field in zip(one.point.levels, readings.fields, strict=True)]
+    for specification in curve:
+        texts = [f"{specification.mean:+.1f}"]
+        texts += [_interval(specification.differences.get(benchmark)) for benchmark in grid.first_columns]
+        texts.append("–" if specification.validation is None else f"{specification.validation:.1f}")
+        texts += [
+            choice(level, field.levels)
+            for level, field in zip(specification.point.levels, readings.fields, strict=True)
+        ]
         lines.append(Line.of(texts))
     titles = [f"{column.benchmark_title} {column.measure.heading}" for column in grid.first_columns.values()]
     missing = len(readings.points) - len(curve)
@@ -80,7 +83,9 @@ def _curve(grid: Grid, study: Study) -> Table:
 
 def _best(curve: Sequence[Specification], readings: Readings) -> list[str]:
     """The reading that validation chooses, as it chooses rates: the best on test would be one by luck, too."""
-    known = [(one.validation, one) for one in curve if one.validation is not None]
+    known = [
+        (specification.validation, specification) for specification in curve if specification.validation is not None
+    ]
     if not known:
         return []
     score, best = max(known, key=lambda one: one[0])

@@ -129,12 +129,12 @@ def _curves(record: Record) -> list[str]:
         if bars:
             lines.extend([title, *bars])
 
-    draw("loss", {one["epoch"]: one["loss"] for one in record.history}, height=4)
+    draw("loss", {epoch["epoch"]: epoch["loss"] for epoch in record.history}, height=4)
     chosen = f", best checkpoint in epoch {record.selected_epoch}" if record.selected_epoch else ""
-    for name in sorted({name for one in record.history for name in one.get("val", {})}):
-        values = {one["epoch"]: 100 * one["val"][name] for one in record.history if name in one.get("val", {})}
+    for name in sorted({name for epoch in record.history for name in epoch.get("val", {})}):
+        values = {epoch["epoch"]: 100 * epoch["val"][name] for epoch in record.history if name in epoch.get("val", {})}
         draw(f"validation {name} (%){chosen}", values, height=4)
-    draw("rate", {one["epoch"]: one["lr"] for one in record.history}, height=2)
+    draw("rate", {epoch["epoch"]: epoch["lr"] for epoch in record.history}, height=2)
     return lines
 
 
@@ -144,7 +144,7 @@ def _mixtures(record: Record) -> list[str]:
     width = max((len(shares) for shares in last.values()), default=0)
     if width < 2:
         return []
-    shares = [one for one in last.values() if len(one) == width]
+    shares = [value for value in last.values() if len(value) == width]
     labels = names if len(names) == width else tuple(f"w{index}" for index in range(width))
     room = max(map(len, labels))
     lines = [f"mean share over {len(shares)} sites, and the range"]
@@ -347,7 +347,7 @@ class TwoFolders:
     @classmethod
     def of(cls, first: Archive, second: Archive) -> TwoFolders:
         by_key = {record.key: record for record in second.records}
-        both = [SharedRun(first=one, second=by_key[one.key]) for one in first.records if one.key in by_key]
+        both = [SharedRun(first=record, second=by_key[record.key]) for record in first.records if record.key in by_key]
         known = {pair.first.key for pair in both}
         rest = {_named(record): record for record in second.records if record.key not in known}
         alone = []

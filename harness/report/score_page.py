@@ -59,27 +59,27 @@ def score_page(
     tables: list[Table] = []
     said: list[tuple[str, list[str]]] = []
     numbers = []
-    for one in titled:
-        scores = score_tables(one)
+    for titled_grid in titled:
+        scores = score_tables(titled_grid)
         if study and study.note:
             scores[0] = replace(scores[0], above=[study.note, *scores[0].above])
-        tables += [*scores, *tuning_tables(one)]
-        contrasts = Contrasts.of(one.grid, study.table.baseline) if study else None
-        numbers += numbers_of(one, contrasts)
-        if not one.grid.is_generated and (sentences := answers(one.grid)):
-            said.append((one.title, sentences))
-        tables += contrast_tables(contrasts, title=one.title) if contrasts else []
-        if study and study.table.paper and one.grid.sheet.protocol in {study.protocol, *papers.cards}:
-            tables += _published_tables(one, papers)
+        tables += [*scores, *tuning_tables(titled_grid)]
+        contrasts = Contrasts.of(titled_grid.grid, study.table.baseline) if study else None
+        numbers += numbers_of(titled_grid, contrasts)
+        if not titled_grid.grid.is_generated and (sentences := answers(titled_grid.grid)):
+            said.append((titled_grid.title, sentences))
+        tables += contrast_tables(contrasts, title=titled_grid.title) if contrasts else []
+        if study and study.table.paper and titled_grid.grid.sheet.protocol in {study.protocol, *papers.cards}:
+            tables += _published_tables(titled_grid, papers)
     if not tables:
         tables = [Table(heading=study.name if study else title, above=["No record of this table yet."])]
     if study is not None:
         tables += agreement_tables(titled, title=study.title)
     lead = [f"{name}: {line}" if len(said) > 1 else line for name, sentences in said for line in sentences]
-    generated = bool(titled) and all(one.grid.is_generated for one in titled)
+    generated = bool(titled) and all(titled_grid.grid.is_generated for titled_grid in titled)
     return Page(
         title=title + (": generated images, whose numbers rank nothing" if generated else ""),
-        lead=lead, tables=tables, foot=footnotes([one.grid for one in titled]), numbers=numbers, grids=titled,
+        lead=lead, tables=tables, foot=footnotes([titled_grid.grid for titled_grid in titled]), numbers=numbers, grids=titled,
         note=RANKS_NOTHING if generated else "",
     )  # fmt: skip
 

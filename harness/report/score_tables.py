@@ -163,14 +163,14 @@ def _beside(rows: Sequence[Row], columns: Sequence[Column]) -> list[tuple[str, C
     if not here:
         return []
     beside: list[tuple[str, Callable[[Row], str]]] = [
-        (PARAMETERS, lambda row: _span([one.parameters.get("trainable") for one in runs[row]], unit=1e6, digits=3)),
-        (ENCODER, lambda row: _span([one.parameters.get("encoder") for one in runs[row]], unit=1e6, digits=3)),
+        (PARAMETERS, lambda row: _span([run.parameters.get("trainable") for run in runs[row]], unit=1e6, digits=3)),
+        (ENCODER, lambda row: _span([run.parameters.get("encoder") for run in runs[row]], unit=1e6, digits=3)),
     ]
     if _updates_differ(here):
         beside.append((UPDATES, lambda row: updates_in_words(runs[row])))
     if any(record.environment.get("driver") and record.cost.get("peak_memory_bytes") for record in here):
         beside.append(
-            (PEAK, lambda row: _span([one.cost.get("peak_memory_bytes") for one in runs[row]], unit=2**30, digits=2))
+            (PEAK, lambda row: _span([run.cost.get("peak_memory_bytes") for run in runs[row]], unit=2**30, digits=2))
         )
     return beside
 

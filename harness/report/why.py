@@ -23,7 +23,7 @@ def explain(page: Page, archive: Archive, *, row: str, column: str) -> str:
     rows = {line.label: {line.label, line.cells[0].text} for table in tables for line in table.rows}
     label = _choose("row", row, rows)
     columns: dict[str, set[str]] = {}
-    for table in (one for one in tables if any(line.label == label for line in one.rows)):
+    for table in (table for table in tables if any(line.label == label for line in table.rows)):
         for head in table.columns:
             columns.setdefault(head.title, set()).update(head.names)
     title = _choose("column", column, columns)

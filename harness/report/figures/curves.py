@@ -118,7 +118,8 @@ def _curves(records: Sequence[Record], *, quantity: str, metric: str) -> list[Cu
         by_seed = [validation_curve(record, metric) for record in records]
     else:
         by_seed = [
-            {e["epoch"]: e["loss"] for e in one.history if math.isfinite(e.get("loss", math.nan))} for one in records
+            {e["epoch"]: e["loss"] for e in record.history if math.isfinite(e.get("loss", math.nan))}
+            for record in records
         ]
     return [curve for curve in by_seed if curve]
 
@@ -134,7 +135,7 @@ def _mark_start(ax: Axes, records: Sequence[Record], *, metric: str, lower: bool
         ax.axvline(start, color=GREY, linestyle=(0, (3, 2)), linewidth=0.7, zorder=0)
         if not metric:
             continue
-        drops = [largest_drop(validation_curve(one, metric), start, lower_is_better=lower) for one in records]
+        drops = [largest_drop(validation_curve(record, metric), start, lower_is_better=lower) for record in records]
         known = [drop for drop in drops if drop is not None]
         text = f"{statistics.fmean(known):.1f}" if known else "–"
         ax.annotate(
@@ -267,10 +268,10 @@ def _differ_in_length_alone(first: Run, second: Run) -> bool:
 def _point(runs: Sequence[Record], column: Column) -> TrainedFor | None:
     """None where no run of them has the score and counts its updates."""
     counted = {
-        one.run.seed: (100 * value, one.budget["weight_updates"], passes)
-        for one in sorted(runs, key=lambda one: one.key)
-        if (value := one.scores.get("best", {}).get(column.split, {}).get(column.metric)) is not None
-        and (passes := passes_of(one)) is not None
+        run.run.seed: (100 * value, run.budget["weight_updates"], passes)
+        for run in sorted(runs, key=lambda run: run.key)
+        if (value := run.scores.get("best", {}).get(column.split, {}).get(column.metric)) is not None
+        and (passes := passes_of(run)) is not None
     }
     if not counted:
         return None

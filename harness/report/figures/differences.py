@@ -175,8 +175,10 @@ def readings(material: Material) -> list[Drawing]:
 
 
 def _differences(ax: Axes, curve: Sequence[Specification]) -> None:
-    low, high = _limits([difference.mean for one in curve for difference in one.differences.values()])
-    benchmarks = list(dict.fromkeys(name for one in curve for name in one.differences))
+    low, high = _limits(
+        [difference.mean for specification in curve for difference in specification.differences.values()]
+    )
+    benchmarks = list(dict.fromkeys(name for specification in curve for name in specification.differences))
     ax.axhline(0, color=GREY, linewidth=0.7, zorder=0)
     for number, benchmark in enumerate(benchmarks):
         shift = 0.18 * (number - (len(benchmarks) - 1) / 2)

@@ -35,7 +35,9 @@ class RowEvidence:
 
     def by_block(self, number: Callable[[BlockEvidence], float]) -> list[list[float]]:
         """One list a block, one number a seed."""
-        return [[number(one.blocks[place]) for one in self.records] for place in range(len(self.records[0].blocks))]
+        return [
+            [number(record.blocks[place]) for record in self.records] for place in range(len(self.records[0].blocks))
+        ]
 
 
 def measured(material: Material) -> dict[str, list[RowEvidence]]:
@@ -69,16 +71,16 @@ def _by_benchmark(material: Material, draw: Callable[[Material, str, list[RowEvi
 
 def plot_by_block(ax: Axes, rows: Sequence[RowEvidence], number: Callable[[BlockEvidence], float]) -> None:
     """A line a row, the mean over seeds, with a dash a seed; windowed blocks have small symbols."""
-    for one in rows:
-        values = one.by_block(number)
+    for row in rows:
+        values = row.by_block(number)
         means = [statistics.fmean(each) for each in values]
-        style = one.look.line(linewidth=0.9)
+        style = row.look.line(linewidth=0.9)
         ax.plot(range(len(means)), means, **{**style, "marker": ""})
         for place, (mean, each) in enumerate(zip(means, values, strict=True)):
-            size = 2.2 if one.records[0].blocks[place].window else 4.0
-            ax.plot([place], [mean], **one.look.points(linestyle="none", markersize=size))
+            size = 2.2 if row.records[0].blocks[place].window else 4.0
+            ax.plot([place], [mean], **row.look.points(linestyle="none", markersize=size))
             if len(each) > 1:
-                ax.plot([place] * len(each), each, linestyle="none", marker="_", color=one.look.colour, markersize=4)
+                ax.plot([place] * len(each), each, linestyle="none", marker="_", color=row.look.colour, markersize=4)
     block_axis(ax)
     ax.grid(visible=True, axis="y")
 
@@ -98,8 +100,8 @@ def power(value: float, _: Any = None) -> str:
 
 def name_rows(ax: Axes, rows: Sequence[RowEvidence]) -> None:
     """A legend of the rows."""
-    for one in rows:
-        ax.plot([], [], **one.look.line(linewidth=0.9), label=one.shown)
+    for row in rows:
+        ax.plot([], [], **row.look.line(linewidth=0.9), label=row.shown)
     ax.legend(loc="best", handlelength=2.2)
 
 
@@ -111,7 +113,7 @@ def zero(ax: Axes) -> None:
 def said(rows: Sequence[RowEvidence]) -> str:
     """Images, seeds, and what symbols are."""
     record = rows[0].records[0]
-    seeds = "; ".join(f"{one.row.label}: {len(one.by_seed)}" for one in rows)
+    seeds = "; ".join(f"{row.row.label}: {len(row.by_seed)}" for row in rows)
     windows = " Small symbols: windowed blocks, large: global." if any(one.window for one in record.blocks) else ""
     return (
         f"{len(record.images)} test images; seeds measured: {seeds}. Symbols: mean over seeds, dashes: seeds.{windows}"
@@ -172,13 +174,13 @@ def _frequency(material: Material, benchmark: str, rows: list[RowEvidence]) -> D
             left.annotate(str(place), end, fontsize=5.5, xytext=(2, -2), textcoords="offset points")
     left.set_title("frozen, by block", loc="left")
     left.set_ylabel("Δ log amplitude")
-    for one in rows:
+    for row in rows:
         curves = [
             [now - then for now, then in zip(last.trained.after_mlp, last.frozen.after_mlp, strict=True)]
-            for last in (each.blocks[-1] for each in one.records)
+            for last in (each.blocks[-1] for each in row.records)
         ]
         means = [statistics.fmean(values) for values in zip(*curves, strict=True)]
-        middle.plot(at, means, **one.look.line(linewidth=0.9, markersize=2.5))
+        middle.plot(at, means, **row.look.line(linewidth=0.9, markersize=2.5))
     middle.set_title("last block, trained − frozen", loc="left")
     for ax in (left, middle):
         ax.set_xlabel("frequency (π)")
@@ -221,7 +223,7 @@ def _alike(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawi
     left.set_ylabel("CKA to the frozen block")
     left.set_title(benchmark_title(benchmark), loc="left")
     name_rows(left, rows)
-    table = [[between(one, other) for other in rows] for one in rows]
+    table = [[between(row, other) for other in rows] for row in rows]
     shown = [[float("nan") if value is None else value for value in line] for line in table]
     picture = right.imshow(shown, cmap="cividis", vmin=0, vmax=1)
     for row, column in itertools.product(range(len(rows)), repeat=2):
@@ -230,7 +232,7 @@ def _alike(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawi
         light = value is not None and value > 0.6
         shade = "black" if light or value is None else "white"
         right.text(column, row, said_here, ha="center", va="center", fontsize=6, color=shade)
-    labels = [material.short(one.row, most=18) for one in rows]
+    labels = [material.short(row.row, most=18) for row in rows]
     right.set_xticks(range(len(rows)), labels, rotation=90)
     right.set_yticks(range(len(rows)), labels)
     right.tick_params(length=0)
@@ -260,7 +262,7 @@ def _update(material: Material, benchmark: str, rows: list[RowEvidence]) -> Draw
     from matplotlib.colors import LogNorm
 
     norm = LogNorm(SMALLEST, LARGEST)
-    depth = max(len(one.records[0].blocks) for one in rows)
+    depth = max(len(row.records[0].blocks) for row in rows)
     figure, axes = panels(len(rows), columns=min(5, len(rows)), width=PAGE, height=1.0 + 0.12 * depth)
     for place, (ax, one) in enumerate(zip(axes, rows, strict=True)):
         table = [

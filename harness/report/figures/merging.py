@@ -89,7 +89,7 @@ def _merged_on(material: Material, column: Column, rows: list[Merged]) -> Drawin
         if interval is not None:
             right.plot([interval.low, interval.high], [height] * 2, color=look[one.row].colour, linewidth=1.3)
         right.plot([one.difference.mean], [height], **style)
-    labels = [f"{material.short(one.row)}, {one.mode} ({one.folded}/{one.folded + one.left})" for one in rows]
+    labels = [f"{material.short(row.row)}, {row.mode} ({row.folded}/{row.folded + row.left})" for row in rows]
     left.set_yticks(range(len(rows)), labels)
     left.set_ylim(len(rows) - 0.4, -0.6)
     left.set_xscale("log")
@@ -121,7 +121,7 @@ SMALLEST = 1e-8
 def merging_blocks(material: Material) -> list[Drawing]:
     """Where a merge changes what a model computes: deviation of every block's output."""
     with_merge = {
-        benchmark: [one for one in rows if any(record.merge for record in one.records)]
+        benchmark: [row for row in rows if any(record.merge for record in row.records)]
         for benchmark, rows in measured(material).items()
     }
     drawings = [_by_block(material, benchmark, rows) for benchmark, rows in with_merge.items() if rows]
@@ -135,12 +135,12 @@ def _by_block(material: Material, benchmark: str, rows: list[RowEvidence]) -> Dr
 
     figure = new_figure(PAGE, 2.3)
     ax = figure.subplots()
-    for one in rows:
-        for mode in (mode for mode in MODES if any(mode in each.merge for each in one.records)):
-            lines = [each.merge[mode] for each in one.records if mode in each.merge]
+    for row in rows:
+        for mode in (mode for mode in MODES if any(mode in each.merge for each in row.records)):
+            lines = [each.merge[mode] for each in row.records if mode in each.merge]
             means = [max(statistics.fmean(values), SMALLEST) for values in zip(*lines, strict=True)]
-            style = {**one.look.line(linewidth=0.9), "marker": MODES[mode]}
-            ax.plot(range(len(means)), means, **style, label=f"{one.row.label}, {mode}")
+            style = {**row.look.line(linewidth=0.9), "marker": MODES[mode]}
+            ax.plot(range(len(means)), means, **style, label=f"{row.row.label}, {mode}")
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(power)
     ax.yaxis.set_minor_formatter(NullFormatter())

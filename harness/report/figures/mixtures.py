@@ -63,7 +63,7 @@ def mixtures(material: Material) -> list[RowMixture]:
     mixed = []
     for row in material.rows():
         for benchmark in material.grid.benchmarks:
-            runs = [material.archive.whole(one.key) for one in row.finished(benchmark) if _mixes(one)]
+            runs = [material.archive.whole(run.key) for run in row.finished(benchmark) if _mixes(run)]
             runs = [run for run in runs if run.architecture and run.architecture[-1]]
             if not runs:
                 continue

@@ -73,7 +73,7 @@ def collect(archive: Archive, asked: Asked) -> Content:
     if not titled:
         assert study is not None  # every record has a protocol's page
         raise UsageError(f"no record below {archive.root} belongs to study {study.name!r}")
-    require_row(asked.baseline, [one.grid for one in titled])
+    require_row(asked.baseline, [titled_grid.grid for titled_grid in titled])
     behind = Behind(archive)
     cost_names = [name for name in study_names() if load_study(name).table.kind == "cost"]
     others = [name for name in pages.content if name not in cost_names]
@@ -87,14 +87,14 @@ def collect(archive: Archive, asked: Asked) -> Content:
     drawn, reasons = _drawn(archive, asked) if asked.figures else ([], [])
     drawn.sort(key=lambda picture: picture.about == "masks")  # of few images, and large
     kept, out = within(drawn, room=asked.room)
-    columns = [column for one in titled for column in one.grid.columns]
-    rows = [row.label for one in titled for row in one.grid.rows]
+    columns = [column for titled_grid in titled for column in titled_grid.grid.columns]
+    rows = [row.label for titled_grid in titled for row in titled_grid.grid.rows]
     variants = [method.variant for session in archive.costs for method in session.methods]
     benchmarks = sorted({column.benchmark for column in columns}, key=benchmark_rank)
     return Content(
         title=study.title if study else "Methods compared",
         facts=_facts(archive, titled),
-        answers=[answer(one) for one in titled],
+        answers=[answer(titled_grid) for titled_grid in titled],
         compared=behind.placed(compared_table(titled), name="compared", words=0),
         groups=groups,
         numbers=behind.placed(numbers_table(titled), name="numbers", words=2),
@@ -121,10 +121,10 @@ def _compared(titled: Sequence[Titled], pages: Sequence[str], asked: Asked) -> l
     if asked.study and asked.study.table.baseline:
         return []
     tables: list[Table] = []
-    for one in titled:
-        if one.grid.sheet.protocol not in shown and not one.grid.is_generated:
-            contrasts = Contrasts.of(one.grid, baseline_of(one.grid, asked.study, asked.baseline).label)
-            tables += contrast_tables(contrasts, title=one.title) if contrasts else []
+    for titled_grid in titled:
+        if titled_grid.grid.sheet.protocol not in shown and not titled_grid.grid.is_generated:
+            contrasts = Contrasts.of(titled_grid.grid, baseline_of(titled_grid.grid, asked.study, asked.baseline).label)
+            tables += contrast_tables(contrasts, title=titled_grid.title) if contrasts else []
     return tables
 
 
@@ -156,7 +156,9 @@ def _drawn(archive: Archive, asked: Asked) -> tuple[list[Picture], list[str]]:
     except UsageError as error:  # no run ended well: the tables say so too
         return [], [str(error)]
     drawn = list(packed_figures(sorted(found, key=lambda material: _weight(material.grid))))
-    return [one for one in drawn if isinstance(one, Picture)], [one for one in drawn if isinstance(one, str)]
+    return [drawing for drawing in drawn if isinstance(drawing, Picture)], [
+        drawing for drawing in drawn if isinstance(drawing, str)
+    ]
 
 
 def _no_room(out: Sequence[Picture]) -> list[str]:
@@ -168,7 +170,7 @@ def _no_room(out: Sequence[Picture]) -> list[str]:
 
 
 def _facts(archive: Archive, titled: Sequence[Titled]) -> list[str]:
-    shown = {record.key for one in titled for record in one.grid.records}
+    shown = {record.key for titled_grid in titled for record in titled_grid.grid.records}
     days = sorted(record.finished[:10] for record in archive.records if record.key in shown and record.finished)
     period = f"finished {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
     runs = f"{len(shown)} runs under {len(titled)} {'set' if len(titled) == 1 else 'sets'} of rules"

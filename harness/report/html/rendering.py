@@ -52,8 +52,8 @@ def _filters(content: Content) -> list[tuple[str, str, list[tuple[str, str]]]]:
 def _by_kind(content: Content) -> list[tuple[str, list[Picture]]]:
     """Pictures of one kind together, in the order in which the kinds first come."""
     found: dict[str, list[Picture]] = {}
-    for one in content.pictures:
-        found.setdefault(one.about, []).append(one)
+    for picture in content.pictures:
+        found.setdefault(picture.about, []).append(picture)
     return list(found.items())
 
 

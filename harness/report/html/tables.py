@@ -27,14 +27,14 @@ RATES = {"lr": "", "encoder_lr": "encoder ", "alpha_lr": "α "}
 def compared_table(titled: Sequence[Titled]) -> Table:
     """Rules, what they were run on, and where; a line a set of rules."""
     lines = []
-    for one in titled:
-        grid = one.grid
+    for titled_grid in titled:
+        grid = titled_grid.grid
         codes = Counter(str(record.code) for record in grid.records)
         devices = sorted({record.environment.get("device", "") for record in grid.records} - {""})
         days = [record.finished[:10] for record in grid.records if record.finished]
         words = (
-            one.title,
-            "card not known" if one.overrides is None else one.overrides or "none",
+            titled_grid.title,
+            "card not known" if titled_grid.overrides is None else titled_grid.overrides or "none",
             ", ".join(map(benchmark_title, grid.benchmarks)),
             ", ".join(dict.fromkeys(quoted(row.label) for row in grid.rows)),
             ", ".join(map(str, grid.seeds)),
@@ -42,7 +42,7 @@ def compared_table(titled: Sequence[Titled]) -> Table:
             ", ".join(devices) or "–",
             " to ".join(dict.fromkeys((min(days), max(days)))) if days else "–",
         )
-        lines.append(Line.of(words, one))
+        lines.append(Line.of(words, titled_grid))
     columns = heads(
         *("rules", "differences to the card", "benchmarks", "methods", "seeds", "runs", "on", "finished"),
         words=("differences to the card", "benchmarks", "methods", "on"),
@@ -53,8 +53,8 @@ def compared_table(titled: Sequence[Titled]) -> Table:
 def numbers_table(titled: Sequence[Titled]) -> Table:
     """A line a number that was planned."""
     lines = []
-    for one in titled:
-        grid = one.grid
+    for titled_grid in titled:
+        grid = titled_grid.grid
         for column in grid.columns:
             ranks = _ranks(grid, column)
             for cell in (cell for cell in grid.below(column) if cell.planned):
@@ -62,7 +62,7 @@ def numbers_table(titled: Sequence[Titled]) -> Table:
                 codes = "; ".join(_messages(cell).values()) or "OK"
                 words = (
                     cell.row.shown, benchmark_title(column.benchmark), column.within, *_numbers(cell),
-                    ranks.get(cell.row, "–"), *made, codes, one.title,
+                    ranks.get(cell.row, "–"), *made, codes, titled_grid.title,
                 )  # fmt: skip
                 lines.append(
                     Line.of(words, cell, label=cell.row.label, method=cell.row.label, benchmark=column.benchmark)
@@ -78,12 +78,12 @@ def numbers_table(titled: Sequence[Titled]) -> Table:
 def gaps_table(titled: Sequence[Titled]) -> Table:
     """A line a planned run that gave no score."""
     lines: dict[tuple[str, ...], Line] = {}
-    for one in titled:
-        for cell in one.grid.cells.values():
+    for titled_grid in titled:
+        for cell in titled_grid.grid.cells.values():
             benchmark = cell.column.benchmark
             for seed, message in _messages(cell).items():
                 words = (
-                    cell.row.label, benchmark_title(benchmark), str(seed), cell.codes[seed], message, one.title
+                    cell.row.label, benchmark_title(benchmark), str(seed), cell.codes[seed], message, titled_grid.title
                 )  # fmt: skip
                 lines.setdefault(words, Line.of(words, cell, method=cell.row.label, benchmark=benchmark))
     columns = heads(
@@ -112,7 +112,9 @@ def _messages(cell: Cell) -> dict[int, str]:
     """Seed -> ``OOM (seed 2): asked for 90 GiB`` of every run that gave no score."""
     messages = {}
     for seed, code in sorted(cell.codes.items()):
-        told = [one.message for one in cell.records if one.run.seed == seed and is_run(one) and one.message]
+        told = [
+            record.message for record in cell.records if record.run.seed == seed and is_run(record) and record.message
+        ]
         words = told[0] if told else "no record" if code == MISSING else ""
         messages[seed] = f"{code} (seed {seed})" + (f": {words}" if words else "")
     return messages

@@ -105,7 +105,9 @@ def test_a_p_value_is_given_from_where_the_smallest_possible_one_is_small_enough
     benchmarks: int, seeds: int, smallest: float
 ):
     """One seed may stay as it is: only which runs stand together counts, n! ways in each of the others."""
-    test = domains(_ends(1.0, benchmarks=benchmarks, seeds=seeds)).test
+    compared = domains(_ends(1.0, benchmarks=benchmarks, seeds=seeds))
+    assert compared is not None
+    test = compared.test
     assert test.smallest == pytest.approx(smallest)
     assert (test.p is not None) == (smallest <= 0.05)
 

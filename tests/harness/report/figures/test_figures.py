@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.text import Annotation
 
@@ -115,8 +116,8 @@ def test_the_front_of_an_error_keeps_the_lowest(tmp_path: Path):
             counts = {"encoder": 1000 * (place + 1), "decoder": 1, "trainable": 1, "total": 9000}
             RecordStore(tmp_path).write(record(method=method, benchmark=benchmark, scores=scores, parameters=counts))
     (material,) = materials(Archive(tmp_path))
-    fronts = {drawing.benchmark: drawing.figure.axes[0].lines[0].get_ydata() for _, drawing in draw("pareto", material)}
-    assert {name: [round(float(one)) for one in line] for name, line in fronts.items()} == {
+    lines = {drawing.benchmark: drawing.figure.axes[0].lines[0] for _, drawing in draw("pareto", material)}
+    assert {name: np.asarray(line.get_ydata(), dtype=float).round().tolist() for name, line in lines.items()} == {
         "kvasir": [10, 20, 30],
         "sbu": [10],
     }
