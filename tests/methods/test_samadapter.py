@@ -30,8 +30,12 @@ def test_removed_square_holds_the_asked_fraction_of_the_spectrum() -> None:
     noise = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     impulse = torch.zeros(1, 1, 64, 64)
     impulse[..., 0, 0] = 1  # a flat spectrum: the energy left is the fraction kept
-    for ratio in (0.0, 0.25, 0.5625):
-        assert high_frequencies(impulse, ratio=ratio).square().sum().item() == pytest.approx(1 - ratio, abs=0.02)
+    for ratio, side in ((0.0, 0), (0.25, 32), (0.5625, 48)):
+        # Frequencies −side/2 to side/2 − 1 go; the real part keeps half of one whose opposite is gone, a quarter of its energy.
+        neither = max(side - 1, 0) ** 2
+        one = 2 * (side**2 - neither)
+        kept = 1 - (neither + one * 3 / 4) / 64**2
+        assert high_frequencies(impulse, ratio=ratio).square().sum().item() == pytest.approx(kept, abs=1e-5)
     torch.testing.assert_close(high_frequencies(noise, ratio=0.0), noise.abs(), atol=1e-5, rtol=0)
 
 

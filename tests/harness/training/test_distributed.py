@@ -29,7 +29,8 @@ def test_two_workers_equal_one_with_the_same_global_batch(
     forks: Forks, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     # Five images in batches of two: the last batch of an epoch has one image, and the first worker none of its own.
-    options = {"images": 5, **options, "rules": {"epochs": 1, **options.get("rules", {})}}
+    # Where a gradient is zero but for rounding, Adam makes whole steps of the rounding, unless eps is larger than that.
+    options = {"images": 5, **options, "rules": {"epochs": 1, "eps": 1e-3, **options.get("rules", {})}}
     one = json.loads(forks.run({**options, "folder": str(tmp_path / "one")})[-1])
     two = json.loads(run_pair(forks, {**options, "folder": str(tmp_path / "two")})[-1])
     for a, b in zip(one["history"], two["history"], strict=True):
@@ -40,6 +41,4 @@ def test_two_workers_equal_one_with_the_same_global_batch(
     last = [load_file(tmp_path / folder / "last.safetensors") for folder in ("one", "two")]
     assert any(name.endswith("running_mean") for name in last[0]) == (options.get("method") == "naslora")
     for name, tensor in last[0].items():
-        if name.endswith("k_proj.bias"):  # softmax takes no notice of it: its gradient is rounding, which Adam enlarges
-            continue
-        torch.testing.assert_close(last[1][name], tensor, atol=1e-4, rtol=1e-4, msg=name)
+        torch.testing.assert_close(last[1][name], tensor, atol=1e-5, rtol=1e-5, msg=name)

@@ -52,7 +52,14 @@ def passed(*modes: torch.utils._python_dispatch.TorchDispatchMode) -> tuple[Tens
 
 def test_products_are_those_of_torch_up_to_rounding() -> None:
     output, gradients = passed(WideProducts())
-    plain, expected = passed()
+    try:
+        plain, expected = passed()
+    except RuntimeError as error:
+        if "avx512" not in str(error):
+            raise
+        pytest.skip(
+            f"torch's own attention in bf16 says {error}: ATEN_CPU_CAPABILITY hides it from a part of torch alone"
+        )
     assert output.dtype is plain.dtype is torch.bfloat16
     assert (output - plain).float().norm() <= 2 * HALF * plain.float().norm()
     assert gradients.keys() == expected.keys() == dict(Products().named_parameters()).keys()
