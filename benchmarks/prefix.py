@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         tokens = prefix.tokens(models["last-half"].images)
     cut = _contestant(options, device, blocks="last-half")
     cut.trained, cut.optimiser = models["last-half"].trained, models["last-half"].optimiser
-    cut.model = _Cut(prefix, tokens, size=size)
+    cut.model = Cut(prefix, tokens, size=size)
     steps: dict[str, Callable[[], float]] = {
         "all blocks": models["all"].step,
         "last half": models["last-half"].step,
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-class _Cut(torch.nn.Module):
+class Cut(torch.nn.Module):
     """A segmenter from kept tokens on, whatever the images."""
 
     def __init__(self, prefix: FrozenPrefix, tokens: torch.Tensor, *, size: tuple[int, int]) -> None:

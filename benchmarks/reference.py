@@ -8,6 +8,8 @@ as eight separate modules whose outputs are summed with softmax weights.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from segment_anything.modeling import Sam
@@ -133,8 +135,20 @@ def plain_twin(name: str, segmenter: Segmenter, attach: Method | None) -> PlainS
         name: the backbone's name.
         segmenter: not adapted yet; ``attach``, a LoRA or NAS-LoRA not attached yet, is attached to it here.
     """
-    sam = plain_sam(name, image_size=segmenter.encoder.shape.image_size)
+    return twin_of(plain_sam(name, image_size=segmenter.encoder.shape.image_size), segmenter, attach)
+
+
+def twin_of(
+    sam: Any, segmenter: Segmenter, attach: Method | None, *, encoder: Callable[[Any], Any] = lambda own: own
+) -> PlainSegmenter:
+    """`plain_twin` of any model with SAM's parts and names.
+
+    Args:
+        sam: has the segmenter's names.
+        encoder: makes of its encoder one with ``blocks``, in the order of the segmenter's.
+    """
     sam.load_state_dict(sam_state_dict(segmenter))
+    sam.image_encoder = encoder(sam.image_encoder)
     sam.requires_grad_(False)
     decoder = sam.mask_decoder
     for module in (decoder.transformer, decoder.iou_token, decoder.mask_tokens, decoder.output_upscaling):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,30 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.mobile_sam import AnySize, own_sam
+
 EXPECTED = Path(__file__).with_name("mobile_sam_expected.json")
 SIZES = (512, 1024)
 SAMPLES = 16
-
-
-def own_sam(checkout: Path, *, image_size: int) -> Any:
-    """MobileSAM's ``Sam`` from its own builder; the encoder again for other sizes, since it is built for one."""
-    sys.path.insert(0, str(checkout))
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of old imports from timm, and of names that timm has too
-            from mobile_sam import sam_model_registry
-    finally:
-        sys.path.remove(str(checkout))
-    sam = sam_model_registry["vit_t"]()
-    if image_size != 1024:
-        sam.image_encoder = type(sam.image_encoder)(
-            img_size=image_size,
-            embed_dims=[64, 128, 160, 320],
-            depths=[2, 2, 6, 2],
-            num_heads=[2, 4, 5, 10],
-            window_sizes=[7, 7, 14, 7],
-            drop_path_rate=0.0,
-        )
-    return sam
 
 
 def load(sam: Any, state: Mapping[str, Tensor]) -> Any:
@@ -52,15 +32,6 @@ def load(sam: Any, state: Mapping[str, Tensor]) -> Any:
         if hasattr(module, "attention_biases"):
             module.train()
     return sam
-
-
-def embed(encoder: Any, images: Tensor) -> Tensor:
-    """MobileSAM's encoder at any size; its own forward pass knows 1024 pixels alone."""
-    tokens = encoder.patch_embed(images)
-    for layer in encoder.layers:
-        tokens = layer(tokens)
-    side = images.shape[-1] // 16
-    return encoder.neck(tokens.view(len(images), side, side, -1).permute(0, 3, 1, 2))
 
 
 def numbers(name: str, shape: torch.Size | tuple[int, ...]) -> Tensor:
@@ -116,7 +87,7 @@ def main(checkout: Path) -> None:
         sam = own_sam(checkout, image_size=size).double()
         encoder = load(sam, weights(sam.state_dict())).image_encoder
         inputs = images(size).requires_grad_()
-        embedding, by_images, gradients = observed(encoder, embed(encoder, inputs), inputs)
+        embedding, by_images, gradients = observed(encoder, AnySize(encoder)(inputs), inputs)
         found[str(size)] = {"embedding": some(embedding), "images": some(by_images)}
         if size == SIZES[0]:
             found["gradients"] = {name: float(gradient.norm()) for name, gradient in sorted(gradients.items())}

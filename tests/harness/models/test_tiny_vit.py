@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.mobile_sam import AnySize, own_sam
 from harness.methods.configs import LoRAConfig
 from harness.methods.full import Full, FullConfig
 from harness.methods.lora import LoRA
@@ -89,12 +90,12 @@ def test_outputs_at_1024_pixels_are_those_that_mobile_sam_gave(official: Path, f
 @needs_checkout
 @pytest.mark.parametrize("size", oracle.SIZES)
 def test_outputs_and_gradients_equal_mobile_sam(official: Path, size: int) -> None:
-    own = oracle.own_sam(Path(CHECKOUT), image_size=size).double()
+    own = own_sam(Path(CHECKOUT), image_size=size).double()
     sam = oracle.load(own, torch.load(official, weights_only=True))
     segmenter = _built(official, size, torch.float64)
     inputs = oracle.images(size).requires_grad_()
     embedding, by_images, gradients = oracle.observed(segmenter.encoder, segmenter.encode(inputs), inputs)
-    theirs = oracle.observed(sam.image_encoder, oracle.embed(sam.image_encoder, inputs), inputs)
+    theirs = oracle.observed(sam.image_encoder, AnySize(sam.image_encoder)(inputs), inputs)
     _require_near(embedding, theirs[0], "embedding")
     _require_near(by_images, theirs[1], "images")
     for name, published in _names(segmenter).items():
@@ -112,8 +113,8 @@ def test_a_merged_model_loads_strictly_in_mobile_sam_and_embeds_alike(official: 
     with torch.no_grad():
         before = segmenter.encode(images)
         method.merge("exact")
-        sam = oracle.load(oracle.own_sam(Path(CHECKOUT), image_size=512), sam_state_dict(segmenter))
-        _require_near(oracle.embed(sam.image_encoder, images), before, "embedding", tolerance=1e-5)
+        sam = oracle.load(own_sam(Path(CHECKOUT), image_size=512), sam_state_dict(segmenter))
+        _require_near(AnySize(sam.image_encoder)(images), before, "embedding", tolerance=1e-5)
 
 
 def _require_near(found: Tensor, expected: Tensor, what: str, *, tolerance: float = 1e-9) -> None:

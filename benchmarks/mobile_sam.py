@@ -1,0 +1,161 @@
+"""A step of LoRA on MobileSAM against MobileSAM's own modules with the same LoRA, side by side; outputs and gradients are
+compared first.
+
+``python -m benchmarks.mobile_sam --checkout DIR --image-size 512 --batch 2 --rounds 7 [--cpu-time]``, DIR a checkout of
+github.com/ChaoningZhang/MobileSAM (34bbbfd).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from benchmarks.prefix import Cut
+from benchmarks.reference import PlainSegmenter, twin_of
+from benchmarks.saving import add_json, save
+from benchmarks.step import Contestant
+from harness.costing.device import used_by_others
+from harness.costing.measure import paired_ratio
+from harness.methods.configs import LoRAConfig
+from harness.methods.lora import LoRA
+from harness.models.build import build_segmenter
+from harness.training.prefix import frozen_prefix
+
+OWN, PLAIN, KEPT = "MobileSAM's own modules", "ours", "ours, stem and stage 0 kept"
+
+
+class AnySize(nn.Module):
+    """MobileSAM's encoder at any size; its own forward pass knows 1024 pixels alone.
+
+    Args:
+        encoder: its own.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.blocks = [block for layer in encoder.layers[1:] for block in layer.blocks]
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.encoder.patch_embed(images)
+        for layer in self.encoder.layers:
+            tokens = layer(tokens)
+        side = images.shape[-1] // 16
+        return self.encoder.neck(tokens.view(len(images), side, side, -1).permute(0, 3, 1, 2))
+
+
+def own_sam(checkout: Path, *, image_size: int) -> Any:
+    """MobileSAM's ``Sam`` from its own builder, its encoder made for ``image_size``."""
+    sys.path.insert(0, str(checkout))
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of old imports from timm, and of names that timm has too
+            from mobile_sam import sam_model_registry
+    finally:
+        sys.path.remove(str(checkout))
+    sam = sam_model_registry["vit_t"]()
+    if image_size != 1024:
+        side = image_size // 16
+        sam.image_encoder = type(sam.image_encoder)(
+            img_size=image_size,
+            embed_dims=[64, 128, 160, 320],
+            depths=[2, 2, 6, 2],
+            num_heads=[2, 4, 5, 10],
+            window_sizes=[7, 7, 14, 7],
+            drop_path_rate=0.0,
+        )
+        sam.prompt_encoder.image_embedding_size = (side, side)
+    return sam
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkout", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, help="random weights without")
+    parser.add_argument("--image-size", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread")
+    add_json(parser)
+    options = parser.parse_args(argv)
+    if options.cpu_time:
+        torch.set_num_threads(1)
+    device = torch.device("cpu")
+    segmenter, own = pair(options.checkout, image_size=options.image_size, checkpoint=options.checkpoint)
+    ours, theirs = Contestant(segmenter, options, device), Contestant(own, options, device)
+    masks, gradients = deviations(ours, theirs)
+    print(f"masks differ by {masks:.1e}, gradients of LoRA by {gradients:.1e} (relative to the largest)")
+    prefix = frozen_prefix(segmenter)
+    assert prefix is not None
+    with torch.no_grad():
+        tokens = prefix.tokens(ours.images)
+    kept = copy.copy(ours)
+    kept.model = Cut(prefix, tokens, size=(options.image_size, options.image_size))
+    steps: dict[str, Callable[[], float]] = {OWN: theirs.step, PLAIN: ours.step, KEPT: kept.step}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(options.rounds + 1):
+        for name, step in steps.items():
+            value = step()
+            if number:  # the first warms up
+                seconds[name].append(value)
+    rows = []
+    for name, values in seconds.items():
+        ratio = paired_ratio(values, seconds[OWN])
+        interval = "" if ratio.low is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
+        rows.append([name, f"{statistics.median(values):.3f}", f"{ratio.value:.2f}{interval}"])
+    shared = used_by_others(device)
+    print(shared or "exclusive device")
+    print(tabulate(rows, headers=["step", "median (s)", "/ own modules"], tablefmt="github", disable_numparse=True))
+    measured = {"shared": shared, "seconds": seconds, "masks": masks, "gradients": gradients}
+    save(options.json, options=options, measured=measured)
+    return 0
+
+
+def pair(checkout: Path, *, image_size: int, checkpoint: Path | None) -> tuple[Any, PlainSegmenter]:
+    """Ours and MobileSAM's own, with the same weights and the same LoRA, which is away from its start."""
+    segmenter = build_segmenter("mobile_sam", task="binary", image_size=image_size, checkpoint=checkpoint, head_seed=1)
+    sam = own_sam(checkout, image_size=image_size)
+    method = LoRA(LoRAConfig(), seed=1)
+    generator = torch.Generator().manual_seed(1)
+    own = twin_of(sam, segmenter, method, encoder=AnySize)
+    for adapter, block in zip(method.adapters().values(), sam.image_encoder.blocks, strict=True):
+        adapter.up.data.copy_(0.02 * torch.randn(adapter.up.shape, generator=generator))
+        block.attn.qkv.up.weight.data.copy_(adapter.up)
+    own.sam.image_encoder.eval()  # statistics of batch norms are the checkpoint's
+    return segmenter.train(), own
+
+
+def deviations(ours: Contestant, theirs: Contestant) -> tuple[float, float]:
+    """Largest differences of mask logits and of LoRA's gradients, relative to the largest of each."""
+    outputs, gradients = [], []
+    for one in (ours, theirs):
+        masks = one.forward().masks
+        masks.square().mean().backward()
+        outputs.append(masks.detach())
+        own = [
+            p
+            for name, p in one.model.named_parameters()
+            if name.endswith((".up", ".down", ".up.weight", ".down.weight"))
+        ]
+        gradients.append([p.grad.clone() for p in own if p.grad is not None])
+        one.optimiser.zero_grad(set_to_none=True)
+    assert len(gradients[0]) == len(gradients[1]) > 0
+    return _relative(*outputs), max(_relative(mine, other) for mine, other in zip(*gradients, strict=True))
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
