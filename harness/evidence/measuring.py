@@ -33,6 +33,7 @@ from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import BlockSite, Encoder, TokenLayout, block_sites
 from harness.models.attention import RelativeAttention
 from harness.models.build import build_segmenter
+from harness.models.catalog import backbone
 from harness.models.rotary import RotaryAttention
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
@@ -278,10 +279,15 @@ def measure_insides(
     """Run the images through both encoders in float32, a block's evidence reduced while the block runs.
 
     Raises:
-        UsageError: fewer than four test images, or the wrong checkpoint.
+        UsageError: fewer than four test images, the wrong checkpoint, or an encoder whose attention cannot be looked into.
         DatasetError: the data are not the run's.
     """
     run, trained = asked.trained.run, asked.trained
+    if len({block.dim for block in backbone(run.backbone).shape.blocks}) > 1:
+        raise UsageError(
+            f"{run.backbone} is hierarchical, and evidence reads the attention of plain ViTs; give a run on one of SAM's "
+            "vit_b, vit_l, vit_h or of timm"
+        )
     tell("loading the model")
     segmenter, method = trained.segmenter(asked.checkpoint)
     frozen = frozen_encoder(run, asked.checkpoint).to(device)

@@ -169,3 +169,17 @@ def test_the_frozen_backbone_is_the_one_that_training_met(tmp_path: Path, backbo
     theirs = met.get_submodule("encoder").state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_a_hierarchical_encoder_is_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    request = Request(
+        entries=(Variant(method="decoder"),),
+        benchmarks=("kvasir",),
+        protocol="demo",
+        overrides={"epochs": "1", "train_limit": 2, "val_limit": 1, "test_limit": 4},
+        backbones=("tiny_mobile_sam",),
+        results=tmp_path,
+    )
+    (job,) = plan(request, prepare_samples=sample_writer(tmp_path)).jobs
+    assert main(["--run", run_experiment(job).key, "--results", str(tmp_path)]) == 2
+    assert "is hierarchical" in capsys.readouterr().err
