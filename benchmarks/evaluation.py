@@ -22,7 +22,7 @@ from harness.evaluation.evaluate import evaluate_split
 from harness.evaluation.scorer import SplitScorer
 from harness.models.build import build_segmenter
 from harness.models.segmenter import Segmenter, probabilities
-from harness.protocols.load import load_protocol
+from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import BENCHMARKS
 from harness.training.precision import autocast
 
@@ -46,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.cpu_time:
         torch.set_num_threads(1)
     device = torch.device(options.device)
-    protocol = load_protocol("standard", {"image_size": options.image_size, "precision": options.precision})
+    protocol = for_backbone(
+        load_protocol("standard", {"image_size": options.image_size, "precision": options.precision}), options.backbone
+    )
     shared, now = used_by_others(device), (processor_clock if options.cpu_time else wall_clock)(device)
     segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size)
     peers = _peers(options.backbone, segmenter) if options.peers else {}

@@ -20,7 +20,7 @@ from harness.costing.measure import build_subject
 from harness.costing.memory import peak_memory
 from harness.costing.session import Measured, Session
 from harness.models.catalog import resolve_backbone
-from harness.protocols.load import load_protocol
+from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import METHODS, method_config_class
 
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     overrides = {"image_size": options.image_size, "batch_size": options.batch, "precision": "fp32"}
     overrides["cache_embeddings"] = False  # a cache needs content
     overrides |= dict(item.split("=", 1) for item in options.set)
-    protocol = load_protocol("nas-lora", overrides)
+    protocol = for_backbone(load_protocol("nas-lora", overrides), options.backbone)
     rows = []
     peaks: dict[str, dict[str, int]] = {}
     # Autocast knows no tensors without content; fp32 needs none.

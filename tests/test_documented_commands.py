@@ -50,7 +50,7 @@ FILES = (
     "sam_vit_h_4b8939.pth",
     "sam_vit_b_01ec64.pth",
 )
-NAMES = (["cost"], ["datasets"], ["VERB"])
+NAMES = (["cost"], ["datasets"], ["evidence"], ["export"], ["figures"], ["metrics"], ["run"], ["why"], ["VERB"])
 """Not commands but the names of verbs, in a sentence."""
 COMMANDS = [(where, words) for where, words in commands() if words not in NAMES]
 

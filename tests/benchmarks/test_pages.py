@@ -40,7 +40,7 @@ def ratio(name: str) -> tuple[str, str, str]:
 def test_an_evaluations_price_is_that_of_the_files() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     said = re.findall(r"(\d\.\d\d) \[(\d\.\d\d), (\d\.\d\d)\] times", text)
-    assert said == [ratio("evaluation-vit_small-252-fp32.json"), ratio("evaluation-tiny-256-fp32.json")]
+    assert said == [ratio("evaluation-vit_small-252-fp32.json"), ratio("evaluation-vit_t-256-fp32.json")]
 
 
 def test_the_row_of_evaluations_is_that_of_its_file() -> None:

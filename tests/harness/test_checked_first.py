@@ -126,7 +126,7 @@ def test_good_checkpoint_plans_under_any_name(
     root = samples.write_samples("kvasir", tmp_path / "data")
     # A card that reads files says so where no checkpoint is given, or one is dropped.
     grid = [*GRID, "--set", "data=files", "--dataset-root", f"kvasir={root}", "--results", str(tmp_path), "--plan"]
-    for word in (str(path), f"vit-T={path}"):
+    for word in (str(path), f"Tiny={path}"):
         assert main([*grid, "--checkpoint", word]) == 0
         assert "nothing is missing" in capsys.readouterr().out
 

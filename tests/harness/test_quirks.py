@@ -251,9 +251,11 @@ def test_selection_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for quirk in ("released", "intended"):
         splits: list[str] = []
 
-        def watched(self: Any, segmenter: Any, sets: Any, *, metrics: Any, stage: str, into: list[str] = splits) -> Any:
+        def watched(
+            self: Any, segmenter: Any, sets: Any, *, metrics: Any, stage: str, into: list[str] = splits, **more: Any
+        ) -> Any:
             into.extend(sets if stage == "validation" else [])
-            return original(self, segmenter, sets, metrics=metrics, stage=stage)
+            return original(self, segmenter, sets, metrics=metrics, stage=stage, **more)
 
         monkeypatch.setattr(Scoring, "scores", watched)
         request = small_request(tmp_path, "kvasir", **{"quirks.selection": quirk})

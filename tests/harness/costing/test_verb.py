@@ -63,7 +63,7 @@ def test_a_device_in_use_is_refused(
         (["--methods", "lorra"], "did you mean 'lora'"),
         (["--methods", "lora", "--backbone", "vit_x"], "unknown backbone"),
         (["--methods", "lora", "--rounds", "0"], "at least one round"),
-        (["--methods", "lora", "--backbone", "tiny", "--image-size", "100"], "take 96 or 112"),
+        (["--methods", "lora", "--backbone", "tiny", "--image-size", "100"], "or 96 or 112"),
         (["--methods", "lora", "--threads", "-2"], "at least one thread"),
         (["--methods", "lora", "--classes", "-3"], "--classes -3"),
         (["--methods", "lora", "--classes", "1"], "--classes 1"),

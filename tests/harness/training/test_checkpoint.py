@@ -213,13 +213,16 @@ def test_half_written_files_of_a_killed_process_are_deleted(tmp_path: Path) -> N
 
 
 def test_whoever_shares_the_folder_may_continue(tmp_path: Path) -> None:
+    """New files are theirs to write to whose folder is."""
     before = os.umask(0o002)
     try:
-        files(tmp_path).save(content(1))
-        StateFiles(tmp_path, identity="run").finish({"w": torch.ones(2)}, epoch=1, best_epoch=1)
+        shared = tmp_path / "state"
+        shared.mkdir()
+        files(shared).save(content(1))
+        StateFiles(shared, identity="run").finish({"w": torch.ones(2)}, epoch=1, best_epoch=1)
     finally:
         os.umask(before)
-    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o664}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in shared.iterdir()} == {0o664}
 
 
 def test_discard_leaves_the_states(tmp_path: Path) -> None:

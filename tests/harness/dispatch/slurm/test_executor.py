@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shlex
+import sys
 from dataclasses import replace
 
 import pytest
@@ -175,7 +176,8 @@ def test_a_cluster_whose_arrays_hold_one_job_gets_one_for_each_run(tmp_path, idl
 def test_sbatch_reads_its_script_from_a_folder_of_the_users_alone_and_the_script_carries_the_hash(
     tmp_path, idle_cluster
 ):
-    idle_cluster("sbatch", f'stat -c %a "$(dirname "$1")" > {tmp_path}/mode; echo Submitted batch job 3')
+    tell = "import os, sys; print(oct(os.stat(os.path.dirname(sys.argv[1])).st_mode)[-3:])"
+    idle_cluster("sbatch", f'{sys.executable} -c "{tell}" "$1" > {tmp_path}/mode; echo Submitted batch job 3')
     slurm(tmp_path / "results").submit([make_job(tmp_path / "results")])
     assert (tmp_path / "mode").read_text() == "700\n"
     (script,) = (tmp_path / "results" / "sweeps").glob("*/logs/3_submission.sh")
