@@ -44,7 +44,8 @@ for (const table of all("main table")) {
 function behind(cell) {
   const row = cell.parentElement, table = cell.closest("table");
   const cells = [...row.children].map((other) => text.get(other)), place = cell.cellIndex;
-  const named = table.dataset.words === undefined ? /^\p{L}/u.test(cells[1] || "") : true;
+  const second = one("thead tr", table).children[1];
+  const named = table.dataset.words !== undefined || Boolean(second?.classList.contains("w"));
   const most = table.dataset.words === undefined ? place : Math.min(place, 1 + Number(table.dataset.words));
   const title = text.get(one("thead tr", table).children[place]);
   const head = [table.dataset.heading, row.dataset.label, ...(named ? cells.slice(1, most) : []), `${title}: ${text.get(cell)}`];
