@@ -79,7 +79,7 @@ def test_a_grid_equals_the_same_grid_run_here(cluster, tmp_path):
     on_cluster, here = tmp_path / "cluster", tmp_path / "here"
     said = submit(on_cluster, *grid)
     assert "12 runs submitted" in said.stdout
-    assert "harness.cli.status" in said.stdout
+    assert "sam-peft status" in said.stdout
     wait_until(lambda: len(records(on_cluster)) == 12, "the grid to finish")
     harness_run(here, *grid, check=True)
     ours, theirs = records(on_cluster), records(here)
