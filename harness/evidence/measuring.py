@@ -1,10 +1,8 @@
 """One finished run's best model against its frozen backbone, on test images: `measure_insides` makes its evidence record.
 
-Where a merge changes what a model computes: its deviation block by block.
-
-Hooks on one block of an encoder: what passes through it is reduced at once, so that nothing of a block outlives it.
-
-Which frequencies a block's tokens hold (Park and Kim 2022, 2202.06709): the relative log amplitude of their spectrum.
+Hooks on a block reduce what passes through it at once, so that nothing of it outlives the block: attention distances, and
+which frequencies its tokens hold (Park and Kim 2022, 2202.06709: the relative log amplitude of their spectrum). Of a merged
+model, how far it deviates from the unmerged one, block by block.
 """
 
 from __future__ import annotations

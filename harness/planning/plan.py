@@ -2,9 +2,7 @@
 
 No torch here, unless there is a checkpoint to look into: planning a thousand runs takes a second.
 
-What earlier records say about planned runs: finished, failed, damaged, or made from other data. Free of torch.
-
-The pretrained weights that a plan starts its runs from.
+Earlier records say which planned runs are finished, failed, damaged, or were made from other data.
 """
 
 from __future__ import annotations

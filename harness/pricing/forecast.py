@@ -1,11 +1,8 @@
 """What a plan will cost before it starts: hours, memory, disk, finish date, and what a budget buys.
 
 Time scales with closed-form work. How fast the device does it comes from earlier records, the most alike first, and
-only without any from an assumed speed; every line says which.
-
-Room on disk in closed form: a run's states while it is unfinished and afterwards, and the caches that runs share.
-
-How fast a device was and what it held in earlier runs, the most alike first.
+only without any from an assumed speed; every line says which. Room on disk is in closed form: a run's states while it is
+unfinished and afterwards, and the caches that runs share.
 """
 
 from __future__ import annotations

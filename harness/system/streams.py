@@ -1,6 +1,6 @@
 """Standard output and error as a verb needs them: open, never the cause of a traceback, whatever characters they can show.
 
-What is being done, on stderr, where that is a terminal; standard output is left to what was asked for.
+Progress goes to standard error, where that is a terminal; standard output is left to what was asked for.
 """
 
 from __future__ import annotations
