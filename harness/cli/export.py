@@ -6,10 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.archive.store import find_run
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore, find_run
 from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.models.checkpoint import require_checkpoint_file
-from harness.registry import load_plugin
+from harness.models.hf_names import LICENCES
+from harness.registry import BENCHMARKS, add_own_of, load_plugin
+from harness.report.model_card import model_card
 from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
 from harness.system.errors import UsageError
 from harness.system.streams import stages
@@ -70,10 +73,13 @@ def main(argv: list[str] | None = None) -> int:
 
     results, settings = results_of(arguments), load_settings()
     run = find_run(results, arguments.run)
+    record = RecordStore(results).summary(run.key)
+    assert record is not None
+    add_own_of(run.benchmark, run.rules)
 
     with stages() as tell:
         tell("loading torch")
-        from harness.experiment.exporting import Export, export
+        from harness.experiment.exporting import Export, base_model, export, how_to_load
         from harness.experiment.reloading import verify
         from harness.planning.asked import checkpoint_of, folder_of
 
@@ -87,6 +93,13 @@ def main(argv: list[str] | None = None) -> int:
         checkpoint=arguments.checkpoint or checkpoint_of(run, settings),
         data=arguments.data or (folder_of(run, settings) if calibrated else None),
         plugins=tuple(plugins),
+        card=_card(
+            record,
+            form,
+            merge=arguments.merge or "exact",
+            base=base_model(run),
+            usage=how_to_load(run, form, arguments.out.name),
+        ),
     )
     with stages() as tell:
         exported = export(request, tell=tell)
@@ -96,6 +109,29 @@ def main(argv: list[str] | None = None) -> int:
     if difference is not None:
         print(f"verified in a fresh process: relative difference of predictions {difference:.1e}")
     return 0
+
+
+FORMS: dict[Form, str] = {
+    "sam": "a whole SAM with the method merged into it",
+    "adapter": "the trained tensors alone",
+    "peft": "an adapter for Hugging Face's PEFT",
+}
+
+
+def _card(record: Record, form: Form, *, merge: str, base: str | None, usage: str) -> str:
+    run = record.run
+    benchmark = BENCHMARKS.get(run.benchmark)
+    folded = "" if form == "adapter" or (form == "peft" and merge == "exact") else merge
+    return model_card(
+        record,
+        base=base,
+        licence=LICENCES.get(run.backbone) if run.checkpoint else None,
+        form=FORMS[form],
+        usage=usage,
+        merge=folded,
+        terms=benchmark.terms,
+        source=benchmark.source,
+    )
 
 
 def require_out(out: Path, form: Form, *, force: bool) -> None:

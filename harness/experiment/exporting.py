@@ -28,7 +28,7 @@ from harness.methods.base import MergeMode, MergeReport, Method
 from harness.methods.parts.merging import Affine, AffineUpdate
 from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone
-from harness.models.hf_names import hf_name
+from harness.models.hf_names import MODELS, hf_name
 from harness.models.original_sam import sam_state_dict
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
@@ -37,11 +37,11 @@ from harness.planning.data import data_options
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
 from harness.system.errors import UsageError, os_reason
-from harness.system.files import replace_atomically, write_atomically
+from harness.system.files import new_folder, replace_atomically, write_atomically
 from harness.training.feeding import normalise
 from harness.training.images import ImageSource
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 _PREFIX = "base_model.model."
 _DECODER = "mask_decoder"
 
@@ -62,7 +62,7 @@ def require_affine(method: Method) -> Affine:
 
 
 def peft_adapter(
-    segmenter: SAMSegmenter, method: Affine, calibration: Sequence[Tensor]
+    segmenter: SAMSegmenter, method: Affine, calibration: Sequence[Tensor], *, base: str | None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Content of ``adapter_config.json``, and the tensors of ``adapter_model.safetensors``.
 
@@ -70,6 +70,7 @@ def peft_adapter(
         segmenter: a SAM with ``method`` attached and its state loaded, in evaluation mode.
         method: not merged.
         calibration: batches (B, 3, S, S) of training images, to which cells are fitted.
+        base: name on the Hub of the model that it belongs to, None where it has none.
 
     Raises:
         MethodError: there are cells, and no images.
@@ -85,21 +86,21 @@ def peft_adapter(
             tensors[f"{name}.lora_B.bias"] = update.offset
     for name, tensor in segmenter.mask_decoder.plain_state().items():
         tensors[f"{_PREFIX}{hf_name(f'{_DECODER}.{name}')}"] = tensor
-    return _config(updates, biased=biased), tensors
+    return _config(updates, biased=biased, base=base), tensors
 
 
 def _layer(update: AffineUpdate) -> str:
     return hf_name(f"image_encoder.{update.layer}")
 
 
-def _config(updates: Sequence[AffineUpdate], *, biased: bool) -> dict[str, Any]:
+def _config(updates: Sequence[AffineUpdate], *, biased: bool, base: str | None) -> dict[str, Any]:
     ranks = {_layer(update): len(update.down) for update in updates}
     rank = max(ranks.values())
     others = {name: own for name, own in ranks.items() if own != rank}
     return {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": None,
+        "base_model_name_or_path": base,
         "inference_mode": True,
         "r": rank,
         "lora_alpha": rank,  # the scale is in B
@@ -117,18 +118,27 @@ def _config(updates: Sequence[AffineUpdate], *, biased: bool) -> dict[str, Any]:
     }
 
 
-def write_peft(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, metadata: str) -> None:
-    """Both files into ``folder``, the tensors first: where the configuration is there, all is.
+def write_peft(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, metadata: str, card: str
+) -> None:
+    """Both files and the model card into ``folder``, all of them or none.
 
     Raises:
         UsageError: they cannot be written.
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        write_atomically(folder / TENSORS, save(content, {"format": "pt", METADATA: metadata}))
-        write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+        with new_folder(folder) as new:
+            (new / TENSORS).write_bytes(save(content, {"format": "pt", METADATA: metadata}))
+            (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+            (new / CARD).write_text(card, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be written: {os_reason(error)}") from error
+
+
+def card_of(out: Path) -> Path:
+    """Where the model card of a file lies: ``sam.README.md`` beside ``sam.pth``, as folders have README files of their own."""
+    return out.with_suffix(f".{CARD}")
 
 
 Form = Literal["sam", "adapter", "peft"]
@@ -153,6 +163,7 @@ class Export:
         data: folder that holds the benchmark; needed by ``calibrated``, and used for the deviation where given. A run
             on generated samples finds its own.
         plugins: plug-in files that define the method or the benchmark.
+        card: text of the model card, ``README.md`` in a folder and beside a file what `card_of` says.
     """
 
     results: Path
@@ -163,6 +174,7 @@ class Export:
     checkpoint: Path | None = None
     data: Path | None = None
     plugins: tuple[Path, ...] = ()
+    card: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,17 +209,10 @@ class Exported:
                 f", merged by {self.report.mode}: {len(self.report.folded)} sites folded, mask logits differ from the "
                 f"unmerged model's by {self.report.relative_deviation:.1e} (relative, on {images})"
             )
-        if self.form == "sam" and backbone(self.run.backbone).shape.stem:
-            line += "; load with MobileSAM's own sam_model_registry['vit_t'], or with --checkpoint here"
-        elif self.form == "sam" and not in_registry(self.run):
-            side = from_rules(self.run.rules).image_size
-            line += (
-                f"; positions fitted to {side} px; load with harness.models.original_sam.plain_sam({self.run.backbone!r}, "
-                f"image_size={side}); segment_anything's registry takes {', '.join(REGISTRY)} at {REGISTRY_SIZE} px only"
-            )
-        if self.form == "peft":
-            line += f"; load with peft.PeftModel.from_pretrained(model, {str(self.out)!r}) into a transformers SamModel"
-        return line
+        loads = how_to_load(self.run, self.form, str(self.out))
+        return line + (
+            f"; {loads}" if self.form != "adapter" and not (self.form == "sam" and in_registry(self.run)) else ""
+        )
 
 
 REGISTRY = ("vit_b", "vit_l", "vit_h")
@@ -218,6 +223,24 @@ REGISTRY_SIZE = 1024
 def in_registry(run: Run) -> bool:
     """Whether a whole export of the run loads in segment_anything's own registry."""
     return run.backbone in REGISTRY and from_rules(run.rules).image_size == REGISTRY_SIZE
+
+
+def how_to_load(run: Run, form: Form, out: str) -> str:
+    """In words and code, for who has the file ``out``."""
+    side = from_rules(run.rules).image_size
+    if form == "adapter":
+        start = " --checkpoint FILE" if run.checkpoint else ""
+        return f"sam-peft predict --adapter {out}{start} --images DIR --out MASKS"
+    if form == "peft":
+        return f"load with peft.PeftModel.from_pretrained(model, {out!r}) into a transformers SamModel"
+    if in_registry(run):
+        return f"load with segment_anything.sam_model_registry[{run.backbone!r}](checkpoint={out!r})"
+    if backbone(run.backbone).shape.stem:
+        return "load with MobileSAM's own sam_model_registry['vit_t'], or with --checkpoint here"
+    return (
+        f"positions fitted to {side} px; load with harness.models.original_sam.plain_sam({run.backbone!r}, image_size={side}); "
+        f"segment_anything's registry takes {', '.join(REGISTRY)} at {REGISTRY_SIZE} px only"
+    )
 
 
 def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None) -> Exported:
@@ -247,8 +270,9 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
         tell("fitting low-rank updates")
         write_peft(
             request.out,
-            *_peft(_require_sam(segmenter, run, form=request.form), method, request, train),
+            *_peft(_require_sam(segmenter, run, form=request.form), method, request, train, base=base_model(run)),
             metadata=_metadata(run),
+            card=request.card,
         )
     if request.form != "adapter":
         tell(f"merging ({request.merge})")
@@ -269,14 +293,19 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
     )
 
 
+def base_model(run: Run) -> str | None:
+    """Name on the Hub of what the run started from; None for random weights and for a backbone that has none there."""
+    return MODELS.get(run.backbone) if run.checkpoint else None
+
+
 def _peft(
-    segmenter: SAMSegmenter, method: Method, request: Export, train: Sequence[Tensor]
+    segmenter: SAMSegmenter, method: Method, request: Export, train: Sequence[Tensor], *, base: str | None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     affine = require_affine(method)
     if request.merge == "calibrated":
         _require_images(train)
     try:
-        return peft_adapter(segmenter, affine, train if request.merge == "calibrated" else ())
+        return peft_adapter(segmenter, affine, train if request.merge == "calibrated" else (), base=base)
     except MethodError as error:
         raise UsageError(
             f"{method.name} has cells, which PEFT's format holds only as low-rank updates that are fitted to them; "
@@ -370,6 +399,8 @@ def _write(request: Export, run: Run, content: Mapping[str, Tensor]) -> None:
             torch.save(tensors, path)
 
     try:
+        if request.card:
+            write_atomically(card_of(request.out), request.card)
         replace_atomically(request.out, write)
     except OSError as error:
         raise UsageError(f"--out {request.out} cannot be written: {os_reason(error)}") from error

@@ -65,7 +65,7 @@ class RelativeAttention(nn.Module):
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B', h, w, 3C) to three of (B', heads, h·w, C/heads)."""
-        batch = len(qkv)
+        batch = qkv.shape[0]  # len() is a constant to who traces
         q, k, v = (
             qkv.reshape(batch, -1, 3, self.num_heads, qkv.shape[-1] // (3 * self.num_heads))
             .permute(2, 0, 3, 1, 4)

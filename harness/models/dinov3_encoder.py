@@ -38,7 +38,9 @@ class DINOv3Encoder(RotaryEncoder):
     def embed(self, images: Tensor) -> Tensor:
         """Patches behind the class and register tokens, (B, N, C); writes the grid."""
         self.note_grid(images, lambda height, width: self.rope.get_embed(shape=[height, width]))
-        prefix = [token.expand(len(images), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        prefix = [
+            token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.reg_token) if token is not None
+        ]
         return torch.cat([*prefix, self.patch_embed(images)], dim=1)
 
     def finish(self, tokens: Tensor) -> Tensor:
@@ -47,7 +49,7 @@ class DINOv3Encoder(RotaryEncoder):
         if self.gives_class_token:
             return normed[:, 0, :, None, None]
         patches = normed[:, self.shape.prefix_tokens :]
-        return patches.transpose(1, 2).reshape(len(tokens), -1, self.grid.height, self.grid.width)
+        return patches.transpose(1, 2).reshape(tokens.shape[0], -1, self.grid.height, self.grid.width)
 
 
 def _block(block: Any, *, shape: BackboneShape, rotations: Rotations, fused: bool) -> RotaryBlock:

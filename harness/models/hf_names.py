@@ -1,6 +1,11 @@
-"""Names of SAM's tensors in transformers' ``SamModel``, and in PEFT's adapters of one."""
+"""Names on the Hugging Face Hub: of published SAMs, and of their tensors in transformers' ``SamModel`` and PEFT's adapters of one."""
 
 from __future__ import annotations
+
+MODELS = {"vit_b": "facebook/sam-vit-base", "vit_l": "facebook/sam-vit-large", "vit_h": "facebook/sam-vit-huge"}
+"""Backbone -> its repository there. MobileSAM has none of its authors', and a timm model has one a set of weights."""
+LICENCES = {**dict.fromkeys((*MODELS, "mobile_sam"), "apache-2.0"), "sam3": "other"}
+"""Backbone -> licence of its published weights, by the Hub's name; those of timm differ by weights."""
 
 _PARTS = (
     ("image_encoder.", "vision_encoder."),

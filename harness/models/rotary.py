@@ -76,8 +76,8 @@ class RotaryAttention(nn.Module):
         q, k, v = self.heads(x)
         if prefix is not None:
             _, prefix_k, prefix_v = self._split(self.qkv(prefix.unsqueeze(2)))
-            k = torch.cat([k, prefix_k.expand(len(x), -1, -1, -1)], dim=2)
-            v = torch.cat([v, prefix_v.expand(len(x), -1, -1, -1)], dim=2)
+            k = torch.cat([k, prefix_k.expand(x.shape[0], -1, -1, -1)], dim=2)
+            v = torch.cat([v, prefix_v.expand(x.shape[0], -1, -1, -1)], dim=2)
         attend = scaled_dot_product_attention if self.fused else full_attention
         out = attend(q, k, v, scale=self.scale)
         return self.proj(out.transpose(1, 2).reshape(x.shape))

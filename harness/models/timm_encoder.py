@@ -79,7 +79,9 @@ class TimmEncoder(nn.Module):
         patches = self.patch_embed(images)
         patch = self.shape.patch
         self.grid.height, self.grid.width = images.shape[-2] // patch, images.shape[-1] // patch
-        prefix = [token.expand(len(images), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        prefix = [
+            token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.reg_token) if token is not None
+        ]
         if not self._prefix_has_positions:
             return self.norm_pre(torch.cat([*prefix, patches + self._positions(0)], dim=1))
         return self.norm_pre(torch.cat([*prefix, patches], dim=1) + self._positions(self.shape.prefix_tokens))
@@ -103,7 +105,7 @@ class TimmEncoder(nn.Module):
         if self.gives_class_token:
             return normed[:, 0, :, None, None]
         patches = normed[:, self.shape.prefix_tokens :]
-        return patches.transpose(1, 2).reshape(len(tokens), -1, self.grid.height, self.grid.width)
+        return patches.transpose(1, 2).reshape(tokens.shape[0], -1, self.grid.height, self.grid.width)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.finish(self.run_blocks(self.embed(images)))

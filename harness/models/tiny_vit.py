@@ -145,8 +145,8 @@ class WindowAttention(nn.Module):
         bias = self.biases()
         if prefix is not None:
             _, prefix_k, prefix_v = self.heads(prefix)
-            k = torch.cat([k, prefix_k.expand(len(x), -1, -1, -1)], dim=2)
-            v = torch.cat([v, prefix_v.expand(len(x), -1, -1, -1)], dim=2)
+            k = torch.cat([k, prefix_k.expand(x.shape[0], -1, -1, -1)], dim=2)
+            v = torch.cat([v, prefix_v.expand(x.shape[0], -1, -1, -1)], dim=2)
             bias = pad(bias, (0, prefix.shape[-2]))
         if self.fused:
             # With a fourth dimension, or CPUs build the score matrix.

@@ -191,6 +191,26 @@ def replace_atomically(
                 os.fsync(folder)
 
 
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` to be filled, which takes its name when the block ends, and is gone where the block fails.
+
+    Where ``path`` holds something already, what was written replaces files of the same names, and others stay.
+    """
+    path = path.absolute()
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.is_dir() and any(path.iterdir()):
+            for written in temporary.iterdir():
+                os.replace(written, path / written.name)
+        else:
+            os.replace(temporary, path)  # an empty folder gives way
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _new(name: str, folder: int) -> int:
     """A new file, to which those may write who may write to its folder, less the umask."""
     return os.open(name, _NEW, 0o644 | os.fstat(folder).st_mode & 0o022, dir_fd=folder)

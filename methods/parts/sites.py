@@ -125,7 +125,7 @@ class TokenLayout:
         """
         if self.kind == "sequence":
             prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
-            image = patches.transpose(1, 2).reshape(len(tokens), -1, *self.size)
+            image = patches.transpose(1, 2).reshape(tokens.shape[0], -1, *self.size)
             mapped = function(image).flatten(2).transpose(1, 2)
             if not self.prefix_tokens:
                 return mapped

@@ -1,0 +1,123 @@
+"""The model card of an export: README.md as the Hugging Face Hub reads it, metadata in YAML first, then what a stranger needs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from harness import __version__
+from harness.archive.schema import Record
+from harness.comparison.names import SCORE_TITLES, benchmark_title, metric, shown_metrics
+from harness.comparison.rules import card, from_card
+
+
+def model_card(
+    record: Record, *, base: str | None, licence: str | None, form: str, usage: str, merge: str, terms: str, source: str
+) -> str:
+    """Text of the card.
+
+    Args:
+        record: of the run that is exported.
+        base: name on the Hub of the model that it started from.
+        licence: of the published weights of that model by the Hub's name, None where nobody here knows it.
+        form: what the file is, in words.
+        usage: how it is loaded, in a line.
+        merge: merge mode of the file, empty where the method stays apart.
+        terms, source: of the benchmark: under which terms, and where to get it.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    run = record.run
+    title = benchmark_title(run.benchmark, [run])
+    scored = f"merged-{merge}" if f"merged-{merge}" in record.scores else "best"
+    tests = {name: scores for name, scores in record.scores.get(scored, {}).items() if name != "val"}
+    names = {name for scores in tests.values() for name in scores}
+    shown = shown_metrics(run.benchmark, [run], scored=names)
+    task = "image-classification" if run.rules.get("task") == "classification" else "image-segmentation"
+    results = [
+        EvalResult(
+            task_type=task, dataset_type=run.benchmark, dataset_name=title, dataset_split=split, metric_type=name,
+            metric_name=metric(name).title, metric_value=scores[name],
+        )
+        for split, scores in tests.items() for name in shown if name in scores
+    ]  # fmt: skip
+    data = ModelCardData(
+        base_model=base,
+        license=licence or (None if run.checkpoint else "apache-2.0"),
+        datasets=[run.benchmark],
+        metrics=list(shown) if results else None,
+        pipeline_tag=task,
+        tags=["sam-peft-harness", run.method, run.backbone.replace("/", "-")],
+        model_name=f"{run.variant} on {title}",
+        eval_results=results or None,
+    )
+    start = f"weights `{run.checkpoint}`" if run.checkpoint else "random weights"
+    trained = record.parameters.get("trainable")
+    images = ", ".join(f"{count} {name}" for name, count in record.counts.items())
+    facts = {
+        "Base model": f"{base or run.backbone}, backbone `{run.backbone}`, from {start}",
+        "Method": f"`{run.variant}`" + (f", {trained:,} trained parameters" if trained else ""),
+        "Data set": f"{title}; images: {images or 'not recorded'}; split: {run.split_rule}",
+        "Protocol": f"`{run.protocol}`, hash `{run.protocol_hash}`, {run.rules.get('image_size')} px, seed {run.seed}",
+        "Record": f"`{record.key}`, made {record.finished or 'at a time that is not recorded'}",
+    }
+    lines = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {run.variant} on {title}",
+        f"{form[0].upper()}{form[1:]}, written by sam-peft-harness {__version__}.",
+        "\n".join(f"- **{name}**: {text}" for name, text in facts.items()),
+        "## Use\n" + f"`{usage}`",
+        "## Scores\n" + _scores(tests, shown, scored),
+        "## The command that trains it\n```\n" + command_of(record) + "\n```",
+        "## Terms\n"
+        + (f"The published weights are under {licence}. " if licence else _unknown(run.checkpoint))
+        + f"The data: {terms}. {source}",
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _unknown(checkpoint: str) -> str:
+    return "The licence is that of the weights which the run started from. " if checkpoint else ""
+
+
+def _scores(tests: Mapping[str, Mapping[str, float]], shown: tuple[str, ...], scored: str) -> str:
+    if not any(tests.values()):
+        return "The record holds none."
+    which = SCORE_TITLES[scored] or "best checkpoint on validation"
+    rows = [
+        f"| {split} | {metric(name).heading} | {scores[name]:.4f} |"
+        for split, scores in tests.items()
+        for name in shown
+        if name in scores
+    ]
+    return "\n".join([f"Of the record, in [0, 1], {which}.", "", "| split | metric | score |", "|---|---|---:|", *rows])
+
+
+def command_of(record: Record) -> str:
+    """The command line that trains the run of a record; the folders are the reader's.
+
+    What the protocol's card does not say is in ``--set``; a card that this version does not have has to be brought along.
+    """
+    run = record.run
+    own = bool(run.rules.get("own_classes"))
+    by_label = not run.changed and "[" in run.variant  # older records do not say which options they changed
+    words = ["sam-peft", "run", "--methods", run.variant if by_label else run.method]
+    words += ["--datasets", f"{run.benchmark}=DIR" if own else run.benchmark]
+    words += ["--protocol", run.protocol, "--backbone", run.backbone, "--seeds", f"{run.seed},"]
+    of_card = card(run.protocol, run.benchmark)
+    rules = from_card(run.rules, of_card) if of_card is not None else {}
+    for name, value in [
+        *((f"{run.method}.{name}", value) for name, value in run.changed.items()),
+        *((name, ours) for name, (ours, _) in rules.items()),
+    ]:
+        words += ["--set", f"{name}={_word(value)}"]
+    words += ["--checkpoint", "FILE"] if run.checkpoint else []
+    words += ["--data", "DIR"] if run.rules.get("data") != "sample" and not own else []
+    return shlex.join(words)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
