@@ -58,7 +58,7 @@ class ISIC2017(FolderBenchmark):
     class_names = ("background", "lesion")
     metrics = ("jaccard", "dice", "iou", "mae")
     selection_metric = "jaccard"
-    terms = "ISIC archive terms of use (CC0 confirmed for the 2016 edition)"
+    terms = "CC0, by the download page"
     source = (
         "https://challenge.isic-archive.com/data/#2017 (three data and three Part1 ground-truth archives), "
         "or AutoGluon's isic2017.zip"

@@ -168,7 +168,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(*_: Any, **__: Any) -> CostRecord:
         return next(iter(CostStore(REPOSITORY / "results")))
 
+    def photographs(*_: Any, **__: Any) -> Any:
+        return lambda record, split, stem: np.zeros((196, 196, 3), np.uint8)
+
     for name, stand in {
+        "harness.cli.figures.network_images": photographs,
         "harness.models.build.require_checkpoint": lambda *_: None,
         "harness.planning.plan.require_finite": lambda *_: None,
         "harness.costing.device.used_by_others": lambda *_: "",

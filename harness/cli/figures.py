@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.check:
         if options.names:
             raise UsageError("--check looks at every figure of a results folder; leave the names away")
-        require_effect(options, "study", "baseline", "data", "out", without="with --check")
+        require_effect(options, "study", "benchmark", "seed", "baseline", "data", "out", without="with --check")
         return _check(options.results)
     if not options.names:
         raise UsageError(f"name a figure: all, {', '.join(FIGURES)}")
@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         archive,
         study=load_study(options.study) if options.study else None,
         baseline=options.baseline,
-        pictures=network_images(options.results, data=options.data) if "masks" in names else None,
+        pictures=network_images(options.results, data=options.data) if {"masks", "strip"} & set(names) else None,
+        seed=options.seed,
     )
     stores = (CostStore(options.results), EvidenceStore(options.results))
     say_skipped({**archive.problems, **{path: why for store in stores for path, why in store.problems().items()}})
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     for material in found:
         for name in names:
             try:
-                written += _write(name, material, out, formats)
+                written += _write(name, material, out, formats, benchmark=options.benchmark)
             except NothingToDrawError as error:
                 reasons.append(f"{material.name}: no {name}: {error}")
     if not written:
@@ -62,9 +63,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _write(name: str, material: Material, out: Path, formats: list[Format]) -> int:
+def _write(name: str, material: Material, out: Path, formats: list[Format], *, benchmark: str) -> int:
     count = 0
     for stem, drawing in draw(name, material):
+        if benchmark and drawing.benchmark != benchmark:
+            continue
         files: dict[str, str | bytes] = {
             style: encoded(drawing.figure, style, title=stem, caption=drawing.caption) for style in formats
         }
@@ -102,9 +105,19 @@ def parser() -> CommandParser:
     p.add_argument("names", nargs="*", metavar="NAME", help="a figure, several, or all")
     add_results(p)
     p.add_argument("--study", metavar="NAME", help="only the rows, benchmarks and seeds of a study")
+    p.add_argument("--benchmark", default="", metavar="NAME", help="only figures of this benchmark")
+    p.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="masks, strip: of this seed's runs (default: the first that most rows have)",
+    )
     p.add_argument("--baseline", default="", metavar="ROW", help="label of the row to compare with (default: LoRA's)")
     p.add_argument(
-        "--data", type=Path, metavar="DIR", help="masks: the benchmarks' folder, to show images too (default: as set)"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="masks, strip: the benchmarks' folder, to show images too (default: as set)",
     )
     p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: figures below the results folder)")
     p.add_argument("--format", default=",".join(FORMATS), metavar="NAMES", help=f"default: {','.join(FORMATS)}")

@@ -26,7 +26,7 @@ MODULES = {
     "mixtures": ("alpha", "alpha-blocks", "alpha-entropy", "alpha-benchmarks"),
     "merging": ("merging", "merging-blocks"),
     "insides": ("attention-distance", "frequency", "cka", "update"),
-    "masks": ("masks",),
+    "masks": ("masks", "strip"),
 }
 """Module -> the figures that it draws."""
 FIGURES: Mapping[str, str] = {
@@ -48,6 +48,7 @@ FIGURES: Mapping[str, str] = {
     "cka": "how alike features are, to the frozen backbone and between rows",
     "update": "size of the update, blocks by sites",
     "masks": "masks that runs kept, side by side, errors coloured",
+    "strip": "one photograph, its truth, and what each method marks on it",
 }
 """Name -> what it shows."""
 _CREATOR = re.compile(rb"Matplotlib v(\d+\.\d+(?:\.\d+)?)")

@@ -1,4 +1,4 @@
-"""Kept masks side by side: image, truth, and every row's prediction with its errors coloured."""
+"""Kept masks side by side: image, truth, and every row's prediction with its errors coloured; or one photograph of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from harness.archive.masks import MASKS, KeptMask, read_masks
 from harness.archive.schema import Record
 from harness.comparison.cells import Column
 from harness.comparison.rows import Row
+from harness.registry import BENCHMARKS
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
 from harness.report.figures.style import PAGE, new_figure
+from harness.system.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,12 +58,27 @@ def masks(material: Material) -> list[Drawing]:
     return drawings
 
 
+def strip(material: Material) -> list[Drawing]:
+    """One photograph: image, truth, and what the first row of every method marks on it, the fewest trained parameters first."""
+    drawings = []
+    for benchmark, column in material.grid.first_columns.items():
+        first_rows = {one.row.method: one for one in reversed(kept(material, benchmark))}
+        shown = sorted(first_rows.values(), key=lambda one: one.record.parameters.get("encoder", 0))
+        if shown and (drawing := _on_the_photograph(material, column, shown[: ACROSS - 2])):
+            drawings.append(drawing)
+    if not drawings:
+        raise NothingToDrawError("no image is at hand of which several methods kept masks (give --data)")
+    return drawings
+
+
 def kept(material: Material, benchmark: str) -> list[Shown]:
-    """Every row's masks, of the first seed that most rows have masks of."""
+    """Every row's masks, of the seed that was asked for, else of the first that most rows have masks of."""
     by_seed: dict[int, list[Shown]] = {}
     for row in material.rows():
         for record in row.finished(benchmark):
             path = material.archive.store.masks_path(record.key)
+            if material.seed not in (None, record.run.seed):
+                continue
             if not path.is_file() or not is_of_record(MASKS, record.beside):
                 continue
             try:
@@ -135,6 +152,64 @@ def _side_by_side(material: Material, column: Column, shown: Sequence[Shown]) ->
         f" their names), the best, median and worst by {base.row.label} ({stems}). {material.caption}"
     )
     return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)
+
+
+def _on_the_photograph(material: Material, column: Column, shown: Sequence[Shown]) -> Drawing | None:
+    base = next((one for one in shown if one.row is material.baseline), shown[0])
+    common = sorted(set.intersection(*(set(one.masks) for one in shown)))
+    scores = {image: _score(material, base.record, image, column.metric) for image in common}
+    known = {image: value for image, value in scores.items() if value is not None}
+    ranked = best_median_worst(known, lower_is_better=column.measure.lower_is_better)
+    if not ranked:
+        return None
+    image = ranked.get("median", ranked["best"])
+    if (photograph := material.pictures(base.record, *image)) is None:
+        return None
+    truth = base.masks[image].truth
+    side = PAGE / max(len(shown) + 2, 4)
+    figure = new_figure(side * (len(shown) + 2), side + 0.28)
+    axes = figure.subplots(1, len(shown) + 2)
+    for ax, title in zip(axes[:2], ("image", "truth"), strict=True):
+        _photograph(ax, photograph, f"{title}\n", truth if title == "truth" else None)
+    for ax, one in zip(axes[2:], shown, strict=True):
+        value = _score(material, one.record, image, column.metric)
+        said = "" if value is None else f"{column.measure.title} {100 * value:.1f}"
+        name = one.row.label.split(", ")[0]  # every row is of another method
+        _photograph(ax, photograph, f"{name}\n{said}", truth, one.masks[image].predicted)
+    caption = (
+        f"{column.benchmark_title}, {image[1]} (terms of the images: {_terms(column.benchmark)}): of the test images that these runs"
+        f" keep, chosen by a hash of their names, the median by {base.row.label}. White: contour of the truth; blue: missed;"
+        f" orange: invented. {material.caption_of(one.record for one in shown)}"
+    )
+    return Drawing(part=column.benchmark, benchmark=column.benchmark, figure=figure, caption=caption)
+
+
+def _terms(benchmark: str) -> str:
+    try:
+        return BENCHMARKS.get(benchmark).terms
+    except UsageError:  # of a plug-in that is not here
+        return "not known"
+
+
+def _photograph(
+    ax: Axes, photograph: Picture, title: str, truth: Picture | None, predicted: Picture | None = None
+) -> None:
+    """A tile with the truth's contour and, of a prediction, its errors as a tint on the grey photograph."""
+    from matplotlib.patheffects import withStroke
+
+    ax.set_axis_off()
+    grey = predicted is not None  # no tint is lost in the colours of what is shown
+    ax.imshow(photograph.mean(axis=2) if grey else photograph, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+    ax.set_title(title, fontsize=6.5, pad=3, linespacing=1.1)
+    if truth is None:
+        return
+    if predicted is not None:
+        wrong = (predicted != truth) & (truth != 255)
+        ax.imshow(
+            np.dstack([painted(predicted, truth), np.where(wrong, 180, 0).astype(np.uint8)]), interpolation="nearest"
+        )
+    contours = ax.contour((truth > 0) & (truth != 255), levels=[0.5], colors="white", linewidths=1.1)
+    contours.set_path_effects([withStroke(linewidth=2.2, foreground="black", alpha=0.6)])
 
 
 def _score(material: Material, record: Record, image: Image, metric: str) -> float | None:

@@ -50,6 +50,7 @@ class Material:
     grid: rows, columns and cells.
     baseline: the row that others are compared with.
     pictures: images for masks.
+    seed: whose masks are shown, None for the first seed that most rows have.
     everywhere: the records of every sheet, for figures that compare rules.
     study: whose rows they are, None for the card's.
     numbered: rows that `short` gave a number since the last figure.
@@ -59,6 +60,7 @@ class Material:
     grid: Grid
     baseline: Row
     pictures: Pictures = field(default=lambda record, split, stem: None)
+    seed: int | None = None
     everywhere: Sequence[Record] = ()
     study: Study | None = None
     numbered: dict[int, Row] = field(default_factory=dict)
@@ -133,7 +135,12 @@ def score_label(column: Column) -> str:
 
 
 def materials(
-    archive: Archive, *, study: Study | None = None, baseline: str = "", pictures: Pictures | None = None
+    archive: Archive,
+    *,
+    study: Study | None = None,
+    baseline: str = "",
+    pictures: Pictures | None = None,
+    seed: int | None = None,
 ) -> list[Material]:
     """One for each sheet that has a finished run.
 
@@ -159,6 +166,7 @@ def materials(
             grid=grid,
             baseline=baseline_of(grid, study, baseline),
             pictures=pictures or (lambda record, split, stem: None),
+            seed=seed,
             everywhere=everywhere,
             study=study,
         )

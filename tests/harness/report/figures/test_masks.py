@@ -12,6 +12,7 @@ from harness.archive.archive import Archive
 from harness.archive.masks import KeptMask, encoded_masks
 from harness.archive.store import RecordStore
 from harness.cli import figures as verb
+from harness.registry import BENCHMARKS
 from harness.report.figures import draw
 from harness.report.figures.masks import (
     IGNORED,
@@ -24,6 +25,7 @@ from harness.report.figures.masks import (
     painted,
 )
 from harness.report.figures.material import NothingToDrawError, materials
+from tests.documented import REPOSITORY
 from tests.harness.report.figures.sample import write_results
 from tests.harness.report.sample import record
 
@@ -112,3 +114,37 @@ def test_masks_are_drawn_where_neither_data_nor_card_are_known_here(tmp_path: Pa
     _write(tmp_path, "lora")
     assert verb.main(["masks", "--results", str(tmp_path), "--format", "svg"]) == 0
     assert verb.main(["masks", "--results", str(tmp_path), "--format", "svg", "--data", str(tmp_path)]) == 2
+
+
+def test_a_strip_shows_the_median_photograph_and_one_row_a_method(tmp_path: Path):
+    for method in ("lora", "naslora", "decoder"):
+        _write(tmp_path, method)
+    (material,) = materials(
+        Archive(tmp_path), pictures=lambda record, split, stem: np.full((8, 8, 3), 90, np.uint8), seed=0
+    )
+    ((stem, drawing),) = draw("strip", material)
+    titles = [ax.get_title().split("\n") for ax in drawing.figure.axes]
+    assert stem.endswith("strip-kvasir")
+    assert sorted(title[0] for title in titles) == ["decoder", "image", "lora", "naslora", "truth"]
+    assert [title[1][-4:] for title in titles[2:]] == ["70.0"] * 3
+    assert "median by lora" in drawing.caption
+    assert " c (terms of the images: research and education)" in drawing.caption
+
+
+def test_a_strip_without_photographs_or_of_a_seed_without_masks_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    _write(tmp_path, "lora")
+    assert verb.main(["strip", "--results", str(tmp_path)]) == 2
+    assert "--data" in capsys.readouterr().err
+    assert verb.main(["masks", "--results", str(tmp_path), "--seed", "5"]) == 2
+
+
+def test_photographs_of_this_repository_may_be_redistributed():
+    kept_here = sorted((REPOSITORY / "docs" / "figures").glob("*.png"))
+    assert kept_here
+    for path in kept_here:
+        name = path.stem.rpartition("-")[2]
+        assert BENCHMARKS.get(name).terms.startswith("CC0")
+        assert path.stat().st_size < 200_000
+        assert "terms of the images: CC0" in path.with_suffix(".txt").read_text()
