@@ -5,10 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from harness.registry import BENCHMARKS, METHODS
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests share its fixtures, so one worker of a parallel run gets them all; the contract's go case by case."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrCase(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.rpartition("-")[0] if "test_contract.py" in nodeid else super()._split_scope(nodeid)
+
+    return ByFileOrCase(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")

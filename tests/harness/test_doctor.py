@@ -25,7 +25,7 @@ def unexamined(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _matrix(backbone: str, names: list[str]) -> str:
-    """The table for methods that pass; whether they do is what tests/methods/contract says."""
+    """The table for methods that pass; whether they do is what tests/methods/test_contract.py says."""
     rows = [
         capability(METHODS.get(name), method_config_class(name)(), name=name, backbone=backbone, failures={})
         for name in names

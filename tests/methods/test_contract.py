@@ -1,0 +1,138 @@
+"""Methods, their options, backbones and decoders under every clause of the contract (`harness.contract.checks`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import methods
+from harness.contract.case import ContractCase
+from harness.contract.checks import CHECKS
+from harness.methods.parts.placement import MethodError
+from harness.models.build import build_segmenter
+from harness.models.catalog import backbone_shape
+from harness.registry import METHODS, load_plugin, method_config_class
+
+OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("lora", {"sites": "q,k,v,proj,mlp", "blocks": "1,3"}),
+    ("lora", {"scaling": "rslora", "rate_ratio": 4.0, "rank": 9}),
+    ("lora", {"sites": "decoder"}),
+    ("samed", {"initialisation": "pissa"}),
+    ("dora", {"initialisation": "pissa", "sites": "proj,mlp"}),
+    ("fact", {"form": "tk", "sites": "q,v,mlp", "rank": 4}),
+    ("vera", {"sites": "qkv,decoder", "rank": 8}),
+    ("convlora", {"gate": "switch", "expert_bias": "zero"}),
+    ("convlora", {"scope": "image", "sites": "q,v"}),
+    ("naslora", {"operations": "no-conv", "sites": "q,v"}),
+    ("naslora", {"norm": "batch-affine", "residual": True}),
+    ("naslora", {"norm": "none", "operations": "no-pool"}),
+    ("naslora", {"operations": "wide", "norm": "batch-affine"}),
+    ("naslora", {"style": "linear", "scope": "image"}),
+    ("naslora", {"operations": "wide", "style": "linear", "scope": "image"}),
+    ("naspclora", {"style": "linear"}),
+    ("naspclora", {"style": "linear", "residual": True}),
+    ("adapter", {"sites": "mlp", "hidden": 8}),
+    ("vpt", {"blocks": "global", "tokens": 3}),
+    ("lst", {"blocks": "0,2-3", "reduction": 4}),
+    ("samadapter", {"scale": 16, "blocks": "windowed", "patch_embedding": "released"}),
+    ("ssf", {"init": "released", "outside": False}),
+    ("bitfit", {"outside": False}),
+    ("layernorm", {"outside": False}),
+]
+
+# What a trunk has no place for: the word that its one line holds.
+REFUSED = {
+    "tiny_dinov3": {"ssf": "no bias at q, k and v"},
+    "tiny_sam3": {"ssf": r"ssf\[outside=false\]", "fact": "leave mlp out"},
+    "tiny_mobile_sam": {"lst": "one ladder", "samadapter": "one embedding"},
+}
+INSTEAD = {("tiny_sam3", "ssf"): {"outside": False}, ("tiny_sam3", "fact"): {"sites": "qkv,proj"}}
+"""Options under which a method fits a trunk that has no place for it as it comes."""
+
+OF_TRUNK = ("identity", "gradient", "count", "merge")
+"""The clauses that depend on a trunk."""
+HEART = ("identity", "gradient", "merge")
+
+PLUGINS = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def _on(backbone: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every method as it comes, or with the options under which it fits ``backbone``."""
+    for name in methods.BUILTIN:
+        options = INSTEAD.get((backbone, name), {})
+        if options or name not in REFUSED.get(backbone, {}):
+            yield name, options
+
+
+def _clauses(
+    cases: Iterable[tuple[str, dict[str, Any]]],
+    *,
+    backbone: str = "tiny",
+    decoder: str = "sam",
+    checks: Iterable[str] = tuple(CHECKS),
+) -> Iterator[Any]:
+    for name, options in cases:
+        label = "-".join([name, *(f"{key}={value}" for key, value in options.items()), backbone, decoder])
+        for check in checks:
+            yield pytest.param(name, options, backbone, decoder, check, id=f"{label}-{check}")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "backbone", "decoder", "check"),
+    [
+        *_clauses(_on("tiny")),
+        *_clauses(_on("tiny_timm"), backbone="tiny_timm"),
+        *_clauses(OPTIONS),
+        *_clauses(_on("tiny_dinov3"), backbone="tiny_dinov3", checks=OF_TRUNK),
+        *_clauses(_on("tiny_sam3"), backbone="tiny_sam3", checks=OF_TRUNK),
+        *_clauses(_on("tiny_mobile_sam"), backbone="tiny_mobile_sam"),
+        *_clauses([("lora", {})], backbone="tiny_timm", decoder="linear"),
+        *_clauses(((name, {}) for name in ("bitfit", "lora", "naslora")), backbone="tiny_timm", decoder="mean-pool"),
+        *_clauses(
+            ((name, {}) for name in ("lora", "lst", "naslora")),
+            backbone="tiny_timm",
+            decoder="class-token",
+            checks=("identity", "gradient", "count", "batch", "merge"),
+        ),
+        *_clauses([("naslora", {})], backbone="tiny_timm", decoder="mask-transformer"),
+        *_clauses(
+            ((name, {}) for name in methods.BUILTIN if name != "naslora"),
+            backbone="tiny_timm",
+            decoder="mask-transformer",
+            checks=HEART,
+        ),
+        *_clauses([("naslora", {}), ("adapter", {})], backbone="tiny_timm", decoder="mask2former", checks=OF_TRUNK),
+    ],
+)
+def test_method_fulfils_contract(name: str, options: dict[str, Any], backbone: str, decoder: Any, check: str) -> None:
+    if decoder == "mask2former":
+        pytest.importorskip("transformers")
+    config = method_config_class(name)(**options)
+    CHECKS[check](ContractCase(method=METHODS.get(name), config=config, backbone=backbone, decoder=decoder))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "name", "word"),
+    [(backbone, name, word) for backbone, refused in REFUSED.items() for name, word in refused.items()],
+)
+def test_what_a_trunk_has_no_place_for_is_refused_in_one_line(backbone: str, name: str, word: str) -> None:
+    config = method_config_class(name)()
+    with pytest.raises(MethodError, match=word) as caught:
+        config.encoder_parameters(backbone_shape(backbone))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(MethodError):
+        METHODS.get(name)(config).attach(build_segmenter(backbone, task="binary"))
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "backbone"),
+    [("plugin.py", "ia3", "tiny"), ("plugin.py", "ia3", "tiny_timm"), ("shortest.py", "gainlora", "tiny")],
+)
+@pytest.mark.parametrize("check", CHECKS)
+def test_worked_examples_fulfil_the_contract(check: str, file: str, name: str, backbone: str) -> None:
+    load_plugin(PLUGINS / file)
+    method = METHODS.get(name)
+    CHECKS[check](ContractCase(method=method, config=method.config_class(), backbone=backbone))
