@@ -11,6 +11,7 @@ class MethodEntry(NamedTuple):
 
 
 BUILTIN = {
+    "zeroshot": MethodEntry("harness.methods.zeroshot:ZeroShot", "harness.methods.configs.common:ZeroShotConfig"),
     "full": MethodEntry("harness.methods.full:Full", "harness.methods.configs.common:FullConfig"),
     "decoder": MethodEntry("harness.methods.decoder:DecoderOnly", "harness.methods.configs.common:DecoderOnlyConfig"),
     "bitfit": MethodEntry("harness.methods.bitfit:BitFit", "harness.methods.configs.baselines:BitFitConfig"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from harness.check import parse_assignments
 from harness.cli.command import CommandParser, Once, command, copy_in_use, verb
-from harness.registry import METHODS, load_plugins
+from harness.registry import load_plugins
 from harness.settings.read import add_plugins, add_results, plugins_of, results_of
 from harness.system.errors import UsageError
 
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
     from harness.models.decoders import LABELLING
     from harness.planning.rows import method_row, split_overrides
-    from harness.planning.words import expand, parse_entry, usable
+    from harness.planning.words import all_methods, expand, parse_entry
     from harness.protocols.load import for_backbone, load_protocol
 
     general, by_method = split_overrides(parse_assignments(arguments.set))
@@ -105,12 +105,12 @@ def main(argv: list[str] | None = None) -> int:
     protocol = for_backbone(card, backbone)
     backbone_shape(backbone, protocol.image_size)
     require_stands(protocol.decoder, backbone)
-    words = expand(arguments.methods, usable(METHODS))
+    words = expand(arguments.methods, all_methods())
     chosen = [method_row(parse_entry(word), protocol, by_method, backbone) for word in words]
     if arguments.checkpoint is not None and not arguments.checkpoint.is_file():
         raise UsageError(f"--checkpoint {arguments.checkpoint} does not exist; leave it away to measure random weights")
     store = CostStore(results_of(arguments))
-    entries = [parse_entry(word) for word in expand(arguments.baselines or DEFAULT_BASELINES, usable(METHODS))]
+    entries = [parse_entry(word) for word in expand(arguments.baselines or DEFAULT_BASELINES, all_methods())]
 
     import torch
 

@@ -103,6 +103,8 @@ class ContractCase:
 def train_steps(segmenter: Segmenter, method: Method, subject: ContractCase, *, steps: int) -> list[float]:
     """Train what the method's groups name, all roles on every step; returns the losses."""
     segmenter.train()
+    if not method.config.trains:
+        return [float(subject.loss(segmenter, method).detach())]
     optimiser = torch.optim.AdamW(grouped_parameters(method).values(), lr=1e-2, weight_decay=1e-2)
     losses = []
     for _ in range(steps):

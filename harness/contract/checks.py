@@ -52,6 +52,9 @@ def gradient(subject: ContractCase) -> str:
     declared = grouped_parameters(method)
     marked = {name for name, parameter in segmenter.named_parameters() if parameter.requires_grad}
     require(set(declared) == marked, f"groups and requires_grad differ: {first(set(declared) ^ marked)}")
+    if not method.config.trains:
+        require(not marked, f"declares that nothing trains, but {first(marked)} does")
+        return "nothing trains"
     decoder = {name for name, _ in segmenter.decoder_parameters()}
     if not method.config.freezes_decoder:
         require(decoder <= marked, f"mask decoder and head must train: {first(decoder - marked)} does not")
@@ -129,12 +132,9 @@ def state(subject: ContractCase) -> str:
         torch.equal(logits(segmenter, subject.images), logits(other, subject.images)),
         "a restored state gives other outputs",
     )
-    name = next(iter(saved))
-    for broken in (
-        {k: v for k, v in saved.items() if k != name},
-        {**saved, "foreign": saved[name]},
-        {**saved, name: torch.zeros(1, 2, 3)},
-    ):
+    without = ({k: v for k, v in saved.items() if k != name} for name in list(saved)[:1])
+    misshapen = ({**saved, name: torch.zeros(1, 2, 3)} for name in list(saved)[:1])
+    for broken in (*without, {**saved, "foreign": torch.zeros(1)}, *misshapen):
         with must_refuse("a state with a missing, foreign or misshapen tensor is accepted"):
             restored.load_state(broken)
     return f"{size} bytes"
@@ -162,7 +162,7 @@ def finite_under_autocast(subject: ContractCase) -> str:
     segmenter.zero_grad()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = subject.loss(segmenter, method)
-    loss.backward()
+    _backward(loss, method)
     require(bool(loss.isfinite()), f"the loss is {float(loss.detach())} under bf16 autocast")
     for name, parameter in grouped_parameters(method).items():
         require(parameter.dtype == torch.float32, f"{name} became {parameter.dtype}")
@@ -190,7 +190,7 @@ def checkpointing(subject: ContractCase) -> str:
         segmenter.zero_grad()
         loss, size = _loss_and_kept_bytes(subject, segmenter, method)
         sizes.append(size)
-        loss.backward()
+        _backward(loss, method)
         gradients = {n: p.grad.clone() for n, p in segmenter.named_parameters() if p.grad is not None}
         buffers = {n: b.clone() for n, b in segmenter.named_buffers()}
         seen.append((float(loss.detach()), gradients, buffers, method.generator.get_state()))
@@ -206,6 +206,11 @@ def checkpointing(subject: ContractCase) -> str:
         return "same loss, gradients and buffers; the encoder keeps nothing either way"
     require(sizes[1] < sizes[0], f"backward keeps {sizes[1]} bytes with checkpointing, {sizes[0]} without")
     return f"same loss, gradients and buffers; backward keeps {sizes[1]} instead of {sizes[0]} bytes"
+
+
+def _backward(loss: Tensor, method: Method) -> None:
+    if method.config.trains:  # or no gradient goes anywhere
+        loss.backward()
 
 
 def _loss_and_kept_bytes(subject: ContractCase, segmenter: Segmenter, method: Method) -> tuple[Tensor, int]:

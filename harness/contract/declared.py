@@ -64,6 +64,8 @@ def _blocks_with_gradient(subject: ContractCase) -> set[int]:
     """Blocks whose output gets a gradient in backward, and which therefore backward passes or ends at."""
     segmenter, method = subject.attached()
     reached: set[int] = set()
+    if not method.config.trains:
+        return reached
 
     def watch(index: int, output: Tensor) -> None:
         if output.requires_grad:

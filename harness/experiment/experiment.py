@@ -221,7 +221,7 @@ class Experiment:
         for variant, path in variants.items():
             method.load_state(self._state(path))
             scores[variant], images[variant] = self.scoring.test(
-                segmenter, stage=f"test {variant}", blank=variant != "best"
+                segmenter, stage=f"test {variant}", blank=variant != "best" or not method.config.trains
             )
             if variant == "best":
                 kept = kept_masks(
@@ -262,7 +262,7 @@ class Experiment:
         record = replace(
             record,
             scores=scores,
-            selected_epoch=trained.selected_epoch,
+            selected_epoch=trained.selected_epoch or None,
             history=trained.history,
             architecture=trained.architecture,
             cost={**trained.cost, **self.stages.cost(trained.cost)},

@@ -130,6 +130,8 @@ def trained_in_decoder(
     decoder: Decoder = "sam",
 ) -> int:
     """What a method with ``config`` trains outside of the encoder; see `decoder_parameters`."""
+    if not config.trains:
+        return 0
     whole = decoder_parameters(name, task=task, num_classes=num_classes, mask_tokens=mask_tokens, decoder=decoder)
     if not config.freezes_decoder:
         return whole

@@ -17,7 +17,7 @@ from harness.planning.data import data_options
 from harness.planning.request import Request, Variant
 from harness.planning.rows import split_overrides
 from harness.planning.tuning import Tuning, parse_tune
-from harness.planning.words import expand, parse_entry, parse_roots, parse_seeds, usable
+from harness.planning.words import all_methods, expand, parse_entry, parse_roots, parse_seeds, usable
 from harness.protocols.load import load_protocol, resolve
 from harness.registry import BENCHMARKS, LABELLED, METHODS, dataset_name, is_own
 from harness.settings.read import Settings, named_table
@@ -65,7 +65,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Asked:
         values.pop("decoders", None)
     overrides = {**values.pop("set", {}), **overrides}
     if arguments.methods:
-        values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, usable(METHODS)))
+        values["entries"] = tuple(parse_entry(word) for word in expand(arguments.methods, all_methods()))
     folders: dict[str, Path] = {}
     own: list[str] = []
     if arguments.datasets:

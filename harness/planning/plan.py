@@ -18,7 +18,7 @@ from harness.archive.schema import Record, Run, content_hash
 from harness.archive.store import RecordStore
 from harness.datasets.base import DatasetError
 from harness.datasets.preparing.checking import first_look
-from harness.models.catalog import require_stands, resolve_backbone
+from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.checkpoint import require_finite
 from harness.models.fingerprints import fingerprint, is_remembered, short_fingerprint
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash, require_task
@@ -316,6 +316,8 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
                 raise UsageError(
                     f"{label}: its decoder is frozen, and decoder_lr would be the adapters'; leave it away"
                 )
+            if not config.trains:
+                _require_pretrained_decoder(label, backbone, rules, benchmark.task, request)
             # A budget of updates is one of epochs for whoever spares none, so that both share their runs.
             budget = {} if config.spares_weight_updates else {"budget": "epochs"}
             options, row_rules = asdict(config), {**plain, **budget}  # seeds share them, and what pricing makes of them
@@ -373,6 +375,21 @@ def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell:
         request=asked,
         keys={place: tuple(names[key] for key in mine) for place, mine in keys.items()},
     )
+
+
+def _require_pretrained_decoder(label: str, backbone: str, rules: Protocol, task: str, request: Request) -> None:
+    """Refuse a row that trains nothing where parts of the segmenter start from random numbers, but on generated images, whose
+    numbers rank nothing anyway."""
+    weights = str(request.checkpoints.get(backbone, request.checkpoints.get("", "")))
+    reason = ""
+    if rules.decoder != "sam" or not backbone_shape(backbone).neck_dim:
+        reason = f"no decoder is pretrained with {backbone}; take a SAM, such as --backbone mobile_sam"
+    elif task != "binary":
+        reason = "the class head is not pretrained; take a benchmark with one foreground"
+    elif weights == "none" and rules.data == "files":
+        reason = f"{backbone} has random weights; give its file with --checkpoint"
+    if reason:
+        raise UsageError(f"{label} trains nothing, and {reason}")
 
 
 def _check_tables(protocol: Protocol) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.check import parse_assignments
 from harness.planning.request import Variant
-from harness.registry import METHODS, Registry
+from harness.registry import METHODS, Registry, method_config_class
 from harness.system.errors import UsageError
 
 
@@ -19,6 +19,12 @@ def usable(registry: Registry) -> list[str]:
     for line in registry.broken.values():
         print(line, file=sys.stderr)
     return names
+
+
+def all_methods() -> list[str]:
+    """What ``all`` stands for: those that train something. The others need a whole pretrained segmenter, which not every
+    backbone has, and are asked for by name."""
+    return [name for name in usable(METHODS) if method_config_class(name).trains]
 
 
 def expand(text: str, everything: list[str]) -> list[str]:

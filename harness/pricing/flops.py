@@ -115,6 +115,8 @@ def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
     rules = run.rules
     epochs = int(rules.get("epochs", 1))
     forward = forward_flops(run, shape)
+    if not config_of(run).trains:
+        return images.test * forward
     evaluations = epochs // max(1, int(rules.get("select_every", 1))) * images.val
     decoded = len(config_of(run).mixed_operations) > 1
     evaluations += images.test * (2 + len(rules.get("merge", ())) + decoded)

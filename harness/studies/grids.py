@@ -30,7 +30,10 @@ def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequenc
     rules = {name: list(values) for name, values in grids.items() if is_rule(name)}
     if rules and METHODS.resolve(method) == RULES_BY:
         return rules  # its own rate is the decoder's
-    known = {f.name for f in fields(method_config_class(METHODS.resolve(method)))}
+    config_class = method_config_class(METHODS.resolve(method))
+    if not config_class.trains:
+        return {}
+    known = {f.name for f in fields(config_class)}
     found: dict[str, list[Any]] = {}
     for name, values in sorted(grids.items(), key=lambda item: "." in item[0]):
         whose, dot, option = name.rpartition(".")

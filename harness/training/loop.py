@@ -78,7 +78,7 @@ def train(given: Assignment) -> TrainingResult:
             prefix=prefix,
         ),
         loss=build_loss(protocol, task=given.task, num_classes=given.num_classes),
-        optimisers=build_optimisers(method.parameter_groups(), protocol),
+        optimisers=build_optimisers(method.parameter_groups(), protocol) if method.config.trains else {},
         scaler=torch.amp.GradScaler(given.device.type, enabled=protocol.precision == "fp16"),
         total=planned_steps(method, plan, protocol, images=len(images)),
         checkpoints=CheckpointFiles(given.folder, identity=given.identity),
@@ -113,6 +113,8 @@ class _Loop:
         if self.position.codes[-1:] != [self.given.code]:
             self.position.codes.append(self.given.code)
         self.saved_at = self.started = time.monotonic()
+        if not self.total and self.given.workers.leads:  # nothing trains, and the state that is tested is the first
+            self.states.save_candidate(self.given.method.state(), epoch=0)
         with self.feeder:
             while not self._over():
                 self._train_epoch()

@@ -93,7 +93,7 @@ class TrainingResult:
         history: one entry an epoch: ``epoch`` (1-based), ``loss`` (mean over updates), ``lr`` (of the weights, last
             update), ``val`` (metrics, empty where not validated), ``seconds``, ``updates`` (by role).
         architecture: one entry an epoch: site -> softmax(α); empty for methods without.
-        selected_epoch: 1-based.
+        selected_epoch: 1-based; 0 where nothing trains.
         best_state, last_state: safetensors files for `harness.methods.base.Method.load_state`.
         cost: ``step_time_s`` (median over all updates; ``step_time_weights_s`` and ``step_time_architecture_s`` by
             role), ``data_wait_s`` (median), ``peak_memory_bytes``, ``train_time_s`` (updates), ``wall_time_s`` (with

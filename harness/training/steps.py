@@ -15,8 +15,10 @@ def planned_steps(method: Method, plan: UpdatePlan, protocol: Protocol, *, image
     """Steps of the whole run.
 
     ``budget=epochs``: those of the protocol's epochs. ``budget=updates``: as many as the weights need for the updates
-    that they would get in the protocol's epochs over all ``images`` if every step were theirs.
+    that they would get in the protocol's epochs over all ``images`` if every step were theirs. None where nothing trains.
     """
+    if not method.config.trains:
+        return 0
     if protocol.budget == "epochs" or not method.config.spares_weight_updates:
         return plan.updates_per_epoch * protocol.epochs
     wanted = -(-(protocol.epoch_images or images) // (plan.batch_size * plan.accumulate)) * protocol.epochs

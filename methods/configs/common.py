@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, parse_blocks
 
@@ -17,6 +18,9 @@ class MethodConfig:
     """
 
     lr: float | None = None
+
+    trains: ClassVar[bool] = True
+    """Whether a run trains anything; where it does not, the pretrained segmenter is tested as it is."""
 
     @property
     def spares_weight_updates(self) -> bool:
@@ -116,6 +120,20 @@ class DecoderOnlyConfig(MethodConfig):
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotConfig(DecoderOnlyConfig):
+    """Nothing trains: the pretrained segmenter as it is."""
+
+    trains: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.lr is not None:
+            raise MethodError(f"lr={self.lr}: nothing of zeroshot trains; leave its rate away")
+
+    def passes(self, *, epochs: int, of_updates: bool) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,119 @@
+"""A row where nothing trains: tested like every other, no update, no cost, and ready to predict with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness import run
+from harness.archive.agreement import disagreement
+from harness.archive.schema import Record
+from harness.cli import predict, tables
+from harness.experiment.building import attached_segmenter
+from harness.experiment.data import open_data
+from harness.experiment.experiment import run_experiment
+from harness.experiment.scoring import Scoring
+from harness.experiment.stages import Stages
+from harness.models.catalog import backbone_shape
+from harness.planning.data import Images
+from harness.planning.job import Job
+from harness.planning.plan import plan
+from harness.planning.request import Request, Variant
+from harness.planning.samples import sample_writer
+from harness.planning.tuning import Tuning, plan_trials
+from harness.planning.words import all_methods
+from harness.pricing.flops import forward_flops, run_flops
+from harness.protocols.load import from_rules
+from harness.registry import BENCHMARKS
+from harness.system.errors import UsageError
+
+
+def asked(results: Path, **changes: Any) -> Request:
+    values: dict[str, Any] = {
+        "entries": (Variant(method="zeroshot"), Variant(method="decoder")),
+        "benchmarks": ("kvasir",),
+        "protocol": "demo",
+        "backbones": ("tiny",),
+        "results": results,
+        **changes,
+    }
+    return Request(**values)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Record]:
+    results = tmp_path_factory.mktemp("zeroshot")
+    job = plan(asked(results), prepare_samples=sample_writer(results)).jobs[0]
+    record = run_experiment(job)
+    assert record.code == "OK", record.message
+    return job, record
+
+
+def test_its_scores_are_those_of_the_segmenter_as_it_is(done: tuple[Job, Record]) -> None:
+    job, record = done
+    rules = from_rules(job.run.rules)
+    data = open_data(job.run, Path(job.dataset_root))
+    plain, method = attached_segmenter(job.run, task=BENCHMARKS.get("kvasir").task, num_classes=2, checkpoint=None)
+    scoring = Scoring(data, rules, device=torch.device("cpu"), stages=Stages(), tell=lambda _: None)
+    scoring.remember_frozen(plain, method)  # images go through the encoder one by one, as in the run
+    summary, _ = scoring.test(plain, stage="test")
+    assert record.scores["best"]["test"] == summary["test"]
+    assert record.scores["last"] == record.scores["best"]
+
+
+def test_it_makes_no_update_and_costs_nothing(done: tuple[Job, Record]) -> None:
+    job, record = done
+    assert record.parameters["trainable"] == 0
+    assert record.budget == {"weight_updates": 0.0}
+    assert (record.history, record.selected_epoch) == ([], None)
+    assert {record.cost[name] for name in ("steps", "step_time_s", "train_time_s", "peak_memory_bytes")} == {0.0}
+    shape = backbone_shape("tiny", 128)
+    assert run_flops(job.run, shape, Images(train=9, val=5, test=3)) == 3 * forward_flops(job.run, shape)
+
+
+def test_its_record_is_whole_and_its_row_is_in_the_table(
+    done: tuple[Job, Record], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, record = done
+    results = Path(job.results)
+    assert disagreement(record, results / "records" / f"{record.key}.json") == ""
+    assert tables.main(["--results", str(results), "--metrics", "iou,dice"]) == 0
+    assert "zeroshot" in capsys.readouterr().out
+
+
+def test_it_predicts_like_a_trained_one(done: tuple[Job, Record], tmp_path: Path) -> None:
+    job, record = done
+    images = open_data(job.run, Path(job.dataset_root)).tests["test"].pairs[0].image.parent
+    words = ["--run", record.key, "--results", job.results, "--images", str(images), "--out", str(tmp_path / "out")]
+    assert predict.main(words) == 0
+    assert list((tmp_path / "out").glob("*.png"))
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"backbones": ("timm/test_vit",), "overrides": {"image_size": "160"}}, "no decoder"),
+    ({"benchmarks": ("trans10k_v2",)}, "class head"),
+    ({"protocol": "mini", "backbones": ("tiny",), "overrides": {"image_size": "128"}, "checkpoints": {"": Path("none")}},
+     "random weights"),
+])  # fmt: skip
+def test_where_nothing_is_pretrained_it_is_refused(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(asked(tmp_path, **changes), prepare_samples=sample_writer(tmp_path))
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_methods_are_those_that_train() -> None:
+    assert "zeroshot" not in all_methods()
+    assert "decoder" in all_methods()
+
+
+def test_a_rate_is_refused_and_tuning_one_passes_it_by(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--protocol", "demo", "--methods", "zeroshot[lr=1]", "--datasets", "kvasir", "--results", str(tmp_path)]
+    assert run.main([*words, "--plan"]) == 2
+    assert "nothing" in capsys.readouterr().err
+    tuning = Tuning(grids={"lr": [1e-3, 1e-4]})
+    _, trials = plan_trials(asked(tmp_path), tuning, prepare_samples=sample_writer(tmp_path))
+    assert [trial.entry.method for trial in trials] == ["decoder"]
