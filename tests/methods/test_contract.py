@@ -49,7 +49,10 @@ REFUSED = {
     "tiny_sam3": {"ssf": r"ssf\[outside=false\]", "fact": "leave mlp out"},
     "tiny_mobile_sam": {"lst": "one ladder", "samadapter": "one embedding"},
 }
-INSTEAD = {("tiny_sam3", "ssf"): {"outside": False}, ("tiny_sam3", "fact"): {"sites": "qkv,proj"}}
+INSTEAD: dict[tuple[str, str], dict[str, Any]] = {
+    ("tiny_sam3", "ssf"): {"outside": False},
+    ("tiny_sam3", "fact"): {"sites": "qkv,proj"},
+}
 """Options under which a method fits a trunk that has no place for it as it comes."""
 
 OF_TRUNK = ("identity", "gradient", "count", "merge")
