@@ -34,7 +34,7 @@ class ImageOrigin(Benchmark):
     metrics = ("accuracy", "nll", "ece")
     selection_metric = "nll"
     terms = "those of kvasir, cvc612, isic2017, leaf and road"
-    source = "kvasir, cvc612, isic2017, leaf and road in one data folder; sam-peft datasets list says where to get each"
+    source = "kvasir, cvc612, isic2017, leaf and road in one data folder; sam-peft data list says where to get each"
     published_sizes: ClassVar = {"all": sum(sum(member.published_sizes.values()) for member in MEMBERS)}
 
     def __init__(self, options: DataOptions | None = None) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from harness.cli.command import PROGRAM, plain, program, verb, version
-from harness.cli.verbs import VERBS, summaries
-from harness.system.errors import UsageError, did_you_mean
+from harness.cli.command import plain, program, verb, version
+from harness.cli.verbs import GROUPS, VERBS, instead_of, summaries
+from harness.system.errors import UsageError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,14 +25,16 @@ def without_verb(argv: list[str] | None = None) -> int:
         print(version())
         return 0
     if words and words[0] not in ("-h", "--help"):
-        raise UsageError(f"unknown verb {words[0]!r}{did_you_mean(words[0], VERBS)}")
-    print(f"usage: {program()} VERB …\n\n{plain(__doc__)}\n")
+        raise UsageError(f"unknown verb {words[0]!r}{instead_of(words[0])}")
+    print(f"usage: {program()} VERB …\n\n{plain(__doc__)}")
     told = summaries()
-    for name, summary in told.items():
-        print(f"  {name:{max(map(len, told))}}  {summary}")
+    for group, names in GROUPS.items():
+        print(f"\n{group}:")
+        for name in names:
+            print(f"  {name:{max(map(len, told))}}  {told[name]}")
     print(
-        f"\n{program('VERB')} --help lists the options of one; python -m harness.VERB is the same."
-        f"\n{PROGRAM} completion bash prints completions for a shell."
+        f"\n{program('VERB')} --help lists the options of one. Where a verb takes the KEY of a run, words of a table do as well:"
+        f" {program('show')} lora kvasir 0."
     )
     return 0
 

@@ -50,7 +50,7 @@ FILES = (
     "sam_vit_h_4b8939.pth",
     "sam_vit_b_01ec64.pth",
 )
-NAMES = (["cost"], ["datasets"], ["evidence"], ["export"], ["figures"], ["metrics"], ["run"], ["why"], ["VERB"])
+NAMES = (["cost"], ["data"], ["evidence"], ["export"], ["figures"], ["metrics"], ["run"], ["VERB"])
 """Not commands but the names of verbs, in a sentence."""
 COMMANDS = [(where, words) for where, words in commands() if words not in NAMES]
 
@@ -115,7 +115,7 @@ def finished(weights: Path) -> Iterator[Record]:
 
 def test_commands_are_found() -> None:
     verbs = {words[0] for _, words in COMMANDS if words}
-    assert {"run", "status", "tables", "datasets", "export", "predict", "settings"} <= verbs
+    assert {"run", "status", "tables", "data", "export", "predict", "settings"} <= verbs
     assert verbs <= set(VERBS)
 
 

@@ -77,7 +77,7 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
     parts = {"train": splits.train, **splits.test}
     looked = {split: [_glance(benchmark, split, pair) for pair in _spread(pairs)] for split, pairs in parts.items()}
     prints = [found for mine in looked.values() for found in mine]
-    whole = f"sam-peft datasets check {benchmark.name}={root} looks at all of them"
+    whole = f"sam-peft data check {benchmark.name}={root} looks at all of them"
     broken = [found for found in prints if found.error]
     if broken:
         raise DatasetError(

@@ -46,7 +46,7 @@ class FolderBenchmark(Benchmark):
     folders: ClassVar[tuple[str, ...]]
     """Names under which the folder is found below a data root (case, spaces, hyphens do not matter)."""
     archives: ClassVar[tuple[str, ...]] = ()
-    """Addresses that ``sam-peft datasets prepare --from`` takes as they are, as far as they are known."""
+    """Addresses that ``sam-peft data prepare --from`` takes as they are, as far as they are known."""
     split_rules: ClassVar[tuple[str, ...]] = ("default",)
     """Besides `CARVED`, which all have."""
     without_test: ClassVar[str] = CARVED

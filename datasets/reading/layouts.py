@@ -66,7 +66,7 @@ class Layout(ABC):
     """One way in which a benchmark lies on disk.
 
     Attributes:
-        name: the layout's name, as in `Splits.layout` and in ``sam-peft datasets sample --layout``.
+        name: the layout's name, as in `Splits.layout` and in ``sam-peft data sample --layout``.
         distinctive: its folders tell the benchmark; otherwise the root's own name must (``images`` beside ``masks`` is
             anybody's).
     """

@@ -96,6 +96,40 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+class _Words(argparse.Action):
+    """Words joined by blanks; where the option may be repeated, appended to those before."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        before = getattr(namespace, self.dest)
+        words = " ".join(values)
+        setattr(namespace, self.dest, [*before, words] if isinstance(before, list) else words)
+
+
+def add_run(
+    parser: argparse._ActionsContainer,
+    *,
+    option: str = "--run",
+    required: bool = False,
+    several: str = "",
+    help: str = "a finished run",
+) -> None:
+    """Add an option that takes a run by its key or by words, see `harness.comparison.finding`.
+
+    Args:
+        several: what the help says of repeating it; empty where it is given once.
+        help: which run.
+    """
+    parser.add_argument(
+        option,
+        action=_Words,
+        nargs="+",
+        metavar="KEY",
+        default=[] if several else None,
+        help=f"{help}: its key, the beginning of that, or words that fit no other: lora kvasir 0{several}",
+        required=required,
+    )
+
+
 def require_effect(arguments: argparse.Namespace, *options: str, without: str) -> None:
     """Refuse options that were given and change nothing.
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from harness.archive.measured import EvidenceRecord, EvidenceStore
 from harness.archive.schema import Run
-from harness.archive.store import find_run, require_writable
-from harness.cli.command import CommandParser, command, verb
+from harness.archive.store import require_writable
+from harness.cli.command import CommandParser, add_run, command, verb
+from harness.comparison.finding import find_run
 from harness.models.checkpoint import require_checkpoint_file
 from harness.registry import load_plugin
 from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
@@ -26,13 +27,7 @@ def parser() -> CommandParser:
         epilog="Writes DIR/evidence/KEY.json: attention distance by block and head, frequencies, Gram matrices for CKA, the"
         " size of the update by site. sam-peft figures draws them, sam-peft claims judges by them.",
     )
-    p.add_argument(
-        "--run",
-        required=True,
-        action="append",
-        metavar="KEY",
-        help="of a finished run, or its beginning; may be repeated",
-    )
+    add_run(p, required=True, several="; may be repeated")
     add_results(p)
     p.add_argument("--data", type=Path, metavar="DIR", help="the benchmarks' folder (default: as set)")
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the runs started from")

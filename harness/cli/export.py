@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.archive.schema import Record
-from harness.archive.store import RecordStore, find_run
-from harness.cli.command import CommandParser, command, require_effect, verb
+from harness.archive.store import RecordStore
+from harness.cli.command import CommandParser, add_run, command, require_effect, verb
+from harness.comparison.finding import find_run
 from harness.models.checkpoint import require_checkpoint_file
 from harness.models.hf_names import LICENCES
 from harness.registry import BENCHMARKS, add_own_of, load_plugin
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def parser() -> CommandParser:
     p = command("export", __doc__)
-    p.add_argument("--run", required=True, metavar="KEY", help="key of the run, or the beginning of it")
+    add_run(p, required=True)
     p.add_argument(
         "--out",
         required=True,

@@ -11,8 +11,9 @@ from typing import Any
 
 from harness.archive.measured import ForgettingRecord, ForgettingStore
 from harness.archive.schema import Run
-from harness.archive.store import RecordStore, find_run, require_writable
-from harness.cli.command import CommandParser, command, verb
+from harness.archive.store import RecordStore, require_writable
+from harness.cli.command import CommandParser, add_run, command, verb
+from harness.comparison.finding import find_run
 from harness.models.checkpoint import require_checkpoint_file
 from harness.registry import load_plugin
 from harness.report.forgetting import TITLE, forgetting_page
@@ -30,13 +31,7 @@ def parser() -> CommandParser:
         epilog="Nothing is trained: kept states are loaded, and the data are those of finished runs with the same rules and"
         " backbone. Writes DIR/forgetting/KEY.json and DIR/tables/forgetting.md, the difference to the frozen encoder.",
     )
-    p.add_argument(
-        "--run",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="of a finished run, or its beginning; may be repeated (default: all whose state was kept)",
-    )
+    add_run(p, several="; may be repeated (default: all whose state was kept)")
     add_results(p)
     p.add_argument("--data", type=Path, metavar="DIR", help="the benchmarks' folder (default: as set)")
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the runs started from")

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from harness.archive.store import find_run
-from harness.cli.command import CommandParser, command, verb
+from harness.cli.command import CommandParser, add_run, command, verb
+from harness.comparison.finding import find_run
 from harness.models.checkpoint import require_checkpoint_file
 from harness.registry import load_plugin
 from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
@@ -23,7 +23,7 @@ def parser() -> CommandParser:
         "each image's label and probabilities. The same command again goes on where it was stopped.",
     )
     model = p.add_mutually_exclusive_group(required=True)
-    model.add_argument("--run", metavar="KEY", help="key of a finished run, or the beginning of it")
+    add_run(model)
     model.add_argument("--adapter", type=Path, metavar="FILE", help="what sam-peft export --adapter-only wrote")
     p.add_argument("--images", required=True, nargs="+", type=Path, metavar="PATH", help="files, or folders of them")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the masks, empty or new")
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in plugins_of(arguments):
         load_plugin(path)
     if arguments.run is not None:
-        find_run(results_of(arguments), arguments.run)
+        arguments.run = find_run(results_of(arguments), arguments.run).key
 
     with stages() as tell:
         tell("loading torch and the run")

@@ -1,11 +1,15 @@
-"""``sam-peft settings``: print every setting with its value and where it comes from, or write a commented file (--init)."""
+"""``sam-peft settings``: print every setting with its value and where it comes from, write a commented file (--init), or
+complete the verbs and options of sam-peft in a shell (--completion)."""
 
 from __future__ import annotations
 
+import argparse
 import json
+from importlib import import_module
 from pathlib import Path
 
-from harness.cli.command import CommandParser, command, require_effect, verb
+from harness.cli.command import PROGRAM, CommandParser, command, require_effect, verb
+from harness.cli.verbs import VERBS, summaries
 from harness.settings.read import HERE, KEYS, Key, Settings, is_profile_file, load_settings, user_file
 from harness.system.errors import UsageError, os_reason
 
@@ -20,9 +24,14 @@ def parser() -> CommandParser:
     p = command(
         "settings",
         __doc__,
-        epilog=f"Read, the later above the earlier: {user_file()}, {HERE} of the working folder, variables SAM_PEFT_…",
+        epilog=f"Read, the later above the earlier: {user_file()}, {HERE} of the working folder, variables SAM_PEFT_…."
+        f" Completion in bash: {PROGRAM} settings --completion bash > ~/.local/share/bash-completion/completions/{PROGRAM};"
+        f" in zsh: the same into a file _{PROGRAM} of a folder in fpath.",
     )
     p.add_argument("--init", action="store_true", help=f"write a commented {HERE} into this folder, or to --out")
+    p.add_argument(
+        "--completion", choices=("bash", "zsh"), help="print what makes this shell complete verbs and options"
+    )
     p.add_argument("--json", action="store_true", help="print JSON, one object a setting")
     p.add_argument("--out", type=Path, metavar="FILE", help="with --init: the file to write, which must not exist")
     return p
@@ -31,6 +40,12 @@ def parser() -> CommandParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    if arguments.completion:
+        require_effect(arguments, "init", "json", "out", without="with --completion, which prints a script")
+        import shtab
+
+        print(shtab.complete(whole_parser(), shell=arguments.completion))
+        return 0
     if arguments.init:
         require_effect(arguments, "json", without="with --init, which writes a file")
         return _write(arguments.out or HERE)
@@ -92,6 +107,31 @@ def _write(path: Path) -> int:
         raise UsageError(f"{path} cannot be written: {os_reason(error)}") from error
     print(f"written: {path}; everything in it is a comment until you uncomment it")
     return 0
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """One parser with every verb below it; paths are completed as files."""
+    import shtab
+
+    root = argparse.ArgumentParser(prog=PROGRAM)
+    verbs = root.add_subparsers()
+    told = summaries()
+    for name, module in VERBS.items():
+        own = import_module(module).parser()
+        verbs.add_parser(name, help=told[name], description=told[name], parents=[own], add_help=False)
+        for action in _actions(own):
+            if action.type is Path and action.choices is None:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return root
+
+
+def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Its options and words, and those of the commands below it."""
+    actions = list(parser._actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            actions += [inner for below in action.choices.values() for inner in _actions(below)]
+    return actions
 
 
 if __name__ == "__main__":

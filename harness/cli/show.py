@@ -1,4 +1,4 @@
-"""``sam-peft show``: show one run with its rules, learning curve, mixtures, scores, cost and files."""
+"""``sam-peft show``: show one run with its rules, learning curve, scores, cost and files, or what is behind a cell of a table."""
 
 from __future__ import annotations
 
@@ -9,44 +9,62 @@ from pathlib import Path
 from typing import Any
 
 from harness.archive.archive import Archive
-from harness.archive.store import RecordStore, find_record
+from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, command, require_effect, verb
-from harness.comparison.names import METRICS, benchmark_title
+from harness.comparison.finding import find_record
+from harness.report.page import SUFFIX
+from harness.report.pages import page_of
 from harness.report.runs import TwoFolders, compared, compared_in_terminal, in_terminal, record_as_data
+from harness.report.why import explain
 from harness.settings.read import add_results, results_of
 from harness.system.errors import UsageError
+from harness.system.streams import say_skipped
 from harness.system.text import printable
 
 
 def parser() -> CommandParser:
-    p = command("show", __doc__, epilog="sam-peft status and sam-peft why print the keys of runs.")
+    p = command(
+        "show",
+        __doc__,
+        epilog="TABLE is the name of a protocol or a study, or the table's file; ROW and COLUMN are what stands there or a part of"
+        " it, or BENCHMARK.METRIC such as kvasir.s_measure.",
+    )
     p.add_argument(
-        "key",
+        "run",
         metavar="KEY",
         nargs="*",
-        help="key of a run that has a record, or the beginning of it; or words of a table's cell: lora kvasir 0",
+        help="a run that has a record: its key, the beginning of that, or words that fit no other: lora kvasir 0",
+    )
+    p.add_argument(
+        "--cell",
+        nargs=3,
+        metavar=("TABLE", "ROW", "COLUMN"),
+        help="the runs, seeds, hashes, exclusions and files behind a cell: --cell main lora kvasir.s_measure",
     )
     p.add_argument(
         "--compare",
         nargs=2,
         metavar=("A", "B"),
-        help="two runs by key or words: in what they differ, and their numbers; or two results folders",
+        help="two runs, each as KEY ('lora kvasir 0'): in what they differ, and their numbers; or two results folders",
     )
     add_results(p)
-    p.add_argument("--json", action="store_true", help="print JSON instead of a page")
+    p.add_argument("--json", action="store_true", help="print a run or a comparison as JSON")
     return p
 
 
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    asked = " ".join(arguments.key)
-    if bool(asked) == bool(arguments.compare):
-        raise UsageError("give the KEY of a run, or --compare A B with those of two")
-    folders_given = [(Path(one) / "records").is_dir() for one in arguments.compare or ()]
-    if any(folders_given):
-        if not all(folders_given):
-            other = arguments.compare[folders_given.index(False)]
+    asked = " ".join(arguments.run)
+    if sum(map(bool, (asked, arguments.cell, arguments.compare))) != 1:
+        raise UsageError("give the KEY of a run, or --cell TABLE ROW COLUMN, or --compare A B")
+    if arguments.cell:
+        require_effect(arguments, "json", without="with --cell")
+        return show_cell(*arguments.cell, root=arguments.results or _folder_of(arguments) or results_of(arguments))
+    are_folders = [(Path(one) / "records").is_dir() for one in arguments.compare or ()]
+    if any(are_folders):
+        if not all(are_folders):
+            other = arguments.compare[are_folders.index(False)]
             raise UsageError(f"--compare: {other} is no results folder (it has no records/), and the other one is")
         require_effect(arguments, "results", without="with two results folders to compare")
         folders = TwoFolders.of(*(Archive(Path(one)) for one in arguments.compare))
@@ -56,22 +74,34 @@ def main(argv: list[str] | None = None) -> int:
     if not root.is_dir():
         raise UsageError(f"results folder {root} does not exist; give the one of your runs with --results DIR")
     store = RecordStore(root)
-    titles = [METRICS[name].title for name in METRICS]
-    found = [find_record(store, one, title=benchmark_title, metrics=titles) for one in arguments.compare or (asked,)]
     if arguments.compare:
-        first, second = found
+        first, second = (find_record(store, one) for one in arguments.compare)
         _print(
             lambda: {"A": first.key, "B": second.key, **compared(first, second)},
             lambda: compared_in_terminal(first, second),
             arguments,
         )
         return 0
-    _print(
-        lambda: record_as_data(found[0], store),
-        lambda: in_terminal(found[0], store),
-        arguments,
-    )
+    record = find_record(store, asked)
+    _print(lambda: record_as_data(record, store), lambda: in_terminal(record, store), arguments)
     return 0
+
+
+def show_cell(table: str, row: str, column: str, *, root: Path) -> int:
+    """Print what is behind a cell of a table of the results folder ``root``."""
+    archive = Archive(root)
+    say_skipped(archive.problems)
+    page = page_of(archive, table)
+    print(printable(explain(page, archive, row=row, column=column)), end="")
+    return 0
+
+
+def _folder_of(arguments: argparse.Namespace) -> Path | None:
+    """The results folder ROOT of a table that is given as its file, ROOT/tables/TABLE.md; None for a name."""
+    table = Path(arguments.cell[0])
+    if table.suffix not in SUFFIX.values() or not (table.is_file() or table.parent.name):
+        return None
+    return table.parent.parent if table.parent.name else Path("..")
 
 
 def _print(data: Callable[[], Any], text: Callable[[], str], arguments: argparse.Namespace) -> None:

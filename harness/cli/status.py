@@ -12,7 +12,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from harness.cli.command import CommandParser, command, require_effect, verb
+from harness.cli.command import CommandParser, add_run, command, require_effect, verb
+from harness.comparison.finding import find_key
 from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import read_chunks
 from harness.dispatch.run_states import (
@@ -61,9 +62,7 @@ def parser() -> CommandParser:
     add_results(p)
     p.add_argument("--sweep", metavar="ID", help="only the runs of this sweep ('last' for the newest)")
     p.add_argument("--failed", action="store_true", help="list runs that failed or were interrupted, and why")
-    p.add_argument(
-        "--logs", metavar="KEY", help="print the log of a run's last start; the beginning of a key is enough"
-    )
+    add_run(p, option="--logs", help="print the log of the last start of a run")
     p.add_argument(
         "--watch", action="store_true", help=f"show again every {WATCH_SECONDS:.0f} seconds until nothing is to come"
     )
@@ -245,19 +244,16 @@ def failures(seen: Survey, *, width: int = 0) -> str:
     return "\n".join(folded(line, width=width) if width else line for line in lines)
 
 
-def print_log(seen: Survey, key: str) -> None:
+def print_log(seen: Survey, asked: str) -> None:
     """Print a run's log.
 
+    Args:
+        asked: a key or words, see `harness.comparison.finding`.
+
     Raises:
-        UsageError: no run, or several, begin with ``key``; or it has no log.
+        UsageError: it means no run, or several; or the run has no log.
     """
-    found = [run for run in seen.runs.values() if run.key.startswith(key)]
-    if len(found) != 1:
-        some = ", ".join(run.key for run in found[:3])
-        raise UsageError(
-            f"{len(found)} runs begin with {key!r}" + (f" ({some} …)" if found else "; see --json for keys")
-        )
-    run = found[0]
+    run = seen.runs[find_key(asked, seen.runs, lambda: seen.runs)]
     print(printable(f"{run.key} {run.variant} on {run.benchmark}, seed {run.seed}: {run.state} {run.message}".rstrip()))
     if run.log is None or not run.log.is_file():
         raise UsageError(f"run {run.key} has no log yet" + (f"; its job is {run.task}" if run.task else ""))

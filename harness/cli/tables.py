@@ -1,17 +1,21 @@
-"""``sam-peft tables``: regenerate the tables of a results folder from its records, or check them."""
+"""``sam-peft tables``: regenerate the tables of a results folder from its records, or check them; what the readings of a study
+say together (--readings)."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from harness.archive.archive import Archive
-from harness.cli.command import CommandParser, command, verb
-from harness.report.formats import as_data
+from harness.cli.command import CommandParser, command, require_effect, verb
+from harness.comparison.claims import read_claims
+from harness.report.formats import as_data, write
 from harness.report.page import SUFFIX, Format
 from harness.report.pages import pages_below
+from harness.report.readings import design_text, reading_page
 from harness.settings.read import add_results, results_of
 from harness.studies import load_study, study_names
 from harness.system.errors import UsageError, os_reason
@@ -26,8 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     if options.study == "list":
         print("\n".join(f"{name:14s} {load_study(name).title}" for name in study_names()))
         return 0
-    study = load_study(options.study) if options.study else None
+    if options.readings:
+        require_effect(options, "metrics", "check", without="with --readings")
+        return _readings(options)
+    require_effect(options, "protocol", without="without --readings: there is a page a protocol")
     metrics = [name.strip() for name in options.metrics.split(",")] if options.metrics is not None else []
+    study = load_study(options.study) if options.study else None
     if options.check and (metrics or options.json):
         option = "--metrics" if metrics else "--json"
         raise UsageError(f"{option} prints and writes nothing, so there is nothing to --check")
@@ -73,7 +81,43 @@ def parser() -> CommandParser:
     p.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if a table differs from what the records give"
     )
+    p.add_argument(
+        "--readings",
+        nargs="?",
+        choices=("page", "design"),
+        const="page",
+        help="of a study with readings (default: readings), which are run like any study: write their specification curve, main"
+        " effects and claims, or with 'design' print the design and what it cannot tell apart, which reads no record",
+    )
+    p.add_argument("--protocol", metavar="CARD", help="with --readings: whose records count (default: the study's)")
     return p
+
+
+def _readings(options: argparse.Namespace) -> int:
+    """The page of a study with readings, or their design."""
+    study = load_study(options.study or "readings")
+    if study.readings is None:
+        raise UsageError(
+            f"study {study.name} has no readings; name one that has (readings), or add them to a copy of it"
+        )
+    if options.readings == "design":
+        require_effect(options, "json", "protocol", without="with --readings design, which reads no record")
+        print(design_text(study), end="")
+        return 0
+    archive = Archive(options.results)
+    if not archive.store.folder.is_dir():
+        raise UsageError(
+            f"{options.results} holds no records; run the readings first: sam-peft run --study {study.name} …"
+        )
+    say_skipped(archive.problems)
+    page = reading_page(
+        archive.records, study, archive, claims=read_claims(), protocol=options.protocol or study.protocol
+    )
+    path = options.results / "readings" / f"{study.name}.md"
+    _write(path, write(page))
+    print(write(page, style="json" if options.json else options.format), end="")
+    print(f"written: {path}", file=sys.stderr)
+    return 0
 
 
 def _write(path: Path, text: str) -> None:

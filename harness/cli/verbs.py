@@ -1,4 +1,5 @@
-"""Every verb by its name. A verb is a module with ``parser()`` and ``main()`` whose docstring begins with what it does."""
+"""Every verb by its name, grouped by what it is for. A verb is a module with ``parser()`` and ``main()`` whose docstring begins
+with what it does."""
 
 from __future__ import annotations
 
@@ -7,40 +8,61 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from harness.cli.command import plain
+from harness.system.errors import did_you_mean
 
-VERBS = {
-    "run": "harness.run",
-    "status": "harness.cli.status",
-    "show": "harness.cli.show",
-    "evidence": "harness.cli.evidence",
-    "forgetting": "harness.cli.forgetting",
-    "tables": "harness.cli.tables",
-    "figures": "harness.cli.figures",
-    "report": "harness.cli.report",
-    "why": "harness.cli.why",
-    "claims": "harness.cli.claims",
-    "readings": "harness.cli.readings",
-    "cost": "harness.cli.cost",
-    "export": "harness.cli.export",
-    "predict": "harness.cli.predict",
-    "metrics": "harness.cli.metrics",
-    "doctor": "harness.cli.doctor",
-    "settings": "harness.cli.settings",
-    "datasets": "harness.cli.datasets",
-    "protocols": "harness.cli.protocols",
-    "records": "harness.cli.records",
-    "paper": "harness.cli.paper",
-    "completion": "harness.cli.completion",
+GROUPS = {
+    "use": ("run", "status", "show", "predict", "export", "data"),
+    "read": ("report", "tables", "figures", "claims"),
+    "measure": ("metrics", "cost", "evidence", "forgetting"),
+    "maintain": ("doctor", "settings", "records", "protocols"),
 }
+
+VERBS = {name: "harness.run" if name == "run" else f"harness.cli.{name}" for names in GROUPS.values() for name in names}
+
+PEOPLE_SAY = {
+    **dict.fromkeys(("train", "fit", "start", "submit", "launch", "sweep", "tune", "plan", "demo", "finetune"), "run"),
+    **dict.fromkeys(("eval", "evaluate", "evaluation", "test", "score", "validate"), "metrics"),
+    **dict.fromkeys(("why", "explain", "cell"), "show --cell"),
+    **dict.fromkeys(("compare", "diff"), "show --compare"),
+    **dict.fromkeys(("info", "inspect", "describe", "log", "view"), "show"),
+    **dict.fromkeys(("list", "ls", "ps", "queue", "progress", "watch", "jobs", "runs"), "status"),
+    "logs": "status --logs",
+    "cancel": "run --cancel",
+    **dict.fromkeys(("datasets", "dataset", "benchmarks", "prepare", "download", "sample", "samples"), "data"),
+    **dict.fromkeys(("infer", "inference", "segment", "classify", "masks"), "predict"),
+    **dict.fromkeys(("save", "convert", "adapter", "checkpoint"), "export"),
+    **dict.fromkeys(("table", "results", "latex", "csv", "leaderboard"), "tables"),
+    **dict.fromkeys(("readings", "variants", "ablation"), "tables --readings"),
+    **dict.fromkeys(("plot", "plots", "draw", "figure", "chart"), "figures"),
+    **dict.fromkeys(("html", "page", "dashboard"), "report"),
+    **dict.fromkeys(("claim", "verdict", "judge"), "claims"),
+    **dict.fromkeys(("benchmark", "profile", "flops", "time", "speed", "memory"), "cost"),
+    **dict.fromkeys(("attention", "cka", "insides"), "evidence"),
+    **dict.fromkeys(("transfer", "generalise", "generalize"), "forgetting"),
+    **dict.fromkeys(("methods", "contract", "selftest"), "doctor"),
+    **dict.fromkeys(("config", "configure", "init", "env"), "settings"),
+    **dict.fromkeys(("completion", "completions"), "settings --completion"),
+    **dict.fromkeys(("merge", "publish", "sync", "record", "seal"), "records"),
+    "paper": "records paper",
+    **dict.fromkeys(("protocol", "card", "cards", "rules"), "protocols"),
+    "studies": "run --study list",
+}
+"""What people call a verb elsewhere, or called it here -> what to type."""
+
+
+def instead_of(word: str) -> str:
+    """`` (did you mean X?)`` for a word that is no verb: what people mean by it, else the nearest verb."""
+    known = PEOPLE_SAY.get(word.strip("-").lower())
+    return f" (did you mean {known!r}?)" if known else did_you_mean(word, VERBS)
 
 
 def summaries() -> dict[str, str]:
     """Verb -> what it does, from the first paragraph of its docstring; no verb is imported for this."""
-    found = {}
+    told = {}
     for name, module in VERBS.items():
         spec = find_spec(module)
         assert spec is not None
         assert spec.origin is not None
         documentation = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
-        found[name] = plain(documentation)
-    return found
+        told[name] = plain(documentation)
+    return told

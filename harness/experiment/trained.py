@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.archive.checkpoints import noted
 from harness.archive.schema import Run
-from harness.archive.store import find_run
+from harness.archive.store import finished_run
 from harness.experiment.building import attached_segmenter
 from harness.methods.base import Method
 from harness.models.checkpoint import read_tensors
@@ -138,7 +138,7 @@ def of_results(results: Path, key: str) -> Trained:
     Raises:
         UsageError: unknown run, one that failed, or one without a trained state of its own.
     """
-    run = find_run(results, key)
+    run = finished_run(results, key)
     file = results / "state" / run.key / BEST
     if not file.is_file():
         raise UsageError(f"run {run.key} has no trained state at {file}; run it again to get one")

@@ -464,6 +464,6 @@ def _absent_lines(absent: Mapping[str, str], request: Request) -> list[str]:
     lines = []
     if shared:
         what = f"the data folder {root} does not exist" if root else "no data folder is given or set (--data DIR)"
-        lines.append(f"{what}: {', '.join(shared)}; sam-peft datasets list says where to get each")
+        lines.append(f"{what}: {', '.join(shared)}; sam-peft data list says where to get each")
     hint = "; or try python -m harness.run --protocol demo, which needs no data"  # said once, by the verb
     return lines + [text.removesuffix(hint) for name, text in absent.items() if name not in shared]

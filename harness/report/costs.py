@@ -167,7 +167,11 @@ def _above(sessions: Sequence[CostRecord]) -> list[str]:
     if c.options:
         lines.append("Options: " + ", ".join(f"{name}={c.options[name]}" for name in sorted(c.options)))
     if unknown := sorted({name for method in methods for name in method.not_counted}):
-        more = f" and {len(unknown) - MOST_NAMED} more (`sam-peft why` names them)" if len(unknown) > MOST_NAMED else ""
+        more = (
+            f" and {len(unknown) - MOST_NAMED} more (`sam-peft show --cell` names them)"
+            if len(unknown) > MOST_NAMED
+            else ""
+        )
         lines.append("Operations not counted in FLOPs: " + ", ".join(unknown[:MOST_NAMED]) + more)
     lines += [
         f"Merge not measured: {method.variant}, {mode}: {why}"

@@ -44,7 +44,27 @@ def reading_page(
         tables += [_curve(grid, here), _effects(grid, here), _claims(claims, grid, here)]
     if not tables:
         tables = [Table(heading=study.name, above=[f"No record of these readings under protocol {protocol} yet."])]
-    return Page(title=study.title, tables=tables, verb="readings")
+    return Page(title=study.title, tables=tables, verb="tables --readings")
+
+
+def design_text(study: Study) -> str:
+    """The fields, the readings and what the design cannot tell apart."""
+    readings = study.readings
+    assert readings is not None
+    lines = [f"{study.title}: {len(readings.points)} readings of {readings.method}", ""]
+    for field in readings.fields:
+        values = [", ".join(f"{name}={value}" for name, value in level.items()) for level in field.levels]
+        lines.append(
+            f"{field.name}: {values[0]} (default) | {values[1]}" + "".join(f" | alone: {v}" for v in values[2:])
+        )
+    lines += ["", *(f"  {entry.label}" for entry in readings.entries()), ""]
+    for name, shares in aliases(readings.fields).items():
+        strongest = max(shares.values(), key=abs, default=0.0)
+        lines.append(
+            f"{name} carries up to {abs(strongest):.2f} of each of {len(shares)} interactions of two other fields"
+        )
+    lines += ["", f"run them: python -m harness.run --study {study.name} --data DIR --checkpoint FILE"]
+    return "\n".join(lines) + "\n"
 
 
 def _curve(grid: Grid, study: Study) -> Table:

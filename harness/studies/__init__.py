@@ -183,7 +183,7 @@ class Study:
         benchmarks: canonical names.
         entries: the rows, in order.
         readings: ``method`` and ``fields`` (question that a paper leaves open -> plausible values, the default first);
-            `harness.studies.design` adds a row for each reading, and ``sam-peft readings`` reports on them.
+            `harness.studies.design` adds a row for each reading, and ``sam-peft tables --readings`` reports on them.
         phases: of a programme, which has no rows of its own: studies that are planned, priced and run one after another.
         seeds: every run is made once a seed.
         budget: what the rows share, instead of what the card says: ``epochs``, or ``updates`` of the weights.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cli.datasets import main
+from harness.cli.data import main
 from harness.datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair, Splits
 from harness.datasets.own_labels import any_folder
 from harness.datasets.reading.coco import _runs

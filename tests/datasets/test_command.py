@@ -1,4 +1,4 @@
-"""``sam-peft datasets``: what a user types and reads."""
+"""``sam-peft data``: what a user types and reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.datasets import _print_check, main
+from harness.cli.data import _print_check, main
 from harness.datasets import samples
 from harness.datasets.preparing.checking import Check
 from harness.datasets.preparing.downloading import Archive
@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_and_a_negative_number_are_one_line(
 
 def test_listing_does_not_import_torch() -> None:
     code = (
-        "import sys; from harness.cli.datasets import main; main(['list', '--data', 'nowhere']); "
+        "import sys; from harness.cli.data import main; main(['list', '--data', 'nowhere']); "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)

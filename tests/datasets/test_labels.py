@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cli.datasets import main
+from harness.cli.data import main
 from harness.datasets import samples
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Splits
 from harness.datasets.origin import ImageOrigin

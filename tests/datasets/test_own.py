@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cli.datasets import main
+from harness.cli.data import main
 from harness.datasets import own
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Splits
 from harness.datasets.own import own_benchmark, own_folder, read_classes

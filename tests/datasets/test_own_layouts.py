@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cli.datasets import main
+from harness.cli.data import main
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Splits
 from harness.datasets.own_labels import any_folder
 

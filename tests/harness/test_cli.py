@@ -162,7 +162,7 @@ def test_ascii_output_has_words_for_what_it_cannot_show() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["harness.run", "harness.cli.tables", "harness.cli.status", "harness.cli.cost", "harness.cli.datasets"]
+    "module", ["harness.run", "harness.cli.tables", "harness.cli.status", "harness.cli.cost", "harness.cli.data"]
 )
 def test_help_is_shown_in_ascii(module: str) -> None:
     done = subprocess.run(**command("-m", module, "--help", PYTHONIOENCODING="ascii"), capture_output=True, check=False)

@@ -24,7 +24,7 @@ from harness import run
 from harness.archive.cost import Comparability
 from harness.archive.files import sealed
 from harness.archive.schema import Run
-from harness.cli import claims, export, figures, readings, status, tables, why
+from harness.cli import claims, export, figures, show, status, tables
 from harness.cli.command import Main
 from harness.cli.protocols import main as protocols
 from harness.cli.records import main as records
@@ -204,11 +204,11 @@ def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
         (status.main, [*results, "--failed"]),
         (status.main, [*results, "--json"]),
         (status.main, [*results, "--logs", KEYS[0]]),
-        (why.main, ["mini", "lora", "kvasir.s_measure", *results]),
-        (why.main, ["demo", "naslora", "trans10k_v1.all.miou", *results]),
+        (show.main, ["--cell", "mini", "lora", "kvasir.s_measure", *results]),
+        (show.main, ["--cell", "demo", "naslora", "trans10k_v1.all.miou", *results]),
         (claims.main, results),
         (claims.main, [*results, "--protocol", "mini"]),
-        (readings.main, results),
+        (tables.main, [*results, "--readings"]),
         (protocols, ["show", "47defd50", *results]),
         (tables.main, [*results, "--json"]),
         (run.main, [*plan, *results, "--plan"]),

@@ -293,7 +293,7 @@ def test_where_something_is_missing_nothing_is_written(
         (results / "records").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     assert main([*words, "--results", str(results)]) == 2
-    assert "sam-peft datasets list" in (error := capsys.readouterr().err) or "nowhere.pth does not exist" in error
+    assert "sam-peft data list" in (error := capsys.readouterr().err) or "nowhere.pth does not exist" in error
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -126,8 +126,11 @@ def test_a_log_is_found_by_the_beginning_of_a_key(tmp_path, capsys):
     log_path(state_folder(tmp_path, job.run.key), 1).write_text("hello from the run\n")
     assert status.main(["--results", str(tmp_path), "--logs", job.run.key[:6]]) == 0
     assert "hello from the run" in capsys.readouterr().out
+    words = [job.run.method, job.run.benchmark, str(job.run.seed)]
+    assert status.main(["--results", str(tmp_path), "--logs", *words]) == 0
+    assert job.run.key in capsys.readouterr().out
     assert status.main(["--results", str(tmp_path), "--logs", "zzz"]) == 2
-    assert "0 runs begin with 'zzz'" in capsys.readouterr().err
+    assert "has the key 'zzz'" in capsys.readouterr().err
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.archive.store import RecordStore
-from harness.cli import status, why
+from harness.cli import show, status
 from harness.cli.tables import main as tables
 from harness.system.text import csv_cell, markdown, printable, printable_line
 from tests.harness.report.sample import record, render
@@ -65,7 +65,7 @@ def test_no_verb_sends_an_escape_of_a_record_or_of_a_file_name_to_the_terminal(
     for verb, words in (
         (status.main, []),
         (status.main, ["--failed"]),
-        (why.main, ["demo", "lora", "s_measure"]),
+        (show.main, ["--cell", "demo", "lora", "s_measure"]),
         (tables, []),
         (tables, ["--format", "csv"]),
         (tables, ["--format", "latex"]),

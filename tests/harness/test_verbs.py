@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from harness.__main__ import main
-from harness.cli.completion import main as completion
-from harness.cli.verbs import VERBS, summaries
+from harness.cli.settings import main as settings
+from harness.cli.verbs import GROUPS, PEOPLE_SAY, VERBS, summaries
 from harness.datasets import samples
 
 REPOSITORY = Path(__file__).parents[2]
@@ -55,6 +55,7 @@ def test_help_lists_every_verb_with_what_it_does_and_imports_none(capsys: pytest
             assert f"  {name}" in shown
             assert summary in shown
             assert re.fullmatch(r"[A-Z][^`:]*\.", summary), summary
+        assert all(f"\n{group}:\n" in shown for group in GROUPS)
     imported = python(
         "-c", "import sys, harness.__main__ as m; m.main([]); print(*sys.modules, file=sys.stderr)"
     ).stderr
@@ -75,11 +76,23 @@ def test_help_has_no_markup_and_the_words_that_all_verbs_share(name: str) -> Non
         assert " ROOT" not in text
 
 
+def test_what_people_say_instead_is_no_verb_and_names_one() -> None:
+    assert not set(PEOPLE_SAY) & set(VERBS)
+    assert {meant.split()[0] for meant in PEOPLE_SAY.values()} == set(VERBS)
+    for meant in PEOPLE_SAY.values():
+        verb, *words = meant.split()
+        options = {
+            word for below in parsers(import_module(VERBS[verb]).parser()) for word in below._option_string_actions
+        }
+        commands = {word for action in import_module(VERBS[verb]).parser()._actions for word in action.choices or ()}
+        assert set(words) <= {*options, *commands, "list"}
+
+
 def test_a_wrong_word_is_one_line_before_torch_is_loaded() -> None:
     words = {name: ["--nonsense"] for name in VERBS}
     words |= {"doctor": ["--backbone", "vit_x"], "cost": ["--methods", "lora", "--backbone", "vit_x"]}
     words |= {"run": ["--methods", "lora", "--datasets", "all", "--retry", "oom"]}
-    words |= {"metrics": ["--pred", ".", "--gt", ".", "--metrics", "iuo"], "datasets": ["check", "kvazir"]}
+    words |= {"metrics": ["--pred", ".", "--gt", ".", "--metrics", "iuo"], "data": ["check", "kvazir"]}
     words |= {"export": ["--run", "nowhere", "--out", "a.pth"]}
     words |= {"predict": ["--run", "nowhere", "--images", ".", "--out", "masks"]}
     code = f"""
@@ -99,6 +112,9 @@ assert 'torch' not in sys.modules
 def test_the_nearest_verb_and_option_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stauts"]) == 2
     assert capsys.readouterr().err == "error: unknown verb 'stauts' (did you mean 'status'?)\n"
+    for word, meant in (("train", "run"), ("eval", "metrics"), ("why", "show --cell"), ("datasets", "data")):
+        assert main([word]) == 2
+        assert capsys.readouterr().err == f"error: unknown verb {word!r} (did you mean {meant!r}?)\n"
     assert main(["run", "--metods", "lora"]) == 2
     assert "unknown argument '--metods' (did you mean --methods?); " in capsys.readouterr().err
 
@@ -162,7 +178,9 @@ def test_from_a_foreign_folder_a_run_says_which_copy_it_is(tmp_path: Path) -> No
         (["status", "--logs", "a", "--failed"], "--failed has no effect with --logs"),
         (["metrics", "--pred", ".", "--gt", ".", "--input-size", "64"], "--input-size has no effect without --set"),
         (["metrics", "--pred", ".", "--gt", ".", "--num-classes", "3", "--foreground", "half"], "--foreground has no"),
-        (["readings", "--plan", "--json"], "--json has no effect with --plan"),
+        (["tables", "--readings", "design", "--json"], "--json has no effect with --readings design"),
+        (["tables", "--readings", "--check"], "--check has no effect with --readings"),
+        (["settings", "--completion", "bash", "--json"], "--json has no effect with --completion"),
         (["settings", "--init", "--json"], "--json has no effect with --init"),
         (["settings", "--out", "a"], "--out is for --init"),
         (["tables", "--check", "--json"], "there is nothing to --check"),
@@ -197,7 +215,7 @@ def test_options_without_effect_are_refused(words: list[str], said: str, capsys:
 def test_completions_know_every_verb_and_its_options(
     shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert completion([shell]) == 0
+    assert settings(["--completion", shell]) == 0
     script = capsys.readouterr().out
     assert all(name in script for name in VERBS)
     assert "--methods" in script
@@ -223,11 +241,11 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(
         (["show", "0208a83a", "--results", results], lambda data: data["history"] and data["search_start"] == 2),
         (["tables", "--results", results], lambda data: data[0]["tables"][0]["rows"] and data[0]["numbers"]),
         (["claims", "--results", results], lambda data: data[0]["verdict"] and data[0]["readings"] is not None),
-        (["readings", "--results", "empty"], lambda data: data["title"]),
+        (["tables", "--readings", "--results", "empty"], lambda data: data["title"]),
         (["metrics", "--pred", "predicted", "--gt", "masks"], lambda data: data["scores"]["iou"] == 1),
         (["settings"], lambda data: data[2] == {"setting": "results", "value": "runs", "from": "default"}),
-        (["datasets", "list", "--data", "data"], lambda data: data[0]["found"]),
-        (["datasets", "check", "kvasir", "--data", "data"], lambda data: data["verdicts"]),
+        (["data", "list", "--data", "data"], lambda data: data[0]["found"]),
+        (["data", "check", "kvasir", "--data", "data"], lambda data: data["verdicts"]),
         (["run", "--study", "list"], lambda data: data[0]["study"] and data[0]["title"]),
         (
             ["protocols", "list"],

@@ -19,7 +19,7 @@ class Placed:
     Args:
         name: unique in the report; its anchor and the name of its CSV.
         level: 3 or 4, of its heading.
-        words: how many cells behind the first tell rows of one name apart; None to decide as `sam-peft why` does.
+        words: how many cells behind the first tell rows of one name apart; None to decide as `sam-peft show --cell` does.
         why: by row and column, the cell's place in `Content.behind`.
     """
 

@@ -18,7 +18,7 @@ from harness.archive.files import sealed
 from harness.archive.reading import load
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore
-from harness.cli import claims, status, tables, why
+from harness.cli import claims, show, status, tables
 from harness.cli.records import main as records
 from harness.evaluation import names
 from harness.evaluation.scorer import SplitScorer
@@ -132,7 +132,7 @@ def test_a_bad_record_is_one_line_in_every_verb_and_no_number(
         (status.main, ["--results", root], 0),
         (status.main, ["--results", root, "--failed"], 0),
         (status.main, ["--results", root, "--json"], 0),
-        (why.main, ["demo", "lora", "kvasir.s_measure", "--results", root], 0),
+        (show.main, ["--cell", "demo", "lora", "kvasir.s_measure", "--results", root], 0),
         (claims.main, ["--results", root], 0),
         (records, ["check", root], 1),
         (records, ["seal", root], 1),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from harness.cli.paper import main
+from harness.cli.records import main
 from harness.comparison.judging import judge, seeds_in_words, seeds_to_settle
 from harness.comparison.names import BENCHMARK_TITLES
 from harness.comparison.papers import (
@@ -96,7 +96,13 @@ def arguments(folder: Path, **changes: str) -> list[str]:
         "source": "PDF",
     }
     values |= changes
-    return ["add", "--folder", str(folder), *(word for name, value in values.items() for word in (f"--{name}", value))]
+    return [
+        "paper",
+        "add",
+        "--folder",
+        str(folder),
+        *(word for name, value in values.items() for word in (f"--{name}", value)),
+    ]
 
 
 def test_add_appends_fills_and_never_replaces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +113,7 @@ def test_add_appends_fills_and_never_replaces(tmp_path: Path, capsys: pytest.Cap
     assert main(arguments(tmp_path, metric="e_mean", value="1.2")) == 0
     assert main(arguments(tmp_path, metric="e_mean", value="120")) == 2
     assert [cell.value for cell in read_file(tmp_path / "p.csv")] == ["91.2", "1.2"]
-    assert main(["check", "--folder", str(tmp_path)]) == 0
+    assert main(["paper", "check", "--folder", str(tmp_path)]) == 0
 
 
 def test_empty_cells_are_asked_for_and_a_typo_is_asked_again(
@@ -115,7 +121,7 @@ def test_empty_cells_are_asked_for_and_a_typo_is_asked_again(
 ) -> None:
     (tmp_path / "nas-lora.csv").write_bytes((Path(__file__).parents[3] / "results/paper/nas-lora.csv").read_bytes())
     monkeypatch.setattr("sys.stdin", io.StringIO("912\n91.2 0.3 se\n\n93.1\nq\n"))
-    assert main(["add", "--folder", str(tmp_path), "--paper", "nas-lora", "--source", "PDF v1"]) == 0
+    assert main(["paper", "add", "--folder", str(tmp_path), "--paper", "nas-lora", "--source", "PDF v1"]) == 0
     shown = capsys.readouterr().out
     assert "outside 0 to 100" in shown
     assert "2 cells filled" in shown
@@ -131,10 +137,10 @@ def test_check_exits_1_and_a_broken_file_is_one_line(tmp_path: Path, capsys: pyt
     assert main(arguments(tmp_path)) == 0
     path = tmp_path / "p.csv"
     path.write_text(path.read_text().replace("91.2", "191.2"))
-    assert main(["check", "--folder", str(tmp_path)]) == 1
+    assert main(["paper", "check", "--folder", str(tmp_path)]) == 1
     path.write_text("a,b\n1,2\n")
     capsys.readouterr()
-    assert main(["check", "--folder", str(tmp_path)]) == 2
+    assert main(["paper", "check", "--folder", str(tmp_path)]) == 2
     assert "the first line must be" in capsys.readouterr().err
 
 

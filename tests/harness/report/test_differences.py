@@ -14,8 +14,8 @@ import yaml
 from harness.archive.files import image_scores
 from harness.archive.store import RecordStore
 from harness.cli.claims import main as claims
+from harness.cli.show import main as show
 from harness.cli.tables import main
-from harness.cli.why import main as why
 from harness.studies import load_study, study_from_dict
 from tests.harness.report.sample import CARD, record, render
 
@@ -188,7 +188,7 @@ def test_what_counts_by_cluster_is_explained(tmp_path: Path, capsys: pytest.Capt
     file.write_text(
         "title: Mine\nprotocol: demo\nbenchmarks: [cvc612]\nseeds: 3\nentries: [lora, decoder]\ntable: {baseline: lora}\n"
     )
-    assert why([str(file), "decoder", "Δ (n)", "--results", str(tmp_path)]) == 0
+    assert show(["--cell", str(file), "decoder", "Δ (n)", "--results", str(tmp_path)]) == 0
     assert "\n  images count by cluster: 12 of them\n" in capsys.readouterr().out
 
 

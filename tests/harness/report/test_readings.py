@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import harness.cli.readings as verb
 from harness.archive.archive import Archive
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
@@ -225,18 +224,18 @@ def test_a_claim_is_judged_where_another_study_tuned_the_baseline() -> None:
 
 
 def test_the_verb_writes_the_page_and_shows_the_plan_without_records(tmp_path: Path, capsys: Any) -> None:
-    assert verb.main(["--plan"]) == 0
+    assert tables(["--readings", "design"]) == 0
     plan = capsys.readouterr().out
     assert "alternate: alternate=both (default) | alternate=iteration | alone: alternate=joint" in plan
     assert "carries up to 0.33 of each of 28 interactions" in plan
-    assert verb.main(["--study", "rank"]) == 2
+    assert tables(["--readings", "--study", "rank"]) == 2
     assert "has no readings" in capsys.readouterr().err
-    assert verb.main(["--results", str(tmp_path)]) == 2
+    assert tables(["--readings", "--results", str(tmp_path)]) == 2
     assert "run the readings first" in capsys.readouterr().err
     store = RecordStore(tmp_path)
     for one in everything():
         store.write(replace(one, run=replace(one.run, protocol="nas-lora")))
-    assert verb.main(["--results", str(tmp_path)]) == 0
+    assert tables(["--readings", "--results", str(tmp_path)]) == 0
     assert (tmp_path / "readings" / "readings.md").is_file()
     assert tables(["--results", str(tmp_path)]) == 0
     assert tables(["--check", "--results", str(tmp_path)]) == 0  # it is no table that records alone would give

@@ -6,13 +6,16 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
+from harness.cli import evidence, export, forgetting, predict, status
 from harness.cli.show import main
+from harness.comparison.finding import find_run
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.report import runs
 from harness.report.runs import curve
@@ -105,8 +108,10 @@ def test_json_holds_what_the_page_shows(results: Path, capsys: pytest.CaptureFix
     ("words", "said"),
     [
         (["0000"], "has the key '0000'"),
-        ([""], "give the KEY of a run, or --compare A B"),
-        (["0", "--compare", "0", "1"], "give the KEY of a run, or --compare A B"),
+        ([""], "give the KEY of a run, or --cell TABLE ROW COLUMN, or --compare A B"),
+        (["0", "--cell", "mini", "lora", "iou"], "give the KEY of a run"),
+        (["--cell", "mini", "lora", "iou", "--json"], "--json has no effect with --cell"),
+        (["0", "--compare", "0", "1"], "give the KEY of a run, or --cell TABLE ROW COLUMN, or --compare A B"),
         (["--compare", "0000", "1"], "has the key '0000'"),
         (["fedc"], "run fedcba9876543210 has no record yet"),
         (["0", "--results", "nowhere"], "results folder nowhere does not exist"),
@@ -262,3 +267,19 @@ def test_a_record_says_where_the_time_of_its_run_went() -> None:
         "100 s from start to record: start 5 %, training 80 %, testing 15 %; outside the network's passes 10 %"
     )
     assert runs._where_time_went({"step_time_s": 1.0}) == []
+
+
+@pytest.mark.parametrize(("verb", "option"), [(export, "--run"), (predict, "--run"), (status, "--logs")])
+def test_words_stand_wherever_a_key_does(verb: ModuleType, option: str, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        RecordStore(tmp_path).write(record(seed=seed))
+    needed = {export: ["--out", "a.pth"], predict: ["--images", "a.png", "--out", "masks"]}.get(verb, [])
+    given = verb.parser().parse_args([option, "LoRA", "Kvasir-SEG", "1", *needed])
+    asked = given.run if option == "--run" else given.logs
+    assert find_run(tmp_path, asked).key == record(seed=1).key
+
+
+def test_words_of_several_runs_are_several() -> None:
+    for verb in (evidence, forgetting):
+        given = verb.parser().parse_args(["--run", "lora", "kvasir", "0", "--run", "0123abcd"])
+        assert given.run == ["lora kvasir 0", "0123abcd"]

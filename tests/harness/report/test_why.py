@@ -11,7 +11,7 @@ from harness.archive.archive import Archive
 from harness.archive.cost import CostStore
 from harness.archive.merge import merge
 from harness.archive.store import RecordStore
-from harness.cli.why import main
+from harness.cli.show import main
 from harness.report.costs import Measured
 from harness.report.pages import page_of, pages_below
 from harness.report.why import explain
@@ -39,7 +39,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def why(results: Path, *words: str) -> int:
-    return main([*words, "--results", str(results)])
+    return main(["--cell", *words, "--results", str(results)])
 
 
 def test_a_cell_names_seeds_keys_hashes_files_and_reasons(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,15 +105,15 @@ def test_a_tables_file_is_explained_from_its_own_folder(
     monkeypatch.chdir(runs.parent)
     (results / "tables").mkdir()
     (results / "tables" / "demo.md").write_text("")
-    assert main([str(results / "tables" / "demo.md"), "decoder", "kvasir.s_measure"]) == 0
+    assert main(["--cell", str(results / "tables" / "demo.md"), "decoder", "kvasir.s_measure"]) == 0
     shown = capsys.readouterr().out
     assert "seed 0: 80.0000" in shown
     assert str(results / "records") in shown
     monkeypatch.chdir(results / "tables")
-    assert main(["demo.md", "decoder", "kvasir.s_measure"]) == 0
+    assert main(["--cell", "demo.md", "decoder", "kvasir.s_measure"]) == 0
     assert "seed 0: 80.0000" in capsys.readouterr().out
     monkeypatch.chdir(runs.parent)
-    assert main(["demo", "decoder", "kvasir.s_measure"]) == 0
+    assert main(["--cell", "demo", "decoder", "kvasir.s_measure"]) == 0
     assert "seed 0: 11.0000" in capsys.readouterr().out
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.cli import why
+from harness.cli.show import main as show_in_terminal
 from harness.cli.tables import main as tables
 from tests.harness.report.html.conftest import HOSTILE, MESSAGE
 
@@ -180,7 +180,7 @@ def test_a_cell_opens_what_why_says(
         "return [...arguments[0].querySelectorAll('h2, pre')].map((e) => e.textContent)", dialog
     )
     capsys.readouterr()
-    assert why.main([*asked, "--results", str(folder)]) == 0
+    assert show_in_terminal(["--cell", *asked, "--results", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "\n".join(shown) in said
     box = dialog.rect

@@ -1,4 +1,4 @@
-"""``sam-peft datasets``: list, prepare and check the nine benchmarks as people download them, or write samples of them."""
+"""``sam-peft data``: list, prepare and check the nine benchmarks as people download them, or write samples of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_ROOT = Path("data")
 
 
 def parser() -> CommandParser:
-    p = command("datasets", __doc__)
+    p = command("data", __doc__)
     commands = p.add_subparsers(dest="command", required=True)
 
     listing = commands.add_parser("list", help="what each benchmark needs, its terms and size, and which are found")
@@ -168,7 +168,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
             print(f"the download is kept: {archive.path} (remove it to free {archive.size / 1e6:.1f} MB)")
     counts = ", ".join(f"{split} {count}" for split, count in done.counts.items())
     print(f"{'prepared' if done.new else 'already prepared'}: {done.folder} (layout {done.layout}; {counts})")
-    print(f"next: sam-peft datasets check {benchmark.name} --data {root}")
+    print(f"next: sam-peft data check {benchmark.name} --data {root}")
     return 0
 
 
@@ -183,7 +183,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         among = [name for name in BENCHMARKS.names() if name not in LABELLED]  # whose images are those of the others
         names = [name for name in among if _entry(name, _folder(arguments, name))["found"]]
         if not names:
-            raise UsageError(f"nothing is found in {_folder(arguments)}; sam-peft datasets list says where to get it")
+            raise UsageError(f"nothing is found in {_folder(arguments)}; sam-peft data list says where to get it")
     else:
         name, _, folder = arguments.name.partition("=")
         if folder:
