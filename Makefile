@@ -14,7 +14,7 @@ NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile $(addprefix tests/,
 # What tests notice of small wrong changes in one room: archive, evaluation, training, methods, datasets, reporting, leases.
 ROOM ?= archive
 
-.PHONY: demo test test-numbers test-fast mutants lint format test-slurm clean
+.PHONY: demo test test-numbers test-fast mutants lint docs format test-slurm clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml
@@ -54,6 +54,16 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet $(LOCK) --editable '.[docs]'
+	touch $@
+
+# What the pages link to, by links, so that no page is copied; build/site/index.html opens offline.
+docs: $(VENV)/installed-docs
+	rm -rf build/pages build/site && mkdir -p build/pages
+	ln -s $(addprefix $(CURDIR)/,README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md LICENSE CITATION.cff docs datasets methods slurm results) build/pages/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --config-file docs/mkdocs.yml
 
 test-slurm: $(VENV)/installed-dev
 	PYTHON=$(CURDIR)/$(BIN)/python slurm/testcluster/test -q $(SLURM_TESTS)

@@ -69,3 +69,18 @@ def test_the_lock_has_a_version_of_all_that_is_installed() -> None:
     lines = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8").splitlines()
     locked = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
     assert {name for name in wanted if name.lower().replace("_", "-") not in locked} == {project["name"]}
+
+
+def test_the_site_and_the_index_lead_to_every_page() -> None:
+    pages = {path.name for path in (REPOSITORY / "docs").glob("*.md")} - {"README.md"}
+    site, index = ((REPOSITORY / "docs" / name).read_text() for name in ("mkdocs.yml", "README.md"))
+    assert {page for page in pages if f"docs/{page}\n" not in site} == set()
+    assert {page for page in pages if f"]({page})" not in index} == set()
+
+
+@pytest.mark.parametrize(
+    "name", re.findall(r"^(?:::: |### )(harness\S+)", (REPOSITORY / "docs/api.md").read_text(), re.M)
+)
+def test_public_names_are_there_and_say_what_they_are(name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    assert attribute.isupper() or getattr(import_module(module), attribute).__doc__
