@@ -384,7 +384,7 @@ def show_plan(
     )
     budget.priced |= hours
     if arguments.json:
-        print(json.dumps({"phase": heading, **plan_data(planned, prices, where=where)}))
+        print(json.dumps({"phase": heading, **plan_data(planned, prices, where=where, budget=left)}))
         return 1 if planned.missing else 0
     text = plan_text(planned, prices, where=where, budget=left)
     print(f"{heading}: {text}" if heading else text, end="\n" if heading else "")

@@ -1,30 +1,28 @@
 """From a request to frozen jobs: every name resolved, every rule validated, every missing thing known, before anything starts.
 
-No torch here, unless there is a checkpoint to look into: planning a thousand runs takes a second.
-
-Earlier records say which planned runs are finished, failed, damaged, or were made from other data.
+`plan` is three steps that can be read one by one: `resolve_names`, `expand`, and matching with earlier records
+(`harness.planning.earlier`). No torch here, unless there is a checkpoint to look into: planning a thousand runs takes a second.
 """
 
 from __future__ import annotations
 
 import itertools
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from harness.archive.checkpoints import noted
-from harness.archive.schema import Record, Run, content_hash
-from harness.archive.store import RecordStore
+from harness.archive.schema import Run, content_hash
 from harness.datasets.base import DatasetError
 from harness.datasets.preparing.checking import first_look
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.checkpoint import require_finite
 from harness.models.fingerprints import fingerprint, is_remembered, short_fingerprint
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash, require_task
+from harness.planning.earlier import earlier, under_short_fingerprints
 from harness.planning.job import Job
 from harness.planning.needs import weights
-from harness.planning.request import Request, require_countable
+from harness.planning.request import Request, Variant, require_countable
 from harness.planning.rows import method_row, split_overrides
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, load_protocol, protocol_hash, resolve, with_rules
@@ -35,150 +33,41 @@ from harness.system.streams import stages
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A checkpoint: its path, its fingerprint and the short one that older records name it by; empty for random weights."""
+    """A checkpoint: its path, its fingerprint and the short one that older records name it by; empty for random weights.
+
+    Args:
+        missing: what to do where the file is not there; empty where nothing is missing.
+    """
 
     path: str = ""
     fingerprint: str = ""
     short: str = ""
+    missing: str = ""
 
 
-def pretrained(request: Request, backbone: str, protocol: Protocol, missing: list[str]) -> Pretrained:
-    """The checkpoint that a request gives a backbone; one that is not there is a line in ``missing``.
+def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretrained:
+    """The checkpoint that a request gives a backbone.
 
     Raises:
         UsageError: it does not fit, or its numbers are not finite.
     """
     path = request.checkpoints.get(backbone, request.checkpoints.get(""))
-    if path is None:
-        if protocol.data == "files":
-            missing.append(
-                f"no checkpoint of {backbone} is given or set: give {weights(backbone)} with --checkpoint FILE, "
-                "or --checkpoint none to start from random weights"
-            )
-        return Pretrained()
-    if str(path) == "none":
+    if path is None and protocol.data == "files":
+        return Pretrained(
+            missing=f"no checkpoint of {backbone} is given or set: give {weights(backbone)} with --checkpoint FILE, "
+            "or --checkpoint none to start from random weights"
+        )
+    if path is None or str(path) == "none":
         return Pretrained()
     if not path.is_file():
-        missing.append(f"checkpoint {path} does not exist; give the path of the pretrained {backbone} file")
-        return Pretrained(path=str(path), fingerprint="missing")
+        missing = f"checkpoint {path} does not exist; give the path of the pretrained {backbone} file"
+        return Pretrained(path=str(path), fingerprint="missing", missing=missing)
     from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
 
     require_checkpoint(backbone, path)
     if not is_remembered(path):  # all of it is read once, for its numbers and for its fingerprint
         require_finite(path)
     return Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path), short=short_fingerprint(path))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Earlier:
-    """What there is below a results folder.
-
-    Args:
-        finished: keys with an ``OK`` record.
-        failed: key -> reason code.
-        problems: a line for every record that cannot be read; its run counts as not started.
-    """
-
-    finished: frozenset[str]
-    failed: Mapping[str, str]
-    problems: tuple[str, ...]
-
-
-def earlier(results: Path, jobs: Mapping[str, Job]) -> Earlier:
-    """Look up the records of ``jobs`` (by key).
-
-    Raises:
-        UsageError: a finished record was made from other files than the benchmark has now, or a record that may be a
-            finished one cannot be read for now.
-    """
-    store = RecordStore(results)
-    finished: set[str] = set()
-    failed: dict[str, str] = {}
-    problems: list[str] = []
-    outdated: dict[str, list[Path]] = {}
-    for key, record in store.surely_ended(jobs.keys()).items():
-        job = jobs[key]
-        if isinstance(record, str):
-            problems.append(_damaged(store.path(key), record))
-        elif record.code != "OK":
-            failed[key] = record.code
-        else:
-            finished.add(key)
-            then, now = record.run.data_fingerprint, job.run.data_fingerprint
-            if then and now and then != now:
-                outdated.setdefault(job.run.benchmark, []).append(store.path(key))
-    if outdated:
-        raise UsageError(_outdated(outdated, jobs))
-    return Earlier(finished=frozenset(finished), failed=failed, problems=tuple(problems))
-
-
-def under_short_fingerprints(
-    results: Path, jobs: Mapping[str, Job], shorts: Mapping[str, str]
-) -> tuple[dict[str, Job], list[str]]:
-    """``jobs`` with the runs that older records finished under a checkpoint's short fingerprint named as there, where
-    `harness.archive.checkpoints` says that the file is theirs; and a line for each checkpoint where it does not.
-
-    Args:
-        shorts: fingerprint of every byte -> short fingerprint of the same file.
-
-    Raises:
-        UsageError: the notes are damaged, or a record that may be a finished one cannot be read for now.
-    """
-    notes = noted(results)
-    olders = {
-        key: replace(job.run, checkpoint=shorts[whole])
-        for key, job in jobs.items()
-        if (whole := job.run.checkpoint) in shorts
-    }
-    asked = [*olders, *(older.key for older in olders.values())]
-    ended = RecordStore(results).surely_ended(asked)
-    finished = {key for key, record in ended.items() if isinstance(record, Record) and record.code == "OK"}
-    found: dict[str, Job] = {}
-    others: dict[tuple[str, str], int] = {}
-    for key, job in jobs.items():
-        older = olders.get(key, job.run)
-        if older.key in finished and key not in finished and older.key != key:
-            if notes.get(older.checkpoint) == job.run.checkpoint:
-                job = replace(job, run=older)
-            else:
-                place = (job.checkpoint, older.checkpoint)
-                others[place] = others.get(place, 0) + 1
-        found[job.run.key] = job
-    return found, [_unverified(count, *place, results, notes) for place, count in others.items()]
-
-
-def _unverified(count: int, path: str, short: str, results: Path, notes: Mapping[str, str]) -> str:
-    whose = f"{count} finished records" if count > 1 else "1 finished record"
-    if short in notes:
-        return (
-            f"{whose} of these runs below {results} came from another checkpoint than {path} ({notes[short]}, which shares"
-            f" the short fingerprint {short} with it) and count as not started"
-        )
-    return (
-        f"{whose} of these runs below {results} know their checkpoint by size, beginning and end alone ({short}) and count"
-        f" as not started; if {path} is the file they came from, note it: sam-peft records verify-checkpoint "
-        f"{shlex.quote(path)} {shlex.quote(str(results))}"
-    )
-
-
-def _damaged(path: Path, reason: str) -> str:
-    return (
-        f"{path} is not a readable record ({reason}): its run counts as not started, and the file stays as "
-        f"{path.name}.unreadable once the run has a new record"
-    )
-
-
-def _outdated(outdated: Mapping[str, list[Path]], jobs: Mapping[str, Job]) -> str:
-    name, paths = next(iter(outdated.items()))
-    root = jobs[paths[0].stem].dataset_root
-    whose = (
-        f"{len(paths)} finished records, such as {paths[0]}" if len(paths) > 1 else f"the finished record {paths[0]}"
-    )
-    others = f" (so do {', '.join(list(outdated)[1:])})" if len(outdated) > 1 else ""
-    return (
-        f"{name}: its files below {root} differ from those behind {whose}{others}; "
-        "take another --results folder for the new files, or move those records away to run them again"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,20 +101,8 @@ class Plan:
         return tuple(job for job in self.jobs if job.run.key not in self.finished)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Data:
-    """What a run says of a benchmark's files; empty where they are not on disk."""
-
-    root: Path = Path()
-    manifest: str = ""
-    fingerprint: str = ""
-    split_rule: str = ""
-    note: str = ""
-    odd: tuple[str, ...] = ()
-
-
 def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = None) -> Plan:
-    """Resolve a request.
+    """Resolve a request's names, look at its data, expand it into runs, and match those with earlier records.
 
     Args:
         request: what the user asks for.
@@ -235,146 +112,259 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         UsageError, MethodError: an unknown name, a wrong value, a checkpoint that does not fit, data that changed since a
             finished run. Missing data and checkpoints are in `Plan.missing`.
     """
-    with stages() as tell:
-        return _plan(request, prepare_samples, tell)
-
-
-def _plan(request: Request, prepare_samples: Callable[[str], Path] | None, tell: Callable[[str], None]) -> Plan:
     require_countable(request.runs)
-    tell("planning")
-    protocol_overrides, method_overrides = split_overrides(request.overrides)
-    protocol = load_protocol(request.protocol, protocol_overrides)
-    _check_tables(protocol)
-    backbones = [resolve_backbone(name) for name in request.backbones or (protocol.backbone,)]
-    under = [
-        load_protocol(request.protocol, {**protocol_overrides, **own, "decoder": name})
-        for name, own in request.decoders.items()
-    ]
-    missing: list[str] = []
-    if any(str(path) != "none" for path in request.checkpoints.values()):
-        tell("loading torch to look into checkpoints")
-    weights = {backbone: pretrained(request, backbone, protocol, missing) for backbone in backbones}
-    rows = [
-        (entry, backbone, *method_row(entry, protocol, method_overrides, backbone))
-        for backbone in backbones
-        for entry in request.entries
-    ]
-    jobs: dict[str, Job] = {}
-    keys: dict[tuple[str, str], list[str]] = {}
-    images: dict[str, Images] = {}
-    absent: dict[str, str] = {}
-    one_mask: list[str] = []
-    odd: list[str] = []
-    unreached: dict[str, None] = {}
-    digests = {
-        (card.decoder, backbone): protocol_hash(for_backbone(card, backbone))
-        for card in under or (protocol,)
-        for backbone in backbones
-    }
-    planned = list(dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks))
-    for number, name in enumerate(planned, start=1):
-        rules = _own_rules(name, resolve(protocol, name))
-        doing = f"writing the {protocol.name}'s images" if rules.data == "sample" else "looking through images"
-        tell(f"{doing}: {name} ({number}/{len(planned)})")
-        try:
-            data, images[name] = _data(name, rules, request, prepare_samples)
-        except DatasetError as error:
-            if is_own(name):  # there is nothing to get: the message says what to mend
-                raise
-            absent[name] = str(error)
-            if request.skip_missing:
-                continue
-            data = _Data()
-        odd += data.odd
-        benchmark = BENCHMARKS.get(name)
-        if rules.mask_tokens == 1 and rules.decoder == "sam" and benchmark.task == "multiclass":
-            one_mask.append(name)
-        resolved = [(card, _own_rules(name, resolve(card, name))) for card in under or (protocol,)]
-        grid = [
-            (card, backbone, full := for_backbone(own, backbone), as_rules(full))
-            for card, own in resolved
-            for backbone in backbones
-        ]
-        for (card, beneath, rules, plain), row in itertools.product(grid, rows):
-            entry, backbone, method, config, label, changed = row
-            if backbone != beneath:
-                continue
-            if entry.benchmarks and name not in entry.benchmarks:
-                continue
-            if entry.models and (backbone, rules.decoder) not in entry.models:
-                continue
-            if chosen := {**request.rules.get((name, backbone, rules.decoder), {}), **entry.rules}:
-                rules = with_rules(rules, chosen)
-                plain = as_rules(rules)
-            require_task(name, benchmark.task, rules)
-            require_stands(rules.decoder, backbone)
-            if config.freezes_decoder and rules.decoder != "sam":
-                raise UsageError(
-                    f"{label}: only SAM's mask decoder is adapted, not decoder={rules.decoder}; use decoder=sam"
-                )
-            if config.freezes_decoder and rules.decoder_lr is not None:
-                raise UsageError(
-                    f"{label}: its decoder is frozen, and decoder_lr would be the adapters'; leave it away"
-                )
-            if not config.trains:
-                _require_pretrained_decoder(label, backbone, rules, benchmark.task, request)
-            # A budget of updates is one of epochs for whoever spares none, so that both share their runs.
-            budget = {} if config.spares_weight_updates else {"budget": "epochs"}
-            options, row_rules = asdict(config), {**plain, **budget}  # seeds share them, and what pricing makes of them
-            benchmarks = [one for one in planned if one in (entry.benchmarks or planned)]
-            for seed in request.seeds:
-                run = Run(
-                    method=method,
-                    method_config=options,
-                    variant=label,
-                    benchmark=name,
-                    backbone=backbone,
-                    checkpoint=weights[backbone].fingerprint,
-                    protocol=protocol.name,
-                    protocol_hash=digests[card.decoder, backbone],
-                    rules={**row_rules, "split_seed": seed} if rules.split_follows_seed else row_rules,
-                    seed=seed,
-                    manifest=data.manifest,
-                    split_rule=data.split_rule,
-                    data_note=data.note,
-                    data_fingerprint=data.fingerprint,
-                    tuning=dict(entry.tuning),
-                    changed=changed,
-                    planned_seeds=list(request.seeds),
-                    planned_benchmarks=list(benchmarks),
-                    benchmark_title=str(getattr(benchmark, "title", "")),  # a plug-in may have left it out
-                    benchmark_metrics=list(map(str, getattr(benchmark, "metrics", ()))),
-                )
-                job = Job(
-                    run=run,
-                    dataset_root=str(data.root),
-                    checkpoint=weights[backbone].path,
-                    results=str(request.results.absolute()),
-                    plugins=request.plugins,
-                )
-                jobs.setdefault(run.key, job)  # two words may name one run: naslora,all
-                keys.setdefault((label, name), []).append(run.key)
-            if words := config.never_reached(rules.epochs):
-                unreached.setdefault(f"{label}: {words}; more --set epochs, or an earlier search_start_epoch")
-    if absent and not (request.skip_missing and jobs):
+    with stages() as tell:
+        tell("planning")
+        names = resolve_names(request, tell)
+        data = look_at_data(names, request, prepare_samples, tell)
+        grid = expand(names, data, request)
+    missing = [checkpoint.missing for checkpoint in names.checkpoints.values() if checkpoint.missing]
+    absent = {name: files.absent for name, files in data.items() if files.absent}
+    if absent and not (request.skip_missing and grid.jobs):
         missing += _absent_lines(absent, request)
-    asked = content_hash(sorted(jobs))
-    shorts = {one.fingerprint: one.short for one in weights.values() if one.short}
-    named = list(jobs)
-    jobs, unverified = under_short_fingerprints(request.results, jobs, shorts)
-    names = dict(zip(named, jobs, strict=True))
+    shorts = {one.fingerprint: one.short for one in names.checkpoints.values() if one.short}
+    jobs, unverified = under_short_fingerprints(request.results, grid.jobs, shorts)
+    key_now = dict(zip(grid.jobs, jobs, strict=True))
     before = earlier(request.results, jobs)
     return Plan(
         jobs=tuple(jobs.values()),
         finished=before.finished,
         failed=before.failed,
         missing=tuple(missing),
-        protocol=protocol,
-        images=images,
-        problems=(*before.problems, *unverified, *map(_one_mask_line, one_mask), *odd, *unreached),
-        request=asked,
-        keys={place: tuple(names[key] for key in mine) for place, mine in keys.items()},
+        protocol=names.protocol,
+        images={name: files.images for name, files in data.items() if files.images is not None},
+        problems=(*before.problems, *unverified, *grid.problems),
+        request=content_hash(sorted(grid.jobs)),
+        keys={place: tuple(key_now[key] for key in keys) for place, keys in grid.keys.items()},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method with its options on one backbone, resolved (`harness.planning.rows.method_row`)."""
+
+    entry: Variant
+    backbone: str
+    method: str
+    config: Any
+    label: str
+    changed: Mapping[str, Any]
+
+    def is_asked_for(self, benchmark: str, decoder: str) -> bool:
+        """Whether the request wants this row on a benchmark, under a decoder."""
+        entry = self.entry
+        return (not entry.benchmarks or benchmark in entry.benchmarks) and (
+            not entry.models or (self.backbone, decoder) in entry.models
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """A request whose every name is resolved.
+
+    Args:
+        protocol: the card as it is.
+        cards: the card under every decoder that the request names; else the card alone.
+        checkpoints: backbone -> its pretrained weights.
+        rows: every method on every backbone.
+        benchmarks: canonical names, each once.
+    """
+
+    protocol: Protocol
+    cards: tuple[Protocol, ...]
+    checkpoints: Mapping[str, Pretrained]
+    rows: tuple[Row, ...]
+    benchmarks: tuple[str, ...]
+
+
+def resolve_names(request: Request, tell: Callable[[str], None]) -> Names:
+    """Card, backbones, checkpoints, methods and benchmarks of a request.
+
+    Raises:
+        UsageError, MethodError: as `plan`.
+    """
+    protocol_overrides, method_overrides = split_overrides(request.overrides)
+    protocol = load_protocol(request.protocol, protocol_overrides)
+    for name in protocol.methods:
+        METHODS.resolve(name)
+    for name in protocol.benchmarks:
+        BENCHMARKS.resolve(name)
+    backbones = dict.fromkeys(resolve_backbone(name) for name in request.backbones or (protocol.backbone,))
+    cards = [
+        load_protocol(request.protocol, {**protocol_overrides, **own, "decoder": name})
+        for name, own in request.decoders.items()
+    ]
+    if any(str(path) != "none" for path in request.checkpoints.values()):
+        tell("loading torch to look into checkpoints")
+    checkpoints = {backbone: pretrained(request, backbone, protocol) for backbone in backbones}
+    rows = []
+    for backbone, entry in itertools.product(backbones, request.entries):
+        method, config, label, changed = method_row(entry, protocol, method_overrides, backbone)
+        rows.append(Row(entry=entry, backbone=backbone, method=method, config=config, label=label, changed=changed))
+    return Names(
+        protocol=protocol,
+        cards=tuple(cards) or (protocol,),
+        checkpoints=checkpoints,
+        rows=tuple(rows),
+        benchmarks=tuple(dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """What a run says of a benchmark's files.
+
+    Args:
+        absent: why they are not on disk, and where to get them; the rest is empty then.
+        images: how many there are, before the protocol's limits.
+        odd: a line for each thing about their masks that cannot be right.
+    """
+
+    absent: str = ""
+    images: Images | None = None
+    root: Path = Path()
+    manifest: str = ""
+    fingerprint: str = ""
+    split_rule: str = ""
+    note: str = ""
+    odd: tuple[str, ...] = ()
+
+
+def look_at_data(
+    names: Names, request: Request, prepare_samples: Callable[[str], Path] | None, tell: Callable[[str], None]
+) -> dict[str, Files]:
+    """Benchmark -> its files, under the card's rules for it.
+
+    Raises:
+        UsageError, DatasetError: a rule that is not for a benchmark, or data of one's own that cannot be used.
+    """
+    files = {}
+    for number, name in enumerate(names.benchmarks, start=1):
+        rules = _own_rules(name, resolve(names.protocol, name))
+        doing = f"writing the {rules.name}'s images" if rules.data == "sample" else "looking through images"
+        tell(f"{doing}: {name} ({number}/{len(names.benchmarks)})")
+        try:
+            files[name] = _files(name, rules, request, prepare_samples)
+        except DatasetError as error:
+            if is_own(name):  # there is nothing to get: the message says what to mend
+                raise
+            files[name] = Files(absent=str(error))
+    return files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A request expanded.
+
+    Args:
+        jobs: key -> run, each once, in grid order.
+        keys: (variant, benchmark) -> its runs.
+        problems: a line for each rule that cannot give good masks, and for what looks odd in the data.
+    """
+
+    jobs: Mapping[str, Job]
+    keys: Mapping[tuple[str, str], Sequence[str]]
+    problems: tuple[str, ...]
+
+
+def expand(names: Names, data: Mapping[str, Files], request: Request) -> Grid:
+    """Every run of the request: benchmarks by cards by rows by seeds, as far as they fit each other.
+
+    Raises:
+        UsageError: a row, a benchmark and a decoder that do not.
+    """
+    jobs: dict[str, Job] = {}
+    keys: dict[tuple[str, str], list[str]] = {}
+    one_mask, odd, unreached = list[str](), list[str](), list[str]()
+    settings = [
+        (card, backbone, protocol_hash(for_backbone(card, backbone)))
+        for card in names.cards
+        for backbone in names.checkpoints
+    ]
+    for name, files in data.items():
+        if files.absent and request.skip_missing:
+            continue
+        odd += files.odd
+        task = BENCHMARKS.get(name).task
+        of_card = resolve(names.protocol, name)
+        if of_card.mask_tokens == 1 and of_card.decoder == "sam" and task == "multiclass":
+            one_mask.append(_one_mask_line(name))
+        for card, backbone, digest in settings:
+            of_setting = for_backbone(_own_rules(name, resolve(card, name)), backbone)
+            plain = as_rules(of_setting)
+            for row in names.rows:
+                if row.backbone != backbone or not row.is_asked_for(name, of_setting.decoder):
+                    continue
+                chosen = {**request.rules.get((name, backbone, of_setting.decoder), {}), **row.entry.rules}
+                rules = with_rules(of_setting, chosen) if chosen else of_setting
+                _require_fit(row, name, task, rules, request)
+                said = as_rules(rules) if chosen else plain
+                for job in _jobs(row, name, files, names, request, rules=said, digest=digest):
+                    jobs.setdefault(job.run.key, job)  # two words may name one run: naslora,all
+                    keys.setdefault((row.label, name), []).append(job.run.key)
+                if words := row.config.never_reached(rules.epochs):
+                    unreached.append(f"{row.label}: {words}; more --set epochs, or an earlier search_start_epoch")
+    return Grid(jobs=jobs, keys=keys, problems=(*one_mask, *odd, *dict.fromkeys(unreached)))
+
+
+def _require_fit(row: Row, benchmark: str, task: str, rules: Protocol, request: Request) -> None:
+    """Refuse a row, a benchmark and rules that do not fit each other."""
+    require_task(benchmark, task, rules)
+    require_stands(rules.decoder, row.backbone)
+    if row.config.freezes_decoder and rules.decoder != "sam":
+        raise UsageError(
+            f"{row.label}: only SAM's mask decoder is adapted, not decoder={rules.decoder}; use decoder=sam"
+        )
+    if row.config.freezes_decoder and rules.decoder_lr is not None:
+        raise UsageError(f"{row.label}: its decoder is frozen, and decoder_lr would be the adapters'; leave it away")
+    if not row.config.trains:
+        _require_pretrained_decoder(row.label, row.backbone, rules, task, request)
+
+
+def _jobs(
+    row: Row, name: str, files: Files, names: Names, request: Request, *, rules: Mapping[str, Any], digest: str
+) -> Iterator[Job]:
+    """A run a seed.
+
+    Args:
+        rules: the protocol's, as a record holds them.
+        digest: hash of the card on this backbone.
+    """
+    benchmark, checkpoint = BENCHMARKS.get(name), names.checkpoints[row.backbone]
+    # A budget of updates is one of epochs for whoever spares none, so that both share their runs.
+    budget = {} if row.config.spares_weight_updates else {"budget": "epochs"}
+    options, row_rules = asdict(row.config), {**rules, **budget}  # seeds share them, and what pricing makes of them
+    benchmarks = [one for one in names.benchmarks if one in (row.entry.benchmarks or names.benchmarks)]
+    for seed in request.seeds:
+        run = Run(
+            method=row.method,
+            method_config=options,
+            variant=row.label,
+            benchmark=name,
+            backbone=row.backbone,
+            checkpoint=checkpoint.fingerprint,
+            protocol=names.protocol.name,
+            protocol_hash=digest,
+            rules={**row_rules, "split_seed": seed} if row_rules.get("split_follows_seed") else row_rules,
+            seed=seed,
+            manifest=files.manifest,
+            split_rule=files.split_rule,
+            data_note=files.note,
+            data_fingerprint=files.fingerprint,
+            tuning=dict(row.entry.tuning),
+            changed=dict(row.changed),
+            planned_seeds=list(request.seeds),
+            planned_benchmarks=list(benchmarks),
+            benchmark_title=str(getattr(benchmark, "title", "")),  # a plug-in may have left it out
+            benchmark_metrics=list(map(str, getattr(benchmark, "metrics", ()))),
+        )
+        yield Job(
+            run=run,
+            dataset_root=str(files.root),
+            checkpoint=checkpoint.path,
+            results=str(request.results.absolute()),
+            plugins=request.plugins,
+        )
 
 
 def _require_pretrained_decoder(label: str, backbone: str, rules: Protocol, task: str, request: Request) -> None:
@@ -392,16 +382,7 @@ def _require_pretrained_decoder(label: str, backbone: str, rules: Protocol, task
         raise UsageError(f"{label} trains nothing, and {reason}")
 
 
-def _check_tables(protocol: Protocol) -> None:
-    for name in protocol.methods:
-        METHODS.resolve(name)
-    for name in protocol.benchmarks:
-        BENCHMARKS.resolve(name)
-
-
-def _data(
-    name: str, rules: Protocol, request: Request, prepare_samples: Callable[[str], Path] | None
-) -> tuple[_Data, Images]:
+def _files(name: str, rules: Protocol, request: Request, prepare_samples: Callable[[str], Path] | None) -> Files:
     benchmark = BENCHMARKS.get(name)(data_options(rules, name))
     if name in request.dataset_roots:
         root = benchmark.locate(Path(request.dataset_roots[name]))
@@ -417,8 +398,8 @@ def _data(
     generated = rules.data == "sample" and not rules.own_classes
     note = "generated samples" if generated else splits.note
     tests = sum(map(len, splits.test.values()))
-    images = Images(train=len(splits.train), val=len(splits.val), test=tests)
-    data = _Data(
+    return Files(
+        images=Images(train=len(splits.train), val=len(splits.val), test=tests),
         root=root.absolute(),
         manifest=manifest_hash(splits, folds=rules.split_follows_seed),
         fingerprint=data_fingerprint(splits, folds=rules.split_follows_seed),
@@ -428,7 +409,6 @@ def _data(
         note=note,
         odd=odd,
     )
-    return data, images
 
 
 def _own_rules(name: str, rules: Protocol) -> Protocol:

@@ -49,9 +49,14 @@ def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
     return "\n".join(lines) + "\n"
 
 
-def plan_data(planned: Plan, prices: Forecast | None, *, where: Place) -> dict[str, Any]:
-    """The plan JSON-ready: every run with its state and its price, and what is missing."""
+def plan_data(planned: Plan, prices: Forecast | None, *, where: Place, budget: float | None = None) -> dict[str, Any]:
+    """The plan JSON-ready: every run with its state and its price, and what is missing.
+
+    Args:
+        budget: device-hours; every run that is priced says whether it fits.
+    """
     priced_runs = {one.run.key: one for one in prices.runs} if prices is not None else {}
+    bought = {one.run.key: one.hours for one in within_budget(prices, budget)} if prices and budget is not None else {}
     runs = []
     for job in planned.jobs:
         run, priced = job.run, priced_runs.get(job.run.key)
@@ -68,8 +73,18 @@ def plan_data(planned: Plan, prices: Forecast | None, *, where: Place) -> dict[s
                 "memory_basis": priced.memory_basis,
                 "disk_bytes": priced.disk_bytes,
             }
+            if budget is not None:
+                told["fits_budget"] = run.key in bought
         runs.append({**told, "state": state})
-    return {"runs": runs, "missing": list(planned.missing), "note": without_gpu(planned, where)}
+    data = {"runs": runs, "missing": list(planned.missing), "note": without_gpu(planned, where)}
+    if budget is not None:
+        data["budget"] = {
+            "hours": budget,
+            "runs": len(bought),
+            "of_runs": len(priced_runs),
+            "spent": sum(bought.values()),
+        }
+    return data
 
 
 def forecast_text(prices: Forecast) -> str:

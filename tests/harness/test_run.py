@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.planning.words import expand, parse_entry, parse_seeds
-from harness.registry import METHODS
+from harness.planning.words import all_methods, expand, parse_entry, parse_seeds
 from harness.run import main
 from harness.system.errors import UsageError
 from tests.harness.dispatch import standin
@@ -230,7 +229,7 @@ def test_plan_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     grid = ["--protocol", "nas-lora", "--backbone", "vit_h", "--methods", "all", "--datasets", "all"]
     assert main([*grid, "--plan", "--results", str(tmp_path)]) == 1
     text = capsys.readouterr().out
-    assert f"{9 * len(METHODS.names())} runs" in text
+    assert f"{9 * len(all_methods())} runs" in text
     assert "4,020,096" in text
     assert len([line for line in text.splitlines() if line.startswith("missing: ")]) == 2
     assert not any(tmp_path.iterdir())
@@ -309,6 +308,12 @@ def test_a_budget_starts_what_the_plan_says_fits_and_says_what_it_leaves_out(
     assert main([*arguments, *budget, "--plan"]) == 0
     fit = {line.strip().rpartition(" · ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
     assert 0 < len(fit) < 8
+    assert main([*arguments, *budget, "--plan", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    fitting = [run for run in data["runs"] if run["fits_budget"]]
+    assert {f"{run['variant']} · {run['backbone']} · {run['benchmark']} · seed {run['seed']}" for run in fitting} == fit
+    assert data["budget"]["runs"] == len(fit)
+    assert data["budget"]["spent"] == pytest.approx(sum(run["hours"] for run in fitting))
     assert main([*arguments, *budget]) == 0
     shown = capsys.readouterr()
     runs = [json.loads(path.read_text())["run"] for path in (tmp_path / "records").glob("*.json")]

@@ -13,8 +13,8 @@ import pytest
 from harness.archive.store import RecordStore
 from harness.cli.records import main
 from harness.dispatch.settled import fingerprint_at, settled
+from harness.planning.earlier import earlier, under_short_fingerprints
 from harness.planning.job import Job
-from harness.planning.plan import earlier, under_short_fingerprints
 from harness.system.errors import UsageError
 from tests.harness.archive.test_merge import folder, images, tree
 from tests.harness.report.sample import record
