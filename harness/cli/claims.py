@@ -65,7 +65,7 @@ def parser() -> CommandParser:
 
 def finding_as_data(finding: Finding) -> dict[str, Any]:
     """A judged claim, JSON-ready."""
-    return {"name": finding.claim.name, "verdict": finding.verdict, **asdict(finding)}
+    return {"name": finding.claim.name, "verdict": finding.verdict, "here": finding.here, **asdict(finding)}
 
 
 if __name__ == "__main__":

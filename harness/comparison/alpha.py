@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from harness.archive.archive import Archive, Shares
@@ -83,6 +84,114 @@ def distance(first: Shares, second: Shares) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Where α ends when its gradient is noise alone: what a share must leave to show that anything was learnt.
+
+    Args:
+        spread: SD of the logarithms of a site's shares about their mean.
+        largest: the largest share of any operation at any site stays below this in 97.5 of 100 runs.
+        mean_share: between these lies one operation's share, averaged over sites, in 95 of 100 runs.
+    """
+
+    spread: float
+    largest: float
+    mean_share: tuple[float, float]
+
+    @property
+    def in_words(self) -> str:
+        low, high = self.mean_share
+        return (
+            f"under noise alone (Adam on random gradients at the same rates) log-shares have SD {self.spread:.2f}, an operation's"
+            f" mean share lies in [{low:.3f}, {high:.3f}] and the largest share of a run below {self.largest:.2f} (95 %)"
+        )
+
+
+def spread(shares: Shares) -> float:
+    """SD of the logarithms of the shares about their mean, within sites."""
+    logs = [[math.log(max(p, 1e-12)) for p in of_site] for of_site in shares.values() if len(of_site) > 1]
+    squares = [(one - math.fsum(of_site) / len(of_site)) ** 2 for of_site in logs for one in of_site]
+    return math.sqrt(math.fsum(squares) / sum(len(of_site) - 1 for of_site in logs))
+
+
+def noise(record: Record, last: Shares) -> Noise | None:
+    """The null of a run: its α's optimiser, rates and sizes, on gradients that are independent normal numbers.
+
+    Adam divides by the gradient's size, so the noise needs none. None where the record does not tell α's rates.
+    """
+    sizes = {len(shares) for shares in last.values()}
+    rates = alpha_rates(record)
+    if len(sizes) != 1 or not rates:
+        return None
+    betas = record.run.rules.get("betas") or (0.9, 0.999)
+    init = float(record.run.method_config.get("alpha_std") or 0.0)
+    return _under_noise(rates, len(last), sizes.pop(), (float(betas[0]), float(betas[1])), init)
+
+
+def beside_noise(records: Iterable[Record], archive: Archive) -> str:
+    """The spread of these runs' shares beside that of noise, in words: what every sentence on α's choice is to be read with."""
+    ends = [(record, end) for record in records if (end := archive.mixture(record))]
+    nulls = sorted({null for record, end in ends if (null := noise(record, end))}, key=lambda null: null.spread)
+    spreads = [spread(end) for _, end in ends]
+    if not spreads:
+        return "no run has an α history"
+    said = f"log-shares have SD {min(spreads):.2f} to {max(spreads):.2f}"
+    if not nulls:
+        return f"{said}; what noise alone would give is not known, as the records do not tell α's rates"
+    return f"{said}; " + "; ".join(null.in_words for null in nulls)
+
+
+def alpha_rates(record: Record) -> tuple[float, ...]:
+    """α's rate at each of its updates, by the card's schedule; empty where their sum is not what the record counted."""
+    config, rules, budget = record.run.method_config, record.run.rules, record.budget
+    weights, updates = (int(budget.get(name, 0)) for name in ("weight_updates", "alpha_updates"))
+    total = weights + updates * (config.get("alternate") == "turns")
+    if not updates or not total or not config.get("alpha_lr"):
+        return ()
+    epochs, start = (
+        int(rules.get("epochs", 1)),
+        int(config.get("search_start_epoch") or 0) * bool(config.get("stagewise")),
+    )
+    first, warmup = total * start // epochs, int(rules.get("warmup", 0))
+    rates = []
+    for number in range(updates):
+        at = first + number * (total - first) / updates
+        done = (at - warmup) / max(1, total - warmup)
+        factor = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}.get(str(rules.get("schedule")), 1.0)
+        rates.append(float(config["alpha_lr"]) * ((at + 1) / warmup if at < warmup else factor))
+    counted = budget.get("alpha_lr_sum", 0.0)
+    return tuple(rates) if abs(math.fsum(rates) - counted) <= 0.01 * counted else ()
+
+
+NOISE_RUNS = 400
+
+
+@lru_cache(maxsize=64)
+def _under_noise(
+    rates: tuple[float, ...], sites: int, operations: int, betas: tuple[float, float], init: float
+) -> Noise:
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    shape = (NOISE_RUNS, sites, operations)
+    alpha = init * generator.standard_normal(shape, dtype=np.float32)
+    first, second = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for step, rate in enumerate(rates, start=1):
+        gradient = generator.standard_normal(shape, dtype=np.float32)
+        first += (1 - betas[0]) * (gradient - first)
+        second += (1 - betas[1]) * (gradient**2 - second)
+        size = np.sqrt(second / (1 - betas[1] ** step)) + 1e-8
+        alpha -= np.float32(rate / (1 - betas[0] ** step)) * first / size
+    logs = alpha - alpha.mean(axis=2, keepdims=True)
+    shares = np.exp(logs) / np.exp(logs).sum(axis=2, keepdims=True)
+    low, high = np.quantile(shares.mean(axis=1), [0.025, 0.975])
+    return Noise(
+        spread=float(np.sqrt((logs**2).sum() / (NOISE_RUNS * sites * (operations - 1)))),
+        largest=float(np.quantile(shares.max(axis=(1, 2)), 0.975)),
+        mean_share=(float(low), float(high)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Domains:
     """Whether benchmarks choose different mixtures.
 
@@ -99,7 +208,7 @@ class Domains:
     @property
     def verdict(self) -> str:
         if self.test.p is None:
-            return "inconclusive: " + self.test.text
+            return "no test: " + self.test.text
         different = self.test.p < ALPHA and self.between > self.within
         return f"{'they do' if different else 'not shown'}: {self.test.text}"
 

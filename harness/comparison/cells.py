@@ -264,6 +264,7 @@ class Difference:
             images are not independent); None where a score is not a mean over images.
         estimate: with the parts of its variance: seeds and images where there is ``by_image``, seeds else.
         clusters: how many clusters the images fall into; 0 where they are independent.
+        folds: whether every seed split the images anew, so that the interval is Nadeau and Bengio's.
     """
 
     first: Cell
@@ -272,6 +273,7 @@ class Difference:
     by_image: tuple[float, ...] | None
     estimate: stats.Estimate
     clusters: int = 0
+    folds: bool = False
 
     @property
     def mean(self) -> float:
@@ -291,7 +293,11 @@ class Difference:
         """Its parts, then both of its cells."""
         seeds = ", ".join(f"{value:+.4f}" for value in self.by_seed)
         lines = [f"  {self.first.row.label} − {self.second.row.label}, by seed: {seeds}", *self._parts()]
-        if self.by_image is None:
+        if self.folds:
+            lines.append(
+                "  every seed split the images anew: the variance is s² (1/k + tested/trained), Nadeau and Bengio 2003"
+            )
+        elif self.by_image is None:
             lines.append("  over seeds alone: no per-image scores that average to the runs' scores")
         elif self.clusters:
             lines.append(f"  images count by cluster: {self.clusters} of them")
@@ -308,8 +314,9 @@ class Difference:
     def _parts(self) -> list[str]:
         if self.interval is None or self.estimate.seeds is None:
             return [f"  mean {self.mean:+.4f} of one seed: no interval"]
-        parts = [("seeds", self.estimate.seeds), *zip(("images", "seeds × images"), self.estimate.rest, strict=False)]
-        words = ", ".join(f"{name} SE {part.variance**0.5:.4f} (df {part.df:.4g})" for name, part in parts)
+        names = ("images", "taken back once: what both hold of seeds × images,")
+        parts = [("seeds", self.estimate.seeds), *zip(names, self.estimate.rest, strict=False)]
+        words = ", ".join(f"{name} SE {abs(part.variance) ** 0.5:.4f} (df {part.df:.4g})" for name, part in parts)
         return [f"  mean {self.mean:+.4f}, 95 % interval {self.interval:+.4f}; its parts: {words}"]
 
 
@@ -320,10 +327,12 @@ def paired_difference(first: Cell, second: Cell, archive: Archive) -> Difference
         return None
     by_seed = tuple(100 * first.column.sign * (first.values[seed] - second.values[seed]) for seed in seeds)
     ours, theirs = (ImageScores.of(cell, archive, seeds=seeds) for cell in (first, second))
-    images = _between(ours, theirs) if ours and theirs else None
+    share = _test_share([*first.records, *second.records], first.column.split)
+    images = _between(ours, theirs) if ours and theirs and not share else None
     estimate = stats.crossed(images.scores, clusters=images.clusters) if images else None
     if images is None or estimate is None:
-        return Difference(first=first, second=second, by_seed=by_seed, by_image=None, estimate=stats.of_seeds(by_seed))
+        alone = stats.of_folds(by_seed, test_share=share) if share else stats.of_seeds(by_seed)
+        return Difference(first=first, second=second, by_seed=by_seed, by_image=None, estimate=alone, folds=bool(share))
     sums: dict[str, float] = {}
     for stem in sorted(images.scores[seeds[0]]):
         name = images.clusters.get(stem, stem)
@@ -332,6 +341,15 @@ def paired_difference(first: Cell, second: Cell, archive: Archive) -> Difference
         first=first, second=second, by_seed=by_seed, by_image=tuple(sums.values()), estimate=estimate,
         clusters=len(sums) if images.clusters else 0,
     )  # fmt: skip
+
+
+def _test_share(records: Sequence[Record], split: str) -> float:
+    """Images tested over images trained on, where every seed splits the images anew; 0 where all seeds share one split."""
+    of_folds = [
+        record for record in records if record.run.rules.get("split_follows_seed") and record.counts.get("train")
+    ]
+    shares = [record.counts.get(split, 0) / record.counts["train"] for record in of_folds]
+    return max(shares, default=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

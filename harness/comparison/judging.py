@@ -18,7 +18,7 @@ from harness.archive.archive import Archive, Shares
 from harness.archive.cost import CostRecord, MethodCost
 from harness.archive.measured import EvidenceRecord
 from harness.archive.schema import Record
-from harness.comparison.alpha import alpha_codes, domains
+from harness.comparison.alpha import alpha_codes, beside_noise, domains
 from harness.comparison.cells import Cell, Column, Difference, paired_difference
 from harness.comparison.claims import Claim, Subject
 from harness.comparison.evidence import comparable, mean_change
@@ -31,14 +31,18 @@ from harness.statistics import ALPHA, Estimate, Interval, seeds_for_power, t_int
 from harness.studies import load_study
 from harness.system.errors import UsageError, did_you_mean
 
-Verdict = Literal["reproduced", "not reproduced", "inconclusive", "ambiguous", "not judged", "unknown"]
+Verdict = Literal[
+    "reproduced", "not reproduced", "inconclusive", "no interval", "no data", "ambiguous", "not judged", "unknown"
+]
+"""Inconclusive: an interval reaches over an edge. No interval: one run a side says nothing of the next. No data: nothing was run."""
 POWER = 0.8
 RATES = ("lr", "alpha_lr", "encoder_lr")
 """Options in which two rows of one method may both differ from the card, if they do alike."""
 
 
 def judge(interval: Interval | None, *, low: float, high: float) -> Verdict:
-    """Reproduced where the interval lies inside [low, high], not reproduced where wholly outside, else inconclusive.
+    """Reproduced where the interval lies inside [low, high], not reproduced where wholly outside, else inconclusive; "no interval"
+    without one.
 
     Args:
         interval: ours; None where n is too small to have one.
@@ -46,7 +50,7 @@ def judge(interval: Interval | None, *, low: float, high: float) -> Verdict:
             to which the other edge itself does not belong.
     """
     if interval is None:
-        return "inconclusive"
+        return "no interval"
     inside, outside = operator.le, operator.lt
     if math.isinf(low) or math.isinf(high):
         inside, outside = outside, inside
@@ -87,6 +91,8 @@ class Reading:
         verdict: of this reading alone.
         settle: what an inconclusive one needs, in words; empty where that cannot be told.
         differs: how it was measured otherwise than what the claim speaks of; it is then not judged.
+        backbone: of its runs; empty where it is of no runs.
+        here: what its interval says of the sentence on that backbone and these rules, whether or not they are the paper's.
     """
 
     what: str
@@ -97,10 +103,12 @@ class Reading:
     verdict: Verdict
     settle: str = ""
     differs: tuple[str, ...] = ()
+    backbone: str = ""
+    here: Verdict = "no data"
 
     @classmethod
     def without_data(cls, what: str, where: str) -> Reading:
-        return cls(what=what, where=where, estimate=None, interval=None, n=0, verdict="inconclusive")
+        return cls(what=what, where=where, estimate=None, interval=None, n=0, verdict="no data")
 
     @classmethod
     def by_interval(
@@ -115,16 +123,20 @@ class Reading:
         return cls.by_interval(claim, what, where, value, Interval(estimate=value, low=value, high=value, n=1), 1)
 
     @classmethod
-    def by_seeds(cls, claim: Claim, what: str, where: str, estimate: Estimate, *, differs: tuple[str, ...]) -> Reading:
-        """Judged by the interval over seeds; what was made otherwise than the paper's is not judged."""
+    def by_seeds(
+        cls, claim: Claim, what: str, where: str, estimate: Estimate, *, differs: tuple[str, ...], backbone: str = ""
+    ) -> Reading:
+        """Judged by the interval over seeds; what was made otherwise than the paper's is not judged, but for ``here``."""
         reading = cls.by_interval(claim, what, where, estimate.mean, estimate.interval(), estimate.n)
-        if claim.is_unknown or differs:
-            return replace(reading, verdict="unknown" if claim.is_unknown else "not judged", differs=differs)
-        if reading.verdict != "inconclusive":
-            return reading
-        if reading.interval is None:
-            return replace(reading, settle="at least 2 seeds are needed")
-        return replace(reading, settle=seeds_in_words(seeds_to_settle(estimate, low=claim.low, high=claim.high)))
+        settle = "at least 2 seeds are needed" if reading.verdict == "no interval" else ""
+        if reading.verdict == "inconclusive":
+            settle = seeds_in_words(seeds_to_settle(estimate, low=claim.low, high=claim.high))
+        reading = replace(reading, backbone=backbone, here=reading.verdict)
+        if claim.is_unknown:
+            return replace(reading, verdict="unknown", differs=differs)
+        if differs:
+            return replace(reading, verdict="not judged", differs=differs, settle=settle if backbone else "")
+        return replace(reading, settle=settle)
 
     @property
     def verdict_in_words(self) -> str:
@@ -150,20 +162,38 @@ class Finding:
         is; not reproduced if one is not.
 
         A reading of another set-up than the published one is no evidence either way: what has no other (a benchmark, say)
-        is open as if it had not been run, and with none at all the claim is not judged.
+        is open as if it had not been run, and with none at all the claim is not judged. Where nothing was run there is no
+        data, which is no verdict of any kind.
         """
         if self.claim.is_unknown:
             return "unknown"
         if self.claim.ambiguous:
             return "ambiguous"
-        judged = [reading for reading in self.readings if reading.verdict != "not judged"]
+        judged = [reading for reading in self.readings if reading.verdict not in ("not judged", "no data")]
         verdicts = {reading.verdict for reading in judged}
         if not judged:
-            return "not judged" if self.readings else "inconclusive"
+            return "not judged" if any(reading.verdict == "not judged" for reading in self.readings) else "no data"
         if "not reproduced" in verdicts:
             return "not reproduced"
+        if verdicts == {"no interval"}:
+            return "no interval"
         everything = {reading.what for reading in judged} == {reading.what for reading in self.readings}
         return "reproduced" if verdicts == {"reproduced"} and everything else "inconclusive"
+
+    @property
+    def here(self) -> dict[str, Verdict]:
+        """Backbone -> what its runs say of the sentence there, on the mean over benchmarks where there is one: reproduced only
+        if every row of rules says so, not reproduced if one says so."""
+        found: dict[str, list[Verdict]] = {}
+        for reading in self.averages or self.readings:
+            if reading.backbone and not self.claim.is_unknown:
+                found.setdefault(reading.backbone, []).append(reading.here)
+        return {backbone: _together(verdicts) for backbone, verdicts in found.items()}
+
+    @property
+    def in_words(self) -> str:
+        """``not judged; on mobile_sam: inconclusive``"""
+        return "; ".join([self.verdict, *(f"on {backbone}: {verdict}" for backbone, verdict in self.here.items())])
 
     def details(self) -> list[str]:
         """The sentence, what it holds for, and every reading, a line each."""
@@ -175,6 +205,12 @@ class Finding:
 
     def why(self, archive: Archive) -> list[str]:
         return self.details()
+
+
+def _together(verdicts: Sequence[Verdict]) -> Verdict:
+    if "not reproduced" in verdicts:
+        return "not reproduced"
+    return verdicts[0] if len(set(verdicts)) == 1 else "inconclusive"
 
 
 def require_protocol(name: str, records: Iterable[Record], *, cards: Iterable[str]) -> None:
@@ -250,7 +286,9 @@ def score_readings(
                     where = _where(sheet) + (f" · split {manifest[:6]}" if len(sides) > 1 else "")
                     where += "".join(f" · {name} {value:g}" for name, value in side.rates.items())
                     estimate = side.difference.estimate
-                    here.append(Reading.by_seeds(claim, what, where, estimate, differs=side.differs))
+                    here.append(
+                        Reading.by_seeds(claim, what, where, estimate, differs=side.differs, backbone=sheet.backbone)
+                    )
                 if sides:  # one split a benchmark enters the mean: that of most seeds
                     best = max(sides.values(), key=lambda side: side.difference.estimate.n)
                     by_mean.setdefault((other.text, sheet), {})[benchmark] = best
@@ -263,7 +301,7 @@ def score_readings(
         if len(each) < len(claim.benchmarks):
             differs = (*differs, "not all benchmarks")
         mean = stats.average_of([side.difference.estimate for side in each.values()])
-        averages.append(Reading.by_seeds(claim, what, _where(sheet), mean, differs=differs))
+        averages.append(Reading.by_seeds(claim, what, _where(sheet), mean, differs=differs, backbone=sheet.backbone))
     return readings, averages
 
 
@@ -333,7 +371,9 @@ def evidence_readings(
                         continue
                     differs = papers.departures(claim.paper, [record for pair in pairs for record, _ in pair])
                     estimate = stats.of_seeds(values)
-                    here.append(Reading.by_seeds(claim, what, _where(sheet), estimate, differs=differs))
+                    here.append(
+                        Reading.by_seeds(claim, what, _where(sheet), estimate, differs=differs, backbone=sheet.backbone)
+                    )
                 readings += here or [Reading.without_data(what, "no evidence")]
     return readings
 
@@ -409,6 +449,7 @@ def _prior_reading(
     settle = "not all benchmarks; " if partial else ""
     settle += "".join(f"{flag} under some runs; " for flag in flags)
     settle += f"{compared.test.text}; {compared.between:.4f} between, {compared.within:.4f} within"
+    settle += f"; {beside_noise(runs, archive)}"
     sides = f"{claim.numerator.text}, between benchmarks − between seeds"
     return Reading(
         what=f"{sides}, {len(ends)} of {len(claim.benchmarks)} benchmarks ({titles})",
@@ -443,16 +484,19 @@ def _rank_reading(claim: Claim, pair: ModelPair, *, where: str, benchmarks: int)
     rows or benchmarks, which are not what the sentence speaks of."""
     agreement = pair.agreement
     verdict = judge(agreement.interval, low=claim.low, high=claim.high)
-    if agreement.least_p > ALPHA or (verdict == "reproduced" and agreement.p > ALPHA):
+    if verdict != "no interval" and (agreement.least_p > ALPHA or (verdict == "reproduced" and agreement.p > ALPHA)):
         verdict = "inconclusive"
     settle = ""
-    if verdict == "inconclusive":
+    if verdict in ("inconclusive", "no interval"):
         settle = f"{agreement.methods} rows agree so well by chance in {chance_in_words(agreement)}"
         settle += "; at least 4 rows are needed" if agreement.least_p > ALPHA else ""
     partial = ["not all rows"] * (agreement.methods < pair.of_rows)
     partial += ["not all benchmarks"] * (len(pair.columns) < benchmarks)
     if partial:
-        verdict, settle = "inconclusive", "; ".join([*partial, *filter(None, [settle])])
+        verdict, settle = (
+            "no interval" if verdict == "no interval" else "inconclusive",
+            "; ".join([*partial, *filter(None, [settle])]),
+        )
     first, second = pair.models
     interval = None if agreement.interval is None else replace(agreement.interval, n=pair.seeds)
     return Reading(
@@ -547,14 +591,16 @@ def findings_text(findings: Sequence[Finding]) -> str:
     """The findings as text, ending in a newline."""
     lines = []
     for finding in findings:
-        lines += [f"{finding.claim.name}: {finding.verdict}", *finding.details(), ""]
+        lines += [f"{finding.claim.name}: {finding.in_words}", *finding.details(), ""]
     return "\n".join([*lines, counted(findings)]).rstrip() + "\n"
 
 
 def counted(findings: Sequence[Finding]) -> str:
     """How many claims have which verdict."""
     verdicts: list[str] = [finding.verdict for finding in findings]
-    order = ("reproduced", "not reproduced", "inconclusive", "not judged", "ambiguous", "unknown")
+    order = (
+        "reproduced", "not reproduced", "inconclusive", "no interval", "no data", "not judged", "ambiguous", "unknown",
+    )  # fmt: skip
     return f"claims: {len(verdicts)}; " + ", ".join(f"{verdicts.count(word)} {word}" for word in order)
 
 
@@ -572,4 +618,6 @@ def _line(claim: Claim, reading: Reading) -> str:
     else:
         number += f" {interval:{sign}.{digits}f} {claim.unit}, n = {reading.n}"
     settle = f"; {reading.settle}" if reading.settle else ""
+    if reading.verdict == "not judged" and reading.backbone:
+        settle = f"; on {reading.backbone} itself: {reading.here}" + settle
     return f"{reading.what}: {number}: {reading.verdict_in_words}{settle} ({reading.where})"

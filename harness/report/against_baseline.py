@@ -33,6 +33,11 @@ def contrast_tables(contrasts: Contrasts, *, title: str) -> list[Table]:
     ]
     if clusters:
         notes.append(f"Images that are not independent count by cluster ({', '.join(dict.fromkeys(clusters))}).")
+    if any(contrast.difference.folds for contrast in contrasts.by_column):
+        notes.append(
+            "folds: every seed splits the images anew, and the interval over the seeds counts what folds share (variance"
+            " s² (1/k + tested/trained), Nadeau and Bengio 2003)."
+        )
     few_seeds = all(contrast.p_seeds is None for contrast in contrasts.by_column)
     differences = Table(
         heading=f"{title}: differences to {contrasts.baseline.label}",
@@ -54,10 +59,17 @@ def _line(contrast: Contrast) -> Line:
     words = (
         column.short,
         f"{_points(difference.mean)} ({len(difference.by_seed)})",
-        bounds + (" t" if interval is not None and difference.by_image is None else ""),
+        bounds + _judged_by(difference),
         *contrast.p_in_words,
     )
     return Line.of_row(row, words, contrast, label=row.label, on=column)
+
+
+def _judged_by(difference: Difference) -> str:
+    """What its interval is not over seeds and images for."""
+    if difference.interval is None or difference.by_image is not None:
+        return ""
+    return " folds" if difference.folds else " t"
 
 
 def _points(value: float) -> str:

@@ -204,11 +204,15 @@ def _claims(claims: Sequence[Claim], grid: Grid, study: Study) -> Table:
             has_run = any(reading.estimate is not None for reading in judged)
             verdicts[Finding(claim=read, readings=tuple(judged)).verdict if has_run else "no run"] += 1
         total = len(readings.points) - verdicts["no run"]
-        parts = (f"{verdicts[name]} of {total}" for name in ("reproduced", "not reproduced", "inconclusive"))
+        parts = (
+            f"{verdicts[name]} of {total}" for name in ("reproduced", "not reproduced", "inconclusive", "no interval")
+        )
         lines.append(Line.of([claim.text, *parts]))
     return Table(
         heading="claims under these readings",
-        columns=heads("claim", "reproduced", "not reproduced", "undecided") if lines else [],
+        columns=heads("claim", "reproduced", "not reproduced", "inconclusive", "one seed: no interval")
+        if lines
+        else [],
         rows=lines,
         below=[
             "Of the readings with a run. Reproduced: on every benchmark that has one; not reproduced: not on one of them.",

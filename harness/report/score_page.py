@@ -27,7 +27,7 @@ TOLERANCE = 1.0
 
 FOOTNOTES = (
     f"Verdict: reproduced if the 95 % interval of the difference lies inside ± {TOLERANCE:g} points, not reproduced if"
-    " wholly outside, else inconclusive; parameters must agree in every printed digit.",
+    " wholly outside, inconclusive where it reaches over an edge; parameters must agree in every printed digit.",
     "95 % CI: of the difference, over our seeds and the paper's runs (Welch); without a printed spread the paper's runs"
     " (one, if it names no number) are taken to vary as ours do.",
     "Not judged: another card or rule, backbone, checkpoint or other images than the paper's numbers were made with.",
@@ -146,7 +146,7 @@ def _score_line(cell: Cell, number: Published, papers: Papers) -> Line:
     beside = BesidePaper(cell=cell, number=number, differs=differs)
     start = (cell.column.short, number.text, number.cited)
     if not cell.complete:
-        return Line.of_row(cell.row, (*start, "–", "–", "–", "inconclusive (no score)"), beside, on=cell.column)
+        return Line.of_row(cell.row, (*start, "–", "–", "–", "no data (no score)"), beside, on=cell.column)
     ours = [100 * value for value in cell.by_seed]
     difference = against(ours, number)
     interval = difference.interval()
@@ -167,7 +167,7 @@ def _parameter_line(grid: Grid, row: Row, number: Published, papers: Papers) -> 
     counts = sorted({record.parameters["trainable"] for record in row.runs if record.parameters})
     start = ("params (M)", number.text, number.cited)
     if not counts:
-        return Line.of_row(row, (*start, "–", "–", "–", "inconclusive (no run)"), row)
+        return Line.of_row(row, (*start, "–", "–", "–", "no data (no run)"), row)
     millions, setup, backbone = counts[0] / 1e6, papers.setup(number.paper), grid.sheet.backbone
     agrees = all(abs(count / 1e6 - number.number) <= number.half_digit for count in counts)
     verdict = "reproduced" if agrees else "not reproduced"

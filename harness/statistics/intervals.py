@@ -3,6 +3,7 @@
 A variance that is a sum of parts with degrees of freedom of their own (seeds, images, a paper's runs) is judged by
 Student's quantile at the effective degrees of freedom of Satterthwaite 1946 and Welch 1947. One part alone is Student's
 interval. ``benchmarks/coverage.py`` simulates how often these intervals hold the truth; docs/tables.md has its table.
+``benchmarks/intervals.py`` compares three ways to judge a crossed table of seeds and images; docs/details/statistics.md says which is used.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class VarianceShare:
     """A share of an estimate's variance.
 
     Args:
-        variance: of the estimate, not of single values.
+        variance: of the estimate, not of single values; negative where it takes back what two other parts both hold.
         df: degrees of freedom of that variance; infinite where it is known.
         narrows: the share of it, in [0, 1], that falls as one over the number of seeds.
     """
@@ -80,8 +81,12 @@ def half_width(parts: Sequence[VarianceShare], *, confidence: float = 0.95) -> f
     variance = math.fsum(part.variance for part in parts)
     if not variance:
         return 0.0
-    df = variance**2 / math.fsum(part.variance**2 / part.df for part in parts)
-    return quantile(df, confidence=confidence) * math.sqrt(variance)
+    return quantile(_effective_df(parts), confidence=confidence) * math.sqrt(variance)
+
+
+def _effective_df(parts: Sequence[VarianceShare]) -> float:
+    """Satterthwaite's, of a sum of parts that is not zero."""
+    return math.fsum(part.variance for part in parts) ** 2 / math.fsum(part.variance**2 / part.df for part in parts)
 
 
 @lru_cache(maxsize=4096)
@@ -144,10 +149,11 @@ def crossed(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Est
     """The mean over seeds and images, with the variance of other seeds and of other images.
 
     Seeds and images are crossed: every seed scores the same test images, so no number of seeds narrows what only more
-    images can. With m the mean, a the seeds' deviations from it, b the images', e what is left (their interaction), R
-    seeds and C images, the parts of the variance are Σa² / R(R - 1), Σb² / C(C - 1) and Σe² / (RC)². It is the variance
-    that the bootstrap of both (the pigeonhole bootstrap, Owen 2007) tends to, with small n corrected by n / (n - 1). The
-    second holds σ²ₑ / RC of the interaction too, which seeds do narrow.
+    images can. With m the mean, a the seeds' deviations from it, b the images', R seeds and C images, Σa² / R(R - 1) and
+    Σb² / C(C - 1) each hold the variance σ²ₑ / RC of what is left (the interaction e) beside their own, so it is taken back
+    once: its unbiased estimate Σe² / RC(R - 1)(C - 1) is a third, negative part. That is the analysis of variance of a random
+    two-way model (Searle, Casella, McCulloch 1992, ch. 4), and REML's where no component is negative; the sum is never less
+    than the larger of the two parts, as REML has it where one is.
 
     Args:
         scores: single scores, or differences from `paired`; the same images under every seed.
@@ -181,18 +187,104 @@ def crossed(scores: Scores, *, clusters: Mapping[str, str] | None = None) -> Est
     by_group = np.bincount(index, weights=of_image)
     left_by_group = np.stack([np.bincount(index, weights=row) for row in left])
     between = float((by_group**2).sum()) / images**2 * groups_count / (groups_count - 1)
-    interaction = float((left_by_group**2).sum()) / (seeds * images) ** 2
-    # what the interaction adds to each of the two other parts
-    added = interaction * seeds * groups_count / ((seeds - 1) * (groups_count - 1))
-    return Estimate(
-        mean=mean,
-        n=seeds,
-        seeds=VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1, narrows=1),
-        rest=(
-            VarianceShare(variance=between, df=groups_count - 1, narrows=min(1.0, added / between) if between else 0.0),
-            VarianceShare(variance=interaction, df=(seeds - 1) * (groups_count - 1), narrows=1),
-        ),
+    free = (seeds - 1) * (groups_count - 1)
+    interaction = float((left_by_group**2).sum()) / (seeds * images * images) * groups_count / free
+    part = VarianceShare(
+        variance=between, df=groups_count - 1, narrows=min(1.0, interaction / between) if between else 0.0
     )
+    own = VarianceShare(variance=float((of_seed**2).sum()) / (seeds * (seeds - 1)), df=seeds - 1, narrows=1)
+    return Estimate(mean=mean, n=seeds, seeds=own, rest=(part, _held_by_both(own, part, df=free)))
+
+
+def _held_by_both(seeds: VarianceShare, images: VarianceShare, *, df: float) -> VarianceShare:
+    """The interaction that both parts hold, to be taken back once; no more than would leave the larger of the two."""
+    return VarianceShare(variance=-min(images.variance * images.narrows, seeds.variance), df=df, narrows=1)
+
+
+def with_pooled_runs(difference: Estimate, rows: Sequence[Sequence[float]]) -> Estimate:
+    """A crossed difference whose part of the seeds comes from the spread of single runs, pooled over the rows of its benchmark.
+
+    Two rows' means over R runs differ with variance 2 σ² / R, if runs of all rows have one SD σ and a seed shared by two rows ties
+    them in nothing; K rows know σ with K(R - 1) degrees of freedom in place of R - 1.
+
+    Args:
+        difference: from `crossed`.
+        rows: scores of each row's runs, in the unit of the difference; a row of one run adds nothing.
+
+    Raises:
+        ValueError: no row has two runs, or a difference without parts of seeds and images.
+    """
+    df = sum(len(runs) - 1 for runs in rows)
+    if df < 1 or difference.seeds is None or len(difference.rest) != 2:
+        raise ValueError("the spread of runs is pooled over rows of two runs, for a difference over seeds and images")
+    within = math.fsum((value - statistics.fmean(runs)) ** 2 for runs in rows for value in runs) / df
+    seeds = VarianceShare(variance=2 * within / difference.n, df=df, narrows=1)
+    images, both = difference.rest
+    return replace(difference, seeds=seeds, rest=(images, _held_by_both(seeds, images, df=both.df)))
+
+
+def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
+    """The mean of one value a fold, every fold a split of the same images drawn anew (Nadeau and Bengio 2003).
+
+    Folds share images, so their values depend on each other and s² / k is too little: the variance is s² (1/k + n₂ / n₁).
+
+    Args:
+        test_share: n₂ / n₁, images tested over images trained on.
+    """
+    plain = of_seeds(values)
+    if plain.seeds is None:
+        return plain
+    factor = 1 + len(values) * test_share
+    return replace(plain, seeds=replace(plain.seeds, variance=plain.seeds.variance * factor, narrows=1 / factor))
+
+
+def detectable(estimate: Estimate, *, power: float = 0.8, seeds: int | None = None) -> float | None:
+    """The true difference whose 95 % interval leaves zero out with ``power``, the variance being what was measured.
+
+    Args:
+        seeds: with so many in place of those that there are.
+
+    None for a single seed.
+    """
+    if estimate.seeds is None:
+        return None
+    count = seeds or estimate.n
+    factor, more = count / estimate.n, (count - 1) / (estimate.n - 1)
+    ours = estimate.seeds.at(factor)
+    # a part of the seeds and what it shares with the images gain degrees of freedom with seeds, the images' own does not
+    parts = [replace(ours, df=ours.df * more), *(part.at(factor) for part in estimate.rest)]
+    variance = math.fsum(part.variance for part in parts)
+    if not variance:
+        return 0.0
+    return _noncentrality(_effective_df(parts), power) * math.sqrt(variance)
+
+
+@lru_cache(maxsize=4096)
+def _noncentrality(df: float, power: float) -> float:
+    """δ at which a noncentral t of mean parameter δ exceeds the two-sided 5 % quantile with ``power``."""
+    from scipy import optimize, stats
+
+    edge = quantile(df)
+    return float(optimize.brentq(lambda delta: stats.nct.sf(edge, df, delta) - power, 0.0, edge + 10 + 10 * edge))
+
+
+def seeds_to_detect(estimate: Estimate, difference: float, *, power: float = 0.8, at_most: int = 1000) -> int | None:
+    """The least number of seeds, two or more, with which a true ``difference`` is seen with ``power``; None where the images
+    alone are too few, or beyond ``at_most``."""
+    if estimate.seeds is None:
+        return None
+
+    def seen(count: int) -> bool:
+        least = detectable(estimate, power=power, seeds=count)
+        return least is not None and least <= difference
+
+    if not seen(at_most):
+        return None
+    low, high = 1, at_most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if seen(middle) else (middle, high)
+    return high
 
 
 def average_of(estimates: Sequence[Estimate]) -> Estimate:

@@ -10,7 +10,17 @@ from dataclasses import dataclass, replace
 
 from harness.archive.archive import Shares
 from harness.archive.schema import Record
-from harness.comparison.alpha import MEANINGS, Domains, alpha_code, domains, entropy, search_start
+from harness.comparison.alpha import (
+    MEANINGS,
+    Domains,
+    Noise,
+    alpha_code,
+    beside_noise,
+    domains,
+    entropy,
+    noise,
+    search_start,
+)
 from harness.comparison.names import benchmark_title
 from harness.comparison.rows import Row
 from harness.registry import operation_names
@@ -112,6 +122,20 @@ def cap(runs: Sequence[Record]) -> float | None:
     return max(known) if known and len(known) == len(caps) else None
 
 
+def nulls(mixture: RowMixture) -> list[Noise]:
+    """What noise alone would give the runs of a row, each once."""
+    found = (noise(run, run.architecture[-1]) for run in mixture.runs)
+    return list(dict.fromkeys(null for null in found if null is not None))
+
+
+def _beside_noise(material: Material, shown: Sequence[RowMixture]) -> str:
+    """``Row: log-shares have SD …; under noise alone …``, a sentence a row."""
+    by_row: dict[str, list[Record]] = {}
+    for mixture in shown:
+        by_row.setdefault(mixture.row.label, []).extend(mixture.runs)
+    return " ".join(f"{label}: {beside_noise(runs, material.archive)}." for label, runs in by_row.items())
+
+
 def title(operation: str) -> str:
     return operation.replace("_connect", "").replace("_", " ").replace("3x3", "3×3").replace("5x5", "5×5")
 
@@ -122,6 +146,8 @@ def heading(mixture: RowMixture, *more: str) -> str:
     return f"{mixture.shown}\n" + ", ".join([benchmark_title(mixture.benchmark), *more, *codes])
 
 
+BAND = "#ececec"
+"""Of what noise alone gives."""
 HEIGHT = 1.75
 """Inches of a row of panels."""
 
@@ -149,6 +175,8 @@ def _over_epochs(material: Material, shown: list[RowMixture]) -> Drawing:
     for ax, mixture in zip(axes, shown, strict=True):
         uniform, limit = 1 / mixture.n, cap(mixture.runs)
         ax.axhline(uniform, color=GREY, linewidth=0.7, zorder=0)
+        for null in nulls(mixture):
+            ax.axhspan(*null.mean_share, color=BAND, linewidth=0, zorder=-1)
         for place, operation in enumerate(mixture.operations):
             colour = COLOURS.get(operation, GREY)
             lines = [[mean_shares(epoch)[place] for epoch in run.architecture if epoch] for run in mixture.runs]
@@ -180,7 +208,8 @@ def _over_epochs(material: Material, shown: list[RowMixture]) -> Drawing:
     caption = (
         "Mean of softmax(α) over sites by epoch. Thin: one seed; thick: mean over seeds; grey line: the uniform level 1/n;"
         " dotted: the largest share that the rate summed over α's updates allows (the title's cap; older records do not"
-        f" know it); dashed: T_B, after which α learns. Codes in titles: {codes}. {material.caption}"
+        f" know it); dashed: T_B, after which α learns; grey band: where noise alone leaves 95 of 100 means."
+        f" {_beside_noise(material, shown)} Codes in titles: {codes}. {material.caption}"
     )
     return Drawing(figure=figure, caption=caption)
 
@@ -228,7 +257,7 @@ def _at_the_end(material: Material, shown: list[RowMixture]) -> Drawing:
     bar.set_label("share ÷ uniform share")
     caption = (
         "softmax(α) at the end of training by block and operation, mean over seeds, as a multiple of the uniform share 1/n."
-        f" The scale is fixed from 1/2 to 2: white says that α chose nothing. {material.caption}"
+        f" The scale is fixed from 1/2 to 2: white says that α chose nothing. {_beside_noise(material, shown)} {material.caption}"
     )
     return Drawing(figure=figure, caption=caption)
 
@@ -271,7 +300,7 @@ def alpha_entropy(material: Material) -> list[Drawing]:
     said = "; ".join(f"{count} of {len(codes)} runs are {code}" for code, count in flagged.items())
     caption = (
         "Normalised entropy of softmax(α), mean over sites: 1 is uniform, 0 one operation alone. Thin: one seed; thick: mean"
-        f" over seeds.{' ' + said + '.' if said else ''} {material.caption}"
+        f" over seeds.{' ' + said + '.' if said else ''} {_beside_noise(material, mixed)} {material.caption}"
     )
     return [Drawing(figure=figure, caption=caption)]
 
@@ -299,6 +328,8 @@ def alpha_benchmarks(material: Material) -> list[Drawing]:
             label = benchmark_title(mixture.benchmark)
             ax.plot(at, means, linestyle="none", marker=marker, color=colour, label=label)
         ax.axhline(1 / len(operations), color="#8a8a8a", linewidth=0.7, zorder=0)
+        for null in dict.fromkeys(null for mixture in of_row for null in nulls(mixture)):
+            ax.axhspan(*null.mean_share, color=BAND, linewidth=0, zorder=-1)
         for edge in range(1, len(operations)):
             ax.axvline(edge - 0.5, color="#e6e6e6", linewidth=0.5, zorder=0)
         ax.set_xlim(-0.5, len(operations) - 0.5)
@@ -311,8 +342,10 @@ def alpha_benchmarks(material: Material) -> list[Drawing]:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(9, len(labels)), handletextpad=0.2)
     caption = (
         "softmax(α) at the end of training by benchmark, mean over sites. Symbols: mean over seeds; dashes: seeds; grey line:"
-        " uniform. Claim tested: benchmarks choose different mixtures (distance between benchmarks against distance between"
-        f" seeds, total variation by site, benchmarks permuted within seeds). {' '.join(sentences)} {material.caption}"
+        " uniform; grey band: where noise alone leaves 95 of 100 of these means. Claim tested: benchmarks choose different"
+        " mixtures (distance between benchmarks against distance between"
+        f" seeds, total variation by site, benchmarks permuted within seeds). {' '.join(sentences)}"
+        f" {_beside_noise(material, [one for of_row in several.values() for one in of_row])} {material.caption}"
     )
     return [Drawing(figure=figure, caption=caption)]
 
@@ -331,5 +364,5 @@ def tested(of_row: Sequence[RowMixture]) -> Domains | None:
 
 def _said(compared: Domains | None) -> str:
     if compared is None:
-        return "inconclusive, fewer than two benchmarks or two seeds in common"
+        return "no data, fewer than two benchmarks or two seeds in common"
     return f"{compared.verdict}, {compared.between:.4f} between and {compared.within:.4f} within"

@@ -3,15 +3,28 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
-from harness.comparison.alpha import alpha_code, alpha_codes, distance, domains, entropy
+from harness.comparison.alpha import (
+    alpha_code,
+    alpha_codes,
+    alpha_rates,
+    beside_noise,
+    distance,
+    domains,
+    entropy,
+    noise,
+    spread,
+)
 from harness.report.pages import pages_below
-from tests.harness.report.sample import record
+from harness.training.schedule import learning_rate_factor
+from tests.harness.report.sample import MadeUp, record
 
 UNIFORM = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.26, 0.24, 0.25, 0.25]}
 CHOSEN = {"blocks.0.qkv": [0.25] * 4, "blocks.1.qkv": [0.4, 0.2, 0.2, 0.2]}
@@ -92,7 +105,7 @@ def test_too_few_seeds_give_no_p_value():
     few = domains(_ends(1.0, benchmarks=2, seeds=3))
     assert few is not None
     assert few.test.p is None
-    assert few.verdict.startswith("inconclusive")
+    assert few.verdict.startswith("no test")
     assert domains(_ends(1.0, benchmarks=2, seeds=1)) is None
     assert domains(_ends(1.0, benchmarks=1, seeds=5)) is None
 
@@ -137,3 +150,46 @@ def test_tables_flag_a_row_whose_alpha_says_nothing(tmp_path: Path):
     (flagged,) = [line for line in page.splitlines() if line.startswith("| ") and "ALPHA_UNIFORM" in line]
     assert flagged.startswith("| naslora")
     assert "ALPHA_UNIFORM: α stayed uniform" in page
+
+
+def _searched(**changes: Any) -> Any:
+    config = {"alpha_lr": 0.027, "alpha_std": 0.001, "stagewise": True, "search_start_epoch": 1, "alternate": "both"}
+    rules = {"schedule": "linear", "warmup": 0, "epochs": 4, "betas": [0.9, 0.999]}
+    budget = {"alpha_updates": 300.0, "weight_updates": 400.0, "alpha_lr_sum": 3.047625}
+    return record(
+        method="naslora", config={**config, **changes.pop("config", {})}, rules=rules, budget=budget, **changes
+    )
+
+
+def test_the_rates_of_alpha_are_those_of_the_training_loop() -> None:
+    rates = alpha_rates(_searched())
+    expected = [0.027 * learning_rate_factor(at, total=400, kind="linear") for at in range(100, 400)]
+    assert rates == pytest.approx(expected, rel=1e-12)
+    assert alpha_rates(_searched(config={"alpha_lr": 0.03})) == ()  # not what the run counted
+
+
+def test_noise_moves_alpha_as_torchs_adam_on_random_gradients_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    found = noise(_searched(), {f"blocks.{block}.qkv": [1 / 8] * 8 for block in range(12)})
+    assert found is not None
+    alpha = torch.zeros(300, 12, 8, requires_grad=True)
+    optimiser = torch.optim.Adam([alpha])
+    for rate in alpha_rates(_searched()):
+        optimiser.param_groups[0]["lr"] = rate
+        alpha.grad = torch.randn(alpha.shape, generator=generator)
+        optimiser.step()
+    ends = alpha.detach().softmax(2)
+    centred = ends.log() - ends.log().mean(2, keepdim=True)
+    assert found.spread == pytest.approx(float((centred**2).sum(2).mean() / 7) ** 0.5, rel=0.02)
+    assert found.largest == pytest.approx(float(ends.amax((1, 2)).quantile(0.975)), rel=0.05)
+    assert found.mean_share == pytest.approx([float(ends.mean(1).quantile(q)) for q in (0.025, 0.975)], rel=0.02)
+    assert spread({"a": ends[0, 0].tolist()}) == pytest.approx(float((centred[0, 0] ** 2).sum() / 7) ** 0.5, rel=1e-5)
+
+
+def test_what_alpha_chose_is_said_beside_what_noise_gives() -> None:
+    run = _searched()
+    said = beside_noise([run], MadeUp([run], mixtures={run.key: {"a": [0.3] + [0.1] * 7}}))
+    assert "noise alone" in said
+    assert "not known" in beside_noise(
+        [record(method="naslora")], MadeUp(mixtures={record(method="naslora").key: {"a": [0.5, 0.5]}})
+    )

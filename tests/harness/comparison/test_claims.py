@@ -95,7 +95,7 @@ def test_lower_is_better_metrics_count_the_other_way_round(tmp_path: Path) -> No
 def test_a_claim_with_one_open_reading_is_not_reproduced_as_a_whole(tmp_path: Path) -> None:
     records = runs([0.81, 0.91, 0.71]) + runs([0.80, 0.90, 0.70], method="decoder")
     finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf"])
-    assert [reading.verdict for reading in finding.readings] == ["reproduced", "inconclusive"]
+    assert [reading.verdict for reading in finding.readings] == ["reproduced", "no data"]
     assert finding.verdict == "inconclusive"
 
 
@@ -106,6 +106,15 @@ def test_a_benchmark_that_is_not_judged_is_as_open_as_one_without_runs(tmp_path:
     finding = judged(tmp_path, records, benchmarks=["kvasir", "leaf"])
     assert [reading.verdict for reading in finding.readings] == ["reproduced", "not judged"]
     assert finding.verdict == "inconclusive"
+
+
+def test_where_nothing_was_run_there_is_no_data_and_no_verdict(tmp_path: Path) -> None:
+    finding = judged(tmp_path, [], benchmarks=["kvasir", "leaf"])
+    assert {reading.verdict for reading in finding.readings} == {finding.verdict} == {"no data"}
+    assert "1 no data" in findings_text([finding])
+    other = {"split_rule": "carved (seed 0)"}
+    shown = runs([0.8, 0.9], **other) + runs([0.8, 0.9], method="decoder", **other)
+    assert judged(tmp_path, shown, benchmarks=["kvasir", "leaf"]).verdict == "not judged"
 
 
 def test_no_difference_at_all_is_not_greater_and_not_less(tmp_path: Path) -> None:
@@ -127,7 +136,7 @@ def test_of_two_splits_with_as_many_seeds_the_mean_takes_the_first_by_name(tmp_p
 
 def test_one_seed_or_an_unpaired_seed_proves_nothing(tmp_path: Path) -> None:
     finding = judged(tmp_path, [record(0.9, seed=0), record(0.9, seed=1), record(0.8, seed=0, method="decoder")])
-    assert (finding.readings[0].n, finding.readings[0].interval, finding.verdict) == (1, None, "inconclusive")
+    assert (finding.readings[0].n, finding.readings[0].interval, finding.verdict) == (1, None, "no interval")
     assert "at least 2 seeds are needed" in findings_text([finding])
 
 
@@ -220,8 +229,24 @@ def test_runs_of_another_set_up_are_shown_and_not_judged(tmp_path: Path) -> None
         finding = judged(tmp_path, records)
         (reading,) = finding.readings
         assert (reading.verdict, finding.verdict) == ("not judged", "not judged")
+        assert finding.here == {changes.get("backbone", "tiny"): "reproduced"}
         assert reading.estimate == pytest.approx(1.0)
         assert words in findings_text([finding])
+
+
+def test_every_backbone_has_a_verdict_of_its_own_beside_the_papers(tmp_path: Path) -> None:
+    """Not as the paper made it, so no evidence on its number: but the sentence holds on one model and not on the other."""
+    records = []
+    for backbone, first in (("tiny_timm", [0.81, 0.91, 0.71]), ("vit_b", [0.79, 0.89, 0.69])):
+        records += runs(first, backbone=backbone) + runs([0.80, 0.90, 0.70], method="decoder", backbone=backbone)
+    finding = judged(tmp_path, records)
+    assert finding.verdict == "not judged"
+    assert finding.here == {"tiny_timm": "reproduced", "vit_b": "not reproduced"}
+    assert "not judged; on tiny_timm: reproduced; on vit_b: not reproduced" in findings_text([finding])
+    mixed = runs([0.82, 0.89, 0.71], backbone="vit_b") + runs([0.80, 0.90, 0.70], method="decoder", backbone="vit_b")
+    text = findings_text([judged(tmp_path, mixed)])
+    assert "on vit_b: inconclusive" in text
+    assert "seeds would settle it" in text
 
 
 def test_only_the_hash_of_the_card_itself_is_judged(tmp_path: Path) -> None:
@@ -446,7 +471,7 @@ def test_evidence_is_compared_against_frozen_backbones_by_seed(tmp_path: Path) -
     assert reading.n == 3
     assert finding.verdict == "reproduced"
     assert _judged_inside(tmp_path, pairs, expected={"greater": 0}).verdict == "not reproduced"
-    assert _judged_inside(tmp_path, pairs[:1] + pairs[3:4]).verdict == "inconclusive"
+    assert _judged_inside(tmp_path, pairs[:1] + pairs[3:4]).verdict == "no interval"
 
 
 def test_a_seed_with_two_runs_of_one_configuration_is_none(tmp_path: Path) -> None:

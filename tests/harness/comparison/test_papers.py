@@ -160,7 +160,7 @@ def test_check_exits_1_and_a_broken_file_is_one_line(tmp_path: Path, capsys: pyt
 def test_a_verdict_needs_the_whole_interval(interval: tuple[float, float], verdict: str) -> None:
     low, high = interval
     assert judge(Interval(estimate=(low + high) / 2, low=low, high=high, n=3), low=0.0, high=1.0) == verdict
-    assert judge(None, low=0.0, high=1.0) == "inconclusive"
+    assert judge(None, low=0.0, high=1.0) == "no interval"
 
 
 def test_the_seeds_that_would_settle_it_are_a_range_with_a_stated_power() -> None:
@@ -197,7 +197,7 @@ def test_the_paper_stands_beside_ours_with_difference_interval_and_verdict() -> 
     assert parameters == "| lora | params (M) | 3.62 | p, 1 [P] | 3.616 | -0.004 | exact | reproduced |"
     assert "| -11.2 | [-11.7, -10.7] | not reproduced |" in beside([0.799, 0.800, 0.801])[0]
     assert "| inconclusive |" in beside([0.85, 0.9, 0.95])[0]
-    assert "| inconclusive (n too small) |" in beside([0.912])[0]
+    assert "| no interval (n too small) |" in beside([0.912])[0]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_the_committed_setups_name_real_cards_backbones_and_benchmarks() -> None
 
 def test_a_failed_seed_gets_no_number_beside_the_paper() -> None:
     page = render([record(0.9), record(seed=1, code="OOM")], study=main_study(2), papers=holding(GOOD))
-    assert "inconclusive (no score)" in page
+    assert "no data (no score)" in page
 
 
 def test_a_row_with_options_and_without_a_run_stands_beside_its_number() -> None:
@@ -315,7 +315,7 @@ def test_a_row_with_options_and_without_a_run_stands_beside_its_number() -> None
         name="mine",
     )
     page = render([record(method="bitfit")], study=study, papers=holding(rank))
-    assert "inconclusive (no score)" in page
+    assert "no data (no score)" in page
 
 
 def test_numbers_stand_beside_the_studys_own_protocol_and_the_papers_cards_alone() -> None:

@@ -153,7 +153,7 @@ def test_two_rows_do_not_refute_it_and_four_of_five_do_not_show_it(
 ) -> None:
     two = [{name: values[name] for name in METHODS[:2]} for values in (UP, DOWN)]
     reverse = judged(monkeypatch, tmp_path, runs("sam", two[0]) + runs("linear", two[1]))
-    assert [one.verdict for one in reverse.readings] == ["inconclusive"] * 2
+    assert [one.verdict for one in reverse.readings] == ["inconclusive", "no data"]
     five = models(entries=[*METHODS, "vpt"])
     monkeypatch.setattr(judging, "ALPHA", 1 / 24)
     every = [record for decoder in HASHES for record in runs(decoder, UP)]
@@ -184,9 +184,9 @@ def test_some_models_or_some_benchmarks_do_not_show_it(monkeypatch: pytest.Monke
     assert {reading.settle for reading in one.readings} == {"not all benchmarks"}
 
 
-def test_without_runs_it_is_inconclusive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_runs_there_is_no_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = judged(monkeypatch, tmp_path, runs("sam", UP))
-    assert found.verdict == "inconclusive"
+    assert found.verdict == "no data"
     assert "no two models with two rows in common" in findings_text([found])
 
 

@@ -1,0 +1,58 @@
+"""Reruns are draws of their own, collapsed runs are counted, and folds have their own interval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import statistics as stats
+from harness.comparison.cells import Cell, Column, paired_difference
+from harness.comparison.draws import RERUN, Collapses, Draws, collapsed, without_collapsed
+from harness.comparison.rows import Row, Sheet
+from tests.harness.report.sample import MadeUp, record
+
+ROOT = Path(__file__).parents[3]
+COLUMN = Column(benchmark="kvasir", split="test", metric="s_measure", manifest="manifest-kvasir")
+
+
+def cell(values: list[float], **changes: Any) -> Cell:
+    records = [record(value, seed=seed, **changes) for seed, value in enumerate(values)]
+    row = Row(sheet=Sheet.of(records[0].run), label="row", method="lora", records=records)
+    return Cell.of(row, COLUMN, range(len(values)))
+
+
+def test_a_run_far_below_the_median_of_its_row_has_collapsed() -> None:
+    one = cell([0.9, 0.88, 0.6])
+    assert collapsed(one) == [2]
+    assert collapsed(cell([0.9, 0.88, 0.69])) == []
+    assert without_collapsed(one).seeds == [0, 1]
+    assert Collapses.of([one, cell([0.1])]) == Collapses(runs=3, collapsed=1)
+
+
+def test_seeds_that_split_the_images_anew_have_the_interval_of_folds() -> None:
+    first, second = ([0.9, 0.8, 0.85], [0.8, 0.75, 0.7])
+    rules = {"split_follows_seed": True}
+    found = paired_difference(cell(first, rules=rules), cell(second, rules=rules), MadeUp())
+    plain = paired_difference(cell(first), cell(second), MadeUp())
+    assert found is not None
+    assert plain is not None
+    assert found.folds
+    assert found.estimate == stats.of_folds(found.by_seed, test_share=8 / 20)
+    assert found.interval is not None
+    assert plain.interval is not None
+    assert found.interval.half == pytest.approx(plain.interval.half * (1 + 3 * 8 / 20) ** 0.5)
+
+
+def test_reruns_are_draws_with_images_of_their_own() -> None:
+    archive = Draws(ROOT / "results", again=ROOT / "results" / "again" / "avx512")
+    assert len(archive.reruns) == 6
+    again = archive.reruns[0]
+    assert again.run.seed >= RERUN
+    first = next(one for one in archive.records if one.key == again.key and one.run.seed < RERUN)
+    ours, theirs = (archive.images(one, "best", "test", "s_measure") for one in (again, first))
+    assert ours is not None
+    assert theirs is not None
+    assert ours.scores.keys() == theirs.scores.keys()
+    assert ours.scores != theirs.scores
