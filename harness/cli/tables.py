@@ -61,6 +61,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     for path in files:
         print(f"written: {path}", file=sys.stderr)
+    if study is None and options.format == "markdown":
+        for path, content in answer_pages(options.results).items():
+            _write(path, content)
+            print(f"written: {path}", file=sys.stderr)
     return 0
 
 
@@ -120,7 +124,15 @@ def _readings(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write(path: Path, text: str) -> None:
+def answer_pages(root: Path) -> dict[Path, str | bytes]:
+    """docs/findings.md, its details and figures, where a results folder has such pages beside it (this repository's has)."""
+    from harness.report import findings  # jinja2 and matplotlib, for one folder of all
+    from harness.report.figures import answer
+
+    return {**findings.files(root), **answer.figures(root)}
+
+
+def _write(path: Path, text: str | bytes) -> None:
     try:
         write_atomically(path, text)
     except OSError as error:
@@ -143,6 +155,9 @@ def _check(root: Path, files: Mapping[Path, str], *, style: Format, whole: bool)
                 wrong += 1
                 print(f"{path}: no record gives this table")
     checked = f"{len(files)} tables"
+    if whole and style == "markdown" and (pages := answer_pages(root)):
+        wrong += _check_answer(pages)
+        checked += f", {len(pages)} files of the answer"
     if whole and style == "markdown" and (figures := figure_files(root)):
         lines, notes = wrong_figures(root)
         for note in notes:
@@ -154,6 +169,21 @@ def _check(root: Path, files: Mapping[Path, str], *, style: Format, whole: bool)
     hint = f"; run sam-peft tables --results {root}" if wrong else ""
     print(f"{checked} checked, {wrong} wrong{hint}")
     return 1 if wrong else 0
+
+
+def _check_answer(pages: Mapping[Path, str | bytes]) -> int:
+    """How many differ from what the records give; a figure of another matplotlib is not compared."""
+    from harness.report.figures import drawn_by_another
+
+    wrong = 0
+    for path, content in pages.items():
+        there = path.read_bytes() if path.is_file() else b""
+        if isinstance(content, bytes) and (version := drawn_by_another(there)):
+            say(f"{path}: drawn by matplotlib {version}: not compared")
+        elif there != (content if isinstance(content, bytes) else content.encode()):
+            wrong += 1
+            print(f"{path}: {'differs from the records' if there else 'is missing'}")
+    return wrong
 
 
 if __name__ == "__main__":

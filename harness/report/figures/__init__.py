@@ -82,6 +82,14 @@ def figure_files(root: Path) -> list[Path]:
     return sorted((root / "figures").glob("*.svg"))
 
 
+def drawn_by_another(svg: bytes) -> str:
+    """The version of matplotlib that drew a file, where it is not the one here: its bytes say nothing then."""
+    import matplotlib
+
+    found = _CREATOR.search(svg)
+    return found[1].decode() if found and found[1].decode() != matplotlib.__version__ else ""
+
+
 def wrong_figures(root: Path) -> tuple[list[str], list[str]]:
     """(what is wrong, what could not be compared), a line each. A figure that was never drawn is not missing.
 

@@ -198,7 +198,7 @@ def test_one_round_gives_no_interval_and_no_verdict() -> None:
     alone = {"full": {"time": Ratio(value=0.7586), "flops": Ratio(value=0.7586)}}
     one = session(methods=[method("full", [0.2]), method("naspclora", [0.1], ratios=alone)])
     page = render_costs([one], claims=read_claims(), **PUBLISHED)
-    assert "| time, naspclora / full | -24.14 | – | no data (ambiguous as it stands) |" in page
+    assert "| time, naspclora / full | -24.14 | – | no interval (ambiguous as it stands) |" in page
     assert "| flops, naspclora / full | -24.14 | exact | reproduced (ambiguous as it stands) |" in page
 
 

@@ -1,4 +1,4 @@
-"""What docs/findings.md says of images of another kind is in the committed forgetting records."""
+"""What docs/details/other-images.md says of images of another kind is in the committed forgetting records."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.report.forgetting import forgetting_page
 from harness.report.formats import write
-from tests.harness.report.test_findings import ROOT, rows, section
+from tests.harness.report.sample import table_rows as rows
 
+ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
 TABLE = (RESULTS / "tables" / "forgetting.md").read_text(encoding="utf-8")
 
@@ -23,7 +24,7 @@ def test_the_rows_are_those_of_the_records() -> None:
     records, _ = RecordStore(RESULTS).summaries()
     made = write(forgetting_page(records, ForgettingStore(RESULTS)), style="markdown")
     assert made == TABLE
-    assert rows(section("On images of another kind")) == rows(TABLE)
+    assert rows((ROOT / "docs" / "details" / "other-images.md").read_text(encoding="utf-8")) == rows(TABLE)
 
 
 def test_the_sentences_are_those_of_the_rows() -> None:

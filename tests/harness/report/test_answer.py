@@ -1,0 +1,150 @@
+"""The page of the answer, its details and its figures are what the records give, and say what was not run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats as oracle
+
+from harness import statistics as stats
+from harness.archive.archive import Archive
+from harness.archive.store import RecordStore
+from harness.cli import tables
+from harness.report import findings
+from harness.report.findings import END, START, TEMPLATES, Answer, Pair, files, verdict
+
+ROOT = Path(__file__).parents[3]
+RESULTS = ROOT / "results"
+
+
+@pytest.fixture(scope="module")
+def answer() -> Answer:
+    return Answer(RESULTS)
+
+
+@pytest.fixture(scope="module")
+def rendered() -> dict[Path, str]:
+    return files(RESULTS)
+
+
+def test_every_page_is_what_the_records_give(rendered: dict[Path, str]) -> None:
+    assert len(rendered) == len(list(TEMPLATES.glob("*.j2"))) > 8
+    assert {path for path, text in rendered.items() if path.read_text(encoding="utf-8") != text} == set()
+
+
+def test_the_page_is_short_and_names_what_was_not_run(rendered: dict[Path, str], answer: Answer) -> None:
+    page = rendered[ROOT / "docs" / "findings.md"]
+    assert len(page.splitlines()) <= 120
+    assert "not run" in page.lower()
+    assert all(what in page for what in answer.not_run)
+    assert "undecided" not in page
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
+def test_each_figure_of_a_page_is_there_and_every_link_leads_somewhere(rendered: dict[Path, str]) -> None:
+    for path, text in rendered.items():
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (path.parent / target).exists(), f"{path}: {target}"
+
+
+def test_its_interval_is_the_analysis_of_variance_of_the_image_scores(answer: Answer) -> None:
+    """Recomputed from the files of image scores alone, with reruns as draws."""
+    case = answer.named_case("small-methods", "kvasir")
+    keys = {
+        (one.run.method, one.run.seed): one for one in case.difference.first.records + case.difference.second.records
+    }
+    draws = []
+    for seed in sorted({seed for _, seed in keys}):
+        sides = []
+        for method in ("naslora", "lora"):
+            record = keys[method, seed]
+            archive = Archive(RESULTS if seed < 10_000 else RESULTS / findings.ALL_DRAWS)
+            images = archive.images(record, "best", "test", "s_measure")
+            assert images is not None
+            sides.append([100 * images.scores[stem] for stem in sorted(images.scores)])
+        draws.append(np.array(sides[0]) - np.array(sides[1]))
+    table = np.array(draws)
+    runs, images_ = table.shape
+    a, b = table.mean(1) - table.mean(), table.mean(0) - table.mean()
+    e = table - table.mean() - a[:, None] - b[None]
+    squares = (
+        images_ * (a**2).sum() / (runs - 1),
+        runs * (b**2).sum() / (images_ - 1),
+        (e**2).sum() / ((runs - 1) * (images_ - 1)),
+    )
+    held = min(squares)
+    variance = (squares[0] + squares[1] - held) / table.size
+    dfs = (runs - 1, images_ - 1, (runs - 1) * (images_ - 1))
+    df = variance**2 / sum(
+        (one / table.size) ** 2 / d for one, d in zip((squares[0], squares[1], held), dfs, strict=True)
+    )
+    half = oracle.t.ppf(0.975, df) * np.sqrt(variance)
+    assert runs == 6
+    assert case.estimate.mean == pytest.approx(table.mean(), abs=1e-9)
+    assert case.difference.interval is not None
+    assert case.difference.interval.half == pytest.approx(half, rel=1e-6)
+
+
+def test_the_cost_against_full_is_paired_by_round_in_one_session(answer: Answer) -> None:
+    ours, full = (np.log(answer.session[name].step_seconds["total"]) for name in ("naslora", "full"))
+    found = answer.time("naslora", "full")
+    assert found.estimate == pytest.approx(np.exp((ours - full).mean()))
+    low, high = oracle.t.interval(0.95, len(ours) - 1, loc=(ours - full).mean(), scale=oracle.sem(ours - full))
+    assert (found.low, found.high) == pytest.approx((np.exp(low), np.exp(high)))
+    recorded = answer.session["naslora"].ratios["lora"]["time"]
+    assert answer.time("naslora").estimate == pytest.approx(recorded.value)
+
+
+def test_reruns_gave_the_same_losses_whatever_the_code_and_other_scores_on_another_processor(answer: Answer) -> None:
+    first = {one.key: one for one in RecordStore(RESULTS)}
+    again = {one.key: one for one in RecordStore(RESULTS / findings.ALL_DRAWS)}
+    (old,) = RecordStore(RESULTS / "again" / "avx512-056e6a2")
+    assert [each["loss"] for each in old.history] == [each["loss"] for each in again[old.key].history]
+    moves = [
+        abs(100 * (again[key].scores["best"]["test"]["s_measure"] - first[key].scores["best"]["test"]["s_measure"]))
+        for key in again
+    ]
+    assert answer.moved() == pytest.approx((min(moves), max(moves)))
+
+
+def test_a_row_that_no_record_answers_is_no_case(answer: Answer) -> None:
+    assert answer.case(Pair(study="small-search", benchmark="camo", first="NAS-LoRA", second="LoRA")) is None
+    with pytest.raises(LookupError, match="no difference"):
+        answer.d("small-search", "camo", "NAS-LoRA", "LoRA")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.1, 2.0, "better than"), (-2.0, -0.1, "worse than"), (-1.0, 1.0, "not significantly different from")],
+)
+def test_the_verdict_follows_the_interval(low: float, high: float, words: str) -> None:
+    assert verdict(stats.Interval(estimate=(low + high) / 2, low=low, high=high, n=3)) == words
+    assert verdict(None) == "not to be judged against"
+
+
+def test_a_page_that_was_changed_by_hand_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rendered: dict[Path, str]
+) -> None:
+    page = ROOT / "docs" / "findings.md"
+    changed = {tmp_path / "findings.md": rendered[page]}
+    (tmp_path / "findings.md").write_text(rendered[page].replace("+", "-", 1), encoding="utf-8")
+    assert tables._check_answer(changed) == 1
+    assert "differs" in capsys.readouterr().out
+    shutil.copy(page, tmp_path)
+    assert tables._check_answer(changed) == 0
+
+
+def test_a_results_folder_of_ones_own_has_no_such_pages(tmp_path: Path) -> None:
+    assert files(tmp_path / "results") == {}
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "findings.md").write_text("# My findings\n", encoding="utf-8")
+    assert files(tmp_path / "results") == {}
+
+
+def test_of_a_page_that_people_write_only_the_marked_part_changes() -> None:
+    page = f"before\n{START}\nold\n{END}\nafter\n"
+    assert findings._between(page, "new \\1") == f"before\n{START}\nnew \\1\n{END}\nafter\n"
