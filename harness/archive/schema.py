@@ -53,6 +53,9 @@ ADDED_LATER: dict[str, Any] = {
     "decoder_lr": None,
     "test_untrained": False,
     "split_follows_seed": False,
+    "prompt": "none",
+    "prompt_jitter": 0.1,
+    "prompt_points": 1,
 }
 """Rules younger than the first records: left out of keys and hashes at the value that those records were made with."""
 
@@ -226,7 +229,8 @@ class Record:
             Of older records the counts alone.
         architecture: α history: one entry an epoch, site -> softmax(α).
         merge: merge reports by mode, as plain dicts.
-        counts: images used: ``train``, ``val`` and each test split.
+        counts: images used: ``train``, ``val`` and each test split; under a rule ``prompt`` also ``unprompted``, the test
+            images without an object to point out.
         environment: ``torch``, ``python``, ``device``, ``driver``, ``host``, ``commit``, ``dirty`` (hash of the diff),
             ``snapshot``, and ``numbers``, ``numbers_method``, ``numbers_benchmark`` (fingerprints of the code that makes
             numbers, without comments; missing in older records); ``begun_by`` of a run that other code began, whose

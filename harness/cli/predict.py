@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,21 @@ def parser() -> CommandParser:
     model.add_argument("--adapter", type=Path, metavar="FILE", help="what sam-peft export --adapter-only wrote")
     p.add_argument("--images", required=True, nargs="+", type=Path, metavar="PATH", help="files, or folders of them")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the masks, empty or new")
+    pointed = p.add_mutually_exclusive_group()
+    pointed.add_argument(
+        "--box",
+        action="append",
+        default=[],
+        metavar="X0,Y0,X1,Y1",
+        help="a box around an object, in pixels of the one image that is given; again for further objects",
+    )
+    pointed.add_argument(
+        "--point",
+        action="append",
+        default=[],
+        metavar="X,Y",
+        help="a point on the object; again for more of that object",
+    )
     p.add_argument("--overlay", action="store_true", help="also DIR/overlays: contours over the image")
     p.add_argument(
         "--probabilities",
@@ -60,6 +77,9 @@ def main(argv: list[str] | None = None) -> int:
     for path in arguments.images:
         if not path.exists():
             raise UsageError(f"--images {path}: no such file or folder")
+    prompt = [_numbers("--box", text, 4) for text in arguments.box] + [
+        _numbers("--point", text, 2) for text in arguments.point
+    ]
     require_checkpoint_file(arguments.checkpoint)
     if arguments.adapter and not arguments.adapter.is_file():
         raise UsageError(f"--adapter {arguments.adapter}: no such file; give what sam-peft export --adapter-only wrote")
@@ -74,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         from harness.experiment.predicting import predict, scoring_command
         from harness.experiment.predicting_labels import predict_labels
 
-        request = request_of(arguments)
+        request = request_of(arguments, prompt)
         labels = request.trained.task == "classification"
     with counter("predicting", len(request.images)) as progress:
         predicted = (predict_labels if labels else predict)(request, device=own_device(), progress=progress)
@@ -87,7 +107,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def request_of(arguments: argparse.Namespace) -> Any:
+def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != count or not all(math.isfinite(one) for one in found):
+        raise UsageError(
+            f"{option} {text!r}: give {count} numbers with commas, pixels of the image from its upper left"
+        )
+    return found
+
+
+def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]] = ()) -> Any:
     """The request; torch is loaded here."""
     from harness.experiment.exporting import calibration_images, data_folder
     from harness.experiment.predicting import Predict, find_images
@@ -116,6 +148,7 @@ def request_of(arguments: argparse.Namespace) -> Any:
         overlay=arguments.overlay,
         probabilities=size,
         batch=arguments.batch,
+        prompt=tuple(prompt),
     )
 
 

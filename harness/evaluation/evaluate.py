@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,12 @@ from torch import Tensor
 
 from harness.evaluation.scorer import ImageScore, SplitScorer
 
-Item = tuple[str, Tensor, NDArray[np.uint8]]
-"""stem, input (3, S, S) and mask (H, W) at its own size."""
+Item = tuple[str, Tensor, NDArray[np.uint8], *tuple[Any, ...]]
+"""stem, input (3, S, S), mask (H, W) at its own size, and whatever else of an image the prediction takes."""
 
 
 def evaluate_split(
-    predict: Callable[[Tensor], Tensor],
+    predict: Callable[..., Tensor],
     items: Iterable[Item],
     scorer: SplitScorer,
     *,
@@ -34,7 +35,7 @@ def evaluate_split(
 
     Args:
         predict: inputs (B, 3, S, S) to probabilities (B, S, S) or (B, 1, S, S) of a binary benchmark, or class scores
-            (B, C, S, S); on any device. Called without gradient.
+            (B, C, S, S); on any device. Called without gradient, and with a list of each thing more that items hold.
         items: what to score; may be a generator that decodes as it goes, in another thread.
         scorer: takes the scores; may hold images already.
         batch_size: items a forward pass.
@@ -93,12 +94,13 @@ def _ahead(batches: Iterator[list[Item]], reader: ThreadPoolExecutor) -> Iterato
 
 
 def _predictions(
-    predict: Callable[[Tensor], Tensor], batches: Iterator[list[Item]]
+    predict: Callable[..., Tensor], batches: Iterator[list[Item]]
 ) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.uint8]]]:
     for batch in batches:
         with torch.no_grad():
-            scores = predict(torch.stack([image for _, image, _ in batch]))
+            more = zip(*(one[3:] for one in batch), strict=True)
+            scores = predict(torch.stack([one[1] for one in batch]), *map(list, more))
         if scores.ndim == 4 and scores.shape[1] == 1:
             scores = scores[:, 0]
-        for (stem, _, mask), values in zip(batch, scores.float().cpu().numpy(), strict=True):
-            yield stem, values, mask
+        for one, values in zip(batch, scores.float().cpu().numpy(), strict=True):
+            yield one[0], values, one[2]

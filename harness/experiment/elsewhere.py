@@ -44,5 +44,5 @@ def scored_elsewhere(segmenter: Segmenter, other: Run, *, data: Path, results: P
     rules = from_rules(other.rules)
     root = BENCHMARKS.get(other.benchmark)(data_options(rules, other.benchmark)).locate(data)
     opened = open_data(other, root, cache=results / "cache" / "images")
-    scoring = Scoring(opened, rules, device=device, stages=Stages(), tell=lambda progress: None)
+    scoring = Scoring(opened, rules, device=device, stages=Stages(), tell=lambda progress: None, seed=other.seed)
     return Elsewhere(like=other.key, scores=scoring.test(segmenter.to(device), stage="elsewhere")[0])

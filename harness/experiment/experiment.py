@@ -8,7 +8,7 @@ The predicted masks that a run keeps of a few test images, to look at; no score 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -54,8 +54,8 @@ def kept_masks(
     tests: Mapping[str, ImageSource],
     *,
     count: int,
-    predict: Callable[[Tensor], Tensor],
-    read: Callable[[ImageSource, int], Tensor],
+    predict: Callable[..., Tensor],
+    read: Callable[[ImageSource, int], Sequence[Any]],
     threshold: float | None,
 ) -> list[KeptMask]:
     """The images that `chosen_images` names, one a forward pass.
@@ -63,7 +63,7 @@ def kept_masks(
     Args:
         tests: test split -> its images.
         predict: inputs (1, 3, S, S) to probabilities (1, S, S) or (1, 1, S, S), or class scores (1, C, S, S).
-        read: one image's input (3, S, S).
+        read: one image's input (3, S, S), and what else ``predict`` takes of it.
         threshold: of probabilities, as the overlap metrics have it; None takes the likeliest class.
     """
     places = {name: {one.stem(index): index for index in range(len(one))} for name, one in tests.items()}
@@ -71,7 +71,8 @@ def kept_masks(
     for split, stem in chosen_images(places, count):
         source, index = tests[split], places[split][stem]
         with torch.no_grad():
-            scores = predict(read(source, index).unsqueeze(0)).float()
+            image, *more = read(source, index)
+            scores = predict(image.unsqueeze(0), *([one] for one in more)).float()
         label = scores.argmax(dim=1) if threshold is None else scores.reshape(1, *scores.shape[-2:]) > threshold
         predicted = label[0].to(torch.uint8).cpu().numpy()
         found.append(KeptMask(split=split, stem=stem, predicted=predicted, truth=source.mask_input(index)))
@@ -167,7 +168,9 @@ class Experiment:
     @cached_property
     def scoring(self) -> Scoring:
         """How every model of this run is scored; it remembers what is frozen of them."""
-        return Scoring(self.data, self.rules, device=self.device, stages=self.stages, tell=self.tell)
+        return Scoring(
+            self.data, self.rules, device=self.device, stages=self.stages, tell=self.tell, seed=self.run.seed
+        )
 
     def train(self, *, workers: Any, stop: StopRequest | None) -> TrainingResult:
         """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""
@@ -228,7 +231,7 @@ class Experiment:
                     self.data.tests,
                     count=0 if self.scoring.labels else self.rules.keep_masks,
                     predict=self.scoring.predictor(segmenter),
-                    read=self.scoring.input,
+                    read=self.scoring.shown,
                     threshold=self.scoring.threshold,
                 )
         if "last" not in scores:
@@ -268,6 +271,7 @@ class Experiment:
             cost={**trained.cost, **self.stages.cost(trained.cost)},
             budget=trained.budget,
             merge=merges,
+            counts={**record.counts, **self.scoring.unprompted},
             environment=record.environment | ({"begun_by": ", ".join(earlier)} if earlier else {}),
         )
         groups = {split: self.data.groups(split) for split in self.data.tests}

@@ -31,13 +31,15 @@ from harness.datasets.reading.pairing import image_files
 from harness.evaluation.resize import resize_bilinear
 from harness.experiment.trained import Trained
 from harness.methods.base import MergeMode
-from harness.models.segmenter import Segmenter, probabilities
+from harness.models.segmenter import Prompts, Segmenter, probabilities
 from harness.protocols.load import from_rules
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import read_regular, replace_atomically, write_atomically
+from harness.system.streams import say
 from harness.training.feeding import normalise
 from harness.training.images import to_input
 from harness.training.precision import autocast
+from harness.training.prompts import together
 
 NOTE = "predictions.json"
 """Beside the predictions: which model made them, and of which files."""
@@ -214,6 +216,7 @@ class Predict:
         overlay: write the image with the contours of its mask.
         probabilities: write float32 arrays: at the image's ``own`` size, at the network's ``input`` size, or not at all.
         batch: images a forward pass.
+        prompt: boxes (left, top, right, bottom), one an object, or points (x, y) on one object, in pixels of the one image.
     """
 
     trained: Trained
@@ -225,6 +228,7 @@ class Predict:
     overlay: bool = False
     probabilities: Literal["own", "input", ""] = ""
     batch: int = 4
+    prompt: Sequence[tuple[float, ...]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +276,36 @@ def predict(
     return Predicted(done=len(waiting), skipped=len(images) - len(waiting))
 
 
+def _check_prompt(request: Predict) -> None:
+    """Say where a model that was trained with prompts gets none.
+
+    Raises:
+        UsageError: a prompt that is not for this model or not on the image.
+    """
+    run = request.trained.run
+    trained_with = str(run.rules.get("prompt", "none"))
+    if not request.prompt:
+        if trained_with != "none":
+            say(
+                f"run {run.key} was trained with prompts ({trained_with}), and none is given: it looks for objects by itself"
+            )
+        return
+    if len(request.images) != 1:
+        raise UsageError(
+            f"--box and --point are pixels of one image, and --images names {len(request.images)}; give one"
+        )
+    if request.trained.task != "binary" or str(run.rules.get("decoder", "sam")) != "sam":
+        raise UsageError(f"--box and --point are for SAM's decoder and one foreground, and run {run.key} has another")
+    height, width = read_image(request.images[0]).shape[:2]
+    for one in request.prompt:
+        x, y = one[::2], one[1::2]
+        if min(*x, *y) < 0 or max(x) > width or max(y) > height or x[0] > x[-1] or y[0] > y[-1]:
+            told = ",".join(f"{number:g}" for number in one)
+            raise UsageError(
+                f"{told} is no box or point on the image of {width} x {height} pixels (left,top,right,bottom or x,y)"
+            )
+
+
 def _finish(pending: list[Future[None]], out: Path) -> None:
     try:
         for each in pending:
@@ -315,12 +349,16 @@ def opened_folder(request: Predict) -> PredictionFolder:
     """The folder to fill, and what its note says.
 
     Raises:
-        UsageError: it holds the images, or anything but this model's predictions.
+        UsageError: it holds the images, or anything but this model's predictions, or its prompt does not fit.
     """
     out, trained = request.out, request.trained
     if any(os.path.realpath(image.parent) == os.path.realpath(out) for image in request.images):
         raise UsageError(f"--out {out} holds the images themselves; choose another folder")
-    return PredictionFolder.open(out, model={"run": trained.run.key, "state": trained.digest, "merge": request.merge})
+    _check_prompt(request)
+    model = {"run": trained.run.key, "state": trained.digest, "merge": request.merge}
+    if request.prompt:
+        model["prompt"] = " ".join(",".join(f"{number:g}" for number in one) for one in request.prompt)
+    return PredictionFolder.open(out, model=model)
 
 
 def _stale(folder: PredictionFolder, images: Sequence[Path]) -> list[Path]:
@@ -366,6 +404,7 @@ class Model:
         self.rules = from_rules(request.trained.run.rules)
         self.device, self.batch, self.num_classes = device, request.batch, request.trained.num_classes
         self.labels = request.trained.task == "classification"
+        self.prompt = request.prompt
         segmenter, method = request.trained.segmenter(request.checkpoint)
         self.segmenter: Segmenter = segmenter.to(device)
         if request.merge:
@@ -384,7 +423,7 @@ class Model:
                 pixels, inputs = coming.result()
                 if following:
                     coming = reader.submit(self._read, following)
-                scores = list(self._scores(inputs))
+                scores = list(self._scores(inputs, self._prompts(pixels)))
                 for path, one in zip(chunk, scores, strict=True):
                     if not np.isfinite(one).all():
                         raise UsageError(
@@ -398,12 +437,23 @@ class Model:
         inputs = [to_input(Sample(image=image, mask=image[..., 0]), side)[:3] for image in pixels]
         return pixels, torch.from_numpy(np.stack(inputs))
 
+    def _prompts(self, pixels: Sequence[Array]) -> Prompts | None:
+        """Those of the one image, in pixels of the network's input as segment_anything scales them."""
+        if not self.prompt:
+            return None
+        height, width = pixels[0].shape[:2]
+        where = np.array(self.prompt, dtype=np.float64).reshape(len(self.prompt), -1, 2)
+        where *= self.rules.image_size / np.array([width, height])
+        boxes = where.shape[1] == 2
+        given = where.reshape(-1, 4) if boxes else where.reshape(1, -1, 2)  # all points are on one object
+        return together([given.astype(np.float32)], device=self.device)
+
     @torch.no_grad()
-    def _scores(self, images: Tensor) -> Floats:
+    def _scores(self, images: Tensor, prompts: Prompts | None) -> Floats:
         side = 1 if self.labels else self.rules.image_size
         inputs = normalise(images, self.rules.pixels)
         with autocast(self.rules, self.device):
-            output = self.segmenter(inputs.to(self.device))
+            output = self.segmenter(inputs.to(self.device), prompts)
         scores = probabilities(output, (side, side))
         if scores.ndim == 4 and scores.shape[1] < self.num_classes:
             scores = nn.functional.pad(scores, (0, 0, 0, 0, 0, self.num_classes - scores.shape[1]))

@@ -24,6 +24,7 @@ from harness.training.images import ImageSource
 from harness.training.outcome import Blank
 from harness.training.precision import autocast
 from harness.training.prefix import FrozenPrefix, RememberedTokens, frozen_prefix
+from harness.training.prompts import Coordinates, prompts_of, together
 
 EVALUATION_BATCH = 4
 BINARY_METRICS = (*SALIENCY, *OVERLAP, "ber")
@@ -47,12 +48,17 @@ class Scoring:
         device: where to compute; the models are there.
         stages: the seconds are counted to.
         tell: is told the stage and the split.
+        seed: of the run; which points of an object are its prompt depends on it.
     """
 
-    def __init__(self, data: RunData, rules: Protocol, *, device: torch.device, stages: Stages, tell: Tell) -> None:
+    def __init__(
+        self, data: RunData, rules: Protocol, *, device: torch.device, stages: Stages, tell: Tell, seed: int
+    ) -> None:
         self._data, self._rules, self._device, self._stages, self._tell = data, rules, device, stages, tell
+        self._seed = seed
         self._embeddings: RememberedEmbeddings | None = None
         self._tokens: RememberedTokens | None = None
+        self._unprompted: set[tuple[str, str]] = set()
 
     @cached_property
     def num_classes(self) -> int:
@@ -106,7 +112,7 @@ class Scoring:
             with self._stages.during("validating" if stage == "validation" else "testing"):
                 predict = self._stages.timed(self.predictor(segmenter))
                 scorers[name] = evaluate_split(
-                    predict, self._items(source), self._scorer(metrics), batch_size=EVALUATION_BATCH
+                    predict, self._items(source, name), self._scorer(metrics), batch_size=EVALUATION_BATCH
                 )
             together.merge(scorers[name])
         generated = self._rules.data == "sample" and not self._rules.own_classes  # whose numbers rank nothing anyway
@@ -134,22 +140,31 @@ class Scoring:
         """
         return self.scores(segmenter, self._data.tests, metrics=self.metrics, stage=stage, blank=blank)
 
-    def predictor(self, segmenter: Any) -> Callable[[Tensor], Tensor]:
-        """From inputs (B, 3, S, S) to probabilities (B, S, S), or to scores (B, C, S, S) of the benchmark's classes; of
-        labels (B, C, 1, 1)."""
+    @property
+    def unprompted(self) -> dict[str, int]:
+        """How many scored test images had nothing to point out, by the name that records count them by; empty without prompts."""
+        if self._rules.prompt == "none":
+            return {}
+        return {"unprompted": sum(split in self._data.tests for split, _ in self._unprompted)}
+
+    def predictor(self, segmenter: Any) -> Callable[..., Tensor]:
+        """From inputs (B, 3, S, S), and each image's prompts where the rules have any, to probabilities (B, S, S), or to
+        scores (B, C, S, S) of the benchmark's classes; of labels (B, C, 1, 1)."""
         side = 1 if self.labels else self._rules.image_size
         size = (side, side)
         prefix = None if self._tokens is None else self._tokens.like(segmenter)
 
-        def predict(images: Tensor) -> Tensor:
+        def predict(images: Tensor, prompts: Sequence[Coordinates] | None = None) -> Tensor:
             images = images.to(self._device)
+            given = () if prompts is None else (together(prompts, device=self._device),)
+            decode = segmenter.prompted if given else segmenter.decode
             with autocast(self._rules, self._device):
                 if self._embeddings is not None:
-                    output = segmenter.decode(self._embeddings.get(images, segmenter.encode))
+                    output = decode(self._embeddings.get(images, segmenter.encode), *given)
                 elif self._tokens is not None and prefix is not None:
-                    output = segmenter.decode(self._tokens.get(images, prefix))
+                    output = decode(self._tokens.get(images, prefix), *given)
                 else:
-                    output = segmenter(images)
+                    output = segmenter(images, *given)
             scores = probabilities(output, size)
             missing = self._data.benchmark.num_classes - self.num_classes
             return nn.functional.pad(scores, (0, 0, 0, 0, 0, missing)) if missing > 0 else scores
@@ -174,6 +189,18 @@ class Scoring:
             metrics, task=benchmark.task, num_classes=benchmark.num_classes, conventions=self._rules.evaluation
         )
 
-    def _items(self, source: ImageSource) -> Iterator[Item]:
+    def shown(self, source: ImageSource, index: int) -> tuple[Any, ...]:
+        """What `predictor` takes of one image: (3, S, S), and its prompts where the rules have any."""
+        image = self.input(source, index)
+        if self._rules.prompt == "none":
+            return (image,)
+        mask, stem = source.mask_input(index), source.stem(index)
+        return image, prompts_of(mask, self._rules, self._seed, stem, training=False)
+
+    def _items(self, source: ImageSource, split: str) -> Iterator[Item]:
         for index in range(len(source)):
-            yield source.stem(index), self.input(source, index), source.mask_native(index)
+            stem = source.stem(index)
+            image, *prompts = self.shown(source, index)
+            if any(len(one) == 0 for one in prompts):
+                self._unprompted.add((split, stem))
+            yield stem, image, source.mask_native(index), *prompts

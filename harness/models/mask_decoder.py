@@ -1,4 +1,4 @@
-"""SAM's mask decoder without prompts, for a batch of images at once.
+"""SAM's mask decoder for a batch of images at once, with or without prompts.
 
 All four of SAM's mask tokens go through the two-way transformer as in segment_anything, because they attend to each
 other; only token 0, the one behind ``multimask_output=False``, gives masks here. Tokens 1-3, their hypernetwork MLPs
@@ -57,17 +57,22 @@ class BatchedMaskDecoder(nn.Module):
         self.spare_hypernetworks = nn.ModuleList(spare)
         self.iou_prediction_head = plain.iou_prediction_head
 
-    def forward(self, embedding: Tensor, *, positions: Tensor, dense_prompt: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, embedding: Tensor, *, positions: Tensor, dense_prompt: Tensor, sparse_prompt: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Decode a batch.
 
         Args:
             embedding: (B, D, h, w).
             positions: (1, D, h, w), the dense positional encoding.
             dense_prompt: (1, D, 1, 1), SAM's "no mask" embedding.
+            sparse_prompt: (B, n, D), tokens of a box or of points; None without a prompt.
         """
         batch, dim, height, width = embedding.shape
         spare = [self.spare_tokens] if self.attends_to_spare_tokens else []
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens, *spare]).expand(batch, -1, -1)
+        if sparse_prompt is not None:
+            tokens = torch.cat([tokens, sparse_prompt], dim=1)
         attended, image = self.transformer(embedding + dense_prompt, positions.expand(batch, -1, -1, -1), tokens)
         masks = attended[:, 1 : 1 + len(self.mask_tokens)]
         upscaled = self.output_upscaling(image.transpose(1, 2).reshape(batch, dim, height, width))

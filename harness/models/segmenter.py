@@ -1,9 +1,9 @@
-"""The segmenter: backbone, decoder and head; image in, logits out, no prompts."""
+"""The segmenter: backbone, decoder and head; image in, logits out, prompts only where they are given."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +34,24 @@ class SegmenterOutput(NamedTuple):
     auxiliary: tuple[SegmenterOutput, ...] = ()
 
 
+class Prompts(NamedTuple):
+    """What points out the objects of a batch. An image may have several prompts, whose masks are merged, or none.
+
+    Args:
+        image: (P,) place in the batch of the image that each prompt is for.
+        boxes: (P, 4) left, top, right, bottom in pixels of the network's input; None where points are given.
+        points: (P, k, 2) x and y of k points on the object; None where boxes are given.
+    """
+
+    image: Tensor
+    boxes: Tensor | None = None
+    points: Tensor | None = None
+
+
+PROMPTS_AT_ONCE = 16
+"""Prompts that are decoded together: each needs as much memory as an image."""
+
+
 class Segmenter(nn.Module, ABC):
     """Images (B, 3, H, W), normalised, to `SegmenterOutput`. Satisfies `harness.methods.parts.sites.Adaptable`.
 
@@ -59,8 +77,13 @@ class Segmenter(nn.Module, ABC):
     def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What every method trains besides its own: decoder, neck and head."""
 
-    def forward(self, images: Tensor) -> SegmenterOutput:
-        return self.decode(self.encode(images))
+    def prompted(self, embedding: Tensor, prompts: Prompts) -> SegmenterOutput:
+        """`decode` where objects are pointed out; only SAM's decoder knows how."""
+        raise NotImplementedError(f"{type(self).__name__} takes no prompts")
+
+    def forward(self, images: Tensor, prompts: Prompts | None = None) -> SegmenterOutput:
+        embedding = self.encode(images)
+        return self.decode(embedding) if prompts is None else self.prompted(embedding, prompts)
 
 
 class SAMSegmenter(Segmenter):
@@ -96,12 +119,44 @@ class SAMSegmenter(Segmenter):
     def decode(self, embedding: Tensor) -> SegmenterOutput:
         if self.neck is not None:
             embedding = self.neck(embedding)
-        positions = self.prompt_encoder.pe_layer(embedding.shape[-2:]).unsqueeze(0)
-        no_mask = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        parts = [embedding] if self.batched_decoder else embedding.split(1)
-        decoded = [self.mask_decoder(part, positions=positions, dense_prompt=no_mask) for part in parts]
-        masks, tokens = (torch.cat(tensors) if len(parts) > 1 else tensors[0] for tensors in zip(*decoded, strict=True))
+        masks, tokens = self._decoded(embedding.split(len(embedding) if self.batched_decoder else 1))
         return SegmenterOutput(widened(masks), None if self.head is None else widened(self.head(tokens)))
+
+    def prompted(self, embedding: Tensor, prompts: Prompts) -> SegmenterOutput:
+        """`decode` with prompts: at each place the largest logit of an image's prompts, which is their merged mask. An image
+        without a prompt is decoded as it is."""
+        if self.neck is not None:
+            embedding = self.neck(embedding)
+        owners = prompts.image.tolist()
+        bare = [place for place in range(len(embedding)) if place not in owners]
+        size = PROMPTS_AT_ONCE if self.batched_decoder else 1
+        found = []
+        if owners:
+            sparse = self._sparse(prompts)
+            found.append(self._decoded(embedding[owners].split(size), sparse.split(size))[0])
+        if bare:
+            found.append(self._decoded(embedding[bare].split(size))[0])
+        masks, owners = torch.cat(found), [*owners, *bare]
+        own = ([row for row, owner in enumerate(owners) if owner == place] for place in range(len(embedding)))
+        return SegmenterOutput(widened(torch.stack([masks[rows].amax(dim=0) for rows in own])), None)
+
+    def _sparse(self, prompts: Prompts) -> Tensor:
+        """(P, n, D): the tokens of every prompt."""
+        points = prompts.points
+        labelled = None if points is None else (points, torch.ones(points.shape[:2], device=points.device))
+        sparse, _ = self.prompt_encoder(points=labelled, boxes=prompts.boxes, masks=None)
+        return sparse
+
+    def _decoded(self, parts: Sequence[Tensor], sparse: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        """Masks and their tokens of embeddings that are decoded part by part, each with its prompts where there are any."""
+        positions = self.prompt_encoder.pe_layer(parts[0].shape[-2:]).unsqueeze(0)
+        shared = {"positions": positions, "dense_prompt": self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)}
+        decoded = [
+            self.mask_decoder(part, **shared, sparse_prompt=own)
+            for part, own in zip(parts, sparse or [None] * len(parts), strict=True)
+        ]
+        masks, tokens = (torch.cat(tensors) if len(parts) > 1 else tensors[0] for tensors in zip(*decoded, strict=True))
+        return masks, tokens
 
     def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Mask decoder, neck (timm) and head, without IoU head, spare mask tokens and spare hypernetwork MLPs."""

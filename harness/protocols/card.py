@@ -17,7 +17,7 @@ from harness.system.files import checked_name
 
 Quirk = Literal["released", "intended"]
 
-RANGES: dict[str, tuple[int, int]] = {
+RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("epochs", "accumulate", "select_every", "calibration_images"), (1, 10**6)),
     **dict.fromkeys(("batch_size", "mask_tokens"), (1, 10**4)),
     "image_size": (1, 2**14),
@@ -29,6 +29,8 @@ RANGES: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("class_weight", "mask_weight", "dice_weight"), (0, 10**9)),
     **dict.fromkeys(("match_class_weight", "match_mask_weight", "match_dice_weight"), (0, 10**9)),
     "flip": (0, 1),
+    "prompt_jitter": (0, 0.5),
+    "prompt_points": (1, 100),
     "keep_masks": (0, 100),
 }
 """Least and largest value of a field; what no machine could do is refused before it is tried."""
@@ -81,6 +83,10 @@ class Protocol:
         image_size: side of the square input in pixels; aspect ratio is lost, as released by Conv-LoRA (code).
         pixel_mean, pixel_std: normalisation of RGB in [0, 1]; null for what the backbone was trained with.
         normalisation: whose they are: planning fills the backbone's in, and says so.
+        prompt: what points out the objects of an image, taken from the truth, in training and in tests: ``box`` | ``points`` |
+            ``none`` (`harness.training.prompts`); for SAM's decoder and one foreground. An image without an object has none.
+        prompt_jitter: in training each edge of a box moves by at most this share of the box's side; never in tests.
+        prompt_points: how many points an object gets, drawn from it.
         flip: probability of a horizontal flip in training (0.5, code).
         train_limit, val_limit, test_limit: use only so many images, chosen by the split seed; 0 for all. Part of the record.
         test_untrained: training images that ``train_limit`` leaves out are tested besides, but for those that share a group
@@ -136,6 +142,9 @@ class Protocol:
     pixel_mean: RGB | None = None
     pixel_std: RGB | None = None
     normalisation: Literal["card", "backbone"] = "card"
+    prompt: Literal["none", "box", "points"] = "none"
+    prompt_jitter: float = 0.1
+    prompt_points: int = 1
     flip: float = 0.5
     train_limit: int = 0
     val_limit: int = 0

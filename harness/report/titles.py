@@ -41,7 +41,7 @@ class Titled:
         if len({cell.planned for cell in grid.cells.values() if cell.planned}) > 1:
             said = f"Seeds: {seeds}, not all of them planned for every row; n stands in each cell"
         checkpoint = f"checkpoint {weights_in_words(sheet.checkpoint)}" if sheet.checkpoint else "random weights"
-        return [rules, f"Backbone: {sheet.backbone}, {checkpoint}", said, *_data(grid)]
+        return [rules, f"Backbone: {sheet.backbone}, {checkpoint}", *_prompted(grid), said, *_data(grid)]
 
     def why(self, archive: Archive) -> list[str]:
         return [f"  {line}" for line in self.above()]
@@ -96,6 +96,17 @@ def weights_in_words(checkpoint: str) -> str:
     return checkpoint.removeprefix("sha256-")[:12] or "random"
 
 
+def _prompted(grid: Grid) -> list[str]:
+    """What pointed out the objects, where anything did: such numbers say nothing of a model that finds them by itself."""
+    by_prompt = {"box": "a box around each object of the true mask", "points": "points on each object of the true mask"}
+    given = str(grid.rules.get("prompt", "none")) if grid.records else "none"
+    if given not in by_prompt:
+        return []
+    without = max(record.counts.get("unprompted", 0) for record in grid.records)
+    more = f"; {without} test images have no object and no prompt" if without else ""
+    return [f"Prompts: {by_prompt[given]}, in training and in tests{more}"]
+
+
 def _data(grid: Grid) -> list[str]:
     """A line a benchmark."""
     lines = []
@@ -114,5 +125,6 @@ def _data(grid: Grid) -> list[str]:
 
 def _sizes(record: Record) -> str:
     counts = record.counts
-    order = [name for name in ("train", "val") if name in counts] + sorted(counts.keys() - {"train", "val"})
+    others = sorted(counts.keys() - {"train", "val", "unprompted"})
+    order = [name for name in ("train", "val") if name in counts] + others
     return "/".join(str(counts[name]) for name in order)

@@ -9,13 +9,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from harness.models.segmenter import Prompts
 from harness.protocols.card import Protocol
 from harness.training.batches import TrainingImages, UpdatePlan, load_batch, shuffled, slice_of
 from harness.training.distributed import Workers
@@ -23,6 +24,7 @@ from harness.training.embeddings import EmbeddingCache
 from harness.training.precision import autocast, products
 from harness.training.prediction import Loss, Prediction
 from harness.training.prefix import FrozenPrefix
+from harness.training.prompts import prompts_of, together
 
 
 def normalise(images: Tensor, pixels: tuple[Sequence[float], Sequence[float]]) -> Tensor:
@@ -43,6 +45,7 @@ class Batch:
         targets: (B, S, S) uint8 class indices, mirrored.
         share: this worker's fraction of the global batch; 0 for a worker that got no image and runs one along, so that
             it takes part in what workers do together, without counting.
+        prompts: what points out the objects of ``targets``; None under a protocol without prompts.
     """
 
     indices: list[int]
@@ -50,6 +53,7 @@ class Batch:
     images: Tensor | None
     targets: Tensor
     share: float
+    prompts: Prompts | None = None
 
 
 LOADERS = 4
@@ -124,14 +128,15 @@ class Feeder:
 
     def predict(self, batch: Batch) -> Prediction:
         """Logits of the batch."""
+        given = () if batch.prompts is None else (batch.prompts,)
         if self._embeddings is None:
             assert batch.images is not None
-            return self._segmenter(self._normalised(batch.images))
+            return self._segmenter(self._normalised(batch.images), *given)
         kept = self._embed(batch, self._embeddings)
         if self._prefix is not None:
             side = self._protocol.image_size
             kept = self._prefix.embedding(kept, size=(side, side))
-        return self._segmenter.decode(kept)
+        return self._segmenter.prompted(kept, *given) if given else self._segmenter.decode(kept)
 
     def first(self, batches: int) -> Iterator[Tensor]:
         """As many batches of the training split, normalised and not mirrored, always the same ones."""
@@ -157,16 +162,30 @@ class Feeder:
                 targets = targets.pin_memory()
                 images = None if images is None else images.pin_memory()
             batches.append(
-                Batch(indices=indices, flips=flips, images=images, targets=targets, share=len(own) / len(whole))
+                Batch(
+                    indices=indices,
+                    flips=flips,
+                    images=images,
+                    targets=targets,
+                    share=len(own) / len(whole),
+                    prompts=self._prompts(epoch, indices, targets),
+                )
             )
         return batches
+
+    def _prompts(self, epoch: int, indices: Sequence[int], targets: Tensor) -> Prompts | None:
+        if self._protocol.prompt == "none":
+            return None
+        masks, seed = zip(indices, targets.numpy(), strict=True), self._plan.seed
+        each = [prompts_of(mask, self._protocol, seed, epoch, index, training=True) for index, mask in masks]
+        return together(each, device=self._device)
 
     def _to_device(self, batch: Batch) -> Batch:
         images = batch.images
         if images is not None and self._embeddings is None:
             images = images.to(self._device, non_blocking=True)
         targets = batch.targets.to(self._device, non_blocking=True)
-        return Batch(indices=batch.indices, flips=batch.flips, images=images, targets=targets, share=batch.share)
+        return replace(batch, images=images, targets=targets)
 
     def _normalised(self, images: Tensor) -> Tensor:
         return normalise(images, self._protocol.pixels)

@@ -1,0 +1,68 @@
+"""Prompts from the truth: a box or points for each object of a mask, a pure function of the mask, the rules and a key.
+
+Objects are the connected parts of what is no background (8 neighbours; ignored pixels belong to none) in the mask that the
+network is compared with, at its input's size. An image without any has no prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from harness.models.segmenter import Prompts
+from harness.protocols.card import Protocol
+from harness.training.batches import draw_number
+from harness.training.prediction import IGNORE
+
+MOST_OBJECTS = 16
+"""The largest objects of an image that are pointed out; specks beyond would each cost a pass of the decoder."""
+
+Coordinates = NDArray[np.float32]
+"""Of an image's objects: boxes (n, 4) as left, top, right, bottom, or points (n, k, 2) as x, y; in pixels of the input, whose
+first has its middle at 0, as segment_anything counts them."""
+
+
+def prompts_of(mask: NDArray[np.uint8], rules: Protocol, *key: int | str, training: bool) -> Coordinates:
+    """The prompts of one image under ``rules.prompt``.
+
+    Args:
+        mask: (S, S) class index, 255 = ignore.
+        key: what draws depend on: the seed and the image, in training the epoch too.
+        training: whether boxes are moved (``rules.prompt_jitter``).
+    """
+    parts, count = ndimage.label((mask != 0) & (mask != IGNORE), structure=np.ones((3, 3)))
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    largest = np.argsort(-sizes, kind="stable")[:MOST_OBJECTS]
+
+    def draw(*which: int) -> float:
+        """Uniform in [0, 1)."""
+        return draw_number("prompt", *key, *which) / 2**64
+
+    found = []
+    for number, index in enumerate(largest):
+        rows, columns = np.nonzero(parts == index + 1)
+        if rules.prompt == "points":
+            chosen = [int(draw(number, point) * len(rows)) for point in range(rules.prompt_points)]
+            found.append(np.stack([columns[chosen], rows[chosen]], axis=1))
+            continue
+        box = np.array([columns.min(), rows.min(), columns.max(), rows.max()], dtype=np.float64)
+        if training and rules.prompt_jitter:
+            sides = np.tile(box[2:] - box[:2] + 1, 2)
+            moved = [2 * draw(number, edge) - 1 for edge in range(4)]
+            box = np.clip(box + rules.prompt_jitter * sides * moved, 0, np.tile(mask.shape[::-1], 2) - 1)
+        found.append(box)
+    shape = (0, 4) if rules.prompt == "box" else (0, rules.prompt_points, 2)
+    return np.array(found, dtype=np.float32) if found else np.zeros(shape, dtype=np.float32)
+
+
+def together(each: Sequence[Coordinates], *, device: torch.device | None = None) -> Prompts:
+    """The prompts of a batch from those of its images."""
+    image = torch.from_numpy(np.repeat(np.arange(len(each)), [len(one) for one in each]))
+    where: Tensor = torch.from_numpy(np.concatenate(each)).to(device)
+    boxes = where.ndim == 2
+    return Prompts(image=image, boxes=where if boxes else None, points=None if boxes else where)

@@ -1,0 +1,159 @@
+"""A run under prompts: its record, its table, and masks of an image with a box or points of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from harness.archive.schema import Record, hashed_rules
+from harness.cli import predict, tables
+from harness.datasets.reading.decoding import read_image
+from harness.experiment.experiment import run_experiment
+from harness.experiment.trained import of_results
+from harness.models.segmenter import probabilities
+from harness.planning.job import Job
+from harness.planning.plan import plan
+from harness.planning.request import Request, Variant
+from harness.planning.samples import sample_writer
+from harness.protocols.load import as_rules, from_rules, load_protocol
+from harness.system.errors import UsageError
+from harness.training.feeding import normalise
+from harness.training.prompts import together
+
+
+def jobs(results: Path, *, benchmark: str = "kvasir", method: str = "decoder", **rules: str) -> tuple[Job, ...]:
+    request = Request(
+        entries=(Variant(method=method),),
+        benchmarks=(benchmark,),
+        protocol="demo",
+        overrides={"epochs": "1", **rules},
+        backbones=("tiny",),
+        results=results,
+    )
+    return plan(request, prepare_samples=sample_writer(results)).jobs
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Record]:
+    results = tmp_path_factory.mktemp("prompted")
+    (job,) = jobs(results, prompt="box", train_limit="4", val_limit="2", test_limit="3")
+    record = run_experiment(job)
+    assert record.code == "OK", record.message
+    return job, record
+
+
+def test_rules_without_prompts_keep_their_keys() -> None:
+    rules = as_rules(load_protocol("demo"))
+    assert rules["prompt"] == "none"
+    assert not {"prompt", "prompt_jitter", "prompt_points"} & hashed_rules(rules).keys()
+    assert hashed_rules({**rules, "prompt": "box"}) == {**hashed_rules(rules), "prompt": "box"}
+
+
+def test_its_table_is_apart_from_others_and_says_what_was_given(
+    done: tuple[Job, Record], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, record = done
+    results = Path(job.results)
+    (plain,) = jobs(results, method="zeroshot", train_limit="4", val_limit="2", test_limit="3")
+    assert run_experiment(plain).code == "OK"
+    assert record.counts["unprompted"] == 0
+    assert tables.main(["--results", str(results)]) == 0
+    (page,) = (results / "tables").glob("*.md")
+    titles = [line for line in page.read_text().splitlines() if line.startswith("## ")]
+    assert len(titles) == 2
+    assert any("prompt box" in title for title in titles)
+    assert page.read_text().count("a box around each object of the true mask") == 1
+
+
+def image_of(job: Job, folder: Path) -> Path:
+    path = folder / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 160, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def words(job: Job, image: Path, out: Path, *more: str) -> list[str]:
+    return ["--run", job.run.key, "--results", job.results, "--images", str(image), "--out", str(out), *more]
+
+
+@pytest.mark.parametrize(("given", "scaled"), [
+    (["--box", "16,10,80,50", "--box", "100,60,150,90"], [[12.8, 12.8, 64, 64], [80, 76.8, 120, 115.2]]),
+    (["--point", "16,10", "--point", "80,50"], [[[12.8, 12.8], [64, 64]]]),
+])  # fmt: skip
+def test_a_prompt_of_ones_own_is_in_pixels_of_the_file(
+    done: tuple[Job, Record], tmp_path: Path, given: list[str], scaled: list[Any]
+) -> None:
+    job, _ = done
+    image = image_of(job, tmp_path)
+    assert predict.main(words(job, image, tmp_path / "out", *given, "--probabilities", "input")) == 0
+    found = np.load(tmp_path / "out" / "probabilities-input" / "photo.npy")
+
+    rules = from_rules(job.run.rules)
+    segmenter, _ = of_results(Path(job.results), job.run.key).segmenter(None)
+    side = rules.image_size
+    assert side == 128
+    shown = Image.fromarray(read_image(image)).resize((side, side), Image.Resampling.BICUBIC)
+    pixels = normalise(torch.from_numpy(np.asarray(shown).transpose(2, 0, 1).copy())[None], rules.pixels)
+    with torch.no_grad():
+        output = segmenter(pixels, together([np.array(scaled, dtype=np.float32)]))
+    assert np.array_equal(found, probabilities(output, (side, side))[0].numpy())
+
+
+@pytest.mark.parametrize(("given", "reason"), [
+    (["--box", "1,2,3"], "4 numbers"),
+    (["--point", "a,b"], "2 numbers"),
+    (["--box", "10,10,161,50"], "160 x 100"),
+    (["--box", "80,10,10,50"], "160 x 100"),
+    (["--box", "1,1,9,9", "--point", "3,3"], "not allowed with"),
+])  # fmt: skip
+def test_a_prompt_that_does_not_fit_is_refused_and_nothing_written(
+    done: tuple[Job, Record], tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], reason: str
+) -> None:
+    job, _ = done
+    image = image_of(job, tmp_path)
+    try:
+        code = predict.main(words(job, image, tmp_path / "out", *given))
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_box_is_for_one_image_and_a_model_that_lacks_one_says_so(
+    done: tuple[Job, Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, _ = done
+    image = image_of(job, tmp_path)
+    other = tmp_path / "other.png"
+    other.write_bytes(image.read_bytes())
+    assert (
+        predict.main([*words(job, image, tmp_path / "out", "--box", "1,1,9,9"), "--images", str(image), str(other)])
+        == 2
+    )
+    assert "one image" in capsys.readouterr().err
+    assert predict.main(words(job, image, tmp_path / "out")) == 0
+    assert "trained with prompts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("benchmark", "rules"), [
+    ("trans10k_v2", {}), ("kvasir", {"decoder": "linear", "image_size": "160", "backbone": "timm/test_vit"}),
+])  # fmt: skip
+def test_what_takes_no_prompt_is_refused_in_planning(benchmark: str, rules: dict[str, str], tmp_path: Path) -> None:
+    backbones = (rules.pop("backbone", "tiny"),)
+    request = Request(
+        entries=(Variant(method="decoder"),),
+        benchmarks=(benchmark,),
+        protocol="demo",
+        overrides={"prompt": "points", **rules},
+        backbones=backbones,
+        results=tmp_path,
+    )
+    with pytest.raises(UsageError) as caught:
+        plan(request, prepare_samples=sample_writer(tmp_path))
+    assert "prompt=points" in str(caught.value)

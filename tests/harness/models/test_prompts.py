@@ -1,0 +1,139 @@
+"""Prompts: what segment_anything's own predictor gives for the same image, several merged, drawn from masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamPredictor
+from torch import Tensor
+
+from harness.models.build import build_segmenter
+from harness.models.original_sam import plain_sam, sam_state_dict
+from harness.models.segmenter import Prompts, SAMSegmenter
+from harness.protocols.card import Protocol
+from harness.training.prompts import MOST_OBJECTS, prompts_of, together
+
+SIDE = 128
+BOXES = np.array([[10.0, 20.0, 60.0, 90.0], [70.0, 5.0, 120.0, 50.0]])
+POINTS = np.array([[[30.0, 40.0], [50.0, 60.0]]])
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[SAMSegmenter, SamPredictor]:
+    """Ours and segment_anything's with the same weights, in float64; what encodes places keeps the float32 that it computes in."""
+    segmenter = build_segmenter("tiny", task="binary", image_size=SIDE, head_seed=3)
+    assert isinstance(segmenter, SAMSegmenter)
+    sam = plain_sam("tiny", image_size=SIDE)
+    sam.load_state_dict(sam_state_dict(segmenter), strict=True)
+    for model in (segmenter, sam):
+        model.double().eval()
+        model.prompt_encoder.pe_layer.float()
+    plain = sam.preprocess
+    sam.preprocess = lambda image: plain(image).double()
+    return segmenter, SamPredictor(sam)
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def ours(segmenter: SAMSegmenter, predictor: SamPredictor, picture: np.ndarray, prompts: Prompts | None) -> Tensor:
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        return segmenter(predictor.model.preprocess(pixels.float()), prompts).masks
+
+
+@pytest.mark.parametrize("boxes", [BOXES[:1], BOXES], ids=["one box", "two boxes, merged"])
+def test_boxes_give_what_the_predictor_gives(
+    pair: tuple[SAMSegmenter, SamPredictor], picture: np.ndarray, boxes: np.ndarray
+) -> None:
+    segmenter, predictor = pair
+    predictor.set_image(picture)
+    said = [predictor.predict(box=box, multimask_output=False)[2] for box in boxes]
+    found = ours(segmenter, predictor, picture, together([boxes]))
+    torch.testing.assert_close(found[0], torch.from_numpy(np.max(said, axis=0)), atol=1e-9, rtol=1e-9)
+
+
+def test_points_of_one_object_give_what_the_predictor_gives(
+    pair: tuple[SAMSegmenter, SamPredictor], picture: np.ndarray
+) -> None:
+    segmenter, predictor = pair
+    predictor.set_image(picture)
+    _, _, said = predictor.predict(point_coords=POINTS[0], point_labels=np.ones(2), multimask_output=False)
+    found = ours(segmenter, predictor, picture, together([POINTS]))
+    torch.testing.assert_close(found[0], torch.from_numpy(said), atol=1e-9, rtol=1e-9)
+
+
+def test_each_image_has_its_own_prompts_and_one_without_is_decoded_without(
+    pair: tuple[SAMSegmenter, SamPredictor], picture: np.ndarray
+) -> None:
+    segmenter, predictor = pair
+    pictures = [picture, picture[::-1].copy(), picture[:, ::-1].copy()]
+    each = [BOXES, np.zeros((0, 4)), BOXES[1:]]
+    images = torch.cat([torch.from_numpy(one).permute(2, 0, 1)[None] for one in pictures])
+    with torch.no_grad():
+        found = segmenter(predictor.model.preprocess(images.float()), together(each)).masks
+    alone = [
+        ours(segmenter, predictor, one, together([boxes]) if len(boxes) else None)
+        for one, boxes in zip(pictures, each, strict=True)
+    ]
+    torch.testing.assert_close(found, torch.cat(alone), atol=1e-9, rtol=1e-9)
+
+
+def rules(**changes: object) -> Protocol:
+    return Protocol(name="prompts", **changes)  # type: ignore[arg-type]
+
+
+def mask_of(*squares: tuple[int, int, int, int]) -> np.ndarray:
+    mask = np.zeros((40, 50), dtype=np.uint8)
+    for left, top, right, bottom in squares:
+        mask[top : bottom + 1, left : right + 1] = 1
+    return mask
+
+
+def test_every_object_has_a_box_the_largest_first() -> None:
+    mask = mask_of((2, 3, 5, 6), (20, 10, 40, 30))
+    mask[7, 6] = 1  # touches the first by a corner
+    mask[35:, :] = 255
+    found = prompts_of(mask, rules(prompt="box"), 0, "a", training=False)
+    assert found.tolist() == [[20, 10, 40, 30], [2, 3, 6, 7]]
+
+
+def test_boxes_move_in_training_alone_within_their_share_and_the_image() -> None:
+    mask, card = mask_of((0, 10, 19, 29)), rules(prompt="box", prompt_jitter=0.2)
+    moved = np.array([prompts_of(mask, card, seed, "a", training=True)[0] for seed in range(50)])
+    shift = moved - np.array([0, 10, 19, 29])
+    assert moved.min() >= 0
+    assert np.abs(shift).max() <= 0.2 * 20
+    assert np.abs(shift[:, 1:]).max(axis=0).min() > 2  # each edge that can move does
+    assert np.unique(moved[:, 1]).size > 40
+    assert np.array_equal(moved[3], prompts_of(mask, card, 3, "a", training=True)[0])
+
+
+def test_points_lie_on_their_object_and_depend_on_image_and_seed() -> None:
+    mask, card = mask_of((2, 3, 12, 13), (20, 10, 40, 30)), rules(prompt="points", prompt_points=3)
+    found = prompts_of(mask, card, 0, "a", training=False)
+    assert found.shape == (2, 3, 2)
+    for (left, top, right, bottom), points in zip([(20, 10, 40, 30), (2, 3, 12, 13)], found, strict=True):
+        assert ((points >= [left, top]) & (points <= [right, bottom])).all()
+    assert np.array_equal(found, prompts_of(mask, card, 0, "a", training=False))
+    for other in ((1, "a"), (0, "b")):
+        assert not np.array_equal(found, prompts_of(mask, card, *other, training=False))
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("box", (0, 4)), ("points", (0, 1, 2))])
+def test_an_empty_mask_has_no_prompt(kind: str, shape: tuple[int, ...]) -> None:
+    found = prompts_of(np.zeros((9, 9), dtype=np.uint8), rules(prompt=kind), 0, "a", training=False)
+    assert found.shape == shape
+    assert together([found]).image.tolist() == []
+
+
+def test_specks_beyond_the_largest_objects_are_left_out() -> None:
+    mask = np.zeros((60, 60), dtype=np.uint8)
+    mask[::4, ::4] = 1
+    mask[30:40, 30:40] = 1
+    found = prompts_of(mask, rules(prompt="box"), 0, "a", training=False)
+    assert len(found) == MOST_OBJECTS
+    assert np.ptp(found[0]) >= 8
