@@ -7,10 +7,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 T = TypeVar("T")
-A = TypeVar("A")
+P = ParamSpec("P")
 
 STAGES = ("start", "loading", "training", "validating", "testing", "merging", "other")
 
@@ -40,13 +40,13 @@ class Stages:
         finally:
             self._enter(before)
 
-    def timed(self, predict: Callable[[A], T]) -> Callable[[A], T]:
+    def timed(self, predict: Callable[P, T]) -> Callable[P, T]:
         """``predict``, whose seconds count as passes of the network besides those of its stage."""
 
-        def measured(images: A) -> T:
+        def measured(*given: P.args, **named: P.kwargs) -> T:
             begun = self._clock()
             try:
-                return predict(images)
+                return predict(*given, **named)
             finally:
                 self._passes += self._clock() - begun
 
