@@ -147,13 +147,13 @@ class SAMSegmenter(Segmenter):
         sparse, _ = self.prompt_encoder(points=labelled, boxes=prompts.boxes, masks=None)
         return sparse
 
-    def _decoded(self, parts: Sequence[Tensor], sparse: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+    def _decoded(self, parts: Sequence[Tensor], sparse: Sequence[Tensor | None] = ()) -> tuple[Tensor, Tensor]:
         """Masks and their tokens of embeddings that are decoded part by part, each with its prompts where there are any."""
         positions = self.prompt_encoder.pe_layer(parts[0].shape[-2:]).unsqueeze(0)
-        shared = {"positions": positions, "dense_prompt": self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)}
+        no_mask = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         decoded = [
-            self.mask_decoder(part, **shared, sparse_prompt=own)
-            for part, own in zip(parts, sparse or [None] * len(parts), strict=True)
+            self.mask_decoder(part, positions=positions, dense_prompt=no_mask, sparse_prompt=own)
+            for part, own in zip(parts, sparse or (None,) * len(parts), strict=True)
         ]
         masks, tokens = (torch.cat(tensors) if len(parts) > 1 else tensors[0] for tensors in zip(*decoded, strict=True))
         return masks, tokens

@@ -313,7 +313,9 @@ def _require_fit(row: Row, benchmark: str, task: str, rules: Protocol, request: 
     require_stands(rules.decoder, row.backbone)
     if rules.prompt != "none" and (rules.decoder != "sam" or task != "binary"):
         unfit = f"not decoder={rules.decoder}" if rules.decoder != "sam" else f"{benchmark} has several classes"
-        raise UsageError(f"prompt={rules.prompt} points out one foreground to SAM's decoder, and {unfit}; leave it away")
+        raise UsageError(
+            f"prompt={rules.prompt} points out one foreground to SAM's decoder, and {unfit}; leave it away"
+        )
     if row.config.freezes_decoder and rules.decoder != "sam":
         raise UsageError(
             f"{row.label}: only SAM's mask decoder is adapted, not decoder={rules.decoder}; use decoder=sam"

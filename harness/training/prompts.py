@@ -7,6 +7,7 @@ network is compared with, at its input's size. An image without any has no promp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def prompts_of(mask: NDArray[np.uint8], rules: Protocol, *key: int | str, traini
         """Uniform in [0, 1)."""
         return draw_number("prompt", *key, *which) / 2**64
 
-    found = []
+    found: list[NDArray[Any]] = []
     for number, index in enumerate(largest):
         rows, columns = np.nonzero(parts == index + 1)
         if rules.prompt == "points":

@@ -117,7 +117,7 @@ def test_a_prompt_that_does_not_fit_is_refused_and_nothing_written(
     job, _ = done
     image = image_of(job, tmp_path)
     try:
-        code = predict.main(words(job, image, tmp_path / "out", *given))
+        code: Any = predict.main(words(job, image, tmp_path / "out", *given))
     except SystemExit as stopped:
         code = stopped.code
     assert code == 2
