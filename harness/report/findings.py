@@ -10,8 +10,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,10 @@ from typing import Any
 from harness import statistics as stats
 from harness.archive.cost import CostStore, MethodCost
 from harness.archive.measured import ForgettingStore
-from harness.archive.schema import Record
-from harness.comparison.alpha import domains, noise, spread
-from harness.comparison.cells import Cell, Column, Difference, Grid, paired_difference
+from harness.comparison.cells import Cell
 from harness.comparison.claims import read_claims
 from harness.comparison.contrasts import Contrasts
-from harness.comparison.draws import (
-    COLLAPSE,
-    RERUN,
-    Collapses,
-    Draws,
-    collapsed,
-    with_pooled_runs,
-    with_reruns,
-    without_collapsed,
-)
-from harness.comparison.grids import grids
-from harness.comparison.names import BENCHMARK_TITLES, PAPER_METRICS, benchmark_title
+from harness.comparison.question import Case, Pair, Question
 from harness.comparison.readings import main_effects, specification_curve
 from harness.report.forgetting import forgetting_page
 from harness.report.formats import write
@@ -45,249 +31,15 @@ TEMPLATES = Path(__file__).parent / "answer"
 MARK = "<!-- Rendered from the records by sam-peft tables; its words are in harness/report/answer. -->"
 START, END = "<!-- answer -->", "<!-- /answer -->"
 """Around what is rendered of a page that people write (the README)."""
-
 COST_CLAIM = "training-cost"
 """The abstract's sentence on cost (harness/data/claims.yaml)."""
-QUESTION = ("question-sam", "question-vit", "question-vit-folds")
-"""The studies of docs/plan.md that ask the question."""
-MODELS = {"mobile_sam": "MobileSAM", "timm/vit_small_patch14_dinov2": "ViT-S"}
-FEW_DRAWS, FEW_IMAGES = 6, 30
-"""Below so many runs or test images a row of the answer says so."""
-ALL_DRAWS = "again/avx512"
-"""Runs made again on another processor, below the results folder."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Two rows of a study on one benchmark; ``what`` says what their difference is."""
-
-    study: str
-    benchmark: str
-    first: str
-    second: str
-    what: str = ""
-
-
-EARLIER = (
-    Pair(study="small-methods", benchmark="kvasir", first="NAS-LoRA", second="LoRA"),
-    Pair(study="small-warmup", benchmark="cvc612", first="NAS-LoRA", second="LoRA", what="with a warm-up"),
-    Pair(study="small-warmup", benchmark="isic2017", first="NAS-LoRA", second="LoRA", what="with a warm-up"),
-    Pair(study="small-methods", benchmark="leaf", first="NAS-LoRA", second="LoRA"),
-    Pair(study="small-rate", benchmark="road", first="NAS-LoRA, lr 1e-3", second="LoRA, lr 3e-4", what="each at its best rate"),
-)  # fmt: skip
-"""Of the card small, the rows without a confounder that was found since: a benchmark's row until a study of the plan has run it."""
-CELL = (
-    Pair(study="small-operations", benchmark="kvasir", first="all eight, no search", second="skip connection only",
-         what="cell, no search − plain LoRA, both at scale 1 and rate 3e-3"),
-    Pair(study="small-rate", benchmark="road", first="NAS-LoRA, lr 1e-3", second="LoRA, scale 1, lr 1e-3",
-         what="NAS-LoRA − LoRA, both at scale 1 and rate 1e-3"),
-    Pair(study="small-rate", benchmark="road", first="NAS-LoRA, scale 32/3, lr 1e-3", second="LoRA, lr 1e-3",
-         what="NAS-LoRA − LoRA, both at scale 32/3 and rate 1e-3"),
-)  # fmt: skip
-CELL_QUESTION = (
-    ("NAS-LoRA, no search", "LoRA, scale 1", "cell, no search − LoRA, both at scale 1"),
-    ("NAS-LoRA, no search", "LoRA", "cell, no search − LoRA"),
-)
-SEARCH = tuple(
-    Pair(study="small-stagewise", benchmark="kvasir", first=row, second="never", what=f"search from {when} on − no search")
-    for row, when in (("T_B = 0", "the start"), ("T_B = 1 (25 %)", "a quarter"), ("T_B = 2 (50 %)", "the half"))
-)  # fmt: skip
-SEARCH_QUESTION = (
-    ("NAS-LoRA", "NAS-LoRA, no search", "search − no search"),
-    ("NAS-LoRA, joint (one pass)", "NAS-LoRA, no search", "search in one pass − no search"),
-)
-RATE = (
-    Pair(study="small-methods", benchmark="road", first="NAS-LoRA", second="LoRA",
-         what="rates tuned on other sets: 3e-3 and 1e-3"),
-    Pair(study="small-rate", benchmark="road", first="NAS-LoRA, lr 1e-3", second="LoRA, lr 1e-3", what="both at 1e-3"),
-    Pair(study="small-rate", benchmark="road", first="NAS-LoRA, lr 1e-3", second="LoRA, lr 3e-4",
-         what="each at its best: 1e-3 and 3e-4"),
-    Pair(study="small-methods", benchmark="isic2017", first="NAS-LoRA", second="LoRA", what="no warm-up"),
-    Pair(study="small-warmup", benchmark="isic2017", first="NAS-LoRA", second="LoRA", what="with a warm-up"),
-    Pair(study="small-methods", benchmark="cvc612", first="NAS-LoRA", second="LoRA", what="no warm-up"),
-    Pair(study="small-warmup", benchmark="cvc612", first="NAS-LoRA", second="LoRA", what="with a warm-up"),
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Case:
-    """One difference on the pages: of ``pair``, in ``grid``."""
-
-    pair: Pair
-    grid: Grid
-    difference: Difference
-
-    @property
-    def estimate(self) -> stats.Estimate:
-        return self.difference.estimate
-
-    @property
-    def column(self) -> Column:
-        return self.difference.first.column
-
-    @property
-    def model(self) -> str:
-        """``ViT-S at 196 px``"""
-        backbone = self.grid.sheet.backbone
-        return f"{MODELS.get(backbone, backbone)} at {self.difference.first.records[0].run.rules['image_size']} px"
-
-    @property
-    def images(self) -> int:
-        """Test images of a run."""
-        return max((one.counts.get(self.column.split, 0) for one in self.difference.first.records), default=0)
-
-    @property
-    def n(self) -> int:
-        return len(self.difference.by_seed)
-
-    @property
-    def is_earlier(self) -> bool:
-        return self.pair.study not in QUESTION
-
-    @property
-    def lost(self) -> int:
-        """Runs of either side that collapsed."""
-        return sum(len(collapsed(cell)) for cell in (self.difference.first, self.difference.second))
-
-    @property
-    def without_collapsed(self) -> Difference | None:
-        first, second = (without_collapsed(cell) for cell in (self.difference.first, self.difference.second))
-        return paired_difference(first, second, self.grid.archive)
-
-    @property
-    def pooled(self) -> stats.Interval | None:
-        """The interval whose spread of runs is pooled over all rows of the study; none of a mean that holds a collapsed run."""
-        estimate = None if self.lost else with_pooled_runs(self.difference, self.grid)
-        return estimate.interval() if estimate else None
-
-    @property
-    def trust(self) -> str:
-        """``six draws; not: …``: reasons for and against, by the same rules for every row."""
-        rules = self.difference.first.records[0].run.rules
-        good: list[str] = []
-        bad: list[str] = []
-        (good if self.n >= FEW_DRAWS else bad).append(f"{self.n} {'draws' if self.n > 1 else 'draw'}")
-        if self.difference.clusters:
-            bad.append(f"{self.difference.clusters} image sequences")
-        else:
-            (good if self.images >= FEW_IMAGES else bad).append(f"{self.images} test images")
-        if self.difference.folds:
-            good.append("a new split each draw")
-        if rules.get("decoder_lr") is None:
-            bad.append("the decoder trains at the method's rate")
-        else:
-            good.append("one decoder rate for both")
-        if self.grid.sheet.backbone == "mobile_sam" and rules["image_size"] < 512:
-            bad.append("windows are mostly padding at this size")
-        if self.lost:
-            bad.append(f"{self.lost} collapsed")
-        return "; ".join(
-            filter(None, (f"yes: {', '.join(good)}" if good else "", f"but: {', '.join(bad)}" if bad else ""))
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """All cases of one backbone at one size, and their mean."""
-
-    name: str
-    cases: tuple[Case, ...]
-
-    @property
-    def estimate(self) -> stats.Estimate:
-        return stats.average_of([case.estimate for case in self.cases])
-
-    @property
-    def interval(self) -> stats.Interval | None:
-        return self.estimate.interval()
-
-    @property
-    def without_collapsed(self) -> stats.Estimate | None:
-        kept = [case.without_collapsed for case in self.cases]
-        return stats.average_of([one.estimate for one in kept if one]) if all(kept) else None
-
-    @property
-    def verdict(self) -> str:
-        """``better than`` | ``worse than`` | ``not significantly different from`` | ``not to be judged against``"""
-        return verdict(self.interval)
-
-
-def verdict(interval: stats.Interval | None) -> str:
-    if interval is None:
-        return "not to be judged against"
-    return (
-        "better than" if interval.low > 0 else "worse than" if interval.high < 0 else "not significantly different from"
-    )
-
-
-class Answer:
-    """What the templates see: functions that look numbers up. One that the records lack is an error, not a gap.
-
-    Args:
-        root: the results folder.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.archive = Draws(root, again=root / ALL_DRAWS)
-        self._grids: dict[tuple[str, str], Grid] = {}
-
-    @cached_property
-    def own(self) -> list[Record]:
-        """The records without the reruns."""
-        return [one for one in self.archive.records if one.run.seed < RERUN]
-
-    def grid(self, study: str, **rules: Any) -> Grid:
-        """The grid of a study's own card, reruns as draws; ``rules`` choose where it has several.
-
-        Raises:
-            LookupError: the records have none.
-        """
-        place = (study, str(sorted(rules.items())))
-        if place not in self._grids:
-            wanted = load_study(study)
-            found = [
-                grid
-                for grid in grids(self.archive.records, self.archive, study=with_reruns(wanted))
-                if grid.sheet.protocol == wanted.protocol
-                and all(grid.rules.get(name) == value for name, value in rules.items())
-            ]
-            if not found:
-                raise LookupError(f"no records of {study} with {rules}")
-            self._grids[place] = found[0]
-        return self._grids[place]
-
-    def has(self, study: str) -> bool:
-        try:
-            return any(row.runs for row in self.grid(study).rows)
-        except LookupError:
-            return False
-
-    def cell(self, study: str, benchmark: str, row: str, **rules: Any) -> Cell:
-        grid = self.grid(study, **rules)
-        found = grid.row(row)
-        if found is None:
-            raise LookupError(f"{study} has no row {row}")
-        return grid.cells[found, grid.first_columns[benchmark]]
-
-    def seeds(self, study: str, benchmark: str, row: str, **rules: Any) -> list[float]:
-        """Scores in points by seed, reruns last."""
-        cell = self.cell(study, benchmark, row, **rules)
-        return [100 * cell.values[seed] for seed in cell.seeds]
+class Answer(Question):
+    """What the templates see: the question's numbers, and functions that put others into words."""
 
     def score(self, study: str, benchmark: str, row: str, **rules: Any) -> str:
         return mean_sd(self.seeds(study, benchmark, row, **rules))
-
-    def case(self, pair: Pair, **rules: Any) -> Case | None:
-        """None where either row has no run there."""
-        try:
-            grid = self.grid(pair.study, **rules)
-        except LookupError:
-            return None
-        first, second = grid.row(pair.first), grid.row(pair.second)
-        column = grid.first_columns.get(pair.benchmark)
-        difference = grid.difference(first, second, column) if first and second and column else None
-        return None if difference is None else Case(pair=pair, grid=grid, difference=difference)
 
     def d(self, study: str, benchmark: str, first: str, second: str, **rules: Any) -> str:
         """``+0.40 [-1.36, +2.16]``"""
@@ -296,70 +48,10 @@ class Answer:
             raise LookupError(f"{study} has no difference of {first} and {second} on {benchmark}")
         return of_estimate(case.estimate)
 
-    def of_question(self, contrasts: Iterable[tuple[str, str, str]]) -> Iterator[Case]:
-        """Of each benchmark that a study of the plan has run, the first contrast whose two rows it has; of searches all."""
-        for name in QUESTION:
-            for benchmark in load_study(name).benchmarks:
-                for first, second, what in contrasts:
-                    pair = Pair(study=name, benchmark=benchmark, first=first, second=second, what=what)
-                    if case := self.case(pair):
-                        yield case
-
-    @cached_property
-    def clean(self) -> list[Case]:
-        """The table of the answer: the plan's rows, and for what it has not run the earlier ones."""
-        new = list(self.of_question([("NAS-LoRA", "LoRA", "")]))
-        done = {(case.grid.sheet.backbone, case.pair.benchmark) for case in new}
-        old = [one for pair in EARLIER if (one := self.case(pair))]
-        return [*new, *(case for case in old if (case.grid.sheet.backbone, case.pair.benchmark) not in done)]
-
-    @cached_property
-    def models(self) -> list[Model]:
-        names = list(dict.fromkeys(case.model for case in self.clean))
-        return [Model(name=name, cases=tuple(case for case in self.clean if case.model == name)) for name in names]
-
-    @cached_property
-    def has_sam(self) -> bool:
-        return any(case.grid.sheet.backbone == "mobile_sam" for case in self.clean)
-
-    @cached_property
-    def cell_cases(self) -> list[Case]:
-        found: dict[tuple[str, str], Case] = {}
-        for case in self.of_question(CELL_QUESTION):
-            found.setdefault((case.pair.study, case.pair.benchmark), case)
-        return [*found.values(), *(one for pair in CELL if (one := self.case(pair)))]
-
-    @cached_property
-    def search_cases(self) -> list[Case]:
-        return [*self.of_question(SEARCH_QUESTION), *(one for pair in SEARCH if (one := self.case(pair)))]
-
-    @cached_property
-    def rate_cases(self) -> list[Case]:
-        return [one for pair in RATE if (one := self.case(pair))]
-
-    def named_case(self, study: str, benchmark: str) -> Case:
-        """NAS-LoRA against LoRA in a study of the card small."""
-        case = self.case(Pair(study=study, benchmark=benchmark, first="NAS-LoRA", second="LoRA"))
-        if case is None:
-            raise LookupError(f"{study} has no runs of both on {benchmark}")
-        return case
-
     def mean_of(self, cell: Cell, case: Case) -> str:
         """Mean ± SD of a side, over the draws that both sides have."""
         both = set(case.difference.first.seeds) & set(case.difference.second.seeds)
         return mean_sd([100 * cell.values[seed] for seed in sorted(both)]).rpartition(" ")[0]
-
-    def question_has(self, row: str) -> bool:
-        """Whether a study of the plan has a finished run of this row."""
-        for name in QUESTION:
-            try:
-                grid = self.grid(name)
-            except LookupError:
-                continue
-            found = grid.row(row)
-            if found and any(record.code == "OK" for record in found.runs):
-                return True
-        return False
 
     def counted(self, cases: Sequence[Case]) -> str:
         """How many of these intervals lie on which side of zero, in words."""
@@ -373,37 +65,6 @@ class Answer:
             f"of {len(cases)} comparisons {above} lie above zero, {below} below, {len(intervals) - above - below} hold it{one_run};"
             f" their means run from {min(means):+.2f} to {max(means):+.2f} points"
         )
-
-    @property
-    def run_benchmarks(self) -> list[str]:
-        """Titles of the paper's benchmarks that have a row."""
-        names = [case.pair.benchmark for case in self.clean]
-        return [benchmark_title(name) for name in BENCHMARK_TITLES if name in names]
-
-    @property
-    def not_run(self) -> list[str]:
-        """Of the plan, what no record answers."""
-        sizes = {
-            case.difference.first.records[0].run.rules["image_size"]
-            for case in self.clean
-            if case.grid.sheet.backbone == "mobile_sam"
-        }
-        parts = {
-            "MobileSAM": not self.has_sam,
-            "MobileSAM at 512 px": 512 not in sizes,
-            "ViT-S with one decoder rate for all rows": all(
-                case.is_earlier for case in self.clean if "ViT-S" in case.model
-            ),
-            "LoRA at NAS-LoRA's scale on all sets": not self.question_has("LoRA, scale 1"),
-            "the one-pass search with several seeds": not self.question_has("NAS-LoRA, joint (one pass)"),
-            "rank, placement and channel ratio at tuned rates": True,
-            "the other methods on MobileSAM": True,
-            "merged scores of searches that moved α": True,
-            "collapsed runs drawn again with and without warm-up": True,
-        }
-        return [what for what, missing in parts.items() if missing]
-
-    # costs
 
     @property
     def paper_cost(self) -> str:
@@ -429,59 +90,6 @@ class Answer:
             estimate=math.exp(found.estimate), low=math.exp(found.low), high=math.exp(found.high), n=found.n
         )
 
-    # collapse, power, statistics
-
-    def collapses(self, protocol: str, warmup: int | None = None) -> Collapses:
-        """Over all rows of all tables of a card that have two runs or more; with one warm-up alone where it is given."""
-        records = [
-            one for one in self.own if one.run.protocol == protocol and warmup in (None, one.run.rules.get("warmup"))
-        ]
-        made = grids(records, self.archive)
-        return Collapses.of([cell for grid in made for column in grid.first_metrics for cell in grid.below(column)])
-
-    def every_run(self) -> dict[str, int]:
-        """Of the card small at its length, SAM's decoder, no warm-up: all runs, trials and single seeds too, against the median of
-        their benchmark: ``runs``, how many lie more than 20 points ``below``, and how many find ``nothing`` (less than 1)."""
-        rules = {"epoch_images": 200, "warmup": 0, "decoder": "sam"}
-        scores: dict[str, list[float]] = {}
-        for one in self.own:
-            if (
-                one.run.protocol == "small"
-                and one.code == "OK"
-                and rules.items() <= {"decoder": "sam", **_plain_rules(one)}.items()
-            ):
-                name = PAPER_METRICS[one.run.benchmark][0]
-                scores.setdefault(one.run.benchmark, []).append(100 * one.scores["best"]["test"][name])
-        below = {name: statistics.median(values) - COLLAPSE for name, values in scores.items()}
-        return {
-            "runs": sum(map(len, scores.values())),
-            "below": sum(value < below[name] for name, values in scores.items() for value in values),
-            "nothing": sum(below[name] <= value < 1 for name, values in scores.items() for value in values),
-        }
-
-    def mean_over(self, study: str, sets: Iterable[tuple[str, str]], *, kept: bool = False) -> stats.Estimate:
-        """Of NAS-LoRA − LoRA over benchmarks; ``kept``: without collapsed runs."""
-        cases = [self.named_case(study, name) for name, _ in sets]
-        found = [case.without_collapsed if kept else case.difference for case in cases]
-        return stats.average_of([one.estimate for one in found if one is not None])
-
-    def significant(self, study: str, rows: Sequence[str], sets: Sequence[str]) -> dict[str, list[str]]:
-        """``above`` and ``below``: which rows' intervals to LoRA leave zero out, ``NAME on BENCHMARK``."""
-        found: dict[str, list[str]] = {"above": [], "below": []}
-        for row in rows:
-            for name in sets:
-                case = self.case(Pair(study=study, benchmark=name, first=row, second="LoRA"))
-                interval = case.difference.interval if case else None
-                if case and interval and not interval.low <= 0 <= interval.high:
-                    found["above" if interval.low > 0 else "below"].append(f"{row} on {case.column.benchmark_title}")
-        return found
-
-    def moved(self) -> tuple[float, float]:
-        """The least and the most that a run moved when it was made again, in points."""
-        scores = [self.seeds("small-methods", "kvasir", row) for row in ("LoRA", "NAS-LoRA")]
-        moves = [abs(again - first) for one in scores for first, again in zip(one[:3], one[3:], strict=True)]
-        return min(moves), max(moves)
-
     def rows_of(self, study: str) -> list[dict[str, str]]:
         """Every row of a study of the plan that has runs."""
         grid, lines = self.grid(study), []
@@ -502,11 +110,6 @@ class Answer:
                 })  # fmt: skip
         return lines
 
-    def detectable(self, estimate: stats.Estimate, seeds: int | None = None) -> float:
-        found = stats.detectable(estimate, seeds=seeds)
-        assert found is not None
-        return found
-
     def needed(self, estimate: stats.Estimate, points: float) -> str:
         """Draws to see a difference of so many points in 80 of 100 repetitions; ``more images`` where no number of draws would do."""
         found = stats.seeds_to_detect(estimate, points)
@@ -525,46 +128,6 @@ class Answer:
     def intervals(self) -> Any:
         """What benchmarks/intervals.py found."""
         return json.loads((self.root / "benchmarks" / "intervals.json").read_text(encoding="utf-8"))
-
-    # alpha
-
-    def searched(self, benchmark: str) -> list[Record]:
-        """The runs of the clean search (scale 1, 3e-3, T_B after a quarter) under the card small, by seed."""
-        row = self.grid("small-search").row("NAS-LoRA")
-        assert row is not None
-        return [one for one in row.finished(benchmark) if one.run.seed < RERUN]
-
-    def alpha(self, benchmark: str) -> dict[str, Any]:
-        """What the search chose there, beside what noise alone gives."""
-        runs = self.searched(benchmark)
-        ends = [end for one in runs if (end := self.archive.mixture(one))]
-        null = noise(runs[0], ends[0])
-        assert null is not None
-        skip = 3  # DARTS's order: none, max_pool, avg_pool, skip_connect, …
-        flat = [[share for site in sorted(end) for share in end[site]] for end in ends]
-        pairs = [(0, 1), (0, 2), (1, 2)]
-        return {
-            "spreads": [spread(end) for end in ends],
-            "noise": null,
-            "skips": [statistics.fmean(shares[skip] for shares in end.values()) for end in ends],
-            "largest": max(max(map(max, end.values())) for end in ends),
-            "correlations": [statistics.correlation(flat[a], flat[b]) for a, b in pairs],
-            "same": [sum(_largest(ends[a][site]) == _largest(ends[b][site]) for site in ends[a]) for a, b in pairs],
-            "spread_above": sum(spread(end) > null.spread for end in ends),
-            "skip_above": sum(
-                statistics.fmean(shares[skip] for shares in end.values()) > null.mean_share[1] for end in ends
-            ),
-            "sites": len(ends[0]),
-        }
-
-    def domains(self, benchmarks: Sequence[str]) -> Any:
-        ends = {
-            name: {one.run.seed: end for one in self.searched(name) if (end := self.archive.mixture(one))}
-            for name in benchmarks
-        }
-        return domains(ends)
-
-    # what other pages of results hold
 
     def curve(self) -> list[Any]:
         """Every variant of small-readings against LoRA, worst first."""
@@ -605,17 +168,8 @@ class Answer:
         return "\n".join(table)
 
 
-def _plain_rules(record: Record) -> dict[str, Any]:
-    """Those that can be told apart by ``==`` and hashed."""
-    return {name: value for name, value in record.run.rules.items() if isinstance(value, str | int | float | None)}
-
-
 def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _largest(shares: Sequence[float]) -> int:
-    return max(range(len(shares)), key=shares.__getitem__)
 
 
 def mean_sd(values: Sequence[float]) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import statistics as stats
+from harness.comparison.question import Case, Model
 from harness.report.figures.style import GREY, PAGE, SHADES, encoded, new_figure, styled
-from harness.report.findings import Answer, Case, Model, has_pages, of_estimate
+from harness.report.findings import Answer, has_pages, of_estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,8 +14,9 @@ from harness import statistics as stats
 from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.cli import tables
+from harness.comparison.question import ALL_DRAWS, Pair, verdict
 from harness.report import findings
-from harness.report.findings import END, START, TEMPLATES, Answer, Pair, files, verdict
+from harness.report.findings import END, START, TEMPLATES, Answer, files
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
@@ -62,7 +63,7 @@ def test_its_interval_is_the_analysis_of_variance_of_the_image_scores(answer: An
         sides = []
         for method in ("naslora", "lora"):
             record = keys[method, seed]
-            archive = Archive(RESULTS if seed < 10_000 else RESULTS / findings.ALL_DRAWS)
+            archive = Archive(RESULTS if seed < 10_000 else RESULTS / ALL_DRAWS)
             images = archive.images(record, "best", "test", "s_measure")
             assert images is not None
             sides.append([100 * images.scores[stem] for stem in sorted(images.scores)])
@@ -101,7 +102,7 @@ def test_the_cost_against_full_is_paired_by_round_in_one_session(answer: Answer)
 
 def test_reruns_gave_the_same_losses_whatever_the_code_and_other_scores_on_another_processor(answer: Answer) -> None:
     first = {one.key: one for one in RecordStore(RESULTS)}
-    again = {one.key: one for one in RecordStore(RESULTS / findings.ALL_DRAWS)}
+    again = {one.key: one for one in RecordStore(RESULTS / ALL_DRAWS)}
     (old,) = RecordStore(RESULTS / "again" / "avx512-056e6a2")
     assert [each["loss"] for each in old.history] == [each["loss"] for each in again[old.key].history]
     moves = [
