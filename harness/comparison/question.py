@@ -219,38 +219,40 @@ class Question:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.archive = Draws(root, again=root / ALL_DRAWS)
-        self._grids: dict[tuple[str, str], Grid] = {}
+        self._grids: dict[tuple[str, str], list[Grid]] = {}
 
     @cached_property
     def own(self) -> list[Record]:
         """The records without the reruns."""
         return [one for one in self.archive.records if one.run.seed < RERUN]
 
-    def grid(self, study: str, **rules: Any) -> Grid:
-        """The grid of a study's own card, reruns as draws; ``rules`` choose where it has several.
-
-        Raises:
-            LookupError: the records have none.
-        """
+    def grids(self, study: str, **rules: Any) -> list[Grid]:
+        """Those of a study's own card that have runs, reruns as draws: several where it was run at several sizes, say."""
         place = (study, str(sorted(rules.items())))
         if place not in self._grids:
             wanted = load_study(study)
-            found = [
+            self._grids[place] = [
                 grid
                 for grid in grids(self.archive.records, self.archive, study=with_reruns(wanted))
                 if grid.sheet.protocol == wanted.protocol
+                and any(row.runs for row in grid.rows)
                 and all(grid.rules.get(name) == value for name, value in rules.items())
             ]
-            if not found:
-                raise LookupError(f"no records of {study} with {rules}")
-            self._grids[place] = found[0]
         return self._grids[place]
 
+    def grid(self, study: str, **rules: Any) -> Grid:
+        """The first of `grids`.
+
+        Raises:
+            LookupError: there is none.
+        """
+        found = self.grids(study, **rules)
+        if not found:
+            raise LookupError(f"no records of {study} with {rules}")
+        return found[0]
+
     def has(self, study: str) -> bool:
-        try:
-            return any(row.runs for row in self.grid(study).rows)
-        except LookupError:
-            return False
+        return bool(self.grids(study))
 
     def cell(self, study: str, benchmark: str, row: str, **rules: Any) -> Cell:
         grid = self.grid(study, **rules)
@@ -265,24 +267,25 @@ class Question:
         return [100 * cell.values[seed] for seed in cell.seeds]
 
     def case(self, pair: Pair, **rules: Any) -> Case | None:
-        """None where either row has no run there."""
-        try:
-            grid = self.grid(pair.study, **rules)
-        except LookupError:
-            return None
+        """In the first grid of the study; None where either row has no run there."""
+        return next((self._case(pair, grid) for grid in self.grids(pair.study, **rules)[:1]), None)
+
+    def _case(self, pair: Pair, grid: Grid) -> Case | None:
         first, second = grid.row(pair.first), grid.row(pair.second)
         column = grid.first_columns.get(pair.benchmark)
         difference = grid.difference(first, second, column) if first and second and column else None
         return None if difference is None else Case(pair=pair, grid=grid, difference=difference)
 
     def of_question(self, contrasts: Iterable[tuple[str, str, str]]) -> Iterator[Case]:
-        """Of each benchmark that a study of the plan has run, the first contrast whose two rows it has; of searches all."""
+        """Every contrast on every benchmark that a study of the plan has run both rows on."""
+        wanted = list(contrasts)
         for name in QUESTION:
-            for benchmark in load_study(name).benchmarks:
-                for first, second, what in contrasts:
-                    pair = Pair(study=name, benchmark=benchmark, first=first, second=second, what=what)
-                    if case := self.case(pair):
-                        yield case
+            for grid in self.grids(name):
+                for benchmark in grid.first_columns:
+                    for first, second, what in wanted:
+                        pair = Pair(study=name, benchmark=benchmark, first=first, second=second, what=what)
+                        if case := self._case(pair, grid):
+                            yield case
 
     @cached_property
     def clean(self) -> list[Case]:
@@ -303,9 +306,9 @@ class Question:
 
     @cached_property
     def cell_cases(self) -> list[Case]:
-        found: dict[tuple[str, str], Case] = {}
-        for case in self.of_question(CELL_QUESTION):
-            found.setdefault((case.pair.study, case.pair.benchmark), case)
+        found: dict[tuple[Grid, str], Case] = {}
+        for case in self.of_question(CELL_QUESTION):  # the second contrast where the first was not run
+            found.setdefault((case.grid, case.pair.benchmark), case)
         return [*found.values(), *(one for pair in CELL if (one := self.case(pair)))]
 
     @cached_property
@@ -325,15 +328,19 @@ class Question:
 
     def question_has(self, row: str) -> bool:
         """Whether a study of the plan has a finished run of this row."""
-        for name in QUESTION:
-            try:
-                grid = self.grid(name)
-            except LookupError:
-                continue
-            found = grid.row(row)
-            if found and any(record.code == "OK" for record in found.runs):
-                return True
-        return False
+        rows = [found for name in QUESTION for grid in self.grids(name) if (found := grid.row(row))]
+        return any(record.code == "OK" for one in rows for record in one.runs)
+
+    @property
+    def alpha_rates(self) -> set[float]:
+        """α's rates of the plan's searches, trials included."""
+        cards = {load_study(name).protocol for name in QUESTION}
+        runs = [
+            one.run
+            for one in self.own
+            if one.run.protocol in cards and one.run.method == "naslora" and one.code == "OK"
+        ]
+        return {float(run.method_config["alpha_lr"]) for run in runs if run.method_config.get("alpha_lr")}
 
     @property
     def run_benchmarks(self) -> list[str]:

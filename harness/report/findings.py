@@ -6,6 +6,7 @@ such pages where ``docs/findings.md`` beside it begins with `MARK`: that of this
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -92,10 +93,10 @@ class Answer(Question):
 
     def rows_of(self, study: str) -> list[dict[str, str]]:
         """Every row of a study of the plan that has runs."""
-        grid, lines = self.grid(study), []
-        base = grid.row("LoRA")
-        for column in grid.first_columns.values():
-            for row in grid.rows:
+        lines = []
+        for grid in self.grids(study):
+            base = grid.row("LoRA")
+            for column, row in itertools.product(grid.first_columns.values(), grid.rows):
                 cell = grid.cells[row, column]
                 if not cell.seeds:
                     continue
@@ -103,7 +104,7 @@ class Answer(Question):
                 run = cell.records[0].run
                 options = {"decoder_lr": run.rules.get("decoder_lr"), **run.changed}
                 lines.append({
-                    "benchmark": column.short, "row": row.label,
+                    "benchmark": f"{column.short}, {run.rules['image_size']} px", "row": row.label,
                     "score": mean_sd([100 * cell.values[seed] for seed in cell.seeds]),
                     "difference": of_estimate(difference.estimate) if difference else "–",
                     "options": ", ".join(f"{name} {_plain(value)}" for name, value in options.items()),
@@ -195,11 +196,11 @@ def files(root: Path) -> dict[Path, str]:
     home = root.resolve().parent
     if not has_pages(home):
         return {}
-    answer, environment = Answer(root), _environment()
+    answer, words = Answer(root), environment()
     rendered: dict[Path, str] = {}
     for template in sorted(TEMPLATES.glob("*.j2")):
         name = template.name.removesuffix(".j2")
-        text = environment.get_template(template.name).render(a=answer)
+        text = words.get_template(template.name).render(a=answer)
         if name == "readme.md":
             readme = home / "README.md"
             rendered[readme] = _between(readme.read_text(encoding="utf-8"), text.strip())
@@ -241,7 +242,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
 """How templates write numbers."""
 
 
-def _environment() -> Any:
+def environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,15 @@ from scipy import stats as oracle
 
 from harness import statistics as stats
 from harness.archive.archive import Archive
+from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli import tables
 from harness.comparison.question import ALL_DRAWS, Pair, verdict
+from harness.protocols.load import card_rules
+from harness.registry import method_config_class
 from harness.report import findings
-from harness.report.findings import END, START, TEMPLATES, Answer, files
+from harness.report.findings import END, START, TEMPLATES, Answer, environment, files
+from tests.harness.report.sample import record
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
@@ -116,6 +122,41 @@ def test_a_row_that_no_record_answers_is_no_case(answer: Answer) -> None:
     assert answer.case(Pair(study="small-search", benchmark="camo", first="NAS-LoRA", second="LoRA")) is None
     with pytest.raises(LookupError, match="no difference"):
         answer.d("small-search", "camo", "NAS-LoRA", "LoRA")
+
+
+def plan_run(method: str, label: str, seed: int, value: float, **options: Any) -> Record:
+    """A run of the study question-sam, made up."""
+    rules = {**card_rules("mobile", "kvasir"), "decoder_lr": 1e-4}
+    config = {**asdict(method_config_class(method)()), **rules["methods"].get(method, {}), "lr": 3e-3, **options}
+    tuning = {"grid": {"lr": [1e-3, 3e-3]}, "chosen": {"lr": 3e-3}, "trials": [], "on": ["kvasir"]}
+    return record(
+        value, method=method, variant=label, seed=seed, config=config, protocol="mobile", backbone="mobile_sam", rules=rules,
+        tuning=tuning, changed={"lr": 3e-3, **options}, counts={"train": 400, "val": 60, "test": 300},
+    )  # fmt: skip
+
+
+def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
+    answer = Answer(RESULTS)
+    assert not answer.has("question-sam")
+    for seed in range(3):
+        answer.archive.records.append(plan_run("lora", "LoRA", seed, 0.70 + 0.001 * seed))
+        answer.archive.records.append(plan_run("naslora", "NAS-LoRA", seed, 0.68, alpha_lr=0.027))
+    answer = fresh(answer)
+    (case,) = (case for case in answer.clean if not case.is_earlier)
+    assert (case.model, case.n, case.images) == ("MobileSAM at 256 px", 3, 300)
+    assert case.estimate.mean == pytest.approx(-2.1)
+    assert "one decoder rate for both" in case.trust
+    assert "3 draws" in case.trust
+    page = " ".join(environment().get_template("findings.md.j2").render(a=answer).split())
+    assert "on MobileSAM at 256 px it is worse than LoRA, -2.10 [-2.35, -1.85] points on Kvasir-SEG Sα" in page
+    assert "Not run: MobileSAM at 512 px;" in page
+
+
+def fresh(answer: Answer) -> Answer:
+    """Another look at the same archive."""
+    again = Answer(RESULTS)
+    again.archive = answer.archive
+    return again
 
 
 @pytest.mark.parametrize(
