@@ -126,7 +126,7 @@ def test_a_row_that_no_record_answers_is_no_case(answer: Answer) -> None:
 
 def plan_run(method: str, label: str, seed: int, value: float, **options: Any) -> Record:
     """A run of the study question-sam, made up."""
-    rules = {**card_rules("mobile", "kvasir"), "decoder_lr": 1e-4}
+    rules = {**(card_rules("mobile", "kvasir") or {}), "decoder_lr": 1e-4}
     config = {**asdict(method_config_class(method)()), **rules["methods"].get(method, {}), "lr": 3e-3, **options}
     tuning = {"grid": {"lr": [1e-3, 3e-3]}, "chosen": {"lr": 3e-3}, "trials": [], "on": ["kvasir"]}
     return record(
