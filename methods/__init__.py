@@ -37,5 +37,6 @@ BUILTIN = {
     "mona": MethodEntry("harness.methods.mona:Mona", "harness.methods.configs.baselines:MonaConfig"),
     "fact": MethodEntry("harness.methods.fact:FacT", "harness.methods.configs.baselines:FacTConfig"),
     "vera": MethodEntry("harness.methods.vera:VeRA", "harness.methods.configs.lowrank:VeRAConfig"),
+    "oft": MethodEntry("harness.methods.oft:OFT", "harness.methods.configs.lowrank:OFTConfig"),
 }
 """By name, in the order of rows: coarse baselines first, the methods under test last."""

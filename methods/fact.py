@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from harness.methods.base import MergeMode, Method
 from harness.methods.configs import FacTConfig
-from harness.methods.lora import modules_of
+from harness.methods.linears import modules_of
 from harness.methods.parts.folding import Folding
 from harness.methods.parts.initialisation import kaiming_uniform
 from harness.methods.parts.placement import MethodError

@@ -10,42 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from harness.methods.base import MergeMode, Method, ParameterGroup
+from harness.methods.base import MergeMode, ParameterGroup
 from harness.methods.configs import LoRAConfig, LowRankConfig
+from harness.methods.linears import LinearMethod, rows_of
 from harness.methods.parts.folding import Folding
 from harness.methods.parts.initialisation import kaiming_uniform
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank, LowRankChange
 from harness.methods.parts.merging import AffineUpdate, Layer, affine_updates, fold_calibrated, fold_exactly
-from harness.methods.parts.placement import MethodError, parse_sites
-from harness.methods.parts.sites import (
-    SLICES,
-    Adaptable,
-    AdaptableDecoder,
-    BlockSite,
-    DecoderSite,
-    TokenLayout,
-    block_sites,
-    decoder_sites,
-)
+from harness.methods.parts.placement import MethodError
+from harness.methods.parts.sites import Adaptable, BlockSite, DecoderSite, TokenLayout
 
 
-def modules_of(sites: str) -> dict[str, list[str]]:
-    """The linear layers of a block that ``sites`` names, with the adapters that each gets."""
-    modules: dict[str, list[str]] = {}
-    for site in parse_sites(sites):
-        if site == "mlp":
-            modules |= {"mlp_in": ["mlp_in"], "mlp_out": ["mlp_out"]}
-        else:
-            modules.setdefault("qkv" if site in SLICES else site, []).append(site)
-    return modules
-
-
-class LowRankMethod(Method):
+class LowRankMethod(LinearMethod):
     """What LoRA and its descendants share: low-rank updates on the linear layers of chosen blocks.
 
     Subclasses choose the scale and the core, that is, what stands between down- and up-projection.
@@ -57,33 +37,17 @@ class LowRankMethod(Method):
     _layers: list[Layer]
 
     def _insert(self, segmenter: Adaptable) -> None:
-        config = self.config
         self._layers = []
-        modules = modules_of(config.encoder_sites) if config.encoder_sites else {}
-        for place in block_sites(segmenter.encoder, config.blocks):
-            for module, names in modules.items():
-                self._replace(place, module, names)
-        for part, leaf in decoder_sites(cast(nn.Module, segmenter)) if config.freezes_decoder else ():
-            self._replace(part, leaf, [leaf])
+        super()._insert(segmenter)
 
     def _replace(self, place: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
         adapted = self._adapt(place, module, names)
         place.replace(module, adapted)
         self._layers.append(Layer(place=place, module=module, adapted=adapted))
 
-    def _trained_beside(self, segmenter: Adaptable) -> Iterable[tuple[str, nn.Parameter]]:
-        if self.config.freezes_decoder and isinstance(segmenter, AdaptableDecoder):
-            return segmenter.new_parameters()
-        return super()._trained_beside(segmenter)
-
     def _adapt(self, place: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> AdaptedLinear:
-        base = place.get(module)
-        if not isinstance(base, nn.Linear):
-            kind = type(base).__name__
-            raise MethodError(f"{self.name} adapts linear layers, and {module} of block {place.index} is a {kind}")
-        layout = place.layout_at(module)
-        sliced = {name: place.outputs(name) for name in names if name in SLICES and isinstance(place, BlockSite)}
-        return AdaptedLinear(base, {name: self._low_rank(base, sliced.get(name), layout) for name in names})
+        base, layout = self._linear(place, module), place.layout_at(module)
+        return AdaptedLinear(base, {name: self._low_rank(base, rows_of(place, name), layout) for name in names})
 
     def _low_rank(self, base: nn.Linear, rows: Tensor | None, layout: TokenLayout) -> LowRank:
         """The update of the outputs ``rows``, None for all."""

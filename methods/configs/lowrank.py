@@ -1,4 +1,4 @@
-"""LoRA and its descendants that search nothing: DoRA, VeRA, SAMed, Conv-LoRA."""
+"""Methods on linear layers that search nothing: LoRA, DoRA, VeRA, SAMed, Conv-LoRA, OFT."""
 
 from __future__ import annotations
 
@@ -11,20 +11,15 @@ from harness.methods.parts.placement import BackboneShape, BlockShape, MethodErr
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRankConfig(PlacedConfig):
-    """A low-rank update of linear layers.
+class LinearsConfig(PlacedConfig):
+    """A method on linear layers.
 
     Args:
         sites: which linears (default: the fused qkv, one adapter a block, as Conv-LoRA released). ``decoder``, alone or
             beside others, is all linears that SAM's mask decoder uses; the decoder itself is then frozen.
-        rank: r = 3 (Conv-LoRA, NAS-LoRA).
     """
 
     sites: str = "qkv"
-    rank: int = 3
-
-    def __post_init__(self) -> None:
-        require_whole("rank", self.rank)
 
     @property
     def encoder_sites(self) -> str:
@@ -43,7 +38,7 @@ class LowRankConfig(PlacedConfig):
 
     def linear_parameters(self, inputs: int, outputs: int) -> int:
         """Of one adapted linear map; a cell is not counted."""
-        return self.rank * (inputs + outputs)
+        raise NotImplementedError
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         return sum(self.linear_parameters(*pair) for pair in self.adapted(shape))
@@ -55,6 +50,23 @@ class LowRankConfig(PlacedConfig):
 
     def decoder_parameters(self, linears: Sequence[tuple[int, int]]) -> int:
         return sum(self.linear_parameters(*pair) for pair in linears) if self.freezes_decoder else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRankConfig(LinearsConfig):
+    """A low-rank update of linear layers.
+
+    Args:
+        rank: r = 3 (Conv-LoRA, NAS-LoRA).
+    """
+
+    rank: int = 3
+
+    def __post_init__(self) -> None:
+        require_whole("rank", self.rank)
+
+    def linear_parameters(self, inputs: int, outputs: int) -> int:
+        return self.rank * (inputs + outputs)
 
     def _require_maps(self) -> None:
         if self.freezes_decoder:
@@ -180,3 +192,37 @@ class ConvLoRAConfig(LoRAConfig):
         routing = 2 * self.rank  # gate and noise, an expert, no bias
         adapters = len(self.adapted(shape))
         return super().encoder_parameters(shape) + adapters * self.experts * (expert + routing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OFTConfig(LinearsConfig):
+    """OFT (2306.07280): the inputs of a linear layer turned by an orthogonal matrix, block by block.
+
+    Args:
+        block_size: side of a block, 32 as in HF peft, which divides the widths of all ViTs here.
+        cayley: ``exact`` solves for the rotation, ``neumann`` takes five terms of its series, as OFTv2 and HF peft by default
+            (ours: exact, as blocks of a ViT are few).
+    """
+
+    block_size: int = 32
+    cayley: Literal["exact", "neumann"] = "exact"
+
+    def __post_init__(self) -> None:
+        require_whole("block_size", self.block_size)
+        require_choice("cayley", self.cayley, ("exact", "neumann"))
+
+    def blocks_of(self, inputs: int) -> int:
+        """Of a layer with so many inputs.
+
+        Raises:
+            MethodError: they do not divide into blocks.
+        """
+        if self.block_size < 2 or inputs % self.block_size:
+            raise MethodError(
+                f"block_size={self.block_size}: OFT turns whole blocks of 2 or more inputs, and a layer has {inputs}; take a "
+                "divisor"
+            )
+        return inputs // self.block_size
+
+    def linear_parameters(self, inputs: int, outputs: int) -> int:
+        return self.blocks_of(inputs) * (self.block_size * (self.block_size - 1) // 2)

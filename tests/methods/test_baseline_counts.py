@@ -28,6 +28,8 @@ COUNTS: list[tuple[str, dict[str, Any], int, int | None]] = [
     ("mona", {}, 11_517_952, 2_684_928),
     ("fact", {}, 139_264, 61_440),
     ("fact", {"form": "tk", "rank": 32}, 126_976, 86_528),
+    # d / 32 blocks of 32 · 31 / 2 a layer
+    ("oft", {}, 32 * 40 * 496, 12 * 24 * 496),
 ]
 
 

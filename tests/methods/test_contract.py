@@ -34,6 +34,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("naslora", {"operations": "wide", "style": "linear", "scope": "image"}),
     ("naspclora", {"style": "linear"}),
     ("naspclora", {"style": "linear", "residual": True}),
+    ("oft", {"cayley": "neumann", "sites": "q,v,decoder", "block_size": 8}),
     ("adapter", {"sites": "mlp", "hidden": 8}),
     ("vpt", {"blocks": "global", "tokens": 3}),
     ("lst", {"blocks": "0,2-3", "reduction": 4}),
@@ -47,11 +48,12 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 REFUSED = {
     "tiny_dinov3": {"ssf": "no bias at q, k and v"},
     "tiny_sam3": {"ssf": r"ssf\[outside=false\]", "fact": "leave mlp out"},
-    "tiny_mobile_sam": {"lst": "one ladder", "samadapter": "one embedding"},
+    "tiny_mobile_sam": {"lst": "one ladder", "samadapter": "one embedding", "oft": "block_size=32"},
 }
 INSTEAD: dict[tuple[str, str], dict[str, Any]] = {
     ("tiny_sam3", "ssf"): {"outside": False},
     ("tiny_sam3", "fact"): {"sites": "qkv,proj"},
+    ("tiny_mobile_sam", "oft"): {"block_size": 16},  # the toy's 48 is no multiple of 32; MobileSAM's widths are
 }
 """Options under which a method fits a trunk that has no place for it as it comes."""
 

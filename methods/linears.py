@@ -1,0 +1,156 @@
+"""What methods on the linear layers of chosen blocks, or of SAM's mask decoder, share: where they act, and the layer of those
+that change its weights themselves, y = W′ x + b with W′ = f(W).
+
+Such a layer computes W′ once a pass and hands it to the one product that the frozen layer needs anyway, so that a token costs
+nothing more, backward needs W′ alone, and W′ is what a merge leaves behind.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.methods.base import MergeMode, Method
+from harness.methods.configs.lowrank import LinearsConfig
+from harness.methods.parts.folding import Folding
+from harness.methods.parts.placement import MethodError, parse_sites
+from harness.methods.parts.sites import (
+    SLICES,
+    Adaptable,
+    AdaptableDecoder,
+    BlockSite,
+    DecoderSite,
+    block_sites,
+    decoder_sites,
+)
+
+
+def modules_of(sites: str) -> dict[str, list[str]]:
+    """The linear layers of a block that ``sites`` names, with the adapters that each gets."""
+    modules: dict[str, list[str]] = {}
+    for site in parse_sites(sites):
+        if site == "mlp":
+            modules |= {"mlp_in": ["mlp_in"], "mlp_out": ["mlp_out"]}
+        else:
+            modules.setdefault("qkv" if site in SLICES else site, []).append(site)
+    return modules
+
+
+class LinearMethod(Method):
+    """A method that replaces linear layers by layers of its own."""
+
+    config_class = LinearsConfig
+    config: LinearsConfig
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        config = self.config
+        modules = modules_of(config.encoder_sites) if config.encoder_sites else {}
+        for place in block_sites(segmenter.encoder, config.blocks):
+            for module, names in modules.items():
+                self._replace(place, module, names)
+        for part, leaf in decoder_sites(cast(nn.Module, segmenter)) if config.freezes_decoder else ():
+            self._replace(part, leaf, [leaf])
+
+    @abstractmethod
+    def _replace(self, place: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
+        """Put the method's layer in the place of ``module``, with an adapter for each of ``names``."""
+
+    def _linear(self, place: BlockSite | DecoderSite, module: str) -> nn.Linear:
+        base = place.get(module)
+        if not isinstance(base, nn.Linear):
+            kind = type(base).__name__
+            raise MethodError(f"{self.name} adapts linear layers, and {module} of block {place.index} is a {kind}")
+        return base
+
+    def _trained_beside(self, segmenter: Adaptable) -> Iterable[tuple[str, nn.Parameter]]:
+        if self.config.freezes_decoder and isinstance(segmenter, AdaptableDecoder):
+            return segmenter.new_parameters()
+        return super()._trained_beside(segmenter)
+
+
+def rows_of(place: BlockSite | DecoderSite, name: str) -> Tensor | None:
+    """Which outputs of a fused qkv the adapter ``name`` reaches, None for all of its layer."""
+    return place.outputs(name) if name in SLICES and isinstance(place, BlockSite) else None
+
+
+class Change(nn.Module):
+    """What is learnt of W′ = f(W): call it with W (rows, inputs) for W′ of that shape.
+
+    Args:
+        rows: which outputs of the layer it reaches, None for all.
+    """
+
+    rows: Tensor | None
+
+    def __init__(self, *, rows: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("rows", rows, persistent=False)
+
+
+class Reweighted(nn.Module):
+    """A frozen linear layer that works with changed weights.
+
+    Args:
+        base: the backbone's own layer; its weights are not touched.
+        adapters: by site name; outputs that none of them reaches stay as they are.
+    """
+
+    def __init__(self, base: nn.Linear, adapters: Mapping[str, Change]) -> None:
+        super().__init__()
+        self.base = base
+        self.adapters = nn.ModuleDict(adapters)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        with torch.autocast(tokens.device.type, enabled=False):  # W′ is as exact as W, and so is a merge
+            weight = self.weight()
+        return F.linear(tokens, weight, self.base.bias)
+
+    def weight(self) -> Tensor:
+        """W′, (outputs, inputs)."""
+        weight = whole = self.base.weight
+        for adapter in self.adapters.values():
+            rows: Tensor | None = adapter.rows  # type: ignore[assignment]
+            weight = adapter(weight) if rows is None else weight.index_copy(0, rows, adapter(whole[rows]))
+        return weight
+
+
+class ReweightingMethod(LinearMethod):
+    """A method whose layers are `Reweighted`; subclasses say what a `Change` is."""
+
+    merge_modes: tuple[MergeMode, ...] = ("exact",)
+    _layers: list[tuple[BlockSite | DecoderSite, str]]
+
+    def _insert(self, segmenter: Adaptable) -> None:
+        self._layers = []
+        super()._insert(segmenter)
+
+    def _replace(self, place: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
+        base = self._linear(place, module)
+        rows = {name: rows_of(place, name) for name in names}
+        weights = {
+            name: base.weight if own is None else base.weight[own.to(base.weight.device)] for name, own in rows.items()
+        }
+        changes = {name: self._change(weights[name].detach(), rows=rows[name]) for name in names}
+        place.replace(module, Reweighted(base, changes).to(base.weight.device))
+        self._layers.append((place, module))
+
+    @abstractmethod
+    def _change(self, weight: Tensor, *, rows: Tensor | None) -> Change:
+        """What is learnt for ``weight`` (outputs, inputs), which are the layer's ``rows``."""
+
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> Folding:
+        done = Folding()
+        for place, module in self._layers:
+            layer = place.get(module)
+            assert isinstance(layer, Reweighted)
+            with torch.no_grad():
+                layer.base.weight.copy_(layer.weight())
+            place.replace(module, layer.base)
+            names = [module] if [*layer.adapters] == [module] else [f"{module}.{name}" for name in layer.adapters]
+            done.folded += [f"{place.name}.{name}" for name in names]
+        return done

@@ -1,0 +1,121 @@
+"""Methods that change the weights of linear layers against HF peft's: outputs, gradients, counts, merges.
+
+On a plain ViT, whose tokens are a sequence: some of peft's layers take SAM's maps of tokens for images, or refuse them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import OFTConfig, get_peft_model
+from torch import Tensor, nn
+
+from harness.methods.base import Method
+from harness.methods.parts.placement import MethodError
+from harness.models.build import build_segmenter
+from harness.models.catalog import backbone_shape
+from harness.registry import METHODS, method_config
+
+IMAGES = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+PATHS = {"qkv": "attn.qkv", "attn.proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+SITES = {"qkv": ["qkv"], "qkv,proj,mlp": [*PATHS]}
+Pairs = list[tuple[Tensor, Tensor]]
+"""What is learnt here and there, one view of the same shape each."""
+
+
+def _rotations(ours: Any, theirs: Any) -> Pairs:
+    return [(ours.skew, theirs.oft_R["default"].weight)]
+
+
+TWINS: list[tuple[str, dict[str, Any], Callable[[list[str]], Any], Callable[[Any, Any], Pairs]]] = [
+    ("oft", {}, lambda targets: OFTConfig(target_modules=targets, use_cayley_neumann=False), _rotations),
+    (
+        "oft",
+        {"cayley": "neumann", "block_size": 16},
+        lambda targets: OFTConfig(target_modules=targets, oft_block_size=16),
+        _rotations,
+    ),
+]
+
+
+def _attached(name: str, options: dict[str, Any]) -> tuple[Any, Method]:
+    segmenter = build_segmenter("tiny_timm", task="binary", image_size=64)
+    method: Method = METHODS.get(name)(method_config(name, options), seed=1)
+    method.attach(segmenter)
+    return segmenter, method
+
+
+@pytest.mark.parametrize("sites", SITES)
+@pytest.mark.parametrize(("name", "options", "config", "learnt"), TWINS, ids=[f"{n}-{o}" for n, o, _, _ in TWINS])
+def test_outputs_gradients_counts_and_merges_equal_those_of_peft(
+    name: str, options: dict[str, Any], config: Callable[..., Any], learnt: Callable[[Any, Any], Pairs], sites: str
+) -> None:
+    segmenter, method = _attached(name, {"sites": sites, **options})
+    plain = build_segmenter("tiny_timm", task="binary", image_size=64).encoder
+    theirs: Any = get_peft_model(plain, config(SITES[sites]))
+    pairs: Pairs = []
+    generator = torch.Generator().manual_seed(0)
+    for index, block in enumerate(segmenter.encoder.blocks):
+        for target in SITES[sites]:
+            (adapter,) = block.get_submodule(PATHS[target]).adapters.values()
+            pairs += learnt(adapter, theirs.base_model.model.get_submodule(f"blocks.{index}.{PATHS[target]}"))
+    trained = [sum(p.numel() for p in one.parameters() if p.requires_grad) for one in (segmenter.encoder, theirs)]
+    assert trained[0] == trained[1] == method.config.encoder_parameters(backbone_shape("tiny_timm", 64))
+    with torch.no_grad():
+        for mine, other in pairs:
+            mine.add_(0.1 * torch.randn(mine.shape, generator=generator))
+            other.copy_(mine)
+    outputs = [segmenter.double().encoder(IMAGES), theirs.double()(IMAGES)]
+    weights = torch.randn(outputs[0].shape, dtype=torch.float64, generator=generator)
+    for output in outputs:
+        (output * weights).sum().backward()
+
+    torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-9)
+    for mine, other in pairs:
+        assert mine.grad is not None
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-8, atol=1e-9)
+
+    merged = theirs.merge_and_unload()
+    assert method.merge("exact").extra_parameters == 0
+    for index, block in enumerate(merged.blocks):
+        for path in PATHS.values():
+            own = segmenter.get_parameter(f"encoder.blocks.{index}.{path}.weight")
+            torch.testing.assert_close(own, block.get_submodule(path).weight, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("cayley", ["exact", "neumann"])
+def test_a_rotation_keeps_lengths_and_its_series_nearly_so(cayley: str) -> None:
+    segmenter, _ = _attached("oft", {"cayley": cayley})
+    rotation: Any = segmenter.double().encoder.blocks[0].attn.qkv.adapters["qkv"]
+    with torch.no_grad():
+        rotation.skew.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
+    blocks = rotation.blocks()
+    off = (blocks @ blocks.mT - torch.eye(32, dtype=torch.float64)).abs().max().item()
+    skew = rotation.skew.abs().max().item() * 32  # bounds the norm of Q; the series leaves its fifth power out
+    assert off < 1e-12 if cayley == "exact" else 1e-12 < off < 4 * skew**4
+
+
+def test_slices_of_the_fused_qkv_turn_apart_and_the_rest_stays() -> None:
+    segmenter, _ = _attached("oft", {"sites": "q,v"})
+    layer: Any = segmenter.encoder.blocks[0].attn.qkv
+    nn.init.normal_(layer.adapters["v"].skew, std=0.1, generator=torch.Generator().manual_seed(0))
+    changed = (layer.weight() != layer.base.weight).any(dim=1).view(3, -1)
+    assert changed.all(dim=1).tolist() == [False, False, True]
+    assert changed.any(dim=1).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "word"),
+    [("oft", {"block_size": 48}, "block_size=48"), ("oft", {"block_size": 1}, "block_size=1")],
+)
+def test_what_does_not_divide_is_refused_in_one_line_before_and_at_attaching(
+    name: str, options: dict[str, Any], word: str
+) -> None:
+    config = method_config(name, options)
+    for act in (lambda: config.encoder_parameters(backbone_shape("tiny_timm")), lambda: _attached(name, options)):
+        with pytest.raises(MethodError, match=word) as caught:
+            act()
+        assert "\n" not in str(caught.value)
