@@ -38,5 +38,8 @@ BUILTIN = {
     "fact": MethodEntry("harness.methods.fact:FacT", "harness.methods.configs.baselines:FacTConfig"),
     "vera": MethodEntry("harness.methods.vera:VeRA", "harness.methods.configs.lowrank:VeRAConfig"),
     "oft": MethodEntry("harness.methods.oft:OFT", "harness.methods.configs.lowrank:OFTConfig"),
+    "shira": MethodEntry("harness.methods.shira:SHiRA", "harness.methods.configs.lowrank:SHiRAConfig"),
+    "gralora": MethodEntry("harness.methods.gralora:GraLoRA", "harness.methods.configs.lowrank:GraLoRAConfig"),
+    "hira": MethodEntry("harness.methods.hira:HiRA", "harness.methods.configs.lowrank:HiRAConfig"),
 }
 """By name, in the order of rows: coarse baselines first, the methods under test last."""

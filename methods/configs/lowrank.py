@@ -1,4 +1,4 @@
-"""Methods on linear layers that search nothing: LoRA, DoRA, VeRA, SAMed, Conv-LoRA, OFT."""
+"""Methods on linear layers that search nothing: LoRA, DoRA, VeRA, SAMed, Conv-LoRA, OFT, SHiRA, GraLoRA, HiRA."""
 
 from __future__ import annotations
 
@@ -226,3 +226,55 @@ class OFTConfig(LinearsConfig):
 
     def linear_parameters(self, inputs: int, outputs: int) -> int:
         return self.blocks_of(inputs) * (self.block_size * (self.block_size - 1) // 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SHiRAConfig(LowRankConfig):
+    """SHiRA (2406.13175): a few entries of the weights themselves.
+
+    Args:
+        rank: sets how many, as many as LoRA of this rank has parameters.
+    """
+
+    def linear_parameters(self, inputs: int, outputs: int) -> int:
+        entries = super().linear_parameters(inputs, outputs)
+        if entries > inputs * outputs:
+            raise MethodError(
+                f"rank={self.rank}: SHiRA learns {entries} entries of a layer, and one of {inputs} inputs and {outputs} outputs has "
+                f"{inputs * outputs}; take a lower rank"
+            )
+        return entries
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraLoRAConfig(LoRAConfig):
+    """GraLoRA (2505.20355): a LoRA of rank r / k for each of k×k squares of the weights.
+
+    Args:
+        rank: r, of all squares in a row together, a multiple of k: 4 is the nearest to LoRA's 3 here (ours).
+        k: 2, as HF peft advises for ranks up to 32; inputs and outputs of a layer must be multiples of it.
+    """
+
+    rank: int = 4
+    k: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_whole("k", self.k)
+        if self.rank % self.k:
+            raise MethodError(f"rank={self.rank}: GraLoRA shares it among k={self.k} squares; take a multiple of k")
+        if self.initialisation == "pissa":
+            raise MethodError("initialisation=pissa: GraLoRA's squares start at zero; use lora, samed or dora")
+
+    def linear_parameters(self, inputs: int, outputs: int) -> int:
+        if inputs % self.k or outputs % self.k:
+            raise MethodError(
+                f"k={self.k}: GraLoRA cuts a layer into k×k squares, and one has {inputs} inputs and {outputs} outputs; take a "
+                "divisor of both"
+            )
+        return super().linear_parameters(inputs, outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiRAConfig(LowRankConfig):
+    """HiRA (ICLR 2025): a low-rank matrix times the frozen weights, entry by entry."""

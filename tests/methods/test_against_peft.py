@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import OFTConfig, get_peft_model
+from peft import GraloraConfig, HiraConfig, OFTConfig, ShiraConfig, get_peft_model
 from torch import Tensor, nn
 
 from harness.methods.base import Method
@@ -23,11 +23,26 @@ IMAGES = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generato
 PATHS = {"qkv": "attn.qkv", "attn.proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 SITES = {"qkv": ["qkv"], "qkv,proj,mlp": [*PATHS]}
 Pairs = list[tuple[Tensor, Tensor]]
-"""What is learnt here and there, one view of the same shape each."""
+"""What is learnt here and there, one tensor each; GraLoRA's are transposed there."""
 
 
 def _rotations(ours: Any, theirs: Any) -> Pairs:
     return [(ours.skew, theirs.oft_R["default"].weight)]
+
+
+def _entries(ours: Any, theirs: Any) -> Pairs:
+    """Theirs are moved to where ours lie: each library draws them from a generator of its own."""
+    columns = ours.places.long() % theirs.in_features
+    theirs.shira_indices["default"] = torch.stack([ours.places.long() // theirs.in_features, columns]).int()
+    return [(ours.values, theirs.shira_weight["default"])]
+
+
+def _squares(ours: Any, theirs: Any) -> Pairs:
+    return [(ours.down, theirs.gralora_A["default"]), (ours.up, theirs.gralora_B["default"])]
+
+
+def _factors(ours: Any, theirs: Any) -> Pairs:
+    return [(ours.down, theirs.hira_A["default"]), (ours.up, theirs.hira_B["default"])]
 
 
 TWINS: list[tuple[str, dict[str, Any], Callable[[list[str]], Any], Callable[[Any, Any], Pairs]]] = [
@@ -38,7 +53,20 @@ TWINS: list[tuple[str, dict[str, Any], Callable[[list[str]], Any], Callable[[Any
         lambda targets: OFTConfig(target_modules=targets, oft_block_size=16),
         _rotations,
     ),
+    ("shira", {"rank": 3}, lambda targets: ShiraConfig(r=3, target_modules=targets), _entries),
+    ("gralora", {}, lambda targets: GraloraConfig(r=4, alpha=32, gralora_k=2, target_modules=targets), _squares),
+    (
+        "gralora",
+        {"rank": 8, "k": 4, "alpha": 8.0},
+        lambda targets: GraloraConfig(r=8, alpha=8, gralora_k=4, target_modules=targets),
+        _squares,
+    ),
+    ("hira", {}, lambda targets: HiraConfig(r=3, target_modules=targets), _factors),
 ]
+
+
+def _turned(mine: Tensor, other: Tensor) -> Tensor:
+    return mine if mine.shape == other.shape else mine.mT
 
 
 def _attached(name: str, options: dict[str, Any]) -> tuple[Any, Method]:
@@ -67,7 +95,7 @@ def test_outputs_gradients_counts_and_merges_equal_those_of_peft(
     with torch.no_grad():
         for mine, other in pairs:
             mine.add_(0.1 * torch.randn(mine.shape, generator=generator))
-            other.copy_(mine)
+            other.copy_(_turned(mine, other))
     outputs = [segmenter.double().encoder(IMAGES), theirs.double()(IMAGES)]
     weights = torch.randn(outputs[0].shape, dtype=torch.float64, generator=generator)
     for output in outputs:
@@ -76,7 +104,7 @@ def test_outputs_gradients_counts_and_merges_equal_those_of_peft(
     torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-9)
     for mine, other in pairs:
         assert mine.grad is not None
-        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(_turned(mine.grad, other), other.grad, rtol=1e-8, atol=1e-9)
 
     merged = theirs.merge_and_unload()
     assert method.merge("exact").extra_parameters == 0
@@ -98,6 +126,24 @@ def test_a_rotation_keeps_lengths_and_its_series_nearly_so(cayley: str) -> None:
     assert off < 1e-12 if cayley == "exact" else 1e-12 < off < 4 * skew**4
 
 
+def test_how_they_start_is_how_pefts_do() -> None:
+    """Bounds of the uniform draws, on a layer of 64 inputs; zeros elsewhere are the identity, which the contract holds."""
+    for name, factor, config in (
+        ("gralora", "gralora_A", GraloraConfig(target_modules=["qkv"])),
+        ("hira", "hira_A", HiraConfig(target_modules=["qkv"])),
+    ):
+        theirs: Any = get_peft_model(build_segmenter("tiny_timm", task="binary", image_size=64).encoder, config)
+        other = theirs.base_model.model.blocks[0].attn.qkv
+        mine: Any = _attached(name, {"rank": 32})[0].encoder.blocks[0].attn.qkv.adapters["qkv"]
+        drawn = getattr(other, factor)["default"]
+        assert mine.down.numel() == drawn.numel()
+        assert mine.down.abs().max().item() == pytest.approx(drawn.abs().max().item(), rel=0.02)
+        assert mine.down.std().item() == pytest.approx(drawn.std().item(), rel=0.06)
+    assert (
+        _attached("shira", {})[1].state()["encoder.blocks.0.attn.qkv.adapters.qkv.places"].unique().numel() == 3 * 256
+    )
+
+
 def test_slices_of_the_fused_qkv_turn_apart_and_the_rest_stays() -> None:
     segmenter, _ = _attached("oft", {"sites": "q,v"})
     layer: Any = segmenter.encoder.blocks[0].attn.qkv
@@ -109,7 +155,12 @@ def test_slices_of_the_fused_qkv_turn_apart_and_the_rest_stays() -> None:
 
 @pytest.mark.parametrize(
     ("name", "options", "word"),
-    [("oft", {"block_size": 48}, "block_size=48"), ("oft", {"block_size": 1}, "block_size=1")],
+    [
+        ("oft", {"block_size": 48}, "block_size=48"),
+        ("oft", {"block_size": 1}, "block_size=1"),
+        ("gralora", {"k": 3, "rank": 3}, "k=3"),
+        ("shira", {"rank": 49}, "rank=49"),
+    ],
 )
 def test_what_does_not_divide_is_refused_in_one_line_before_and_at_attaching(
     name: str, options: dict[str, Any], word: str

@@ -30,6 +30,10 @@ COUNTS: list[tuple[str, dict[str, Any], int, int | None]] = [
     ("fact", {"form": "tk", "rank": 32}, 126_976, 86_528),
     # d / 32 blocks of 32 · 31 / 2 a layer
     ("oft", {}, 32 * 40 * 496, 12 * 24 * 496),
+    # as LoRA of the same rank
+    ("shira", {}, 491_520, 110_592),
+    ("gralora", {}, 655_360, 147_456),
+    ("hira", {}, 491_520, 110_592),
 ]
 
 

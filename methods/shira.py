@@ -1,0 +1,54 @@
+"""SHiRA (2406.13175): y = (W + S) x + b, with S zero but at few entries of W, which are learnt; W and b are frozen.
+
+The entries are drawn at random once (the paper's SHiRA-Rand, as HF peft), as many as LoRA of the same rank has parameters, and
+start at zero, so that the start is the identity. Where they lie is a buffer that the state holds, so that it restores on any
+machine. S is part of W, so that all of it folds. Deviation: none of the paper's other masks (structured, by magnitude, gradient
+or SNIP).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from harness.methods.configs.lowrank import SHiRAConfig
+from harness.methods.linears import Change, ReweightingMethod
+
+
+class Sparse(Change):
+    """W ↦ W + S.
+
+    Args:
+        places: of the entries of S in W (rows, inputs) laid out row by row, (n,), all different.
+        rows: see `Change`.
+    """
+
+    places: Tensor
+
+    def __init__(self, *, places: Tensor, rows: Tensor | None) -> None:
+        super().__init__(rows=rows)
+        self.values = nn.Parameter(torch.zeros(len(places)))
+        self.register_buffer("places", places)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.flatten().index_add(0, self.places, self.values).view_as(weight)
+
+
+class SHiRA(ReweightingMethod):
+    """SHiRA; see the module."""
+
+    name = "shira"
+    config_class = SHiRAConfig
+    config: SHiRAConfig
+
+    def _change(self, weight: Tensor, *, rows: Tensor | None) -> Change:
+        outputs, inputs = weight.shape
+        chosen = torch.randperm(weight.numel(), generator=self.generator)[
+            : self.config.linear_parameters(inputs, outputs)
+        ]
+        return Sparse(places=chosen.sort().values.int(), rows=rows)
+
+    def own_buffers(self) -> Iterable[str]:
+        return [name for name, _ in self.segmenter.named_buffers() if name.endswith(".places")]
