@@ -41,7 +41,7 @@ class CVC612(FolderBenchmark):
     """Binary: polyp. Split rules: see the module."""
 
     name = "cvc612"
-    title = "CVC-ClinicDB"
+    title = "CVC-612"
     class_names = ("background", "polyp")
     metrics = ("s_measure", "e_mean", "e_max", "e_adaptive", "weighted_f", "mae", "iou", "dice")
     selection_metric = "s_measure"

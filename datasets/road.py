@@ -55,7 +55,7 @@ class Road(FolderBenchmark):
     """Binary: road. Official splits; tiles are carved by image. `DataOptions.road_missing_ignore` marks missing imagery as ignore."""
 
     name = "road"
-    title = "Massachusetts Roads"
+    title = "Road"
     class_names = ("background", "road")
     metrics = ("iou", "dice", "mae")
     selection_metric = "iou"

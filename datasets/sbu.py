@@ -12,7 +12,7 @@ class SBU(FolderBenchmark):
     """Binary: shadow. Official test, validation carved from train. Any mask value above 0 is shadow."""
 
     name = "sbu"
-    title = "SBU shadow"
+    title = "SBU"
     mask_rule = "nonzero"
     class_names = ("background", "shadow")
     metrics = ("ber", "iou", "mae")

@@ -8,6 +8,7 @@ Plug-in files: what they define joins the registry.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib.util
@@ -80,6 +81,10 @@ class Registry:
         """Entries of installed packages that `usable_names` found broken, with the reason."""
         for point in entry_points(group=group):
             self._entries.setdefault(canonical_spelling(point.name), point)
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether the class of a canonical name was imported already."""
+        return name in self._loaded
 
     def names(self) -> list[str]:
         return [*self._entries, *(name for name in self._loaded if name not in self._entries)]
@@ -299,6 +304,29 @@ def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:
     except Exception:  # a record is data, and a plug-in may raise anything
         return {}
     return found if len(set(found.values())) < len(found) else {}
+
+
+def title_of(benchmark: str) -> str:
+    """What tables call a benchmark; empty where it is not known here. A built-in one is not imported for this."""
+    if builtin := {**SEGMENTED, **LABELLED}.get(benchmark):
+        return _written_title(*builtin.split(":"))
+    return str(getattr(BENCHMARKS.get(benchmark), "title", "")) if BENCHMARKS.is_loaded(benchmark) else ""
+
+
+@cache
+def _written_title(module: str, name: str) -> str:
+    """``title`` as the class ``name`` of a module says it."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    classes = (
+        node for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)
+    )
+    lines = next(node.body for node in classes if node.name == name)
+    (title,) = (
+        line.value for line in lines if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "title"
+    )
+    return str(ast.literal_eval(title))
 
 
 def label_note(name: str, values: Mapping[str, Any]) -> str:

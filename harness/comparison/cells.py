@@ -414,6 +414,11 @@ class Grid:
         """Every seed that was planned for some cell."""
         return tuple(sorted({seed for cell in self.cells.values() for seed in cell.planned}))
 
+    def title_of(self, benchmark: str) -> str:
+        """What its columns call a benchmark."""
+        titles = (column.benchmark_title for column in self.columns if column.benchmark == benchmark)
+        return next(titles, benchmark_title(benchmark))
+
     @property
     def benchmarks(self) -> list[str]:
         return list(dict.fromkeys(column.benchmark for column in self.columns))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from harness.archive.schema import Run
-from harness.registry import METHODS
+from harness.registry import LABELLED, METHODS, SEGMENTED, title_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +48,8 @@ METRICS = {
     "ece": Metric(title="ECE", lower_is_better=True),
 }
 
-BENCHMARK_TITLES = {
-    "kvasir": "Kvasir-SEG",
-    "cvc612": "CVC-612",
-    "isic2017": "ISIC 2017",
-    "camo": "CAMO",
-    "sbu": "SBU",
-    "leaf": "Leaf",
-    "road": "Road",
-    "trans10k_v1": "Trans10K-v1",
-    "trans10k_v2": "Trans10K-v2",
-    "origin": "Origin of an image",
-}
+BENCHMARK_ORDER = (*SEGMENTED, *LABELLED)
+"""The papers' order."""
 
 BENCHMARK_GROUPS = {
     **dict.fromkeys(("kvasir", "cvc612", "isic2017"), "medical"),
@@ -104,24 +94,23 @@ def metric(name: str) -> Metric:
 
 
 def benchmark_title(name: str, runs: Iterable[Run] = ()) -> str:
-    """The papers' word, else what the benchmark itself says in ``runs``, else its name."""
+    """What the benchmark calls itself; of one that is not known here, what it told ``runs``; else its name."""
     told = (run.benchmark_title for run in runs if run.benchmark == name and run.benchmark_title)
-    return BENCHMARK_TITLES.get(name) or next(told, name)
+    return title_of(name) or next(told, name)
 
 
 def shown_metrics(name: str, runs: Iterable[Run], *, scored: Collection[str]) -> tuple[str, ...]:
     """What tables show of a benchmark: what the papers report, else what the benchmark itself says in ``runs``, else the
-    usual metrics, as far as records hold them."""
+    usual metrics, as far as records hold them; where none was scored, what the benchmark would have been scored by."""
     declared = next((run.benchmark_metrics for run in runs if run.benchmark == name and run.benchmark_metrics), ())
-    told = tuple(dict.fromkeys(metric for metric in declared if metric in scored))
+    told = tuple(dict.fromkeys(metric for metric in declared if metric in scored or not scored))
     usual = tuple(metric for metric in USUAL_METRICS if metric in scored)
     return PAPER_METRICS.get(name) or told or usual or tuple(sorted(scored)) or ("iou",)
 
 
 def benchmark_rank(name: str) -> tuple[int, str]:
     """Sort key: the papers' order, plug-ins after them by name."""
-    order = list(BENCHMARK_TITLES)
-    return (order.index(name) if name in order else len(order), name)
+    return (BENCHMARK_ORDER.index(name) if name in BENCHMARK_ORDER else len(BENCHMARK_ORDER), name)
 
 
 def method_rank(name: str) -> tuple[int, str]:

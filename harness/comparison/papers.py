@@ -21,7 +21,7 @@ from typing import Any
 from harness import statistics as stats
 from harness.archive.cost import CostRecord
 from harness.archive.schema import Record
-from harness.comparison.names import BENCHMARK_TITLES, METHOD_ORDER, METRICS, PAPER_METRICS
+from harness.comparison.names import BENCHMARK_ORDER, METHOD_ORDER, METRICS, PAPER_METRICS
 from harness.comparison.rules import card, each_in_words, flat, from_card
 from harness.registry import method_config
 from harness.system.errors import UsageError, did_you_mean, os_reason
@@ -210,8 +210,8 @@ def _problems_of(cell: Published, methods: tuple[str, ...]) -> list[str]:
     if cell.metric == PARAMETERS:
         if cell.benchmark or cell.split:
             found.append("a parameter count belongs to no benchmark")
-    elif cell.benchmark not in BENCHMARK_TITLES:
-        found.append(f"unknown benchmark {cell.benchmark!r}{did_you_mean(cell.benchmark, BENCHMARK_TITLES)}")
+    elif cell.benchmark not in BENCHMARK_ORDER:
+        found.append(f"unknown benchmark {cell.benchmark!r}{did_you_mean(cell.benchmark, BENCHMARK_ORDER)}")
     elif cell.metric not in METRICS:
         found.append(f"unknown metric {cell.metric!r}{did_you_mean(cell.metric, METRICS)}")
     elif cell.metric not in PAPER_METRICS[cell.benchmark]:

@@ -143,7 +143,7 @@ def _budgets(grid: Grid) -> list[str]:
         if given:
             updates_said = _updates({count: labels for count, labels in rows.items() if count != "–"})
             words = "; ".join(filter(None, (_given(given[0]), updates_said)))
-            on.setdefault(words, []).append(benchmark_title(benchmark))
+            on.setdefault(words, []).append(grid.title_of(benchmark))
     return [f"Budget on {', '.join(titles)}: {words}." for words, titles in on.items() if words]
 
 
@@ -171,7 +171,7 @@ def _missing(grid: Grid) -> str:
     gaps: dict[str, list[int]] = {}
     for cell in grid.cells.values():
         for seed, code in cell.codes.items():
-            where = f"{quoted(cell.row.label)} on {benchmark_title(cell.column.benchmark)} ({code}, seed"
+            where = f"{quoted(cell.row.label)} on {cell.column.benchmark_title} ({code}, seed"
             seeds = gaps.setdefault(where, [])
             seeds += [seed] if seed not in seeds else []
     words = [f"{where}{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})" for where, seeds in gaps.items()]
@@ -183,7 +183,7 @@ def _missing(grid: Grid) -> str:
         columns = [column for column in grid.columns if column.benchmark == benchmark]
         planned = sum(any(grid.cells[row, column].planned for column in columns) for row in grid.rows)
         if planned < len(grid.rows):
-            said.append(f"{benchmark_title(benchmark)} was planned for {planned} of {len(grid.rows)} rows")
+            said.append(f"{grid.title_of(benchmark)} was planned for {planned} of {len(grid.rows)} rows")
     return "Missing: " + "; ".join(said) + "."
 
 

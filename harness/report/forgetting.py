@@ -104,7 +104,7 @@ def _table(sheet: Sheet, records: Sequence[Record], elsewhere: Elsewhere) -> tup
         lines.append(Line.of([variant, *texts], Runs(keys=behind[variant]), method=variant))
     columns = [
         Head(
-            title=f"{benchmark_title(name)} {metric(_metric(name, records, elsewhere)).title}",
+            title=f"{benchmark_title(name, [record.run for record in records])} {metric(_metric(name, records, elsewhere)).title}",
             benchmark=name,
             metric="elsewhere",
         )

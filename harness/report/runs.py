@@ -414,7 +414,7 @@ def _in_words(record: Record) -> str:
 
 
 def _row(pair: SharedRun) -> list[str]:
-    run, title = pair.first.run, benchmark_title(pair.first.run.benchmark)
+    run, title = pair.first.run, benchmark_title(pair.first.run.benchmark, [pair.first.run])
     name = f"{run.variant}, seed {run.seed}{'' if pair.same_key else ' *'}"
     tested = [place for place in pair.differences if place[0] == "best" and place[1] != "val"]
     if not tested:

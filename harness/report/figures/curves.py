@@ -105,7 +105,7 @@ def _learning(
     _limit(axes[0], [value for mean in means.values() for value in mean.values()])
     what = f"Validation {measure.title}" if quantity == "val" else "Training loss"
     caption = (
-        f"{what} on {names.benchmark_title(benchmark)} by epoch. Thin: one seed; thick: mean over seeds; grey: means of the other rows."
+        f"{what} on {material.grid.title_of(benchmark)} by epoch. Thin: one seed; thick: mean over seeds; grey: means of the other rows."
         " Dashed: T_B, after which α learns; the number beside it is the largest drop of the validation score in points"
         f" within {WINDOW} epochs of T_B (mean over seeds; – where it was not validated twice there). {material.caption}"
     )
@@ -237,7 +237,7 @@ def _by_length(material: Material, column: Column) -> Drawing | None:
         for row, points in trained.items()
     )
     caption = (
-        f"Score on {names.benchmark_title(column.benchmark)} against the length of training. Every point is a training of its own"
+        f"Score on {column.benchmark_title} against the length of training. Every point is a training of its own"
         " whose learning rate falls to its end. Lines: means over seeds; dots: single seeds. Passes: forward and backward"
         f" passes of a batch, so a second pass for α counts. {n}. {material.caption_of(behind)}"
     )

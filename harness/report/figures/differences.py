@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.comparison.cells import Difference
-from harness.comparison.names import benchmark_title
 from harness.comparison.readings import Specification, specification_curve
 from harness.comparison.rows import Row
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
@@ -161,7 +160,7 @@ def readings(material: Material) -> list[Drawing]:
     lines = sum(len(field.levels) for field in study.readings.fields)
     figure = new_figure(PAGE, 2.4 + LINE * lines)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1.9, LINE * lines])
-    _differences(top, curve)
+    _differences(top, curve, title_of=material.grid.title_of)
     top.set_ylabel(f"points over {material.short(material.baseline)}")
     _choices(bottom, curve, study.readings)
     name_below(figure, top, most=5)
@@ -174,7 +173,7 @@ def readings(material: Material) -> list[Drawing]:
     return [Drawing(figure=figure, caption=caption)]
 
 
-def _differences(ax: Axes, curve: Sequence[Specification]) -> None:
+def _differences(ax: Axes, curve: Sequence[Specification], *, title_of: Callable[[str], str]) -> None:
     low, high = _limits(
         [difference.mean for specification in curve for difference in specification.differences.values()]
     )
@@ -183,7 +182,7 @@ def _differences(ax: Axes, curve: Sequence[Specification]) -> None:
     for number, benchmark in enumerate(benchmarks):
         shift = 0.18 * (number - (len(benchmarks) - 1) / 2)
         colour, marker = benchmark_look(benchmark)
-        ax.plot([], [], marker, color=colour, label=benchmark_title(benchmark))
+        ax.plot([], [], marker, color=colour, label=title_of(benchmark))
         for place, one in enumerate(curve):
             difference = one.differences.get(benchmark)
             if difference is None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from harness.archive.measured import BlockEvidence, EvidenceRecord
 from harness.comparison.evidence import cka_to_frozen, comparable, distance_change, frequency_change
-from harness.comparison.names import benchmark_title
 from harness.comparison.rows import Row
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
 from harness.report.figures.style import GREY, PAGE, Look, looks, new_figure, panels
@@ -143,10 +142,10 @@ def _attention(material: Material, benchmark: str, rows: list[RowEvidence]) -> D
     plot_by_block(right, rows, distance_change)
     zero(right)
     right.set_ylabel("trained − frozen (px)")
-    right.set_title(benchmark_title(benchmark), loc="left")
+    right.set_title(material.grid.title_of(benchmark), loc="left")
     name_rows(right, rows)
     caption = (
-        f"Mean attention distance on {benchmark_title(benchmark)}, in pixels of the network's input. Left: the frozen"
+        f"Mean attention distance on {material.grid.title_of(benchmark)}, in pixels of the network's input. Left: the frozen"
         " backbone of the first run, heads as dots, their mean in black, red: uniform attention over the same tokens. Right:"
         f" trained minus frozen, mean over heads. {said(rows)} {material.caption}"
     )
@@ -191,7 +190,7 @@ def _frequency(material: Material, benchmark: str, rows: list[RowEvidence]) -> D
         zero(ax)
     name_rows(right, rows)
     caption = (
-        f"Log amplitude of the features' spectrum on {benchmark_title(benchmark)}, along the diagonal, relative to frequency"
+        f"Log amplitude of the features' spectrum on {material.grid.title_of(benchmark)}, along the diagonal, relative to frequency"
         " 0, behind each block. Left: the frozen backbone of the first run, from the first block (dark) to the last (light)."
         f" Middle: what training changes behind the last block. Right: the same of the highest frequency, by block. {said(rows)}"
         f" {material.caption}"
@@ -221,7 +220,7 @@ def _alike(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawi
     plot_by_block(left, rows, cka_to_frozen)
     left.set_ylim(top=1.02)
     left.set_ylabel("CKA to the frozen block")
-    left.set_title(benchmark_title(benchmark), loc="left")
+    left.set_title(material.grid.title_of(benchmark), loc="left")
     name_rows(left, rows)
     table = [[between(row, other) for other in rows] for row in rows]
     shown = [[float("nan") if value is None else value for value in line] for line in table]
@@ -240,7 +239,7 @@ def _alike(material: Material, benchmark: str, rows: list[RowEvidence]) -> Drawi
     figure.colorbar(picture, ax=right, shrink=0.8)
     caption = (
         f"Centred kernel alignment (linear, unbiased, {rows[0].records[0].batch} images a minibatch) on"
-        f" {benchmark_title(benchmark)}. Left: each block's output to the frozen backbone's. Right: outputs of the last block"
+        f" {material.grid.title_of(benchmark)}. Left: each block's output to the frozen backbone's. Right: outputs of the last block"
         " between rows at the same seed; on the diagonal between the seeds of a row (–: one seed)."
         f" {said(rows)} {material.caption}"
     )
@@ -287,7 +286,7 @@ def _update(material: Material, benchmark: str, rows: list[RowEvidence]) -> Draw
     bar.ax.yaxis.set_major_formatter(power)
     bar.set_label("‖f − f₀‖ / ‖f₀‖")
     caption = (
-        f"Size of the update on {benchmark_title(benchmark)}: ‖f(x) − f₀(x)‖ / ‖f₀(x)‖ over the tokens x that reach a site of"
+        f"Size of the update on {material.grid.title_of(benchmark)}: ‖f(x) − f₀(x)‖ / ‖f₀(x)‖ over the tokens x that reach a site of"
         " the trained model, f₀ the frozen backbone's; block: what the whole block adds to its input. Mean over seeds. The scale is"
         f" fixed from {SMALLEST:g} to {LARGEST:g}; palest: less, or nothing. {said(rows)} {material.caption}"
     )

@@ -7,7 +7,6 @@ import statistics
 from dataclasses import dataclass, replace
 
 from harness.comparison.cells import Cell, Column, Difference, paired_difference
-from harness.comparison.names import benchmark_title
 from harness.comparison.rows import Row
 from harness.report.figures.insides import RowEvidence, block_axis, measured, power, said
 from harness.report.figures.material import Drawing, Material, NothingToDrawError
@@ -101,7 +100,7 @@ def _merged_on(material: Material, column: Column, rows: list[Merged]) -> Drawin
     left.set_xlabel("relative deviation of the logits")
     right.axvline(0, color=GREY, linewidth=0.7, zorder=0)
     right.set_xlabel(f"merged − unmerged, {column.measure.title} (points)")
-    title = benchmark_title(column.benchmark)
+    title = column.benchmark_title
     left.set_title(title, loc="left")
     for ax in (left, right):
         ax.grid(visible=True, axis="x")
@@ -147,10 +146,10 @@ def _by_block(material: Material, benchmark: str, rows: list[RowEvidence]) -> Dr
     block_axis(ax)
     ax.set_ylabel("‖merged − unmerged‖ / ‖unmerged‖")
     ax.grid(visible=True, axis="y")
-    ax.set_title(benchmark_title(benchmark), loc="left")
+    ax.set_title(material.grid.title_of(benchmark), loc="left")
     figure.legend(loc="outside right upper")
     caption = (
-        f"Deviation of every block's output when a method is merged, on {benchmark_title(benchmark)}, mean over seeds; that of"
+        f"Deviation of every block's output when a method is merged, on {material.grid.title_of(benchmark)}, mean over seeds; that of"
         f" earlier blocks is in it. The figure merging shows the scores. {said(rows)} {material.caption}"
     )
     return Drawing(part=benchmark, benchmark=benchmark, figure=figure, caption=caption)

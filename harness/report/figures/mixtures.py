@@ -60,6 +60,10 @@ class RowMixture:
     runs: tuple[Record, ...]
 
     @property
+    def benchmark_title(self) -> str:
+        return benchmark_title(self.benchmark, [record.run for record in self.runs])
+
+    @property
     def n(self) -> int:
         return len(self.operations)
 
@@ -143,7 +147,7 @@ def title(operation: str) -> str:
 def heading(mixture: RowMixture, *more: str) -> str:
     """Row, benchmark, and the code of runs whose α says nothing, in lines that fit a narrow panel."""
     codes = sorted({code for run in mixture.runs if (code := alpha_code(run, run.architecture[-1]))})
-    return f"{mixture.shown}\n" + ", ".join([benchmark_title(mixture.benchmark), *more, *codes])
+    return f"{mixture.shown}\n" + ", ".join([mixture.benchmark_title, *more, *codes])
 
 
 BAND = "#ececec"
@@ -282,7 +286,7 @@ def alpha_entropy(material: Material) -> list[Drawing]:
             ax.plot(range(1, len(line) + 1), line, color=look[mixture.row].colour, linewidth=0.5, alpha=0.5)
         length = min(map(len, lines))
         mean = [statistics.fmean(line[epoch] for line in lines) for epoch in range(length)]
-        label = f"{mixture.shown}, {benchmark_title(mixture.benchmark)}"
+        label = f"{mixture.shown}, {mixture.benchmark_title}"
         ax.plot(
             range(1, length + 1), mean,
             **{**look[mixture.row].line(), "linestyle": dash, "markersize": 3.5, "markevery": max(1, length // 8), "label": label},
@@ -325,7 +329,7 @@ def alpha_benchmarks(material: Material) -> list[Drawing]:
             for end in ends if len(ends) > 1 else ():
                 ax.plot(at, end, linestyle="none", marker="_", color=colour, markersize=4, markeredgewidth=0.7)
             means = [statistics.fmean(end[number] for end in ends) for number in range(len(operations))]
-            label = benchmark_title(mixture.benchmark)
+            label = mixture.benchmark_title
             ax.plot(at, means, linestyle="none", marker=marker, color=colour, label=label)
         ax.axhline(1 / len(operations), color="#8a8a8a", linewidth=0.7, zorder=0)
         for null in dict.fromkeys(null for mixture in of_row for null in nulls(mixture)):

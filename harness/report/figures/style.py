@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.comparison.names import BENCHMARK_TITLES
+from harness.comparison.names import BENCHMARK_ORDER
 from harness.comparison.rows import Row
 from harness.registry import METHODS
 
@@ -90,8 +90,7 @@ def looks(rows: Sequence[Row]) -> dict[Row, Look]:
 
 def benchmark_look(benchmark: str) -> tuple[str, str]:
     """Colour and marker, the same in every figure; benchmarks of others share the last."""
-    known = list(BENCHMARK_TITLES)
-    rank = known.index(benchmark) if benchmark in known else -1
+    rank = BENCHMARK_ORDER.index(benchmark) if benchmark in BENCHMARK_ORDER else -1
     return SHADES[rank % len(SHADES)], MARKERS[rank % len(SHADES)]
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from harness.cli.records import main
 from harness.comparison.judging import judge, seeds_in_words, seeds_to_settle
-from harness.comparison.names import BENCHMARK_TITLES
+from harness.comparison.names import BENCHMARK_ORDER
 from harness.comparison.papers import (
     PARAMETERS,
     Papers,
@@ -293,7 +293,7 @@ def test_the_committed_setups_name_real_cards_backbones_and_benchmarks() -> None
         assert card_rules(setup.card, "kvasir") is not None
         assert setup.backbone in backbone_names()
         assert setup.checkpoint.startswith("sha256-")
-        assert setup.test_images.keys() <= set(BENCHMARK_TITLES)
+        assert setup.test_images.keys() <= set(BENCHMARK_ORDER)
 
 
 def test_a_failed_seed_gets_no_number_beside_the_paper() -> None:

@@ -14,7 +14,7 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.claims import main
 from harness.comparison.evidence import cka_to_frozen, mean_change
-from harness.comparison.names import BENCHMARK_TITLES
+from harness.comparison.names import benchmark_title
 
 ROOT = Path(__file__).parents[3]
 NUMBERS: dict[str, Callable[[EvidenceRecord, Record], str]] = {
@@ -34,7 +34,7 @@ def test_the_table_is_what_the_records_give():
         one, record = evidence.find(path.stem), store.find(path.stem)
         assert one is not None
         assert record is not None, f"{path.name} stands beside no record"
-        found[BENCHMARK_TITLES[record.run.benchmark], record.run.method, record.run.seed] = (one, record)
+        found[benchmark_title(record.run.benchmark), record.run.method, record.run.seed] = (one, record)
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8").partition("| benchmark |")[2]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if ", seeds " in line]
     assert len(rows) == 3 * len(NUMBERS)

@@ -20,6 +20,8 @@ from harness.archive.files import sealed
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore
 from harness.cli.tables import main
+from harness.comparison.names import benchmark_title
+from harness.registry import BENCHMARKS, LABELLED, SEGMENTED
 from harness.report.pages import pages_below
 from harness.report.score_tables import NOT_PLANNED
 from harness.studies import study_from_dict
@@ -736,3 +738,22 @@ def test_a_metric_that_no_record_holds_is_refused(tmp_path: Path) -> None:
     assert pages_below(Archive(tmp_path), metrics=["s_measure"]).content
     with pytest.raises(UsageError, match="ber"):
         pages_below(Archive(tmp_path), metrics=["ber"])
+
+
+def test_a_benchmark_is_called_by_its_own_title_everywhere_and_imported_for_it_nowhere() -> None:
+    for name in (*SEGMENTED, *LABELLED):
+        assert benchmark_title(name) == BENCHMARKS.get(name).title
+    older = record(benchmark="cvc612", benchmark_title="CVC-ClinicDB")
+    foreign = record(benchmark="cells", benchmark_title="Cells of a plug-in")
+    assert benchmark_title("cvc612", [older.run]) == "CVC-612"
+    page = render(
+        [record(method=method, benchmark="cells", benchmark_title="Cells of a plug-in") for method in ("lora", "full")]
+    )
+    assert "Cells of a plug-in Sα ↑" in page
+    assert "Sα on cells" not in page
+    assert benchmark_title("cells", [foreign.run]) == "Cells of a plug-in"
+
+
+def test_a_benchmark_whose_runs_all_drew_nothing_is_headed_by_what_it_would_be_scored_by() -> None:
+    blank = record(benchmark="organs", code="BLANK", scores={}, benchmark_metrics=["miou", "accuracy"])
+    assert rows(render([blank]))["method"][0] == "organs mIoU ↑"
