@@ -25,11 +25,17 @@ PAGE_LENGTH = 9.7
 
 GREY = "#8a8a8a"
 PALETTE = (
+    "#b3b3b3",
     *("#1b1b1b", "#7f7f7f", "#b07aa1", "#9c755f", "#edc948", "#59a14f", "#76b7b2"),
     *("#4e79a7", "#8cb6d9", "#f28e2b", "#bc8f20", "#8c2d8f", "#d62728", "#0b6e4f"),
     *("#e377c2", "#17becf", "#98bf3c", "#5b3a29", "#1a3a8f"),
+    *("#ff9896", "#aec7e8", "#c49c94", "#dbdb8d"),
 )
-MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "h", "*", "d", "8", "H", "1", "2", "3", "4")
+"""By a method's place in the registry; what a method looks like stays when others join, so that figures stay comparable."""
+MARKERS = (
+    *("x", "o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "h"),
+    *("*", "d", "8", "H", "1", "2", "3", "4", "+", "|", "_", "."),
+)
 SHADES = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#d62728", "#1b1b1b")
 """One a benchmark, in the papers' order."""
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (2, 1)))
@@ -91,7 +97,7 @@ def looks(rows: Sequence[Row]) -> dict[Row, Look]:
 def benchmark_look(benchmark: str) -> tuple[str, str]:
     """Colour and marker, the same in every figure; benchmarks of others share the last."""
     rank = BENCHMARK_ORDER.index(benchmark) if benchmark in BENCHMARK_ORDER else -1
-    return SHADES[rank % len(SHADES)], MARKERS[rank % len(SHADES)]
+    return SHADES[rank % len(SHADES)], MARKERS[1 + rank % len(SHADES)]
 
 
 @contextmanager
