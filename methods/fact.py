@@ -132,14 +132,17 @@ class FacT(Method):
     def _factored(
         self, place: BlockSite, module: str, names: Sequence[str], *, factors: Factors, squares: int
     ) -> FactoredLinear:
-        base, dim, rank = place.get(module), place.dim, self.config.rank
+        base, rank = place.get(module), self.config.rank
         if not isinstance(base, nn.Linear):
             raise MethodError(
                 f"fact adapts linear layers, and {module} of block {place.index} is a {type(base).__name__}"
             )
+        dim = place.entering if module == "qkv" else place.dim
         outputs = torch.arange(base.out_features).view(-1, dim)
         if module == "qkv":
-            outputs = torch.stack([place.outputs(part) for part in ([*SLICES] if names == ["qkv"] else names)])
+            outputs = torch.cat([place.outputs(part) for part in ([*SLICES] if names == ["qkv"] else names)]).view(
+                -1, dim
+            )
         parts = len(outputs) * (base.in_features // dim)
         if self.config.form == "tt":
             # The MLP's second layer reads all of its parts at once, so that its fan in is theirs together.

@@ -57,8 +57,8 @@ class VPT(Method):
         patch = segmenter.encoder.shape.patch
         for place in block_sites(segmenter.encoder, self.config.blocks):
             norm = place.get("norm1")
-            bound = math.sqrt(6 / (3 * patch**2 + place.dim))
-            prompts = (2 * torch.rand(self.config.tokens, place.dim, generator=self.generator) - 1) * bound
+            bound = math.sqrt(6 / (3 * patch**2 + place.entering))
+            prompts = (2 * torch.rand(self.config.tokens, place.entering, generator=self.generator) - 1) * bound
             prompts = prompts.to(next(norm.parameters()).device)
             attn = place.block.get_submodule("attn")
             prompted = PromptedAttention(attn, norm=norm, prompts=prompts, over_maps=place.layout.kind == "map")

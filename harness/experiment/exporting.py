@@ -28,11 +28,12 @@ from harness.methods.base import MergeMode, MergeReport, Method
 from harness.methods.parts.merging import Affine, AffineUpdate
 from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone
+from harness.models.checkpoint import read_tensors
 from harness.models.hf_names import MODELS, hf_name
-from harness.models.original_sam import sam_state_dict
+from harness.models.original_sam import SAM_ENCODERS, sam_state_dict
+from harness.models.sam2 import is_memory
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
-from harness.models.tiny_vit import TinyViTEncoder
 from harness.planning.data import data_options
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
@@ -237,6 +238,10 @@ def how_to_load(run: Run, form: Form, out: str) -> str:
         return f"load with segment_anything.sam_model_registry[{run.backbone!r}](checkpoint={out!r})"
     if backbone(run.backbone).shape.stem:
         return "load with MobileSAM's own sam_model_registry['vit_t'], or with --checkpoint here"
+    if backbone(run.backbone).shape.pyramid:
+        if not run.checkpoint:
+            return "load with --checkpoint here; it lacks the memory that sam2's own build_sam2 asks for"
+        return f"load with sam2.build_sam.build_sam2(CONFIG, {out!r}), or with --checkpoint here"
     return (
         f"positions fitted to {side} px; load with harness.models.original_sam.plain_sam({run.backbone!r}, image_size={side}); "
         f"segment_anything's registry takes {', '.join(REGISTRY)} at {REGISTRY_SIZE} px only"
@@ -279,7 +284,7 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
         report = _merge(method, request, train=train, held_out=held_out)
     tell("writing")
     if request.form == "sam":
-        _write(request, run, _plain_state(segmenter, method, request.merge))
+        _write(request, run, _plain_state(segmenter, method, request.merge) | _memory(request, run))
     elif request.form == "adapter":
         _write(request, run, trained.state)
     return Exported(
@@ -343,7 +348,7 @@ def _random_images(run: Run) -> Tensor:
 
 def _require_sam(segmenter: Segmenter, run: Run, *, form: Form) -> SAMSegmenter:
     """Refuse before the work of a merge what cannot become a SAM checkpoint after it."""
-    if not isinstance(segmenter.encoder, SAMEncoder | TinyViTEncoder):
+    if not isinstance(segmenter.encoder, SAM_ENCODERS):
         raise UsageError(f"{run.backbone} is no SAM backbone and cannot become a SAM checkpoint; use --adapter-only")
     if form == "peft" and not isinstance(segmenter.encoder, SAMEncoder):
         raise UsageError(
@@ -385,6 +390,13 @@ def _plain_state(segmenter: Segmenter, method: Method, mode: MergeMode) -> dict[
         ) from error
 
 
+def _memory(request: Export, run: Run) -> dict[str, Tensor]:
+    """SAM 2's memory as the run's checkpoint has it: no image passed it, and Meta's own code loads no file without."""
+    if request.checkpoint is None or not backbone(run.backbone).shape.pyramid:
+        return {}
+    return {name: tensor for name, tensor in read_tensors(request.checkpoint).items() if is_memory(name)}
+
+
 def _metadata(run: Run) -> str:
     return json.dumps({"run": asdict(run)}, sort_keys=True)
 
@@ -396,7 +408,7 @@ def _write(request: Export, run: Run, content: Mapping[str, Tensor]) -> None:
         if request.form == "adapter":
             path.write_bytes(save(tensors, {METADATA: _metadata(run)}))
         else:
-            torch.save(tensors, path)
+            torch.save({"model": tensors} if backbone(run.backbone).shape.pyramid else tensors, path)
 
     try:
         if request.card:

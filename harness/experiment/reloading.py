@@ -92,8 +92,9 @@ def print_difference(order: str) -> None:
 @torch.no_grad()
 def sam_masks(run: Run, file: Path, images: Tensor) -> Tensor:
     """Low-resolution mask logits (B, 1, h, w) of segment_anything's own modules, loaded strictly from ``file``; of ours for
-    MobileSAM."""
-    if backbone(run.backbone).shape.stem:
+    MobileSAM and SAM 2."""
+    shape = backbone(run.backbone).shape
+    if shape.stem or shape.pyramid:
         side = from_rules(run.rules).image_size
         return mask_logits(build_segmenter(run.backbone, task="binary", checkpoint=file, image_size=side), images)
     if in_registry(run):

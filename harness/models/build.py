@@ -27,7 +27,8 @@ from harness.models.dinov3_encoder import DINOv3Encoder
 from harness.models.known import Backbone
 from harness.models.mask2former import Mask2FormerDecoder
 from harness.models.mask_decoder import BatchedMaskDecoder, plain_mask_decoder
-from harness.models.original_sam import DECODER, ENCODER, PROMPTS, prompt_encoder_of
+from harness.models.original_sam import DECODER, ENCODER, PROMPTS, SAM_ENCODERS, prompt_encoder_of, published
+from harness.models.sam2 import PlainSAM2Decoder, SAM2Encoder, SAM2MaskDecoder, is_memory
 from harness.models.sam3_encoder import SAM3Encoder, trunk_state
 from harness.models.sam_encoder import SAMEncoder, resize_state
 from harness.models.segmenter import DenseSegmenter, QuerySegmenter, SAMSegmenter, Segmenter
@@ -104,7 +105,8 @@ def build_segmenter(
         return DenseSegmenter(encoder=encoder, decoder=dense, binary=task == "binary")
     tokens = mask_tokens if task == "multiclass" else 1
     with seeded(head_seed + 1):
-        mask_decoder = BatchedMaskDecoder(plain_decoder, mask_tokens=tokens, spare_tokens=spare_tokens == "intended")
+        kind = SAM2MaskDecoder if isinstance(plain_decoder, PlainSAM2Decoder) else BatchedMaskDecoder
+        mask_decoder = kind(plain_decoder, mask_tokens=tokens, spare_tokens=spare_tokens == "intended")
         if tokens > 1:
             with torch.no_grad():
                 mask_decoder.mask_tokens.add_(_TOKEN_NOISE * torch.randn_like(mask_decoder.mask_tokens))
@@ -170,11 +172,12 @@ def _parts(wanted: _Wanted) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.M
 
 def _sam_parts(wanted: _Wanted) -> tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]:
     entry, shape, checkpoint = wanted.entry, wanted.shape, wanted.checkpoint
-    kind = TinyViTEncoder if shape.stem else SAMEncoder
+    kind = TinyViTEncoder if shape.stem else SAM2Encoder if shape.pyramid else SAMEncoder
+    plain = PlainSAM2Decoder if entry.decoder.finer_maps else plain_mask_decoder
 
-    def build() -> tuple[SAMEncoder | TinyViTEncoder, PromptEncoder, MaskDecoder]:
+    def build() -> tuple[SAM_ENCODERS, PromptEncoder, MaskDecoder]:
         encoder = kind(shape, fused=wanted.fused, activation_checkpointing=wanted.recompute)
-        return encoder, prompt_encoder_of(entry, shape), plain_mask_decoder(entry.decoder)
+        return encoder, prompt_encoder_of(entry, shape), plain(entry.decoder)
 
     if checkpoint is None:
         with seeded(wanted.seed):
@@ -184,13 +187,14 @@ def _sam_parts(wanted: _Wanted) -> tuple[nn.Module, PromptEncoder, MaskDecoder, 
     with torch.device("meta"):  # a ViT-H need not be filled with random numbers first
         encoder, prompts, decoder = build()
     found = wanted.read(checkpoint)
+    if shape.pyramid:
+        found = {key: tensor for key, tensor in found.items() if not is_memory(key)}
     inside = {key.removeprefix(ENCODER): tensor for key, tensor in found.items() if key.startswith(ENCODER)}
     found = {**found, **{ENCODER + key: tensor for key, tensor in resize_state(inside, shape).items()}}
     unused = {ENCODER + key for key in encoder.unused()}
     found = {key: tensor for key, tensor in found.items() if key not in unused}
     parts = ((ENCODER, encoder), (PROMPTS, prompts), (DECODER, decoder))
-    names = {module: {key: prefix + key for key in module.state_dict()} for prefix, module in parts}
-    names[encoder] = {key: ENCODER + encoder.published(key) for key in names[encoder]}
+    names = {module: {key: published(encoder, part, key) for key in module.state_dict()} for part, module in parts}
     expected = {names[module][key]: tensor for module in names for key, tensor in module.state_dict().items()}
     require_match(found, expected, path=checkpoint, backbone=entry.name)
     for module, own in names.items():
@@ -244,5 +248,5 @@ def _vit_state(entry: Backbone) -> dict[str, Tensor]:
 def _random_positions(encoder: nn.Module) -> None:
     """segment_anything starts position tables at zero; a random encoder needs places to tell apart."""
     for name, parameter in encoder.named_parameters():
-        if name == "pos_embed" or ".rel_pos_" in name or name.endswith(".attention_biases"):
+        if name.startswith("pos_embed") or ".rel_pos_" in name or name.endswith(".attention_biases"):
             nn.init.normal_(parameter, std=_POSITION_STD)

@@ -22,6 +22,7 @@ class DecoderShape:
         heads: attention heads of the two-way transformer.
         depth: its layers.
         mask_channels: channels of the prompt encoder's mask branch.
+        finer_maps: SAM 2's: it reads two finer maps, scores whether there is an object, and stands for "no memory".
     """
 
     dim: int = 256
@@ -29,6 +30,7 @@ class DecoderShape:
     heads: int = 8
     depth: int = 2
     mask_channels: int = 16
+    finer_maps: bool = False
 
     @property
     def hypernetwork(self) -> int:
@@ -53,7 +55,8 @@ class DecoderShape:
         upscaling = 4 * self.dim * quarter + quarter + 2 * quarter + 4 * quarter * eighth + eighth
         tokens = (1 + (mask_tokens if task == "multiclass" else 1)) * self.dim
         head = _linear(self.dim, num_classes + 1) if task == "multiclass" else 0
-        return transformer + upscaling + tokens + self.hypernetwork + head
+        finer = _linear(self.dim, quarter) + _linear(self.dim, eighth) + self.dim if self.finer_maps else 0
+        return transformer + upscaling + tokens + self.hypernetwork + head + finer
 
     @property
     def frozen(self) -> int:
@@ -70,7 +73,8 @@ class DecoderShape:
             + 2 * self.mask_channels
         )
         prompts = 6 * self.dim + masks + _linear(self.mask_channels, self.dim)
-        return SPARE_TOKENS * (self.hypernetwork + self.dim) + iou_head + prompts
+        score = 2 * _linear(self.dim, self.dim) + _linear(self.dim, 1) + self.dim if self.finer_maps else 0
+        return SPARE_TOKENS * (self.hypernetwork + self.dim) + iou_head + prompts + score
 
 
 def _linear(inputs: int, outputs: int) -> int:

@@ -3,7 +3,8 @@
 ``vit_b``, ``vit_l`` and ``vit_h`` carry the numbers of segment_anything's own builders (2304.02643), ``sam3`` those of
 facebookresearch/sam3. ``tiny`` is a SAM small enough for tests and demos, with everything the large ones have: windows that
 need padding, global blocks, relative positions. ``mobile_sam`` is MobileSAM (2306.14289), TinyViT under SAM's own neck and
-decoder. ``tiny_timm``, ``tiny_dinov3``, ``tiny_sam3`` and ``tiny_mobile_sam`` are as small as ``tiny``.
+decoder. ``sam2_hiera_*`` carry the numbers of facebookresearch/sam2's configurations of SAM 2.1 (2408.00714). ``tiny_timm``,
+``tiny_dinov3``, ``tiny_sam3``, ``tiny_mobile_sam`` and ``tiny_sam2`` are as small as ``tiny``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ RENAMED = {"vit_t": "tiny", "vit_t_timm": "tiny_timm", "vit_t_dinov3": "tiny_din
 _SAM_DECODER = DecoderShape()
 RGB = tuple[float, float, float]
 IMAGENET: tuple[RGB, RGB] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation of RGB in [0, 1] that SAM, MobileSAM, DINOv2 and DINOv3 were trained with."""
+"""Mean and standard deviation of RGB in [0, 1] that SAM, SAM 2, MobileSAM, DINOv2 and DINOv3 were trained with."""
 HALF: tuple[RGB, RGB] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 """The same of SAM 3 and of timm's ``vit_*_patch16_*`` (augreg)."""
 
@@ -70,6 +71,7 @@ _SAM_3 = BackboneShape(
     pre_norm=True,
 )
 _TINY_DECODER = DecoderShape(dim=64, mlp_dim=128, heads=4)
+_SAM2_DECODER = DecoderShape(finer_maps=True)
 _WIDTHS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
 
 
@@ -116,6 +118,49 @@ def _tiny_vit(*, stem: int, stages: Sequence[tuple[int, int, int, int, int]], ne
         learnt_positions=0,
         qkv_by_head=True,
     )
+
+
+def _hiera(
+    *, dim: int, heads: int, depths: Sequence[int], windows: Sequence[int], global_blocks: Sequence[int], coarse: int
+) -> BackboneShape:
+    """Hiera (2306.00989) as SAM 2 has it: each stage twice as wide as the one before, on a map half as fine.
+
+    Args:
+        dim, heads: of the first stage.
+        depths, windows: of the stages; the first block of each has the window of the stage before.
+        coarse: side of the learnt map of positions.
+    """
+    blocks: list[BlockShape] = []
+    for stage, depth in enumerate(depths):
+        width = dim << stage
+        own = BlockShape(dim=width, heads=heads << stage, mlp_dim=4 * width, window=windows[stage], scale=8 >> stage)
+        begins = replace(own, inputs=width // 2, pool=2, window=windows[stage - 1]) if blocks else own
+        blocks += [begins, *[own] * (depth - 1)]
+    return BackboneShape(
+        blocks=tuple(replace(b, window=0) if index in global_blocks else b for index, b in enumerate(blocks)),
+        patch=32,
+        patch_kernel=7,
+        neck_dim=256,
+        prefix_tokens=0,
+        image_size=1024,
+        relative_positions="",
+        learnt_positions=coarse**2 + windows[0] ** 2,
+        pyramid=True,
+    )
+
+
+def _sam2(
+    size: str,
+    *,
+    depths: Sequence[int],
+    global_blocks: Sequence[int],
+    dim: int = 96,
+    heads: int = 1,
+    windows: Sequence[int] = (8, 4, 14, 7),
+    coarse: int = 7,
+) -> Backbone:
+    shape = _hiera(dim=dim, heads=heads, depths=depths, windows=windows, global_blocks=global_blocks, coarse=coarse)
+    return Backbone(name=f"sam2_hiera_{size}", shape=shape, decoder=_SAM2_DECODER)
 
 
 def _timm(
@@ -170,6 +215,8 @@ def known_backbones() -> dict[str, Backbone]:
     )
     mobile = _tiny_vit(stem=64, stages=((128, 2, 4, 7, 2), (160, 6, 5, 14, 1), (320, 2, 10, 7, 1)), neck_dim=256)
     tiny_mobile = _tiny_vit(stem=16, stages=((32, 1, 1, 3, 2), (48, 2, 3, 3, 1), (64, 1, 2, 5, 1)), neck_dim=64)
+    # Windows that their maps do not divide, a global block, and a block with windows that does not pool.
+    tiny_hiera = _hiera(dim=16, heads=1, depths=(1, 2, 2, 1), windows=(8, 6, 6, 3), global_blocks=(4,), coarse=3)
     test_vit = _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160, pixels=HALF)
     entries = [
         Backbone(name="tiny", shape=tiny_sam, decoder=_TINY_DECODER),
@@ -197,6 +244,22 @@ def known_backbones() -> dict[str, Backbone]:
         Backbone(name="sam3", shape=_SAM_3, pixels=HALF),
         Backbone(name="mobile_sam", shape=mobile),
         Backbone(name="tiny_mobile_sam", shape=replace(tiny_mobile, image_size=128), decoder=_TINY_DECODER),
+        _sam2("tiny", depths=(1, 2, 7, 2), global_blocks=(5, 7, 9)),
+        _sam2("small", depths=(1, 2, 11, 2), global_blocks=(7, 10, 13)),
+        _sam2("base_plus", dim=112, heads=2, depths=(2, 3, 16, 3), global_blocks=(12, 16, 20), coarse=14),
+        _sam2(
+            "large",
+            dim=144,
+            heads=2,
+            depths=(2, 6, 36, 4),
+            windows=(8, 4, 16, 8),
+            global_blocks=(23, 33, 43),
+        ),
+        Backbone(
+            name="tiny_sam2",
+            shape=replace(tiny_hiera, image_size=128, neck_dim=64),
+            decoder=replace(_TINY_DECODER, finer_maps=True),
+        ),
     ]
     for width, (dim, depth, heads) in _WIDTHS.items():
         for size in (224, 384):

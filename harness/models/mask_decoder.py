@@ -8,7 +8,8 @@ deletes tokens 1-3 (quirk 14, ``spare_tokens=False``), which changes what token 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 from segment_anything.modeling import TwoWayTransformer
@@ -17,21 +18,24 @@ from torch import Tensor, nn
 
 from harness.models.decoder_shape import SPARE_TOKENS, DecoderShape
 
-_FROZEN = ("spare_tokens", "spare_hypernetworks", "iou_prediction_head")
-
 
 def plain_mask_decoder(shape: DecoderShape) -> MaskDecoder:
     """segment_anything's mask decoder with the numbers of ``shape``."""
+    return MaskDecoder(**decoder_parts(shape))
+
+
+def decoder_parts(shape: DecoderShape) -> dict[str, Any]:
+    """What segment_anything's mask decoder with the numbers of ``shape`` is made of."""
     transformer = TwoWayTransformer(
         depth=shape.depth, embedding_dim=shape.dim, mlp_dim=shape.mlp_dim, num_heads=shape.heads
     )
-    return MaskDecoder(
-        num_multimask_outputs=SPARE_TOKENS,
-        transformer=transformer,
-        transformer_dim=shape.dim,
-        iou_head_depth=3,
-        iou_head_hidden_dim=shape.dim,
-    )
+    return {
+        "num_multimask_outputs": SPARE_TOKENS,
+        "transformer": transformer,
+        "transformer_dim": shape.dim,
+        "iou_head_depth": 3,
+        "iou_head_hidden_dim": shape.dim,
+    }
 
 
 class BatchedMaskDecoder(nn.Module):
@@ -42,6 +46,9 @@ class BatchedMaskDecoder(nn.Module):
         mask_tokens: K; further tokens start as copies of token 0, and share its hypernetwork MLP.
         spare_tokens: whether tokens 1-3 take part; they are kept in either case.
     """
+
+    frozen_parts: ClassVar[tuple[str, ...]] = ("spare_tokens", "spare_hypernetworks", "iou_prediction_head")
+    """Beginnings of the names of what no method trains."""
 
     def __init__(self, plain: MaskDecoder, *, mask_tokens: int, spare_tokens: bool = True) -> None:
         super().__init__()
@@ -68,25 +75,39 @@ class BatchedMaskDecoder(nn.Module):
             dense_prompt: (1, D, 1, 1), SAM's "no mask" embedding.
             sparse_prompt: (B, n, D), tokens of a box or of points; None without a prompt.
         """
+        embedding, *finer = self.maps(embedding)
         batch, dim, height, width = embedding.shape
         spare = [self.spare_tokens] if self.attends_to_spare_tokens else []
-        tokens = torch.cat([self.iou_token.weight, self.mask_tokens, *spare]).expand(batch, -1, -1)
+        leading = self.leading_tokens()
+        tokens = torch.cat([*leading, self.mask_tokens, *spare]).expand(batch, -1, -1)
         if sparse_prompt is not None:
             tokens = torch.cat([tokens, sparse_prompt], dim=1)
         attended, image = self.transformer(embedding + dense_prompt, positions.expand(batch, -1, -1, -1), tokens)
-        masks = attended[:, 1 : 1 + len(self.mask_tokens)]
-        upscaled = self.output_upscaling(image.transpose(1, 2).reshape(batch, dim, height, width))
+        masks = attended[:, len(leading) : len(leading) + len(self.mask_tokens)]
+        upscaled = self.upscaled(image.transpose(1, 2).reshape(batch, dim, height, width), finer)
         logits = torch.einsum("bkc,bchw->bkhw", self.hypernetwork(masks), upscaled)
         return logits, masks
 
+    def maps(self, embedding: Tensor) -> list[Tensor]:
+        """What the encoder gives as the map (B, D, h, w) that tokens attend to, and finer ones for `upscaled`, if any."""
+        return [embedding]
+
+    def leading_tokens(self) -> list[Tensor]:
+        """What stands in front of the mask tokens, (1, D) each."""
+        return [self.iou_token.weight]
+
+    def upscaled(self, image: Tensor, finer: Sequence[Tensor]) -> Tensor:
+        """The attended map (B, D, h, w) at four times its resolution, (B, D / 8, 4h, 4w)."""
+        return self.output_upscaling(image)
+
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What training a segmenter without prompts changes."""
-        return ((name, p) for name, p in self.named_parameters() if name.partition(".")[0] not in _FROZEN)
+        return ((name, p) for name, p in self.named_parameters() if name.partition(".")[0] not in self.frozen_parts)
 
     def used_linears(self) -> list[str]:
         """Names of the linear layers behind the masks: two-way transformer and hypernetwork MLP of token 0."""
         linears = (name for name, module in self.named_modules() if isinstance(module, nn.Linear))
-        return [name for name in linears if name.partition(".")[0] not in _FROZEN]
+        return [name for name in linears if name.partition(".")[0] not in self.frozen_parts]
 
     def plain_state(self) -> dict[str, Tensor]:
         """The tensors under segment_anything's names; needs K = 1."""

@@ -10,12 +10,22 @@ from harness.methods.parts.placement import BackboneShape
 from harness.models.catalog import backbone, backbone_shape
 from harness.models.known import Backbone
 from harness.models.mask_decoder import plain_mask_decoder
+from harness.models.sam2 import SAM2Encoder, published_beside
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
 from harness.models.tiny_vit import TinyViTEncoder
 
 ENCODER, PROMPTS, DECODER = "image_encoder.", "prompt_encoder.", "mask_decoder."
 """Beginnings of the names in a checkpoint of SAM."""
+SAM_ENCODERS = SAMEncoder | TinyViTEncoder | SAM2Encoder
+"""Encoders that a published checkpoint holds together with their prompt encoder and mask decoder."""
+
+
+def published(encoder: SAM_ENCODERS, part: str, name: str) -> str:
+    """The full name that tensor ``name`` of ``part`` (one of the beginnings above) has in checkpoints of the encoder's family."""
+    if part == ENCODER:
+        return part + encoder.published(name)
+    return published_beside(part + name) if isinstance(encoder, SAM2Encoder) else part + name
 
 
 def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
@@ -48,13 +58,13 @@ def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
 
 def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
     """The segmenter under segment_anything's names, complete: loads strictly into `plain_sam` at the segmenter's
-    image size; one of MobileSAM under that's, into its own modules.
+    image size; one of MobileSAM or SAM 2 under that's, into its own modules (of SAM 2 without the memory).
 
     Raises:
         ValueError: a timm encoder, a class head, K > 1 mask tokens, a decoder without SAM's spare tokens, or parts of a
             method that is not merged, none of which a plain SAM can hold.
     """
-    if not isinstance(segmenter.encoder, SAMEncoder | TinyViTEncoder):
+    if not isinstance(segmenter.encoder, SAM_ENCODERS):
         raise ValueError("only SAM's own backbones save as a SAM checkpoint")
     assert isinstance(segmenter, SAMSegmenter)  # no other decoder stands on SAM's encoder
     if segmenter.head is not None or len(segmenter.mask_decoder.mask_tokens) > 1:
@@ -71,16 +81,18 @@ def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
     if foreign := sorted(encoder.keys() ^ plain.state_dict().keys()):
         raise ValueError(f"the encoder still holds parts of a method, such as {foreign[0]}; merge it first")
     parts = (
-        (ENCODER, {plain.published(name): tensor for name, tensor in encoder.items()} | segmenter.encoder.unused()),
+        (ENCODER, encoder),
         (PROMPTS, segmenter.prompt_encoder.state_dict()),
         (DECODER, segmenter.mask_decoder.plain_state()),
     )
-    return {prefix + key: tensor.detach().clone() for prefix, state in parts for key, tensor in state.items()}
+    named = {published(plain, part, key): tensor for part, state in parts for key, tensor in state.items()}
+    named |= {ENCODER + key: tensor for key, tensor in segmenter.encoder.unused().items()}
+    return {key: tensor.detach().clone() for key, tensor in named.items()}
 
 
 def prompt_encoder_of(entry: Backbone, shape: BackboneShape) -> PromptEncoder:
     """segment_anything's, for the image size of ``shape``."""
-    side = shape.image_size // shape.patch
+    side = shape.image_size // shape.embedding_patch
     return PromptEncoder(
         embed_dim=entry.decoder.dim,
         image_embedding_size=(side, side),

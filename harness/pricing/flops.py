@@ -9,6 +9,7 @@ import functools
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from harness.archive.schema import Run
 from harness.methods.configs import MethodConfig, PlacedConfig
@@ -25,20 +26,25 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> list[float]:
     """Of one image: the patch embedding, then every block, then the neck that SAM's decoder reads."""
     side = image_size // shape.patch
-    embed = convolutions_flops(shape.stem, side=image_size) or 2.0 * side * side * 3 * shape.patch**2 * shape.dim
+    first = side * shape.blocks[0].scale * shape.blocks[0].pool
+    embed = convolutions_flops(shape.stem, side=image_size) or 2.0 * first * first * shape.projection_taps
     blocks = []
     for block in shape.blocks:
         own = side * block.scale
         tokens = own * own + shape.prefix_tokens
-        attended, span = tokens, tokens
+        entering = own * block.pool
+        attended = span = entering * entering + shape.prefix_tokens
         if block.window:
-            attended, span = (-(-own // block.window) * block.window) ** 2, block.window**2
-        attention = 2.0 * attended * 4 * block.dim**2 + 4.0 * attended * span * block.dim
+            attended, span = (-(-entering // block.window) * block.window) ** 2, block.window**2
+        queries = attended / block.pool**2
+        projected = 2.0 * (attended * 3 * block.entering * block.dim + queries * block.dim**2)
+        attention = projected + 4.0 * queries * span * block.dim + 2.0 * entering**2 * block.inputs * block.dim
         before = own * math.prod(one.stride for one in block.downsampling)
         convolved = convolutions_flops(block.convolutions, side=before)
         blocks.append(convolved + attention + 2.0 * tokens * 2 * block.dim * block.mlp_dim)
-    neck = shape.neck_dim or DECODER_DIM
-    return [embed, *blocks, 2.0 * side * side * (shape.dim * neck + 9 * neck**2) if decoder == "sam" else 0.0]
+    taps = shape.neck_taps if shape.neck_dim else replace(shape, neck_dim=DECODER_DIM).neck_taps
+    neck = sum(2.0 * (side * scale) ** 2 * weights for weights, scale in taps)
+    return [embed, *blocks, neck if decoder == "sam" else 0.0]
 
 
 def convolutions_flops(convolutions: Iterable[NormedConvolution], *, side: int) -> float:
@@ -53,12 +59,13 @@ def convolutions_flops(convolutions: Iterable[NormedConvolution], *, side: int) 
 def decoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> float:
     """Of one image, the image side of the two-way transformer and the upscaling; the few output tokens cost nothing.
     Of Segmenter's decoders see `dense_flops`."""
-    side, dim = image_size // shape.patch, shape.neck_dim or DECODER_DIM
+    side, dim = image_size // shape.embedding_patch, shape.neck_dim or DECODER_DIM
     if decoder != "sam":
         return dense_flops(decoder, dim=shape.dim, tokens=side * side)
     layers = 2.0 * side * side * dim * (dim // 2) * (4 * 2 + 2)
     upscaling = 2.0 * side * side * (4 * dim * (dim // 4) + 16 * (dim // 4) * (dim // 8))
-    return layers + upscaling
+    finer = 2.0 * side * side * dim * (4 * (dim // 4) + 16 * (dim // 8)) if shape.pyramid else 0.0
+    return layers + upscaling + finer
 
 
 def step_flops(run: Run, shape: BackboneShape) -> float:
@@ -154,7 +161,8 @@ def activation_bytes(run: Run, shape: BackboneShape) -> float:
     recomputed = sum(kept) * 2 + max(kept) * of_block
     blocks = recomputed if run.rules.get("activation_checkpointing") else sum(kept) * of_block
     masks = 8 * 4 * size * size  # logits, probabilities, losses and their gradients at full size
-    upscaled = 2 * side * side * 16 * (DECODER_DIM // 8) * 8 * width
+    places = (size // shape.embedding_patch) ** 2
+    upscaled = 2 * places * 16 * (DECODER_DIM // 8) * 8 * width
     if (name := decoder_of(run)) != "sam":
         upscaled = dense_activations(name, dim=shape.dim, tokens=side * side) * width
     return batch * (blocks + masks + upscaled)

@@ -136,7 +136,7 @@ def _decoder(run: Run) -> int:
 
 def _encoder_parameters(shape: BackboneShape) -> float:
     blocks = sum(4 * block.dim**2 + 2 * block.dim * block.mlp_dim for block in shape.blocks)
-    return float(blocks + 3 * shape.patch**2 * shape.dim)
+    return float(blocks + shape.projection_taps)
 
 
 def _records(count: int) -> str:
@@ -174,9 +174,9 @@ def embedding_cache_bytes(runs: Iterable[tuple[Run, Images, BackboneShape]]) -> 
     found = {}
     for run, images, shape in runs:
         if encodes_once(run):
-            side = int(run.rules["image_size"]) // shape.patch
+            side = int(run.rules["image_size"]) // shape.embedding_patch
             encoder = (run.backbone, run.checkpoint or run.seed, run.rules.get("precision"), side)
-            needed = 2.0 * images.train * 4 * side**2 * (shape.neck_dim or shape.dim)
+            needed = 2.0 * images.train * 4 * side**2 * shape.embedding_channels
             found[(*encoder, run.benchmark, run.manifest)] = needed if needed <= CACHE_BYTES else 0.0
     return sum(found.values())
 

@@ -16,5 +16,6 @@ TOKEN_BYTES = 16 << 30
 
 
 def worth_keeping(shape: BackboneShape, blocks: int) -> bool:
-    """Whether the tokens that so many blocks leave are kept between steps, where nothing trains in front of them."""
-    return (0 if shape.stem else LEAST_BLOCKS) <= blocks < shape.depth
+    """Whether the tokens that so many blocks leave are kept between steps, where nothing trains in front of them. A pyramid
+    reads the maps of earlier stages too."""
+    return not shape.pyramid and (0 if shape.stem else LEAST_BLOCKS) <= blocks < shape.depth

@@ -21,10 +21,13 @@ class BitFitConfig(PlacedConfig):
     outside: bool = True
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        widths = 7 if shape.qkv_bias else 4  # norms, qkv (3), proj, the MLP's second linear
-        blocks = sum(widths * b.dim + b.mlp_dim + _shifts(b.convolutions) for b in self.placed(shape))
-        embedding = _shifts(shape.stem) or shape.dim * shape.patch_bias
-        around = embedding + shape.dim * (shape.pre_norm + shape.final_norm) + 2 * shape.neck_dim
+        widths = 6 if shape.qkv_bias else 3  # qkv (3), proj, second norm, the MLP's second linear
+        blocks = sum(
+            b.entering + (widths + bool(b.inputs)) * b.dim + b.mlp_dim + _shifts(b.convolutions)
+            for b in self.placed(shape)
+        )
+        embedding = _shifts(shape.stem) or shape.embedded * shape.patch_bias
+        around = embedding + shape.dim * (shape.pre_norm + shape.final_norm) + shape.neck_biases
         return blocks + (around if self.outside else 0)
 
     def added_parameters(self, shape: BackboneShape) -> int:
@@ -46,8 +49,8 @@ class LayerNormConfig(BitFitConfig):
     """
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        around = 2 * shape.dim * (shape.pre_norm + shape.final_norm) + 4 * shape.neck_dim
-        return sum(4 * block.dim for block in self.placed(shape)) + (around if self.outside else 0)
+        around = 2 * shape.dim * (shape.pre_norm + shape.final_norm) + 2 * shape.neck_scales
+        return sum(2 * (block.entering + block.dim) for block in self.placed(shape)) + (around if self.outside else 0)
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
         return 0 if self.outside and shape.pre_norm else PlacedConfig.gradient_from(self, shape)
@@ -105,13 +108,14 @@ class FacTConfig(PlacedConfig):
             MethodError: the MLP does not divide into such.
         """
         ratio, rest = divmod(shape.mlp_dim, shape.dim)
+        fused = 3 * (shape.dim // shape.entering)  # squares of the width that qkv reads
         sites = parse_sites(self.sites)
         if "mlp" in sites and rest:
             raise MethodError(
                 f"sites={self.sites!r}: FacT sees the MLP as square weights, and {shape.mlp_dim} is no multiple of "
                 f"{shape.dim}; leave mlp out, as in sites=qkv,proj"
             )
-        return sum({"qkv": 3, "mlp": 2 * ratio}.get(site, 1) for site in sites)
+        return sum({"qkv": fused, "mlp": 2 * ratio, "proj": 1}.get(site, fused // 3) for site in sites)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         blocks = self.placed(shape)
@@ -149,8 +153,8 @@ class SSFConfig(PlacedConfig):
         if what:
             more = "another method" if not shape.qkv_bias else "ssf[outside=false]"
             raise MethodError(f"ssf folds into weight and bias, and this backbone has no bias at {what}; take {more}")
-        channels = sum(7 * block.dim + block.mlp_dim for block in self.placed(shape))
-        projected = shape.stem[1].outputs if shape.stem else shape.dim  # of the two that embed patches the last
+        channels = sum(block.entering + 6 * block.dim + block.mlp_dim for block in self.placed(shape))
+        projected = shape.stem[1].outputs if shape.stem else shape.embedded  # of the two that embed patches the last
         return 2 * (channels + (projected if self.outside else 0))
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
@@ -220,7 +224,7 @@ class VPTConfig(PlacedConfig):
         require_whole("tokens", self.tokens)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        return sum(self.tokens * block.dim for block in self.placed(shape))
+        return sum(self.tokens * block.entering for block in self.placed(shape))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,10 +116,11 @@ class DoRAConfig(LoRAConfig):
 def site_widths(shape: BlockShape, sites: str) -> list[tuple[int, int]]:
     """(inputs, outputs) of every linear map that ``sites`` names in a block; ``mlp`` names two."""
     widths = {
-        "qkv": [(shape.dim, 3 * shape.dim)],
+        "qkv": [(shape.entering, 3 * shape.dim)],
+        "proj": [(shape.dim, shape.dim)],
         "mlp": [(shape.dim, shape.mlp_dim), (shape.mlp_dim, shape.dim)],
     }
-    return [pair for site in parse_sites(sites) for pair in widths.get(site, [(shape.dim, shape.dim)])]
+    return [pair for site in parse_sites(sites) for pair in widths.get(site, [(shape.entering, shape.dim)])]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,9 @@ class BlockShape:
         scale: how many times finer its map is than the encoder's last, along a side.
         downsampling: convolutions that it begins with, which make its map of the one before (TinyViT).
         local: convolution between attention and MLP (TinyViT).
+        inputs: width of the tokens that come in, 0 where it is ``dim``. Others go through a projection beside attention (Hiera).
+        pool: attention pools its queries by so much a side, so that its map comes in so many times finer than it leaves
+            (Hiera). ``window`` is that of what comes in.
     """
 
     dim: int
@@ -72,6 +75,13 @@ class BlockShape:
     scale: int = 1
     downsampling: tuple[NormedConvolution, ...] = ()
     local: NormedConvolution | None = None
+    inputs: int = 0
+    pool: int = 1
+
+    @property
+    def entering(self) -> int:
+        """Width of the tokens that the first norm and qkv see."""
+        return self.inputs or self.dim
 
     @property
     def convolutions(self) -> tuple[NormedConvolution, ...]:
@@ -109,6 +119,9 @@ class BackboneShape:
         qkv_bias: whether the fused q, k, v have a bias (DINOv3 in timm: none).
         patch_bias: whether the patch projection has one (SAM 3: none).
         pre_norm: whether a norm precedes the first block (SAM 3).
+        patch_kernel: side in pixels of the patch projection's kernel, 0 where it is ``patch``, without overlap.
+        pyramid: the neck reads the last map of every stage (SAM 2) and not that of the last block alone. ``learnt_positions``
+            are then those of a coarse map and, repeated over the image, those of one window of the first block.
     """
 
     blocks: tuple[BlockShape, ...]
@@ -126,6 +139,8 @@ class BackboneShape:
     qkv_bias: bool = True
     patch_bias: bool = True
     pre_norm: bool = False
+    patch_kernel: int = 0
+    pyramid: bool = False
 
     @property
     def depth(self) -> int:
@@ -139,6 +154,54 @@ class BackboneShape:
     @property
     def global_blocks(self) -> tuple[int, ...]:
         return tuple(index for index, block in enumerate(self.blocks) if not block.window)
+
+    @property
+    def embedded(self) -> int:
+        """Width of the tokens that the patch projection gives."""
+        return self.blocks[0].entering
+
+    @property
+    def projection_taps(self) -> int:
+        """Weights of the patch projection, each of which acts once a place of the first map."""
+        return 3 * (self.patch_kernel or self.patch) ** 2 * self.embedded
+
+    @property
+    def stages(self) -> tuple[tuple[int, int], ...]:
+        """First block of each stage, and the one behind its last; a stage begins where attention pools."""
+        starts = [index for index, block in enumerate(self.blocks) if index == 0 or block.pool > 1]
+        return tuple(zip(starts, [*starts[1:], self.depth], strict=True))
+
+    @property
+    def stage_ends(self) -> tuple[BlockShape, ...]:
+        """The last block of every stage."""
+        return tuple(self.blocks[behind - 1] for _, behind in self.stages)
+
+    @property
+    def embedding_patch(self) -> int:
+        """Side in pixels of a place of the embedding that the mask decoder attends to; a pyramid's is the last map but one."""
+        return self.patch // 2 if self.pyramid else self.patch
+
+    @property
+    def embedding_channels(self) -> int:
+        """Numbers a place of what the encoder returns: of a pyramid the two finer maps, with 4 and 16 places each, as well."""
+        return (self.neck_dim or self.dim) * (1 + 4 + 16 if self.pyramid else 1)
+
+    @property
+    def neck_taps(self) -> tuple[tuple[int, int], ...]:
+        """Weights of each convolution of the neck, and how many times finer than the last map it acts."""
+        if self.pyramid:
+            return tuple((block.dim * self.neck_dim, block.scale) for block in self.stage_ends)
+        return (self.dim * self.neck_dim, 1), (9 * self.neck_dim**2, 1)
+
+    @property
+    def neck_biases(self) -> int:
+        """Of a pyramid those of its convolutions, else those of the neck's two norms."""
+        return self.neck_dim * (len(self.stages) if self.pyramid else 2)
+
+    @property
+    def neck_scales(self) -> int:
+        """Of the neck's norms; a pyramid has none."""
+        return 0 if self.pyramid else 2 * self.neck_dim
 
     def require_one_width(self, method: str, what: str) -> None:
         """Raise `MethodError` for an encoder whose blocks differ in width or map."""

@@ -1,8 +1,8 @@
-"""Where a method touches an encoder: one view on the blocks of SAM, of a timm ViT, of SAM 3 and of TinyViT.
+"""Where a method touches an encoder: one view on the blocks of SAM, of a timm ViT, of SAM 3, of TinyViT and of SAM 2.
 
 A *site* is a sub-module of a block by its role (``qkv``, ``proj``, ``mlp_in``, ``mlp_out``, ``norm1``, ``norm2``). A
-*token layout* knows how the tokens that reach a site become a feature map: SAM and TinyViT hand over (B', h, w, C), one
-window or the whole image an entry; timm hands over (B, N, C) with prefix tokens in front.
+*token layout* knows how the tokens that reach a site become a feature map: SAM, TinyViT and Hiera (SAM 2) hand over (B', h, w, C),
+one window or the whole image an entry; timm hands over (B, N, C) with prefix tokens in front.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Encoder(Protocol):
     """What a method may rely on in an image encoder (an ``nn.Module``): images (B, 3, H, W) to (B, C, H/p, W/p).
 
     ``forward`` is ``finish(run_blocks(embed(images)))``; tokens are (B, h, w, D) for SAM and TinyViT, (B, N, D) for timm.
+    SAM 2's blocks leave a map a stage and its pyramid is (B, C, H/16, W/16): `harness.models.sam2`.
     """
 
     blocks: nn.ModuleList
@@ -166,15 +167,20 @@ class BlockSite:
     """One block of the encoder with its named sites.
 
     Args:
-        dim: width of its tokens.
+        dim: width of the tokens that leave it.
+        entering: width of those that its first norm and qkv see.
         heads: of its attention, where they group the outputs of qkv; 1 where q, k and v are three thirds.
+        pool: how many times finer a side the map at qkv is than behind attention.
+        layout: at qkv.
     """
 
     index: int
     block: nn.Module
     name: str
     dim: int
+    entering: int
     heads: int
+    pool: int
     layout: TokenLayout = field(repr=False)
 
     def path(self, site: str) -> str:
@@ -192,7 +198,10 @@ class BlockSite:
 
     def layout_at(self, site: str) -> TokenLayout:
         """The layout at ``site``: windows exist between the query projection and the output projection only."""
-        return self.layout if site in ("qkv", "proj") else replace(self.layout, window=0)
+        if site == "qkv":
+            return self.layout
+        window = self.layout.window // self.pool if site == "proj" else 0
+        return replace(self.layout, window=window, scale=self.layout.scale // self.pool)
 
     def outputs(self, part: str) -> Tensor:
         """Which outputs of the fused qkv are ``q``, ``k`` or ``v``."""
@@ -252,11 +261,23 @@ def block_sites(encoder: Encoder, blocks: str) -> list[BlockSite]:
         block, own = encoder.blocks[index], shape.blocks[index]
         kind = "map" if getattr(block, "window_size", None) is not None else "sequence"
         layout = TokenLayout(
-            grid=encoder.grid, window=own.window, prefix_tokens=shape.prefix_tokens, kind=kind, scale=own.scale
+            grid=encoder.grid,
+            window=own.window,
+            prefix_tokens=shape.prefix_tokens,
+            kind=kind,
+            scale=own.scale * own.pool,
         )
-        heads = own.heads if shape.qkv_by_head else 1
         sites.append(
-            BlockSite(index=index, block=block, name=f"blocks.{index}", dim=own.dim, heads=heads, layout=layout)
+            BlockSite(
+                index=index,
+                block=block,
+                name=f"blocks.{index}",
+                dim=own.dim,
+                entering=own.entering,
+                heads=own.heads if shape.qkv_by_head else 1,
+                pool=own.pool,
+                layout=layout,
+            )
         )
     return sites
 

@@ -1,0 +1,263 @@
+"""SAM 2 against transformers' `Sam2Model` with equal weights, which reach it under Meta's names through the rules of transformers'
+own conversion (``convert_sam2_to_hf.py``)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from harness.methods.configs import LoRAConfig
+from harness.methods.lora import LoRA
+from harness.models.build import build_segmenter, require_checkpoint
+from harness.models.catalog import backbone, decoder_parameters, encoder_parameters, total_parameters
+from harness.models.original_sam import sam_state_dict
+from harness.models.sam2 import packed, unpacked
+from harness.system.errors import UsageError
+
+transformers = pytest.importorskip("transformers", minversion="4.56")
+SIZES = ("tiny", "small", "base_plus", "large")
+MEMORY = (
+    "maskmem_tpos_enc",
+    "memory_attention.layers.0.self_attn.q_proj.weight",
+    "memory_encoder.out_proj.weight",
+    "mask_downsample.weight",
+    "no_mem_pos_enc",
+    "no_obj_ptr",
+    "no_obj_embed_spatial",
+    "obj_ptr_proj.layers.0.weight",
+    "obj_ptr_tpos_proj.weight",
+)
+"""One name of each part of Meta's ``sam2.1_hiera_*.pt`` that an image does not pass."""
+_CONVERTED = (
+    (r"^image_encoder\.trunk\.", "vision_encoder.backbone."),
+    (r"^image_encoder\.neck\.convs\.(\d)\.conv\.", r"vision_encoder.neck.convs.\1."),
+    (r"^sam_", ""),
+    (r"^no_mem_embed$", "no_memory_embedding"),
+    (r"\.output_upscaling\.0\.", ".upscale_conv1."),
+    (r"\.output_upscaling\.1\.", ".upscale_layer_norm."),
+    (r"\.output_upscaling\.3\.", ".upscale_conv2."),
+    (r"\.mask_downscaling\.0\.", ".mask_embed.conv1."),
+    (r"\.mask_downscaling\.1\.", ".mask_embed.layer_norm1."),
+    (r"\.mask_downscaling\.3\.", ".mask_embed.conv2."),
+    (r"\.mask_downscaling\.4\.", ".mask_embed.layer_norm2."),
+    (r"\.mask_downscaling\.6\.", ".mask_embed.conv3."),
+    (r"\.point_embeddings\.", ".point_embed."),
+    (r"\.pe_layer\.positional_encoding_gaussian_matrix$", ".shared_embedding.positional_embedding"),
+    (r"\.patch_embed\.proj\.", ".patch_embed.projection."),
+    (r"\.norm", ".layer_norm"),
+    (r"\.out_proj\.", ".o_proj."),
+    (r"(\.mlp)\.layers\.0\.", r"\1.proj_in."),
+    (r"(\.mlp)\.layers\.1\.", r"\1.proj_out."),
+    (r"(_head|_mlps\.\d)\.layers\.0\.", r"\1.proj_in."),
+    (r"(_head|_mlps\.\d)\.layers\.2\.", r"\1.proj_out."),
+    (r"(_head|_mlps\.\d)\.layers\.1\.", r"\1.layers.0."),
+)
+
+
+def _converted(name: str) -> str:
+    for old, new in _CONVERTED:
+        name = re.sub(old, new, name)
+    return name
+
+
+def _oracle(name: str, state: dict[str, Tensor], *, image_size: int) -> Any:
+    """`Sam2Model` with the numbers of the backbone and Meta's ``state``, loaded strictly; in training mode, so that token 0 gives the
+    mask always."""
+    entry = backbone(name)
+    shape, ends = entry.shape, entry.shape.stage_ends
+    hiera = transformers.Sam2HieraDetConfig(
+        hidden_size=shape.embedded,
+        num_attention_heads=ends[0].heads,
+        blocks_per_stage=[behind - first for first, behind in shape.stages],
+        embed_dim_per_stage=[block.dim for block in ends],
+        num_attention_heads_per_stage=[block.heads for block in ends],
+        window_size_per_stage=[max(b.window for b in shape.blocks[i + (n > 0) : j]) for n, (i, j) in _stages(name)],
+        global_attention_blocks=list(shape.global_blocks),
+        window_positional_embedding_background_size=list(state["image_encoder.trunk.pos_embed"].shape[2:]),
+    )
+    vision = transformers.Sam2VisionConfig(
+        backbone_config=hiera,
+        backbone_channel_list=[block.dim for block in reversed(ends)],
+        backbone_feature_sizes=[[image_size // side] * 2 for side in (4, 8, 16)],
+        fpn_hidden_size=shape.neck_dim,
+    )
+    own = entry.decoder
+    config = transformers.Sam2Config(
+        vision_config=vision,
+        prompt_encoder_config=transformers.Sam2PromptEncoderConfig(
+            hidden_size=own.dim, image_size=image_size, patch_size=16
+        ),
+        mask_decoder_config=transformers.Sam2MaskDecoderConfig(
+            hidden_size=own.dim, mlp_dim=own.mlp_dim, num_attention_heads=own.heads, iou_head_hidden_dim=own.dim
+        ),
+    )
+    model = transformers.Sam2Model(config)
+    named = {_converted(key): tensor for key, tensor in state.items()}
+    points = [named.pop(f"prompt_encoder.point_embed.{place}.weight") for place in range(4)]
+    named["prompt_encoder.point_embed.weight"] = torch.cat(points)
+    named["shared_image_embedding.positional_embedding"] = named["prompt_encoder.shared_embedding.positional_embedding"]
+    model.load_state_dict(named, strict=True)
+    return model.train()
+
+
+def _stages(name: str) -> list[tuple[int, tuple[int, int]]]:
+    return list(enumerate(backbone(name).shape.stages))
+
+
+def _built(name: str, *, image_size: int, seed: int = 3) -> tuple[Any, Any]:
+    """Ours and transformers', in float64 but for the positions of the decoder, which both make in float32."""
+    segmenter: Any = build_segmenter(name, task="binary", image_size=image_size, head_seed=seed)
+    theirs = _oracle(name, sam_state_dict(segmenter), image_size=image_size).double()
+    segmenter.double()
+    for module in (segmenter.prompt_encoder.pe_layer, theirs.shared_image_embedding):
+        module.float()
+    return segmenter.train(), theirs
+
+
+def _maps(theirs: Any, images: Tensor) -> list[Tensor]:
+    """The embedding and the two finer maps, coarse to fine, without what the mask decoder does to them."""
+    return list(reversed(theirs.vision_encoder(images, return_dict=True).fpn_hidden_states))
+
+
+def _masks(theirs: Any, images: Tensor) -> Tensor:
+    embedding, middle, fine = _maps(theirs, images)
+    decoder, dim = theirs.mask_decoder, embedding.shape[1]
+    return decoder(
+        image_embeddings=embedding + theirs.no_memory_embedding.view(1, -1, 1, 1),
+        image_positional_embeddings=theirs.get_image_wide_positional_embeddings().expand(len(images), -1, -1, -1),
+        sparse_prompt_embeddings=images.new_empty(len(images), 1, 0, dim),
+        dense_prompt_embeddings=theirs.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1),
+        multimask_output=False,
+        high_resolution_features=[decoder.conv_s0(fine), decoder.conv_s1(middle)],
+    )[0][:, 0]
+
+
+def _require_near(found: Tensor, expected: Tensor, what: str) -> None:
+    # transformers' pyramid passes float32, which rounds by 6e-8; all else is float64.
+    bound = 1e-6 * float(expected.detach().abs().max())
+    torch.testing.assert_close(found, expected, atol=bound, rtol=0, msg=lambda text: f"{what}: {text}")
+
+
+@pytest.mark.parametrize(("name", "size"), [("tiny_sam2", 64), ("tiny_sam2", 160), ("sam2_hiera_tiny", 128)])
+def test_outputs_and_gradients_are_those_of_transformers(name: str, size: int) -> None:
+    segmenter, theirs = _built(name, image_size=size)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, size, size, generator=generator, dtype=torch.float64).requires_grad_()
+    again = images.detach().clone().requires_grad_()
+    for number, (own, other) in enumerate(zip(unpacked(segmenter.encode(images)), _maps(theirs, again), strict=True)):
+        _require_near(own, other, f"map {number}")
+    own, other = segmenter(images).masks, _masks(theirs, again)
+    _require_near(own, other, "masks")
+    weights = torch.randn(own.shape, generator=generator, dtype=torch.float64)
+    (own * weights).sum().backward()
+    (other * weights).sum().backward()
+    assert images.grad is not None
+    assert again.grad is not None
+    _require_near(images.grad, again.grad, "images")
+    gradients = {key: p.grad for key, p in theirs.named_parameters() if p.grad is not None}
+    compared = 0
+    for key, parameter in segmenter.encoder.named_parameters():
+        assert parameter.grad is not None, key
+        published = _converted("image_encoder." + segmenter.encoder.published(key))
+        _require_near(parameter.grad, gradients[published], key)
+        compared += 1
+    for key in ("obj_score_token.weight", "conv_s0.weight", "conv_s1.bias", "transformer.layers.1.mlp.lin1.weight"):
+        named = key.replace("lin1", "proj_in")
+        _require_near(segmenter.mask_decoder.get_parameter(key).grad, gradients[f"mask_decoder.{named}"], key)
+    assert compared == len([key for key in gradients if key.startswith("vision_encoder.")])
+
+
+def test_attention_without_the_fused_kernel_is_the_same() -> None:
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    fused, built = (
+        build_segmenter("tiny_sam2", task="binary", image_size=64, fused_attention=fused).double().encode(images)
+        for fused in (True, False)
+    )
+    torch.testing.assert_close(built, fused, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_closed_forms_and_names_are_those_of_the_published_sizes(size: str) -> None:
+    """timm has the trunk under Meta's names but for the MLP's; its classifier is its own."""
+    name = f"sam2_hiera_{size}"
+    with torch.device("meta"):
+        segmenter: Any = build_segmenter(name, task="binary")
+        trunk = timm.create_model(name, num_classes=0)
+    assert sum(p.numel() for p in segmenter.encoder.parameters()) == encoder_parameters(name)
+    assert sum(p.numel() for _, p in segmenter.decoder_parameters()) == decoder_parameters(name, task="binary")
+    assert decoder_parameters(name, task="binary") == 3_505_536 + 256 + (256 * 96 + 96)
+    assert sum(p.numel() for p in segmenter.parameters()) == total_parameters(name, task="binary")
+    expected = {
+        "trunk." + key.replace("mlp.fc1", "mlp.layers.0").replace("mlp.fc2", "mlp.layers.1"): tensor.shape
+        for key, tensor in trunk.state_dict().items()
+        if not key.startswith("head.")
+    }
+    found = {segmenter.encoder.published(key): tensor.shape for key, tensor in segmenter.encoder.state_dict().items()}
+    assert {key: shape for key, shape in found.items() if key.startswith("trunk.")} == expected
+
+
+def test_blocks_say_what_they_see() -> None:
+    found = [(b.entering, b.dim, b.heads, b.window, b.pool, b.scale) for b in backbone("sam2_hiera_tiny").shape.blocks]
+    assert found[:5] == [
+        (96, 96, 1, 8, 1, 8), (96, 192, 2, 8, 2, 4), (192, 192, 2, 4, 1, 4), (192, 384, 4, 4, 2, 2), (384, 384, 4, 14, 1, 2)
+    ]  # fmt: skip
+    assert found[10:] == [(384, 768, 8, 14, 2, 1), (768, 768, 8, 7, 1, 1)]
+    assert backbone("sam2_hiera_tiny").shape.global_blocks == (5, 7, 9)
+
+
+def test_a_published_file_loads_without_its_memory_and_an_export_gives_the_rest_back(tmp_path: Path) -> None:
+    segmenter = build_segmenter("tiny_sam2", task="binary", head_seed=5)
+    state = sam_state_dict(segmenter)
+    assert {key.partition(".")[0] for key in state} == {
+        "image_encoder", "sam_prompt_encoder", "sam_mask_decoder", "no_mem_embed"
+    }  # fmt: skip
+    path = tmp_path / "sam2.1_hiera_toy.pt"
+    torch.save({"model": state | {key: torch.zeros(2, 3) for key in MEMORY}}, path)
+    require_checkpoint("tiny_sam2", path)
+    again = build_segmenter("tiny_sam2", task="binary", checkpoint=path)
+    exported = sam_state_dict(again)
+    assert exported.keys() == state.keys()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in exported.items())
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected"])
+def test_a_file_that_is_not_all_of_it_is_refused_in_one_line(tmp_path: Path, change: str) -> None:
+    state = sam_state_dict(build_segmenter("tiny_sam2", task="binary"))
+    if change == "missing":
+        del state["image_encoder.trunk.blocks.1.mlp.layers.1.bias"]
+    else:
+        state["image_encoder.trunk.memory"] = torch.zeros(1)
+    torch.save({"model": state}, tmp_path / "short.pt")
+    with pytest.raises(UsageError, match=rf"{change} image_encoder\.trunk\.") as caught:
+        require_checkpoint("tiny_sam2", tmp_path / "short.pt")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_merged_model_saves_under_metas_names_and_gives_its_masks_again(tmp_path: Path) -> None:
+    segmenter = build_segmenter("tiny_sam2", task="binary", image_size=64)
+    method = LoRA(LoRAConfig(sites="q,v,proj,mlp"))
+    method.attach(segmenter)
+    for adapter in method.adapters().values():
+        nn.init.normal_(adapter.up, std=0.1, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        trained = segmenter.eval()(images).masks
+        method.merge("exact")
+        torch.save({"model": sam_state_dict(segmenter)}, tmp_path / "merged.pt")
+        again = build_segmenter("tiny_sam2", task="binary", checkpoint=tmp_path / "merged.pt", image_size=64)
+        torch.testing.assert_close(again.eval()(images).masks, trained, atol=1e-5, rtol=1e-5)
+
+
+def test_maps_are_packed_without_loss_and_sides_may_differ() -> None:
+    maps = [torch.randn(2, 3, 2 * side, 5 * side) for side in (1, 2, 4)]
+    assert all(map(torch.equal, unpacked(packed(maps)), maps))
+    segmenter = build_segmenter("tiny_sam2", task="binary")
+    assert segmenter(torch.randn(1, 3, 96, 160)).masks.shape == (1, 1, 24, 40)
+    with pytest.raises(UsageError, match="no multiple of the 32 px patch"):
+        build_segmenter("sam2_hiera_tiny", task="binary", image_size=1008)
