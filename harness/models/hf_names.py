@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-MODELS = {"vit_b": "facebook/sam-vit-base", "vit_l": "facebook/sam-vit-large", "vit_h": "facebook/sam-vit-huge"}
+MODELS = {
+    "vit_b": "facebook/sam-vit-base",
+    "vit_l": "facebook/sam-vit-large",
+    "vit_h": "facebook/sam-vit-huge",
+    "sam2_hiera_tiny": "facebook/sam2.1-hiera-tiny",
+    "sam2_hiera_small": "facebook/sam2.1-hiera-small",
+    "sam2_hiera_base_plus": "facebook/sam2.1-hiera-base-plus",
+    "sam2_hiera_large": "facebook/sam2.1-hiera-large",
+}
 """Backbone -> its repository there. MobileSAM has none of its authors', and a timm model has one a set of weights."""
 LICENCES = {**dict.fromkeys((*MODELS, "mobile_sam"), "apache-2.0"), "sam3": "other"}
 """Backbone -> licence of its published weights, by the Hub's name; those of timm differ by weights."""

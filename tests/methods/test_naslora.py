@@ -225,3 +225,23 @@ def test_partial_channels_at_rank_one_are_naslora_and_say_so() -> None:
     assert NASPCLoRAConfig(rank=1).label_note == "no channel left out: naslora"
     assert NASPCLoRAConfig(channel_ratio=1.0).label_note == "no channel left out: naslora"
     assert NASPCLoRAConfig().label_note == NASLoRAConfig(rank=1).label_note == ""
+
+
+@pytest.mark.parametrize(
+    ("scope", "seen"),
+    [
+        ("window", {"blocks.1.qkv": 8, "blocks.1.proj": 4, "blocks.2.qkv": 6, "blocks.3.proj": 3, "blocks.4.qkv": 4}),
+        ("image", {"blocks.1.qkv": 16, "blocks.1.proj": 8, "blocks.2.qkv": 8, "blocks.3.proj": 4, "blocks.4.qkv": 4}),
+    ],
+)
+def test_a_cell_of_sam_2_sees_the_window_or_map_of_its_site(scope: str, seen: dict[str, int]) -> None:
+    """At 64 px the maps of the stages are 16, 8, 4 and 2 tokens a side; attention pools in blocks 1, 3 and 5."""
+    segmenter = build_segmenter("tiny_sam2", task="binary", image_size=64)
+    method = NASLoRA(NASLoRAConfig(sites="qkv,proj", scope=scope))
+    method.attach(segmenter)
+    sides: dict[str, int] = {}
+    for site, cell in method.cells().items():
+        cell.register_forward_hook(lambda _, inputs, __, site=site: sides.update({site: inputs[0].shape[-1]}))
+    with torch.no_grad():
+        segmenter.eval()(torch.randn(1, 3, 64, 64))
+    assert seen.items() <= sides.items()

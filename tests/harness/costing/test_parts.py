@@ -57,7 +57,7 @@ def test_live_bytes_see_what_backward_needs() -> None:
     assert counter.peak > kept
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny_timm"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_timm", "tiny_sam2"])
 @pytest.mark.parametrize("fused", [True, False])
 def test_counted_flops_equal_the_closed_form(name: str, fused: bool) -> None:
     segmenter = build_segmenter(name, task="binary", fused_attention=fused)

@@ -75,7 +75,7 @@ def test_a_split_too_large_for_a_file_is_priced_none(tmp_path: Path, monkeypatch
     assert priced(tmp_path, made).token_cache_bytes == written(tmp_path, made) == 0
 
 
-@pytest.mark.parametrize("backbone", ["tiny", "tiny_timm", "tiny_dinov3", "tiny_sam3", "tiny_mobile_sam"])
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_timm", "tiny_dinov3", "tiny_sam3", "tiny_mobile_sam", "tiny_sam2"])
 @pytest.mark.parametrize(
     "asked", [{"blocks": "last-half"}, {"blocks": "last-half", "outside": False}, {"blocks": "all"}]
 )

@@ -54,6 +54,7 @@ def test_totals_equal_segment_anything(name: str, published: int) -> None:
         "timm/vit_base_patch16_clip_224",
         "tiny_dinov3",
         "tiny_sam3",
+        "tiny_sam2",
         "timm/vit_large_patch16_dinov3",
         "sam3",
     ],
@@ -88,7 +89,7 @@ def test_known_shapes_equal_timm(name: str) -> None:
         assert entry.pixels == (vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"])
 
 
-@pytest.mark.parametrize("name", ["vit_b", "vit_h", "mobile_sam"])
+@pytest.mark.parametrize("name", ["vit_b", "vit_h", "mobile_sam", "sam2_hiera_large"])
 def test_sams_normalisation_is_that_of_segment_anything(name: str) -> None:
     sam = plain_sam("tiny")
     for own, theirs in zip(backbone(name).pixels, (sam.pixel_mean, sam.pixel_std), strict=True):

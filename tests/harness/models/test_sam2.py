@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from harness.methods.configs import LoRAConfig
 from harness.methods.lora import LoRA
+from harness.methods.parts.placement import BackboneShape
 from harness.models.build import build_segmenter, require_checkpoint
 from harness.models.catalog import backbone, decoder_parameters, encoder_parameters, total_parameters
 from harness.models.original_sam import sam_state_dict
@@ -77,7 +78,7 @@ def _oracle(name: str, state: dict[str, Tensor], *, image_size: int) -> Any:
         blocks_per_stage=[behind - first for first, behind in shape.stages],
         embed_dim_per_stage=[block.dim for block in ends],
         num_attention_heads_per_stage=[block.heads for block in ends],
-        window_size_per_stage=[max(b.window for b in shape.blocks[i + (n > 0) : j]) for n, (i, j) in _stages(name)],
+        window_size_per_stage=[_window(shape, *stage) for stage in shape.stages],
         global_attention_blocks=list(shape.global_blocks),
         window_positional_embedding_background_size=list(state["image_encoder.trunk.pos_embed"].shape[2:]),
     )
@@ -106,8 +107,9 @@ def _oracle(name: str, state: dict[str, Tensor], *, image_size: int) -> Any:
     return model.train()
 
 
-def _stages(name: str) -> list[tuple[int, tuple[int, int]]]:
-    return list(enumerate(backbone(name).shape.stages))
+def _window(shape: BackboneShape, first: int, behind: int) -> int:
+    """Of a stage: what the next one begins with, and of the last what its own further blocks have, if any."""
+    return shape.blocks[behind].window if behind < shape.depth else max(b.window for b in shape.blocks[first:]) // 2
 
 
 def _built(name: str, *, image_size: int, seed: int = 3) -> tuple[Any, Any]:
