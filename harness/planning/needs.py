@@ -21,6 +21,10 @@ def weights(backbone: str) -> str:
         return f"SAM's {SAM_FILES[backbone]}"
     if backbone == "sam3":
         return f"SAM 3's {SAM3_FILE}"
+    if backbone == "mobile_sam":
+        return "MobileSAM's mobile_sam.pt"
+    if backbone.startswith("sam2_hiera_"):
+        return f"SAM 2.1's {backbone.replace('sam2', 'sam2.1')}.pt"
     return f"weights of timm's {backbone.removeprefix('timm/')}" if backbone.startswith("timm/") else "no weights"
 
 

@@ -25,6 +25,7 @@ def finished(
     *,
     benchmark: str = "kvasir",
     backbone: str = "tiny",
+    checkpoint: Path | None = None,
     code: Any = "OK",
     rules: dict[str, str] | None = None,
     **options: Any,
@@ -36,11 +37,13 @@ def finished(
         protocol="demo",
         overrides=rules or {},
         backbones=(backbone,),
+        checkpoints={} if checkpoint is None else {"": checkpoint},
         results=results,
     )
     run = plan(request, prepare_samples=sample_writer(results)).jobs[0].run
     task = BENCHMARKS.get(benchmark).task
-    _, attached = attached_segmenter(run, task=task, num_classes=BENCHMARKS.get(benchmark).num_classes, checkpoint=None)
+    classes = BENCHMARKS.get(benchmark).num_classes
+    _, attached = attached_segmenter(run, task=task, num_classes=classes, checkpoint=checkpoint)
     generator = torch.Generator().manual_seed(0)
     state = {
         name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from harness.cli import export, predict
 from harness.experiment import exporting
 from harness.experiment.building import attached_segmenter
 from harness.experiment.reloading import sam_masks
+from harness.models.build import build_segmenter
+from harness.models.original_sam import sam_state_dict
 from tests.harness.experiment.finished import export_to, finished
 
 
@@ -31,6 +34,24 @@ def test_export_predicts_alike_under_segment_anything_itself(
     found = sam_masks(run, out, exported.held_out)
     assert exported.real
     torch.testing.assert_close(found, exported.masks, rtol=1e-4, atol=1e-4)
+
+
+def test_a_whole_sam_2_keeps_its_memory_and_lies_in_the_file_as_metas_does(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started, out = tmp_path / "sam2.1_hiera_toy.pt", tmp_path / "sam.pth"
+    memory = {"memory_encoder.out_proj.weight": torch.ones(2, 3)}
+    torch.save({"model": sam_state_dict(build_segmenter("tiny_sam2", task="binary")) | memory}, started)
+    run = finished(results, "lora", backbone="tiny_sam2", checkpoint=started)
+
+    assert export_to(results, run, out, "--checkpoint", str(started), "--verify") == 0
+
+    assert {"build_sam2", "verified"} <= set(re.findall(r"\w+", capsys.readouterr().out))
+    found, before = (torch.load(path, weights_only=True)["model"] for path in (out, started))
+    assert found.keys() == before.keys()
+    changed = {name for name in found if not torch.equal(found[name], before[name])}
+    assert "image_encoder.trunk.blocks.1.attn.qkv.weight" in changed
+    assert not changed & {*memory, "no_mem_embed", "image_encoder.trunk.blocks.1.attn.proj.weight"}
 
 
 def test_the_summary_says_which_images_the_merge_was_compared_on(results: Path, tmp_path: Path) -> None:
