@@ -98,12 +98,13 @@ def _oracle(name: str, state: dict[str, Tensor], *, image_size: int) -> Any:
             hidden_size=own.dim, mlp_dim=own.mlp_dim, num_attention_heads=own.heads, iou_head_hidden_dim=own.dim
         ),
     )
-    model = transformers.Sam2Model(config)
+    with torch.device("meta"):
+        model = transformers.Sam2Model(config)
     named = {_converted(key): tensor for key, tensor in state.items()}
     points = [named.pop(f"prompt_encoder.point_embed.{place}.weight") for place in range(4)]
     named["prompt_encoder.point_embed.weight"] = torch.cat(points)
     named["shared_image_embedding.positional_embedding"] = named["prompt_encoder.shared_embedding.positional_embedding"]
-    model.load_state_dict(named, strict=True)
+    model.load_state_dict(named, strict=True, assign=True)
     return model.train()
 
 
@@ -146,6 +147,7 @@ def _require_near(found: Tensor, expected: Tensor, what: str) -> None:
     torch.testing.assert_close(found, expected, atol=bound, rtol=0, msg=lambda text: f"{what}: {text}")
 
 
+# The published size takes seconds: it is what the toy stands for.
 @pytest.mark.parametrize(("name", "size"), [("tiny_sam2", 64), ("tiny_sam2", 160), ("sam2_hiera_tiny", 128)])
 def test_outputs_and_gradients_are_those_of_transformers(name: str, size: int) -> None:
     segmenter, theirs = _built(name, image_size=size)
