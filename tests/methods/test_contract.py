@@ -63,8 +63,8 @@ INSTEAD: dict[tuple[str, str], dict[str, Any]] = {
 
 OF_TRUNK = ("identity", "gradient", "count", "merge")
 """The clauses that depend on a trunk."""
-OF_MAPS = (*OF_TRUNK, "state", "autocast", "batch", "checkpointing", "placement")
-"""Those that depend on windows, and on where tokens change their width and map."""
+OF_MAPS = ("state", "autocast", "batch", "checkpointing")
+"""Those that could depend on windows and on where tokens change their map, of methods that see maps or run blocks themselves."""
 HEART = ("identity", "gradient", "merge")
 
 PLUGINS = Path(__file__).parents[2] / "docs" / "examples"
@@ -100,7 +100,12 @@ def _clauses(
         *_clauses(_on("tiny_dinov3"), backbone="tiny_dinov3", checks=OF_TRUNK),
         *_clauses(_on("tiny_sam3"), backbone="tiny_sam3", checks=OF_TRUNK),
         *_clauses(_on("tiny_mobile_sam"), backbone="tiny_mobile_sam"),
-        *_clauses(_on("tiny_sam2"), backbone="tiny_sam2", checks=OF_MAPS),
+        *_clauses(_on("tiny_sam2"), backbone="tiny_sam2", checks=(*OF_TRUNK, "placement")),
+        *_clauses(
+            ((name, {}) for name in ("full", "lora", "convlora", "naslora", "vpt", "mona")),
+            backbone="tiny_sam2",
+            checks=OF_MAPS,
+        ),
         *_clauses([("naslora", {"sites": "q,v,proj", "scope": "image"})], backbone="tiny_sam2", checks=HEART),
         *_clauses([("lora", {})], backbone="tiny_timm", decoder="linear"),
         *_clauses(((name, {}) for name in ("bitfit", "lora", "naslora")), backbone="tiny_timm", decoder="mean-pool"),
