@@ -200,7 +200,7 @@ class OFTConfig(LinearsConfig):
     """OFT (2306.07280): the inputs of a linear layer turned by an orthogonal matrix, block by block.
 
     Args:
-        block_size: side of a block, 32 as in HF peft, which divides the widths of all ViTs here.
+        block_size: side of a block, 32 as in HF peft, which divides the widths of all plain ViTs here.
         cayley: ``exact`` solves for the rotation, ``neumann`` takes five terms of its series, as OFTv2 and HF peft by default
             (ours: exact, as blocks of a ViT are few).
     """

@@ -58,6 +58,7 @@ INSTEAD: dict[tuple[str, str], dict[str, Any]] = {
     ("tiny_sam3", "ssf"): {"outside": False},
     ("tiny_sam3", "fact"): {"sites": "qkv,proj"},
     ("tiny_mobile_sam", "oft"): {"block_size": 16},  # the toy's 48 is no multiple of 32; MobileSAM's widths are
+    ("tiny_sam2", "oft"): {"block_size": 16},
 }
 """Options under which a method fits a trunk that has no place for it as it comes."""
 
