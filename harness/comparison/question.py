@@ -4,7 +4,7 @@ the controls (cell, search, rate). docs/findings.md and its figures draw these (
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -192,6 +192,18 @@ class Model:
         return verdict(self.interval)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run that only served to choose a row's options: its score on validation images, in points."""
+
+    model: str
+    benchmark: str
+    row: str
+    options: Mapping[str, Any]
+    score: float
+    seed: int
+
+
 def verdict(interval: stats.Interval | None) -> str:
     if interval is None:
         return "not to be judged against"
@@ -341,6 +353,28 @@ class Question:
             if one.run.protocol in cards and one.run.method == "naslora" and one.code == "OK"
         ]
         return {float(run.method_config["alpha_lr"]) for run in runs if run.method_config.get("alpha_lr")}
+
+    def trials_of_plan(self) -> list[Trial]:
+        """What tuned the plan's rows: validation scores of seeds that are tested nowhere, best first within a row."""
+        studies = {study.protocol: study for study in map(load_study, QUESTION)}
+        found = []
+        for one in self.own:
+            study = studies.get(one.run.protocol)
+            if study is None or one.run.seed not in study.tune_seeds or one.code != "OK":
+                continue
+            tuned = sorted(one.run.tuning.get("grid", {}))
+            rules = {**one.run.rules, **one.run.method_config}
+            found.append(
+                Trial(
+                    model=f"{MODELS.get(one.run.backbone, one.run.backbone)} at {one.run.rules['image_size']} px",
+                    benchmark=one.run.benchmark,
+                    row=one.run.variant.partition("[")[0],
+                    options={name: rules[name] for name in tuned},
+                    score=100 * one.scores["best"]["val"][PAPER_METRICS[one.run.benchmark][0]],
+                    seed=one.run.seed,
+                )
+            )
+        return sorted(found, key=lambda one: (one.model, one.benchmark, one.row, -one.score))
 
     @property
     def run_benchmarks(self) -> list[str]:

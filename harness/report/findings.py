@@ -22,6 +22,7 @@ from harness.archive.measured import ForgettingStore
 from harness.comparison.cells import Cell
 from harness.comparison.claims import read_claims
 from harness.comparison.contrasts import Contrasts
+from harness.comparison.names import benchmark_title
 from harness.comparison.question import Case, Pair, Question
 from harness.comparison.readings import main_effects, specification_curve
 from harness.report.forgetting import forgetting_page
@@ -238,6 +239,7 @@ def _percent(value: float, digits: int = 0) -> str:
 
 FILTERS: Mapping[str, Callable[..., str]] = {
     "signed": _signed, "number": _number, "estimate": of_estimate, "interval": _interval, "draws": _draws, "percent": _percent,
+    "value": _plain, "title_of": benchmark_title,
 }  # fmt: skip
 """How templates write numbers."""
 
@@ -245,12 +247,12 @@ FILTERS: Mapping[str, Callable[..., str]] = {
 def environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,
     )  # markdown files of our own words and numbers
-    environment.filters |= FILTERS
-    return environment
+    made.filters |= FILTERS
+    return made

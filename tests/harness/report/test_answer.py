@@ -137,11 +137,19 @@ def plan_run(method: str, label: str, seed: int, value: float, **options: Any) -
 
 def test_runs_of_the_plan_are_taken_up_when_they_are_there() -> None:
     answer = Answer(RESULTS)
-    assert not answer.has("question-sam")
+    answer.archive.records[:] = [
+        one for one in answer.archive.records if one.run.protocol not in ("mobile", "small-fair")
+    ]
+    before = environment().get_template("findings.md.j2").render(a=answer)
+    assert "Not run: MobileSAM;" in before
+    assert answer.trials_of_plan() == []
+    answer.archive.records.append(plan_run("lora", "LoRA[lr=0.003]", 100, 0.75))
     for seed in range(3):
         answer.archive.records.append(plan_run("lora", "LoRA", seed, 0.70 + 0.001 * seed))
         answer.archive.records.append(plan_run("naslora", "NAS-LoRA", seed, 0.68, alpha_lr=0.027))
     answer = fresh(answer)
+    (trial,) = answer.trials_of_plan()
+    assert (trial.row, dict(trial.options), trial.score) == ("LoRA", {"lr": 3e-3}, 75.0)
     (case,) = (case for case in answer.clean if not case.is_earlier)
     assert (case.model, case.n, case.images) == ("MobileSAM at 256 px", 3, 300)
     assert case.estimate.mean == pytest.approx(-2.1)
