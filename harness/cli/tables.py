@@ -129,7 +129,8 @@ def answer_pages(root: Path) -> dict[Path, str | bytes]:
     from harness.report import findings  # jinja2 and matplotlib, for one folder of all
     from harness.report.figures import answer
 
-    return {**findings.files(root), **answer.figures(root)}
+    read = findings.Answer(root)
+    return {**findings.files(root, read), **answer.figures(root, read)}
 
 
 def _write(path: Path, text: str | bytes) -> None:

@@ -192,12 +192,12 @@ def has_pages(home: Path) -> bool:
     return page.is_file() and page.read_text(encoding="utf-8").startswith(MARK)
 
 
-def files(root: Path) -> dict[Path, str]:
-    """Path -> content of every page beside a results folder; empty where it has none."""
+def files(root: Path, answer: Answer | None = None) -> dict[Path, str]:
+    """Path -> content of every page beside a results folder; empty where it has none. ``answer``: what was read of it already."""
     home = root.resolve().parent
     if not has_pages(home):
         return {}
-    answer, words = Answer(root), environment()
+    answer, words = answer or Answer(root), environment()
     rendered: dict[Path, str] = {}
     for template in sorted(TEMPLATES.glob("*.j2")):
         name = template.name.removesuffix(".j2")

@@ -24,12 +24,12 @@ FIGURES: Mapping[str, tuple[str, str]] = {
 """Figure -> the cases that it shows, and its axis."""
 
 
-def figures(root: Path) -> dict[Path, bytes]:
+def figures(root: Path, answer: Answer | None = None) -> dict[Path, bytes]:
     """Path -> bytes of every figure of the pages; empty where a results folder has none."""
     home = root.resolve().parent
     if not has_pages(home):
         return {}
-    answer = Answer(root)
+    answer = answer or Answer(root)
     drawn = {}
     for name, (cases, axis) in FIGURES.items():
         with styled():
