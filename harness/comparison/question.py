@@ -25,7 +25,7 @@ from harness.comparison.draws import (
     without_collapsed,
 )
 from harness.comparison.grids import grids
-from harness.comparison.names import BENCHMARK_TITLES, PAPER_METRICS, benchmark_title
+from harness.comparison.names import PAPER_METRICS, benchmark_title
 from harness.studies import load_study
 
 QUESTION = ("question-sam", "question-vit", "question-vit-folds")
@@ -380,7 +380,7 @@ class Question:
     def run_benchmarks(self) -> list[str]:
         """Titles of the paper's benchmarks that have a row."""
         names = [case.pair.benchmark for case in self.clean]
-        return [benchmark_title(name) for name in BENCHMARK_TITLES if name in names]
+        return [benchmark_title(name) for name in PAPER_METRICS if name in names]
 
     @property
     def not_run(self) -> list[str]:
