@@ -1,5 +1,5 @@
 """``sam-peft export``: write the best model of a finished run, as a SAM checkpoint with the method merged into it,
-as its trained tensors, or as an adapter for transformers' SamModel."""
+as its trained tensors, as an adapter for transformers' SamModel, or as ONNX."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parser() -> CommandParser:
         required=True,
         type=Path,
         metavar="FILE",
-        help=".pth; .safetensors with --adapter-only; a folder with --peft",
+        help=".pth; .safetensors with --adapter-only; .onnx with --onnx; a folder with --peft",
     )
     p.add_argument(
         "--merge",
@@ -46,6 +46,11 @@ def parser() -> CommandParser:
         help="write adapter_config.json and adapter_model.safetensors for Hugging Face's PEFT: low-rank methods; cells "
         "with --merge calibrated",
     )
+    form.add_argument(
+        "--onnx",
+        action="store_true",
+        help="write a graph of any model, merged as far as it can be, and check it with onnxruntime",
+    )
     p.add_argument("--verify", action="store_true", help="reload the file in a fresh process and compare predictions")
     add_results(p)
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the run started from")
@@ -58,7 +63,9 @@ def parser() -> CommandParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    form: Form = "adapter" if arguments.adapter_only else "peft" if arguments.peft else "sam"
+    form: Form = (
+        "adapter" if arguments.adapter_only else "peft" if arguments.peft else "onnx" if arguments.onnx else "sam"
+    )
     if form == "adapter":
         require_effect(arguments, "merge", without="with --adapter-only, which writes the tensors unmerged")
     require_out(arguments.out, form, force=arguments.force)
@@ -68,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
             "--verify loads without PEFT and transformers, so it takes no --peft; leave one of the two away"
         )
 
+    if form == "onnx" and arguments.verify:
+        raise UsageError("--onnx is always checked, with onnxruntime; leave --verify away")
     plugins = plugins_of(arguments)
     for path in plugins:
         load_plugin(path)
@@ -116,6 +125,7 @@ FORMS: dict[Form, str] = {
     "sam": "a whole SAM with the method merged into it",
     "adapter": "the trained tensors alone",
     "peft": "an adapter for Hugging Face's PEFT",
+    "onnx": "an ONNX graph, the method merged into it as far as it can be",
 }
 
 
@@ -141,7 +151,7 @@ def require_out(out: Path, form: Form, *, force: bool) -> None:
     Raises:
         UsageError: another ending, no folder to write into, or a file that is there already.
     """
-    suffix = {"sam": ".pth", "adapter": ".safetensors", "peft": ""}[form]
+    suffix = {"sam": ".pth", "adapter": ".safetensors", "onnx": ".onnx", "peft": ""}[form]
     if suffix and out.suffix != suffix:
         raise UsageError(f"--out {out}: the name must end in {suffix}")
     if not out.parent.is_dir():

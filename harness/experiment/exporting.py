@@ -23,6 +23,7 @@ from torch import Tensor
 
 from harness.archive.schema import Run
 from harness.experiment.data import open_data
+from harness.experiment.exporting_onnx import OPSET, Graph, require_onnx, write_onnx
 from harness.experiment.trained import METADATA, of_results
 from harness.methods.base import MergeMode, MergeReport, Method
 from harness.methods.parts.merging import Affine, AffineUpdate
@@ -142,7 +143,7 @@ def card_of(out: Path) -> Path:
     return out.with_suffix(f".{CARD}")
 
 
-Form = Literal["sam", "adapter", "peft"]
+Form = Literal["sam", "adapter", "peft", "onnx"]
 
 HELD_OUT = 4
 """Images on which a deviation is measured."""
@@ -157,8 +158,8 @@ class Export:
         results: results folder of the run.
         run: the run's key, or a beginning of it that fits one run only.
         out: the file to write; of ``peft`` the folder.
-        form: ``sam``, a whole checkpoint; ``adapter``, the trained tensors alone; ``peft``, see
-            `harness.experiment.exporting`.
+        form: ``sam``, a whole checkpoint; ``adapter``, the trained tensors alone; ``peft`` and ``onnx``, see
+            `harness.experiment.exporting` and `harness.experiment.exporting_onnx`.
         merge: merge mode; of no account for ``adapter``.
         checkpoint: the pretrained weights that the run started from, None for a run from random weights.
         data: folder that holds the benchmark; needed by ``calibrated``, and used for the deviation where given. A run
@@ -190,6 +191,7 @@ class Exported:
         held_out: the images of the deviation, (B, 3, S, S), normalised.
         masks: mask logits of the exported model on them, (B, K, h, w).
         real: whether they are the benchmark's validation images, or random ones.
+        difference: of ``onnx``, by how much onnxruntime differs at most.
     """
 
     run: Run
@@ -199,17 +201,21 @@ class Exported:
     held_out: Tensor
     masks: Tensor
     real: bool
+    difference: float | None = None
 
     def summary(self) -> str:
         """One line: what the file is, what the merge cost, and what loads it where segment_anything's registry does
         not."""
         line = f"{self.run.variant} on {self.run.benchmark}, seed {self.run.seed}"
         if self.report is not None:
+            left = f", {len(self.report.left)} kept as they are" if self.report.left and self.form == "onnx" else ""
             images = f"{len(self.held_out)} {'validation' if self.real else 'random'} images"
             line += (
-                f", merged by {self.report.mode}: {len(self.report.folded)} sites folded, mask logits differ from the "
+                f", merged by {self.report.mode}: {len(self.report.folded)} sites folded{left}, mask logits differ from the "
                 f"unmerged model's by {self.report.relative_deviation:.1e} (relative, on {images})"
             )
+        if self.difference is not None:
+            line += f"; onnxruntime differs by {self.difference:.1e} at most (relative, opset {OPSET})"
         loads = how_to_load(self.run, self.form, str(self.out))
         return line + (
             f"; {loads}" if self.form != "adapter" and not (self.form == "sam" and in_registry(self.run)) else ""
@@ -234,6 +240,8 @@ def how_to_load(run: Run, form: Form, out: str) -> str:
         return f"sam-peft predict --adapter {out}{start} --images DIR --out MASKS"
     if form == "peft":
         return f"load with peft.PeftModel.from_pretrained(model, {out!r}) into a transformers SamModel"
+    if form == "onnx":
+        return f"onnxruntime.InferenceSession({out!r}).run(None, {{'images': rgb}}), rgb float32 (B, 3, {side}, {side}) in [0, 1]"
     if in_registry(run):
         return f"load with segment_anything.sam_model_registry[{run.backbone!r}](checkpoint={out!r})"
     if backbone(run.backbone).shape.stem:
@@ -260,11 +268,13 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
             hold; the message says what would work.
         MethodError: the method has no such merge mode.
     """
+    if request.form == "onnx":
+        require_onnx()
     tell("loading the model")
     trained = of_results(request.results, request.run)
     run = trained.run
     segmenter, method = trained.segmenter(request.checkpoint)
-    if request.form != "adapter":
+    if request.form in ("sam", "peft"):
         _require_sam(segmenter, run, form=request.form)
     tell("reading images")
     train, held_out = calibration_images(run, data_folder(run, data=request.data, results=request.results))
@@ -287,6 +297,7 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
         _write(request, run, _plain_state(segmenter, method, request.merge) | _memory(request, run))
     elif request.form == "adapter":
         _write(request, run, trained.state)
+    difference = _write_graph(request, run, segmenter, held_out) if request.form == "onnx" else None
     return Exported(
         run=run,
         out=request.out,
@@ -295,7 +306,16 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
         held_out=held_out,
         masks=mask_logits(segmenter, held_out),
         real=real,
+        difference=difference,
     )
+
+
+def _write_graph(request: Export, run: Run, segmenter: Segmenter, images: Tensor) -> float:
+    rules = from_rules(run.rules)
+    graph = Graph(segmenter, rules.pixels, labels=rules.task == "classification").eval()
+    difference = write_onnx(graph, request.out, images=images, said={METADATA: _metadata(run)})
+    write_atomically(card_of(request.out), request.card)
+    return difference
 
 
 def base_model(run: Run) -> str | None:
@@ -369,6 +389,8 @@ def _require_sam(segmenter: Segmenter, run: Run, *, form: Form) -> SAMSegmenter:
 def _merge(method: Method, request: Export, *, train: Sequence[Tensor], held_out: Tensor) -> MergeReport | None:
     if request.merge == "calibrated":
         _require_images(train)
+    if request.form == "onnx" and request.merge == "exact" and "exact" not in method.merge_modes:
+        return None  # the graph holds the method as it is
     if not method.merge_modes:  # full fine-tuning and decoder-only add nothing; others are refused when written
         return None
     return method.merge(request.merge, calibration=train, held_out=list(held_out.split(BATCH)))

