@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample
 from harness.datasets.own import MOST_CLASSES, OwnBenchmark, own_folder, shared_names
+from harness.datasets.reading.hugging_face import plain_folder
 from harness.datasets.reading.labels import ClassFolders, read_labelled
 from harness.datasets.reading.layouts import Layout, recognise
 from harness.datasets.reading.lists import Arranged, Pairs
@@ -67,11 +68,13 @@ def _rebuilt(name: str, class_names: Sequence[str], options: DataOptions) -> Ben
 
 
 def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> tuple[type[Benchmark], Path]:
-    """The class and the root of the data set in ``folder``: with masks where it has any, else with labels.
+    """The class and the root of the data set in ``folder``: with masks where it has any, else with labels. ``hf:DIR`` is one of the
+    Hugging Face Hub's formats (`harness.datasets.reading.hugging_face`).
 
     Raises:
         DatasetError: there is none, several are there, or its classes are wrong.
     """
+    folder = plain_folder(folder)
     with_masks = OwnBenchmark(options).inside(folder)
     return (None if with_masks else _labelled(name, folder)) or own_folder(name, folder, options)
 

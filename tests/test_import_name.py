@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,60 @@ def test_another_package_named_datasets_is_what_that_name_finds(tmp_path: Path, 
     theirs.mkdir(parents=True)
     (theirs / "__init__.py").write_text("Dataset = 'theirs'\n")
     code = (
-        f"import sys; sys.path.append({str(theirs.parent)!r}); import datasets; assert datasets.Dataset == 'theirs'\n"
+        f"import sys; sys.path.insert(2, {str(theirs.parent)!r}); import datasets; assert datasets.Dataset == 'theirs'\n"
         "import harness.datasets.kvasir, harness.methods.lora\n"
         "from harness.registry import BENCHMARKS, METHODS\n"
         "assert BENCHMARKS.get('kvasir').__module__ == 'harness.datasets.kvasir'\n"
         "assert METHODS.get('lora').__module__ == 'harness.methods.lora'\n"
     )
     done = python(code, cwd=ROOT if place == "clone" else tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+REAL = """
+import tempfile, datasets, evaluate, torch
+from transformers import Trainer, TrainingArguments
+table = datasets.Dataset.from_dict({"x": [[1.0], [2.0]], "labels": [1.0, 2.0]}).with_format("torch")
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+    def forward(self, x, labels):
+        return {"loss": ((x[:, 0] * self.weight - labels) ** 2).mean()}
+
+class Sum(evaluate.Metric):
+    def _info(self):
+        one = datasets.Value("float32")
+        features = datasets.Features({"predictions": one, "references": one})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+    def _compute(self, predictions, references):
+        return {"sum": sum(predictions) + sum(references)}
+
+with tempfile.TemporaryDirectory() as folder:
+    assert Sum(cache_dir=folder).compute(predictions=[1.0], references=[2.0]) == {"sum": 3.0}
+    arguments = TrainingArguments(
+        folder, max_steps=1, learning_rate=0.5, report_to=[], use_cpu=True, save_strategy="no", disable_tqdm=True
+    )
+    model = Model()
+    Trainer(model=model, args=arguments, train_dataset=table).train()
+    assert model.weight.item() > 0
+import harness.datasets.kvasir, harness.run
+from harness.registry import BENCHMARKS, METHODS
+assert BENCHMARKS.get("kvasir").__module__ == "harness.datasets.kvasir"
+assert METHODS.get("lora").__module__ == "harness.methods.lora"
+assert datasets.__file__.endswith("__init__.py") and datasets.Dataset is not None
+"""
+
+
+@pytest.mark.parametrize("place", ["clone", "elsewhere"])
+def test_the_real_datasets_evaluate_and_trainer_work_beside_ours(tmp_path: Path, place: str) -> None:
+    """Ten seconds each, as it imports them all; skipped where one is absent."""
+    for name in ("datasets", "evaluate", "accelerate", "transformers"):
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:
+            pytest.skip(f"needs {name}")
+    done = python(REAL, cwd=ROOT if place == "clone" else tmp_path)
     assert done.returncode == 0, done.stderr
 
 

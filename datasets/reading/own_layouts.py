@@ -30,7 +30,7 @@ ALL_IMAGES = f"{IMAGES}|img_dir|Training_Images|x"
 ALL_MASKS = f"1st_manual|{MASKS}|ann_dir|Ground_Truth|y"
 """`resolve_folder` takes the first that is there by its very name: DRIVE's ``mask`` is where the camera looked."""
 
-_MASK_COLUMN = re.compile(r"mask|label|seg|annot|target|truth|gt", re.IGNORECASE)
+MASK_COLUMN = re.compile(r"mask|label|seg|annot|target|truth|gt", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ def _columns(path: Path) -> tuple[str, str] | None:
     files = [name for name, cell in cells.items() if cell and "\0" not in cell and (path.parent / cell).is_file()]
     if len(files) != 2:
         return None
-    masks = [name for name in files if _MASK_COLUMN.search(name)]
+    masks = [name for name in files if MASK_COLUMN.search(name)]
     image, mask = files if len(masks) != 1 or masks[0] == files[1] else reversed(files)
     return image, mask
 

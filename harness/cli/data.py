@@ -187,7 +187,9 @@ def run_check(arguments: argparse.Namespace) -> int:
     else:
         name, _, folder = arguments.name.partition("=")
         if folder:
-            arguments.data = Path(folder).expanduser()
+            from harness.datasets.reading.hugging_face import plain_folder
+
+            arguments.data = plain_folder(Path(folder).expanduser())
         names = [_known(name, arguments, options)]
     for option, value in of_own.items():
         if value and not is_own(names[0]):

@@ -1,0 +1,133 @@
+"""Data sets in the formats of the Hugging Face Hub, ``hf:DIR``: image folders with metadata, and Parquet, read by the library
+``datasets`` where it is installed. They are unpacked once, into the user's cache, as folders like any other of one's own.
+
+Two columns of images are an image and its mask; one, with a column of class labels, is an image and its class. Only the library's
+readers of these two formats are used, by name: nothing that lies in the folder is run, and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from harness.datasets.base import DatasetError
+from harness.datasets.reading.own_layouts import MASK_COLUMN
+
+PREFIX = "hf:"
+_SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
+_PLAIN = re.compile(r"[^\w.-]+")
+
+
+def plain_folder(folder: Path) -> Path:
+    """The folder itself; of ``hf:DIR`` the one that DIR is unpacked to.
+
+    Raises:
+        DatasetError: the library is not installed, or DIR is no data set of images that it reads.
+    """
+    text = str(folder)
+    if not text.startswith(PREFIX):
+        return folder
+    source = Path(text.removeprefix(PREFIX)).expanduser()
+    if not source.is_dir():
+        raise DatasetError(f"{PREFIX}{source}: there is no such folder; give one that a data set of the Hub lies in")
+    spec = find_spec("datasets")
+    if spec is None or spec.origin is None:  # our own folder of that name is no package
+        raise DatasetError(f"{PREFIX}{source} is read by Hugging Face's datasets: pip install 'datasets>=4'")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam-peft-harness" / "hf"
+    out = base / f"{source.resolve().name}-{_fingerprint(source)}"
+    if not out.is_dir():
+        base.mkdir(parents=True, exist_ok=True)
+        new = base / f".{out.name}.{secrets.token_hex(8)}"
+        try:
+            _unpack(source, new)
+            new.rename(out)
+        except OSError as error:
+            if not out.is_dir():  # another process was first
+                raise DatasetError(
+                    f"{PREFIX}{source} cannot be unpacked to {out}: {error.strerror or error}"
+                ) from error
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    return out
+
+
+def _fingerprint(source: Path) -> str:
+    """Of names, sizes and times of its files."""
+    digest = hashlib.sha256(str(source.resolve()).encode())
+    for path in sorted(one for one in source.rglob("*") if one.is_file()):
+        found = path.stat()
+        digest.update(f"{path.relative_to(source)} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _unpack(source: Path, out: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    parquet = any(source.rglob("*.parquet"))
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            loaded: Any = datasets.load_dataset(
+                "parquet" if parquet else "imagefolder", data_dir=str(source), cache_dir=cache
+            )
+        except Exception as error:  # whatever the library makes of a folder that is none
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise DatasetError(f"{PREFIX}{source} is no image folder and no Parquet of images: {reason}") from error
+        known = {_SPLITS[name]: table for name, table in loaded.items() if name in _SPLITS}
+        if "train" not in known:
+            raise DatasetError(f"{PREFIX}{source} has the splits {', '.join(loaded)}, and none is called train")
+        for split, table in known.items():
+            _write(table, out / split if len(known) > 1 else out, source=source)
+    if (source / "classes.txt").is_file():
+        shutil.copyfile(source / "classes.txt", out / "classes.txt")
+
+
+def _write(table: Any, out: Path, *, source: Path) -> None:
+    import datasets
+
+    images = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    labels = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
+    if len(images) == 2:
+        masks = [name for name in images if MASK_COLUMN.search(name)]
+        image, mask = reversed(images) if masks == images[:1] else images
+        folders: tuple[str, ...] = ("images", "masks")
+        columns: tuple[str, ...] = (image, mask)
+    elif len(images) == 1 and labels:
+        folders, columns = (), (images[0],)
+    else:
+        raise DatasetError(
+            f"{PREFIX}{source} has the columns {', '.join(table.features)}; two of images (image and mask), or one and a class "
+            "label, are what can be read"
+        )
+    for column in columns:
+        table = table.cast_column(column, datasets.Image(decode=False))
+    for name, row in zip(_names(table, columns[0]), table, strict=True):
+        kinds = folders or (_PLAIN.sub("_", table.features[labels[0]].int2str(row[labels[0]])),)
+        for folder, column in zip(kinds, columns, strict=True):
+            data, ending = _file(row[column])
+            place = out / folder / f"{name}{ending}"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+
+
+def _names(table: Any, column: str) -> Iterator[str]:
+    """A name an image: that of its file where all have one of their own, else its number."""
+    stems = [_PLAIN.sub("_", Path(row["path"] or "").stem) for row in table[column]]
+    alone = all(stems) and len(set(stems)) == len(stems)
+    return (stem if alone else f"{number:06d}" for number, stem in enumerate(stems))
+
+
+def _file(cell: Any) -> tuple[bytes, str]:
+    """The bytes of an image and the ending of its format."""
+    data = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+    starts = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
+    ending = next((ending for start, ending in starts.items() if data.startswith(start)), ".tif")
+    return data, ending
