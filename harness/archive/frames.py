@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.archive.archive import Archive
@@ -13,7 +13,7 @@ from harness.archive.schema import Record
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["scores", "images", "alphas", "evidence", "costs"]
+Kind = Literal["scores", "images", "history", "alphas", "evidence", "costs"]
 
 RUN = ("method", "variant", "benchmark", "backbone", "checkpoint", "protocol", "protocol_hash", "seed")
 """Columns of every frame but that of costs, after the key of the run."""
@@ -23,7 +23,8 @@ def frame(archive: Archive, kind: Kind, records: Iterable[Record] | None = None)
     """All numbers of one kind.
 
     ``scores``: model (``best``, ``last``, ``merged-exact``, …), split, metric, value in [0, 1] (nats for ``nll``).
-    ``images``: the same with stem and group. ``alphas``: epoch, site, operation (its place) and its share of softmax(α).
+    ``images``: the same with stem and group. ``history``: epoch, quantity (`epoch_numbers`) and value.
+    ``alphas``: epoch, site, operation (its place) and its share of softmax(α).
     ``evidence``: block, quantity, place in it (head, frequency) and value of the trained model and of its frozen backbone.
     ``costs``: session, place, method, variant, quantity, part, round and value in SI units; rounds of one session pair.
 
@@ -37,7 +38,9 @@ def frame(archive: Archive, kind: Kind, records: Iterable[Record] | None = None)
 
     if kind == "costs":
         return pd.DataFrame(_costs(archive))
-    rows = {"scores": _scores, "images": _images, "alphas": _alphas, "evidence": _evidence}[kind]
+    rows = {
+        "scores": _scores, "images": _images, "history": _history, "alphas": _alphas, "evidence": _evidence
+    }[kind]  # fmt: skip
     chosen = archive.records if records is None else records
     return pd.DataFrame(
         {"key": record.key, **{name: getattr(record.run, name) for name in RUN}, **row}
@@ -64,6 +67,20 @@ def _images(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
             for stem, value in scores.items():
                 where = {"model": model, "split": split, "stem": stem, "group": groups.get(stem, stem)}
                 yield {**where, "metric": metric, "value": value}
+
+
+def epoch_numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Quantity -> number of an entry of a record's history, and of what is told while a run goes on: ``train/loss``,
+    ``train/lr``, ``train/seconds``, ``val/iou`` and the like."""
+    names = {"loss": "train/loss", "lr": "train/lr", "seconds": "train/seconds"}
+    numbers = {name: entry[key] for key, name in names.items() if entry.get(key) is not None}
+    return numbers | {f"val/{name}": value for name, value in entry.get("val", {}).items()}
+
+
+def _history(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
+    for entry in archive.whole(record.key).history:
+        for quantity, value in epoch_numbers(entry).items():
+            yield {"epoch": entry["epoch"], "quantity": quantity, "value": value}
 
 
 def _alphas(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:

@@ -47,6 +47,12 @@ class KeptMask:
     predicted: NDArray[np.uint8]
     truth: NDArray[np.uint8]
 
+    def coloured(self) -> NDArray[np.uint8]:
+        """(S, 2 S, 3) RGB: the prediction left, the truth right, in the colours of the file."""
+        import numpy as np
+
+        return np.array(_PALETTE, dtype=np.uint8)[np.concatenate([self.predicted, self.truth], axis=1)]
+
 
 def chosen_images(stems: Mapping[str, Iterable[str]], count: int) -> list[tuple[str, str]]:
     """(split, stem) of ``count`` test images by a hash of their names: the same for every method and seed, and a smaller

@@ -30,7 +30,7 @@ reduced to its strongest operation (older records have none). Splits: ``val`` an
 """
 
 
-EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "cache_prefix", "keep_masks", "tune", "normalisation")
+EXECUTION_ONLY = ("checkpoint_minutes", "cache_images", "cache_prefix", "keep_masks", "log", "tune", "normalisation")
 """Rules that change how a run is executed, or who said a number, and never its numbers; they are left out of keys and hashes."""
 _LEFT_OUT = ("name", "backbone", *EXECUTION_ONLY)
 

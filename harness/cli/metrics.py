@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from dataclasses import fields, replace
@@ -15,6 +14,7 @@ from harness.evaluation.conventions import Conventions, Overlap, Resolution
 from harness.evaluation.names import CLASSES, METRICS
 from harness.system.errors import UsageError, did_you_mean, os_reason
 from harness.system.streams import counter
+from harness.system.tables import form_of, require_form, table_bytes
 
 if TYPE_CHECKING:
     from harness.evaluation.scorer import SplitScorer, Task
@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         require_effect(args, "input-size", without="without --set resolution=input or --conventions")
     if args.per_image:
         require_place(args.per_image)
+        require_form(form_of(args.per_image))
     variants = variants_of(conventions, multiclass=task == "multiclass") if args.conventions else {"": conventions}
 
     from harness.evaluation.folders import FolderScoring, pair_predictions, require_levels, score_folders
@@ -190,17 +191,17 @@ def _is_own(path: Path) -> bool:
     """Whether a file is empty, or what `write_per_image` wrote."""
     with path.open(encoding="utf-8", errors="replace") as file:
         start = file.read(100)
-    return not start or start.startswith(f"{','.join(FIRST)},")
+    return not start or start.startswith("PAR1" if form_of(path) == "parquet" else f"{','.join(FIRST)},")
 
 
 def write_per_image(path: Path, scorers: dict[str, SplitScorer], metrics: tuple[str, ...]) -> None:
+    rows = (
+        {FIRST[0]: name, FIRST[1]: stem, **{metric: values[metric] for metric in metrics}}
+        for name, scorer in scorers.items()
+        for stem, values in scorer.images().items()
+    )
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([*FIRST, *metrics])
-            for name, scorer in scorers.items():
-                for stem, values in scorer.images().items():
-                    writer.writerow([name, stem, *(values[metric] for metric in metrics)])
+        path.write_bytes(table_bytes(rows, [*FIRST, *metrics], form=form_of(path)))
     except OSError as error:
         raise UsageError(f"--per-image {path}: {os_reason(error)}") from error
 

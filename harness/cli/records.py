@@ -1,5 +1,6 @@
 """``sam-peft records``: bring records of several clusters together, publish them, look for damaged ones, note
-which file stands behind the short fingerprint of older ones; type in and check a paper's numbers."""
+which file stands behind the short fingerprint of older ones; type in and check a paper's numbers; write runs for
+trackers and as tables."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.archive.agreement import disagreement, strays
+from harness.archive.archive import Archive
 from harness.archive.checkpoints import FILE, read_notes, verify_checkpoint
 from harness.archive.cost import CostStore
 from harness.archive.measured import EvidenceStore, ForgettingStore
@@ -18,8 +20,10 @@ from harness.archive.reading import load
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore, add_seal, is_sealed
 from harness.cli.command import CommandParser, command, verb
+from harness.comparison.finding import find_run
 from harness.comparison.papers import FOLDER, MARKS, PARAMETERS, Published, add, problems, read_file, read_published
 from harness.registry import BENCHMARKS, METHODS
+from harness.report.trackers import TARGETS, export_records
 from harness.settings.read import load_settings
 from harness.system.errors import UsageError
 from harness.system.streams import say_skipped
@@ -37,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         used = (record.run.checkpoint for record in RecordStore(options.root))
         print(verify_checkpoint(options.file, options.root, used=used))
         return 0
+    if options.command == "export":
+        return _export(options)
     if options.command == "seal":
         return _seal(options.root)
     return _merge(options) if options.command == "merge" else _check(options.root)
@@ -92,6 +98,20 @@ def parser() -> CommandParser:
         description="Numbers of papers, which tables show beside ours.",
     )
     _paper_options(paper.add_subparsers(dest="paper_command", required=True))
+    out = commands.add_parser(
+        "export",
+        help="write curves, scores, rules, α and pictures of finished runs for TensorBoard, Weights & Biases, trackio or"
+        " MLflow, offline; or all numbers as CSV or Parquet",
+    )
+    out.add_argument("--to", required=True, choices=TARGETS)
+    out.add_argument("out", type=Path, metavar="DIR", help="folder to write; new or empty")
+    out.add_argument(
+        "--results", dest="root", type=Path, metavar="DIR", help="results folder (default: as set, else runs)"
+    )
+    out.add_argument("--protocol", metavar="CARD", help="only records of this protocol")
+    out.add_argument(
+        "--run", action="append", default=[], metavar="KEY", help="only this run, by key or by words; may be repeated"
+    )
     return p
 
 
@@ -117,6 +137,26 @@ def _paper_options(commands: argparse._SubParsersAction[CommandParser]) -> None:
         each.add_argument(
             "--folder", type=Path, default=FOLDER, help="folder of the CSV files (default: results/paper)"
         )
+
+
+def _export(options: argparse.Namespace) -> int:
+    archive = Archive(options.root)
+    asked = {find_run(options.root, key).key for key in options.run}
+    records, skipped = archive.records, archive.problems
+    say_skipped(skipped)
+    keys = [
+        record.key
+        for record in records
+        if record.code == "OK"
+        and options.protocol in (None, record.run.protocol)
+        and (not asked or record.key in asked)
+    ]
+    if not keys:
+        raise UsageError(
+            f"no finished run below {options.root} is meant; sam-peft status --results {options.root} lists them"
+        )
+    print(f"{options.out}: {export_records(archive, keys, options.to, options.out)} runs")
+    return 0
 
 
 def _merge(options: argparse.Namespace) -> int:

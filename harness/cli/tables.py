@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.archive.archive import Archive
 from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.comparison.claims import read_claims
-from harness.report.formats import as_data, write
+from harness.report.formats import as_data, as_parquet, write
 from harness.report.page import SUFFIX, Format
 from harness.report.pages import pages_below
 from harness.report.readings import design_text, reading_page
@@ -21,6 +21,7 @@ from harness.studies import load_study, study_names
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import write_atomically
 from harness.system.streams import say, say_skipped, terminal_width
+from harness.system.tables import require_form
 
 
 @verb
@@ -30,8 +31,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.study == "list":
         print("\n".join(f"{name:14s} {load_study(name).title}" for name in study_names()))
         return 0
+    require_form(options.format)
     if options.readings:
         require_effect(options, "metrics", "check", without="with --readings")
+        if options.format == "parquet":
+            raise UsageError(
+                "--readings writes a page, which --format parquet has not; sam-peft records export --to parquet"
+            )
         return _readings(options)
     require_effect(options, "protocol", without="without --readings: there is a page a protocol")
     metrics = [name.strip() for name in options.metrics.split(",")] if options.metrics is not None else []
@@ -44,6 +50,14 @@ def main(argv: list[str] | None = None) -> int:
     say_skipped(pages.skipped)
     if options.json:
         print(json.dumps([as_data(page) for page in pages.content.values()], indent=1))
+        return 0
+    if options.format == "parquet":
+        if options.check or metrics:
+            raise UsageError("--format parquet writes what --format csv writes; --check and --metrics look at text")
+        for name, page in pages.content.items():
+            if page.numbers:
+                _write(path := options.results / "tables" / f"{name}.parquet", as_parquet(page))
+                print(f"written: {path}", file=sys.stderr)
         return 0
     files = pages.files(options.results, style=options.format)
     if not files:
@@ -80,7 +94,7 @@ def parser() -> CommandParser:
         help="columns of these metrics, such as iou,dice; prints and writes nothing (a study's field: table.metrics)",
     )
     form = p.add_mutually_exclusive_group()
-    form.add_argument("--format", choices=sorted(SUFFIX), default="markdown", help="default: markdown")
+    form.add_argument("--format", choices=[*sorted(SUFFIX), "parquet"], default="markdown", help="default: markdown")
     form.add_argument("--json", action="store_true", help="print pages and their numbers as JSON; write nothing")
     p.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if a table differs from what the records give"

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.archive.files import images_csv
+from harness.archive.frames import epoch_numbers
 from harness.archive.masks import KeptMask, chosen_images, encoded_masks
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
@@ -332,6 +333,18 @@ class Experiment:
     def _report(self, step: Progress) -> None:
         content = {key: value for key, value in asdict(step).items() if value not in ("", {})}
         self.tell({"stage": "training", **content})
+        if step.kind == "epoch" and self.rules.log:
+            told = {"loss": step.loss, "lr": step.rate, "seconds": step.seconds, "val": step.metrics}
+            for name, value in epoch_numbers(told).items():
+                self._live.add_scalar(name, value, step.epoch)
+            self._live.flush()
+
+    @cached_property
+    def _live(self) -> Any:
+        """TensorBoard's writer; a run that goes on writes a file more into the same folder."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder / "tensorboard"))
 
 
 def _keep_traceback(folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,8 @@ def _require_fit(row: Row, benchmark: str, task: str, rules: Protocol, request: 
         raise UsageError(
             f"prompt={rules.prompt} points out one foreground to SAM's decoder, and {unfit}; leave it away"
         )
+    if rules.log and find_spec(rules.log) is None:
+        raise UsageError(f"log={rules.log} needs {rules.log}: pip install 'sam-peft-harness[{rules.log}]'")
     if row.config.freezes_decoder and rules.decoder != "sam":
         raise UsageError(
             f"{row.label}: only SAM's mask decoder is adapted, not decoder={rules.decoder}; use decoder=sam"

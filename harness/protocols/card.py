@@ -120,6 +120,7 @@ class Protocol:
             to the plain way and each off with one field.
         cache_prefix: on a CPU the tokens that enter the first trained block are kept (`harness.training.prefix`).
         keep_masks: the predicted masks of so many test images, the same for every method and seed, stay beside the record.
+        log: ``tensorboard`` writes loss, rate and validation of every epoch into the run's folder, to be followed live.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
         split_follows_seed: the run's seed splits the images anew, in place of ``split_seed`` (which planning then sets to it), so
             that the seeds of a row are folds: for small benchmarks, where which images are tested matters more than any seed.
@@ -193,6 +194,7 @@ class Protocol:
     cache_images: bool = True
     cache_prefix: bool = True
     keep_masks: int = 6
+    log: Literal["", "tensorboard"] = ""
     fused_cell: bool = True
     merge: tuple[Literal["exact", "conv", "calibrated"], ...] = ()
     calibration_images: int = 16

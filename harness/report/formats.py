@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import textwrap
@@ -12,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.report.page import Format, Page, Shown, Table
+from harness.system.tables import table_bytes
 from harness.system.text import csv_cell, markdown, printable, printable_line
 
 
@@ -54,12 +53,26 @@ def as_data(page: Page) -> dict[str, Any]:
 
 def as_csv(page: Page) -> str:
     """Long and tidy: a row a number, with everything that tells it from others, in the page's columns."""
-    out = io.StringIO()
-    columns = list(dict.fromkeys(name for number in page.numbers for name in number))
-    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows({name: csv_cell(value) for name, value in number.items()} for number in page.numbers)
-    return out.getvalue()
+    rows = ({name: csv_cell(value) for name, value in number.items()} for number in page.numbers)
+    return table_bytes(rows, _columns(page)).decode()
+
+
+NUMBERS = {"n", "mean", "sd", "low", "high", "median", "iqm", "value", "score", "frozen", "difference", "seed"}
+NUMBERS |= {"image_size", "batch"}
+"""Columns of numbers; all others are text, also where a hash is made of digits."""
+
+
+def as_parquet(page: Page) -> bytes:
+    """The same as Parquet: numbers are numbers, and an empty one is null."""
+    rows = (
+        {name: (float(text) if text else None) if name in NUMBERS else text for name, text in number.items()}
+        for number in page.numbers
+    )
+    return table_bytes(rows, _columns(page), form="parquet")
+
+
+def _columns(page: Page) -> list[str]:
+    return list(dict.fromkeys(name for number in page.numbers for name in number))
 
 
 def as_markdown(page: Page) -> str:

@@ -1,0 +1,264 @@
+"""Records in the trackers' own files, read back by the trackers' own libraries where they are installed, and as tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.archive.masks import KeptMask, encoded_masks
+from harness.archive.schema import Record, Run
+from harness.archive.store import RecordStore
+from harness.cli import metrics, records, tables
+from harness.protocols.load import card_rules
+from harness.report import trackers
+
+EPOCHS = ((1, 0.9, 0.25), (2, 0.5, 0.75))
+"""Epoch, loss, validation."""
+
+
+def _run(seed: int) -> Run:
+    return Run(
+        method="naslora", method_config={"rank": 3}, variant="naslora", benchmark="kvasir", backbone="tiny", checkpoint="",
+        protocol="demo", protocol_hash="0" * 8, rules=card_rules("demo", "kvasir") or {}, seed=seed, manifest="m", split_rule="r",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs with curves, α and a mask each, and one that failed."""
+    root = tmp_path_factory.mktemp("runs")
+    mask = np.zeros((4, 4), dtype=np.uint8)
+    masks = encoded_masks([KeptMask(split="test", stem="a", predicted=mask + 1, truth=mask)])
+    scores = {"best": {"test": {"iou": 0.5}}}
+    for seed, code in ((0, "OK"), (1, "OK"), (2, "OOM")):
+        run = _run(seed)
+        history = [{"epoch": e, "loss": loss, "lr": 1e-3, "val": {"s_measure": val}} for e, loss, val in EPOCHS]
+        shares = [{"blocks.0.qkv": [0.125] * 8}, {"blocks.0.qkv": [0.3, *[0.1] * 7]}]
+        record = Record(
+            run=run,
+            key=run.key,
+            code=code,
+            history=history,
+            architecture=shares,
+            scores=scores if code == "OK" else {},
+        )  # type: ignore[arg-type]
+        RecordStore(root).write(record, masks_png=masks)
+    return root
+
+
+def _export(archive: Path, target: str, out: Path) -> None:
+    """In a process of its own: some of them keep a folder, or a service, for as long as they live."""
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "records",
+        "export",
+        "--to",
+        target,
+        str(out),
+        "--results",
+        str(archive),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 runs" in done.stdout
+
+
+def _require(*packages: str) -> None:
+    for package in packages:
+        if find_spec(package) is None:
+            pytest.skip(f"needs {package}")
+
+
+def test_tensorboard_reads_curves_alphas_scores_rules_and_pictures(archive: Path, tmp_path: Path) -> None:
+    _require("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _export(archive, "tensorboard", tmp_path / "tb")
+
+    folders = sorted((tmp_path / "tb").iterdir())
+    assert len(folders) == 2
+    read = EventAccumulator(str(folders[0]))
+    read.Reload()
+    assert [(one.step, pytest.approx(one.value)) for one in read.Scalars("train/loss")] == [(1, 0.9), (2, 0.5)]
+    assert [one.value for one in read.Scalars("val/s_measure")] == [0.25, 0.75]
+    assert [one.value for one in read.Scalars("best/test/iou")] == [0.5]
+    alphas = [tag for tag in read.Tags()["scalars"] if tag.startswith("alpha/blocks.0.qkv/")]
+    assert len(alphas) == 8
+    assert "alpha/blocks.0.qkv/skip_connect" in alphas
+    (picture,) = read.Images("masks/test/a")
+    assert (picture.width, picture.height) == (8, 4)
+    assert b"image_size" in read.Tensors("rules/text_summary")[0].tensor_proto.string_val[0]
+
+
+def _wandb_records(data: bytes) -> Iterator[Any]:
+    """The records of an offline run: protobuf in LevelDB's log format, behind a header of seven bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    body, at = b"", 7
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, at)
+        body += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield wandb_internal_pb2.Record.FromString(body)
+            body = b""
+
+
+def test_an_offline_run_of_wandb_holds_the_record(archive: Path, tmp_path: Path) -> None:
+    _require("wandb")
+    _export(archive, "wandb", tmp_path / "w")
+
+    files = sorted((tmp_path / "w" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2
+    found = list(_wandb_records(files[0].read_bytes()))
+    (config,) = [
+        {one.key: json.loads(one.value_json) for one in record.run.config.update}
+        for record in found
+        if record.HasField("run")
+    ]
+    assert config["image_size"] == 128
+    assert config["naslora.rank"] == 3
+    history = [
+        {"/".join(one.nested_key): json.loads(one.value_json) for one in record.history.item}
+        for record in found
+        if record.HasField("history")
+    ]
+    assert [one["train/loss"] for one in history] == [0.9, 0.5]
+    summary = {one.key: json.loads(one.value_json) for r in found if r.HasField("summary") for one in r.summary.update}
+    assert summary["best/test/iou"] == 0.5
+    assert len(list(files[0].parent.glob("files/media/images/**/*.png"))) == 1
+
+
+def test_trackio_holds_the_record(archive: Path, tmp_path: Path) -> None:
+    _require("trackio")
+    _export(archive, "trackio", tmp_path / "k")
+    code = (
+        "import json; from trackio.sqlite_storage import SQLiteStorage as S; runs = S.get_runs('demo'); "
+        "print(json.dumps([len(runs), S.get_logs('demo', runs[0]), S.get_run_config('demo', runs[0])]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "TRACKIO_DIR": str(tmp_path / "k")},
+    )
+    count, logs, config = json.loads(done.stdout)
+    assert (count, config["naslora.rank"]) == (2, 3)
+    assert [one["train/loss"] for one in logs if "train/loss" in one] == [0.9, 0.5]
+    assert [one["best/test/iou"] for one in logs if "best/test/iou" in one] == [0.5]
+    assert len(list((tmp_path / "k" / "media").rglob("*.png"))) == 2
+
+
+def test_mlflow_finds_runs_metrics_parameters_and_pictures(archive: Path, tmp_path: Path) -> None:
+    _require("mlflow", "sqlalchemy")
+    from mlflow.tracking import MlflowClient
+
+    _export(archive, "mlflow", tmp_path / "m")
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'm' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("demo")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    assert len(found) == 2
+    one = found[0]
+    assert [(m.step, m.value) for m in client.get_metric_history(one.info.run_id, "train/loss")] == [(1, 0.9), (2, 0.5)]
+    assert (one.data.metrics["best/test/iou"], one.data.params["naslora.rank"]) == (0.5, "3")
+    assert [file.path for file in client.list_artifacts(one.info.run_id, "masks/test")] == ["masks/test/a.png"]
+
+
+def test_tables_hold_the_same_numbers_in_both_forms(archive: Path, tmp_path: Path) -> None:
+    _require("pyarrow")
+    import pyarrow.parquet
+
+    for form in ("csv", "parquet"):
+        assert records.main(["export", "--to", form, str(tmp_path / form), "--results", str(archive)]) == 0
+    assert sorted(one.stem for one in (tmp_path / "csv").iterdir()) == ["alphas", "history", "scores"]
+    for name in ("alphas", "history", "scores"):
+        read = pyarrow.parquet.read_table(tmp_path / "parquet" / f"{name}.parquet").to_pandas()
+        text = pd.read_csv(tmp_path / "csv" / f"{name}.csv", keep_default_na=False, dtype={"protocol_hash": str})
+        assert read.to_dict("records") == text.to_dict("records")
+    history = pd.read_csv(tmp_path / "csv" / "history.csv")
+    assert sorted(history[history.quantity == "train/loss"].value) == [0.5, 0.5, 0.9, 0.9]
+
+
+def test_a_page_of_numbers_is_the_same_as_csv_and_as_parquet(archive: Path, tmp_path: Path) -> None:
+    _require("pyarrow")
+    import pyarrow.parquet
+
+    for form in ("csv", "parquet"):
+        assert tables.main(["--results", str(archive), "--format", form]) == 0
+    text = pd.read_csv(archive / "tables" / "demo.csv", dtype={"protocol_hash": str, "seeds": str, "planned": str})
+    read = pyarrow.parquet.read_table(archive / "tables" / "demo.parquet").to_pandas()
+    assert list(read.columns) == list(text.columns)
+    assert read["protocol_hash"].tolist() == text["protocol_hash"].tolist() == ["0" * 8] * len(text)
+    assert np.array_equal(read["mean"].to_numpy(dtype=float), text["mean"].to_numpy(dtype=float), equal_nan=True)
+    assert 0.5 in read["mean"].tolist()
+
+
+def test_images_of_a_folder_are_scored_into_parquet_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _require("pyarrow")
+    import pyarrow.parquet
+    from PIL import Image
+
+    for name in ("predicted", "truth"):
+        (tmp_path / name).mkdir()
+        for stem in ("a", "b"):
+            Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / name / f"{stem}.png")
+    folders = ["--pred", str(tmp_path / "predicted"), "--gt", str(tmp_path / "truth")]
+    for form in ("csv", "parquet"):
+        assert metrics.main([*folders, "--per-image", str(tmp_path / f"images.{form}")]) == 0
+    read = pyarrow.parquet.read_table(tmp_path / "images.parquet").to_pandas()
+    text = pd.read_csv(tmp_path / "images.csv", keep_default_na=False)
+    assert read["stem"].tolist() == text["stem"].tolist() == ["a", "b"]
+    assert read["iou"].tolist() == text["iou"].tolist() == [1.0, 1.0]
+    assert metrics.main([*folders, "--per-image", str(tmp_path / "images.parquet")]) == 0  # its own is overwritten
+    (tmp_path / "mine.parquet").write_text("something else")
+    assert metrics.main([*folders, "--per-image", str(tmp_path / "mine.parquet")]) == 2
+
+
+@pytest.mark.parametrize("wrong", ["not installed", "not empty", "no folder", "none meant", "damaged"])
+def test_bad_input_is_one_line_and_nothing_half_written(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    out, more = tmp_path / "out", list[str]()
+    if wrong == "not installed":
+        monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    elif wrong == "not empty":
+        out.mkdir()
+        (out / "mine").touch()
+    elif wrong == "no folder":
+        out = tmp_path / "no" / "out"
+    elif wrong == "none meant":
+        more = ["--protocol", "standard"]
+    else:
+        pytest.importorskip("tensorboard")
+        masks = RecordStore(archive).masks_path(_run(0).key)
+        content = masks.read_bytes()
+        masks.write_bytes(content[:-20])
+    before = sorted(tmp_path.rglob("*"))
+    try:
+        assert records.main(["export", "--to", "tensorboard", str(out), "--results", str(archive), *more]) == 2
+    finally:
+        if wrong == "damaged":
+            masks.write_bytes(content)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
