@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cli import datasets as verb
+from harness.cli import data as verb
 from harness.datasets.base import DatasetError
 from harness.datasets.own_labels import any_folder
 from harness.datasets.reading import hugging_face
