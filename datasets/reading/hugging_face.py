@@ -14,6 +14,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,13 @@ def _fingerprint(source: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _unpack(source: Path, out: Path) -> None:
-    import datasets
+def _library() -> Any:
+    """Theirs; to who checks types, `datasets` is the folder of ours beside it."""
+    return import_module("datasets")
 
+
+def _unpack(source: Path, out: Path) -> None:
+    datasets = _library()
     datasets.disable_progress_bars()
     parquet = any(source.rglob("*.parquet"))
     with tempfile.TemporaryDirectory() as cache:
@@ -91,8 +96,7 @@ def _unpack(source: Path, out: Path) -> None:
 
 
 def _write(table: Any, out: Path, *, source: Path) -> None:
-    import datasets
-
+    datasets = _library()
     images = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
     labels = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
     if len(images) == 2:

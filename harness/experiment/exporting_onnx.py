@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, said: Mapping[str, st
 
 
 def _trace(graph: Graph, images: Tensor, file: Path) -> None:
-    names = {"input_names": ["images"], "output_names": ["masks", "probabilities"]}
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["masks", "probabilities"]}
     axes = {name: {0: "batch"} for name in ("images", "masks", "probabilities")}
     with warnings.catch_warnings():
         # Tracing warns of sizes that become constants, as they shall; and torch's other exporter wants a package more.

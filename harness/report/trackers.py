@@ -158,7 +158,7 @@ def _tensorboard(runs: Iterable[Logged], folder: Path, out: Path) -> None:
                 for name, value in run.rules.items()
             }
             for part in hparams(plain, dict(run.scores)):
-                writer.file_writer.add_summary(part)  # type: ignore[union-attr]
+                writer.file_writer.add_summary(part)
 
 
 def _wandb(runs: Iterable[Logged], folder: Path, out: Path) -> None:

