@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from harness.archive.masks import KeptMask, encoded_masks
-from harness.archive.schema import Record, Run
+from harness.archive.schema import Code, Record, Run
 from harness.archive.store import RecordStore
 from harness.cli import metrics, records, tables
 from harness.protocols.load import card_rules
@@ -41,7 +41,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask = np.zeros((4, 4), dtype=np.uint8)
     masks = encoded_masks([KeptMask(split="test", stem="a", predicted=mask + 1, truth=mask)])
     scores = {"best": {"test": {"iou": 0.5}}}
-    for seed, code in ((0, "OK"), (1, "OK"), (2, "OOM")):
+    codes: tuple[Code, ...] = ("OK", "OK", "OOM")
+    for seed, code in enumerate(codes):
         run = _run(seed)
         history = [{"epoch": e, "loss": loss, "lr": 1e-3, "val": {"s_measure": val}} for e, loss, val in EPOCHS]
         shares = [{"blocks.0.qkv": [0.125] * 8}, {"blocks.0.qkv": [0.3, *[0.1] * 7]}]
@@ -52,7 +53,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
             history=history,
             architecture=shares,
             scores=scores if code == "OK" else {},
-        )  # type: ignore[arg-type]
+        )
         RecordStore(root).write(record, masks_png=masks)
     return root
 
