@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     mask = np.zeros((4, 4), dtype=np.uint8)
     masks = encoded_masks([KeptMask(split="test", stem="a", predicted=mask + 1, truth=mask)])
-    scores = {"best": {"test": {"iou": 0.5}}}
+    scores = {"best": {"test": {"iou": 0.5, "s_measure": 0.5}}}
     codes: tuple[Code, ...] = ("OK", "OK", "OOM")
     for seed, code in enumerate(codes):
-        run = _run(seed)
+        run = _run(seed) if code == "OK" else replace(_run(seed), method="lora", variant="lora", method_config={})
         history = [{"epoch": e, "loss": loss, "lr": 1e-3, "val": {"s_measure": val}} for e, loss, val in EPOCHS]
         shares = [{"blocks.0.qkv": [0.125] * 8}, {"blocks.0.qkv": [0.3, *[0.1] * 7]}]
         record = Record(
