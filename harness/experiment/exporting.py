@@ -229,12 +229,12 @@ REGISTRY_SIZE = 1024
 
 def in_registry(run: Run) -> bool:
     """Whether a whole export of the run loads in segment_anything's own registry."""
-    return run.backbone in REGISTRY and from_rules(run.rules).image_size == REGISTRY_SIZE
+    return run.backbone in REGISTRY and run.rules["image_size"] == REGISTRY_SIZE
 
 
 def how_to_load(run: Run, form: Form, out: str) -> str:
     """In words and code, for who has the file ``out``."""
-    side = from_rules(run.rules).image_size
+    side = run.rules["image_size"]
     if form == "adapter":
         start = " --checkpoint FILE" if run.checkpoint else ""
         return f"sam-peft predict --adapter {out}{start} --images DIR --out MASKS"
@@ -273,6 +273,10 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
     tell("loading the model")
     trained = of_results(request.results, request.run)
     run = trained.run
+    if request.form == "onnx" and (prompt := run.rules.get("prompt", "none")) != "none":
+        raise UsageError(
+            f"run {run.key} was trained with prompts ({prompt}), which the graph has no input for; leave --onnx away"
+        )
     segmenter, method = trained.segmenter(request.checkpoint)
     if request.form in ("sam", "peft"):
         _require_sam(segmenter, run, form=request.form)

@@ -119,7 +119,8 @@ class SAMSegmenter(Segmenter):
     def decode(self, embedding: Tensor) -> SegmenterOutput:
         if self.neck is not None:
             embedding = self.neck(embedding)
-        masks, tokens = self._decoded(embedding.split(len(embedding) if self.batched_decoder else 1))
+        # Not split(len(…)): a traced graph would have that many images in every batch.
+        masks, tokens = self._decoded([embedding] if self.batched_decoder else embedding.split(1))
         return SegmenterOutput(widened(masks), None if self.head is None else widened(self.head(tokens)))
 
     def prompted(self, embedding: Tensor, prompts: Prompts) -> SegmenterOutput:

@@ -79,11 +79,12 @@ def test_weights_beyond_what_one_file_holds_lie_beside_it(tmp_path: Path, monkey
     assert _run(tmp_path / "m.onnx", images)[0].shape[0] == 2
 
 
-@pytest.mark.parametrize("broken", ["predicts otherwise", "cannot be traced", "is not installed"])
+@pytest.mark.parametrize("broken", ["predicts otherwise", "cannot be traced", "is not installed", "prompted"])
 def test_what_cannot_be_written_is_one_line_and_no_file(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str
 ) -> None:
-    run = finished(results, "decoder", backbone="tiny_mobile_sam")
+    rules = {"prompt": "box"} if broken == "prompted" else {}
+    run = finished(results, "decoder", backbone="tiny_mobile_sam", rules=rules)
     if broken == "predicts otherwise":
         monkeypatch.setattr(exporting_onnx, "TOLERANCE", -1.0)
     elif broken == "cannot be traced":
@@ -92,7 +93,7 @@ def test_what_cannot_be_written_is_one_line_and_no_file(
             return torch.fft.fft2(images).real, images
 
         monkeypatch.setattr(Graph, "forward", fft)
-    else:
+    elif broken == "is not installed":
         monkeypatch.setitem(sys.modules, "onnx", None)
         monkeypatch.setattr(exporting_onnx, "find_spec", lambda name: None)
 
