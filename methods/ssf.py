@@ -4,7 +4,8 @@ output.
 Everything folds: into a linear or a convolution as W ← diag(γ) W, b ← γ ⊙ b + β, into a norm likewise. The released
 code starts from noise, γ ~ N(1, 0.02²), β ~ N(0, 0.02²), so that the adapted model is not the pretrained one; ``init:
 intended`` starts from the identity. Deviation (ours): the norm behind the last block of a timm ViT, which SAM does not
-have, is left as it is; the neck behind it trains with the decoder.
+have, is left as it is; the neck behind it trains with the decoder. So is the projection beside attention in the first block of a
+stage of SAM 2.
 """
 
 from __future__ import annotations

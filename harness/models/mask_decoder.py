@@ -49,6 +49,8 @@ class BatchedMaskDecoder(nn.Module):
 
     frozen_parts: ClassVar[tuple[str, ...]] = ("spare_tokens", "spare_hypernetworks", "iou_prediction_head")
     """Beginnings of the names of what no method trains."""
+    ends_boxes: ClassVar[bool] = False
+    """Whether the tokens of a box end with that of "no point", as those of points do (SAM 2)."""
 
     def __init__(self, plain: MaskDecoder, *, mask_tokens: int, spare_tokens: bool = True) -> None:
         super().__init__()

@@ -246,6 +246,7 @@ class SAM2MaskDecoder(BatchedMaskDecoder):
     """
 
     frozen_parts = (*BatchedMaskDecoder.frozen_parts, "pred_obj_score_head", "no_mem_embed")
+    ends_boxes = True
 
     def __init__(self, plain: PlainSAM2Decoder, *, mask_tokens: int, spare_tokens: bool = True) -> None:
         super().__init__(plain, mask_tokens=mask_tokens, spare_tokens=spare_tokens)

@@ -146,7 +146,10 @@ class SAMSegmenter(Segmenter):
         points = prompts.points
         labelled = None if points is None else (points, torch.ones(points.shape[:2], device=points.device))
         sparse, _ = self.prompt_encoder(points=labelled, boxes=prompts.boxes, masks=None)
-        return sparse
+        if prompts.boxes is None or not self.mask_decoder.ends_boxes:
+            return sparse
+        no_point = self.prompt_encoder.not_a_point_embed.weight.expand(len(sparse), 1, -1)
+        return torch.cat([sparse, no_point.to(sparse.dtype)], dim=1)
 
     def _decoded(self, parts: Sequence[Tensor], sparse: Sequence[Tensor | None] = ()) -> tuple[Tensor, Tensor]:
         """Masks and their tokens of embeddings that are decoded part by part, each with its prompts where there are any."""

@@ -19,6 +19,7 @@ from harness.models.build import build_segmenter, require_checkpoint
 from harness.models.catalog import backbone, decoder_parameters, encoder_parameters, total_parameters
 from harness.models.original_sam import sam_state_dict
 from harness.models.sam2 import packed, unpacked
+from harness.models.segmenter import Prompts
 from harness.system.errors import UsageError
 
 transformers = pytest.importorskip("transformers", minversion="4.56")
@@ -118,7 +119,11 @@ def _built(name: str, *, image_size: int, seed: int = 3) -> tuple[Any, Any]:
     segmenter: Any = build_segmenter(name, task="binary", image_size=image_size, head_seed=seed)
     theirs = _oracle(name, sam_state_dict(segmenter), image_size=image_size).double()
     segmenter.double()
-    for module in (segmenter.prompt_encoder.pe_layer, theirs.shared_image_embedding):
+    for module in (
+        segmenter.prompt_encoder.pe_layer,
+        theirs.shared_image_embedding,
+        theirs.prompt_encoder.shared_embedding,
+    ):
         module.float()
     return segmenter.train(), theirs
 
@@ -128,13 +133,18 @@ def _maps(theirs: Any, images: Tensor) -> list[Tensor]:
     return list(reversed(theirs.vision_encoder(images, return_dict=True).fpn_hidden_states))
 
 
-def _masks(theirs: Any, images: Tensor) -> Tensor:
+def _masks(theirs: Any, images: Tensor, sparse: Tensor | None = None) -> Tensor:
+    """Of token 0.
+
+    Args:
+        sparse: (B, 1, n, D), a prompt an image; none if None, as in Meta's image predictor (`Sam2Model` makes one of no points).
+    """
     embedding, middle, fine = _maps(theirs, images)
     decoder, dim = theirs.mask_decoder, embedding.shape[1]
     return decoder(
         image_embeddings=embedding + theirs.no_memory_embedding.view(1, -1, 1, 1),
         image_positional_embeddings=theirs.get_image_wide_positional_embeddings().expand(len(images), -1, -1, -1),
-        sparse_prompt_embeddings=images.new_empty(len(images), 1, 0, dim),
+        sparse_prompt_embeddings=images.new_empty(len(images), 1, 0, dim) if sparse is None else sparse,
         dense_prompt_embeddings=theirs.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1),
         multimask_output=False,
         high_resolution_features=[decoder.conv_s0(fine), decoder.conv_s1(middle)],
@@ -175,6 +185,25 @@ def test_outputs_and_gradients_are_those_of_transformers(name: str, size: int) -
         named = key.replace("lin1", "proj_in")
         _require_near(segmenter.mask_decoder.get_parameter(key).grad, gradients[f"mask_decoder.{named}"], key)
     assert compared == len([key for key in gradients if key.startswith("vision_encoder.")])
+
+
+@pytest.mark.parametrize("kind", ["boxes", "points"])
+def test_masks_of_a_prompt_are_those_of_transformers(kind: str) -> None:
+    segmenter, theirs = _built("tiny_sam2", image_size=64)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    boxes = torch.tensor([[3.0, 5.0, 40.0, 60.0], [20.0, 1.0, 33.0, 9.0]])
+    points = boxes.view(2, 2, 2)
+    given: Any = {"boxes": boxes} if kind == "boxes" else {"points": points}
+    labels = None if kind == "boxes" else torch.ones(2, 1, 2, dtype=torch.int32)
+    with torch.no_grad():
+        sparse, _ = theirs.prompt_encoder(
+            input_boxes=boxes[:, None] if kind == "boxes" else None,
+            input_points=points[:, None] if kind == "points" else None,
+            input_labels=labels,
+            input_masks=None,
+        )
+        found = segmenter(images, Prompts(image=torch.arange(2), **given)).masks
+        _require_near(found, _masks(theirs, images, sparse), kind)
 
 
 def test_attention_without_the_fused_kernel_is_the_same() -> None:
