@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from harness import methods
 from harness.cli.doctor import main as doctor
 from harness.contract.matrix import BEGIN, END, Capability, capability, matrix_markdown, replace_section
+from harness.methods.parts.placement import MethodError
+from harness.models.catalog import backbone_shape
 from harness.registry import METHODS, load_plugin, method_config_class
 from harness.system.errors import UsageError
 
@@ -41,6 +44,29 @@ def test_the_page_of_methods_holds_the_current_matrix() -> None:
     text = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
     stale = "the matrix is stale; run: sam-peft doctor --markdown docs/methods.md"
     assert _section(text) == _matrix("vit_h", list(methods.BUILTIN)), stale
+
+
+def test_the_page_of_methods_says_what_does_not_attach_to_a_backbone() -> None:
+    text = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `") and line.count("|") == 5]
+    told = {cells[1].strip(" `").partition("`")[0]: cells[3] for cells in rows}
+    for row, names in {
+        "vit_b": ["vit_b", "vit_l", "vit_h"],
+        "mobile_sam": ["mobile_sam"],
+        "sam2_hiera_tiny": [f"sam2_hiera_{size}" for size in ("tiny", "small", "base_plus", "large")],
+        "timm/NAME": ["timm/vit_base_patch16_dinov3", "timm/vit_base_patch16_224"],
+        "sam3": ["sam3"],
+    }.items():
+        refused = {method for name in names for method in methods.BUILTIN if _refuses(method, name)}
+        assert {word for word in re.findall(r"`(\w+)`", told[row]) if word in methods.BUILTIN} == refused, row
+
+
+def _refuses(method: str, backbone: str) -> bool:
+    try:
+        method_config_class(method)().encoder_parameters(backbone_shape(backbone))
+    except MethodError:
+        return True
+    return False
 
 
 def test_plugin_page_shows_what_the_doctor_prints() -> None:
