@@ -14,7 +14,10 @@ NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile $(addprefix tests/,
 # What tests notice of small wrong changes in one room: archive, evaluation, training, methods, datasets, reporting, leases.
 ROOM ?= archive
 
-.PHONY: demo test test-numbers test-fast mutants lint docs format test-slurm clean
+# Studies whose pages are committed in results/site; make site DATA=/your/data puts the photographs that may be passed on behind their masks.
+STUDIES ?= question-sam question-vit question-vit-folds small-search
+
+.PHONY: demo site test test-numbers test-fast mutants lint docs format test-slurm clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml
@@ -30,6 +33,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 demo: $(VENV)/installed
 	SAM_PEFT_SETTINGS=none $(BIN)/python -m harness.run --methods lora,naslora --datasets all
+
+site: $(VENV)/installed
+	$(BIN)/sam-peft report --results results --out results/site $(addprefix --study ,$(STUDIES)) $(if $(DATA),--data $(DATA))
 
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(if $(FILE),$(FILE),-n auto --dist loadfile)

@@ -121,6 +121,8 @@ class Benchmark(ABC):
     selection_metric: ClassVar[str]
     """The metric that chooses the checkpoint on validation (``ber``, ``mae`` and ``nll``: lower is better)."""
     terms: ClassVar[str]
+    redistribution: ClassVar[str] = ""
+    """The licence under which its images may be passed on; empty where they may not, or where nobody states one."""
     source: ClassVar[str]
     """Where to get it, in one sentence."""
     published_sizes: ClassVar[Mapping[str, int]] = {}

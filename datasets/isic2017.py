@@ -59,6 +59,7 @@ class ISIC2017(FolderBenchmark):
     metrics = ("jaccard", "dice", "iou", "mae")
     selection_metric = "jaccard"
     terms = "CC0, by the download page"
+    redistribution = "CC0"
     source = (
         "https://challenge.isic-archive.com/data/#2017 (three data and three Part1 ground-truth archives), "
         "or AutoGluon's isic2017.zip"

@@ -179,7 +179,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "harness.contract.matrix.examine": capability,
         "harness.costing.measure.measure": measured,
         "harness.experiment.exporting.export": lambda *_, **__: report,
-        "harness.report.html.build._drawn": lambda *_: ([], []),
         "harness.cli.evidence.measurement_of": lambda *_: request,
         "harness.evidence.measuring.measure_insides": lambda *_, **__: evidence("k"),
         "harness.cli.forgetting._with_state": lambda results, runs: list(runs),

@@ -65,12 +65,12 @@ def test_the_main_job_and_what_reads_its_records_work_outside_a_clone(installed:
     for words in (
         ["harness.run", "--methods", "lora", *small],
         ["harness", "tables"],
-        ["harness", "report", "--out", "page.html"],
+        ["harness", "report", "--out", "pages"],
         ["harness", "claims"],
         ["harness.run", "--methods", "lora", *small, "--cluster", "gpu", "--plan"],
     ):
         done = run(installed, *words, cwd=tmp_path)
         assert done.returncode == 0, (words, done.stderr)
-    assert (tmp_path / "page.html").stat().st_size > 10_000
+    assert (tmp_path / "pages" / "demo.html").stat().st_size > 10_000
     (told,) = run(installed, "harness", "records", "paper", "check", cwd=tmp_path).stdout.splitlines()
     assert not told.startswith("0 cells"), told

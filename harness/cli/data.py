@@ -127,6 +127,7 @@ def _entry(name: str, root: Path) -> dict[str, Any]:
         "metrics": list(benchmark.metrics),
         "sizes": dict(benchmark.published_sizes),
         "terms": benchmark.terms,
+        "redistribution": benchmark.redistribution,
         "source": benchmark.source,
         "archives": list(getattr(benchmark, "archives", ())),
         "layouts": [layout.name for layout in layouts()] if layouts else [],

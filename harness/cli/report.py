@@ -1,60 +1,94 @@
-"""``sam-peft report``: write what a results folder says as one HTML page that opens offline."""
+"""``sam-peft report``: write what a results folder says as a site of HTML pages that open offline, a page a question."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from harness.archive.archive import Archive
+from harness.archive.schema import Record
 from harness.archive.store import require_writable
-from harness.cli.command import CommandParser, command, require_effect, verb
+from harness.cli.command import CommandParser, command, verb
+from harness.datasets.base import DatasetError
 from harness.planning.closed_form import trained_parameters
 from harness.planning.pictures import network_images
+from harness.report.figures.material import Pictures
 from harness.report.html.build import Asked, collect
-from harness.report.html.rendering import TITLE, html
+from harness.report.html.pictures import preview
+from harness.report.html.rendering import WRITTEN, index_html, page_html
 from harness.settings.read import add_results, results_of
 from harness.studies import load_study
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import open_regular, write_atomically
 from harness.system.streams import say
 
+PNG = b"\x89PNG\r\n"
+
 
 @verb
 def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     root = results_of(options)
-    path = options.out or root / "report.html"
-    if path.is_dir():
-        raise UsageError(f"--out {path} is a folder; name a file in it, such as {path / 'report.html'}")
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--out {path}: a report is a page; name a file that ends in .html")
-    if options.no_figures:
-        require_effect(options, "data", without="with --no-figures")
-    require_writable(path.parent, named="folder", option="--out")
-    if not is_free(path):
-        raise UsageError(f"--out {path} is there and is no report; name another file, or remove it")
+    folder = options.out or root / "site"
+    if folder.suffix.lower() in (".html", ".htm") or folder.is_file():
+        raise UsageError(
+            f"--out {folder}: a site is a folder of pages; name a folder, such as {folder.parent / 'site'}"
+        )
+    if options.url and not options.url.endswith("/"):
+        options.url += "/"
+    require_writable(folder.parent, named="folder", option="--out")
     asked = Asked(
-        study=load_study(options.study) if options.study else None,
+        studies=[load_study(name) for name in options.study or ()],
         baseline=options.baseline,
         protocol=options.protocol,
-        figures=not options.no_figures,
         closed_form=trained_parameters,
-        pictures=network_images(root, data=options.data),
+        pictures=at_hand(network_images(root, data=options.data)),
+        photographs=options.photographs,
     )
-    content = collect(Archive(root), asked)
-    for line in content.skipped:
+    site = collect(Archive(root), asked)
+    for line in site.skipped:
         say(f"not counted: {line}")
-    page = html(content)
-    try:
-        write_atomically(path, page)
-    except OSError as error:
-        raise UsageError(f"cannot write the report {path}: {os_reason(error)}") from error
-    print(f"{path}: {len(page.encode()) / 1e6:.1f} MB, {content.facts[1]}")
+    pages = {"index": index_html(site, url=options.url)} | {
+        page.name: page_html(page, site, url=options.url) for page in site.pages
+    }
+    files: dict[Path, str | bytes] = {folder / f"{name}.html": text for name, text in pages.items()}
+    files |= {folder / f"{page.name}.png": preview(page) for page in site.pages}
+    for path in files:
+        if not is_free(path):
+            raise UsageError(f"--out {folder}: {path.name} is there and is no page of a site; name another folder")
+    for path, content in files.items():
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, content)
+        except OSError as error:
+            raise UsageError(f"cannot write the page {path}: {os_reason(error)}") from error
+    largest = max(len(text.encode()) for text in pages.values())
+    print(
+        f"{folder / 'index.html'}: {len(site.pages)} pages, the largest {largest / 1e6:.1f} MB; {', '.join(site.facts)}"
+    )
     return 0
 
 
+def at_hand(images: Pictures) -> Pictures:
+    """The same without images of benchmarks that the data folder has not: their masks are shown alone."""
+    missing: set[str] = set()
+
+    def picture(record: Record, split: str, stem: str) -> Any:
+        if record.run.benchmark in missing:
+            return None
+        try:
+            return images(record, split, stem)
+        except DatasetError as error:
+            missing.add(record.run.benchmark)
+            say(f"no photographs: {error}")
+            return None
+
+    return picture
+
+
 def is_free(path: Path) -> bool:
-    """Whether there is nothing, an empty file, or an earlier report, which may be written over."""
+    """Whether there is nothing, an empty file, or an earlier page or preview, which may be written over."""
     if not os.path.lexists(path):
         return True
     try:
@@ -62,24 +96,31 @@ def is_free(path: Path) -> bool:
             begin = file.read(8192)
     except (OSError, ValueError):  # a link, a pipe, a file that cannot be read
         return False
-    return not begin or TITLE.encode() in begin
+    return not begin or (begin.startswith(PNG) if path.suffix == ".png" else WRITTEN.encode() in begin)
 
 
 def parser() -> CommandParser:
     p = command("report", __doc__)
     add_results(p)
-    p.add_argument("--study", metavar="NAME", help="only the rows, benchmarks and seeds of a study")
+    p.add_argument(
+        "--study", action="append", metavar="NAME", help="the page of this study alone (give it again for more)"
+    )
     p.add_argument("--baseline", default="", metavar="ROW", help="label of the row to compare with (default: LoRA's)")
     p.add_argument(
         "--protocol", default="nas-lora", metavar="CARD", help="whose scores judge claims (default: nas-lora)"
     )
     p.add_argument(
-        "--data", type=Path, metavar="DIR", help="the benchmarks' folder, to show images beside masks (default: as set)"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="the benchmarks' folder, for photographs behind masks (default: as set)",
     )
-    p.add_argument("--no-figures", action="store_true", help="tables alone, in seconds")
     p.add_argument(
-        "--out", type=Path, metavar="FILE", help="where to write (default: report.html in the results folder)"
-    )
+        "--photographs", choices=("redistributable", "all", "none"), default="redistributable",
+        help="which photographs the pages hold: those that may be passed on (default), all (for your own eyes), or none",
+    )  # fmt: skip
+    p.add_argument("--url", default="", metavar="URL", help="where the site will lie, so that its links show a preview")
+    p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: site in the results folder)")
     return p
 
 

@@ -75,6 +75,29 @@ PAPER_METRICS = {
 USUAL_METRICS = ("s_measure", "iou", "dice", "miou", "accuracy", "nll", "ece")
 """What benchmarks that say nothing are shown by, as far as they are scored so: binary ones by the first three."""
 
+METHOD_TITLES = {
+    "full": "Full fine-tuning",
+    "decoder": "Decoder only",
+    "bitfit": "BitFit",
+    "ssf": "SSF",
+    "adapter": "Adapter",
+    "adaptformer": "AdaptFormer",
+    "vpt": "VPT",
+    "lst": "LST",
+    "samadapter": "SAM-Adapter",
+    "lora": "LoRA",
+    "dora": "DoRA",
+    "samed": "SAMed",
+    "convlora": "Conv-LoRA",
+    "naslora": "NAS-LoRA",
+    "naspclora": "NAS-PC-LoRA",
+    "layernorm": "LayerNorm tuning",
+    "mona": "Mona",
+    "fact": "FacT",
+    "vera": "VeRA",
+}
+"""What papers call a method; a plug-in's is called as it calls itself."""
+
 METHOD_ORDER = tuple(METHODS.names())
 """Rows without a study: coarse baselines first, the methods under test last."""
 

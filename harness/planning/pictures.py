@@ -33,8 +33,8 @@ def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str
     def pairs(name: str, rules: str) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
         run_rules = json.loads(rules)
         samples = results / "sample-data" / name
-        set_to = settings.data if run_rules.get("data") != "sample" else samples if samples.is_dir() else None
-        folder = data or set_to
+        generated = run_rules.get("data") == "sample"
+        folder = (samples if samples.is_dir() else None) if generated else data or settings.data
         if folder is None:
             return None
         try:
@@ -46,12 +46,16 @@ def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str
             return None
         return benchmark, {(split, pair.stem): pair for split, mine in splits.test.items() for pair in mine}
 
-    def picture_of(record: Record, split: str, stem: str) -> Any:
-        opened = pairs(record.run.benchmark, json.dumps(record.run.rules, sort_keys=True))
+    @cache
+    def picture(name: str, rules: str, split: str, stem: str, side: int) -> Any:
+        opened = pairs(name, rules)
         if opened is None or (pair := opened[1].get((split, stem))) is None:
             return None
-        side = int(record.run.rules["image_size"])
         image = Image.fromarray(opened[0].read(pair).image)
         return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+
+    def picture_of(record: Record, split: str, stem: str) -> Any:
+        rules = record.run.rules
+        return picture(record.run.benchmark, json.dumps(rules, sort_keys=True), split, stem, int(rules["image_size"]))
 
     return picture_of

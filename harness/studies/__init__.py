@@ -174,6 +174,7 @@ class Study:
     Args:
         name: the study's name, and its table's.
         title: one line over the table.
+        question: what it asks, as a sentence; the heading of its page in a results site, which is else the title.
         note: what a reader must know about the grid, empty where there is nothing to say.
         protocol: name of the protocol card.
         set: overrides of the card, by dotted name (``merge: [exact]``), as ``--set`` takes them.
@@ -196,6 +197,7 @@ class Study:
 
     name: str
     title: str
+    question: str = ""
     note: str = ""
     protocol: str = "nas-lora"
     set: dict[str, Any] = field(default_factory=dict)

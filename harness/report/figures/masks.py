@@ -112,7 +112,7 @@ def painted(predicted: Picture, truth: Picture) -> Picture:
 def _side_by_side(material: Material, column: Column, shown: Sequence[Shown]) -> Drawing:
     base = next((one for one in shown if one.row is material.baseline), shown[0])
     common = set.intersection(*(set(one.masks) for one in shown)) or set(base.masks)
-    scores = {image: _score(material, base.record, image, column.metric) for image in sorted(common)}
+    scores = {image: score_of(material, base.record, image, column.metric) for image in sorted(common)}
     known = {image: value for image, value in scores.items() if value is not None}
     lower = column.measure.lower_is_better
     images = best_median_worst(known or dict.fromkeys(sorted(common), 0.0), lower_is_better=lower)
@@ -141,7 +141,7 @@ def _side_by_side(material: Material, column: Column, shown: Sequence[Shown]) ->
         for ax, one in zip(places[len(head) + 1 :], shown, strict=False):
             if (mask := one.masks.get(image)) is None:
                 continue
-            value = _score(material, one.record, image, column.metric)
+            value = score_of(material, one.record, image, column.metric)
             said = "" if value is None else f"\n{100 * value:.1f}"
             _tile(ax, painted(mask.predicted, mask.truth), material.short(one.row, most=18) + said)
     stems = ", ".join(f"{word}: {stem}" for word, (_, stem) in images.items())
@@ -157,7 +157,7 @@ def _side_by_side(material: Material, column: Column, shown: Sequence[Shown]) ->
 def _on_the_photograph(material: Material, column: Column, shown: Sequence[Shown]) -> Drawing | None:
     base = next((one for one in shown if one.row is material.baseline), shown[0])
     common = sorted(set.intersection(*(set(one.masks) for one in shown)))
-    scores = {image: _score(material, base.record, image, column.metric) for image in common}
+    scores = {image: score_of(material, base.record, image, column.metric) for image in common}
     known = {image: value for image, value in scores.items() if value is not None}
     ranked = best_median_worst(known, lower_is_better=column.measure.lower_is_better)
     if not ranked:
@@ -172,7 +172,7 @@ def _on_the_photograph(material: Material, column: Column, shown: Sequence[Shown
     for ax, title in zip(axes[:2], ("image", "truth"), strict=True):
         _photograph(ax, photograph, f"{title}\n", truth if title == "truth" else None)
     for ax, one in zip(axes[2:], shown, strict=True):
-        value = _score(material, one.record, image, column.metric)
+        value = score_of(material, one.record, image, column.metric)
         said = "" if value is None else f"{column.measure.title} {100 * value:.1f}"
         name = one.row.label.split(", ")[0]  # every row is of another method
         _photograph(ax, photograph, f"{name}\n{said}", truth, one.masks[image].predicted)
@@ -212,7 +212,7 @@ def _photograph(
     contours.set_path_effects([withStroke(linewidth=2.2, foreground="black", alpha=0.6)])
 
 
-def _score(material: Material, record: Record, image: Image, metric: str) -> float | None:
+def score_of(material: Material, record: Record, image: Image, metric: str) -> float | None:
     split, stem = image
     scores = material.archive.images(record, "best", split, metric)
     return None if scores is None else scores.scores.get(stem)

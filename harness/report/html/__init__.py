@@ -1,4 +1,4 @@
-"""The report: what the tables, figures, claims and explanations of a results folder say, as one HTML file that opens offline.
+"""The results site: what the tables, claims and explanations of a results folder say, as HTML pages that open offline.
 
-It computes no number: pages, figures and verdicts are those of the other verbs, laid out for a reader who clicks.
+It computes no number: cells, tables and verdicts are those of the other verbs, laid out for a reader who clicks.
 """

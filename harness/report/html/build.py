@@ -1,183 +1,333 @@
-"""A results folder as the content of its report.
+"""A results folder as a site: a page a study that was run, one of other runs under a card, one of costs, one of claims.
 
-It computes no number: pages, figures and verdicts are those of the other verbs, laid out for a reader who clicks.
+It computes no number: cells, tables and verdicts are those of the other verbs, laid out for a reader who clicks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from harness.archive.archive import Archive
+from harness.archive.cost import CostStore
+from harness.archive.measured import ForgettingStore
+from harness.archive.schema import Record
 from harness.comparison.cells import Grid
 from harness.comparison.claims import read_claims
-from harness.comparison.contrasts import Contrasts
 from harness.comparison.judging import Count, judge_claims, require_protocol
 from harness.comparison.names import benchmark_rank, benchmark_title
 from harness.comparison.papers import Papers
+from harness.comparison.rows import is_result
 from harness.protocols.load import card_names
-from harness.report.against_baseline import contrast_tables
 from harness.report.answers import answer
-from harness.report.figures.material import Pictures, baseline_of, materials, require_row
-from harness.report.formats import as_csv
-from harness.report.html.content import Behind, Content, PageTables, Picture
-from harness.report.html.pictures import packed_figures, within
+from harness.report.costs import cost_page
+from harness.report.figures.material import Material, Pictures, baseline_of, require_row
+from harness.report.forgetting import forgetting_page
+from harness.report.formats import as_csv, write
+from harness.report.html.content import Behind, Group, Part, Site, SitePage
+from harness.report.html.headline import Leaderboard, headline, row_names
+from harness.report.html.opened import opener
+from harness.report.html.pictures import drawn_figures
+from harness.report.html.strip import Photographs, strips
 from harness.report.html.tables import claims_table, compared_table, gaps_table, numbers_table
-from harness.report.page import Page, Table
-from harness.report.pages import pages_below
+from harness.report.page import Head, Line, Page, Shown, Table
+from harness.report.pages import require_records
+from harness.report.score_page import score_page
 from harness.report.titles import Titled
 from harness.studies import Study, load_study, study_names
 from harness.system.errors import UsageError
 
+FORGETTING, COST, CLAIMS = "forgetting", "cost", "claims"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a report is asked to show, and what it takes that records do not hold.
+    """What a site is asked to show, and what it takes that records do not hold.
 
     Args:
-        study: its rows, benchmarks and seeds alone.
-        baseline: label of the row that others are compared with; see `materials`.
+        studies: pages of these alone; empty for all that there are.
+        baseline: label of the row that others are compared with; see `baseline_of`.
         protocol: whose scores judge claims.
-        figures: draw them.
-        room: bytes for figures and masks.
         closed_form: for claims on parameters.
-        pictures: images for masks, None for none.
+        pictures: photographs for masks, None for none.
+        photographs: which of them may be shown.
     """
 
-    study: Study | None = None
+    studies: Sequence[Study] = ()
     baseline: str = ""
     protocol: str = "nas-lora"
-    figures: bool = True
-    room: int = 3_500_000
     closed_form: Count
     pictures: Pictures | None = None
+    photographs: Photographs = "redistributable"
 
 
-def collect(archive: Archive, asked: Asked) -> Content:
-    """Everything that the report shows.
+def collect(archive: Archive, asked: Asked) -> Site:
+    """Everything that the site shows.
 
     Raises:
-        UsageError: there is no folder of records, none in it that is asked for, no row of the baseline's label, or no
+        UsageError: there is no folder of records, nothing in it that is asked for, no row of the baseline's label, or no
             card of the name that judges claims.
     """
-    study = asked.study
-    if study is not None and study.table.kind == "cost":
-        raise UsageError(f"study {study.name!r} has costs and no scores; without --study the report shows costs too")
-    pages = pages_below(archive, study=study)
+    require_records(archive)
     if not archive.records:
         raise UsageError(f"{archive.store.folder} holds no record; run something first (python -m harness.run …)")
     require_protocol(asked.protocol, archive.records, cards=card_names())
-    own = [study.name] if study else sorted({record.run.protocol for record in archive.records})
-    by_page = {name: pages.content[name].grids for name in own}
-    titled = sorted((one for of_page in by_page.values() for one in of_page), key=lambda one: _weight(one.grid))
-    if not titled:
-        assert study is not None  # every record has a protocol's page
-        raise UsageError(f"no record below {archive.root} belongs to study {study.name!r}")
-    require_row(asked.baseline, [titled_grid.grid for titled_grid in titled])
-    behind = Behind(archive)
-    cost_names = [name for name in study_names() if load_study(name).table.kind == "cost"]
-    others = [name for name in pages.content if name not in cost_names]
-    groups = [
-        _group(name, pages.content[name], _compared(by_page.get(name, ()), list(pages.content), asked), behind)
-        for name in sorted(others, key=lambda name: _order(name, by_page))
+    if without := [study.name for study in asked.studies if study.table.kind == "cost"]:
+        raise UsageError(f"study {without[0]!r} has costs and no scores; without --study the site shows costs too")
+    scored = _asked_pages(archive, asked) if asked.studies else _every_page(archive)
+    require_row(asked.baseline, [titled.grid for _, page in scored for titled in page.grids])
+    pages = [_study_page(archive, asked, page, name=name, study=study) for (name, study), page in scored]
+    pages.sort(key=lambda page: (page.order, page.name))
+    shown = {record.key for _, page in scored for titled in page.grids for record in titled.grid.records}
+    problems = dict(archive.problems)
+    if not asked.studies:
+        costs, forgetting = CostStore(archive.root), ForgettingStore(archive.root)
+        if archive.costs:
+            page = cost_page(
+                archive.costs, title="Training and inference cost", claims=read_claims(), papers=Papers.read()
+            )
+            pages.append(_tables_page(archive, page, name=COST, question="What does training cost?"))
+        if any(forgetting):
+            page = forgetting_page(archive.records, forgetting)
+            pages.append(_tables_page(archive, page, name=FORGETTING, question="What do tuned models forget?"))
+        pages.append(_claims_page(archive, asked))
+        problems |= {**costs.problems(), **forgetting.problems()}
+    return Site(
+        facts=_facts([record for record in archive.records if record.key in shown]),
+        pages=pages,
+        skipped=[f"{path}: {reason}" for path, reason in sorted(problems.items())],
+    )
+
+
+Named = tuple[str, Study | None]
+
+
+def _asked_pages(archive: Archive, asked: Asked) -> list[tuple[Named, Page]]:
+    """Of the studies that were run as they say; where none was, of those that have a record."""
+    made = [(study, _scores(archive, archive.records, study=study)) for study in asked.studies]
+    made = [(study, page) for study, page in made if page.grids]
+    found = [(study, page) for study, page in made if _was_run(study, page)] or made  # of several, those alone that were run as they say
+    if not found:
+        names = ", ".join(study.name for study in asked.studies)
+        raise UsageError(f"no record below {archive.root} belongs to study {names!r}")
+    return [((study.name, study), page) for study, page in found]
+
+
+def _every_page(archive: Archive) -> list[tuple[Named, Page]]:
+    """A page a study whose own card most of its rows were run under; then, by card, the rows that none of them shows."""
+    found: list[tuple[Named, Page]] = []
+    protocols = {record.run.protocol for record in archive.records}
+    shown: set[str] = set()
+    for study in map(load_study, study_names()):
+        if study.table.kind == "cost" or study.phases or study.protocol not in protocols:
+            continue
+        page = _scores(archive, archive.records, study=study)
+        if _was_run(study, page):
+            found.append(((study.name, study), page))
+            shown |= {record.key for titled in page.grids for record in titled.grid.records}
+    for protocol in sorted(protocols):
+        rest = [
+            record for record in archive.records
+            if record.run.protocol == protocol and record.key not in shown and is_result(record.run)
+        ]  # fmt: skip
+        if rest:
+            found.append(((protocol, None), _scores(archive, rest)))
+    return found
+
+
+def _was_run(study: Study, page: Page) -> bool:
+    """Whether at least half of its rows have a run under its own card."""
+    own = [titled.grid for titled in page.grids if titled.grid.sheet.protocol == study.protocol]
+    return 2 * max([sum(bool(row.runs) for row in grid.rows) for grid in own], default=0) >= max(len(study.entries), 1)
+
+
+def _scores(archive: Archive, records: Iterable[Record], *, study: Study | None = None) -> Page:
+    return score_page(records, archive, papers=Papers.read(), study=study)
+
+
+def _study_page(archive: Archive, asked: Asked, page: Page, *, name: str, study: Study | None) -> SitePage:
+    titled = sorted(page.grids, key=lambda one: (one.grid.is_generated, -len(one.grid.records)))
+    grids = [one.grid for one in titled]
+    baselines = {grid: baseline_of(grid, study, asked.baseline) for grid in grids}
+    names = {row: said for grid in grids for row, said in row_names(grid.rows).items()}
+    behind = Behind(archive, opener(grids, names, baselines))
+    compares = bool(study is None or study.table.baseline or asked.baseline)
+    parts = [
+        _part(archive, asked, one, behind, place=place, several=len(titled) > 1, compares=compares, study=study)
+        for place, one in enumerate(titled)
     ]
+    first = parts[0].headline
+    rules = [line for one in titled for line in (*([one.title] if len(titled) > 1 else []), *one.above())]
+    tables = [behind.placed(table, name=f"table-{number}") for number, table in enumerate(page.tables, start=1)]
+    gaps = gaps_table(titled)
+    sentences = [line for one in titled for line in _in_sentences(one, several=len(titled) > 1)]
+    groups = [
+        Group(name="sentences", title="In sentences: who is best, what it trains, budgets, what is missing", said=sentences),
+        Group(name="all", title="Every number", tables=[behind.placed(numbers_table(titled), name="numbers", words=2)]),
+        Group(
+            name="tables", title="Tables: scores, tuning, differences with p-values, ranks", tables=tables,
+            said=[*page.foot, *page.legend(best="Bold", tied="≈", second="Underlined")],
+        ),
+        Group(
+            name="rules", title="Rules, data and splits", said=rules,
+            tables=[behind.placed(compared_table(titled), name="compared", words=0)],
+        ),
+        Group(
+            name="missing", title=f"Gaps ({len(gaps.rows)})" if gaps.rows else "Gaps: none",
+            tables=[behind.placed(gaps, name="gaps", words=2)] if gaps.rows else [],
+            said=[] if gaps.rows else ["Every planned run has its score."],
+        ),
+    ]  # fmt: skip
+    columns = [column for grid in grids for column in grid.columns]
+    benchmarks = sorted({column.benchmark for column in columns}, key=benchmark_rank)
+    question = (study.question or study.title) if study else f"Other runs under the card {name}"
+    if grids and all(grid.is_generated for grid in grids):
+        question = "Does the path from files to tables work?" if study is None else question
+    return SitePage(
+        name=name, question=question, verdict=first.verdict, note=study.note if study else "",
+        facts=[", ".join(benchmark_title(one) for one in benchmarks), *_facts([r for grid in grids for r in grid.records])],
+        parts=parts, groups=groups, pictures=drawn_figures(archive.root, name),
+        methods=list(dict.fromkeys(row.label for grid in grids for row in grid.rows)),
+        benchmarks={one: benchmark_title(one) for one in benchmarks},
+        metrics={column.metric: column.measure.title for column in columns},
+        behind=behind.texts, lines=behind.lines, opened=behind.opened,
+        copies={"LaTeX": _latex(parts, question), "BibTeX": _bibtex(name, question)}, csv=as_csv(page),
+        order=_order(grids, study),
+    )  # fmt: skip
+
+
+def _part(
+    archive: Archive, asked: Asked, titled: Titled, behind: Behind, *, place: int, several: bool, compares: bool,
+    study: Study | None,
+) -> Part:  # fmt: skip
+    grid = titled.grid
+    baseline = baseline_of(grid, study, asked.baseline)
+    made = headline(grid, baseline=baseline, compares=compares)
+    material = Material(name=titled.title, grid=grid, baseline=baseline, study=study)
+    if asked.pictures:
+        material = replace(material, pictures=asked.pictures)
+    name = "" if place == 0 else f"rules-{place + 1}-"
+    first = [baseline, *(row for row in grid.rows if row is not baseline)]
+    return Part(
+        name=name, title=titled.title if several else "", headline=made,
+        why=[[behind.place_of(Shown(text="", of=score.cell)) for score in one.scores] for one in made.board.standings],
+        anchors=[
+            [f"{name}{_slug(one.name.text)}--{score.cell.column.benchmark}" for score in one.scores]
+            for one in made.board.standings
+        ],
+        strips=strips(material, row_names(grid.rows), first=first, photographs=asked.photographs),
+    )  # fmt: skip
+
+
+def _in_sentences(titled: Titled, *, several: bool) -> list[str]:
+    said = answer(titled)
+    return [*([said.heading] if several else []), *said.sentences]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "row"
+
+
+def _order(grids: Sequence[Grid], study: Study | None) -> tuple[float, ...]:
+    """Real images first, then studies, then what most runs a row speak for."""
+    generated = all(grid.is_generated for grid in grids)
+    rows, runs = sum(len(grid.rows) for grid in grids), sum(len(grid.records) for grid in grids)
+    return (generated, study is None, -runs / max(rows, 1), -rows)
+
+
+def _tables_page(archive: Archive, page: Page, *, name: str, question: str) -> SitePage:
+    behind = Behind(archive, lambda shown: None)
+    tables = [behind.placed(table, name=f"{name}-{number}") for number, table in enumerate(page.tables, start=1)]
+    groups: list[Group] = []
+    for table in tables:  # what follows on a table of its own belongs to it
+        if table.table.level == 2 or not groups:
+            groups.append(Group(name=table.name, title=table.table.heading, is_open=not groups, tables=[table]))
+        else:
+            groups[-1] = replace(groups[-1], tables=[*groups[-1].tables, table])
+    lead = [*page.lead, *([page.note] if page.note else [])]
+    return SitePage(
+        name=name, question=question, verdict=" ".join(lead[:1]), facts=[], groups=groups,
+        benchmarks={}, metrics={}, behind=behind.texts, lines=behind.lines, opened={}, copies={},
+        csv=as_csv(page) if page.numbers else "",
+        methods=list(dict.fromkeys(line.method for one in page.tables for line in one.rows if line.method)),
+        order=(2.0,),
+    )  # fmt: skip
+
+
+def _claims_page(archive: Archive, asked: Asked) -> SitePage:
     findings = judge_claims(
         read_claims(), archive, protocol=asked.protocol, papers=Papers.read(), closed_form=asked.closed_form
     )
-    drawn, reasons = _drawn(archive, asked) if asked.figures else ([], [])
-    drawn.sort(key=lambda picture: picture.about == "masks")  # of few images, and large
-    kept, out = within(drawn, room=asked.room)
-    columns = [column for titled_grid in titled for column in titled_grid.grid.columns]
-    rows = [row.label for titled_grid in titled for row in titled_grid.grid.rows]
-    variants = [method.variant for session in archive.costs for method in session.methods]
-    benchmarks = sorted({column.benchmark for column in columns}, key=benchmark_rank)
-    return Content(
-        title=study.title if study else "Methods compared",
-        facts=_facts(archive, titled),
-        answers=[answer(titled_grid) for titled_grid in titled],
-        compared=behind.placed(compared_table(titled), name="compared", words=0),
-        groups=groups,
-        numbers=behind.placed(numbers_table(titled), name="numbers", words=2),
-        gaps=behind.placed(gaps_table(titled), name="gaps", words=2),
-        costs=[_group(name, pages.content[name], [], behind) for name in cost_names if name in pages.content],
-        claims=behind.placed(claims_table(findings), name="claims", words=0),
-        claims_said=[_judged_on(asked.protocol, archive)],
-        methods=list(dict.fromkeys([*rows, *variants])),
-        benchmarks={name: benchmark_title(name) for name in benchmarks},
-        metrics={column.metric: column.measure.title for column in columns},
-        pictures=[picture for picture in kept if picture.about != "masks"],
-        masks=[picture for picture in kept if picture.about == "masks"],
-        skipped=[f"{path}: {reason}" for path, reason in sorted(pages.skipped.items())],
-        left_out=[*_no_room(out), *reasons],
-        behind=behind.texts,
-        lines=behind.lines,
+    behind = Behind(archive, lambda shown: None)
+    table = claims_table(findings)
+    others = sorted({record.run.protocol for record in archive.records} - {asked.protocol})
+    said = f"Judged on scores under the card {asked.protocol} and on every cost session"
+    said += f"; scores under {', '.join(others)} do not count here." if others else "."
+    group = Group(
+        name="verdicts",
+        title="Claims",
+        is_open=True,
+        said=[said],
+        tables=[behind.placed(table, name="claims", words=0)],
+    )
+    return SitePage(
+        name=CLAIMS, question="Do the papers' claims hold?", verdict=_judged(table), facts=[],
+        groups=[group], benchmarks={}, metrics={}, behind=behind.texts, lines=behind.lines, opened={}, copies={},
+        order=(3.0,),
+    )  # fmt: skip
+
+
+def _judged(table: Table) -> str:
+    """How many claims have which verdict, in the words of the table."""
+    verdicts = Counter(line.cells[1].text for line in table.rows)
+    return f"Of {len(table.rows)} claims: {', '.join(f'{count} {word}' for word, count in verdicts.most_common())}."
+
+
+def _latex(parts: Sequence[Part], question: str) -> str:
+    """The leaderboards as tabulars."""
+    tables = [_as_table(part.headline.board, part.title or question) for part in parts]
+    return write(Page(title=question, tables=tables), style="latex")
+
+
+def _as_table(board: Leaderboard, heading: str) -> Table:
+    rows = []
+    for one in board.standings:
+        cells = [Shown(text=one.name.text)]
+        for score in one.scores:
+            spread = score.cell.spread if score.point else None
+            cells.append(
+                Shown(text=score.text + (f" ± {100 * spread:.1f}" if spread is not None else ""), mark=score.mark)
+            )
+        cells += [Shown(text=one.trained or "–"), Shown(text=one.cost or "–")]
+        rows.append(Line(label=one.name.text, cells=cells))
+    columns = [
+        Head(title="method", words=True), *(Head(title=title) for title in board.headings),
+        Head(title="params (M)"), Head(title=f"step / {board.cost_of}"),
+    ]  # fmt: skip
+    return Table(heading=heading, columns=columns, rows=rows, below=["Mean over seeds in %, ± SD over seeds."])
+
+
+def _bibtex(name: str, question: str) -> str:
+    from harness import __version__
+
+    key, title = re.sub(r"\W+", "_", name), question.replace("{", "").replace("}", "")
+    return (
+        f"@misc{{sam_peft_{key},\n  title  = {{{{{title}}}}},\n  author = {{{{The SAM PEFT harness maintainers}}}},\n"
+        f"  note   = {{Results of the SAM PEFT harness, version {__version__}, page {name}}}\n}}\n"
     )
 
 
-def _compared(titled: Sequence[Titled], pages: Sequence[str], asked: Asked) -> list[Table]:
-    """Differences to a baseline, for a page that has none itself; nothing where the page of a study shows them."""
-    studies = [load_study(name) for name in pages if name in study_names()]
-    shown = {study.protocol for study in studies if study.table.baseline}
-    if asked.study and asked.study.table.baseline:
-        return []
-    tables: list[Table] = []
-    for titled_grid in titled:
-        if titled_grid.grid.sheet.protocol not in shown and not titled_grid.grid.is_generated:
-            contrasts = Contrasts.of(titled_grid.grid, baseline_of(titled_grid.grid, asked.study, asked.baseline).label)
-            tables += contrast_tables(contrasts, title=titled_grid.title) if contrasts else []
-    return tables
+def _facts(records: Sequence[Record]) -> list[str]:
+    unique = {record.key: record for record in records}.values()
+    seeds = len({record.run.seed for record in unique})
+    days = sorted(record.finished[:10] for record in unique if record.finished)
+    period = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
+    return [f"{len(unique)} runs", f"{seeds} {'seed' if seeds == 1 else 'seeds'}", *([period] if period else [])]
 
 
-def _group(name: str, page: Page, more: Sequence[Table], behind: Behind) -> PageTables:
-    tables = [
-        behind.placed(table, name=f"{name}-{number}") for number, table in enumerate([*page.tables, *more], start=1)
-    ]
-    foot = [*page.foot, *page.legend(best="Bold", tied="≈", second="Underlined")]
-    csv = as_csv(page) if page.numbers else ""
-    return PageTables(name=name, title=page.title, note=page.note, tables=tables, foot=foot, csv=csv)
-
-
-def _order(name: str, by_page: Mapping[str, Sequence[Titled]]) -> tuple[bool, int, str]:
-    """Sort key of pages: real images first, then those with many runs."""
-    grids = [one.grid for one in by_page.get(name, ())]
-    generated = bool(grids) and all(grid.is_generated for grid in grids)
-    return generated, -sum(len(grid.records) for grid in grids), name
-
-
-def _weight(grid: Grid) -> tuple[bool, int]:
-    """Sort key of grids: real images first, then those with many runs."""
-    return grid.is_generated, -len(grid.records)
-
-
-def _drawn(archive: Archive, asked: Asked) -> tuple[list[Picture], list[str]]:
-    """Pictures, and why others were not drawn."""
-    try:
-        found = materials(archive, study=asked.study, baseline=asked.baseline, pictures=asked.pictures)
-    except UsageError as error:  # no run ended well: the tables say so too
-        return [], [str(error)]
-    drawn = list(packed_figures(sorted(found, key=lambda material: _weight(material.grid))))
-    return [drawing for drawing in drawn if isinstance(drawing, Picture)], [
-        drawing for drawing in drawn if isinstance(drawing, str)
-    ]
-
-
-def _no_room(out: Sequence[Picture]) -> list[str]:
-    """Figures that there was no room for, as a line."""
-    if not out:
-        return []
-    titles = ", ".join(picture.title for picture in out)
-    return [f"No room for {len(out)} figures in one page: {titles}; sam-peft figures draws them."]
-
-
-def _facts(archive: Archive, titled: Sequence[Titled]) -> list[str]:
-    shown = {record.key for titled_grid in titled for record in titled_grid.grid.records}
-    days = sorted(record.finished[:10] for record in archive.records if record.key in shown and record.finished)
-    period = f"finished {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
-    runs = f"{len(shown)} runs under {len(titled)} {'set' if len(titled) == 1 else 'sets'} of rules"
-    return [f"results folder {archive.root}", runs, *([period] if period else [])]
-
-
-def _judged_on(protocol: str, archive: Archive) -> str:
-    others = sorted({record.run.protocol for record in archive.records} - {protocol})
-    said = f"Judged on scores under the card {protocol} and on every cost session"
-    return said + (f"; scores under {', '.join(others)} do not count here." if others else ".")
+def site_files(root: Path, site: Site) -> list[Path]:
+    """What writing the site writes, the index first."""
+    return [root / "index.html", *(root / f"{page.name}.html" for page in site.pages)]

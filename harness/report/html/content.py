@@ -1,12 +1,14 @@
-"""What a report holds before it is HTML: tables, pictures, and what stands behind every cell."""
+"""What a results site holds before it is HTML: pages with their headlines, strips, tables, and what stands behind every cell."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.archive.archive import Archive
-from harness.report.answers import Answer
+from harness.report.html.headline import Headline
+from harness.report.html.opened import Opened
+from harness.report.html.strip import Strip
 from harness.report.page import Explained, Shown, Table
 from harness.report.why import behind
 from harness.system.text import printable_line
@@ -14,13 +16,13 @@ from harness.system.text import printable_line
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """A table of the report.
+    """A table of a page.
 
     Args:
-        name: unique in the report; its anchor and the name of its CSV.
+        name: unique in the page; its anchor and the name of its CSV.
         level: 3 or 4, of its heading.
         words: how many cells behind the first tell rows of one name apart; None to decide as `sam-peft show --cell` does.
-        why: by row and column, the cell's place in `Content.behind`.
+        why: by row and column, the cell's place in `SitePage.behind`.
     """
 
     name: str
@@ -31,23 +33,25 @@ class Placed:
 
 
 class Behind:
-    """What stands behind cells, each different text once and each different line once.
+    """What stands behind the cells of a page, each different text once and each different line once.
 
     Args:
         archive: the results folder that the cells are of.
+        opener: what a cell opens before its provenance, None for nothing.
     """
 
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
+    def __init__(self, archive: Archive, opener: Callable[[Explained], Opened | None]) -> None:
+        self._archive, self._opener = archive, opener
         self._lines: dict[str, int] = {}
         self._texts: dict[tuple[int, ...], int] = {}
         self._places: dict[int, tuple[Explained, int]] = {}
+        self.opened: dict[int, Opened] = {}
 
     def placed(self, table: Table, *, name: str, words: int | None = None) -> Placed:
-        why = [[self._place_of(cell) for cell in line.cells] for line in table.rows]
+        why = [[self.place_of(cell) for cell in line.cells] for line in table.rows]
         return Placed(name=name, table=table, level=table.level + 1, why=why, words=words)
 
-    def _place_of(self, cell: Shown) -> int:
+    def place_of(self, cell: Shown) -> int:
         """Where its explanation stands in `texts`."""
         if cell.of is not None and id(cell.of) in self._places:  # the cells of a row often show the same
             return self._places[id(cell.of)][1]
@@ -57,6 +61,8 @@ class Behind:
         place = self._texts.setdefault(lines, len(self._texts))
         if cell.of is not None:
             self._places[id(cell.of)] = (cell.of, place)  # kept alive, so that the id stays its own
+            if opened := self._opener(cell.of):
+                self.opened[place] = opened
         return place
 
     @property
@@ -70,72 +76,101 @@ class Behind:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure.
+    """A figure that `sam-peft figures` wrote.
 
     Args:
-        title: unique in the report.
-        about: its kind, a name of `FIGURES`.
-        packed: the SVG, compressed by gzip, as base64: figures of a large comparison are several megabytes of text.
+        title: unique in the page.
+        packed: the SVG, compressed by gzip, as base64.
         width, height: in CSS pixels.
-        benchmark: whose it is, empty where it shows several.
     """
 
     title: str
-    about: str
     caption: str
     packed: str
     width: int
     height: int
-    benchmark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PageTables:
-    """The tables of one page.
+class Part:
+    """The scores of one set of rules.
 
     Args:
-        name: of its file and of its CSV.
-        note: what must be known before anything is read.
-        foot: how to read all of its tables.
-        csv: its numbers as `sam-peft tables --format csv` writes them.
+        name: unique in the page.
+        title: what tells it from the other parts.
+        why: by row and column of the leaderboard, the cell's place in `SitePage.behind`.
+        anchors: by row and column, what a link to the cell ends in.
     """
 
     name: str
     title: str
-    note: str
-    tables: Sequence[Placed]
-    foot: Sequence[str]
-    csv: str
+    headline: Headline
+    why: Sequence[Sequence[int]]
+    anchors: Sequence[Sequence[str]]
+    strips: Sequence[Strip] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Content:
-    """Everything that the report shows.
+class Group:
+    """Tables that are folded together.
+
+    Args:
+        said: lines above them.
+    """
+
+    name: str
+    title: str
+    tables: Sequence[Placed] = ()
+    said: Sequence[str] = ()
+    is_open: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SitePage:
+    """One page.
+
+    Args:
+        name: of its file.
+        question: its heading.
+        verdict: the answer in at most 40 words.
+        facts: of the page, short.
+        parts: what was compared; the first is its first screen.
+        methods, benchmarks, metrics: choices of the filters, the latter two with their titles.
+        behind: of every explained cell the places of its lines in ``lines``.
+        opened: place in ``behind`` -> what is shown before it.
+        copies: name of a format -> text to copy.
+        csv: its numbers, as `sam-peft tables --format csv` writes them.
+        order: of pages in the index, smallest first.
+    """
+
+    name: str
+    question: str
+    verdict: str
+    facts: Sequence[str]
+    note: str = ""
+    parts: Sequence[Part] = ()
+    groups: Sequence[Group] = ()
+    pictures: Sequence[Picture] = ()
+    methods: Sequence[str] = ()
+    benchmarks: Mapping[str, str]
+    metrics: Mapping[str, str]
+    behind: Sequence[Sequence[int]] = ()
+    lines: Sequence[str] = ()
+    opened: Mapping[int, Opened]
+    copies: Mapping[str, str]
+    csv: str = ""
+    order: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """All pages.
 
     Args:
         facts: of the whole folder, short.
-        methods, benchmarks, metrics: choices of the filters, the latter two with their titles.
-        behind: of every explained cell the places of its lines in ``lines``.
         skipped: files that no table counts, with the reason.
-        left_out: figures that there was no room for, and why others were not drawn.
     """
 
-    title: str
     facts: Sequence[str]
-    answers: Sequence[Answer]
-    compared: Placed
-    groups: Sequence[PageTables]
-    numbers: Placed
-    gaps: Placed
-    costs: Sequence[PageTables]
-    claims: Placed
-    claims_said: Sequence[str]
-    methods: Sequence[str]
-    benchmarks: Mapping[str, str]
-    metrics: Mapping[str, str]
-    behind: Sequence[Sequence[int]]
-    lines: Sequence[str]
-    pictures: Sequence[Picture] = ()
-    masks: Sequence[Picture] = ()
+    pages: Sequence[SitePage]
     skipped: Sequence[str] = ()
-    left_out: Sequence[str] = ()

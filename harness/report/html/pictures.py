@@ -1,4 +1,4 @@
-"""Figures for a page: the SVG that `sam-peft figures` writes, without what a page has no use for, packed."""
+"""Figures that `sam-peft figures` wrote below a results folder, without what a page has no use for, packed; and a page's preview."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import base64
 import gzip
 import io
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
-from harness.report.figures import FIGURES, draw
-from harness.report.figures.material import Drawing, Material, NothingToDrawError
-from harness.report.figures.style import encoded
-from harness.report.html.content import Picture
+from harness.report.html.content import Picture, SitePage
+from harness.system.files import read_regular
 
-FIRST = ("forest", "pareto", "ranks", "stability")
-"""Figures that say most, before the others."""
+LARGEST_FIGURE = 8 << 20
+ROOM = 500_000
+"""Bytes of figures in a page; what would go beyond it is left out."""
 PIXELS = 1.75
 """CSS pixels of a point, the unit of an SVG's size: letters of a paper's 7 pt are read on a screen."""
 _NOT_SHOWN = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->|<title>.*?</title>", re.DOTALL)
@@ -26,40 +28,40 @@ _SIZE = re.compile(r'width="([\d.]+)pt" height="([\d.]+)pt"')
 _RASTER = re.compile(r'"data:image/png;base64,([^"]*)"')
 
 
-def packed_figures(materials: Iterable[Material]) -> Iterator[Picture | str]:
-    """Every figure that the records hold, or why it was not drawn; what says most first."""
-    names = sorted(FIGURES, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
-    for material in materials:
-        for name in names:
-            try:
-                for stem, drawing in draw(name, material):
-                    data = encoded(drawing.figure, "svg", title=stem, caption=drawing.caption)
-                    yield _picture(data, drawing, title=stem, about=name)
-            except NothingToDrawError as error:
-                yield f"{material.name}: no {name}: {error}"
+def drawn_figures(root: Path, name: str) -> list[Picture]:
+    """The figures of a study or a card, with their captions, as far as there is room."""
+    paths = sorted((root / "figures").glob(f"{name}-*.svg"))
+    own = [
+        path
+        for path in paths
+        if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{8}}.*", path.stem) and "-masks" not in path.stem
+    ]
+    return list(_within(filter(None, map(_picture, own)), room=ROOM))
 
 
-def within(drawn: Iterable[Picture], *, room: int) -> tuple[list[Picture], list[Picture]]:
-    """The pictures that fit into ``room`` bytes, one after the other, and those that do not."""
-    kept: list[Picture] = []
-    out: list[Picture] = []
-    for picture in drawn:
-        size = len(picture.packed) + 2 * len(picture.caption)
-        (kept if size <= room else out).append(picture)
-        room -= size if size <= room else 0
-    return kept, out
+def _within(pictures: Iterable[Picture], *, room: int) -> Iterator[Picture]:
+    for picture in pictures:
+        if len(picture.packed) <= room:
+            room -= len(picture.packed)
+            yield picture
 
 
-def _picture(data: bytes, drawing: Drawing, *, title: str, about: str) -> Picture:
-    svg = data.decode()
-    size = _SIZE.search(svg)
-    assert size is not None  # matplotlib writes it
+def _picture(path: Path) -> Picture | None:
+    """None of a file that is no figure of ours."""
+    try:
+        svg = read_regular(path, largest=LARGEST_FIGURE).decode()
+    except (OSError, ValueError):
+        return None
+    if (size := _SIZE.search(svg)) is None:
+        return None
+    caption = path.with_suffix(".txt")
+    try:
+        words = read_regular(caption, largest=LARGEST_FIGURE).decode() if caption.is_file() else ""
+    except (OSError, ValueError):
+        words = ""
     width, height = (round(float(number) * PIXELS) for number in size.groups())
     packed = base64.b64encode(gzip.compress(compact_svg(svg).encode(), mtime=0)).decode()
-    return Picture(
-        title=title, about=about, caption=drawing.caption, packed=packed, width=width, height=height,
-        benchmark=drawing.benchmark,
-    )  # fmt: skip
+    return Picture(title=path.stem, caption=words.strip(), packed=packed, width=width, height=height)
 
 
 def compact_svg(svg: str) -> str:
@@ -80,3 +82,58 @@ def _webp(png: str) -> str:
     is_flat = image.convert("RGB").getcolors(64) is not None
     image.save(out, format="webp", lossless=is_flat, quality=80, method=4)
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+SIZE = (1200, 630)
+"""Pixels of a preview, as pages that show links want it."""
+INK, SOFT, ACCENT, LINE, PAPER = "#14181d", "#59626d", "#0b57a4", "#d5d9df", "#ffffff"
+
+
+def preview(page: SitePage) -> bytes:
+    """Question, verdict and the first differences, as a PNG."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", SIZE, PAPER)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, SIZE[0], 12), fill=ACCENT)
+    draw.text((64, 48), "SAM PEFT harness", font=_font(24), fill=SOFT)
+    top = 92
+    for line in textwrap.wrap(page.question, 40)[:2]:
+        draw.text((64, top), line, font=_font(46, bold=True), fill=INK)
+        top += 58
+    top += 12
+    for line in textwrap.wrap(page.verdict, 78)[:4]:
+        draw.text((64, top), line, font=_font(25), fill=INK)
+        top += 36
+    plot = page.parts[0].headline.plot if page.parts else None
+    if plot:
+        _lanes(draw, plot, top=top + 24)
+    out = io.BytesIO()
+    image.quantize(64).save(out, format="png", optimize=True)
+    return out.getvalue()
+
+
+def _lanes(draw: Any, plot: Any, *, top: int) -> None:
+    left, right = 470, SIZE[0] - 64
+    lanes = plot.across[: max(1, (SIZE[1] - 40 - top) // 40)]
+
+    def x(share: float) -> float:
+        return left + (right - left) * share / 100
+
+    zero = x(plot.scale.at(0))
+    draw.line((zero, top - 6, zero, top + 40 * len(lanes)), fill=SOFT, width=2)
+    for number, lane in enumerate(lanes):
+        middle, point = top + 40 * number + 16, lane.points[-1]
+        name = lane.name.text if len(lane.name.text) < 30 else f"{lane.name.text[:29]}…"
+        draw.text((64, middle - 13), name, font=_font(23), fill=INK)
+        if point.low is not None and point.high is not None:
+            draw.line((x(point.low), middle, x(point.high), middle), fill=ACCENT, width=4)
+        draw.ellipse((x(point.at) - 8, middle - 8, x(point.at) + 8, middle + 8), fill=ACCENT)
+
+
+def _font(size: int, *, bold: bool = False) -> Any:
+    import matplotlib
+    from PIL import ImageFont
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

@@ -1,4 +1,4 @@
-"""The content as one HTML file: templates with every word escaped, script and style inside, nothing fetched."""
+"""The site as HTML files: templates with every word escaped, script and style inside, nothing fetched."""
 
 from __future__ import annotations
 
@@ -7,64 +7,71 @@ import hashlib
 from functools import cache
 from typing import Any
 
-from harness.report.figures import FIGURES
-from harness.report.html.content import Content, Picture
+from harness.report.html.content import Site, SitePage
+from harness.report.html.headline import MOST_LANES
+from harness.report.html.strip import AT_FIRST
 from harness.system.text import printable
 
-TITLE = ": report of results folder "
-"""In the title of every report, by which a file is known as one."""
-SECTIONS = (
-    ("answer", "Answer"), ("rules", "What was compared"), ("scores", "Scores"), ("all", "Every number"), ("missing", "Gaps"),
-    ("figures", "Figures"), ("masks", "Masks"), ("cost", "Cost"), ("verdicts", "Claims"),
-)  # fmt: skip
-"""Anchor and name."""
+WRITTEN = 'name="generator" content="sam-peft report"'
+"""In the head of every page, by which a file is known as one of ours."""
+TITLE = "Fine-tuning Segment Anything with few parameters"
+LEDE = (
+    "Which method adapts SAM best, by how much, and at which cost: every page is one question with its answer, and every number"
+    " opens the seeds, the command and the records behind it."
+)
 
 
-def html(content: Content) -> str:
-    """The file. Its policy lets the browser run this script and no other, and load nothing from anywhere."""
+def index_html(site: Site, *, url: str = "") -> str:
+    """The page of all pages.
+
+    Args:
+        url: where the site will lie, for previews of its links.
+    """
+    return _written(
+        "index.html",
+        name=site.pages[0].name,
+        title=TITLE,
+        description=LEDE,
+        url=url,
+        site=site,
+        data={},
+        photographs={},
+    )
+
+
+def page_html(page: SitePage, site: Site, *, url: str = "") -> str:
+    """One page. Its policy lets the browser run this script and no other, and load nothing from anywhere."""
+    sources = dict.fromkeys(
+        shot.photograph for part in page.parts for strip in part.strips for shot in strip.shots if shot.photograph
+    )
+    data = {
+        "behind": page.behind, "lines": page.lines, "opened": page.opened, "copies": page.copies,
+        "pictures": {one.title: one.packed for one in page.pictures}, "csv": {page.name: page.csv} if page.csv else {},
+    }  # fmt: skip
+    return _written(
+        "page.html", name=page.name, title=page.question, description=page.verdict, url=url, site=site, data=data, page=page,
+        photographs={source: f"photograph-{number}" for number, source in enumerate(sources)},
+        filters=_filters(page), at_first=AT_FIRST, most_lanes=MOST_LANES,
+    )  # fmt: skip
+
+
+def _written(template: str, *, photographs: dict[str, str], **shown: Any) -> str:
     environment = _environment()
-    script = environment.get_template("report.js").render()
-    style = environment.get_template("report.css").render()
-    page = environment.get_template("report.html").render(
-        content=content,
-        script=script,
-        style=style,
-        script_hash=_hash(script),
-        style_hash=_hash(style),
-        data=_data(content),
-        sections=SECTIONS,
-        filters=_filters(content),
-        drawn=_by_kind(content),
-        kinds=FIGURES,
+    script = environment.get_template("site.js").render()
+    style = environment.get_template("site.css").render(photographs=photographs)
+    page = environment.get_template(template).render(
+        script=script, style=style, script_hash=_hash(script), style_hash=_hash(style), photographs=photographs, **shown
     )
     return str(page)
 
 
-def _filters(content: Content) -> list[tuple[str, str, list[tuple[str, str]]]]:
+def _filters(page: SitePage) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Kind, title and (value, words) of every choice."""
     return [
-        ("method", "Methods", [(name, name) for name in content.methods]),
-        ("benchmark", "Benchmarks", list(content.benchmarks.items())),
-        ("metric", "Metrics", list(content.metrics.items())),
+        ("method", "Methods", [(name, name) for name in page.methods]),
+        ("benchmark", "Benchmarks", list(page.benchmarks.items())),
+        ("metric", "Metrics", list(page.metrics.items())),
     ]
-
-
-def _by_kind(content: Content) -> list[tuple[str, list[Picture]]]:
-    """Pictures of one kind together, in the order in which the kinds first come."""
-    found: dict[str, list[Picture]] = {}
-    for picture in content.pictures:
-        found.setdefault(picture.about, []).append(picture)
-    return list(found.items())
-
-
-def _data(content: Content) -> dict[str, Any]:
-    """What the script reads: what is behind cells, and CSV files."""
-    return {
-        "behind": content.behind,
-        "lines": content.lines,
-        "pictures": {one.title: one.packed for one in (*content.pictures, *content.masks)},
-        "csv": {group.name: group.csv for group in (*content.groups, *content.costs) if group.csv},
-    }
 
 
 def _hash(text: str) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from harness import statistics as stats
 from harness.archive.schema import Record
 from harness.comparison.cells import Cell, Column, Grid
-from harness.comparison.judging import Finding, counted
+from harness.comparison.judging import Finding
 from harness.comparison.names import benchmark_title
 from harness.comparison.rows import MISSING, Row, is_run, quoted
+from harness.report.html.headline import RATES
 from harness.report.page import Line, Table, heads
 from harness.report.score_tables import updates_in_words
 from harness.report.titles import Titled
@@ -20,8 +21,6 @@ NOTES = (
     " differences. Rank: by mean among the rows of the column without a gap, 1 is best.",
     "Updates: of the weights, + those of α. Rows with different updates differ in their scores for this reason too.",
 )
-RATES = {"lr": "", "encoder_lr": "encoder ", "alpha_lr": "α "}
-"""Rates that a configuration can hold, and how a table calls them."""
 
 
 def compared_table(titled: Sequence[Titled]) -> Table:
@@ -99,13 +98,18 @@ def claims_table(findings: Sequence[Finding]) -> Table:
         claim, readings = finding.claim, (*finding.readings, *finding.averages)
         measured = [reading for reading in readings if reading.estimate is not None]
         words = (
-            claim.name, str(finding.verdict), f"{claim.text} [{claim.mark}: {claim.source}]", claim.expected,
+            claim.name, _verdict(finding), f"{claim.text} [{claim.mark}: {claim.source}]", claim.expected,
             f"{len(measured)} of {len(readings)}",
         )  # fmt: skip
         lines.append(Line.of(words, finding))
     columns = heads("claim", "verdict", "sentence", "holds for", "readings with data", words=("verdict", "sentence"))
-    below = [counted(findings)] if lines else ()
-    return Table(heading="Claims of the papers", columns=columns if lines else (), rows=lines, below=below)
+    return Table(heading="Claims of the papers", columns=columns if lines else (), rows=lines)
+
+
+def _verdict(finding: Finding) -> str:
+    """A claim that nothing was run for is not undecided: nobody has asked."""
+    has_data = any(reading.estimate is not None for reading in (*finding.readings, *finding.averages))
+    return "no data" if not has_data and finding.verdict == "inconclusive" else str(finding.verdict)
 
 
 def _messages(cell: Cell) -> dict[int, str]:

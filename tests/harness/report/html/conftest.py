@@ -39,7 +39,7 @@ def page(folder: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:  # as in every test; what lives for the session is made before them
         patch.setattr("harness.comparison.rules.card_rules", known_card)
         assert main(["--results", str(folder)]) == 0
-    return folder / "report.html"
+    return folder / "site" / "demo.html"
 
 
 @pytest.fixture(scope="session")

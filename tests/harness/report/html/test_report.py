@@ -1,4 +1,4 @@
-"""What the report holds, without a browser: answers, numbers, explanations, size, and one line for a mistake."""
+"""What the site holds, without a browser: verdicts, numbers, explanations, size, and one line for a mistake."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import replace
+import shlex
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,92 +20,240 @@ from jinja2 import UndefinedError
 from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.cli.report import main
+from harness.comparison.cells import Column
 from harness.planning.closed_form import trained_parameters
+from harness.planning.words import parse_entry
+from harness.registry import method_config
+from harness.report.figures.material import baseline_of
 from harness.report.html import rendering
 from harness.report.html.build import Asked, collect
-from harness.report.html.content import Content, Picture
-from harness.report.html.pictures import compact_svg, within
-from harness.report.html.rendering import html
+from harness.report.html.content import Placed, Site, SitePage
+from harness.report.html.headline import Headline, Scale, headline
+from harness.report.html.opened import command
+from harness.report.html.pictures import compact_svg, drawn_figures
+from harness.report.html.rendering import index_html, page_html
+from harness.report.html.strip import may_be_shown
 from harness.report.html.tables import _how_chosen, _rate
 from harness.report.pages import pages_below
+from harness.report.titles import titled_grids
 from harness.report.why import behind
+from harness.statistics import Interval
+from harness.studies import Study, study_from_dict
 from tests.harness.report.html.conftest import HOSTILE
 from tests.harness.report.html.sample import write_comparison
-from tests.harness.report.sample import record
+from tests.harness.report.sample import MadeUp, record
 
 
 def asked(**changes: Any) -> Asked:
     return Asked(closed_form=trained_parameters, **changes)
 
 
-def content_of(root: Path, **changes: Any) -> Content:
-    return collect(Archive(root), asked(**{"figures": False, **changes}))
+@cache
+def site_as_it_is(root: Path) -> Site:
+    """Of a folder whose records no test changes any more."""
+    return collect(Archive(root), asked())
 
 
-def column(content: Content, title: str, *, where: str = "") -> list[str]:
+def site_of(root: Path, **changes: Any) -> Site:
+    return collect(Archive(root), asked(**changes)) if changes else site_as_it_is(root)
+
+
+def page_of(root: Path, name: str = "demo", **changes: Any) -> SitePage:
+    return next(page for page in site_of(root, **changes).pages if page.name == name)
+
+
+def tables_of(page: SitePage, group: str) -> list[Placed]:
+    return [table for one in page.groups if one.name == group for table in one.tables]
+
+
+def html(page: SitePage) -> str:
+    return page_html(page, Site(facts=[], pages=[page]))
+
+
+def column(page: SitePage, title: str, *, where: str = "") -> list[str]:
     """Of the table of every number, the rows that say ``where``."""
-    place = [head.title for head in content.numbers.table.columns].index(title)
-    rows = [[cell.text for cell in line.cells] for line in content.numbers.table.rows]
+    (numbers,) = tables_of(page, "all")
+    place = [head.title for head in numbers.table.columns].index(title)
+    rows = [[cell.text for cell in line.cells] for line in numbers.table.rows]
     return [row[place] for row in rows if where in " ".join(row)]
 
 
+def headline_of(records: list[Any], *, study: Study | None = None) -> Headline:
+    (titled,) = titled_grids(records, MadeUp(records), study=study)
+    return headline(titled.grid, baseline=baseline_of(titled.grid, study, ""), compares=True)
+
+
+def runs(values: dict[str, list[float]], *, benchmark: str = "kvasir", **more: Any) -> list[Any]:
+    return [
+        record(value, method=method, benchmark=benchmark, seed=seed, **more)
+        for method, by_seed in values.items()
+        for seed, value in enumerate(by_seed)
+    ]
+
+
 def test_every_cell_of_every_page_is_explained_as_why_does(folder: Path) -> None:
-    content = content_of(folder)
-    archive = Archive(folder)
+    archive, site = Archive(folder), site_of(folder)
     pages = pages_below(archive).content
-    assert pages.keys() == {"demo", "cost"}
     cells = 0
-    for group in (*content.groups, *content.costs):
-        for placed, table in zip(group.tables, pages[group.name].tables, strict=False):
-            for why, line, same in zip(placed.why, placed.table.rows, table.rows, strict=True):
+    for name, placed in (("demo", tables_of(page_of(folder), "tables")), ("cost", None)):
+        page = next(one for one in site.pages if one.name == name)
+        placed = placed or [table for group in page.groups for table in group.tables]
+        for shown_table, table in zip(placed, pages[name].tables, strict=False):
+            for why, line, same in zip(shown_table.why, shown_table.table.rows, table.rows, strict=True):
                 assert line.label == same.label
                 for place, cell, shown in zip(why, line.cells, same.cells, strict=True):
                     assert cell.text == shown.text
-                    assert [content.lines[at] for at in content.behind[place]] == list(behind(shown, archive))
+                    assert [page.lines[at] for at in page.behind[place]] == list(behind(shown, archive))
                     cells += 1
-    assert cells > 300
+    assert cells > 200
 
 
-def test_the_answer_comes_first_and_says_what_it_cost_and_what_is_missing(folder: Path) -> None:
-    (answer,) = content_of(folder).answers
-    said = " ".join(answer.sentences)
-    assert answer.sentences[0].startswith("Over 2 benchmarks, best or not distinguishable from the best: ")
-    assert "is best (" in said
-    assert "trains least in the encoder" in said
-    assert f"60 weight updates in most rows, but 40 + 20 α in {HOSTILE}" in said
-    assert "without a score: lora on Kvasir-SEG (OOM, seed 2)" in said
-    assert "not run under these rules: CVC-612, ISIC 2017, CAMO" in said
-    assert "Origin of an image" not in said  # labels are another task, under other rules
+def test_a_verdict_is_short_and_says_what_differs_and_what_collapsed() -> None:
+    rows = {"lora": [0.70, 0.71, 0.72], "naslora": [0.80, 0.81, 0.82], "decoder": [0.60, 0.61, 0.62]}
+    said = headline_of(runs(rows)).verdict
+    assert said.startswith("NAS-LoRA against LoRA: +10.0 [+10.0, +10.0] points on Kvasir-SEG Sα, significantly better.")
+    assert "Decoder only: −10.0" in said
+    assert "collapsed" not in said
+    said = headline_of(runs({**rows, "naslora": [0.80, 0.81, 0.20]})).verdict
+    assert "not significantly different" in said
+    assert "A run collapsed: NAS-LoRA on Kvasir-SEG." in said
+    assert len(said.split()) <= 40
+
+
+def test_a_verdict_of_one_seed_ranks_nothing() -> None:
+    said = headline_of(runs({"lora": [0.7], "naslora": [0.8]})).verdict
+    assert (
+        said
+        == "Nothing is ranked: no two rows have two seeds each on one benchmark. Highest Kvasir-SEG Sα: NAS-LoRA (80.0, one seed)."
+    )
 
 
 def test_generated_images_answer_nothing(tmp_path: Path) -> None:
     for seed in (0, 1):
         for method in ("decoder", "lora"):
             RecordStore(tmp_path).write(record(method=method, seed=seed, data_note="generated sample, 20 images"))
-    (answer,) = content_of(tmp_path).answers
-    assert not answer.ranks
-    assert "nothing is ranked" in answer.sentences[0]
-    assert "is best" not in " ".join(answer.sentences)
+    page = page_of(tmp_path)
+    assert "rank" in page.verdict
+    assert page.parts[0].headline.plot is None
+    assert {score.mark for one in page.parts[0].headline.board.standings for score in one.scores} == {""}
+
+
+def test_one_outlier_does_not_stretch_an_axis() -> None:
+    values = [-1.0, 0.5, 0.2, 1.0, 0.8, -60.0]
+    scale = Scale.around(values, [Interval(estimate=0, low=-1, high=1, n=3)] * 6, zero=True)
+    assert scale.low > -4
+    assert (scale.at(-60.0), scale.beyond(-60.0)) == (0.0, "low")
+    assert [words for _, words in scale.ticks if words == "0"]
+    assert Scale.around([0.5], [None], zero=False).at(0.5) == 50.0
+
+
+def test_names_of_rows_are_names_and_options_are_hints() -> None:
+    changed = {"alternate": "joint", "residual": True, "scale": 2.0}
+    records = [
+        *runs({"lora": [0.7, 0.8]}),
+        *runs(
+            {"naslora": [0.7, 0.8]},
+            variant="naslora[alternate=joint,residual=True,scale=2.0]",
+            changed=changed,
+            config=changed,
+        ),
+    ]
+    names = [one.name for one in headline_of(records).board.standings]
+    assert [one.text for one in names] == ["LoRA", "NAS-LoRA, alternate joint, residual +1"]
+    assert "scale=2.0" in names[1].hint
+
+
+def test_the_command_of_a_cell_plans_its_configuration() -> None:
+    changed = {"sites": "q,k,v", "rank": 6, "alpha": 12.0}
+    run = record(method="lora", seed=3, changed=changed, config=changed)
+    words = shlex.split(command([run]))
+    assert words[:3] == ["python", "-m", "harness.run"]
+    given = dict(zip(words[3::2], words[4::2], strict=True))
+    entry = parse_entry(given["--methods"])
+    assert (entry.method, given["--datasets"], given["--seeds"]) == ("lora", "kvasir", "3,")
+    config = method_config("lora", entry.options)
+    assert {name: getattr(config, name) for name in changed} == changed
+
+
+def test_what_may_not_be_passed_on_is_withheld_unless_asked_for() -> None:
+    def of(benchmark: str, note: str = "") -> Column:
+        return Column(benchmark=benchmark, split="test", metric="iou", manifest="", note=note)
+
+    assert may_be_shown(of("isic2017"), "redistributable") == ""
+    assert "may not" in may_be_shown(of("kvasir"), "redistributable")
+    assert "may not" in may_be_shown(of("nobody_knows"), "redistributable")
+    assert may_be_shown(of("kvasir"), "all") == may_be_shown(of("kvasir", "generated sample"), "redistributable") == ""
+    assert may_be_shown(of("isic2017"), "none")
+
+
+def test_photographs_lie_behind_masks_once_and_only_where_they_may(folder: Path) -> None:
+    import numpy as np
+
+    def pictures(of: Any, split: str, stem: str) -> Any:
+        return np.full((16, 16, 3), 2 * ord(stem), np.uint8)
+
+    shown = page_of(folder, pictures=pictures, photographs="all")
+    strip = next(one for one in shown.parts[0].strips if one.benchmark == "kvasir")
+    assert [shot.word for shot in strip.shots] == ["best", "median", "worst"]
+    assert [tile.name.text for tile in strip.shots[0].tiles] == ["truth", "LoRA", "Decoder only", HOSTILE]
+    different = {shot.photograph for one in shown.parts[0].strips for shot in one.shots}
+    shots = sum(len(one.shots) for one in shown.parts[0].strips)
+    assert html(shown).count("data:image/webp") == shots + len(different)
+    withheld = page_of(folder, pictures=pictures)
+    assert not any(shot.photograph for strip in withheld.parts[0].strips for shot in strip.shots)
+    assert withheld.parts[0].strips[0].withheld
+
+
+def test_a_page_a_study_that_was_run_and_one_for_the_other_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_from_dict(
+        {
+            "title": "A title",
+            "question": "A question?",
+            "protocol": "demo",
+            "benchmarks": ["kvasir"],
+            "entries": ["lora", "naslora"],
+        },
+        name="asked",
+    )
+    monkeypatch.setattr("harness.report.html.build.study_names", lambda: ["asked"])
+    monkeypatch.setattr("harness.report.html.build.load_study", lambda name: study)
+    for one in runs({"lora": [0.7, 0.71, 0.72], "naslora": [0.8, 0.81, 0.82], "bitfit": [0.5, 0.51]}):
+        RecordStore(tmp_path).write(one)
+    site = site_of(tmp_path)
+    assert [page.name for page in site.pages] == ["asked", "demo", "claims"]
+    assert site.pages[0].question == "A question?"
+    rows = [[row.name.text for row in page.parts[0].headline.board.standings] for page in site.pages[:2]]
+    assert rows == [["LoRA", "NAS-LoRA"], ["BitFit"]]
+    index = index_html(site)
+    assert all(f'href="{page.name}.html"' in index for page in site.pages)
+
+
+def test_claims_that_nothing_was_run_for_say_no_data(folder: Path) -> None:
+    page = page_of(folder, "claims")
+    (table,) = tables_of(page, "verdicts")
+    verdicts = {line.cells[0].text: (line.cells[1].text, line.cells[-1].text) for line in table.table.rows}
+    assert verdicts["naslora-over-lora"] == ("no data", "0 of 9")
+    assert "no data" in page.verdict
 
 
 def test_every_number_stands_with_its_interval_rank_budget_and_rate(folder: Path) -> None:
-    content = content_of(folder)
-    assert column(content, "n", where="decoder Kvasir-SEG Sα") == ["2"]
-    assert column(content, "n", where="lora Kvasir-SEG Sα OOM") == []
-    assert column(content, "mean (%)", where="OOM (seed 2)") == ["–", "–"]
-    assert column(content, "n", where="OOM (seed 2)") == ["2 of 3", "2 of 3"]
-    assert set(column(content, "rank", where="SBU BER")) == {"1 of 3", "2 of 3", "3 of 3"}
-    assert set(column(content, "rank", where="Kvasir-SEG Sα")) == {"1 of 2", "2 of 2", "–"}
-    assert set(column(content, "updates", where="decoder")) == {"60"}
-    (low, high), *_ = (re.findall(r"[\d.]+", one) for one in column(content, "95 % CI", where="decoder SBU BER"))
-    assert float(low) < float(column(content, "mean (%)", where="decoder SBU BER")[0]) < float(high)
+    page = page_of(folder)
+    assert column(page, "n", where="decoder Kvasir-SEG Sα") == ["2"]
+    assert column(page, "n", where="lora Kvasir-SEG Sα OOM") == []
+    assert column(page, "mean (%)", where="OOM (seed 2)") == ["–", "–"]
+    assert column(page, "n", where="OOM (seed 2)") == ["2 of 3", "2 of 3"]
+    assert set(column(page, "rank", where="SBU BER")) == {"1 of 3", "2 of 3", "3 of 3"}
+    assert set(column(page, "rank", where="Kvasir-SEG Sα")) == {"1 of 2", "2 of 2", "–"}
+    assert set(column(page, "updates", where="decoder")) == {"60"}
+    (low, high), *_ = (re.findall(r"[\d.]+", one) for one in column(page, "95 % CI", where="decoder SBU BER"))
+    assert float(low) < float(column(page, "mean (%)", where="decoder SBU BER")[0]) < float(high)
 
 
 def test_an_error_rate_ranks_the_lowest_first(folder: Path) -> None:
-    content = content_of(folder)
-    means = dict(
-        zip(column(content, "rank", where="SBU BER"), column(content, "mean (%)", where="SBU BER"), strict=True)
-    )
+    page = page_of(folder)
+    means = dict(zip(column(page, "rank", where="SBU BER"), column(page, "mean (%)", where="SBU BER"), strict=True))
     assert float(means["1 of 3"]) < float(means["2 of 3"]) < float(means["3 of 3"])
 
 
@@ -159,30 +307,37 @@ class Reader(HTMLParser):
             self.scripts[-1] += data
 
 
-def test_the_policy_runs_this_script_alone_and_nothing_is_loaded(folder: Path) -> None:
-    page = html(content_of(folder))
-    read = Reader(page)
+@pytest.mark.parametrize("which", ["page", "index"])
+def test_the_policy_runs_this_script_alone_and_nothing_is_loaded(folder: Path, which: str) -> None:
+    site = site_of(folder)
+    read = Reader(index_html(site) if which == "index" else page_html(page_of(folder), site))
     policy = next(attrs["content"] for tag, attrs in read.tags if attrs.get("http-equiv") == "Content-Security-Policy")
     digest = base64.b64encode(hashlib.sha256(read.scripts[1].encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in str(policy)
     assert "default-src 'none'" in str(policy)
     assert len(read.scripts) == 2
-    assert json.loads(read.scripts[0])["behind"]
-    loading = [
-        attrs.get(name) for _, attrs in read.tags for name in ("src", "srcset", "data", "poster") if attrs.get(name)
-    ]
-    links = [attrs["href"] for tag, attrs in read.tags if attrs.get("href") is not None]
-    assert loading == []
-    assert all(str(link).startswith(("#", "data:")) for link in links)
+    json.loads(read.scripts[0])
+    loading = [attrs.get(name) for _, attrs in read.tags for name in ("src", "srcset", "data", "poster")]
+    links = [str(attrs["href"]) for tag, attrs in read.tags if attrs.get("href") is not None]
+    assert [one for one in loading if one and not one.startswith("data:")] == []
+    pages = {"index.html", *(f"{page.name}.html" for page in site.pages)}
+    assert all(link.startswith(("#", "data:")) or link in pages for link in links)
     assert not [name for _, attrs in read.tags for name in attrs if name.startswith("on")]
     names = [attrs["id"] for _, attrs in read.tags if "id" in attrs]
     assert len(names) == len(set(names))
-    targets = {str(link)[1:] for link in links if str(link).startswith("#")}
-    assert targets <= {str(name) for name in names}
+    assert {link[1:] for link in links if link.startswith("#")} <= {str(name) for name in names}
+
+
+def test_a_link_to_a_page_shows_its_question_and_its_picture(folder: Path) -> None:
+    page = page_of(folder)
+    written = page_html(page, Site(facts=[], pages=[page]), url="https://example.org/results/")
+    told = {attrs["property"]: attrs["content"] for _, attrs in Reader(written).tags if "property" in attrs}
+    assert told["og:title"] == page.question
+    assert told["og:image"] == "https://example.org/results/demo.png"
 
 
 def test_markup_in_a_record_is_text(folder: Path) -> None:
-    page = html(content_of(folder))
+    page = html(page_of(folder))
     assert HOSTILE not in page
     assert "&lt;script&gt;document.title=&#39;owned&#39;&lt;/script&gt;" in page
     assert "<img src=x" not in page
@@ -190,7 +345,7 @@ def test_markup_in_a_record_is_text(folder: Path) -> None:
 
 def test_what_turns_text_around_is_spelt_out(tmp_path: Path) -> None:
     RecordStore(tmp_path).write(record(variant="lora\u202egpj.exe"))
-    page = html(content_of(tmp_path))
+    page = html(page_of(tmp_path))
     assert "\u202e" not in page
     assert "lora\\u202egpj.exe" in page
 
@@ -198,44 +353,32 @@ def test_what_turns_text_around_is_spelt_out(tmp_path: Path) -> None:
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     write_comparison(tmp_path, methods=("decoder", "lora"), benchmarks=("kvasir",), seeds=2, epochs=2, blocks=1, side=8)
     written = []
-    for name in ("a.html", "b.html"):
+    for name in ("a", "b"):
         assert main(["--results", str(tmp_path), "--out", str(tmp_path / name)]) == 0
-        written.append((tmp_path / name).read_bytes())
+        written.append({path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())})
     assert written[0] == written[1]
-    assert b"data-picture" in written[0]
+    assert written[0].keys() == {"index.html", "demo.html", "demo.png", "claims.html", "claims.png"}
 
 
-def test_tables_of_fourteen_methods_on_nine_benchmarks_leave_room_for_figures(tmp_path: Path) -> None:
+def test_fourteen_methods_on_nine_benchmarks_are_a_small_page(tmp_path: Path) -> None:
     write_comparison(tmp_path, seeds=3, epochs=1, blocks=1, side=8)
-    content = content_of(tmp_path)
-    assert len(content.numbers.table.rows) == 14 * 18
-    assert len(html(content).encode()) + asked().room < 5_000_000
+    page = page_of(tmp_path)
+    assert len(tables_of(page, "all")[0].table.rows) == 14 * 18
+    assert len(html(page).encode()) < 1_500_000
 
 
-def picture(size: int, title: str = "a") -> Picture:
-    return Picture(title=title, about="forest", caption="", packed="x" * size, width=9, height=9)
-
-
-def test_what_does_not_fit_is_left_out_and_smaller_ones_behind_it_are_not() -> None:
-    first, large, last = picture(40, "a"), picture(100, "b"), picture(50, "c")
-    assert within([first, large, last], room=100) == ([first, last], [large])
-
-
-def test_figures_of_one_kind_stand_together_in_the_order_in_which_kinds_come() -> None:
-    first, other, again = picture(1, "a"), replace(picture(1, "b"), about="curves"), picture(1, "c")
-    content = SimpleNamespace(pictures=[first, other, again])
-    assert rendering._by_kind(content) == [("forest", [first, again]), ("curves", [other])]  # type: ignore[arg-type]
-
-
-def test_a_packed_figure_is_the_figure(folder: Path) -> None:
+def test_figures_of_a_study_are_packed_with_their_captions(tmp_path: Path) -> None:
     import xml.etree.ElementTree as ElementTree
 
-    page = Reader(html(collect(Archive(folder), asked(room=10**9))))
-    packed = json.loads(page.scripts[0])["pictures"]
-    assert any("masks" in name for name in packed)
-    for svg in packed.values():
-        root = ElementTree.fromstring(gzip.decompress(base64.b64decode(svg)))
-        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    (tmp_path / "figures").mkdir()
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" width="72pt" height="36pt"><!-- no --><path d="M 1.23456 2"/></svg>'
+    (tmp_path / "figures" / "small-0123abcd-forest.svg").write_text(svg, encoding="utf-8")
+    (tmp_path / "figures" / "small-0123abcd-forest.txt").write_text("A caption.", encoding="utf-8")
+    (tmp_path / "figures" / "small-search-0123abcd-forest.svg").write_text(svg, encoding="utf-8")
+    (picture,) = drawn_figures(tmp_path, "small")
+    assert (picture.caption, picture.width, picture.height) == ("A caption.", 126, 63)
+    root = ElementTree.fromstring(gzip.decompress(base64.b64decode(picture.packed)))
+    assert root[0].attrib["d"] == "M 1.23 2"
 
 
 def test_a_name_that_a_template_does_not_know_is_an_error() -> None:
@@ -256,12 +399,12 @@ def test_coordinates_are_rounded_and_shapes_of_letters_are_not() -> None:
         (["--study", "cost"], "study 'cost' has costs and no scores"),
         (["--study", "rank"], "no record below"),
         (["--study", "mian"], "mian"),
-        (["--out", "nowhere/there/\0.html"], ""),
+        (["--out", "nowhere/there/\0"], ""),
         (["--protocol", "nas-loar"], "unknown protocol 'nas-loar' (did you mean 'nas-lora'?)"),
-        (["--out", "page.md/r.html"], "folder page.md cannot be written (Not a directory); choose another with --out"),
-        (["--out", "."], "--out . is a folder; name a file in it, such as report.html"),
-        (["--out", "page.md"], "--out page.md: a report is a page; name a file that ends in .html"),
-        (["--no-figures", "--data", "."], "--data has no effect with --no-figures; leave it away"),
+        (["--out", "page.md/site"], "folder page.md cannot be written (Not a directory); choose another with --out"),
+        (["--out", "report.html"], "--out report.html: a site is a folder of pages"),
+        (["--out", "page.md"], "--out page.md: a site is a folder of pages"),
+        (["--photographs", "some"], "--photographs"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -274,17 +417,19 @@ def test_a_mistake_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "page.md").touch()
-    assert main(["--results", str(folder), "--no-figures", *words]) == 2
+    assert main(["--results", str(folder), *words]) == 2
     shown = capsys.readouterr().err
     assert said in shown
     assert len(shown.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("make", ["a page", "a link", "a pipe"])
-def test_a_file_that_is_no_report_is_not_written_over(
-    folder: Path, make: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_file_that_is_no_page_of_a_site_is_not_written_over(
+    tmp_path: Path, make: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, theirs = tmp_path / "mine.html", tmp_path / "theirs.html"
+    RecordStore(tmp_path).write(record())
+    path, theirs = tmp_path / "mine" / "index.html", tmp_path / "theirs.html"
+    path.parent.mkdir()
     theirs.write_text("<html>by hand</html>", encoding="utf-8")
     if make == "a page":
         path.write_bytes(theirs.read_bytes())
@@ -292,13 +437,14 @@ def test_a_file_that_is_no_report_is_not_written_over(
         path.symlink_to(theirs)
     else:
         os.mkfifo(path)
-    words = ["--results", str(folder), "--no-figures", "--out", str(path)]
+    words = ["--results", str(tmp_path), "--out", str(path.parent)]
     assert main(words) == 2
-    assert "is no report" in capsys.readouterr().err
+    assert "is no page" in capsys.readouterr().err
     assert theirs.read_text(encoding="utf-8") == "<html>by hand</html>"
+    assert [one.name for one in path.parent.iterdir()] == ["index.html"]
     path.unlink()
     path.touch()
-    assert (main(words), main(words)) == (0, 0)  # an empty file, then a report
+    assert (main(words), main(words)) == (0, 0)  # an empty file, then a page
 
 
 def test_a_folder_without_records_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -309,17 +455,17 @@ def test_a_folder_without_records_is_one_line(tmp_path: Path, capsys: pytest.Cap
     assert "holds no record" in capsys.readouterr().err
 
 
-def test_runs_that_all_failed_are_a_report_of_gaps(tmp_path: Path) -> None:
+def test_runs_that_all_failed_are_a_page_of_gaps(tmp_path: Path) -> None:
     RecordStore(tmp_path).write(record(code="OOM", message="asked for 90 GiB"))
-    content = collect(Archive(tmp_path), asked())
-    assert [cell.text for cell in content.gaps.table.rows[0].cells][:4] == ["lora", "Kvasir-SEG", "0", "OOM"]
-    assert "asked for 90 GiB" in html(content)
-    assert "holds no finished run" in content.left_out[0]
+    page = page_of(tmp_path)
+    (gaps,) = tables_of(page, "missing")
+    assert [cell.text for cell in gaps.table.rows[0].cells][:4] == ["lora", "Kvasir-SEG", "0", "OOM"]
+    assert "asked for 90 GiB" in html(page)
 
 
-def test_a_damaged_record_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     RecordStore(tmp_path).write(record())
     (tmp_path / "records" / ("0" * 16 + ".json")).write_text("{")
-    assert main(["--results", str(tmp_path), "--no-figures"]) == 0
+    assert main(["--results", str(tmp_path)]) == 0
     assert "0000000000000000.json" in capsys.readouterr().err
-    assert "0000000000000000.json" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "0000000000000000.json" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")

@@ -13,17 +13,19 @@ function element(name, properties, ...inside) {
 
 /* Cells and headings become buttons: a reader without this script still has every table. */
 const text = new WeakMap();
-for (const table of all("main table")) {
+for (const table of all("main table:not(.forest)")) {
   const cells = all("tbody [data-why]", table);
   for (const cell of cells) {
     const mark = one("i", cell);
-    text.set(cell, (mark ? cell.textContent.slice(0, -mark.textContent.length) : cell.textContent).trim());
+    const shown = one(".v", cell) || cell;
+    text.set(cell, (mark ? shown.textContent.slice(0, -mark.textContent.length) : shown.textContent).trim());
     const button = element("button", { type: "button", tabIndex: -1 });
     button.append(...cell.childNodes);
-    const state = one("b", button) ? ", best" : mark ? ", cannot be told from the best" : "";
-    if (state) button.setAttribute("aria-label", text.get(cell) + state);
+    const state = one("b", button) ? ", best" : mark ? ", not significantly different from the best" : "";
+    if (cell.dataset.spoken || state) button.setAttribute("aria-label", cell.dataset.spoken || text.get(cell) + state);
     cell.append(button);
   }
+  for (const cell of all("tbody :is(th, td):not([data-why])", table)) text.set(cell, cell.firstChild ? cell.firstChild.textContent.trim() : "");
   if (cells.length) cells[0].firstChild.tabIndex = 0;
   for (const head of all("thead th", table)) {
     text.set(head, head.textContent.trim());
@@ -32,15 +34,46 @@ for (const table of all("main table")) {
     head.setAttribute("aria-sort", "none");
     button.addEventListener("click", () => sort(table, head));
   }
+  all("tbody tr", table).forEach((row, place) => { row.dataset.place = place; });
+  if (table.closest(".board")) continue;
   const save = element("button", { type: "button" }, "CSV of the rows shown");
   save.addEventListener("click", () => download(`${table.id}.csv`, shownAsCsv(table)));
   const tools = element("div", { className: "tools" }, save, element("span", { className: "count" }));
   table.parentElement.before(tools);
   table.parentElement.after(element("p", { className: "none", hidden: true }, "No row fits the filters."));
-  all("tbody tr", table).forEach((row, place) => { row.dataset.place = place; });
 }
 
-/* What stands behind a cell. */
+/* What stands behind a cell: its seeds as dots, the command that makes them again, where they are from. */
+const SVG = "http://www.w3.org/2000/svg";
+function drawn(name, properties) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(properties)) made.setAttribute(key, value);
+  return made;
+}
+
+function dots(opened) {
+  const values = opened.lanes.flatMap(([, seeds]) => seeds.map(([, value]) => value));
+  if (!values.length) return [];
+  const low = Math.min(...values), room = Math.max(Math.max(...values) - low, 0.2);
+  const at = (value) => `${4 + 92 * (value - low) / room}%`;
+  const table = element("table", { className: "seeds" }), body = table.createTBody();
+  for (const [name, seeds] of opened.lanes) {
+    const mean = seeds.reduce((sum, [, value]) => sum + value, 0) / seeds.length;
+    const svg = drawn("svg", { height: 22, width: "100%", role: "img", "aria-label": seeds.map(([seed, value]) => `seed ${seed}: ${value.toFixed(2)}`).join(", ") || "no seed" });
+    if (seeds.length) svg.append(drawn("line", { class: "mean", x1: at(mean), x2: at(mean), y1: 3, y2: 19 }));
+    for (const [seed, value] of seeds) {
+      const dot = drawn("circle", { cx: at(value), cy: 11, r: 5 }), said = drawn("title", {});
+      said.textContent = `seed ${seed}: ${value.toFixed(2)}`;
+      dot.append(said);
+      svg.append(dot);
+    }
+    const row = body.insertRow(), lane = element("td", { className: "lane" });
+    lane.append(svg);
+    row.append(element("th", { scope: "row" }, name), lane, element("td", { className: "n" }, seeds.length ? mean.toFixed(2) : "–"));
+  }
+  return [table, element("p", { className: "below" }, `${opened.unit}; the bar is the mean. From ${low.toFixed(1)} to ${Math.max(...values).toFixed(1)}.`)];
+}
+
 function behind(cell) {
   const row = cell.parentElement, table = cell.closest("table");
   const cells = [...row.children].map((other) => text.get(other)), place = cell.cellIndex;
@@ -51,7 +84,12 @@ function behind(cell) {
   const head = [table.dataset.heading, row.dataset.label, ...(named ? cells.slice(1, most) : []), `${title}: ${text.get(cell)}`];
   one("#why-h").textContent = head.join(" · ");
   const lines = data.behind[cell.dataset.why].map((line) => element("span", {}, data.lines[line] + "\n"));
-  one("#why pre").replaceChildren(...lines);
+  one("#behind").replaceChildren(...lines);
+  const opened = data.opened[cell.dataset.why];
+  one("#seeds").replaceChildren(...(opened ? dots(opened) : []));
+  one("#again").hidden = !opened || !opened.command;
+  one("#again pre").textContent = opened ? opened.command : "";
+  if (cell.id) history.replaceState(null, "", `#${cell.id}`);
   one("#why").showModal();
 }
 
@@ -61,8 +99,31 @@ document.addEventListener("click", (event) => {
   if (event.target === one("#why")) one("#why").close();
   const button = event.target.closest("[data-numbers]");
   if (button) download(`${button.dataset.numbers}-numbers.csv`, data.csv[button.dataset.numbers]);
+  const copied = event.target.closest("[data-copy]");
+  if (copied) copy(copied.dataset.copy);
   for (const open of all("details.choices[open]")) if (!open.contains(event.target)) open.open = false;
 });
+
+/* A page of a disk may not always use the clipboard: then its text is a file. */
+async function copy(name) {
+  try {
+    await navigator.clipboard.writeText(data.copies[name]);
+    one("#said").textContent = `${name} is copied`;
+  } catch {
+    download(name === "LaTeX" ? "table.tex" : "cite.bib", data.copies[name]);
+    one("#said").textContent = `${name} is saved: this page may not use the clipboard`;
+  }
+}
+
+/* A link to a cell opens it, one to what is folded unfolds it. */
+function follow() {
+  const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  for (let place = target; place; place = place.parentElement) if (place.tagName === "DETAILS") place.open = true;
+  target.scrollIntoView({ block: "center" });
+  if (target.dataset.why && !one("#why").open) behind(target);
+}
+addEventListener("hashchange", follow);
 
 /* Arrow keys move between the cells of a table; one of them is in the order of the tab key. */
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
@@ -119,7 +180,7 @@ function filter() {
   const query = form.elements.query.value.trim().toLowerCase();
   const isOff = (tagged) => KINDS.some((kind) => off[kind].has(tagged.dataset[kind]));
   let shown = 0, rowsOfAll = 0;
-  for (const table of all("main table")) {
+  for (const table of all("main table:not(.forest)")) {
     all("thead th", table).forEach((head, place) => {
       const hidden = isOff(head);
       if (head.hidden !== hidden) for (const row of all("tr", table)) row.children[place].hidden = hidden;
@@ -127,9 +188,9 @@ function filter() {
     const rows = all("tbody tr", table);
     for (const row of rows) row.hidden = isOff(row) || !(query === "" || row.textContent.toLowerCase().includes(query));
     const visible = rows.filter((row) => !row.hidden).length;
-    const section = table.closest("section");
-    one(".count", section).textContent = visible === rows.length ? "" : `${visible} of ${rows.length} rows`;
-    one(".none", section).hidden = visible > 0;
+    const section = table.closest("section"), count = one(".count", section), none = one(".none", section);
+    if (count) count.textContent = visible === rows.length ? "" : `${visible} of ${rows.length} rows`;
+    if (none) none.hidden = visible > 0;
     const reachable = one('tbody button[tabindex="0"]', table);
     if (reachable && reachable.closest("tr, td, th").closest("tr").hidden) {
       reachable.tabIndex = -1;
@@ -139,19 +200,21 @@ function filter() {
     shown += visible;
     rowsOfAll += rows.length;
   }
-  for (const figure of all("figure")) figure.hidden = isOff(figure);
+  for (const strip of all(".strip")) strip.hidden = isOff(strip);
   one("#status").textContent = shown === rowsOfAll ? "" : `${shown} of ${rowsOfAll} rows`;
 }
 
-form.addEventListener("input", filter);
-form.addEventListener("reset", () => setTimeout(filter));
-form.addEventListener("submit", (event) => event.preventDefault());
-form.addEventListener("click", (event) => {
-  const kind = event.target.dataset.all || event.target.dataset.none;
-  if (!kind) return;
-  for (const box of all(`input[name="${kind}"]`, form)) box.checked = "all" in event.target.dataset;
-  filter();
-});
+if (form) {
+  form.addEventListener("input", filter);
+  form.addEventListener("reset", () => setTimeout(filter));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("click", (event) => {
+    const kind = event.target.dataset.all || event.target.dataset.none;
+    if (!kind) return;
+    for (const box of all(`input[name="${kind}"]`, form)) box.checked = "all" in event.target.dataset;
+    filter();
+  });
+}
 
 /* CSV: a cell that a spreadsheet would compute gets an apostrophe. */
 function csvCell(words) {
@@ -192,7 +255,8 @@ for (const image of all("img[data-picture]")) {
 
 /* On paper everything is open. */
 let closed = [];
-addEventListener("beforeprint", () => { closed = all("main details:not([open])"); for (const each of closed) each.open = true; });
+addEventListener("beforeprint", () => { closed = all("main details:not([open], .choices)"); for (const each of closed) each.open = true; });
 addEventListener("afterprint", () => { for (const each of closed) each.open = false; });
 
-for (const hidden of [form, ...all(".script-only")]) hidden.hidden = false;
+for (const hidden of [...(form ? [form] : []), ...all(".script-only")]) hidden.hidden = false;
+follow();

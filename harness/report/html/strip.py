@@ -1,0 +1,193 @@
+"""Kept masks as tiles over their photograph: photograph, truth, then rows with their errors coloured.
+
+A tile is a small transparent picture of the mask; the photograph lies behind all tiles of its image, once in the page. Where a
+photograph may not be passed on, or is not at hand, the tiles lie on a dark ground.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.comparison.cells import GENERATED, Column
+from harness.comparison.rows import Row
+from harness.registry import BENCHMARKS, is_own
+from harness.report.figures.masks import INVENTED, MISSED, OTHER, best_median_worst, kept, score_of
+from harness.report.figures.masks import Shown as Kept
+from harness.report.figures.material import Material
+from harness.report.html.headline import Name
+from harness.system.errors import UsageError
+
+Photographs = Literal["redistributable", "all", "none"]
+
+AT_FIRST = 6
+"""Tiles of an image before somebody asks for the rest."""
+LARGEST = 256
+"""Pixels of a tile."""
+_NOTHING, _FOUND, _MISSED, _INVENTED, _OTHER, _IGNORED = range(6)
+_COLOURS = ((0, 0, 0, 0), (255, 255, 255, 165), (*MISSED, 235), (*INVENTED, 235), (*OTHER, 235), (110, 110, 110, 160))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """Args:
+    name: what it shows.
+    source: of the picture, as data.
+    score: of this image.
+    spoken: for a reader who does not see it.
+    """
+
+    name: Name
+    source: str
+    score: str
+    spoken: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """One test image.
+
+    Args:
+        word: best, median or worst.
+        photograph: as data, empty where it is not shown.
+        tiles: truth, then rows.
+    """
+
+    word: str
+    stem: str
+    photograph: str
+    tiles: Sequence[Tile]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """The images of one benchmark.
+
+    Args:
+        about: how they were chosen.
+        withheld: why there are no photographs, empty where there are.
+    """
+
+    benchmark: str
+    title: str
+    shots: Sequence[Shot]
+    about: str
+    withheld: str
+
+
+def strips(
+    material: Material, names: Mapping[Row, Name], *, first: Sequence[Row], photographs: Photographs
+) -> list[Strip]:
+    """One a benchmark whose runs kept masks, those with photographs first.
+
+    Args:
+        first: rows that are shown before others.
+    """
+    made = []
+    for benchmark, column in material.grid.first_columns.items():
+        seed = _usual_seed(material, column)
+        if shown := kept(replace(material, seed=seed), benchmark) or kept(material, benchmark):
+            shown.sort(key=lambda one: first.index(one.row) if one.row in first else len(first))
+            made.append(_strip(material, column, shown, names, photographs=photographs))
+    return sorted(made, key=lambda strip: not any(shot.photograph for shot in strip.shots))
+
+
+def _usual_seed(material: Material, column: Column) -> int | None:
+    """Of the seeds that most rows have masks of, the one whose scores are nearest to the rows' medians: a run that collapsed
+    is no example."""
+    apart: dict[int, list[float]] = {}
+    for row in material.rows():
+        cell = material.grid.cells[row, column]
+        for record in row.finished(column.benchmark):
+            if material.archive.store.masks_path(record.key).is_file() and record.run.seed in cell.values:
+                distance = abs(cell.values[record.run.seed] - median(cell.by_seed))
+                apart.setdefault(record.run.seed, []).append(distance)
+    return min(apart, key=lambda seed: (-len(apart[seed]), sum(apart[seed]), seed), default=None)
+
+
+def may_be_shown(column: Column, photographs: Photographs) -> str:
+    """Why the photographs of a benchmark are left out; empty where they are not."""
+    if photographs == "none":
+        return "Photographs were not asked for."
+    if photographs == "all" or column.note.startswith(GENERATED):
+        return ""
+    try:
+        licence = "" if is_own(column.benchmark) else BENCHMARKS.get(column.benchmark).redistribution
+    except UsageError:  # of a plug-in that is not here
+        licence = ""
+    if licence:
+        return ""
+    return f"The photographs of {column.benchmark_title} may not be passed on: masks alone."
+
+
+def _strip(
+    material: Material, column: Column, shown: Sequence[Kept], names: Mapping[Row, Name], *, photographs: Photographs
+) -> Strip:
+    base = next((one for one in shown if one.row is material.baseline), shown[0])
+    common = set.intersection(*(set(one.masks) for one in shown)) or set(base.masks)
+    scores = {image: score_of(material, base.record, image, column.metric) for image in sorted(common)}
+    known = {image: value for image, value in scores.items() if value is not None}
+    lower = column.measure.lower_is_better
+    images = best_median_worst(known or dict.fromkeys(sorted(common), 0.0), lower_is_better=lower)
+    withheld, shots = may_be_shown(column, photographs), []
+    for word, image in images.items():
+        picture = None if withheld else material.pictures(base.record, *image)
+        truth = base.masks[image].truth
+        tiles = [Tile(name=Name(text="truth", hint=""), source=_tile(truth, truth), score="", spoken="the true mask")]
+        for one in shown:
+            if (mask := one.masks.get(image)) is not None:
+                value = score_of(material, one.record, image, column.metric)
+                score = "" if value is None else f"{100 * value:.1f}"
+                tiles.append(
+                    Tile(
+                        name=names[one.row], source=_tile(mask.predicted, mask.truth), score=score,
+                        spoken=f"mask of {names[one.row].text}" + (f", {column.measure.title} {score} %" if score else ""),
+                    )
+                )  # fmt: skip
+        shots.append(
+            Shot(word=word, stem=image[1], photograph="" if picture is None else _photograph(picture), tiles=tiles)
+        )
+    about = (
+        f"Seed {base.record.run.seed}; best, median and worst by {names[base.row].text} of the {len(common)} test images that every run"
+        f" keeps, chosen by a hash of their names. Numbers: the image's {column.measure.title} in %."
+    )
+    if not withheld and not any(shot.photograph for shot in shots):
+        withheld = "The photographs are not at hand here (--data DIR): masks alone."
+    return Strip(benchmark=column.benchmark, title=column.benchmark_title, shots=shots, about=about, withheld=withheld)
+
+
+def _tile(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> str:
+    """A palette of six colours, transparent where nothing is."""
+    from PIL import Image
+
+    kinds = np.full(truth.shape, _NOTHING, np.uint8)
+    kinds[(predicted == truth) & (truth > 0)] = _FOUND
+    kinds[(predicted == 0) & (truth > 0)] = _MISSED
+    kinds[(predicted > 0) & (truth == 0)] = _INVENTED
+    kinds[(predicted > 0) & (truth > 0) & (predicted != truth)] = _OTHER
+    kinds[truth == 255] = _IGNORED
+    step = max(1, -(-max(truth.shape) // LARGEST))
+    picture = Image.fromarray(kinds[::step, ::step])
+    picture.putpalette([value for colour in _COLOURS for value in colour[:3]])
+    return _data(picture, "png", transparency=bytes(colour[3] for colour in _COLOURS), bits=3)
+
+
+def _photograph(picture: Any) -> str:
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    return _data(image, "webp", quality=78, method=4)
+
+
+def _data(image: Any, form: str, **how: Any) -> str:
+    out = io.BytesIO()
+    image.save(out, format=form, **how)
+    return f"data:image/{form};base64,{base64.b64encode(out.getvalue()).decode()}"
