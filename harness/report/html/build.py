@@ -109,7 +109,9 @@ def _asked_pages(archive: Archive, asked: Asked) -> list[tuple[Named, Page]]:
     """Of the studies that were run as they say; where none was, of those that have a record."""
     made = [(study, _scores(archive, archive.records, study=study)) for study in asked.studies]
     made = [(study, page) for study, page in made if page.grids]
-    found = [(study, page) for study, page in made if _was_run(study, page)] or made  # of several, those alone that were run as they say
+    found = [
+        (study, page) for study, page in made if _was_run(study, page)
+    ] or made  # of several, those alone that were run as they say
     if not found:
         names = ", ".join(study.name for study in asked.studies)
         raise UsageError(f"no record below {archive.root} belongs to study {names!r}")
