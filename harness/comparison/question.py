@@ -157,6 +157,9 @@ class Case:
             bad.append("the decoder trains at the method's rate")
         else:
             good.append("one decoder rate for both")
+        for cell in (self.difference.first, self.difference.second):
+            if any(one.run.tuning.get("edge") for one in cell.records):
+                bad.append(f"{cell.row.label} at the edge of its rates")
         if self.grid.sheet.backbone == "mobile_sam" and rules["image_size"] < 512:
             bad.append("windows are mostly padding at this size")
         if self.lost:
