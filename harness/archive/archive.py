@@ -1,4 +1,4 @@
-"""A results folder as a whole: its records, and what lies beside them, each read once when somebody asks."""
+"""A results folder as a whole: its records and the files beside them, each read at most once, when it is first asked for."""
 
 from __future__ import annotations
 

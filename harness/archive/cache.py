@@ -1,4 +1,4 @@
-"""One look at all records of a results folder, in which a file of a large folder that did not change is not read again.
+"""Read all records of a results folder at once; in a large folder, a file that did not change since is not read again.
 
 What was read is kept in a file of the user's own: ``sam-peft-harness/archives`` below ``~/.cache``, a folder that only its
 owner may enter, since a results folder is often one to which others write. It is never the truth. What it says of a record counts

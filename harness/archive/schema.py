@@ -1,4 +1,4 @@
-"""Run and record: what crosses the border between planning, working and reporting. Plain data, no torch."""
+"""`Run` and `Record`, the plain data that planning, workers and reports exchange. No torch here."""
 
 from __future__ import annotations
 

@@ -25,10 +25,8 @@ from harness.archive.schema import Run, content_hash
 from harness.costing.contestant import PARTS, Contestant
 from harness.costing.device import CLOCKS, EnergyMeter, driver
 from harness.costing.flops import encoder_forward_flops
-from harness.costing.live import LiveBytes
-from harness.costing.memory import peak_memory, storage_bytes
-from harness.costing.roster import Roster, release, why
-from harness.costing.session import Measured, Session
+from harness.costing.memory import LiveBytes, peak_memory, storage_bytes
+from harness.costing.session import Measured, Roster, Session, release, why
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment
 from harness.methods.base import MergeMode, Method

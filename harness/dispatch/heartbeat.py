@@ -1,4 +1,4 @@
-"""A lease kept alive from a thread, for work that cannot stop for it."""
+"""A thread that renews a run's lease, for work that cannot stop to do so itself."""
 
 from __future__ import annotations
 

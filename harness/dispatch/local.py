@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.dispatch.attempt_end import last_words
 from harness.dispatch.attempts import Held, Lease, state_folder
-from harness.dispatch.circumstances import Circumstances
 from harness.dispatch.executor import LOCAL_ATTEMPTS, Executor, ShowStates, Submission
 from harness.dispatch.heartbeat import beating
 from harness.dispatch.holder import Holder
@@ -25,6 +24,7 @@ from harness.dispatch.settled import settled
 from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, worker_arguments, writing
 from harness.dispatch.supervise import completion
 from harness.dispatch.sweeps import Chunk, PlannedRun, create_chunk
+from harness.dispatch.worker_context import WorkerContext
 from harness.system.errors import UsageError
 from harness.system.files import create_anew, own_folder
 from harness.system.machine import cores, set_threads, thread_variables
@@ -77,10 +77,10 @@ class InlineExecutor(Executor):
             if self._settled(planned):
                 continue
             folder = state_folder(self.results, job.run.key)
-            circumstances = Circumstances(holder=Holder.here(), limit=sys.maxsize)
+            context = WorkerContext(holder=Holder.here(), limit=sys.maxsize)
             stop = StopRequest()
             try:
-                lease = Lease.acquire(folder, holder=circumstances.holder)
+                lease = Lease.acquire(folder, holder=context.holder)
             except Held:
                 continue
             if self._settled(planned):  # by another command, while we waited for a dead holder
@@ -92,7 +92,7 @@ class InlineExecutor(Executor):
                         job,
                         progress=ProgressFile(folder, written=look),
                         stop=stop,
-                        complete=completion(folder, circumstances),
+                        complete=completion(folder, context),
                     )
                     lease.release("finished" if record.code == "OK" else "failed", record.code)
                 except Interrupted as interrupted:

@@ -1,4 +1,4 @@
-"""What a run tells of its position, written for whoever asks."""
+"""A small file in which a run says how far it is, for `sam-peft status` and the progress display."""
 
 from __future__ import annotations
 

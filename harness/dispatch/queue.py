@@ -1,4 +1,4 @@
-"""What a cluster says of its jobs: a queue of tasks, and accounts of what ran. Plain data, whoever asked."""
+"""What a cluster says of its jobs, as plain data: the tasks in its queue, and its accounts of those that ran."""
 
 from __future__ import annotations
 

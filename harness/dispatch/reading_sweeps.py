@@ -1,4 +1,4 @@
-"""Sweeps read back from what `harness.dispatch.sweeps` wrote, or somebody else did: checked before anything is done with it."""
+"""Read sweeps back from disk. Others may have written the files, so every one is checked before anything is done with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan run where it should be: the one function that the run verb calls of all this room.
+"""`run_jobs` runs a plan on this machine or on a cluster; it is all that the run verb calls of `harness.dispatch`.
 
 outcome = run_jobs(plan, place("local", workers=2), results=root)
 """

@@ -1,4 +1,4 @@
-"""Which record makes another start of a run needless."""
+"""Whether a run needs no further start, since a record says that it finished, or failed in a way that is not tried again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every submission does first: freeze the code, write the intent down, say how a worker is started."""
+"""The first steps of every submission: freeze the code, write down what is to be submitted, make the command of a worker."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 The child is forked, so it starts at once where torch is already imported, and leaves nothing behind in memory for the next run. It
 dies with its supervisor.
+
+The log of the start has a line for every stage, epoch and note that the child tells of.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.archive.schema import Record
 from harness.dispatch.attempt_end import give_up, gpu_hours, last_words, oom_kills, reason_to_give_up
@@ -33,11 +35,10 @@ from harness.dispatch.attempts import (
     log_path,
     state_folder,
 )
-from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.meeting import Meeting
 from harness.dispatch.progress_file import ProgressFile
-from harness.dispatch.run_log import logged
 from harness.dispatch.settled import settled
+from harness.dispatch.worker_context import StopSignals, WorkerContext
 from harness.planning.job import Job
 from harness.system.errors import out_of_memory
 from harness.system.files import create_anew
@@ -50,58 +51,56 @@ INTERRUPTED_STATUS = 75
 _TICK_S = 0.5
 
 
-def supervise(
-    job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None = None
-) -> StartOutcome:
+def supervise(job: Job, *, context: WorkerContext, stop: StopSignals, meeting: Meeting | None = None) -> StartOutcome:
     """Start the run once, under its lease. Returns when the child has ended."""
     try:
-        return _supervise(job, circumstances=circumstances, stop=stop, meeting=meeting)
+        return _supervise(job, context=context, stop=stop, meeting=meeting)
     finally:
         if meeting is not None and not meeting.path.is_file():
             meeting.call_off()
 
 
-def _supervise(job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None) -> StartOutcome:
+def _supervise(job: Job, *, context: WorkerContext, stop: StopSignals, meeting: Meeting | None) -> StartOutcome:
     results = Path(job.results)
     key = job.run.key
     folder = state_folder(results, key)
-    if settled(results, key, replaces=circumstances.replaces) is not None:
+    if settled(results, key, replaces=context.replaces) is not None:
         return "finished"
     try:
         lease = Lease.acquire(
             folder,
-            holder=circumstances.holder,
-            gpus=circumstances.gpus,
-            limit=circumstances.limit,
-            lease_s=circumstances.lease_s,
+            holder=context.holder,
+            gpus=context.gpus,
+            limit=context.limit,
+            lease_s=context.lease_s,
         )
     except Held:
         return "elsewhere"
     except Exhausted as exhausted:
-        if settled(results, key, replaces=circumstances.replaces) is not None:  # by the holder of the last start
+        if settled(results, key, replaces=context.replaces) is not None:  # by the holder of the last start
             return "finished"
-        return _exhausted(job, exhausted.attempts, circumstances)
-    if settled(results, key, replaces=circumstances.replaces) is not None:  # written while we waited for a dead holder
+        return _exhausted(job, exhausted.attempts, context)
+    if settled(results, key, replaces=context.replaces) is not None:  # written while we waited for a dead holder
         lease.release("finished")
         return "finished"
     if meeting is not None:
-        circumstances = replace(circumstances, variables={**circumstances.variables, **meeting.open()})
+        context = replace(context, variables={**context.variables, **meeting.open()})
     oom_before = oom_kills()
     log = log_path(folder, lease.attempt.number)
-    child = fork_child(job, circumstances=circumstances, log=log, stop=stop)
+    child = fork_child(job, context=context, log=log, stop=stop)
     try:
-        status, overdue = watch(child, lease=lease, circumstances=circumstances, stop=stop)
+        status, overdue = watch(child, lease=lease, context=context, stop=stop)
     except Lost:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         return "elsewhere"
-    if overdue and settled(results, key, replaces=circumstances.replaces) is None:
+    if overdue and settled(results, key, replaces=context.replaces) is None:
         lease.release("interrupted", "asked to stop, and killed because it did not in time")
         return "interrupted"
-    return _conclude(job, lease, status, oom_killed=oom_kills() > oom_before, circumstances=circumstances)
+    return _conclude(job, lease, status, oom_killed=oom_kills() > oom_before, context=context)
 
 
-def fork_child(job: Job, *, circumstances: Circumstances, log: Path, stop: StopSignals) -> int:
+def fork_child(job: Job, *, context: WorkerContext, log: Path, stop: StopSignals) -> int:
     """Fork the process that executes ``job``; returns its number.
 
     ``stop`` remembers in the child too, until the run can be asked: importing torch may take half a minute.
@@ -117,8 +116,8 @@ def fork_child(job: Job, *, circumstances: Circumstances, log: Path, stop: StopS
         die_with(supervisor)
         os.setpgid(0, 0)  # signals reach the child through its supervisor only
         _redirect(log)
-        os.environ.update(circumstances.variables)
-        status = _execute(job, circumstances=circumstances, stop=stop)
+        os.environ.update(context.variables)
+        status = _execute(job, context=context, stop=stop)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -128,7 +127,7 @@ def fork_child(job: Job, *, circumstances: Circumstances, log: Path, stop: StopS
         os._exit(status)
 
 
-def _execute(job: Job, *, circumstances: Circumstances, stop: StopSignals) -> int:
+def _execute(job: Job, *, context: WorkerContext, stop: StopSignals) -> int:
     from harness.experiment.experiment import run_experiment
     from harness.training.outcome import Interrupted, StopRequest
 
@@ -140,31 +139,31 @@ def _execute(job: Job, *, circumstances: Circumstances, stop: StopSignals) -> in
     folder = state_folder(Path(job.results), job.run.key)
     try:
         progress = logged(ProgressFile(folder))
-        run_experiment(job, progress=progress, stop=request, complete=completion(folder, circumstances))
+        run_experiment(job, progress=progress, stop=request, complete=completion(folder, context))
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         return INTERRUPTED_STATUS
     return 0
 
 
-def completion(folder: Path, circumstances: Circumstances) -> Callable[[Record], Record]:
+def completion(folder: Path, context: WorkerContext) -> Callable[[Record], Record]:
     """What only the worker knows about a run, added to its record just before it is written."""
 
     def complete(record: Record) -> Record:
         starts = attempts(folder)
         starts = [*starts[:-1], replace(starts[-1], seen=time.time())] if starts else []
-        hours, source = gpu_hours(starts, accounting=circumstances.accounting)
+        hours, source = gpu_hours(starts, accounting=context.accounting)
         return replace(
             record,
             attempts=max(1, len(starts)),
             cost={**record.cost, "gpu_hours": hours},
-            environment={**record.environment, **circumstances.environment, "gpu_hours_source": source},
+            environment={**record.environment, **context.environment, "gpu_hours_source": source},
         )
 
     return complete
 
 
-def watch(child: int, *, lease: Lease | None, circumstances: Circumstances, stop: StopSignals) -> tuple[int, bool]:
+def watch(child: int, *, lease: Lease | None, context: WorkerContext, stop: StopSignals) -> tuple[int, bool]:
     """Wait for the child with heartbeats, passing stop signals on.
 
     Returns:
@@ -175,24 +174,24 @@ def watch(child: int, *, lease: Lease | None, circumstances: Circumstances, stop
     """
     forwarded = 0
     deadline, overdue = float("inf"), False
-    next_beat = time.monotonic() + circumstances.lease_s / BEATS_PER_LEASE
+    next_beat = time.monotonic() + context.lease_s / BEATS_PER_LEASE
     handle = os.pidfd_open(child)
     try:
         while True:
             if select.select([handle], [], [], _TICK_S)[0]:
                 return os.waitpid(child, 0)[1], overdue
             now = time.monotonic()
-            if circumstances.submitter is not None and circumstances.submitter.alive() is False and not stop:
+            if context.submitter is not None and context.submitter.alive() is False and not stop:
                 stop.received.append(signal.SIGTERM)
             if len(stop.received) > forwarded:
                 forwarded = len(stop.received)
-                deadline = min(deadline, now + circumstances.patience_s)
+                deadline = min(deadline, now + context.patience_s)
                 os.kill(child, signal.SIGUSR2)
             if now > deadline:
                 os.kill(child, signal.SIGKILL)
                 deadline, overdue = float("inf"), True
             if lease is not None and now > next_beat:
-                next_beat = now + circumstances.lease_s / BEATS_PER_LEASE
+                next_beat = now + context.lease_s / BEATS_PER_LEASE
                 with contextlib.suppress(
                     OSError
                 ):  # a full disk or a server that is away; a lease that is lost shows later
@@ -201,10 +200,10 @@ def watch(child: int, *, lease: Lease | None, circumstances: Circumstances, stop
         os.close(handle)
 
 
-def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumstances: Circumstances) -> StartOutcome:
+def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, context: WorkerContext) -> StartOutcome:
     """Say how the attempt ended, from the record or from the child's wait status."""
     results = Path(job.results)
-    record = settled(results, job.run.key, replaces=circumstances.replaces)
+    record = settled(results, job.run.key, replaces=context.replaces)
     if record is not None:
         lease.release("finished" if record.code == "OK" else "failed", record.code)
         return "finished" if record.code == "OK" else "failed"
@@ -222,27 +221,27 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, circumst
     else:
         lease.release("killed", f"exit status {code}" + (f": {said}" if said else ""))
     starts = attempts(lease.folder)
-    verdict = reason_to_give_up(starts, limit=circumstances.limit, before=circumstances.before)
+    verdict = reason_to_give_up(starts, limit=context.limit, before=context.before)
     if verdict is None:
         return "crashed"
-    return _give_up(job, starts, verdict, circumstances)
+    return _give_up(job, starts, verdict, context)
 
 
-def _exhausted(job: Job, starts: list[Attempt], circumstances: Circumstances) -> StartOutcome:
-    verdict = reason_to_give_up(starts, limit=circumstances.limit, before=circumstances.before)
+def _exhausted(job: Job, starts: list[Attempt], context: WorkerContext) -> StartOutcome:
+    verdict = reason_to_give_up(starts, limit=context.limit, before=context.before)
     verdict = verdict or ("killed", f"started {len(starts)} times without finishing")
-    return _give_up(job, starts, verdict, circumstances)
+    return _give_up(job, starts, verdict, context)
 
 
-def _give_up(job: Job, starts: list[Attempt], verdict: tuple[End, str], circumstances: Circumstances) -> StartOutcome:
+def _give_up(job: Job, starts: list[Attempt], verdict: tuple[End, str], context: WorkerContext) -> StartOutcome:
     record = give_up(
         Path(job.results),
         job.run,
         end=verdict[0],
         detail=verdict[1],
         starts=starts,
-        environment=dict(circumstances.environment),
-        accounting=circumstances.accounting,
+        environment=dict(context.environment),
+        accounting=context.accounting,
     )
     return "finished" if record.code == "OK" else "failed"
 
@@ -264,3 +263,29 @@ def _redirect(log: Path) -> None:
     os.close(descriptor)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+
+
+def logged(tell: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """``tell``, with a line on standard output for what a log keeps; a process that runs under a log prints into it."""
+
+    def told(content: dict[str, Any]) -> None:
+        if line := log_line(content):
+            print(line, flush=True)
+        tell(content)
+
+    return told
+
+
+def log_line(content: dict[str, Any]) -> str:
+    """The line for what a run tells of itself (`harness.experiment.scoring.Tell`); empty for single updates."""
+    if content.get("stage") != "training":
+        words = [str(content[name]) for name in ("stage", "split") if content.get(name)]
+        images = f", {content['images']} images" if content.get("images") else ""
+        return " on ".join(words) + images
+    if content.get("kind") == "note":
+        return str(content["text"])
+    if content.get("kind") != "epoch":
+        return ""
+    scores = [f"validation {name} {value:.4f}" for name, value in content.get("metrics", {}).items()]
+    parts = [f"loss {content['loss']:.4f}", *scores, f"rate {content['rate']:.3g}", f"{content['seconds']:.1f} s"]
+    return f"epoch {content['epoch']}/{content['epochs']}: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""What was submitted, on disk before it is submitted.
+"""Sweeps on disk: what is submitted together is written down before it is submitted.
 
 ``ROOT/sweeps/<id>/sweep.json`` says who submitted what and with which code. A sweep has chunks; for chunk n
 

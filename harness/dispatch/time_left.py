@@ -1,4 +1,4 @@
-"""How long runs still take, and what that is told from."""
+"""How long runs still take, and from what that was estimated."""
 
 from __future__ import annotations
 

@@ -20,7 +20,6 @@ from pathlib import Path
 import harness
 from harness.dispatch.attempt_end import end_from_state, exceeded_memory, reason_to_give_up, settle
 from harness.dispatch.attempts import Attempt, attempts, close, state_folder
-from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.frozen_start import COPY, STATUS
 from harness.dispatch.holder import Holder
 from harness.dispatch.meeting import Meeting
@@ -34,6 +33,7 @@ from harness.dispatch.supervise import (
     watch,
 )
 from harness.dispatch.sweeps import Chunk, PlannedRun, Sweep, job_log
+from harness.dispatch.worker_context import StopSignals, WorkerContext
 from harness.planning.job import Job
 from harness.system.errors import UsageError
 from harness.system.machine import cores, set_threads
@@ -85,7 +85,7 @@ def one_of_array(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
     task, index = _task()
     job = chunk.read_job(index)
     rank, size = int(os.environ.get("SLURM_PROCID", "0")), int(os.environ.get("SLURM_NTASKS", "1"))
-    circumstances = _circumstances(chunk, sweep, index=index, task=task)
+    context = _context_of(chunk, sweep, index=index, task=task)
     folder = state_folder(Path(job.results), job.run.key)
     meeting = None
     if size > 1:
@@ -93,11 +93,11 @@ def one_of_array(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
         # where only this user writes: the processes believe one another, and unpickle what the first sends
         meeting = Meeting(chunk.path.parent / "logs" / f"meeting.{task}.{restart}.json", size=size)
         if rank:
-            return follow(job, meeting, rank=rank, circumstances=circumstances, stop=stop)
+            return follow(job, meeting, rank=rank, context=context, stop=stop)
     run = job.run
     print(f"{task} on {socket.gethostname()}: {run.key} ({run.variant}, {run.benchmark}, seed {run.seed})", flush=True)
     _explain_earlier_start(folder, task)
-    outcome = _persist(job, circumstances=circumstances, stop=stop, meeting=meeting)
+    outcome = _persist(job, context=context, stop=stop, meeting=meeting)
     print(f"{task}: {outcome}", flush=True)
     if outcome == "interrupted" and signal.SIGUSR2 in stop.received:
         _requeue(task)
@@ -113,8 +113,8 @@ def drain(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
     while waiting and not stop:
         held = []
         for index in waiting:
-            circumstances = _circumstances(chunk, sweep, index=index, task="")
-            if stop or _persist(jobs[index], circumstances=circumstances, stop=stop) == "elsewhere":
+            context = _context_of(chunk, sweep, index=index, task="")
+            if stop or _persist(jobs[index], context=context, stop=stop) == "elsewhere":
                 held.append(index)
         if held == waiting:
             time.sleep(1.0)  # all of them run in other processes; take over where one dies
@@ -122,7 +122,7 @@ def drain(chunk: Chunk, sweep: Sweep, *, stop: StopSignals) -> int:
     return 0
 
 
-def follow(job: Job, meeting: Meeting, *, rank: int, circumstances: Circumstances, stop: StopSignals) -> int:
+def follow(job: Job, meeting: Meeting, *, rank: int, context: WorkerContext, stop: StopSignals) -> int:
     """Take part in a run that rank 0 leads. Rank 0 alone has the lease and writes."""
     deadline = time.monotonic() + MEETING_WAIT_S
     while not meeting.path.is_file():
@@ -134,8 +134,8 @@ def follow(job: Job, meeting: Meeting, *, rank: int, circumstances: Circumstance
         return 0
     os.environ.update(variables)
     log = meeting.path.with_suffix(f".rank{rank}.log")
-    child = fork_child(job, circumstances=circumstances, log=log, stop=stop)
-    status = os.waitstatus_to_exitcode(watch(child, lease=None, circumstances=circumstances, stop=stop)[0])
+    child = fork_child(job, context=context, log=log, stop=stop)
+    status = os.waitstatus_to_exitcode(watch(child, lease=None, context=context, stop=stop)[0])
     if stop:
         time.sleep(REQUEUE_WAIT_S)  # rank 0 asks for the requeue, which ends this process
     return abs(status)
@@ -188,12 +188,10 @@ def _requeue(task: str) -> None:
     time.sleep(REQUEUE_WAIT_S)
 
 
-def _persist(
-    job: Job, *, circumstances: Circumstances, stop: StopSignals, meeting: Meeting | None = None
-) -> StartOutcome:
+def _persist(job: Job, *, context: WorkerContext, stop: StopSignals, meeting: Meeting | None = None) -> StartOutcome:
     """Start the run again where its process died without a reason from outside (bounded, see `reason_to_give_up`)."""
     while True:
-        outcome = supervise(job, circumstances=circumstances, stop=stop, meeting=meeting)
+        outcome = supervise(job, context=context, stop=stop, meeting=meeting)
         if outcome != "crashed" or stop or meeting is not None:
             return outcome
 
@@ -214,10 +212,10 @@ def _task() -> tuple[str, int]:
     return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{index}", int(index)
 
 
-def _circumstances(chunk: Chunk, sweep: Sweep, *, index: int, task: str) -> Circumstances:
+def _context_of(chunk: Chunk, sweep: Sweep, *, index: int, task: str) -> WorkerContext:
     settings = sweep.settings
     warned = float(settings.get("signal_seconds", 120))
-    return Circumstances(
+    return WorkerContext(
         holder=Holder.here(job=task),
         limit=chunk.runs[index].limit,
         before=chunk.runs[index].before,

@@ -1,4 +1,4 @@
-"""What is asked for: the words of a command line, and settings where the command line is silent, as a `Request`."""
+"""Turn the words of a command line into a `Request`; settings stand in where the command line says nothing."""
 
 from __future__ import annotations
 

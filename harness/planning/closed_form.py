@@ -1,4 +1,4 @@
-"""Counts of trained parameters that need no network: closed forms of methods and backbones."""
+"""How many parameters a method trains, computed from closed forms of method and backbone without building a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Which runs of a plan have a record already: finished, failed, damaged, made from other data or under an older fingerprint."""
+"""Match planned runs with earlier records: which are finished, failed or damaged, or were made from other data or under the older,
+short fingerprint of their checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each card needs before it can start, for whoever lacks something."""
+"""What each card needs before its runs can start, for the message to a user who lacks something."""
 
 from __future__ import annotations
 

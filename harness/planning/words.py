@@ -1,4 +1,4 @@
-"""Words of the command line: ``lora[rank=6],all``, ``--seeds 5``, ``NAME=DIR``. No torch here."""
+"""Parse words of the command line: ``lora[rank=6],all``, ``--seeds 5``, ``NAME=DIR``. No torch here."""
 
 from __future__ import annotations
 

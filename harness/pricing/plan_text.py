@@ -1,4 +1,4 @@
-"""What the run verb prints: the plan with its price, and the table at the end."""
+"""A plan as text and as JSON: its runs, how many parameters they train, what they will cost, what fits a budget, what is missing."""
 
 from __future__ import annotations
 

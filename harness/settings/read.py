@@ -1,8 +1,7 @@
-"""Settings from two files and the environment. Plain data: nothing in a file is executed, no key is guessed.
+"""Settings from two files and the environment. They are plain data: nothing in a file is executed, and no key is guessed.
 
-What may be set: every key with its kind and its explanation, from which files, variables and the printed list are made.
-
-Options that several verbs share, with what is set where the command line is silent.
+`KEYS` lists what may be set, with its kind and its explanation; files, variables and the printed list are made from it. Options
+that several verbs share (``--results``, ``--plugin``) are added here too, since settings stand in where they are not given.
 """
 
 from __future__ import annotations

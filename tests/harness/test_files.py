@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from harness.dispatch.attempts import Lease, log_path, state_folder
-from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.holder import Holder
 from harness.dispatch.supervise import supervise
+from harness.dispatch.worker_context import StopSignals, WorkerContext
 from harness.experiment import experiment
 from harness.system.files import (
     create_anew,
@@ -46,8 +46,8 @@ def test_the_files_of_a_run_are_not_written_through_links_that_others_planted(tm
     folder.mkdir(parents=True)
     for name in ("progress.tmp", "progress.json", "error.log", "attempt.1.log"):
         (folder / name).symlink_to(theirs)
-    circumstances = Circumstances(holder=Holder.here(), limit=1)
-    assert supervise(job, circumstances=circumstances, stop=StopSignals()) == "finished"
+    context = WorkerContext(holder=Holder.here(), limit=1)
+    assert supervise(job, context=context, stop=StopSignals()) == "finished"
     experiment._keep_traceback(folder)
     assert theirs.read_text() == "mine"
     assert "start at step 0" in log_path(folder, 1).read_text()

@@ -3,6 +3,8 @@
 The intent is on disk before sbatch, under a name that nothing else has. Nothing has to happen after sbatch for the jobs to
 run: a task finds its job in the intent by its array index. So a submitter that dies at any point loses nothing, and the next
 one asks the cluster for the name before it submits anything.
+
+Where sbatch refuses, the message says what to do; it also names jobs that run and are not those of the command.
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ from harness.dispatch.queue import Task
 from harness.dispatch.reading_sweeps import read_chunks, read_sweep
 from harness.dispatch.run_states import INTERRUPTED, LOST, RunState, survey
 from harness.dispatch.slurm.client import Refused, Slurm, Unreachable, client_message, patiently
-from harness.dispatch.slurm.hints import left_alone, refusal
 from harness.dispatch.slurm.profile import ClusterProfile, Shape, profile_as_data
 from harness.dispatch.slurm.reconcile import reconcile, submitted_by_us
 from harness.dispatch.slurm.sbatch import array_of
@@ -37,6 +38,10 @@ from harness.system.files import own_folder
 
 if TYPE_CHECKING:
     from harness.planning.job import Job
+import argparse
+import shlex
+
+from harness.dispatch.sweeps import Sweep
 
 POLL_S = 2.0
 
@@ -290,3 +295,50 @@ class SlurmExecutor(Executor):
             for number in range(max(1, lease.attempt.number - 60), lease.attempt.number - 40):
                 for path in (folder / f"attempt.{number}.json", folder / f"attempt.{number}.end.json"):
                     path.unlink(missing_ok=True)
+
+
+def refusal(error: UsageError, chunks: Sequence[Chunk], job_ids: Sequence[str]) -> str:
+    """What sbatch said, what was submitted before, and what to do, in one line."""
+    text = str(error)
+    hints = {
+        "qos": "your quota of submitted jobs or its QOS forbids it; wait for jobs to end, or set --set cluster.qos=NAME",
+        "partition": "choose one of sinfo's with --set cluster.partition=NAME",
+        "time limit": "lower it with --set cluster.time=2h; a run continues from its checkpoint",
+        "account": "set it with --set cluster.account=NAME",
+        "writing": "the controller's disk is full; tell its administrator, then give the same command again",
+        "memory": "lower it with --set cluster.mem=16G",
+        "node configuration": "no node has so many CPUs, GPUs or so much memory; lower them with --set cluster.KEY=VALUE",
+    }
+    hint = next(
+        (hint for word, hint in hints.items() if word in text.lower()),
+        "nothing is lost; mend it and give the same command again",
+    )
+    done = (
+        f"; {len(job_ids)} of {len(chunks)} arrays are submitted ({', '.join(job_ids)})"
+        if job_ids
+        else "; nothing was submitted"
+    )
+    return f"{text}{done}; {hint}"
+
+
+def left_alone(sweep: Sweep, jobs: Sequence[str], *, user: str) -> str:
+    """Of another sweep's jobs, which ``user`` did not cancel: who has them, and how they are cancelled."""
+    if sweep.user not in ("", user):
+        who = f"user {sweep.user} submitted, who cancels it with"
+    else:
+        who = "another command submitted; cancel it with"
+    how = cancelling(sweep.command) if sweep.command and sweep.request else f"scancel {' '.join(jobs)}"
+    return f"left: {len(jobs)} jobs of these runs, of sweep {sweep.id}, which {who}: {how}"
+
+
+def cancelling(command: str) -> str:
+    """The command that cancels what ``command`` submitted: without the options that ``--cancel`` refuses."""
+    refused = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    refused.add_argument("--wait", action="store_true")
+    refused.add_argument("--retry")
+    refused.add_argument("--budget")
+    try:
+        _, others = refused.parse_known_args(shlex.split(command))
+    except (ValueError, argparse.ArgumentError):  # no command line of ours
+        return f"{command} --cancel"
+    return shlex.join([*others, "--cancel"])

@@ -13,10 +13,10 @@ import pytest
 from harness.archive.schema import Record
 from harness.dispatch import progress_file as module
 from harness.dispatch.attempts import Lease
-from harness.dispatch.circumstances import Circumstances
 from harness.dispatch.holder import Holder
 from harness.dispatch.progress_file import ProgressFile
 from harness.dispatch.supervise import completion
+from harness.dispatch.worker_context import WorkerContext
 from tests.harness.dispatch.helpers import make_job
 
 
@@ -25,7 +25,7 @@ def test_a_record_counts_all_starts_up_to_now(tmp_path, monkeypatch):
     Lease.acquire(tmp_path, holder=Holder.here(), gpus=2).release("interrupted")
     Lease.acquire(tmp_path, holder=Holder.here(), gpus=2)
     monkeypatch.setattr("harness.dispatch.attempts.time.time", lambda: 1000.0 + 1800.0)
-    complete = completion(tmp_path, Circumstances(holder=Holder.here(), limit=5, environment={"commit": "c"}))
+    complete = completion(tmp_path, WorkerContext(holder=Holder.here(), limit=5, environment={"commit": "c"}))
     job = make_job(tmp_path)
     record = complete(Record(run=job.run, key=job.run.key, code="OK", cost={"epochs": 3}, environment={"torch": "2"}))
     assert record.attempts == 2

@@ -10,10 +10,9 @@ import pytest
 
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import log_path, state_folder
-from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.holder import Holder
-from harness.dispatch.run_log import log_line
-from harness.dispatch.supervise import supervise
+from harness.dispatch.supervise import log_line, supervise
+from harness.dispatch.worker_context import StopSignals, WorkerContext
 from harness.planning.job import Job
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
@@ -38,7 +37,7 @@ def test_stages_and_notes_are_lines(content: dict, line: str) -> None:
 
 def supervised(job: Job) -> None:
     """In a process where torch computed nothing yet: its threads do not survive a fork."""
-    assert supervise(job, circumstances=Circumstances(holder=Holder.here(), limit=1), stop=StopSignals()) == "finished"
+    assert supervise(job, context=WorkerContext(holder=Holder.here(), limit=1), stop=StopSignals()) == "finished"
 
 
 def test_the_log_of_a_run_holds_its_epochs_as_its_record_does(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from harness.dispatch.attempts import attempts, state_folder
-from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.holder import Holder
 from harness.dispatch.local import LocalExecutor
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
 from harness.dispatch.supervise import supervise
+from harness.dispatch.worker_context import StopSignals, WorkerContext
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch.helpers import make_job, use_standin
 
@@ -44,8 +44,8 @@ def stopped_while_importing(results: Path) -> None:
         raise Interrupted("stopped")
 
     sys.modules["harness.experiment.experiment"] = Experiment("harness.experiment.experiment")
-    circumstances = Circumstances(holder=Holder.here(), limit=1, patience_s=10)
-    assert supervise(make_job(results), circumstances=circumstances, stop=stop) == "interrupted"
+    context = WorkerContext(holder=Holder.here(), limit=1, patience_s=10)
+    assert supervise(make_job(results), context=context, stop=stop) == "interrupted"
 
 
 def test_a_run_that_is_asked_to_stop_before_it_is_imported_stops(tmp_path: Path) -> None:

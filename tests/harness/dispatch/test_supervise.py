@@ -20,11 +20,11 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import supervise as module
 from harness.dispatch.attempts import Attempt, Lease, Lost, attempts, log_path, state_folder
-from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.holder import Holder
 from harness.dispatch.meeting import Meeting
 from harness.dispatch.settled import ending_fingerprint
 from harness.dispatch.supervise import supervise
+from harness.dispatch.worker_context import StopSignals, WorkerContext
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, record_of, starts
@@ -57,9 +57,9 @@ def asked() -> Iterator[StopSignals]:
 
 
 def started(job, *, stop: StopSignals | None = None, meeting: Meeting | None = None, **changes) -> str:
-    circumstances = Circumstances(**{"holder": Holder.here(), "limit": 5, **changes})
+    context = WorkerContext(**{"holder": Holder.here(), "limit": 5, **changes})
     stop = StopSignals() if stop is None else stop
-    return supervise(job, circumstances=circumstances, stop=stop, meeting=meeting)
+    return supervise(job, context=context, stop=stop, meeting=meeting)
 
 
 def last(job) -> Attempt:

@@ -19,9 +19,9 @@ import pytest
 
 from harness.dispatch import supervise as module
 from harness.dispatch.attempts import Lost
-from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.holder import Holder
 from harness.dispatch.supervise import INTERRUPTED_STATUS, watch
+from harness.dispatch.worker_context import StopSignals, WorkerContext
 
 HARD_LIMIT_S = 20.0
 
@@ -97,9 +97,9 @@ def fails(error: Exception) -> Callable[[], None]:
 
 
 def watched(child: int, *, heart: Heart | None = None, stop: StopSignals | None = None, **changes) -> tuple[int, bool]:
-    circumstances = Circumstances(holder=Holder.here(), limit=1, **changes)
+    context = WorkerContext(holder=Holder.here(), limit=1, **changes)
     stop = StopSignals() if stop is None else stop
-    status, overdue = watch(child, lease=heart, circumstances=circumstances, stop=stop)  # type: ignore[arg-type]
+    status, overdue = watch(child, lease=heart, context=context, stop=stop)  # type: ignore[arg-type]
     return os.waitstatus_to_exitcode(status), overdue
 
 
@@ -175,7 +175,7 @@ def test_no_handle_is_left_open(child, clock):
 def test_what_asks_to_stop_is_remembered_and_nohup_is_left_alone(ignored, heard):
     program = (
         "import os, signal, sys\n"
-        "from harness.dispatch.circumstances import StopSignals\n"
+        "from harness.dispatch.worker_context import StopSignals\n"
         "ignored, heard = (words.split() for words in sys.argv[1:])\n"
         "for word in ('TERM', 'USR2', 'INT', 'HUP'):\n"
         "    signal.signal(getattr(signal, f'SIG{word}'), signal.SIG_IGN if word in ignored else signal.SIG_DFL)\n"

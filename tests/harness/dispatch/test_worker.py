@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from harness.dispatch import worker
-from harness.dispatch.circumstances import Circumstances, StopSignals
 from harness.dispatch.holder import Holder
 from harness.dispatch.meeting import Meeting
+from harness.dispatch.worker_context import StopSignals, WorkerContext
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job
 from tests.harness.dispatch.one_task import account, ends, started, submitted
@@ -27,8 +27,8 @@ def supervised(monkeypatch):
     def install(*outcomes, signals=()):
         told, left = [], iter(outcomes)
 
-        def supervise(job, *, circumstances, stop, meeting):
-            told.append((job.run.seed, circumstances, meeting))
+        def supervise(job, *, context, stop, meeting):
+            told.append((job.run.seed, context, meeting))
             stop.received += signals
             return next(left)
 
@@ -58,12 +58,12 @@ def test_a_task_runs_its_own_job_and_asks_for_another_turn_when_time_is_up(
     chunk, sweep = submitted(tmp_path, jobs=jobs, before=2, limit=5, lease_seconds=30, signal_seconds=60)
     assert worker.one_of_array(chunk, sweep, stop=StopSignals()) == status
     assert cluster.requeued == (["7_1"] if again else [])
-    ((seed, circumstances, meeting),) = told
+    ((seed, context, meeting),) = told
     assert (seed, meeting) == (1, None)
     said = capsys.readouterr().out
     assert f": {jobs[1].run.key} (lora, kvasir, seed 1)\n" in said
     assert said.endswith(f"7_1: {outcome}\n")
-    assert circumstances == Circumstances(
+    assert context == WorkerContext(
         holder=Holder.here(job="7_1"),
         limit=5,
         before=2,
@@ -143,8 +143,8 @@ def test_who_follows_waits_for_the_first_as_long_as_it_may_and_takes_its_place(t
 
     monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now[0]))
     meeting = Meeting(tmp_path / "meeting.json", size=2)
-    here = Circumstances(holder=Holder.here(), limit=1)
-    given: dict[str, Any] = {"rank": 1, "circumstances": here}
+    here = WorkerContext(holder=Holder.here(), limit=1)
+    given: dict[str, Any] = {"rank": 1, "context": here}
     assert worker.follow(make_job(tmp_path), meeting, stop=StopSignals(), **given) == 1
     assert now[0] == pytest.approx(worker.MEETING_WAIT_S, abs=1.0)
     assert worker.follow(make_job(tmp_path), meeting, stop=StopSignals(received=[15]), **given) == 1

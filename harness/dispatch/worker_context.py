@@ -1,4 +1,4 @@
-"""What a worker knows besides its job, and whether it was asked to stop."""
+"""What a worker is told besides its job (limits, GPUs, patience, environment), and whether it was asked to stop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StopSignals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Circumstances:
+class WorkerContext:
     """What a worker knows besides the job.
 
     Args:
