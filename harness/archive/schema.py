@@ -56,6 +56,7 @@ ADDED_LATER: dict[str, Any] = {
     "prompt": "none",
     "prompt_jitter": 0.1,
     "prompt_points": 1,
+    "quantise": "",
 }
 """Rules younger than the first records: left out of keys and hashes at the value that those records were made with."""
 

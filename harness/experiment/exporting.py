@@ -273,6 +273,10 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
     tell("loading the model")
     trained = of_results(request.results, request.run)
     run = trained.run
+    if request.form != "adapter" and (how := from_rules(run.rules).quantise):
+        raise UsageError(
+            f"the backbone of run {run.key} is in {how}, which is not merged or written; use --adapter-only"
+        )
     if request.form == "onnx" and (prompt := run.rules.get("prompt", "none")) != "none":
         raise UsageError(
             f"run {run.key} was trained with prompts ({prompt}), which the graph has no input for; leave --onnx away"

@@ -94,7 +94,8 @@ class EarlierRuns:
         known = self._peaks.get(levels(run)[0])
         if known:
             return max(known), f"{_records(len(known))} of the same shape"
-        weights = 4.0 * (_encoder_parameters(shape) + _decoder(run))
+        packed = _WEIGHT_BYTES[run.rules.get("quantise", "")] * _block_weights(shape)
+        weights = packed + 4.0 * (shape.projection_taps + _decoder(run))
         model = weights + 12.0 * trained_weights(run, shape) + activation_bytes(run, shape)
         if not self._device.process_bytes:
             return model, "closed form"
@@ -111,7 +112,7 @@ def _machine(record: Record) -> str:
 def levels(run: Run) -> tuple[tuple[object, ...], ...]:
     """From the most to the least alike."""
     rules = run.rules
-    device_shape = (model_of(run), rules.get("image_size"), rules.get("precision"))
+    device_shape = (model_of(run), rules.get("image_size"), rules.get("precision"), rules.get("quantise", ""))
     config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
     batch = (rules.get("batch_size"), rules.get("activation_checkpointing"))
     return (
@@ -134,9 +135,12 @@ def _decoder(run: Run) -> int:
     return decoder_parameters(run.backbone, task="binary", decoder=decoder_of(run))
 
 
-def _encoder_parameters(shape: BackboneShape) -> float:
-    blocks = sum(4 * block.dim**2 + 2 * block.dim * block.mlp_dim for block in shape.blocks)
-    return float(blocks + shape.projection_taps)
+_WEIGHT_BYTES = {"": 4.0, "nf4": 0.5 + 4 / 64, "int8": 1.0}
+"""Of a weight in a block's linear layers: 4 bits and a scale in fp32 for 64 of them; 8 bits, the scale of a row is nothing."""
+
+
+def _block_weights(shape: BackboneShape) -> float:
+    return float(sum(4 * block.dim**2 + 2 * block.dim * block.mlp_dim for block in shape.blocks))
 
 
 def _records(count: int) -> str:

@@ -119,6 +119,8 @@ class Protocol:
         fused_attention, batched_decoder, cache_embeddings, fused_cell: optimisations, each equal
             to the plain way and each off with one field.
         cache_prefix: on a CPU the tokens that enter the first trained block are kept (`harness.training.prefix`).
+        quantise: the frozen linear layers of the encoder's blocks in ``nf4`` or ``int8`` (`harness.models.quantised`), for methods
+            beside which they stay linear layers; such a model cannot be merged.
         keep_masks: the predicted masks of so many test images, the same for every method and seed, stay beside the record.
         log: ``tensorboard`` writes loss, rate and validation of every epoch into the run's folder, to be followed live.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, as far as the method has them.
@@ -193,6 +195,7 @@ class Protocol:
     cache_embeddings: bool = True
     cache_images: bool = True
     cache_prefix: bool = True
+    quantise: Literal["", "nf4", "int8"] = ""
     keep_masks: int = 6
     log: Literal["", "tensorboard"] = ""
     fused_cell: bool = True

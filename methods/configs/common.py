@@ -19,6 +19,10 @@ class MethodConfig:
 
     lr: float | None = None
 
+    keeps_linears: ClassVar[bool] = False
+    """Whether the backbone's linear layers stay frozen linear layers, of which the method uses nothing but what they compute, so that
+    they may be quantised once it is attached."""
+
     trains: ClassVar[bool] = True
     """Whether a run trains anything; where it does not, the pretrained segmenter is tested as it is."""
 
@@ -110,6 +114,8 @@ class PlacedConfig(MethodConfig):
 @dataclass(frozen=True, kw_only=True)
 class DecoderOnlyConfig(MethodConfig):
     """Encoder frozen; only mask decoder and head train."""
+
+    keeps_linears: ClassVar[bool] = True
 
     @property
     def trains_encoder(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from harness.methods.configs.common import PlacedConfig, require_choice, require_positive, require_whole
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, apart, parse_sites
@@ -88,6 +88,8 @@ class LoRAConfig(LowRankConfig):
             the frozen weights of this rank, and what is learnt is its change.
     """
 
+    keeps_linears: ClassVar[bool] = True
+
     alpha: float = 32.0
     scaling: Literal["lora", "rslora"] = "lora"
     rate_ratio: float = 1.0
@@ -108,6 +110,8 @@ class LoRAConfig(LowRankConfig):
 @dataclass(frozen=True, kw_only=True)
 class DoRAConfig(LoRAConfig):
     """DoRA (2402.09353): LoRA on the direction of each output's weights, and a learnt magnitude for each output."""
+
+    keeps_linears: ClassVar[bool] = False
 
     def linear_parameters(self, inputs: int, outputs: int) -> int:
         return super().linear_parameters(inputs, outputs) + outputs
@@ -131,6 +135,8 @@ class VeRAConfig(LowRankConfig):
         rank: 256, as the paper takes for ViTs.
         initial: what the inner vector d starts from, 0.1 (paper); the outer one starts at zero.
     """
+
+    keeps_linears: ClassVar[bool] = True
 
     rank: int = 256
     initial: float = 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from harness.methods.configs.common import require_choice
 from harness.methods.configs.lowrank import LowRankConfig
@@ -44,6 +45,8 @@ class NASLoRAConfig(LowRankConfig):
             offset a channel are learnt) or ``none``; style=linear has none.
         fused: run the operations of a cell as few batched convolutions; equal to running them one by one.
     """
+
+    keeps_linears: ClassVar[bool] = True
 
     scale: float = 1.0
     style: str = "darts"

@@ -1,0 +1,132 @@
+"""A frozen backbone in 4 or 8 bits, through bitsandbytes where it is installed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from harness.archive.schema import Run
+from harness.experiment.building import attached_segmenter
+from harness.experiment.experiment import run_experiment
+from harness.experiment.trained import load_adapter, of_results
+from harness.methods.parts.placement import MethodError
+from harness.models.catalog import backbone_shape
+from harness.models.segmenter import count_parameters
+from harness.planning import plan as planning
+from harness.planning.plan import plan
+from harness.planning.request import Request, Variant
+from harness.planning.samples import sample_writer
+from harness.pricing.assumed import GPU
+from harness.pricing.forecast import EarlierRuns
+from harness.registry import METHODS, method_config_class
+from harness.system.errors import UsageError
+from tests.harness.experiment.finished import export_to, finished
+
+needs_library = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+ALLOWED = [name for name in METHODS.names() if method_config_class(name).keeps_linears]
+CLOSE = {"nf4": 0.3, "int8": 0.05}
+"""Of mask logits, relative to their largest: 4 bits miss a weight by up to a sixth of its block's largest."""
+
+
+def _job(root: Path, method: str = "lora", *, backbone: str = "tiny", **rules: Any) -> Any:
+    small = {"image_size": 64, "epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 2}
+    request = Request(
+        entries=(Variant(method=method),), benchmarks=("kvasir",), protocol="demo", overrides={**small, **rules},
+        backbones=(backbone,), results=root,
+    )  # fmt: skip
+    (job,) = plan(request, prepare_samples=sample_writer(root)).jobs
+    return job
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    job: Any = _job(tmp_path_factory.mktemp("runs"))
+    return job.run
+
+
+@needs_library
+@pytest.mark.parametrize("how", ["nf4", "int8"])
+@pytest.mark.parametrize("method", ALLOWED)
+def test_the_same_trains_beside_a_quantised_backbone_and_predicts_nearly_the_same(
+    run: Run, method: str, how: Any
+) -> None:
+    config = method_config_class(method)()
+    plain = replace(run, method=method, method_config={name: getattr(config, name) for name in vars(config)})
+    packed = replace(plain, rules={**run.rules, "quantise": how})
+    made = [attached_segmenter(one, task="binary", num_classes=2, checkpoint=None) for one in (plain, packed)]
+    (segmenter, _), (small, small_method) = made
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    linears = [
+        one
+        for one in small.encoder.blocks.modules()
+        if isinstance(one, nn.Linear) and "bitsandbytes" in str(type(one).__mro__)
+    ]
+    assert len(linears) >= 4 * 4  # qkv, proj and two of the MLP, in four blocks
+    assert count_parameters(small) == count_parameters(segmenter)
+    assert [n for n, p in small.named_parameters() if p.requires_grad] == [
+        n for n, p in segmenter.named_parameters() if p.requires_grad
+    ]
+    torch.manual_seed(0)
+    if small_method.config.trains:
+        small(images).masks.square().mean().backward()
+        assert any(p.grad is not None and p.grad.isfinite().all() for p in small.parameters() if p.requires_grad)
+    with torch.no_grad():
+        expected, found = segmenter.eval()(images).masks, small.eval()(images).masks
+    assert 0 < float((found - expected).abs().max() / expected.abs().max()) < CLOSE[how]
+
+
+@needs_library
+def test_a_run_says_so_is_not_merged_and_goes_on_as_an_adapter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = run_experiment(_job(tmp_path, quantise="int8"))
+    assert record.code == "OK", record.message
+    assert record.run.rules["quantise"] == "int8"
+    assert set(record.scores) == {"best", "last"}
+    for out, arguments in (("sam.pth", []), ("m.onnx", ["--onnx"]), ("peft", ["--peft"])):
+        assert export_to(tmp_path, record.run, tmp_path / out, *arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "int8" in line
+        assert not (tmp_path / out).exists()
+    assert export_to(tmp_path, record.run, tmp_path / "a.safetensors", "--adapter-only") == 0
+    segmenter, method = load_adapter(tmp_path / "a.safetensors")
+    expected, _ = of_results(tmp_path, record.key).segmenter(None)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(segmenter(images).masks, expected(images).masks)
+    with pytest.raises(MethodError, match="int8"):
+        method.merge("exact")
+
+
+def test_the_plan_prices_it_and_refuses_methods_that_read_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "find_spec", lambda name: object())
+    shape = backbone_shape("vit_h")
+    known = EarlierRuns([], backbone_shape, GPU, lambda record: 0.0, shapes=())
+    peaks = {}
+    for how in ("", "int8", "nf4"):
+        one = _job(tmp_path, quantise=how).run
+        peaks[how] = known.memory(replace(one, backbone="vit_h"), shape)[0]
+    weights = sum(4 * block.dim**2 + 2 * block.dim * block.mlp_dim for block in shape.blocks)
+    assert peaks[""] - peaks["int8"] == pytest.approx(3 * weights)
+    assert peaks[""] - peaks["nf4"] == pytest.approx((4 - 0.5625) * weights)
+    assert _job(tmp_path).run.key == _job(tmp_path, quantise="").run.key != _job(tmp_path, quantise="nf4").run.key
+    for method in ("full", "dora", "bitfit", "ssf"):
+        with pytest.raises(UsageError, match="quantise"):
+            _job(tmp_path, method, quantise="nf4")
+    monkeypatch.setattr(planning, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pip install"):
+        _job(tmp_path, quantise="nf4")
+
+
+def test_full_precision_is_what_it_was(tmp_path: Path) -> None:
+    run = finished(tmp_path, "lora")
+    segmenter, _ = attached_segmenter(run, task="binary", num_classes=2, checkpoint=None)
+    assert all(type(one) is nn.Linear or not isinstance(one, nn.Linear) for one in segmenter.encoder.modules())
