@@ -309,12 +309,10 @@ def _plot(
         shown = one.overall or next(iter(one.by_column.values())).estimate
         words = _signed(shown.mean) + (f" {_bounds(interval)}" if (interval := shown.interval()) else "")
         if one.overall is None:
-            words = f"{len(one.by_column)} of {len(columns)} benchmarks"
+            some = f"{len(one.by_column)} of {len(columns)}"
+            words = f"{words} ({some})" if len(one.by_column) == 1 else f"{some} benchmarks"
         lanes.append(Lane(name=names[one.row], points=points, words=words, differs=one.differs))
-    about = (
-        f"Points over {names[baseline].text}, paired by seed and image, positive is better; bars are 95 % intervals over seeds"
-        " and images."
-    )
+    about = "Paired by seed and image, positive is better; bars: 95 % intervals over seeds and images."
     if several:
         about += " ◆ mean over benchmarks."
     if any(point.beyond for lane in lanes for point in lane.points):
