@@ -310,7 +310,11 @@ def _plot(
         words = _signed(shown.mean) + (f" {_bounds(interval)}" if (interval := shown.interval()) else "")
         if one.overall is None:
             some = f"{len(one.by_column)} of {len(columns)}"
-            words = f"{words} ({some})" if len(one.by_column) == 1 else f"{some} benchmarks"
+            words = (
+                f"{words} ({some})".replace(" of ", "\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}")
+                if len(one.by_column) == 1
+                else f"{some} benchmarks"
+            )
         lanes.append(Lane(name=names[one.row], points=points, words=words, differs=one.differs))
     about = "Paired by seed and image, positive is better; bars: 95 % intervals over seeds and images."
     if several:
