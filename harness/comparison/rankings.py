@@ -1,11 +1,17 @@
-"""Rankings of one study's rows under several models (decoders, backbones), compared pair by pair."""
+"""Rankings of one study's rows under several models (decoders, backbones), compared pair by pair, or with one made elsewhere.
+
+``harness/data/rankings/NAME.csv`` holds such a ranking: ``label`` (of the study's row), ``correct`` of ``trials``, and the
+``source`` and ``commit`` where that was read; what else it says is for readers.
+"""
 
 from __future__ import annotations
 
+import csv
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from harness import statistics as stats
 from harness.archive.archive import Archive
@@ -13,6 +19,9 @@ from harness.comparison.cells import Cell, Column, Grid, ImageScores
 from harness.comparison.grids import without_gaps
 from harness.comparison.rows import Row
 from harness.comparison.rules import told_apart
+from harness.system.errors import UsageError, did_you_mean
+
+FOLDER = Path(__file__).parents[1] / "data" / "rankings"
 
 MODEL_RULES = {"decoder", "decoder_lr"}
 """Rules that make another model; in all others the two must be alike."""
@@ -49,6 +58,78 @@ class ModelPair:
         lines = [f"  {column}: τ {value:+.4f}" for column, value in by_benchmark]
         share = f"{self.agreement.p:.4f} of {math.factorial(self.agreement.methods)} orders"
         return [*lines, f"  {share} agree at least so well; {self.seeds} seeds", f"  {', '.join(self.keys)}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere:
+    """How often methods were right in another project's comparison.
+
+    Args:
+        name: of its file.
+        correct: label of a row here -> right answers.
+        trials: of how many.
+        commit: of the repository that its records lie in.
+    """
+
+    name: str
+    correct: dict[str, int]
+    trials: int
+    commit: str
+
+    def in_words(self) -> str:
+        """``HiRA 51.3 %, LoRA 47.8 %``, the best first"""
+        ordered = sorted(self.correct.items(), key=lambda item: -item[1])
+        return ", ".join(f"{label} {100 * right / self.trials:.1f} %" for label, right in ordered)
+
+
+def read_elsewhere(name: str) -> Elsewhere:
+    """A ranking by its file's name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    known = sorted(path.stem for path in FOLDER.glob("*.csv"))
+    if name not in known:
+        raise UsageError(
+            f"table.ranking={name!r}: no such ranking{did_you_mean(name, known)}; there is {', '.join(known)}"
+        )
+    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    (trials,), (commit,) = {int(row["trials"]) for row in rows}, {row["commit"] for row in rows}
+    return Elsewhere(
+        name=name, correct={row["label"]: int(row["correct"]) for row in rows}, trials=trials, commit=commit
+    )
+
+
+def pair_with(elsewhere: Elsewhere, grid: Grid) -> ModelPair | None:
+    """How the rows that both have rank here and there; None while fewer than two are complete on a benchmark."""
+    rows = [row for row in grid.rows if row.label in elsewhere.correct and row.score == "best"]
+    columns = [column for column in grid.columns if column in grid.one_each]
+    begun = {column: {row for row in rows if grid.cells[row, column].complete} for column in columns}
+    begun = {column: done for column, done in begun.items() if done}
+    most = max(map(len, begun.values()), default=0)
+    places, complete = without_gaps(begun, least=max(2, min(FEWEST, most)))
+    ranked = [row for row in rows if row in complete]
+    if len(ranked) < 2 or not places:
+        return None
+    shares = [elsewhere.correct[row.label] / elsewhere.trials for row in ranked]
+    scores = []
+    for column in places:
+        table = _table([grid.cells[row, column] for row in ranked], grid.archive)
+        if table is None:
+            return None
+        scores.append(_beside(table, shares, trials=elsewhere.trials))
+    behind = [record for row in ranked for column in places for record in grid.cells[row, column].records]
+    return ModelPair(
+        models=(grid.model_name, elsewhere.name),
+        rows=tuple(row.named for row in ranked),
+        of_rows=len(rows),
+        columns=tuple(column.short for column in places),
+        left_out=tuple(column.short for column in begun if column not in places),
+        agreement=stats.agreement(scores),
+        seeds=min(score.first.shape[1] for score in scores),
+        keys=tuple(dict.fromkeys(record.key for record in behind)),
+    )
 
 
 def model_pairs(grids: Sequence[Grid]) -> list[ModelPair]:
@@ -122,11 +203,25 @@ def _pair(first: Grid, second: Grid) -> ModelPair | None:
 
 
 def _scores(first: Sequence[Cell], second: Sequence[Cell], archive: Archive) -> stats.ModelScores | None:
-    """Of the seeds that all runs share; None where there is none. By image where every run tells its images. Which way is better
-    does not matter: both models' rows are turned alike."""
+    """Of the seeds that all runs share; None where there is none."""
+    scored = _table([*first, *second], archive)
+    if scored is None:
+        return None
+    return replace(scored, first=scored.first[: len(first)], second=scored.first[len(first) :])
+
+
+def _beside(ours: stats.ModelScores, shares: Sequence[float], *, trials: int) -> stats.ModelScores:
     import numpy as np
 
-    cells = [*first, *second]
+    there = np.broadcast_to(np.array(shares)[:, None, None], ours.first.shape)
+    return replace(ours, second=there, trials=trials)
+
+
+def _table(cells: Sequence[Cell], archive: Archive) -> stats.ModelScores | None:
+    """All of them as the first model's, higher is better, of the seeds that they share; None where there is none. By image where
+    every run tells its images."""
+    import numpy as np
+
     seeds = sorted(set.intersection(*(set(cell.values) for cell in cells)))
     if not seeds:
         return None
@@ -138,6 +233,6 @@ def _scores(first: Sequence[Cell], second: Sequence[Cell], archive: Archive) -> 
         _, groups = np.unique([clusters.get(stem, stem) for stem in stems], return_inverse=True)
         table = np.array([[[one.scores[seed][stem] for stem in stems] for seed in seeds] for one in told])
     else:
-        table = np.array([[[cell.values[seed]] for seed in seeds] for cell in cells])
+        table = np.array([[[cell.column.sign * cell.values[seed]] for seed in seeds] for cell in cells])
         groups = np.zeros(1, dtype=int)
-    return stats.ModelScores(first=table[: len(first)], second=table[len(first) :], clusters=groups)
+    return stats.ModelScores(first=table, second=table, clusters=groups)

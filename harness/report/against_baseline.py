@@ -10,10 +10,11 @@ from harness import statistics as stats
 from harness.archive.archive import Archive
 from harness.comparison.cells import Column, Difference, Grid
 from harness.comparison.contrasts import Contrast, Contrasts
-from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs
+from harness.comparison.rankings import ModelPair, chance_in_words, model_pairs, pair_with, read_elsewhere
 from harness.comparison.rows import Row
 from harness.report.page import Line, Table, heads
 from harness.report.titles import Titled
+from harness.studies import Study
 
 NOTES = (
     "Δ: mean difference in points, paired by seed, positive is better (n pairs). 95 % CI: over seeds and images (crossed),"
@@ -255,18 +256,7 @@ def agreement_tables(titled: Sequence[Titled], *, title: str) -> list[Table]:
     if not pairs:
         return []
     columns = list(dict.fromkeys(column for pair in pairs for column in pair.columns))
-    lines = []
-    for pair in pairs:
-        by_column = dict(zip(pair.columns, pair.agreement.by_benchmark, strict=True))
-        interval = pair.agreement.interval
-        words = (
-            " – ".join(pair.models),
-            *(f"{by_column[column]:+.2f}" if column in by_column else "–" for column in columns),
-            f"{pair.agreement.mean:+.2f}",
-            "– (one seed)" if interval is None else f"{interval:+.2f}",
-            chance_in_words(pair.agreement),
-        )
-        lines.append(Line.of(words, pair))
+    lines = [_pair_line(pair, columns) for pair in pairs]
     return [
         Table(
             heading=f"{title}: do the methods rank alike?",
@@ -286,6 +276,44 @@ def agreement_tables(titled: Sequence[Titled], *, title: str) -> list[Table]:
             ],
         )
     ]
+
+
+def elsewhere_table(titled: Sequence[Titled], study: Study) -> Table:
+    """Whether the rows rank here as in a comparison of another project, which says so itself where nothing ran yet."""
+    there = read_elsewhere(study.table.ranking)
+    found = [pair_with(there, one.grid) for one in titled if not one.grid.is_generated]
+    pairs = [pair for pair in found if pair is not None]
+    columns = list(dict.fromkeys(column for pair in pairs for column in pair.columns))
+    lines = [_pair_line(pair, columns) for pair in pairs]
+    missing = [] if lines else ["No data: fewer than two of these rows have all their runs on a benchmark."]
+    return Table(
+        heading=f"{study.title}: the same order as there?",
+        columns=heads("models", *(f"τ {column}" for column in columns), "mean τ", "95 % of resamples", "by chance")
+        if lines
+        else (),
+        rows=lines,
+        above=missing,
+        below=[
+            f"There ({there.name}, {there.trials} answers a method, one seed, commit {there.commit[:8]}): {there.in_words()}.",
+            *(f"Ranked: {', '.join(pair.rows)} ({len(pair.rows)} of {len(there.correct)})." for pair in pairs),
+            "Kendall's τ-b between the scores here and there: 1 is the same order, −1 the reverse. [The middle 95 % of resamples of seeds"
+            " and images here, and of the answers there for each method apart.] By chance: how many orders of the rows agree at"
+            " least so well.",
+        ],
+    )
+
+
+def _pair_line(pair: ModelPair, columns: Sequence[str]) -> Line:
+    by_column = dict(zip(pair.columns, pair.agreement.by_benchmark, strict=True))
+    interval = pair.agreement.interval
+    words = (
+        " – ".join(pair.models),
+        *(f"{by_column[column]:+.2f}" if column in by_column else "–" for column in columns),
+        f"{pair.agreement.mean:+.2f}",
+        "– (one seed)" if interval is None else f"{interval:+.2f}",
+        chance_in_words(pair.agreement),
+    )
+    return Line.of(words, pair)
 
 
 def _ranked(pairs: Sequence[ModelPair]) -> str:

@@ -15,7 +15,7 @@ from harness.comparison.contrasts import Contrasts
 from harness.comparison.judging import judge
 from harness.comparison.papers import PARAMETERS, Papers, Published, against, shortly
 from harness.comparison.rows import Row, is_entry, placeholder
-from harness.report.against_baseline import agreement_tables, contrast_tables
+from harness.report.against_baseline import agreement_tables, contrast_tables, elsewhere_table
 from harness.report.answers import RANKS_NOTHING, answers
 from harness.report.page import Line, Page, Table, heads
 from harness.report.score_tables import footnotes, numbers_of, score_tables, tuning_tables
@@ -75,6 +75,8 @@ def score_page(
         tables = [Table(heading=study.name if study else title, above=["No record of this table yet."])]
     if study is not None:
         tables += agreement_tables(titled, title=study.title)
+        if study.table.ranking:
+            tables.append(elsewhere_table(titled, study))
     lead = [f"{name}: {line}" if len(said) > 1 else line for name, sentences in said for line in sentences]
     generated = bool(titled) and all(titled_grid.grid.is_generated for titled_grid in titled)
     return Page(

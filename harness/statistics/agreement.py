@@ -25,11 +25,14 @@ class ModelScores:
     Args:
         first, second: (methods, seeds, images), one array a model; one "image" where a score is no mean over images.
         clusters: (images,) number of each image's cluster; images of one cluster are drawn together.
+        trials: of a ``second`` that was measured elsewhere, the same for every benchmark, as shares of so many trials (questions
+            answered): then these are what is drawn again of it, for each method apart; 0 where it is drawn with the first.
     """
 
     first: NDArray[np.float64]
     second: NDArray[np.float64]
     clusters: NDArray[np.intp]
+    trials: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,9 @@ def agreement(benchmarks: Sequence[ModelScores], *, seed: int = 0, resamples: in
     """Kendall's τ-b between the two models' scores of the methods, averaged over benchmarks.
 
     Seeds and images are drawn again together for all methods and both models, as they are paired: each resample draws
-    seeds and (clusters of) images of a benchmark with replacement, as the pigeonhole bootstrap does (Owen 2007).
+    seeds and (clusters of) images of a benchmark with replacement, as the pigeonhole bootstrap does (Owen 2007). Scores of
+    elsewhere are drawn once a resample for all benchmarks; without their answers by question their methods are drawn apart, which
+    is wider than paired.
 
     Raises:
         ValueError: fewer than two methods, or no benchmark.
@@ -77,7 +82,9 @@ def agreement(benchmarks: Sequence[ModelScores], *, seed: int = 0, resamples: in
     methods, seeds = len(means[0][0]), min(one.first.shape[1] for one in benchmarks)
     interval = None
     if seeds > 1:
-        drawn = np.mean([_resampled(one, resamples, generator) for one in benchmarks], axis=0)
+        elsewhere, trials = means[0][1], benchmarks[0].trials
+        again = generator.binomial(trials, elsewhere, size=(resamples, methods)) / trials if trials else None
+        drawn = np.mean([_resampled(one, resamples, generator, second=again) for one in benchmarks], axis=0)
         low, high = np.quantile(drawn, [0.025, 0.975])
         interval = Interval(
             estimate=math.fsum(by_benchmark) / len(by_benchmark), low=float(low), high=float(high), n=seeds
@@ -92,8 +99,10 @@ def agreement(benchmarks: Sequence[ModelScores], *, seed: int = 0, resamples: in
     return Agreement(by_benchmark=by_benchmark, interval=interval, p=p, methods=methods)
 
 
-def _resampled(scores: ModelScores, resamples: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """(resamples,) τ-b of redrawn seeds and clusters."""
+def _resampled(
+    scores: ModelScores, resamples: int, generator: np.random.Generator, *, second: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """(resamples,) τ-b of redrawn seeds and clusters; ``second`` (resamples, methods) where that is drawn otherwise."""
     import numpy as np
 
     _, seeds, _ = scores.first.shape
@@ -102,10 +111,10 @@ def _resampled(scores: ModelScores, resamples: int, generator: np.random.Generat
     counts = generator.multinomial(groups, [1 / groups] * groups, size=resamples)
     of_image = counts[:, scores.clusters].astype(float)
     of_image /= of_image.sum(axis=1, keepdims=True)
-    first, second = (
+    first, drawn = (
         np.einsum("rs,ri,msi->rm", of_seed, of_image, side, optimize=True) for side in (scores.first, scores.second)
     )
-    return _tau(first, second)
+    return _tau(first, drawn if second is None else second)
 
 
 def _tau(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -117,6 +117,7 @@ class TableLayout:
         splits: benchmark -> test splits to show, where it has more than one.
         baseline: label of the entry that the others are compared with, empty for none.
         paper: print the published value, ours, their difference, its interval and a verdict below the table.
+        ranking: a ranking of the rows that was made elsewhere (`harness.comparison.rankings`), to be compared; empty for none.
     """
 
     kind: Literal["grid", "cost"] = "grid"
@@ -125,6 +126,7 @@ class TableLayout:
     splits: dict[BenchmarkName, Texts] = field(default_factory=dict)
     baseline: str = ""
     paper: bool = False
+    ranking: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

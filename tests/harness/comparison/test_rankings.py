@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.comparison import judging
+from harness.comparison import judging, rankings
 from harness.comparison.claims import read_claims
 from harness.comparison.judging import findings_text
-from harness.studies import study_from_dict
+from harness.studies import load_study, study_from_dict
 from harness.system.errors import UsageError
 from tests.harness.report.sample import CARD, MadeUp, record, render
 from tests.harness.report.sample import judged as judged_on
@@ -203,3 +203,44 @@ def test_a_claim_on_rankings_names_real_studies(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=said):
             read_claims(path)
     assert judged_on([], MadeUp()) == []
+
+
+def beside_elsewhere(values: dict[str, float], folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The page of a study whose rows another project ranked decoder, lora, bitfit, ssf, from the worst to the best."""
+    (folder / "there.csv").write_text(
+        "label,correct,trials,source,commit\n"
+        + "".join(f"{name},{200 * place},1000,a/b c.json,{'ab' * 20}\n" for place, name in enumerate(METHODS, start=1))
+    )
+    monkeypatch.setattr(rankings, "FOLDER", folder)
+    study = models(decoders=[], table={"ranking": "there"})
+    return render(runs("sam", values) if values else [], study=study)
+
+
+@pytest.mark.parametrize(
+    ("values", "tau", "chance"), [(UP, "+1.00", "1 of 24 orders"), (DOWN, "-1.00", "24 of 24 orders")]
+)
+def test_an_order_from_elsewhere_is_compared_with_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, float], tau: str, chance: str
+) -> None:
+    page = beside_elsewhere(values, tmp_path, monkeypatch)
+    row = next(line for line in page.splitlines() if "– there" in line)
+    assert [cell.strip() for cell in row.strip("| ").split(" | ")][1:] == [tau, tau, tau, f"[{tau}, {tau}]", chance]
+    assert "ssf 80.0 %, bitfit 60.0 %, lora 40.0 %, decoder 20.0 %" in page
+
+
+def test_where_nothing_ran_beside_an_order_from_elsewhere_the_page_says_no_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = beside_elsewhere({}, tmp_path, monkeypatch)
+    assert "No data" in page
+    assert "– there" not in page
+
+
+def test_the_order_of_pefts_comparison_is_of_the_rows_of_its_study_and_names_its_source() -> None:
+    study = load_study("peft-ranking")
+    there = rankings.read_elsewhere(study.table.ranking)
+    assert [entry.label for entry in study.entries] == [*there.correct]
+    assert there.in_words().startswith("rsLoRA, twice the rank 51.3 %, HiRA 51.3 %, SHiRA 51.0 %")
+    assert len(there.commit) == 40
+    with pytest.raises(UsageError, match="peft-metamathqa"):
+        rankings.read_elsewhere("peft-metamath")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,3 +111,15 @@ def test_many_methods_draw_their_orders_and_say_the_same_each_time() -> None:
 def test_one_method_has_no_ranking() -> None:
     with pytest.raises(ValueError, match="two methods"):
         agreement([scores([1], [1])])
+
+
+def test_answers_of_elsewhere_are_drawn_again_once_for_all_benchmarks() -> None:
+    there = [0.50, 0.51, 0.52]
+    of = scores([1, 2, 3], there)
+    still = agreement([of]).interval
+    one, two = (agreement([replace(of, trials=1000)] * times).interval for times in (1, 2))
+    assert still is not None
+    assert one is not None
+    assert (still.low, still.high) == (1.0, 1.0)
+    assert one.low < 0 < one.high == 1.0
+    assert one == two
