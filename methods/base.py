@@ -32,6 +32,8 @@ class ParameterGroup:
         lr: learning rate of the group, None for the protocol's.
         weight_decay: None for the protocol's.
         lr_factor: multiplies the rate, the protocol's too.
+        betas: of an Adam of the role's own at a constant rate, as DARTS gives its architecture; None for the protocol's
+            optimiser, betas and schedule.
     """
 
     role: Role
@@ -39,6 +41,7 @@ class ParameterGroup:
     lr: float | None = None
     weight_decay: float | None = None
     lr_factor: float = 1.0
+    betas: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +162,10 @@ class Method(ABC):
     def set_statistics_momentum(self, momentum: float | None) -> None:  # noqa: B027 - optional, most have none
         """How far the method's running statistics follow the next batch, 1 / n for the mean of n batches; None for the
         method's own. Nothing to do for methods without."""
+
+    def keeps_statistics(self) -> bool:
+        """Whether the method has running statistics at all, which `set_statistics_momentum` then acts on."""
+        return type(self).set_statistics_momentum is not Method.set_statistics_momentum
 
     def architecture_holdout(self) -> float:
         """Fraction of the training split that steps of role ``architecture`` draw their batches from and steps of role

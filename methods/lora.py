@@ -3,7 +3,8 @@
 A starts Kaiming-uniform (a = √5), B at zero, as the SAM papers release it (Conv-LoRA, 2401.17868). On the fused qkv of
 a ViT the default is one adapter for all three outputs, as they released; ``sites=q,v`` gives each slice its own. No
 dropout. Options: rsLoRA's scale α/√r, LoRA+'s faster B, PiSSA's start from the principal part of W; see
-`harness.methods.configs.LoRAConfig`. Deviation: LoRA+'s rate is that of B alone, not of biases and decoder.
+`harness.methods.configs.LoRAConfig`. Deviations: LoRA+'s rate is that of B alone, not of biases and decoder;
+PiSSA keeps α = 32, where its code takes α = r, a scale of 1 (``alpha=3`` at the default rank).
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ from harness.methods.parts.folding import Folding
 from harness.methods.parts.operations import parse_operations
 from harness.methods.parts.sites import TokenLayout
 
+DARTS_BETAS = (0.5, 0.999)
+"""Of the Adam that updates α in DARTS and PC-DARTS (1806.09055, 1907.05737)."""
+
 
 class NASLoRA(LowRankMethod):
     """NAS-LoRA; see the module."""
@@ -63,9 +66,16 @@ class NASLoRA(LowRankMethod):
         architecture = {name: p for name, p in trained.items() if id(p) in alphas}
         groups = [ParameterGroup(role=WEIGHTS, named=weights, lr=self.config.lr)]
         if architecture:
-            decay = self.config.alpha_weight_decay
+            config = self.config
+            betas = DARTS_BETAS if config.alpha_optimizer == "darts" else None
             groups.append(
-                ParameterGroup(role=ARCHITECTURE, named=architecture, lr=self.config.alpha_lr, weight_decay=decay)
+                ParameterGroup(
+                    role=ARCHITECTURE,
+                    named=architecture,
+                    lr=config.alpha_lr,
+                    weight_decay=config.alpha_weight_decay,
+                    betas=betas,
+                )
             )
         return groups
 
@@ -98,6 +108,9 @@ class NASLoRA(LowRankMethod):
     def set_statistics_momentum(self, momentum: float | None) -> None:
         for cell in self.cells().values():
             cell.momentum = MOMENTUM if momentum is None else momentum
+
+    def keeps_statistics(self) -> bool:
+        return any(cell.running_mean.numel() for cell in self.cells().values())
 
     def architecture_holdout(self) -> float:
         return self.config.alpha_holdout if self.config.holds_out else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,13 +92,25 @@ def main(argv: list[str] | None = None) -> int:
     )
     with counter("scoring", len(pairs)) as progress:
         score_folders(pairs, scoring, workers=args.workers, progress=progress)
+    summaries = {name: scorer.summary() for name, scorer in scorers.items()}
     if args.per_image:
         write_per_image(args.per_image, scorers, metrics)
-    summaries = {name: scorer.summary() for name, scorer in scorers.items()}
+    ignored = next(iter(scorers.values())).ignored()
+    if ignored:
+        named = ", ".join(ignored[:3]) + (", …" if len(ignored) > 3 else "")
+        print(
+            f"left out, as every pixel of the mask is ignored: {len(ignored)} of {len(pairs)} ({named})",
+            file=sys.stderr,
+        )
     if args.json:
-        print(json.dumps({"images": len(pairs), "scores": summaries if args.conventions else summaries[""]}, indent=1))
+        print(
+            json.dumps(
+                {"images": len(pairs) - len(ignored), "scores": summaries if args.conventions else summaries[""]},
+                indent=1,
+            )
+        )
     else:
-        print_table(summaries, images=len(pairs))
+        print_table(summaries, images=len(pairs) - len(ignored))
     return 0
 
 

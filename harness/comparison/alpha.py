@@ -19,7 +19,8 @@ NEAR_UNIFORM = 1.1
 
 MEANINGS: Mapping[str, str] = {
     "ALPHA_STUCK": "α could not move: its rate summed over its updates allows no operation more than"
-    f" {NEAR_UNIFORM:g} times its uniform share, whatever it learns; more α updates or a higher alpha_lr would",
+    f" {NEAR_UNIFORM:g} times its uniform share (α's start and what Adam steps beyond the rate not counted);"
+    " more α updates or a higher alpha_lr would",
     "ALPHA_UNIFORM": f"α stayed uniform: no operation at any site got more than {NEAR_UNIFORM:g} times its uniform share",
 }
 """Code -> what a table says below."""

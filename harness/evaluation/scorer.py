@@ -35,6 +35,7 @@ class ImageScore:
         ber_areas: pixel counts at ``ber_threshold``, likewise.
         e_curve: (256,) E-measure by threshold, None where no E-measure is asked for.
         confusion: (C, C) counts, None where no multi-class metric is asked for.
+        ignored: every pixel of its mask is, so that no metric has anything to measure: the split leaves the image out.
     """
 
     values: dict[str, float]
@@ -42,6 +43,7 @@ class ImageScore:
     ber_areas: Areas = field(default_factory=Areas)
     e_curve: NDArray[np.float64] | None = None
     confusion: Confusion | None = None
+    ignored: bool = False
 
 
 class SplitScorer:
@@ -126,6 +128,8 @@ class SplitScorer:
         valid = None
         if int(mask.max(initial=0)) >= self.num_classes:  # the common mask has no ignored pixel and passes at once
             valid = mask != IGNORE
+            if not valid.any():
+                return ImageScore(values={}, ignored=True)
             if (top := int(mask.max(initial=0, where=valid))) >= self.num_classes:
                 raise ValueError(f"the mask has class {top}, but there are {self.num_classes} classes")
         if self.task == "multiclass":
@@ -207,12 +211,19 @@ class SplitScorer:
         return {"iou": over, "jaccard": over, "dice": overlap.dice(counts, empty=empty), "ber": overlap.ber(ber_counts)}
 
     def images(self) -> dict[str, dict[str, float]]:
-        """stem -> metric -> value, in the order of the stems."""
-        return {stem: dict(self._scores[stem].values) for stem in sorted(self._scores)}
+        """stem -> metric -> value, in the order of the stems; without images whose every pixel is ignored."""
+        return {stem: dict(score.values) for stem, score in self._counted()}
+
+    def ignored(self) -> list[str]:
+        """Images that the split leaves out, as every pixel of their masks is ignored."""
+        return sorted(stem for stem, score in self._scores.items() if score.ignored)
+
+    def _counted(self) -> list[tuple[str, ImageScore]]:
+        return [(stem, self._scores[stem]) for stem in sorted(self._scores) if not self._scores[stem].ignored]
 
     def draws_nothing(self) -> bool:
         """Whether every prediction is background alone, and some mask is not."""
-        scores = list(self._scores.values())
+        scores = [score for _, score in self._counted()]
         if not scores or self.task == "classification":
             return False
         matrix = np.sum(
@@ -223,16 +234,21 @@ class SplitScorer:
     def summary(self) -> dict[str, float]:
         """metric -> value of the split.
 
-        The mean over images, except: the maximum of the E-measure is taken of the mean curve (one threshold for the
-        split); mIoU and accuracy, and with ``overlap: accumulated`` IoU, Dice, Jaccard and BER, come from counts summed
-        over the split.
+        The mean over images whose mask has a pixel that counts, except: the maximum of the E-measure is taken of the mean
+        curve (one threshold for the split); mIoU and accuracy, and with ``overlap: accumulated`` IoU, Dice, Jaccard and
+        BER, come from counts summed over the split.
 
         Raises:
             ValueError: no image was scored.
+            UsageError: every pixel of every mask is ignored.
         """
-        if not self._scores:
+        scores = [score for _, score in self._counted()]
+        if self._scores and not scores:
+            raise UsageError(
+                "nothing can be scored: every pixel of every mask is ignored (255); give masks with classes"
+            )
+        if not scores:
             raise ValueError("no image was scored")
-        scores = [self._scores[stem] for stem in sorted(self._scores)]
         # fsum is exact, so the order of images cannot show.
         result = {name: math.fsum(score.values[name] for score in scores) / len(scores) for name in self.metrics}
         if "e_max" in result:

@@ -52,8 +52,9 @@ class MaskTransformer(nn.Module):
     ``x = blocks([proj_dec(patches), cls_emb])``, normed; ``logits = LayerNorm_C(P̂ · Ĉᵀ)`` with P̂ and Ĉ the patches
     and classes of x behind a d x d projection each, scaled to length 1.
 
-    Deviations: from the projections on it computes in fp32 under autocast (with two classes the last norm divides by
-    their difference, which bf16 does not resolve), and a vector of length 0 gives 0 instead of NaN.
+    Deviations: the class embeddings decay with the weights, which Segmenter's code exempts; from the projections on it
+    computes in fp32 under autocast (with two classes the last norm divides by their difference, which bf16 does not
+    resolve), and a vector of length 0 gives 0 instead of NaN.
 
     Args:
         dim: d, a multiple of 64: heads have 64 channels, the MLP 4 d.

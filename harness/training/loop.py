@@ -132,10 +132,12 @@ class _Loop:
             self._prepare_ahead()
             for roles in self._passes(position.epoch, position.step):
                 batches, waited = self.feeder.take()
-                loss = self._update(roles, batches)
+                loss, made = self._update(roles, batches)
                 seconds = time.monotonic() - begun
                 position.peak = max(position.peak, peak_bytes(self.given.device))
-                position.count_update("+".join(roles), loss=loss, seconds=seconds, waited=waited, timed=not self.cold)
+                position.count_update(
+                    "+".join(roles), loss=loss, seconds=seconds, waited=waited, timed=not self.cold, made=made
+                )
                 begun = time.monotonic()
             self.given.method.after_update(epoch=position.epoch, step=position.step, total=self.total)
             position.step += 1
@@ -186,8 +188,8 @@ class _Loop:
         """Index of the next update in the whole run."""
         return self.position.epoch * self.plan.updates_per_epoch + self.position.step
 
-    def _update(self, roles: tuple[Role, ...], batches: list[Any]) -> float:
-        """One optimiser step of the given roles; returns the loss of the global batch."""
+    def _update(self, roles: tuple[Role, ...], batches: list[Any]) -> tuple[float, bool]:
+        """One optimiser step of the given roles; returns the loss of the global batch, and whether a step was made."""
         position = self.position
         self._seed_noise(roles)
         factor = self._learning_rate_factor()
@@ -195,8 +197,6 @@ class _Loop:
         rates = [set_learning_rate(optimiser, factor) for optimiser in active]
         if roles != (ARCHITECTURE,):
             position.lr = rates[0]
-        if ARCHITECTURE in roles:
-            position.alpha_lr_sum += rates[roles.index(ARCHITECTURE)]
         parameters = [parameter for optimiser in active for parameter in parameters_of(optimiser)]
         shares = torch.zeros((), device=self.given.device)
         for batch in batches:
@@ -221,7 +221,10 @@ class _Loop:
             where = f"epoch {position.epoch + 1}, step {position.step + 1}"
             rate = ", ".join(f"{value:g}" for value in rates)
             raise Diverged(f"the {what} is not finite in {where} at lr {rate}; try a lower lr, or precision=fp32")
-        return total
+        made = not self.scaler.is_enabled() or math.isfinite(float(norm))
+        if made and ARCHITECTURE in roles:
+            position.alpha_lr_sum += rates[roles.index(ARCHITECTURE)]
+        return total, made
 
     def _learning_rate_factor(self) -> float:
         kind, warmup = self.given.protocol.schedule, self.given.protocol.warmup
@@ -263,7 +266,7 @@ class _Loop:
         """Let the method's running statistics be the mean over a few batches of training images, all seen by the weights
         as they are now. Training itself uses those of its batches."""
         batches = self.given.protocol.statistics_batches
-        if not batches or not list(self.given.method.own_buffers()):
+        if not batches or not self.given.method.keeps_statistics():
             return
         self.given.segmenter.train()
         with torch.no_grad(), self.feeder.autocast():

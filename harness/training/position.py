@@ -47,10 +47,11 @@ class Position:
     threads: int = 0
     codes: list[str] = field(default_factory=list)
 
-    def count_update(self, role: str, *, loss: float, seconds: float, waited: float, timed: bool) -> None:
-        """One more update of ``role`` is done; its time enters the medians where ``timed``."""
+    def count_update(self, role: str, *, loss: float, seconds: float, waited: float, timed: bool, made: bool) -> None:
+        """One more step of ``role`` is done, an update where it was ``made`` and not skipped by fp16's scaler; its time enters
+        the medians where ``timed``."""
         self.losses.append(loss)
-        self.updates[role] = self.updates.get(role, 0) + 1
+        self.updates[role] = self.updates.get(role, 0) + made
         self.epoch_seconds += seconds
         self.train_seconds += seconds
         if timed:

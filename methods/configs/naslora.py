@@ -28,12 +28,15 @@ class NASLoRAConfig(LowRankConfig):
         alpha_std: α ~ N(0, alpha_std²) at init, one α a cell (1e-3, paper).
         alpha_lr: learning rate of α (1e-3, paper). ``lr`` of the weights is the protocol's when None (1e-4, paper).
         alpha_weight_decay: weight decay of α (0, ours).
+        alpha_optimizer: ``protocol`` gives α the optimiser, betas and schedule of the weights (ours), ``darts`` an Adam with
+            betas (0.5, 0.999) at a constant rate, as DARTS and PC-DARTS have.
         stagewise: weights alone for ``search_start_epoch`` epochs, then weights and α alternate (paper); False learns
             both on every step.
         search_start_epoch: T_B = 10 (paper).
         alternate: how, from T_B on. ``both``: every iteration updates α on a batch of its own, then the weights on
-            theirs, as DARTS and PC-DARTS do; the weights lose no update, a second pass is paid. ``joint``: one pass
-            updates both. ``iteration`` and ``epoch``: turns, α first; the weights get half of the updates. The paper
+            theirs, as DARTS and PC-DARTS do; the weights lose no update, a second pass is paid. With ``alpha_data=holdout``
+            they see only their part of the images, and under ``budget: epochs`` get so much fewer updates, half by default.
+            ``joint``: one pass updates both. ``iteration`` and ``epoch``: turns, α first; the weights get half of the updates. The paper
             does not say; the card ``nas-lora`` asks for ``both`` (ours). Here ``iteration``, that of the first records.
         alpha_data: α learns from the ``train`` split as the weights do, or from a ``holdout`` part of it that the
             weights never see (ours: train).
@@ -55,6 +58,7 @@ class NASLoRAConfig(LowRankConfig):
     alpha_std: float = 1e-3
     alpha_lr: float = 1e-3
     alpha_weight_decay: float = 0.0
+    alpha_optimizer: str = "protocol"
     stagewise: bool = True
     search_start_epoch: int = 10
     alternate: str = "iteration"
@@ -69,6 +73,7 @@ class NASLoRAConfig(LowRankConfig):
         super().__post_init__()
         self._require_maps()
         parse_operations(self.operations, style=self.style)
+        require_choice("alpha_optimizer", self.alpha_optimizer, ("protocol", "darts"))
         require_choice("scope", self.scope, ("window", "image"))
         require_choice("alternate", self.alternate, ("both", "joint", "iteration", "epoch"))
         require_choice("alpha_data", self.alpha_data, ("train", "holdout"))

@@ -60,9 +60,18 @@ def test_ignoring_a_margin_equals_cutting_it_off():
     assert ignored.values == pytest.approx(cut.values, abs=1e-12)
 
 
-def test_a_mask_that_is_all_ignored_scores_a_number():
-    values = SplitScorer(METRICS).measure(np.full((8, 8), 0.3), np.full((8, 8), 255, dtype=np.uint8)).values
-    assert all(0.0 <= value <= 1.0 for value in values.values())
+def test_an_image_whose_every_pixel_is_ignored_is_left_out_of_all_metrics_alike():
+    ignored = np.full((8, 8), 0.3), np.full((8, 8), 255, dtype=np.uint8)
+    alone, both, nothing = (SplitScorer(METRICS) for _ in range(3))
+    for scorer in (alone, both):
+        scorer.add("a", *example())
+    both.add("b", *ignored)
+    nothing.add("b", *ignored)
+    assert both.summary() == alone.summary()
+    assert [*both.images()] == ["a"]
+    assert (both.ignored(), alone.ignored()) == (["b"], [])
+    with pytest.raises(UsageError, match="ignored"):
+        nothing.summary()
 
 
 @pytest.mark.parametrize(("rule", "value"), [(1.0, 1.0), (0.0, 0.0)])

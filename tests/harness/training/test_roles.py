@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,44 @@ def test_the_budget_of_alpha_is_the_sum_of_its_rates_and_the_cap_that_follows(tm
     assert result.budget["alpha_updates"] == 8.0
     assert result.budget["alpha_lr_sum"] == pytest.approx(sum(rates))
     assert result.budget["share_cap"] == pytest.approx(1 / (1 + 7 * math.exp(-2 * sum(rates))))
+
+
+def test_with_dartss_optimiser_the_rate_of_alpha_stays(tmp_path: Path) -> None:
+    config = {"alternate": "both", "search_start_epoch": 1, "alpha_lr": 0.01, "alpha_optimizer": "darts"}
+    result = Run(folder=tmp_path, method="naslora", config=config, rules=protocol(epochs=2), images=4).train()
+    assert result.budget["alpha_lr_sum"] == pytest.approx(0.01 * result.budget["alpha_updates"]) != 0
+
+
+def test_steps_that_a_scaler_skips_are_no_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = functools.partial(torch.amp.GradScaler, init_scale=2.0**100)
+    monkeypatch.setattr(torch.amp, "GradScaler", whole)
+    config = {"alternate": "both", "search_start_epoch": 1}
+    rules = protocol(epochs=2, precision="fp16")
+    result = Run(folder=tmp_path, method="naslora", config=config, rules=rules, images=4).train()
+    assert {name: result.budget[name] for name in ("weight_updates", "alpha_updates", "alpha_lr_sum")} == {
+        "weight_updates": 0.0, "alpha_updates": 0.0, "alpha_lr_sum": 0.0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "keeps"),
+    [
+        ("naslora", {}, True),
+        ("naslora", {"style": "linear"}, False),
+        ("lora", {"initialisation": "pissa"}, False),
+        ("vera", {"rank": 4}, False),
+    ],
+)
+def test_without_running_statistics_no_pass_is_spent_on_them(
+    tmp_path: Path, method: str, config: dict[str, Any], keeps: bool
+) -> None:
+    passes: list[bool] = []
+    run = Run(folder=tmp_path, method=method, config=config, rules=protocol(epochs=1, statistics_batches=2), images=4)
+    run.validate = lambda: {"iou": 0.0}
+    run.segmenter.register_forward_pre_hook(lambda module, inputs: passes.append(torch.is_grad_enabled()))
+    run.train()
+    assert passes.count(False) == (2 if keeps else 0)
+    assert passes.count(True) > 0
 
 
 def test_running_statistics_are_the_mean_over_batches_where_asked(tmp_path: Path) -> None:
