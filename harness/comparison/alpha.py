@@ -114,6 +114,9 @@ def spread(shares: Shares) -> float:
     return math.sqrt(math.fsum(squares) / sum(len(of_site) - 1 for of_site in logs))
 
 
+DARTS_BETAS = (0.5, 0.999)
+
+
 def noise(record: Record, last: Shares) -> Noise | None:
     """The null of a run: its α's optimiser, rates and sizes, on gradients that are independent normal numbers.
 
@@ -123,7 +126,7 @@ def noise(record: Record, last: Shares) -> Noise | None:
     rates = alpha_rates(record)
     if len(sizes) != 1 or not rates:
         return None
-    betas = record.run.rules.get("betas") or (0.9, 0.999)
+    betas = DARTS_BETAS if _as_darts(record) else record.run.rules.get("betas") or (0.9, 0.999)
     init = float(record.run.method_config.get("alpha_std") or 0.0)
     return _under_noise(rates, len(last), sizes.pop(), (float(betas[0]), float(betas[1])), init)
 
@@ -141,6 +144,11 @@ def beside_noise(records: Iterable[Record], archive: Archive) -> str:
     return f"{said}; " + "; ".join(null.in_words for null in nulls)
 
 
+def _as_darts(record: Record) -> bool:
+    """Whether α has an optimiser of its own, as `harness.methods.configs.naslora` says."""
+    return record.run.method_config.get("alpha_optimizer") == "darts"
+
+
 def alpha_rates(record: Record) -> tuple[float, ...]:
     """α's rate at each of its updates, by the card's schedule; empty where their sum is not what the record counted."""
     config, rules, budget = record.run.method_config, record.run.rules, record.budget
@@ -153,6 +161,8 @@ def alpha_rates(record: Record) -> tuple[float, ...]:
         int(config.get("search_start_epoch") or 0) * bool(config.get("stagewise")),
     )
     first, warmup = total * start // epochs, int(rules.get("warmup", 0))
+    if _as_darts(record):  # a constant rate
+        rules, warmup = {}, 0
     rates = []
     for number in range(updates):
         at = first + number * (total - first) / updates

@@ -186,6 +186,17 @@ def test_noise_moves_alpha_as_torchs_adam_on_random_gradients_does() -> None:
     assert spread({"a": ends[0, 0].tolist()}) == pytest.approx(float((centred[0, 0] ** 2).sum() / 7) ** 0.5, rel=1e-5)
 
 
+def test_with_dartss_optimiser_rates_stay_and_noise_is_that_of_its_betas() -> None:
+    own = _searched(config={"alpha_optimizer": "darts"})
+    own = replace(own, budget={**own.budget, "alpha_lr_sum": 8.1})
+    card = _searched()
+    rules = {**card.run.rules, "schedule": "constant", "betas": [0.5, 0.999]}
+    card = replace(card, run=replace(card.run, rules=rules), budget=own.budget)
+    assert alpha_rates(own) == pytest.approx([0.027] * 300) == alpha_rates(card)
+    last = {"a": [1 / 8] * 8}
+    assert noise(own, last) == noise(card, last)
+
+
 def test_what_alpha_chose_is_said_beside_what_noise_gives() -> None:
     run = _searched()
     said = beside_noise([run], MadeUp([run], mixtures={run.key: {"a": [0.3] + [0.1] * 7}}))
