@@ -223,30 +223,30 @@ def _known(name: str, arguments: argparse.Namespace, options: DataOptions) -> st
     return own
 
 
-def _plain(found: Any) -> dict[str, Any]:
-    splits = found.splits
+def _plain(report: Any) -> dict[str, Any]:
+    splits = report.splits
     return {
-        "benchmark": found.benchmark,
-        "root": str(found.root),
-        "passed": found.passed,
+        "benchmark": report.benchmark,
+        "root": str(report.root),
+        "passed": report.passed,
         "layout": splits.layout if splits else None,
         "rule": splits.rule if splits else None,
         "note": splits.note if splits else None,
         "counts": {"train": len(splits.train), "val": len(splits.val), **{k: len(v) for k, v in splits.test.items()}}
         if splits
         else {},
-        "verdicts": [asdict(verdict) for verdict in found.verdicts],
+        "verdicts": [asdict(verdict) for verdict in report.verdicts],
     }
 
 
-def _print_check(found: Any) -> None:
-    print(f"{found.benchmark} in {printable_line(str(found.root))}")
-    for verdict in found.verdicts:
+def _print_check(report: Any) -> None:
+    print(f"{report.benchmark} in {printable_line(str(report.root))}")
+    for verdict in report.verdicts:
         print(printable_line(f"  {verdict.status:<7} {verdict.rule}: {verdict.message}"))
         if verdict.status != "passed":
             for name in verdict.files[:5]:
                 print(printable_line(f"            {name}"))
-    print(f"  {'passed' if found.passed else 'FAILED'}")
+    print(f"  {'passed' if report.passed else 'FAILED'}")
 
 
 def run_sample(arguments: argparse.Namespace) -> int:

@@ -133,25 +133,25 @@ def _flat(card: str) -> dict[str, Any]:
 
 def opened(rules: Mapping[str, Any]) -> dict[str, Any]:
     """The same of rules as a run has them."""
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
 
     def walk(values: Mapping[str, Any], path: str) -> None:
         for key, value in values.items():
             if isinstance(value, dict) and value:
                 walk(value, f"{path}{key}.")
             else:
-                found[path + key] = value
+                leaves[path + key] = value
 
     walk(rules, "")
-    found.pop("name", None)
-    return found
+    leaves.pop("name", None)
+    return leaves
 
 
 def comments(card: str) -> dict[str, str]:
     """Field path -> the comment behind it in the card, or in the card it is based on."""
     files = read_card(card_path(card)).files()
     lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
-    found: dict[str, str] = {}
+    behind: dict[str, str] = {}
     parent = ""
     for line in lines:
         if field := re.match(r"(\s*)(\w+):(?:\s+([^#]*?))?\s*(?:#\s*(.*))?$", line):
@@ -159,8 +159,8 @@ def comments(card: str) -> dict[str, str]:
             name = f"{parent}.{key}" if indent else key
             parent = parent if indent else key
             if comment:
-                found[name] = comment
-    return found
+                behind[name] = comment
+    return behind
 
 
 def mark(path: str, comments: dict[str, str]) -> str:

@@ -99,7 +99,7 @@ def log_path(folder: Path, number: int) -> Path:
 
 def attempts(folder: Path) -> list[Attempt]:
     """All starts of a run, oldest first."""
-    found = []
+    starts = []
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -109,8 +109,8 @@ def attempts(folder: Path) -> list[Attempt]:
         if match := re.fullmatch(r"attempt\.([1-9]\d{0,5})\.json", name):
             attempt = _read_attempt(folder, int(match[1]), with_end=f"attempt.{match[1]}.end.json" in ended)
             if attempt is not None:
-                found.append(attempt)
-    return sorted(found, key=lambda attempt: attempt.number)
+                starts.append(attempt)
+    return sorted(starts, key=lambda attempt: attempt.number)
 
 
 def close(folder: Path, attempt: Attempt, end: End, detail: str = "") -> None:

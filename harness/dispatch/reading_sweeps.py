@@ -60,11 +60,11 @@ def read_sweeps(results: Path, problems: Problems | None = None) -> list[Sweep]:
     Raises:
         UsageError: one cannot be read.
     """
-    found = (
+    readable = (
         read_readable(read_sweep, path, path.parent, problems)
         for path in sorted(sweeps_folder(results).glob("*/sweep.json"))
     )
-    return [sweep for sweep in found if sweep is not None]
+    return [sweep for sweep in readable if sweep is not None]
 
 
 def read_chunk(path: Path) -> Chunk:

@@ -61,8 +61,8 @@ def time_left(runs: Mapping[str, RunState], *, now: float) -> TimeLeft:
     usual = math.fsum(known) / (finished or len(paces))
     total = 0.0
     for run in open_runs:
-        mine = took.get(run.variant)
-        whole = mine.seconds / mine.count if mine else usual
+        of_row = took.get(run.variant)
+        whole = of_row.seconds / of_row.count if of_row else usual
         total += _rest(run, whole, now=now) if run.state == RUNNING else whole
     origin = f"told from {_in_words(took.values())}" if finished else "at the pace of those that run"
     return TimeLeft(seconds=total / len(running), origin=origin)
@@ -85,9 +85,9 @@ def _count(number: int, word: str) -> str:
 def run_left(run: RunState, finished: Sequence[RunState], *, now: float) -> float | None:
     """Seconds that a running run still takes: as finished ones of its row took, on its benchmark if any, else at its own
     pace."""
-    mine = [one for one in finished if one.variant == run.variant and one.seconds]
-    mine = [one for one in mine if one.whole] or mine
-    alike = [one.seconds for one in mine if one.benchmark == run.benchmark] or [one.seconds for one in mine]
+    of_row = [one for one in finished if one.variant == run.variant and one.seconds]
+    of_row = [one for one in of_row if one.whole] or of_row
+    alike = [one.seconds for one in of_row if one.benchmark == run.benchmark] or [one.seconds for one in of_row]
     if alike and run.started:
         return _rest(run, math.fsum(alike) / len(alike), now=now)
     pace = own_pace(run, now=now)

@@ -155,34 +155,34 @@ def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
     Raises:
         UsageError: malformed grids, one of a method that is not compared, or the card has none.
     """
-    found: dict[str, Any] = {"grids": {}}
+    asked: dict[str, Any] = {"grids": {}}
     if arguments.study:
         from harness.studies import load_study
 
         study = load_study(arguments.study)
-        found = {"grids": study.tune, "seeds": study.tune_seeds, "on": study.tune_on}
+        asked = {"grids": study.tune, "seeds": study.tune_seeds, "on": study.tune_on}
     if arguments.tune == ["card"]:
-        found["grids"] = load_protocol(request.protocol, split_overrides(request.overrides)[0]).tune
-        if not found["grids"]:
+        asked["grids"] = load_protocol(request.protocol, split_overrides(request.overrides)[0]).tune
+        if not asked["grids"]:
             raise UsageError(
                 f"--tune card: the card {request.protocol} has no grids; give some, such as --tune lr=1e-4,1e-3"
             )
     elif arguments.tune:
-        found["grids"] = parse_tune(arguments.tune)
+        asked["grids"] = parse_tune(arguments.tune)
         compared = {METHODS.resolve(entry.method) for entry in request.entries}
-        for name in found["grids"]:
+        for name in asked["grids"]:
             whose, dot, _ = name.rpartition(".")
             if dot and METHODS.resolve(whose) not in compared:
                 raise UsageError(f"--tune {name} has no effect: {whose} is none of the methods that are compared")
-    if not found["grids"]:
+    if not asked["grids"]:
         if arguments.tune_seeds or arguments.tune_on:
             raise UsageError("--tune-seeds and --tune-on say how to tune; say what with --tune lr=1e-4,3e-4,1e-3")
         return None
     if arguments.tune_seeds:
-        found["seeds"] = parse_seeds(arguments.tune_seeds, name="--tune-seeds")
+        asked["seeds"] = parse_seeds(arguments.tune_seeds, name="--tune-seeds")
     if arguments.tune_on:
-        found["on"] = tuple(expand(arguments.tune_on, list(request.benchmarks)))
-    return Tuning(**found)
+        asked["on"] = tuple(expand(arguments.tune_on, list(request.benchmarks)))
+    return Tuning(**asked)
 
 
 def _of_study(name: str) -> dict[str, Any]:

@@ -256,10 +256,10 @@ def _choice(trial: Trials, tuning: Tuning, records: Mapping[str, Record | None])
     """What a run says of its tuning; see `harness.archive.schema.Run`."""
     tried: list[dict[str, Any]] = []
     for values, keys in trial.runs.items():
-        mine = [record for key in keys if (record := records[key]) is not None]
-        scores = [score for record in mine if (score := _validated(record)) is not None]
+        made = [record for key in keys if (record := records[key]) is not None]
+        scores = [score for record in made if (score := _validated(record)) is not None]
         score = math.fsum(scores) / len(scores) if scores and len(scores) == len(keys) else None
-        hours = sum(record.cost.get("wall_time_s", 0.0) for record in mine) / 3600
+        hours = sum(record.cost.get("wall_time_s", 0.0) for record in made) / 3600
         names = dict(zip(trial.grid, values, strict=True))
         tried.append({"options": names, "score": score, "keys": keys, "hours": round(hours, 5)})
     metric = BENCHMARKS.get(trial.benchmarks[0]).selection_metric

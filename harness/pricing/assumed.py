@@ -45,9 +45,9 @@ class Device:
 
     def same(self, record: Record) -> bool:
         """Whether a record was made on a machine like this one, with as many threads."""
-        found = record.environment
-        threads = self.kind == "gpu" or found.get("threads") in (None, str(self.threads))
-        return not self.model or (found.get("device") == self.model and threads)
+        machine = record.environment
+        threads = self.kind == "gpu" or machine.get("threads") in (None, str(self.threads))
+        return not self.model or (machine.get("device") == self.model and threads)
 
 
 GPU = Device(name="an 80 GB data-centre GPU", kind="gpu", flops={"fp32": 3e13, "bf16": 8e13, "fp16": 8e13})

@@ -165,30 +165,30 @@ def image_cache_bytes(runs: Iterable[tuple[Run, Images]]) -> float:
 
     Masks at their own size, which scoring keeps as well, are not in it: nothing tells their size before they are read.
     """
-    found = {}
+    caches = {}
     for run, images in runs:
         if run.rules.get("cache_images"):
             size = int(run.rules["image_size"])
-            found[run.benchmark, run.manifest, size] = 4.0 * size**2 * (images.train + images.val + images.test)
-    return min(sum(found.values()), CACHE_BYTES)
+            caches[run.benchmark, run.manifest, size] = 4.0 * size**2 * (images.train + images.val + images.test)
+    return min(sum(caches.values()), CACHE_BYTES)
 
 
 def embedding_cache_bytes(runs: Iterable[tuple[Run, Images, BackboneShape]]) -> float:
     """Training images as a frozen encoder gives them, plain and flipped, once for all runs with one encoder."""
-    found = {}
+    caches = {}
     for run, images, shape in runs:
         if encodes_once(run):
             side = int(run.rules["image_size"]) // shape.embedding_patch
             encoder = (run.backbone, run.checkpoint or run.seed, run.rules.get("precision"), side)
             needed = 2.0 * images.train * 4 * side**2 * shape.embedding_channels
-            found[(*encoder, run.benchmark, run.manifest)] = needed if needed <= CACHE_BYTES else 0.0
-    return sum(found.values())
+            caches[(*encoder, run.benchmark, run.manifest)] = needed if needed <= CACHE_BYTES else 0.0
+    return sum(caches.values())
 
 
 def token_cache_bytes(runs: Iterable[tuple[Run, Images, BackboneShape]]) -> float:
     """Training images as the blocks in front of the first trained one leave them (`harness.training.prefix`), plain and
     flipped, once for all runs that leave the same blocks alone. They are kept on a CPU only."""
-    found = {}
+    caches = {}
     for run, images, shape in runs:
         blocks = kept_blocks(config_of(run), shape)
         if run.rules.get("cache_prefix") and blocks is not None:
@@ -196,8 +196,8 @@ def token_cache_bytes(runs: Iterable[tuple[Run, Images, BackboneShape]]) -> floa
             encoder = (run.backbone, run.checkpoint or run.seed, run.rules.get("precision"), side, blocks)
             last = shape.blocks[max(blocks - 1, 0)]  # the stem leaves the map of the first
             needed = 2.0 * images.train * 4 * ((side * last.scale) ** 2 + shape.prefix_tokens) * last.dim
-            found[(*encoder, run.benchmark, run.manifest)] = needed if needed <= TOKEN_BYTES else 0.0
-    return sum(found.values())
+            caches[(*encoder, run.benchmark, run.manifest)] = needed if needed <= TOKEN_BYTES else 0.0
+    return sum(caches.values())
 
 
 def kept_blocks(config: MethodConfig, shape: BackboneShape) -> int | None:
@@ -254,10 +254,10 @@ class Forecast:
 
     def by_method(self) -> dict[tuple[str, str], list[RunForecast]]:
         """(variant, backbone with its decoder) -> its runs, in the order of the plan."""
-        found: dict[tuple[str, str], list[RunForecast]] = {}
+        rows: dict[tuple[str, str], list[RunForecast]] = {}
         for run in self.runs:
-            found.setdefault((run.run.variant, model_of(run.run)), []).append(run)
-        return found
+            rows.setdefault((run.run.variant, model_of(run.run)), []).append(run)
+        return rows
 
 
 def forecast(

@@ -136,7 +136,7 @@ def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
     rows: dict[tuple[str, str], Run] = {}
     for job in planned.jobs:
         rows.setdefault((job.run.variant, model_of(job.run)), job.run)
-    found = []
+    counted = []
     for (variant, model), run in rows.items():
         size, backbone = int(run.rules["image_size"]), run.backbone
         config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
@@ -151,5 +151,5 @@ def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
         total = total_parameters(backbone, image_size=size, **head) + added_parameters(
             config, backbone, image_size=size
         )
-        found.append((variant, model, encoder, encoder + trained_in_decoder(config, backbone, **head), total))
-    return found
+        counted.append((variant, model, encoder, encoder + trained_in_decoder(config, backbone, **head), total))
+    return counted

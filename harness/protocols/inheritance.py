@@ -41,10 +41,10 @@ class Card:
 
         below: dict[str, Any] = {}
         for base in self.bases:
-            found = base.values()
-            if twice := sorted(below.keys() & found.keys()):
+            of_base = base.values()
+            if twice := sorted(below.keys() & of_base.keys()):
                 raise UsageError(f"protocol {self.path}: two cards of its _base_ set {twice[0]}; name one of them")
-            below |= found
+            below |= of_base
         merged = Config()  # not Config(below): that keeps some names, such as filename, for itself
         merged.merge_from_dict(below, allow_list_keys=False)
         try:

@@ -56,13 +56,13 @@ def recorded(digest: str, root: Path) -> Recorded:
         )
     if len(hashes) > 1:
         raise UsageError(f"{digest!r} is the beginning of {', '.join(hashes)}; give more of it")
-    mine = [one.run for one in records if one.run.protocol_hash == hashes[0]]
-    rules = {run.benchmark: _filled(run.rules) for run in sorted(mine, key=lambda run: run.benchmark)}
-    return Recorded(card=mine[0].protocol, digest=hashes[0], records=len(mine), rules=rules)
+    runs = [one.run for one in records if one.run.protocol_hash == hashes[0]]
+    rules = {run.benchmark: _filled(run.rules) for run in sorted(runs, key=lambda run: run.benchmark)}
+    return Recorded(card=runs[0].protocol, digest=hashes[0], records=len(runs), rules=rules)
 
 
 def _filled(rules: Mapping[str, Any]) -> dict[str, Any]:
     """With the fields that are younger than a record, at the value that it was made with; without the tables that a card
     has for methods and benchmarks: a run's options are in its configuration, its benchmark's rules are applied."""
-    found = {**ADDED_LATER, **rules, "quirks": {**QUIRKS_ADDED_LATER, **rules.get("quirks", {})}}
-    return {name: found[name] for name in sorted(found) if name not in TABLES}
+    filled = {**ADDED_LATER, **rules, "quirks": {**QUIRKS_ADDED_LATER, **rules.get("quirks", {})}}
+    return {name: filled[name] for name in sorted(filled) if name not in TABLES}

@@ -31,12 +31,12 @@ def results_of(arguments: argparse.Namespace) -> Path:
     Raises:
         UsageError: its path is no text, which sweeps and jobs have to name it by.
     """
-    found = Path(arguments.results or load_settings().results)
+    folder = Path(arguments.results or load_settings().results)
     try:
-        os.path.abspath(found).encode()
+        os.path.abspath(folder).encode()
     except UnicodeEncodeError:
-        raise UsageError(f"--results {found}: the bytes of this path are no UTF-8; choose another folder") from None
-    return found
+        raise UsageError(f"--results {folder}: the bytes of this path are no UTF-8; choose another folder") from None
+    return folder
 
 
 def add_plugins(parser: argparse._ActionsContainer, help: str = "a file that defines more methods") -> None:
@@ -217,25 +217,25 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         UsageError: a file that cannot be read, an unknown key (with the nearest name), or a value of the wrong kind.
     """
-    found: dict[str, Any] = {"datasets": {}, "checkpoints": {}}
+    merged: dict[str, Any] = {"datasets": {}, "checkpoints": {}}
     origins: dict[str, Origin] = {}
     for level in _levels(environment):
         if "data" in level.values:
-            for name in found["datasets"]:
+            for name in merged["datasets"]:
                 del origins[f"datasets.{name}"]
-            found["datasets"] = {}
+            merged["datasets"] = {}
         for key in KEYS:
             if key.name not in level.values:
                 continue
             origin = level.origins[key.name]
             value = _converted(key, level.values[key.name], base=level.base, where=origin.name)
             if key.kind != "table":
-                found[key.name], origins[key.name] = value, origin
+                merged[key.name], origins[key.name] = value, origin
                 continue
             for name, path in value.items():
-                found[key.name].pop(name, None)  # the highest level comes last
-                found[key.name][name], origins[f"{key.name}.{name}"] = path, origin
-    return Settings(**found, origins=origins)
+                merged[key.name].pop(name, None)  # the highest level comes last
+                merged[key.name][name], origins[f"{key.name}.{name}"] = path, origin
+    return Settings(**merged, origins=origins)
 
 
 def named_table(
@@ -246,13 +246,13 @@ def named_table(
     Raises:
         UsageError: a name that ``resolve`` refuses; says where it stands.
     """
-    found = {}
+    resolved = {}
     for name, path in getattr(settings, table).items():
         try:
-            found[resolve(name)] = path
+            resolved[resolve(name)] = path
         except UsageError as error:
             raise UsageError(f"{settings.origins[f'{table}.{name}'].name}: {table}: {error}") from error
-    return found
+    return resolved
 
 
 def trusted_plugins(settings: Settings, *, trust: bool) -> tuple[Path, ...]:

@@ -69,14 +69,14 @@ def points(fields: Sequence[Field]) -> list[Point]:
     import pyDOE3  # half a second: only where a design is wanted
 
     signs = pyDOE3.pbdesign(len(fields))
-    found = [Point(levels=(0,) * len(fields))]
-    found += [Point(levels=tuple(int(sign > 0) for sign in row), screening=True) for row in signs]
+    design = [Point(levels=(0,) * len(fields))]
+    design += [Point(levels=tuple(int(sign > 0) for sign in row), screening=True) for row in signs]
     for place, field in enumerate(fields):
         for level in range(2, len(field.levels)):
             alone = [0] * len(fields)
             alone[place] = level
-            found.append(Point(levels=tuple(alone)))
-    return found
+            design.append(Point(levels=tuple(alone)))
+    return design
 
 
 def options_of(point: Point, fields: Sequence[Field]) -> dict[str, Any]:

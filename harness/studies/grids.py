@@ -34,13 +34,13 @@ def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequenc
     if not config_class.trains:
         return {}
     known = {f.name for f in fields(config_class)}
-    found: dict[str, list[Any]] = {}
+    of_method: dict[str, list[Any]] = {}
     for name, values in sorted(grids.items(), key=lambda item: "." in item[0]):
         whose, dot, option = name.rpartition(".")
         if dot and METHODS.resolve(whose) != METHODS.resolve(method):
             continue
         if option in known and option not in options:
-            found[option] = list(values)
+            of_method[option] = list(values)
         elif dot and option not in known:
             raise UsageError(f"--tune {name}: {whose} has no field {option!r}{did_you_mean(option, known)}")
-    return found
+    return of_method

@@ -51,27 +51,27 @@ class Slurm:
 
     def tasks(self, names: Iterable[str]) -> dict[str, Task]:
         """Tasks of the jobs with these names that wait or run, whoever submitted them, by job (array tasks one by one)."""
-        found = {}
+        by_job = {}
         for line in self._queue(names, "--array", "--format=%F|%K|%T|%r|%j"):
             fields = line.split("|", 4)
             if len(fields) < 5:  # a heading or a warning
                 continue
             array, index, state, reason, name = fields
             job = f"{array}_{index}" if index.isdigit() else array
-            found[job] = Task(job=job, state=state, reason=reason, name=name)
-        return found
+            by_job[job] = Task(job=job, state=state, reason=reason, name=name)
+        return by_job
 
     def ids_by_name(self, names: Iterable[str]) -> dict[str, str]:
         """Job name -> id of the jobs with these names that the controller or accounting knows."""
         wanted = set(names)
         if not wanted:
             return {}
-        found = {}
+        ids = {}
         for line in self._queue(wanted, "--format=%F|%j"):
             job, _, name = line.partition("|")
             if name in wanted:
-                found[name] = job
-        if missing := wanted - found.keys():
+                ids[name] = job
+        if missing := wanted - ids.keys():
             command = [
                 "sacct",
                 "-X",
@@ -87,8 +87,8 @@ class Slurm:
             for line in (self._account(command) or "").splitlines():
                 job, _, name = line.partition("|")
                 if name in missing:
-                    found[name] = job.split("_")[0]
-        return found
+                    ids[name] = job.split("_")[0]
+        return ids
 
     def history(self, jobs: Iterable[str]) -> list[Account] | None:
         """Every start of these jobs, requeued ones included, oldest first; None where accounting is off."""
@@ -109,13 +109,13 @@ class Slurm:
         output = self._account(command)
         if output is None:
             return None
-        found = []
+        accounts = []
         for line in output.splitlines():
             fields = line.split("|")
             if len(fields) != 4 or not (fields[2] or "0").isdigit():  # a heading or a warning
                 continue
             job, state, seconds, resources = fields
-            found.append(
+            accounts.append(
                 Account(
                     job=job,
                     state=state.split()[0] if state else "",
@@ -123,7 +123,7 @@ class Slurm:
                     gpus=_gpus(resources),
                 )
             )
-        return found
+        return accounts
 
     def max_array_size(self) -> int | None:
         size = self._configured("MaxArraySize")

@@ -207,7 +207,7 @@ class SlurmExecutor(Executor):
 
     def _elsewhere(self, tasks: Mapping[str, Task], keys: set[str]) -> dict[str, str]:
         """Runs that are queued or running already, and where."""
-        found = {}
+        places = {}
         for chunk in read_chunks(self.results, open_only=True):
             chunk = chunk.found_in(tasks)
             for index, run in enumerate(chunk.runs):
@@ -215,12 +215,12 @@ class SlurmExecutor(Executor):
                 if run.key in keys and task is not None and task.active:
                     user = read_sweep(chunk.path.parent).user
                     whose = "" if user in ("", self.slurm.user) else f" of {user}"
-                    found[run.key] = f"is {task.state.lower()} as job {task.job} of sweep {chunk.sweep}{whose}"
-        for key in keys - found.keys():
+                    places[run.key] = f"is {task.state.lower()} as job {task.job} of sweep {chunk.sweep}{whose}"
+        for key in keys - places.keys():
             starts = attempts(state_folder(self.results, key))
             if starts and starts[-1].live():
-                found[key] = f"runs in process {starts[-1].holder.pid} on {starts[-1].holder.host}"
-        return found
+                places[key] = f"runs in process {starts[-1].holder.pid} on {starts[-1].holder.host}"
+        return places
 
     def _write_intent(self, wanted: Mapping[Shape, list[Job]], limits: Mapping[str, AttemptLimits]) -> list[Chunk]:
         everything = [job for group in wanted.values() for job in group]

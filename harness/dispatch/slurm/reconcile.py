@@ -29,9 +29,9 @@ def reconcile(results: Path, slurm: Slurm) -> Mapping[str, Task]:
     """
     chunks = [(chunk, read_sweep(chunk.path.parent)) for chunk in read_chunks(results, open_only=True)]
     chunks = [(chunk, sweep) for chunk, sweep in chunks if sweep.executor == "slurm"]
-    mine = _answered([chunk for chunk, sweep in chunks if submitted_by_us(sweep, slurm)], slurm)
+    submitted = _answered([chunk for chunk, sweep in chunks if submitted_by_us(sweep, slurm)], slurm)
     tasks = slurm.tasks(chunk.name for chunk, _ in chunks)
-    ended = [chunk for chunk in mine if not _active(chunk, tasks)]
+    ended = [chunk for chunk in submitted if not _active(chunk, tasks)]
     if ended:
         states = _states(ended, tasks, slurm)
         for chunk in ended:
@@ -52,11 +52,11 @@ def _answered(chunks: list[Chunk], slurm: Slurm) -> list[Chunk]:
     youngest = max(chunk.created for chunk in open_intents)
     time.sleep(max(0.0, min(ANSWER_S, youngest + ANSWER_S - time.time())))
     known = slurm.ids_by_name(chunk.name for chunk in open_intents)
-    found = [chunk.answered(known[chunk.name]) for chunk in open_intents if chunk.name in known]
+    asked = [chunk.answered(known[chunk.name]) for chunk in open_intents if chunk.name in known]
     for chunk in open_intents:
         if chunk.name not in known:
             chunk.close("abandoned")
-    return [*(chunk for chunk in chunks if chunk.job), *found]
+    return [*(chunk for chunk in chunks if chunk.job), *asked]
 
 
 def _active(chunk: Chunk, tasks: Mapping[str, Task]) -> bool:
