@@ -277,10 +277,6 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
         raise UsageError(
             f"the backbone of run {run.key} is in {how}, which is not merged or written; use --adapter-only"
         )
-    if request.form == "onnx" and (prompt := run.rules.get("prompt", "none")) != "none":
-        raise UsageError(
-            f"run {run.key} was trained with prompts ({prompt}), which the graph has no input for; leave --onnx away"
-        )
     segmenter, method = trained.segmenter(request.checkpoint)
     if request.form in ("sam", "peft"):
         _require_sam(segmenter, run, form=request.form)
@@ -320,7 +316,9 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
 
 def _write_graph(request: Export, run: Run, segmenter: Segmenter, images: Tensor) -> float:
     rules = from_rules(run.rules)
-    graph = Graph(segmenter, rules.pixels, labels=rules.task == "classification").eval()
+    graph = Graph(
+        segmenter, rules.pixels, labels=rules.task == "classification", prompt=rules.prompt, points=rules.prompt_points
+    ).eval()
     difference = write_onnx(graph, request.out, images=images, said={METADATA: _metadata(run)})
     write_atomically(card_of(request.out), request.card)
     return difference

@@ -141,6 +141,21 @@ class SAMSegmenter(Segmenter):
         own = ([row for row, owner in enumerate(owners) if owner == place] for place in range(len(embedding)))
         return SegmenterOutput(widened(torch.stack([masks[rows].amax(dim=0) for rows in own])), None)
 
+    def prompted_once(self, embedding: Tensor, prompts: Prompts) -> SegmenterOutput:
+        """`prompted` where every image has one prompt, in their order; unlike that it can be traced for any batch."""
+        if self.neck is not None:
+            embedding = self.neck(embedding)
+        sparse = self._sparse(prompts) if prompts.points is None else self._on_objects(prompts.points)
+        return SegmenterOutput(widened(self._decoded([embedding], [sparse])[0]), None)
+
+    def _on_objects(self, points: Tensor) -> Tensor:
+        """`_sparse` of points without segment_anything's assignment by labels, which no graph has: their places and "on the
+        object", then the token of no point."""
+        own = self.prompt_encoder
+        places = own.pe_layer.forward_with_coords(points + 0.5, own.input_image_size)
+        nothing = own.not_a_point_embed.weight.expand(points.shape[0], 1, -1)
+        return torch.cat([places + own.point_embeddings[1].weight, nothing], dim=1)
+
     def _sparse(self, prompts: Prompts) -> Tensor:
         """(P, n, D): the tokens of every prompt."""
         points = prompts.points
@@ -148,7 +163,7 @@ class SAMSegmenter(Segmenter):
         sparse, _ = self.prompt_encoder(points=labelled, boxes=prompts.boxes, masks=None)
         if prompts.boxes is None or not self.mask_decoder.ends_boxes:
             return sparse
-        no_point = self.prompt_encoder.not_a_point_embed.weight.expand(len(sparse), 1, -1)
+        no_point = self.prompt_encoder.not_a_point_embed.weight.expand(sparse.shape[0], 1, -1)
         return torch.cat([sparse, no_point.to(sparse.dtype)], dim=1)
 
     def _decoded(self, parts: Sequence[Tensor], sparse: Sequence[Tensor | None] = ()) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from harness.experiment.exporting_onnx import OPSET, TOLERANCE, Graph, write_onn
 from harness.experiment.trained import METADATA, of_results
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
+from harness.models.segmenter import Prompts
 from tests.harness.experiment.finished import export_to, finished
 
 onnx = pytest.importorskip("onnx")
@@ -64,6 +65,27 @@ def test_onnxruntime_predicts_what_the_trained_segmenter_predicts_for_any_batch(
     assert (tmp_path / "m.README.md").is_file()
 
 
+@pytest.mark.parametrize(("prompt", "name", "shape"), [("box", "boxes", (4,)), ("points", "points", (2, 2))])
+@torch.no_grad()
+def test_a_run_with_prompts_becomes_a_graph_with_one_prompt_an_image(
+    results: Path, tmp_path: Path, prompt: str, name: str, shape: tuple[int, ...]
+) -> None:
+    run = finished(results, "lora", backbone="tiny_mobile_sam", rules={"prompt": prompt, "prompt_points": "2"})
+    assert export_to(results, run, tmp_path / "m.onnx", "--onnx") == 0
+
+    segmenter, _ = of_results(results, run.key).segmenter(None)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (run.rules["pixel_mean"], run.rules["pixel_std"]))
+    side = run.rules["image_size"]
+    images = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0))
+    where = (torch.rand(3, *shape, generator=torch.Generator().manual_seed(1)) * side).sort(dim=-1).values
+    expected = segmenter((images - mean) / std, Prompts(image=torch.arange(3), **{name: where})).masks
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    masks, _ = session.run(None, {"images": images.numpy(), name: where.numpy()})
+    assert np.abs(masks - expected.numpy()).max() <= TOLERANCE * float(expected.abs().max())
+    other, _ = session.run(None, {"images": images.numpy(), name: where.numpy() / 2})
+    assert np.abs(masks - other).max() > 10 * TOLERANCE * float(expected.abs().max())  # the prompt is heard
+
+
 def _graph(name: str, *, side: int, checkpoint: Path | None = None, **options: Any) -> Graph:
     segmenter = build_segmenter(name, task="binary", image_size=side, head_seed=0, checkpoint=checkpoint, **options)
     return Graph(segmenter, backbone(name).pixels, labels=False).eval()
@@ -79,12 +101,11 @@ def test_weights_beyond_what_one_file_holds_lie_beside_it(tmp_path: Path, monkey
     assert _run(tmp_path / "m.onnx", images)[0].shape[0] == 2
 
 
-@pytest.mark.parametrize("broken", ["predicts otherwise", "cannot be traced", "is not installed", "prompted"])
+@pytest.mark.parametrize("broken", ["predicts otherwise", "cannot be traced", "is not installed"])
 def test_what_cannot_be_written_is_one_line_and_no_file(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str
 ) -> None:
-    rules = {"prompt": "box"} if broken == "prompted" else {}
-    run = finished(results, "decoder", backbone="tiny_mobile_sam", rules=rules)
+    run = finished(results, "decoder", backbone="tiny_mobile_sam")
     if broken == "predicts otherwise":
         monkeypatch.setattr(exporting_onnx, "TOLERANCE", -1.0)
     elif broken == "cannot be traced":
@@ -93,7 +114,7 @@ def test_what_cannot_be_written_is_one_line_and_no_file(
             return torch.fft.fft2(images).real, images
 
         monkeypatch.setattr(Graph, "forward", fft)
-    elif broken == "is not installed":
+    else:
         monkeypatch.setitem(sys.modules, "onnx", None)
         monkeypatch.setattr(exporting_onnx, "find_spec", lambda name: None)
 
