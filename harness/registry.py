@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any
 
@@ -208,6 +208,11 @@ def dataset_name(name: str) -> str:
     """
     from harness.system.files import checked_name
 
+    if "/" in name or name in (".", ".."):
+        called = re.sub(r"[^a-z0-9_]+", "_", PurePath(name).name.lower()).strip("_") or "tiles"
+        raise UsageError(
+            f"{name} is a folder without a name: give data of your own as NAME=DIR, such as {called}={name}"
+        )
     try:
         return BENCHMARKS.resolve(name)
     except UsageError:

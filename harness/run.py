@@ -20,7 +20,7 @@ from harness.cli.command import CommandParser, Once, command, copy_in_use, requi
 from harness.registry import load_plugins
 from harness.settings.read import Settings, add_plugins, add_results, load_settings, plugins_of, trusted_cluster
 from harness.system.errors import BudgetError, UsageError
-from harness.system.streams import say, stages, terminal_width
+from harness.system.streams import say, show_text, stages, terminal_width
 
 if TYPE_CHECKING:  # what --help does without
     from harness.dispatch.place import Place
@@ -387,7 +387,7 @@ def show_plan(
         print(json.dumps({"phase": heading, **plan_data(planned, prices, where=where, budget=left)}))
         return 1 if planned.missing else 0
     text = plan_text(planned, prices, where=where, budget=left)
-    print(f"{heading}: {text}" if heading else text, end="\n" if heading else "")
+    show_text(f"{heading}: {text}\n" if heading else text)
     return 1 if planned.missing else 0
 
 

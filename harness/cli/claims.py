@@ -18,8 +18,7 @@ from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import card_names
 from harness.settings.read import add_results, results_of
 from harness.system.errors import UsageError, did_you_mean
-from harness.system.streams import say_skipped
-from harness.system.text import printable
+from harness.system.streams import say_skipped, show_text
 
 
 @verb
@@ -44,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         chosen, archive, protocol=options.protocol, papers=Papers.read(), closed_form=trained_parameters
     )
     if options.json:
-        print(json.dumps([finding_as_data(finding) for finding in findings], indent=1))
+        print("".join(json.dumps(finding_as_data(finding)) + "\n" for finding in findings), end="")
     else:
-        print(printable(findings_text(findings)), end="")
+        show_text(findings_text(findings))
     others = sorted({record.run.protocol for record in archive.records} - {options.protocol})
     if others:
         print(f"records of other protocols do not count here: {', '.join(others)} (--protocol)", file=sys.stderr)
@@ -59,7 +58,7 @@ def parser() -> CommandParser:
     add_results(p)
     p.add_argument("--protocol", default="nas-lora", metavar="CARD", help="whose scores count (default: nas-lora)")
     p.add_argument("--file", type=Path, default=FILE, help="claims as YAML (default: results/claims.yaml)")
-    p.add_argument("--json", action="store_true", help="print JSON, one object a claim")
+    p.add_argument("--json", action="store_true", help="print JSON, one object a claim and line")
     return p
 
 

@@ -216,7 +216,7 @@ def _known(name: str, arguments: argparse.Namespace, options: DataOptions) -> st
     if own in BENCHMARKS.names() and not is_own(own):
         return own
     if arguments.data is None and own not in named_table(load_settings(), "datasets", dataset_name):
-        return BENCHMARKS.resolve(name)  # which refuses it
+        raise UsageError(f"{name} is no benchmark (sam-peft data list); data of your own is checked as {own}=DIR")
     from harness.datasets.own_labels import any_folder
 
     BENCHMARKS.add(own, any_folder(own, _folder(arguments, own), options)[0])

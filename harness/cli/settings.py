@@ -32,7 +32,7 @@ def parser() -> CommandParser:
     p.add_argument(
         "--completion", choices=("bash", "zsh"), help="print what makes this shell complete verbs and options"
     )
-    p.add_argument("--json", action="store_true", help="print JSON, one object a setting")
+    p.add_argument("--json", action="store_true", help="print JSON, one object a setting and line")
     p.add_argument("--out", type=Path, metavar="FILE", help="with --init: the file to write, which must not exist")
     return p
 
@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError("--out is for --init, which writes a file")
     rows = list(_rows(load_settings()))
     if arguments.json:
-        print(json.dumps([{"setting": name, "value": value, "from": origin} for name, value, origin in rows], indent=1))
+        for name, value, origin in rows:
+            print(json.dumps({"setting": name, "value": value, "from": origin}))
         return 0
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, origin in rows:

@@ -18,8 +18,7 @@ from harness.report.runs import TwoFolders, compared, compared_in_terminal, in_t
 from harness.report.why import explain
 from harness.settings.read import add_results, results_of
 from harness.system.errors import UsageError
-from harness.system.streams import say_skipped
-from harness.system.text import printable
+from harness.system.streams import say_skipped, show_text
 
 
 def parser() -> CommandParser:
@@ -92,7 +91,7 @@ def show_cell(table: str, row: str, column: str, *, root: Path) -> int:
     archive = Archive(root)
     say_skipped(archive.problems)
     page = page_of(archive, table)
-    print(printable(explain(page, archive, row=row, column=column)), end="")
+    show_text(explain(page, archive, row=row, column=column))
     return 0
 
 
@@ -105,7 +104,10 @@ def _folder_of(arguments: argparse.Namespace) -> Path | None:
 
 
 def _print(data: Callable[[], Any], text: Callable[[], str], arguments: argparse.Namespace) -> None:
-    print(json.dumps(data(), indent=1) + "\n" if arguments.json else printable(text()), end="")
+    if arguments.json:
+        print(json.dumps(data(), indent=1))
+    else:
+        show_text(text())
 
 
 if __name__ == "__main__":

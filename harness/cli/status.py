@@ -39,6 +39,9 @@ from harness.system.text import printable, printable_line
 
 WATCH_SECONDS = 5.0
 MOST_AT_WORK = 8
+MOST_KEYS = 6
+NOT_BEGUN = "not begun"
+"""What is shown of a run that waits for its command to be given again and was never begun."""
 REASON_WORDS = {
     "OOM": "out of memory",
     "DIVERGED": "diverged",
@@ -66,7 +69,7 @@ def parser() -> CommandParser:
     p.add_argument(
         "--watch", action="store_true", help=f"show again every {WATCH_SECONDS:.0f} seconds until nothing is to come"
     )
-    p.add_argument("--json", action="store_true", help="one JSON object a run")
+    p.add_argument("--json", action="store_true", help="print JSON, one object a run and line")
     return p
 
 
@@ -87,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
             print_log(seen, arguments.logs)
         else:
             say_skipped(seen.problems)
-            print(json.dumps([run_as_data(run) for run in seen.runs.values()], indent=1))
+            print("".join(json.dumps(run_as_data(run)) + "\n" for run in seen.runs.values()), end="")
         return 0
     look_again = partial(look, results, sweep=arguments.sweep)
     in_words = failures if arguments.failed else overview
@@ -184,7 +187,7 @@ def overview(seen: Survey, *, width: int = 0) -> str:
 
 
 def _in_words(seen: Survey) -> list[str]:
-    counts = Counter(run.state for run in seen.runs.values())
+    counts = Counter(map(_state, seen.runs.values()))
     words = ", ".join(f"{count} {WORDS.get(state, state)}" for state, count in counts.most_common())
     still = [run for run in seen.runs.values() if run.unsettled]
     total = f"{len(seen.runs)} run{'s' if len(seen.runs) != 1 else ''}"
@@ -197,16 +200,27 @@ def _in_words(seen: Survey) -> list[str]:
     lines += [f"and {len(running) - MOST_AT_WORK} more"] if len(running) > MOST_AT_WORK else []
     reasons = Counter(run.message for run in still if run.state == QUEUED and run.message)
     lines += [f"{count} queued: {reason}" for reason, count in reasons.most_common(3)]
-    stopped = counts[INTERRUPTED] + counts[LOST]
-    if stopped:
-        lines.append(f"{stopped} interrupted: the command that started them continues them")
+    stopped, never = counts[INTERRUPTED], counts[NOT_BEGUN] + counts[LOST]
+    again = [f"{stopped} interrupted"] * bool(stopped) + [f"{never} never begun"] * bool(never)
+    if again:
+        lines.append(f"{', '.join(again)}: the command that started them goes on with them")
     failed = sum(counts[code] for code in REASON_WORDS)
     if failed:
         lines.append(
             f"{failed} failed: sam-peft status --failed says why; the same command starts them again, on a cluster with --retry"
         )
+    done = sorted((run for run in seen.runs.values() if run.state == FINISHED), key=lambda run: run.finished)
+    if done:
+        lines.append("finished last (sam-peft show KEY, or words: show lora kvasir 0):")
+        lines += [
+            f"  {run.key}  {run.variant} on {run.benchmark}, seed {run.seed}" for run in done[: -MOST_KEYS - 1 : -1]
+        ]
     lines += [f"unreadable: {printable_line(str(path))}: {reason}" for path, reason in seen.problems.items()]
     return [*lines, *([f"note: {seen.note}"] if seen.note else [])]
+
+
+def _state(run: RunState) -> str:
+    return NOT_BEGUN if run.state == INTERRUPTED and not run.attempts else run.state
 
 
 def _table(runs: Sequence[RunState]) -> Table:
@@ -222,7 +236,7 @@ def _cell(runs: Sequence[RunState]) -> str:
     """``2/3, one at 40 %``: two of three seeds done, one at 40 % of its epochs."""
     if not runs:
         return "-"
-    counts = Counter(run.state for run in runs)
+    counts = Counter(map(_state, runs))
     others = {state: count for state, count in counts.items() if state not in (FINISHED, RUNNING)}
     words = [f"{count} {state}" if len(runs) > 1 else state for state, count in others.items()]
     if counts[RUNNING]:
@@ -237,7 +251,7 @@ def failures(seen: Survey, *, width: int = 0) -> str:
     if not wrong:
         return "no failed run"
     lines = [
-        f"{run.key}  {run.state:11} {run.variant} on {run.benchmark}, seed {run.seed}"
+        f"{run.key}  {_state(run):11} {run.variant} on {run.benchmark}, seed {run.seed}"
         f" (started {run.attempts} time{'s' if run.attempts != 1 else ''}): {run.message or 'no message'}"
         for run in wrong
     ]

@@ -114,7 +114,8 @@ def start(frozen: str, expected: str, *arguments: str) -> None:
         raise SystemExit(STATUS) from None
     os.chdir(copy)
     command = [sys.executable, "-u", "-m", "harness.dispatch.worker", "--frozen", expected, *arguments]
-    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": copy})
+    path = os.pathsep.join(filter(None, (copy, os.environ.get("PYTHONPATH"))))  # the user's own, behind ours
+    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ class RunState:
         done: share of its epochs, 0 to 1.
         begun: the share that was done when its last start began.
         stage: what it does now, in words; empty unless it runs.
+        finished: when its record was written, empty where there is none that settles it.
         log: of the last start, None where there is none.
     """
 
@@ -67,6 +68,7 @@ class RunState:
     done: float = 0.0
     begun: float = 0.0
     stage: str = ""
+    finished: str = ""
     log: Path | None = None
 
     @property
@@ -146,6 +148,7 @@ def _of_record(record: Record) -> RunState:
         seconds=seconds,
         whole=whole,
         done=1.0 if record.code == "OK" else 0.0,
+        finished=record.finished,
     )
 
 
@@ -196,6 +199,7 @@ def state_of(
         done=done,
         begun=begun,
         stage=stage,
+        finished=record.finished if settled and record is not None else "",
         log=log_path(folder, number) if number else None,
     )
 

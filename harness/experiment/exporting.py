@@ -375,7 +375,8 @@ def _random_images(run: Run) -> Tensor:
 def _require_sam(segmenter: Segmenter, run: Run, *, form: Form) -> SAMSegmenter:
     """Refuse before the work of a merge what cannot become a SAM checkpoint after it."""
     if not isinstance(segmenter.encoder, SAM_ENCODERS):
-        raise UsageError(f"{run.backbone} is no SAM backbone and cannot become a SAM checkpoint; use --adapter-only")
+        what = "be loaded by PEFT into transformers' SamModel" if form == "peft" else "become a SAM checkpoint"
+        raise UsageError(f"{run.backbone} is no SAM backbone and cannot {what}; use --adapter-only")
     if form == "peft" and not isinstance(segmenter.encoder, SAMEncoder):
         raise UsageError(
             f"PEFT loads into transformers' SamModel, which {run.backbone} is not; leave --peft out for a whole checkpoint, or "

@@ -6,6 +6,7 @@ absolute positions or, as DINOv3, with rotary ones alone.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -42,6 +43,9 @@ def backbone(name: str) -> Backbone:
         )
     if wanted.startswith(TIMM):
         return _ask_timm(wanted.removeprefix(TIMM))
+    if re.match(r"dino|deit|beit|eva|siglip|clip|vit_(tiny|small|base|large|huge)", wanted):
+        example = "vit_small_patch16_dinov3" if "dinov3" in wanted else "vit_small_patch14_dinov2"
+        raise UsageError(f"unknown backbone {name!r}: a plain ViT of timm is timm/MODEL, such as {TIMM}{example}")
     raise UsageError(f"unknown backbone {name!r}{did_you_mean(name, [*_KNOWN, 'timm/MODEL'])}")
 
 

@@ -43,7 +43,8 @@ def require_checkpoint_file(path: Path | None) -> None:
         UsageError: there is none.
     """
     if path is not None and not path.is_file():
-        raise UsageError(f"checkpoint {path} does not exist; give the path of a .pth or .safetensors file")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UsageError(f"checkpoint {path} {what}; give the path of a .pth or .safetensors file")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -61,7 +61,8 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
     if path is None or str(path) == "none":
         return Pretrained()
     if not path.is_file():
-        missing = f"checkpoint {path} does not exist; give the path of the pretrained {backbone} file"
+        what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+        missing = f"checkpoint {path} {what}; give the path of the pretrained {backbone} file"
         return Pretrained(path=str(path), fingerprint="missing", missing=missing)
     from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
 
@@ -460,7 +461,8 @@ def _absent_lines(absent: Mapping[str, str], request: Request) -> list[str]:
     shared = [name for name in absent if name not in elsewhere and (root is None or not root.is_dir())]
     lines = []
     if shared:
-        what = f"the data folder {root} does not exist" if root else "no data folder is given or set (--data DIR)"
+        what = "is a file, no folder" if root and root.exists() else "does not exist"
+        what = f"the data folder {root} {what}" if root else "no data folder is given or set (--data DIR)"
         lines.append(f"{what}: {', '.join(shared)}; sam-peft data list says where to get each")
     hint = "; or try python -m harness.run --protocol demo, which needs no data"  # said once, by the verb
     return lines + [text.removesuffix(hint) for name, text in absent.items() if name not in shared]

@@ -26,9 +26,18 @@ def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
             if head.replace("-", "_") not in names and METHODS.resolve(head) not in names:
                 raise UsageError(f"--set {key}: unknown method {head!r}{did_you_mean(head, names)}")
             methods.setdefault(METHODS.resolve(head), {})[rest] = value
+        elif not dot and key not in own_tables and (having := [name for name in names if _has(name, key)]):
+            whose = "lora" if "lora" in having else min(having)
+            raise UsageError(
+                f"--set {key}={value}: {key} is an option of methods; say whose, such as {whose}.{key}={value}"
+            )
         else:
             protocol[key] = value
     return protocol, methods
+
+
+def _has(method: str, option: str) -> bool:
+    return option in {f.name for f in fields(method_config_class(method))}
 
 
 def method_row(

@@ -29,9 +29,11 @@ def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: f
     number = len(planned.jobs)
     runs = f"{number} run{'s' if number != 1 else ''}"
     lines = [f"{runs}, {len(planned.finished)} finished, {len(planned.failed)} failed before", ""]
-    lines.append(f"{'method':28} {'backbone':28} {'encoder':>12} {'trainable':>12} {'of total':>14}")
-    for method, backbone, encoder, trainable, total in parameter_rows(planned):
-        lines.append(f"{method:28} {backbone:28} {encoder:>12,} {trainable:>12,} {total:>14,}")
+    parameters = parameter_rows(planned)
+    first, second = (max([8, *(len(str(row[place])) for row in parameters)]) for place in (0, 1))
+    lines.append(f"{'method':{first}} {'backbone':{second}} {'encoder':>11} {'trainable':>11} {'of total':>13}")
+    for method, backbone, encoder, trainable, total in parameters:
+        lines.append(f"{method:{first}} {backbone:{second}} {encoder:>11,} {trainable:>11,} {total:>13,}")
     benchmarks = dict.fromkeys((job.run.benchmark, job.run.split_rule, job.run.data_note) for job in planned.jobs)
     lines += ["", f"{'benchmark':14} splits"]
     lines += [f"{name:14} {rule or 'not on disk'}{f' · {note}' if note else ''}" for name, rule, note in benchmarks]

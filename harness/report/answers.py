@@ -37,7 +37,7 @@ def answer(titled: Titled) -> Answer:
     """All that is to be said of one grid."""
     grid = titled.grid
     ranked = [*_overall(grid), *answers(grid), *_per_parameter(grid)] if grid.marks else []
-    said = ranked or [RANKS_NOTHING if grid.is_generated else NO_TWO]
+    said = ranked or ([RANKS_NOTHING] if grid.is_generated else _highest(grid) or [NO_TWO])
     return Answer(heading=titled.title, sentences=[*said, *_budgets(grid), _missing(grid)], ranks=bool(ranked))
 
 
@@ -56,6 +56,22 @@ def answers(grid: Grid) -> list[str]:
         if tied:
             sentence += f"; not distinguishable from it: {_named(tied)}"
         sentences.append(sentence + _worse(grid, column, {*best, *tied}) + ".")
+    return sentences
+
+
+def _highest(grid: Grid) -> list[str]:
+    """Where no row has two seeds: what is highest of those on one benchmark, and by how much, which is no ranking."""
+    sentences = []
+    for column in grid.first_metrics:
+        scored = sorted((cell for cell in grid.below(column) if cell.n), key=lambda cell: -column.sign * cell.value)
+        if len(scored) > 1:
+            first, second = scored[:2]
+            word = "lowest" if column.sign < 0 else "highest"
+            gap = 100 * abs(first.value - second.value)
+            sentences.append(
+                f"{column.short}: {word} here (1 seed): {first.row.in_words} ({100 * first.value:.1f}), {gap:.1f} points from"
+                f" {second.row.in_words}; one seed ranks nothing."
+            )
     return sentences
 
 

@@ -7,6 +7,7 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from harness.report.page import Format, Page, Shown, Table
@@ -207,8 +208,8 @@ def as_text(page: Page, *, width: int) -> str:
 
 
 def fitted(table: Table, *, width: int) -> list[str]:
-    """The lines of a table; the rows' names stand before every part of a split one, and headings are wrapped to the width of
-    their cells.
+    """The lines of a table; the rows' names stand before every part of a split one, headings are wrapped to the width of
+    their cells, and words to half of ``width`` (a number is never wrapped).
 
     Signs stand for bold and underlined: ``*`` best, ``≈`` not significantly different from it, ``'`` best of the rest. A
     column with one keeps its place everywhere, so that numbers stand below each other.
@@ -216,10 +217,17 @@ def fitted(table: Table, *, width: int) -> list[str]:
     places = range(len(table.columns))
     marked = [any(line.cells[place].mark for line in table.rows) for place in places]
     signs = {"": "", "best": " *", "tied": " ≈", "second": " '"}
-    body = [
-        [cell.text + (signs[cell.mark] or "  " * marked[place]) for place, cell in enumerate(line.cells)]
-        for line in table.rows
-    ]
+    body: list[list[str]] = []
+    for row in table.rows:
+        texts = [cell.text + (signs[cell.mark] or "  " * marked[place]) for place, cell in enumerate(row.cells)]
+        folded = [
+            textwrap.wrap(text, max(width // 2, SHORTEST_HEADING), break_long_words=False, break_on_hyphens=False)
+            or [""]
+            if table.columns[place].words or not place
+            else [text]
+            for place, text in enumerate(texts)
+        ]
+        body += map(list, zip_longest(*folded, fillvalue=""))
     titles = [
         _heading(head.title, max([_width(line[place]) for line in body], default=0))
         for place, head in enumerate(table.columns)

@@ -178,11 +178,13 @@ def _cost(record: Record) -> list[str]:
         ("gpu_hours", "{:.3g} GPU-hours", 1.0),
     ]
     words = [text.format(factor * cost[name]) for name, text, factor in said if cost.get(name)]
-    return [*textwrap.wrap(", ".join(words), 78), *_where_time_went(cost)]
+    return [*textwrap.wrap(", ".join(words), 78), *_where_time_went(record)]
 
 
-def _where_time_went(cost: Mapping[str, float]) -> list[str]:
-    """The stages of the start that finished the run; none where the record is older than they are."""
+def _where_time_went(record: Record) -> list[str]:
+    """The stages of the start that finished the run, and before them what earlier starts trained, so that the seconds add up;
+    none where the record is older than they are."""
+    cost = record.cost
     stages = {name[6:-2]: seconds for name, seconds in cost.items() if name.startswith("stage_")}
     whole = sum(stages.values())
     if not whole:
@@ -192,6 +194,10 @@ def _where_time_went(cost: Mapping[str, float]) -> list[str]:
     text = (
         f"{whole:.4g} s from start to record: {', '.join(shares)}; outside the network's passes {100 * outside:.0f} %"
     )
+    trained = stages.get("training", 0.0) + stages.get("validating", 0.0)
+    before = cost.get("wall_time_s", 0.0) - trained
+    if record.attempts > 1 and before > 0.005 * whole:
+        text = f"{whole + before:.4g} s in all: {before:.4g} s of training before the last of {record.attempts} starts, then {text}"
     return textwrap.wrap(text, 78)
 
 

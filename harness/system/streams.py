@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from harness.system.errors import UsageError
+from harness.system.text import printable
 
 REDRAWN_EVERY_S = 0.125
 
@@ -193,9 +194,18 @@ def say(text: str) -> None:
 
 
 def folded(line: str, *, width: int) -> str:
-    """A line as several of at most ``width`` columns; words, paths among them, stay whole."""
-    folding = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    """A line as several of at most ``width`` columns, indented below itself; words, paths among them, stay whole."""
+    indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+    folding = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return folding.fill(line)
+
+
+def show_text(text: str) -> None:
+    """Print lines on standard output, without what a terminal would obey; a terminal that is narrower gets them folded between
+    words, a file as they are."""
+    width = terminal_width(sys.stdout)
+    lines = printable(text).removesuffix("\n").split("\n")
+    print("\n".join(folded(line, width=width) if width else line for line in lines))
 
 
 def say_skipped(problems: Mapping[Path, str]) -> None:

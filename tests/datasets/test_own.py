@@ -272,10 +272,10 @@ def test_check_names_groups_that_lie_in_two_given_splits(
     ("arguments", "message"),
     [
         (["kvazir=DIR"], "did you mean 'kvasir'"),
-        (["mine"], "unknown benchmark 'mine'"),
+        (["mine"], "mine is no benchmark"),
         (["mine=/no/such/folder"], "no folder /no/such/folder for mine"),
         (["mine=EMPTY"], "is no data set that mine could be; give a folder with images/ and masks/"),
-        (["../x=DIR"], "holds a slash"),
+        (["../x=DIR"], "../x is a folder without a name"),
         (["kvasir", "--group", "x"], "--group is for data of your own"),
         (["mine=TWO"], "holds several data sets"),
         (["mine=DIR", "--group", "("], "is no regular expression"),

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
+from harness.cli import data
 from harness.cli.protocols import main as show_protocol
 from harness.datasets import samples
 from harness.models.checkpoint import checkpoint_paths
@@ -255,3 +256,30 @@ def test_study_with_a_list_for_a_protocol_is_one_line(tmp_path: Path, capsys: py
     (line,) = capsys.readouterr().err.splitlines()
     assert "protocol" in line
     assert "mini" in line
+
+
+NEAR_MISSES = [
+    (["--datasets", "/data/tiles"], "tiles=/data/tiles"),
+    (["--datasets", "kvasir", "--set", "rank=6"], "lora.rank=6"),
+    (["--datasets", "kvasir", "--backbone", "dinov2"], "timm/vit_small_patch14_dinov2"),
+    (
+        ["--datasets", "kvasir", "--protocol", "standard", "--backbone", "vit_b", "--checkpoint", "."],
+        "checkpoint . is a folder",
+    ),
+    (["--datasets", "kvasir", "--protocol", "small", "--checkpoint", "none", "--data", "a.txt"], "a.txt is a file"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), NEAR_MISSES, ids=[said for _, said in NEAR_MISSES])
+def test_a_near_miss_is_told_what_to_write(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAM_PEFT_SETTINGS", "none")
+    (tmp_path / "a.txt").write_text("")
+    assert main(["--methods", "lora", "--plan", *words]) in (1, 2)
+    shown = capsys.readouterr()
+    assert said in shown.out + shown.err
+
+
+def test_data_of_ones_own_is_checked_by_name_and_folder(capsys):
+    assert data.main(["check", "human"]) == 2
+    assert "human=DIR" in capsys.readouterr().err

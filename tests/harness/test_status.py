@@ -51,6 +51,20 @@ def states(results, jobs, tasks=None):
     return [runs[job.run.key].state for job in jobs]
 
 
+def test_what_never_began_is_told_from_what_was_interrupted_and_keys_of_finished_runs_are_printed(tmp_path):
+    jobs = [make_job(tmp_path, seed=seed) for seed in range(3)]
+    done, begun, _ = jobs
+    sweep(tmp_path, jobs, executor="local", job="")
+    finish(tmp_path, done, finished="2026-01-01T00:00:00+00:00")
+    lease = Lease.acquire(state_folder(tmp_path, begun.run.key), holder=Holder.here())
+    lease.release("interrupted", "by a signal")
+    said = status.overview(survey(tmp_path))
+    assert "1/3, 1 interrupted, 1 not begun" in said
+    assert "1 interrupted, 1 never begun: the command that started them goes on with them" in said
+    assert f"  {done.run.key}  lora on kvasir, seed 0" in said
+    assert "not begun" in status.failures(survey(tmp_path))
+
+
 def test_every_state_is_told_apart(tmp_path):
     jobs = [make_job(tmp_path, seed=seed) for seed in range(8)]
     done, failed, running, _, requeued, preempted, _, elsewhere = jobs
@@ -75,9 +89,9 @@ def test_every_state_is_told_apart(tmp_path):
 
 
 def test_lost_runs_are_among_those_that_the_same_command_continues():
-    runs = by_key([run_state(state=state) for state in ("lost", "lost", "interrupted", "OK")])
+    runs = by_key([run_state(state=state, attempts=1) for state in ("lost", "lost", "interrupted", "OK")])
     text = status.overview(Survey(runs=runs, sweeps={}, problems={}))
-    assert "3 interrupted: the command that started them continues them" in text.splitlines()
+    assert "1 interrupted, 2 never begun: the command that started them goes on with them" in text.splitlines()
 
 
 def test_a_failure_that_is_submitted_again_is_queued_until_it_ends_anew(tmp_path):
@@ -116,7 +130,7 @@ def test_the_table_the_failures_and_the_log_are_printed(tmp_path, capsys):
     assert status.main(["--results", str(tmp_path), "--failed"]) == 0
     assert "loss is not finite at step 7" in capsys.readouterr().out
     assert status.main(["--results", str(tmp_path), "--json"]) == 0
-    assert {run["state"] for run in json.loads(capsys.readouterr().out)} == {"OK", "DIVERGED"}
+    assert {json.loads(line)["state"] for line in capsys.readouterr().out.splitlines()} == {"OK", "DIVERGED"}
 
 
 def test_a_log_is_found_by_the_beginning_of_a_key(tmp_path, capsys):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness.dispatch import snapshot
+from harness.dispatch import frozen_start, snapshot
 from harness.dispatch.frozen_start import COPY
 from harness.dispatch.submitting import begin_sweep, freeze, worker_arguments
 from harness.dispatch.sweeps import AttemptLimits, create_chunk
@@ -203,3 +203,16 @@ def test_a_worker_runs_a_copy_of_its_users_alone_and_leaves_none(tmp_path, monke
     assert code[1] == "700"
     assert not list(it.temporary.iterdir())
     assert not list(it.frozen.rglob("__pycache__"))
+
+
+@pytest.mark.parametrize(("own", "behind"), [("", []), ("/home/me/lib", ["/home/me/lib"])])
+def test_a_worker_finds_the_frozen_code_first_and_then_what_its_user_does(own, behind, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setenv("PYTHONPATH", own)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(frozen_start, "verified", lambda *_: {})
+    monkeypatch.setattr(frozen_start, "remove_unused_copies", lambda: None)
+    monkeypatch.setattr(frozen_start, "private_copy", lambda _: str(tmp_path))
+    monkeypatch.setattr(os, "execve", lambda program, command, environment: seen.update(environment))
+    frozen_start.start("frozen", "hash")
+    assert seen["PYTHONPATH"].split(os.pathsep) == [str(tmp_path), *behind]

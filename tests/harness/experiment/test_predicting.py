@@ -146,10 +146,12 @@ def test_an_overlay_colours_the_edge_of_a_region_and_nothing_else() -> None:
 
     drawn = overlay(pixels, mask)
 
-    edge = (drawn == palette()[2]).all(axis=2)
-    assert edge.sum() == 4 * 10 - 4
-    assert (drawn[~edge] == 90).all()
-    assert edge[5, 5:15].all()
+    edge = (drawn == (0, 255, 0)).all(axis=2)  # the class's colour at full brightness, two pixels wide
+    dark = (drawn == 0).all(axis=2)
+    assert edge.sum() == 10 * 10 - 6 * 6
+    assert dark.sum() == 6 * 6 - 4 * 4
+    assert (drawn[~(edge | dark)] == 90).all()
+    assert edge[5:7, 5:15].all()
     assert palette()[:4].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]  # PASCAL VOC's
 
 

@@ -262,11 +262,21 @@ def test_nothing_measured_is_no_curve() -> None:
 
 def test_a_record_says_where_the_time_of_its_run_went() -> None:
     cost = {"stage_start_s": 5.0, "stage_training_s": 80.0, "stage_testing_s": 14.8, "stage_other_s": 0.2}
-    lines = runs._where_time_went({**cost, "passes_s": 90.0, "step_time_s": 1.0})
+    once = replace(record(), cost={**cost, "passes_s": 90.0, "step_time_s": 1.0, "wall_time_s": 80.0})
+    lines = runs._where_time_went(once)
     assert " ".join(lines) == (
         "100 s from start to record: start 5 %, training 80 %, testing 15 %; outside the network's passes 10 %"
     )
-    assert runs._where_time_went({"step_time_s": 1.0}) == []
+    assert runs._where_time_went(replace(record(), cost={"step_time_s": 1.0})) == []
+
+
+def test_the_times_of_a_run_that_went_on_add_up() -> None:
+    stages = {"stage_start_s": 5.0, "stage_training_s": 70.0, "stage_validating_s": 10.0, "stage_testing_s": 15.0}
+    twice = replace(record(), cost={**stages, "passes_s": 90.0, "wall_time_s": 200.0}, attempts=2)
+    said = " ".join(runs._where_time_went(twice))
+    assert said.startswith(
+        "220 s in all: 120 s of training before the last of 2 starts, then 100 s from start to record: "
+    )
 
 
 @pytest.mark.parametrize(("verb", "option"), [(export, "--run"), (predict, "--run"), (status, "--logs")])

@@ -15,8 +15,9 @@ import pytest
 
 from harness.archive.store import RecordStore
 from harness.comparison.cells import Mark
-from harness.report.formats import write
+from harness.report.formats import fitted, write
 from harness.report.page import Line, Page, Shown, Table, heads
+from harness.system.streams import show_text
 from tests.harness.report.sample import record
 
 REPOSITORY = Path(__file__).parents[3]
@@ -44,6 +45,33 @@ def shown(results: Path, *, columns: int) -> list[str]:
     os.close(ours)
     assert process.wait() == 0
     return data.decode().splitlines()
+
+
+def test_words_of_a_row_are_folded_and_numbers_are_not() -> None:
+    name = "scale=10.667, lr=0.001; alternate=iteration; style=linear, norm=batch"
+    table = Table(
+        heading="", columns=heads("", "kvasir"), rows=[Line.of([name, "88.0 ± 0.1 (3)"]), Line.of(["lora", "1"])]
+    )
+    lines = fitted(table, width=60)
+    assert max(map(len, lines)) <= 60
+    words = [word for line in lines for word in line.split()]
+    assert [word for word in words if word in name.split()] == name.split()
+    assert sum("88.0 ± 0.1 (3)" in line for line in lines) == 1
+
+
+def test_long_lines_are_folded_between_words_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "    " + " ".join(["Kvasir-SEG,"] * 20) + "\n\nshort\n"
+    monkeypatch.setattr("harness.system.streams.terminal_width", lambda stream: 0)
+    show_text(text)
+    assert capsys.readouterr().out == text
+    monkeypatch.setattr("harness.system.streams.terminal_width", lambda stream: 80)
+    show_text(text)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("      Kvasir-SEG, ")
+    assert lines[-2:] == ["", "short"]
 
 
 @pytest.mark.parametrize("columns", [80, 140])

@@ -35,3 +35,11 @@ def test_a_benchmark_with_a_gap_counts_neither_for_nor_against_a_row() -> None:
     more = [record(0.7 + 0.001 * seed, method="full", benchmark="cvc612", seed=seed) for seed in range(2)]
     (titled,) = titled_grids([*records, *more], MadeUp())
     assert answer(titled).sentences[0].endswith(": bitfit on 3 of 3, lora on 2 of 2; 1 other rows on none.")
+
+
+def test_one_seed_says_what_is_highest_and_ranks_nothing() -> None:
+    records = [record(score, method=method) for method, score in (("decoder", 0.70), ("lora", 0.82), ("adapter", 0.75))]
+    (titled,) = titled_grids(records, MadeUp())
+    found = answer(titled)
+    assert found.sentences[0].startswith("Kvasir-SEG Sα: highest here (1 seed): lora (82.0), 7.0 points from adapter")
+    assert not found.ranks
