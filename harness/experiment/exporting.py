@@ -23,7 +23,7 @@ from torch import Tensor
 
 from harness.archive.schema import Run
 from harness.experiment.data import open_data
-from harness.experiment.exporting_onnx import OPSET, Graph, require_onnx, write_onnx
+from harness.experiment.exporting_onnx import INPUTS, OPSET, Graph, require_onnx, write_onnx
 from harness.experiment.trained import METADATA, of_results
 from harness.methods.base import MergeMode, MergeReport, Method
 from harness.methods.parts.merging import Affine, AffineUpdate
@@ -241,7 +241,9 @@ def how_to_load(run: Run, form: Form, out: str) -> str:
     if form == "peft":
         return f"load with peft.PeftModel.from_pretrained(model, {out!r}) into a transformers SamModel"
     if form == "onnx":
-        return f"onnxruntime.InferenceSession({out!r}).run(None, {{'images': rgb}}), rgb float32 (B, 3, {side}, {side}) in [0, 1]"
+        name = INPUTS.get(run.rules.get("prompt", "none"))
+        inputs = f"'images': rgb, {name!r}: {name}" if name else "'images': rgb"
+        return f"onnxruntime.InferenceSession({out!r}).run(None, {{{inputs}}}), rgb float32 (B, 3, {side}, {side}) in [0, 1]"
     if in_registry(run):
         return f"load with segment_anything.sam_model_registry[{run.backbone!r}](checkpoint={out!r})"
     if backbone(run.backbone).shape.stem:
