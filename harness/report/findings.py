@@ -186,16 +186,17 @@ def of_estimate(estimate: stats.Estimate) -> str:
     return f"{estimate.mean:+.2f} " + ("(one draw)" if interval is None else f"{interval:+.2f}")
 
 
-def has_pages(home: Path) -> bool:
-    """Whether the folder around a results folder has the pages of the answer."""
-    page = home / "docs" / "findings.md"
-    return page.is_file() and page.read_text(encoding="utf-8").startswith(MARK)
+def has_pages(root: Path) -> bool:
+    """Whether a results folder is the published one, ``results`` beside the pages of the answer: a user's ``runs`` in a clone
+    stands beside them too, and must neither fail for want of its records nor rewrite them."""
+    page = root.resolve().parent / "docs" / "findings.md"
+    return root.resolve().name == "results" and page.is_file() and page.read_text(encoding="utf-8").startswith(MARK)
 
 
 def files(root: Path, answer: Answer | None = None) -> dict[Path, str]:
     """Path -> content of every page beside a results folder; empty where it has none. ``answer``: what was read of it already."""
     home = root.resolve().parent
-    if not has_pages(home):
+    if not has_pages(root):
         return {}
     answer, words = answer or Answer(root), environment()
     rendered: dict[Path, str] = {}

@@ -27,7 +27,7 @@ FIGURES: Mapping[str, tuple[str, str]] = {
 def figures(root: Path, answer: Answer | None = None) -> dict[Path, bytes]:
     """Path -> bytes of every figure of the pages; empty where a results folder has none."""
     home = root.resolve().parent
-    if not has_pages(home):
+    if not has_pages(root):
         return {}
     answer = answer or Answer(root)
     drawn = {}

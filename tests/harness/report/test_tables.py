@@ -22,6 +22,7 @@ from harness.archive.store import RecordStore
 from harness.cli.tables import main
 from harness.comparison.names import benchmark_title
 from harness.registry import BENCHMARKS, LABELLED, SEGMENTED
+from harness.report.findings import MARK
 from harness.report.pages import pages_below
 from harness.report.score_tables import NOT_PLANNED
 from harness.studies import study_from_dict
@@ -757,3 +758,13 @@ def test_a_benchmark_is_called_by_its_own_title_everywhere_and_imported_for_it_n
 def test_a_benchmark_whose_runs_all_drew_nothing_is_headed_by_what_it_would_be_scored_by() -> None:
     blank = record(benchmark="organs", code="BLANK", scores={}, benchmark_metrics=["miou", "accuracy"])
     assert rows(render([blank]))["method"][0] == "organs mIoU ↑"
+
+
+def test_runs_beside_the_pages_of_the_answer_neither_fail_nor_rewrite_them(tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "findings.md"
+    page.parent.mkdir()
+    page.write_text(f"{MARK}\nthe published answer\n")
+    RecordStore(tmp_path / "runs").write(record())
+    assert main(["--results", str(tmp_path / "runs")]) == 0
+    assert main(["--check", "--results", str(tmp_path / "runs")]) == 0
+    assert page.read_text() == f"{MARK}\nthe published answer\n"
