@@ -98,18 +98,12 @@ def claims_table(findings: Sequence[Finding]) -> Table:
         claim, readings = finding.claim, (*finding.readings, *finding.averages)
         measured = [reading for reading in readings if reading.estimate is not None]
         words = (
-            claim.name, _verdict(finding), f"{claim.text} [{claim.mark}: {claim.source}]", claim.expected,
+            claim.name, str(finding.verdict), f"{claim.text} [{claim.mark}: {claim.source}]", claim.expected,
             f"{len(measured)} of {len(readings)}",
         )  # fmt: skip
         lines.append(Line.of(words, finding))
     columns = heads("claim", "verdict", "sentence", "holds for", "readings with data", words=("verdict", "sentence"))
     return Table(heading="Claims of the papers", columns=columns if lines else (), rows=lines)
-
-
-def _verdict(finding: Finding) -> str:
-    """A claim that nothing was run for is not undecided: nobody has asked."""
-    has_data = any(reading.estimate is not None for reading in (*finding.readings, *finding.averages))
-    return "no data" if not has_data and finding.verdict == "inconclusive" else str(finding.verdict)
 
 
 def _messages(cell: Cell) -> dict[int, str]:
