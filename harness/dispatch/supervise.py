@@ -215,7 +215,8 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, context:
     if code == -signal.SIGKILL and oom_killed:
         lease.release("OOM", "killed by the out-of-memory killer")
     elif said and out_of_memory(said):  # a library that found no room to be loaded, for one
-        lease.release("OOM", said)
+        bare = said == "MemoryError"
+        lease.release("OOM", "memory, or a limit on it (ulimit -v), was not enough to start" if bare else said)
     elif code < 0:
         lease.release("killed", f"signal {signal.Signals(-code).name}")
     else:

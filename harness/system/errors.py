@@ -51,7 +51,8 @@ def out_of_memory(error: BaseException | str) -> bool:
     text = str(error).lower()
     limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
     words = (*_NO_MEMORY, *(_NO_THREAD if limited else ()))
-    return isinstance(error, MemoryError) or any(word in text for word in words)
+    is_bare = text.strip().partition(":")[0] == "memoryerror"  # the last line of a traceback
+    return isinstance(error, MemoryError) or is_bare or any(word in text for word in words)
 
 
 def os_reason(error: OSError) -> str:

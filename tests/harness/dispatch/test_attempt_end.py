@@ -8,11 +8,20 @@ import pytest
 
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
-from harness.dispatch.attempt_end import end_from_state, exceeded_memory, give_up, gpu_hours, reason_to_give_up, settle
+from harness.dispatch.attempt_end import (
+    end_from_state,
+    exceeded_memory,
+    give_up,
+    gpu_hours,
+    last_words,
+    reason_to_give_up,
+    settle,
+)
 from harness.dispatch.attempts import Attempt, Lease, attempts, state_folder
 from harness.dispatch.holder import Holder
 from harness.dispatch.queue import Account
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun
+from harness.system.errors import out_of_memory
 from tests.harness.dispatch.helpers import make_job
 
 
@@ -182,3 +191,18 @@ def test_a_run_that_is_given_up_has_the_hours_of_accounting_where_that_is_on(tmp
         assert record is not None
         assert record.cost["gpu_hours"] == pytest.approx(hours, abs=0.01)
         assert record.environment["gpu_hours_source"] == source
+
+
+@pytest.mark.parametrize(
+    ("last", "memory"),
+    [
+        ("MemoryError", True),
+        ("MemoryError: no room", True),
+        ("ValueError: a MemoryError elsewhere", False),
+        ("", False),
+    ],
+)
+def test_a_traceback_that_ends_in_a_memory_error_says_that_memory_was_short(last, memory, tmp_path):
+    log = tmp_path / "attempt.1.log"
+    log.write_text(f"Traceback (most recent call last):\n    return f.read()\n{last}\n")
+    assert out_of_memory(last_words(log)) is memory
