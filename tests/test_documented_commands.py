@@ -184,7 +184,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "harness.cli.forgetting._with_state": lambda results, runs: list(runs),
         "harness.experiment.elsewhere.fits": lambda *_: True,
         "harness.cli.forgetting._measured": lambda *_, **__: None,
-        "harness.cli.predict.request_of": lambda _: request,
+        "harness.cli.predict.request_of": lambda *_: request,
         "harness.experiment.predicting.predict": lambda *_, **__: report,
         "harness.experiment.predicting.scoring_command": lambda *_: "score",
     }.items():
