@@ -109,7 +109,7 @@ def parser() -> CommandParser:
         action="append",
         default=[],
         metavar="FILE|BACKBONE=FILE",
-        help="pretrained weights; 'none' for random",
+        help="pretrained weights; 'none' for random, 'published' (of a timm model also 'timm') to download them",
     )
     add_results(data, help="records, tables, checkpoints (default: as set, else runs)")
     data.add_argument("--skip-missing", action="store_true", help="leave out benchmarks that are not on disk")

@@ -17,7 +17,11 @@ from harness.system.streams import say, stages
 
 def parser() -> CommandParser:
     """The command line; building it imports no torch."""
-    p = command("doctor", __doc__, epilog="Exit code 1 if a method breaks the contract or a plug-in is broken.")
+    p = command(
+        "doctor",
+        __doc__,
+        epilog="Exit code 1 if a method breaks the contract, a plug-in is broken or a file does not fit.",
+    )
     p.add_argument(
         "--methods", action=Once, default="all", metavar="A,B,…", help="which (default: all, plug-ins included)"
     )
@@ -27,6 +31,12 @@ def parser() -> CommandParser:
         default="sam",
         choices=DECODERS,
         help="check and count under this one (default: sam); see --backbone",
+    )
+    p.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="say what this file is and what of it fits --backbone, and nothing else",
     )
     p.add_argument("--set", action="append", default=[], metavar="METHOD.KEY=VALUE", help="such as lora.rank=8")
     add_plugins(p)
@@ -45,6 +55,8 @@ def parser() -> CommandParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    if arguments.checkpoint is not None:
+        return _examine_file(arguments.checkpoint, arguments.backbone)
     _, broken = load_plugins(plugins_of(arguments))
     for line in broken:
         print(line, file=sys.stderr)
@@ -81,6 +93,31 @@ def main(argv: list[str] | None = None) -> int:
         for clause, seen in row.failures.items():
             print(f"{row.method}: {clause}: {seen}", file=sys.stderr)
     return 1 if broken or not all(row.passed for row in rows) else 0
+
+
+def _examine_file(path: Path, backbone: str) -> int:
+    """Print what a checkpoint is and how it fits; exit code 1 where it does not."""
+    from harness.models.catalog import resolve_backbone
+    from harness.models.checkpoint import Mismatch, family_of, read_shapes, require_checkpoint_file
+
+    name = resolve_backbone(backbone)
+    require_checkpoint_file(path)
+    with stages() as tell:
+        tell("loading torch")
+        from harness.models.build import require_checkpoint
+
+        found = read_shapes(path)
+        print(f"{path}: {family_of(found)}, {len(found)} tensors, {path.stat().st_size / 1e6:.1f} MB")
+        try:
+            require_checkpoint(name, path)
+        except Mismatch as error:
+            print(f"does not fit {name}: {len(error.fitting)} tensors would")
+            for word, names in error.problems.items():
+                if names:
+                    print(f"  {word} ({len(names)}): {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")
+            return 1
+    print(f"fits {name}: all that it needs is there, under its names and in its shapes")
+    return 0
 
 
 def chosen_methods(text: str) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,64 @@ from harness.system.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+FAMILIES = (
+    (r"(?:_packed_params|\.qweight$|\.zero_point$|\.SCB$|\.quant_state)", "a quantised model"),
+    (r"\.lora_[AB]\.", "an adapter of PEFT"),
+    (r"^image_encoder\.trunk\.", "SAM 2"),
+    (r"^image_encoder\.patch_embed\.seq\.", "MobileSAM"),
+    (r"^image_encoder\.blocks\.0\.attn\.qkv\.", "SAM"),
+    (r"^vision_encoder\.(?:backbone|neck\.convs)\.", "SAM 2 as transformers names it"),
+    (r"^vision_encoder\.layers\.0\.", "SAM as transformers names it"),
+    (r"^(?:detector|detector_model)\.", "SAM 3"),
+    (r"^(?:mask_decoder|prompt_encoder)\.", "SAM's mask decoder or prompt encoder alone"),
+    (r"^encoder\.blocks\.", "a trained state or an adapter of this harness"),
+    (r"^(?:backbone\.)?layer1\.0\.conv1\.", "a ResNet"),
+    (r"^stages\.\d+\.blocks\.\d+\.attn\.attention_biases", "a TinyViT of timm"),
+    (r"^pos_embed_window$", "a Hiera (SAM 2's trunk) of timm"),
+    (r"^layers\.\d+\.blocks\.\d+\.attn\.relative_position", "a Swin"),
+    (r"^(?:visual|vision_model|text_model)\.", "CLIP or a relative"),
+    (r"^(?:\w+\.)?encoder\.layer\.\d+\.attention\.", "a ViT as transformers names it"),
+    (r"^blocks\.0\.ls1\.gamma$", "a DINOv2 ViT"),
+    (r"^blocks\.0\.gamma_1$", "a DINOv3 ViT of timm"),
+    (r"^blocks\.0\.attn\.qkv\.weight$", "a plain ViT of timm"),
+)
+"""What the names of tensors tell of a model; the first that any name fits."""
+_SAM_SIZES = {768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H"}
+
+
+def family_of(tensors: Mapping[str, Tensor]) -> str:
+    """What model a state dictionary is of, in words, as far as names and shapes tell: family, size, and what of a SAM it lacks."""
+    found = next((said for name, said in FAMILIES if any(re.search(name, key) for key in tensors)), "an unknown model")
+    if any(
+        key.endswith("weight") and tensor.ndim > 1 and not tensor.is_floating_point() for key, tensor in tensors.items()
+    ):
+        found = f"{found}, quantised" if "quantised" not in found else found
+    lacks = [
+        part for part in ("mask_decoder", "prompt_encoder") if not any(key.startswith(f"{part}.") for key in tensors)
+    ]
+    width = next((len(one) for key, one in tensors.items() if re.search(r"blocks\.0\.norm1\.weight$", key)), 0)
+    depth = len({match[1] for key in tensors if (match := re.match(r"(?:image_encoder\.)?blocks\.(\d+)\.", key))})
+    size = _SAM_SIZES.get(width, "") if found == "SAM" else ""
+    details = [f"{depth} blocks, {width} wide"] * bool(depth and width)
+    details += [f"{sum(tensor.numel() for tensor in tensors.values()) / 1e6:.1f} M numbers"]
+    without = f" without {' and '.join(lacks)}" if lacks and found in ("SAM", "MobileSAM") else ""
+    return f"{found}{' ' if size else ''}{size}{without} ({', '.join(details)})"
+
+
+class Mismatch(UsageError):
+    """A file that is another model than it should be.
+
+    Args:
+        told: the message.
+        fitting: names that fit.
+        problems: ``missing``, ``unexpected``, ``shape`` or ``type`` -> every tensor of which that is so.
+    """
+
+    def __init__(self, told: str, *, fitting: Sequence[str], problems: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(told)
+        self.fitting, self.problems = fitting, problems
 
 
 def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
@@ -122,6 +181,7 @@ def _read(
     from safetensors import SafetensorError
 
     require_checkpoint_file(path)
+    _require_tensors(path)
     try:
         if path.suffix == ".safetensors":
             return safetensors(path)
@@ -155,7 +215,25 @@ def _read(
         or not content
     ):
         raise UsageError(f"checkpoint {path} holds no dictionary of tensors; save a model's state_dict")
+    if any(tensor.is_quantized for tensor in content.values()):
+        raise UsageError(f"checkpoint {path} is quantised: {family_of(content)}; give the file that it was made from")
     return content
+
+
+def _require_tensors(path: Path) -> None:
+    """Refuse what is recognised as a whole program instead of a model's numbers."""
+    with path.open("rb") as file:
+        head = file.read(256)
+    if path.suffix == ".onnx" or (head[:1] == b"\x08" and (b"pytorch" in head or b"onnx" in head.lower())):
+        raise UsageError(
+            f"checkpoint {path} is an ONNX program, not a model's tensors; give the .pth or .safetensors that it was exported from"
+        )
+    if head[:2] == b"PK" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise UsageError(
+                    f"checkpoint {path} is a TorchScript program, not a model's tensors; save the model's state_dict"
+                )
 
 
 def _is_bare_pickle(path: Path) -> bool:
@@ -172,7 +250,7 @@ def require_match(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *
     """Compare names, shapes and types of two state dictionaries, strictly; any floating-point type will do.
 
     Raises:
-        UsageError: they differ; names the first keys that are missing, unexpected, or of another shape or type.
+        Mismatch: they differ; names the first keys that are missing, unexpected, or of another shape or type, and what it is.
     """
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
@@ -186,12 +264,15 @@ def require_match(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *
         for name, tensor in expected.items()
         if name in found and tensor.is_floating_point() and not found[name].is_floating_point()
     ]
+    problems = {"missing": missing, "unexpected": unexpected, "shape": shapes, "type": types}
     parts = [
-        f"{word} {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
-        for word, names in (("missing", missing), ("unexpected", unexpected), ("shape", shapes), ("type", types))
-        if names
+        f"{word} {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" for word, names in problems.items() if names
     ]
     if parts:
-        raise UsageError(
-            f"checkpoint {path} is not a {backbone}: {'; '.join(parts)}; choose the matching --backbone or file"
+        wrong = {line.partition(" ")[0] for line in (*shapes, *types)}
+        raise Mismatch(
+            f"checkpoint {path} is not a {backbone}: {'; '.join(parts)}; it is {family_of(found)}; choose the matching "
+            "--backbone or file",
+            fitting=[name for name in expected if name in found and name not in wrong],
+            problems=problems,
         )

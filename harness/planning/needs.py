@@ -19,6 +19,8 @@ def weights(backbone: str) -> str:
     """The pretrained file of a backbone, in words."""
     if backbone in SAM_FILES:
         return f"SAM's {SAM_FILES[backbone]}"
+    if backbone == "mobile_sam":
+        return "MobileSAM's mobile_sam.pt"
     if backbone == "sam3":
         return f"SAM 3's {SAM3_FILE}"
     if backbone == "mobile_sam":

@@ -146,7 +146,7 @@ KEYS = (
     Key(
         name="checkpoints",
         kind="table",
-        help='pretrained weights, one a backbone ("none": random)',
+        help='pretrained weights, one a backbone ("none": random; "published": downloaded)',
         example='vit_h = "/data/sam_vit_h_4b8939.pth"',
         option="--checkpoint",
     ),
@@ -385,7 +385,7 @@ def _converted(key: Key, value: Any, *, base: Path | None, where: str) -> Any:
 def _path(key: Key, value: Any, *, base: Path | None, where: str) -> Path:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise _wrong(key, value, where)
-    if key.name == "checkpoints" and value == "none":
+    if key.name == "checkpoints" and value in ("none", "published", "timm"):
         return Path(value)
     try:
         path = Path(value).expanduser()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from harness.cli.doctor import main as doctor
 from harness.models.build import build_segmenter, seeded
 from harness.models.checkpoint import read_tensors
+from harness.models.hf_names import hf_name
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.sam_encoder import resize_positions
 from harness.models.timm_encoder import create_vit
@@ -127,6 +130,23 @@ def _plain_pickle_with_code(path: Path, state: dict) -> None:
     path.write_bytes(pickle.dumps(_Code()))
 
 
+def _quantised(path: Path, state: dict) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    weight = torch.quantize_per_tensor(model[0].weight.detach(), 0.1, 0, torch.qint8)
+    torch.save({"image_encoder.blocks.0.attn.qkv.weight": weight}, path)
+
+
+def _scripted(path: Path, state: dict) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)  # type: ignore[no-untyped-call]
+
+
+def _whole_numbers(path: Path, state: dict) -> None:
+    save_file({name: tensor.to(torch.int8) for name, tensor in state.items()}, path)
+
+
+ONNX = b"\x08\x08\x12\x07pytorch\x1a\x052.1.0"
+
+
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
@@ -136,6 +156,11 @@ def _plain_pickle_with_code(path: Path, state: dict) -> None:
         ("a.pth", lambda path, state: path.write_bytes(b""), "truncated or damaged"),
         ("a.pth", lambda path, state: path.write_text("sam_vit_h_4b8939"), "truncated or damaged"),
         ("a.pth", lambda path, state: path.write_text("<html>not found</html>"), "damaged"),
+        ("a.onnx", lambda path, state: path.write_bytes(ONNX), "ONNX"),
+        ("a.pth", lambda path, state: path.write_bytes(ONNX), "ONNX"),
+        ("a.pt", _scripted, "TorchScript"),
+        ("a.pth", _quantised, "quantised: SAM without"),
+        ("a.safetensors", _whole_numbers, "SAM, quantised"),
         ("a.pth", _with_code, "may hold code"),
         ("a.pth", _plain_pickle_with_code, "may hold code"),
         ("a.pth", lambda path, state: torch.save([1, 2], path), "no dictionary of tensors"),
@@ -164,6 +189,46 @@ def test_a_wrong_architecture_names_the_first_keys(tmp_path: Path, sam_file: Pat
     )
     with pytest.raises(UsageError, match=r"missing prompt_encoder\.no_mask_embed\.weight; unexpected new"):
         build_segmenter("tiny", task="binary", checkpoint=broken)
+
+
+def _halves(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in state.items() if name.startswith("image_encoder.")}
+
+
+@pytest.mark.parametrize(
+    ("names", "family"),
+    [
+        (_halves, "SAM without mask_decoder and prompt_encoder"),
+        (lambda state: {hf_name(name): tensor for name, tensor in state.items()}, "SAM as transformers names it"),
+        (lambda state: create_vit("test_vit", 160).state_dict(), "plain ViT of timm"),
+        (lambda state: sam_state_dict(build_segmenter("tiny_mobile_sam", task="binary")), "MobileSAM (4"),
+        (lambda state: {"image_encoder.trunk.blocks.0.attn.qkv.weight": torch.zeros(2)}, "SAM 2"),
+        (lambda state: {"layer1.0.conv1.weight": torch.zeros(2)}, "ResNet"),
+        (lambda state: {"x.weight": torch.zeros(2)}, "an unknown model"),
+    ],
+)
+def test_another_model_is_recognised(
+    tmp_path: Path, sam_state: dict, names: Any, family: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in names(sam_state).items()}, path)
+    with pytest.raises(UsageError) as caught:
+        build_segmenter("tiny", task="binary", checkpoint=path)
+    assert family in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert doctor(["--backbone", "tiny", "--checkpoint", str(path)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert family in said[0]
+    assert "does not fit tiny" in said[1]
+    assert any(line.startswith("  missing (") for line in said[2:])
+
+
+def test_the_doctor_says_what_fits(sam_file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert doctor(["--backbone", "tiny", "--checkpoint", str(sam_file)]) == 0
+    said = capsys.readouterr().out
+    assert "SAM (4 blocks, 64 wide" in said
+    assert "fits tiny" in said
+    assert doctor(["--backbone", "tiny", "--checkpoint", str(tmp_path / "none.pth")]) == 2
 
 
 def test_timm_weights_load_at_another_size_and_leave_the_head_to_its_seed(tmp_path: Path) -> None:

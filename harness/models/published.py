@@ -1,0 +1,54 @@
+"""Published weights by a word in place of a file: ``--checkpoint published``, or ``timm`` for a model of timm.
+
+Downloaded once by timm's own downloader, with its progress bar, into the cache folders that timm and torch have anyway.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.models.catalog import backbone
+from harness.system.errors import UsageError
+from harness.system.streams import say
+
+WORDS = ("published", "timm")
+
+_SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
+ADDRESSES = {
+    "vit_b": f"{_SAM}sam_vit_b_01ec64.pth",
+    "vit_l": f"{_SAM}sam_vit_l_0b3195.pth",
+    "vit_h": f"{_SAM}sam_vit_h_4b8939.pth",
+    "mobile_sam": "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
+}
+"""Of backbones that are not timm's: as their authors publish them."""
+
+
+def published_file(name: str, word: str) -> Path:
+    """The file of a backbone's published weights, downloaded where it is not there yet.
+
+    Raises:
+        UsageError: none are known, or they cannot be downloaded; the line names file and address.
+    """
+    entry = backbone(name)
+    if word == "timm" and not entry.timm_model:
+        raise UsageError(
+            f"--checkpoint timm is for models of timm, and {name} is none; --checkpoint published takes its authors'"
+        )
+    from timm.models import _hub, get_pretrained_cfg
+
+    source = get_pretrained_cfg(entry.timm_model, allow_unregistered=True) if entry.timm_model else None
+    hub, address = (source.hf_hub_id, source.url) if source is not None else ("", ADDRESSES.get(name))
+    file = (source and source.hf_hub_filename) or _hub.HF_SAFE_WEIGHTS_NAME
+    where = f"{file} of https://huggingface.co/{hub}" if hub else str(address)
+    if not hub and not address:
+        raise UsageError(f"no published weights of {name} are known here; give their file with --checkpoint FILE")
+    say(f"published weights of {name}: {where} (downloaded once)")
+    try:
+        if hub:
+            return Path(_hub.download_from_hf(hub, file))
+        return Path(_hub.download_cached_file(address, check_hash=False, progress=True))
+    except Exception as error:  # every library that may be underneath has its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise UsageError(
+            f"{where} cannot be downloaded ({reason}); download it where there is a network and give it with --checkpoint FILE"
+        ) from error
