@@ -41,6 +41,8 @@ class Capability:
         placement: fields that place it (``blocks``, ``sites``).
         amp: finite under bf16 autocast, as checked.
         activation_checkpointing: same gradients when activations are recomputed, as checked.
+        on_mobile_sam: trainable in MobileSAM's encoder; None where the method does not attach to a hierarchical encoder.
+        refusal: why it does not attach to ``backbone``, empty where it does; no failure.
         passed: whether every clause of the contract holds.
         failures: ``clause@backbone`` -> what was seen.
     """
@@ -57,6 +59,8 @@ class Capability:
     placement: tuple[str, ...] = ()
     amp: bool = False
     activation_checkpointing: bool = False
+    on_mobile_sam: int | None = None
+    refusal: str = ""
     passed: bool = False
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -91,6 +95,10 @@ def examine(
         return capability(method, config, name=name, backbone=backbone, decoder=decoder, failures=failures)
     except UsageError:
         raise
+    except MethodError as error:
+        return Capability(
+            method=name, backbone=backbone, decoder=decoder, refusal=str(error), passed=not failures, failures=failures
+        )
     except Exception as error:
         failures[f"count@{backbone}"] = _describe(error)
         return Capability(method=name, backbone=backbone, decoder=decoder, failures=failures)
@@ -143,9 +151,21 @@ def capability(
         placement=tuple(key for key in ("blocks", "sites") if key in names),
         amp="autocast" not in broken,
         activation_checkpointing="checkpointing" not in broken,
+        on_mobile_sam=_on_mobile_sam(method, config) if decoder == "sam" else None,
         passed=not failures,
         failures=failures,
     )
+
+
+def _on_mobile_sam(method: type[Method], config: MethodConfig) -> int | None:
+    """What trains in MobileSAM's encoder once the method is attached, None where it refuses."""
+    with torch.device("meta"):
+        segmenter = build_segmenter("mobile_sam", task="binary")
+    try:
+        method(config).attach(segmenter)
+    except Exception:  # a plug-in may raise anything
+        return None
+    return sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
 
 
 def _describe(error: Exception) -> str:
@@ -168,6 +188,7 @@ def matrix_markdown(rows: Iterable[Capability]) -> str:
         "placement",
         f"trained: encoder ({backbone})",
         f"trained: with {decoder}",
+        "trained: encoder (mobile_sam)",
         "all: encoder",
         f"all: with {decoder}",
         "contract",
@@ -182,13 +203,14 @@ def matrix_markdown(rows: Iterable[Capability]) -> str:
             ", ".join(row.placement) or "–",
             _number(row.encoder_parameters),
             _number(row.trainable_parameters),
+            "does not attach" if row.on_mobile_sam is None else _number(row.on_mobile_sam),
             _number(row.total_encoder_parameters),
             _number(row.total_parameters),
-            "holds" if row.passed else f"broken ({len(row.failures)})",
+            f"broken ({len(row.failures)})" if not row.passed else f"not on {backbone}" if row.refusal else "holds",
         ]
         for row in rows
     ]
-    alignment = ["left"] * 6 + ["right"] * 4 + ["left"]
+    alignment = ["left"] * 6 + ["right"] * 5 + ["left"]
     return tabulate(cells, headers=headers, tablefmt="github", colalign=alignment, disable_numparse=True)
 
 

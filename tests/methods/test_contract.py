@@ -108,6 +108,9 @@ def _clauses(
             checks=OF_MAPS,
         ),
         *_clauses([("naslora", {"sites": "q,v,proj", "scope": "image"})], backbone="tiny_sam2", checks=HEART),
+        *_clauses(
+            [("naslora", {"scope": "image"})], backbone="tiny_mobile_sam", checks=(*OF_TRUNK, "batch", "autocast")
+        ),
         *_clauses([("lora", {})], backbone="tiny_timm", decoder="linear"),
         *_clauses(((name, {}) for name in ("bitfit", "lora", "naslora")), backbone="tiny_timm", decoder="mean-pool"),
         *_clauses(
