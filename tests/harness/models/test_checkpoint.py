@@ -201,7 +201,7 @@ def _halves(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         (_halves, "SAM without mask_decoder and prompt_encoder"),
         (lambda state: {hf_name(name): tensor for name, tensor in state.items()}, "SAM as transformers names it"),
         (lambda state: create_vit("test_vit", 160).state_dict(), "plain ViT of timm"),
-        (lambda state: sam_state_dict(build_segmenter("tiny_mobile_sam", task="binary")), "MobileSAM (4"),
+        (lambda state: sam_state_dict(build_segmenter("tiny_mobile_sam", task="binary")), "MobileSAM ("),
         (lambda state: {"image_encoder.trunk.blocks.0.attn.qkv.weight": torch.zeros(2)}, "SAM 2"),
         (lambda state: {"layer1.0.conv1.weight": torch.zeros(2)}, "ResNet"),
         (lambda state: {"x.weight": torch.zeros(2)}, "an unknown model"),
