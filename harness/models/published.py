@@ -6,6 +6,7 @@ Downloaded once by timm's own downloader, with its progress bar, into the cache 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from harness.models.catalog import backbone
 from harness.system.errors import UsageError
@@ -37,10 +38,11 @@ def published_file(name: str, word: str) -> Path:
     from timm.models import _hub, get_pretrained_cfg
 
     source = get_pretrained_cfg(entry.timm_model, allow_unregistered=True) if entry.timm_model else None
-    hub, address = (source.hf_hub_id, source.url) if source is not None else ("", ADDRESSES.get(name))
+    hub = source.hf_hub_id if source is not None else ""
+    address: Any = source.url if source is not None else ADDRESSES.get(name)
     file = (source and source.hf_hub_filename) or _hub.HF_SAFE_WEIGHTS_NAME
     where = f"{file} of https://huggingface.co/{hub}" if hub else str(address)
-    if not hub and not address:
+    if not hub and address is None:
         raise UsageError(f"no published weights of {name} are known here; give their file with --checkpoint FILE")
     say(f"published weights of {name}: {where} (downloaded once)")
     try:
