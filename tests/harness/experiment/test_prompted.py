@@ -59,14 +59,16 @@ def test_its_table_is_apart_from_others_and_says_what_was_given(
 ) -> None:
     job, record = done
     results = Path(job.results)
-    (plain,) = jobs(results, method="zeroshot", train_limit="4", val_limit="2", test_limit="3")
-    assert run_experiment(plain).code == "OK"
+    limits = {"train_limit": "4", "val_limit": "2", "test_limit": "3"}
+    (plain,) = jobs(results, method="zeroshot", **limits)
+    (points,) = jobs(results, method="lora", prompt="points", prompt_points="2", **limits)
+    assert [run_experiment(one).code for one in (plain, points)] == ["OK", "OK"]
     assert record.counts["unprompted"] == 0
     assert tables.main(["--results", str(results)]) == 0
     (page,) = (results / "tables").glob("*.md")
     titles = [line for line in page.read_text().splitlines() if line.startswith("## ")]
-    assert len(titles) == 2
-    assert any("prompt box" in title for title in titles)
+    assert len(titles) == 3
+    assert sum("prompt box" in title for title in titles) == sum("prompt points" in title for title in titles) == 1
     assert page.read_text().count("a box around each object of the true mask") == 1
 
 
