@@ -15,11 +15,13 @@ from harness.system.streams import say
 WORDS = ("published", "timm")
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
+_SAM2 = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/sam2.1_hiera_"
 ADDRESSES = {
     "vit_b": f"{_SAM}sam_vit_b_01ec64.pth",
     "vit_l": f"{_SAM}sam_vit_l_0b3195.pth",
     "vit_h": f"{_SAM}sam_vit_h_4b8939.pth",
     "mobile_sam": "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
+    **{f"sam2_hiera_{size}": f"{_SAM2}{size}.pt" for size in ("tiny", "small", "base_plus", "large")},
 }
 """Of backbones that are not timm's: as their authors publish them."""
 

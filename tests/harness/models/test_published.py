@@ -37,6 +37,7 @@ def test_a_model_of_timm_is_downloaded_as_timm_does(tmp_path: Path, monkeypatch:
     ("timm/test_vit", "timm", ("model.safetensors", "huggingface.co/timm/test_vit")),
     ("vit_b", "published", ("segment_anything/sam_vit_b_01ec64.pth",)),
     ("mobile_sam", "published", ("weights/mobile_sam.pt",)),
+    ("sam2_hiera_base_plus", "published", ("segment_anything_2/092824/sam2.1_hiera_base_plus.pt",)),
     ("mobile_sam", "timm", ("published",)),
     ("tiny", "published", ("--checkpoint FILE",)),
 ])  # fmt: skip
