@@ -45,20 +45,21 @@ _SAM_SIZES = {768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H"}
 def family_of(tensors: Mapping[str, Tensor]) -> str:
     """What model a state dictionary is of, in words, as far as names and shapes tell: family, size, and what of a SAM it lacks."""
     found = next((said for name, said in FAMILIES if any(re.search(name, key) for key in tensors)), "an unknown model")
-    if any(
-        key.endswith("weight") and tensor.ndim > 1 and not tensor.is_floating_point() for key, tensor in tensors.items()
-    ):
-        found = f"{found}, quantised" if "quantised" not in found else found
-    lacks = [
-        part for part in ("mask_decoder", "prompt_encoder") if not any(key.startswith(f"{part}.") for key in tensors)
-    ]
+    parts = ("mask_decoder", "prompt_encoder")
+    lacks = [part for part in parts if not any(key.startswith(f"{part}.") for key in tensors)]
     width = next((len(one) for key, one in tensors.items() if re.search(r"blocks\.0\.norm1\.weight$", key)), 0)
     depth = len({match[1] for key in tensors if (match := re.match(r"(?:image_encoder\.)?blocks\.(\d+)\.", key))})
-    size = _SAM_SIZES.get(width, "") if found == "SAM" else ""
+    words = found
+    if found == "SAM" and width in _SAM_SIZES:
+        words += f" {_SAM_SIZES[width]}"
+    if lacks and found in ("SAM", "MobileSAM"):
+        words += f" without {' and '.join(lacks)}"
+    weights = (tensor for key, tensor in tensors.items() if key.endswith("weight") and tensor.ndim > 1)
+    if "quantised" not in found and not all(tensor.is_floating_point() for tensor in weights):
+        words += ", quantised"
     details = [f"{depth} blocks, {width} wide"] * bool(depth and width)
-    details += [f"{sum(tensor.numel() for tensor in tensors.values()) / 1e6:.1f} M numbers"]
-    without = f" without {' and '.join(lacks)}" if lacks and found in ("SAM", "MobileSAM") else ""
-    return f"{found}{' ' if size else ''}{size}{without} ({', '.join(details)})"
+    details.append(f"{sum(tensor.numel() for tensor in tensors.values()) / 1e6:.1f} M numbers")
+    return f"{words} ({', '.join(details)})"
 
 
 class Mismatch(UsageError):
@@ -216,7 +217,7 @@ def _read(
     ):
         raise UsageError(f"checkpoint {path} holds no dictionary of tensors; save a model's state_dict")
     if any(tensor.is_quantized for tensor in content.values()):
-        raise UsageError(f"checkpoint {path} is quantised: {family_of(content)}; give the file that it was made from")
+        raise UsageError(f"checkpoint {path} is {family_of(content)}; give the file that it was made from")
     return content
 
 
