@@ -15,7 +15,7 @@ from harness.methods.base import Method
 from harness.methods.configs import MethodConfig
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
-from harness.models.catalog import require_stands
+from harness.models.catalog import backbone_shape, require_stands
 from harness.models.decoders import Decoder
 from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
@@ -151,21 +151,18 @@ def capability(
         placement=tuple(key for key in ("blocks", "sites") if key in names),
         amp="autocast" not in broken,
         activation_checkpointing="checkpointing" not in broken,
-        on_mobile_sam=_on_mobile_sam(method, config) if decoder == "sam" else None,
+        on_mobile_sam=_on_mobile_sam(config) if decoder == "sam" else None,
         passed=not failures,
         failures=failures,
     )
 
 
-def _on_mobile_sam(method: type[Method], config: MethodConfig) -> int | None:
-    """What trains in MobileSAM's encoder once the method is attached, None where it refuses."""
-    with torch.device("meta"):
-        segmenter = build_segmenter("mobile_sam", task="binary")
+def _on_mobile_sam(config: MethodConfig) -> int | None:
+    """By the closed form, which the contract holds against the attached model, and which refuses what does not attach."""
     try:
-        method(config).attach(segmenter)
+        return config.encoder_parameters(backbone_shape("mobile_sam"))
     except Exception:  # a plug-in may raise anything
         return None
-    return sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
 
 
 def _describe(error: Exception) -> str:
