@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # make demo LOCKED=1 installs the very versions that the committed numbers were made with, instead of the newest that fit.
 LOCK := $(if $(LOCKED),--constraint requirements.lock)
 
+# Every editable installation makes setuptools warn of folders named like the package; a clone has none.
+INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet $(LOCK)
+
 # What trains nothing, starts few processes and is not marked slow.
 FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/evaluation harness/planning harness/pricing harness/statistics harness/comparison harness/report)
 
@@ -24,11 +27,11 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(LOCK) --editable .
+	$(INSTALL) --editable .
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet $(LOCK) --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
 	touch $@
 
 demo: $(VENV)/installed
@@ -49,7 +52,7 @@ test-fast: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile $(FAST)
 
 $(VENV)/installed-mutants: $(VENV)/installed-dev
-	$(BIN)/python -m pip install --quiet $(LOCK) --editable '.[mutants]'
+	$(INSTALL) --editable '.[mutants]'
 	touch $@
 
 mutants: $(VENV)/installed-mutants
@@ -62,7 +65,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 $(VENV)/installed-docs: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet $(LOCK) --editable '.[docs]'
+	$(INSTALL) --editable '.[docs]'
 	touch $@
 
 # What the pages link to, by links, so that no page is copied; build/site/index.html opens offline.
