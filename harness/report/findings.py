@@ -64,7 +64,7 @@ class Answer(Question):
             f", {len(cases) - len(intervals)} have one draw and no interval" if len(intervals) < len(cases) else ""
         )
         return (
-            f"of {len(cases)} comparisons {above} lie above zero, {below} below, {len(intervals) - above - below} hold it{one_run};"
+            f"of {len(cases)} comparisons, {above} above zero, {below} below, {len(intervals) - above - below} across it{one_run};"
             f" their means run from {min(means):+.2f} to {max(means):+.2f} points"
         )
 

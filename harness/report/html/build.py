@@ -119,7 +119,7 @@ def _asked_pages(archive: Archive, asked: Asked) -> list[tuple[Named, Page]]:
 
 
 def _every_page(archive: Archive) -> list[tuple[Named, Page]]:
-    """A page a study whose own card most of its rows were run under; then, by card, the rows that none of them shows."""
+    """A page a study whose own card at least half of its rows were run under; then, by card, the rows that none of them shows."""
     found: list[tuple[Named, Page]] = []
     protocols = {record.run.protocol for record in archive.records}
     shown: set[str] = set()
