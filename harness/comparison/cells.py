@@ -175,8 +175,9 @@ class Cell:
 
     @property
     def interval(self) -> stats.Interval | None:
-        """Student's, 95 %, over the seeds; None for a single run."""
-        return stats.t_interval(self.by_seed)
+        """Student's, 95 %, over the seeds, that of folds where every seed splits the images anew; None for a single run."""
+        share = _test_share(self.records, self.column.split)
+        return stats.of_folds(self.by_seed, test_share=share).interval() if self.values else None
 
     @property
     def signed(self) -> list[float]:

@@ -16,7 +16,8 @@ class Contrast:
     """A row's difference to the baseline on one column.
 
     Args:
-        p_seeds, p_images: of sign flips, adjusted after Holm over the rows of the column; None where n is too small.
+        p_seeds, p_images: of sign flips, adjusted after Holm over the rows of the column; None where n is too small, and
+            where seeds are folds, whose differences depend on each other through the images that they share.
     """
 
     difference: Difference
@@ -34,7 +35,7 @@ class Contrast:
     @property
     def p_in_words(self) -> tuple[str, str]:
         """Over seeds, over images."""
-        few = f"n too small ({len(self.difference.by_seed)})"
+        few = "– (folds)" if self.difference.folds else f"n too small ({len(self.difference.by_seed)})"
         return (
             few if self.p_seeds is None else f"{self.p_seeds:.2g}",
             "–" if self.p_images is None else f"{self.p_images:.2g}",
@@ -63,18 +64,21 @@ class Contrasts:
         base = grid.row(baseline)
         if base is None:
             return None
-        contrasts = [one for column in grid.first_metrics for one in _on_column(grid, base, column)]
+        contrasts = [one for column in grid.first_metrics for one in on_column(grid, base, column)]
         return cls(grid=grid, baseline=base, by_column=contrasts) if contrasts else None
 
 
-def _on_column(grid: Grid, base: Row, column: Column) -> list[Contrast]:
+def on_column(grid: Grid, base: Row, column: Column) -> list[Contrast]:
+    """Every other row's difference to ``base`` on one column."""
     differences = {
         row.label: difference
         for row in grid.rows
         if row is not base and (difference := grid.difference(row, base, column)) is not None
     }
     within = stats.ALPHA / max(len(differences), 1)  # what the best of so many must reach to pass after Holm
-    by_seed = {label: stats.sign_flip(one.by_seed, alpha=within).p for label, one in differences.items()}
+    by_seed = {
+        label: None if one.folds else stats.sign_flip(one.by_seed, alpha=within).p for label, one in differences.items()
+    }
     by_image = {
         label: stats.sign_flip(one.by_image).p for label, one in differences.items() if one.by_image is not None
     }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness import statistics as stats
 from harness.comparison.cells import Cell, Column, paired_difference
+from harness.comparison.contrasts import on_column
 from harness.comparison.draws import RERUN, Collapses, Draws, collapsed, without_collapsed
 from harness.comparison.rows import Row, Sheet
 from tests.harness.report.sample import MadeUp, record
@@ -43,6 +45,22 @@ def test_seeds_that_split_the_images_anew_have_the_interval_of_folds() -> None:
     assert found.interval is not None
     assert plain.interval is not None
     assert found.interval.half == pytest.approx(plain.interval.half * (1 + 3 * 8 / 20) ** 0.5)
+    ours, alone = cell(first, rules=rules).interval, cell(first).interval
+    assert ours is not None
+    assert alone is not None
+    assert ours.half == pytest.approx(alone.half * (1 + 3 * 8 / 20) ** 0.5)
+
+
+@pytest.mark.parametrize("folds", [True, False])
+def test_folds_have_no_p_over_seeds_which_takes_them_as_independent(*, folds: bool) -> None:
+    rules = {"split_follows_seed": folds}
+    values = [0.9, 0.8, 0.85, 0.82, 0.88, 0.87, 0.9, 0.86]
+    first, second = cell(values, rules=rules), cell([value - 0.01 - value / 100 for value in values], rules=rules)
+    baseline, row = SimpleNamespace(label="lora"), SimpleNamespace(label="naslora")
+    grid: Any = SimpleNamespace(rows=[baseline, row], difference=lambda *_: paired_difference(first, second, MadeUp()))
+    (contrast,) = on_column(grid, baseline, first.column)  # type: ignore[arg-type]
+    assert (contrast.p_seeds is None) == folds
+    assert ("folds" in contrast.p_in_words[0]) == folds
 
 
 def test_reruns_are_draws_with_images_of_their_own() -> None:
