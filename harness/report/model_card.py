@@ -31,6 +31,7 @@ def model_card(
     run = record.run
     title = benchmark_title(run.benchmark, [run])
     scored = f"merged-{merge}" if f"merged-{merge}" in record.scores else "best"
+    unscored = merge if scored == "best" and merge != "exact" else ""  # exact leaves the model's outputs as they are
     tests = {name: scores for name, scores in record.scores.get(scored, {}).items() if name != "val"}
     names = {name for scores in tests.values() for name in scores}
     shown = shown_metrics(run.benchmark, [run], scored=names)
@@ -40,7 +41,7 @@ def model_card(
             task_type=task, dataset_type=run.benchmark, dataset_name=title, dataset_split=split, metric_type=name,
             metric_name=metric(name).title, metric_value=scores[name],
         )
-        for split, scores in tests.items() for name in shown if name in scores
+        for split, scores in tests.items() for name in shown if name in scores and not unscored
     ]  # fmt: skip
     data = ModelCardData(
         base_model=base,
@@ -68,7 +69,7 @@ def model_card(
         f"{form[0].upper()}{form[1:]}, written by sam-peft-harness {__version__}.",
         "\n".join(f"- **{name}**: {text}" for name, text in facts.items()),
         "## Use\n" + f"`{usage}`",
-        "## Scores\n" + _scores(tests, shown, scored),
+        "## Scores\n" + _scores(tests, shown, scored, unscored=unscored),
         "## The command that trains it\n```\n" + command_of(record) + "\n```",
         "## Terms\n"
         + (f"The published weights are under {licence}. " if licence else _unknown(run.checkpoint))
@@ -81,10 +82,13 @@ def _unknown(checkpoint: str) -> str:
     return "The licence is that of the weights which the run started from. " if checkpoint else ""
 
 
-def _scores(tests: Mapping[str, Mapping[str, float]], shown: tuple[str, ...], scored: str) -> str:
+def _scores(tests: Mapping[str, Mapping[str, float]], shown: tuple[str, ...], scored: str, *, unscored: str) -> str:
+    """The table; ``unscored`` is the merge mode of a file whose own scores the record does not hold, else empty."""
     if not any(tests.values()):
         return "The record holds none."
     which = SCORE_TITLES[scored] or "best checkpoint on validation"
+    if unscored:
+        which += f", of the model before merging, and merging by {unscored} can change its outputs: they are not this file's scores"
     rows = [
         f"| {split} | {metric(name).heading} | {scores[name]:.4f} |"
         for split, scores in tests.items()

@@ -19,7 +19,7 @@ from harness.models import hf_names
 from harness.planning.asked import understand
 from harness.planning.plan import plan
 from harness.planning.samples import sample_writer
-from harness.report.model_card import command_of
+from harness.report.model_card import command_of, model_card
 from harness.settings.read import Settings
 from tests.harness.experiment.finished import export_to, finished
 
@@ -51,6 +51,26 @@ def test_the_hub_reads_base_model_data_set_and_scores(
     ]
     assert command_of(Record(run=run, key=run.key, code="OK")) in card.text
     assert run.protocol_hash in card.text
+
+
+@pytest.mark.parametrize(
+    ("merge", "scores", "told"),
+    [
+        ("exact", {}, 0.75),
+        ("calibrated", {}, None),
+        ("calibrated", {"merged-calibrated": {"test": {"s_measure": 0.625}}}, 0.625),
+    ],
+)
+def test_a_merge_that_changes_the_model_is_not_given_the_scores_of_the_unmerged(
+    results: Path, merge: str, scores: dict[str, dict[str, dict[str, float]]], told: float | None
+) -> None:
+    run = finished(results, "naslora")
+    record = Record(run=run, key=run.key, code="OK", scores=SCORES | scores)
+    text = model_card(record, base=None, licence=None, form="it", usage="so", merge=merge, terms="free", source="here")
+    found = [one.metric_value for one in ModelCard(text).data.eval_results or [] if one.metric_type == "s_measure"]
+    assert found == ([] if told is None else [told])
+    assert ("before merging" in text) == (told is None)
+    assert f"{told or 0.75:.4f}" in text  # the table says whose scores it holds
 
 
 def test_the_base_model_has_the_hubs_name_where_the_run_started_from_its_weights(
