@@ -11,7 +11,7 @@ from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, add_run, command, require_effect, verb
 from harness.comparison.finding import find_run
 from harness.models.checkpoint import require_checkpoint_file
-from harness.models.hf_names import LICENCES
+from harness.models.hf_names import LICENCES, card_of
 from harness.registry import BENCHMARKS, add_own_of, load_plugin
 from harness.report.model_card import model_card
 from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
@@ -55,7 +55,7 @@ def parser() -> CommandParser:
     add_results(p)
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the run started from")
     p.add_argument("--data", type=Path, metavar="DIR", help="the benchmark's folder or its parent; calibrated needs it")
-    p.add_argument("--force", action="store_true", help="overwrite FILE")
+    p.add_argument("--force", action="store_true", help="overwrite FILE and its model card")
     add_plugins(p, help="as the run had it")
     return p
 
@@ -149,7 +149,7 @@ def require_out(out: Path, form: Form, *, force: bool) -> None:
     """Refuse, before anything is loaded, what could not be written.
 
     Raises:
-        UsageError: another ending, no folder to write into, or a file that is there already.
+        UsageError: another ending, no folder to write into, or a file or its model card that is there already.
     """
     suffix = {"sam": ".pth", "adapter": ".safetensors", "onnx": ".onnx", "peft": ""}[form]
     if suffix and out.suffix != suffix:
@@ -160,8 +160,14 @@ def require_out(out: Path, form: Form, *, force: bool) -> None:
         raise UsageError(f"--out {out} is a file; --peft writes a folder")
     if out.exists() and not force and (form != "peft" or any(out.iterdir())):
         raise UsageError(f"--out {out} exists; choose another name, or --force to overwrite it")
-    if form != "peft" and out.is_dir():
+    if form == "peft":  # its card lies in the folder
+        return
+    if out.is_dir():
         raise UsageError(f"--out {out} is a folder; give the name of a file")
+    card = card_of(out)
+    if card.exists() and (card.is_dir() or not force):
+        ways = "choose another name" + ("" if card.is_dir() else ", or --force to overwrite it")
+        raise UsageError(f"--out {out}: its model card {card} exists; {ways}")
 
 
 if __name__ == "__main__":

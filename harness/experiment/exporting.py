@@ -30,7 +30,7 @@ from harness.methods.parts.merging import Affine, AffineUpdate
 from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone
 from harness.models.checkpoint import read_tensors
-from harness.models.hf_names import MODELS, hf_name
+from harness.models.hf_names import CARD, MODELS, card_of, hf_name
 from harness.models.original_sam import SAM_ENCODERS, sam_state_dict
 from harness.models.sam2 import is_memory
 from harness.models.sam_encoder import SAMEncoder
@@ -43,7 +43,7 @@ from harness.system.files import new_folder, replace_atomically, write_atomicall
 from harness.training.feeding import normalise
 from harness.training.images import ImageSource
 
-CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _DECODER = "mask_decoder"
 
@@ -136,11 +136,6 @@ def write_peft(
             (new / CARD).write_text(card, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be written: {os_reason(error)}") from error
-
-
-def card_of(out: Path) -> Path:
-    """Where the model card of a file lies: ``sam.README.md`` beside ``sam.pth``, as folders have README files of their own."""
-    return out.with_suffix(f".{CARD}")
 
 
 Form = Literal["sam", "adapter", "peft", "onnx"]
@@ -304,6 +299,8 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
     elif request.form == "adapter":
         _write(request, run, trained.state)
     difference = _write_graph(request, run, segmenter, held_out) if request.form == "onnx" else None
+    if request.form != "peft" and request.card:
+        _write_card(request)
     return Exported(
         run=run,
         out=request.out,
@@ -321,9 +318,7 @@ def _write_graph(request: Export, run: Run, segmenter: Segmenter, images: Tensor
     graph = Graph(
         segmenter, rules.pixels, labels=rules.task == "classification", prompt=rules.prompt, points=rules.prompt_points
     ).eval()
-    difference = write_onnx(graph, request.out, images=images, said={METADATA: _metadata(run)})
-    write_atomically(card_of(request.out), request.card)
-    return difference
+    return write_onnx(graph, request.out, images=images, said={METADATA: _metadata(run)})
 
 
 def base_model(run: Run) -> str | None:
@@ -442,11 +437,20 @@ def _write(request: Export, run: Run, content: Mapping[str, Tensor]) -> None:
             torch.save({"model": tensors} if backbone(run.backbone).shape.pyramid else tensors, path)
 
     try:
-        if request.card:
-            write_atomically(card_of(request.out), request.card)
         replace_atomically(request.out, write)
     except OSError as error:
         raise UsageError(f"--out {request.out} cannot be written: {os_reason(error)}") from error
+
+
+def _write_card(request: Export) -> None:
+    """After the file, so that a full disk leaves no card of a model that is not there."""
+    path = card_of(request.out)
+    try:
+        write_atomically(path, request.card)
+    except OSError as error:
+        raise UsageError(
+            f"{request.out} is written, its model card {path} cannot be: {os_reason(error)}; export again with --force"
+        ) from error
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 MODELS = {
     "vit_b": "facebook/sam-vit-base",
     "vit_l": "facebook/sam-vit-large",
@@ -14,6 +16,13 @@ MODELS = {
 """Backbone -> its repository there. MobileSAM has none of its authors', and a timm model has one a set of weights."""
 LICENCES = {**dict.fromkeys((*MODELS, "mobile_sam"), "apache-2.0"), "sam3": "other"}
 """Backbone -> licence of its published weights, by the Hub's name; those of timm differ by weights."""
+CARD = "README.md"
+
+
+def card_of(out: Path) -> Path:
+    """Where the model card of a file lies: ``sam.README.md`` beside ``sam.pth``, as folders have README files of their own."""
+    return out.with_suffix(f".{CARD}")
+
 
 _PARTS = (
     ("image_encoder.", "vision_encoder."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,25 @@ def test_bad_input_is_one_line(results: Path, tmp_path: Path, capsys: pytest.Cap
         assert error.count("\n") == 1
     assert there.read_text() == "kept"
     assert not (tmp_path / "sam.pth").exists()
+
+
+def test_a_card_is_not_overwritten_without_being_asked_and_never_lies_there_alone(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out, mine = finished(results, "lora"), tmp_path / "a.safetensors", tmp_path / "a.README.md"
+    mine.write_text("mine")
+    assert export_to(results, run, out, "--adapter-only") == 2
+    assert "a.README.md exists" in capsys.readouterr().err
+    assert ([*tmp_path.glob("a.*")], mine.read_text()) == ([mine], "mine")
+    assert export_to(results, run, out, "--adapter-only", "--force") == 0
+    assert run.key in mine.read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exporting, "replace_atomically", full)
+    assert export_to(results, run, tmp_path / "b.safetensors", "--adapter-only") == 2
+    assert not [*tmp_path.glob("b.*")]
 
 
 def test_calibration_without_images_says_where_to_give_them(
