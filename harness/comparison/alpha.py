@@ -89,21 +89,28 @@ class Noise:
     """Where α ends when its gradient is noise alone: what a share must leave to show that anything was learnt.
 
     Args:
-        spread: SD of the logarithms of a site's shares about their mean.
+        spread: SD of the logarithms of a site's shares about their mean, over all runs.
+        largest_spread: that SD of one run stays below this in 97.5 of 100 runs.
         largest: the largest share of any operation at any site stays below this in 97.5 of 100 runs.
         mean_share: between these lies one operation's share, averaged over sites, in 95 of 100 runs.
     """
 
     spread: float
+    largest_spread: float
     largest: float
     mean_share: tuple[float, float]
+
+    def exceeded(self, shares: Shares) -> bool:
+        """Whether a run's shares spread more than those of 97.5 % of runs on noise."""
+        return spread(shares) > self.largest_spread
 
     @property
     def in_words(self) -> str:
         low, high = self.mean_share
         return (
-            f"under noise alone (Adam on random gradients at the same rates) log-shares have SD {self.spread:.2f}, an operation's"
-            f" mean share lies in [{low:.3f}, {high:.3f}] and the largest share of a run below {self.largest:.2f} (95 %)"
+            f"under noise alone (Adam on random gradients at the same rates) log-shares have SD {self.spread:.2f}, in 97.5 % of"
+            f" runs below {self.largest_spread:.2f}; an operation's mean share lies in [{low:.3f}, {high:.3f}] in 95 %, and the"
+            f" largest share of a run below {self.largest:.2f} in 97.5 %"
         )
 
 
@@ -118,13 +125,15 @@ DARTS_BETAS = (0.5, 0.999)
 
 
 def noise(record: Record, last: Shares) -> Noise | None:
-    """The null of a run: its α's optimiser, rates and sizes, on gradients that are independent normal numbers.
+    """The null of a run: its α's optimiser, rates and sizes, on gradients that are normal numbers of sum zero in a site.
 
-    Adam divides by the gradient's size, so the noise needs none. None where the record does not tell α's rates.
+    Their sum is zero as softmax does not see what all operations share. Adam divides by the gradient's size, so the noise
+    needs none, unless α has a weight decay, whose pull adds to the gradient as it is.
+    None then, and where the record does not tell α's rates.
     """
     sizes = {len(shares) for shares in last.values()}
     rates = alpha_rates(record)
-    if len(sizes) != 1 or not rates:
+    if len(sizes) != 1 or not rates or _decays(record):
         return None
     betas = DARTS_BETAS if _as_darts(record) else record.run.rules.get("betas") or (0.9, 0.999)
     init = float(record.run.method_config.get("alpha_std") or 0.0)
@@ -140,7 +149,13 @@ def beside_noise(records: Iterable[Record], archive: Archive) -> str:
         return "no run has an α history"
     said = f"log-shares have SD {min(spreads):.2f} to {max(spreads):.2f}"
     if not nulls:
-        return f"{said}; what noise alone would give is not known, as the records do not tell α's rates"
+        decayed = any(_decays(record) for record, _ in ends)
+        why = (
+            "α has a weight decay, whose pull depends on the gradient's size"
+            if decayed
+            else "the records do not tell α's rates"
+        )
+        return f"{said}; what noise alone would give is not known, as {why}"
     return f"{said}; " + "; ".join(null.in_words for null in nulls)
 
 
@@ -149,18 +164,23 @@ def _as_darts(record: Record) -> bool:
     return record.run.method_config.get("alpha_optimizer") == "darts"
 
 
+def _decays(record: Record) -> bool:
+    return bool(record.run.method_config.get("alpha_weight_decay"))
+
+
 def alpha_rates(record: Record) -> tuple[float, ...]:
     """α's rate at each of its updates, by the card's schedule; empty where their sum is not what the record counted."""
     config, rules, budget = record.run.method_config, record.run.rules, record.budget
     weights, updates = (int(budget.get(name, 0)) for name in ("weight_updates", "alpha_updates"))
-    total = weights + updates * (config.get("alternate") == "turns")
+    total = weights + updates * (config.get("alternate") in ("iteration", "epoch"))
     if not updates or not total or not config.get("alpha_lr"):
         return ()
     epochs, start = (
         int(rules.get("epochs", 1)),
         int(config.get("search_start_epoch") or 0) * bool(config.get("stagewise")),
     )
-    first, warmup = total * start // epochs, int(rules.get("warmup", 0))
+    planned = weights if rules.get("budget") == "updates" else total  # steps in `epochs`; more follow under "updates"
+    first, warmup = planned * start // epochs, int(rules.get("warmup", 0))
     if _as_darts(record):  # a constant rate
         rules, warmup = {}, 0
     rates = []
@@ -188,6 +208,7 @@ def _under_noise(
     first, second = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     for step, rate in enumerate(rates, start=1):
         gradient = generator.standard_normal(shape, dtype=np.float32)
+        gradient -= gradient.mean(axis=2, keepdims=True)
         first += (1 - betas[0]) * (gradient - first)
         second += (1 - betas[1]) * (gradient**2 - second)
         size = np.sqrt(second / (1 - betas[1] ** step)) + 1e-8
@@ -195,8 +216,10 @@ def _under_noise(
     logs = alpha - alpha.mean(axis=2, keepdims=True)
     shares = np.exp(logs) / np.exp(logs).sum(axis=2, keepdims=True)
     low, high = np.quantile(shares.mean(axis=1), [0.025, 0.975])
+    variances = (logs**2).sum(axis=(1, 2)) / (sites * (operations - 1))
     return Noise(
-        spread=float(np.sqrt((logs**2).sum() / (NOISE_RUNS * sites * (operations - 1)))),
+        spread=float(np.sqrt(variances.mean())),
+        largest_spread=float(np.sqrt(np.quantile(variances, 0.975))),
         largest=float(np.quantile(shares.max(axis=(1, 2)), 0.975)),
         mean_share=(float(low), float(high)),
     )

@@ -486,7 +486,7 @@ class Question:
             "largest": max(max(map(max, end.values())) for end in ends),
             "correlations": [statistics.correlation(flat[a], flat[b]) for a, b in pairs],
             "same": [sum(_largest(ends[a][site]) == _largest(ends[b][site]) for site in ends[a]) for a, b in pairs],
-            "spread_above": sum(spread(end) > null.spread for end in ends),
+            "spread_above": sum(null.exceeded(end) for end in ends),
             "skip_above": sum(
                 statistics.fmean(shares[skip] for shares in end.values()) > null.mean_share[1] for end in ends
             ),

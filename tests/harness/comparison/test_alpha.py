@@ -1,6 +1,7 @@
 """The detector of an α that says nothing, and the test of whether benchmarks choose different mixtures."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.comparison.alpha import (
+    Noise,
     alpha_code,
     alpha_codes,
     alpha_rates,
@@ -168,19 +170,44 @@ def test_the_rates_of_alpha_are_those_of_the_training_loop() -> None:
     assert alpha_rates(_searched(config={"alpha_lr": 0.03})) == ()  # not what the run counted
 
 
+@pytest.mark.parametrize(
+    ("alternate", "budget", "weights", "turns"),
+    [
+        ("iteration", "epochs", 125, [*range(50, 100, 2), *range(101, 150, 2), *range(150, 200, 2)]),
+        ("epoch", "epochs", 100, [*range(50, 100), *range(150, 200)]),
+        ("iteration", "updates", 200, range(50, 350, 2)),
+    ],
+)
+def test_roles_that_take_turns_share_the_schedule(
+    alternate: str, budget: str, weights: int, turns: Sequence[int]
+) -> None:
+    """Epochs of 50 steps, T_B = 1 of 4, warm-up 20; the place of a turn within its pair, or of an epoch, is spread evenly."""
+    expected = [0.027 * learning_rate_factor(at, total=weights + len(turns), kind="linear", warmup=20) for at in turns]
+    run = _searched(config={"alternate": alternate})
+    counted = {"alpha_updates": len(turns), "weight_updates": weights, "alpha_lr_sum": sum(expected)}
+    run = replace(run, budget=counted, run=replace(run.run, rules={**run.run.rules, "warmup": 20, "budget": budget}))
+    steps = 1 if alternate == "iteration" else 25
+    assert alpha_rates(run) == pytest.approx(expected, abs=0.027 * (steps + 0.01) / (weights + len(turns) - 20))
+
+
 def test_noise_moves_alpha_as_torchs_adam_on_random_gradients_does() -> None:
     generator = torch.Generator().manual_seed(0)
     found = noise(_searched(), {f"blocks.{block}.qkv": [1 / 8] * 8 for block in range(12)})
     assert found is not None
-    alpha = torch.zeros(300, 12, 8, requires_grad=True)
+    alpha = torch.zeros(300, 12, 8, requires_grad=True)  # 300 runs
     optimiser = torch.optim.Adam([alpha])
     for rate in alpha_rates(_searched()):
         optimiser.param_groups[0]["lr"] = rate
-        alpha.grad = torch.randn(alpha.shape, generator=generator)
+        alpha.grad = None
+        (
+            alpha.softmax(2) * torch.randn(alpha.shape, generator=generator)
+        ).sum().backward()  # noise in the operations' outputs
         optimiser.step()
     ends = alpha.detach().softmax(2)
     centred = ends.log() - ends.log().mean(2, keepdim=True)
     assert found.spread == pytest.approx(float((centred**2).sum(2).mean() / 7) ** 0.5, rel=0.02)
+    by_run = (centred**2).sum((1, 2)).div(12 * 7).sqrt()
+    assert found.largest_spread == pytest.approx(float(by_run.quantile(0.975)), rel=0.03)
     assert found.largest == pytest.approx(float(ends.amax((1, 2)).quantile(0.975)), rel=0.05)
     assert found.mean_share == pytest.approx([float(ends.mean(1).quantile(q)) for q in (0.025, 0.975)], rel=0.02)
     assert spread({"a": ends[0, 0].tolist()}) == pytest.approx(float((centred[0, 0] ** 2).sum() / 7) ** 0.5, rel=1e-5)
@@ -195,6 +222,21 @@ def test_with_dartss_optimiser_rates_stay_and_noise_is_that_of_its_betas() -> No
     assert alpha_rates(own) == pytest.approx([0.027] * 300) == alpha_rates(card)
     last = {"a": [1 / 8] * 8}
     assert noise(own, last) == noise(card, last)
+
+
+def test_one_run_is_held_against_the_runs_on_noise_not_against_their_centre() -> None:
+    null = Noise(spread=0.2, largest_spread=0.3, largest=0.9, mean_share=(0.1, 0.9))
+    spreads = {sd: {"a": [1 / (1 + math.exp(x)) for x in (-sd * 2**0.5, sd * 2**0.5)]} for sd in (0.25, 0.35)}
+    assert [spread(shares) for shares in spreads.values()] == pytest.approx([0.25, 0.35])
+    assert [null.exceeded(shares) for shares in spreads.values()] == [False, True]
+
+
+def test_where_alpha_decays_noise_is_not_known() -> None:
+    """Adam's L2 term adds to the gradient before its size is divided out."""
+    run = _searched(config={"alpha_weight_decay": 1e-3})
+    ends = {"a": [1 / 8] * 8}
+    assert noise(run, ends) is None
+    assert "weight decay" in beside_noise([run], MadeUp([run], mixtures={run.key: ends}))
 
 
 def test_what_alpha_chose_is_said_beside_what_noise_gives() -> None:
