@@ -73,7 +73,8 @@ def update(optimisers: Iterable[torch.optim.Optimizer], *, clip: float, scaler: 
 
     Args:
         clip: largest norm over all their gradients together, 0 for none.
-        scaler: of fp16 autocast, disabled for other precisions. It skips the step where a scaled gradient overflowed.
+        scaler: of fp16 autocast, disabled for other precisions. Where a scaled gradient of any optimiser overflowed, none of
+            them steps (alone it would skip only the one that overflowed), and its scale falls.
 
     Returns:
         The gradients' norm before clipping, a scalar.
@@ -85,8 +86,10 @@ def update(optimisers: Iterable[torch.optim.Optimizer], *, clip: float, scaler: 
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip:
         nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    skipped = scaler.is_enabled() and not bool(norm.isfinite())
     for optimiser in active:
-        scaler.step(optimiser)
+        if not skipped:
+            scaler.step(optimiser)
         optimiser.zero_grad(set_to_none=True)
     scaler.update()
     return norm

@@ -117,3 +117,18 @@ def test_an_overflowing_fp16_gradient_skips_the_step_and_lowers_the_scale() -> N
     update([optimiser], clip=1.0, scaler=scaler)
     assert torch.equal(parameters["w"].detach(), torch.ones(2))
     assert scaler.get_scale() == 32.0
+
+
+def test_a_gradient_that_overflows_in_one_optimiser_stops_those_that_step_with_it() -> None:
+    weights, alphas = named(w=(2,)), named(alpha=(2,))
+    optimisers = build_optimisers(
+        [ParameterGroup(role=WEIGHTS, named=weights), ParameterGroup(role=ARCHITECTURE, named=alphas)], RULES
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    scaler.scale(weights["w"].sum() * torch.inf + alphas["alpha"].sum()).backward()
+    norm = update(optimisers.values(), clip=0.0, scaler=scaler)
+    assert not torch.isfinite(norm)
+    for parameter in (weights["w"], alphas["alpha"]):
+        assert torch.equal(parameter.detach(), torch.ones(2))
+        assert parameter.grad is None
+    assert scaler.get_scale() == 32.0
