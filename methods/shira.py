@@ -2,8 +2,8 @@
 
 The entries are drawn at random once (the paper's SHiRA-Rand, as HF peft), as many as LoRA of the same rank has parameters, and
 start at zero, so that the start is the identity. Where they lie is a buffer that the state holds, so that it restores on any
-machine. S is part of W, so that all of it folds. Deviation: none of the paper's other masks (structured, by magnitude, gradient
-or SNIP).
+machine. S is part of W, so that all of it folds. Deviations: none of the paper's other masks (structured, by magnitude, gradient
+or SNIP); the entries, kept as a vector, have no weight decay, as nothing with one dimension here.
 """
 
 from __future__ import annotations
