@@ -97,7 +97,7 @@ def _of_images(record: Record, images: ImageScores) -> Iterator[str]:
                 yield f"its images file has no scores of {variant} on {split}"
                 continue
             where = f"{variant} {split}"
-            count = record.counts.get(split)
+            count = record.tested.get(split)
             number = sum(len(next(iter(table.values()), ())) for table in tables)
             if count is not None and number != count:
                 yield f"{where}: its images file has {number} images, not {count}"

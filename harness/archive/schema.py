@@ -18,6 +18,9 @@ SCHEMA_VERSION = 2
 KEY_VERSION = 1
 """Of what `Run.key` hashes. It moves only when the same content would no longer give the same result."""
 
+IGNORED = " ignored"
+"""After a split's name in `Record.counts`: its images whose every pixel is ignored."""
+
 Code = Literal["OK", "OOM", "DIVERGED", "BLANK", "NO_DATA", "TIMEOUT", "PREEMPTED", "ERROR"]
 """Outcome of a run: OK, or the reason code of its failure."""
 
@@ -232,7 +235,8 @@ class Record:
         architecture: α history: one entry an epoch, site -> softmax(α).
         merge: merge reports by mode, as plain dicts.
         counts: images used: ``train``, ``val`` and each test split; under a rule ``prompt`` also ``unprompted``, the test
-            images without an object to point out.
+            images without an object to point out; and where a test split has such, ``SPLIT ignored``, those that it leaves out
+            as every pixel of their masks is ignored.
         environment: ``torch``, ``python``, ``device``, ``driver``, ``host``, ``commit``, ``dirty`` (hash of the diff),
             ``snapshot``, and ``numbers``, ``numbers_method``, ``numbers_benchmark`` (fingerprints of the code that makes
             numbers, without comments; missing in older records); ``begun_by`` of a run that other code began, whose
@@ -261,6 +265,19 @@ class Record:
     finished: str = ""
     beside: dict[str, str] = field(default_factory=dict, compare=False)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def ignored(self) -> dict[str, int]:
+        """Test split -> images that it leaves out, where there are any."""
+        return {name.removesuffix(IGNORED): count for name, count in self.counts.items() if name.endswith(IGNORED)}
+
+    @property
+    def tested(self) -> dict[str, int]:
+        """Test split -> images that its scores are of."""
+        no_test = {"train", "val", "unprompted", *(split + IGNORED for split in self.ignored)}
+        return {
+            split: count - self.ignored.get(split, 0) for split, count in self.counts.items() if split not in no_test
+        }
 
 
 E_MEASURES = ("e_mean", "e_max", "e_adaptive")

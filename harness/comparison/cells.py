@@ -349,7 +349,7 @@ def _test_share(records: Sequence[Record], split: str) -> float:
     of_folds = [
         record for record in records if record.run.rules.get("split_follows_seed") and record.counts.get("train")
     ]
-    shares = [record.counts.get(split, 0) / record.counts["train"] for record in of_folds]
+    shares = [record.tested.get(split, 0) / record.counts["train"] for record in of_folds]
     return max(shares, default=0.0)
 
 

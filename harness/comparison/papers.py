@@ -381,7 +381,7 @@ def _other_images(record: Record, setup: Setup) -> list[str]:
         return ["no published test split"]
     if not run.split_rule.startswith(PUBLISHED_SPLITS):
         return [f"test images by another rule ({run.split_rule})"]
-    ours = sum(count for split, count in record.counts.items() if split not in ("train", "val", "unprompted"))
+    ours = sum(record.tested.values())
     return [f"{ours} test images instead of {published}"] if ours and ours != published else []
 
 

@@ -114,7 +114,7 @@ class Case:
     @property
     def images(self) -> int:
         """Test images of a run."""
-        return max((one.counts.get(self.column.split, 0) for one in self.difference.first.records), default=0)
+        return max((one.tested.get(self.column.split, 0) for one in self.difference.first.records), default=0)
 
     @property
     def n(self) -> int:

@@ -179,6 +179,7 @@ class Experiment:
             self._require_checkpoint()
             self.tell({"stage": "opening data"})
             self.counts = self.data.counts
+            self.scoring.require_masks()
             self.tell({"stage": "building the model"})
         segmenter, method = self._attached()
         self.parameters = count_parameters(segmenter)
@@ -272,7 +273,7 @@ class Experiment:
             cost={**trained.cost, **self.stages.cost(trained.cost)},
             budget=trained.budget,
             merge=merges,
-            counts={**record.counts, **self.scoring.unprompted},
+            counts={**record.counts, **self.scoring.exceptions},
             environment=record.environment | ({"begun_by": ", ".join(earlier)} if earlier else {}),
         )
         groups = {split: self.data.groups(split) for split in self.data.tests}

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.archive.schema import IGNORED
 from harness.evaluation.evaluate import Item, evaluate_split
 from harness.evaluation.labels import LabelScorer
 from harness.evaluation.names import CLASSES, LABELS, OVERLAP, SALIENCY
-from harness.evaluation.scorer import SplitScorer
+from harness.evaluation.scorer import IGNORE, SplitScorer
 from harness.experiment.data import RunData
 from harness.experiment.stages import Stages
 from harness.methods.base import Method
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
+from harness.system.errors import UsageError
 from harness.training.embeddings import RememberedEmbeddings, encoder_is_frozen
 from harness.training.feeding import normalise
 from harness.training.images import ImageSource
@@ -59,6 +61,7 @@ class Scoring:
         self._embeddings: RememberedEmbeddings | None = None
         self._tokens: RememberedTokens | None = None
         self._unprompted: set[tuple[str, str]] = set()
+        self._ignored: dict[str, int] = {}
 
     @cached_property
     def num_classes(self) -> int:
@@ -114,6 +117,8 @@ class Scoring:
                 scorers[name] = evaluate_split(
                     predict, self._items(source, name), self._scorer(metrics), batch_size=EVALUATION_BATCH
                 )
+            if name in self._data.tests and (ignored := scorers[name].ignored()):
+                self._ignored[name] = len(ignored)
             together.merge(scorers[name])
         generated = self._rules.data == "sample" and not self._rules.own_classes  # whose numbers rank nothing anyway
         if not (blank or generated) and together.draws_nothing():
@@ -141,11 +146,26 @@ class Scoring:
         return self.scores(segmenter, self._data.tests, metrics=self.metrics, stage=stage, blank=blank)
 
     @property
-    def unprompted(self) -> dict[str, int]:
-        """How many scored test images had nothing to point out, by the name that records count them by; empty without prompts."""
-        if self._rules.prompt == "none":
-            return {}
-        return {"unprompted": sum(split in self._data.tests for split, _ in self._unprompted)}
+    def exceptions(self) -> dict[str, int]:
+        """How many scored test images had nothing to point out, under prompts, and how many a split left out; by the names
+        that records count them by."""
+        found = {split + IGNORED: count for split, count in self._ignored.items()}
+        if self._rules.prompt != "none":
+            found["unprompted"] = sum(split in self._data.tests for split, _ in self._unprompted)
+        return found
+
+    def require_masks(self) -> None:
+        """Reads a split's masks up to the first with a pixel that counts, most often one.
+
+        Raises:
+            UsageError: a validation or test split that has none could not be scored after all the training.
+        """
+        for name, source in {"val": self._data.val, **self._data.tests}.items():
+            masks = (source.mask_native(index) for index in range(len(source)))
+            if not self.labels and len(source) and all((mask == IGNORE).all() for mask in masks):
+                raise UsageError(
+                    f"the split {name} cannot be scored: every pixel of every mask is ignored (255); give masks with classes"
+                )
 
     def predictor(self, segmenter: Any) -> Callable[..., Tensor]:
         """From inputs (B, 3, S, S), and each image's prompts where the rules have any, to probabilities (B, S, S), or to

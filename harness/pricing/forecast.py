@@ -53,11 +53,7 @@ class EarlierRuns:
             images = Images(
                 train=record.counts.get("train", 0),
                 val=record.counts.get("val", 0),
-                test=sum(
-                    count
-                    for split, count in record.counts.items()
-                    if split not in ("train", "val", "all", "unprompted")
-                ),
+                test=sum(count for split, count in record.tested.items() if split != "all"),
             )
             trained, whole = record.cost["wall_time_s"], seconds_of(record)
             timed = images if whole >= trained else replace(images, test=0)

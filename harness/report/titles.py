@@ -118,6 +118,9 @@ def _data(grid: Grid) -> list[str]:
         sizes = sorted({_sizes(record) for record in here if record.counts})
         title = benchmark_title(name, [record.run for record in here]) + (f" ({', '.join(notes)})" if notes else "")
         details = [" or ".join(sizes) + " training/validation/test images"] * bool(sizes)
+        left_out = {split: count for record in here for split, count in record.ignored.items()}
+        named = ", ".join(f"{count} of {split}" for split, count in sorted(left_out.items()))
+        details += [f"test images left out, as every pixel of the mask is ignored: {named}"] * bool(left_out)
         details += [f"split: {' or '.join(rules)}"] * bool(rules)
         lines.append(title + (f": {'; '.join(details)}" if details else ""))
     return lines
@@ -125,6 +128,5 @@ def _data(grid: Grid) -> list[str]:
 
 def _sizes(record: Record) -> str:
     counts = record.counts
-    others = sorted(counts.keys() - {"train", "val", "unprompted"})
-    order = [name for name in ("train", "val") if name in counts] + others
-    return "/".join(str(counts[name]) for name in order)
+    trained = [counts[name] for name in ("train", "val") if name in counts]
+    return "/".join(str(count) for count in [*trained, *(count for _, count in sorted(record.tested.items()))])
