@@ -68,6 +68,19 @@ class Estimate:
     seeds: VarianceShare | None
     rest: tuple[VarianceShare, ...] = ()
 
+    def parts_at(self, count: int) -> tuple[VarianceShare, ...]:
+        """The parts of the variance with ``count`` seeds; that of the seeds first, if there is one.
+
+        Of R seeds and C images the seeds' part has R - 1 degrees of freedom, and what is taken back (R - 1)(C - 1): both gain
+        with seeds. The images' C - 1 do not, however much of that part seeds narrow, and neither do a paper's.
+        """
+        if self.seeds is None:
+            return self.rest
+        factor, more = count / self.n, (count - 1) / (self.n - 1)
+        taken_back = (replace(part, df=part.df * more) if part.variance < 0 else part for part in self.rest)
+        parts = (replace(self.seeds, df=self.seeds.df * more), *taken_back)
+        return tuple(part.at(factor) for part in parts)
+
     def interval(self, *, confidence: float = 0.95) -> Interval | None:
         """None for a single seed: one alone shows nothing of the spread."""
         if self.seeds is None:
@@ -248,11 +261,7 @@ def detectable(estimate: Estimate, *, power: float = 0.8, seeds: int | None = No
     """
     if estimate.seeds is None:
         return None
-    count = seeds or estimate.n
-    factor, more = count / estimate.n, (count - 1) / (estimate.n - 1)
-    ours = estimate.seeds.at(factor)
-    # a part of the seeds and what it shares with the images gain degrees of freedom with seeds, the images' own does not
-    parts = [replace(ours, df=ours.df * more), *(part.at(factor) for part in estimate.rest)]
+    parts = estimate.parts_at(seeds or estimate.n)
     variance = math.fsum(part.variance for part in parts)
     if not variance:
         return 0.0
@@ -350,10 +359,8 @@ def _enough(estimate: Estimate, seeds: VarianceShare, distance: float, *, power:
     aim = statistics.NormalDist().inv_cdf(power)
 
     def reached(n: int) -> bool:
-        factor, more = n / estimate.n, (n - 1) / (estimate.n - 1)
-        ours = replace(seeds.at(factor), df=seeds.df * more)
-        width = half_width((ours, *(part.at(factor) for part in estimate.rest)))
-        return width + aim * math.sqrt(ours.variance) <= distance
+        ours, *rest = replace(estimate, seeds=seeds).parts_at(n)
+        return half_width((ours, *rest)) + aim * math.sqrt(ours.variance) <= distance
 
     if not reached(at_most):
         return None

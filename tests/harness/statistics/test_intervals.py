@@ -171,6 +171,23 @@ def test_the_least_number_of_seeds_is_given_and_images_can_make_it_none() -> Non
     assert s.seeds_to_detect(images, 0.5) is None
 
 
+def test_with_more_seeds_what_both_parts_hold_is_known_better_and_the_images_are_not() -> None:
+    """3 seeds and 9 images looked at as 6 seeds: half the variance, and (6 - 1)(9 - 1) degrees of freedom for 2 · 8."""
+    pilot = s.Estimate(
+        mean=0.0,
+        n=3,
+        seeds=s.VarianceShare(variance=4.0, df=2, narrows=1),
+        rest=(s.VarianceShare(variance=2.0, df=8, narrows=1), s.VarianceShare(variance=-2.0, df=16, narrows=1)),
+    )
+    more = s.Estimate(
+        mean=0.0,
+        n=6,
+        seeds=s.VarianceShare(variance=2.0, df=5, narrows=1),
+        rest=(s.VarianceShare(variance=1.0, df=8, narrows=1), s.VarianceShare(variance=-1.0, df=40, narrows=1)),
+    )
+    assert s.detectable(pilot, seeds=6) == pytest.approx(s.detectable(more), rel=1e-12)
+
+
 def test_frames_of_one_sequence_count_as_one() -> None:
     """Each value five times in its own cluster is the value once."""
     generator = np.random.default_rng(0)
