@@ -12,7 +12,7 @@ from harness.archive.schema import Run
 from harness.archive.store import require_writable
 from harness.cli.command import CommandParser, add_run, command, verb
 from harness.comparison.finding import find_run
-from harness.models.checkpoint import require_checkpoint_file
+from harness.models.published import require_file_or_word
 from harness.registry import load_plugin
 from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
 from harness.statistics.cka import FEWEST, cka
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
             f"--images {arguments.images} --batch {arguments.batch}: a minibatch needs {FEWEST} images, and at least one is"
             " needed"
         )
-    require_checkpoint_file(arguments.checkpoint)
+    require_file_or_word(arguments.checkpoint)
     for path in plugins_of(arguments):
         load_plugin(path)
     results = results_of(arguments)
@@ -82,7 +82,7 @@ def measurement_of(arguments: argparse.Namespace, run: Run) -> Any:
         raise UsageError(f"run {run.key} was tested on images of {run.benchmark}; give their folder with --data")
     return Measure(
         trained=of_results(results, run.key),
-        checkpoint=arguments.checkpoint or checkpoint_of(run, settings),
+        checkpoint=checkpoint_of(run, settings, given=arguments.checkpoint),
         data=data,
         images=arguments.images,
         batch=arguments.batch,

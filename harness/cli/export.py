@@ -10,8 +10,8 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, add_run, command, require_effect, verb
 from harness.comparison.finding import find_run
-from harness.models.checkpoint import require_checkpoint_file
 from harness.models.hf_names import LICENCES, card_of
+from harness.models.published import require_file_or_word
 from harness.registry import BENCHMARKS, add_own_of, load_plugin
 from harness.report.model_card import model_card
 from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     if form == "adapter":
         require_effect(arguments, "merge", without="with --adapter-only, which writes the tensors unmerged")
     require_out(arguments.out, form, force=arguments.force)
-    require_checkpoint_file(arguments.checkpoint)
+    require_file_or_word(arguments.checkpoint)
     if form == "peft" and arguments.verify:
         raise UsageError(
             "--verify loads without PEFT and transformers, so it takes no --peft; leave one of the two away"
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         out=arguments.out,
         merge=arguments.merge or "exact",
         form=form,
-        checkpoint=arguments.checkpoint or checkpoint_of(run, settings),
+        checkpoint=checkpoint_of(run, settings, given=arguments.checkpoint),
         data=arguments.data or (folder_of(run, settings) if calibrated else None),
         plugins=tuple(plugins),
         card=_card(

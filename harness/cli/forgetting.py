@@ -14,7 +14,7 @@ from harness.archive.schema import Run
 from harness.archive.store import RecordStore, require_writable
 from harness.cli.command import CommandParser, add_run, command, verb
 from harness.comparison.finding import find_run
-from harness.models.checkpoint import require_checkpoint_file
+from harness.models.published import require_file_or_word
 from harness.registry import load_plugin
 from harness.report.forgetting import TITLE, forgetting_page
 from harness.report.formats import write
@@ -43,7 +43,7 @@ def parser() -> CommandParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    require_checkpoint_file(arguments.checkpoint)
+    require_file_or_word(arguments.checkpoint)
     for path in plugins_of(arguments):
         load_plugin(path)
     results = results_of(arguments)
@@ -111,7 +111,7 @@ def _measured(
     missing = {name: other for name, other in others.items() if name not in known.elsewhere}
     if not missing:
         return None
-    segmenter, _ = trained.segmenter(arguments.checkpoint or checkpoint_of(run, settings))
+    segmenter, _ = trained.segmenter(checkpoint_of(run, settings, given=arguments.checkpoint))
     scored = dict(known.elsewhere)
     for name, other in missing.items():
         tell(f"{run.variant} of {run.benchmark} on {name}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.cli.command import CommandParser, add_run, command, verb
 from harness.comparison.finding import find_run
-from harness.models.checkpoint import require_checkpoint_file
+from harness.models.published import require_file_or_word
 from harness.registry import load_plugin
 from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
 from harness.system.errors import UsageError
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     prompt = [_numbers("--box", text, 4) for text in arguments.box] + [
         _numbers("--point", text, 2) for text in arguments.point
     ]
-    require_checkpoint_file(arguments.checkpoint)
+    require_file_or_word(arguments.checkpoint)
     if arguments.adapter and not arguments.adapter.is_file():
         raise UsageError(f"--adapter {arguments.adapter}: no such file; give what sam-peft export --adapter-only wrote")
     for path in plugins_of(arguments):
@@ -129,7 +129,7 @@ def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]
 
     results, settings = results_of(arguments), load_settings()
     trained = adapter(arguments.adapter) if arguments.adapter else of_results(results, arguments.run)
-    checkpoint = arguments.checkpoint or checkpoint_of(trained.run, settings)
+    checkpoint = checkpoint_of(trained.run, settings, given=arguments.checkpoint)
     trained.require_checkpoint(checkpoint)
     size = arguments.probabilities
     if size == "scored":

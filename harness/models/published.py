@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.models.catalog import backbone
+from harness.models.checkpoint import require_checkpoint_file
 from harness.system.errors import UsageError
 from harness.system.streams import say
 
@@ -24,6 +25,21 @@ ADDRESSES = {
     **{f"sam2_hiera_{size}": f"{_SAM2}{size}.pt" for size in ("tiny", "small", "base_plus", "large")},
 }
 """Of backbones that are not timm's: as their authors publish them."""
+
+
+def is_word(path: Path) -> bool:
+    """Whether it is one of `WORDS`; a file of that name goes before."""
+    return str(path) in WORDS and not path.exists()
+
+
+def require_file_or_word(path: Path | None) -> None:
+    """Refuse a path with no file behind it, before the run that says which backbone a word is about is known.
+
+    Raises:
+        UsageError: there is none, and it is no word.
+    """
+    if path is not None and not is_word(path):
+        require_checkpoint_file(path)
 
 
 def published_file(name: str, word: str) -> Path:

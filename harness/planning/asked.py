@@ -13,6 +13,7 @@ from harness.check import parse_assignments
 from harness.datasets.own_labels import any_folder
 from harness.models.catalog import resolve_backbone
 from harness.models.checkpoint import checkpoint_paths
+from harness.models.published import is_word, published_file
 from harness.planning.data import data_options
 from harness.planning.request import Request, Variant
 from harness.planning.rows import split_overrides
@@ -214,9 +215,23 @@ def _card(asked: str, settings: Settings, *, has_files: bool) -> tuple[str, str]
     )
 
 
-def checkpoint_of(run: Run, settings: Settings) -> Path | None:
-    """The pretrained weights that are set for the backbone of a finished run; None where none are, or it used none."""
-    return named_table(settings, "checkpoints", resolve_backbone).get(run.backbone) if run.checkpoint else None
+def checkpoint_of(run: Run, settings: Settings, *, given: Path | None = None) -> Path | None:
+    """The pretrained weights of a finished run, those that a word stands for downloaded; None where none are set, or it used none.
+
+    Args:
+        given: on the command line, before what is set for the run's backbone.
+
+    Raises:
+        UsageError: a word for a run from random weights, or what `published_file` says.
+    """
+    if not run.checkpoint:
+        if given is not None and is_word(given):
+            raise UsageError(f"run {run.key} started from random weights; leave --checkpoint {given} away")
+        return given
+    path = given or named_table(settings, "checkpoints", resolve_backbone).get(run.backbone)
+    if path is None or str(path) == "none":
+        return None
+    return published_file(run.backbone, str(path)) if is_word(path) else path
 
 
 def folder_of(run: Run, settings: Settings) -> Path | None:

@@ -19,7 +19,7 @@ from harness.datasets.preparing.checking import first_look
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.checkpoint import require_finite
 from harness.models.fingerprints import fingerprint, is_remembered, short_fingerprint
-from harness.models.published import WORDS, published_file
+from harness.models.published import is_word, published_file
 from harness.planning.data import Images, data_fingerprint, data_options, manifest_hash, require_task
 from harness.planning.earlier import earlier, under_short_fingerprints
 from harness.planning.job import Job
@@ -61,7 +61,7 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
         )
     if path is None or str(path) == "none":
         return Pretrained()
-    if str(path) in WORDS and not path.exists():
+    if is_word(path):
         path = published_file(backbone, str(path))
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"

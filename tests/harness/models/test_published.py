@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 from timm.models import _hub
 
+from harness.archive.schema import Run
+from harness.cli import evidence, export, forgetting, predict
 from harness.models.timm_encoder import create_vit
+from harness.planning.asked import checkpoint_of
 from harness.planning.plan import pretrained
 from harness.planning.request import Request
 from harness.protocols.load import load_protocol
+from harness.settings.read import Settings
 from harness.system.errors import UsageError
 
 
@@ -53,3 +59,34 @@ def test_without_a_network_one_line_names_file_and_address(
         pretrained(asked(word), backbone, load_protocol("demo"))
     assert all(part in str(caught.value) for part in told)
     assert "\n" not in str(caught.value)
+
+
+def test_the_words_name_the_same_file_for_every_verb_after_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "sam_vit_b_01ec64.pth"
+    monkeypatch.setattr(_hub, "download_cached_file", lambda address, **_: str(weights))
+    run = Run(
+        method="lora", variant="lora", method_config={}, benchmark="kvasir", protocol="demo", protocol_hash="0", rules={},
+        backbone="vit_b", checkpoint="sha256-0", seed=0, split_rule="", manifest="",
+    )  # fmt: skip
+    word, none = Settings(checkpoints={"vit_b": Path("published")}), Settings(checkpoints={"vit_b": Path("none")})
+    assert checkpoint_of(run, word) == weights
+    assert checkpoint_of(run, Settings(), given=Path("published")) == weights
+    assert checkpoint_of(run, word, given=Path("mine.pth")) == Path("mine.pth")
+    assert checkpoint_of(run, none) is None
+    assert checkpoint_of(replace(run, checkpoint=""), word) is None
+    with pytest.raises(UsageError, match="random"):  # nothing is downloaded for it
+        checkpoint_of(replace(run, checkpoint=""), word, given=Path("published"))
+
+
+@pytest.mark.parametrize("verb", [
+    lambda: export.main(["--run", "zzz", "--out", "a.pth", "--checkpoint", "published"]),
+    lambda: predict.main(["--run", "zzz", "--images", ".", "--out", "a", "--checkpoint", "published"]),
+    lambda: evidence.main(["--run", "zzz", "--checkpoint", "published"]),
+    lambda: forgetting.main(["--run", "zzz", "--checkpoint", "published"]),
+], ids=["export", "predict", "evidence", "forgetting"])  # fmt: skip
+def test_a_word_on_the_command_line_is_not_taken_for_a_missing_file(
+    verb: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert verb() == 2
+    assert "zzz" in capsys.readouterr().err  # the run, which is looked up afterwards
