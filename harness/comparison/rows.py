@@ -159,8 +159,8 @@ def rows_of_records(sheet: Sheet, records: Sequence[Record]) -> list[Row]:
             members.setdefault((record.run.method, _identity(record.run)), []).append(record)
     labels = {place: _label(alike) for place, alike in members.items()}
     for place, alike in list(members.items()):
-        outdone = _outdone(alike)
-        members[place] = [record for record in alike if record.key not in outdone]
+        outdone, chosen_by_themselves = _outdone(alike), _trials_alone(alike)
+        members[place] = [record for record in alike if record.key not in outdone | chosen_by_themselves]
         for record in alike:
             if record.key in outdone:
                 apart = (record.run.method, content_hash(hashed_options(record.run.method_config)))
@@ -205,6 +205,27 @@ def _outdone(members: Iterable[Record]) -> set[str]:
             if max(record.run.trial_runs for record in runs) < most:
                 outdone |= {record.key for record in runs}
     return outdone
+
+
+def _trials_alone(members: Iterable[Record]) -> set[str]:
+    """Keys of a row's runs whose seed tuned it and which no tested run was planned with, on the same benchmark.
+
+    A trial that is the best of several was chosen for its luck, too: its test score does not stand among the tested seeds'.
+    """
+    alone = set()
+    for tuned in by_benchmark(record for record in members if record.run.tuning.get("seeds")).values():
+        tested = {
+            seed
+            for record in tuned
+            if not set(record.run.planned_seeds) <= set(record.run.tuning["seeds"])
+            for seed in record.run.planned_seeds
+        }
+        if tested:
+            alone |= {
+                record.key for record in tuned
+                if record.run.seed in record.run.tuning["seeds"] and record.run.seed not in tested
+            }  # fmt: skip
+    return alone
 
 
 def _note(records: Sequence[Record]) -> str:

@@ -12,7 +12,7 @@ from harness import statistics as stats
 from harness.comparison.cells import Cell, Column, paired_difference
 from harness.comparison.contrasts import on_column
 from harness.comparison.draws import RERUN, Collapses, Draws, collapsed, without_collapsed
-from harness.comparison.rows import Row, Sheet
+from harness.comparison.rows import Row, Sheet, rows_of_records
 from tests.harness.report.sample import MadeUp, record
 
 ROOT = Path(__file__).parents[3]
@@ -74,3 +74,17 @@ def test_reruns_are_draws_with_images_of_their_own() -> None:
     assert theirs is not None
     assert ours.scores.keys() == theirs.scores.keys()
     assert ours.scores != theirs.scores
+
+
+@pytest.mark.parametrize(
+    ("tested", "shown"),
+    [((0, 1), [0, 1]), ((0, 100), [0, 1, 100]), ((), [100])],
+)
+def test_the_seed_that_chose_a_rate_is_no_draw_beside_seeds_that_did_not(
+    tested: tuple[int, ...], shown: list[int]
+) -> None:
+    tuning = {"grid": {"lr": [1e-4, 1e-3]}, "chosen": {"lr": 1e-3}, "trials": [], "seeds": [100]}
+    records = [record(0.95, seed=100, tuning=tuning, planned_seeds=(100,))]
+    records += [record(0.9, seed=seed, tuning=tuning, planned_seeds=tested) for seed in (0, 1) if tested]
+    (row,) = rows_of_records(Sheet.of(records[0].run), records)
+    assert sorted(one.run.seed for one in row.records) == shown
