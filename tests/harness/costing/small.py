@@ -21,6 +21,6 @@ def modes_of(name: str) -> tuple[str, ...]:
 
 
 def methods_left(*, merge: bool) -> list[str]:
-    """The methods that merge, or that do not, but for those that `test_cost` measures."""
-    measured = ("full", "lora", "naslora", "decoder")
+    """The methods that merge, or that do not, but for those that `test_cost` measures and the one that trains nothing."""
+    measured = ("full", "lora", "naslora", "decoder", "zeroshot")
     return [name for name in METHODS.names() if name not in measured and bool(modes_of(name)) == merge]

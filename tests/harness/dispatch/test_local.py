@@ -274,7 +274,7 @@ def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, stan
     assert isinstance(executor, LocalExecutor)
     assert executor.workers == 2
     assert "GPU MIG-1b2c, GPU-8932f937" in executor.describe()
-    jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.1) for seed in range(2)]
+    jobs = [make_job(tmp_path, seed=seed, steps=40, step_s=0.1) for seed in range(2)]  # a slow start must not miss one
     submission = executor.submit(jobs)
     folders = [state_folder(tmp_path, job.run.key) for job in jobs]
     wait_until(lambda: all(attempts(folder) for folder in folders))

@@ -141,7 +141,7 @@ def test_a_file_of_the_old_layout_reads_merges_and_is_rewritten_in_few_lines(
     [
         (["--images", "3", "--batch", "3"], "a minibatch needs 4 images"),
         (["--images", "4", "--batch", "8"], "a minibatch needs 4 images"),
-        (["--run", "zzzz"], "no record"),
+        (["--run", "zzzz"], "no run"),
     ],
 )
 def test_bad_input_is_one_line(finished: Finished, words: list[str], said: str, capsys: pytest.CaptureFixture[str]):

@@ -49,7 +49,7 @@ def test_the_table_is_what_the_records_give():
 def test_what_it_says_of_mixtures_is_what_the_claim_gives(capsys: pytest.CaptureFixture[str]):
     words = ["domains-choose-different-priors", "--protocol", "small", "--results", str(ROOT / "results"), "--json"]
     assert main(words) == 0
-    (finding,) = json.loads(capsys.readouterr().out)
+    finding = json.loads(capsys.readouterr().out)
     (reading,) = [one for one in finding["readings"] if "5 of 9 benchmarks" in one["what"]]  # SAM's decoder
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     between, within = re.findall(r"(0\.\d{4}) (?:between|within)", reading["settle"])

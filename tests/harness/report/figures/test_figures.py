@@ -30,7 +30,9 @@ from harness.studies import study_from_dict
 from tests.harness.report.figures.sample import METRICS, write_results
 from tests.harness.report.sample import record
 
-FROM_THESE = [name for name in FIGURES if name not in ("masks", "lengths", "readings")]  # which have tests of their own
+FROM_THESE = [
+    name for name in FIGURES if name not in ("masks", "strip", "lengths", "readings")
+]  # which have tests of their own
 
 
 @pytest.fixture(scope="module")
