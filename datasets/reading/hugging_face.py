@@ -70,7 +70,7 @@ def _fingerprint(source: Path) -> str:
 
 
 def _library() -> Any:
-    """Theirs; to who checks types, `datasets` is the folder of ours beside it."""
+    """Hugging Face's library, imported by name: a plain import of `datasets` means our own folder to a type checker."""
     return import_module("datasets")
 
 

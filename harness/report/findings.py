@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -28,6 +27,7 @@ from harness.comparison.readings import main_effects, specification_curve
 from harness.report.forgetting import forgetting_page
 from harness.report.formats import write
 from harness.studies import load_study
+from harness.system.errors import UsageError
 
 TEMPLATES = Path(__file__).parent / "answer"
 MARK = "<!-- Rendered from the records by sam-peft tables; its words are in harness/report/answer. -->"
@@ -67,6 +67,22 @@ class Answer(Question):
             f"of {len(cases)} comparisons, {above} above zero, {below} below, {len(intervals) - above - below} across it{one_run};"
             f" their means run from {min(means):+.2f} to {max(means):+.2f} points"
         )
+
+    @property
+    def decoder_share(self) -> float:
+        """Of what LoRA trains on ViT-S, the part in SAM's neck and mask decoder."""
+        counts = self.cell("small-search", "kvasir", "LoRA").records[0].parameters
+        return 1 - counts["encoder"] / counts["trainable"]
+
+    def images_at_hand(self, study: str, benchmark: str) -> int:
+        """Of all splits of a benchmark, as the study's runs were given it."""
+        counts = self.cell(study, benchmark, "LoRA, lr 1e-3").records[0].counts
+        return sum(counts[split] for split in ("train", "val", "test"))
+
+    def lowest_tried(self, study: str, rows: Sequence[str]) -> int:
+        """How many of these rows took the lowest rate of their grid."""
+        tunings = [self.cell(study, "kvasir", row).records[0].run.tuning for row in rows]
+        return sum(any(value == min(one["grid"][name]) for name, value in one["chosen"].items()) for one in tunings)
 
     @property
     def paper_cost(self) -> str:
@@ -214,8 +230,11 @@ def files(root: Path, answer: Answer | None = None) -> dict[Path, str]:
 
 
 def _between(page: str, text: str) -> str:
-    pattern = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
-    return pattern.sub(lambda _: f"{START}\n{text}\n{END}", page, count=1)
+    before, start, rest = page.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise UsageError(f"README.md has no lines {START} and {END} around its answer; put them back")
+    return f"{before}{START}\n{text}\n{END}{after}"
 
 
 def _signed(value: float, digits: int = 2) -> str:

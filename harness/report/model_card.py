@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
-from typing import Any
 
 from harness import __version__
 from harness.archive.schema import Record
 from harness.comparison.names import SCORE_TITLES, benchmark_title, metric, shown_metrics
-from harness.comparison.rules import card, from_card
+from harness.report.command import command_of
 
 
 def model_card(
@@ -70,7 +68,7 @@ def model_card(
         "\n".join(f"- **{name}**: {text}" for name, text in facts.items()),
         "## Use\n" + f"`{usage}`",
         "## Scores\n" + _scores(tests, shown, scored, unscored=unscored),
-        "## The command that trains it\n```\n" + command_of(record) + "\n```",
+        "## The command that trains it\n```\n" + command_of([record]) + "\n```",
         "## Terms\n"
         + (f"The published weights are under {licence}. " if licence else _unknown(run.checkpoint))
         + f"The data: {terms}. {source}",
@@ -96,32 +94,3 @@ def _scores(tests: Mapping[str, Mapping[str, float]], shown: tuple[str, ...], sc
         if name in scores
     ]
     return "\n".join([f"Of the record, in [0, 1], {which}.", "", "| split | metric | score |", "|---|---|---:|", *rows])
-
-
-def command_of(record: Record) -> str:
-    """The command line that trains the run of a record; the folders are the reader's.
-
-    What the protocol's card does not say is in ``--set``; a card that this version does not have has to be brought along.
-    """
-    run = record.run
-    own = bool(run.rules.get("own_classes"))
-    by_label = not run.changed and "[" in run.variant  # older records do not say which options they changed
-    words = ["sam-peft", "run", "--methods", run.variant if by_label else run.method]
-    words += ["--datasets", f"{run.benchmark}=DIR" if own else run.benchmark]
-    words += ["--protocol", run.protocol, "--backbone", run.backbone, "--seeds", f"{run.seed},"]
-    of_card = card(run.protocol, run.benchmark)
-    rules = from_card(run.rules, of_card) if of_card is not None else {}
-    for name, value in [
-        *((f"{run.method}.{name}", value) for name, value in run.changed.items()),
-        *((name, ours) for name, (ours, _) in rules.items()),
-    ]:
-        words += ["--set", f"{name}={_word(value)}"]
-    words += ["--checkpoint", "FILE"] if run.checkpoint else []
-    words += ["--data", "DIR"] if run.rules.get("data") != "sample" and not own else []
-    return shlex.join(words)
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(str, value))}]"
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
-"""Tracker -> the package that it needs."""
-TARGETS = (*PACKAGES, "csv", "parquet")
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
+"""Each is also the name of the package that it needs."""
+TARGETS = (*TRACKERS, "csv", "parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +97,10 @@ def logged(record: Record, archive: Archive) -> Logged:
 
 def require_target(target: str) -> None:
     """Raises UsageError where what the target needs is not installed."""
-    package = PACKAGES.get(target)
-    if package is None:
+    if target not in TRACKERS:
         require_form(target)
-    elif find_spec(package) is None:
-        raise UsageError(f"--to {target} needs {package}: pip install 'sam-peft-harness[{target}]'")
+    elif find_spec(target) is None:
+        raise UsageError(f"--to {target} needs the package of that name: pip install 'sam-peft-harness[{target}]'")
 
 
 def export_records(archive: Archive, keys: Sequence[str], target: str, out: Path) -> int:
@@ -117,7 +116,7 @@ def export_records(archive: Archive, keys: Sequence[str], target: str, out: Path
         raise UsageError(f"there is no folder {out.absolute().parent}; make it first, or correct the path")
     try:
         with new_folder(out) as folder:
-            if target in PACKAGES:
+            if target in TRACKERS:
                 runs = (logged(archive.whole(key), archive) for key in keys)
                 _WRITERS[target](runs, folder, out.absolute())
             else:

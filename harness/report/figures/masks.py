@@ -109,13 +109,21 @@ def painted(predicted: Picture, truth: Picture) -> Picture:
     return picture
 
 
-def _side_by_side(material: Material, column: Column, shown: Sequence[Shown]) -> Drawing:
+def chosen(material: Material, column: Column, shown: Sequence[Shown]) -> tuple[Shown, int, dict[str, Image]]:
+    """The run that images are chosen by (the baseline's, else the first), how many images all runs kept, and word -> image."""
     base = next((one for one in shown if one.row is material.baseline), shown[0])
-    common = set.intersection(*(set(one.masks) for one in shown)) or set(base.masks)
-    scores = {image: score_of(material, base.record, image, column.metric) for image in sorted(common)}
+    common = sorted(set.intersection(*(set(one.masks) for one in shown)) or set(base.masks))
+    scores = {image: score_of(material, base.record, image, column.metric) for image in common}
     known = {image: value for image, value in scores.items() if value is not None}
-    lower = column.measure.lower_is_better
-    images = best_median_worst(known or dict.fromkeys(sorted(common), 0.0), lower_is_better=lower)
+    return (
+        base,
+        len(common),
+        best_median_worst(known or dict.fromkeys(common, 0.0), lower_is_better=column.measure.lower_is_better),
+    )
+
+
+def _side_by_side(material: Material, column: Column, shown: Sequence[Shown]) -> Drawing:
+    base, _, images = chosen(material, column, shown)
     pictures = {image: material.pictures(base.record, *image) for image in images.values()}
     with_picture = any(picture is not None for picture in pictures.values())
     tiles = len(shown) + 1 + with_picture

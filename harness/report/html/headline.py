@@ -15,6 +15,7 @@ from harness import statistics as stats
 from harness.archive.cost import CostRecord, MethodCost
 from harness.archive.schema import hashed_options
 from harness.comparison.cells import Cell, Column, Difference, Grid, Mark
+from harness.comparison.draws import collapsed
 from harness.comparison.names import METHOD_TITLES
 from harness.comparison.rows import MISSING, Row
 from harness.report.answers import RANKS_NOTHING
@@ -23,8 +24,6 @@ MOST_WORDS = 40
 """Of a verdict."""
 MANY_ROWS = 6
 """Rows from which a verdict counts them before it speaks of one."""
-COLLAPSED = 0.2
-"""A run has collapsed where its score lies more than this below the median of its row (docs/plan.md)."""
 RATES = {"lr": "", "encoder_lr": "encoder ", "alpha_lr": "α "}
 """Rates that a configuration can hold, and how a table calls them."""
 MOST_LANES = 8
@@ -439,8 +438,7 @@ def _collapsed(grid: Grid, rows: Iterable[Row], names: Mapping[Row, Name]) -> li
     where = []
     for row in grid.rows:
         for column in _columns(grid) if row in rows else ():
-            signed = grid.cells[row, column].signed
-            if len(signed) > 2 and min(signed) < statistics.median(signed) - COLLAPSED:
+            if collapsed(grid.cells[row, column]):
                 where.append(f"{names[row].text} on {column.benchmark_title}")
     return [f"A run collapsed: {', '.join(where)}."] if where else []
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from harness.archive.schema import Record
 from harness.comparison.cells import Cell, Difference, Grid
 from harness.comparison.contrasts import Contrast
-from harness.comparison.rows import Row, is_run
-from harness.comparison.rules import card, from_card
+from harness.comparison.rows import Row
+from harness.report.command import command_of
 from harness.report.html.headline import Name
 from harness.report.page import Explained
 
@@ -32,7 +30,7 @@ def opener(
             shown = shown.difference
         if isinstance(shown, Difference):
             lanes = [lane(shown.first), lane(shown.second)]
-            return {"lanes": lanes, "unit": _unit(shown.first), "command": command(shown.first.records)}
+            return {"lanes": lanes, "unit": _unit(shown.first), "command": command_of(shown.first.records)}
         if not isinstance(shown, Cell) or shown.row not in grid_of:
             return None
         grid = grid_of[shown.row]
@@ -40,37 +38,10 @@ def opener(
         lanes = [lane(shown)]
         if base is not shown.row and shown.column in grid.columns:
             lanes.append(lane(grid.cells[base, shown.column]))
-        return {"lanes": lanes, "unit": _unit(shown), "command": command(shown.records)}
+        return {"lanes": lanes, "unit": _unit(shown), "command": command_of(shown.records)}
 
     return opened
 
 
 def _unit(cell: Cell) -> str:
     return f"{cell.column.measure.heading} on {cell.column.benchmark_title} (%), a dot a seed"
-
-
-def command(records: Iterable[Record]) -> str:
-    """``python -m harness.run …`` that plans the same runs; empty where there is none. Options that were tuned are given as they
-    were chosen. Data and checkpoint are where the reader's own settings say."""
-    runs = sorted((record.run for record in records if is_run(record)), key=lambda run: run.seed)
-    if not runs:
-        return ""
-    run = runs[0]
-    options = ",".join(f"{name}={_value(value)}" for name, value in sorted(run.changed.items()))
-    seeds = ",".join(dict.fromkeys(str(one.seed) for one in runs))
-    words = [
-        *("python", "-m", "harness.run", "--methods", f"{run.method}[{options}]" if options else run.method),
-        *("--datasets", run.benchmark, "--protocol", run.protocol, "--backbone", run.backbone),
-        *("--seeds", seeds if "," in seeds else f"{seeds},"),
-    ]
-    of_card = card(run.protocol, run.benchmark)
-    for name, (ours, _) in from_card(run.rules, of_card).items() if of_card is not None else ():
-        words += ["--set", f"{name}={_value(ours)}"]
-    return shlex.join(words)
-
-
-def _value(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(str, value))}]"
-    text = str(value)
-    return f"'{text}'" if "," in text else text

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from harness.comparison.cells import GENERATED, Column
 from harness.comparison.rows import Row
 from harness.registry import BENCHMARKS, is_own
-from harness.report.figures.masks import INVENTED, MISSED, OTHER, best_median_worst, kept, score_of
+from harness.report.figures.masks import INVENTED, MISSED, OTHER, chosen, kept, score_of
 from harness.report.figures.masks import Shown as Kept
 from harness.report.figures.material import Material
 from harness.report.html.headline import Name
@@ -37,11 +37,13 @@ _COLOURS = ((0, 0, 0, 0), (255, 255, 255, 165), (*MISSED, 235), (*INVENTED, 235)
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """Args:
-    name: what it shows.
-    source: of the picture, as data.
-    score: of this image.
-    spoken: for a reader who does not see it.
+    """The picture of one mask.
+
+    Args:
+        name: what it shows.
+        source: of the picture, as data.
+        score: of this image.
+        spoken: for a reader who does not see it.
     """
 
     name: Name
@@ -112,7 +114,7 @@ def _usual_seed(material: Material, column: Column) -> int | None:
     return min(apart, key=lambda seed: (-len(apart[seed]), sum(apart[seed]), seed), default=None)
 
 
-def may_be_shown(column: Column, photographs: Photographs) -> str:
+def why_withheld(column: Column, photographs: Photographs) -> str:
     """Why the photographs of a benchmark are left out; empty where they are not."""
     if photographs == "none":
         return "Photographs were not asked for."
@@ -130,13 +132,8 @@ def may_be_shown(column: Column, photographs: Photographs) -> str:
 def _strip(
     material: Material, column: Column, shown: Sequence[Kept], names: Mapping[Row, Name], *, photographs: Photographs
 ) -> Strip:
-    base = next((one for one in shown if one.row is material.baseline), shown[0])
-    common = set.intersection(*(set(one.masks) for one in shown)) or set(base.masks)
-    scores = {image: score_of(material, base.record, image, column.metric) for image in sorted(common)}
-    known = {image: value for image, value in scores.items() if value is not None}
-    lower = column.measure.lower_is_better
-    images = best_median_worst(known or dict.fromkeys(sorted(common), 0.0), lower_is_better=lower)
-    withheld, shots = may_be_shown(column, photographs), []
+    base, common, images = chosen(material, column, shown)
+    withheld, shots = why_withheld(column, photographs), []
     for word, image in images.items():
         picture = None if withheld else material.pictures(base.record, *image)
         truth = base.masks[image].truth
@@ -155,7 +152,7 @@ def _strip(
             Shot(word=word, stem=image[1], photograph="" if picture is None else _photograph(picture), tiles=tiles)
         )
     about = (
-        f"Seed {base.record.run.seed}; best, median and worst by {names[base.row].text} of the {len(common)} test images that every run"
+        f"Seed {base.record.run.seed}; best, median and worst by {names[base.row].text} of the {common} test images that every run"
         f" keeps, chosen by a hash of their names. Numbers: the image's {column.measure.title} in %."
     )
     if not withheld and not any(shot.photograph for shot in shots):

@@ -20,7 +20,8 @@ from harness.models import hf_names
 from harness.planning.asked import understand
 from harness.planning.plan import plan
 from harness.planning.samples import sample_writer
-from harness.report.model_card import command_of, model_card
+from harness.report.command import command_of
+from harness.report.model_card import model_card
 from harness.settings.read import Settings
 from tests.harness.experiment.finished import export_to, finished
 
@@ -50,7 +51,7 @@ def test_the_hub_reads_base_model_data_set_and_scores(
         ("s_measure", 0.75),
         ("e_mean", 0.5),
     ]
-    assert command_of(Record(run=run, key=run.key, code="OK")) in card.text
+    assert command_of([Record(run=run, key=run.key, code="OK")]) in card.text
     assert run.protocol_hash in card.text
 
 
@@ -95,7 +96,7 @@ def test_the_base_model_has_the_hubs_name_where_the_run_started_from_its_weights
 
 def test_the_command_on_a_card_plans_the_run_of_the_record(results: Path) -> None:
     run = finished(results, "lora", rules={"lr": "2e-4", "merge": ["exact"]}, rank=5, sites="q,v")  # type: ignore[dict-item]
-    _, verb, *words = shlex.split(command_of(Record(run=run, key=run.key, code="OK")))
+    _, verb, *words = shlex.split(command_of([Record(run=run, key=run.key, code="OK")]))
     assert verb == "run"
     asked = understand(run_verb.parser().parse_args([*words, "--results", str(results)]), Settings())
     (job,) = plan(asked.request, prepare_samples=sample_writer(results)).jobs

@@ -22,17 +22,15 @@ from harness.archive.store import RecordStore
 from harness.cli.report import main
 from harness.comparison.cells import Column
 from harness.planning.closed_form import trained_parameters
-from harness.planning.words import parse_entry
-from harness.registry import method_config
+from harness.report.command import command_of
 from harness.report.figures.material import baseline_of
 from harness.report.html import rendering
 from harness.report.html.build import Asked, collect
 from harness.report.html.content import Placed, Site, SitePage
 from harness.report.html.headline import Headline, Scale, headline
-from harness.report.html.opened import command
 from harness.report.html.pictures import compact_svg, drawn_figures
 from harness.report.html.rendering import index_html, page_html
-from harness.report.html.strip import may_be_shown
+from harness.report.html.strip import why_withheld
 from harness.report.html.tables import _how_chosen, _rate
 from harness.report.pages import pages_below
 from harness.report.titles import titled_grids
@@ -166,24 +164,27 @@ def test_names_of_rows_are_names_and_options_are_hints() -> None:
 def test_the_command_of_a_cell_plans_its_configuration() -> None:
     changed = {"sites": "q,k,v", "rank": 6, "alpha": 12.0}
     run = record(method="lora", seed=3, changed=changed, config=changed)
-    words = shlex.split(command([run]))
-    assert words[:3] == ["python", "-m", "harness.run"]
-    given = dict(zip(words[3::2], words[4::2], strict=True))
-    entry = parse_entry(given["--methods"])
-    assert (entry.method, given["--datasets"], given["--seeds"]) == ("lora", "kvasir", "3,")
-    config = method_config("lora", entry.options)
-    assert {name: getattr(config, name) for name in changed} == changed
+    words = shlex.split(command_of([run]))
+    assert words[:4] == ["sam-peft", "run", "--methods", "lora"]
+    assert words[words.index("--seeds") + 1] == "3,"
+    said = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+    assert {"lora.sites=q,k,v", "lora.rank=6", "lora.alpha=12.0"} <= {*said}
+
+
+def test_the_command_of_a_trial_names_its_method_not_its_row() -> None:
+    words = shlex.split(command_of([record(method="decoder", variant="decoder alone[decoder_lr=0.0003]")]))
+    assert words[words.index("--methods") + 1] == "decoder"
 
 
 def test_what_may_not_be_passed_on_is_withheld_unless_asked_for() -> None:
     def of(benchmark: str, note: str = "") -> Column:
         return Column(benchmark=benchmark, split="test", metric="iou", manifest="", note=note)
 
-    assert may_be_shown(of("isic2017"), "redistributable") == ""
-    assert "may not" in may_be_shown(of("kvasir"), "redistributable")
-    assert "may not" in may_be_shown(of("nobody_knows"), "redistributable")
-    assert may_be_shown(of("kvasir"), "all") == may_be_shown(of("kvasir", "generated sample"), "redistributable") == ""
-    assert may_be_shown(of("isic2017"), "none")
+    assert why_withheld(of("isic2017"), "redistributable") == ""
+    assert "may not" in why_withheld(of("kvasir"), "redistributable")
+    assert "may not" in why_withheld(of("nobody_knows"), "redistributable")
+    assert why_withheld(of("kvasir"), "all") == why_withheld(of("kvasir", "generated sample"), "redistributable") == ""
+    assert why_withheld(of("isic2017"), "none")
 
 
 def test_photographs_lie_behind_masks_once_and_only_where_they_may(folder: Path) -> None:
