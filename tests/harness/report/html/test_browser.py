@@ -135,7 +135,7 @@ def test_a_cell_shows_its_seeds_first_and_the_command_that_makes_them_again(open
     click(opened, f"{BOARD} tbody tr:nth-of-type({place}) td:nth-of-type(1) button")
     dots = opened.find_elements("css selector", "#seeds tbody tr:nth-of-type(1) circle")
     assert len(dots) == 2
-    assert opened.find_element("css selector", "#again pre").text.startswith("python -m harness.run --methods decoder ")
+    assert opened.find_element("css selector", "#again pre").text.startswith("sam-peft run --methods decoder ")
     tops = [opened.find_element("css selector", one).rect["y"] for one in ("#seeds", "#again", "#behind")]
     assert tops == sorted(tops)
 
