@@ -304,7 +304,7 @@ def _undivided(root: Path) -> bool:
 
 
 def _setting(name: str, images: str, masks: str) -> str:
-    return f"--set benchmarks.{name}.images='{images}' --set benchmarks.{name}.masks='{masks}'; datasets check: --images, --masks"
+    return f"--set benchmarks.{name}.images='{images}' --set benchmarks.{name}.masks='{masks}'; data check: --images, --masks"
 
 
 def _folders(root: Path) -> list[Path]:

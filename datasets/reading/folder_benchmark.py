@@ -252,7 +252,7 @@ class FolderBenchmark(Benchmark):
         raise DatasetError(
             f"{root} has {there} of {self.title} and no {' and no '.join(missing)} part ({where}); get it: {self.source}; or "
             f"take split rule {rule!r}, which does without (--set benchmarks.{self.name}.split_rule={rule}; "
-            f"datasets check: --split-rule {rule})"
+            f"data check: --split-rule {rule})"
         )
 
     def notes(self, pairs: Sequence[Pair], *, layout: Layout, parts: Collection[str]) -> list[str]:
