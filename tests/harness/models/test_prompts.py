@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from segment_anything import SamPredictor
+from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor
 
 from harness.models.build import build_segmenter
@@ -21,14 +24,16 @@ POINTS = np.array([[[30.0, 40.0], [50.0, 60.0]]])
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[SAMSegmenter, SamPredictor]:
-    """Ours and segment_anything's with the same weights, in float64; what encodes places keeps the float32 that it computes in."""
+    """Ours and segment_anything's with the same weights, in float64, places too: segment_anything takes them as float32, whose
+    sines depend on how many are taken at once on some processors."""
     segmenter = build_segmenter("tiny", task="binary", image_size=SIDE, head_seed=3)
     assert isinstance(segmenter, SAMSegmenter)
     sam = plain_sam("tiny", image_size=SIDE)
     sam.load_state_dict(sam_state_dict(segmenter), strict=True)
     for model in (segmenter, sam):
         model.double().eval()
-        model.prompt_encoder.pe_layer.float()
+        places = model.prompt_encoder.pe_layer
+        places._pe_encoding = partial(_in_float64, places)
     plain = sam.preprocess
     sam.preprocess = lambda image: plain(image).double()
     return segmenter, SamPredictor(sam)
@@ -37,6 +42,10 @@ def pair() -> tuple[SAMSegmenter, SamPredictor]:
 @pytest.fixture(scope="module")
 def picture() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def _in_float64(places: PositionEmbeddingRandom, coordinates: Tensor) -> Tensor:
+    return PositionEmbeddingRandom._pe_encoding(places, coordinates.double())
 
 
 def ours(segmenter: SAMSegmenter, predictor: SamPredictor, picture: np.ndarray, prompts: Prompts | None) -> Tensor:
