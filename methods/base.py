@@ -173,6 +173,10 @@ class Method(ABC):
         without architecture)."""
         return 0.0
 
+    def architecture_masks_shuffled(self) -> bool:
+        """Whether steps of role ``architecture`` see each image with the mask of another one, as a control."""
+        return False
+
     def auxiliary_loss(self) -> Tensor | None:
         """A term to add to the task loss after a forward pass (such as a balance loss), or None."""
         return None

@@ -115,6 +115,9 @@ class NASLoRA(LowRankMethod):
     def architecture_holdout(self) -> float:
         return self.config.alpha_holdout if self.config.holds_out else 0.0
 
+    def architecture_masks_shuffled(self) -> bool:
+        return self.config.shuffles_masks
+
     def architecture(self) -> dict[str, list[float]]:
         return {site: cell.mixture().tolist() for site, cell in self.cells().items() if cell.alpha is not None}
 

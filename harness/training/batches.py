@@ -75,6 +75,7 @@ class UpdatePlan:
     Args:
         indices: positions in the training split that weights learn from.
         held_out: positions for architecture steps, empty if they use ``indices``.
+        shuffle_masks: give each image of an architecture step the mask of another one.
         batch_size: images of one forward pass over all workers.
         accumulate: forward passes of one update.
         epoch_images: how many images make an epoch, 0 for ``indices``. Beyond those, they come again in another order.
@@ -84,6 +85,7 @@ class UpdatePlan:
 
     indices: Sequence[int]
     held_out: Sequence[int] = ()
+    shuffle_masks: bool = False
     batch_size: int
     accumulate: int = 1
     epoch_images: int = 0
@@ -116,6 +118,16 @@ class UpdatePlan:
             chosen = [self.indices[self._order(epoch, k // len(self.indices))[k % len(self.indices)]] for k in places]
         return [chosen[k : k + self.batch_size] for k in range(0, len(chosen), self.batch_size)]
 
+    def masks_of(self, images: Sequence[int], *, for_architecture: bool) -> list[int]:
+        """Whose masks go with these images: their own, or under ``shuffle_masks`` those of another image each, the same
+        one in every epoch: the images stand in a circle of drawn order, and each has the mask of the next."""
+        if not (for_architecture and self.shuffle_masks):
+            return list(images)
+        part = self.held_out or self.indices
+        circle = [part[place] for place in shuffled(len(part), "masks", self.seed)]
+        following = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+        return [following[image] for image in images]
+
     def _order(self, epoch: int, turn: int) -> tuple[int, ...]:
         again = (turn,) if turn else ()
         return shuffled(len(self.indices), "order", self.seed, epoch, *again)
@@ -132,15 +144,20 @@ def slice_of(batch: Sequence[int], *, rank: int, size: int) -> list[int]:
 
 
 def load_batch(
-    source: TrainingImages, indices: Sequence[int], flips: Sequence[bool], *, with_images: bool = True
+    source: TrainingImages,
+    indices: Sequence[int],
+    flips: Sequence[bool],
+    *,
+    masks: Sequence[int] | None = None,
+    with_images: bool = True,
 ) -> tuple[Tensor | None, Tensor]:
-    """Images (B, 3, S, S) uint8, None if they are not wanted, and targets (B, S, S) uint8 class indices, both mirrored
-    where ``flips`` says so."""
+    """Images (B, 3, S, S) uint8, None if they are not wanted, and targets (B, S, S) uint8 class indices, those of
+    ``masks`` where it is given; both mirrored where ``flips`` says so."""
     images, targets = [], []
-    for index, flip in zip(indices, flips, strict=True):  # a source may decode both of one item at once
+    for index, flip, mask in zip(indices, flips, masks or indices, strict=True):  # one item may decode both at once
         if with_images:
             images.append(_mirrored(source.image(index), flip=flip))
-        targets.append(_mirrored(source.mask_input(index), flip=flip))
+        targets.append(_mirrored(source.mask_input(mask), flip=flip))
     return torch.from_numpy(np.stack(images)) if images else None, torch.from_numpy(np.stack(targets))
 
 

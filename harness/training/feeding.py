@@ -157,7 +157,8 @@ class Feeder:
             cached = cache is not None and all(
                 cache.ready(index, flip=flip) for index, flip in zip(indices, flips, strict=True)
             )
-            images, targets = load_batch(self._images, indices, flips, with_images=not cached)
+            masks = self._plan.masks_of(indices, for_architecture=for_architecture)
+            images, targets = load_batch(self._images, indices, flips, masks=masks, with_images=not cached)
             if self._device.type == "cuda":
                 targets = targets.pin_memory()
                 images = None if images is None else images.pin_memory()

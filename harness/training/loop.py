@@ -56,6 +56,7 @@ def train(given: Assignment) -> TrainingResult:
     plan = UpdatePlan(
         indices=kept,
         held_out=held_out,
+        shuffle_masks=method.architecture_masks_shuffled(),
         batch_size=protocol.batch_size,
         accumulate=protocol.accumulate,
         epoch_images=protocol.epoch_images,
@@ -180,7 +181,8 @@ class _Loop:
             epoch, step = divmod(ahead, self.plan.updates_per_epoch)
             passes = self._passes(epoch, step)
             for roles in passes:
-                own = roles == (ARCHITECTURE,) and bool(len(passes) > 1 or self.plan.held_out)
+                apart = len(passes) > 1 or bool(self.plan.held_out) or self.plan.shuffle_masks
+                own = apart and roles == (ARCHITECTURE,)
                 self.feeder.prepare(epoch, step, for_architecture=own)
         self.prepared = last + 1
 

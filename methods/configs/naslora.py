@@ -39,7 +39,8 @@ class NASLoRAConfig(LowRankConfig):
             ``joint``: one pass updates both. ``iteration`` and ``epoch``: turns, α first; the weights get half of the updates. The paper
             does not say; the card ``nas-lora`` asks for ``both`` (ours). Here ``iteration``, that of the first records.
         alpha_data: α learns from the ``train`` split as the weights do, or from a ``holdout`` part of it that the
-            weights never see (ours: train).
+            weights never see (ours: train). ``shuffled`` is a control: α learns from training images with the masks of
+            others, so that what it then chooses is what it chooses without anything to learn.
         alpha_holdout: that part as a fraction (0.5, DARTS).
         order: with ``both`` and in turns: ``alpha-first`` as DARTS does, or ``weights-first`` (the paper does not say).
         residual: let the bottleneck pass beside the cell too, B (cell(A x) + A x), as Conv-LoRA does; the formula of
@@ -76,13 +77,15 @@ class NASLoRAConfig(LowRankConfig):
         require_choice("alpha_optimizer", self.alpha_optimizer, ("protocol", "darts"))
         require_choice("scope", self.scope, ("window", "image"))
         require_choice("alternate", self.alternate, ("both", "joint", "iteration", "epoch"))
-        require_choice("alpha_data", self.alpha_data, ("train", "holdout"))
+        require_choice("alpha_data", self.alpha_data, ("train", "holdout", "shuffled"))
         require_choice("order", self.order, ("alpha-first", "weights-first"))
         require_choice("norm", self.norm, NORMS)
         if self.style == "linear" and self.norm == "batch-affine":
             raise MethodError("norm=batch-affine: style=linear has no norms; use style=darts, or leave norm out")
-        if self.alternate == "joint" and self.alpha_data == "holdout":
-            raise MethodError("alpha_data=holdout: alternate=joint has one pass on one batch; use alternate=both")
+        if self.alternate == "joint" and self.alpha_data != "train":
+            raise MethodError(
+                f"alpha_data={self.alpha_data}: alternate=joint has one pass on one batch; use alternate=both"
+            )
         if not 0 < self.alpha_holdout < 1:
             raise MethodError(f"alpha_holdout={self.alpha_holdout}: a fraction of the training split, in (0, 1)")
 
@@ -104,6 +107,11 @@ class NASLoRAConfig(LowRankConfig):
     def holds_out(self) -> bool:
         """Whether α learns from images that the weights never see."""
         return self.stagewise and self.alpha_data == "holdout"
+
+    @property
+    def shuffles_masks(self) -> bool:
+        """Whether α learns from images with the masks of others."""
+        return self.stagewise and self.alpha_data == "shuffled"
 
     @property
     def spares_weight_updates(self) -> bool:

@@ -131,6 +131,30 @@ def test_architecture_steps_go_round_the_held_out_part() -> None:
     assert set(epoch_of(halves, 0)) == set(kept)
 
 
+@pytest.mark.parametrize("held_out", [(), (1, 4, 6, 7, 9)])
+def test_with_shuffled_masks_each_image_of_an_architecture_step_has_anothers(held_out: tuple[int, ...]) -> None:
+    chosen = plan(held_out=held_out, shuffle_masks=True)
+    part = list(held_out or range(10))
+    masks = chosen.masks_of(part, for_architecture=True)
+    assert sorted(masks) == part
+    assert all(mask != image for image, mask in zip(part, masks, strict=True))
+    assert masks != plan(held_out=held_out, shuffle_masks=True, seed=5).masks_of(part, for_architecture=True)
+    feeder = Feeder(
+        torch.nn.Identity(), Discs(10), plan=chosen, protocol=protocol(), device=CPU, workers=ALONE, embeddings=None
+    )
+    with feeder:
+        for for_architecture in (True, False):
+            feeder.prepare(0, 0, for_architecture=for_architecture)
+            (batch,) = feeder.take()[0]
+            images, targets = load_batch(Discs(10), batch.indices, batch.flips)
+            assert images is not None
+            assert batch.images is not None
+            assert torch.equal(batch.images, images)
+            assert [torch.equal(a, b) for a, b in zip(batch.targets, targets, strict=True)] == [
+                not for_architecture
+            ] * len(targets)
+
+
 def test_a_small_split_comes_round_again_in_an_epoch_of_more_images() -> None:
     plan = UpdatePlan(indices=range(5), batch_size=4, epoch_images=14, seed=3)
     batches = [plan.update(2, step)[0] for step in range(plan.updates_per_epoch)]

@@ -102,6 +102,18 @@ def test_both_moves_both_roles_in_a_step_and_weights_see_the_images_of_every_met
     ]
 
 
+@pytest.mark.parametrize("alternate", ["both", "epoch"])
+def test_shuffled_masks_reach_alpha_alone(tmp_path: Path, alternate: str) -> None:
+    config = {"alternate": alternate, "search_start_epoch": 1}
+    plain, shuffled_masks = (
+        Run(folder=tmp_path / data, method="naslora", config=config | {"alpha_data": data}).train()
+        for data in ("train", "shuffled")
+    )
+    assert plain.history[0]["loss"] == shuffled_masks.history[0]["loss"]
+    assert plain.architecture[0] == shuffled_masks.architecture[0]
+    assert plain.architecture[-1] != shuffled_masks.architecture[-1]
+
+
 def test_a_run_of_both_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     config = {"alternate": "both", "search_start_epoch": 1}
     whole = summary(Run(folder=tmp_path / "whole", method="naslora", config=config).train())
@@ -123,6 +135,7 @@ def test_a_run_of_both_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: P
         {"alternate": "iteration", "search_start_epoch": 1},
         {"alternate": "epoch", "search_start_epoch": 1},
         {"alternate": "both", "search_start_epoch": 1, "alpha_data": "holdout"},
+        {"alternate": "iteration", "search_start_epoch": 1, "alpha_data": "shuffled"},
         {"alternate": "joint", "search_start_epoch": 0},
     ],
 )
