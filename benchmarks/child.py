@@ -7,8 +7,46 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+POLL_S = 0.02
+Usage = dict[str, float]
+
+
+def measured(
+    what: str,
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    watch: Callable[[], float | None] = lambda: None,
+) -> Usage:
+    """What ``python COMMAND`` with its children takes: ``wall_s``, ``processor_s`` (user and system), ``peak_gib`` of the largest of them,
+    which is at least what this process held when it started it, and ``first_update_s`` where ``watch`` tells of one.
+
+    Args:
+        watch: asked again and again until it tells when (`time.time`) what is waited for has happened.
+
+    Raises:
+        SystemExit: it fails.
+    """
+    begun, first = time.time(), None
+    child = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.DEVNULL, env={**os.environ, **(environment or {})}
+    )
+    while True:
+        ended, status, usage = os.wait4(child.pid, os.WNOHANG)
+        first = watch() if first is None else first
+        if ended:
+            break
+        time.sleep(POLL_S)
+    whole = time.time() - begun
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{what}: exit code {child.returncode}")
+    found = {"wall_s": whole, "processor_s": usage.ru_utime + usage.ru_stime, "peak_gib": usage.ru_maxrss / 2**20}
+    return found if first is None else {**found, "first_update_s": first - begun}
 
 
 def used(
@@ -20,21 +58,12 @@ def used(
     Raises:
         SystemExit: it fails.
     """
-    seconds, peaks = [], []
-    for _ in range(rounds):
-        child = subprocess.Popen(
-            [sys.executable, *command], stdout=subprocess.DEVNULL, env={**os.environ, **(environment or {})}
-        )
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            raise SystemExit(f"{what}: exit code {child.returncode}")
-        seconds.append(round(usage.ru_utime + usage.ru_stime, 3))
-        peaks.append(usage.ru_maxrss)
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = [measured(what, command, environment=environment) for _ in range(rounds)]
+    seconds, peak = [round(one["processor_s"], 3) for one in found], max(one["peak_gib"] for one in found)
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
         "what": what,
         "processor time (s)": statistics.median(seconds),
-        "peak memory (MiB)": round(max(peaks) / 1024) if max(peaks) > own else None,
+        "peak memory (MiB)": round(1024 * peak) if peak > own else None,
         "rounds (s)": seconds,
     }

@@ -10,16 +10,15 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.plain_training import AnySize, own_sam
 from benchmarks.prefix import Cut
 from benchmarks.reference import PlainSegmenter, twin_of
 from benchmarks.saving import add_json, save
@@ -32,49 +31,6 @@ from harness.models.build import build_segmenter
 from harness.training.prefix import frozen_prefix
 
 OWN, PLAIN, KEPT = "MobileSAM's own modules", "ours", "ours, stem and stage 0 kept"
-
-
-class AnySize(nn.Module):
-    """MobileSAM's encoder at any size; its own forward pass knows 1024 pixels alone.
-
-    Args:
-        encoder: its own.
-    """
-
-    def __init__(self, encoder: Any) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.blocks = [block for layer in encoder.layers[1:] for block in layer.blocks]
-
-    def forward(self, images: Tensor) -> Tensor:
-        tokens = self.encoder.patch_embed(images)
-        for layer in self.encoder.layers:
-            tokens = layer(tokens)
-        side = images.shape[-1] // 16
-        return self.encoder.neck(tokens.view(len(images), side, side, -1).permute(0, 3, 1, 2))
-
-
-def own_sam(checkout: Path, *, image_size: int) -> Any:
-    """MobileSAM's ``Sam`` from its own builder, its encoder made for ``image_size``."""
-    sys.path.insert(0, str(checkout))
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of old imports from timm, and of names that timm has too
-            from mobile_sam import sam_model_registry
-    finally:
-        sys.path.remove(str(checkout))
-    sam = sam_model_registry["vit_t"]()
-    if image_size != 1024:
-        side = image_size // 16
-        sam.image_encoder = type(sam.image_encoder)(
-            img_size=image_size,
-            embed_dims=[64, 128, 160, 320],
-            depths=[2, 2, 6, 2],
-            num_heads=[2, 4, 5, 10],
-            window_sizes=[7, 7, 14, 7],
-            drop_path_rate=0.0,
-        )
-        sam.prompt_encoder.image_embedding_size = (side, side)
-    return sam
 
 
 def main(argv: list[str] | None = None) -> int:

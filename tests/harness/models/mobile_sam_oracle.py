@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.mobile_sam import AnySize, own_sam
+from benchmarks.plain_training import AnySize, own_sam
 
 EXPECTED = Path(__file__).with_name("mobile_sam_expected.json")
 SIZES = (512, 1024)

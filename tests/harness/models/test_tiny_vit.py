@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.mobile_sam import AnySize, own_sam
+from benchmarks.plain_training import AnySize, own_sam
 from harness.methods.configs import LoRAConfig
 from harness.methods.full import Full, FullConfig
 from harness.methods.lora import LoRA

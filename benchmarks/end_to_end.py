@@ -1,0 +1,229 @@
+"""A training from the command to its results, against what a user would write instead, each in a process of its own.
+
+``python -m benchmarks.end_to_end --data DIR --backbone vit_b --image-size 1024 --updates 8 --precision bf16 --rounds 3 --json FILE``
+
+Every contestant trains LoRA (rank 3 on every ``qkv``, and the mask decoder) on the same images of Kvasir-SEG for the same number of
+updates with the same batch, precision and threads, validates half-way and at the end, tests the better state and writes its results.
+Weights are random.
+
+- ``this harness``: ``python -m harness.run`` into an empty results folder, with an empty cache of the user. It also freezes its code,
+  fingerprints the data, writes checkpoints, scores by image, masks and a table, computes eight metrics at the image's size and, where the
+  first validation was better than the second, tests the last state besides.
+- ``this harness, warm``: the same command where an earlier run left ``cache`` (decoded images, tokens of frozen stages) and nothing else.
+- ``transformers`` (SAM) and ``MobileSAM`` (mobile_sam): `benchmarks.plain_training`, which says what they do; they compute IoU alone and
+  keep nothing from one round to the next.
+
+Wall and processor time are those of the process and its children, peak memory of the largest of them (``ru_maxrss``). Nobody can empty the
+system's own cache of files: every round but the first finds libraries and images in memory, for all contestants alike.
+``--page FILE…`` prints the table of such files and measures nothing, ``--draw SVG`` draws them as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.child import Usage, measured
+from benchmarks.saving import add_json, save
+
+OURS, WARM = "this harness", "this harness, warm"
+PEERS = {"vit_b": "transformers", "tiny": "transformers", "mobile_sam": "MobileSAM"}
+SCRIPTS = {"transformers": "trainer", "MobileSAM": "official"}
+COLUMNS = {
+    "wall time (s)": "wall_s",
+    "processor time (s)": "processor_s",
+    "peak memory (GiB)": "peak_gib",
+    "to the first update (s)": "first_update_s",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--data", type=Path, help="holds Kvasir-SEG")
+    parser.add_argument("--backbone", choices=tuple(PEERS), default="vit_b")
+    parser.add_argument("--checkout", default=os.environ.get("MOBILE_SAM_CHECKOUT"), metavar="DIR",
+                        help="of github.com/ChaoningZhang/MobileSAM (default: $MOBILE_SAM_CHECKOUT)")  # fmt: skip
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    for name, count, what in (
+        ("image-size", 1024, "pixels a side"),
+        ("updates", 8, "an even number"),
+        ("batch", 1, "images an update"),
+        ("images", 200, "of the training split"),
+        ("val", 20, "images"),
+        ("test", 40, "images"),
+        ("rounds", 3, "in turns"),
+        ("threads", len(os.sched_getaffinity(0)), "of every contestant"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=count, help=f"{what} (default: {count})")
+    parser.add_argument(
+        "--page", type=Path, nargs="+", metavar="FILE", help="measure nothing; print the table of these"
+    )
+    parser.add_argument("--draw", type=Path, metavar="SVG", help="with --page: draw them as well")
+    add_json(parser)
+    options = parser.parse_args(argv)
+    if options.page:
+        files = [json.loads(path.read_text(encoding="utf-8")) for path in options.page]
+        print(page(files))
+        if options.draw:
+            options.draw.write_bytes(drawn(files))
+        return 0
+    if options.data is None or not (options.data / "Kvasir-SEG").is_dir():
+        parser.error(f"--data {options.data}: give the folder that holds Kvasir-SEG")
+    if options.updates < 2 or options.updates % 2:
+        parser.error(f"--updates {options.updates}: give an even number, half of them before each validation")
+    peer = PEERS[options.backbone]
+    if peer == "MobileSAM" and not options.checkout:
+        parser.error("--checkout DIR is needed for mobile_sam: a checkout of github.com/ChaoningZhang/MobileSAM")
+    rounds: dict[str, list[Usage]] = {OURS: [], WARM: [], peer: []}
+    for number in range(options.rounds):
+        with tempfile.TemporaryDirectory(prefix="end-to-end-") as folder:
+            results, out = Path(folder, "results"), Path(folder, "peer")
+            out.mkdir()
+            for name in (OURS, WARM):
+                rounds[name].append(_harness(options, results, environment=_environment(options, Path(folder))))
+                for path in results.iterdir():  # all but what a later run finds useful
+                    if path.name != "cache":
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+            rounds[peer].append(_peer(options, peer, out, environment=_environment(options, Path(folder))))
+        took = ", ".join(f"{name} {found[-1]['wall_s']:.1f} s" for name, found in rounds.items())
+        print(f"round {number + 1}: {took}", file=sys.stderr, flush=True)
+    found = {
+        "rounds": rounds,
+        "ratios": {f"{name} / {peer}": ratios(rounds[name], rounds[peer]) for name in (OURS, WARM)},
+    }
+    save(options.json, options=options, measured=found)
+    asked = {name: str(value) for name, value in vars(options).items()}
+    print(page([{"options": asked, **found}]))
+    return 0
+
+
+def _environment(options: argparse.Namespace, folder: Path) -> dict[str, str]:
+    return {
+        "OMP_NUM_THREADS": str(options.threads),
+        "XDG_CACHE_HOME": str(folder / "user"),
+        "SAM_PEFT_SETTINGS": "none",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def _harness(options: argparse.Namespace, results: Path, *, environment: Mapping[str, str]) -> Usage:
+    rules = {
+        "image_size": options.image_size, "batch_size": options.batch, "precision": options.precision, "epochs": 2,
+        "epoch_images": options.updates // 2 * options.batch, "train_limit": options.images, "val_limit": options.val,
+        "test_limit": options.test, "merge": "[]", "select_every": 1,
+    }  # fmt: skip
+    words = [
+        "--protocol",
+        "standard",
+        "--methods",
+        "lora",
+        "--datasets",
+        "kvasir",
+        "--data",
+        str(options.data.resolve()),
+    ]
+    words += ["--backbone", options.backbone, "--checkpoint", "none", "--workers", "1", "--results", str(results)]
+    words += [word for name, value in rules.items() for word in ("--set", f"{name}={value}")]
+
+    def updated() -> float | None:
+        """The file in which a run says where it is: its first word of training follows the first update."""
+        for path in results.glob("state/*/progress.json"):
+            try:
+                told = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if told.get("stage") == "training" and told.get("step", 0) >= 1:
+                return float(told["at"])
+        return None
+
+    return measured(OURS, ["-m", "harness.run", *words], environment=environment, watch=updated)
+
+
+def _peer(options: argparse.Namespace, name: str, out: Path, *, environment: Mapping[str, str]) -> Usage:
+    words = [SCRIPTS[name], "--data", str(options.data), "--out", str(out), "--backbone", options.backbone]
+    words += ["--precision", options.precision, *(["--checkout", options.checkout] if options.checkout else [])]
+    for option in ("image_size", "batch", "updates", "images", "val", "test"):
+        words += [f"--{option.replace('_', '-')}", str(getattr(options, option))]
+
+    def updated() -> float | None:
+        path = out / "first"
+        return float(path.read_text(encoding="utf-8") or "nan") if path.exists() else None
+
+    return measured(name, ["-m", "benchmarks.plain_training", *words], environment=environment, watch=updated)
+
+
+def ratios(ours: Sequence[Usage], theirs: Sequence[Usage]) -> dict[str, dict[str, float | None]]:
+    """What is measured -> ours by theirs, paired by round, with its 95 % interval (none for one round)."""
+    from dataclasses import asdict
+
+    from harness.costing.measure import paired_ratio  # imports torch, and what measures other processes stays small
+
+    return {
+        key: asdict(paired_ratio([one[key] for one in ours], [one[key] for one in theirs])) for key in COLUMNS.values()
+    }
+
+
+def page(files: Sequence[Mapping[str, Any]]) -> str:
+    """The table of files of ``--json``: medians, and wall time by the peer's with its interval."""
+    from tabulate import tabulate
+
+    rows = []
+    for file in files:
+        peer = PEERS[file["options"]["backbone"]]
+        for name, found in file["rounds"].items():
+            cells = [
+                f"{_median(found, key):.2f}" if key == "peak_gib" else f"{_median(found, key):.1f}"
+                for key in COLUMNS.values()
+            ]
+            share = file["ratios"].get(f"{name} / {peer}")
+            rows.append([setting(file), name, *cells, _interval(share["wall_s"]) if share else ""])
+    heads = ["training", "by", *COLUMNS, "wall time / peer's"]
+    return tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
+
+
+def setting(file: Mapping[str, Any]) -> str:
+    asked = file["options"]
+    return f"{asked['backbone']}, {asked['image_size']} px, {asked['precision']}, {asked['updates']} updates of {asked['batch']}"
+
+
+def _median(rounds: Sequence[Usage], key: str) -> float:
+    return statistics.median(one[key] for one in rounds)
+
+
+def _interval(found: Mapping[str, float | None]) -> str:
+    bounds = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
+    return f"**{found['value']:.2f}**{bounds}"
+
+
+def drawn(files: Sequence[Mapping[str, Any]]) -> bytes:
+    """Wall times below each other, a panel a file: until the first update, and the rest."""
+    from harness.report.figures.style import GREY, PAGE, SHADES, encoded, new_figure, styled
+
+    with styled():
+        figure = new_figure(PAGE, 0.3 + 0.85 * len(files))
+        for axes, file in zip(figure.subplots(len(files), squeeze=False)[:, 0], files, strict=True):
+            names = list(file["rounds"])
+            for height, name in enumerate(names):
+                first, whole = (_median(file["rounds"][name], key) for key in ("first_update_s", "wall_s"))
+                axes.barh(height, first, color=GREY, label="until the first update" if not height else None)
+                axes.barh(height, whole - first, left=first, color=SHADES[0], label="the rest" if not height else None)
+                axes.text(whole, height, f" {whole:.0f} s", va="center")
+            axes.set_yticks(range(len(names)), names)
+            axes.invert_yaxis()
+            axes.set_title(setting(file), loc="left")
+        figure.axes[0].legend(loc="lower right")
+        figure.axes[-1].set_xlabel("wall time (s)")
+    caption = "Medians of wall time of a training from its command to its results."
+    return encoded(figure, "svg", title="end to end", caption=caption)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
