@@ -21,8 +21,8 @@ from benchmarks.child import used
 from benchmarks.saving import add_json, save
 from harness.archive.files import digest, sealed
 from harness.archive.schema import Run
-from harness.dispatch.holder import Holder
-from harness.dispatch.sweeps import PlannedRun, Sweep, create_sweep
+from harness.dispatch.attempts import Holder
+from harness.dispatch.sweeps import PlannedRun, Sweep, create_sweep, named
 from harness.planning.samples import sample_writer
 from harness.registry import SEGMENTED
 
@@ -113,15 +113,10 @@ def _write_sweep(root: Path, runs: list[Run], *, number: int) -> None:
         submitter=gone,
     )
     folder = create_sweep(root, sweep)
-    asked = [dataclasses.asdict(PlannedRun(**_named(run), limit=10)) for run in runs]
+    asked = [dataclasses.asdict(PlannedRun(**named(run), limit=10)) for run in runs]
     content = {"name": f"harness-{sweep.id}-000", "created": 0.0, "shape": {}, "runs": asked}
     (folder / "chunk.000.json").write_text(json.dumps(content), encoding="utf-8")
     (folder / "chunk.000.closed.json").write_text(json.dumps({"reason": "done", "at": 0.0}), encoding="utf-8")
-
-
-def _named(run: Run) -> dict[str, Any]:
-    names = ("key", "method", "variant", "benchmark", "backbone", "protocol", "seed")
-    return {name: getattr(run, name) for name in names}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from pathlib import Path
 from harness.cli.command import CommandParser, add_run, command, require_effect, verb
 from harness.comparison.finding import find_key
 from harness.dispatch.queue import Task
-from harness.dispatch.reading_sweeps import read_chunks
 from harness.dispatch.run_states import (
     FINISHED,
     INTERRUPTED,
@@ -26,9 +25,10 @@ from harness.dispatch.run_states import (
     RunState,
     Survey,
     survey,
+    time_left,
 )
 from harness.dispatch.slurm.client import Slurm
-from harness.dispatch.time_left import time_left
+from harness.dispatch.sweeps import read_chunks
 from harness.report.formats import fitted
 from harness.report.page import Line, Table, heads
 from harness.settings.read import add_results, results_of

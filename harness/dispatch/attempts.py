@@ -3,7 +3,7 @@
 ``ROOT/state/<key>/attempt.<n>.json`` is the lease of the n-th start. It is created whole and exclusively (a hard link), and from then on
 only its owner replaces it, as heartbeat. ``attempt.<n>.end.json`` says how it ended; it is created once, by the owner or by whoever found
 the owner dead. Taking over means creating ``attempt.<n+1>.json``: of any number of contenders one succeeds. The owner sees at its next
-heartbeat that it was overtaken, and stops.
+heartbeat that it was overtaken, and stops; `beating` shows that it lives for work that cannot stop to do so itself.
 """
 
 from __future__ import annotations
@@ -12,16 +12,92 @@ import json
 import os
 import re
 import secrets
+import socket
+import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Literal
 
 from harness.check import read_as
-from harness.dispatch.holder import Holder
 from harness.system.errors import UsageError
 from harness.system.files import create_exclusively, write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A process, told apart from every other on any machine.
+
+    Args:
+        host, boot, namespace: machine, its boot and its process-number namespace; only where all are ours can a process be looked up.
+        pid, ticks: process number and its start time (a number may be reused, both may not).
+        job: the cluster's job, such as ``123_4``, empty outside a cluster.
+    """
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+    ticks: int
+    job: str = ""
+
+    @classmethod
+    def here(cls, *, job: str = "") -> Holder:
+        pid = os.getpid()
+        try:
+            ticks = _ticks(pid)
+        except OSError:
+            ticks = 0
+        return cls(host=socket.gethostname(), boot=_boot(), namespace=_namespace(), pid=pid, ticks=ticks, job=job)
+
+    def alive(self) -> bool | None:
+        """Whether the process lives; None where it cannot be looked up from here."""
+        if (self.host, self.boot, self.namespace) != (socket.gethostname(), _boot(), _namespace()):
+            return None
+        try:
+            return _ticks(self.pid) == self.ticks
+        except OSError:
+            return None if _there(self.pid) else False
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _ticks(pid: int) -> int:
+    """Start time of a process in clock ticks since boot; 0 for a zombie.
+
+    Raises:
+        OSError: it does not run, or we may not see it.
+    """
+    rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    return 0 if rest[0] in "ZX" else int(rest[19])
+
+
+def _there(pid: int) -> bool:
+    """Whether a process has this number, which needs no look at it: /proc may be mounted with hidepid."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
 
 End = Literal[
     "finished", "failed", "interrupted", "OOM", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "CANCELLED", "killed", "lost"
@@ -251,3 +327,33 @@ def _unreadable(path: Path, number: int, reason: str) -> Attempt:
         seen = 0.0
     nobody = Holder(host="an unknown machine", boot="", namespace="", pid=0, ticks=0)
     return Attempt(number=number, holder=nobody, token="", started=seen, seen=seen, unreadable=reason)
+
+
+class beating:
+    """Context in which the lease beats."""
+
+    def __init__(self, lease: Lease, *, lease_s: float = 90.0) -> None:
+        self._lease = lease
+        self._interval = lease_s / BEATS_PER_LEASE
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self._lease
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._done.wait(self._interval):
+            try:
+                self._lease.beat()
+            except Lost:
+                traceback.print_exc()
+                os._exit(1)  # somebody else works on it now; nothing may be written any more
+            except OSError as error:
+                print(f"heartbeat: {error}", file=sys.stderr)

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 
-from harness.dispatch.run_states import FINISHED, RUNNING, RunState
-from harness.dispatch.time_left import clock, run_left, time_left
+from harness.dispatch.run_states import FINISHED, RUNNING, RunState, clock, run_left, time_left
 from harness.system.streams import Live
 
 LINE_SECONDS = 30.0

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 ShowStates = Callable[[Mapping[str, RunState]], None]
 
-LOCAL_ATTEMPTS = 10
-
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:

@@ -13,18 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.dispatch.attempt_end import last_words
-from harness.dispatch.attempts import Held, Lease, state_folder
-from harness.dispatch.executor import LOCAL_ATTEMPTS, Executor, ShowStates, Submission
-from harness.dispatch.heartbeat import beating
-from harness.dispatch.holder import Holder
+from harness.dispatch.attempts import Held, Holder, Lease, beating, state_folder
+from harness.dispatch.executor import Executor, ShowStates, Submission
 from harness.dispatch.place import Place
-from harness.dispatch.progress_file import ProgressFile
-from harness.dispatch.run_states import INTERRUPTED, RunState, survey
-from harness.dispatch.settled import settled
-from harness.dispatch.submitting import attempt_limits, begin_sweep, freeze, worker_arguments, writing
-from harness.dispatch.supervise import completion
-from harness.dispatch.sweeps import Chunk, PlannedRun, create_chunk
-from harness.dispatch.worker_context import WorkerContext
+from harness.dispatch.run_states import INTERRUPTED, ProgressFile, RunState, survey
+from harness.dispatch.snapshot import freeze, worker_arguments
+from harness.dispatch.supervise import WorkerContext, completion
+from harness.dispatch.sweeps import Chunk, PlannedRun, attempt_limits, begin_sweep, create_chunk, settled, writing
 from harness.system.errors import UsageError
 from harness.system.files import create_anew, own_folder
 from harness.system.machine import cores, set_threads, thread_variables
@@ -35,7 +30,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 STOP_PATIENCE_S = 60.0
-MAX_LOCAL_WORKERS = 4
+LOCAL_ATTEMPTS = 10
 
 
 class InlineExecutor(Executor):

@@ -1,4 +1,5 @@
-"""Frozen copies of the code: jobs run what was there when they were submitted, however the tree is edited later."""
+"""Frozen copies of the code: jobs run what was there when they were submitted, however the tree is edited later, by the command
+that a copy is started with."""
 
 from __future__ import annotations
 
@@ -6,10 +7,14 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import harness
+from harness.dispatch import frozen_start
 from harness.dispatch.frozen_start import Altered, digest, verified
+from harness.dispatch.sweeps import Chunk
+from harness.planning.job import Job
 from harness.system.errors import UsageError
 from harness.system.files import own_folder
 
@@ -77,3 +82,17 @@ def _files(root: Path) -> Iterator[Path]:
         name = path.relative_to(root)
         if path.is_file() and "__pycache__" not in name.parts and not any(part[0] == "." for part in name.parts):
             yield name
+
+
+def freeze(folder: Path, jobs: Sequence[Job]) -> tuple[Path, list[Job]]:
+    """A snapshot of the code, and the jobs with their plug-ins as paths in it."""
+    plugins = list(dict.fromkeys(plugin for job in jobs for plugin in job.plugins))
+    frozen = take(folder, extra=[Path(plugin) for plugin in plugins])
+    moved = {plugin: str(plugin_path(index, Path(plugin))) for index, plugin in enumerate(plugins)}
+    return frozen, [replace(job, plugins=tuple(moved[plugin] for plugin in job.plugins)) for job in jobs]
+
+
+def worker_arguments(chunk: Chunk, frozen: Path) -> list[str]:
+    """What Python is given to work on ``chunk`` with the frozen code, whatever the working directory; it carries the code's hash."""
+    text = f"exec({Path(frozen_start.__file__).read_text(encoding='utf-8')!r})"  # in one line: conda run takes no other
+    return ["-I", "-S", "-B", "-c", text, str(frozen), frozen.name, str(chunk.path)]

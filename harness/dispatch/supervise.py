@@ -3,25 +3,29 @@
 The child is forked, so it starts at once where torch is already imported, and leaves nothing behind in memory for the next run. It
 dies with its supervisor.
 
-The log of the start has a line for every stage, epoch and note that the child tells of.
+The log of the start has a line for every stage, epoch and note that the child tells of. The processes of a run on several
+GPUs find each other by a `Meeting`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import select
 import signal
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.archive.schema import Record
+from harness.check import read_as
 from harness.dispatch.attempt_end import give_up, gpu_hours, last_words, oom_kills, reason_to_give_up
 from harness.dispatch.attempts import (
     BEATS_PER_LEASE,
@@ -29,19 +33,117 @@ from harness.dispatch.attempts import (
     End,
     Exhausted,
     Held,
+    Holder,
     Lease,
     Lost,
     attempts,
     log_path,
     state_folder,
 )
-from harness.dispatch.meeting import Meeting
-from harness.dispatch.progress_file import ProgressFile
-from harness.dispatch.settled import settled
-from harness.dispatch.worker_context import StopSignals, WorkerContext
+from harness.dispatch.queue import Accounting
+from harness.dispatch.run_states import ProgressFile
+from harness.dispatch.sweeps import settled
 from harness.planning.job import Job
 from harness.system.errors import out_of_memory
-from harness.system.files import create_anew
+from harness.system.files import create_anew, write_atomically
+
+
+@dataclass(kw_only=True)
+class StopSignals:
+    """Signals that ask a worker to stop, remembered from the handler, which does nothing else.
+
+    Args:
+        received: numbers, in order.
+    """
+
+    received: list[int] = field(default_factory=list)
+
+    def install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: object) -> None:
+        self.received.append(number)
+
+    def __bool__(self) -> bool:
+        return bool(self.received)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerContext:
+    """What a worker knows besides the job.
+
+    Args:
+        holder: this process.
+        limit, before: see `harness.dispatch.sweeps.PlannedRun`.
+        gpus: GPUs that the job occupies.
+        lease_s: see `Lease.acquire`.
+        patience_s: after a stop signal, how long the child may take to write its checkpoint.
+        replaces: see `harness.dispatch.sweeps.settled`.
+        environment: goes into the record: ``snapshot``, ``commit``, ``dirty``.
+        variables: environment variables of the child.
+        submitter: whose death ends the worker too; None on a cluster.
+        accounting: of the cluster that this process is a job of, None outside one.
+    """
+
+    holder: Holder
+    limit: int
+    before: int = 0
+    gpus: int = 0
+    lease_s: float = 90.0
+    patience_s: float = 60.0
+    replaces: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    submitter: Holder | None = None
+    accounting: Accounting | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """What a meeting's file holds: names of environment variables; empty where it was called off."""
+
+    MASTER_ADDR: str = ""
+    MASTER_PORT: str = ""
+
+
+class Meeting:
+    """A file that rank 0 writes once it has the lease, and the others wait for.
+
+    Args:
+        path: a file of this job and restart.
+        size: number of processes.
+    """
+
+    def __init__(self, path: Path, *, size: int) -> None:
+        self.path = path
+        self.size = size
+
+    def open(self) -> dict[str, str]:
+        """Choose a port and tell the others; returns rank 0's environment variables."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+        address = "127.0.0.1" if os.environ.get("SLURM_JOB_NUM_NODES", "1") == "1" else socket.gethostname()
+        write_atomically(self.path, json.dumps({"MASTER_ADDR": address, "MASTER_PORT": str(port)}))
+        return self.variables(rank=0, local_rank=0)
+
+    def call_off(self) -> None:
+        """The run does not start; nobody need wait."""
+        write_atomically(self.path, "{}")
+
+    def variables(self, *, rank: int, local_rank: int) -> dict[str, str]:
+        """The environment variables of one process, empty where the run was called off.
+
+        Raises:
+            FileNotFoundError: rank 0 has not decided yet.
+        """
+        place = read_as(self.path, _Place)
+        if not place.MASTER_PORT:
+            return {}
+        return {**asdict(place), "RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(self.size)}
+
 
 StartOutcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
 """``finished`` and ``failed``: there is a record. ``interrupted``: asked to stop, continues from its checkpoint. ``elsewhere``: somebody

@@ -8,7 +8,8 @@
 - ``chunk.<n>.closed.json`` says that nothing more is to come of it: ``done``, ``abandoned`` (it was never submitted) or
   ``cancelled``.
 
-An intent without an answer is a crash in between, and is settled by asking the cluster for the name.
+An intent without an answer is a crash in between, and is settled by asking the cluster for the name. Others may have written
+the files, so every one is checked when it is read back, before anything is done with it.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ import re
 import secrets
 import time
 from calendar import timegm
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from harness.archive.schema import Run
-from harness.dispatch.attempts import LEASE_SECONDS
-from harness.dispatch.holder import Holder
+from harness.archive.schema import Record, Run, content_hash
+from harness.archive.store import RecordStore
+from harness.check import read_as
+from harness.dispatch.attempts import LEASE_SECONDS, Holder, attempts, state_folder
 from harness.dispatch.queue import Task
-from harness.dispatch.settled import fingerprint_at
 from harness.planning.job import Job
-from harness.system.errors import UsageError
+from harness.system.errors import UsageError, os_reason
 from harness.system.files import create_exclusively, own_folder, read_regular, write_atomically
+from harness.system.machine import code_version
 
 LARGEST_JOBS = 256 << 20
 """Bytes of the jobs of one chunk: a job of 4 kB, 1000 to 10,000 of them."""
@@ -48,14 +50,8 @@ class AttemptLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedRun:
-    """What is known of a run without reading its job.
-
-    Args:
-        limit: highest attempt number that this submission may start.
-        before: number of the last attempt before this submission.
-        replaces: fingerprint of the failure record that this submission is to replace, empty where there was none.
-    """
+class NamedRun:
+    """What a run is called everywhere on disk and on a screen."""
 
     key: str
     method: str
@@ -64,19 +60,30 @@ class PlannedRun:
     backbone: str
     protocol: str
     seed: int
+
+
+def named(run: Run | NamedRun) -> dict[str, Any]:
+    """The fields of `NamedRun`."""
+    return {one.name: getattr(run, one.name) for one in fields(NamedRun)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun(NamedRun):
+    """What is known of a run without reading its job.
+
+    Args:
+        limit: highest attempt number that this submission may start.
+        before: number of the last attempt before this submission.
+        replaces: fingerprint of the failure record that this submission is to replace, empty where there was none.
+    """
+
     limit: int
     before: int = 0
     replaces: str = ""
 
     @classmethod
     def of(cls, run: Run, *, limits: AttemptLimits, replaces: str = "") -> PlannedRun:
-        return cls(**named(run), limit=limits.limit, before=limits.before, replaces=replaces)
-
-
-def named(run: Run | PlannedRun) -> dict[str, Any]:
-    """What a run is called everywhere on disk and on a screen."""
-    names = ("key", "method", "variant", "benchmark", "backbone", "protocol", "seed")
-    return {name: getattr(run, name) for name in names}
+        return cls(**named(run), **asdict(limits), replaces=replaces)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,22 +251,9 @@ def create_chunk(
         PlannedRun.of(job.run, limits=limits[job.run.key], replaces=fingerprint_at(Path(job.results), job.run.key))
         for job in jobs
     )
-    chunk = Chunk(
-        path=path,
-        sweep=folder.name,
-        name=name_of(path),
-        created=time.time(),
-        shape=dict(shape),
-        runs=runs,
-    )
-    content = {
-        "name": chunk.name,
-        "created": chunk.created,
-        "shape": chunk.shape,
-        "runs": [asdict(run) for run in runs],
-    }
-    write_atomically(path, json.dumps(content))
-    return chunk
+    intent = _Intent(name=name_of(path), created=time.time(), shape=dict(shape), runs=runs)
+    write_atomically(path, json.dumps(asdict(intent)))
+    return Chunk(path=path, sweep=folder.name, **vars(intent))
 
 
 def name_of(path: Path) -> str:
@@ -281,3 +275,203 @@ def beside_chunk(path: Path, kind: str) -> Path:
 
 def _jobs_path(path: Path) -> Path:
     return path.with_name(path.stem + ".jobs.jsonl")
+
+
+T = TypeVar("T")
+_CHUNK = re.compile(r"chunk\.(\d{3,9})\.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Intent:
+    """What ``chunk.<n>.json`` holds."""
+
+    name: str
+    created: float
+    shape: dict[str, str | int | float | bool | None]
+    runs: tuple[PlannedRun, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What ``chunk.<n>.job.json`` holds."""
+
+    job: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Closing:
+    """What ``chunk.<n>.closed.json`` holds."""
+
+    reason: str = ""
+    ends: dict[str, str] = field(default_factory=dict)
+
+
+Problems = dict[Path, str]
+"""Files that cannot be read, with the reason."""
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """Raises UsageError where ``sweep.json`` is missing or damaged."""
+    path = folder / "sweep.json"
+    try:
+        return replace(read_as(path, Sweep), id=folder.name)
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def read_sweeps(results: Path, problems: Problems | None = None) -> list[Sweep]:
+    """All sweeps, oldest first; what cannot be read goes to ``problems`` where there is one.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    readable = (
+        read_readable(read_sweep, path, path.parent, problems)
+        for path in sorted(sweeps_folder(results).glob("*/sweep.json"))
+    )
+    return [sweep for sweep in readable if sweep is not None]
+
+
+def read_chunk(path: Path) -> Chunk:
+    """Raises UsageError where its intent or what lies beside it is damaged."""
+    try:
+        intent = read_as(path, _Intent)
+        answer = read_as(beside_chunk(path, "job"), _Answer) if beside_chunk(path, "job").exists() else _Answer()
+        closing = (
+            read_as(beside_chunk(path, "closed"), _Closing) if beside_chunk(path, "closed").exists() else _Closing()
+        )
+        _check_names(path, intent, answer)
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    return Chunk(
+        path=path, sweep=path.parent.name, **vars(intent), job=answer.job, closed=closing.reason, ends=closing.ends
+    )
+
+
+def chunk_paths(results: Path, *, sweep: str = "*") -> list[Path]:
+    """Of all sweeps, oldest first."""
+    found = sweeps_folder(results).glob(f"{sweep}/chunk.*.json")
+    chunks = [(path.parent, int(name[1]), path) for path in found if (name := _CHUNK.fullmatch(path.name))]
+    return [path for *_, path in sorted(chunks)]
+
+
+def read_chunks(
+    results: Path, *, sweep: str = "*", open_only: bool = False, problems: Problems | None = None
+) -> Iterator[Chunk]:
+    """Chunks of all sweeps, oldest first; what cannot be read goes to ``problems`` where there is one.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    for path in chunk_paths(results, sweep=sweep):
+        if open_only and beside_chunk(path, "closed").exists():
+            continue
+        chunk = read_readable(read_chunk, path, path, problems)
+        if chunk is not None:
+            yield chunk
+
+
+def read_readable(read: Callable[[Path], T], path: Path, place: Path, problems: Problems | None) -> T | None:
+    """``read(place)``, or None where that fails, with the reason at ``path`` in ``problems`` where there is one.
+
+    Raises:
+        UsageError: it fails and there is none.
+    """
+    try:
+        return read(place)
+    except UsageError as error:
+        if problems is None:
+            raise
+        problems[path] = str(error.__cause__)
+        return None
+
+
+def _check_names(path: Path, intent: _Intent, answer: _Answer) -> None:
+    """What becomes a path, or a word of a command to the cluster: under another name it would cancel another job."""
+    for run in intent.runs:
+        if not re.fullmatch(r"[0-9a-f]{16}", run.key):
+            raise ValueError(f"{run.key!r} is no key of a run")
+    if intent.name != name_of(path):
+        raise ValueError("it names another job than its own")
+    if not re.fullmatch(r"\d{0,20}", answer.job):
+        raise ValueError("it names no job of a cluster")
+
+
+def begin_sweep(
+    results: Path,
+    *,
+    executor: str,
+    command: str,
+    frozen: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[Sweep, Path]:
+    """Write down who submits what with which code."""
+    sweep = Sweep(
+        id=new_id(results),
+        executor=executor,
+        command=command,
+        created=time.time(),
+        submitter=Holder.here(),
+        snapshot=str(frozen or ""),
+        code=code_version() if frozen else {},
+        settings=dict(settings or {}),
+    )
+    return sweep, create_sweep(results, sweep)
+
+
+def attempt_limits(results: Path, keys: Collection[str], *, allowed: int) -> dict[str, AttemptLimits]:
+    """The attempts of a new submission: ``allowed`` more than there were."""
+    limits = {}
+    for key in keys:
+        starts = attempts(state_folder(results, key))
+        before = starts[-1].number if starts else 0
+        limits[key] = AttemptLimits(before=before, limit=before + allowed)
+    return limits
+
+
+@contextmanager
+def writing(results: Path, *, sent: Sequence[str] = ()) -> Iterator[None]:
+    """Turn a full disk or a folder without permission into one line.
+
+    Args:
+        sent: what was given to a cluster; the block adds to it as it goes on.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or results
+        done = (
+            "jobs may be submitted already; when that is mended, give the same command again, which finds them"
+            if sent
+            else "nothing was submitted by this step"
+        )
+        raise UsageError(f"cannot write {where}: {os_reason(error)}; {done}") from error
+
+
+def settled(results: Path, key: str, *, replaces: str) -> Record | None:
+    """The record that makes another start needless: a success, or a failure other than the one to be replaced.
+
+    Raises:
+        UsageError: there is a file that cannot be read for now, and it may be that record.
+    """
+    record = RecordStore(results).find(key)
+    return record if record is not None and settles(record, replaces=replaces) else None
+
+
+def settles(record: Record, *, replaces: str) -> bool:
+    return record.code == "OK" or ending_fingerprint(record) != replaces
+
+
+def ending_fingerprint(record: Record) -> str:
+    """Tells the records of two endings of one run apart, without comparing clocks of two machines."""
+    return content_hash([record.code, record.attempts, record.finished])
+
+
+def fingerprint_at(results: Path, key: str) -> str:
+    """`ending_fingerprint` of the record there is, empty without one.
+
+    Raises:
+        UsageError: as `settled`.
+    """
+    record = RecordStore(results).find(key)
+    return ending_fingerprint(record) if record is not None else ""

@@ -19,21 +19,19 @@ from pathlib import Path
 
 import harness
 from harness.dispatch.attempt_end import end_from_state, exceeded_memory, reason_to_give_up, settle
-from harness.dispatch.attempts import Attempt, attempts, close, state_folder
+from harness.dispatch.attempts import Attempt, Holder, attempts, close, state_folder
 from harness.dispatch.frozen_start import COPY, STATUS
-from harness.dispatch.holder import Holder
-from harness.dispatch.meeting import Meeting
-from harness.dispatch.reading_sweeps import read_chunk, read_sweep
-from harness.dispatch.settled import settled
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.supervise import (
+    Meeting,
     StartOutcome,
+    StopSignals,
+    WorkerContext,
     fork_child,
     supervise,
     watch,
 )
-from harness.dispatch.sweeps import Chunk, PlannedRun, Sweep, job_log
-from harness.dispatch.worker_context import StopSignals, WorkerContext
+from harness.dispatch.sweeps import Chunk, PlannedRun, Sweep, job_log, read_chunk, read_sweep, settled
 from harness.planning.job import Job
 from harness.system.errors import UsageError
 from harness.system.machine import cores, set_threads

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.dispatch.attempts import Lease, log_path, state_folder
-from harness.dispatch.holder import Holder
-from harness.dispatch.supervise import supervise
-from harness.dispatch.worker_context import StopSignals, WorkerContext
+from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
+from harness.dispatch.supervise import StopSignals, WorkerContext, supervise
 from harness.experiment import experiment
 from harness.system.files import (
     create_anew,

@@ -21,11 +21,9 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli import status
 from harness.dispatch import worker
-from harness.dispatch.attempts import Exhausted, Held, Lease, attempts, state_folder
-from harness.dispatch.holder import Holder
-from harness.dispatch.reading_sweeps import read_chunk
+from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, attempts, state_folder
 from harness.dispatch.run_states import survey
-from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
+from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep, read_chunk
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.samples import sample_writer

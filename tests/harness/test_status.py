@@ -14,13 +14,10 @@ import pytest
 from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
 from harness.cli import status
-from harness.dispatch.attempts import Lease, log_path, state_folder
-from harness.dispatch.holder import Holder
-from harness.dispatch.progress_file import ProgressFile
+from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
 from harness.dispatch.queue import Task
-from harness.dispatch.run_states import RunState, Survey, survey
+from harness.dispatch.run_states import ProgressFile, RunState, Survey, clock, survey, time_left
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
-from harness.dispatch.time_left import clock, time_left
 from tests.harness.dispatch.helpers import make_job
 
 REPOSITORY = Path(__file__).parents[2]

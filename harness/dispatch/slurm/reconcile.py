@@ -12,10 +12,8 @@ from pathlib import Path
 from harness.dispatch.attempt_end import end_from_state, exceeded_memory, give_up, settle
 from harness.dispatch.attempts import End, attempts, state_folder
 from harness.dispatch.queue import Task
-from harness.dispatch.reading_sweeps import read_chunks, read_sweep
-from harness.dispatch.settled import settled
 from harness.dispatch.slurm.client import Slurm
-from harness.dispatch.sweeps import Chunk, Sweep, job_log
+from harness.dispatch.sweeps import Chunk, Sweep, job_log, read_chunks, read_sweep, settled
 
 ANSWER_S = 3.0
 """A submission whose submitter was killed may still be on its way to the controller for so long."""

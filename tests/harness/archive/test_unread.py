@@ -12,7 +12,7 @@ import pytest
 
 from harness.archive.store import RecordStore
 from harness.cli.records import main
-from harness.dispatch.settled import fingerprint_at, settled
+from harness.dispatch.sweeps import fingerprint_at, settled
 from harness.planning.earlier import earlier, under_short_fingerprints
 from harness.planning.job import Job
 from harness.system.errors import UsageError

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from harness.archive.store import RecordStore
-from harness.dispatch.attempts import Lease, attempts, state_folder
-from harness.dispatch.holder import Holder
+from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.queue import Account
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
 from tests.harness.dispatch.helpers import make_job

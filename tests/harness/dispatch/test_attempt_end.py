@@ -17,8 +17,7 @@ from harness.dispatch.attempt_end import (
     reason_to_give_up,
     settle,
 )
-from harness.dispatch.attempts import Attempt, Lease, attempts, state_folder
-from harness.dispatch.holder import Holder
+from harness.dispatch.attempts import Attempt, Holder, Lease, attempts, state_folder
 from harness.dispatch.queue import Account
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun
 from harness.system.errors import out_of_memory

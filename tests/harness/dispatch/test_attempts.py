@@ -13,8 +13,7 @@ from dataclasses import replace
 import pytest
 
 from harness.dispatch import attempts as module
-from harness.dispatch.attempts import Exhausted, Held, Lease, Lost, attempts, close
-from harness.dispatch.holder import Holder
+from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts, close
 from harness.system import files
 from harness.system.errors import UsageError
 from harness.system.files import create_exclusively

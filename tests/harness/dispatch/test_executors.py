@@ -15,9 +15,8 @@ import pytest
 
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
-from harness.dispatch.attempts import Lease, attempts, state_folder
+from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.display import Display
-from harness.dispatch.holder import Holder
 from harness.dispatch.local import InlineExecutor
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor, run_jobs, to_start

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from types import SimpleNamespace
 
-from harness.dispatch import heartbeat as module
-from harness.dispatch.attempts import Lease, Lost
-from harness.dispatch.heartbeat import beating
+from harness.dispatch import attempts as module
+from harness.dispatch.attempts import Lease, Lost, beating
 
 PATIENCE_S = 20.0
 

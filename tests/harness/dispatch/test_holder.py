@@ -9,9 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.dispatch import holder as module
-from harness.dispatch.attempts import Held, Lease, attempts
-from harness.dispatch.holder import Holder
+from harness.dispatch import attempts as module
+from harness.dispatch.attempts import Held, Holder, Lease, attempts
 
 
 def gone():

@@ -15,8 +15,7 @@ import pytest
 
 from harness.archive.store import RecordStore
 from harness.dispatch import local
-from harness.dispatch.attempts import Lease, attempts, state_folder
-from harness.dispatch.holder import Holder
+from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.local import LocalExecutor
 from harness.dispatch.place import place, visible_gpus
 from harness.dispatch.run_jobs import make_executor

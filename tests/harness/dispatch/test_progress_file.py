@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 
 from harness.archive.schema import Record
-from harness.dispatch import progress_file as module
-from harness.dispatch.attempts import Lease
-from harness.dispatch.holder import Holder
-from harness.dispatch.progress_file import ProgressFile
-from harness.dispatch.supervise import completion
-from harness.dispatch.worker_context import WorkerContext
+from harness.dispatch import run_states as module
+from harness.dispatch.attempts import Holder, Lease
+from harness.dispatch.run_states import ProgressFile
+from harness.dispatch.supervise import WorkerContext, completion
 from tests.harness.dispatch.helpers import make_job
 
 

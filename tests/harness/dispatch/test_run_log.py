@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.archive.store import RecordStore
-from harness.dispatch.attempts import log_path, state_folder
-from harness.dispatch.holder import Holder
-from harness.dispatch.supervise import log_line, supervise
-from harness.dispatch.worker_context import StopSignals, WorkerContext
+from harness.dispatch.attempts import Holder, log_path, state_folder
+from harness.dispatch.supervise import StopSignals, WorkerContext, log_line, supervise
 from harness.planning.job import Job
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant

@@ -11,8 +11,7 @@ import pytest
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import run_states
-from harness.dispatch.attempts import Lease, log_path, state_folder
-from harness.dispatch.holder import Holder
+from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import share_of_epochs, survey
 from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep

@@ -17,8 +17,8 @@ import pytest
 import harness
 from harness.dispatch import frozen_start, snapshot
 from harness.dispatch.frozen_start import COPY
-from harness.dispatch.submitting import begin_sweep, freeze, worker_arguments
-from harness.dispatch.sweeps import AttemptLimits, create_chunk
+from harness.dispatch.snapshot import freeze, worker_arguments
+from harness.dispatch.sweeps import AttemptLimits, begin_sweep, create_chunk
 from harness.system.errors import UsageError
 from harness.system.machine import code_version
 from tests.harness.dispatch.helpers import make_job, use_standin

@@ -13,13 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.dispatch.attempts import attempts, state_folder
-from harness.dispatch.holder import Holder
+from harness.dispatch.attempts import Holder, attempts, state_folder
 from harness.dispatch.local import LocalExecutor
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
-from harness.dispatch.supervise import supervise
-from harness.dispatch.worker_context import StopSignals, WorkerContext
+from harness.dispatch.supervise import StopSignals, WorkerContext, supervise
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch.helpers import make_job, use_standin
 

@@ -19,12 +19,9 @@ import pytest
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import supervise as module
-from harness.dispatch.attempts import Attempt, Lease, Lost, attempts, log_path, state_folder
-from harness.dispatch.holder import Holder
-from harness.dispatch.meeting import Meeting
-from harness.dispatch.settled import ending_fingerprint
-from harness.dispatch.supervise import supervise
-from harness.dispatch.worker_context import StopSignals, WorkerContext
+from harness.dispatch.attempts import Attempt, Holder, Lease, Lost, attempts, log_path, state_folder
+from harness.dispatch.supervise import Meeting, StopSignals, WorkerContext, supervise
+from harness.dispatch.sweeps import ending_fingerprint
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, record_of, starts

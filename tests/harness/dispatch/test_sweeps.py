@@ -11,13 +11,25 @@ import pytest
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.check import read_as
-from harness.dispatch.attempts import Lease, state_folder
-from harness.dispatch.holder import Holder
+from harness.dispatch.attempts import Holder, Lease, state_folder
 from harness.dispatch.queue import Task
-from harness.dispatch.reading_sweeps import Problems, chunk_paths, read_chunk, read_chunks, read_sweep, read_sweeps
-from harness.dispatch.settled import ending_fingerprint, settled
-from harness.dispatch.submitting import attempt_limits, begin_sweep
-from harness.dispatch.sweeps import AttemptLimits, PlannedRun, Sweep, create_chunk, create_sweep
+from harness.dispatch.sweeps import (
+    AttemptLimits,
+    PlannedRun,
+    Problems,
+    Sweep,
+    attempt_limits,
+    begin_sweep,
+    chunk_paths,
+    create_chunk,
+    create_sweep,
+    ending_fingerprint,
+    read_chunk,
+    read_chunks,
+    read_sweep,
+    read_sweeps,
+    settled,
+)
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job
 

@@ -13,12 +13,10 @@ from pathlib import Path
 import pytest
 
 from harness.dispatch import snapshot
-from harness.dispatch.attempts import Lease, attempts, log_path, state_folder
+from harness.dispatch.attempts import Holder, Lease, attempts, log_path, state_folder
 from harness.dispatch.frozen_start import Altered, verified
-from harness.dispatch.holder import Holder
-from harness.dispatch.progress_file import ProgressFile
-from harness.dispatch.submitting import begin_sweep
-from harness.dispatch.sweeps import AttemptLimits, create_chunk
+from harness.dispatch.run_states import ProgressFile
+from harness.dispatch.sweeps import AttemptLimits, begin_sweep, create_chunk
 from harness.system.files import create_anew, write_atomically
 from tests.harness.dispatch.helpers import make_job
 

@@ -18,10 +18,8 @@ from types import SimpleNamespace
 import pytest
 
 from harness.dispatch import supervise as module
-from harness.dispatch.attempts import Lost
-from harness.dispatch.holder import Holder
-from harness.dispatch.supervise import INTERRUPTED_STATUS, watch
-from harness.dispatch.worker_context import StopSignals, WorkerContext
+from harness.dispatch.attempts import Holder, Lost
+from harness.dispatch.supervise import INTERRUPTED_STATUS, StopSignals, WorkerContext, watch
 
 HARD_LIMIT_S = 20.0
 
@@ -175,7 +173,7 @@ def test_no_handle_is_left_open(child, clock):
 def test_what_asks_to_stop_is_remembered_and_nohup_is_left_alone(ignored, heard):
     program = (
         "import os, signal, sys\n"
-        "from harness.dispatch.worker_context import StopSignals\n"
+        "from harness.dispatch.supervise import StopSignals\n"
         "ignored, heard = (words.split() for words in sys.argv[1:])\n"
         "for word in ('TERM', 'USR2', 'INT', 'HUP'):\n"
         "    signal.signal(getattr(signal, f'SIG{word}'), signal.SIG_IGN if word in ignored else signal.SIG_DFL)\n"

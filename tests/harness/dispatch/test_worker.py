@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from harness.dispatch import worker
-from harness.dispatch.holder import Holder
-from harness.dispatch.meeting import Meeting
-from harness.dispatch.worker_context import StopSignals, WorkerContext
+from harness.dispatch.attempts import Holder
+from harness.dispatch.supervise import Meeting, StopSignals, WorkerContext
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job
 from tests.harness.dispatch.one_task import account, ends, started, submitted

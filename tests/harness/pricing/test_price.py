@@ -12,8 +12,7 @@ import pytest
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.datasets import samples
-from harness.dispatch.attempts import Lease, state_folder
-from harness.dispatch.holder import Holder
+from harness.dispatch.attempts import Holder, Lease, state_folder
 from harness.dispatch.place import Place, place
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images, limited

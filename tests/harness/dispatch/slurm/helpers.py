@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from harness.dispatch.place import place
-from harness.dispatch.reading_sweeps import read_chunks
 from harness.dispatch.run_jobs import make_executor
+from harness.dispatch.sweeps import read_chunks
 
 
 def slurm(results, **overrides):

@@ -9,9 +9,9 @@ import pytest
 
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
-from harness.dispatch.reading_sweeps import read_chunks, read_sweeps
 from harness.dispatch.slurm import executor as arrays
 from harness.dispatch.slurm.executor import cancelling
+from harness.dispatch.sweeps import read_chunks, read_sweeps
 from harness.run import main
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job

@@ -13,10 +13,9 @@ import pytest
 
 from harness.archive.store import RecordStore
 from harness.dispatch.place import place
-from harness.dispatch.reading_sweeps import read_chunks
 from harness.dispatch.run_jobs import make_executor
 from harness.dispatch.slurm import executor as arrays
-from harness.dispatch.sweeps import Chunk
+from harness.dispatch.sweeps import Chunk, read_chunks
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job
 from tests.harness.dispatch.slurm.helpers import slurm

@@ -8,15 +8,13 @@ import pytest
 
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
-from harness.dispatch.attempts import Lease, attempts, state_folder
-from harness.dispatch.holder import Holder
+from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.queue import Account, Task
-from harness.dispatch.reading_sweeps import read_chunk
 from harness.dispatch.run_states import survey
 from harness.dispatch.slurm import reconcile as module
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.slurm.reconcile import reconcile
-from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep, job_log
+from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep, job_log, read_chunk
 from tests.harness.dispatch.helpers import make_job, record_of
 
 TOO_LARGE = "slurmstepd: error: StepId=4.0 exceeded memory limit (387254272 > 314572800), being killed\n"

@@ -6,9 +6,8 @@ import os
 import socket
 
 from harness.cli import status
-from harness.dispatch.attempts import Lease, attempts, state_folder
-from harness.dispatch.holder import Holder
-from harness.dispatch.reading_sweeps import read_chunk, read_chunks
+from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
+from harness.dispatch.sweeps import read_chunk, read_chunks
 from tests.harness.dispatch.helpers import make_job
 from tests.harness.dispatch.slurm.helpers import as_user, queue, slurm
 
