@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.cli.command import CommandParser, add_run, command, require_effect, verb
-from harness.comparison.finding import find_key
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import (
     FINISHED,
@@ -29,13 +29,14 @@ from harness.dispatch.run_states import (
 )
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.sweeps import read_chunks
-from harness.report.formats import fitted
-from harness.report.page import Line, Table, heads
 from harness.settings.read import add_results, results_of
 from harness.system.errors import UsageError
 from harness.system.files import open_regular
 from harness.system.streams import folded, say_skipped, terminal_width
 from harness.system.text import printable, printable_line
+
+if TYPE_CHECKING:  # what --help does without
+    from harness.report.page import Table
 
 WATCH_SECONDS = 5.0
 MOST_AT_WORK = 8
@@ -176,6 +177,8 @@ def overview(seen: Survey, *, width: int = 0) -> str:
     """
     if not seen.runs:
         return "no runs yet; start with python -m harness.run --methods lora,naslora --datasets all"
+    from harness.report.formats import fitted
+
     lines = ["seeds finished / asked for, and what the others are at"]
     groups: dict[tuple[str, str], list[RunState]] = {}
     for run in seen.runs.values():
@@ -224,6 +227,8 @@ def _state(run: RunState) -> str:
 
 
 def _table(runs: Sequence[RunState]) -> Table:
+    from harness.report.page import Line, Table, heads
+
     benchmarks = list(dict.fromkeys(run.benchmark for run in runs))
     cells: dict[str, dict[str, list[RunState]]] = {}
     for run in runs:
@@ -267,6 +272,8 @@ def print_log(seen: Survey, asked: str) -> None:
     Raises:
         UsageError: it means no run, or several; or the run has no log.
     """
+    from harness.comparison.finding import find_key
+
     run = seen.runs[find_key(asked, seen.runs, lambda: seen.runs)]
     print(printable(f"{run.key} {run.variant} on {run.benchmark}, seed {run.seed}: {run.state} {run.message}".rstrip()))
     if run.log is None or not run.log.is_file():
