@@ -15,7 +15,7 @@ Weights are random.
 
 Wall and processor time are those of the process and its children, peak memory of the largest of them (``ru_maxrss``). Nobody can empty the
 system's own cache of files: every round but the first finds libraries and images in memory, for all contestants alike.
-``--page FILE…`` prints the table of such files and measures nothing, ``--draw SVG`` draws them as well.
+``--publish`` measures nothing: it puts the table of ``results/benchmarks/end-to-end-*.json`` into docs/performance.md and draws it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from typing import Any
 from benchmarks.child import Usage, measured
 from benchmarks.saving import add_json, save
 
+ROOT = Path(__file__).parents[1]
+PAGE, PICTURE = ROOT / "docs" / "performance.md", ROOT / "docs" / "figures" / "end-to-end.svg"
+BEGIN, END = "<!-- rendered by python -m benchmarks.end_to_end --publish -->", "<!-- end of what is rendered -->"
 OURS, WARM = "this harness", "this harness, warm"
 PEERS = {"vit_b": "transformers", "tiny": "transformers", "mobile_sam": "MobileSAM"}
 SCRIPTS = {"transformers": "trainer", "MobileSAM": "official"}
@@ -63,17 +66,14 @@ def main(argv: list[str] | None = None) -> int:
         ("threads", len(os.sched_getaffinity(0)), "of every contestant"),
     ):
         parser.add_argument(f"--{name}", type=int, default=count, help=f"{what} (default: {count})")
-    parser.add_argument(
-        "--page", type=Path, nargs="+", metavar="FILE", help="measure nothing; print the table of these"
-    )
-    parser.add_argument("--draw", type=Path, metavar="SVG", help="with --page: draw them as well")
+    parser.add_argument("--publish", action="store_true", help="measure nothing; write the page of what was measured")
     add_json(parser)
     options = parser.parse_args(argv)
-    if options.page:
-        files = [json.loads(path.read_text(encoding="utf-8")) for path in options.page]
-        print(page(files))
-        if options.draw:
-            options.draw.write_bytes(drawn(files))
+    if options.publish:
+        files = kept()
+        PAGE.write_text(published(PAGE.read_text(encoding="utf-8"), files), encoding="utf-8")
+        if files:
+            PICTURE.write_bytes(drawn(files))
         return 0
     if options.data is None or not (options.data / "Kvasir-SEG").is_dir():
         parser.error(f"--data {options.data}: give the folder that holds Kvasir-SEG")
@@ -169,6 +169,19 @@ def ratios(ours: Sequence[Usage], theirs: Sequence[Usage]) -> dict[str, dict[str
     return {
         key: asdict(paired_ratio([one[key] for one in ours], [one[key] for one in theirs])) for key in COLUMNS.values()
     }
+
+
+def kept() -> list[dict[str, Any]]:
+    """The committed files of ``--json``."""
+    paths = sorted((ROOT / "results" / "benchmarks").glob("end-to-end-*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def published(text: str, files: Sequence[Mapping[str, Any]]) -> str:
+    """A page with the table and the picture of ``files`` between its marks, nothing where there are none."""
+    before, _, rest = text.partition(BEGIN)
+    told = f"\n{page(files)}\n\n![wall time of each]({PICTURE.parent.name}/{PICTURE.name})\n\n" if files else ""
+    return f"{before}{BEGIN}\n{told}{END}{rest.partition(END)[2]}"
 
 
 def page(files: Sequence[Mapping[str, Any]]) -> str:

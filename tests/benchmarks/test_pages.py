@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.startup import packages_table
 from harness.costing.measure import paired_ratio
 
 ROOT = Path(__file__).parents[2]
+PAGE, DETAILS = ROOT / "docs" / "performance.md", ROOT / "docs" / "details" / "performance.md"
 MEASURED = ROOT / "results" / "benchmarks"
 
 
@@ -26,8 +28,8 @@ def interval(found: dict[str, float]) -> str:
 
 
 def line_of(start: str) -> str:
-    """The row of a target on the page of performance."""
-    lines = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").splitlines()
+    """The row of a target on the page of performance or on that of its details."""
+    lines = [line for page in (PAGE, DETAILS) for line in page.read_text(encoding="utf-8").splitlines()]
     (row,) = [line for line in lines if line.startswith(start)]
     return row
 
@@ -116,7 +118,7 @@ def test_steps_of_two_sessions_are_pooled_in_their_rows() -> None:
 
 
 def test_where_a_step_goes_is_told_as_it_was() -> None:
-    page = " ".join((ROOT / "docs" / "performance.md").read_text(encoding="utf-8").split())
+    page = " ".join(DETAILS.read_text(encoding="utf-8").split())
     for size, said in (
         (1024, "matrix products take {products:.1f} of the {all:.1f} s of the sixteen"),
         (512, "At 512 px they take {products:.1f} of {all:.1f} s"),
@@ -131,6 +133,10 @@ def test_where_a_step_goes_is_told_as_it_was() -> None:
             assert f"run at {rate / 1e9:.0f} GFLOP/s, {share:.0f} % of what" in page
 
 
+def test_the_table_of_imports_is_that_of_its_file() -> None:
+    assert packages_table(measured("imports.json")["imports"]) in DETAILS.read_text(encoding="utf-8")
+
+
 def test_the_table_of_metrics_is_that_of_its_file() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     for name, found in measured("metrics-speed-1024.json")["masks"].items():
@@ -142,7 +148,7 @@ def test_the_table_of_metrics_is_that_of_its_file() -> None:
 
 
 def test_what_spinning_costs_is_that_of_its_files() -> None:
-    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").partition("| rounds of spinning |")[2]
+    text = DETAILS.read_text(encoding="utf-8").partition("| rounds of spinning |")[2]
     rows = [
         [cell.strip() for cell in line.strip("| ").split("|")] for line in text.partition("\n\n")[0].splitlines()[2:]
     ]
@@ -158,7 +164,7 @@ def test_what_spinning_costs_is_that_of_its_files() -> None:
 def test_costs_against_full_fine_tuning_are_those_of_the_sessions() -> None:
     """On the page of performance the default of NAS-LoRA's methods is spelt out: turns."""
     costs = (ROOT / "results" / "tables" / "cost.md").read_text(encoding="utf-8")
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").partition("| against full fine-tuning |")[2]
+    page = DETAILS.read_text(encoding="utf-8").partition("| against full fine-tuning |")[2]
     told = {row[0]: row[1:] for row in _rows(page.partition("\n\n")[0])}
     assert len(told) == 6
     for name, cells in told.items():
@@ -198,7 +204,7 @@ def test_ratios_of_the_cost_sessions_are_told_as_they_are() -> None:
         "| NAS-LoRA average step in"
     )
     assert interval(both) in line_of("| the same with `both`")
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    page = DETAILS.read_text(encoding="utf-8")
     assert f"`joint`, one pass for both, takes {interval(joint)} times LoRA's" in page
     average = 1 / first["decoder"]["ratios"]["lora"]["time"]["value"]
     assert f"{average:.1f} on the average of 40 epochs" in line_of("| LoRA step / decoder-only step")
