@@ -66,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         ("threads", len(os.sched_getaffinity(0)), "of every contestant"),
     ):
         parser.add_argument(f"--{name}", type=int, default=count, help=f"{what} (default: {count})")
+    parser.add_argument("--cold-only", action="store_true", help="leave out the harness with its cache, for less time")
     parser.add_argument("--publish", action="store_true", help="measure nothing; write the page of what was measured")
     add_json(parser)
     options = parser.parse_args(argv)
@@ -82,12 +83,13 @@ def main(argv: list[str] | None = None) -> int:
     peer = PEERS[options.backbone]
     if peer == "MobileSAM" and not options.checkout:
         parser.error("--checkout DIR is needed for mobile_sam: a checkout of github.com/ChaoningZhang/MobileSAM")
-    rounds: dict[str, list[Usage]] = {OURS: [], WARM: [], peer: []}
+    ours = (OURS,) if options.cold_only else (OURS, WARM)
+    rounds: dict[str, list[Usage]] = {name: [] for name in (*ours, peer)}
     for number in range(options.rounds):
         with tempfile.TemporaryDirectory(prefix="end-to-end-") as folder:
             results, out = Path(folder, "results"), Path(folder, "peer")
             out.mkdir()
-            for name in (OURS, WARM):
+            for name in ours:
                 rounds[name].append(_harness(options, results, environment=_environment(options, Path(folder))))
                 for path in results.iterdir():  # all but what a later run finds useful
                     if path.name != "cache":
@@ -95,9 +97,15 @@ def main(argv: list[str] | None = None) -> int:
             rounds[peer].append(_peer(options, peer, out, environment=_environment(options, Path(folder))))
         took = ", ".join(f"{name} {found[-1]['wall_s']:.1f} s" for name, found in rounds.items())
         print(f"round {number + 1}: {took}", file=sys.stderr, flush=True)
+    import torch
+
+    from harness.costing.device import used_by_others  # only now: what measures other processes stays small
+
+    options.data = options.checkout = None  # paths of this machine
     found = {
+        "shared": used_by_others(torch.device("cpu")),
         "rounds": rounds,
-        "ratios": {f"{name} / {peer}": ratios(rounds[name], rounds[peer]) for name in (OURS, WARM)},
+        "ratios": {f"{name} / {peer}": ratios(rounds[name], rounds[peer]) for name in ours},
     }
     save(options.json, options=options, measured=found)
     asked = {name: str(value) for name, value in vars(options).items()}
@@ -164,7 +172,7 @@ def ratios(ours: Sequence[Usage], theirs: Sequence[Usage]) -> dict[str, dict[str
     """What is measured -> ours by theirs, paired by round, with its 95 % interval (none for one round)."""
     from dataclasses import asdict
 
-    from harness.costing.measure import paired_ratio  # imports torch, and what measures other processes stays small
+    from harness.costing.measure import paired_ratio
 
     return {
         key: asdict(paired_ratio([one[key] for one in ours], [one[key] for one in theirs])) for key in COLUMNS.values()
