@@ -15,7 +15,7 @@ Weights are random.
 
 Wall and processor time are those of the process and its children, peak memory of the largest of them (``ru_maxrss``). Nobody can empty the
 system's own cache of files: every round but the first finds libraries and images in memory, for all contestants alike.
-``--publish`` measures nothing: it puts the table of ``results/benchmarks/end-to-end-*.json`` into docs/performance.md and draws it.
+`benchmarks.publish` puts the table and the picture of ``results/benchmarks/end-to-end-*.json`` into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -34,9 +34,6 @@ from typing import Any
 from benchmarks.child import Usage, measured
 from benchmarks.saving import add_json, save
 
-ROOT = Path(__file__).parents[1]
-PAGE, PICTURE = ROOT / "docs" / "performance.md", ROOT / "docs" / "figures" / "end-to-end.svg"
-BEGIN, END = "<!-- rendered by python -m benchmarks.end_to_end --publish -->", "<!-- end of what is rendered -->"
 OURS, WARM = "this harness", "this harness, warm"
 PEERS = {"vit_b": "transformers", "tiny": "transformers", "mobile_sam": "MobileSAM"}
 SCRIPTS = {"transformers": "trainer", "MobileSAM": "official"}
@@ -67,15 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     ):
         parser.add_argument(f"--{name}", type=int, default=count, help=f"{what} (default: {count})")
     parser.add_argument("--cold-only", action="store_true", help="leave out the harness with its cache, for less time")
-    parser.add_argument("--publish", action="store_true", help="measure nothing; write the page of what was measured")
     add_json(parser)
     options = parser.parse_args(argv)
-    if options.publish:
-        files = kept()
-        PAGE.write_text(published(PAGE.read_text(encoding="utf-8"), files), encoding="utf-8")
-        if files:
-            PICTURE.write_bytes(drawn(files))
-        return 0
     if options.data is None or not (options.data / "Kvasir-SEG").is_dir():
         parser.error(f"--data {options.data}: give the folder that holds Kvasir-SEG")
     if options.updates < 2 or options.updates % 2:
@@ -179,19 +169,6 @@ def ratios(ours: Sequence[Usage], theirs: Sequence[Usage]) -> dict[str, dict[str
     }
 
 
-def kept() -> list[dict[str, Any]]:
-    """The committed files of ``--json``."""
-    paths = sorted((ROOT / "results" / "benchmarks").glob("end-to-end-*.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-
-
-def published(text: str, files: Sequence[Mapping[str, Any]]) -> str:
-    """A page with the table and the picture of ``files`` between its marks, nothing where there are none."""
-    before, _, rest = text.partition(BEGIN)
-    told = f"\n{page(files)}\n\n![wall time of each]({PICTURE.parent.name}/{PICTURE.name})\n\n" if files else ""
-    return f"{before}{BEGIN}\n{told}{END}{rest.partition(END)[2]}"
-
-
 def page(files: Sequence[Mapping[str, Any]]) -> str:
     """The table of files of ``--json``: medians, and wall time by the peer's with its interval."""
     from tabulate import tabulate
@@ -205,7 +182,7 @@ def page(files: Sequence[Mapping[str, Any]]) -> str:
                 for key in COLUMNS.values()
             ]
             share = file["ratios"].get(f"{name} / {peer}")
-            rows.append([setting(file), name, *cells, _interval(share["wall_s"]) if share else ""])
+            rows.append([setting(file), name, *cells, interval(share["wall_s"]) if share else ""])
     heads = ["training", "by", *COLUMNS, "wall time / peer's"]
     return tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
 
@@ -219,7 +196,7 @@ def _median(rounds: Sequence[Usage], key: str) -> float:
     return statistics.median(one[key] for one in rounds)
 
 
-def _interval(found: Mapping[str, float | None]) -> str:
+def interval(found: Mapping[str, float | None]) -> str:
     bounds = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
     return f"**{found['value']:.2f}**{bounds}"
 

@@ -133,10 +133,10 @@ def summary(measured: dict[str, Any]) -> str:
         [
             tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True),
             "",
-            f"2048² products: {limit / 1e9:.0f} GFLOP/s, in fp32 {measured['square_flops_per_s_fp32'] / 1e9:.0f}",
-            f"a step: {step_s:.2f} s, {100 * work / limit / step_s:.0f} % of that limit",
-            f"its products alone: {alone:.2f} s, {100 * work / limit / alone:.0f} % of the limit",
-            f"a profiled step: products {within:.2f} s, copies and conversions {copied:.2f} s, its {len(largest)} largest "
+            f"- 2048² products: {limit / 1e9:.0f} GFLOP/s, in fp32 {measured['square_flops_per_s_fp32'] / 1e9:.0f}",
+            f"- a step: {step_s:.2f} s, {100 * work / limit / step_s:.0f} % of that limit",
+            f"- its products alone: {alone:.2f} s, {100 * work / limit / alone:.0f} % of the limit",
+            f"- a profiled step: products {within:.2f} s, copies and conversions {copied:.2f} s, its {len(largest)} largest "
             f"operations {sum(largest.values()):.2f} s",
         ]
     )

@@ -49,15 +49,6 @@ def test_the_table_has_medians_and_ratios_paired_by_round() -> None:
     assert rows[2][6] == ""
 
 
-def test_the_page_holds_what_the_committed_files_give() -> None:
-    text, files = end_to_end.PAGE.read_text(encoding="utf-8"), end_to_end.kept()
-    assert end_to_end.published(text, files) == text
-    assert end_to_end.PICTURE.exists() == bool(files)
-    other = end_to_end.published(text, [_file()])
-    assert end_to_end.page([_file()]) in other
-    assert end_to_end.published(other, files) == text
-
-
 def test_every_file_is_a_panel_of_the_picture() -> None:
     drawn = end_to_end.drawn([_file(), _file("mobile_sam")]).decode()
     assert drawn == end_to_end.drawn([_file(), _file("mobile_sam")]).decode()

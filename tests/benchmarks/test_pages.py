@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.startup import packages_table
+from benchmarks import publish
 from harness.costing.measure import paired_ratio
 
 ROOT = Path(__file__).parents[2]
@@ -133,8 +133,20 @@ def test_where_a_step_goes_is_told_as_it_was() -> None:
             assert f"run at {rate / 1e9:.0f} GFLOP/s, {share:.0f} % of what" in page
 
 
-def test_the_table_of_imports_is_that_of_its_file() -> None:
-    assert packages_table(measured("imports.json")["imports"]) in DETAILS.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", [PAGE, DETAILS], ids=["performance", "details"])
+def test_rendered_blocks_are_what_their_files_give(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert publish.published(page, text) == text
+    name = next(name for name, block in publish.BLOCKS.items() if block.page == page)
+    assert publish.published(page, publish.put(text, name, "| another | table |")) == text
+    assert publish.PICTURE.exists() == bool(publish.BLOCKS["trainings"].found())
+
+
+def test_steps_beside_their_peers_are_told_with_their_ratio() -> None:
+    told = publish.steps({"file.json": measured("peers-vit_b-512-fp32.json")})
+    ratio_ = measured("peers-vit_b-512-fp32.json")["ratios"]["lora / lora hf-sdpa"]
+    (row,) = [line for line in told.splitlines() if "lora hf-sdpa" in line]
+    assert f"**{ratio_['value']:.2f}** [{ratio_['low']:.2f}, {ratio_['high']:.2f}]" in row
 
 
 def test_the_table_of_metrics_is_that_of_its_file() -> None:
