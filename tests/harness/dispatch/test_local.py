@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from harness.archive.store import RecordStore
 from harness.dispatch import local
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.local import LocalExecutor
 from harness.dispatch.place import place, visible_gpus
 from harness.dispatch.run_jobs import make_executor
 from harness.system.errors import UsageError
-from tests.harness.dispatch.helpers import STANDIN, make_job, starts, use_standin
+from tests.harness.dispatch.helpers import STANDIN, make_job, record_of, starts, use_standin
 from tests.signals import as_in_a_terminal
 
 REPOSITORY = Path(__file__).parents[3]
@@ -99,8 +98,7 @@ def test_workers_share_the_queue_and_every_run_is_trained_once(tmp_path, standin
     assert [len(starts(tmp_path, job.run.key)) for job in jobs] == [1] * 8
     holders = {attempts(state_folder(tmp_path, job.run.key))[0].holder.pid for job in jobs}
     assert len(holders) > 1
-    record = RecordStore(tmp_path).read(jobs[0].run.key)
-    assert record is not None
+    record = record_of(tmp_path, jobs[0].run.key)
     assert record.attempts == 1
     (frozen,) = (tmp_path / "snapshots" / str(os.getuid())).glob(record.environment["snapshot"] + "*")
     assert (frozen / "harness" / "experiment" / "experiment.py").read_bytes() == STANDIN.read_bytes()
@@ -119,15 +117,11 @@ def test_no_module_in_the_working_folder_is_run(tmp_path, standin, monkeypatch):
     assert not (tmp_path / "evidence").exists()
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["50%train", "%j_%A", "tab\there", "right\u202eleft"],
-    ids=["percent", "placeholders", "tab", "turned"],
-)
-def test_a_results_folder_may_have_any_name_and_the_path_none(tmp_path, standin, monkeypatch, name):
+def test_a_results_folder_may_have_any_name_and_the_path_none(tmp_path, standin, monkeypatch):
     """Workers died before their first start, and the advice was to give the same command again, for ever."""
     monkeypatch.setenv("PATH", "")
-    states = run_all(tmp_path / name, [make_job(tmp_path / name)], workers=1)
+    results = tmp_path / "50%train %j_%A tab\there right\u202eleft"
+    states = run_all(results, [make_job(results)], workers=1)
     assert {state.state for state in states.values()} == {"OK"}
 
 
@@ -163,23 +157,17 @@ def test_a_worker_that_does_not_stop_in_time_is_killed_and_leaves_nothing(tmp_pa
     assert step(tmp_path, job.run.key) == reached
 
 
-@pytest.mark.parametrize("failure", ["sigkill", "segfault", "raise"])
-def test_a_run_whose_process_dies_continues_from_its_checkpoint(tmp_path, standin, failure):
-    job, good = make_job(tmp_path, failure=failure, fail_at=3), make_job(tmp_path, seed=1)
-    states = run_all(tmp_path, [job, good])
+def test_a_run_whose_process_dies_continues_from_its_checkpoint(tmp_path, standin):
+    undisturbed = make_job(tmp_path)
+    dying = [make_job(tmp_path, failure=failure, fail_at=3) for failure in ("sigkill", "segfault", "raise")]
+    states = run_all(tmp_path, [*dying, undisturbed])
     assert {state.state for state in states.values()} == {"OK"}
-    assert starts(tmp_path, job.run.key) == [0, 2]
-    undisturbed = make_job(tmp_path / "other")
-    run_all(tmp_path / "other", [undisturbed])
-    scores = [
-        record.scores
-        for root, key in ((tmp_path, job.run.key), (tmp_path / "other", undisturbed.run.key))
-        if (record := RecordStore(root).read(key)) is not None
-    ]
-    assert scores[0] == scores[1]
+    assert [starts(tmp_path, job.run.key) for job in dying] == [[0, 2]] * 3
+    scores = record_of(tmp_path, undisturbed.run.key).scores
+    assert [record_of(tmp_path, job.run.key).scores for job in dying] == [scores] * 3
 
 
-def test_a_run_that_always_dies_is_given_up_and_the_others_finish(tmp_path, standin):
+def test_a_run_that_always_dies_is_given_up_the_others_finish_and_the_next_command_tries_anew(tmp_path, standin):
     bad, good = make_job(tmp_path, failure="raise", always=True), make_job(tmp_path, seed=1)
     states = run_all(tmp_path, [bad, good])
     assert states[good.run.key].state == "OK"
@@ -187,26 +175,22 @@ def test_a_run_that_always_dies_is_given_up_and_the_others_finish(tmp_path, stan
     assert (
         "its process died 3 times: exit status 1: RuntimeError: a bug in the experiment" in states[bad.run.key].message
     )
-
-
-def test_a_failed_run_is_started_again_and_its_record_replaced(tmp_path, standin):
-    job = make_job(tmp_path, failure="raise", always=True)
-    run_all(tmp_path, [job])
-    assert run_all(tmp_path, [job])[job.run.key].state == "ERROR"
-    assert len(starts(tmp_path, job.run.key)) == 6
+    assert run_all(tmp_path, [bad])[bad.run.key].state == "ERROR"
+    assert len(starts(tmp_path, bad.run.key)) == 6
 
 
 def test_a_killed_worker_process_loses_no_run(tmp_path, standin):
-    jobs = [make_job(tmp_path, seed=seed, steps=20, step_s=0.1) for seed in range(2)]
+    jobs = held_jobs(tmp_path)
     executor = make_executor(place("local", workers=2), results=tmp_path)
     submission = executor.submit(jobs)
     folder = state_folder(tmp_path, jobs[0].run.key)
-    wait_until(lambda: step(tmp_path, jobs[0].run.key) >= 3)
+    wait_until(lambda: step(tmp_path, jobs[0].run.key) >= 10)
     os.kill(attempts(folder)[0].holder.pid, signal.SIGKILL)
+    let_go(tmp_path)
     states = executor.wait(submission)
     assert {state.state for state in states.values()} == {"OK"}
     assert attempts(folder)[0].end == "lost"
-    assert starts(tmp_path, jobs[0].run.key)[1] >= 3
+    assert starts(tmp_path, jobs[0].run.key)[1] >= 10
 
 
 def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, standin):
@@ -273,13 +257,14 @@ def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, stan
     assert isinstance(executor, LocalExecutor)
     assert executor.workers == 2
     assert "GPU MIG-1b2c, GPU-8932f937" in executor.describe()
-    jobs = [make_job(tmp_path, seed=seed, steps=40, step_s=0.1) for seed in range(2)]  # a slow start must not miss one
+    jobs = held_jobs(tmp_path)
     submission = executor.submit(jobs)
     folders = [state_folder(tmp_path, job.run.key) for job in jobs]
     wait_until(lambda: all(attempts(folder) for folder in folders))
     environments = [
         Path(f"/proc/{attempts(folder)[0].holder.pid}/environ").read_text().split("\0") for folder in folders
     ]
+    let_go(tmp_path)
     seen = {word for words in environments for word in words if word.startswith("CUDA_VISIBLE_DEVICES=")}
     assert seen == {"CUDA_VISIBLE_DEVICES=MIG-1b2c", "CUDA_VISIBLE_DEVICES=GPU-8932f937"}
     assert {state.state for state in executor.wait(submission).values()} == {"OK"}
