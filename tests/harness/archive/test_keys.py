@@ -14,6 +14,7 @@ from harness.archive.schema import (
     LABELS,
     OPTIONS_ADDED_LATER,
     QUIRKS_ADDED_LATER,
+    Record,
     Run,
     hashed_rules,
     share_cap,
@@ -29,10 +30,14 @@ from tests.harness.report.sample import record
 COMMITTED = Path(__file__).parents[3] / "results"
 
 
-def test_every_committed_record_still_has_its_key_and_would_be_found_again() -> None:
-    records = list(RecordStore(COMMITTED))
-    assert records
-    for one in records:
+@pytest.fixture(scope="module")
+def committed() -> list[Record]:
+    return list(RecordStore(COMMITTED))
+
+
+def test_every_committed_record_still_has_its_key_and_would_be_found_again(committed: list[Record]) -> None:
+    assert committed
+    for one in committed:
         config = asdict(method_config_class(one.run.method)(**one.run.method_config))
         rules = {**ADDED_LATER, **one.run.rules}
         rules["quirks"] = {**QUIRKS_ADDED_LATER, **rules["quirks"]}
@@ -49,17 +54,15 @@ def test_a_run_on_the_toy_backbone_is_the_same_under_its_old_name() -> None:
 
 
 @pytest.mark.parametrize("name", ADDED_LATER)
-def test_another_value_of_a_later_rule_is_another_run_and_another_protocol(name: str) -> None:
-    records, _ = RecordStore(COMMITTED).summaries()
-    run = records[0].run
+def test_another_value_of_a_later_rule_is_another_run_and_another_protocol(committed: list[Record], name: str) -> None:
+    run = committed[0].run
     assert replace(run, rules={**run.rules, name: "another"}).key != run.key
     assert hashed_rules({**run.rules, name: "another"}) != hashed_rules(run.rules)
 
 
 @pytest.mark.parametrize("name", QUIRKS_ADDED_LATER)
-def test_a_later_quirk_as_released_is_another_run(name: str) -> None:
-    records, _ = RecordStore(COMMITTED).summaries()
-    run = records[0].run
+def test_a_later_quirk_as_released_is_another_run(committed: list[Record], name: str) -> None:
+    run = committed[0].run
     rules = {**run.rules, "quirks": {**run.rules["quirks"], name: "released"}}
     assert replace(run, rules=rules).key != run.key
 
@@ -82,9 +85,8 @@ def test_a_card_that_names_an_options_first_value_keeps_its_hash() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIONS_ADDED_LATER)
-def test_another_value_of_a_later_option_is_another_run(name: str) -> None:
-    records = list(RecordStore(COMMITTED))
-    run = next(record.run for record in records if record.run.method == "naslora")
+def test_another_value_of_a_later_option_is_another_run(committed: list[Record], name: str) -> None:
+    run = next(record.run for record in committed if record.run.method == "naslora")
     assert replace(run, method_config={**run.method_config, name: "another"}).key != run.key
 
 
@@ -94,8 +96,8 @@ def test_the_cap_on_a_share_is_that_of_alphas_largest_shift() -> None:
     assert share_cap(3.0, operations=8) == pytest.approx(0.983, abs=5e-4)
 
 
-def test_older_records_tell_their_updates_by_their_histories() -> None:
-    updates = {(r.run.method, r.code): r.budget for r in RecordStore(COMMITTED) if r.run.protocol == "mini"}
+def test_older_records_tell_their_updates_by_their_histories(committed: list[Record]) -> None:
+    updates = {(r.run.method, r.code): r.budget for r in committed if r.run.protocol == "mini"}
     assert updates["lora", "OK"] == {"weight_updates": 300.0} or updates["lora", "OK"] == {"weight_updates": 210.0}
     naslora = updates["naslora", "OK"]
     assert naslora["weight_updates"] + naslora["alpha_updates"] in (300.0, 210.0)
