@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,11 @@ def load(benchmark: Benchmark, root: Path) -> Splits:
     return benchmark.splits(benchmark.locate(root))
 
 
+@cache
+def drawn_classes(name: str) -> dict[str, np.ndarray]:
+    return {samples.stem(name, index): samples.scene(name, index).classes for index in range(samples.DEFAULT_IMAGES)}
+
+
 @pytest.mark.parametrize(("name", "layout"), CASES)
 def test_layout_is_recognised_and_masks_decode_to_the_classes_drawn(make, sample_of, name: str, layout: str) -> None:
     benchmark = make(name)
@@ -35,12 +41,12 @@ def test_layout_is_recognised_and_masks_decode_to_the_classes_drawn(make, sample
     assert splits.layout == layout
     assert splits.note == "generated sample"
     assert splits.rule
-    drawn = {samples.stem(name, index): index for index in range(samples.DEFAULT_IMAGES)}
+    drawn = drawn_classes(name)
     assert {pair.stem for pair in every(splits)} == set(drawn)
     seen: set[int] = set()
     for pair in every(splits):
         sample = benchmark.read(pair)
-        expected = samples.scene(name, drawn[pair.stem]).classes
+        expected = drawn[pair.stem]
         np.testing.assert_array_equal(sample.mask, expected, err_msg=str(pair))
         assert sample.image.shape == (*expected.shape, 3)
         assert sample.image.dtype == sample.mask.dtype == np.uint8
