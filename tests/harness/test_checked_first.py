@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from harness.archive.files import sealed
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.cli import data
@@ -23,7 +24,7 @@ from harness.planning.samples import sample_writer
 from harness.report.score_page import of_runs
 from harness.run import main
 
-GRID = ["--protocol", "demo", "--executor", "inline", "--methods", "lora", "--datasets", "kvasir"]
+GRID = ["--protocol", "demo", "--executor", "inline", "--methods", "lora", "--datasets", "kvasir", "--set", "epochs=1"]
 
 
 class Code:
@@ -143,6 +144,7 @@ def _planned(results: Path, *, root: Path | None = None) -> Run:
         entries=(Variant(method="lora"),),
         benchmarks=("kvasir",),
         protocol="demo",
+        overrides={"epochs": 1},
         dataset_roots={"kvasir": root} if root else {},
         results=results,
     )
@@ -206,14 +208,15 @@ def test_changed_data_do_not_get_the_scores_of_the_old(tmp_path: Path, capsys: p
         capsys.readouterr()
 
 
-def test_records_from_before_the_fingerprint_are_accepted(tmp_path: Path) -> None:
+def test_records_from_before_the_fingerprint_are_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = _planned(tmp_path)
     store = RecordStore(tmp_path)
     path = store.write(Record(run=run, key=run.key, code="OK"))
     content = json.loads(path.read_text())
     del content["run"]["data_fingerprint"]
-    path.write_text(json.dumps(content))
-    assert main([*GRID, "--results", str(tmp_path)]) == 0
+    path.write_bytes(sealed(content))
+    assert main([*GRID, "--results", str(tmp_path), "--plan"]) == 0
+    assert "1 run, 1 finished" in capsys.readouterr().out
 
 
 def test_a_table_says_of_the_data_what_the_record_says(tmp_path: Path) -> None:
