@@ -20,7 +20,6 @@ def modes_of(name: str) -> tuple[str, ...]:
     return tuple(METHODS.get(name)(method_config_class(name)()).merge_modes)
 
 
-def methods_left(*, merge: bool) -> list[str]:
-    """The methods that merge, or that do not, but for those that `test_cost` measures and the one that trains nothing."""
-    measured = ("full", "lora", "naslora", "decoder", "zeroshot")
-    return [name for name in METHODS.names() if name not in measured and bool(modes_of(name)) == merge]
+def measured_alone() -> list[str]:
+    """The methods but for those that `test_cost` measures and the one that trains nothing."""
+    return [name for name in METHODS.names() if name not in ("full", "lora", "naslora", "decoder", "zeroshot")]

@@ -1,4 +1,4 @@
-"""Every method that merges can be measured; those of `test_cost` are there."""
+"""Every method can be measured; those of `test_cost` are there."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from harness.costing.measure import measure
-from tests.harness.costing.small import methods_left, modes_of, session_of
+from tests.harness.costing.small import measured_alone, modes_of, session_of
 
 
-@pytest.mark.parametrize("name", methods_left(merge=True))
-def test_every_method_can_be_measured_from_training_to_merged_inference(name: str) -> None:
+@pytest.mark.parametrize("name", measured_alone())
+def test_every_method_can_be_measured_from_training_to_inference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.costing.measure.WARMUP", 1)
     record = measure(replace(session_of(name), rounds=1))
     (method,) = record.methods
     assert record.dropped == {}
