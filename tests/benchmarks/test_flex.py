@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -51,9 +50,7 @@ def test_a_map_that_is_not_square_has_its_rows_and_columns() -> None:
     torch.testing.assert_close(flex(q, k, v, rows, columns, scale=0.5), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_way_that_fails_leaves_its_reason_and_the_others_are_timed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_way_that_fails_leaves_its_reason_and_the_others_are_timed(tmp_path, monkeypatch, capsys) -> None:
     def refuses(*_: object, **__: object) -> None:
         raise RuntimeError("no kernel for this shape")
 

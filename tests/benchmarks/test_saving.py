@@ -42,9 +42,7 @@ def test_memory_is_written_in_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("main", [step.main, evaluation.main, memory.main])
-def test_a_folder_that_is_not_there_is_refused_before_measuring(
-    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_is_not_there_is_refused_before_measuring(main: Any, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([*TINY, "--json", str(tmp_path / "no" / "x.json")])
     assert "is no folder; create it first" in capsys.readouterr().err

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.datasets.base import Benchmark, Pair
+from harness.datasets.base import Benchmark, DatasetError, Pair
 from harness.datasets.cvc612 import FIRST_FRAMES, sequence_of
 from harness.datasets.reading.folder_benchmark import FolderBenchmark
 from harness.datasets.reading.layouts import Layout
+from harness.datasets.reading.splitting import carve
 from tests.datasets.conftest import MakeBenchmark
 
 SEQUENCES = [
@@ -41,6 +42,7 @@ CVC = [str(frame) for frame in range(1, 613)]
 CAMO = [f"camourflage_{index:05d}" for index in range(1, 1001)]
 SBU = [f"lssd{index:04d}" for index in range(4085)]
 ISIC = [f"ISIC_{index:07d}" for index in range(300)]
+CAMO_TEST, ISIC_VAL, VAL_AS_TEST = ["camourflage_01001"], ["ISIC_0012127"], {"split_rule": "val-as-test"}
 TILES = [f"{10078660 + 15 * image}_15_r{tile}c0" for image in range(41) for tile in range(1 + image % 2)]
 
 WHOLE = [
@@ -49,31 +51,15 @@ WHOLE = [
     ("leaf", "original", {"all": LEAF[:100]}, {}, (70, 10, 20), "7560b25601e4 26fa1b68fb4a"),
     ("cvc612", "original", {"all": CVC}, {}, (479, 69, 64), "08a05ad41aa1 bfee7e5d5c70"),
     ("cvc612", "original", {"all": CVC}, {"split_seed": 1}, (479, 64, 69), "7f947c382a16 2ebfa17742f5"),
-    (
-        "camo",
-        "original",
-        {"train": CAMO, "test": ["camourflage_01001"]},
-        {},
-        (900, 100, 1),
-        "d718d511f129 bffc3506af8d",
-    ),
+    ("camo", "original", {"train": CAMO, "test": CAMO_TEST}, {}, (900, 100, 1), "d718d511f129 bffc3506af8d"),
     ("sbu", "original", {"train": SBU, "test": ["x"]}, {}, (3677, 408, 1), "b3a4e8ac5dcd 2d711642b726"),
-    (
-        "isic2017",
-        "original",
-        {"train": ISIC, "val": ["ISIC_0012127"]},
-        {"split_rule": "val-as-test"},
-        (270, 30, 1),
-        "fbe029d78e1f af6c7a92cd83",
-    ),
+    ("isic2017", "original", {"train": ISIC, "val": ISIC_VAL}, VAL_AS_TEST, (270, 30, 1), "fbe029d78e1f af6c7a92cd83"),
     ("road", "tiles", {"all": TILES}, {}, (37, 6, 18), "b44c8b03b573 5962f5fdd2d6"),
 ]
 
 
 @pytest.mark.parametrize(("name", "layout", "parts", "options", "sizes", "pinned"), WHOLE)
-def test_carved_splits_are_those_of_every_record(
-    make: MakeBenchmark, name, layout, parts, options, sizes, pinned
-) -> None:
+def test_carved_splits_are_those_of_every_record(make: MakeBenchmark, name, layout, parts, options, sizes, pinned):
     benchmark = make(name, **options)
     assert isinstance(benchmark, FolderBenchmark)
     given = {part: pairs(stems) for part, stems in parts.items()}
@@ -88,6 +74,18 @@ def test_the_29_sequences_frame_by_frame() -> None:
     for number, (first, last) in enumerate(SEQUENCES, 1):
         assert {sequence_of(str(frame)) for frame in range(first, last + 1)} == {number}
     assert sum(last - first + 1 for first, last in SEQUENCES) == 612
+
+
+def test_frames_beyond_the_sequences_and_sides_with_nothing_left_are_errors() -> None:
+    for stem in ("0", "613", "cju0"):
+        with pytest.raises(DatasetError, match="numbered 1 to 612"):
+            sequence_of(stem)
+    with pytest.raises(DatasetError, match="too few"):
+        carve(pairs(CVC[:3]), count=3, seed=0)
+
+
+def test_the_order_of_files_is_no_part_of_a_split() -> None:
+    assert set(carve(pairs(CVC), count=10, seed=0)[1]) == set(carve(pairs(CVC[::-1]), count=10, seed=0)[1])
 
 
 @pytest.mark.parametrize("seed", range(10))

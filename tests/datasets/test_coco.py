@@ -158,9 +158,7 @@ def test_run_lengths_are_read_as_pycocotools_writes_them() -> None:
         ({"images": "annotations.json"}, (10, 1, 1)),
     ],
 )
-def test_splits_and_folders_are_found(
-    tmp_path: Path, places: dict[str, str], sizes: tuple[int, int, int] | None
-) -> None:
+def test_splits_and_folders_are_found(tmp_path, places: dict[str, str], sizes: tuple[int, int, int] | None) -> None:
     for place, file in places.items():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         names = [f"{place}{number}.png" for number in range(12)]
@@ -207,9 +205,7 @@ CELL = [{"image_id": 7, "category_id": 1}]
         ({"annotations": [{"image_id": 99, "category_id": 1}]}, "no COCO JSON"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_wrong_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict, word: str
-) -> None:
+def test_a_file_that_is_wrong_is_one_line(tmp_path, capsys, change: dict, word: str) -> None:
     write(tmp_path)
     path = tmp_path / "_annotations.coco.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))

@@ -104,9 +104,7 @@ def test_a_column_of_labels_makes_classes(tmp_path: Path) -> None:
 
 @needs_theirs
 @pytest.mark.parametrize("wrong", ["no image", "no train", "three images"])
-def test_what_is_no_data_set_of_images_is_one_line_and_leaves_nothing(
-    wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_no_data_set_of_images_is_one_line_and_leaves_nothing(wrong: str, tmp_path, capsys) -> None:
     source = tmp_path / "mine"
     if wrong == "no image":
         source.mkdir()

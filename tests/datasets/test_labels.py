@@ -134,9 +134,7 @@ def test_labels_are_never_read_from_a_cache_that_knows_files_alone(tmp_path: Pat
         assert np.array_equal(source.image(0), source.image(1))
 
 
-def test_check_counts_labels_and_finds_copies_and_empty_classes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_counts_labels_and_finds_copies_and_empty_classes(tmp_path, capsys) -> None:
     root = write_folders(tmp_path / "pets", splits=SPLITS)
     assert main(["check", f"pets={root}", "--workers", "1"]) == 0
     said = capsys.readouterr().out

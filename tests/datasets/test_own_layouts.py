@@ -216,9 +216,7 @@ def test_patterns_that_do_not_fit_say_what_to_do(tmp_path: Path, images: str, ma
         opened(tmp_path, images=images, masks=masks)
 
 
-def test_two_folders_that_share_names_are_offered_and_no_classes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_folders_that_share_names_are_offered_and_no_classes(tmp_path, capsys) -> None:
     write(tmp_path, "inner/scans/{}.png", "inner/outlines/{}.png")
     write(tmp_path, "inner/few/{}.png", "inner/outlines/{}.png", STEMS[:3])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +30,6 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path, name: str) 
     )
     assert first == again
     assert first != other
-
-
-def test_all_nine_are_written_in_seconds(tmp_path: Path) -> None:
-    start = time.process_time()
-    for name in SEGMENTED:
-        samples.write_samples(name, tmp_path)
-    assert time.process_time() - start < 20
 
 
 def test_images_vary_in_size_and_some_are_odd(tmp_path: Path) -> None:

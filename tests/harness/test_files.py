@@ -20,7 +20,7 @@ from harness.system.files import (
     replace_atomically,
     write_atomically,
 )
-from harness.training.checkpoint import StateFiles
+from harness.training.checkpoint import CheckpointFiles, StateFiles
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job
 
@@ -126,6 +126,7 @@ def test_who_may_write_to_a_folder_may_write_to_its_files_less_the_umask(tmp_pat
     try:
         write_atomically(tmp_path / "state" / KEY / "a.json", "{}")
         StateFiles(tmp_path / "state" / KEY, identity=KEY).save_candidate({}, epoch=1)
+        CheckpointFiles(tmp_path / "state" / KEY, identity=KEY).save({})
         write_atomically(own_folder(tmp_path / "sweeps" / "mine") / "a.json", "{}")
     finally:
         os.umask(umask)
@@ -135,6 +136,7 @@ def test_who_may_write_to_a_folder_may_write_to_its_files_less_the_umask(tmp_pat
         f"state/{KEY}": 0o775,
         f"state/{KEY}/a.json": 0o664,
         f"state/{KEY}/best-0001.safetensors": 0o664,
+        f"state/{KEY}/checkpoint.pt": 0o664,
         "sweeps": 0o1775,
         "sweeps/mine": 0o755,
         "sweeps/mine/a.json": 0o644,

@@ -36,44 +36,11 @@ KEYS = ("0208a83a876e42cc", "3ad2cd27c6cedd5a", "123f3554271b5168", "04a8a1629e3
 ESCAPE = "\x1b]0;owned\x07"
 HOSTILE: tuple[Any, ...] = (
     *(None, True, 0, -1, 1, 2, 0.5, -0.5, 1e308, 10**30, 2**63, float("nan"), float("inf"), -float("inf")),
-    *(
-        "",
-        " ",
-        "x",
-        "../../NOTES",
-        "/etc/passwd",
-        "..",
-        "a/b",
-        "a\\b",
-        "\0",
-        ESCAPE,
-        "\u202e",
-        "x" * 100_000,
-        "é" * 300,
-    ),
-    *(
-        "<script>alert(1)</script>",
-        "a|b",
-        "=1+cmd|' /C calc'!A0",
-        "{x}",
-        "%s",
-        "\\write18{ls}",
-        "[x](javascript:y)",
-        "#",
-    ),
-    *("nan", "1e999", "mini", "demo", "kvasir", "lora", "best", "val", "all", "OK", "OOM", "2026-13-45", "9999999999"),
-    *(
-        [],
-        {},
-        [[]],
-        [1, "x", None],
-        {"a": {"b": []}},
-        {"": ""},
-        {"../x": {"y": 0.5}},
-        [[[[[[]]]]]],
-        {"val": {"iou": 0.5}},
-    ),
-)
+    "", " ", "x", "../../NOTES", "/etc/passwd", "..", "a/b", "a\\b", "\0", ESCAPE, "\u202e", "x" * 100_000, "é" * 300,
+    "<script>alert(1)</script>", "a|b", "=1+cmd|' /C calc'!A0", "{x}", "%s", "\\write18{ls}", "[x](javascript:y)", "#",
+    "nan", "1e999", "mini", "demo", "kvasir", "lora", "best", "val", "all", "OK", "OOM", "2026-13-45", "9999999999",
+    [], {}, [[]], [1, "x", None], {"a": {"b": []}}, {"": ""}, {"../x": {"y": 0.5}}, [[[[[[]]]]]], {"val": {"iou": 0.5}},
+)  # fmt: skip
 Place = tuple[Any, ...]
 
 

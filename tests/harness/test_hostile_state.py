@@ -23,12 +23,10 @@ from harness.cli import status
 from harness.dispatch import worker
 from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, attempts, state_folder
 from harness.dispatch.run_states import survey
-from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep, read_chunk
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
+from harness.dispatch.sweeps import read_chunk
 from harness.system.errors import UsageError
-from tests.harness.dispatch.helpers import make_job
+from tests.harness.dispatch.helpers import make_job, submitted
+from tests.harness.planned import job_of
 
 SWEEP = "20260101-000000-abcd"
 VERBS: tuple[list[str], ...] = ([], ["--failed"], ["--json"], ["--sweep", "last"], ["--logs", "{key}"])
@@ -38,11 +36,7 @@ def results_folder(root: Path) -> Path:
     """Two runs of a local sweep whose processes are gone: one finished, one interrupted at its second start."""
     jobs = [make_job(root, seed=seed) for seed in (0, 1)]
     gone = replace(Holder.here(), ticks=1)
-    folder = create_sweep(root, Sweep(id=SWEEP, executor="local", command="run", created=0.0, submitter=gone))
-    limits = {job.run.key: AttemptLimits(before=0, limit=10) for job in jobs}
-    chunk = create_chunk(folder, number=0, jobs=jobs, shape={}, limits=limits)
-    chunk.answered("7")
-    chunk.close("done")
+    submitted(root, jobs, executor="local", limit=10, submitter=gone).close("done")
     done, open_run = jobs
     RecordStore(root).write(Record(run=done.run, key=done.run.key, code="OK", cost={"wall_time_s": 60.0}))
     for _ in range(2):
@@ -114,14 +108,8 @@ WRECKED = (
     _sparse,
     _written(""),
     _written("[" * 200_000),
-    _written("{}"),
-    _written("null"),
-    _written('{"holder": ' * 5000),
-    _value("started", float("nan")),
     _value("seen", 10**400),
     _value("holder", "me"),
-    _value("holder", {"host": "h", "boot": "", "namespace": "", "pid": -1, "ticks": 1e300}),
-    _value("token", 7),
 )
 
 
@@ -137,9 +125,7 @@ def test_a_lease_of_a_later_version_is_still_a_lease(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wreck", WRECKED)
-def test_a_wrecked_attempt_is_named_and_the_run_can_be_taken_over(
-    wreck: Callable[[Path], None], tmp_path: Path
-) -> None:
+def test_a_wrecked_attempt_is_named_and_the_run_can_be_taken_over(wreck: Callable[[Path], None], tmp_path) -> None:
     root = results_folder(tmp_path)
     folder = state_folder(root, open_key(root))
     Lease.acquire(folder, holder=replace(Holder.here(), ticks=1))
@@ -281,8 +267,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def priced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the demo card, whose attempts tell what the next seed will take."""
     root = tmp_path_factory.mktemp("state") / "runs"
-    request = Request(entries=(Variant(method="lora"),), benchmarks=("kvasir",), protocol="demo", results=root)
-    (job,) = plan(request, prepare_samples=sample_writer(root)).jobs
+    job = job_of(root)
     cost = {"wall_time_s": 60.0}
     counts = {"train": 28, "val": 4, "test": 4}
     RecordStore(root).write(Record(run=job.run, key=job.run.key, code="OK", cost=cost, counts=counts))

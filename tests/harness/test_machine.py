@@ -13,14 +13,6 @@ import pytest
 from harness.system.machine import SPINS, cores, set_threads, thread_variables, waiting
 
 REPOSITORY = Path(__file__).parents[2]
-MANY = 10**6
-
-
-def grouped(root: Path, lines: str, files: dict[str, str]) -> Path:
-    for name, text in {"proc/self/cgroup": lines, **files}.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text, encoding="ascii")
-    return root
 
 
 @pytest.fixture(autouse=True)
@@ -28,34 +20,26 @@ def _many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
 
 
+V1 = "cpu,cpuacct/docker/x/cpu.cfs"
+
+
 @pytest.mark.parametrize(
     ("lines", "files", "expected"),
     [
-        ("0::/job/step\n", {"sys/fs/cgroup/job/step/cpu.max": "max 100000\n"}, 8),
-        ("0::/job/step\n", {"sys/fs/cgroup/job/step/cpu.max": "250000 100000\n"}, 3),
-        (
-            "0::/job/step\n",
-            {"sys/fs/cgroup/job/step/cpu.max": "max 100000\n", "sys/fs/cgroup/job/cpu.max": "200000 100000\n"},
-            2,
-        ),
-        ("0::/\n", {"sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
-        (
-            "3:cpu,cpuacct:/docker/x\n0::/\n",
-            {
-                "sys/fs/cgroup/cpu,cpuacct/docker/x/cpu.cfs_quota_us": "400000\n",
-                "sys/fs/cgroup/cpu,cpuacct/docker/x/cpu.cfs_period_us": "100000\n",
-            },
-            4,
-        ),
-        (
-            "1:cpu:/a\n",
-            {"sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n"},
-            8,
-        ),
+        ("0::/job/step\n", {"job/step/cpu.max": "max 100000\n"}, 8),
+        ("0::/job/step\n", {"job/step/cpu.max": "250000 100000\n"}, 3),
+        ("0::/job/step\n", {"job/step/cpu.max": "max 100000\n", "job/cpu.max": "200000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+        ("3:cpu,cpuacct:/docker/x\n0::/\n", {f"{V1}_quota_us": "400000\n", f"{V1}_period_us": "100000\n"}, 4),
+        ("3:cpu,cpuacct:/docker/x\n", {f"{V1}_quota_us": "-1\n", f"{V1}_period_us": "100000\n"}, 8),
     ],
 )
 def test_cores_are_those_of_affinity_and_quota(tmp_path: Path, lines: str, files: dict, expected: int) -> None:
-    assert cores(grouped(tmp_path, lines, files)) == expected
+    named = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    for name, text in {"proc/self/cgroup": lines, **named}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="ascii")
+    assert cores(tmp_path) == expected
 
 
 def test_a_machine_that_tells_nothing_of_groups_has_the_cores_of_the_affinity(tmp_path: Path) -> None:

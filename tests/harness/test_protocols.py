@@ -31,11 +31,6 @@ def test_an_override_for_one_benchmark_beats_one_for_all_in_any_order(names: tup
     assert (resolve(card, "camo").epochs, resolve(card, "sbu").epochs) == (2, 1)
 
 
-def test_hashes_of_committed_results_stand() -> None:
-    assert protocol_hash(load_protocol("mini")) == "47defd50"
-    assert protocol_hash(load_protocol("demo")) == "e088d645"
-
-
 def test_cards_have_the_hashes_that_they_had() -> None:
     found = {name: protocol_hash(load_protocol(name)) for name in ("conv-lora", "demo", "mini", "small", "standard")}
     assert found == {
@@ -119,20 +114,6 @@ def test_a_base_that_is_no_card_beside_it_is_one_line(base: str, message: str, t
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_name_that_mmengine_keeps_for_itself_is_an_unknown_key_in_a_base_too(tmp_path: Path) -> None:
-    path = _cards(tmp_path, base="filename: x\n", mine="_base_: base.yaml\n")
-    with pytest.raises(UsageError, match="unknown key 'filename'"):
-        load_protocol(str(path))
-
-
-def test_custom_imports_are_an_unknown_key(tmp_path: Path) -> None:
-    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
-    path = _cards(tmp_path, mine="custom_imports: {imports: [evil], allow_failed_imports: false}\n")
-    with pytest.raises(UsageError, match="unknown key 'custom_imports'"):
-        load_protocol(str(path))
-    assert not (tmp_path / "executed").exists()
-
-
 @pytest.mark.parametrize("field", ["epochs: yes", "lr: no", "benchmarks: {kvasir: 3}", "benchmarks: [kvasir]"])
 def test_a_value_of_another_kind_is_one_line_whatever_is_set(field: str, tmp_path: Path) -> None:
     path = _cards(tmp_path, mine=f"_base_: demo.yaml\n{field}\n")
@@ -141,16 +122,23 @@ def test_a_value_of_another_kind_is_one_line_whatever_is_set(field: str, tmp_pat
             load_protocol(str(path), overrides)
 
 
-@pytest.mark.parametrize("field", ["1: 2", "quirks.selection: released", "_bse_: x.yaml", "quirks: {1: 2}"])
-def test_a_key_that_is_no_field_is_one_line(field: str, tmp_path: Path) -> None:
-    path = _cards(tmp_path, mine=field + "\n")
+@pytest.mark.parametrize(
+    "field",
+    [
+        "1: 2", "quirks.selection: released", "_bse_: x.yaml", "quirks: {1: 2}",
+        "custom_imports: {imports: [evil], allow_failed_imports: false}", "_base_: base.yaml  # filename",
+    ],
+)  # fmt: skip
+def test_a_key_that_is_no_field_is_one_line(field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("open('executed', 'w')\n")
+    path = _cards(tmp_path, mine=field + "\n", base="filename: x\n")  # which mmengine keeps for itself
     with pytest.raises(UsageError, match="protocol"):
         load_protocol(str(path))
+    assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["../../NOTES", "a/b", ".hidden", "-rf", "", " ", "a\nb", "a\x1b[2J", "x" * 151, "..", "a\\b"]
-)
+@pytest.mark.parametrize("name", ["../../NOTES", "a/b", ".hidden", "-rf", "", "a\nb", "x" * 151, "a\\b"])
 def test_a_protocol_cannot_be_named_so_that_its_table_lies_elsewhere(name: str) -> None:
     with pytest.raises(UsageError, match="files are named after it"):
         load_protocol("demo", {"name": name})

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.datasets import samples
 from harness.planning.words import all_methods, expand, parse_entry, parse_seeds
 from harness.run import main
 from harness.system.errors import UsageError
@@ -37,27 +38,16 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (
-            ["--methods", "loora", "--datasets", "kvasir", "--protocol", "demo"],
-            "unknown method 'loora' (did you mean 'lora'?)",
-        ),
-        (
-            ["--methods", "lora", "--datasets", "kvazir", "--protocol", "demo"],
-            "unknown benchmark 'kvazir' (did you mean 'kvasir'?)",
-        ),
-        (
-            ["--methods", "lora", "--datasets", "kvasir", "--protocol", "dmo"],
-            "unknown protocol 'dmo' (did you mean 'demo'?)",
-        ),
+        (["--methods", "loora", *PLAIN[-2:]], "unknown method 'loora' (did you mean 'lora'?)"),
+        ([*PLAIN[:-2], "--datasets", "kvazir"], "unknown benchmark 'kvazir' (did you mean 'kvasir'?)"),
+        ([*PLAIN, "--protocol", "dmo"], "unknown protocol 'dmo' (did you mean 'demo'?)"),
         ([*DEMO, "--backbone", "vit_x"], "unknown backbone 'vit_x'"),
         ([*DEMO, "--seeds", "a"], "--seeds 'a' is neither a number of seeds"),
         ([*DEMO, "--seeds", "0"], "names no seed, or one twice; give a number (3) or a list (0,3,7)"),
         ([*DEMO, "--seeds", "²"], "--seeds '²' is neither a number of seeds"),
-        ([*DEMO, "--seeds", "9" * 23], "at most 1000 seeds"),
         ([*DEMO, "--seeds", "1001"], "at most 1000 seeds"),
         ([*DEMO, "--seeds", "0," + "9" * 5000], "at most 9 digits"),
         ([*DEMO, "--budget", "1e-9"], "--budget 1e-09: none of 1 runs fits"),
-        ([*DEMO, "--budget", "0"], "--budget 0: give device-hours above zero"),
         ([*PLAIN[:-2], "--datasets", "kvasir", "--plan", "--cluster", "gpu"], "--cluster gpu and --executor inline"),
         ([*DEMO, "--set", "lr=fast"], "lr='fast' must be a valid number"),
         ([*DEMO, "--set", "learning_rate=1"], "unknown key 'learning_rate'"),
@@ -68,21 +58,16 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([*PLAIN, "--set", "epochs=0"], "epochs=0 must be at least 1"),
         ([*PLAIN, "--set", "epochs=" + "9" * 30], f"epochs={'9' * 30} must be at least 1 and at most 1000000"),
         ([*PLAIN, "--set", "epochs=" + "9" * 5000], "… (5002 characters)"),
-        ([*PLAIN, "--set", "image_size=1000000000"], "image_size=1000000000 must be at least 1 and at most 16384"),
         ([*PLAIN, "--set", "lr=inf"], "lr=inf is no number to compute with"),
         ([*PLAIN, "--set", "lr=nan"], "lr=nan must be above 0"),
         ([*PLAIN, "--set", "lora.lr=inf"], "method lora: lr=inf is no number to compute with"),
         ([*PLAIN, "--set", "lora.lr=-1"], "method lora: lr=-1.0 must be above 0"),
-        ([*PLAIN, "--set", "lora.alpha=nan"], "method lora: alpha=nan is no number to compute with"),
         ([*PLAIN, "--set", "lora.rank=" + "9" * 30], "is no number to compute with"),
         ([*PLAIN, "--set", "methods.lora.lr=inf"], "method lora: lr=inf is no number to compute with"),
         ([*PLAIN, "--set", "benchmarks.kvasir.lr=inf"], "lr=inf is no number to compute with"),
         ([*PLAIN, "--set", "pixel_std=[0,0,0]"], "pixel_std=[0.0, 0.0, 0.0] must be each above 0"),
-        ([*PLAIN, "--set", "pixel_mean=[nan,0,0]"], "pixel_mean=nan is no number to compute with"),
         ([*PLAIN, "--set", "betas=[1,1]"], "betas=[1.0, 1.0] must be in [0, 1)"),
-        ([*PLAIN, "--set", "split_seed=-1"], "split_seed=-1 must be at least 0"),
         ([*PLAIN, "--set", "clip=-1"], "clip=-1.0 must be at least 0"),
-        ([*DEMO, "--protocol", "x" * 300], "the name is too long"),
         ([*DEMO, "--study", "x" * 300 + ".yaml"], "the name is too long"),
         ([*DEMO, "--plan", "--set", "evaluation.threshold=7"], "demo: evaluation: threshold=7 must lie in [0, 1]"),
         ([*DEMO, "--set", "image_size=100"], "image size 100 is no multiple"),
@@ -95,15 +80,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--study", "mian"], "unknown study 'mian' (did you mean 'main'?)"),
     ],
 )
-def test_wrong_input_is_one_line(
-    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_wrong_input_is_one_line(arguments: list[str], expected: str, capsys, tmp_path) -> None:
     assert expected in refused(capsys, *arguments, "--results", str(tmp_path))
 
 
-def test_missing_data_says_which_folder_where_to_get_it_and_how_to_try(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_missing_data_says_which_folder_where_to_get_it_and_how_to_try(capsys, tmp_path) -> None:
     (tmp_path / "data").mkdir()
     line = refused(
         capsys, "--protocol", "mini", "--methods", "lora", "--datasets", "kvasir", "--checkpoint", "none",
@@ -115,9 +96,7 @@ def test_missing_data_says_which_folder_where_to_get_it_and_how_to_try(
 
 
 @pytest.mark.parametrize("words", [[], ["--plan"]])
-def test_a_results_folder_with_an_impossible_name(
-    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_results_folder_with_an_impossible_name(words: list[str], capsys, tmp_path) -> None:
     assert "too long" in refused(capsys, *DEMO, *words, "--results", str(tmp_path / ("x" * 300)))
 
 
@@ -132,9 +111,7 @@ def test_results_that_cannot_be_a_folder(capsys: pytest.CaptureFixture[str], tmp
     assert "cannot be written" in refused(capsys, *DEMO, "--results", str(tmp_path / "file"))
 
 
-def test_main_job_trains_tests_records_and_prints_a_table_and_a_second_call_only_prints_it(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_main_job_trains_tests_records_and_prints_a_table_and_a_second_call_only_prints_it(capsys, tmp_path) -> None:
     arguments = [*DEMO, "--results", str(tmp_path)]
     assert main(arguments) == 0
     first = capsys.readouterr().out
@@ -154,27 +131,19 @@ def test_main_job_trains_tests_records_and_prints_a_table_and_a_second_call_only
     assert (tmp_path / "tables" / "demo.md").read_text() == first
 
 
-def failed_record(tmp_path: Path, dataset_root: Path) -> dict[str, object]:
-    assert main([*DEMO, "--results", str(tmp_path), "--dataset-root", f"kvasir={dataset_root}"]) == 1
-    (path,) = (tmp_path / "records").glob("*.json")
-    return json.loads(path.read_text())
-
-
 def test_unreadable_image_fails_its_run_with_the_file_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from harness.datasets import samples
-
     root = samples.write_samples("kvasir", tmp_path / "data")
     image = sorted(root.rglob("images/*.jpg"))[0]
     image.write_bytes(image.read_bytes()[:200])
-    record = failed_record(tmp_path, root)
+    assert main([*DEMO, "--results", str(tmp_path), "--dataset-root", f"kvasir={root}"]) == 1
+    (path,) = (tmp_path / "records").glob("*.json")
+    record = json.loads(path.read_text())
     assert record["code"] == "NO_DATA"
     assert image.name in str(record["message"])
     assert "NO_DATA" in capsys.readouterr().out
 
 
 def test_mask_with_an_unexpected_value_fails_its_run(tmp_path: Path) -> None:
-    from harness.datasets import samples
-
     root = samples.write_samples("trans10k_v2", tmp_path / "data")
     mask = sorted(root.rglob("train/masks_12/*.png"))[0]
     Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 77)).save(mask)
@@ -188,8 +157,6 @@ def test_mask_with_an_unexpected_value_fails_its_run(tmp_path: Path) -> None:
 
 
 def test_image_without_a_mask_is_found_while_planning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from harness.datasets import samples
-
     root = samples.write_samples("kvasir", tmp_path / "data")
     mask = sorted(root.rglob("masks/*.jpg"))[0]
     mask.unlink()
@@ -235,9 +202,7 @@ def test_plan_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     assert not any(tmp_path.iterdir())
 
 
-def test_a_plan_of_generated_images_writes_nothing_and_has_the_keys_of_the_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_of_generated_images_writes_nothing_and_has_the_keys_of_the_runs(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "harness.experiment.experiment", standin)
     assert main([*DEMO, "--plan", "--results", str(tmp_path / "runs")]) == 0
     assert not any(tmp_path.iterdir())
@@ -247,24 +212,11 @@ def test_a_plan_of_generated_images_writes_nothing_and_has_the_keys_of_the_runs(
     assert "1 run, 1 finished" in capsys.readouterr().out
 
 
-def test_all_that_is_missing_is_said_at_once_with_what_each_card_needs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from harness.datasets import samples
-
+def test_all_that_is_missing_is_said_at_once_with_what_each_card_needs(tmp_path, capsys) -> None:
     samples.write_samples("leaf", tmp_path / "data")
-    grid = [
-        "--protocol",
-        "mini",
-        "--methods",
-        "lora",
-        "--datasets",
-        "kvasir,leaf,camo",
-        "--data",
-        str(tmp_path / "data"),
-    ]
+    grid = ["--protocol", "mini", "--methods", "lora", "--datasets", "kvasir,leaf,camo", "--results", str(tmp_path)]
     capsys.readouterr()
-    assert main([*grid, "--results", str(tmp_path)]) == 2
+    assert main([*grid, "--data", str(tmp_path / "data")]) == 2
     *missing, error = capsys.readouterr().err.splitlines()
     starts = ("no checkpoint of timm/vit_small", "no Kvasir-SEG in ", "no CAMO in ")
     assert len(missing) == 3
@@ -284,9 +236,7 @@ def test_all_that_is_missing_is_said_at_once_with_what_each_card_needs(
     ],
 )
 @pytest.mark.parametrize("there", [False, True], ids=["no folder yet", "a folder with results"])
-def test_where_something_is_missing_nothing_is_written(
-    words: list[str], there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_where_something_is_missing_nothing_is_written(words: list[str], there: bool, tmp_path, capsys) -> None:
     results = tmp_path / "new" / "runs"
     if there:
         (results / "records").mkdir(parents=True)
@@ -296,9 +246,7 @@ def test_where_something_is_missing_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_budget_starts_what_the_plan_says_fits_and_says_what_it_leaves_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_budget_starts_what_the_plan_says_fits_and_says_what_it_leaves_out(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "harness.experiment.experiment", standin)
     grid = ["--protocol", "demo", "--executor", "inline", "--methods", "lora,decoder", "--datasets", "kvasir,leaf"]
     arguments = [*grid, "--seeds", "2", "--results", str(tmp_path)]
@@ -323,10 +271,6 @@ def test_a_budget_starts_what_the_plan_says_fits_and_says_what_it_leaves_out(
     assert "left out: " in line
 
 
-def test_a_budget_and_a_cancellation_contradict_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "give one of them" in refused(capsys, *DEMO, "--budget", "1", "--cancel", "--results", str(tmp_path))
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -335,21 +279,18 @@ def test_a_budget_and_a_cancellation_contradict_each_other(tmp_path: Path, capsy
         ([*DEMO, "--cluster", "testcluster", "--cancel", "--wait"], "--cancel starts nothing, so --wait has no effect"),
         ([*DEMO, "--plan", "--cluster", "testcluster", "--wait"], "--plan starts nothing, so --wait has no effect"),
         ([*DEMO, "--budget", "0"], "--budget 0: give device-hours above zero"),
+        ([*DEMO, "--budget", "1", "--cancel"], "give one of them"),
         (["--study", "list", "--plan"], "--plan has no effect with --study list"),
     ],
 )
-def test_options_without_effect_are_refused_before_anything_is_written(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_without_effect_are_refused_before_anything_is_written(words, said, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert said in refused(capsys, *words)
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_in_a_first_run_says_that_it_goes_on(
-    number: int, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_in_a_first_run_says_that_it_goes_on(number: int, code: int, tmp_path, capsys) -> None:
     def interrupt() -> None:
         deadline = time.monotonic() + 300
         while not any(tmp_path.glob("state/*/progress.json")) and time.monotonic() < deadline:
@@ -404,9 +345,7 @@ def programme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["--study", "programme.yaml", "--results", str(tmp_path / "runs")]
 
 
-def test_a_programme_is_priced_by_phase_and_a_run_of_two_phases_once(
-    programme: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_programme_is_priced_by_phase_and_a_run_of_two_phases_once(programme: list[str], capsys) -> None:
     assert main([*programme, "--plan"]) == 0
     out = capsys.readouterr().out
     # Two trials and naslora (lora's first value is a trial already); then lora and naslora under seed 1.
@@ -425,17 +364,13 @@ def phases_with(programme: list[str], phases: str) -> list[str]:
     return [*programme, "--plan"]
 
 
-def test_a_mistake_in_a_later_phase_is_no_end_of_the_budget(
-    programme: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_in_a_later_phase_is_no_end_of_the_budget(programme: list[str], capsys) -> None:
     wrong = "  - {study: first.yaml, title: One}\n  - {study: first.yaml, title: Two, set: {lrx: 3}}\n"
     assert main([*phases_with(programme, wrong), "--budget", "5"]) == 2
     assert "unknown key 'lrx'" in capsys.readouterr().err
 
 
-def test_a_phase_may_have_one_seed_and_a_list_in_its_set(
-    programme: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_phase_may_have_one_seed_and_a_list_in_its_set(programme: list[str], capsys) -> None:
     Path("first.yaml").write_text(FIRST.partition("tune:")[0].replace("seeds: 1", "seeds: 3"))
     one = "  - {study: first.yaml, title: One, seeds: [7], set: {merge: [exact]}}\n"
     assert main([*phases_with(programme, one), "--json"]) == 0
@@ -443,21 +378,19 @@ def test_a_phase_may_have_one_seed_and_a_list_in_its_set(
     assert {run["seed"] for run in plan["runs"]} == {7}
 
 
-def test_fields_beside_the_phases_of_a_programme_are_refused(
-    programme: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*phases_with(programme, "  - {study: first.yaml, title: One}\nseeds: 1\n")]) == 2
-    assert "seeds belongs into the study of a phase" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("more", "words", "said"),
+    [
+        ("seeds: 1\n", [], "seeds belongs into the study of a phase"),
+        ("", ["--methods", "lora"], "programme of several studies"),
+    ],
+)
+def test_a_programme_has_no_fields_and_rows_of_its_own(more, words, said, programme, capsys):
+    assert main([*phases_with(programme, f"  - {{study: first.yaml, title: One}}\n{more}"), *words]) == 2
+    assert said in capsys.readouterr().err
 
 
-def test_rows_cannot_replace_those_of_a_programme(programme: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*programme, "--methods", "lora"]) == 2
-    assert "programme of several studies" in capsys.readouterr().err
-
-
-def test_a_later_phase_has_what_the_phases_before_it_left_of_the_budget(
-    programme: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_later_phase_has_what_the_phases_before_it_left_of_the_budget(programme: list[str], capsys) -> None:
     Path("first.yaml").write_text(FIRST.partition("tune:")[0])
     two = "  - {study: first.yaml, title: One}\n  - {study: first.yaml, title: Two, seeds: [1]}\n"
 

@@ -16,26 +16,14 @@ from harness.archive.store import RecordStore
 from harness.cli import status
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
 from harness.dispatch.queue import Task
-from harness.dispatch.run_states import ProgressFile, RunState, Survey, clock, survey, time_left
-from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
-from tests.harness.dispatch.helpers import make_job
+from harness.dispatch.run_states import RunState, Survey, clock, survey, time_left
+from tests.harness.dispatch.helpers import make_job, submitted
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-def sweep(results, jobs, *, executor="slurm", job="7", submitter=None, created=0.0):
-    """A sweep of one chunk on disk, as an executor leaves it."""
-    content = Sweep(
-        id="20260101-000000-abcd", executor=executor, command="run", created=created, submitter=submitter or gone()
-    )
-    folder = create_sweep(results, content)
-    limits = {item.run.key: AttemptLimits(before=0, limit=10) for item in jobs}
-    chunk = create_chunk(folder, number=0, jobs=jobs, shape={}, limits=limits)
-    return chunk.answered(job) if job else chunk
-
-
-def gone():
-    return replace(Holder.here(), ticks=1)
+def sweep(results, jobs, *, job="7", **changes):
+    return submitted(results, jobs, answer=job, **{"submitter": replace(Holder.here(), ticks=1), **changes})
 
 
 def finish(results, job, code="OK", message="", **changes):
@@ -99,14 +87,6 @@ def test_a_failure_that_is_submitted_again_is_queued_until_it_ends_anew(tmp_path
     assert states(tmp_path, [job], tasks) == ["queued"]
     finish(tmp_path, job, "OOM", finished="2026-01-01T00:10:00", attempts=2)
     assert states(tmp_path, [job], tasks) == ["OOM"]
-
-
-def test_runs_of_a_local_command_wait_while_it_lives_and_are_interrupted_after(tmp_path):
-    job = make_job(tmp_path)
-    sweep(tmp_path, [job], executor="local", job="", submitter=Holder.here())
-    assert states(tmp_path, [job]) == ["waiting"]
-    sweep(tmp_path, [job], executor="local", job="", submitter=gone())
-    assert states(tmp_path, [job]) == ["interrupted"]
 
 
 def test_the_table_the_failures_and_the_log_are_printed(tmp_path, capsys):
@@ -237,34 +217,6 @@ def test_a_row_takes_what_its_own_finished_runs_took():
     runs = [run_state(variant="fast", seconds=10.0), run_state(variant="slow", seconds=100.0)]
     runs += [run_state(variant="slow", state="running", started=50.0), run_state(variant="fast", state="waiting")]
     assert time_left(by_key(runs), now=60.0).seconds == pytest.approx(90.0 + 10.0)
-
-
-def test_the_stage_is_told_in_words_and_an_earlier_start_says_nothing(tmp_path):
-    job = make_job(tmp_path)
-    sweep(tmp_path, [job], executor="local", job="", submitter=Holder.here())
-    folder = state_folder(tmp_path, job.run.key)
-    folder.mkdir(parents=True)
-    old = ProgressFile(folder)
-    old({"stage": "training", "epoch": 3, "epochs": 4, "step": 5, "steps": 10, "loss": 0.25})
-    Lease.acquire(folder, holder=Holder.here())
-    assert survey(tmp_path).runs[job.run.key].stage == "starting"
-    tell = ProgressFile(folder)
-    seen = []
-    for content in (
-        {"stage": "training", "epoch": 3, "epochs": 4, "step": 1, "steps": 10, "loss": 0.25},
-        {"stage": "validation", "split": "val", "images": 4},
-        {"stage": "merging (exact)"},
-        {"stage": "test merged-exact", "split": "test", "images": 4},
-    ):
-        tell(content)
-        run = survey(tmp_path).runs[job.run.key]
-        seen.append((run.stage, run.done, run.begun))
-    assert seen == [
-        ("training epoch 3/4, loss 0.250", 0.525, 0.5),
-        ("validating epoch 3/4", 0.525, 0.5),
-        ("merging (exact)", 1.0, 0.5),
-        ("testing merged-exact", 1.0, 0.5),
-    ]
 
 
 def test_a_narrow_terminal_gets_the_overview_in_parts_that_fit(tmp_path):

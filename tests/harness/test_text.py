@@ -54,9 +54,7 @@ def test_pages_of_hostile_records_hold_no_html_no_formula_and_no_further_column(
     assert not any(cell.startswith("=") for cell in cells)
 
 
-def test_no_verb_sends_an_escape_of_a_record_or_of_a_file_name_to_the_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_verb_sends_an_escape_of_a_record_or_of_a_file_name_to_the_terminal(tmp_path, capsys) -> None:
     store = RecordStore(tmp_path)
     evil = "\x1b]0;owned\x07\x9b31m"
     store.write(record(variant=f"lora{evil}", data_note=evil, environment={"host": evil}))
@@ -74,3 +72,16 @@ def test_no_verb_sends_an_escape_of_a_record_or_of_a_file_name_to_the_terminal(
         shown = capsys.readouterr()
         assert "owned" in shown.out + shown.err
         assert not set("\x1b\x07\x9b") & set(shown.out + shown.err)
+
+
+@pytest.mark.parametrize("protocol", ["../../NOTES", "/NOTES", "..", ""])
+def test_a_record_cannot_overwrite_files_outside_the_results_folder(protocol: str, tmp_path, capsys) -> None:
+    notes, results = tmp_path / "NOTES.md", tmp_path / "project" / "results"
+    notes.write_text("mine")
+    good = RecordStore(results).write(record(method="decoder"))
+    bad = RecordStore(results).write(record(protocol=protocol))
+    assert tables(["--results", str(results)]) == 0
+    assert f"skipped: {bad}: " in capsys.readouterr().err
+    assert notes.read_text() == "mine"
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - {notes, good, bad}
+    assert written == {results / "tables" / "demo.md"}

@@ -78,9 +78,7 @@ def _attached(name: str, options: dict[str, Any]) -> tuple[Any, Method]:
 
 @pytest.mark.parametrize("sites", SITES)
 @pytest.mark.parametrize(("name", "options", "config", "learnt"), TWINS, ids=[f"{n}-{o}" for n, o, _, _ in TWINS])
-def test_outputs_gradients_counts_and_merges_equal_those_of_peft(
-    name: str, options: dict[str, Any], config: Callable[..., Any], learnt: Callable[[Any, Any], Pairs], sites: str
-) -> None:
+def test_outputs_gradients_counts_and_merges_equal_those_of_peft(name, options, config, learnt, sites):
     segmenter, method = _attached(name, {"sites": sites, **options})
     plain = build_segmenter("tiny_timm", task="binary", image_size=64).encoder
     theirs: Any = get_peft_model(plain, config(SITES[sites]))
@@ -162,9 +160,7 @@ def test_slices_of_the_fused_qkv_turn_apart_and_the_rest_stays() -> None:
         ("shira", {"rank": 49}, "rank=49"),
     ],
 )
-def test_what_does_not_divide_is_refused_in_one_line_before_and_at_attaching(
-    name: str, options: dict[str, Any], word: str
-) -> None:
+def test_what_does_not_divide_is_refused_in_one_line_before_and_at_attaching(name, options, word):
     config = method_config(name, options)
     for act in (lambda: config.encoder_parameters(backbone_shape("tiny_timm")), lambda: _attached(name, options)):
         with pytest.raises(MethodError, match=word) as caught:

@@ -204,17 +204,6 @@ def test_scope_decides_whether_a_map_is_a_window_or_the_image() -> None:
     assert rows["image"] == [(4, 3, 4, 4)] * 4
 
 
-def test_exact_merge_folds_the_linear_path_and_leaves_the_experts() -> None:
-    segmenter, method = _subject().trained()
-    report = method.merge("exact", held_out=[_subject().images])
-    assert len(report.left) == 4
-    assert report.relative_deviation is not None
-    assert report.relative_deviation < 1e-5
-    plain = _subject().plain().state_dict()
-    merged = segmenter.state_dict()
-    assert not torch.equal(merged["encoder.blocks.0.attn.qkv.base.weight"], plain["encoder.blocks.0.attn.qkv.weight"])
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"gate": "relased"}, "gate"), ({"scope": "windows"}, "scope"), ({"experts": 0}, "experts")],

@@ -84,16 +84,6 @@ def test_outputs_and_gradients_equal_the_equation_on_whole_weights(backbone: str
         torch.testing.assert_close(gradient, copy.grad, atol=1e-9 * scale, rtol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("form", ["tt", "tk"])
-def test_merged_equals_unmerged_and_leaves_nothing(form: str) -> None:
-    case, segmenter, method = _moved("tiny", form, "q,v,mlp")
-    report = method.merge("exact", held_out=[case.images])
-    assert report.relative_deviation is not None
-    assert report.relative_deviation < 1e-5
-    assert len(report.folded) == 4 * 3
-    assert segmenter.state_dict().keys() == case.plain().state_dict().keys()
-
-
 def test_an_mlp_that_is_no_whole_multiple_is_refused_in_one_line() -> None:
     from dataclasses import replace
 

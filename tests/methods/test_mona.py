@@ -35,12 +35,8 @@ class Published(nn.Module):
 
 
 def _pairs(ours: Any, theirs: Any) -> list[tuple[nn.Parameter, nn.Parameter]]:
-    layers = [
-        (ours.norm, theirs.ln),
-        (ours.down, theirs.d),
-        (ours.up, theirs.u),
-        *zip(ours.filter.convolutions, theirs.dw, strict=True),
-    ]
+    layers = [(ours.norm, theirs.ln), (ours.down, theirs.d), (ours.up, theirs.u)]
+    layers += zip(ours.filter.convolutions, theirs.dw, strict=True)
     pairs = [(getattr(a, part), getattr(b, part)) for a, b in layers for part in ("weight", "bias")]
     pairs += [(ours.norm_share, theirs.s1), (ours.own_share, theirs.s2)]
     return [*pairs, (ours.filter.projector.bias, theirs.pw.bias)]
@@ -97,10 +93,7 @@ def test_starts_as_released() -> None:
             assert adapter.norm_share.unique().tolist() == [pytest.approx(1e-6)]
             assert adapter.own_share.unique().tolist() == [1.0]
             assert adapter.norm.weight.unique().tolist() == [1.0]
-            for layer, bound in (
-                (adapter.down, 64**-0.5),
-                (adapter.up, 64**-0.5),
-                (adapter.filter.convolutions[2], 1 / 7),
-            ):
+            bounds = ((adapter.down, 64**-0.5), (adapter.up, 64**-0.5), (adapter.filter.convolutions[2], 1 / 7))
+            for layer, bound in bounds:
                 assert 0.9 * bound < layer.weight.abs().max() <= bound
                 assert 0.5 * bound < layer.bias.abs().max() <= bound

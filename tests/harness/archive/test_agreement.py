@@ -60,9 +60,7 @@ def test_the_committed_records_and_costs_pass_and_all_have_a_seal(capsys: pytest
 
 
 @pytest.mark.parametrize("key", [NASPCLORA, TRANS10K])
-def test_a_record_that_is_older_than_seals_passes_is_told_and_can_be_sealed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
-) -> None:
+def test_a_record_that_is_older_than_seals_passes_is_told_and_can_be_sealed(tmp_path, capsys, key: str) -> None:
     path = copied(tmp_path, key, with_seal=False)
     before = load(path)
     assert "1 records are older than seals" in checked(path, capsys, code=0)
@@ -90,9 +88,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @pytest.mark.parametrize("with_seal", [True, False], ids=["sealed", "older"])
 @pytest.mark.parametrize("edit", EDITS)
-def test_an_edited_record_is_found_and_neither_merged_nor_sealed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], edit: str, with_seal: bool
-) -> None:
+def test_an_edited_record_is_found_and_neither_merged_nor_sealed(tmp_path, capsys, edit: str, with_seal: bool) -> None:
     path = copied(tmp_path, NASPCLORA, with_seal=with_seal)
     edited(path, EDITS[edit])
     before = path.read_bytes()
@@ -104,9 +100,7 @@ def test_an_edited_record_is_found_and_neither_merged_nor_sealed(
 
 
 @pytest.mark.parametrize("split", ["all", "easy"])
-def test_an_edited_accuracy_of_classes_is_found_beyond_its_images_and_by_the_seal_within(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str
-) -> None:
+def test_an_edited_accuracy_of_classes_is_found_beyond_its_images_and_by_the_seal_within(tmp_path, capsys, split: str):
     older = copied(tmp_path / "older", TRANS10K, with_seal=False)
     edited(older, lambda c: c["scores"]["best"][split].update(accuracy=0.99))
     assert f"best {split}: accuracy is 0.990000" in checked(older, capsys, code=1)
@@ -135,9 +129,7 @@ def exchange(path: Path) -> None:
     ],
     ids=["exchanged", "gone", "cut off", "no text", "another table"],
 )
-def test_an_edited_file_beside_a_record_is_found(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, edit: Callable[[Path], object]
-) -> None:
+def test_an_edited_file_beside_a_record_is_found(tmp_path, capsys, name: str, edit: Callable[[Path], object]) -> None:
     path = copied(tmp_path, NASPCLORA, with_seal=True)
     edit(path.with_suffix(f".{name}"))
     assert f"{NASPCLORA}.{name}" in checked(path, capsys, code=1)
@@ -157,9 +149,7 @@ def test_an_edited_file_beside_a_record_is_found(
         ("s_measure", "e_mean", "columns"),
     ],
 )
-def test_an_edited_image_file_of_an_older_record_is_found_by_what_it_says(
-    tmp_path: Path, old: str, new: str, reason: str
-) -> None:
+def test_an_edited_image_file_of_an_older_record_is_found_by_what_it_says(tmp_path, old: str, new: str, reason: str):
     path = copied(tmp_path, NASPCLORA, with_seal=False)
     images = path.with_suffix(".images.csv")
     images.write_text(images.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
@@ -182,18 +172,14 @@ def test_an_edited_image_file_gives_no_paired_interval(tmp_path: Path) -> None:
     ("old", "new"),
     [('"rounds": 9', '"rounds": 8'), ("0.21", "0.01"), ('"device": "NVIDIA H100"', '"device": "cpu"'), ("0.5", "-0.5")],
 )
-def test_an_edited_cost_record_is_found_and_not_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str
-) -> None:
+def test_an_edited_cost_record_is_found_and_not_shown(tmp_path, capsys, old: str, new: str) -> None:
     RecordStore(tmp_path).write(record())
     path = CostStore(tmp_path).write(session())
     replaced_in_cost(path, old, new, capsys)
 
 
 @pytest.mark.parametrize(("old", "new"), [('"rounds": 5', '"rounds": 50'), ('"threads": 1', '"threads": 8')])
-def test_an_edited_cost_record_that_is_older_than_seals_is_found_by_its_session(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str
-) -> None:
+def test_an_edited_cost_record_that_is_older_than_seals_is_found_by_its_session(tmp_path, capsys, old: str, new: str):
     RecordStore(tmp_path).write(record())
     (source,) = (COMMITTED.parent / "cost").glob("089f*-de744ca3.json")
     content = json.loads(source.read_text(encoding="utf-8"))

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from harness.archive.files import BESIDE
 from harness.archive.masks import KeptMask, encoded_masks
@@ -23,15 +22,9 @@ _PICTURE = np.zeros((8, 8), np.uint8)
 MASKS = encoded_masks([KeptMask(split="test", stem="a", predicted=_PICTURE, truth=_PICTURE)])
 
 TUNING = {
-    "grid": {"lr": [1e-4]},
-    "chosen": {"lr": 1e-4},
-    "edge": [],
-    "trials": [{"options": {"lr": 1e-4}, "score": 0.5, "keys": ["0" * 16], "hours": 0.0}],
-    "metric": "s_measure",
-    "on": ["kvasir"],
-    "seeds": [0],
-    "hours": 0.0,
-}
+    "grid": {"lr": [1e-4]}, "chosen": {"lr": 1e-4}, "edge": [], "metric": "s_measure", "on": ["kvasir"], "seeds": [0],
+    "trials": [{"options": {"lr": 1e-4}, "score": 0.5, "keys": ["0" * 16], "hours": 0.0}], "hours": 0.0,
+}  # fmt: skip
 """What a record says that knows how it was tuned."""
 
 
@@ -107,9 +100,7 @@ def test_a_label_that_is_given_later_takes_no_file_away(tmp_path: Path) -> None:
         assert main(["check", str(tmp_path)]) == 0
 
 
-def test_files_that_a_record_does_not_name_are_not_read_and_the_check_reports_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_that_a_record_does_not_name_are_not_read_and_the_check_reports_them(tmp_path, capsys) -> None:
     whole(tmp_path / "other")
     one = plain(tmp_path)
     store, other = RecordStore(tmp_path), RecordStore(tmp_path / "other")

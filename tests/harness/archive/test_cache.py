@@ -69,9 +69,7 @@ def test_the_cache_says_what_the_files_say(store: RecordStore, archives: Path, m
     assert list(store.ended([*some, "f" * 16])) == some
 
 
-def test_the_cache_says_what_the_committed_records_say(
-    tmp_path: Path, archives: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_says_what_the_committed_records_say(tmp_path, archives: Path, monkeypatch) -> None:
     (tmp_path / "records").symlink_to(REPOSITORY / "results" / "records")
     monkeypatch.setattr(cache, "SMALLEST", 3)
     store = RecordStore(tmp_path)
@@ -102,9 +100,7 @@ def test_a_file_that_just_changed_is_read_again(store: RecordStore, monkeypatch:
 
 
 @pytest.mark.parametrize("damage", ["another version", "no JSON", "torn", "a field less", "an entry less", "a link"])
-def test_a_damaged_cache_is_made_anew(
-    store: RecordStore, archives: Path, monkeypatch: pytest.MonkeyPatch, damage: str
-) -> None:
+def test_a_damaged_cache_is_made_anew(store: RecordStore, archives: Path, monkeypatch, damage: str) -> None:
     store.ended()
     (path,), expected = archives.iterdir(), plain(store, monkeypatch)
     data = path.read_bytes()
@@ -128,9 +124,7 @@ def test_a_damaged_cache_is_made_anew(
 
 
 @pytest.mark.parametrize("hole", ["others may write", "others may read", "a link"])
-def test_a_folder_that_others_may_enter_is_not_believed(
-    store: RecordStore, archives: Path, monkeypatch: pytest.MonkeyPatch, hole: str
-) -> None:
+def test_a_folder_that_others_may_enter_is_not_believed(store: RecordStore, archives: Path, monkeypatch, hole: str):
     store.ended()
     (path,) = archives.iterdir()
     path.write_bytes(path.read_bytes().replace(b'"code":"OK"', b'"code":"OOM"'))

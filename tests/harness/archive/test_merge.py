@@ -140,9 +140,7 @@ def test_truncated_and_foreign_files_are_reported_and_the_rest_is_merged(tmp_pat
 
 
 @pytest.mark.parametrize("content", ['"schema_version": 3', "truncated"])
-def test_a_record_of_the_destination_that_this_code_cannot_read_is_kept_apart(
-    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_record_of_the_destination_that_this_code_cannot_read_is_kept_apart(tmp_path, content: str, capsys) -> None:
     one = record(0.9)
     a, b = folder(tmp_path / "a", one), folder(tmp_path / "b", record(0.8))
     path = RecordStore(b).path(one.key)

@@ -36,9 +36,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, path: Path, number: int, *, times: i
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_no_start_takes_it_for_missing_and_no_record_takes_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_no_start_takes_it_for_missing_and_no_record_takes_its_place(tmp_path, monkeypatch, number: int) -> None:
     one = record()
     path = RecordStore(folder(tmp_path, one)).path(one.key)
     before, job = tree(tmp_path), Job(run=one.run, dataset_root="", checkpoint="", results=str(tmp_path))
@@ -72,9 +70,7 @@ def test_what_is_no_picture_is_damage(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("ending", ["json", "images.csv", "architecture.csv"])
-def test_merging_puts_no_record_of_the_destination_aside_that_it_may_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ending: str
-) -> None:
+def test_merging_puts_no_record_of_the_destination_aside_that_it_may_not_read(tmp_path, monkeypatch, capsys, ending):
     alpha = [{"blocks.0.q": [0.25, 0.75]}]
     a, b = folder(tmp_path / "a", record(0.9)), folder(tmp_path / "b", record(0.8, architecture=alpha))
     path, before = (b / "records" / f"{record().key}.{ending}").resolve(), tree(tmp_path)
@@ -86,9 +82,7 @@ def test_merging_puts_no_record_of_the_destination_aside_that_it_may_not_read(
     assert tree(tmp_path) == before
 
 
-def test_merging_skips_what_it_may_not_read_of_a_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_merging_skips_what_it_may_not_read_of_a_source(tmp_path, monkeypatch, capsys) -> None:
     a, b = folder(tmp_path / "a", record(0.9)), folder(tmp_path / "b", record(0.8, seed=1))
     refuse(monkeypatch, (a / "records" / f"{record().key}.json").resolve(), errno.EIO)
     assert main(["merge", str(a), str(b)]) == 0

@@ -116,9 +116,7 @@ def test_too_few_seeds_give_no_p_value():
     ("benchmarks", "seeds", "smallest"),
     [(2, 5, 1 / 16), (2, 6, 1 / 32), (3, 2, 1 / 6), (4, 2, 1 / 24)],
 )
-def test_a_p_value_is_given_from_where_the_smallest_possible_one_is_small_enough(
-    benchmarks: int, seeds: int, smallest: float
-):
+def test_a_p_value_is_given_from_where_the_smallest_possible_one_is_small_enough(benchmarks, seeds, smallest):
     """One seed may stay as it is: only which runs stand together counts, n! ways in each of the others."""
     compared = domains(_ends(1.0, benchmarks=benchmarks, seeds=seeds))
     assert compared is not None
@@ -178,9 +176,7 @@ def test_the_rates_of_alpha_are_those_of_the_training_loop() -> None:
         ("iteration", "updates", 200, range(50, 350, 2)),
     ],
 )
-def test_roles_that_take_turns_share_the_schedule(
-    alternate: str, budget: str, weights: int, turns: Sequence[int]
-) -> None:
+def test_roles_that_take_turns_share_the_schedule(alternate: str, budget: str, weights: int, turns: Sequence[int]):
     """Epochs of 50 steps, T_B = 1 of 4, warm-up 20; the place of a turn within its pair, or of an epoch, is spread evenly."""
     expected = [0.027 * learning_rate_factor(at, total=weights + len(turns), kind="linear", warmup=20) for at in turns]
     run = _searched(config={"alternate": alternate})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.archive.cost import Comparability, CostRecord, CostStore, MethodCost, Ratio
+from harness.archive.cost import CostRecord, CostStore, MethodCost, Ratio
 from harness.archive.store import RecordStore
 from harness.cli.claims import main
 from harness.comparison.claims import FILE, Claim, Subject, read_claims
@@ -21,21 +21,14 @@ from harness.planning.closed_form import trained_parameters
 from harness.protocols.load import load_protocol
 from harness.registry import method_config_class
 from harness.system.errors import UsageError
-from tests.harness.report.sample import CARD, PAPERS, MadeUp, evidence, record
+from tests.harness.report.sample import CARD, PAPERS, MadeUp, evidence, measured_on, record
 from tests.harness.report.sample import judged as judged_on
 
 BASE: dict[str, Any] = {
-    "name": "better",
-    "text": "A is better than B",
-    "source": "a paper",
-    "mark": "P",
-    "quantity": "score difference",
-    "numerator": {"method": "lora"},
-    "denominator": {"method": "decoder"},
-    "benchmarks": ["kvasir"],
-    "unit": "points",
+    "name": "better", "text": "A is better than B", "source": "a paper", "mark": "P", "quantity": "score difference",
+    "numerator": {"method": "lora"}, "denominator": {"method": "decoder"}, "benchmarks": ["kvasir"], "unit": "points",
     "expected": {"greater": 0},
-}
+}  # fmt: skip
 
 
 def claim(tmp_path: Path, **changes: Any) -> Claim:
@@ -161,47 +154,23 @@ def test_an_equal_claim_needs_the_interval_inside_the_tolerance(tmp_path: Path) 
 
 
 def session(*, ratio: Ratio, shared: str = "", **inference: Any) -> CostRecord:
-    costs: Any = {
-        "seconds": {},
-        "shares": {},
-        "step_seconds": {},
-        "memory_bytes": {},
-        "flops": {},
-        "not_counted": {},
-        "parameters": {},
-    }
+    nothing = ("seconds", "shares", "step_seconds", "memory_bytes", "flops", "not_counted", "parameters")
+    costs: Any = {name: {} for name in nothing}
     ratios = {"full": {"time": ratio, "memory": Ratio(value=0.5)}}
     full = MethodCost(method="full", variant="full", config={}, **costs)
     nas = MethodCost(method="naspclora", variant="naspclora", config={}, ratios=ratios, **inference, **costs)
-    place = Comparability(
-        device="NVIDIA H100",
-        driver="550",
-        threads=2,
-        torch="2",
-        precision="fp32",
-        backbone="vit_b",
-        image_size=64,
-        batch=1,
-        task="binary",
-    )
-    return CostRecord(
-        key=place.key, session="s", comparability=place, rounds=9, warmup=1, methods=[full, nas], shared=shared
-    )
+    place = measured_on(backbone="vit_b", image_size=64)
+    session: dict[str, Any] = {"key": place.key, "session": "s", "comparability": place, "rounds": 9, "warmup": 1}
+    return CostRecord(**session, methods=[full, nas], shared=shared)
 
 
 MEASURED = Papers(setups={"nas-lora": Setup(card="demo", backbone="vit_b", checkpoint="")})
 """As if the paper had measured on such a session."""
 
 COST = {
-    "quantity": "cost change",
-    "costs": ["time", "memory"],
-    "numerator": {"method": "naspclora"},
-    "denominator": {"method": "full"},
-    "unit": "percent",
-    "expected": {"equal": -24.14},
-    "tolerance": 2,
-    "benchmarks": None,
-}
+    "quantity": "cost change", "costs": ["time", "memory"], "numerator": {"method": "naspclora"}, "unit": "percent",
+    "denominator": {"method": "full"}, "expected": {"equal": -24.14}, "tolerance": 2, "benchmarks": None,
+}  # fmt: skip
 
 
 def test_a_cost_claim_is_judged_by_each_cost_and_stays_ambiguous_if_it_says_so(tmp_path: Path) -> None:
@@ -316,9 +285,7 @@ def test_parameters_are_counted_in_closed_form() -> None:
 @pytest.mark.parametrize(
     ("tolerance", "verdict"), [(0.005, "reproduced"), (0.00295, "reproduced"), (0.0029, "not reproduced")]
 )
-def test_a_claim_on_parameters_holds_within_its_tolerance_and_no_further(
-    tmp_path: Path, tolerance: float, verdict: str
-) -> None:
+def test_a_claim_on_parameters_holds_within_its_tolerance_and_no_further(tmp_path, tolerance: float, verdict: str):
     """3,997,056 are 2,944 away from 4.00 million."""
     kinds = {"quantity": "trained parameters", "unit": "millions", "benchmarks": None, "denominator": None}
     one = claim(tmp_path, **kinds, backbone="vit_h", expected={"equal": 4.0}, tolerance=tolerance)
@@ -346,16 +313,11 @@ def test_a_claim_on_parameters_holds_within_its_tolerance_and_no_further(
         ({"numerator": {"methode": "lora"}}, "a mapping with 'method'"),
         ({"numerator": {"method": "lora", "option": {}}}, "did you mean 'options'"),
         ({"numerator": {"method": "lroa"}}, "unknown method 'lroa' .did you mean 'lora'"),
-        ({"numerator": {"method": 3}}, "method=3 must be"),
         ({"numerator": {"method": "lora", "options": {"rnak": 3}}}, "did you mean 'rank'"),
-        ({"denominator": {"method": "lora", "options": 3}}, "options=3 must be"),
         ({"denominator": {"method": "lora", "options": {"rank": "x"}}}, "rank='x' must be"),
         ({"denominator": 3}, "a mapping with 'method'"),
         ({"benchmarks": 3}, "benchmarks=3 must be"),
-        ({"benchmarks": [3]}, "must be"),
         ({"text": 3}, "text=3 must be"),
-        ({"quantity": 3}, "quantity=3 must be"),
-        ({"ambiguous": 3}, "ambiguous=3 must be"),
         ({"quantity": "cost change", "costs": ["money"]}, "has no 'money'"),
     ],
 )
@@ -546,9 +508,7 @@ def test_domains_choose_different_priors_where_the_permutation_test_says_so(tmp_
     assert _prior(tmp_path, 0.5, seeds=1).readings[0].estimate is None
 
 
-def test_mixtures_of_some_of_the_benchmarks_do_not_reproduce_a_claim_on_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mixtures_of_some_of_the_benchmarks_do_not_reproduce_a_claim_on_all(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(PRIOR, "benchmarks", [*PRIOR["benchmarks"], "camo"])
     found = _prior(tmp_path, 0.5, without="camo")
     assert found.verdict == "inconclusive"

@@ -80,9 +80,7 @@ def test_reruns_are_draws_with_images_of_their_own() -> None:
     ("tested", "shown"),
     [((0, 1), [0, 1]), ((0, 100), [0, 1, 100]), ((), [100])],
 )
-def test_the_seed_that_chose_a_rate_is_no_draw_beside_seeds_that_did_not(
-    tested: tuple[int, ...], shown: list[int]
-) -> None:
+def test_the_seed_that_chose_a_rate_is_no_draw_beside_seeds_that_did_not(tested: tuple[int, ...], shown: list[int]):
     tuning = {"grid": {"lr": [1e-4, 1e-3]}, "chosen": {"lr": 1e-3}, "trials": [], "seeds": [100]}
     records = [record(0.95, seed=100, tuning=tuning, planned_seeds=(100,))]
     records += [record(0.9, seed=seed, tuning=tuning, planned_seeds=tested) for seed in (0, 1) if tested]

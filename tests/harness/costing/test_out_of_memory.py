@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +17,7 @@ COMMAND = ["--backbone", "tiny", "--protocol", "demo", "--rounds", "1", "--image
 
 
 @pytest.mark.parametrize("place", ["build", "sizes", "training", "inference"])
-def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(
-    place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(place, monkeypatch, tmp_path, capsys):
     def failing(function, sick):
         def called(*arguments, **options):
             if sick(*arguments):

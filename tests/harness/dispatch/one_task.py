@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.queue import Account
-from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
+from harness.dispatch.sweeps import read_sweep
+from tests.harness.dispatch import helpers
 from tests.harness.dispatch.helpers import make_job
 
 
@@ -32,15 +33,9 @@ def account(state, *, job="7_0"):
     return Account(job=job, state=state, seconds=1.0, gpus=0)
 
 
-def submitted(results, *, jobs=None, before=0, limit=5, **settings):
-    jobs = jobs or [make_job(results)]
-    sweep = Sweep(
-        id="20260101-000000-abcd", executor="slurm", command="", created=0.0, submitter=Holder.here(),
-        snapshot="/snapshots/abc", settings=settings,
-    )  # fmt: skip
-    limits = {job.run.key: AttemptLimits(before=before, limit=limit) for job in jobs}
-    folder = create_sweep(results, sweep)
-    return create_chunk(folder, number=0, jobs=jobs, shape={"gpus": 2}, limits=limits).answered("7"), sweep
+def submitted(results, *, jobs=None, **changes):
+    chunk = helpers.submitted(results, jobs or [make_job(results)], shape={"gpus": 2}, **changes)
+    return chunk, read_sweep(chunk.path.parent)
 
 
 def started(results, *, task="7_0", holder=None):

@@ -17,7 +17,7 @@ from harness.dispatch.attempt_end import (
     reason_to_give_up,
     settle,
 )
-from harness.dispatch.attempts import Attempt, Holder, Lease, attempts, state_folder
+from harness.dispatch.attempts import Attempt, Holder, Lease, state_folder
 from harness.dispatch.queue import Account
 from harness.dispatch.sweeps import AttemptLimits, PlannedRun
 from harness.system.errors import out_of_memory
@@ -93,37 +93,12 @@ def test_a_run_out_of_attempts_gets_a_record_with_its_reason(tmp_path, end, code
     folder = state_folder(tmp_path, job.run.key)
     for _ in range(2):
         Lease.acquire(folder, holder=Holder.here()).release(end)
-    record = settle(
-        tmp_path,
-        job.run,
-        end=end,
-        detail="",
-        planned=PlannedRun.of(job.run, limits=AttemptLimits(before=0, limit=2)),
-        environment={"snapshot": "abc"},
-    )
+    planned = PlannedRun.of(job.run, limits=AttemptLimits(before=0, limit=2))
+    record = settle(tmp_path, job.run, end=end, detail="", planned=planned, environment={"snapshot": "abc"})
     assert record is not None
     assert record == RecordStore(tmp_path).read(job.run.key)
     assert (record.code, record.attempts, record.environment["snapshot"]) == (code, 2, "abc")
     assert message in record.message
-
-
-def test_settling_closes_a_dead_start_and_leaves_the_run_to_be_started_again(tmp_path):
-    job = make_job(tmp_path)
-    folder = state_folder(tmp_path, job.run.key)
-    Lease.acquire(folder, holder=Holder.here())
-    assert (
-        settle(
-            tmp_path,
-            job.run,
-            end="PREEMPTED",
-            detail="job 1_0 ended",
-            planned=PlannedRun.of(job.run, limits=AttemptLimits(before=0, limit=5)),
-            environment={},
-        )
-        is None
-    )
-    assert attempts(folder)[0].end == "PREEMPTED"
-    assert RecordStore(tmp_path).read(job.run.key) is None
 
 
 def test_a_success_that_came_while_a_run_was_given_up_stands(tmp_path):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -17,17 +15,12 @@ from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, atte
 from harness.system import files
 from harness.system.errors import UsageError
 from harness.system.files import create_exclusively
+from tests.harness.dispatch.helpers import gone
 
 
 def elsewhere(name="node7"):
     """A holder on another machine, whose process cannot be looked up."""
     return replace(Holder.here(), host=name, boot="another")
-
-
-def dead_here():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return replace(Holder.here(), pid=process.pid, ticks=12345)
 
 
 def test_a_lease_is_an_attempt_and_its_end_is_kept(tmp_path):
@@ -43,17 +36,12 @@ def test_a_lease_is_an_attempt_and_its_end_is_kept(tmp_path):
 
 
 def test_a_dead_process_on_this_machine_is_taken_over_at_once(tmp_path):
-    Lease.acquire(tmp_path, holder=dead_here())
+    Lease.acquire(tmp_path, holder=gone())
     begin = time.monotonic()
     lease = Lease.acquire(tmp_path, holder=Holder.here(), lease_s=60)
     assert time.monotonic() - begin < 1
     assert lease.attempt.number == 2
     assert attempts(tmp_path)[0].end == "lost"
-
-
-def test_a_process_number_that_was_used_again_does_not_count_as_alive(tmp_path):
-    Lease.acquire(tmp_path, holder=replace(Holder.here(), ticks=Holder.here().ticks - 1))
-    assert Lease.acquire(tmp_path, holder=Holder.here()).attempt.number == 2
 
 
 class Clock:
@@ -199,22 +187,18 @@ def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(tmp_path, mon
     assert path.read_text() == "theirs"
 
 
-def test_creation_is_exclusive_and_whole(tmp_path):
+@pytest.mark.parametrize("links", [True, False])
+def test_creation_is_exclusive_and_whole(tmp_path, monkeypatch, links):
+    def refuse(source, target, **folders):
+        raise OSError(files.errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr(files.os, "link", refuse)
     path = tmp_path / "a.json"
     assert create_exclusively(path, '{"who": 1}')
     assert not create_exclusively(path, '{"who": 2}')
     assert json.loads(path.read_text()) == {"who": 1}
     assert [item.name for item in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_a_file_system_without_hard_links_works_too(tmp_path, monkeypatch):
-    def refuse(source, target, **folders):
-        raise OSError(files.errno.EPERM, "no links here")
-
-    monkeypatch.setattr(files.os, "link", refuse)
-    assert create_exclusively(tmp_path / "a.json", "1")
-    assert not create_exclusively(tmp_path / "a.json", "2")
-    assert (tmp_path / "a.json").read_text() == "1"
 
 
 def test_what_has_the_name_of_the_next_attempt_and_is_none_ends_the_search(tmp_path):

@@ -101,14 +101,6 @@ def test_a_cluster_starts_what_failed_only_where_it_is_asked_to(tmp_path):
         assert [job.run.key for job in to_start(planned, where, results=tmp_path, retry=retry)] == started
 
 
-def test_finished_runs_are_left_alone_and_nothing_is_said_to_be_submitted(tmp_path, inline):
-    job = make_job(tmp_path)
-    outcome = run(Plan(jobs=(job,), finished=frozenset({job.run.key})), tmp_path)
-    assert not outcome.submitted
-    assert outcome.failed == {}
-    assert starts(tmp_path, job.run.key) == []
-
-
 def test_the_debugging_executor_runs_here_and_lets_exceptions_through(tmp_path, inline):
     good, bad = make_job(tmp_path), make_job(tmp_path, seed=1, failure="raise", always=True)
     outcome = run(Plan(jobs=(good,)), tmp_path)

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 
 from harness.dispatch import attempts as module
 from harness.dispatch.attempts import Held, Holder, Lease, attempts
-
-
-def gone():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return replace(Holder.here(), pid=process.pid, ticks=12345)
+from tests.harness.dispatch.helpers import gone
 
 
 @pytest.fixture

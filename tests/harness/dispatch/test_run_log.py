@@ -12,24 +12,19 @@ from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Holder, log_path, state_folder
 from harness.dispatch.supervise import StopSignals, WorkerContext, log_line, supervise
 from harness.planning.job import Job
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
-
-
-def test_single_updates_are_no_lines() -> None:
-    assert log_line({"stage": "training", "kind": "step", "epoch": 1, "loss": 0.5}) == ""
+from tests.harness.planned import job_of
 
 
 @pytest.mark.parametrize(
     ("content", "line"),
     [
+        ({"stage": "training", "kind": "step", "epoch": 1, "loss": 0.5}, ""),
         ({"stage": "test best", "split": "test", "images": 8}, "test best on test, 8 images"),
         ({"stage": "merging (exact)"}, "merging (exact)"),
         ({"stage": "training", "kind": "note", "text": "continues in epoch 2"}, "continues in epoch 2"),
     ],
 )
-def test_stages_and_notes_are_lines(content: dict, line: str) -> None:
+def test_stages_and_notes_are_lines_and_single_updates_none(content: dict, line: str) -> None:
     assert log_line(content) == line
 
 
@@ -40,14 +35,7 @@ def supervised(job: Job) -> None:
 
 def test_the_log_of_a_run_holds_its_epochs_as_its_record_does(tmp_path: Path) -> None:
     rules = {"image_size": 64, "epochs": 2, "train_limit": 4, "val_limit": 2, "test_limit": 2, "select_every": 2}
-    request = Request(
-        entries=(Variant(method="decoder"),),
-        benchmarks=("kvasir",),
-        protocol="demo",
-        overrides={**rules, "cache_images": False},
-        results=tmp_path,
-    )
-    (job,) = plan(request, prepare_samples=sample_writer(tmp_path)).jobs
+    job = job_of(tmp_path, "decoder", **rules, cache_images=False)
     process = multiprocessing.get_context("spawn").Process(target=supervised, args=(job,))
     process.start()
     process.join()

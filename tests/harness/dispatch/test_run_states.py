@@ -14,31 +14,15 @@ from harness.dispatch import run_states
 from harness.dispatch.attempts import Holder, Lease, log_path, state_folder
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import share_of_epochs, survey
-from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep
-from tests.harness.dispatch.helpers import make_job
+from tests.harness.dispatch.helpers import make_job, submitted
 
 HERE = Holder.here()
 GONE = replace(HERE, ticks=1)
 FAR = replace(HERE, host="node3", boot="another", job="7_0")
 
 
-def chunk(results, job, *, executor="slurm", answer="7", submitter=GONE, cluster="", **settings):
-    content = Sweep(
-        id="20260101-000000-abcd",
-        executor=executor,
-        command="run",
-        created=0.0,
-        submitter=submitter,
-        settings={"cluster": cluster, **settings},
-    )
-    made = create_chunk(
-        create_sweep(results, content),
-        number=0,
-        jobs=[job],
-        shape={},
-        limits={job.run.key: AttemptLimits(before=0, limit=10)},
-    )
-    return made.answered(answer) if answer else made
+def chunk(results, job, **changes):
+    return submitted(results, [job], **{"submitter": GONE, **changes})
 
 
 def started(results, job, holder=HERE):
@@ -62,10 +46,10 @@ def test_of_several_runs_those_that_are_asked_for_are_told(tmp_path):
 
 
 @pytest.mark.parametrize(("code", "done"), [("OK", 1.0), ("OOM", 0.0)])
-@pytest.mark.parametrize("submitted", [True, False])
-def test_a_record_says_how_a_run_ended(tmp_path, code, done, submitted):
+@pytest.mark.parametrize("of_sweep", [True, False])
+def test_a_record_says_how_a_run_ended(tmp_path, code, done, of_sweep):
     job = make_job(tmp_path)
-    if submitted:
+    if of_sweep:
         chunk(tmp_path, job)
     record = Record(
         run=job.run, key=job.run.key, code=code, message="why", attempts=3, cost={"wall_time_s": 60.0}, finished="x"
@@ -74,8 +58,8 @@ def test_a_record_says_how_a_run_ended(tmp_path, code, done, submitted):
     run = survey(tmp_path).runs[job.run.key]
     assert (run.state, run.message, run.attempts, run.seconds, run.done) == (code, "why", 3, 60.0, done)
     assert (run.method, run.benchmark, run.seed) == ("lora", "kvasir", 0)
-    expected = log_path(state_folder(tmp_path, job.run.key), 3) if submitted else None
-    assert (run.log, run.sweep, run.task) == (expected, *(("20260101-000000-abcd", "7_0") if submitted else ("", "")))
+    expected = log_path(state_folder(tmp_path, job.run.key), 3) if of_sweep else None
+    assert (run.log, run.sweep, run.task) == (expected, *(("20260101-000000-abcd", "7_0") if of_sweep else ("", "")))
     assert not run.unsettled
 
 
@@ -123,21 +107,6 @@ def test_a_run_that_never_began_waits_or_says_why_not(tmp_path, executor, answer
     if closed:
         made.close(closed)
     assert state(tmp_path, job, tasks=tasks) == expected
-
-
-def test_a_run_whose_sweep_cannot_be_read_is_told_all_the_same(tmp_path):
-    job = make_job(tmp_path)
-    made = chunk(tmp_path, job)
-    (made.path.parent / "sweep.json").write_text("{")
-    found = survey(tmp_path, tasks={})
-    assert (found.runs[job.run.key].state, found.runs[job.run.key].task) == ("interrupted", "")
-    assert list(found.problems) == [made.path.parent / "sweep.json"]
-
-
-def test_a_run_whose_job_ended_on_request_before_its_worker_began_is_cancelled(tmp_path):
-    job = make_job(tmp_path)
-    chunk(tmp_path, job).close("done", ends={job.run.key: "CANCELLED"})
-    assert state(tmp_path, job, tasks={}) == ("cancelled", "on request")
 
 
 @pytest.mark.parametrize(("holder", "expected"), [("7_0", "cancelled"), ("6_0", "interrupted")])
@@ -221,15 +190,6 @@ def test_of_an_interrupted_run_the_reason_is_told_as_far_as_it_is_known(tmp_path
         assert state(tmp_path, job) == ("interrupted", told)
     started(tmp_path, job, holder=GONE)
     assert state(tmp_path, job) == ("interrupted", "its process is gone")
-
-
-def test_attempts_that_cannot_be_read_are_problems_by_name(tmp_path):
-    job = make_job(tmp_path)
-    chunk(tmp_path, job, executor="local", answer="")
-    folder = state_folder(tmp_path, job.run.key)
-    folder.mkdir(parents=True)
-    (folder / "attempt.1.json").write_text("{")
-    assert list(survey(tmp_path).problems) == [folder / "attempt.1.json"]
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,7 @@ def test_a_run_that_is_asked_to_stop_before_it_is_imported_stops(tmp_path: Path)
 
 
 @pytest.mark.parametrize("threads", [0, 1])
-def test_ctrl_c_while_workers_are_started_is_not_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
-) -> None:
+def test_ctrl_c_while_workers_are_started_is_not_lost(tmp_path, monkeypatch, threads: int) -> None:
     use_standin(monkeypatch)
     begun = []
 

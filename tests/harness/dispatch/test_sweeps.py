@@ -120,15 +120,10 @@ def test_a_job_of_the_queue_is_ours_by_its_name(tmp_path):
     assert known.on_cluster({}, 0) is None
 
 
-def test_jobs_of_another_chunk_or_folder_and_a_number_that_is_none_are_refused(tmp_path):
+def test_a_number_that_no_job_of_the_chunk_has_is_refused(tmp_path):
     chunk = chunk_of(tmp_path, [make_job(tmp_path)])
     with pytest.raises(UsageError, match="has 1 jobs and none with the number 1"):
         chunk.read_job(1)
-    jobs = chunk.path.with_name("chunk.000.jobs.jsonl")
-    for other, said in ((make_job(tmp_path, seed=1), "not those of the chunk"), (make_job(tmp_path / "b"), "another")):
-        jobs.write_text(json.dumps(other.as_json()) + "\n")
-        with pytest.raises(UsageError, match=f"cannot be read .*{said}.*; move the folder .*{chunk.sweep} away"):
-            chunk.jobs()
 
 
 def test_what_is_damaged_is_left_out_by_name_or_refused(tmp_path):

@@ -54,9 +54,7 @@ def test_attention_equals_segment_anything(height: int, width: int, fused: bool)
 @pytest.mark.parametrize("chunk", [1, 50, 700, 1 << 20])
 @pytest.mark.parametrize("prefixes", [0, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_kernel_equals_the_plain_one(
-    chunk: int, prefixes: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_kernel_equals_the_plain_one(chunk: int, prefixes: int, dtype: torch.dtype, monkeypatch) -> None:
     """Chunks cut through images, heads and queries; gradients reach queries, keys, values and both position terms."""
     monkeypatch.setattr(chunked, "CHUNK", chunk)
     generator = torch.Generator().manual_seed(4)

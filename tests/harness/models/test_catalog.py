@@ -45,20 +45,10 @@ def test_totals_equal_segment_anything(name: str, published: int) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "tiny",
-        "vit_b",
-        "vit_h",
-        "tiny_timm",
-        *KNOWN_TIMM,
-        "timm/deit3_small_patch16_224",
-        "timm/vit_base_patch16_clip_224",
-        "tiny_dinov3",
-        "tiny_sam3",
-        "tiny_sam2",
-        "timm/vit_large_patch16_dinov3",
-        "sam3",
+        "tiny", "vit_b", "vit_h", "tiny_timm", *KNOWN_TIMM, "timm/deit3_small_patch16_224", "tiny_dinov3", "tiny_sam3",
+        "timm/vit_base_patch16_clip_224", "tiny_sam2", "timm/vit_large_patch16_dinov3", "sam3",
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 def test_closed_forms_equal_the_modules(name: str, task: Task) -> None:
     patch = backbone_shape(name).patch

@@ -97,18 +97,6 @@ def test_a_smaller_table_of_positions_takes_from_every_position() -> None:
     assert (table.grad > 0).all()
 
 
-def test_quirk_12_leaves_the_positional_encoding_random(sam_file: Path) -> None:
-    def gaussian(**options: object) -> torch.Tensor:
-        segmenter = build_segmenter("tiny", task="binary", checkpoint=sam_file, **options)  # type: ignore[arg-type]
-        return segmenter.get_buffer("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix")
-
-    intended = gaussian()
-    released = gaussian(strict_loading="released", head_seed=3)
-    assert torch.equal(intended, read_tensors(sam_file)["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"])
-    assert not torch.equal(released, intended)
-    assert torch.equal(released, gaussian(strict_loading="released", head_seed=3))
-
-
 class _Code:
     def __reduce__(self) -> tuple:
         return (print, ("this must not run",))
@@ -172,9 +160,7 @@ ONNX = b"\x08\x08\x12\x07pytorch\x1a\x052.1.0"
         ("a.pth", lambda path, state: torch.save({}, path), "no dictionary of tensors"),
     ],
 )
-def test_bad_files_get_one_line(
-    tmp_path: Path, sam_state: dict, capsys: pytest.CaptureFixture, name: str, write, message: str
-) -> None:
+def test_bad_files_get_one_line(tmp_path, sam_state: dict, capsys, name: str, write, message: str) -> None:
     path = tmp_path / name
     write(path, sam_state)
     with pytest.raises(UsageError, match=message) as caught:
@@ -212,9 +198,7 @@ def _halves(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         (lambda state: {"x.weight": torch.zeros(2)}, "an unknown model"),
     ],
 )
-def test_another_model_is_recognised(
-    tmp_path: Path, sam_state: dict, names: Any, family: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_model_is_recognised(tmp_path, sam_state: dict, names: Any, family: str, capsys) -> None:
     path = tmp_path / "other.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in names(sam_state).items()}, path)
     with pytest.raises(UsageError) as caught:

@@ -76,9 +76,7 @@ def test_a_file_is_read_once_and_again_when_it_changed(reads: list[str], tmp_pat
     assert reads == ["file"] * 3
 
 
-def test_what_changed_a_moment_ago_is_not_remembered(
-    reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_changed_a_moment_ago_is_not_remembered(reads: list[str], tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(fingerprints, "_SETTLED_S", 3600.0)
     path = write(tmp_path / "file")
     assert fingerprint(path) == fingerprint(path)
@@ -94,9 +92,7 @@ def test_a_damaged_cache_is_no_cache(damage: str, reads: list[str], tmp_path: Pa
     assert [fingerprint(path), *reads] == [first, "file", "file"]
 
 
-def test_no_folder_for_a_cache_is_no_obstacle(
-    reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_folder_for_a_cache_is_no_obstacle(reads: list[str], tmp_path, monkeypatch) -> None:
     (tmp_path / "flat").write_text("a file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "flat"))
     path = write(tmp_path / "file")
@@ -104,9 +100,7 @@ def test_no_folder_for_a_cache_is_no_obstacle(
     assert len(reads) == 2
 
 
-def test_reading_a_large_file_is_said_and_a_small_one_is_not(
-    reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reading_a_large_file_is_said_and_a_small_one_is_not(reads: list[str], tmp_path, monkeypatch, capsys) -> None:
     path = write(tmp_path / "file")
     fingerprint(path)
     assert capsys.readouterr().err == ""

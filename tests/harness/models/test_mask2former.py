@@ -50,9 +50,7 @@ def test_what_it_says_is_what_transformers_modules_say_of_the_pyramid(segmenter:
     assert found.classes.shape == (2, 100, 5)
 
 
-def test_every_layer_is_learnt_from_in_training_and_the_last_alone_is_asked_otherwise(
-    segmenter: QuerySegmenter,
-) -> None:
+def test_every_layer_is_learnt_from_in_training_and_the_last_alone_is_asked_otherwise(segmenter: QuerySegmenter):
     with torch.no_grad():
         assert len(segmenter.train()(_images()).auxiliary) == 9
         assert segmenter.eval()(_images()).auxiliary == ()

@@ -55,9 +55,7 @@ def ours(segmenter: SAMSegmenter, predictor: SamPredictor, picture: np.ndarray, 
 
 
 @pytest.mark.parametrize("boxes", [BOXES[:1], BOXES], ids=["one box", "two boxes, merged"])
-def test_boxes_give_what_the_predictor_gives(
-    pair: tuple[SAMSegmenter, SamPredictor], picture: np.ndarray, boxes: np.ndarray
-) -> None:
+def test_boxes_give_what_the_predictor_gives(pair, picture, boxes):
     segmenter, predictor = pair
     predictor.set_image(picture)
     said = [predictor.predict(box=box, multimask_output=False)[2] for box in boxes]
@@ -65,9 +63,7 @@ def test_boxes_give_what_the_predictor_gives(
     torch.testing.assert_close(found[0], torch.from_numpy(np.max(said, axis=0)), atol=1e-9, rtol=1e-9)
 
 
-def test_points_of_one_object_give_what_the_predictor_gives(
-    pair: tuple[SAMSegmenter, SamPredictor], picture: np.ndarray
-) -> None:
+def test_points_of_one_object_give_what_the_predictor_gives(pair, picture):
     segmenter, predictor = pair
     predictor.set_image(picture)
     _, _, said = predictor.predict(point_coords=POINTS[0], point_labels=np.ones(2), multimask_output=False)
@@ -75,9 +71,7 @@ def test_points_of_one_object_give_what_the_predictor_gives(
     torch.testing.assert_close(found[0], torch.from_numpy(said), atol=1e-9, rtol=1e-9)
 
 
-def test_each_image_has_its_own_prompts_and_one_without_is_decoded_without(
-    pair: tuple[SAMSegmenter, SamPredictor], picture: np.ndarray
-) -> None:
+def test_each_image_has_its_own_prompts_and_one_without_is_decoded_without(pair, picture):
     segmenter, predictor = pair
     pictures = [picture, picture[::-1].copy(), picture[:, ::-1].copy()]
     each = [BOXES, np.zeros((0, 4)), BOXES[1:]]

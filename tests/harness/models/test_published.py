@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,9 +46,7 @@ def test_a_model_of_timm_is_downloaded_as_timm_does(tmp_path: Path, monkeypatch:
     ("mobile_sam", "timm", ("published",)),
     ("tiny", "published", ("--checkpoint FILE",)),
 ])  # fmt: skip
-def test_without_a_network_one_line_names_file_and_address(
-    backbone: str, word: str, told: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_network_one_line_names_file_and_address(backbone, word, told, monkeypatch):
     def nothing(*_: object, **__: object) -> str:
         raise OSError("Network is unreachable")
 
@@ -84,9 +81,7 @@ def test_the_words_name_the_same_file_for_every_verb_after_run(tmp_path: Path, m
     lambda: evidence.main(["--run", "zzz", "--checkpoint", "published"]),
     lambda: forgetting.main(["--run", "zzz", "--checkpoint", "published"]),
 ], ids=["export", "predict", "evidence", "forgetting"])  # fmt: skip
-def test_a_word_on_the_command_line_is_not_taken_for_a_missing_file(
-    verb: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_word_on_the_command_line_is_not_taken_for_a_missing_file(verb, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert verb() == 2
     assert "zzz" in capsys.readouterr().err  # the run, which is looked up afterwards

@@ -19,14 +19,12 @@ from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape
 from harness.models.segmenter import count_parameters
 from harness.planning import plan as planning
-from harness.planning.plan import plan
-from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.pricing.assumed import GPU
 from harness.pricing.forecast import EarlierRuns
 from harness.registry import METHODS, method_config_class
 from harness.system.errors import UsageError
 from tests.harness.experiment.finished import export_to, finished
+from tests.harness.planned import job_of
 
 needs_library = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 ALLOWED = [name for name in METHODS.names() if method_config_class(name).keeps_linears]
@@ -36,12 +34,7 @@ CLOSE = {"nf4": 0.3, "int8": 0.05}
 
 def _job(root: Path, method: str = "lora", *, backbone: str = "tiny", **rules: Any) -> Any:
     small = {"image_size": 64, "epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 2}
-    request = Request(
-        entries=(Variant(method=method),), benchmarks=("kvasir",), protocol="demo", overrides={**small, **rules},
-        backbones=(backbone,), results=root,
-    )  # fmt: skip
-    (job,) = plan(request, prepare_samples=sample_writer(root)).jobs
-    return job
+    return job_of(root, method, backbones=(backbone,), **{**small, **rules})
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @needs_library
 @pytest.mark.parametrize("how", ["nf4", "int8"])
 @pytest.mark.parametrize("method", ALLOWED)
-def test_the_same_trains_beside_a_quantised_backbone_and_predicts_nearly_the_same(
-    run: Run, method: str, how: Any
-) -> None:
+def test_the_same_trains_beside_a_quantised_backbone_and_predicts_nearly_the_same(run: Run, method: str, how: Any):
     config = method_config_class(method)()
     plain = replace(run, method=method, method_config={name: getattr(config, name) for name in vars(config)})
     packed = replace(plain, rules={**run.rules, "quantise": how})
@@ -82,9 +73,7 @@ def test_the_same_trains_beside_a_quantised_backbone_and_predicts_nearly_the_sam
 
 
 @needs_library
-def test_a_run_says_so_is_not_merged_and_goes_on_as_an_adapter(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_says_so_is_not_merged_and_goes_on_as_an_adapter(tmp_path, capsys) -> None:
     record = run_experiment(_job(tmp_path, quantise="int8"))
     assert record.code == "OK", record.message
     assert record.run.rules["quantise"] == "int8"
@@ -104,9 +93,7 @@ def test_a_run_says_so_is_not_merged_and_goes_on_as_an_adapter(
         method.merge("exact")
 
 
-def test_the_plan_prices_it_and_refuses_methods_that_read_the_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_plan_prices_it_and_refuses_methods_that_read_the_weights(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(planning, "find_spec", lambda name: object())
     shape = backbone_shape("vit_h")
     known = EarlierRuns([], backbone_shape, GPU, lambda record: 0.0, shapes=())

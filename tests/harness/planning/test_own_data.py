@@ -43,9 +43,7 @@ def test_a_benchmark_of_the_harness_takes_its_folder_so_too(tmp_path: Path) -> N
     assert asked.request.dataset_roots == {"kvasir": tmp_path}
 
 
-def test_settings_name_folders_of_ones_own_and_all_leaves_them_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_name_folders_of_ones_own_and_all_leaves_them_out(tmp_path, monkeypatch) -> None:
     folder = write_tiles(tmp_path / "data")
     (tmp_path / "harness.toml").write_text(f'[datasets]\nTiles = "{folder}"\n')
     monkeypatch.chdir(tmp_path)
@@ -74,9 +72,7 @@ def test_settings_name_folders_of_ones_own_and_all_leaves_them_out(
         (["tiles=DIR", "--set", "benchmarks.tiles.group=zzz"], "fits no part of the name"),
     ],
 )
-def test_bad_input_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
-) -> None:
+def test_bad_input_is_one_line(tmp_path, capsys, words: list[str], message: str) -> None:
     write_tiles(tmp_path / "DIR")
     words = [word.replace("=DIR", f"={tmp_path}/DIR") for word in words]
     base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), "--datasets"]
@@ -100,9 +96,7 @@ def _redraw(folder: Path, draw: Callable[[np.ndarray], np.ndarray], names: str =
         (lambda mask: mask, "*", "test images: 1"),
     ],
 )
-def test_what_is_odd_about_masks_is_said_before_anything_trains(
-    tmp_path: Path, draw: Callable[[np.ndarray], np.ndarray], names: str, word: str
-) -> None:
+def test_what_is_odd_about_masks_is_said_before_anything_trains(tmp_path, draw, names, word):
     folder = write_tiles(tmp_path / "data")
     _redraw(folder, draw, names)
     if names != "*":
@@ -119,9 +113,7 @@ def test_what_is_odd_about_masks_is_said_before_anything_trains(
         (lambda mask: mask // 2, "cannot be read"),
     ],
 )
-def test_masks_that_nothing_can_be_learnt_from_stop_the_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], draw: Callable[[np.ndarray], np.ndarray], word: str
-) -> None:
+def test_masks_that_nothing_can_be_learnt_from_stop_the_run(tmp_path, capsys, draw, word):
     folder = write_tiles(tmp_path / "data")
     _redraw(folder, draw)
     words = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs")]
@@ -146,9 +138,7 @@ def test_one_object_in_many_masks_is_enough(tmp_path: Path) -> None:
     assert not any("every mask" in line for line in problems)
 
 
-def test_patterns_and_category_are_in_the_key_and_for_ones_own_data_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_patterns_and_category_are_in_the_key_and_for_ones_own_data_alone(tmp_path, capsys) -> None:
     folder = write_tiles(tmp_path / "data")
     plain = planned_of(tmp_path, "--datasets", f"tiles={folder}").jobs[0].run
     pattern = ["benchmarks.tiles.images=images/*.png", "benchmarks.tiles.masks=masks/{stem}.png"]

@@ -149,9 +149,7 @@ def test_thousand_runs_plan_in_two_seconds(samples: Path, tmp_path: Path) -> Non
     assert time.process_time() - begun < 2.0
 
 
-def test_a_budget_of_updates_makes_another_run_only_of_a_method_whose_weights_lose_updates(
-    samples: Path, tmp_path: Path
-) -> None:
+def test_a_budget_of_updates_makes_another_run_only_of_a_method_whose_weights_lose_updates(samples, tmp_path) -> None:
     def keys(**overrides: object) -> list[str]:
         return [job.run.key for job in planned(samples, tmp_path, benchmarks=("kvasir",), overrides=overrides).jobs]
 

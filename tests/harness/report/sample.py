@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.archive.archive import Archive, Shares
-from harness.archive.cost import CostRecord
+from harness.archive.cost import Comparability, CostRecord
 from harness.archive.measured import BlockEvidence, EvidenceRecord, Inside
 from harness.archive.schema import Record, Run
 from harness.comparison.claims import Claim
@@ -114,37 +114,28 @@ def record(
 ) -> Record:
     """A record with ``metric`` = value on the test split; ``changes`` go to Run or Record by field name."""
     run_fields = {name: changes.pop(name) for name in list(changes) if name in Run.__dataclass_fields__}
-    run = Run(
-        method=method,
-        method_config={**CONFIGS.get(method, {}), **(config or {})},
-        benchmark=benchmark,
-        protocol_hash=protocol_hash,
-        seed=seed,
-        **{
-            "variant": method,
-            "backbone": "tiny",
-            "checkpoint": "",
-            "protocol": "demo",
-            "rules": {**CARD, "protocol": protocol_hash},
-            "manifest": f"manifest-{benchmark}",
-            "split_rule": "official",
-            **run_fields,
-        },
-    )
+    asked: dict[str, Any] = {
+        "variant": method, "backbone": "tiny", "checkpoint": "", "protocol": "demo", "manifest": f"manifest-{benchmark}",
+        "rules": {**CARD, "protocol": protocol_hash}, "split_rule": "official", **run_fields,
+        "method_config": {**CONFIGS.get(method, {}), **(config or {})},
+    }  # fmt: skip
+    run = Run(method=method, benchmark=benchmark, protocol_hash=protocol_hash, seed=seed, **asked)
     given = {"best": {"test": {metric: value}, "val": {metric: value}}} if scores is None else scores
-    return Record(
-        run=run,
-        key=run.key,
-        code=code,
-        scores=given if code == "OK" else {},
-        **{
-            "parameters": {"encoder": 110_592, "decoder": 3_505_536, "trainable": 3_616_128, "total": 93_000_000},
-            "counts": {"train": 20, "val": 4, "test": 8},
-            "environment": {"commit": "0" * 40},
-            "finished": "2026-01-01T00:00:00+00:00",
-            **changes,
-        },
-    )
+    told: dict[str, Any] = {
+        "parameters": {"encoder": 110_592, "decoder": 3_505_536, "trainable": 3_616_128, "total": 93_000_000},
+        "counts": {"train": 20, "val": 4, "test": 8}, "environment": {"commit": "0" * 40},
+        "finished": "2026-01-01T00:00:00+00:00", **changes,
+    }  # fmt: skip
+    return Record(run=run, key=run.key, code=code, scores=given if code == "OK" else {}, **told)
+
+
+def measured_on(**changes: Any) -> Comparability:
+    """Where a session of costs was measured."""
+    place: dict[str, Any] = {
+        "device": "NVIDIA H100", "driver": "550 / CUDA 12.4", "threads": 8, "torch": "2.13", "precision": "bf16",
+        "backbone": "vit_h", "image_size": 1024, "batch": 4, "task": "binary", **changes,
+    }  # fmt: skip
+    return Comparability(**place)
 
 
 def evidence(key: str, *, shift: float = 0.0, blocks: int = 4, merge: Any = None) -> EvidenceRecord:
@@ -155,29 +146,20 @@ def evidence(key: str, *, shift: float = 0.0, blocks: int = 4, merge: Any = None
         features = generator.standard_normal((8, 12))
         curve = [0.0, -1.0 + moved / 10, -2.0 + moved / 10]
         gram = upper(features @ features.T)
-        return Inside(
-            distance_px=[20.0 + moved, 24.0 + moved],
-            after_attention=curve,
-            after_mlp=curve,
-            grams=[gram[:6], gram[6:12]],
-        )
+        distance, grams = [20.0 + moved, 24.0 + moved], [gram[:6], gram[6:12]]
+        return Inside(distance_px=distance, after_attention=curve, after_mlp=curve, grams=grams)
 
+    found = [
+        BlockEvidence(
+            window=3 * (number % 2 == 0), uniform_px=25.0, trained=inside(shift), frozen=inside(0.0),
+            update={"q": 0.1 * number, "k": 0.0, "block": 0.2},
+        )
+        for number in range(blocks)
+    ]  # fmt: skip
+    images = [("test", str(number)) for number in range(8)]
     return EvidenceRecord(
-        key=key,
-        state="0" * 16,
-        images=[("test", str(number)) for number in range(8)],
-        batch=4,
-        grid=(6, 6),
-        patch=8,
-        blocks=[
-            BlockEvidence(
-                window=3 * (number % 2 == 0), uniform_px=25.0, trained=inside(shift), frozen=inside(0.0),
-                update={"q": 0.1 * number, "k": 0.0, "block": 0.2},
-            )
-            for number in range(blocks)
-        ],
-        merge=merge or {},
-    )  # fmt: skip
+        key=key, state="0" * 16, images=images, batch=4, grid=(6, 6), patch=8, blocks=found, merge=merge or {}
+    )
 
 
 def table_rows(text: str) -> list[list[str]]:

@@ -43,9 +43,7 @@ def test_with_nothing_set_the_plain_command_is_the_demo_and_says_so(capsys: pyte
     assert "tiny" in shown.out
 
 
-def test_with_data_set_it_is_the_papers_card_on_it(
-    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_data_set_it_is_the_papers_card_on_it(data: Path, capsys, monkeypatch) -> None:
     write(Path("harness.toml"), f'data = "{data}"\nseeds = 3\n[checkpoints]\nvit_h = "none"')
     assert run([*PLAIN, "--skip-missing"]) == 0
     shown = capsys.readouterr()
@@ -61,9 +59,7 @@ def test_with_data_set_it_is_the_papers_card_on_it(
     assert "timm/vit_small_patch14_dinov2" in capsys.readouterr().out
 
 
-def test_what_is_set_of_data_does_not_touch_a_card_of_generated_images(
-    data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_set_of_data_does_not_touch_a_card_of_generated_images(data: Path, capsys) -> None:
     write(Path("harness.toml"), f'[datasets]\nkvasir = "{data}"')
     plain = ["--methods", "lora", "--datasets", "kvasir", "--protocol", "demo", "--plan"]
     assert run(plain) == 0
@@ -103,9 +99,7 @@ def test_a_folder_of_the_command_line_beats_that_which_is_set(tmp_path: Path) ->
         ("dat = 1", "harness.toml: unknown key 'dat' (did you mean 'data'?)"),
     ],
 )
-def test_a_wrong_setting_is_one_line_and_nothing_is_written(
-    text: str, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_setting_is_one_line_and_nothing_is_written(text: str, said: str, capsys) -> None:
     write(Path("harness.toml"), text)
     assert run(["--methods", "lora", "--datasets", "kvasir"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -123,9 +117,7 @@ def test_plugins_that_are_set_are_named_before_they_are_loaded(capsys: pytest.Ca
     assert f"plug-ins of harness.toml: {plugin}\n" in capsys.readouterr().err
 
 
-def test_show_prints_every_value_and_where_it_comes_from(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_show_prints_every_value_and_where_it_comes_from(capsys, monkeypatch) -> None:
     write(Path("harness.toml"), 'data = "d"\nplugins = ["p.py"]\n[checkpoints]\nvit_b = "b.pth"')
     monkeypatch.setenv("SAM_PEFT_SEEDS", "0,7")
     assert show([]) == 0

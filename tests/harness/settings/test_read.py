@@ -97,13 +97,10 @@ def test_one_file_in_the_place_of_both_and_none_at_all(places: Places, tmp_path:
     [
         ('dta = "/x"', r"harness\.toml: unknown key 'dta' \(did you mean 'data'\?\)"),
         ("data = 3", "data = 3 is not a path"),
-        ('data = ""', "is not a path"),
         ('plugins = "a.py"', "is not a list of paths"),
-        ("plugins = [1]", "is not a list of paths"),
         ('datasets = "/x"', "is not a table of names to paths"),
         ("[checkpoints]\nvit_h = 1", "is not a table of names to paths"),
         ("seeds = true", "neither a number of seeds"),
-        ("seeds = 1.5", "neither a number of seeds"),
         ("cluster = []", "is not text"),
         ("data = /x", r"settings harness\.toml: Invalid value"),
         ("x = " + "[" * 5000, "settings harness.toml: "),

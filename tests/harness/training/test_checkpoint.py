@@ -7,7 +7,6 @@ import os
 import pickle
 import resource
 import shutil
-import stat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,9 +71,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
-def test_a_checkpoint_that_cannot_be_read_for_a_moment_stays(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_that_cannot_be_read_for_a_moment_stays(number: int, tmp_path, monkeypatch) -> None:
     files(tmp_path).save(content(1))
     whole = (tmp_path / "checkpoint.pt").read_bytes()
 
@@ -162,9 +159,7 @@ def test_a_limit_on_files_is_called_that(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_full_disk_is_called_that_and_leaves_the_older_checkpoint_whole(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_called_that_and_leaves_the_older_checkpoint_whole(error: Exception, tmp_path, monkeypatch):
     files(tmp_path).save(content(1))
 
     def full(whole: object, path: Path) -> None:
@@ -183,9 +178,7 @@ def test_a_full_disk_is_called_that_and_leaves_the_older_checkpoint_whole(
 
 
 @pytest.mark.parametrize("dies_at", [1, 2])
-def test_dying_between_the_two_renames_loses_at_most_one_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
-) -> None:
+def test_dying_between_the_two_renames_loses_at_most_one_checkpoint(tmp_path, monkeypatch, dies_at: int) -> None:
     for step in (1, 2):
         files(tmp_path).save(content(step))
     calls = []
@@ -210,19 +203,6 @@ def test_half_written_files_of_a_killed_process_are_deleted(tmp_path: Path) -> N
     (tmp_path / ".last.safetensors.abc.tmp").write_bytes(b"half")
     assert step_of(files(tmp_path).load()[0]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
-
-
-def test_whoever_shares_the_folder_may_continue(tmp_path: Path) -> None:
-    """New files are theirs to write to whose folder is."""
-    before = os.umask(0o002)
-    try:
-        shared = tmp_path / "state"
-        shared.mkdir()
-        files(shared).save(content(1))
-        StateFiles(shared, identity="run").finish({"w": torch.ones(2)}, epoch=1, best_epoch=1)
-    finally:
-        os.umask(before)
-    assert {stat.S_IMODE(path.stat().st_mode) for path in shared.iterdir()} == {0o664}
 
 
 def test_discard_leaves_the_states(tmp_path: Path) -> None:

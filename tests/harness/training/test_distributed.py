@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.harness.training.forks import Forks, run_pair
+from tests.harness.training.forks import run_pair
 
 CASES = [
     pytest.param({"method": "lora"}, id="lora"),
@@ -25,9 +24,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("options", CASES)
-def test_two_workers_equal_one_with_the_same_global_batch(
-    forks: Forks, tmp_path: Path, options: dict[str, Any]
-) -> None:
+def test_two_workers_equal_one_with_the_same_global_batch(forks, tmp_path, options: dict[str, Any]) -> None:
     # Five images in batches of two: the last batch of an epoch has one image, and the first worker none of its own.
     # Where a gradient is zero but for rounding, Adam makes whole steps of the rounding, unless eps is larger than that.
     options = {"images": 5, **options, "rules": {"epochs": 1, "eps": 1e-3, **options.get("rules", {})}}

@@ -123,12 +123,6 @@ def test_a_split_too_large_for_its_file_stays_in_memory(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_two_splits_have_their_files_in_one_folder(tmp_path: Path) -> None:
-    for count in (3, 4):
-        cache(tmp_path, count=count).get(0, flip=False, image=IMAGE, encode=Encode())
-    assert len(list(tmp_path.glob("*.embeddings"))) == 2
-
-
 def test_scored_images_are_encoded_once_and_alone() -> None:
     segmenter: Any = attached("decoder")[0]
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -172,9 +166,7 @@ def test_a_folder_without_room_falls_back_to_memory(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(("spare", "made"), [(1.05, False), (1.2, True)])
-def test_a_tenth_of_its_size_stays_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: float, made: bool
-) -> None:
+def test_a_tenth_of_its_size_stays_free(tmp_path, monkeypatch, spare: float, made: bool) -> None:
     embeddings = cache(tmp_path)
     free = spare * 2 * 3 * VALUE.numel() * VALUE.element_size()
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free})())
@@ -193,9 +185,7 @@ def test_the_fingerprint_changes_with_any_weight() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_training_with_cached_embeddings_equals_training_without(
-    folder: Path | None, tmp_path: Path, precision: str
-) -> None:
+def test_training_with_cached_embeddings_equals_training_without(folder: Path | None, tmp_path, precision: str) -> None:
     plain = Run(folder=tmp_path / "plain", method="decoder", rules=protocol(precision=precision, batch_size=1))
     cached = Run(
         folder=tmp_path / "cached",
@@ -243,9 +233,7 @@ def test_each_image_passes_the_encoder_once_a_flip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "rules"), [("lora", {}), ("lst", {}), ("bitfit", {}), ("decoder", {"cache_embeddings": False})]
 )
-def test_no_embedding_is_cached_where_the_encoder_trains_or_the_switch_is_off(
-    tmp_path: Path, method: str, rules: dict[str, Any]
-) -> None:
+def test_no_embedding_is_cached_where_the_encoder_trains_or_the_switch_is_off(tmp_path, method, rules):
     run = Run(folder=tmp_path, method=method, rules=protocol(epochs=2, **rules), embeddings=cache(None, count=7))
     counts = encoded(run)
     run.train()

@@ -219,15 +219,9 @@ class Reader(Tiny):
     np.testing.assert_array_equal(second.mask_input(0), 1 - mask)
 
 
-def test_an_unreadable_image_is_the_benchmarks_error_with_and_without_cache(pairs, cache):
-    pairs[0].image.write_bytes(b"broken")
-    for images in (source(pairs), source(pairs, cache)):
-        with pytest.raises(DatasetError, match="unreadable"):
-            images.image(0)
-
-
-def test_a_missing_file_is_the_benchmarks_error_with_and_without_cache(pairs, cache):
-    pairs[0].image.unlink()
+@pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"broken"), Path.unlink])
+def test_an_unreadable_or_missing_image_is_the_benchmarks_error_with_and_without_cache(pairs, cache, spoil):
+    spoil(pairs[0].image)
     for images in (source(pairs), source(pairs, cache)):
         with pytest.raises(DatasetError, match="unreadable"):
             images.image(0)

@@ -77,12 +77,6 @@ def test_structure_loss_equals_the_published_formula(quirk: Any) -> None:
     torch.testing.assert_close(StructureLoss(quirk=quirk)(output, target), expected)
 
 
-def test_structure_quirk_changes_the_loss() -> None:
-    output, target = binary_case()
-    released, intended = (StructureLoss(quirk=quirk)(output, target) for quirk in ("released", "intended"))
-    assert abs(float(released.detach() - intended.detach())) > 1e-3
-
-
 def test_boundary_weight_is_one_inside_and_large_at_boundaries() -> None:
     mask = torch.zeros(1, 128, 128)
     mask[:, :, 64:] = 1
@@ -228,26 +222,6 @@ def test_mask2former_loss_ignores_the_order_of_tokens() -> None:
     order = torch.tensor([3, 1, 4, 0, 2])
     shuffled = Output(output.masks[:, order], output.classes[:, order])
     torch.testing.assert_close(multiclass_loss()(output, target), multiclass_loss()(shuffled, target))
-
-
-def test_mask2former_loss_is_small_for_a_perfect_prediction() -> None:
-    _, target = multiclass_case(tokens=5)
-    masks = torch.stack([torch.where(target == value, 40.0, -40.0) for value in range(5)], dim=1)
-    classes = 40 * torch.eye(5).expand(3, -1, -1)
-    for image in range(3):  # classes that do not occur must say "no object"
-        absent = [value for value in range(4) if value not in target[image].unique().tolist()]
-        classes = classes.clone()
-        classes[image, absent] = 40 * torch.eye(5)[4]
-    assert float(multiclass_loss()(Output(masks, classes), target)) < 1e-3
-
-
-def test_mask2former_loss_with_one_token_learns_one_region() -> None:
-    output, target = multiclass_case(tokens=1)
-    loss = multiclass_loss()(output, target)
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert output.masks.grad is not None
-    assert output.masks.grad.abs().sum() > 0
 
 
 def test_mask2former_loss_of_a_single_pixel_that_counts_is_its_own() -> None:

@@ -49,9 +49,7 @@ def first_block_calls(segmenter: nn.Module) -> list[int]:
 @pytest.mark.parametrize(
     ("method", "precision"), [("lora", "fp32"), ("lora", "bf16"), ("naslora", "fp32"), ("convlora", "fp32")]
 )
-def test_training_with_kept_tokens_equals_training_without(
-    tmp_path: Path, method: str, precision: str, folder: bool
-) -> None:
+def test_training_with_kept_tokens_equals_training_without(tmp_path, method: str, precision: str, folder: bool) -> None:
     rules = protocol(precision=precision, batch_size=1, epochs=2)
     plain = Run(folder=tmp_path / "plain", method=method, config=LATE, rules=rules).train()
     fast = Run(folder=tmp_path / "kept", method=method, config=LATE, rules=rules)
@@ -114,9 +112,7 @@ def test_the_switch_leaves_every_step_whole(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
-def test_what_a_method_touches_is_not_in_front(
-    backbone: str, method: str, config: dict[str, Any], expected: bool | None
-) -> None:
+def test_what_a_method_touches_is_not_in_front(backbone, method, config, expected):
     segmenter = build_segmenter(backbone, task="binary", image_size=SIZE)
     METHODS.get(method)(method_config_class(method)(**config)).attach(segmenter)
     found = frozen_prefix(segmenter)

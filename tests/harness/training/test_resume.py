@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
-
-from tests.harness.training.forks import Forks
 
 STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout"}
 
@@ -22,9 +18,7 @@ STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout"}
         pytest.param("convlora", {}, True, id="convlora: noise"),
     ],
 )
-def test_killed_at_several_steps_ends_bit_identical(
-    forks: Forks, tmp_path: Path, method: str, config: dict[str, Any], every_step: bool
-) -> None:
+def test_killed_at_several_steps_ends_bit_identical(forks, tmp_path, method, config, every_step):
     rules = {"checkpoint_minutes": 1e-9 if every_step else 60.0}
     if method == "lora":
         rules |= {"batch_size": 1, "accumulate": 2}

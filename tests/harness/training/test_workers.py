@@ -51,12 +51,8 @@ def test_the_auxiliary_loss_counts_by_each_workers_share(forks: Forks, tmp_path:
 
 
 def test_two_killed_workers_go_on_bit_identical(forks: Forks, tmp_path: Path) -> None:
-    options = {
-        "method": "naslora",
-        "config": {"search_start_epoch": 1},
-        "images": 5,
-        "rules": {"checkpoint_minutes": 1e-9, "epochs": 2},
-    }
+    rules = {"checkpoint_minutes": 1e-9, "epochs": 2}
+    options = {"method": "naslora", "config": {"search_start_epoch": 1}, "images": 5, "rules": rules}
     alone = json.loads(run_pair(forks, {**options, "folder": str(tmp_path / "alone")})[-1])
     killed = {**options, "folder": str(tmp_path / "killed")}
     run_pair(forks, killed, kill_at="step 2 2")
@@ -83,9 +79,7 @@ def test_an_incomplete_environment_says_what_is_missing(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("device", "local", "backend"), [("cpu", "2", "gloo"), ("cuda", "2", "gloo"), ("cuda", "1", "nccl")]
 )
-def test_workers_that_share_a_gpu_meet_through_gloo(
-    monkeypatch: pytest.MonkeyPatch, device: str, local: str, backend: str
-) -> None:
+def test_workers_that_share_a_gpu_meet_through_gloo(monkeypatch, device: str, local: str, backend: str) -> None:
     met: list[str] = []
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr("torch.distributed.init_process_group", lambda chosen, **_: met.append(chosen))

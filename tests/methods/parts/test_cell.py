@@ -157,9 +157,7 @@ def test_a_decoded_cell_is_its_strongest_operation_alone_and_never_none(stronges
     + [(spec, "darts", 3, {"norm": norm}) for spec in SPECS for norm in ("batch-affine", "none")]
     + [("all", style, 2, {"residual": True}) for style in ("darts", "linear")],
 )
-def test_batched_cell_equals_one_operation_at_a_time(
-    spec: str, style: str, channels: int, more: dict[str, Any]
-) -> None:
+def test_batched_cell_equals_one_operation_at_a_time(spec: str, style: str, channels: int, more: dict[str, Any]):
     plain = _cell(spec, style=style, channels=channels, **more)
     fused = copy.deepcopy(plain)
     fused.fused = True

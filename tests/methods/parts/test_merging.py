@@ -171,28 +171,12 @@ def test_calibrated_merge_of_a_linear_update_is_exact() -> None:
     assert report.relative_deviation < 1e-5
 
 
-def test_least_squares_finds_the_affine_map_behind_its_samples() -> None:
-    generator = torch.Generator().manual_seed(0)
-    matrix, offset = torch.randn(3, 3, generator=generator).double(), torch.randn(3, generator=generator).double()
-    fit = LeastSquares(3, device=torch.device("cpu"), affine=True)
-    for _ in range(3):
-        tokens = torch.randn(2, 5, 5, 3, generator=generator).double()
-        fit.add(tokens, tokens @ matrix.T + offset)
-
-    found, constant = fit.solve()
-
-    torch.testing.assert_close(found, matrix)
-    torch.testing.assert_close(constant, offset)
-
-
 def test_least_squares_equals_a_solver_on_noisy_samples() -> None:
     generator = torch.Generator().manual_seed(0)
-    inputs, targets = (
-        torch.randn(200, 3, generator=generator).double(),
-        torch.randn(200, 3, generator=generator).double(),
-    )
+    inputs, targets = torch.randn(2, 200, 3, generator=generator).double()
     fit = LeastSquares(3, device=torch.device("cpu"), affine=True)
-    fit.add(inputs, targets)
+    fit.add(inputs[:120].view(2, 6, 10, 3), targets[:120].view(2, 6, 10, 3))
+    fit.add(inputs[120:], targets[120:])
 
     expected = torch.linalg.lstsq(torch.cat([inputs, torch.ones(200, 1).double()], dim=1), targets).solution
     found, constant = fit.solve()
@@ -209,14 +193,6 @@ def test_least_squares_of_silent_channels_is_finite() -> None:
 
     assert not found.any()
     torch.testing.assert_close(constant, torch.ones(3).double())
-
-
-def test_merged_weights_carry_no_adapter_time() -> None:
-    segmenter, method = _trained("naslora")
-    _merge(method, "calibrated")
-
-    assert {type(block.attn.qkv) for block in segmenter.encoder.blocks} == {nn.Linear}
-    assert method.adapters() == {}
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def test_what_sbatch_refuses_is_one_line_with_what_to_do(tmp_path, idle_cluster,
     assert answer.split(":")[-1].strip() in message
     assert said in message
     assert "nothing was submitted" in message
+    assert "sbatch: error: " not in message
     assert "\n" not in message
 
 

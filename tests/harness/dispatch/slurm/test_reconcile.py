@@ -14,8 +14,8 @@ from harness.dispatch.run_states import survey
 from harness.dispatch.slurm import reconcile as module
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.slurm.reconcile import reconcile
-from harness.dispatch.sweeps import AttemptLimits, Sweep, create_chunk, create_sweep, job_log, read_chunk
-from tests.harness.dispatch.helpers import make_job, record_of
+from harness.dispatch.sweeps import job_log, read_chunk
+from tests.harness.dispatch.helpers import make_job, record_of, submitted
 
 TOO_LARGE = "slurmstepd: error: StepId=4.0 exceeded memory limit (387254272 > 314572800), being killed\n"
 
@@ -37,21 +37,6 @@ class Cluster(Slurm):
 
     def ids_by_name(self, names):
         return {name: job for name, job in self.named.items() if name in set(names)}
-
-
-def submitted(results, jobs, *, answer="7", limit=5, **settings):
-    sweep = Sweep(
-        id="20260101-000000-abcd",
-        executor="slurm",
-        command="",
-        created=0.0,
-        submitter=Holder.here(),
-        snapshot="/snapshots/abc",
-        settings=settings,
-    )
-    limits = {job.run.key: AttemptLimits(before=0, limit=limit) for job in jobs}
-    chunk = create_chunk(create_sweep(results, sweep), number=0, jobs=jobs, shape={}, limits=limits)
-    return chunk.answered(answer) if answer else chunk
 
 
 def started(results, job, *, task="7_0", lives=False):

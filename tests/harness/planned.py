@@ -1,0 +1,25 @@
+"""Plans on generated images under the card demo, as most tests need them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.planning.job import Job
+from harness.planning.plan import Plan, plan
+from harness.planning.request import Request, Variant
+from harness.planning.samples import sample_writer
+
+
+def plan_of(results: Path, *entries: str | Variant, samples: Path | None = None, **changes: Any) -> Plan:
+    """Of methods, by name or with options, on Kvasir-SEG; ``changes`` are fields of the request, or else rules."""
+    fields = {name: changes.pop(name) for name in [*changes] if name in Request.__dataclass_fields__}
+    variants = tuple(one if isinstance(one, Variant) else Variant(method=one) for one in entries)
+    asked = {"entries": variants, "benchmarks": ("kvasir",), "protocol": "demo", "overrides": changes, **fields}
+    return plan(Request(**asked, results=results), prepare_samples=sample_writer(samples or results))
+
+
+def job_of(results: Path, method: str = "lora", options: dict[str, Any] | None = None, /, **changes: Any) -> Job:
+    """The only job of such a plan."""
+    (job,) = plan_of(results, Variant(method=method, options=options or {}), **changes).jobs
+    return job

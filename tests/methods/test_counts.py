@@ -1,0 +1,122 @@
+"""Published parameter counts, met exactly by attached models on the meta device (no memory used).
+
+Sources: the counts follow from the shapes of segment_anything's ViT-H and ViT-B (dim 1280 and 768, 32 and 12 blocks);
+LoRA on ViT-H with the trained part of the mask decoder gives the 4.00 M that Conv-LoRA (2401.17868) reports.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from harness.methods.configs import (
+    AdapterConfig,
+    AdaptFormerConfig,
+    ConvLoRAConfig,
+    FullConfig,
+    LoRAConfig,
+    LSTConfig,
+    NASLoRAConfig,
+    NASPCLoRAConfig,
+    SAMAdapterConfig,
+    SAMedConfig,
+    VPTConfig,
+)
+from harness.methods.parts.placement import MethodError
+from harness.models.build import build_segmenter
+from harness.models.catalog import backbone_names, backbone_shape, decoder_parameters, encoder_parameters
+from harness.registry import METHODS, method_config_class
+
+CELL = 360 + 8
+PARTIAL_CELL = 228 + 8
+DECODER = 3_505_536
+COUNTS: list[tuple[str, dict[str, Any], int | None, int | None]] = [
+    ("lora", {}, 491_520, 110_592),
+    ("samed", {}, 655_360, 147_456),
+    ("naslora", {}, 491_520 + 32 * CELL, 110_592 + 12 * CELL),
+    ("naslora", {"style": "linear"}, None, 110_592 + 12 * (CELL - 1)),
+    ("naslora", {"operations": "no-conv"}, None, 110_592 + 12 * 4),
+    ("naslora", {"norm": "batch-affine"}, None, 110_592 + 12 * (CELL + 2 * 3 * 8)),
+    ("naslora", {"norm": "none", "residual": True}, None, 110_592 + 12 * CELL),
+    ("naslora", {"operations": "skip_connect"}, None, 110_592),
+    ("naslora", {"operations": "wide"}, None, 110_592 + 12 * (CELL + 147 + 54 + 3)),
+    ("naspclora", {}, 491_520 + 32 * PARTIAL_CELL, 110_592 + 12 * PARTIAL_CELL),
+    ("full", {}, 637_026_048, 89_670_912),
+    ("decoder", {}, 0, 0),
+    ("bitfit", {}, 452_352, 102_656),
+    ("ssf", {}, 903_680, 204_288),
+    ("adapter", {}, 409_728, None),
+    ("vpt", {}, 491_520, 110_592),
+    ("samadapter", {"scale": 16}, 475_040, None),
+    ("samadapter", {}, 186_960, None),
+    ("convlora", {}, 491_520 + 23_040, 110_592 + 8_640),
+    ("adaptformer", {}, 5_285_888, None),
+    # Derived from the published structures: 4 d a block and the neck's 1,024; two adapters a block of
+    # 4 d + 2·64 d + d + 9,728; 2 d r + 12 r² a block, and 2 d r + r³ + 12 r a block.
+    ("layernorm", {}, 164_864, 37_888),
+    ("mona", {}, 11_517_952, 2_684_928),
+    ("fact", {}, 139_264, 61_440),
+    ("fact", {"form": "tk", "rank": 32}, 126_976, 86_528),
+    # d / 32 blocks of 32 · 31 / 2 a layer
+    ("oft", {}, 32 * 40 * 496, 12 * 24 * 496),
+    # r + outputs for each adapted layer
+    ("vera", {}, 32 * (256 + 3840), 12 * (256 + 2304)),
+    # as LoRA of the same rank
+    ("shira", {}, 491_520, 110_592),
+    ("gralora", {}, 655_360, 147_456),
+    ("hira", {}, 491_520, 110_592),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "vit_h", "vit_b"), COUNTS, ids=[f"{n}-{o}" for n, o, _, _ in COUNTS])
+def test_attached_model_and_closed_form_have_the_published_count(
+    name: str, options: dict[str, Any], vit_h: int | None, vit_b: int | None
+) -> None:
+    for backbone, expected in (("vit_h", vit_h), ("vit_b", vit_b)):
+        if expected is None:
+            continue
+        with torch.device("meta"):
+            segmenter = build_segmenter(backbone, task="binary")
+        method = METHODS.get(name)(method_config_class(name)(**options))
+        assert method.config.encoder_parameters(backbone_shape(backbone, 1024)) == expected
+        method.attach(segmenter)
+        assert all(parameter.is_meta for parameter in segmenter.parameters())
+        encoder, total = (
+            sum(p.numel() for p in one.parameters() if p.requires_grad) for one in (segmenter.encoder, segmenter)
+        )
+        assert (encoder, total) == (expected, expected + DECODER)
+
+
+def test_lora_on_vit_h_with_its_decoder_trains_the_published_four_million() -> None:
+    config = method_config_class("lora")()
+
+    total = config.encoder_parameters(backbone_shape("vit_h")) + decoder_parameters("vit_h", task="binary")
+
+    assert total == 3_997_056
+
+
+@pytest.mark.parametrize("backbone", backbone_names())
+def test_full_counts_every_encoder_of_the_catalogue(backbone: str) -> None:
+    assert FullConfig().encoder_parameters(backbone_shape(backbone)) == encoder_parameters(backbone)
+
+
+def test_every_site_is_counted() -> None:
+    """Six linear maps a block have one cell each: q, k, v, proj and both of the MLP."""
+    shape = backbone_shape("vit_b")
+    projections = 3 * 4 * (2 * 768) + 2 * 3 * (768 + 3072)
+
+    assert NASLoRAConfig(sites="q,k,v,proj,mlp").encoder_parameters(shape) == 12 * (projections + 6 * CELL)
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [(LoRAConfig, "rank"), (SAMedConfig, "rank"), (NASLoRAConfig, "rank"), (NASPCLoRAConfig, "rank"),
+     (ConvLoRAConfig, "rank"), (ConvLoRAConfig, "experts"), (AdapterConfig, "hidden"), (AdaptFormerConfig, "hidden"),
+     (VPTConfig, "tokens"), (LSTConfig, "reduction"), (SAMAdapterConfig, "scale")],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [2.5, 0, -1, True, "3"])
+def test_a_count_that_is_no_whole_number_is_one_line(config: Any, field: str, value: object) -> None:
+    with pytest.raises(MethodError, match=f"^{field}={value}: must be a whole number above zero$"):
+        config(**{field: value})
