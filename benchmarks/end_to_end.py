@@ -4,7 +4,7 @@
 
 Every contestant trains LoRA (rank 3 on every ``qkv``, and the mask decoder) on the same images of Kvasir-SEG for the same number of
 updates with the same batch, precision and threads, validates half-way and at the end, tests the better state and writes its results.
-Weights are random.
+Weights are random, MobileSAM's those of ``--checkpoint`` where it is given.
 
 - ``this harness``: ``python -m harness.run`` into an empty results folder, with an empty cache of the user. It also freezes its code,
   fingerprints the data, writes checkpoints, scores by image, masks and a table, and computes eight metrics at the image's size. Where the
@@ -51,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--backbone", choices=tuple(PEERS), default="vit_b")
     parser.add_argument("--checkout", default=os.environ.get("MOBILE_SAM_CHECKOUT"), metavar="DIR",
                         help="of github.com/ChaoningZhang/MobileSAM (default: $MOBILE_SAM_CHECKOUT)")  # fmt: skip
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="of mobile_sam, as safetensors (default: random)"
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     for name, count, what in (
         ("image-size", 1024, "pixels a side"),
@@ -71,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.updates < 2 or options.updates % 2:
         parser.error(f"--updates {options.updates}: give an even number, half of them before each validation")
     peer = PEERS[options.backbone]
+    if options.checkpoint and peer != "MobileSAM":
+        parser.error("--checkpoint FILE is for mobile_sam; others start from random weights")
     if peer == "MobileSAM" and not options.checkout:
         parser.error("--checkout DIR is needed for mobile_sam: a checkout of github.com/ChaoningZhang/MobileSAM")
     ours = (OURS,) if options.cold_only else (OURS, WARM)
@@ -92,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from harness.costing.device import used_by_others  # only now: what measures other processes stays small
 
+    options.checkpoint = options.checkpoint and options.checkpoint.name
     options.data = options.checkout = None  # paths of this machine
     found = {
         "shared": used_by_others(torch.device("cpu")),
@@ -129,7 +135,16 @@ def _harness(options: argparse.Namespace, results: Path, *, environment: Mapping
         "--data",
         str(options.data.resolve()),
     ]
-    words += ["--backbone", options.backbone, "--checkpoint", "none", "--workers", "1", "--results", str(results)]
+    words += [
+        "--backbone",
+        options.backbone,
+        "--checkpoint",
+        str(options.checkpoint or "none"),
+        "--workers",
+        "1",
+        "--results",
+        str(results),
+    ]
     words += [word for name, value in rules.items() for word in ("--set", f"{name}={value}")]
 
     def updated() -> float | None:
@@ -161,7 +176,12 @@ def _peer(options: argparse.Namespace, name: str, out: Path, *, tests: int, envi
         "--backbone",
         options.backbone,
     ]
-    words += ["--precision", options.precision, *(["--checkout", options.checkout] if options.checkout else [])]
+    words += [
+        "--precision",
+        options.precision,
+        *(["--checkout", options.checkout] if options.checkout else []),
+        *(["--checkpoint", str(options.checkpoint)] if options.checkpoint else []),
+    ]
     for option in ("image_size", "batch", "updates", "images", "val", "test"):
         words += [f"--{option.replace('_', '-')}", str(getattr(options, option))]
 

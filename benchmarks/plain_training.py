@@ -9,7 +9,8 @@
   decoder called for one image after the other, in a loop over batches. Masks and loss have the image's size.
 
 Both: AdamW at a constant rate, gradients clipped at 1, BCE + Dice, a horizontal flip half of the time, two validations (half-way and at
-the end) by the IoU of an image, the better state kept on disk and tested, the result as JSON. Random weights.
+the end) by the IoU of an image, the better state kept on disk and tested, the result as JSON. Random weights, of
+``official`` those of ``--checkpoint`` where it is given.
 """
 
 from __future__ import annotations
@@ -231,6 +232,16 @@ def official(options: argparse.Namespace) -> dict[str, Any]:
     sam = own_sam(options.checkout, image_size=options.image_size)
     from mobile_sam.utils.transforms import ResizeLongestSide
 
+    if options.checkpoint:
+        from safetensors.torch import load_file
+
+        found = sam.load_state_dict(
+            {name: one.float() for name, one in load_file(options.checkpoint).items()}, strict=False
+        )
+        left = [name for name in found.missing_keys if "head." not in name and not name.endswith("num_batches_tracked")]
+        if left or found.unexpected_keys:  # but for the classifier, which no mask needs
+            raise SystemExit(f"{options.checkpoint}: {[*left, *found.unexpected_keys][:3]} do not fit MobileSAM")
+
     encoder = AnySize(sam.image_encoder)
     sam.requires_grad_(False)
     sam.mask_decoder.requires_grad_(True)
@@ -290,6 +301,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="holds Kvasir-SEG")
     parser.add_argument("--out", type=Path, required=True, help="an empty folder")
     parser.add_argument("--checkout", type=Path, help="of MobileSAM, for official")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="safetensors with MobileSAM's names, for official"
+    )
     parser.add_argument("--backbone", default="vit_b", help="of trainer: vit_b or tiny")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--tests", type=int, default=1, help="as often; who tests a second state as well does it twice")

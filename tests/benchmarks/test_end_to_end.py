@@ -57,7 +57,12 @@ def test_every_file_is_a_panel_of_the_picture() -> None:
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [((), "--data"), (("--updates", "7"), "--updates"), (("--backbone", "mobile_sam"), "--checkout")],
+    [
+        ((), "--data"),
+        (("--updates", "7"), "--updates"),
+        (("--backbone", "mobile_sam"), "--checkout"),
+        (("--checkpoint", "file"), "--checkpoint"),
+    ],
 )
 def test_what_cannot_be_measured_is_refused(
     words: tuple[str, ...],
