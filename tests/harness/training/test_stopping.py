@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +15,25 @@ from harness.training.outcome import Interrupted, Progress, StopRequest
 from tests.harness.training.tiny import Run, protocol, scripted, summary
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder and the summary of a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, summary(Run(folder=folder).train())
+
+
+@pytest.fixture
+def finished(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> dict[str, Any]:
+    """Leaves that run's files in ``tmp_path``."""
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    return whole[1]
+
+
 @pytest.mark.parametrize(("epoch", "step", "following"), [(2, 3, [(2, 4)]), (2, 4, [(3, 1)]), (3, 4, [])])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(
-    tmp_path: Path, epoch: int, step: int, following: list[tuple[int, int]]
+    tmp_path: Path, whole: tuple[Path, dict[str, Any]], epoch: int, step: int, following: list[tuple[int, int]]
 ) -> None:
     """After the last update too, whose epoch was once neither validated nor in the history."""
-    alone = summary(Run(folder=tmp_path / "alone").train())
     stop = StopRequest()
 
     def stop_there(progress: Progress) -> None:
@@ -29,38 +44,37 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
         Run(folder=tmp_path / "stopped", stop=stop, report=stop_there).train()
     told: list[Progress] = []
     again = Run(folder=tmp_path / "stopped", report=told.append)
-    assert summary(again.train()) == alone
+    assert summary(again.train()) == whole[1]
     assert [note.text for note in told if note.kind == "note"] == [f"continues in epoch {epoch} after step {step}"]
     steps = [(progress.epoch, progress.step) for progress in told if progress.kind == "step"]
     assert steps[:1] == following
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
-    first = summary(Run(folder=tmp_path).train())
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, finished: dict[str, Any]) -> None:
     told: list[str] = []
     again = Run(folder=tmp_path, report=lambda progress: told.append(progress.kind), validate=scripted())
-    assert summary(again.train()) == first
+    assert summary(again.train()) == finished
     assert "step" not in told
 
 
-def test_a_missing_best_state_starts_the_run_over_and_says_so(tmp_path: Path) -> None:
-    first = summary(Run(folder=tmp_path).train())
+def test_a_missing_best_state_starts_the_run_over_and_says_so(tmp_path: Path, finished: dict[str, Any]) -> None:
     (tmp_path / "best.safetensors").unlink()
     notes: list[str] = []
     again = Run(folder=tmp_path, report=lambda progress: notes.append(progress.text) if progress.text else None)
-    assert summary(again.train()) == first
+    assert summary(again.train()) == finished
     assert any("best state of epoch" in note for note in notes)
 
 
 @pytest.mark.parametrize("state", ["best.safetensors", "best-0001.safetensors"])
-def test_the_best_state_of_another_run_is_not_taken_for_ones_own(tmp_path: Path, state: str) -> None:
-    first = summary(Run(folder=tmp_path).train())
-    label, epoch = "sam-peft-harness", first["selected"]
+def test_the_best_state_of_another_run_is_not_taken_for_ones_own(
+    tmp_path: Path, finished: dict[str, Any], state: str
+) -> None:
+    label, epoch = "sam-peft-harness", finished["selected"]
     (tmp_path / "best.safetensors").unlink()
     foreign = {name: tensor + 1 for name, tensor in Run(folder=tmp_path).attached.state().items()}
     metadata = {label: json.dumps({"identity": "another", "epoch": epoch})}
     save_file(foreign, tmp_path / state.replace("0001", f"{epoch:04d}"), metadata=metadata)
-    assert summary(Run(folder=tmp_path).train()) == first
+    assert summary(Run(folder=tmp_path).train()) == finished
 
 
 def test_a_checkpoint_that_other_code_continues_says_so_in_the_result(tmp_path: Path) -> None:
@@ -79,11 +93,11 @@ def test_a_checkpoint_that_other_code_continues_says_so_in_the_result(tmp_path: 
     result = Run(folder=tmp_path, code="third", report=lambda progress: told.append(progress.text)).train()
     assert result.earlier_codes == ["first", "second"]
     assert any("other code" in text for text in told)
-    assert Run(folder=tmp_path / "alone").train().earlier_codes == []
 
 
+@pytest.mark.usefixtures("finished")
 def test_a_checkpoint_that_names_no_code_counts_as_written_by_other(tmp_path: Path) -> None:
-    Run(folder=tmp_path).train()
+    assert Run(folder=tmp_path).train().earlier_codes == []
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     del content["position"]["codes"]
     torch.save(content, tmp_path / "checkpoint.pt")
@@ -94,16 +108,17 @@ def test_checkpoints_are_written_by_time(tmp_path: Path) -> None:
     def checkpoints(minutes: float) -> int:
         kinds: list[str] = []
         folder = tmp_path / str(minutes)
-        Run(folder=folder, rules=protocol(checkpoint_minutes=minutes), report=lambda p: kinds.append(p.kind)).train()
+        rules = protocol(checkpoint_minutes=minutes, epochs=2)
+        Run(folder=folder, images=4, rules=rules, report=lambda p: kinds.append(p.kind)).train()
         return kinds.count("checkpoint")
 
-    assert checkpoints(60.0) == 3  # the ends of epochs
-    assert checkpoints(1e-9) == 3 + 12  # and each step
+    assert checkpoints(60.0) == 2  # the ends of epochs
+    assert checkpoints(1e-9) == 2 + 4  # and each step
 
 
+@pytest.mark.usefixtures("finished")
 def test_a_checkpoint_holds_only_what_is_trained(tmp_path: Path) -> None:
     run = Run(folder=tmp_path)
-    run.train()
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     trained = {name for name, parameter in run.segmenter.named_parameters() if parameter.requires_grad}
     assert content["state"].keys() == trained
@@ -112,8 +127,9 @@ def test_a_checkpoint_holds_only_what_is_trained(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint.pt").stat().st_size < 3 * 4 * numbers + 400_000
 
 
-def test_a_stop_during_validation_is_heard_before_the_next_epoch(tmp_path: Path) -> None:
-    alone = summary(Run(folder=tmp_path / "alone").train())
+def test_a_stop_during_validation_is_heard_before_the_next_epoch(
+    tmp_path: Path, whole: tuple[Path, dict[str, Any]]
+) -> None:
     stop = StopRequest()
     run = Run(folder=tmp_path / "stopped", stop=stop)
 
@@ -124,11 +140,11 @@ def test_a_stop_during_validation_is_heard_before_the_next_epoch(tmp_path: Path)
     run.validate = validate
     with pytest.raises(Interrupted, match="stopped in epoch 2 after step 0"):
         run.train()
-    assert summary(Run(folder=tmp_path / "stopped").train()) == alone
+    assert summary(Run(folder=tmp_path / "stopped").train()) == whole[1]
 
 
+@pytest.mark.usefixtures("finished")
 def test_another_runs_checkpoint_is_not_continued(tmp_path: Path) -> None:
-    Run(folder=tmp_path).train()
     path = tmp_path / "checkpoint.pt"
     content = torch.load(path, weights_only=True)
     torch.save({**content, "identity": "other"}, path)
@@ -154,11 +170,12 @@ def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path: Path) ->
     def stop_at_once(progress: Progress) -> None:
         stop.request()
 
+    rules = protocol(epochs=1)
     torch.set_num_threads(2)
     with pytest.raises(Interrupted):
-        Run(folder=tmp_path, stop=stop, report=stop_at_once).train()
+        Run(folder=tmp_path, images=4, rules=rules, stop=stop, report=stop_at_once).train()
     torch.set_num_threads(1)
-    Run(folder=tmp_path, report=lambda progress: notes.append(progress.text)).train()
+    Run(folder=tmp_path, images=4, rules=rules, report=lambda progress: notes.append(progress.text)).train()
     assert torch.get_num_threads() == 2
     assert any("2 threads as before, not the 1 of this start" in text for text in notes)
 
