@@ -251,7 +251,7 @@ def drawn(files: Sequence[Mapping[str, Any]]) -> bytes:
             axes.set_yticks(range(len(names)), names)
             axes.invert_yaxis()
             axes.set_title(setting(file), loc="left")
-        figure.axes[0].legend(loc="lower right")
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
         figure.axes[-1].set_xlabel("wall time (s)")
     caption = "Medians of wall time of a training from its command to its results."
     return encoded(figure, "svg", title="end to end", caption=caption)
