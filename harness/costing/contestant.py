@@ -46,7 +46,7 @@ class RandomImages:
         # Blocks of a class, so that the loss meets regions with boundaries.
         coarse = source.integers(0, num_classes, (count, 8, 8), dtype=np.uint8)
         at = np.arange(image_size) * 8 // image_size
-        self._masks = coarse[:, :1, :1] if labels else coarse[:, at][:, :, at]
+        self._masks = coarse[:, :1, :1] if labels else np.ascontiguousarray(coarse[:, at][:, :, at])
 
     def __len__(self) -> int:
         return len(self._images)

@@ -152,10 +152,14 @@ def boundary_weight(mask: Tensor, *, side: int = 31, strength: float = 5.0) -> T
 
     The square is averaged along rows, then columns: equal to one two-dimensional pooling and 15 times less work.
     """
-    pad = side // 2
-    rows = F.avg_pool2d(mask[:, None], (1, side), stride=1, padding=(0, pad))
-    mean = F.avg_pool2d(rows, (side, 1), stride=1, padding=(pad, 0))[:, 0]
+    mean = _averaged(_averaged(mask.mT, side).mT, side)
     return 1 + strength * (mean - mask).abs()
+
+
+def _averaged(mask: Tensor, side: int) -> Tensor:
+    """(B, S, S) averaged along its columns. Its rows are pixels with S channels, which lie side by side: CPUs add many at once."""
+    rows = mask.contiguous().unsqueeze(2).permute(0, 3, 1, 2)
+    return F.avg_pool2d(rows, (side, 1), stride=1, padding=(side // 2, 0)).permute(0, 2, 3, 1).squeeze(2)
 
 
 def _binary(prediction: Prediction, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -86,6 +86,14 @@ def test_boundary_weight_is_one_inside_and_large_at_boundaries() -> None:
     assert float(weight[64]) == pytest.approx(1 + 5 * 15 / 31, abs=1e-5)
 
 
+@pytest.mark.parametrize("sides", [(40, 70), (9, 33)])
+def test_boundary_weight_averages_the_square_around_each_pixel(sides: tuple[int, int]) -> None:
+    mask = torch.rand(2, *sides, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean = F.avg_pool2d(mask, 31, stride=1, padding=15)
+    for laid in (mask, mask.mT.contiguous().mT):
+        torch.testing.assert_close(boundary_weight(laid), 1 + 5 * (mean - mask).abs(), rtol=1e-14, atol=1e-14)
+
+
 def test_balanced_bce_equals_bce_with_class_weights() -> None:
     output, target = binary_case()
     mask = target.float()
