@@ -8,6 +8,8 @@ with the convolution in front of them. In training MobileSAM's own modules would
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
+from typing import Any, NamedTuple
 
 import torch
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
@@ -115,7 +117,8 @@ class WindowAttention(nn.Module):
 
     Args:
         shape: the block's numbers.
-        fused: scaled_dot_product_attention; False builds the score matrix.
+        fused: scaled_dot_product_attention, and nothing is computed for the padding of windows; False builds the score
+            matrix of whole windows.
     """
 
     distances: Tensor
@@ -124,6 +127,7 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.num_heads = shape.heads
         self.scale = (shape.dim // shape.heads) ** -0.5
+        self.window_size = shape.window
         self.fused = fused
         self.norm = nn.LayerNorm(shape.dim)
         self.qkv = nn.Linear(shape.dim, 3 * shape.dim)
@@ -148,17 +152,63 @@ class WindowAttention(nn.Module):
             k = torch.cat([k, prefix_k.expand(x.shape[0], -1, -1, -1)], dim=2)
             v = torch.cat([v, prefix_v.expand(x.shape[0], -1, -1, -1)], dim=2)
             bias = pad(bias, (0, prefix.shape[-2]))
+        return self.proj(self._attended(q, k, v, bias).reshape(x.shape))
+
+    def on_map(self, x: Tensor) -> Tensor:
+        """`forward` of a map's windows, without their padding.
+
+        The tokens of the padding are all the same: they give a window one key k₀ and value v₀ together, whose bias of a query is
+        log Σ exp(bias) over their places, since Σ exp(q·k₀ + bias) = exp(q·k₀) Σ exp(bias).
+
+        Args:
+            x: (B, h, w, C), not normed.
+
+        Returns:
+            As ``x``.
+        """
+        batch, height, width, dim = x.shape
+        side = self.window_size
+        parts = _parts(height, width, side)
+        order, back = _window_order(parts, batch, height, width, device=x.device)
+        tokens = self.norm(_Reordered.apply(x.reshape(-1, dim), order, back))  # the last one is of the padding
+        *owns, padding = self.qkv(tokens).split([batch * part.tokens for part in parts] + [1])
+        bias, found = self.biases(), []
+        for part, own in zip(parts, owns, strict=True):
+            q, k, v = self._by_head(own.unflatten(0, (-1, part.rows * part.columns)))
+            mine = bias
+            if part.rows * part.columns < side**2:
+                inside = _inside(part, side, device=x.device)
+                queries = bias[:, inside]
+                mine = torch.cat([queries[..., inside], queries[..., ~inside].logsumexp(-1, keepdim=True)], dim=-1)
+                _, padding_k, padding_v = (one.expand(len(q), -1, -1, -1) for one in self._by_head(padding[None]))
+                k, v = torch.cat([k, padding_k], dim=2), torch.cat([v, padding_v], dim=2)
+            found.append(self._attended(q, k, v, mine).reshape(-1, dim))
+        return _Reordered.apply(self.proj(torch.cat(found)), back, order[:-1]).view(x.shape)
+
+    def skips_padding(self) -> bool:
+        """Whether `on_map` may stand for `forward`: every token by itself goes through the linear layers, and nobody watches."""
+        layers = (self.qkv, self.proj)
+        alone = all(isinstance(layer, nn.Linear) or getattr(layer, "tokens_alone", False) for layer in layers)
+        watched = (one._forward_hooks or one._forward_pre_hooks for one in (self, self.norm, *layers))
+        return self.fused and alone and isinstance(self.norm, nn.LayerNorm) and not any(watched)
+
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """(B', heads, N, d) and (B', heads, M, d) to (B', N, heads, d)."""
         if self.fused:
             # With a fourth dimension, or CPUs build the score matrix.
             out = scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype), scale=self.scale)
         else:
             out = full_attention(q, k, v, scale=self.scale, bias=bias)
-        return self.proj(out.transpose(1, 2).reshape(x.shape))
+        return out.transpose(1, 2)
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normed tokens (B', …, C) to queries, keys and values, (B', heads, N, C/heads) each."""
-        q, k, v = self.qkv(x).flatten(1, -2).unflatten(-1, (self.num_heads, 3, -1)).permute(3, 0, 2, 1, 4).unbind(0)
-        return q, k, v
+        return self._by_head(self.qkv(x).flatten(1, -2))
+
+    def _by_head(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B', N, 3C) to three of (B', heads, N, C/heads). Split along the last dimension: their gradients are joined in one copy."""
+        q, k, v = qkv.unflatten(-1, (self.num_heads, -1)).chunk(3, dim=-1)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def biases(self) -> Tensor:
         """(heads, N, N): what is added to the score of each query and key."""
@@ -170,6 +220,79 @@ def _distances(window: int) -> Tensor:
     place = torch.arange(window**2, device="cpu")  # of no checkpoint, so that a model made without memory has it too
     rows, columns = place // window, place % window
     return (rows[:, None] - rows).abs() * window + (columns[:, None] - columns).abs()
+
+
+class _Part(NamedTuple):
+    """Windows of a map that hold equally much of it.
+
+    Args:
+        top, left: where they begin.
+        down, across: how many there are.
+        rows, columns: how much of each lies on the map.
+    """
+
+    top: int
+    left: int
+    down: int
+    across: int
+    rows: int
+    columns: int
+
+    @property
+    def tokens(self) -> int:
+        return self.down * self.across * self.rows * self.columns
+
+
+def _parts(height: int, width: int, side: int) -> list[_Part]:
+    """Whole windows, those cut at the right, at the bottom and in the corner, as far as there are any."""
+
+    def along(length: int) -> list[tuple[int, int, int]]:
+        whole, rest = divmod(length, side)
+        return [part for part in ((0, whole, side), (whole * side, 1, rest)) if part[1] and part[2]]
+
+    return [
+        _Part(top, left, down, across, rows, columns)
+        for (top, down, rows), (left, across, columns) in product(along(height), along(width))
+    ]
+
+
+def _window_order(
+    parts: list[_Part], batch: int, height: int, width: int, *, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Which token of the maps (B·h·w) comes next where windows follow each other, part by part, and one more; and where each
+    token is then."""
+    places = torch.arange(batch * height * width, device=device).view(batch, height, width)
+    found = []
+    for part in parts:
+        own = places[:, part.top :, part.left :][:, : part.down * part.rows, : part.across * part.columns]
+        own = own.reshape(batch, part.down, part.rows, part.across, part.columns)
+        found.append(own.transpose(2, 3).flatten())
+    order = torch.cat(found)
+    back = torch.empty_like(order)
+    back[order] = places.flatten()
+    return torch.cat([order, order.new_zeros(1)]), back
+
+
+def _inside(part: _Part, side: int, *, device: torch.device) -> Tensor:
+    """(side²,) bool: which places of a window lie on the map."""
+    along = torch.arange(side, device=device)
+    return ((along < part.rows)[:, None] & (along < part.columns)).flatten()
+
+
+class _Reordered(torch.autograd.Function):
+    """Rows (N, C) in another order, and zeros behind them where it has more; backward puts them back in one copy."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(order, back)
+        found = rows.index_select(0, order)
+        found[len(rows) :] = 0
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        order, back = ctx.saved_tensors
+        return _Reordered.apply(grad, back, order), None, None
 
 
 class Mlp(nn.Module):
@@ -210,6 +333,8 @@ class TinyViTBlock(nn.Module):
         """x + attention(x), on the stage's own map."""
         if self.downsample is not None:
             x = _on_maps(self.downsample, x)
+        if isinstance(self.attn, WindowAttention) and self.attn.skips_padding():
+            return x + self.attn.on_map(x)
         windows, padded = window_partition(x, self.window_size)
         return x + window_unpartition(self.attn(windows), self.window_size, padded, x.shape[1:3])
 

@@ -95,6 +95,11 @@ class AdaptedLinear(nn.Module):
         self.base = base
         self.adapters = nn.ModuleDict(adapters)
 
+    @property
+    def tokens_alone(self) -> bool:
+        """Whether each token goes through by itself, whatever map it is part of."""
+        return all(adapter.core is None for adapter in self.adapters.values())
+
     def forward(self, tokens: Tensor) -> Tensor:
         plain = self.base(tokens)
         adapters: list[LowRank] = list(self.adapters.values())  # type: ignore[arg-type]

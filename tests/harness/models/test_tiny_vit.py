@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.plain_training import AnySize, own_sam
-from harness.methods.configs import LoRAConfig
+from harness.methods.configs import LoRAConfig, NASLoRAConfig
 from harness.methods.full import Full, FullConfig
 from harness.methods.lora import LoRA
+from harness.methods.naslora import NASLoRA
 from harness.models.build import build_segmenter, require_checkpoint
 from harness.models.catalog import backbone, decoder_parameters, encoder_parameters
 from harness.models.original_sam import sam_state_dict
@@ -171,3 +172,41 @@ def test_windows_and_maps_are_those_of_the_stage() -> None:
     assert [(block.dim, block.heads, block.window, block.scale) for block in shape.blocks] == (
         [(128, 4, 7, 2)] * 2 + [(160, 5, 14, 1)] * 6 + [(320, 10, 7, 1)] * 2
     )
+
+
+@pytest.mark.parametrize("sides", [(3, 5), (14, 14), (16, 15), (7, 23)])
+def test_what_is_computed_without_padding_is_what_whole_windows_give(sides: tuple[int, int]) -> None:
+    segmenter: Any = build_segmenter("tiny_mobile_sam", task="binary", image_size=64)
+    LoRA(LoRAConfig()).attach(segmenter)
+    generator = torch.Generator().manual_seed(0)
+    for block in segmenter.encoder.requires_grad_(True).double().blocks:
+        block.downsample = None
+        for name, parameter in block.attn.named_parameters():
+            if name.endswith(
+                (".up", "norm.bias", "attention_biases")
+            ):  # which start at zero, as does all that is padding
+                parameter.data.normal_(std=0.5, generator=generator)
+        x = torch.randn(2, *sides, block.mlp.fc1.in_features, generator=generator, dtype=torch.float64).requires_grad_()
+        found = []
+        for block.attn.fused in (True, False):
+            output = block.attention_half(x)
+            weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
+            gradients = torch.autograd.grad((output * weights).sum(), [x, *block.attn.parameters()])
+            found.append([output.detach(), *gradients])
+        for place, (mine, whole) in enumerate(zip(*found, strict=True)):
+            _require_near(mine, whole, str(place), tolerance=1e-12)
+
+
+def test_windows_stay_whole_for_who_reads_them_as_maps_or_watches() -> None:
+    segmenter: Any = build_segmenter("tiny_mobile_sam", task="binary", image_size=64)
+    attentions = [block.attn for block in segmenter.encoder.blocks]
+    assert all(attn.skips_padding() for attn in attentions)
+    seen: list[Tensor] = []
+    handle = attentions[0].qkv.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    images = torch.zeros(1, 3, 64, 64)
+    segmenter.encode(images)
+    assert seen[0].shape[1:3] == (attentions[0].window_size,) * 2
+    handle.remove()
+    assert attentions[0].skips_padding()
+    NASLoRA(NASLoRAConfig()).attach(segmenter)
+    assert not any(attn.skips_padding() for attn in attentions)
