@@ -26,7 +26,7 @@ from harness.models.dense_decoders import dense_decoder
 from harness.models.dinov3_encoder import DINOv3Encoder
 from harness.models.known import Backbone
 from harness.models.mask2former import Mask2FormerDecoder
-from harness.models.mask_decoder import BatchedMaskDecoder, plain_mask_decoder
+from harness.models.mask_decoder import BatchedMaskDecoder, TokenMaskDecoder, plain_mask_decoder
 from harness.models.original_sam import DECODER, ENCODER, PROMPTS, SAM_ENCODERS, prompt_encoder_of, published
 from harness.models.sam2 import PlainSAM2Decoder, SAM2Encoder, SAM2MaskDecoder, is_memory
 from harness.models.sam3_encoder import SAM3Encoder, trunk_state
@@ -71,7 +71,7 @@ def build_segmenter(
         checkpoint: a SAM ``.pth`` or ``.safetensors`` file, the weights of a timm encoder, or SAM 3's; None for random weights.
         head_seed: seeds whatever no checkpoint brings.
         fused_attention: False builds attention scores as segment_anything does.
-        batched_decoder: False decodes one image after the other as segment_anything does.
+        batched_decoder: False decodes one image after the other and upscales by convolutions, as segment_anything does.
         activation_checkpointing: recompute block activations in backward.
         strict_loading: ``released`` leaves SAM's positional encoding random after loading (quirk 12).
         spare_tokens: ``released`` leaves SAM's mask tokens 1-3 out of the decoder (quirk 14).
@@ -105,7 +105,8 @@ def build_segmenter(
         return DenseSegmenter(encoder=encoder, decoder=dense, binary=task == "binary")
     tokens = mask_tokens if task == "multiclass" else 1
     with seeded(head_seed + 1):
-        kind = SAM2MaskDecoder if isinstance(plain_decoder, PlainSAM2Decoder) else BatchedMaskDecoder
+        own = TokenMaskDecoder if shape.stem and batched_decoder else BatchedMaskDecoder
+        kind = SAM2MaskDecoder if isinstance(plain_decoder, PlainSAM2Decoder) else own
         mask_decoder = kind(plain_decoder, mask_tokens=tokens, spare_tokens=spare_tokens == "intended")
         if tokens > 1:
             with torch.no_grad():

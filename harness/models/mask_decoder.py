@@ -15,6 +15,7 @@ import torch
 from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.mask_decoder import MLP, MaskDecoder
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear
 
 from harness.models.decoder_shape import SPARE_TOKENS, DecoderShape
 
@@ -78,7 +79,7 @@ class BatchedMaskDecoder(nn.Module):
             sparse_prompt: (B, n, D), tokens of a box or of points; None without a prompt.
         """
         embedding, *finer = self.maps(embedding)
-        batch, dim, height, width = embedding.shape
+        batch, _, height, width = embedding.shape
         spare = [self.spare_tokens] if self.attends_to_spare_tokens else []
         leading = self.leading_tokens()
         tokens = torch.cat([*leading, self.mask_tokens, *spare]).expand(batch, -1, -1)
@@ -86,9 +87,8 @@ class BatchedMaskDecoder(nn.Module):
             tokens = torch.cat([tokens, sparse_prompt], dim=1)
         attended, image = self.transformer(embedding + dense_prompt, positions.expand(batch, -1, -1, -1), tokens)
         masks = attended[:, len(leading) : len(leading) + len(self.mask_tokens)]
-        upscaled = self.upscaled(image.transpose(1, 2).reshape(batch, dim, height, width), finer)
-        logits = torch.einsum("bkc,bchw->bkhw", self.hypernetwork(masks), upscaled)
-        return logits, masks
+        at = (height, width)
+        return self.logits(self.hypernetwork(masks), image, at=at, finer=finer), masks
 
     def maps(self, embedding: Tensor) -> list[Tensor]:
         """What the encoder gives as the map (B, D, h, w) that tokens attend to, and finer ones for `upscaled`, if any."""
@@ -97,6 +97,18 @@ class BatchedMaskDecoder(nn.Module):
     def leading_tokens(self) -> list[Tensor]:
         """What stands in front of the mask tokens, (1, D) each."""
         return [self.iou_token.weight]
+
+    def logits(self, weights: Tensor, image: Tensor, *, at: tuple[int, int], finer: Sequence[Tensor]) -> Tensor:
+        """Mask logits (B, K, 4h, 4w).
+
+        Args:
+            weights: (B, K, D / 8), of the hypernetwork.
+            image: (B, h·w, D), the attended map.
+            at: h and w.
+            finer: see `maps`.
+        """
+        upscaled = self.upscaled(image.transpose(1, 2).reshape(image.shape[0], -1, *at), finer)
+        return torch.einsum("bkc,bchw->bkhw", weights, upscaled)
 
     def upscaled(self, image: Tensor, finer: Sequence[Tensor]) -> Tensor:
         """The attended map (B, D, h, w) at four times its resolution, (B, D / 8, 4h, 4w)."""
@@ -126,3 +138,29 @@ class BatchedMaskDecoder(nn.Module):
                 continue
             state[renamed[old] + name.removeprefix(old) if old else name] = tensor
         return state
+
+
+class TokenMaskDecoder(BatchedMaskDecoder):
+    """The same, equal to rounding, whose upscaling stays with tokens until their logits are known.
+
+    Both transposed convolutions make of one place 2 × 2 without a look at its neighbours: they are linear layers of tokens,
+    and the norm between them is a layer norm. Maps lie in memory as kernels want them, forward and backward.
+    """
+
+    def logits(self, weights: Tensor, image: Tensor, *, at: tuple[int, int], finer: Sequence[Tensor]) -> Tensor:
+        layers: Any = self.output_upscaling
+        first, norm, act, second, last = layers
+        middle = _doubled(image, first)
+        middle = act(layer_norm(middle, [len(norm.weight)], norm.weight, norm.bias, norm.eps))
+        fine = last(_doubled(middle, second))  # (B, h·w, 4, 4, D / 8)
+        # In this order the gradient of the map lies in memory as the map does.
+        found = (fine.flatten(1, -2) @ weights.transpose(1, 2)).transpose(1, 2)
+        height, width = at
+        found = found.view(*found.shape[:2], height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return found.reshape(*found.shape[:2], 4 * height, 4 * width)
+
+
+def _doubled(tokens: Tensor, convolution: Any) -> Tensor:
+    """A transposed convolution with 2 × 2 kernels two apart: tokens (…, C) to (…, 4, C'), the four in rows."""
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # of (C, C', 2, 2)
+    return linear(tokens, weight, convolution.bias.repeat(4)).unflatten(-1, (4, -1))

@@ -12,15 +12,15 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import torch
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, gelu, linear, pad, scaled_dot_product_attention
+from torch.nn.functional import conv2d, gelu, layer_norm, linear, pad, scaled_dot_product_attention
 
 from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution
 from harness.methods.parts.sites import TokenGrid
 from harness.models.rotary import full_attention
 from harness.models.sam_encoder import run_blocks
-from harness.models.timm_encoder import sam_neck
 
 _CLASSES = 1000
 
@@ -349,6 +349,31 @@ def _on_maps(layer: nn.Module, tokens: Tensor) -> Tensor:
     return layer(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+class _PointwiseConv(nn.Conv2d):
+    """A 1x1 convolution as a linear layer of tokens."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return linear(maps.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class _ChannelNorm(LayerNorm2d):
+    """segment_anything's norm over channels as a layer norm of tokens."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        tokens = maps.permute(0, 2, 3, 1)
+        return layer_norm(tokens, [len(self.weight)], self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+def token_neck(dim: int, neck_dim: int) -> nn.Sequential:
+    """`harness.models.timm_encoder.sam_neck` for maps whose channels lie side by side in memory, as tokens' do."""
+    return nn.Sequential(
+        _PointwiseConv(dim, neck_dim, kernel_size=1, bias=False),
+        _ChannelNorm(neck_dim),
+        nn.Conv2d(neck_dim, neck_dim, kernel_size=3, padding=1, bias=False),
+        _ChannelNorm(neck_dim),
+    )
+
+
 class TinyViTEncoder(nn.Module):
     """Images (B, 3, H, W) to an embedding (B, neck_dim, H/16, W/16); H and W are multiples of 16.
 
@@ -363,7 +388,7 @@ class TinyViTEncoder(nn.Module):
         self.patch_embed = PatchEmbed(shape.stem[:2])
         self.first = FirstStage(shape.stem[2:])
         self.blocks = nn.ModuleList(TinyViTBlock(block, fused=fused) for block in shape.blocks)
-        self.neck = sam_neck(shape.dim, shape.neck_dim)
+        self.neck = token_neck(shape.dim, shape.neck_dim)
         self.shape = shape
         self.grid = TokenGrid()
         self.activation_checkpointing = activation_checkpointing

@@ -19,8 +19,10 @@ from harness.methods.lora import LoRA
 from harness.methods.naslora import NASLoRA
 from harness.models.build import build_segmenter, require_checkpoint
 from harness.models.catalog import backbone, decoder_parameters, encoder_parameters
+from harness.models.mask_decoder import BatchedMaskDecoder, TokenMaskDecoder
 from harness.models.original_sam import sam_state_dict
 from harness.models.segmenter import Segmenter
+from harness.models.timm_encoder import sam_neck
 from harness.system.errors import UsageError
 from tests.harness.models import mobile_sam_oracle as oracle
 
@@ -210,3 +212,40 @@ def test_windows_stay_whole_for_who_reads_them_as_maps_or_watches() -> None:
     assert attentions[0].skips_padding()
     NASLoRA(NASLoRAConfig()).attach(segmenter)
     assert not any(attn.skips_padding() for attn in attentions)
+
+
+def test_neck_and_upscaling_of_tokens_are_those_of_maps() -> None:
+    segmenter: Any = build_segmenter("tiny_mobile_sam", task="binary", image_size=64, head_seed=3).double()
+    neck, decoder = segmenter.encoder.neck, segmenter.mask_decoder
+    assert type(decoder) is TokenMaskDecoder
+    generator = torch.Generator().manual_seed(0)
+    for parameter in (*neck.parameters(), *decoder.parameters()):
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    plain = sam_neck(neck[0].in_channels, neck[0].out_channels).double()
+    plain.load_state_dict(neck.state_dict())
+    maps = torch.randn(2, neck[0].in_channels, 4, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    for name, pair in _both(lambda layer: layer(maps), neck, plain, maps).items():
+        _require_near(*pair, name, tolerance=1e-12)
+
+    image = torch.randn(2, 24, decoder.spare_tokens.shape[1], generator=generator, dtype=torch.float64).requires_grad_()
+    weights = torch.randn(2, 3, image.shape[2] // 8, generator=generator, dtype=torch.float64).requires_grad_()
+
+    def logits(form: Any) -> Tensor:
+        return form.logits(decoder, weights, image, at=(4, 6), finer=[])
+
+    upscaling = list(decoder.output_upscaling.parameters())
+    for name, pair in _both(logits, TokenMaskDecoder, BatchedMaskDecoder, image, weights, *upscaling).items():
+        _require_near(*pair, name, tolerance=1e-12)
+    whole = build_segmenter("tiny_mobile_sam", task="binary", image_size=64, batched_decoder=False)
+    assert type(whole.mask_decoder) is BatchedMaskDecoder
+
+
+def _both(function: Any, one: Any, other: Any, *inputs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Outputs of both forms and their gradients by ``inputs`` and, of modules, by their parameters."""
+    found = []
+    for form in (one, other):
+        own = list(form.parameters()) if isinstance(form, nn.Module) else []
+        output = function(form)
+        scale = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
+        found.append([output.detach(), *torch.autograd.grad((output * scale).sum(), [*inputs, *own])])
+    return {str(place): pair for place, pair in enumerate(zip(*found, strict=True))}
