@@ -178,9 +178,7 @@ def test_the_verdict_follows_the_interval(low: float, high: float, words: str) -
     assert verdict(None) == "not to be judged against"
 
 
-def test_a_page_that_was_changed_by_hand_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], rendered: dict[Path, str]
-) -> None:
+def test_a_page_that_was_changed_by_hand_is_told(tmp_path, capsys, rendered: dict[Path, str]) -> None:
     page = ROOT / "docs" / "findings.md"
     changed = {tmp_path / "findings.md": rendered[page]}
     (tmp_path / "findings.md").write_text(rendered[page].replace("+", "-", 1), encoding="utf-8")

@@ -31,10 +31,8 @@ def runs_of(made: Plan) -> list[Run]:
 
 def finish(results: Path, made: Plan) -> None:
     for job in made.jobs:
-        scores = {
-            "best": {"test": {"s_measure": 0.9, "e_max": 0.8, "weighted_f": 0.7, "iou": 0.6, "dice": 0.5, "mae": 0.1}}
-        }
-        RecordStore(results).write(Record(run=job.run, key=job.run.key, code="OK", scores=scores))
+        test = {"s_measure": 0.9, "e_max": 0.8, "weighted_f": 0.7, "iou": 0.6, "dice": 0.5, "mae": 0.1}
+        RecordStore(results).write(Record(run=job.run, key=job.run.key, code="OK", scores={"best": {"test": test}}))
 
 
 @pytest.fixture
@@ -54,10 +52,8 @@ def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, st
     assert page.read_text().startswith("# ")
     assert "MISSING" not in text
     assert "n = 1 (seed 0)" in text
-    assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| decoder", "| lora"))] == [
-        "| decoder",
-        "| lora",
-    ]
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| decoder", "| lora"))]
+    assert rows == ["| decoder", "| lora"]
 
 
 def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(samples: Path, tmp_path: Path) -> None:
@@ -71,20 +67,12 @@ def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(sa
     assert "published" not in text.lower()
 
 
-def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_them(
-    samples: Path, tmp_path: Path
-) -> None:
+def test_a_study_keeps_its_own_rows_and_gets_those_that_were_asked_for_beside_them(samples, tmp_path) -> None:
     entries = (Variant(method="lora", options={"rank": 6}), Variant(method="lora"), Variant(method="ssf"))
     made = planned(samples, tmp_path, entries=entries, seeds=(4, 2))
-    given = study_from_dict(
-        {
-            "title": "t",
-            "protocol": "demo",
-            "benchmarks": ["leaf"],
-            "entries": ["decoder", {"label": "three", "method": "lora"}],
-        },
-        name="mine",
-    )
+    three = {"label": "three", "method": "lora"}
+    asked = {"title": "t", "protocol": "demo", "benchmarks": ["leaf"], "entries": ["decoder", three]}
+    given = study_from_dict(asked, name="mine")
     found = narrowed(given, runs_of(made), Papers())
     assert [(entry.label, entry.options) for entry in found.entries] == [
         ("three", {}),

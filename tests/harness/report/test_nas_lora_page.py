@@ -105,14 +105,13 @@ def test_a_fused_cell_dispatches_about_half_of_the_operators() -> None:
     found = []
     for style in ("darts", "linear"):
         for fused in (True, False):
-            cell = Cell(
-                parse_operations("all", style=style),
-                channels=3,
-                style=style,
-                alpha_std=1e-3,
-                generator=torch.Generator().manual_seed(0),
-                fused=fused,
-            )
+            made: Any = {
+                "style": style,
+                "alpha_std": 1e-3,
+                "generator": torch.Generator().manual_seed(0),
+                "fused": fused,
+            }
+            cell = Cell(parse_operations("all", style=style), channels=3, **made)
             maps = torch.randn(4, 3, 14, 14, requires_grad=True)
             found.append(operators(lambda cell=cell, maps=maps: cell(maps).sum().backward()))  # type: ignore[misc]
     # torch's versions differ by a few operators.

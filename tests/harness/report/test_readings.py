@@ -31,9 +31,7 @@ FIELDS = {
     "alternate": ["both", "iteration", "joint"],
     "residual": [False, True],
     "cell": [
-        {"style": "darts", "norm": "batch"},
-        {"style": "linear", "norm": "batch"},
-        {"style": "darts", "norm": "none"},
+        {"style": style, "norm": norm} for style, norm in (("darts", "batch"), ("linear", "batch"), ("darts", "none"))
     ],
 }
 WORTH = {"scale": 4.0, "residual": -2.0}

@@ -25,15 +25,11 @@ from tests.harness.report.sample import record
 def history(epochs: int) -> list[dict[str, Any]]:
     return [
         {
-            "epoch": epoch,
-            "loss": 1 / epoch,
-            "lr": 0.001 / epoch,
+            "epoch": epoch, "loss": 1 / epoch, "lr": 0.001 / epoch, "seconds": 2.0, "updates": {"weights": 3},
             "val": {"s_measure": 0.5 + 0.1 * epoch} if epoch % 2 == 0 else {},
-            "seconds": 2.0,
-            "updates": {"weights": 3},
         }
         for epoch in range(1, epochs + 1)
-    ]
+    ]  # fmt: skip
 
 
 def searched() -> Record:
@@ -67,9 +63,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_is_shown_with_rules_curve_mixtures_cost_and_files(
-    results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_is_shown_with_rules_curve_mixtures_cost_and_files(results, capsys) -> None:
     one = searched()
     assert main([one.key, "--results", str(results)]) == 0
     shown = capsys.readouterr().out
@@ -117,9 +111,7 @@ def test_json_holds_what_the_page_shows(results: Path, capsys: pytest.CaptureFix
         (["0", "--results", "nowhere"], "results folder nowhere does not exist"),
     ],
 )
-def test_what_cannot_be_shown_is_one_line(
-    words: list[str], said: str, results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_shown_is_one_line(words: list[str], said: str, results, capsys) -> None:
     assert main([*(words if "--results" in words else [*words, "--results", str(results)])]) == 2
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n")) == ("", 1)
@@ -128,13 +120,8 @@ def test_what_cannot_be_shown_is_one_line(
 
 def test_two_runs_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = record(0.9, seed=1, cost={"step_time_s": 0.5}, rules={"image_size": 64, "budget": "epochs"})
-    second = record(
-        0.92,
-        seed=2,
-        config={"rank": 6},
-        rules={"image_size": 128, "budget": "updates"},
-        cost={"step_time_s": 0.25, "gpu_hours": 1.0},
-    )
+    rules = {"image_size": 128, "budget": "updates"}
+    second = record(0.92, seed=2, config={"rank": 6}, rules=rules, cost={"step_time_s": 0.25, "gpu_hours": 1.0})
     for one in (first, second):
         RecordStore(tmp_path).write(one)
     assert main(["--compare", first.key, second.key, "--results", str(tmp_path)]) == 0
@@ -181,9 +168,7 @@ def test_several_runs_of_one_beginning_are_named(tmp_path: Path, capsys: pytest.
         (["decoder"], "decoder on kvasir, seed 0: OK"),
     ],
 )
-def test_a_run_is_found_by_the_words_of_a_cell(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_is_found_by_the_words_of_a_cell(words: list[str], said: str, tmp_path, capsys) -> None:
     made = [record(seed=0), record(seed=1), record(method="decoder"), record(config={"rank": 9}, variant="wide")]
     for one in made:
         RecordStore(tmp_path).write(one)
@@ -200,9 +185,7 @@ def test_words_that_fit_several_runs_name_them(tmp_path: Path, capsys: pytest.Ca
     assert f"{record(seed=1).key} (lora on kvasir, seed 1, demo, tiny)" in said
 
 
-def test_a_long_list_of_one_folders_own_runs_says_how_many_it_leaves_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_long_list_of_one_folders_own_runs_says_how_many_it_leaves_out(tmp_path, capsys) -> None:
     here, there = RecordStore(tmp_path / "here"), RecordStore(tmp_path / "there")
     for seed in range(42):
         here.write(record(seed=seed))

@@ -59,9 +59,7 @@ def test_words_of_a_row_are_folded_and_numbers_are_not() -> None:
     assert sum("88.0 ± 0.1 (3)" in line for line in lines) == 1
 
 
-def test_long_lines_are_folded_between_words_on_a_terminal_alone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_long_lines_are_folded_between_words_on_a_terminal_alone(monkeypatch, capsys) -> None:
     text = "    " + " ".join(["Kvasir-SEG,"] * 20) + "\n\nshort\n"
     monkeypatch.setattr("harness.system.streams.terminal_width", lambda stream: 0)
     show_text(text)

@@ -47,34 +47,18 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = _run(seed) if code == "OK" else replace(_run(seed), method="lora", variant="lora", method_config={})
         history = [{"epoch": e, "loss": loss, "lr": 1e-3, "val": {"s_measure": val}} for e, loss, val in EPOCHS]
         shares = [{"blocks.0.qkv": [0.125] * 8}, {"blocks.0.qkv": [0.3, *[0.1] * 7]}]
-        record = Record(
-            run=run,
-            key=run.key,
-            code=code,
-            history=history,
-            architecture=shares,
-            scores=scores if code == "OK" else {},
-        )
+        of_code: Any = {"code": code, "scores": scores if code == "OK" else {}}
+        record = Record(run=run, key=run.key, history=history, architecture=shares, **of_code)
         RecordStore(root).write(record, masks_png=masks)
     return root
 
 
 def _export(archive: Path, target: str, out: Path) -> None:
     """In a process of its own: some of them keep a folder, or a service, for as long as they live."""
-    command = [
-        sys.executable,
-        "-m",
-        "harness",
-        "records",
-        "export",
-        "--to",
-        target,
-        str(out),
-        "--results",
-        str(archive),
-    ]
+    words = ["records", "export", "--to", target, str(out), "--results", str(archive)]
+    quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+        [sys.executable, "-m", "harness", *words], capture_output=True, text=True, check=False, env=quiet
     )
     assert done.returncode == 0, done.stderr
     assert "2 runs" in done.stdout
@@ -156,13 +140,8 @@ def test_trackio_holds_the_record(archive: Path, tmp_path: Path) -> None:
         "import json; from trackio.sqlite_storage import SQLiteStorage as S; runs = S.get_runs('demo'); "
         "print(json.dumps([len(runs), S.get_logs('demo', runs[0]), S.get_run_config('demo', runs[0])]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "TRACKIO_DIR": str(tmp_path / "k")},
-    )
+    place = {**os.environ, "TRACKIO_DIR": str(tmp_path / "k")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=place)
     count, logs, config = json.loads(done.stdout)
     assert (count, config["naslora.rank"]) == (2, 3)
     assert [one["train/loss"] for one in logs if "train/loss" in one] == [0.9, 0.5]
@@ -238,9 +217,7 @@ def test_images_of_a_folder_are_scored_into_parquet_too(tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("wrong", ["not installed", "not empty", "no folder", "none meant", "damaged"])
-def test_bad_input_is_one_line_and_nothing_half_written(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: str
-) -> None:
+def test_bad_input_is_one_line_and_nothing_half_written(archive: Path, tmp_path, monkeypatch, capsys, wrong: str):
     out, more = tmp_path / "out", list[str]()
     if wrong == "not installed":
         monkeypatch.setattr(trackers, "find_spec", lambda name: None)

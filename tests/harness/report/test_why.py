@@ -70,9 +70,7 @@ def test_what_is_left_out_is_named_with_the_reason(results: Path, capsys: pytest
     assert "decoder" not in shown
 
 
-def test_conflicting_copies_are_named(
-    results: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_conflicting_copies_are_named(results, tmp_path_factory, capsys) -> None:
     other = tmp_path_factory.mktemp("other")
     RecordStore(other).write(replace(record(0.99, seed=0), finished="2027"))
     merge([other], results)
@@ -97,9 +95,7 @@ def test_a_study_and_a_file_are_tables_too(results: Path, capsys: pytest.Capture
     assert "OOM (2/3)" in capsys.readouterr().out
 
 
-def test_a_tables_file_is_explained_from_its_own_folder(
-    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tables_file_is_explained_from_its_own_folder(results, monkeypatch, capsys) -> None:
     runs = results.parent / "elsewhere" / "runs"  # another value for the same cell
     RecordStore(runs).write(record(0.11, seed=0, method="decoder"))
     monkeypatch.chdir(runs.parent)
@@ -127,9 +123,7 @@ table: {baseline: lora, paper: true}
 """
 
 
-def test_differences_verdicts_means_and_parameters_are_explained(
-    results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_differences_verdicts_means_and_parameters_are_explained(results, capsys) -> None:
     for seed in range(2):
         RecordStore(results).write(record(0.7 + 0.1 * seed, seed=seed, benchmark="leaf", metric="iou"))
         for benchmark, metric in (("kvasir", "s_measure"), ("leaf", "iou")):
@@ -185,9 +179,7 @@ def test_every_cell_of_the_committed_pages_is_explained() -> None:
         (("rank", "lora", "leaf.iou"), "no record"),
     ],
 )
-def test_wrong_words_are_one_line(
-    results: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_words_are_one_line(results, words: tuple[str, ...], message: str, capsys) -> None:
     if message == "no record":
         for path in (results / "records").glob("*.json"):
             path.unlink()

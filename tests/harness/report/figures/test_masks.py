@@ -131,9 +131,7 @@ def test_a_strip_shows_the_median_photograph_and_one_row_a_method(tmp_path: Path
     assert " c (terms of the images: research and education)" in drawing.caption
 
 
-def test_a_strip_without_photographs_or_of_a_seed_without_masks_is_a_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_strip_without_photographs_or_of_a_seed_without_masks_is_a_line(tmp_path, capsys):
     _write(tmp_path, "lora")
     assert verb.main(["strip", "--results", str(tmp_path)]) == 2
     assert "--data" in capsys.readouterr().err

@@ -120,10 +120,8 @@ def test_a_verdict_is_short_and_says_what_differs_and_what_collapsed() -> None:
 
 def test_a_verdict_of_one_seed_ranks_nothing() -> None:
     said = headline_of(runs({"lora": [0.7], "naslora": [0.8]})).verdict
-    assert (
-        said
-        == "Nothing is ranked: no two rows have two seeds each on one benchmark. Highest Kvasir-SEG Sα: NAS-LoRA (80.0, one seed)."
-    )
+    assert said.startswith("Nothing is ranked")
+    assert "NAS-LoRA (80.0, one seed)" in said
 
 
 def test_generated_images_answer_nothing(tmp_path: Path) -> None:
@@ -147,15 +145,9 @@ def test_one_outlier_does_not_stretch_an_axis() -> None:
 
 def test_names_of_rows_are_names_and_options_are_hints() -> None:
     changed = {"alternate": "joint", "residual": True, "scale": 2.0}
-    records = [
-        *runs({"lora": [0.7, 0.8]}),
-        *runs(
-            {"naslora": [0.7, 0.8]},
-            variant="naslora[alternate=joint,residual=True,scale=2.0]",
-            changed=changed,
-            config=changed,
-        ),
-    ]
+    label = "naslora[alternate=joint,residual=True,scale=2.0]"
+    searched = runs({"naslora": [0.7, 0.8]}, variant=label, changed=changed, config=changed)
+    records = [*runs({"lora": [0.7, 0.8]}), *searched]
     names = [one.name for one in headline_of(records).board.standings]
     assert [one.text for one in names] == ["LoRA", "NAS-LoRA, alternate joint, residual +1"]
     assert "scale=2.0" in names[1].hint
@@ -205,19 +197,9 @@ def test_photographs_lie_behind_masks_once_and_only_where_they_may(folder: Path)
     assert withheld.parts[0].strips[0].withheld
 
 
-def test_a_page_a_study_that_was_run_and_one_for_the_other_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = study_from_dict(
-        {
-            "title": "A title",
-            "question": "A question?",
-            "protocol": "demo",
-            "benchmarks": ["kvasir"],
-            "entries": ["lora", "naslora"],
-        },
-        name="asked",
-    )
+def test_a_page_a_study_that_was_run_and_one_for_the_other_rows(tmp_path, monkeypatch) -> None:
+    asked = {"title": "A title", "question": "A question?", "protocol": "demo", "benchmarks": ["kvasir"]}
+    study = study_from_dict({**asked, "entries": ["lora", "naslora"]}, name="asked")
     monkeypatch.setattr("harness.report.html.build.study_names", lambda: ["asked"])
     monkeypatch.setattr("harness.report.html.build.load_study", lambda name: study)
     for one in runs({"lora": [0.7, 0.71, 0.72], "naslora": [0.8, 0.81, 0.82], "bitfit": [0.5, 0.51]}):
@@ -258,24 +240,19 @@ def test_an_error_rate_ranks_the_lowest_first(folder: Path) -> None:
     assert float(means["1 of 3"]) < float(means["2 of 3"]) < float(means["3 of 3"])
 
 
+OWN: dict[str, Any] = {"config": {"lr": 3e-3}}
+
+
 @pytest.mark.parametrize(
     ("run", "rates", "chosen"),
     [
         ({}, "0.001", "card"),
-        ({"config": {"lr": 3e-3}, "changed": {"lr": 3e-3}}, "0.003", "this row"),
-        ({"config": {"lr": 3e-3}}, "0.003", "the method's default"),
+        ({**OWN, "changed": {"lr": 3e-3}}, "0.003", "this row"),
+        (OWN, "0.003", "the method's default"),
         ({"config": {"lr": None, "encoder_lr": 1e-5, "alpha_lr": 0.01}}, "0.001, encoder 1e-05, α 0.01", "card"),
+        ({**OWN, "rules": {"lr": 1e-3, "methods": {"lora": {"lr": 3e-3}}}}, "0.003", "card, for this method"),
         (
-            {"config": {"lr": 3e-3}, "rules": {"lr": 1e-3, "methods": {"lora": {"lr": 3e-3}}}},
-            "0.003",
-            "card, for this method",
-        ),
-        (
-            {
-                "config": {"lr": 3e-3},
-                "changed": {"lr": 3e-3},
-                "tuning": {"chosen": {"lr": 3e-3}, "trials": [{}, {}, {}]},
-            },
+            {**OWN, "changed": {"lr": 3e-3}, "tuning": {"chosen": {"lr": 3e-3}, "trials": [{}] * 3}},
             "0.003",
             "tuned, 3 trials",
         ),
@@ -408,14 +385,7 @@ def test_coordinates_are_rounded_and_shapes_of_letters_are_not() -> None:
         (["--photographs", "some"], "--photographs"),
     ],
 )
-def test_a_mistake_is_one_line(
-    folder: Path,
-    words: list[str],
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_mistake_is_one_line(folder: Path, words: list[str], said: str, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "page.md").touch()
     assert main(["--results", str(folder), *words]) == 2
@@ -425,9 +395,7 @@ def test_a_mistake_is_one_line(
 
 
 @pytest.mark.parametrize("make", ["a page", "a link", "a pipe"])
-def test_a_file_that_is_no_page_of_a_site_is_not_written_over(
-    tmp_path: Path, make: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_is_no_page_of_a_site_is_not_written_over(tmp_path, make: str, capsys) -> None:
     RecordStore(tmp_path).write(record())
     path, theirs = tmp_path / "mine" / "index.html", tmp_path / "theirs.html"
     path.parent.mkdir()
