@@ -8,7 +8,7 @@ import pytest
 
 from harness.dispatch.place import place
 from harness.dispatch.run_jobs import make_executor
-from harness.dispatch.slurm.client import Refused, Slurm, patiently
+from harness.dispatch.slurm.client import Refused, Slurm, client_message, patiently
 from harness.system.errors import UsageError
 
 
@@ -111,6 +111,10 @@ def test_a_refusal_is_not_tried_again():
     with pytest.raises(UsageError, match="Invalid partition"):
         patiently(ask, patience_s=60, say=print)
     assert len(count) == 1
+
+
+def test_messages_are_one_line_without_the_clients_prefixes():
+    assert client_message("sbatch", "sbatch: error: I/O error writing script\n") == "sbatch: I/O error writing script"
 
 
 def test_an_empty_question_starts_no_client(monkeypatch):
