@@ -34,7 +34,6 @@ def _run(file: Path, images: torch.Tensor) -> Sequence[Any]:
 @pytest.mark.parametrize(
     ("method", "backbone_name", "rules", "benchmark"),
     [
-        ("lora", "tiny", {}, "kvasir"),
         ("naslora", "tiny", {}, "kvasir"),  # a DARTS cell folds in part and stays
         ("adapter", "tiny_mobile_sam", {}, "kvasir"),  # nothing of it folds
         ("lora", "tiny_timm", {"decoder": "mask-transformer"}, "trans10k_v2"),

@@ -79,11 +79,11 @@ def test_outputs_and_gradients_are_those_that_mobile_sam_gave(official: Path) ->
         assert float(gradient.norm()) == pytest.approx(EXPECTED["gradients"][names[name]], rel=1e-9), name
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_outputs_at_1024_pixels_are_those_that_mobile_sam_gave(official: Path, fused: bool) -> None:
+def test_outputs_at_1024_pixels_are_those_that_mobile_sam_gave_without_fused_attention_too(official: Path) -> None:
     segmenter = _built(official, 1024)
     for block in segmenter.encoder.blocks:
-        block.attn.fused = fused
+        assert block.attn.fused
+        block.attn.fused = False
     with torch.no_grad():
         found = torch.tensor(oracle.some(segmenter.encode(oracle.images(1024).float())))
     expected = torch.tensor(EXPECTED["1024"]["embedding"])
