@@ -1,13 +1,16 @@
-"""What the contract is checked on: a method with a configuration on a tiny backbone, built afresh for every check."""
+"""What the contract is checked on: a method with a configuration on a tiny backbone, a copy of its own for every check."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from harness.contract.copies import copier
 from harness.methods.base import Method
 from harness.methods.configs import MethodConfig
 from harness.methods.parts.placement import BackboneShape
@@ -21,6 +24,38 @@ from harness.training.losses import build_loss
 IMAGE_SIZE = 64
 """A grid of 4 tokens a side, which tiny's windows of 3 do not divide: padding is part of every check."""
 STEPS = 3
+SEED = 1
+"""Of the method that is trained; those that are only attached have 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What was seen while a method trained for a few steps at a high rate.
+
+    Args:
+        copies: gives the trained segmenter and its method, the caller's own; None where they cannot be copied.
+        declared, marked: the names in the method's parameter groups, and those that ask for a gradient, before the first step.
+        decoder: the names of the mask decoder and head.
+        with_gradient, reached: the names that got a gradient in a step, and those where it was not zero.
+        may_idle: those of ``marked`` of which the method says that they may get none.
+        frozen, changed: the plain segmenter's parameters and buffers that do not train, and those that training changed.
+        losses: of every step.
+        state: the method's, after the last step.
+        draws: whether attaching or training drew from torch's global generator.
+    """
+
+    copies: Callable[[], tuple[Segmenter, Method]] | None
+    declared: set[str]
+    marked: set[str]
+    decoder: set[str]
+    with_gradient: set[str]
+    reached: set[str]
+    may_idle: set[str]
+    frozen: set[str]
+    changed: set[str]
+    losses: list[float]
+    state: dict[str, Tensor]
+    draws: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +95,7 @@ class ContractCase:
 
     def plain(self, *, recompute: bool = False) -> Segmenter:
         """The segmenter without the method; the same weights every time."""
-        segmenter = build_segmenter(
-            self.backbone,
-            task="classification" if self.labels else "binary",
-            image_size=IMAGE_SIZE,
-            head_seed=11,
-            activation_checkpointing=recompute,
-            decoder=self.decoder,
-        )
-        for part in segmenter.modules():
-            if isinstance(part, nn.Dropout):
-                part.p = 0.0
-        return segmenter
+        return _plain(self.backbone, self.decoder, recompute=recompute)()
 
     def attached(self, *, recompute: bool = False, seed: int = 0) -> tuple[Segmenter, Method]:
         segmenter = self.plain(recompute=recompute)
@@ -79,11 +103,59 @@ class ContractCase:
         method.attach(segmenter)
         return segmenter, method
 
-    def trained(self, *, seed: int = 0) -> tuple[Segmenter, Method]:
-        """Attached and trained for a few steps at a high rate, so that the adapter acts."""
-        segmenter, method = self.attached(seed=seed)
-        train_steps(segmenter, method, self, steps=STEPS)
-        return segmenter, method
+    @cached_property
+    def training(self) -> Training:
+        """One training, which every clause looks at."""
+        return self.train()[1]
+
+    def trained(self) -> tuple[Segmenter, Method]:
+        """Attached and trained, so that the adapter acts; the caller's own."""
+        copies = self.training.copies
+        return copies() if copies else self.train()[0]
+
+    def train(self) -> tuple[tuple[Segmenter, Method], Training]:
+        """Attach and train what the method's groups name, all roles on every step."""
+        generator = torch.get_rng_state()
+        segmenter = self.plain()
+        plain: dict[str, Tensor] = {**dict(segmenter.named_parameters()), **dict(segmenter.named_buffers())}
+        before = {name: tensor.detach().clone() for name, tensor in plain.items()}
+        method = self.method(self.config, seed=SEED)
+        method.attach(segmenter)
+        declared = grouped_parameters(method)
+        marked = {name for name, parameter in segmenter.named_parameters() if parameter.requires_grad}
+        segmenter.train()
+        trains = bool(declared) and method.config.trains
+        optimiser = torch.optim.AdamW(declared.values(), lr=1e-2, weight_decay=1e-2) if trains else None
+        losses: list[float] = []
+        with_gradient: set[str] = set()
+        reached: set[str] = set()
+        for _ in range(STEPS if optimiser else 1):
+            loss = self.loss(segmenter, method)
+            losses.append(float(loss.detach()))
+            if not optimiser:
+                continue
+            optimiser.zero_grad()
+            loss.backward()
+            gradients = {name: p.grad for name, p in segmenter.named_parameters() if p.grad is not None}
+            with_gradient |= gradients.keys()
+            reached |= {name for name in gradients.keys() - reached if gradients[name].abs().max() > 0}
+            optimiser.step()
+        trained = {id(parameter) for parameter in grouped_parameters(method).values()}
+        frozen = {name for name, tensor in plain.items() if id(tensor) not in trained}
+        return (segmenter, method), Training(
+            copies=copier((segmenter, method)),
+            declared=set(declared),
+            marked=marked,
+            decoder={name for name, _ in segmenter.decoder_parameters()},
+            with_gradient=with_gradient,
+            reached=reached,
+            may_idle={name for name in marked if method.may_idle(name)},
+            frozen=frozen,
+            changed={name for name in frozen if not torch.equal(plain[name], before[name])},
+            losses=losses,
+            state=method.state(),
+            draws=not torch.equal(torch.get_rng_state(), generator),
+        )
 
     def loss(self, segmenter: Segmenter, method: Method) -> Tensor:
         """Task loss plus the method's auxiliary loss on the subject's images."""
@@ -100,20 +172,25 @@ class ContractCase:
         return loss if extra is None else loss + extra
 
 
-def train_steps(segmenter: Segmenter, method: Method, subject: ContractCase, *, steps: int) -> list[float]:
-    """Train what the method's groups name, all roles on every step; returns the losses."""
-    segmenter.train()
-    if not method.config.trains:
-        return [float(subject.loss(segmenter, method).detach())]
-    optimiser = torch.optim.AdamW(grouped_parameters(method).values(), lr=1e-2, weight_decay=1e-2)
-    losses = []
-    for _ in range(steps):
-        optimiser.zero_grad()
-        loss = subject.loss(segmenter, method)
-        loss.backward()
-        optimiser.step()
-        losses.append(float(loss.detach()))
-    return losses
+@lru_cache
+def _plain(backbone: str, decoder: Decoder, *, recompute: bool) -> Callable[[], Segmenter]:
+    """What gives the plain segmenter: copies of one, or where one cannot be copied, each built."""
+
+    def build() -> Segmenter:
+        segmenter = build_segmenter(
+            backbone,
+            task="classification" if decoder in LABELLING else "binary",
+            image_size=IMAGE_SIZE,
+            head_seed=11,
+            activation_checkpointing=recompute,
+            decoder=decoder,
+        )
+        for part in segmenter.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
+        return segmenter
+
+    return copier(build()) or build
 
 
 def grouped_parameters(method: Method) -> dict[str, nn.Parameter]:

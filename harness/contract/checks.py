@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from harness.contract.case import STEPS, ContractCase, grouped_parameters, logits, train_steps
+from harness.contract.case import SEED, STEPS, ContractCase, grouped_parameters, logits
 from harness.contract.declared import properties, schedule
 from harness.contract.merging import declared_merges
 from harness.contract.placement import placement
@@ -49,33 +49,20 @@ def identity(subject: ContractCase) -> str:
 
 def gradient(subject: ContractCase) -> str:
     """Gradient reaches exactly the declared parameters, each within three steps unless a router passes it by."""
-    segmenter, method = subject.attached()
-    declared = grouped_parameters(method)
-    marked = {name for name, parameter in segmenter.named_parameters() if parameter.requires_grad}
-    require(set(declared) == marked, f"groups and requires_grad differ: {first(set(declared) ^ marked)}")
-    if not method.config.trains:
+    training, config = subject.training, subject.config
+    marked, reached, routed = training.marked, training.reached, training.may_idle
+    require(training.declared == marked, f"groups and requires_grad differ: {first(training.declared ^ marked)}")
+    if not config.trains:
         require(not marked, f"declares that nothing trains, but {first(marked)} does")
         return "nothing trains"
-    decoder = {name for name, _ in segmenter.decoder_parameters()}
-    if not method.config.freezes_decoder:
+    decoder = training.decoder
+    if not config.freezes_decoder:
         require(decoder <= marked, f"mask decoder and head must train: {first(decoder - marked)} does not")
     outside = {name for name in marked - decoder if not name.startswith("encoder.")}
     require(not outside, f"trains {first(outside)}, which is neither encoder nor mask decoder")
-    optimiser = torch.optim.AdamW(declared.values(), lr=1e-2)
-    segmenter.train()
-    reached: set[str] = set()
-    for _ in range(STEPS):
-        optimiser.zero_grad()
-        subject.loss(segmenter, method).backward()
-        for name, parameter in segmenter.named_parameters():
-            if parameter.grad is None:
-                continue
-            require(name in marked, f"{name} is frozen and gets a gradient")
-            if parameter.grad.abs().max() > 0:
-                reached.add(name)
-        optimiser.step()
+    stray = training.with_gradient - marked
+    require(not stray, f"{first(stray)} is frozen and gets a gradient")
     idle = marked - reached
-    routed = {name for name in marked if method.may_idle(name)}
     require(idle <= routed, f"no gradient within {STEPS} steps: {first(idle - routed)}")
     require(not routed or bool(routed & reached), "the router sent nothing to any routed parameter")
     return f"{len(reached)} of {len(marked)} tensors within {STEPS} steps" + (" (routed)" if routed else "")
@@ -95,23 +82,14 @@ def parameter_count(subject: ContractCase) -> str:
 
 def frozen(subject: ContractCase) -> str:
     """Training leaves every frozen weight and every buffer of the backbone bit-identical."""
-    segmenter = subject.plain()
-    parameters = dict(segmenter.named_parameters())
-    buffers = dict(segmenter.named_buffers())
-    before = {name: tensor.detach().clone() for name, tensor in {**parameters, **buffers}.items()}
-    method = subject.method(subject.config, seed=0)
-    method.attach(segmenter)
-    train_steps(segmenter, method, subject, steps=STEPS)
-    trained = {id(parameter) for parameter in grouped_parameters(method).values()}
-    kept = {name: tensor for name, tensor in {**parameters, **buffers}.items() if id(tensor) not in trained}
-    changed = {name for name, tensor in kept.items() if not torch.equal(tensor, before[name])}
+    changed = subject.training.changed
     require(not changed, f"training changes {first(changed)}, which is frozen")
-    return f"{len(kept)} tensors"
+    return f"{len(subject.training.frozen)} tensors"
 
 
 def state(subject: ContractCase) -> str:
     """The state restores bit-identical outputs from a small file, and refuses foreign names and shapes."""
-    segmenter, method = subject.trained(seed=1)
+    segmenter, method = subject.trained()
     saved = method.state()
     trained = grouped_parameters(method)
     own = set(method.own_buffers())
@@ -143,16 +121,12 @@ def state(subject: ContractCase) -> str:
 
 def determinism(subject: ContractCase) -> str:
     """The same seed trains to the same bits, and nothing is drawn from the global generator."""
-    states, losses = [], []
-    for burn in (0, 5):
-        torch.rand(burn)  # another position of the global generator must not matter
-        before = torch.get_rng_state()
-        segmenter, method = subject.attached(seed=3)
-        losses.append(train_steps(segmenter, method, subject, steps=2))
-        require(torch.equal(torch.get_rng_state(), before), "draws from torch's global generator")
-        states.append(method.state())
-    require(losses[0] == losses[1], f"losses differ between two equal runs: {losses[0]} and {losses[1]}")
-    changed = {name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])}
+    once = subject.training
+    torch.rand(5)  # another position of the global generator must not matter
+    _, again = subject.train()
+    require(not once.draws and not again.draws, "draws from torch's global generator")
+    require(once.losses == again.losses, f"losses differ between two equal runs: {once.losses} and {again.losses}")
+    changed = {name for name, tensor in once.state.items() if not torch.equal(tensor, again.state[name])}
     require(not changed, f"{first(changed)} differs between two equal runs")
     return "two runs, the same bits"
 
@@ -160,7 +134,6 @@ def determinism(subject: ContractCase) -> str:
 def finite_under_autocast(subject: ContractCase) -> str:
     """Loss and gradients stay finite under bf16 autocast, parameters stay float32."""
     segmenter, method = subject.trained()
-    segmenter.zero_grad()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = subject.loss(segmenter, method)
     _backward(loss, method)
@@ -186,9 +159,8 @@ def checkpointing(subject: ContractCase) -> str:
     seen = []
     sizes = []
     for recompute in (False, True):
-        segmenter, method = subject.attached(recompute=recompute, seed=4)
-        train_steps(segmenter, method, subject, steps=1)
-        segmenter.zero_grad()
+        segmenter, method = subject.attached(recompute=recompute, seed=SEED)
+        method.load_state(subject.training.state)
         loss, size = _loss_and_kept_bytes(subject, segmenter, method)
         sizes.append(size)
         _backward(loss, method)

@@ -7,6 +7,7 @@ from torch import Tensor
 from harness.contract.case import ContractCase
 from harness.contract.violation import require
 from harness.methods.base import Method
+from harness.models.segmenter import Segmenter
 
 EPOCHS, STEPS = 4, 3
 
@@ -39,7 +40,7 @@ def properties(subject: ContractCase) -> str:
     trains = any(p.requires_grad for p in encoder.parameters())
     require(config.trains_encoder or not trains, "trains_encoder is False, but something in the encoder trains")
     first = config.gradient_from(subject.shape)
-    reached = _blocks_with_gradient(subject)
+    reached = _blocks_with_gradient(subject, segmenter, method)
     if first is None:
         require(
             not reached,
@@ -60,9 +61,8 @@ def _at(method: Method, epoch: int, step: int) -> tuple[object, tuple[tuple[str,
     )
 
 
-def _blocks_with_gradient(subject: ContractCase) -> set[int]:
+def _blocks_with_gradient(subject: ContractCase, segmenter: Segmenter, method: Method) -> set[int]:
     """Blocks whose output gets a gradient in backward, and which therefore backward passes or ends at."""
-    segmenter, method = subject.attached()
     reached: set[int] = set()
     if not method.config.trains:
         return reached

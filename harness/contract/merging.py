@@ -19,8 +19,8 @@ def declared_merges(subject: ContractCase) -> str:
     """Every declared mode merges within its tolerance and reports truly; every other mode is refused."""
     modes: tuple[MergeMode, ...] = ("exact", "conv", "calibrated")
     seen = []
+    _, method = subject.attached()
     for mode in modes:
-        _, method = subject.attached()
         if mode not in method.merge_modes:
             with must_refuse(f"{mode} is not among its merge modes and is accepted"):
                 method.merge(mode, calibration=[subject.images], held_out=[subject.images])
@@ -30,10 +30,11 @@ def declared_merges(subject: ContractCase) -> str:
 
 
 def _merged(subject: ContractCase, mode: MergeMode) -> str:
-    segmenter, method = subject.trained(seed=5)
-    before = logits(segmenter, subject.images)
-    report = method.merge(mode, calibration=[subject.images[:2]], held_out=[subject.images])
-    after = logits(segmenter, subject.images)
+    segmenter, method = subject.trained()
+    calibration, held_out = subject.images[:2], subject.images[2:]
+    before = logits(segmenter, held_out)
+    report = method.merge(mode, calibration=[calibration], held_out=[held_out])
+    after = logits(segmenter, held_out)
     largest, relative = float((after - before).abs().max()), float((after - before).norm() / before.norm())
     require(report.mode == mode, f"the report of {mode} says {report.mode}")
     if report.max_deviation is None or report.relative_deviation is None:
@@ -81,7 +82,8 @@ def _require_plain(subject: ContractCase, segmenter: Segmenter, report: MergeRep
     else:
         encoder.load_state_dict(segmenter.encoder.state_dict(), strict=True)
     with torch.no_grad():
-        largest = float((encoder(subject.images) - segmenter.encoder(subject.images)).abs().max())
+        images = subject.images[2:]
+        largest = float((encoder(images) - segmenter.encoder(images)).abs().max())
     require(
         largest <= MERGE_TOLERANCE,
         f"the plain encoder embeds the {report.mode} merge differently by {largest:.1e}",

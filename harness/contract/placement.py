@@ -30,7 +30,7 @@ def placement(subject: ContractCase) -> str:
     for sites, placed in _placed_at(subject) if "sites" in names else ():
         segmenter = _require_count(placed, f"sites={sites}")
         with torch.no_grad():
-            finite = math.isfinite(float(segmenter(subject.images).masks.sum()))
+            finite = math.isfinite(float(segmenter(subject.images[:2]).masks.sum()))
         require(finite, f"sites={sites}: the logits are not finite")
     for nonsense in ("no-such-blocks", str(subject.shape.depth)):
         with must_refuse(f"blocks={nonsense!r} is accepted"):

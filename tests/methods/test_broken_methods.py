@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from harness.contract.case import ContractCase
+from harness.contract.case import ContractCase, logits
 from harness.contract.checks import CHECKS
 from harness.contract.violation import Violation
 from harness.methods.base import MergeReport
@@ -215,5 +216,54 @@ def test_contract_catches_a_method_that_breaks_it(method: Any, check: str, messa
 
 
 def test_the_method_that_the_broken_ones_start_from_is_right() -> None:
+    subject = ContractCase(method=_Added, config=LoRAConfig())
     for check in CHECKS.values():
-        check(ContractCase(method=_Added, config=LoRAConfig()))
+        check(subject)
+
+
+class _Hooked(_Added):
+    """Right, but with a function of its own making that holds the encoder, as a copy's would hold the original's."""
+
+    def _insert(self, segmenter: Any) -> None:
+        super()._insert(segmenter)
+        encoder = segmenter.encoder
+        encoder.register_forward_hook(lambda module, inputs, output: output + 0 * encoder.pos_embed.sum())
+
+
+class _Patched(_Added):
+    """Right, but with a method of one object in place of its class's, of the same name."""
+
+    def _insert(self, segmenter: Any) -> None:
+        super()._insert(segmenter)
+
+        def forward(neck: nn.Module, maps: torch.Tensor) -> torch.Tensor:
+            return type(neck).forward(neck, maps) * 2
+
+        segmenter.encoder.neck.forward = MethodType(forward, segmenter.encoder.neck)
+
+
+class _Tied(_Added):
+    """Right, but with a second tensor on the memory of a first."""
+
+    def _insert(self, segmenter: Any) -> None:
+        super()._insert(segmenter)
+        self.view = segmenter.encoder.pos_embed.detach()
+
+
+@pytest.mark.parametrize(("method", "copied"), [(_Added, True), (_Hooked, False), (_Patched, False), (_Tied, False)])
+def test_no_clause_sees_what_another_does_to_its_model(method: Any, copied: bool) -> None:
+    subject = ContractCase(method=method, config=LoRAConfig())
+    assert (subject.training.copies is not None) is copied
+    (one, merging), (other, resting), (_, third) = subject.trained(), subject.trained(), subject.trained()
+    before, plain = logits(other, subject.images), logits(subject.plain(), subject.images)
+    assert not torch.equal(before, plain)
+    merging.merge("exact")
+    one.requires_grad_(True)
+    with torch.no_grad():
+        for tensor in (*one.parameters(), *one.buffers()):
+            tensor.zero_()
+    assert torch.equal(logits(other, subject.images), before)
+    assert torch.equal(logits(subject.plain(), subject.images), plain)
+    assert resting.segmenter is other
+    assert resting.state().keys() == third.state().keys() == subject.training.state.keys()
+    assert all(torch.equal(tensor, subject.training.state[name]) for name, tensor in third.state().items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from harness import methods
 from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
+from harness.methods.base import Method
+from harness.methods.configs import MethodConfig
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
@@ -133,7 +136,13 @@ def test_method_fulfils_contract(name: str, options: dict[str, Any], backbone: s
     if decoder == "mask2former":
         pytest.importorskip("transformers")
     config = method_config_class(name)(**options)
-    CHECKS[check](ContractCase(method=METHODS.get(name), config=config, backbone=backbone, decoder=decoder))
+    CHECKS[check](_case(METHODS.get(name), config, backbone, decoder))
+
+
+@lru_cache(maxsize=1)
+def _case(method: type[Method], config: MethodConfig, backbone: str, decoder: Any) -> ContractCase:
+    """The checks of a case, which run one after the other, look at one training."""
+    return ContractCase(method=method, config=config, backbone=backbone, decoder=decoder)
 
 
 @pytest.mark.parametrize(
