@@ -23,7 +23,7 @@ from harness.archive.files import digest, sealed
 from harness.archive.schema import Run
 from harness.dispatch.attempts import Holder
 from harness.dispatch.sweeps import PlannedRun, Sweep, create_sweep, named
-from harness.planning.samples import sample_writer
+from harness.planning.data import sample_writer
 from harness.registry import SEGMENTED
 
 COMMITTED = Path(__file__).parents[1] / "results" / "records"
@@ -52,8 +52,8 @@ def measured(root: Path, *, records: int, planned: int) -> list[dict[str, Any]]:
     """One row a command: what was done before it, seconds of processor time, peak memory."""
     write_archive(root, count=records)
     status, tables = (
-        ["-m", "harness.cli.status", "--results", str(root)],
-        ["-m", "harness.cli.tables", "--results", str(root)],
+        ["-m", "harness", "status", "--results", str(root)],
+        ["-m", "harness", "tables", "--results", str(root)],
     )
     plain = {"SAM_PEFT_RECORD_CACHE": "off"}
     rows = [

@@ -59,7 +59,7 @@ def rows(*, size: str, backbones: Sequence[str], rounds: int) -> dict[str, Row]:
             f"step-{backbone}": Row(words=f"benchmarks.step {model} --rounds {rounds} --methods lora,naslora --peers"),
             f"evaluation-{backbone}": Row(words=f"benchmarks.evaluation {model} --rounds {rounds} --images 16 --peers"),
             f"cost-{backbone}": Row(
-                words=f"harness.cli.cost {model} --rounds {rounds} --methods full,lora,naslora,decoder --shared --json",
+                words=f"harness.__main__ cost {model} --rounds {rounds} --methods full,lora,naslora,decoder --shared --json",
                 prints=True,
             ),
             f"flex-{backbone}": Row(words=f"benchmarks.flex {model} --rounds {rounds}"),

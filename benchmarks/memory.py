@@ -16,10 +16,10 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.saving import add_json, save
-from harness.costing.measure import build_subject
-from harness.costing.memory import peak_memory
-from harness.costing.session import Measured, Session
+from harness.costing.measure import build_subject, peak_memory
+from harness.costing.session import Session
 from harness.models.catalog import resolve_backbone
+from harness.planning.rows import MethodRow
 from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import METHODS, method_config_class
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     # Autocast knows no tensors without content; fp32 needs none.
     with patch("torch.autocast", lambda *_, **__: contextlib.nullcontext()), torch.device(options.device):
         for name in options.methods.split(","):
-            row = Measured(method=name, config=method_config_class(name)(), variant=name)
+            row = MethodRow(method=name, config=method_config_class(name)(), label=name)
             session = Session(
                 rows=[row],
                 backbone=resolve_backbone(options.backbone),

@@ -19,10 +19,10 @@ from benchmarks.saving import add_json, save
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.experiment.experiment import run_experiment
+from harness.planning.data import sample_writer
 from harness.planning.job import Job
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from tabulate import tabulate
 from benchmarks.child import used
 from benchmarks.saving import add_json, save
 from harness.cli.verbs import VERBS
-from harness.planning.samples import sample_writer
+from harness.planning.data import sample_writer
 from harness.registry import SEGMENTED
 
 SEEDS = 28  # x 4 methods x 9 benchmarks = 1,008 runs

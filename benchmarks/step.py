@@ -28,8 +28,7 @@ from benchmarks.saving import add_json, save
 from harness.costing.contestant import RandomImages
 from harness.costing.device import processor_clock, used_by_others, wall_clock
 from harness.costing.flops import FlopCount
-from harness.costing.measure import paired_ratio
-from harness.costing.memory import LiveBytes
+from harness.costing.measure import LiveBytes, paired_ratio
 from harness.methods.configs import ConvLoRAConfig, DecoderOnlyConfig, LoRAConfig, NASLoRAConfig
 from harness.methods.convlora import ConvLoRA
 from harness.methods.decoder import DecoderOnly

@@ -5,6 +5,10 @@ these inside the two; VOC's and nnU-Net's folders; pairs in one folder; CSV file
 ``classes.txt`` names the classes of masks that hold indices, one a line, the background first; without it masks are
 binary, unless COCO or nnU-Net name classes. Lists (``train.txt``, ``val.txt``, ``test.txt``, also in ``splits/``) split an
 undivided folder; otherwise what is missing is carved, as for every benchmark.
+
+Images with one label each lie in ``train/CLASS/*.png``, or in ``CLASS/*.png`` to be split by the harness's rule. The folders'
+names are the classes, in alphabetical order, as far as the training split has them; ``val/`` and ``test/`` are kept where they
+are given.
 """
 
 from __future__ import annotations
@@ -16,19 +20,32 @@ import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from harness.datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair
+from harness.datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair, Sample
 from harness.datasets.reading import coco, decoding, splitting
 from harness.datasets.reading.coco import CocoLayout
 from harness.datasets.reading.folder_benchmark import FolderBenchmark
-from harness.datasets.reading.layouts import Layout, Part, resolve_folder, subfolders
+from harness.datasets.reading.hugging_face import plain_folder
+from harness.datasets.reading.labels import ClassFolders, read_labelled
+from harness.datasets.reading.layouts import Layout, Part, recognise, resolve_folder, subfolders
 from harness.datasets.reading.lists import Arranged, Pairs, read_list, select, split_by_lists
 from harness.datasets.reading.opening import open_image, upright
-from harness.datasets.reading.own_layouts import ALL_IMAGES, ALL_MASKS, SPLITS, OneFolder, OwnCsv, OwnFolders, Patterns
+from harness.datasets.reading.own_layouts import (
+    ALL_IMAGES,
+    ALL_MASKS,
+    IMAGES,
+    MASKS,
+    SPLITS,
+    OneFolder,
+    OwnCsv,
+    OwnFolders,
+    Patterns,
+)
 from harness.datasets.reading.pairing import MASK_EXTENSIONS, bare_key, image_files
 
 _MOST_FOLDERS, _MOST_TOLD = 40, 6
@@ -65,7 +82,7 @@ class OwnBenchmark(FolderBenchmark):
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         """By name and classes: the class itself is in no module where another process could find it."""
-        return _rebuilt, (self.name, self.class_names, self.options)
+        return _rebuilt, (own_benchmark, self.name, self.class_names, self.options)
 
     def layouts(self) -> tuple[Layout, ...]:
         if self.options.images or self.options.masks:
@@ -198,7 +215,6 @@ def own_benchmark(name: str, class_names: Sequence[str]) -> type[Benchmark]:
     """A benchmark class for a folder of one's own.
 
     Args:
-        name: as it is called everywhere.
         class_names: the background first; two make it binary.
     """
     binary = len(class_names) == 2
@@ -214,8 +230,11 @@ def own_benchmark(name: str, class_names: Sequence[str]) -> type[Benchmark]:
     return type("Own", (OwnBenchmark,), described)
 
 
-def _rebuilt(name: str, class_names: Sequence[str], options: DataOptions) -> Benchmark:
-    return own_benchmark(name, class_names)(options)
+MakeClass = Callable[[str, Sequence[str]], type[Benchmark]]
+
+
+def _rebuilt(make: MakeClass, name: str, class_names: Sequence[str], options: DataOptions) -> Benchmark:
+    return make(name, class_names)(options)
 
 
 def own_folder(name: str, folder: Path, options: DataOptions | None = None) -> tuple[type[Benchmark], Path]:
@@ -335,7 +354,6 @@ def shared_names(root: Path, name: str) -> str:
     """Two folders whose files share names, one of them like masks, offered as images and masks; empty where none are.
 
     Args:
-        root: the folder of the data.
         name: what it is called, for the message.
     """
     files = {
@@ -390,3 +408,80 @@ def _at_most(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+UNDIVIDED = ClassFolders(splits={}, never="|".join((IMAGES, MASKS, *SPLITS.values())))
+DIVIDED = ClassFolders(splits=SPLITS, never=f"{IMAGES}|{MASKS}")
+
+
+class OwnLabels(OwnBenchmark):
+    """A folder of one's own with a folder a class; `own_labels` makes a class of it that has a name and classes."""
+
+    task: ClassVar[Literal["binary", "multiclass", "classification"]] = "classification"
+    class_names: ClassVar[tuple[str, ...]] = ()
+    metrics = ("accuracy", "nll", "ece")
+    selection_metric = "nll"
+    source = (
+        "a folder with a folder of images a class, or train/, val/ and test/ that hold them (docs/classification.md)"
+    )
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return _rebuilt, (own_labels, self.name, self.class_names, self.options)
+
+    def layouts(self) -> tuple[Layout, ...]:
+        return tuple(
+            ClassFolders(splits=one.splits, never=one.never, classes=self.class_names) for one in (UNDIVIDED, DIVIDED)
+        )
+
+    def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
+        if lists := [*root.glob("train.txt"), *root.glob("splits/train.txt")]:
+            raise DatasetError(
+                f"{lists[0]}: lists do not split folders of classes; make train/, val/ and test/, or remove it"
+            )
+        return super().arrange(parts, root=root, layout=layout)
+
+    def read(self, pair: Pair) -> Sample:
+        return read_labelled(pair)
+
+
+def own_labels(name: str, class_names: Sequence[str]) -> type[Benchmark]:
+    """A benchmark class for a folder of one's own.
+
+    Args:
+        class_names: the folders' names, in the order of their indices.
+    """
+    described = {"name": name, "title": name, "num_classes": len(class_names), "class_names": tuple(class_names)}
+    return type("OwnLabelled", (OwnLabels,), described)
+
+
+def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> tuple[type[Benchmark], Path]:
+    """The class and the root of the data set in ``folder``: with masks where it has any, else with labels. ``hf:DIR`` is one of the
+    Hugging Face Hub's formats (`harness.datasets.reading.hugging_face`).
+
+    Raises:
+        DatasetError: there is none, several are there, or its classes are wrong.
+    """
+    folder = plain_folder(folder)
+    with_masks = OwnBenchmark(options).inside(folder)
+    return (None if with_masks else _labelled(name, folder)) or own_folder(name, folder, options)
+
+
+def _labelled(name: str, folder: Path) -> tuple[type[Benchmark], Path] | None:
+    roots = OwnLabels().inside(folder)
+    if not roots:
+        return None
+    if len(roots) > 1:
+        raise DatasetError(
+            f"{folder} holds several data sets: {', '.join(map(str, roots))}; give one of them as {name}=DIR"
+        )
+    if offer := shared_names(folder, name):  # two folders of one image each a name are hardly two classes
+        raise DatasetError(f"{folder} has a folder of images a class, or images and masks: {offer}")
+    layout = recognise(roots[0], (UNDIVIDED, DIVIDED))[0]
+    assert isinstance(layout, ClassFolders)
+    classes = layout.found(roots[0])
+    if len(classes) > MOST_CLASSES or not all(one.isprintable() and len(one) <= 60 for one in classes):
+        raise DatasetError(
+            f"{roots[0]} has {len(classes)} folders of classes; {MOST_CLASSES} are the most, and a name has at most 60 "
+            "characters that can be printed"
+        )
+    return own_labels(name, classes), roots[0]

@@ -46,7 +46,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless
 
     _check_keys(cls, values, where=where, path="")
     try:
-        found: T = _adapter(cast("Any", cls)).validate_python(dict(values))
+        made: T = _adapter(cast("Any", cls)).validate_python(dict(values))
     except ValidationError as error:
         wrong = _first(error)
         if not wrong.place:
@@ -55,12 +55,12 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless
             raise UsageError(f"{where}: {wrong.place}: {wrong.message}") from error
         raise UsageError(f"{where}: {wrong.place}={shown(repr(wrong.value))} {wrong.message}") from error
     for key, value in values.items():
-        if _is_coerced(value, getattr(found, key)):
+        if _is_coerced(value, getattr(made, key)):
             raise UsageError(f"{where}: {key}={shown(repr(value))} has true or false where something else belongs")
     for key in (name for name in values if name not in endless):
-        if (number := _unusable(getattr(found, key))) is not None:
+        if (number := _unusable(getattr(made, key))) is not None:
             raise UsageError(f"{where}: {key}={shown(number)} is no number to compute with")
-    return found
+    return made
 
 
 def from_json(kind: type[T], data: bytes) -> T:
@@ -72,13 +72,13 @@ def from_json(kind: type[T], data: bytes) -> T:
     from pydantic import ValidationError
 
     try:
-        found: T = _adapter(cast("Any", kind)).validate_json(data, strict=True)
+        made: T = _adapter(cast("Any", kind)).validate_json(data, strict=True)
     except ValidationError as error:
         wrong = _first(error)
         if wrong.is_syntax:
             raise ValueError(_no_json(data, wrong.message)) from error
         raise ValueError(printable_line(f"{wrong.place}: {wrong.message}".removeprefix(": "))) from error
-    return found
+    return made
 
 
 def read_as(path: Path, kind: type[T]) -> T:
@@ -95,10 +95,10 @@ def read_as(path: Path, kind: type[T]) -> T:
         if isinstance(error.__cause__, FileNotFoundError):
             raise error.__cause__ from None
         raise
-    found = from_json(kind, data)
-    if _unusable(found, whole=_MOST, real=_MOST) is not None:
+    content = from_json(kind, data)
+    if _unusable(content, whole=_MOST, real=_MOST) is not None:
         raise ValueError("a number in it is out of all range")
-    return spelt(found)
+    return spelt(content)
 
 
 def spelt(value: T) -> T:
@@ -121,18 +121,18 @@ def parse_assignments(items: list[str]) -> dict[str, Any]:
     Raises:
         UsageError: an item without ``=``, or one key twice.
     """
-    found: dict[str, Any] = {}
+    assignments: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
         key = key.strip()
         if not equals or not key:
             raise UsageError(f"--set {item!r} is not KEY=VALUE, such as --set lr=3e-4 or --set lora.rank=6")
-        if key in found:
+        if key in assignments:
             raise UsageError(f"--set {key} is given twice")
-        found[key] = value.strip()
-        if found[key].startswith("[") and found[key].endswith("]"):
-            found[key] = [part.strip() for part in found[key][1:-1].split(",") if part.strip()]
-    return found
+        assignments[key] = value.strip()
+        if assignments[key].startswith("[") and assignments[key].endswith("]"):
+            assignments[key] = [part.strip() for part in assignments[key][1:-1].split(",") if part.strip()]
+    return assignments
 
 
 def _no_json(data: bytes, message: str) -> str:
@@ -159,6 +159,7 @@ def _first(error: ValidationError) -> _Wrong:
     message = message.split(", unable to parse")[0].replace("Input should be", "must be")
     message = re.sub(r"a valid dictionary|a dictionary or an instance of \w+|an object", "a mapping", message)
     message = message.replace("Field required", "is missing").replace("a valid string", "text")
+    message = re.sub("a valid (tuple|list)", "a list", message)
     place = ".".join(str(part)[:60] for part in first["loc"])
     return _Wrong(place=place, message=message, value=first["input"], is_syntax=first["type"] == "json_invalid")
 
@@ -182,8 +183,8 @@ def _unusable(value: Any, *, whole: int = 2**63, real: float = math.inf) -> int 
     parts = vars(value) if is_dataclass(value) and not isinstance(value, type) else value
     if isinstance(parts, Mapping | list | tuple):
         parts = parts.values() if isinstance(parts, Mapping) else parts
-        found = (_unusable(part, whole=whole, real=real) for part in parts)
-        return next((number for number in found if number is not None), None)
+        numbers = (_unusable(part, whole=whole, real=real) for part in parts)
+        return next((number for number in numbers if number is not None), None)
     return None
 
 

@@ -230,9 +230,8 @@ def dataset_name(name: str) -> str:
 
 
 def add_own(name: str, classes: Sequence[str], *, labels: bool = False) -> None:
-    """Make a data set of one's own known as a benchmark, in this process; see `harness.datasets.own`, `harness.datasets.own_labels`."""
-    from harness.datasets.own import own_benchmark
-    from harness.datasets.own_labels import own_labels
+    """Make a data set of one's own known as a benchmark, in this process; see `harness.datasets.own`, `harness.datasets.own`."""
+    from harness.datasets.own import own_benchmark, own_labels
 
     BENCHMARKS.add(name, (own_labels if labels else own_benchmark)(name, classes))
 

@@ -16,9 +16,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from harness.cli.command import CommandParser, Once, command, copy_in_use, require_effect, verb
+from harness.cli.command import (
+    CommandParser,
+    Once,
+    add_plugins,
+    add_results,
+    command,
+    copy_in_use,
+    plugins_of,
+    require_effect,
+    verb,
+)
 from harness.registry import load_plugins
-from harness.settings.read import Settings, add_plugins, add_results, load_settings, plugins_of, trusted_cluster
+from harness.settings import Settings, load_settings, trusted_cluster
 from harness.system.errors import BudgetError, UsageError
 from harness.system.streams import say, show_text, stages, terminal_width
 
@@ -276,8 +286,8 @@ def _grid(arguments: argparse.Namespace, settings: Settings, budget: Budget, und
     from harness.archive.store import RecordStore, require_writable
     from harness.dispatch.place import place
     from harness.planning.asked import understand
+    from harness.planning.data import sample_writer
     from harness.planning.plan import plan
-    from harness.planning.samples import sample_writer
     from harness.planning.tuning import tell_finished
 
     with stages() as tell:
@@ -371,8 +381,7 @@ def show_plan(
 ) -> int:
     """Print a plan with its price, but for what an earlier phase has priced; 1 where something is missing."""
     from harness.dispatch.run_jobs import not_again, to_start
-    from harness.pricing.plan_text import plan_data, plan_text
-    from harness.pricing.price import bought
+    from harness.pricing.price import bought, plan_data, plan_text
 
     for line in planned.problems:
         say(line)

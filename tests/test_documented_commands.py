@@ -196,7 +196,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "harness.cli.evidence.measurement_of": lambda *_: request,
         "harness.evidence.measuring.measure_insides": lambda *_, **__: evidence("k"),
         "harness.cli.forgetting._with_state": lambda results, runs: list(runs),
-        "harness.experiment.elsewhere.fits": lambda *_: True,
+        "harness.experiment.trained.fits": lambda *_: True,
         "harness.cli.forgetting._measured": lambda *_, **__: None,
         "harness.cli.predict.request_of": lambda *_: request,
         "harness.experiment.predicting.predict": lambda *_, **__: report,

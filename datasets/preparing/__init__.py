@@ -1,0 +1,8 @@
+""""""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+TellProgress = Callable[[str, int, int | None], None]
+"""Called with what is done, how much of it, and of how much where that is known."""

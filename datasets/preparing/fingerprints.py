@@ -39,8 +39,6 @@ class Fingerprint:
     """One pair, decoded once.
 
     Args:
-        split: its split.
-        pair: the pair.
         error: why it cannot be read, empty where it can.
         image_size: (width, height) of the upright image.
         mask_size: (width, height) of the mask.

@@ -1,25 +1,224 @@
 """``prepare``: archives to a benchmark's folder, whole or not at all.
 
 Everything is unpacked and read in a hidden folder beside the target, which one rename puts in place. A call that
-was killed leaves the hidden folder; the next one removes it.
+was killed leaves the hidden folder; the next one removes it. Downloads resume, and the hash of what came is kept: gdown does the
+transfer, since it resumes by checked byte ranges, retries, and reads Google Drive, where several of the published bundles lie.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from filelock import FileLock, Timeout
 
 from harness.datasets.base import DatasetError
-from harness.datasets.preparing import downloading, unpacking
-from harness.datasets.preparing.downloading import Archive
-from harness.datasets.preparing.progress import TellProgress
+from harness.datasets.preparing import TellProgress, unpacking
 from harness.datasets.preparing.unpacking import ArchiveLimits
 from harness.datasets.reading.folder_benchmark import FolderBenchmark
+
+FOLDER = ".downloads"
+"""Below the data root: archives on their way, and ``seen.json``."""
+
+_DRIVE = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
+_CHUNK = 1 << 20
+_TIMEOUT_S = 60.0
+_RETRIES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """An archive on disk.
+
+    Args:
+        source: URL or path that the user gave.
+        size: bytes.
+        sha256: hash of the whole file, hexadecimal.
+    """
+
+    source: str
+    path: Path
+    size: int
+    sha256: str
+
+
+def is_url(source: str) -> bool:
+    """Whether ``--from`` names something to download."""
+    return source.startswith(("http://", "https://"))
+
+
+def file_name(url: str) -> str:
+    """A local name for what ``url`` serves, of its own for each address; one for the ways to name a file on Google Drive."""
+    parts = urlsplit(url)
+    if parts.hostname in _DRIVE:
+        shared = re.match(r"/file/(?:u/\d+/)?d/([\w-]+)", parts.path)
+        drive = [shared[1]] if shared else parse_qs(parts.query).get("id", [])
+        if not drive:
+            raise DatasetError(
+                f"{url} names no file; give the link that Google Drive's Share gives for the archive itself"
+            )
+        return f"drive-{re.sub(r'[^A-Za-z0-9_-]', '', drive[0])}"
+    name = re.sub(r"[^\w.+ -]", "_", Path(parts.path).name).strip(". ")
+    if not name and not parts.query:
+        raise DatasetError(f"{url} names no file; give the address of the archive itself")
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name or 'download'}"
+
+
+def obtain(source: str, data_root: Path, *, progress: TellProgress) -> Archive:
+    """The archive behind ``source``, downloaded where it is a URL.
+
+    A download that was cut goes on where it stopped; where the server cannot, it starts over.
+
+    Raises:
+        DatasetError: no such file, or the download failed; what came so far is kept.
+    """
+    if not is_url(source):
+        path = Path(source).expanduser()
+        if path.is_dir():
+            raise DatasetError(f"{source} is a folder, not an archive; use it as it is with --data or --dataset-root")
+        if not path.is_file():
+            raise DatasetError(f"no archive {source}; give a file that is there, or its address (https://…)")
+        return Archive(source=source, path=path, size=path.stat().st_size, sha256=sha256_of(path, progress=progress))
+    folder = data_root / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / file_name(source)
+    try:
+        # Two calls that append to one half-finished file would spoil it.
+        with FileLock(f"{path}.lock", timeout=0):
+            if not path.exists():
+                _download(source, path, progress=progress)
+    except Timeout as error:
+        raise DatasetError(
+            f"another process is downloading {source}; wait for it, then run the command again"
+        ) from error
+    return Archive(source=source, path=path, size=path.stat().st_size, sha256=sha256_of(path, progress=progress))
+
+
+def _download(url: str, path: Path, *, progress: TellProgress) -> None:
+    import gdown  # only this verb needs it, and it is slow to import
+    import requests
+    from gdown.exceptions import DownloadError
+
+    def report(done: int, total: int | None) -> None:
+        progress(path.name, done, total)
+
+    for attempt in ("resume", "start over"):
+        if attempt == "start over":
+            discard_partial(path)
+        try:
+            gdown.download(
+                url,
+                str(path),
+                quiet=True,
+                use_cookies=False,
+                resume=True,
+                retries=_RETRIES,
+                timeout=_TIMEOUT_S,
+                progress=report,
+            )
+        except (DownloadError, requests.RequestException, OSError) as error:
+            reason = " ".join(str(error).split())
+            unusable = "byte range" in reason or "multiple temporary files" in reason or " 416 " in f" {reason} "
+            if attempt == "resume" and unusable and partial_files(path):
+                continue
+            raise DatasetError(f"{url} did not download ({reason}); run the command again to resume") from error
+        return
+
+
+def partial_files(path: Path) -> list[Path]:
+    """What cut downloads of ``path`` left: gdown appends eight characters and ``.part``."""
+    length = len(path.name) + 8 + len(".part")
+    return [found for found in path.parent.glob(f"{glob_escape(path.name)}*.part") if len(found.name) == length]
+
+
+def glob_escape(name: str) -> str:
+    """``name`` for a glob pattern, literally."""
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def discard_partial(path: Path) -> None:
+    """Forget a download, whole or cut."""
+    for found in [path, *partial_files(path)]:
+        found.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path, *, progress: TellProgress) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+            done += len(piece)
+            progress(f"hashing {path.name}", done, total)
+    return digest.hexdigest()
+
+
+def verify_archive(archive: Archive, *, sha256: str | None, size: int | None, data_root: Path) -> str:
+    """Compare with what is known: what the user states, or else what the same source was when it came the last time.
+
+    Returns:
+        What was verified, in words.
+
+    Raises:
+        DatasetError: another size or hash. A wrong download is removed, so that the next call starts over.
+    """
+    seen = _seen(data_root).get(archive.source)
+    if size is not None and archive.size != size:
+        _reject(archive, f"has {archive.size} bytes instead of {size}")
+    if sha256 is not None:
+        if archive.sha256 != sha256.lower():
+            _reject(archive, f"has the SHA-256 {archive.sha256} instead of {sha256.lower()}")
+        return "SHA-256 as stated"
+    if seen is not None and seen["sha256"] != archive.sha256:
+        _reject(
+            archive,
+            f"has the SHA-256 {archive.sha256}, and had {seen['sha256']} the last time; "
+            "if the change is meant, state the new one with --sha256",
+        )
+    return "SHA-256 as seen before" if seen is not None else "SHA-256 not known before, recorded"
+
+
+def _reject(archive: Archive, reason: str) -> None:
+    removed = ""
+    if is_url(archive.source):
+        discard_partial(archive.path)
+        removed = "; the download was removed"
+    raise DatasetError(f"{archive.source} {reason}{removed}")
+
+
+def _seen(data_root: Path) -> dict[str, dict[str, str | int]]:
+    path = data_root / FOLDER / "seen.json"
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"{path} is no JSON ({error}); remove it to record hashes anew") from error
+
+
+def record(archives: list[Archive], data_root: Path) -> None:
+    """Remember size and hash of archives by their source."""
+    folder = data_root / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    known = _seen(data_root)
+    known.update({archive.source: {"size": archive.size, "sha256": archive.sha256} for archive in archives})
+    temporary = folder / f"seen.json.{os.getpid()}"
+    temporary.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(folder / "seen.json")
+
+
+def as_plain(archive: Archive) -> dict[str, str | int]:
+    """For JSON."""
+    return {**asdict(archive), "path": archive.path.name}
+
 
 RECEIPT = ".prepared.json"
 """In the benchmark's folder: where it came from, with size and hash."""
@@ -30,8 +229,6 @@ class Prepared:
     """What `prepare` did.
 
     Args:
-        folder: the benchmark's folder.
-        layout: the layout it has.
         counts: images by split.
         archives: what it came from.
         verified: by archive, what its hash was compared with.
@@ -65,7 +262,6 @@ def prepare(
         progress: told of every step.
         sha256: known hashes, one a source, or none.
         sizes: known sizes in bytes, one a source, or none.
-        limits: of unpacking.
 
     Raises:
         DatasetError: anything is missing, wrong, hostile or already there. No folder that looks whole is left.
@@ -73,9 +269,9 @@ def prepare(
     for what, known in (("--sha256", sha256), ("--size", sizes)):
         if known and len(known) != len(sources):
             raise DatasetError(f"{what} is given {len(known)} times for {len(sources)} archives; give one for each")
-    archives = [downloading.obtain(source, data_root, progress=progress) for source in sources]
+    archives = [obtain(source, data_root, progress=progress) for source in sources]
     verified = [
-        downloading.verify_archive(
+        verify_archive(
             archive,
             sha256=sha256[number] if sha256 else None,
             size=sizes[number] if sizes else None,
@@ -95,7 +291,7 @@ def prepare(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    downloading.record(archives, data_root)
+    record(archives, data_root)
     return Prepared(
         folder=folder, layout=layout, counts=counts, archives=tuple(archives), verified=tuple(verified), new=True
     )
@@ -113,8 +309,8 @@ def _stage(
         try:
             unpacking.unpack(archive.path, staging, progress=progress, limits=limits)
         except DatasetError:
-            if downloading.is_url(archive.source):
-                downloading.discard_partial(archive.path)  # damaged or hostile: the next call starts over
+            if is_url(archive.source):
+                discard_partial(archive.path)  # damaged or hostile: the next call starts over
             raise
     located = _only(benchmark, staging)
     splits = benchmark.splits(located)
@@ -127,7 +323,7 @@ def _stage(
         "layout": splits.layout,
         "rule": splits.rule,
         "counts": counts,
-        "archives": [downloading.as_plain(archive) for archive in archives],
+        "archives": [as_plain(archive) for archive in archives],
     }
     (located / RECEIPT).write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
     return counts, splits.layout
@@ -179,7 +375,7 @@ def _already_there(
 def remove_leftovers(data_root: Path, name: str) -> None:
     """Remove hidden folders that dead calls of this host left; those of other hosts may be alive."""
     prefix = f".unpacking-{name}-{socket.gethostname()}-"
-    for path in data_root.glob(f"{downloading.glob_escape(prefix)}*"):
+    for path in data_root.glob(f"{glob_escape(prefix)}*"):
         process = path.name.removeprefix(prefix)
         if process.isdigit() and not _alive(int(process)):
             shutil.rmtree(path, ignore_errors=True)

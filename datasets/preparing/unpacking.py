@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 from harness.datasets.base import DatasetError
-from harness.datasets.preparing.progress import TellProgress
+from harness.datasets.preparing import TellProgress
 
 _CHUNK = 1 << 20
 _MOST_AT_ONCE = 1 << 26

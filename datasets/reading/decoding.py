@@ -66,7 +66,6 @@ def to_rgb(image: Image.Image, path: Path) -> Array:
     """(H, W, 3) uint8 from any mode: grey is repeated, alpha dropped, palettes looked up, 16 bits scaled down.
 
     Args:
-        image: the image.
         path: its file, for messages.
 
     Raises:
@@ -85,7 +84,6 @@ def read_image(path: Path, *, stored_size: tuple[int, int] | None = None) -> Arr
     """One image as (H, W, 3) uint8 RGB, EXIF rotation applied.
 
     Args:
-        path: the file.
         stored_size: (width, height) of the mask. Where it fits the stored pixels and not the rotated ones, the mask was
             drawn on the stored pixels, and these are returned.
     """
@@ -142,7 +140,6 @@ def read_binary(
     All others are grey levels.
 
     Args:
-        path: the file.
         rule: ``half`` takes grey levels above 127 (JPEG noise, anti-aliased edges); ``nonzero`` all above 0;
             ``index`` all above 0, and there may be only one such value, 1 in a coloured palette.
         only_255: quirk 11: the grey view is divided by 255 and truncated, so only 255 is foreground.
@@ -272,7 +269,6 @@ def read_channel_means(path: Path, *, means: dict[int, int]) -> Array:
     """A mask whose classes are told by the mean of its colour channels, as in Trans10K; (H, W) uint8.
 
     Args:
-        path: the file.
         means: channel mean -> class index.
 
     Raises:

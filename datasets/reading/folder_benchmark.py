@@ -259,8 +259,6 @@ class FolderBenchmark(Benchmark):
         """How these files differ from the published benchmark: fewer images, splits of our own, one square size.
 
         Args:
-            pairs: all that are used.
-            layout: of the files.
             parts: names of the parts that are there.
         """
         notes = []

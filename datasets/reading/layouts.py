@@ -53,7 +53,6 @@ class Part:
 
     Args:
         images: image folder, relative to the benchmark's root.
-        masks: mask folder.
         keep: chooses images by stem where the folder mixes benchmarks.
     """
 

@@ -111,7 +111,6 @@ def pair_files(
     """Pair images with masks.
 
     Args:
-        image_paths: images.
         mask_paths: masks; may be those of other splits too.
         keep: chooses images by stem, where a folder mixes several benchmarks.
         bare: where no mask has an image's name, compare both by `bare_key`.

@@ -31,7 +31,6 @@ def carve(
     """Carve ``count`` pairs out of ``pairs``; returns (rest, carved), each in the order given.
 
     Args:
-        pairs: what to split.
         count: how many pairs to take; with larger groups, whole groups are taken until at least so many are there.
         seed: `DataOptions.split_seed`.
         group: pairs of one group stay together (frames of one video, copies of one image).

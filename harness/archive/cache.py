@@ -57,7 +57,6 @@ class Look:
     """What lies in the folder of records, as it was at one moment.
 
     Args:
-        root: the results folder.
         records: by key, in its order: without histories, or why the file is no record. Equal rules are one object.
         stamps: name of a file -> its inode, size and times as one number, of records and of the tables beside them.
         pages: a page's name and form -> what it was made of, and its text.
@@ -76,8 +75,8 @@ class Look:
     def problems(self) -> dict[Path, str]:
         """Files that are no readable record, with the reason; and the notes on checkpoints where they are damaged."""
         folder = self.root / "records"
-        found = {folder / f"{key}.json": one for key, one in self.records.items() if isinstance(one, str)}
-        return found | ({self.root / FILE: self._notes} if isinstance(self._notes, str) else {})
+        reasons = {folder / f"{key}.json": one for key, one in self.records.items() if isinstance(one, str)}
+        return reasons | ({self.root / FILE: self._notes} if isinstance(self._notes, str) else {})
 
     @cached_property
     def _notes(self) -> dict[str, str] | str:
@@ -90,12 +89,12 @@ class Look:
         """The records. So that tables put runs of one checkpoint together, ``run.checkpoint`` is the hash of the whole file also
         where a record has a short one that is noted (`harness.archive.checkpoints`); ``key`` stays the record's."""
         whole = self._notes if isinstance(self._notes, dict) else {}
-        found = [one for one in self.records.values() if isinstance(one, Record)]
+        records = [one for one in self.records.values() if isinstance(one, Record)]
         with collector_paused():
-            for place, record in enumerate(found):
+            for place, record in enumerate(records):
                 if record.run.checkpoint in whole:
-                    found[place] = replace(record, run=replace(record.run, checkpoint=whole[record.run.checkpoint]))
-        return found
+                    records[place] = replace(record, run=replace(record.run, checkpoint=whole[record.run.checkpoint]))
+        return records
 
     def made_of(self, around: bytes) -> dict[str, str]:
         """Protocol -> digest of its records, of the tables beside each, of the notes on checkpoints and of ``around``."""
@@ -133,25 +132,25 @@ def look(root: Path) -> Look:
     stamps = _stamps(root / "records", time.time_ns())
     names = sorted(name for name in stamps if name.endswith(".json"))
     records: dict[str, Record | str] = {}
-    found = Look(root=root, records=records, stamps=stamps, has_cache=_has_cache(len(names)))
+    seen = Look(root=root, records=records, stamps=stamps, has_cache=_has_cache(len(names)))
     kept: Kept = {}
     with collector_paused():
-        if found.has_cache:
+        if seen.has_cache:
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError, IndexError), _private_folder() as folder:
-                kept, found.pages = _read(folder, _name(root))
+                kept, seen.pages = _read(folder, _name(root))
         for name in names:
             key = name[:-5]
             stamp, records[key] = kept.get(key, (0, ""))
             if stamp != stamps[name]:
-                found.changed = True
+                seen.changed = True
                 try:
                     records[key] = _summary(root / "records" / name)
                 except ValueError as error:
                     records[key] = str(error)
                     if isinstance(error.__cause__, OSError):  # which may pass without a trace on the file
                         stamps[name] = time.time_ns()
-    found.changed |= kept.keys() != records.keys()
-    return found
+    seen.changed |= kept.keys() != records.keys()
+    return seen
 
 
 def _has_cache(count: int) -> bool:

@@ -29,9 +29,7 @@ class Comparability:
         device: its full name, such as ``NVIDIA H100 80GB HBM3`` or the CPU's model.
         driver: GPU driver and CUDA version, empty on a CPU.
         threads: CPU threads of torch.
-        torch: its version.
         precision: ``fp32`` | ``bf16`` | ``fp16``.
-        backbone: name in the catalogue.
         image_size: side of the square input in pixels.
         batch: images a step.
         task: ``binary``, ``multiclass`` or ``classification``.
@@ -165,31 +163,23 @@ class CostStore(RecordFolder[CostRecord]):
     def stem(self, record: CostRecord) -> str:
         return f"{record.key}-{record.session}"
 
-    def load(self, path: Path) -> CostRecord:
-        return load_cost(path)
-
-
-def load_cost(path: Path) -> CostRecord:
-    """The record in one file.
-
-    Raises:
-        ValueError: no readable cost record, or one that was edited.
-    """
-    record, data = read_validated(
-        CostRecord, path, version=COST_SCHEMA_VERSION, called="cost record", field="comparability"
-    )
-    if record.comparability.key != record.key:
-        raise ValueError(
-            "its key is not the hash of its comparability: the device, the options or the like were edited"
+    @staticmethod
+    def load(path: Path) -> CostRecord:
+        record, data = read_validated(
+            CostRecord, path, version=COST_SCHEMA_VERSION, called="cost record", field="comparability"
         )
-    if wrong := _first_wrong(asdict(record)):
-        raise ValueError(f"{wrong} is negative or not finite")
-    holds = seal_holds(data)
-    if holds is None:  # older than seals: the session is a hash of all else
-        content = {**json.loads(data), "session": ""}
-        holds = content_hash(content)[:8] == record.session
-    require_seal(holds=holds)
-    return spelt(record)
+        if record.comparability.key != record.key:
+            raise ValueError(
+                "its key is not the hash of its comparability: the device, the options or the like were edited"
+            )
+        if wrong := _first_wrong(asdict(record)):
+            raise ValueError(f"{wrong} is negative or not finite")
+        holds = seal_holds(data)
+        if holds is None:  # older than seals: the session is a hash of all else
+            content = {**json.loads(data), "session": ""}
+            holds = content_hash(content)[:8] == record.session
+        require_seal(holds=holds)
+        return spelt(record)
 
 
 def _first_wrong(value: Any, where: str = "") -> str:

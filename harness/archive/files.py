@@ -57,6 +57,21 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def read_beside(path: Path, *, expected: str, largest: int = LARGEST_TABLE) -> bytes:
+    """A file beside a record.
+
+    Args:
+        expected: digest of the file by its record (`Record.beside`), empty where the record has none.
+
+    Raises:
+        ValueError: no plain file, too large, or not the one that was written.
+    """
+    data = read_regular(path, largest=largest)
+    if expected and digest(data) != expected:
+        raise ValueError("it was edited after its record was written")
+    return data
+
+
 _SEAL = b'\n "seal": "'
 """As `sealed` writes it: a field of the record itself, by its indentation."""
 
@@ -105,7 +120,7 @@ def read_architecture(path: Path, *, expected: str = "") -> list[dict[str, list[
     """The α history in a file: one entry an epoch, site -> softmax(α).
 
     Args:
-        expected: digest of the file by its record (`Record.beside`), empty where the record has none.
+        expected: as of `read_beside`.
 
     Raises:
         ValueError: it is no such file, or not the one that was written.
@@ -113,10 +128,7 @@ def read_architecture(path: Path, *, expected: str = "") -> list[dict[str, list[
     history: list[dict[str, list[float]]] = []
     widths: dict[str, int] = {}
     try:
-        data = read_regular(path, largest=LARGEST_TABLE)
-        if expected and digest(data) != expected:
-            raise ValueError("it was edited after its record was written")
-        rows = csv.reader(io.StringIO(data.decode()))
+        rows = csv.reader(io.StringIO(read_beside(path, expected=expected).decode()))
         if next(rows, [])[:2] != ["epoch", "site"]:
             raise ValueError("its columns are not epoch, site, …")
         for row in rows:
@@ -182,18 +194,15 @@ def images_csv(
 
 
 def image_scores(path: Path, *, variant: str, split: str, metric: str, expected: str = "") -> dict[str, float] | None:
-    """stem -> score of one model on one split; None without file or metric, or where the file is not what was written.
-
-    Args:
-        expected: digest of the file by its record (`Record.beside`), empty where the record has none.
-    """
+    """stem -> score of one model on one split; None without file or metric, or where the file is not what was written
+    (`read_beside`)."""
     try:
         lines = _lines(path, expected=expected)
         header = next(csv.reader(lines), [])
         if metric not in header or metric == GROUP:
             return None
-        place, mine = header.index(metric), f"{variant},{split},"
-        rows = list(csv.reader(line for line in lines if line.startswith(mine)))
+        place, begins = header.index(metric), f"{variant},{split},"
+        rows = list(csv.reader(line for line in lines if line.startswith(begins)))
         scores = {row[2]: float(row[place]) for row in rows}
     except (ValueError, IndexError, csv.Error):
         return None
@@ -221,7 +230,7 @@ def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
         ValueError: it is no file of per-image scores, or not the one that was written with the record.
     """
     lines = _lines(path, expected=expected)
-    found: ImageScores = {}
+    images: ImageScores = {}
     try:
         reader = csv.reader(lines)
         header = next(reader, [])
@@ -231,7 +240,7 @@ def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
         for row in reader:
             if len(row) != len(header):
                 raise ValueError(f"line {reader.line_num} has {len(row)} columns, not {len(header)}")
-            scores = found.setdefault((row[0], row[1]), {metric: {} for metric in header[first:]})
+            scores = images.setdefault((row[0], row[1]), {metric: {} for metric in header[first:]})
             for metric, text in zip(header[first:], row[first:], strict=True):
                 if row[2] in scores[metric]:
                     raise ValueError(f"image {row[2]!r} is there twice")
@@ -240,11 +249,8 @@ def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
                 scores[metric][row[2]] = value
     except csv.Error as error:
         raise ValueError(str(error)) from error
-    return found
+    return images
 
 
 def _lines(path: Path, *, expected: str) -> io.StringIO:
-    data = read_regular(path, largest=LARGEST_TABLE)
-    if expected and digest(data) != expected:
-        raise ValueError("it was edited after its record was written")
-    return io.StringIO(data.decode(), newline="")
+    return io.StringIO(read_beside(path, expected=expected).decode(), newline="")

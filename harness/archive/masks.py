@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.archive.files import digest
-from harness.system.files import read_regular
+from harness.archive.files import read_beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +60,7 @@ def chosen_images(stems: Mapping[str, Iterable[str]], count: int) -> list[tuple[
     Args:
         stems: test split -> its images.
     """
-    every = [(split, stem) for split, mine in stems.items() for stem in mine]
+    every = [(split, stem) for split, of_split in stems.items() for stem in of_split]
     return sorted(every, key=lambda one: hashlib.sha256("/".join(one).encode()).digest())[:count]
 
 
@@ -87,7 +86,7 @@ def read_masks(path: Path, *, expected: str = "") -> list[KeptMask]:
     """The masks in a file.
 
     Args:
-        expected: digest of the file by its record (`Record.beside`), empty where the record has none.
+        expected: as of `harness.archive.files.read_beside`.
 
     Raises:
         ValueError: it is no such file, or not the one that was written.
@@ -95,9 +94,7 @@ def read_masks(path: Path, *, expected: str = "") -> list[KeptMask]:
     import numpy as np
     from PIL import Image
 
-    data = read_regular(path, largest=LARGEST_MASKS)
-    if expected and digest(data) != expected:
-        raise ValueError("it was edited after its record was written")
+    data = read_beside(path, expected=expected, largest=LARGEST_MASKS)
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             width, height = image.size

@@ -24,11 +24,7 @@ T = TypeVar("T")
 
 
 class RecordFolder(ABC, Generic[T]):
-    """The records of one kind below a results folder.
-
-    Args:
-        root: the results folder.
-    """
+    """The records of one kind below a results folder."""
 
     name: ClassVar[str]
     """Of the folder."""
@@ -36,13 +32,18 @@ class RecordFolder(ABC, Generic[T]):
     def __init__(self, root: Path) -> None:
         self.folder = root / self.name
 
+    @staticmethod
     @abstractmethod
-    def load(self, path: Path) -> T:
-        """The record in one file; raises ValueError where there is no readable one, or one that was edited."""
+    def load(path: Path) -> T:
+        """The record in one file.
 
-    @abstractmethod
+        Raises:
+            ValueError: no readable record of this kind, one that was edited, or a copy under another run's name.
+        """
+
     def stem(self, record: T) -> str:
-        """What its file is called."""
+        """What its file is called: by the key of its run."""
+        return str(record.key)  # type: ignore[attr-defined]
 
     def write(self, record: T) -> Path:
         path = self.path(self.stem(record))
@@ -61,11 +62,11 @@ class RecordFolder(ABC, Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         """Whole records in the order of their files; unreadable files are left to `problems`."""
-        return (found for _, found in self._read() if not isinstance(found, str))
+        return (record for _, record in self._read() if not isinstance(record, str))
 
     def problems(self) -> dict[Path, str]:
         """Files in the folder that are no readable record of this kind, with the reason."""
-        return {path: found for path, found in self._read() if isinstance(found, str)}
+        return {path: reason for path, reason in self._read() if isinstance(reason, str)}
 
     def _read(self) -> Iterator[tuple[Path, T | str]]:
         for path in sorted(self.folder.glob("*.json")):
@@ -188,28 +189,17 @@ class EvidenceStore(RecordFolder[EvidenceRecord]):
 
     name = "evidence"
 
-    def stem(self, record: EvidenceRecord) -> str:
-        return record.key
-
-    def load(self, path: Path) -> EvidenceRecord:
-        return load_evidence(path)
+    @staticmethod
+    def load(path: Path) -> EvidenceRecord:
+        record = read_of_run(
+            EvidenceRecord, path, version=EVIDENCE_SCHEMA_VERSION, called="evidence record", field="blocks"
+        )
+        for reason in _wrong(record):
+            raise ValueError(reason)
+        return record
 
     def _text(self, record: EvidenceRecord) -> bytes:
         return compact(super()._text(record))
-
-
-def load_evidence(path: Path) -> EvidenceRecord:
-    """The record in one file.
-
-    Raises:
-        ValueError: no readable evidence record, one that was edited, or a copy under another run's name.
-    """
-    record = read_of_run(
-        EvidenceRecord, path, version=EVIDENCE_SCHEMA_VERSION, called="evidence record", field="blocks"
-    )
-    for reason in _wrong(record):
-        raise ValueError(reason)
-    return record
 
 
 def _wrong(record: EvidenceRecord) -> Iterator[str]:
@@ -288,24 +278,13 @@ class ForgettingStore(RecordFolder[ForgettingRecord]):
 
     name = "forgetting"
 
-    def stem(self, record: ForgettingRecord) -> str:
-        return record.key
-
-    def load(self, path: Path) -> ForgettingRecord:
-        return load_forgetting(path)
-
-
-def load_forgetting(path: Path) -> ForgettingRecord:
-    """The record in one file.
-
-    Raises:
-        ValueError: no readable forgetting record, one that was edited, or a copy under another run's name.
-    """
-    record = read_of_run(
-        ForgettingRecord, path, version=FORGETTING_SCHEMA_VERSION, called="forgetting record", field="elsewhere"
-    )
-    for benchmark, one in record.elsewhere.items():
-        for scores in one.scores.values():
-            if wrong := [name for name, value in scores.items() if not (math.isfinite(value) and 0 <= value <= 1)]:
-                raise ValueError(f"{benchmark}: {wrong[0]} is no score")
-    return record
+    @staticmethod
+    def load(path: Path) -> ForgettingRecord:
+        record = read_of_run(
+            ForgettingRecord, path, version=FORGETTING_SCHEMA_VERSION, called="forgetting record", field="elsewhere"
+        )
+        for benchmark, one in record.elsewhere.items():
+            for scores in one.scores.values():
+                if wrong := [name for name, value in scores.items() if not (math.isfinite(value) and 0 <= value <= 1)]:
+                    raise ValueError(f"{benchmark}: {wrong[0]} is no score")
+        return record

@@ -11,18 +11,19 @@ trained models comes with their records: two folders may have trained a run each
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harness.archive.agreement import disagreement
 from harness.archive.checkpoints import FILE, noted
-from harness.archive.cost import load_cost
+from harness.archive.cost import CostStore
 from harness.archive.files import BESIDE, RESULTS_BESIDE, digest, files_beside, is_of_record
-from harness.archive.measured import load_evidence, load_forgetting
+from harness.archive.measured import EvidenceStore, ForgettingStore, RecordFolder
 from harness.archive.reading import load, refuse_unread
 from harness.archive.schema import Record, content_hash
 from harness.archive.store import RecordStore
@@ -106,7 +107,7 @@ def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str
         UsageError: a source has no records folder, no record is of one of ``protocols``, or the destination cannot be written or read.
     """
     report = ArchiveMerge()
-    found: dict[str, list[_Candidate]] = {}
+    candidates: dict[str, list[_Candidate]] = {}
     seen: set[str] = set()
     for root in sources:
         if not RecordStore(root).folder.is_dir():
@@ -115,15 +116,14 @@ def merge(sources: Sequence[Path], destination: Path, *, protocols: Sequence[str
         for candidate in _candidates(root, report, here=root == destination.resolve()):
             seen.add(candidate.record.run.protocol)
             if candidate.here or not protocols or candidate.record.run.protocol in protocols:
-                found.setdefault(candidate.record.key, []).append(candidate)
+                candidates.setdefault(candidate.record.key, []).append(candidate)
     if absent := sorted({*protocols} - seen):
         raise UsageError(f"no record is of the card {absent[0]!r}{did_you_mean(absent[0], seen)}")
     try:
-        for key in sorted(found):
-            _settle(key, found[key], RecordStore(destination), report)
+        for key in sorted(candidates):
+            _settle(key, candidates[key], RecordStore(destination), report)
         _merge_costs(sources, destination, report)
-        same_model = partial(_same_model, destination)
-        report.added += merge_measured(sources, destination, same_model=same_model, skipped=report.skipped)
+        _merge_measured(sources, destination, report)
         _merge_notes(sources, destination, report)
     except OSError as error:
         raise UsageError(
@@ -138,7 +138,7 @@ def conflicts(root: Path) -> list[Path]:
 
 
 def _candidates(root: Path, report: ArchiveMerge, *, here: bool) -> list[_Candidate]:
-    found = []
+    candidates = []
     for path in sorted(RecordStore(root).folder.glob("*.json")) + conflicts(root):
         try:
             record = load(path)
@@ -150,8 +150,8 @@ def _candidates(root: Path, report: ArchiveMerge, *, here: bool) -> list[_Candid
                 refuse_unread(path, error)
             report.skipped[path] = str(error)
             continue
-        found.append(_Candidate(path=path, content=content, record=record, here=here))
-    return found
+        candidates.append(_Candidate(path=path, content=content, record=record, here=here))
+    return candidates
 
 
 def _settle(key: str, candidates: list[_Candidate], store: RecordStore, report: ArchiveMerge) -> None:
@@ -168,7 +168,7 @@ def _settle(key: str, candidates: list[_Candidate], store: RecordStore, report: 
     target = store.path(key)
     standing = next((one for one in candidates if one.path.resolve() == target.resolve()), None)
     if os.path.lexists(target) and kept is not standing and not (standing and _are_one(kept, standing)):
-        set_measured_aside(store.root, key, apart=CONFLICTS, skipped=report.skipped)
+        _set_measured_aside(store.root, key, report)
     if os.path.lexists(target) and standing is None:
         _set_aside(target, store.folder / CONFLICTS)
         apart.append(target)
@@ -236,7 +236,7 @@ def _merge_costs(sources: Sequence[Path], destination: Path, report: ArchiveMerg
     for root in sources:
         for path in sorted((root / "cost").glob("*.json")):
             try:
-                load_cost(path)
+                CostStore.load(path)
                 content = path.read_bytes()
             except ValueError as error:
                 report.skipped[path] = str(error)
@@ -255,10 +255,10 @@ def _same_model(destination: Path, root: Path, key: str) -> bool | None:
     if not standing.is_file():
         return None
     try:
-        found = [_Candidate(path=path, content=b"", record=load(path), here=False) for path in (standing, other)]
+        records = [_Candidate(path=path, content=b"", record=load(path), here=False) for path in (standing, other)]
     except ValueError:
         return False
-    return _are_one(*found)
+    return _are_one(*records)
 
 
 def _are_one(kept: _Candidate, other: _Candidate) -> bool:
@@ -278,69 +278,40 @@ def _merge_notes(sources: Sequence[Path], destination: Path, report: ArchiveMerg
         write_atomically(destination / FILE, json.dumps(merged, indent=1, sort_keys=True) + "\n")
 
 
-MEASURED: Mapping[str, Callable[[Path], object]] = {"evidence": load_evidence, "forgetting": load_forgetting}
-"""Folder -> what reads a file of it."""
+MEASURED: tuple[type[RecordFolder[Any]], ...] = (EvidenceStore, ForgettingStore)
 
 
-def merge_measured(
-    sources: Sequence[Path],
-    destination: Path,
-    *,
-    same_model: Callable[[Path, str], bool | None],
-    skipped: dict[Path, str],
-) -> int:
-    """Copy what was measured to where the records are; of two files that differ the destination's stays.
-
-    Args:
-        same_model: whether the record of a source under a key is the one that stands below the destination; None where
-            none stands there.
-        skipped: is told which files are left out, and why.
-
-    Returns:
-        How many files are new.
-    """
-    added = 0
-    for folder, root in [(folder, root) for folder in MEASURED for root in sources]:
-        for path in sorted((root / folder).glob("*.json")):
-            target = destination / folder / path.name
+def _merge_measured(sources: Sequence[Path], destination: Path, report: ArchiveMerge) -> None:
+    """Copy what was measured on trained models to where their records are; of two files that differ the destination's stays."""
+    for store, root in itertools.product(MEASURED, sources):
+        for path in sorted((root / store.name).glob("*.json")):
+            target = destination / store.name / path.name
             try:
-                measured, content = MEASURED[folder](path), path.read_bytes()
+                measured, content = store.load(path), path.read_bytes()
             except ValueError as error:
-                skipped[path] = str(error)
+                report.skipped[path] = str(error)
                 continue
-            same = same_model(root, path.stem)
+            same = _same_model(destination, root, path.stem)
             if same is None:
                 continue
             if not same:
-                skipped[path] = f"the record of this run that stands below {destination} is not that of {root}"
+                report.skipped[path] = f"the record of this run that stands below {destination} is not that of {root}"
             elif not target.is_file():
                 write_atomically(target, content)
-                added += 1
-            elif target.read_bytes() != content and not _holds(target, measured, load=MEASURED[folder]):
-                skipped[path] = f"{target} is other {folder} of this run; delete one of the two"
-    return added
+                report.added += 1
+            elif (
+                target.read_bytes() != content and store(destination).find(path.stem) != measured
+            ):  # layouts may differ
+                report.skipped[path] = f"{target} is other {store.name} of this run; delete one of the two"
 
 
-def set_measured_aside(destination: Path, key: str, *, apart: str, skipped: dict[Path, str]) -> None:
-    """Move what was measured on the model of a record that another one displaces.
-
-    Args:
-        apart: name of the folder for it, inside that of its kind.
-        skipped: is told what was moved.
-    """
-    for folder in MEASURED:
-        path = destination / folder / f"{key}.json"
+def _set_measured_aside(destination: Path, key: str, report: ArchiveMerge) -> None:
+    """Move what was measured on the model of a record that another one displaces, as a conflict of its kind."""
+    for store in MEASURED:
+        path = store(destination).path(key)
         if not path.is_file():
             continue
-        aside = path.parent / apart / f"{key}.{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.json"
+        aside = path.parent / CONFLICTS / f"{key}.{_hash(path.read_bytes())}.json"
         aside.parent.mkdir(exist_ok=True)
         os.replace(path, aside)
-        skipped[path] = f"another record stands under its key now; it is kept apart as {aside}"
-
-
-def _holds(path: Path, measured: object, *, load: Callable[[Path], object]) -> bool:
-    """Whether a file says the same; layouts may differ."""
-    try:
-        return load(path) == measured
-    except ValueError:
-        return False
+        report.skipped[path] = f"another record stands under its key now; it is kept apart as {aside}"

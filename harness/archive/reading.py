@@ -255,6 +255,6 @@ def _content(data: bytes) -> Any:
         return None
 
 
-def _require_version(found: object, last: int) -> None:
-    if not isinstance(found, int) or not 1 <= found <= last:
-        raise ValueError(f"schema_version {_short(found)}; this code reads 1 to {last}")
+def _require_version(version: object, last: int) -> None:
+    if not isinstance(version, int) or not 1 <= version <= last:
+        raise ValueError(f"schema_version {_short(version)}; this code reads 1 to {last}")

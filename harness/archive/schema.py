@@ -218,7 +218,6 @@ class Record:
     """The result of a run.
 
     Args:
-        run: what was asked for.
         key: `Run.key`.
         code: ``OK`` or the reason code.
         message: one line about a failure, empty otherwise.

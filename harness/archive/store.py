@@ -56,11 +56,7 @@ FEW = 64
 
 
 class RecordStore:
-    """The records below a results folder.
-
-    Args:
-        root: the results folder.
-    """
+    """The records below a results folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -217,11 +213,11 @@ class RecordStore:
         Raises:
             Unread: as of `find`; its run may be finished.
         """
-        found = self.ended(keys)
-        for key in [key for key, one in found.items() if isinstance(one, str)]:
+        ended = self.ended(keys)
+        for key in [key for key, one in ended.items() if isinstance(one, str)]:
             if not self.problem(key):
-                found |= self.ended([key])
-        return found
+                ended |= self.ended([key])
+        return ended
 
     def files(self) -> list[Path]:
         """Everything that may be a record, in the order of the names."""

@@ -10,13 +10,12 @@ from typing import Any
 
 from harness.archive.archive import Archive
 from harness.archive.cost import CostStore
-from harness.cli.command import CommandParser, command, verb
+from harness.cli.command import CommandParser, add_results, command, results_of, verb
 from harness.comparison.claims import FILE, read_claims
 from harness.comparison.judging import Finding, findings_text, judge_claims, require_protocol
 from harness.comparison.papers import Papers
-from harness.planning.closed_form import trained_parameters
+from harness.planning.rows import trained_parameters
 from harness.protocols.load import card_names
-from harness.settings.read import add_results, results_of
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.streams import say_skipped, show_text
 
@@ -65,7 +64,3 @@ def parser() -> CommandParser:
 def finding_as_data(finding: Finding) -> dict[str, Any]:
     """A judged claim, JSON-ready."""
     return {"name": finding.claim.name, "verdict": finding.verdict, "here": finding.here, **asdict(finding)}
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

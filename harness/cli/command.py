@@ -22,7 +22,9 @@ from typing import Any, NoReturn, Protocol
 import harness
 from harness.datasets.base import DatasetError
 from harness.methods.parts.placement import MethodError
+from harness.settings import load_settings, trusted_plugins
 from harness.system.errors import REASONS, UsageError, os_reason, out_of_memory
+from harness.system.files import write_atomically
 from harness.system.machine import code_version
 from harness.system.streams import lost_output, open_streams, say
 
@@ -105,6 +107,48 @@ class _Words(argparse.Action):
         setattr(namespace, self.dest, [*before, words] if isinstance(before, list) else words)
 
 
+def add_results(parser: argparse._ActionsContainer, help: str = "results folder (default: as set, else runs)") -> None:
+    """``--results DIR``; see `results_of`."""
+    parser.add_argument("--results", type=Path, metavar="DIR", help=help)
+
+
+def results_of(arguments: argparse.Namespace) -> Path:
+    """The results folder: the command line's, else the one that is set, else ``runs``.
+
+    Raises:
+        UsageError: its path is no text, which sweeps and jobs have to name it by.
+    """
+    folder = Path(arguments.results or load_settings().results)
+    try:
+        os.path.abspath(folder).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"--results {folder}: the bytes of this path are no UTF-8; choose another folder") from None
+    return folder
+
+
+def add_plugins(parser: argparse._ActionsContainer, help: str = "a file that defines more methods") -> None:
+    """``--plugin FILE.py`` and ``--trust-settings``; see `plugins_of`."""
+    parser.add_argument("--plugin", action="append", type=Path, default=[], metavar="FILE.py", help=help)
+    parser.add_argument(
+        "--trust-settings",
+        action="store_true",
+        help="run the code that harness.toml of this folder names (docs/settings.md)",
+    )
+
+
+def plugins_of(arguments: argparse.Namespace) -> list[Path]:
+    """Plug-in files of the command line and of the settings, which are named before anything loads them.
+
+    Raises:
+        UsageError: ``harness.toml`` names code, and the command line does not trust it.
+    """
+    settings = load_settings()
+    of_settings = trusted_plugins(settings, trust=arguments.trust_settings)
+    if of_settings:
+        say(f"plug-ins of {settings.origins['plugins'].name}: {', '.join(map(str, of_settings))}")
+    return list(dict.fromkeys([*arguments.plugin, *of_settings]))
+
+
 def add_run(
     parser: argparse._ActionsContainer,
     *,
@@ -117,7 +161,6 @@ def add_run(
 
     Args:
         several: what the help says of repeating it; empty where it is given once.
-        help: which run.
     """
     parser.add_argument(
         option,
@@ -128,6 +171,21 @@ def add_run(
         help=f"{help}: its key, the beginning of that, or words that fit no other: lora kvasir 0{several}",
         required=required,
     )
+
+
+def write_file(path: Path, content: str | bytes, *, what: str) -> None:
+    """Write what a verb was asked for, whole or not at all.
+
+    Args:
+        what: it is, for the message.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise UsageError(f"cannot write the {what} {path}: {os_reason(error)}") from error
 
 
 def require_effect(arguments: argparse.Namespace, *options: str, without: str) -> None:

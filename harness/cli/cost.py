@@ -14,9 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.check import parse_assignments
-from harness.cli.command import CommandParser, Once, command, copy_in_use, verb
+from harness.cli.command import (
+    CommandParser,
+    Once,
+    add_plugins,
+    add_results,
+    command,
+    copy_in_use,
+    plugins_of,
+    results_of,
+    verb,
+)
 from harness.registry import load_plugins
-from harness.settings.read import add_plugins, add_results, plugins_of, results_of
 from harness.system.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,8 +97,8 @@ def main(argv: list[str] | None = None) -> int:
     from harness.archive.store import require_writable
     from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
     from harness.models.decoders import LABELLING
+    from harness.planning.asked import all_methods, expand, parse_entry
     from harness.planning.rows import method_row, split_overrides
-    from harness.planning.words import all_methods, expand, parse_entry
     from harness.protocols.load import for_backbone, load_protocol
 
     general, by_method = split_overrides(parse_assignments(arguments.set))
@@ -106,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     backbone_shape(backbone, protocol.image_size)
     require_stands(protocol.decoder, backbone)
     words = expand(arguments.methods, all_methods())
-    chosen = [method_row(parse_entry(word), protocol, by_method, backbone) for word in words]
+    rows = [method_row(parse_entry(word), protocol, by_method, backbone) for word in words]
     if arguments.checkpoint is not None and not arguments.checkpoint.is_file():
         raise UsageError(f"--checkpoint {arguments.checkpoint} does not exist; leave it away to measure random weights")
     store = CostStore(results_of(arguments))
@@ -114,16 +123,11 @@ def main(argv: list[str] | None = None) -> int:
 
     import torch
 
-    from harness.costing.baselines import baselines_among
     from harness.costing.device import used_by_others
     from harness.costing.measure import measure
-    from harness.costing.session import Measured, Session
+    from harness.costing.session import Session, baselines_among
     from harness.costing.summary import summary
 
-    rows = [
-        Measured(method=method, config=config, variant=variant, changed=changed)
-        for method, config, variant, changed in chosen
-    ]
     baselines, absent = baselines_among(rows, entries, protocol=protocol, overrides=by_method, backbone=backbone)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -183,7 +187,3 @@ def _device(name: str | None) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"--device {name!r}: give cpu or cuda:N")
     return torch.device("cuda:0") if name == "cuda" else device
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from typing import Any
 from harness.cli.command import CommandParser, command, verb
 from harness.datasets.base import Benchmark, DataOptions, DatasetError
 from harness.registry import BENCHMARKS, LABELLED, dataset_name, is_own
-from harness.settings.read import load_settings, named_table
+from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError
 from harness.system.text import printable_line
 
@@ -202,12 +201,12 @@ def run_check(arguments: argparse.Namespace) -> int:
         with _progress() as progress:
             checks.append(check(benchmark, root, workers=arguments.workers, progress=progress))
     if arguments.json:
-        plain = [_plain(found) for found in checks]
+        plain = [_plain(report) for report in checks]
         print(json.dumps(plain if arguments.name == "all" else plain[0], indent=1))
     else:
-        for found in checks:
-            _print_check(found)
-    return 0 if all(found.passed for found in checks) else 1
+        for report in checks:
+            _print_check(report)
+    return 0 if all(report.passed for report in checks) else 1
 
 
 def _known(name: str, arguments: argparse.Namespace, options: DataOptions) -> str:
@@ -217,7 +216,7 @@ def _known(name: str, arguments: argparse.Namespace, options: DataOptions) -> st
         return own
     if arguments.data is None and own not in named_table(load_settings(), "datasets", dataset_name):
         raise UsageError(f"{name} is no benchmark (sam-peft data list); data of your own is checked as {own}=DIR")
-    from harness.datasets.own_labels import any_folder
+    from harness.datasets.own import any_folder
 
     BENCHMARKS.add(own, any_folder(own, _folder(arguments, own), options)[0])
     return own
@@ -297,7 +296,3 @@ def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
             display.update(tasks[what], completed=done, total=total)
 
         yield move
-
-
-if __name__ == "__main__":
-    sys.exit(main())

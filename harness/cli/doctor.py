@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 from harness.check import parse_assignments
-from harness.cli.command import CommandParser, Once, command, verb
+from harness.cli.command import CommandParser, Once, add_plugins, command, plugins_of, verb
 from harness.models.decoders import DECODERS
 from harness.registry import METHODS, canonical_spelling, load_plugins, method_config
-from harness.settings.read import add_plugins, plugins_of
 from harness.system.errors import UsageError
 from harness.system.streams import say, stages
 
@@ -108,8 +107,8 @@ def _examine_file(path: Path, backbone: str) -> int:
         tell("loading torch")
         from harness.models.build import require_checkpoint
 
-        found = read_shapes(path)
-        print(f"{path}: {family_of(found)}, {len(found)} tensors, {path.stat().st_size / 1e6:.1f} MB")
+        shapes = read_shapes(path)
+        print(f"{path}: {family_of(shapes)}, {len(shapes)} tensors, {path.stat().st_size / 1e6:.1f} MB")
         try:
             require_checkpoint(name, path)
         except Mismatch as error:
@@ -156,7 +155,3 @@ def method_options(assignments: list[str], names: list[str]) -> dict[str, dict[s
             raise UsageError(f"--set {method}.{next(iter(values))}: {method} is not among --methods")
         method_config(method, values)
     return options
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -10,11 +10,11 @@ from typing import Any
 from harness.archive.measured import EvidenceRecord, EvidenceStore
 from harness.archive.schema import Run
 from harness.archive.store import require_writable
-from harness.cli.command import CommandParser, add_run, command, verb
+from harness.cli.command import CommandParser, add_plugins, add_results, add_run, command, plugins_of, results_of, verb
 from harness.comparison.finding import find_run
 from harness.models.published import require_file_or_word
 from harness.registry import load_plugin
-from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
+from harness.settings import load_settings
 from harness.statistics.cka import FEWEST, cka
 from harness.system.errors import UsageError
 from harness.system.streams import stages
@@ -109,7 +109,3 @@ def _summary(run: Run, record: EvidenceRecord) -> str:
     last = record.blocks[-1]
     told.append(f"CKA to the frozen last block {cka(last.trained.grams, last.frozen.grams):.3f}")
     return "; ".join(told)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

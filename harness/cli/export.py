@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING
 
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
-from harness.cli.command import CommandParser, add_run, command, require_effect, verb
+from harness.cli.command import (
+    CommandParser,
+    add_plugins,
+    add_results,
+    add_run,
+    command,
+    plugins_of,
+    require_effect,
+    results_of,
+    verb,
+)
 from harness.comparison.finding import find_run
 from harness.models.hf_names import LICENCES, card_of
 from harness.models.published import require_file_or_word
 from harness.registry import BENCHMARKS, add_own_of, load_plugin
 from harness.report.model_card import model_card
-from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
+from harness.settings import load_settings
 from harness.system.errors import UsageError
 from harness.system.streams import stages
 
@@ -168,7 +178,3 @@ def require_out(out: Path, form: Form, *, force: bool) -> None:
     if card.exists() and (card.is_dir() or not force):
         ways = "choose another name" + ("" if card.is_dir() else ", or --force to overwrite it")
         raise UsageError(f"--out {out}: its model card {card} exists; {ways}")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -9,15 +9,13 @@ from harness.archive.archive import Archive
 from harness.archive.cost import CostStore
 from harness.archive.measured import EvidenceStore
 from harness.archive.store import require_writable
-from harness.cli.command import CommandParser, command, require_effect, verb
-from harness.planning.pictures import network_images
+from harness.cli.command import CommandParser, add_results, command, require_effect, results_of, verb, write_file
+from harness.planning.data import network_images
 from harness.report.figures import FIGURES, draw, figure_files, figure_named, wrong_figures
 from harness.report.figures.material import Material, NothingToDrawError, materials
 from harness.report.figures.style import FORMATS, Format, encoded
-from harness.settings.read import add_results, results_of
 from harness.studies import load_study
-from harness.system.errors import UsageError, os_reason
-from harness.system.files import write_atomically
+from harness.system.errors import UsageError
 from harness.system.streams import say, say_skipped
 
 
@@ -37,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     names = list(FIGURES) if "all" in options.names else [figure_named(name) for name in options.names]
     formats = _formats(options.format)
     archive = Archive(options.results)
-    found = materials(
+    drawn = materials(
         archive,
         study=load_study(options.study) if options.study else None,
         baseline=options.baseline,
@@ -48,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     say_skipped({**archive.problems, **{path: why for store in stores for path, why in store.problems().items()}})
     reasons: list[str] = []
     written = 0
-    for material in found:
+    for material in drawn:
         for name in names:
             try:
                 written += _write(name, material, out, formats, benchmark=options.benchmark)
@@ -72,11 +70,7 @@ def _write(name: str, material: Material, out: Path, formats: list[Format], *, b
             style: encoded(drawing.figure, style, title=stem, caption=drawing.caption) for style in formats
         }
         for ending, content in {**files, "txt": drawing.caption + "\n"}.items():
-            path = out / f"{stem}.{ending}"
-            try:
-                write_atomically(path, content)
-            except OSError as error:
-                raise UsageError(f"cannot write the figure {path}: {os_reason(error)}") from error
+            write_file(out / f"{stem}.{ending}", content, what="figure")
         print(f"{out / stem}: {drawing.caption}", file=sys.stderr)
         count += 1
     return count
@@ -125,7 +119,3 @@ def parser() -> CommandParser:
         "--check", action="store_true", help="write nothing; exit 1 if an SVG there differs from what the records give"
     )
     return p
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

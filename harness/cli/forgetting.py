@@ -12,15 +12,24 @@ from typing import Any
 from harness.archive.measured import ForgettingRecord, ForgettingStore
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore, require_writable
-from harness.cli.command import CommandParser, add_run, command, verb
+from harness.cli.command import (
+    CommandParser,
+    add_plugins,
+    add_results,
+    add_run,
+    command,
+    plugins_of,
+    results_of,
+    verb,
+    write_file,
+)
 from harness.comparison.finding import find_run
 from harness.models.published import require_file_or_word
 from harness.registry import load_plugin
 from harness.report.forgetting import TITLE, forgetting_page
 from harness.report.formats import write
-from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
+from harness.settings import load_settings
 from harness.system.errors import UsageError
-from harness.system.files import write_atomically
 from harness.system.streams import say, stages, terminal_width
 
 
@@ -55,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(f"no finished run below {results} has kept its trained state; run something first")
     require_writable(store.folder)
 
-    from harness.experiment.elsewhere import fits
+    from harness.experiment.trained import fits
 
     places = {run.key: _others(run, [other for other in finished if fits(run, other)]) for run in wanted}
     if not any(places.values()):
@@ -72,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             )
     page = forgetting_page(records, store)
     path = results / "tables" / f"{TITLE}.md"
-    write_atomically(path, write(page, style="markdown"))
+    write_file(path, write(page, style="markdown"), what="table")
     width = terminal_width(sys.stdout)
     print(write(page, style="json" if arguments.json else "text", width=width or 100), end="", flush=True)
     say(f"as markdown: {path}")
@@ -87,20 +96,19 @@ def _with_state(results: Path, runs: Iterable[Run]) -> list[Run]:
 
 def _others(run: Run, fitting: Iterable[Run]) -> dict[str, Run]:
     """One run a benchmark, always the same."""
-    found: dict[str, Run] = {}
+    runs: dict[str, Run] = {}
     for other in sorted(fitting, key=lambda one: (one.benchmark, one.seed, one.key)):
-        found.setdefault(other.benchmark, other)
-    return found
+        runs.setdefault(other.benchmark, other)
+    return runs
 
 
 def _measured(
     arguments: Any, run: Run, others: dict[str, Run], *, store: ForgettingStore, tell: Any
 ) -> ForgettingRecord | None:
     """The run's record with what was missing; None where nothing was."""
-    from harness.experiment.elsewhere import scored_elsewhere
     from harness.experiment.environment import environment, own_device
     from harness.experiment.exporting import data_folder
-    from harness.experiment.trained import of_results
+    from harness.experiment.trained import of_results, scored_elsewhere
     from harness.planning.asked import checkpoint_of, folder_of
 
     results, settings, device = results_of(arguments), load_settings(), own_device()
@@ -122,7 +130,3 @@ def _measured(
     ordered = {name: scored[name] for name in sorted(scored)}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return replace(known, elsewhere=ordered, environment=environment(device), finished=now)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.archive.store import require_writable
+from harness.check import from_mapping, parse_assignments
 from harness.cli.command import CommandParser, command, require_effect, verb
 from harness.evaluation.conventions import Conventions, Overlap, Resolution
 from harness.evaluation.names import CLASSES, METRICS
-from harness.system.errors import UsageError, did_you_mean, os_reason
+from harness.system.errors import UsageError, os_reason
 from harness.system.streams import counter
 from harness.system.tables import form_of, require_form, table_bytes
 
@@ -131,34 +132,8 @@ def chosen_conventions(settings: list[str]) -> Conventions:
     Raises:
         UsageError: no such convention, or a value that it does not take.
     """
-    plain = Conventions()
-    known = {field.name: getattr(plain, field.name) for field in fields(Conventions)}
-    choices = {"resolution": ("native", "input"), "overlap": ("per-image", "accumulated")}
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        name = name.strip().replace("-", "_")
-        if name not in known:
-            raise UsageError(f"--set {setting}: no such convention{did_you_mean(name, known)}")
-        if not equals:
-            raise UsageError(f"--set {setting} is not NAME=VALUE, such as --set {name}={known[name]}")
-        if name in choices:
-            if value not in choices[name]:
-                raise UsageError(f"--set {setting}: {name} is one of {', '.join(choices[name])}")
-            changes[name] = value
-        elif isinstance(known[name], bool):
-            if value not in ("true", "false"):
-                raise UsageError(f"--set {setting}: {name} is true or false")
-            changes[name] = value == "true"
-        else:
-            try:
-                changes[name] = float(value)
-            except ValueError:
-                raise UsageError(f"--set {setting}: {name} is a number") from None
-    try:
-        return replace(plain, **changes)
-    except ValueError as error:
-        raise UsageError(f"--set {error}") from None
+    values = {name.replace("-", "_"): value for name, value in parse_assignments(settings).items()}
+    return from_mapping(Conventions, values, where="--set")
 
 
 def variants_of(plain: Conventions, *, multiclass: bool) -> dict[str, Conventions]:
@@ -229,7 +204,3 @@ def print_table(summaries: dict[str, dict[str, float]], *, images: int) -> None:
     metrics = list(next(iter(summaries.values())))
     rows = [[name, *(f"{summary[metric]:.4f}" for metric in metrics)] for name, summary in summaries.items()]
     print(tabulate(rows, headers=[f"{images} images", *metrics], tablefmt="github", disable_numparse=True))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

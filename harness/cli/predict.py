@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.cli.command import CommandParser, add_run, command, verb
+from harness.cli.command import CommandParser, add_plugins, add_results, add_run, command, plugins_of, results_of, verb
 from harness.comparison.finding import find_run
 from harness.models.published import require_file_or_word
 from harness.registry import load_plugin
-from harness.settings.read import add_plugins, add_results, load_settings, plugins_of, results_of
+from harness.settings import load_settings
 from harness.system.errors import UsageError
 from harness.system.streams import counter, stages
 
@@ -109,14 +109,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
     try:
-        found = tuple(float(part) for part in text.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
-        found = ()
-    if len(found) != count or not all(math.isfinite(one) for one in found):
+        numbers = ()
+    if len(numbers) != count or not all(math.isfinite(one) for one in numbers):
         raise UsageError(
             f"{option} {text!r}: give {count} numbers with commas, pixels of the image from its upper left"
         )
-    return found
+    return numbers
 
 
 def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]] = ()) -> Any:
@@ -150,7 +150,3 @@ def request_of(arguments: argparse.Namespace, prompt: Sequence[tuple[float, ...]
         batch=arguments.batch,
         prompt=tuple(prompt),
     )
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

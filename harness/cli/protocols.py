@@ -13,14 +13,50 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from harness.archive.schema import EXECUTION_ONLY, with_pixels
-from harness.cli.command import CommandParser, command, verb
-from harness.protocols.inheritance import read_card
-from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash
+from harness.archive.schema import ADDED_LATER, EXECUTION_ONLY, QUIRKS_ADDED_LATER, Run, with_pixels
+from harness.archive.store import RecordStore
+from harness.cli.command import CommandParser, add_results, command, results_of, verb
+from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash, read_card
 from harness.protocols.quirks import QUIRKS, quirks_page
-from harness.protocols.recorded import TABLES, is_hash, recorded
-from harness.settings.read import add_results, results_of
+from harness.system.errors import UsageError
+from harness.system.streams import say_skipped
 from harness.system.text import printable_line
+
+SHORTEST = 4
+"""Digits of a hash that are looked for."""
+
+
+TABLES = ("methods", "benchmarks")
+
+
+def is_hash(text: str) -> bool:
+    return re.fullmatch(rf"[0-9a-f]{{{SHORTEST},16}}", text) is not None
+
+
+def runs_under(digest: str, root: Path) -> list[Run]:
+    """The runs below ``root`` that were made under the one hash that begins with ``digest``, by benchmark.
+
+    Raises:
+        UsageError: no record was made under it, or several hashes begin so.
+    """
+    records, skipped = RecordStore(root).summaries()
+    say_skipped(skipped)
+    runs = [record.run for record in records if record.run.protocol_hash.startswith(digest)]
+    hashes = sorted({run.protocol_hash for run in runs})
+    if not hashes:
+        raise UsageError(
+            f"no card and no record below {root} has the hash {digest!r}; give the folder of its records with --results DIR"
+        )
+    if len(hashes) > 1:
+        raise UsageError(f"{digest!r} is the beginning of {', '.join(hashes)}; give more of it")
+    return sorted(runs, key=lambda run: run.benchmark)
+
+
+def filled(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """With the fields that are younger than a record, at the value that it was made with; without the tables that a card
+    has for methods and benchmarks: a run's options are in its configuration, its benchmark's rules are applied."""
+    filled = {**ADDED_LATER, **rules, "quirks": {**QUIRKS_ADDED_LATER, **rules.get("quirks", {})}}
+    return {name: filled[name] for name in sorted(filled) if name not in TABLES}
 
 
 def parser() -> CommandParser:
@@ -115,15 +151,17 @@ def _read(name: str, root: Path) -> _Shown:
         card = same[0] if same else name
         digest = protocol_hash(load_protocol(card))
         return _Shown(values=_flat(card), marks=comments(card), digest=digest, title=f"# {card}  hash {digest}")
-    found = recorded(name, root)
-    first, *others = found.rules
-    values = opened(found.rules[first])
+    runs = runs_under(name, root)
+    card, digest = runs[0].protocol, runs[0].protocol_hash
+    rules = {run.benchmark: opened(filled(run.rules)) for run in runs}
+    first, *others = rules
+    values = dict(rules[first])
     for benchmark in others:
-        here = opened(found.rules[benchmark])
+        here = rules[benchmark]
         values |= {f"benchmarks.{benchmark}.{key}": here.get(key) for key in here if here.get(key) != values.get(key)}
-    marks = comments(found.card) if found.card in card_names() else {}
-    title = f"# {found.card} with overrides  hash {found.digest}  ({found.records} records, first {first})"
-    return _Shown(values=values, marks=marks, digest=found.digest, title=printable_line(title))
+    marks = comments(card) if card in card_names() else {}
+    title = f"# {card} with overrides  hash {digest}  ({len(runs)} records, first {first})"
+    return _Shown(values=values, marks=marks, digest=digest, title=printable_line(title))
 
 
 def _flat(card: str) -> dict[str, Any]:
@@ -172,7 +210,3 @@ def mark(path: str, comments: dict[str, str]) -> str:
 
 def _text(value: Any) -> str:
     return printable_line(str(list(value) if isinstance(value, tuple) else value))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -24,7 +24,7 @@ from harness.comparison.finding import find_run
 from harness.comparison.papers import FOLDER, MARKS, PARAMETERS, Published, add, problems, read_file, read_published
 from harness.registry import BENCHMARKS, METHODS
 from harness.report.trackers import TARGETS, export_records
-from harness.settings.read import load_settings
+from harness.settings import load_settings
 from harness.system.errors import UsageError
 from harness.system.streams import say_skipped
 from harness.system.text import printable_line
@@ -180,15 +180,15 @@ def _merge(options: argparse.Namespace) -> int:
 
 def _check(root: Path) -> int:
     wrong, codes, unsealed = 0, list[str](), 0
-    for path, found in _checked(root):
-        if isinstance(found, str):
+    for path, checked in _checked(root):
+        if isinstance(checked, str):
             wrong += 1
-            print(f"wrong: {printable_line(str(path))}: {found}")
+            print(f"wrong: {printable_line(str(path))}: {checked}")
         else:
-            codes.append(found.code)
+            codes.append(checked.code)
             unsealed += not is_sealed(path)
     stores = (CostStore(root), EvidenceStore(root), ForgettingStore(root))
-    others = [found for store in stores for found in store.problems().items()]
+    others = [checked for store in stores for checked in store.problems().items()]
     try:
         read_notes(root)
     except ValueError as error:
@@ -208,10 +208,10 @@ def _check(root: Path) -> int:
 
 def _seal(root: Path) -> int:
     wrong = new = 0
-    for path, found in _checked(root):
-        if isinstance(found, str):
+    for path, checked in _checked(root):
+        if isinstance(checked, str):
             wrong += 1
-            print(f"wrong, and not sealed: {printable_line(str(path))}: {found}")
+            print(f"wrong, and not sealed: {printable_line(str(path))}: {checked}")
         elif not is_sealed(path):
             new += 1
             add_seal(path)
@@ -303,7 +303,3 @@ def _check_published(folder: Path) -> int:
     empty = sum(not cell.value for cell in cells)
     print(f"{len(cells)} cells, {empty} of them empty, {len(wrong)} problems")
     return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -9,18 +9,17 @@ from typing import Any
 from harness.archive.archive import Archive
 from harness.archive.schema import Record
 from harness.archive.store import require_writable
-from harness.cli.command import CommandParser, command, verb
+from harness.cli.command import CommandParser, add_results, command, results_of, verb, write_file
 from harness.datasets.base import DatasetError
-from harness.planning.closed_form import trained_parameters
-from harness.planning.pictures import network_images
+from harness.planning.data import network_images
+from harness.planning.rows import trained_parameters
 from harness.report.figures.material import Pictures
 from harness.report.html.build import Asked, collect
 from harness.report.html.pictures import preview
 from harness.report.html.rendering import WRITTEN, index_html, page_html
-from harness.settings.read import add_results, results_of
 from harness.studies import load_study
-from harness.system.errors import UsageError, os_reason
-from harness.system.files import open_regular, write_atomically
+from harness.system.errors import UsageError
+from harness.system.files import open_regular
 from harness.system.streams import say
 
 PNG = b"\x89PNG\r\n"
@@ -58,11 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         if not is_free(path):
             raise UsageError(f"--out {folder}: {path.name} is there and is no page of a site; name another folder")
     for path, content in files.items():
-        try:
-            path.parent.mkdir(exist_ok=True)
-            write_atomically(path, content)
-        except OSError as error:
-            raise UsageError(f"cannot write the page {path}: {os_reason(error)}") from error
+        write_file(path, content, what="page")
     largest = max(len(text.encode()) for text in pages.values())
     print(
         f"{folder / 'index.html'}: {len(site.pages)} pages, the largest {largest / 1e6:.1f} MB; {', '.join(site.facts)}"
@@ -122,7 +117,3 @@ def parser() -> CommandParser:
     p.add_argument("--url", default="", metavar="URL", help="where the site will lie, so that its links show a preview")
     p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: site in the results folder)")
     return p
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.cli.command import PROGRAM, CommandParser, command, require_effect, verb
 from harness.cli.verbs import VERBS, summaries
-from harness.settings.read import HERE, KEYS, Key, Settings, is_profile_file, load_settings, user_file
+from harness.settings import HERE, KEYS, Key, Settings, is_profile_file, load_settings, user_file
 from harness.system.errors import UsageError, os_reason
 
 HEAD = """\
@@ -133,7 +133,3 @@ def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         if isinstance(action, argparse._SubParsersAction):
             actions += [inner for below in action.choices.values() for inner in _actions(below)]
     return actions
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

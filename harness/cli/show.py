@@ -10,13 +10,12 @@ from typing import Any
 
 from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
-from harness.cli.command import CommandParser, command, require_effect, verb
+from harness.cli.command import CommandParser, add_results, command, require_effect, results_of, verb
 from harness.comparison.finding import find_record
 from harness.report.page import SUFFIX
 from harness.report.pages import page_of
 from harness.report.runs import TwoFolders, compared, compared_in_terminal, in_terminal, record_as_data
 from harness.report.why import explain
-from harness.settings.read import add_results, results_of
 from harness.system.errors import UsageError
 from harness.system.streams import say_skipped, show_text
 
@@ -108,7 +107,3 @@ def _print(data: Callable[[], Any], text: Callable[[], str], arguments: argparse
         print(json.dumps(data(), indent=1))
     else:
         show_text(text())
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -8,12 +8,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.command import CommandParser, add_run, command, require_effect, verb
+from harness.cli.command import CommandParser, add_results, add_run, command, require_effect, results_of, verb
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import (
     FINISHED,
@@ -29,7 +29,6 @@ from harness.dispatch.run_states import (
 )
 from harness.dispatch.slurm.client import Slurm
 from harness.dispatch.sweeps import read_chunks
-from harness.settings.read import add_results, results_of
 from harness.system.errors import UsageError
 from harness.system.files import open_regular
 from harness.system.streams import folded, say_skipped, terminal_width
@@ -152,7 +151,7 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
         UsageError: no such sweep.
     """
     tasks, cluster, note = ask_cluster(results)
-    seen = survey(results, tasks=tasks, cluster=cluster, note=note)
+    seen = replace(survey(results, tasks=tasks, cluster=cluster), note=note)
     if sweep is None:
         return seen
     known = list(seen.sweeps)
@@ -161,12 +160,8 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
     if sweep not in known:
         raise UsageError(f"no sweep {sweep!r} below {results}; there are: {', '.join(known[-5:]) or 'none'}")
     keys = {run.key for chunk in read_chunks(results, sweep=sweep, problems={}) for run in chunk.runs}
-    return Survey(
-        runs={key: run for key, run in seen.runs.items() if key in keys},
-        sweeps={sweep: seen.sweeps[sweep]},
-        problems=seen.problems,
-        note=seen.note,
-    )
+    runs = {key: run for key, run in seen.runs.items() if key in keys}
+    return replace(seen, runs=runs, sweeps={sweep: seen.sweeps[sweep]})
 
 
 def overview(seen: Survey, *, width: int = 0) -> str:
@@ -284,7 +279,3 @@ def print_log(seen: Survey, asked: str) -> None:
 
 def run_as_data(run: RunState) -> dict[str, object]:
     return {**asdict(run), "log": str(run.log) if run.log else None}
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

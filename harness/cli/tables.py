@@ -10,16 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.archive.archive import Archive
-from harness.cli.command import CommandParser, command, require_effect, verb
+from harness.cli.command import CommandParser, add_results, command, require_effect, results_of, verb, write_file
 from harness.comparison.claims import read_claims
 from harness.report.formats import as_data, as_parquet, write
 from harness.report.page import SUFFIX, Format
 from harness.report.pages import pages_below
 from harness.report.readings import design_text, reading_page
-from harness.settings.read import add_results, results_of
 from harness.studies import load_study, study_names
-from harness.system.errors import UsageError, os_reason
-from harness.system.files import write_atomically
+from harness.system.errors import UsageError
 from harness.system.streams import say, say_skipped, terminal_width
 from harness.system.tables import require_form
 
@@ -56,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UsageError("--format parquet writes what --format csv writes; --check and --metrics look at text")
         for name, page in pages.content.items():
             if page.numbers:
-                _write(path := options.results / "tables" / f"{name}.parquet", as_parquet(page))
+                write_file(path := options.results / "tables" / f"{name}.parquet", as_parquet(page), what="table")
                 print(f"written: {path}", file=sys.stderr)
         return 0
     files = pages.files(options.results, style=options.format)
@@ -66,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         return _check(options.results, files, style=options.format, whole=study is None)
     for path, text in files.items():
         if not metrics:
-            _write(path, text)
+            write_file(path, text, what="table")
     width = terminal_width(sys.stdout) if options.format == "markdown" else 0
     shown = (pages.texts("text", width=width) if width else files).values()
     print(*shown, sep="\n", end="")
@@ -77,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"written: {path}", file=sys.stderr)
     if study is None and options.format == "markdown":
         for path, content in answer_pages(options.results).items():
-            _write(path, content)
+            write_file(path, content, what="table")
             print(f"written: {path}", file=sys.stderr)
     return 0
 
@@ -132,7 +130,7 @@ def _readings(options: argparse.Namespace) -> int:
         archive.records, study, archive, claims=read_claims(), protocol=options.protocol or study.protocol
     )
     path = options.results / "readings" / f"{study.name}.md"
-    _write(path, write(page))
+    write_file(path, write(page), what="table")
     print(write(page, style="json" if options.json else options.format), end="")
     print(f"written: {path}", file=sys.stderr)
     return 0
@@ -145,13 +143,6 @@ def answer_pages(root: Path) -> dict[Path, str | bytes]:
 
     read = findings.Answer(root)
     return {**findings.files(root, read), **answer.figures(root, read)}
-
-
-def _write(path: Path, text: str | bytes) -> None:
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        raise UsageError(f"cannot write the table {path}: {os_reason(error)}") from error
 
 
 def _check(root: Path, files: Mapping[Path, str], *, style: Format, whole: bool) -> int:
@@ -199,7 +190,3 @@ def _check_answer(pages: Mapping[Path, str | bytes]) -> int:
             wrong += 1
             print(f"{path}: {'differs from the records' if there else 'is missing'}")
     return wrong
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

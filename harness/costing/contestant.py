@@ -34,7 +34,6 @@ class RandomImages:
     """Noise in place of a training split, made once: cost does not depend on what the images show.
 
     Args:
-        count: images.
         image_size: side in pixels.
         num_classes: classes in the masks.
         labels: a class an image, (1, 1), instead of masks.
@@ -83,7 +82,6 @@ class Contestant:
         segmenter: with ``method`` attached, on ``device``.
         protocol: optimiser, loss, precision, batch size.
         task, num_classes: of the benchmark it stands for.
-        device: where it computes.
         clock: times the parts of a step.
     """
 

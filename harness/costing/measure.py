@@ -3,6 +3,9 @@
 Paired ratios: rounds of one session pair, so that what slows one method slows its baseline too and cancels.
 
 Seconds, memory and parameters of inference, unmerged and merged.
+
+Where an allocator keeps no count of a step's peak memory (CPUs), the bytes of living tensors are counted operation by
+operation, which is exact.
 """
 
 from __future__ import annotations
@@ -10,31 +13,110 @@ from __future__ import annotations
 import copy
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
 from safetensors.torch import save
 from scipy.stats import t as student
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from harness.archive.cost import Comparability, CostRecord, MethodCost, Ratio
 from harness.archive.schema import Run, content_hash
-from harness.costing.contestant import PARTS, Contestant
-from harness.costing.device import CLOCKS, EnergyMeter, driver
+from harness.costing.contestant import PARTS, Contestant, StepKind
+from harness.costing.device import CLOCKS, EnergyMeter, driver, synchronise
 from harness.costing.flops import encoder_forward_flops
-from harness.costing.memory import LiveBytes, peak_memory, storage_bytes
-from harness.costing.session import Measured, Roster, Session, release, why
+from harness.costing.session import Roster, Session, release, why
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment
 from harness.methods.base import MergeMode, Method
 from harness.methods.parts.placement import MethodError
 from harness.models.segmenter import count_parameters
+from harness.planning.rows import MethodRow
 from harness.protocols.load import as_rules
-from harness.training.memory import reset_peak
+from harness.training.memory import peak_bytes, reset_peak
 from harness.training.precision import autocast
+
+
+def peak_memory(subject: Contestant, phase: StepKind) -> dict[str, int]:
+    """Peaks of one training step, this method's own weights and optimiser state included, other methods' left out."""
+    device = subject.device
+    subject.step(phase)  # creates what the optimiser keeps, if no step did before
+    own = subject.resident()
+    resident = sum(storage_bytes(tensors) for tensors in own.values())
+    known = [tensor for tensors in own.values() for tensor in tensors]
+    counter = LiveBytes(known)
+    if device.type == "cuda":
+        synchronise(device)
+        torch.cuda.empty_cache()
+        allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+        reset_peak(device)
+        kept, gradients = subject.step_watched(phase, live=lambda: torch.cuda.memory_allocated(device) - allocated)
+        peak = torch.cuda.max_memory_allocated(device) - allocated
+        peak_reserved = torch.cuda.max_memory_reserved(device) - reserved
+    else:
+        reset_peak(device)
+        before = peak_bytes(device)
+        subject.step(phase)
+        peak_reserved = max(peak_bytes(device) - before, 0)
+        with counter:
+            kept, gradients = subject.step_watched(phase, live=lambda: counter.now)
+        peak = counter.peak
+    return {
+        "allocated": resident + peak,
+        "reserved": resident + max(peak_reserved, peak),
+        "weights": storage_bytes(own["weights"]),
+        "optimiser": storage_bytes(own["optimiser"]),
+        "gradients": gradients,
+        "activations": kept,
+    }
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class LiveBytes(TorchDispatchMode):
+    """While active, counts the storages that operations create, until they are freed.
+
+    Working memory inside an operation is not seen. Views share their base's storage and count once.
+
+    Args:
+        known: tensors that were there before and do not count.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+        self._seen: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._see(leaf)
+        return out
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known or key in self._seen:
+            return
+        self._seen[key] = weakref.ref(storage, partial(self._forget, key, size))
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _forget(self, key: int, size: int, _: Any) -> None:
+        if self._seen.pop(key, None) is not None:
+            self.now -= size
 
 
 def measure_inference(roster: Roster, session: Session, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
@@ -177,17 +259,14 @@ _DEFAULTS = {"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sa
 def measure(session: Session, *, report: Callable[[str], None] = lambda line: None) -> CostRecord:
     """Measure all methods of a session; one that fails is left out with its reason in ``dropped``.
 
-    Args:
-        report: is told what is being done.
-
     Raises:
         UsageError: no method could be measured.
     """
     roster = Roster(report=report)
     try:
         for row in session.rows:
-            with roster.turn(row.variant):
-                roster.subjects[row.variant] = build_subject(row, session)
+            with roster.turn(row.label):
+                roster.subjects[row.label] = build_subject(row, session)
         sizes = _measure_sizes(roster, report=report)
         seconds, joules = _measure_steps(roster, session, report=report)
     finally:
@@ -196,22 +275,22 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
     roster.require_some()
     costs = []
     for row in session.rows:
-        if row.variant not in roster.subjects:
+        if row.label not in roster.subjects:
             continue
-        shares = {phase.name: share for phase, share in roster.subjects[row.variant].shares().items()}
-        times = seconds[row.variant]
+        shares = {phase.name: share for phase, share in roster.subjects[row.label].shares().items()}
+        times = seconds[row.label]
         costs.append(
             MethodCost(
                 method=row.method,
-                variant=row.variant,
+                variant=row.label,
                 config=asdict(row.config),
                 changed=sorted(row.changed),
                 seconds=times,
                 shares=shares,
                 step_seconds=_weighted(times, shares),
-                joules=joules.get(row.variant),
-                **sizes[row.variant],
-                **inference[row.variant],
+                joules=joules.get(row.label),
+                **sizes[row.label],
+                **inference[row.label],
             )
         )
     fractions = {variant: subject.epoch_fraction() for variant, subject in roster}
@@ -219,13 +298,13 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
     return _record(session, costs, dropped=roster.dropped)
 
 
-def build_subject(row: Measured, session: Session) -> Contestant:
+def build_subject(row: MethodRow, session: Session) -> Contestant:
     """A fresh segmenter with the row's method attached, built as a run of it would be."""
     protocol = session.protocol
     run = Run(
         method=row.method,
         method_config=asdict(row.config),
-        variant=row.variant,
+        variant=row.label,
         benchmark="",
         backbone=session.backbone,
         checkpoint="",
@@ -240,7 +319,7 @@ def build_subject(row: Measured, session: Session) -> Contestant:
         run, task=session.task, num_classes=session.num_classes, checkpoint=session.checkpoint
     )
     return Contestant(
-        row.variant,
+        row.label,
         segmenter=segmenter.to(session.device),
         method=method,
         protocol=protocol,

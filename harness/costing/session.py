@@ -4,7 +4,7 @@ it. A method that fails is dropped with its reason, and the others are measured 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,20 +14,12 @@ import torch
 
 from harness.costing.contestant import Contestant
 from harness.costing.device import CLOCKS
-from harness.experiment.failure import one_line, reason_code
+from harness.experiment.environment import one_line, reason_code
 from harness.models.decoder_shape import Task
+from harness.planning.request import Variant
+from harness.planning.rows import MethodRow, method_row
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A method to measure: canonical name, configuration, what tables call it, and the options that differ from the card's."""
-
-    method: str
-    config: Any
-    variant: str
-    changed: Collection[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +28,9 @@ class Session:
 
     Args:
         rows: the methods, in the order in which they take turns.
-        backbone: name in the catalogue.
         checkpoint: its weights, None for random ones; cost hardly depends on them.
         protocol: the rules, with image size and batch size.
         task, num_classes: of the benchmark that is stood for.
-        rounds: measured rounds.
-        device: where.
         baselines: variants to which the ratios of all others are wanted, as far as they are among ``rows``.
         seed: of weights and methods.
         shared: who else uses the device, in words.
@@ -51,7 +40,7 @@ class Session:
         UsageError: two rows have one name, or the clock does not fit the device.
     """
 
-    rows: Sequence[Measured]
+    rows: Sequence[MethodRow]
     backbone: str
     checkpoint: Path | None
     protocol: Protocol
@@ -65,7 +54,7 @@ class Session:
     clock: Literal["wall", "processor"] = "wall"
 
     def __post_init__(self) -> None:
-        names = [row.variant for row in self.rows]
+        names = [row.label for row in self.rows]
         if len(set(names)) < len(names):
             raise UsageError(f"two of {', '.join(names)} have one name; give their options in brackets")
         CLOCKS[self.clock](self.device)
@@ -132,3 +121,33 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def baselines_among(
+    rows: Sequence[MethodRow],
+    entries: Sequence[Variant],
+    *,
+    protocol: Protocol,
+    overrides: Mapping[str, Mapping[str, Any]],
+    backbone: str,
+) -> tuple[list[str], list[str]]:
+    """Variants among ``rows`` that ``entries`` name, and the names of entries that are not there.
+
+    An entry is the row of its name, else those with its very configuration, else, without options, every row of its
+    method.
+
+    Raises:
+        UsageError, MethodError: as `method_row`.
+    """
+    chosen: list[str] = []
+    absent: list[str] = []
+    for entry in entries:
+        asked = method_row(entry, protocol, overrides, backbone)
+        fitting = (
+            [row.label for row in rows if row.label == asked.label]
+            or [row.label for row in rows if (row.method, row.config) == (asked.method, asked.config)]
+            or [row.label for row in rows if row.method == asked.method and not entry.options]
+        )
+        chosen += [name for name in fitting if name not in chosen]
+        absent += [] if fitting else [asked.label]
+    return chosen, absent

@@ -20,7 +20,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 from harness.check import read_as
@@ -136,7 +135,6 @@ class Attempt:
 
     Args:
         number: 1 for the first.
-        holder: who.
         token: tells two attempts of one process apart.
         started, seen: seconds since the epoch by the holder's clock: start, and last heartbeat.
         gpus: how many GPUs it occupies.
@@ -219,7 +217,6 @@ class Lease:
 
         Args:
             folder: `state_folder` of the run.
-            holder: who asks.
             gpus: GPUs that the attempt will occupy.
             limit: highest number that the attempt may have.
 
@@ -342,9 +339,7 @@ class beating:
         self._thread.start()
         return self._lease
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._done.set()
         self._thread.join()
 

@@ -62,7 +62,6 @@ class Executor(ABC):
         """Write the intent to disk and hand the jobs over. Jobs that have a record or run elsewhere are left out.
 
         Args:
-            jobs: what to run.
             command: the command line, kept with the sweep.
 
         Raises:

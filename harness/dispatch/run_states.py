@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ class RunState(NamedRun):
 
     Args:
         state: a reason code of a record, or one of the words above.
-        message: why.
         attempts: starts so far.
         sweep: the last sweep that has it, empty for a record without one.
         task: its job on the cluster.
@@ -102,7 +101,6 @@ def survey(
     tasks: Mapping[str, Task] | None = None,
     cluster: str = "",
     keys: Iterable[str] | None = None,
-    note: str = "",
 ) -> Survey:
     """Look at everything once.
 
@@ -110,7 +108,6 @@ def survey(
         tasks: the cluster's queue (`Slurm.tasks`), None where it cannot be asked or nobody needs it.
         cluster: the name of that cluster, empty where nobody knows; it says nothing about open sweeps on others.
         keys: only these runs.
-        note: passed through.
     """
     wanted = None if keys is None else set(keys)
     problems: Problems = {}
@@ -132,7 +129,7 @@ def survey(
     for key, record in records.items():
         if key not in runs:
             runs[key] = _of_record(record)
-    return Survey(runs=runs, sweeps=sweeps, problems=problems, note=note)
+    return Survey(runs=runs, sweeps=sweeps, problems=problems)
 
 
 def _of_record(record: Record) -> RunState:
@@ -166,19 +163,14 @@ def state_of(
     run = chunk.runs[index]
     task = chunk.task(index) if sweep is not None and sweep.executor == "slurm" else ""
     folder = state_folder(results, run.key)
-    settled = record is not None and settles(record, replaces=run.replaces)
-    starts = [] if settled else _starts(folder, problems)
+    if record is not None and settles(record, replaces=run.replaces):
+        log = log_path(folder, record.attempts) if record.attempts else None
+        return replace(_of_record(record), **named(run), sweep=chunk.sweep, task=task, log=log)
+    starts = _starts(folder, problems)
     last = starts[-1] if starts else None
-    if settled:
-        assert record is not None
-        state, message = str(record.code), record.message
-    else:
-        state, message = _unfinished(chunk, index, task, last, sweep, tasks)
-    seconds, whole = 3600 * last.hours if last else 0.0, False
-    if settled and record is not None:
-        seconds, whole = seconds_of(record.cost)
+    state, message = _unfinished(chunk, index, task, last, sweep, tasks)
     number = last.number if last else record.attempts if record else 0
-    done, begun, stage = 1.0 if state == FINISHED else 0.0, 0.0, ""
+    done, begun, stage = 0.0, 0.0, ""
     if state == RUNNING and last is not None:
         done, begun, stage = _progress(folder, since=last.started)
         if _silence(last, LEASE_SECONDS if sweep is None else sweep.lease_s):
@@ -191,12 +183,10 @@ def state_of(
         sweep=chunk.sweep,
         task=task,
         started=last.started if last else 0.0,
-        seconds=seconds,
-        whole=whole,
+        seconds=3600 * last.hours if last else 0.0,
         done=done,
         begun=begun,
         stage=stage,
-        finished=record.finished if settled and record is not None else "",
         log=log_path(folder, number) if number else None,
     )
 
@@ -314,7 +304,6 @@ class ProgressFile:
     Other stages are told with the last position in training.
 
     Args:
-        folder: of the run.
         written: called after each writing.
     """
 

@@ -30,7 +30,6 @@ def take(folder: Path, *, extra: Sequence[Path] = ()) -> Path:
     this user writes. The same code gives the same folder, which is made once and hashed again before each use.
 
     Args:
-        folder: where snapshots go.
         extra: further files, such as plug-ins; copied to ``plugins/``, numbered in their order.
 
     Returns:

@@ -93,7 +93,6 @@ class Sweep:
     Args:
         id: also the name of its folder.
         executor: ``inline``, ``local`` or ``slurm``.
-        command: the command line.
         created: seconds since the epoch.
         submitter: the process that submits.
         snapshot: folder of the frozen code; its name is the code's hash.
@@ -350,8 +349,8 @@ def read_chunk(path: Path) -> Chunk:
 
 def chunk_paths(results: Path, *, sweep: str = "*") -> list[Path]:
     """Of all sweeps, oldest first."""
-    found = sweeps_folder(results).glob(f"{sweep}/chunk.*.json")
-    chunks = [(path.parent, int(name[1]), path) for path in found if (name := _CHUNK.fullmatch(path.name))]
+    paths = sweeps_folder(results).glob(f"{sweep}/chunk.*.json")
+    chunks = [(path.parent, int(name[1]), path) for path in paths if (name := _CHUNK.fullmatch(path.name))]
     return [path for *_, path in sorted(chunks)]
 
 

@@ -24,8 +24,6 @@ def attached_segmenter(run: Run, *, task: Task, num_classes: int, checkpoint: Pa
     Head and method draw from streams of their own, so that for one seed every method meets the same head.
 
     Args:
-        run: what to build.
-        task: the benchmark's.
         num_classes: classes of a multi-class benchmark, background included.
         checkpoint: the pretrained weights, None for random ones.
 

@@ -18,16 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.archive.archive import epoch_numbers
 from harness.archive.files import images_csv
-from harness.archive.frames import epoch_numbers
 from harness.archive.masks import KeptMask, chosen_images, encoded_masks
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.evaluation.names import higher_is_better
 from harness.experiment.building import attached_segmenter
 from harness.experiment.data import RunData, open_data
-from harness.experiment.environment import environment, own_device
-from harness.experiment.failure import one_line, reason_code
+from harness.experiment.environment import environment, one_line, own_device, reason_code
 from harness.experiment.number_code import number_code
 from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Scoring, Summary, Tell
 from harness.experiment.stages import Stages, process_started
@@ -93,7 +92,6 @@ def run_experiment(
     raises `Interrupted`.
 
     Args:
-        job: what to do.
         progress: is told where the run is.
         stop: asks for an early, resumable end; a worker's signal handlers set it.
         complete: applied to the record, of success or failure, just before it is written: the worker adds what only it knows (attempts,
@@ -148,8 +146,6 @@ class Experiment:
     """The parts of one run on one device.
 
     Args:
-        job: what to do.
-        device: where to compute.
         tell: is told the stage and the position in it.
     """
 

@@ -179,9 +179,6 @@ class Exported:
     """What was written.
 
     Args:
-        run: the run.
-        out: the file.
-        form: what it is.
         report: the merge, None where there was nothing to merge.
         held_out: the images of the deviation, (B, 3, S, S), normalised.
         masks: mask logits of the exported model on them, (B, K, h, w).
@@ -257,7 +254,6 @@ def export(request: Export, *, tell: Callable[[str], None] = lambda stage: None)
     """Build the run's segmenter, load its best state, merge, and write the file (whole or not at all).
 
     Args:
-        request: what.
         tell: is told each stage as it begins.
 
     Raises:

@@ -20,7 +20,7 @@ from typing import Any
 
 ROOMS = ("harness.models", "harness.training", "harness.evaluation", "harness.experiment")
 """What every run goes through, whatever its method and benchmark."""
-NO_NUMBERS = tuple(f"harness.experiment.{name}" for name in ("environment", "failure", "number_code"))
+NO_NUMBERS = tuple(f"harness.experiment.{name}" for name in ("environment", "number_code"))
 """What is in these rooms and only tells of a run."""
 
 

@@ -56,7 +56,6 @@ class PredictionFolder:
     """What a folder's note says.
 
     Args:
-        out: the folder.
         model: what tells models apart.
         images: name of a prediction -> the file that it is of; without those of notes older than this.
         claimed: whether this model has begun to fill it; otherwise it is empty or new.
@@ -211,7 +210,6 @@ class Predict:
     """What to predict and what to write.
 
     Args:
-        trained: the model.
         checkpoint: the pretrained weights that the run started from, None for a run from random weights.
         images: files, as `find_images` gives them.
         out: folder of the masks.
@@ -249,8 +247,6 @@ def predict(
     """Predict every image that has no complete output yet, or changed since; each file is there whole or not at all.
 
     Args:
-        request: what.
-        device: where to compute.
         progress: is told how many images are done.
 
     Raises:
@@ -397,12 +393,7 @@ def outputs(request: Predict, image: Path) -> list[Path]:
 
 
 class Model:
-    """A trained segmenter, merged where that is asked for, from image files to scores.
-
-    Args:
-        request: which.
-        device: where to compute.
-    """
+    """A trained segmenter, merged where that is asked for, from image files to scores."""
 
     def __init__(self, request: Predict, *, device: torch.device) -> None:
         self.rules = from_rules(request.trained.run.rules)

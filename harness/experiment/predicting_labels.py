@@ -23,8 +23,6 @@ def predict_labels(
     """Write ``labels.csv``: image, label, and the probability of every class; images that it has as they are now keep their rows.
 
     Args:
-        request: what.
-        device: where to compute.
         progress: is told how many images are done.
 
     Raises:

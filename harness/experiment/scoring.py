@@ -45,8 +45,6 @@ class Scoring:
     """Scores under the rules of a run.
 
     Args:
-        data: of the run.
-        rules: of the run.
         device: where to compute; the models are there.
         stages: the seconds are counted to.
         tell: is told the stage and the split.

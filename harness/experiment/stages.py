@@ -20,7 +20,6 @@ class Stages:
 
     Args:
         started: seconds by ``clock`` when the process began.
-        clock: seconds.
     """
 
     def __init__(self, *, started: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:

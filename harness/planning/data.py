@@ -1,16 +1,26 @@
-"""The data behind a run: which switches its rules set, which pairs its splits name, and whether the files are still the same."""
+"""The data behind a run: which switches its rules set, which pairs its splits name, and whether the files are still
+the same; the generated stand-ins of cards with ``data: sample``; the images of finished runs for pages that show masks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from harness.archive.schema import content_hash
-from harness.datasets.base import DataOptions, DatasetError, Pair, Splits
+from harness.archive.schema import Record, content_hash
+from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Splits
 from harness.models.decoders import LABELLING
 from harness.protocols.card import Protocol
-from harness.system.errors import UsageError
+from harness.protocols.load import from_rules
+from harness.registry import BENCHMARKS
+from harness.settings import load_settings
+from harness.system.errors import UsageError, os_reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +51,6 @@ def require_task(benchmark: str, task: str, rules: Protocol) -> None:
     """Raises UsageError where benchmark, decoder and the rules' task do not fit each other.
 
     Args:
-        benchmark: canonical name.
         task: its `Benchmark.task`.
         rules: resolved for it.
     """
@@ -111,3 +120,90 @@ def limited(images: Images, rules: Mapping[str, object]) -> Images:
     train = least(images.train, rules.get("train_limit"))
     test = images.test + (images.train - train if rules.get("test_untrained") else 0)
     return Images(train=train, val=least(images.val, rules.get("val_limit")), test=least(test, rules.get("test_limit")))
+
+
+def network_images(results: Path, *, data: Path | None) -> Callable[[Record, str, str], Any]:
+    """Images of a run's test split as the network sees them: from ``data``, from where they are set to lie, or from the
+    generated samples; none where they are not at hand, unless ``data`` was given.
+
+    Raises:
+        DatasetError: ``data`` holds no such benchmark.
+    """
+    import numpy as np
+    from PIL import Image
+
+    settings = load_settings()
+
+    @cache
+    def pairs(name: str, rules: str) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
+        run_rules = json.loads(rules)
+        samples = results / "sample-data" / name
+        generated = run_rules.get("data") == "sample"
+        folder = (samples if samples.is_dir() else None) if generated else data or settings.data
+        if folder is None:
+            return None
+        try:
+            benchmark: Benchmark = BENCHMARKS.get(name)(data_options(from_rules(run_rules), name))
+            splits = benchmark.splits(benchmark.locate(folder))
+        except (DatasetError, UsageError):  # of a plug-in that is not here, or a card that this code does not know
+            if data is not None:
+                raise
+            return None
+        return benchmark, {(split, pair.stem): pair for split, of_split in splits.test.items() for pair in of_split}
+
+    @cache
+    def picture(name: str, rules: str, split: str, stem: str, side: int) -> Any:
+        opened = pairs(name, rules)
+        if opened is None or (pair := opened[1].get((split, stem))) is None:
+            return None
+        image = Image.fromarray(opened[0].read(pair).image)
+        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+
+    def picture_of(record: Record, split: str, stem: str) -> Any:
+        rules = record.run.rules
+        return picture(record.run.benchmark, json.dumps(rules, sort_keys=True), split, stem, int(rules["image_size"]))
+
+    return picture_of
+
+
+def sample_writer(
+    results: Path, *, instead: Path | None = None, undo: ExitStack | None = None
+) -> Callable[[str], Path]:
+    """A function that writes a benchmark's sample below ``results/sample-data`` once, and returns its folder.
+
+    Args:
+        instead: folder for samples that are not there yet, for whoever must not write to ``results``.
+        undo: gets what removes again the folders that were written, for whoever may find that nothing can start.
+    """
+
+    def prepare(name: str) -> Path:
+        folder = results / "sample-data" / name
+        if folder.is_dir():
+            return folder
+        folder = (instead or results) / "sample-data" / name
+        from harness.datasets import samples
+
+        temporary = folder.with_name(f".{name}.{secrets.token_hex(8)}.part")  # nobody else can have put a link there
+        if undo is not None:
+            for parent in reversed([parent for parent in folder.parents if not parent.exists()]):
+                undo.callback(_remove_empty, parent)
+        try:
+            samples.write_samples(name, temporary)
+            temporary.rename(folder)
+            if undo is not None:
+                undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if folder.is_dir():  # another process was faster
+                return folder
+            raise UsageError(
+                f"sample data cannot be written to {folder} ({os_reason(error)}); choose another --results DIR"
+            ) from error
+        return folder
+
+    return prepare
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

@@ -14,10 +14,7 @@ class Job:
     """One run to execute.
 
     Args:
-        run: what to do.
-        dataset_root: the benchmark's folder.
         checkpoint: path of the pretrained weights, empty for random weights.
-        results: results folder.
         plugins: plug-in files to load first.
     """
 

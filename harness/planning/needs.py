@@ -5,10 +5,14 @@ from __future__ import annotations
 from harness.protocols.card import Protocol
 from harness.protocols.load import card_names, load_protocol
 
-SAM_FILES = {"vit_b": "sam_vit_b_01ec64.pth", "vit_l": "sam_vit_l_0b3195.pth", "vit_h": "sam_vit_h_4b8939.pth"}
-"""Of the segment-anything repository."""
-SAM3_FILE = "sam3.pt"
-"""Of facebook/sam3; transformers' file of that model is read as well."""
+FILES = {
+    "vit_b": "SAM's sam_vit_b_01ec64.pth",
+    "vit_l": "SAM's sam_vit_l_0b3195.pth",
+    "vit_h": "SAM's sam_vit_h_4b8939.pth",
+    "mobile_sam": "MobileSAM's mobile_sam.pt",
+    "sam3": "SAM 3's sam3.pt",
+}
+"""Of the repositories of segment-anything and MobileSAM, and of facebook/sam3 (transformers' file of that model is read as well)."""
 SMALL = 256
 """Pixels a side up to which a CPU will do."""
 DEMO_TIME = "about 2 min for lora,naslora on two cores"
@@ -17,14 +21,8 @@ DEMO_TIME = "about 2 min for lora,naslora on two cores"
 
 def weights(backbone: str) -> str:
     """The pretrained file of a backbone, in words."""
-    if backbone in SAM_FILES:
-        return f"SAM's {SAM_FILES[backbone]}"
-    if backbone == "mobile_sam":
-        return "MobileSAM's mobile_sam.pt"
-    if backbone == "sam3":
-        return f"SAM 3's {SAM3_FILE}"
-    if backbone == "mobile_sam":
-        return "MobileSAM's mobile_sam.pt"
+    if backbone in FILES:
+        return FILES[backbone]
     if backbone.startswith("sam2_hiera_"):
         return f"SAM 2.1's {backbone.replace('sam2', 'sam2.1')}.pt"
     return f"weights of timm's {backbone.removeprefix('timm/')}" if backbone.startswith("timm/") else "no weights"

@@ -25,7 +25,7 @@ from harness.planning.earlier import earlier, under_short_fingerprints
 from harness.planning.job import Job
 from harness.planning.needs import weights
 from harness.planning.request import Request, Variant, require_countable
-from harness.planning.rows import method_row, split_overrides
+from harness.planning.rows import MethodRow, method_row, split_overrides
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, load_protocol, protocol_hash, resolve, with_rules
 from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
@@ -85,7 +85,6 @@ class Plan:
         failed: key -> reason code of an earlier attempt; these run again.
         missing: what keeps runs from starting, one line each.
         problems: one line each: records that cannot be read, whose runs are started again; rules that cannot give good masks.
-        protocol: the card.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
         request: identity of the grid that was asked for, which a budget does not change.
         keys: (variant, benchmark) -> its runs, one a backbone, decoder and seed.
@@ -110,7 +109,6 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
     """Resolve a request's names, look at its data, expand it into runs, and match those with earlier records.
 
     Args:
-        request: what the user asks for.
         prepare_samples: writes the generated stand-in of a benchmark and returns its folder; used by cards with ``data: sample``.
 
     Raises:
@@ -145,15 +143,11 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """A method with its options on one backbone, resolved (`harness.planning.rows.method_row`)."""
+class Row(MethodRow):
+    """A `MethodRow` on one backbone."""
 
     entry: Variant
     backbone: str
-    method: str
-    config: Any
-    label: str
-    changed: Mapping[str, Any]
 
     def is_asked_for(self, benchmark: str, decoder: str) -> bool:
         """Whether the request wants this row on a benchmark, under a decoder."""
@@ -202,10 +196,10 @@ def resolve_names(request: Request, tell: Callable[[str], None]) -> Names:
     if any(str(path) != "none" for path in request.checkpoints.values()):
         tell("loading torch to look into checkpoints")
     checkpoints = {backbone: pretrained(request, backbone, protocol) for backbone in backbones}
-    rows = []
-    for backbone, entry in itertools.product(backbones, request.entries):
-        method, config, label, changed = method_row(entry, protocol, method_overrides, backbone)
-        rows.append(Row(entry=entry, backbone=backbone, method=method, config=config, label=label, changed=changed))
+    rows = [
+        Row(entry=entry, backbone=backbone, **vars(method_row(entry, protocol, method_overrides, backbone)))
+        for backbone, entry in itertools.product(backbones, request.entries)
+    ]
     return Names(
         protocol=protocol,
         cards=tuple(cards) or (protocol,),

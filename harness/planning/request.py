@@ -63,7 +63,6 @@ class Request:
         data_root: folder that holds the benchmarks' folders, None if none was given.
         dataset_roots: benchmark -> its own folder.
         checkpoints: backbone -> its pretrained weights; the key "" serves every backbone, the path ``none`` means random weights.
-        results: results folder.
         plugins: plug-in files that the worker must load too.
         skip_missing: leave out benchmarks that are not on disk instead of refusing.
     """

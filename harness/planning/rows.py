@@ -1,9 +1,9 @@
-"""A row of the comparison resolved: a method's configuration under a protocol, and what tables call it."""
+"""A row of the comparison resolved: a method's configuration under a protocol, what tables call it, how many parameters it trains."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from harness.methods.parts.placement import MethodError
@@ -40,10 +40,26 @@ def _has(method: str, option: str) -> bool:
     return option in {f.name for f in fields(method_config_class(method))}
 
 
+@dataclass(frozen=True, kw_only=True)
+class MethodRow:
+    """A method with its options under a protocol.
+
+    Args:
+        method: canonical name.
+        label: what tables call it.
+        changed: the fields of its configuration that differ from the card's own.
+    """
+
+    method: str
+    config: Any
+    label: str
+    changed: Mapping[str, Any] = field(default_factory=dict)
+
+
 def method_row(
     entry: Variant, protocol: Protocol, overrides: Mapping[str, Mapping[str, Any]], backbone: str
-) -> tuple[str, Any, str, dict[str, Any]]:
-    """Canonical name, configuration, what tables call it, and the fields in which it differs from the card's own configuration.
+) -> MethodRow:
+    """The row of an entry.
 
     Raises:
         UsageError: unknown method or field.
@@ -76,4 +92,14 @@ def method_row(
             f"sam-peft doctor --methods {method} passes"
         ) from error
     label = entry.label or (f"{method}[{','.join(f'{k}={v}' for k, v in asked.items())}]" if asked else method)
-    return method, config, label, changed
+    return MethodRow(method=method, config=config, label=label, changed=changed)
+
+
+def trained_parameters(method: str, options: Mapping[str, Any], backbone: str) -> int:
+    """Of a method on ``backbone``, mask decoder of the binary task included; imports no torch."""
+    from harness.models.catalog import backbone_shape, trained_in_decoder
+
+    config = method_config(method, options)
+    return int(config.encoder_parameters(backbone_shape(backbone))) + trained_in_decoder(
+        config, backbone, task="binary"
+    )

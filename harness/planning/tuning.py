@@ -68,7 +68,6 @@ class Trials:
     """The trials of one row under one model, on the benchmarks that choose together.
 
     Args:
-        entry: the row.
         grid: its own grids, by field.
         benchmarks: whose validation chooses.
         model: backbone and decoder.

@@ -1,7 +1,7 @@
 """What a plan will cost before it starts: hours, memory, disk, finish date, and what a budget buys.
 
 Time scales with closed-form work. How fast the device does it comes from earlier records, the most alike first, and
-only without any from an assumed speed; every line says which. Room on disk is in closed form: a run's states while it is
+only without any from an assumed speed of the `Device`; every line says which. Room on disk is in closed form: a run's states while it is
 unfinished and afterwards, and the caches that runs share.
 """
 
@@ -9,21 +9,80 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Literal
 
 from harness.archive.schema import Record, Run
 from harness.methods.configs import MethodConfig
 from harness.methods.parts.placement import BackboneShape, MethodError
-from harness.models.catalog import decoder_parameters, trained_in_decoder
+from harness.models.catalog import backbone_shape, decoder_parameters, trained_in_decoder
 from harness.planning.data import Images, limited
-from harness.pricing.assumed import GPU, Device
 from harness.pricing.flops import activation_bytes, config_of, decoder_of, encodes_once, model_of, run_flops
 from harness.system.errors import UsageError
 from harness.training.bounds import CACHE_BYTES, TOKEN_BYTES, worth_keeping
 
-ShapeOf = Callable[[str], BackboneShape]
+PROCESS_BYTES = 0.44 * 2**30
+"""Resident memory of a process that has imported all that a run needs and computed nothing, measured once with
+torch 2.13 for CPUs. A GPU's peak does not count it."""
+START_SECONDS, UPDATE_SECONDS = 4.4, 0.03
+"""Processor time of a process before its first update, and of an update beside its operations; measured once, on the
+card ``demo`` with one thread, where nothing else is left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What is assumed of a device that no record tells of.
+
+    Args:
+        name: for the plan.
+        kind: records made on the other kind of device say nothing of this one.
+        flops: operations a second that training reaches, by precision.
+        process_bytes: what a process takes of the memory that counts before it holds a model.
+        start_seconds, update_seconds: what a run and an update take besides their operations.
+        model: as records name it (`Record.environment`), empty where nobody knows; records of another say less.
+        threads: of one run on a CPU.
+    """
+
+    name: str
+    kind: Literal["cpu", "gpu"]
+    flops: Mapping[str, float]
+    process_bytes: float = 0.0
+    start_seconds: float = 0.0
+    update_seconds: float = 0.0
+    model: str = ""
+    threads: int = 0
+
+    def made(self, record: Record) -> bool:
+        on_cpu = record.environment.get("device", "cpu").lower().startswith("cpu")
+        return on_cpu == (self.kind == "cpu")
+
+    def same(self, record: Record) -> bool:
+        """Whether a record was made on a machine like this one, with as many threads."""
+        machine = record.environment
+        threads = self.kind == "gpu" or machine.get("threads") in (None, str(self.threads))
+        return not self.model or (machine.get("device") == self.model and threads)
+
+
+GPU = Device(name="an 80 GB data-centre GPU", kind="gpu", flops={"fp32": 3e13, "bf16": 8e13, "fp16": 8e13})
+
+
+def cpu(cores: int) -> Device:
+    """What is assumed of a run that has so many CPU cores."""
+    flops = {"fp32": 4.5e10 * cores, "bf16": 7.5e10 * cores, "fp16": 4.5e10 * cores}
+    name = "1 CPU core" if cores == 1 else f"{cores} CPU cores"
+    return Device(
+        name=name,
+        kind="cpu",
+        flops=flops,
+        process_bytes=PROCESS_BYTES,
+        start_seconds=START_SECONDS,
+        update_seconds=UPDATE_SECONDS,
+        threads=cores,
+    )
+
+
 SecondsOf = Callable[[Record], float]
 
 
@@ -33,7 +92,6 @@ class EarlierRuns:
     def __init__(
         self,
         records: Sequence[Record],
-        shape_of: ShapeOf,
         device: Device,
         seconds_of: SecondsOf,
         *,
@@ -58,7 +116,7 @@ class EarlierRuns:
             trained, whole = record.cost["wall_time_s"], seconds_of(record)
             timed = images if whole >= trained else replace(images, test=0)
             try:
-                work = run_flops(record.run, shape_of(record.run.backbone), timed)
+                work = run_flops(record.run, backbone_shape(record.run.backbone), timed)
             except (UsageError, MethodError, KeyError):
                 continue  # a backbone or a method that is not installed here
             if work:
@@ -212,7 +270,6 @@ class RunForecast:
     """Of one run.
 
     Args:
-        run: the run.
         hours: on one device.
         peak_memory_bytes: during training.
         disk_bytes: what it holds while it is unfinished, such as after an interruption.
@@ -259,7 +316,6 @@ class Forecast:
 def forecast(
     runs: Sequence[Run],
     records: Iterable[Record],
-    shape_of: ShapeOf,
     *,
     images_of: ImagesOf,
     seconds_of: SecondsOf = lambda record: 0.0,
@@ -270,24 +326,21 @@ def forecast(
     """Price the runs.
 
     Args:
-        runs: what is to be run.
         records: earlier records, any; those of failed runs are ignored.
-        shape_of: backbone name -> its numbers.
         images_of: run -> images of its splits, before the protocol's limits.
         seconds_of: record -> seconds of all its starts, the test included; 0 where nothing tells. Its own
             ``wall_time_s`` ends with training.
         device: where the runs will run; its assumed speed counts where no record tells of that kind of device.
         parallel: runs at the same time, for the finish date.
-        start: when the first run starts.
     """
     earlier = [record for record in records if record.code == "OK" and record.cost.get("wall_time_s")]
     alike = [record for record in earlier if device.made(record)]
-    known = EarlierRuns(alike, shape_of, device, seconds_of, shapes={levels(run)[-1] for run in runs})
+    known = EarlierRuns(alike, device, seconds_of, shapes={levels(run)[-1] for run in runs})
     priced = []
     sizes = []
     alone: dict[tuple[object, ...], RunForecast] = {}
     for run in runs:
-        shape = shape_of(run.backbone)
+        shape = backbone_shape(run.backbone)
         images = limited(images_of(run), run.rules)
         sizes.append((run, images, shape))
         # Seeds of one plan hold the same options and rules, the very objects, and cost the same.

@@ -1,4 +1,4 @@
-"""A plan's price where it would run, and what of the plan a budget buys."""
+"""A plan's price where it would run, what of the plan a budget buys, and both as text and as JSON with what is missing."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from harness.archive.schema import Record, Run, seconds_of
 from harness.archive.store import RecordStore
+from harness.check import from_mapping
 from harness.dispatch.attempts import attempts, state_folder
 from harness.dispatch.place import Place, gpu_name
-from harness.models.catalog import backbone_shape
+from harness.models.catalog import added_parameters, backbone_shape, total_parameters, trained_in_decoder
 from harness.planning.data import Images
 from harness.planning.job import Job
-from harness.planning.needs import SMALL
+from harness.planning.needs import SMALL, card_needs
 from harness.planning.plan import Plan
-from harness.pricing.assumed import GPU, Device, cpu
-from harness.pricing.forecast import Forecast, forecast, published_images, within_budget
+from harness.pricing.flops import decoder_of, model_of
+from harness.pricing.forecast import GPU, Device, Forecast, RunForecast, cpu, forecast, published_images, within_budget
+from harness.registry import BENCHMARKS, method_config_class
 from harness.system.errors import BudgetError
 from harness.system.machine import cores, processor
 
@@ -57,7 +60,6 @@ def price(planned: Plan, results: Path, *, where: Place) -> Forecast:
     return forecast(
         [job.run for job in planned.pending],
         RecordStore(results).summaries()[0],
-        backbone_shape,
         images_of=images_of,
         seconds_of=taken,
         device=one,
@@ -115,3 +117,141 @@ def bought(
 def run_in_words(run: Run) -> str:
     """A run in words."""
     return f"{run.variant} · {run.backbone} · {run.benchmark} · seed {run.seed}"
+
+
+def plan_text(planned: Plan, prices: Forecast | None, *, where: Place, budget: float | None = None) -> str:
+    """Runs, trainable parameters, forecast and what is missing; starts nothing.
+
+    Args:
+        prices: of what is pending (`harness.pricing.price.price`).
+        budget: device-hours; names the runs that fit.
+    """
+    number = len(planned.jobs)
+    runs = f"{number} run{'s' if number != 1 else ''}"
+    lines = [f"{runs}, {len(planned.finished)} finished, {len(planned.failed)} failed before", ""]
+    parameters = parameter_rows(planned)
+    first, second = (max([8, *(len(str(row[place])) for row in parameters)]) for place in (0, 1))
+    lines.append(f"{'method':{first}} {'backbone':{second}} {'encoder':>11} {'trainable':>11} {'of total':>13}")
+    for method, backbone, encoder, trainable, total in parameters:
+        lines.append(f"{method:{first}} {backbone:{second}} {encoder:>11,} {trainable:>11,} {total:>13,}")
+    benchmarks = dict.fromkeys((job.run.benchmark, job.run.split_rule, job.run.data_note) for job in planned.jobs)
+    lines += ["", f"{'benchmark':14} splits"]
+    lines += [f"{name:14} {rule or 'not on disk'}{f' · {note}' if note else ''}" for name, rule, note in benchmarks]
+    if prices is not None:
+        lines += ["", forecast_text(prices), *filter(None, [without_gpu(planned, where)])]
+        if budget is not None:
+            chosen = within_budget(prices, budget)
+            lines += ["", f"{len(chosen)} of {len(prices.runs)} runs fit into {budget:g} hours:"]
+            lines += [f"  {run_in_words(one.run)} · {one.hours:.2f} h" for one in chosen]
+    if planned.missing:
+        missing = [f"missing: {line}" for line in planned.missing]
+        lines += ["", *missing, f"cards by what they need (--protocol): {card_needs()}"]
+    else:
+        lines += ["", "nothing is missing"]
+    return "\n".join(lines) + "\n"
+
+
+def plan_data(planned: Plan, prices: Forecast | None, *, where: Place, budget: float | None = None) -> dict[str, Any]:
+    """The plan JSON-ready: every run with its state and its price, and what is missing.
+
+    Args:
+        budget: device-hours; every run that is priced says whether it fits.
+    """
+    priced_runs = {one.run.key: one for one in prices.runs} if prices is not None else {}
+    bought = {one.run.key: one.hours for one in within_budget(prices, budget)} if prices and budget is not None else {}
+    runs = []
+    for job in planned.jobs:
+        run, priced = job.run, priced_runs.get(job.run.key)
+        state = "finished" if run.key in planned.finished else planned.failed.get(run.key, "planned")
+        told = {
+            name: getattr(run, name)
+            for name in ("key", "variant", "method", "backbone", "benchmark", "protocol", "seed")
+        }
+        if priced is not None:
+            told |= {
+                "hours": priced.hours,
+                "time_basis": priced.time_basis,
+                "peak_memory_bytes": priced.peak_memory_bytes,
+                "memory_basis": priced.memory_basis,
+                "disk_bytes": priced.disk_bytes,
+            }
+            if budget is not None:
+                told["fits_budget"] = run.key in bought
+        runs.append({**told, "state": state})
+    data = {"runs": runs, "missing": list(planned.missing), "note": without_gpu(planned, where)}
+    if budget is not None:
+        data["budget"] = {
+            "hours": budget,
+            "runs": len(bought),
+            "of_runs": len(priced_runs),
+            "spent": sum(bought.values()),
+        }
+    return data
+
+
+def forecast_text(prices: Forecast) -> str:
+    """The forecast as text: one line a method, the sum, disk, and when it is finished."""
+    methods = prices.by_method()
+    width = max([28, *(len(f"{variant} · {backbone}") for variant, backbone in methods)])
+    lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}  from"]
+    for (variant, backbone), runs in methods.items():
+        peak = max(run.peak_memory_bytes for run in runs) / 2**30
+        disk = sum(run.disk_bytes for run in runs) / 2**30
+        bases = dict.fromkeys(f"time: {run.time_basis}; memory: {run.memory_basis}" for run in runs)
+        name = f"{variant} · {backbone}"
+        lines.append(f"{name:<{width}} {len(runs):>5} {_hours(runs):>9} {peak:>9.2f} {disk:>9.2f}  {' | '.join(bases)}")
+    peak = max((run.peak_memory_bytes for run in prices.runs), default=0.0) / 2**30
+    total = f"{'all':<{width}} {len(prices.runs):>5} {_hours(prices.runs):>9} {peak:>9.2f} {prices.disk_bytes / 2**30:>9.2f}"
+    lines.append(total + "  hours are device-hours, GPU-hours on a GPU")
+    kept = sum(run.kept_bytes for run in prices.runs) / 2**30
+    lines.append(
+        f"disk is that of unfinished runs, each with two checkpoints; {kept:.2f} GiB stay when all are finished"
+    )
+    lines += _caches(prices)
+    if prices.finish is not None:
+        at_once = f"{prices.parallel} run{'s' if prices.parallel > 1 else ''} at a time, no waiting in a queue"
+        lines.append(f"finished about {prices.finish:%Y-%m-%d %H:%M} ({at_once})")
+    return "\n".join(lines)
+
+
+def _caches(prices: Forecast) -> list[str]:
+    kept = []
+    if prices.image_cache_bytes:
+        kept.append(
+            f"images {prices.image_cache_bytes / 2**30:.2f} GiB and scored masks at their own size (--no-cache: none)"
+        )
+    if prices.embedding_cache_bytes:
+        kept.append(f"embeddings of frozen encoders {prices.embedding_cache_bytes / 2**30:.2f} GiB")
+    if prices.token_cache_bytes:
+        kept.append(f"tokens of frozen blocks {prices.token_cache_bytes / 2**30:.2f} GiB")
+    return [f"caches come on top, shared by runs, where there is room: {'; '.join(kept)}"] if kept else []
+
+
+def _hours(runs: Iterable[RunForecast]) -> str:
+    hours = sum(run.hours for run in runs)
+    return f"{hours:.1f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
+    """(variant, backbone with its decoder, trained in the encoder, trained, all) for every row, in closed form on the first
+    benchmark it meets."""
+    rows: dict[tuple[str, str], Run] = {}
+    for job in planned.jobs:
+        rows.setdefault((job.run.variant, model_of(job.run)), job.run)
+    counted = []
+    for (variant, model), run in rows.items():
+        size, backbone = int(run.rules["image_size"]), run.backbone
+        config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
+        benchmark = BENCHMARKS.get(run.benchmark)
+        head = {
+            "task": benchmark.task,
+            "num_classes": benchmark.num_classes,
+            "mask_tokens": int(run.rules["mask_tokens"]),
+            "decoder": decoder_of(run),
+        }
+        encoder = config.encoder_parameters(backbone_shape(backbone, size))
+        total = total_parameters(backbone, image_size=size, **head) + added_parameters(
+            config, backbone, image_size=size
+        )
+        counted.append((variant, model, encoder, encoder + trained_in_decoder(config, backbone, **head), total))
+    return counted

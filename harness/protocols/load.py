@@ -1,9 +1,13 @@
-"""From a card's name to frozen rules: YAML with ``_base_`` inheritance, overrides, per-benchmark rules, hash."""
+"""From a card's name to frozen rules: YAML with ``_base_`` inheritance, overrides, per-benchmark rules, hash.
+
+A card is plain YAML, merged with those of its ``_base_`` by mmengine's `Config`, which is never given a file to execute.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +16,116 @@ from harness.archive.schema import content_hash, hashed_rules
 from harness.check import from_mapping
 from harness.models.catalog import backbone
 from harness.protocols.card import Protocol
-from harness.protocols.inheritance import CARDS, read_card
 from harness.system.errors import UsageError, did_you_mean
+from harness.system.yaml_files import read_yaml
+
+CARDS = Path(__file__).parent
+BASE, DELETE = "_base_", "_delete_"
+MOST_CARDS = 20
+"""That one card may rest on, in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A card's file, with those that it is based on.
+
+    Args:
+        own: its own fields, without ``_base_``.
+        bases: the cards of its ``_base_``.
+    """
+
+    path: Path
+    own: dict[str, Any]
+    bases: tuple[Card, ...] = ()
+
+    def values(self) -> dict[str, Any]:
+        """Its fields over those of its bases; a table with ``_delete_: true`` replaces the base's instead of adding to it.
+
+        Raises:
+            UsageError: two bases set one field, or a table stands where a base has a value.
+        """
+        from mmengine.config import Config  # 0.3 s: only when a card is read
+
+        below: dict[str, Any] = {}
+        for base in self.bases:
+            of_base = base.values()
+            if twice := sorted(below.keys() & of_base.keys()):
+                raise UsageError(f"protocol {self.path}: two cards of its _base_ set {twice[0]}; name one of them")
+            below |= of_base
+        merged = Config()  # not Config(below): that keeps some names, such as filename, for itself
+        merged.merge_from_dict(below, allow_list_keys=False)
+        try:
+            merged.merge_from_dict(self.own, allow_list_keys=False)
+        except TypeError as error:
+            raise UsageError(
+                f"protocol {self.path}: a table of fields stands where its _base_ has a single value"
+            ) from error
+        return _without_marks(merged.to_dict())
+
+    def files(self) -> list[Path]:
+        """Its file behind those it is based on."""
+        return [*(path for base in self.bases for path in base.files()), self.path]
+
+
+def read_card(path: Path) -> Card:
+    """Read a card and its bases. ``_base_`` is a file or a list of files, relative to the card: beside or below it, or one
+    of the harness's own (``standard.yaml``), wherever the card lies.
+
+    Raises:
+        UsageError: not plain YAML, no mapping of fields, a base that is missing, elsewhere, or leads back to itself.
+    """
+    return _read(path, above=(), count=[0])
+
+
+def _read(path: Path, *, above: tuple[Path, ...], count: list[int]) -> Card:
+    if path in above:
+        raise UsageError(f"protocol {above[0]}: its _base_ leads back to itself")
+    count[0] += 1
+    if count[0] > MOST_CARDS:
+        raise UsageError(f"protocol {above[0]}: it rests on more than {MOST_CARDS} cards")
+    own = read_yaml(path, what="protocol")
+    if not isinstance(own, dict):
+        raise UsageError(f"protocol {path}: it is no mapping of fields, such as epochs: 3")
+    _check_keys(own, path)
+    words = own.pop(BASE, [])
+    words = [words] if isinstance(words, str) else words
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise UsageError(f"protocol {path}: _base_ is the name of a card's file, or a list of such names")
+    bases = tuple(_read(_base_path(path, word), above=(*above, path), count=count) for word in words)
+    return Card(path=path, own=own, bases=bases)
+
+
+def _base_path(card: Path, word: str) -> Path:
+    """Compared by name, not through links: whoever links a folder of cards means it."""
+    path = Path(os.path.normpath(card.parent / word))
+    absolute, folder = Path(os.path.abspath(path)), Path(os.path.abspath(card.parent))
+    if not word.endswith((".yaml", ".yml")) or "::" in word:
+        raise UsageError(f"protocol {card}: _base_ {word!r} is no YAML file; a card rests on cards")
+    if not (absolute.is_relative_to(folder) or absolute.is_relative_to(CARDS)):
+        raise UsageError(f"protocol {card}: _base_ {word!r} lies outside its folder; copy that card beside this one")
+    if path.is_file():
+        return path
+    if (CARDS / word).is_file():
+        return CARDS / word
+    raise UsageError(f"protocol {card}: its _base_ {path} does not exist")
+
+
+def _check_keys(values: Mapping[Any, Any], path: Path, *, top: bool = True) -> None:
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise UsageError(f"protocol {path}: the field {key!r} is no word")
+        if top and ("." in key or (key.startswith("_") and key not in (BASE, DELETE))):
+            raise UsageError(
+                f"protocol {path}: there is no field {key!r}; a table's fields stand indented below its name"
+            )
+        if isinstance(value, Mapping):
+            _check_keys(value, path, top=False)
+
+
+def _without_marks(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _without_marks(value) for key, value in values.items() if key != DELETE}
+    return values
 
 
 def card_names() -> list[str]:

@@ -14,8 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from harness.archive.archive import Archive
-from harness.archive.frames import Kind, epoch_numbers, frame
+from harness.archive.archive import Archive, Kind, epoch_numbers, frame
 from harness.archive.masks import MASKS, read_masks
 from harness.archive.schema import Record
 from harness.comparison.rules import flat

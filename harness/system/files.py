@@ -17,7 +17,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness.system.errors import UsageError, shown
+from harness.system.errors import UsageError, os_reason, shown
 
 LONGEST = 150
 """Bytes; with a suffix and a temporary file's ending it stays below the 255 that file systems allow."""
@@ -93,6 +93,29 @@ def read_regular(path: Path, *, largest: int) -> bytes:
             return file.read(size)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
+
+
+def bounded_text(path: Path, *, where: str, most: int) -> str:
+    """The text of a file that people wrote.
+
+    Args:
+        where: what it is and its path, for messages.
+        most: bytes that it may have.
+
+    Raises:
+        UsageError: not readable, larger, or not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise UsageError(f"{where}: {os_reason(error)}") from error
+    if len(content) > most:
+        raise UsageError(f"{where}: more than {most} bytes, so it is none")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: it is not UTF-8 text ({error.reason})") from error
 
 
 def end_of(path: Path, *, size: int) -> str:

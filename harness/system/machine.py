@@ -103,8 +103,8 @@ def thread_variables(threads: int, environment: Mapping[str, str] = os.environ) 
     Args:
         threads: what fits, where nothing is said.
     """
-    found = {} if "OMP_NUM_THREADS" in environment else {"OMP_NUM_THREADS": str(threads)}
-    return found if any(name in environment for name in _WAITS) else {**found, "GOMP_SPINCOUNT": str(SPINS)}
+    variables = {} if "OMP_NUM_THREADS" in environment else {"OMP_NUM_THREADS": str(threads)}
+    return variables if any(name in environment for name in _WAITS) else {**variables, "GOMP_SPINCOUNT": str(SPINS)}
 
 
 def waiting(environment: Mapping[str, str] = os.environ) -> str:

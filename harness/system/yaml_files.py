@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from harness.system.errors import UsageError, os_reason
+from harness.system.errors import UsageError
+from harness.system.files import bounded_text
 
 MOST_BYTES = 200_000
 MOST_NODES = 20_000
@@ -25,7 +26,6 @@ def read_yaml(path: Path, *, what: str, values_as_text: bool = False) -> Any:
     """What the file holds: mappings, lists, text, numbers, booleans and None; a date is text.
 
     Args:
-        path: the file.
         what: what it is, for messages ("study", "protocol").
         values_as_text: leave every value as it is written, such as ``4:00:00``, which YAML itself reads as 14400.
 
@@ -33,17 +33,7 @@ def read_yaml(path: Path, *, what: str, values_as_text: bool = False) -> Any:
         UsageError: not readable, not UTF-8, not YAML, or YAML that is more than plain data.
     """
     where = f"{what} {path}"
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"{where}: {os_reason(error)}") from error
-    if len(content) > MOST_BYTES:
-        raise UsageError(f"{where}: more than {MOST_BYTES} bytes, so it is none")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{where}: it is not UTF-8 text ({error.reason})") from error
+    text = bounded_text(path, where=where, most=MOST_BYTES)
     try:
         return yaml.load(text, Loader=_TextLoader if values_as_text else _PlainLoader)
     except yaml.MarkedYAMLError as error:

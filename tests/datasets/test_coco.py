@@ -14,7 +14,7 @@ from PIL import Image
 
 from harness.cli.data import main
 from harness.datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair, Splits
-from harness.datasets.own_labels import any_folder
+from harness.datasets.own import any_folder
 from harness.datasets.reading.coco import _runs
 from harness.training.images import ImageSource
 

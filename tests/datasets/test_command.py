@@ -12,8 +12,7 @@ import pytest
 
 from harness.cli.data import main
 from harness.datasets import samples
-from harness.datasets.preparing.downloading import Archive
-from harness.datasets.preparing.prepare import Prepared
+from harness.datasets.preparing.prepare import Archive, Prepared
 from harness.registry import LABELLED, SEGMENTED
 
 REPOSITORY = Path(__file__).resolve().parents[2]

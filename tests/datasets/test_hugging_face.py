@@ -14,7 +14,7 @@ from PIL import Image
 
 from harness.cli import data as verb
 from harness.datasets.base import DatasetError
-from harness.datasets.own_labels import any_folder
+from harness.datasets.own import any_folder
 from harness.datasets.reading import hugging_face
 
 SPEC = find_spec("datasets")

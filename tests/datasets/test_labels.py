@@ -15,7 +15,7 @@ from harness.cli.data import main
 from harness.datasets import samples
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Splits
 from harness.datasets.origin import ImageOrigin
-from harness.datasets.own_labels import any_folder
+from harness.datasets.own import any_folder
 from harness.registry import BENCHMARKS, add_own_of
 from harness.training.images import ImageSource
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from harness.cli.data import main
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Splits
-from harness.datasets.own_labels import any_folder
+from harness.datasets.own import any_folder
 
 STEMS = [f"s{number:02d}" for number in range(20)]
 RNG = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from harness.datasets import samples
 from harness.datasets.base import DatasetError
-from harness.datasets.preparing import downloading
+from harness.datasets.preparing import prepare as downloading
 from harness.datasets.preparing.prepare import prepare
 from harness.registry import SEGMENTED
 from tests.datasets.archive_server import serve

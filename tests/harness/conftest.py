@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.planning.samples import sample_writer
+from harness.planning.data import sample_writer
 
 
 @pytest.fixture(scope="module")

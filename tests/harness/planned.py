@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from harness.planning.data import sample_writer
 from harness.planning.job import Job
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 
 
 def plan_of(results: Path, *entries: str | Variant, samples: Path | None = None, **changes: Any) -> Plan:

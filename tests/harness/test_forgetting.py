@@ -10,17 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.archive.measured import ForgettingStore, load_forgetting
+from harness.archive.measured import ForgettingStore
 from harness.archive.store import RecordStore
 from harness.cli.forgetting import main
 from harness.cli.records import main as records
 from harness.cli.tables import main as tables
-from harness.experiment.elsewhere import scored_elsewhere
 from harness.experiment.experiment import run_experiment
-from harness.experiment.trained import of_results
+from harness.experiment.trained import of_results, scored_elsewhere
+from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 
 METHODS, BENCHMARKS = ("lora", "decoder"), ("kvasir", "cvc612")
 
@@ -48,7 +47,7 @@ class Finished:
         return record.scores["best"]["test"]["s_measure"]
 
     def elsewhere(self, method: str, trained: str, tested: str) -> float:
-        found = load_forgetting(ForgettingStore(self.results).path(self.keys[method, trained]))
+        found = ForgettingStore.load(ForgettingStore(self.results).path(self.keys[method, trained]))
         assert list(found.elsewhere) == [tested]
         return found.elsewhere[tested].scores["test"]["s_measure"]
 
@@ -109,11 +108,11 @@ def test_scores_of_an_older_state_are_measured_anew(finished: Finished, tmp_path
     root = tmp_path / "results"
     shutil.copytree(finished.results, root)
     store, key = ForgettingStore(root), finished.keys["lora", "kvasir"]
-    measured = load_forgetting(store.path(key))
+    measured = ForgettingStore.load(store.path(key))
     of_cvc612 = replace(measured.elsewhere["cvc612"], scores={"test": {"s_measure": 0.99}})
     store.write(replace(measured, state="0" * 16, elsewhere={"cvc612": of_cvc612}))
     assert main(["--results", str(root), "--run", key]) == 0
-    again = load_forgetting(store.path(key))
+    again = ForgettingStore.load(store.path(key))
     assert again.state == measured.state
     assert again.elsewhere["cvc612"].scores == measured.elsewhere["cvc612"].scores
 

@@ -310,15 +310,15 @@ def archive(path):
         (header((60, 45)), "Image5.npy is unreadable"),
         (["--metrics", "smeasure"], "unknown metric 'smeasure' (did you mean 's_measure'?)"),
         (["--metrics", ","], "names no metric"),
-        (["--set", "beta=1"], "no such convention"),
-        (["--set", "empty"], "--set empty is not NAME=VALUE, such as --set empty=1.0"),
-        (["--set", "empty=none"], "empty is a number"),
-        (["--set", "threshold=nan"], "--set threshold=nan must lie in [0, 1]"),
+        (["--set", "beta=1"], "--set: unknown key 'beta'"),
+        (["--set", "empty"], "--set 'empty' is not KEY=VALUE"),
+        (["--set", "empty=none"], "--set: empty='none' must be a valid number"),
+        (["--set", "threshold=nan"], "--set: threshold=nan must lie in [0, 1]"),
         (["--set", "ber_threshold=-0.1"], "ber_threshold=-0.1 must lie in [0, 1]"),
         (["--set", "empty=inf"], "empty=inf must lie in [0, 1]"),
         (["--set", "weighted_f_beta2=0"], "weighted_f_beta2=0 must be above 0"),
-        (["--set", "min_max=maybe"], "min_max is true or false"),
-        (["--set", "resolution=big"], "resolution is one of native, input"),
+        (["--set", "min_max=maybe"], "--set: min_max='maybe' must be"),
+        (["--set", "resolution=big"], "--set: resolution='big' must be 'native' or 'input'"),
         (["--num-classes", "1"], "--num-classes is 2 to 255"),
         (["--input-size", "99999999"], "--input-size 1 to 16384"),
         (["--num-classes", "3"], "labels must be integers from 0 to 2"),
@@ -395,7 +395,7 @@ def test_ctrl_c_is_one_line(folders, tmp_path):
     for index in range(600):
         shutil.copy(predictions / "Image0.png", predictions / f"more{index}.png")
         shutil.copy(masks / "image0_mask.tif", masks / f"more{index}.tif")
-    command = [sys.executable, "-m", "harness.cli.metrics", "--pred", predictions, "--gt", masks, "--metrics", "all"]
+    command = [sys.executable, "-m", "harness", "metrics", "--pred", predictions, "--gt", masks, "--metrics", "all"]
     job = subprocess.Popen(
         [*map(str, command), "--workers", "2"],
         stderr=subprocess.PIPE,

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.archive.store import RecordStore
-from harness.cli.protocols import comments
+from harness.cli.protocols import comments, filled, runs_under
 from harness.cli.protocols import main as protocols_main
 from harness.protocols.load import load_protocol, protocol_hash, resolve
-from harness.protocols.recorded import recorded
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record
 
@@ -167,7 +166,7 @@ def test_a_hash_over_a_table_finds_its_rules_in_the_records(capsys: pytest.Captu
 def test_rules_of_records_are_theirs_and_younger_ones_as_they_were_made(tmp_path: Path) -> None:
     rules = {"epochs": 3, "decoder": "linear", "quirks": {"spare_tokens": "released"}, "methods": {"lora": {"rank": 2}}}
     RecordStore(tmp_path).write(record(protocol_hash="abcd" * 4, rules=rules))
-    found = recorded("abcd", tmp_path).rules["kvasir"]
+    found = filled(runs_under("abcd", tmp_path)[0].rules)
     assert (found["epochs"], found["decoder"], found["budget"]) == (3, "linear", "epochs")
     assert (found["quirks"]["spare_tokens"], found["quirks"]["mask2former"]) == ("released", "intended")
     assert not {"methods", "benchmarks"} & found.keys()

@@ -23,11 +23,10 @@ from harness.experiment.scoring import Scoring
 from harness.models.build import build_segmenter
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import SegmenterOutput, probabilities
-from harness.planning.data import data_options
+from harness.planning.data import data_options, sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
 from harness.planning.rows import method_row
-from harness.planning.samples import sample_writer
 from harness.protocols.load import from_rules, load_protocol, resolve
 from harness.protocols.quirks import QUIRKS, quirks_page
 from harness.registry import BENCHMARKS, METHODS, method_config_class
@@ -182,7 +181,7 @@ def test_samadapter_embedding_changes() -> None:
     outputs = []
     for quirk in ("released", "intended"):
         rules = load_protocol("demo", {"quirks.samadapter_embedding": quirk})
-        _, config, _, _ = method_row(Variant(method="samadapter"), rules, {}, "tiny")
+        config = method_row(Variant(method="samadapter"), rules, {}, "tiny").config
         segmenter = build_segmenter("tiny", task="binary").eval()
         METHODS.get("samadapter")(config).attach(segmenter)
         with torch.no_grad():  # the up-projection starts at zero, which hides the prompts

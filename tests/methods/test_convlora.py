@@ -70,7 +70,7 @@ def test_experts_start_without_bias_as_released_and_with_the_same_weights() -> N
 
 @pytest.mark.parametrize("card", ["conv-lora", "nas-lora", "standard"])
 def test_cards_at_the_papers_scale_start_experts_without_bias(card: str) -> None:
-    _, config, _, _ = method_row(Variant(method="convlora"), load_protocol(card), {}, "vit_b")
+    config = method_row(Variant(method="convlora"), load_protocol(card), {}, "vit_b").config
     assert config.expert_bias == "zero"
 
 
@@ -78,8 +78,8 @@ def test_the_gate_that_is_switchs_is_named_so_and_found_under_its_older_name() -
     assert ConvLoRAConfig(gate="intended") == ConvLoRAConfig(gate="switch")
     assert ConvLoRAConfig(gate="intended").gate == "switch"
     assert (ConvLoRAConfig(gate="switch").label_note, ConvLoRAConfig().label_note) == ("Switch gate", "")
-    _, config, label, _ = method_row(Variant(method="convlora"), load_protocol("mini"), {}, "tiny")
-    assert (config.gate, label) == ("switch", "convlora")
+    row = method_row(Variant(method="convlora"), load_protocol("mini"), {}, "tiny")
+    assert (row.config.gate, row.label) == ("switch", "convlora")
 
 
 def test_balance_loss_reaches_the_gate_and_its_noise_as_released() -> None:

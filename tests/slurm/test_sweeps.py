@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from harness.dispatch.place import place
-from harness.planning.samples import sample_writer
+from harness.planning.data import sample_writer
 from harness.registry import SEGMENTED
 from tests.harness.dispatch.helpers import make_job, starts, use_standin
 from tests.slurm.conftest import REPOSITORY, harness_run, numbers, records, submit, wait_until
@@ -203,7 +203,7 @@ def test_a_thousand_runs_are_one_array_planned_submitted_and_surveyed_quickly(cl
     tasks = array_tasks(cluster, "PENDING")
     assert len({name for name, _, _ in tasks}) == 1
     assert len(tasks) == 1008
-    status = timed(sys.executable, "-m", "harness.cli.status", "--results", str(tmp_path / "runs"))
+    status = timed(sys.executable, "-m", "harness", "status", "--results", str(tmp_path / "runs"))
     assert "1008 queued" in status.text
     assert status.seconds < 1.0
     print(

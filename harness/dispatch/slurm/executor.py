@@ -62,7 +62,6 @@ class SlurmExecutor(Executor):
     """Submits job arrays and, if asked to wait, submits again what the cluster ended.
 
     Args:
-        profile: what a job asks for.
         request: identity of the grid that the command asks for; empty takes the runs of each call for the whole of it.
     """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.check import from_mapping
-from harness.settings.read import is_profile_file
+from harness.settings import is_profile_file
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.yaml_files import read_yaml
 
@@ -61,7 +61,6 @@ class ClusterProfile(Shape):
     """A cluster: the default shape of a job, and how jobs are submitted and kept alive.
 
     Args:
-        name: of the profile.
         parallelism: jobs of one array that may run at once (``%N``).
         max_array_size: largest array; the cluster's MaxArraySize if that is smaller.
         setup: shell lines before the job (``module load cuda``).

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from harness.datasets.preparing import fingerprints
-from harness.datasets.preparing.checking import available_cores
-from harness.datasets.preparing.verdicts import _ranges
+from harness.datasets.preparing.checking import _ranges, available_cores
 
 
 def test_a_class_has_its_share_of_the_pixels_that_are_known() -> None:

@@ -22,10 +22,10 @@ from harness.experiment.exporting import Export, export
 from harness.methods.parts.placement import MethodError
 from harness.models.fingerprints import fingerprint, short_fingerprint
 from harness.models.original_sam import plain_sam
+from harness.planning.data import sample_writer
 from harness.planning.job import Job
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.report.score_page import of_runs
 from harness.system.errors import UsageError
 from tests.harness.experiment.finished import keep_state

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.archive.archive import Archive
-from harness.archive.frames import RUN, frame
+from harness.archive.archive import RUN, Archive, frame
 
 RESULTS = Path(__file__).parents[3] / "results"
 

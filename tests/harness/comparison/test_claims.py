@@ -17,7 +17,7 @@ from harness.cli.claims import main
 from harness.comparison.claims import FILE, Claim, Subject, read_claims
 from harness.comparison.judging import Finding, findings_text, measured
 from harness.comparison.papers import Papers, Setup
-from harness.planning.closed_form import trained_parameters
+from harness.planning.rows import trained_parameters
 from harness.protocols.load import load_protocol
 from harness.registry import method_config_class
 from harness.system.errors import UsageError

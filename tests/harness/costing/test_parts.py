@@ -15,8 +15,7 @@ from scipy.stats import ttest_rel
 from harness.archive.cost import MethodCost
 from harness.costing.device import EnergyMeter, used_by_others
 from harness.costing.flops import FlopCount, encoder_forward_flops
-from harness.costing.measure import paired_ratio, ratios_to
-from harness.costing.memory import LiveBytes
+from harness.costing.measure import LiveBytes, paired_ratio, ratios_to
 from harness.models.build import build_segmenter
 
 CPU = torch.device("cpu")

@@ -11,10 +11,9 @@ import torch
 from harness.archive.cost import CostStore
 from harness.cli import cost
 from harness.costing import measure as measuring
-from harness.costing.baselines import baselines_among
-from harness.costing.session import Measured
+from harness.costing.session import baselines_among
+from harness.planning.asked import expand, parse_entry
 from harness.planning.rows import method_row
-from harness.planning.words import expand, parse_entry
 from harness.protocols.load import load_protocol
 
 COMMAND = [
@@ -100,8 +99,7 @@ def test_baselines_are_found_by_name_by_options_or_by_method(methods, baselines,
     where: dict[str, Any] = {"protocol": protocol, "overrides": {}, "backbone": "tiny"}
     rows = []
     for word in expand(methods, []):
-        method, config, variant, _ = method_row(parse_entry(word), protocol, {}, "tiny")
-        rows.append(Measured(method=method, config=config, variant=variant))
+        rows.append(method_row(parse_entry(word), protocol, {}, "tiny"))
     entries = [parse_entry(word) for word in expand(baselines, [])]
     assert baselines_among(rows, entries, **where) == (found, absent)
 

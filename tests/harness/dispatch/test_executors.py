@@ -16,10 +16,9 @@ import pytest
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
-from harness.dispatch.display import Display
 from harness.dispatch.local import InlineExecutor
 from harness.dispatch.place import place
-from harness.dispatch.run_jobs import make_executor, run_jobs, to_start
+from harness.dispatch.run_jobs import Display, make_executor, run_jobs, to_start
 from harness.dispatch.run_states import RunState
 from harness.planning.job import Job
 from harness.system.errors import UsageError
@@ -193,7 +192,7 @@ def test_away_from_a_terminal_each_ending_is_one_line(capsys):
 
 def test_without_a_terminal_a_long_run_says_where_it_is_but_not_at_every_look(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("harness.dispatch.display.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("harness.dispatch.run_jobs.time.monotonic", lambda: now[0])
     with Display(total=1) as display:
         for second in range(0, 100, 10):
             now[0] = float(second)

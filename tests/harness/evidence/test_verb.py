@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from harness.archive.files import compact, seal_holds, sealed
-from harness.archive.measured import EvidenceRecord, EvidenceStore, load_evidence
+from harness.archive.measured import EvidenceRecord, EvidenceStore
 from harness.cli.evidence import _summary as evidence_line
 from harness.cli.evidence import main
 from harness.cli.records import main as records
 from harness.evidence.measuring import frozen_encoder
 from harness.experiment.building import attached_segmenter
 from harness.experiment.experiment import run_experiment
+from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.statistics.cka import cka
 from tests.harness.report.sample import evidence, record
 
@@ -42,7 +42,7 @@ class Finished:
         assert main(["--run", self.lora, "--run", self.decoder[:6], "--results", str(results)]) == 0
 
     def evidence(self, key: str) -> EvidenceRecord:
-        return load_evidence(EvidenceStore(self.results).path(key))
+        return EvidenceStore.load(EvidenceStore(self.results).path(key))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_file_of_the_old_layout_reads_merges_and_is_rewritten_in_few_lines(
     assert older.count(b"\n") > 3 * written.count(b"\n")
     path.write_bytes(older)
     assert seal_holds(older)
-    assert load_evidence(path) == finished.evidence(finished.lora)
+    assert EvidenceStore.load(path) == finished.evidence(finished.lora)
     assert records(["check", str(root)]) == 0
     assert records(["merge", str(finished.results), str(root)]) == 0
     assert "other evidence" not in capsys.readouterr().err

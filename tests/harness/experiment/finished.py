@@ -12,9 +12,9 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.cli import export
 from harness.experiment.building import attached_segmenter
+from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.registry import BENCHMARKS
 from harness.training.checkpoint import StateFiles
 

@@ -21,7 +21,7 @@ from harness.evaluation.labels import LabelScorer
 from harness.planning.asked import understand
 from harness.planning.plan import Plan, plan
 from harness.registry import SEGMENTED
-from harness.settings.read import Settings
+from harness.settings import Settings
 from harness.system.errors import UsageError
 from tests.datasets.test_labels import SPLITS, write_folders
 

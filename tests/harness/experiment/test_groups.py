@@ -9,9 +9,9 @@ import pytest
 from harness.archive.files import all_image_scores, image_groups, image_scores, images_csv
 from harness.datasets.base import Pair
 from harness.experiment.data import RunData, open_data
+from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.registry import BENCHMARKS, groups_by_rule
 from harness.training.images import ImageSource
 

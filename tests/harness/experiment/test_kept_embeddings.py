@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from harness.experiment.experiment import Experiment
+from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 
 
 @pytest.fixture(scope="module")

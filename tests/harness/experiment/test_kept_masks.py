@@ -13,9 +13,9 @@ from harness.archive.masks import KeptMask, read_masks
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.experiment.experiment import run_experiment
+from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 
 
 def _run(root: Path, method: str, *, benchmark: str = "kvasir", seed: int = 0, **rules: Any) -> Record:

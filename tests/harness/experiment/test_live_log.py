@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from harness.archive.frames import epoch_numbers
+from harness.archive.archive import epoch_numbers
 from harness.experiment.experiment import run_experiment
 from harness.planning import plan as planning
+from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.system.errors import UsageError
 
 

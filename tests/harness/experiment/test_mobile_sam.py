@@ -15,9 +15,9 @@ from harness.cli import predict
 from harness.experiment.experiment import run_experiment
 from harness.experiment.trained import of_results
 from harness.models.build import build_segmenter
+from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.training.outcome import Interrupted, StopRequest
 from tests.harness.experiment.finished import export_to, finished
 

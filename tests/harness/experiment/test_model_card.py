@@ -18,11 +18,11 @@ from harness.cli import export
 from harness.experiment import exporting
 from harness.models import hf_names
 from harness.planning.asked import understand
+from harness.planning.data import sample_writer
 from harness.planning.plan import plan
-from harness.planning.samples import sample_writer
 from harness.report.command import command_of
 from harness.report.model_card import model_card
-from harness.settings.read import Settings
+from harness.settings import Settings
 from tests.harness.experiment.finished import export_to, finished
 
 SCORES = {"best": {"test": {"s_measure": 0.75, "e_mean": 0.5, "iou": 0.25}, "val": {"s_measure": 1.0}}}

@@ -12,9 +12,9 @@ from harness.experiment import experiment
 from harness.experiment import number_code as module
 from harness.experiment.experiment import run_experiment
 from harness.experiment.number_code import number_code
+from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.registry import METHODS, load_plugin
 from harness.training.outcome import Interrupted, StopRequest
 

@@ -22,9 +22,9 @@ from harness.models.catalog import backbone
 from harness.models.fingerprints import fingerprint
 from harness.models.hf_names import hf_name
 from harness.models.original_sam import plain_sam, sam_state_dict
+from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.training.batches import draw_number
 from tests.harness.experiment.finished import finished, keep_state
 

@@ -22,9 +22,9 @@ from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
 from harness.experiment.predicting import NOTE, find_images, overlay, palette
 from harness.experiment.trained import METADATA
+from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.protocols.load import load_protocol
 
 BINARY = "s_measure,e_mean,weighted_f,mae,iou,dice,ber"

@@ -14,13 +14,12 @@ from harness.experiment.experiment import run_experiment
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
+from harness.planning.data import sample_writer
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.pricing import forecast as disk
 from harness.pricing.forecast import Forecast
-from harness.pricing.plan_text import forecast_text
-from harness.pricing.price import price
+from harness.pricing.price import forecast_text, price
 from harness.registry import METHODS, method_config_class
 from harness.training.prefix import frozen_prefix
 

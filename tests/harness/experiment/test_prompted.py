@@ -16,10 +16,10 @@ from harness.datasets.reading.decoding import read_image
 from harness.experiment.experiment import run_experiment
 from harness.experiment.trained import of_results
 from harness.models.segmenter import probabilities
+from harness.planning.data import sample_writer
 from harness.planning.job import Job
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.protocols.load import as_rules, from_rules, load_protocol
 from harness.system.errors import UsageError
 from harness.training.feeding import normalise

@@ -19,10 +19,10 @@ from harness.experiment.building import attached_segmenter
 from harness.experiment.data import RunData, open_data
 from harness.experiment.experiment import run_experiment
 from harness.methods.base import Method
+from harness.planning.data import sample_writer
 from harness.planning.job import Job
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.protocols.load import from_rules
 from harness.training.outcome import Selection
 

@@ -13,9 +13,9 @@ import harness.experiment.experiment as experiment_module
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.experiment.experiment import run_experiment
+from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.training.outcome import Selection
 from harness.training.prefix import FrozenPrefix
 

@@ -18,13 +18,12 @@ from harness.experiment.experiment import run_experiment
 from harness.experiment.scoring import Scoring
 from harness.experiment.stages import Stages
 from harness.models.catalog import backbone_shape
-from harness.planning.data import Images
+from harness.planning.asked import all_methods
+from harness.planning.data import Images, sample_writer
 from harness.planning.job import Job
 from harness.planning.plan import plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.planning.tuning import Tuning, plan_trials
-from harness.planning.words import all_methods
 from harness.pricing.flops import forward_flops, run_flops
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS

@@ -16,7 +16,7 @@ from harness.planning.asked import checkpoint_of
 from harness.planning.plan import pretrained
 from harness.planning.request import Request
 from harness.protocols.load import load_protocol
-from harness.settings.read import Settings
+from harness.settings import Settings
 from harness.system.errors import UsageError
 
 

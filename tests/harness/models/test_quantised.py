@@ -19,8 +19,7 @@ from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape
 from harness.models.segmenter import count_parameters
 from harness.planning import plan as planning
-from harness.pricing.assumed import GPU
-from harness.pricing.forecast import EarlierRuns
+from harness.pricing.forecast import GPU, EarlierRuns
 from harness.registry import METHODS, method_config_class
 from harness.system.errors import UsageError
 from tests.harness.experiment.finished import export_to, finished
@@ -96,7 +95,7 @@ def test_a_run_says_so_is_not_merged_and_goes_on_as_an_adapter(tmp_path, capsys)
 def test_the_plan_prices_it_and_refuses_methods_that_read_the_weights(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(planning, "find_spec", lambda name: object())
     shape = backbone_shape("vit_h")
-    known = EarlierRuns([], backbone_shape, GPU, lambda record: 0.0, shapes=())
+    known = EarlierRuns([], GPU, lambda record: 0.0, shapes=())
     peaks = {}
     for how in ("", "int8", "nf4"):
         one = _job(tmp_path, quantise=how).run

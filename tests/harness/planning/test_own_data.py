@@ -14,7 +14,7 @@ from harness.planning.asked import understand
 from harness.planning.data import data_options
 from harness.planning.job import Job
 from harness.protocols.load import from_rules
-from harness.settings.read import Settings, load_settings
+from harness.settings import Settings, load_settings
 from tests.harness.planning.tiles import GROUP, planned_of, write_tiles
 
 REPOSITORY = Path(__file__).parents[3]

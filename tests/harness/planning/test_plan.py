@@ -16,11 +16,10 @@ from harness.dispatch.place import place
 from harness.experiment.data import open_data
 from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
+from harness.planning.data import sample_writer
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
-from harness.pricing.plan_text import parameter_rows, plan_text
-from harness.pricing.price import price
+from harness.pricing.price import parameter_rows, plan_text, price
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.system.errors import UsageError
 

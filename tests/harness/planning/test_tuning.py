@@ -17,8 +17,8 @@ from harness.archive.merge import merge
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.dispatch.run_jobs import Outcome
+from harness.planning.data import sample_writer
 from harness.planning.plan import Plan
-from harness.planning.samples import sample_writer
 from harness.planning.tuning import parse_tune
 from harness.protocols.load import load_protocol, protocol_hash
 from harness.studies import load_study
@@ -66,9 +66,7 @@ def best_at(wanted: float) -> Score:
 
 @pytest.fixture
 def tuned(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Work]]:
-    monkeypatch.setattr(
-        "harness.planning.samples.sample_writer", lambda results, write=sample_writer, **_: write(samples)
-    )
+    monkeypatch.setattr("harness.planning.data.sample_writer", lambda results, write=sample_writer, **_: write(samples))
 
     def run(
         score: Score, *words: str, methods: str = "lora", datasets: str = "kvasir", seeds: str = "2", study: str = ""

@@ -10,7 +10,7 @@ from PIL import Image
 from harness import run
 from harness.planning.asked import understand
 from harness.planning.plan import Plan, plan
-from harness.settings.read import Settings
+from harness.settings import Settings
 
 GROUP = r"benchmarks.tiles.group=(.+)_r\d+c\d+"
 

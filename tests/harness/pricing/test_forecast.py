@@ -15,7 +15,6 @@ from harness.archive.schema import Record, Run
 from harness.methods.configs.lowrank import LoRAConfig
 from harness.models.catalog import backbone_shape, decoder_parameters
 from harness.planning.data import Images
-from harness.pricing.assumed import GPU, PROCESS_BYTES, START_SECONDS, UPDATE_SECONDS, cpu
 from harness.pricing.flops import (
     activation_bytes,
     decoder_flops,
@@ -26,12 +25,17 @@ from harness.pricing.flops import (
     step_flops,
 )
 from harness.pricing.forecast import (
+    GPU,
+    PROCESS_BYTES,
+    START_SECONDS,
+    UPDATE_SECONDS,
     Forecast,
+    cpu,
     forecast,
     published_images,
     within_budget,
 )
-from harness.pricing.plan_text import forecast_text
+from harness.pricing.price import forecast_text
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record
 
@@ -50,7 +54,7 @@ def made(seconds: float = 100.0, **changes: Any) -> Record:
 def price(runs: list[Run], records: list[Record], **options: Any) -> Forecast:
     """By default every record's ``wall_time_s`` is all of its time."""
     defaults = {"device": cpu(2), "seconds_of": lambda record: record.cost["wall_time_s"]}
-    return forecast(runs, records, backbone_shape, images_of=lambda run: IMAGES, **{**defaults, **options})
+    return forecast(runs, records, images_of=lambda run: IMAGES, **{**defaults, **options})
 
 
 def test_a_run_like_an_earlier_one_costs_what_that_one_did() -> None:

@@ -18,11 +18,9 @@ from harness.models.catalog import backbone_shape
 from harness.planning.data import Images, limited
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
-from harness.pricing.assumed import GPU, cpu
 from harness.pricing.flops import run_flops
-from harness.pricing.forecast import published_images
-from harness.pricing.plan_text import plan_text
-from harness.pricing.price import affordable, device, price
+from harness.pricing.forecast import GPU, cpu, published_images
+from harness.pricing.price import affordable, device, plan_text, price
 from harness.system.errors import UsageError
 
 ON_GPU = Place(executor="inline", devices=("0",))

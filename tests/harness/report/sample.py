@@ -16,7 +16,7 @@ from harness.archive.schema import Record, Run
 from harness.comparison.claims import Claim
 from harness.comparison.judging import Finding, judge_claims
 from harness.comparison.papers import Papers, Setup
-from harness.planning.closed_form import trained_parameters
+from harness.planning.rows import trained_parameters
 from harness.protocols.load import card_rules
 from harness.report.formats import write
 from harness.report.page import Format

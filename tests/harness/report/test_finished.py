@@ -11,9 +11,9 @@ import pytest
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.papers import Papers
+from harness.planning.data import sample_writer
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
-from harness.planning.samples import sample_writer
 from harness.report.pages import finished_table, narrowed
 from harness.studies import load_study, study_from_dict
 

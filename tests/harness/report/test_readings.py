@@ -282,11 +282,11 @@ def test_the_default_reading_is_the_cards_own_run_so_that_it_is_not_made_twice()
 
     default = next(entry for entry in load_study("readings").entries if entry.label == "default")
     card = load_protocol("nas-lora")
-    _, plain, _, _ = method_row(Row(method="naslora"), card, {}, "vit_b")
-    _, read_, _, changed = method_row(Row(method="naslora", options=default.options), card, {}, "vit_b")
+    plain = method_row(Row(method="naslora"), card, {}, "vit_b").config
+    read_row = method_row(Row(method="naslora", options=default.options), card, {}, "vit_b")
 
-    assert read_ == plain
-    assert changed == {}
+    assert read_row.config == plain
+    assert read_row.changed == {}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def shown(results: Path, *, columns: int) -> list[str]:
     """What ``sam-peft tables`` prints on a terminal of so many columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    command = [sys.executable, "-m", "harness.cli.tables", "--results", str(results)]
+    command = [sys.executable, "-m", "harness", "tables", "--results", str(results)]
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, cwd=REPOSITORY, env=environment

@@ -12,7 +12,7 @@ from harness.datasets import samples
 from harness.planning.asked import understand
 from harness.run import main as run
 from harness.run import parser
-from harness.settings.read import load_settings
+from harness.settings import load_settings
 from tests.harness.settings.test_read import write
 
 REPOSITORY = Path(__file__).parents[3]

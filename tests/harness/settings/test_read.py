@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.settings.read import load_settings, trusted_cluster, trusted_plugins, user_file
+from harness.settings import load_settings, trusted_cluster, trusted_plugins, user_file
 from harness.system.errors import UsageError
 
 
@@ -73,7 +73,7 @@ def test_variables_hold_lists_and_tables(places: Places) -> None:
 
 
 def test_seeds_keep_a_number_and_a_list_apart(places: Places) -> None:
-    from harness.planning.words import parse_seeds
+    from harness.planning.asked import parse_seeds
 
     for text, seeds in (("3", (0, 1, 2)), ("[3]", (3,)), ("[0, 3]", (0, 3)), ('"0,3"', (0, 3))):
         write(places[0] / "harness.toml", f"seeds = {text}")
@@ -96,16 +96,17 @@ def test_one_file_in_the_place_of_both_and_none_at_all(places: Places, tmp_path:
     ("text", "said"),
     [
         ('dta = "/x"', r"harness\.toml: unknown key 'dta' \(did you mean 'data'\?\)"),
-        ("data = 3", "data = 3 is not a path"),
-        ('plugins = "a.py"', "is not a list of paths"),
-        ('datasets = "/x"', "is not a table of names to paths"),
-        ("[checkpoints]\nvit_h = 1", "is not a table of names to paths"),
+        ("data = 3", "data=3 must be text"),
+        ('plugins = "a.py"', "plugins='a.py' must be a list"),
+        ('datasets = "/x"', "datasets='/x' must be a mapping"),
+        ('cluster = ""', "cluster='' is empty"),
+        ("[checkpoints]\nvit_h = 1", "checkpoints.vit_h=1 must be text"),
         ("seeds = true", "neither a number of seeds"),
-        ("cluster = []", "is not text"),
+        ("cluster = []", "cluster=\\[\\] must be text"),
         ("data = /x", r"settings harness\.toml: Invalid value"),
         ("x = " + "[" * 5000, "settings harness.toml: "),
         ("#" * 100_001, "more than 100000 bytes"),
-        ('data = "~nobody-of-this-name/x"', "data = '~nobody"),
+        ('data = "~nobody-of-this-name/x"', "data='~nobody"),
     ],
 )
 def test_a_wrong_file_is_one_line(places: Places, text: str, said: str) -> None:

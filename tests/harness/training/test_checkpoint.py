@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from harness.experiment.failure import one_line, reason_code
+from harness.experiment.environment import one_line, reason_code
 from harness.training import checkpoint
 from harness.training.checkpoint import CheckpointFiles, StateFiles, read_label
 

@@ -59,7 +59,7 @@ def test_equal_records_give_equal_bytes_in_another_process(results: Path, tmp_pa
     outs = [tmp_path / "first", tmp_path / "second"]
     assert verb.main(["forest", "pareto", "--results", str(results), "--out", str(outs[0])]) == 0
     subprocess.run(
-        [sys.executable, "-m", "harness.cli.figures", "forest", "pareto", "--results", str(results), "--out", str(outs[1])],
+        [sys.executable, "-m", "harness", "figures", "forest", "pareto", "--results", str(results), "--out", str(outs[1])],
         check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "5", "MPLBACKEND": "pdf"},
     )  # fmt: skip
     files = sorted(path.name for path in outs[0].iterdir())

@@ -21,7 +21,7 @@ from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.cli.report import main
 from harness.comparison.cells import Column
-from harness.planning.closed_form import trained_parameters
+from harness.planning.rows import trained_parameters
 from harness.report.command import command_of
 from harness.report.figures.material import baseline_of
 from harness.report.html import rendering

@@ -1,12 +1,10 @@
 """Settings from two files and the environment. They are plain data: nothing in a file is executed, and no key is guessed.
 
-`KEYS` lists what may be set, with its kind and its explanation; files, variables and the printed list are made from it. Options
-that several verbs share (``--results``, ``--plugin``) are added here too, since settings stand in where they are not given.
+`KEYS` lists what may be set, with its kind and its explanation; files, variables and the printed list are made from it.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import stat
@@ -16,53 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.check import from_mapping
 from harness.system.errors import UsageError, did_you_mean, os_reason
-from harness.system.streams import say
-
-
-def add_results(parser: argparse._ActionsContainer, help: str = "results folder (default: as set, else runs)") -> None:
-    """``--results DIR``; see `results_of`."""
-    parser.add_argument("--results", type=Path, metavar="DIR", help=help)
-
-
-def results_of(arguments: argparse.Namespace) -> Path:
-    """The results folder: the command line's, else the one that is set, else ``runs``.
-
-    Raises:
-        UsageError: its path is no text, which sweeps and jobs have to name it by.
-    """
-    folder = Path(arguments.results or load_settings().results)
-    try:
-        os.path.abspath(folder).encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"--results {folder}: the bytes of this path are no UTF-8; choose another folder") from None
-    return folder
-
-
-def add_plugins(parser: argparse._ActionsContainer, help: str = "a file that defines more methods") -> None:
-    """``--plugin FILE.py`` and ``--trust-settings``; see `plugins_of`."""
-    parser.add_argument("--plugin", action="append", type=Path, default=[], metavar="FILE.py", help=help)
-    parser.add_argument(
-        "--trust-settings",
-        action="store_true",
-        help="run the code that harness.toml of this folder names (docs/settings.md)",
-    )
-
-
-def plugins_of(arguments: argparse.Namespace) -> list[Path]:
-    """Plug-in files of the command line and of the settings, which are named before anything loads them.
-
-    Raises:
-        UsageError: ``harness.toml`` names code, and the command line does not trust it.
-    """
-    settings = load_settings()
-    of_settings = trusted_plugins(settings, trust=arguments.trust_settings)
-    if of_settings:
-        say(f"plug-ins of {settings.origins['plugins'].name}: {', '.join(map(str, of_settings))}")
-    return list(dict.fromkeys([*arguments.plugin, *of_settings]))
-
-
-Kind = Literal["text", "path", "seeds", "paths", "table"]
+from harness.system.files import bounded_text
 
 PREFIX = "SAM_PEFT_"
 SWITCHES = (f"{PREFIX}RECORD_CACHE", f"{PREFIX}BF16")
@@ -75,14 +29,14 @@ class Key:
 
     Args:
         name: in a file.
-        kind: ``text``; a ``path``; ``seeds``, a number or a list; ``paths``, a list; or a ``table`` of names to paths.
+        kind: a ``value``, a list of ``paths``, or a ``table`` of names to paths.
         help: one line on what it is for.
         example: as a file would say it.
         option: of the command line, which beats it.
     """
 
     name: str
-    kind: Kind
+    kind: Literal["value", "paths", "table"] = "value"
     help: str
     example: str
     option: str
@@ -96,35 +50,30 @@ class Key:
 KEYS = (
     Key(
         name="protocol",
-        kind="text",
         help="the card of rules (default: nas-lora where data is set, demo where nothing is)",
         example='protocol = "nas-lora"',
         option="--protocol",
     ),
     Key(
         name="data",
-        kind="path",
         help="the folder that holds the benchmarks' folders",
         example='data = "/data/segmentation"',
         option="--data",
     ),
     Key(
         name="results",
-        kind="path",
         help="where records, tables and checkpoints go (default: runs)",
         example='results = "runs"',
         option="--results",
     ),
     Key(
         name="cluster",
-        kind="text",
         help="the SLURM profile that runs are submitted with (default: none, they run here)",
         example='cluster = "gpu"',
         option="--cluster",
     ),
     Key(
         name="seeds",
-        kind="seeds",
         help="a number of seeds, or a list of them (default: 1)",
         example="seeds = 3",
         option="--seeds",
@@ -194,6 +143,20 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Written:
+    """The keys of one source as they are written there; `_seeds` says what seeds may be."""
+
+    protocol: str = ""
+    data: str = ""
+    results: str = ""
+    cluster: str = ""
+    seeds: Any = ""
+    plugins: tuple[str, ...] = ()
+    datasets: dict[str, str] = field(default_factory=dict)
+    checkpoints: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Level:
     """Raw values of one source, the folder that relative paths in it start from (None: none may), and their origins."""
 
@@ -228,7 +191,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
             if key.name not in level.values:
                 continue
             origin = level.origins[key.name]
-            value = _converted(key, level.values[key.name], base=level.base, where=origin.name)
+            value = _resolved(key.name, level.values[key.name], base=level.base, where=origin.name)
             if key.kind != "table":
                 merged[key.name], origins[key.name] = value, origin
                 continue
@@ -313,10 +276,8 @@ def _levels(environment: Mapping[str, str]) -> Iterator[_Level]:
 
 def _of_file(path: Path, *, shown: str, base: Path | None, foreign: str) -> _Level:
     values = _toml(path)
-    known = [key.name for key in KEYS]
-    for name in values:
-        if name not in known:
-            raise UsageError(f"{shown}: unknown key {name!r}{did_you_mean(name, known)}")
+    if values:
+        from_mapping(_Written, values, where=shown)
     return _Level(values=values, base=base, origins=dict.fromkeys(values, Origin(name=shown, foreign=foreign)))
 
 
@@ -326,16 +287,10 @@ def _toml(path: Path) -> dict[str, Any]:
             if stat.S_ISCHR(path.stat().st_mode):  # /dev/null: an empty one
                 return {}
             raise UsageError(f"settings {path}: it is no file")
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"settings {path} cannot be read: {os_reason(error)}") from error
-    if len(content) > MOST_BYTES:
-        raise UsageError(f"settings {path}: more than {MOST_BYTES} bytes, so it is none")
+        raise UsageError(f"settings {path}: {os_reason(error)}") from error
     try:
-        return tomllib.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"settings {path}: it is not UTF-8 text ({error.reason})") from error
+        return tomllib.loads(bounded_text(path, where=f"settings {path}", most=MOST_BYTES))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f'settings {path}: {error}; values are written as in data = "/data"') from error
 
@@ -362,38 +317,39 @@ def _of_environment(environment: Mapping[str, str]) -> _Level:
     return _Level(values=values, base=Path(), origins={name: Origin(name=PREFIX + name.upper()) for name in values})
 
 
-def _converted(key: Key, value: Any, *, base: Path | None, where: str) -> Any:
-    if key.kind == "seeds":
+def _resolved(name: str, value: Any, *, base: Path | None, where: str) -> Any:
+    """The value of a key with its paths from the folder that they start in."""
+    if name == "seeds":
         return _seeds(value, where)
-    if key.kind == "paths":
-        if not isinstance(value, list):
-            raise _wrong(key, value, where)
-        return tuple(_path(key, item, base=base, where=where) for item in value)
-    if key.kind == "table":
-        if not isinstance(value, dict):
-            raise _wrong(key, value, where)
-        return {name: _path(key, item, base=base, where=where) for name, item in value.items()}
-    if key.kind == "path":
-        return _path(key, value, base=base, where=where)
-    if not isinstance(value, str) or not value.strip():
-        raise _wrong(key, value, where)
-    if key.name == "cluster":  # absolute, lest ./gpu become the name gpu
-        return str(_path(key, value, base=base, where=where).absolute()) if is_profile_file(value) else value
-    return str(_path(key, value, base=base, where=where)) if value.endswith((".yaml", ".yml")) else value
+    if isinstance(value, list):
+        return tuple(_path(name, item, base=base, where=where) for item in value)
+    if isinstance(value, dict):
+        return {word: _path(name, item, base=base, where=where) for word, item in value.items()}
+    if name in ("protocol", "cluster") and value.strip() and not _names_file(name, value):
+        return value
+    path = _path(name, value, base=base, where=where)
+    if name in ("data", "results"):
+        return path
+    return str(path.absolute() if name == "cluster" else path)  # absolute, lest ./gpu become the name gpu
 
 
-def _path(key: Key, value: Any, *, base: Path | None, where: str) -> Path:
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise _wrong(key, value, where)
-    if key.name == "checkpoints" and value in ("none", "published", "timm"):
+def _names_file(name: str, value: str) -> bool:
+    """Whether a cluster or a card is given as the path of a file."""
+    return is_profile_file(value) if name == "cluster" else value.endswith((".yaml", ".yml"))
+
+
+def _path(name: str, value: str, *, base: Path | None, where: str) -> Path:
+    if not value.strip() or "\0" in value:
+        raise UsageError(f"{where}: {name}={value!r} is empty, or no name of a file")
+    if name == "checkpoints" and value in ("none", "published", "timm"):
         return Path(value)
     try:
         path = Path(value).expanduser()
     except RuntimeError as error:
-        raise UsageError(f"{where}: {key.name} = {value!r}: {error}") from error
+        raise UsageError(f"{where}: {name}={value!r}: {error}") from error
     if base is None and not path.is_absolute():
         raise UsageError(
-            f"{where}: {key.name} = {value!r} is relative, and this file serves every folder; begin it with / or ~/"
+            f"{where}: {name}={value!r} is relative, and this file serves every folder; begin it with / or ~/"
         )
     return path if base is None else base / path
 
@@ -406,11 +362,6 @@ def _seeds(value: Any, where: str) -> str:
         raise UsageError(f"{where}: seeds = {value!r} is neither a number of seeds (3) nor a list of seeds ([0, 3, 7])")
     # one seed in a list is that seed, and a number is how many
     return ",".join(map(str, several)) + ("," if isinstance(value, list) and len(value) == 1 else "")
-
-
-def _wrong(key: Key, value: Any, where: str) -> UsageError:
-    wanted = {"text": "text", "path": "a path", "paths": "a list of paths", "table": "a table of names to paths"}
-    return UsageError(f"{where}: {key.name} = {value!r} is not {wanted[key.kind]}, such as {key.example}")
 
 
 def _writable_by_others(path: Path) -> str:

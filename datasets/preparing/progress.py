@@ -1,6 +1,0 @@
-"""How preparing tells where it is."""
-
-from collections.abc import Callable
-
-TellProgress = Callable[[str, int, int | None], None]
-"""Called with what is done, how much of it, and of how much where that is known."""

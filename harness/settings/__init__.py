@@ -1,1 +1,0 @@
-"""Where data, checkpoints, cluster and results lie, said once: two files, environment variables, the command line above all."""
