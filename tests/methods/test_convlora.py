@@ -167,7 +167,7 @@ def test_a_copy_between_steps_takes_no_graph_with_it() -> None:
 
 
 def test_every_expert_is_trained_where_maps_are_many() -> None:
-    segmenter, method = _subject().trained(seed=0)
+    segmenter, method = _subject().trained()
     used: set[str] = set()
     for _ in range(10):
         segmenter.zero_grad()
@@ -177,7 +177,7 @@ def test_every_expert_is_trained_where_maps_are_many() -> None:
 
 
 def test_noise_comes_from_the_methods_generator_and_resumes_with_its_state() -> None:
-    segmenter, method = _subject().trained(seed=0)
+    segmenter, method = _subject().trained()
     state = method.generator.get_state()
     first = _subject().loss(segmenter, method).item()
     second = _subject().loss(segmenter, method).item()
