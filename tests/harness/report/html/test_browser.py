@@ -302,8 +302,8 @@ def test_words_can_be_read_in_light_and_dark(driver: Any, page: Path, scheme: st
     """Contrast of WCAG 2.2, level AA: 4.5 to 1."""
     show(driver, page, scheme=scheme)
     driver.execute_script(OPEN_ALL)
-    selectors = ("body", ".facts", "a", ".above", ".below", ".best b", ".tied", ".tied i", "td small", ".forest .n")
-    selectors += ("thead button", "figcaption", "#filters summary", ".chosen")
+    selectors = ["body", ".facts", "a", ".above", ".below", ".best b", ".tied", ".tied i", "td small", ".forest .n"]
+    selectors += ["thead button", "figcaption", "#filters summary", ".chosen"]
     for selector in selectors:
         words, ground = driver.execute_script(
             "let place = document.querySelector(arguments[0]); const words = getComputedStyle(place).color;"
