@@ -14,7 +14,7 @@ FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/reading harness/
 # The numeric rooms; make test-numbers runs them as a processor without AVX-512, one without AVX2 and two threads compute.
 NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile $(addprefix tests/,methods harness/models harness/training harness/evaluation)
 
-# What tests notice of small wrong changes in one room: archive, evaluation, training, methods, datasets, reporting, leases.
+# What tests notice of small wrong changes in one room of tests/mutation/mutants.toml.
 ROOM ?= archive
 
 # Studies whose pages are committed in results/site; make site DATA=/your/data puts the photographs that may be passed on behind their masks.

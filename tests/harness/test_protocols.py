@@ -113,6 +113,16 @@ def test_a_base_that_is_no_card_beside_it_is_one_line(base: str, message: str, t
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize(
+    ("field", "bound"),
+    [("flip: 1.5", "at most 1"), ("pixel_std: [0.0, 1.0, 1.0]", "above 0"), ("betas: [0.9, 1.0]", "in [0, 1)")],
+)
+def test_a_value_beyond_its_bounds_is_one_line(field: str, bound: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=re.escape(bound)) as caught:
+        load_protocol(str(_cards(tmp_path, mine=f"_base_: demo.yaml\n{field}\n")))
+    assert len(str(caught.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("field", ["epochs: yes", "lr: no", "benchmarks: {kvasir: 3}", "benchmarks: [kvasir]"])
 def test_a_value_of_another_kind_is_one_line_whatever_is_set(field: str, tmp_path: Path) -> None:
     path = _cards(tmp_path, mine=f"_base_: demo.yaml\n{field}\n")

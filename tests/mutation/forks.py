@@ -87,9 +87,9 @@ def _children(process: int) -> list[int]:
 
 
 def copy_tree(root: Path, tree: Path, files: Iterable[str]) -> None:
-    """The repository's files, fresh, where they may be changed."""
+    """The repository's files and links, fresh, where they may be changed."""
     shutil.rmtree(tree, ignore_errors=True)
     for name in files:
-        if (root / name).is_file():
+        if (root / name).is_file() or (root / name).is_symlink():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, tree / name)
+            shutil.copy2(root / name, tree / name, follow_symlinks=False)

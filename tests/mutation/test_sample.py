@@ -13,6 +13,7 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Operator
 
 from tests.mutation.dropping import DropArgument, DropStep
+from tests.mutation.forks import copy_tree
 from tests.mutation.mutants import sample
 
 CONFIGURATION = tomllib.loads(Path(__file__).with_name("mutants.toml").read_text(encoding="utf-8"))
@@ -75,3 +76,13 @@ def test_what_is_known_to_live_names_files_of_a_room() -> None:
         assert entry["why"]
         written = " ".join((root / entry["path"]).read_text(encoding="utf-8").split())
         assert " ".join(entry["was"].split()) in written, f"{entry['was']} is no more; take the entry out"
+
+
+def test_a_copy_holds_the_links_that_packages_are_imported_through(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "methods").mkdir(parents=True)
+    (root / "methods" / "lora.py").write_text("")
+    (root / "linked").symlink_to("methods", target_is_directory=True)
+    copy_tree(root, tmp_path / "tree", ["methods/lora.py", "linked", "gone.py"])
+    assert (tmp_path / "tree" / "linked").readlink() == Path("methods")
+    assert (tmp_path / "tree" / "linked" / "lora.py").is_file()

@@ -11,6 +11,7 @@ import yaml
 
 from harness.comparison import judging, rankings
 from harness.comparison.claims import read_claims
+from harness.comparison.grids import grids
 from harness.comparison.judging import findings_text
 from harness.studies import load_study, study_from_dict
 from harness.system.errors import UsageError
@@ -27,7 +28,7 @@ def runs(
     """Three seeds a method and benchmark; ``values`` are their middle scores."""
     found = []
     for benchmark in benchmarks:
-        metric = {"kvasir": "s_measure", "leaf": "iou"}[benchmark]
+        metric = {"kvasir": "s_measure", "leaf": "iou", "sbu": "ber"}[benchmark]
         for method, value in values.items():
             found += [
                 record(
@@ -216,6 +217,14 @@ def test_an_order_from_elsewhere_is_compared_with_ours(tmp_path, monkeypatch, va
     row = next(line for line in page.splitlines() if "– there" in line)
     assert [cell.strip() for cell in row.strip("| ").split(" | ")][1:] == [tau, tau, tau, f"[{tau}, {tau}]", chance]
     assert "ssf 80.0 %, bitfit 60.0 %, lora 40.0 %, decoder 20.0 %" in page
+
+
+def test_the_lowest_error_is_the_best_beside_an_order_from_elsewhere() -> None:
+    (grid,) = grids(runs("sam", DOWN, benchmarks=("sbu",)), MadeUp())
+    counts = {name: place for place, name in enumerate(METHODS)}
+    pair = rankings.pair_with(rankings.Elsewhere(name="there", correct=counts, trials=10, commit=""), grid)
+    assert pair is not None
+    assert pair.agreement.by_benchmark == (1.0,)
 
 
 def test_where_nothing_ran_beside_an_order_from_elsewhere_the_page_says_no_data(tmp_path, monkeypatch) -> None:

@@ -30,8 +30,10 @@ from harness.pricing.forecast import (
     START_SECONDS,
     UPDATE_SECONDS,
     Forecast,
+    _makespan,
     cpu,
     forecast,
+    kept_blocks,
     published_images,
     within_budget,
 )
@@ -144,6 +146,39 @@ def test_disk_is_that_of_an_interrupted_run_and_less_stays() -> None:
     rows = 40_000 + 150 * (IMAGES.val + 2 * IMAGES.test)
     found = price([run], []).runs[0]
     assert (found.disk_bytes, found.kept_bytes) == (7 * states + rows, 2 * states + rows)
+    merged = price([replace(run, rules={**run.rules, "merge": ["exact"]})], []).runs[0]
+    assert merged.kept_bytes - found.kept_bytes == 150 * IMAGES.test
+
+
+def test_quantised_blocks_take_less_memory() -> None:
+    """4 bits and an fp32 scale in 64, or 8 bits, for 32 of the 84,934,656 weights in ViT-B's linear layers."""
+    whole, *fewer = (
+        price([made(backbone="vit_b", rules={"quantise": kind}).run], [], device=GPU).runs[0].peak_memory_bytes
+        for kind in ("", "nf4", "int8")
+    )
+    assert [whole - one for one in fewer] == [84_934_656 * (4 - 0.5 - 4 / 64), 84_934_656 * 3]
+
+
+def test_tokens_are_kept_behind_blocks_that_nothing_reaches_unless_positions_rotate() -> None:
+    shape, config = backbone_shape("vit_b"), LoRAConfig(blocks="last-half")
+    stem = backbone_shape("mobile_sam").stem
+    for change, kept in (({}, 6), ({"learnt_positions": 0}, None), ({"pre_norm": True}, None)):
+        assert kept_blocks(config, replace(shape, **change)) == kept
+        assert kept_blocks(config, replace(shape, stem=stem, **change)) == 6
+    assert kept_blocks(LoRAConfig(), shape) is None
+
+
+def test_activations_are_of_the_blocks_behind_the_first_trained_one_of_the_masks_and_of_the_upscaling() -> None:
+    """``tiny``: 4 blocks of 64 tokens with 64 channels; 22 bytes at 16 bit each, 32 where weights train; fp32 is twice that."""
+    shape, token = backbone_shape("tiny"), 64 * 64 * 2
+    kept = {
+        name: activation_bytes(made(method=name, config=options, rules={"batch_size": 1}).run, shape)
+        for name, options in (("decoder", {}), ("lora", {"rank": 4}), ("full", {}))
+    }
+    masks, upscaled = 8 * 4 * 128**2, 2 * 64 * 16 * 32 * 8 * 2
+    assert kept["decoder"] == 22 * token + masks + upscaled
+    assert kept["lora"] - kept["decoder"] == 3 * 22 * token
+    assert kept["full"] - kept["lora"] == 4 * 10 * token
 
 
 def test_caches_are_counted_once_for_all_runs_that_share_them() -> None:
@@ -175,6 +210,8 @@ def test_finish_date_counts_how_many_run_at_once() -> None:
     assert price(runs, [earlier], start=start).finish == datetime(2026, 1, 1, 4)
     assert price(runs, [earlier], start=start, parallel=3).finish == datetime(2026, 1, 1, 2)
     assert price(runs, [earlier]).finish is None
+    assert price(runs, [earlier]).parallel == 1
+    assert _makespan([1, 1, 1, 3], 2) == 3  # the longest first
 
 
 def test_a_budget_buys_whole_comparisons_before_halves() -> None:
@@ -220,6 +257,7 @@ def test_the_description_has_a_line_a_method_and_a_sum() -> None:
     text = forecast_text(price(runs, [made()], start=datetime(2026, 1, 1)))
     assert text == forecast_text(price(runs, [made()], start=datetime(2026, 1, 1)))
     assert [line.split()[0] for line in text.splitlines()] == ["method", "lora", "decoder", "all", "disk", "finished"]
+    assert "(1 run at a time" in text
     assert "2 records" not in text
     assert "1 record of the same shape" in text
 
@@ -253,8 +291,7 @@ def test_gradient_that_stops_early_costs_less(method: str) -> None:
 
 def test_published_sizes_stand_in_for_data_that_is_not_there() -> None:
     assert published_images("isic2017") == Images(train=2000, val=150, test=600)
-    kvasir = published_images("kvasir")
-    assert kvasir.train + kvasir.val + kvasir.test == 1000
+    assert published_images("kvasir") == Images(train=810, val=90, test=100)
 
 
 def test_a_thousand_runs_are_priced_in_a_moment_and_without_torch() -> None:
@@ -273,6 +310,26 @@ def test_a_thousand_runs_are_priced_in_a_moment_and_without_torch() -> None:
     seconds, torch = done.stdout.split()
     assert torch == "False"
     assert float(seconds) < 1, seconds
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_sam2"])
+def test_closed_form_flops_of_sams_decoders_are_those_of_their_layers_that_read_the_image(name: str) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from harness.models.build import build_segmenter
+
+    segmenter = build_segmenter(name, task="binary", fused_attention=False).eval()
+    with torch.no_grad():
+        encoded = segmenter.encode(torch.zeros(1, 3, 128, 128))
+        with FlopCounterMode(display=False) as counter:
+            segmenter.decode(encoded)
+    of_image = (
+        "token_to_image.k_proj", "token_to_image.v_proj", "image_to_token.q_proj", "image_to_token.out_proj",
+        "output_upscaling.0", "output_upscaling.3", "conv_s0", "conv_s1",
+    )  # fmt: skip
+    counted = (sum(found.values()) for part, found in counter.get_flop_counts().items() if part.endswith(of_image))
+    assert decoder_flops(backbone_shape(name), image_size=128) == sum(counted)
 
 
 @pytest.mark.parametrize("decoder", ["mask-transformer", "mask2former"])

@@ -20,7 +20,7 @@ from harness.planning.plan import Plan, plan
 from harness.planning.request import Request, Variant
 from harness.pricing.flops import run_flops
 from harness.pricing.forecast import GPU, cpu, published_images
-from harness.pricing.price import affordable, device, plan_text, price
+from harness.pricing.price import affordable, bought, device, plan_text, price
 from harness.system.errors import UsageError
 
 ON_GPU = Place(executor="inline", devices=("0",))
@@ -104,6 +104,7 @@ def test_runs_at_once_come_from_the_profile_or_the_workers(tmp_path: Path, monke
     large = planned(tmp_path)
     assert device(large, place(cluster="gpu")) == (GPU, 32)
     assert device(large, place(cluster="gpu", cluster_overrides={"parallelism": "5"})) == (GPU, 5)
+    assert price(large, tmp_path, where=place(cluster="gpu")).parallel == 32
     assert device(large, place(workers=3)) == (GPU, 3)
     assert device(large, place()) == (GPU, 2)
     assert device(large, place("inline")) == (GPU, 1)
@@ -142,17 +143,26 @@ def test_a_plan_that_wants_a_gpu_says_that_there_is_none(tmp_path: Path, monkeyp
 
 
 def test_a_budget_leaves_finished_runs_and_those_that_fit(data: Path, tmp_path: Path) -> None:
-    made = planned(tmp_path, dataset_roots={"kvasir": data}, seeds=(0, 1, 2, 3))
+    made = planned(tmp_path, dataset_roots={"kvasir": data}, seeds=(0, 1, 2, 3, 4, 5))
     first, *rest = (job.run.key for job in made.jobs)
     made = replace(made, finished=frozenset({first}), failed={rest[0]: "OOM", rest[2]: "OOM"})
     prices = price(made, tmp_path, where=ON_GPU)
-    kept, line = affordable(made, prices, hours=1.5 * prices.hours / 3)
+    kept, line = affordable(made, prices, hours=1.5 * prices.hours / 5)
     assert [job.run.key for job in kept.jobs] == [first, rest[0]]
     assert (kept.finished, kept.failed) == ({first}, {rest[0]: "OOM"})
-    assert line.startswith("--budget: 1 of 3 runs fit into ")
-    assert line.endswith("; left out: lora · vit_b · kvasir · seed 2; lora · vit_b · kvasir · seed 3")
+    assert line.startswith("--budget: 1 of 5 runs fit into ")
+    assert line.endswith(f"; left out: {'; '.join(f'lora · vit_b · kvasir · seed {n}' for n in (2, 3, 4))}; and 1 more")
     whole, line = affordable(made, prices, hours=2 * prices.hours)
     assert whole == made
     assert "left out" not in line
-    with pytest.raises(UsageError, match="none of 3 runs fits, the cheapest takes"):
+    with pytest.raises(UsageError, match="none of 5 runs fits, the cheapest takes"):
         affordable(made, prices, hours=1e-9)
+
+
+def test_what_an_earlier_phase_has_priced_is_not_shown_and_not_bought_again(data: Path, tmp_path: Path) -> None:
+    made = planned(tmp_path, dataset_roots={"kvasir": data}, seeds=(0, 1, 2))
+    first, second, third = (job.run.key for job in made.jobs)
+    left, prices, hours = bought(made, tmp_path, begun=made.jobs, where=ON_GPU, before={first: 1.0}, budget=None)
+    assert [job.run.key for job in left.jobs] == list(hours) == [second, third]
+    assert prices is not None
+    assert prices.hours == pytest.approx(sum(hours.values()))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.settings import load_settings, trusted_cluster, trusted_plugins, user_file
+from harness.settings import _writable_by_others, load_settings, trusted_cluster, trusted_plugins, user_file
 from harness.system.errors import UsageError
 
 
@@ -125,23 +125,49 @@ def test_a_file_that_is_no_text_no_file_or_no_ones_is_one_line(places: Places) -
     os.mkfifo(path)
     with pytest.raises(UsageError, match="it is no file"):
         load_settings(places[2])
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_settings(places[2])
 
 
 def test_unknown_and_malformed_variables_are_refused(places: Places) -> None:
     with pytest.raises(UsageError, match=r"SAM_PEFT_DAAT .*did you mean 'data'"):
         load_settings({**places[2], "SAM_PEFT_DAAT": "/x"})
-    with pytest.raises(UsageError, match="is not NAME=PATH"):
-        load_settings({**places[2], "SAM_PEFT_DATASETS": "/x"})
+    for text in ("/x", "kvasir=", "=/x"):
+        with pytest.raises(UsageError, match="is not NAME=PATH"):
+            load_settings({**places[2], "SAM_PEFT_DATASETS": text})
 
 
 def test_relative_paths_start_from_the_folder_and_have_no_meaning_in_the_users_file(places: Places) -> None:
-    write(places[1], 'data = "data"')
-    with pytest.raises(UsageError, match="is relative, and this file serves every folder"):
-        load_settings(places[2])
+    for folder in ("data", "none"):  # a word for checkpoints alone
+        write(places[1], f'data = "{folder}"')
+        with pytest.raises(UsageError, match="is relative, and this file serves every folder"):
+            load_settings(places[2])
     write(places[1], 'data = "~/data"\n[checkpoints]\nvit_b = "none"')
     settings = load_settings(places[2])
     assert settings.data == Path.home() / "data"
     assert settings.checkpoints == {"vit_b": Path("none")}
+
+
+def test_a_card_is_a_name_or_a_file_and_a_clusters_file_is_absolute(places: Places) -> None:
+    for text, protocol, cluster in (
+        ("nas-lora", "nas-lora", "gpu"),
+        ("cards/mine.yaml", "cards/mine.yaml", str(Path.cwd() / "gpu.yaml")),
+    ):
+        write(places[0] / "harness.toml", f'protocol = "{text}"\ncluster = "{Path(cluster).name}"')
+        settings = load_settings(places[2])
+        assert (settings.protocol, settings.cluster) == (protocol, cluster)
+    write(places[1], 'protocol = "mine.yaml"')
+    (places[0] / "harness.toml").unlink()
+    with pytest.raises(UsageError, match="relative"):
+        load_settings(places[2])
+
+
+@pytest.mark.skipif(Path("/").stat().st_uid != 0, reason="needs a folder of root's")
+def test_what_is_roots_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getuid", lambda: 4711)
+    assert "somebody else" not in _writable_by_others(Path("/"))
 
 
 def test_code_that_the_working_folder_names_needs_the_command_lines_word(places: Places) -> None:

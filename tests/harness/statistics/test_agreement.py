@@ -101,6 +101,12 @@ def test_images_of_one_cluster_are_drawn_together() -> None:
     assert one_cluster.interval.low == one_cluster.interval.high  # equal seeds and a single cluster: nothing to redraw
 
 
+def test_all_orders_of_seven_methods_are_tried() -> None:
+    values = [0, 1, 2, 3, 4, 5, 6]
+    found = agreement([scores(values, [1, 0, *values[2:]])])
+    assert found.p == pytest.approx(7 / 5040)  # at most one pair of neighbours turned
+
+
 def test_many_methods_draw_their_orders_and_say_the_same_each_time() -> None:
     values = list(range(9))
     case = [scores(values, values)]

@@ -148,6 +148,8 @@ def test_folds_share_images_and_their_interval_counts_that() -> None:
     half = stats.t.ppf(0.975, 4) * math.sqrt(np.var(VALUES, ddof=1) * (1 / 5 + 0.5))  # Nadeau and Bengio 2003, eq. 9
     assert ours.half == pytest.approx(half)
     assert s.of_folds([1.0], test_share=0.5).interval() is None
+    seeds, *_ = s.of_folds(VALUES, test_share=0.5).parts_at(20)  # more folds narrow what they do not share
+    assert seeds.variance == pytest.approx(np.var(VALUES, ddof=1) * (1 / 20 + 0.5))
 
 
 def test_a_detectable_difference_is_seen_in_eighty_of_a_hundred() -> None:
@@ -169,6 +171,7 @@ def test_the_least_number_of_seeds_is_given_and_images_can_make_it_none() -> Non
     assert least <= 0.5 < fewer
     images = replace(pilot, rest=(s.VarianceShare(variance=1.0, df=99),))
     assert s.seeds_to_detect(images, 0.5) is None
+    assert s.seeds_to_detect(pilot, 1e3) == 2
 
 
 def test_with_more_seeds_what_both_parts_hold_is_known_better_and_the_images_are_not() -> None:
@@ -267,6 +270,8 @@ def test_the_mean_over_benchmarks_pools_what_each_knows() -> None:
     assert 2 < mean.seeds.df < 4
     assert interval_of(mean).half < (interval_of(one).half + interval_of(other).half) / 2
     assert s.average_of([one, s.of_seeds([1.0])]).interval() is None
+    images = s.Estimate(mean=1.0, n=3, seeds=one.seeds, rest=(s.VarianceShare(variance=1.0, df=99),))
+    assert [part.variance for part in s.average_of([images, one]).rest] == [0.25]
 
 
 def test_iqm_is_the_mean_of_the_middle_half() -> None:

@@ -36,6 +36,7 @@ def test_no_p_value_where_it_could_never_be_below_alpha(n: int) -> None:
     test = s.sign_flip([1.0] * n)
     assert test.p is None
     assert "n too small" in test.text
+    assert test.statistic == (1.0 if n else 0.0)
     assert s.sign_flip([1.0] * 6).p == pytest.approx(2 / 64)
 
 
@@ -57,3 +58,4 @@ def test_a_drawn_p_is_never_0() -> None:
     test = s.sign_flip([1.0] * 40, resamples=99)
     assert test.p == pytest.approx(1 / 100)
     assert s.sign_flip([1.0] * 17, resamples=999).p == pytest.approx(1 / 1000)
+    assert s.sign_flip([1.0, -1.0] * 9, resamples=1500).p == 1.0

@@ -19,6 +19,8 @@ def test_friedman_equals_scipy_and_refuses_too_few_blocks() -> None:
     assert (test.statistic, test.p) == pytest.approx((statistic, p))
     assert s.friedman(table[:2, :3].tolist()).p is None
     assert s.friedman([[1.0] * 3] * 9).p == 1.0
+    agreed = s.friedman([[3.0, 2.0, 1.0]] * 4)
+    assert agreed.p == pytest.approx(agreed.smallest)
     with pytest.raises(ValueError, match="three"):
         s.friedman(table[:, :2].tolist())
 
@@ -39,6 +41,7 @@ def test_nemenyi_p_crosses_alpha_at_the_critical_difference() -> None:
     assert (apart < 2) == (p[0, 2] < 0.05)
     assert (apart < 1) == (p[0, 1] < 0.05)
     assert p[0, 2] < p[0, 1] < 1
+    assert s.nemenyi_critical_difference(methods=3, blocks=8, alpha=p[0, 1]) == pytest.approx(1)
     assert p[1, 1] == 1
 
 
@@ -50,6 +53,8 @@ def test_probability_of_improvement_is_the_mann_whitney_statistic() -> None:
     assert found.estimate == pytest.approx(u / (12 * 9))
     assert found.low <= found.estimate <= found.high
     assert s.probability_of_improvement([[1.0, 1.0]], [[1.0, 1.0]]).estimate == 0.5
+    with pytest.raises(ValueError, match="shorter"):  # a benchmark of one alone
+        s.probability_of_improvement([[1.0], [2.0]], [[1.0]])
 
 
 def test_rank_stability_is_certain_without_overlap_and_open_with_it() -> None:
