@@ -127,7 +127,7 @@ def test_a_file_that_is_no_text_no_file_or_no_ones_is_one_line(places: Places) -
         load_settings(places[2])
     path.unlink()
     path.symlink_to(path.name)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="symbolic links"):
         load_settings(places[2])
 
 
