@@ -75,7 +75,7 @@ class UpdatePlan:
     Args:
         indices: positions in the training split that weights learn from.
         held_out: positions for architecture steps, empty if they use ``indices``.
-        shuffle_masks: give each image of an architecture step the mask of another one.
+        shuffle_masks: whether each image of an architecture step has the mask of another one.
         batch_size: images of one forward pass over all workers.
         accumulate: forward passes of one update.
         epoch_images: how many images make an epoch, 0 for ``indices``. Beyond those, they come again in another order.
@@ -118,13 +118,10 @@ class UpdatePlan:
             chosen = [self.indices[self._order(epoch, k // len(self.indices))[k % len(self.indices)]] for k in places]
         return [chosen[k : k + self.batch_size] for k in range(0, len(chosen), self.batch_size)]
 
-    def masks_of(self, images: Sequence[int], *, for_architecture: bool) -> list[int]:
-        """Whose masks go with these images: their own, or under ``shuffle_masks`` those of another image each, the same
-        one in every epoch: the images stand in a circle of drawn order, and each has the mask of the next."""
-        if not (for_architecture and self.shuffle_masks):
-            return list(images)
-        part = self.held_out or self.indices
-        circle = [part[place] for place in shuffled(len(part), "masks", self.seed)]
+    def other_masks(self, images: Sequence[int]) -> list[int]:
+        """Of each image another one, whose mask it gets in an architecture step under ``shuffle_masks``, the same in every
+        epoch: the images stand in a circle of drawn order, and each has the mask of the next."""
+        circle = [self.indices[place] for place in shuffled(len(self.indices), "masks", self.seed)]
         following = dict(zip(circle, circle[1:] + circle[:1], strict=True))
         return [following[image] for image in images]
 

@@ -107,9 +107,9 @@ class Feeder:
     ) -> None:
         self._loader.shutdown(cancel_futures=True)
 
-    def prepare(self, epoch: int, step: int, *, for_architecture: bool = False) -> None:
-        """Start loading an update; see `UpdatePlan.update`."""
-        self._pending.append(self._loader.submit(self._load, epoch, step, for_architecture))
+    def prepare(self, epoch: int, step: int, *, for_architecture: bool = False, other_masks: bool = False) -> None:
+        """Start loading an update, with the masks of other images where ``other_masks`` says so; see `UpdatePlan`."""
+        self._pending.append(self._loader.submit(self._load, epoch, step, for_architecture, other_masks))
 
     def take(self) -> tuple[list[Batch], float]:
         """The update that was prepared first, on the device, and the seconds spent waiting for it."""
@@ -147,7 +147,7 @@ class Feeder:
             assert images is not None
             yield self._normalised(images.to(self._device))
 
-    def _load(self, epoch: int, step: int, for_architecture: bool) -> list[Batch]:  # noqa: FBT001 - submitted, not called
+    def _load(self, epoch: int, step: int, for_architecture: bool, other_masks: bool) -> list[Batch]:  # noqa: FBT001 - submitted, not called
         batches = []
         for whole in self._plan.update(epoch, step, for_architecture=for_architecture):
             own = slice_of(whole, rank=self._workers.rank, size=self._workers.size)
@@ -157,7 +157,7 @@ class Feeder:
             cached = cache is not None and all(
                 cache.ready(index, flip=flip) for index, flip in zip(indices, flips, strict=True)
             )
-            masks = self._plan.masks_of(indices, for_architecture=for_architecture)
+            masks = self._plan.other_masks(indices) if other_masks else indices
             images, targets = load_batch(self._images, indices, flips, masks=masks, with_images=not cached)
             if self._device.type == "cuda":
                 targets = targets.pin_memory()

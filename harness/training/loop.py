@@ -181,9 +181,9 @@ class _Loop:
             epoch, step = divmod(ahead, self.plan.updates_per_epoch)
             passes = self._passes(epoch, step)
             for roles in passes:
-                apart = len(passes) > 1 or bool(self.plan.held_out) or self.plan.shuffle_masks
-                own = apart and roles == (ARCHITECTURE,)
-                self.feeder.prepare(epoch, step, for_architecture=own)
+                alone = roles == (ARCHITECTURE,)
+                own = alone and bool(len(passes) > 1 or self.plan.held_out)
+                self.feeder.prepare(epoch, step, for_architecture=own, other_masks=alone and self.plan.shuffle_masks)
         self.prepared = last + 1
 
     def _number(self) -> int:

@@ -40,7 +40,8 @@ class NASLoRAConfig(LowRankConfig):
             does not say; the card ``nas-lora`` asks for ``both`` (ours). Here ``iteration``, that of the first records.
         alpha_data: α learns from the ``train`` split as the weights do, or from a ``holdout`` part of it that the
             weights never see (ours: train). ``shuffled`` is a control: α learns from training images with the masks of
-            others, so that what it then chooses is what it chooses without anything to learn.
+            others, so that what it then chooses is what it chooses without anything to learn (of a protocol without prompts,
+            which would show it where the other mask is).
         alpha_holdout: that part as a fraction (0.5, DARTS).
         order: with ``both`` and in turns: ``alpha-first`` as DARTS does, or ``weights-first`` (the paper does not say).
         residual: let the bottleneck pass beside the cell too, B (cell(A x) + A x), as Conv-LoRA does; the formula of
@@ -86,6 +87,8 @@ class NASLoRAConfig(LowRankConfig):
             raise MethodError(
                 f"alpha_data={self.alpha_data}: alternate=joint has one pass on one batch; use alternate=both"
             )
+        if not self.stagewise and self.alpha_data == "shuffled":
+            raise MethodError("alpha_data=shuffled: stagewise=False has one pass on one batch; leave stagewise out")
         if not 0 < self.alpha_holdout < 1:
             raise MethodError(f"alpha_holdout={self.alpha_holdout}: a fraction of the training split, in (0, 1)")
 
@@ -111,7 +114,7 @@ class NASLoRAConfig(LowRankConfig):
     @property
     def shuffles_masks(self) -> bool:
         """Whether α learns from images with the masks of others."""
-        return self.stagewise and self.alpha_data == "shuffled"
+        return self.alpha_data == "shuffled"
 
     @property
     def spares_weight_updates(self) -> bool:

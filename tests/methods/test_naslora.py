@@ -178,6 +178,7 @@ def test_channel_ratio_chooses_whole_channels() -> None:
         ({"norm": "batch-affine", "style": "linear"}, "leave norm out"),
         ({"alternate": "joint", "alpha_data": "holdout"}, "use alternate=both"),
         ({"alternate": "joint", "alpha_data": "shuffled"}, "use alternate=both"),
+        ({"stagewise": False, "alpha_data": "shuffled"}, "stagewise=False"),
         ({"alpha_data": "val"}, "alpha_data='val'"),
         ({"alpha_holdout": 1.0}, "alpha_holdout=1.0"),
         ({"operations": "conv"}, "'conv' is unknown"),

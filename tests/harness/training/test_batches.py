@@ -131,28 +131,24 @@ def test_architecture_steps_go_round_the_held_out_part() -> None:
     assert set(epoch_of(halves, 0)) == set(kept)
 
 
-@pytest.mark.parametrize("held_out", [(), (1, 4, 6, 7, 9)])
-def test_with_shuffled_masks_each_image_of_an_architecture_step_has_anothers(held_out: tuple[int, ...]) -> None:
-    chosen = plan(held_out=held_out, shuffle_masks=True)
-    part = list(held_out or range(10))
-    masks = chosen.masks_of(part, for_architecture=True)
-    assert sorted(masks) == part
-    assert all(mask != image for image, mask in zip(part, masks, strict=True))
-    assert masks != plan(held_out=held_out, shuffle_masks=True, seed=5).masks_of(part, for_architecture=True)
+def test_with_other_masks_every_image_has_anothers() -> None:
+    chosen = plan()
+    masks = chosen.other_masks(range(10))
+    assert sorted(masks) == list(range(10))
+    assert all(mask != image for image, mask in enumerate(masks))
+    assert masks != plan(seed=5).other_masks(range(10))
     feeder = Feeder(
         torch.nn.Identity(), Discs(10), plan=chosen, protocol=protocol(), device=CPU, workers=ALONE, embeddings=None
     )
     with feeder:
-        for for_architecture in (True, False):
-            feeder.prepare(0, 0, for_architecture=for_architecture)
+        for other in (True, False):
+            feeder.prepare(0, 0, other_masks=other)
             (batch,) = feeder.take()[0]
             images, targets = load_batch(Discs(10), batch.indices, batch.flips)
             assert images is not None
             assert batch.images is not None
             assert torch.equal(batch.images, images)
-            assert [torch.equal(a, b) for a, b in zip(batch.targets, targets, strict=True)] == [
-                not for_architecture
-            ] * len(targets)
+            assert [torch.equal(a, b) for a, b in zip(batch.targets, targets, strict=True)] == [not other] * 3
 
 
 def test_a_small_split_comes_round_again_in_an_epoch_of_more_images() -> None:
