@@ -187,7 +187,8 @@ def _peer(options: argparse.Namespace, name: str, out: Path, *, tests: int, envi
 
     def updated() -> float | None:
         path = out / "first"
-        return float(path.read_text(encoding="utf-8") or "nan") if path.exists() else None
+        written = path.read_text(encoding="utf-8") if path.exists() else ""  # empty while it is being written
+        return float(written) if written else None
 
     return measured(name, ["-m", "benchmarks.plain_training", *words], environment=environment, watch=updated)
 

@@ -32,10 +32,15 @@ def copier(thing: T) -> Callable[[], T] | None:
         return None
     tensors = packer.tensors.values()
     filled = [tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()]
-    if len(set(filled)) < len(filled) or any(vars(tensor) or tensor._backward_hooks for tensor in tensors):
+    if len(set(filled)) < len(filled) or any(map(_carries_more, tensors)):
         return None
     packed = file.getvalue()
     return lambda: _Unpacker(packed, packer.tensors).load()
+
+
+def _carries_more(tensor: Tensor) -> bool:
+    """Whether something hangs on it that a copy of its values would lack."""
+    return bool(vars(tensor) or tensor._backward_hooks or tensor._post_accumulate_grad_hooks)
 
 
 class _Packer(pickle.Pickler):

@@ -189,7 +189,10 @@ class WindowAttention(nn.Module):
         """Whether `on_map` may stand for `forward`: every token by itself goes through the linear layers, and nobody watches."""
         layers = (self.qkv, self.proj)
         alone = all(isinstance(layer, nn.Linear) or getattr(layer, "tokens_alone", False) for layer in layers)
-        watched = (one._forward_hooks or one._forward_pre_hooks for one in (self, self.norm, *layers))
+        watched = (
+            one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or one._backward_pre_hooks
+            for one in (self, self.norm, *layers)
+        )
         return self.fused and alone and isinstance(self.norm, nn.LayerNorm) and not any(watched)
 
     def _attended(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

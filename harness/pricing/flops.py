@@ -24,7 +24,8 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> list[float]:
-    """Of one image: the patch embedding, then every block, then the neck that SAM's decoder reads."""
+    """Of one image: the patch embedding, then every block, then the neck that SAM's decoder reads. Windows are
+    counted whole: an upper bound where TinyViT leaves their padding out."""
     side = image_size // shape.patch
     first = side * shape.blocks[0].scale * shape.blocks[0].pool
     embed = convolutions_flops(shape.stem, side=image_size) or 2.0 * first * first * shape.projection_taps
