@@ -115,8 +115,12 @@ def spelt(value: T) -> T:
     return cast("T", made)
 
 
-def parse_assignments(items: list[str]) -> dict[str, Any]:
+def parse_assignments(items: list[str], *, example: str = "--set lr=3e-4 or --set lora.rank=6") -> dict[str, Any]:
     """``["lr=1e-3", "lora.rank=6", "merge=[exact]"]`` as a mapping; a value in brackets is a list.
+
+    Args:
+        items: as given.
+        example: for the message.
 
     Raises:
         UsageError: an item without ``=``, or one key twice.
@@ -126,7 +130,7 @@ def parse_assignments(items: list[str]) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise UsageError(f"--set {item!r} is not KEY=VALUE, such as --set lr=3e-4 or --set lora.rank=6")
+            raise UsageError(f"--set {item!r} is not KEY=VALUE, such as {example}")
         if key in assignments:
             raise UsageError(f"--set {key} is given twice")
         assignments[key] = value.strip()
@@ -156,7 +160,8 @@ class _Wrong:
 def _first(error: ValidationError) -> _Wrong:
     first = error.errors(include_url=False, include_context=False)[0]
     message = first["msg"].removeprefix("Value error, ").removeprefix("Invalid JSON: ")
-    message = message.split(", unable to parse")[0].replace("Input should be", "must be")
+    message = message.split(", unable to ")[0].replace("Input should be", "must be")
+    message = message.replace("a valid boolean", "true or false")
     message = re.sub(r"a valid dictionary|a dictionary or an instance of \w+|an object", "a mapping", message)
     message = message.replace("Field required", "is missing").replace("a valid string", "text")
     message = re.sub("a valid (tuple|list)", "a list", message)

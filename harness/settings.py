@@ -264,21 +264,23 @@ def _levels(environment: Mapping[str, str]) -> Iterator[_Level]:
         path = Path(instead).expanduser()
         if not path.exists():
             raise UsageError(f"{INSTEAD}={instead}: no such file; 'none' means no settings at all")
-        yield _of_file(path, shown=str(path), base=path.parent, foreign=_writable_by_others(path))
+        yield _of_file(path, base=path.parent)
     else:
         user = user_file(environment)
         if os.path.lexists(user):
-            yield _of_file(user, shown=str(user), base=None, foreign=_writable_by_others(user))
+            yield _of_file(user, base=None)
         if os.path.lexists(HERE):
-            yield _of_file(HERE, shown=str(HERE), base=Path(), foreign="whoever made this folder may have written it")
+            yield _of_file(HERE, base=Path(), foreign="whoever made this folder may have written it")
     yield _of_environment(environment)
 
 
-def _of_file(path: Path, *, shown: str, base: Path | None, foreign: str) -> _Level:
+def _of_file(path: Path, *, base: Path | None, foreign: str | None = None) -> _Level:
+    """``foreign``: why somebody else may have written it; looked up where not given."""
     values = _toml(path)
     if values:
-        from_mapping(_Written, values, where=shown)
-    return _Level(values=values, base=base, origins=dict.fromkeys(values, Origin(name=shown, foreign=foreign)))
+        from_mapping(_Written, values, where=str(path))
+    origin = Origin(name=str(path), foreign=_writable_by_others(path) if foreign is None else foreign)
+    return _Level(values=values, base=base, origins=dict.fromkeys(values, origin))
 
 
 def _toml(path: Path) -> dict[str, Any]:

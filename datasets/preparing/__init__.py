@@ -1,4 +1,4 @@
-""""""
+"""Archives of data sets: checked, unpacked, and how both tell how far they are."""
 
 from __future__ import annotations
 

@@ -132,8 +132,10 @@ def chosen_conventions(settings: list[str]) -> Conventions:
     Raises:
         UsageError: no such convention, or a value that it does not take.
     """
-    values = {name.replace("-", "_"): value for name, value in parse_assignments(settings).items()}
-    return from_mapping(Conventions, values, where="--set")
+    items = [
+        name.replace("-", "_") + equals + value for name, equals, value in (item.partition("=") for item in settings)
+    ]
+    return from_mapping(Conventions, parse_assignments(items, example="--set empty=1.0"), where="--set")
 
 
 def variants_of(plain: Conventions, *, multiclass: bool) -> dict[str, Conventions]:

@@ -24,9 +24,8 @@ from harness.system.text import printable_line
 
 SHORTEST = 4
 """Digits of a hash that are looked for."""
-
-
 TABLES = ("methods", "benchmarks")
+"""Of a card; what they say of a run is applied in its rules."""
 
 
 def is_hash(text: str) -> bool:
@@ -55,8 +54,8 @@ def runs_under(digest: str, root: Path) -> list[Run]:
 def filled(rules: Mapping[str, Any]) -> dict[str, Any]:
     """With the fields that are younger than a record, at the value that it was made with; without the tables that a card
     has for methods and benchmarks: a run's options are in its configuration, its benchmark's rules are applied."""
-    filled = {**ADDED_LATER, **rules, "quirks": {**QUIRKS_ADDED_LATER, **rules.get("quirks", {})}}
-    return {name: filled[name] for name in sorted(filled) if name not in TABLES}
+    every = {**ADDED_LATER, **rules, "quirks": {**QUIRKS_ADDED_LATER, **rules.get("quirks", {})}}
+    return {name: every[name] for name in sorted(every) if name not in TABLES}
 
 
 def parser() -> CommandParser:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.data import main
+from harness.cli.data import _print_check, main
 from harness.datasets import samples
+from harness.datasets.preparing.checking import Check, Verdict
 from harness.datasets.preparing.prepare import Archive, Prepared
 from harness.registry import LABELLED, SEGMENTED
 
@@ -155,6 +156,15 @@ def test_a_folder_that_cannot_be_and_a_negative_number_are_one_line(said, tmp_pa
     code, out, err = said(*(word.format(archive=archive) for word in arguments), "--data", root)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert words.format(root=root) in err
+
+
+def test_of_what_did_not_pass_five_files_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    files = tuple(f"{number}.png" for number in range(7))
+    verdicts = tuple(Verdict(rule=rule, status=rule, message="so it is", files=files) for rule in ("passed", "failed"))
+    _print_check(Check(benchmark="x", root=Path("x"), splits=None, verdicts=verdicts))
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in shown if line.endswith(".png")] == list(files[:5])
+    assert shown.index("            0.png") > next(i for i, line in enumerate(shown) if line.startswith("  failed"))
 
 
 def test_listing_does_not_import_torch() -> None:

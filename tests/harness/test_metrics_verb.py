@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cli.metrics import main
+from harness.cli.metrics import chosen_conventions, main
 from harness.datasets.base import DatasetError
 from harness.evaluation import folders as folders_module
 from harness.evaluation.conventions import Conventions
@@ -148,6 +148,29 @@ def test_the_empty_rule_shows_where_masks_are_empty(capsys, tmp_path):
     found = scores_of(capsys, tmp_path / "p", tmp_path / "g", "--conventions", "--metrics", "iou", "--input-size", "16")
     assert found["scores"]["as given"]["iou"] == 1.0
     assert found["scores"]["empty=0"]["iou"] == 0.0
+
+
+@pytest.mark.parametrize(("given", "message"), [(1, "for b.png; --partial"), (3, "for b.png and 2 more; --partial")])
+def test_how_many_files_have_no_partner_is_told(tmp_path, given, message):
+    for folder, names in (("pred", "abcd"[: 1 + given]), ("gt", "a")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Image.new("L", (4, 4)).save(tmp_path / folder / f"{name}.png")
+    with pytest.raises(UsageError, match=message):
+        pair_predictions(tmp_path / "pred", tmp_path / "gt")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["bogus"], "--set empty=1.0"),
+        (["min_max=maybe"], "must be true or false"),
+        (["min-max=false", "min_max=true"], "given twice"),
+    ],
+)
+def test_a_wrong_convention_is_told_with_what_to_write(given, said):
+    with pytest.raises(UsageError, match=said):
+        chosen_conventions(given)
 
 
 def test_a_convention_is_set_by_name(capsys, folders):

@@ -221,3 +221,9 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(tmp_path, capsys, 
         of_lines = words[0] in ("status", "claims", "settings")  # an object a line
         assert look([json.loads(line) for line in out.splitlines()] if of_lines else json.loads(out)), words
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_verbs_module_run_by_itself_says_how_verbs_are_run() -> None:
+    job = python("-m", "harness.cli.tables")
+    assert (job.returncode, job.stdout) == (2, "")
+    assert "sam-peft VERB" in job.stderr

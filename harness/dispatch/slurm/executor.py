@@ -9,14 +9,18 @@ Where sbatch refuses, the message says what to do; it also names jobs that run a
 
 from __future__ import annotations
 
+import argparse
+import os
+import shlex
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.archive.schema import content_hash
 from harness.dispatch.attempt_end import give_up
@@ -25,12 +29,13 @@ from harness.dispatch.executor import Executor, ShowStates, Submission
 from harness.dispatch.queue import Task
 from harness.dispatch.run_states import INTERRUPTED, LOST, RunState, survey
 from harness.dispatch.slurm.client import Refused, Slurm, Unreachable, client_message, patiently
-from harness.dispatch.slurm.profile import ClusterProfile, Shape, profile_as_data
+from harness.dispatch.slurm.profile import ClusterProfile, Shape, minutes, profile_as_data
 from harness.dispatch.slurm.reconcile import reconcile, submitted_by_us
 from harness.dispatch.snapshot import freeze, worker_arguments
 from harness.dispatch.sweeps import (
     AttemptLimits,
     Chunk,
+    Sweep,
     attempt_limits,
     begin_sweep,
     create_chunk,
@@ -41,19 +46,10 @@ from harness.dispatch.sweeps import (
     writing,
 )
 from harness.system.errors import UsageError
-from harness.system.files import own_folder
+from harness.system.files import own_folder, write_atomically
 
 if TYPE_CHECKING:
     from harness.planning.job import Job
-import argparse
-import os
-import shlex
-import tempfile
-from typing import Any
-
-from harness.dispatch.slurm.profile import minutes
-from harness.dispatch.sweeps import Sweep
-from harness.system.files import write_atomically
 
 POLL_S = 2.0
 

@@ -109,6 +109,25 @@ def test_a_run_that_never_began_waits_or_says_why_not(tmp_path, executor, answer
     assert state(tmp_path, job, tasks=tasks) == expected
 
 
+def test_a_run_whose_job_ended_on_request_before_its_worker_began_is_cancelled(tmp_path):
+    job = make_job(tmp_path)
+    chunk(tmp_path, job).close("done", ends={job.run.key: "CANCELLED"})
+    assert state(tmp_path, job, tasks={}) == ("cancelled", "on request")
+
+
+@pytest.mark.parametrize("broken", ["sweep", "attempt"])
+def test_what_cannot_be_read_of_a_run_is_a_problem_by_name_and_the_run_is_told(tmp_path, broken):
+    job = make_job(tmp_path)
+    sweep = chunk(tmp_path, job).path.parent / "sweep.json"
+    attempt = state_folder(tmp_path, job.run.key) / "attempt.1.json"
+    attempt.parent.mkdir(parents=True)
+    unreadable = sweep if broken == "sweep" else attempt
+    unreadable.write_text("{")
+    told = survey(tmp_path, tasks={})
+    assert list(told.problems) == [unreadable]
+    assert job.run.key in told.runs
+
+
 @pytest.mark.parametrize(("holder", "expected"), [("7_0", "cancelled"), ("6_0", "interrupted")])
 def test_a_start_that_was_cancelled_counts_for_the_job_that_it_belonged_to(tmp_path, holder, expected):
     job = make_job(tmp_path)

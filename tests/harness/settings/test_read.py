@@ -126,9 +126,14 @@ def test_a_file_that_is_no_text_no_file_or_no_ones_is_one_line(places: Places) -
     with pytest.raises(UsageError, match="it is no file"):
         load_settings(places[2])
     path.unlink()
-    path.symlink_to(path.name)
-    with pytest.raises(UsageError, match="symbolic links"):
-        load_settings(places[2])
+    user = user_file(places[2])
+    user.parent.mkdir(parents=True, exist_ok=True)
+    for link in (path, user):
+        for target, said in ((link.name, "symbolic links"), ("nowhere", "No such file")):
+            link.symlink_to(target)
+            with pytest.raises(UsageError, match=said):
+                load_settings(places[2])
+            link.unlink()
 
 
 def test_unknown_and_malformed_variables_are_refused(places: Places) -> None:
