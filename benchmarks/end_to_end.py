@@ -9,7 +9,8 @@ Weights are random, MobileSAM's those of ``--checkpoint`` where it is given.
 - ``this harness``: ``python -m harness.run`` into an empty results folder, with an empty cache of the user. It also freezes its code,
   fingerprints the data, writes checkpoints, scores by image, masks and a table, and computes eight metrics at the image's size. Where the
   first validation was better than the second it tests the last state besides; the peer of that round then tests as often.
-- ``this harness, warm``: the same command where an earlier run left ``cache`` (decoded images, tokens of frozen stages) and nothing else.
+- ``this harness, warm``: the same command where an earlier run left ``cache`` (decoded images, tokens of frozen stages);
+  the user's own cache folder of that run stays too.
 - ``transformers`` (SAM) and ``MobileSAM`` (mobile_sam): `benchmarks.plain_training`, which says what they do; they compute IoU alone and
   keep nothing from one round to the next.
 
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         ("images", 200, "of the training split"),
         ("val", 20, "images"),
         ("test", 40, "images"),
-        ("rounds", 3, "in turns"),
+        ("rounds", 3, "the same order in each"),
         ("threads", len(os.sched_getaffinity(0)), "of every contestant"),
     ):
         parser.add_argument(f"--{name}", type=int, default=count, help=f"{what} (default: {count})")

@@ -3,7 +3,8 @@
 ``python -m benchmarks.products --backbone vit_b --image-size 1024 --precision bf16 [--cpu-time] [--json FILE]``. Every product of one
 step is repeated alone with factors of its shape, strides and type; *alone* is what a step would take of which nothing but the products
 were computed, each as fast as that. Beyond it are copies and conversions (`copy_`), other operations, and products that wait for memory
-in a step and find their factors in caches alone.
+in a step and find their factors in caches alone. Fused attention and convolutions are no products here: on a model that has them
+(MobileSAM, timm) *alone* is too small.
 """
 
 from __future__ import annotations
