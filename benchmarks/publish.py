@@ -1,4 +1,4 @@
-"""``python -m benchmarks.publish``: what the committed files of ``--json`` give, put between its marks on the pages of performance.
+"""``python -m benchmarks.publish``: puts what committed files and records give between the marks of the pages.
 
 A block without files is empty. Nothing is measured.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks import end_to_end, products, startup
+from benchmarks import end_to_end, products, shares, startup
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "results" / "benchmarks"
@@ -38,7 +38,7 @@ class Block:
     files: str
     render: Callable[[Files], str]
 
-    def found(self) -> Files:
+    def content(self) -> Files:
         return {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(MEASURED.glob(self.files))}
 
 
@@ -88,10 +88,12 @@ BLOCKS = {
 
 
 def published(page: Path, text: str) -> str:
-    """The text of a page with its blocks as the files give them."""
+    """The text of a page with its blocks as files and records give them."""
+    if page == PAGE:
+        text = put(text, "shares of a run", shares.table(shares.by_method(ROOT / "results", "mobile_sam")))
     for name, block in BLOCKS.items():
         if block.page == page:
-            files = block.found()
+            files = block.content()
             text = put(text, name, block.render(files) if files else "")
     return text
 
@@ -103,9 +105,9 @@ def put(text: str, name: str, told: str) -> str:
         ValueError: the text has no such marks.
     """
     begin, end = f"<!-- {name}: rendered by python -m benchmarks.publish -->\n", f"<!-- end of {name} -->"
-    before, found, rest = text.partition(begin)
+    before, begun, rest = text.partition(begin)
     _, ended, after = rest.partition(end)
-    if not found or not ended:
+    if not begun or not ended:
         raise ValueError(f"no marks of {name}")
     inner = f"\n{told}\n\n" if told else ""
     return f"{before}{begin}{inner}{end}{after}"
@@ -114,7 +116,7 @@ def put(text: str, name: str, told: str) -> str:
 def main() -> int:
     for page in (PAGE, DETAILS):
         page.write_text(published(page, page.read_text(encoding="utf-8")), encoding="utf-8")
-    if files := BLOCKS["trainings"].found():
+    if files := BLOCKS["trainings"].content():
         PICTURE.write_bytes(end_to_end.drawn(list(files.values())))
     return 0
 

@@ -31,13 +31,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--backbone", default="mobile_sam")
     add_json(parser)
     options = parser.parse_args(argv)
-    runs: dict[str, list[dict[str, float]]] = {}
-    for record in RecordStore(options.results).summaries()[0]:
-        if record.run.backbone == options.backbone and (found := shares(record)):
-            runs.setdefault(record.run.method, []).append(found)
+    runs = by_method(options.results, options.backbone)
     save(options.json, options=options, measured={"runs": runs})
     print(table(runs))
     return 0
+
+
+def by_method(results: Path, backbone: str) -> dict[str, list[dict[str, float]]]:
+    """Method -> `shares` of each of its runs on this backbone that has them."""
+    runs: dict[str, list[dict[str, float]]] = {}
+    for record in RecordStore(results).summaries()[0]:
+        if record.run.backbone == backbone and (parts := shares(record)):
+            runs.setdefault(record.run.method, []).append(parts)
+    return runs
 
 
 def shares(record: Record) -> dict[str, float]:
@@ -64,16 +70,16 @@ def shares(record: Record) -> dict[str, float]:
 
 def table(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     rows = []
-    for method, found in sorted(runs.items()):
-        minutes, outside = ([run[key] for run in found] for key in ("minutes", "outside passes"))
+    for method, each in sorted(runs.items()):
+        minutes, outside = ([run[key] for run in each] for key in ("minutes", "outside passes"))
         parts = [
-            f"{100 * statistics.median(run[name] for run in found):.1f} %"
-            for name in found[0]
+            f"{100 * statistics.median(run[name] for run in each):.1f} %"
+            for name in each[0]
             if name not in ("minutes", "outside passes")
         ]
         told = f"{100 * statistics.median(outside):.1f} % ({100 * min(outside):.1f} to {100 * max(outside):.1f})"
-        rows.append([method, len(found), f"{min(minutes):.1f} to {max(minutes):.1f}", *parts, told])
-    names = next((list(found[0])[1:] for found in runs.values()), [])
+        rows.append([method, len(each), f"{min(minutes):.1f} to {max(minutes):.1f}", *parts, told])
+    names = next((list(each[0])[1:] for each in runs.values()), [])
     return tabulate(rows, headers=["method", "runs", "minutes", *names], tablefmt="github", disable_numparse=True)
 
 

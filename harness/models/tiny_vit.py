@@ -172,26 +172,26 @@ class WindowAttention(nn.Module):
         order, back = _window_order(parts, batch, height, width, device=x.device)
         tokens = self.norm(_Reordered.apply(x.reshape(-1, dim), order, back))  # the last one is of the padding
         *owns, padding = self.qkv(tokens).split([batch * part.tokens for part in parts] + [1])
-        bias, found = self.biases(), []
+        bias, outputs = self.biases(), []
         for part, own in zip(parts, owns, strict=True):
             q, k, v = self._by_head(own.unflatten(0, (-1, part.rows * part.columns)))
-            mine = bias
+            own_bias = bias
             if part.rows * part.columns < side**2:
                 inside = _inside(part, side, device=x.device)
                 queries = bias[:, inside]
-                mine = torch.cat([queries[..., inside], queries[..., ~inside].logsumexp(-1, keepdim=True)], dim=-1)
-                _, padding_k, padding_v = (one.expand(len(q), -1, -1, -1) for one in self._by_head(padding[None]))
+                own_bias = torch.cat([queries[..., inside], queries[..., ~inside].logsumexp(-1, keepdim=True)], dim=-1)
+                _, padding_k, padding_v = (token.expand(len(q), -1, -1, -1) for token in self._by_head(padding[None]))
                 k, v = torch.cat([k, padding_k], dim=2), torch.cat([v, padding_v], dim=2)
-            found.append(self._attended(q, k, v, mine).reshape(-1, dim))
-        return _Reordered.apply(self.proj(torch.cat(found)), back, order[:-1]).view(x.shape)
+            outputs.append(self._attended(q, k, v, own_bias).reshape(-1, dim))
+        return _Reordered.apply(self.proj(torch.cat(outputs)), back, order[:-1]).view(x.shape)
 
     def skips_padding(self) -> bool:
         """Whether `on_map` may stand for `forward`: every token by itself goes through the linear layers, and nobody watches."""
         layers = (self.qkv, self.proj)
         alone = all(isinstance(layer, nn.Linear) or getattr(layer, "tokens_alone", False) for layer in layers)
         watched = (
-            one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or one._backward_pre_hooks
-            for one in (self, self.norm, *layers)
+            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+            for module in (self, self.norm, *layers)
         )
         return self.fused and alone and isinstance(self.norm, nn.LayerNorm) and not any(watched)
 
@@ -265,12 +265,12 @@ def _window_order(
     """Which token of the maps (B·h·w) comes next where windows follow each other, part by part, and one more; and where each
     token is then."""
     places = torch.arange(batch * height * width, device=device).view(batch, height, width)
-    found = []
+    by_part = []
     for part in parts:
         own = places[:, part.top :, part.left :][:, : part.down * part.rows, : part.across * part.columns]
         own = own.reshape(batch, part.down, part.rows, part.across, part.columns)
-        found.append(own.transpose(2, 3).flatten())
-    order = torch.cat(found)
+        by_part.append(own.transpose(2, 3).flatten())
+    order = torch.cat(by_part)
     back = torch.empty_like(order)
     back[order] = places.flatten()
     return torch.cat([order, order.new_zeros(1)]), back
@@ -288,9 +288,9 @@ class _Reordered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
         ctx.save_for_backward(order, back)
-        found = rows.index_select(0, order)
-        found[len(rows) :] = 0
-        return found
+        reordered = rows.index_select(0, order)
+        reordered[len(rows) :] = 0
+        return reordered
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

@@ -139,7 +139,7 @@ def test_rendered_blocks_are_what_their_files_give(page: Path) -> None:
     assert publish.published(page, text) == text
     name = next(name for name, block in publish.BLOCKS.items() if block.page == page)
     assert publish.published(page, publish.put(text, name, "| another | table |")) == text
-    assert publish.PICTURE.exists() == bool(publish.BLOCKS["trainings"].found())
+    assert publish.PICTURE.exists() == bool(publish.BLOCKS["trainings"].content())
 
 
 def test_steps_beside_their_peers_are_told_with_their_ratio() -> None:
