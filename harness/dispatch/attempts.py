@@ -118,7 +118,7 @@ class Held(Exception):
 
 
 class Exhausted(Exception):
-    """The run was started as often as allowed."""
+    """The run was started as often as allowed, or failed for good."""
 
     def __init__(self, attempts: list[Attempt]) -> None:
         super().__init__(f"started {len(attempts)} times")
@@ -208,6 +208,7 @@ class Lease:
         holder: Holder,
         gpus: int = 0,
         limit: int | None = None,
+        over: Callable[[list[Attempt]], bool] = lambda starts: False,
         lease_s: float = LEASE_SECONDS,
         sleep: Callable[[float], None] = time.sleep,
     ) -> Lease:
@@ -219,10 +220,12 @@ class Lease:
             folder: `state_folder` of the run.
             gpus: GPUs that the attempt will occupy.
             limit: highest number that the attempt may have.
+            over: whether the run is to be given up after these starts, all of which have ended. Between the end of its last start
+                and its record it is seen by others.
 
         Raises:
             Held: somebody alive has it.
-            Exhausted: the attempt would exceed ``limit``.
+            Exhausted: the attempt would exceed ``limit``, or the run is to be given up.
             UsageError: something that is no attempt has the name of the next.
         """
         while True:
@@ -230,8 +233,11 @@ class Lease:
             if earlier:
                 _wait_for_end(folder, earlier[-1], lease_s=lease_s, sleep=sleep)
             number = earlier[-1].number + 1 if earlier else 1
+            ended = attempts(folder)
             if limit is not None and number > limit:
-                raise Exhausted(attempts(folder))
+                raise Exhausted(ended)
+            if ended and ended[-1].end and over(ended):
+                raise Exhausted(ended)
             now = time.time()
             attempt = Attempt(
                 number=number, holder=holder, token=secrets.token_hex(6), started=now, seen=now, gpus=gpus

@@ -174,6 +174,7 @@ def _supervise(job: Job, *, context: WorkerContext, stop: StopSignals, meeting: 
             holder=context.holder,
             gpus=context.gpus,
             limit=context.limit,
+            over=lambda starts: starts[-1].number > context.before and _verdict(starts, context) is not None,
             lease_s=context.lease_s,
         )
     except Held:
@@ -324,15 +325,18 @@ def _conclude(job: Job, lease: Lease, status: int, *, oom_killed: bool, context:
     else:
         lease.release("killed", f"exit status {code}" + (f": {said}" if said else ""))
     starts = attempts(lease.folder)
-    verdict = reason_to_give_up(starts, limit=context.limit, before=context.before)
+    verdict = _verdict(starts, context)
     if verdict is None:
         return "crashed"
     return _give_up(job, starts, verdict, context)
 
 
+def _verdict(starts: list[Attempt], context: WorkerContext) -> tuple[End, str] | None:
+    return reason_to_give_up(starts, limit=context.limit, before=context.before)
+
+
 def _exhausted(job: Job, starts: list[Attempt], context: WorkerContext) -> StartOutcome:
-    verdict = reason_to_give_up(starts, limit=context.limit, before=context.before)
-    verdict = verdict or ("killed", f"started {len(starts)} times without finishing")
+    verdict = _verdict(starts, context) or ("killed", f"started {len(starts)} times without finishing")
     return _give_up(job, starts, verdict, context)
 
 

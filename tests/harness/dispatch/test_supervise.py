@@ -220,6 +220,21 @@ def test_crashes_before_this_submission_do_not_count(tmp_path, experiment):
     assert [started(job, before=2) for _ in range(3)] == ["crashed"] * 3
 
 
+@pytest.mark.parametrize("ends", [("killed",) * 3, ("OOM",)])
+def test_a_run_that_another_worker_is_giving_up_is_not_started_once_more(tmp_path, experiment, ends):
+    job = make_job(tmp_path)
+    for end in ends:
+        Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here()).release(end, "a bug")
+    # the other worker has said how the last start ended, and has not written the record yet
+    assert started(job) == "failed"
+    assert starts(tmp_path, job.run.key) == []
+    assert record_of(tmp_path, job.run.key).attempts == len(ends)
+    again = make_job(tmp_path, seed=1)
+    for end in ends:
+        Lease.acquire(state_folder(tmp_path, again.run.key), holder=Holder.here()).release(end, "a bug")
+    assert started(again, before=len(ends), limit=9) == "finished"  # a later command tries anew
+
+
 def test_a_run_at_its_bound_is_given_up_without_another_start(tmp_path, experiment):
     job = make_job(tmp_path)
     for _ in range(2):
